@@ -1,0 +1,19 @@
+"""Artifact types of our own; import them as `components.<Type>`."""
+
+from tfx.types.artifact import Artifact
+
+
+class GradCamExplanations(Artifact):
+    """Grad-CAM overlays and heat maps (PNG), `index.json` and `index.html`."""
+
+    TYPE_NAME = "components.GradCamExplanations"
+
+
+class Quarantine(Artifact):
+    """What ImageExampleGen refused: `quarantine.jsonl` (path, reason) and `summary.json` (counts)."""
+
+    TYPE_NAME = "components.Quarantine"
+
+
+for _type in (GradCamExplanations, Quarantine):
+    _type.__module__ = "components"

@@ -1,0 +1,291 @@
+"""ImageExampleGen's work: read every file once, examine it, write it to its split or to quarantine."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict
+from tfx import types
+from tfx.components.example_gen import write_split
+from tfx.dsl.components.base import base_beam_executor
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils
+from tfx.utils import proto_utils
+
+from components.image_example_gen import layout, picture
+from trainer_module import features
+
+QUARANTINE_FILE = "quarantine.jsonl"
+SUMMARY_FILE = "summary.json"
+NO_METADATA = "unknown"  # slice value of a picture that the metadata CSV does not name
+
+_BAD = "bad"
+# Reasons listed in an error; the log has all of them.
+_MOST_REASONS = 10
+
+
+class Options(BaseModel):
+    """What the executor is told beside the input's place.
+
+    Attributes:
+      classes: Class names.
+      split_folders: Splits that have a folder of their own; the others get their share of `train`, by content hash.
+      validation: Share of the validation split.
+      test: Share of the test split; 0 leaves it out.
+      metadata_csv: Where slice values come from.
+      metadata_columns: The slice columns.
+      metadata_sha256: Of the CSV: an edit runs the node again.
+      max_pixels: Larger pictures are refused before they are decoded.
+      max_bad_fraction: Above this share of refused files the run stops.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    split_folders: tuple[str, ...] = ()
+    validation: float = 0.15
+    test: float = 0.15
+    metadata_csv: str | None = None
+    metadata_columns: tuple[str, ...] = ()
+    metadata_sha256: str = ""
+    max_pixels: int = 50_000_000
+    max_bad_fraction: float = 0.01
+
+    def splits(self) -> list[str]:
+        """The splits that will be written."""
+        optional = self.test > 0 or features.TEST in self.split_folders
+        return [split for split in features.SPLITS if split != features.TEST or optional]
+
+
+class TooManyBadFilesError(RuntimeError):
+    """The share of unreadable files is above `data.max_bad_fraction`."""
+
+
+class ClassWithoutTrainingPicturesError(RuntimeError):
+    """A class has no usable picture in the train split."""
+
+
+def split_of(sha256: str, folder_split: str | None, options: Options) -> str:
+    """Chooses a picture's split.
+
+    A folder decides; what has no folder of its own takes its share of `train`, by the hash of the file's bytes, so
+    that identical files are never on two sides.
+
+    Args:
+      sha256: Hex digest of the file's bytes.
+      folder_split: Name of the split folder the file lies in, or None.
+      options: Shares and split folders.
+    """
+    if folder_split not in (None, features.TRAIN):
+        assert folder_split is not None
+        return folder_split
+    position = int(sha256[:15], 16) / 16**15
+    for split, share in ((features.VALIDATION, options.validation), (features.TEST, options.test)):
+        if split in options.split_folders:
+            continue
+        if position < share:
+            return split
+        position -= share
+    return features.TRAIN
+
+
+def to_example(
+    relative_path: str, encoded: bytes, found: picture.Picture, class_text: str, slices: dict[str, str]
+) -> tf.train.Example:
+    """Builds the raw example of one picture."""
+
+    def strings(*values: str | bytes) -> tf.train.Feature:
+        data = [value if isinstance(value, bytes) else value.encode() for value in values]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=data))
+
+    def integer(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    feature = {
+        features.IMAGE_ENCODED: strings(encoded),
+        features.IMAGE_FORMAT: strings(found.format),
+        features.IMAGE_HEIGHT: integer(found.height),
+        features.IMAGE_WIDTH: integer(found.width),
+        features.IMAGE_FILENAME: strings(relative_path),
+        features.IMAGE_SHA256: strings(hashlib.sha256(encoded).hexdigest()),
+        features.CLASS_TEXT: strings(class_text),
+    }
+    for name, value in slices.items():
+        feature[features.SLICE_PREFIX + name] = strings(value)
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+class _ReadPicture(beam.DoFn):
+    """Path → (split, class, serialised example), or, tagged, a quarantine record."""
+
+    def __init__(self, input_base: str, options: Options) -> None:
+        self._input_base = input_base
+        self._options = options
+        self._metadata: dict[str, dict[str, str]] = {}
+
+    def setup(self) -> None:
+        if self._options.metadata_csv:
+            self._metadata = layout.read_metadata(Path(self._options.metadata_csv))
+
+    def process(self, path: str) -> Iterable[Any]:
+        relative = os.path.relpath(path, self._input_base).replace(os.sep, "/")
+        *folders, _ = relative.split("/")
+        class_text = folders[-1]
+        try:
+            if tf.io.gfile.isdir(path):
+                raise picture.UnreadablePictureError("a folder inside a class folder; its files are not read")
+            with tf.io.gfile.GFile(path, "rb") as file:
+                encoded = file.read()
+            found = picture.examine(encoded, self._options.max_pixels)
+        except (picture.UnreadablePictureError, tf.errors.OpError) as error:
+            yield beam.pvalue.TaggedOutput(_BAD, {"path": relative, "reason": str(error)})
+            return
+        row = self._metadata.get(relative, {})
+        slices = picture.slices_of(found)
+        slices |= {column: row.get(column) or NO_METADATA for column in self._options.metadata_columns}
+        example = to_example(relative, encoded, found, class_text, slices)
+        folder_split = folders[0] if self._options.split_folders else None
+        sha256 = example.features.feature[features.IMAGE_SHA256].bytes_list.value[0].decode()
+        yield split_of(sha256, folder_split, self._options), class_text, example.SerializeToString()
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Beam executor of ImageExampleGen."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes every picture of the data folder.
+
+        Args:
+          input_dict: Empty.
+          output_dict: `examples` and `quarantine`, one artifact each.
+          exec_properties: `input_base`, `input_config` (the driver has put the span into its pattern), `options`.
+
+        Raises:
+          TooManyBadFilesError: If more than `max_bad_fraction` of the files are unusable.
+          ClassWithoutTrainingPicturesError: If a class has no picture in the train split.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        options = Options.model_validate_json(exec_properties["options"])
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
+        input_base = exec_properties["input_base"]
+        paths = _list_files(input_base, exec_properties["input_config"])
+        splits = options.splits()
+        examples.split_names = artifact_utils.encode_split_names(splits)
+
+        counts_prefix = os.path.join(quarantine.uri, "counts")
+        bad_prefix = os.path.join(quarantine.uri, "bad")
+        with self._make_beam_pipeline() as pipeline:
+            read = (
+                pipeline
+                | "Paths" >> beam.Create(paths)
+                | "Spread" >> beam.Reshuffle()
+                | "Read" >> beam.ParDo(_ReadPicture(input_base, options)).with_outputs(_BAD, main="good")
+            )
+            by_split = read.good | "Split" >> beam.Partition(
+                lambda item, _: splits.index(item[0]), len(splits)
+            )
+            for split, items in zip(splits, by_split, strict=True):
+                (
+                    items
+                    | f"Example[{split}]" >> beam.Map(lambda item: item[2])
+                    | f"Write[{split}]"
+                    >> write_split.WriteSplit(
+                        artifact_utils.get_split_uri([examples], split),
+                        example_gen_pb2.FileFormat.FORMAT_TFRECORDS_GZIP,
+                        {},
+                    )
+                )
+            (
+                read.good
+                | "SplitAndClass" >> beam.Map(lambda item: (item[0], item[1]))
+                | "Count" >> beam.combiners.Count.PerElement()
+                | "CountJson" >> beam.Map(json.dumps)
+                | "WriteCounts" >> beam.io.WriteToText(counts_prefix, shard_name_template="")
+            )
+            (
+                read[_BAD]
+                | "BadJson" >> beam.Map(json.dumps)
+                | "WriteBad" >> beam.io.WriteToText(bad_prefix, shard_name_template="")
+            )
+
+        counts = {(split, name): count for (split, name), count in map(json.loads, _take_lines(counts_prefix))}
+        bad = sorted(map(json.loads, _take_lines(bad_prefix)), key=lambda record: record["path"])
+        _write_quarantine(quarantine, counts, bad, splits)
+        _refuse(counts, bad, options)
+
+
+def _list_files(input_base: str, input_config_json: str) -> list[str]:
+    input_config = example_gen_pb2.Input()
+    proto_utils.json_to_proto(input_config_json, input_config)
+    found = tf.io.gfile.glob(os.path.join(input_base, input_config.splits[0].pattern))
+    return sorted(path for path in found if not os.path.basename(path).startswith("."))
+
+
+def _take_lines(path: str) -> list[str]:
+    """Reads and removes an intermediate text file."""
+    with tf.io.gfile.GFile(path) as file:
+        lines = file.read().splitlines()
+    tf.io.gfile.remove(path)
+    return lines
+
+
+def _write_quarantine(
+    quarantine: types.Artifact,
+    counts: dict[tuple[str, str], int],
+    bad: list[dict[str, str]],
+    splits: list[str],
+) -> None:
+    by_split: dict[str, dict[str, int]] = {split: {} for split in splits}
+    for (split, class_text), count in sorted(counts.items()):
+        by_split[split][class_text] = count
+    summary = {
+        "examples": sum(counts.values()),
+        "quarantined": len(bad),
+        "reasons": dict(collections.Counter(record["reason"].split(":")[0] for record in bad).most_common()),
+        "splits": by_split,
+    }
+    with tf.io.gfile.GFile(os.path.join(quarantine.uri, QUARANTINE_FILE), "w") as file:
+        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in bad))
+    with tf.io.gfile.GFile(os.path.join(quarantine.uri, SUMMARY_FILE), "w") as file:
+        file.write(json.dumps(summary, indent=2, ensure_ascii=False))
+    quarantine.set_int_custom_property("quarantined", len(bad))
+    quarantine.set_int_custom_property("examples", summary["examples"])
+    for record in bad:
+        logging.warning("Quarantined %s: %s", record["path"], record["reason"])
+
+
+def _refuse(counts: dict[tuple[str, str], int], bad: list[dict[str, str]], options: Options) -> None:
+    total = sum(counts.values()) + len(bad)
+    if len(bad) > options.max_bad_fraction * total:
+        listed = "".join(f"\n  {record['path']}: {record['reason']}" for record in bad[:_MOST_REASONS])
+        rest = f"\n  and {len(bad) - _MOST_REASONS} more" if len(bad) > _MOST_REASONS else ""
+        raise TooManyBadFilesError(
+            f"{len(bad)} of {total} files ({len(bad) / total:.1%}) are not usable pictures; "
+            f"data.max_bad_fraction allows {options.max_bad_fraction:.1%}.{listed}{rest}\n"
+            "Mend or remove them, or raise data.max_bad_fraction."
+        )
+    untrained = [name for name in options.classes if (features.TRAIN, name) not in counts]
+    if untrained:
+        raise ClassWithoutTrainingPicturesError(
+            f"No usable picture of class {', '.join(f'`{name}`' for name in untrained)} is in the train split. "
+            "Add pictures of it, or change data.splits."
+        )
+    for split in options.splits():
+        absent = [name for name in options.classes if (split, name) not in counts]
+        if absent:
+            logging.warning("Split %s has no picture of class %s.", split, ", ".join(absent))

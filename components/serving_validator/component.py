@@ -1,0 +1,71 @@
+"""ServingValidator: the gate that asks the exported model real questions before it is pushed."""
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import channel, component_spec, standard_artifacts
+
+from components.serving_validator import executor
+
+
+class ServingValidatorSpec(component_spec.ComponentSpec):
+    """What the component takes and gives."""
+
+    PARAMETERS = {
+        "options": component_spec.ExecutionParameter(type=str),
+        "split": component_spec.ExecutionParameter(type=str),
+        "num_examples": component_spec.ExecutionParameter(type=int),
+        "tolerance": component_spec.ExecutionParameter(type=float),
+        "source_hash": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+    }
+    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
+
+
+class ServingValidator(base_component.BaseComponent):
+    """Loads the export in a session, compares its answers with the Keras model's, emits an InfraBlessing.
+
+    Outputs:
+      blessing: A standard InfraBlessing, for Pusher's `infra_blessing`.
+    """
+
+    SPEC_CLASS = ServingValidatorSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        *,
+        model: channel.BaseChannel,
+        model_run: channel.BaseChannel,
+        examples: channel.BaseChannel,
+        options: str,
+        split: str,
+        num_examples: int,
+        tolerance: float,
+        source_hash: str,
+    ) -> None:
+        """Args:
+        model: Trainer's `model`.
+        model_run: Trainer's `model_run`, which holds the Keras file.
+        examples: Raw examples.
+        options: TrainerOptions as JSON.
+        split: The split whose first examples are asked.
+        num_examples: How many.
+        tolerance: Largest difference of a probability that counts as equal.
+        source_hash: Of the code behind this node: an edit runs it again.
+        """
+        super().__init__(
+            spec=ServingValidatorSpec(
+                model=model,
+                model_run=model_run,
+                examples=examples,
+                options=options,
+                split=split,
+                num_examples=num_examples,
+                tolerance=tolerance,
+                source_hash=source_hash,
+                blessing=channel.Channel(type=standard_artifacts.InfraBlessing),
+            )
+        )

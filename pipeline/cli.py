@@ -1,0 +1,241 @@
+"""The tfx-vision command. TFX and TensorFlow are imported only inside the sub-command that needs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from components.image_example_gen.layout import DatasetError
+from pipeline import config as configuration
+
+DONE, FAILED, BAD_USAGE, REFUSED = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="tfx-vision",
+    help="Folders of images in; a validated, explained, served model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+GrpcOption = Annotated[str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Ask over gRPC (the default).")]
+RestOption = Annotated[str | None, typer.Option("--rest", metavar="URL", help="Ask over REST.")]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of pictures; replaces data.path.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    ] = None,
+    from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
+    to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
+    as_json: JsonOption = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Runs the pipeline here: from a folder of pictures to a served model.
+
+    A run that failed or was killed goes on where it stopped when the same command is given again.
+
+    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the model.
+    """
+    from pipeline import session
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        for option, node in (("--from", from_node), ("--to", to_node)):
+            _check_node(option, node)
+        layout = session.prepare(loaded)
+    except (configuration.ConfigError, DatasetError) as error:
+        _stop(stderr, BAD_USAGE, str(error))
+
+    from pipeline import show
+
+    try:
+        with session.quiet_output(session.log_path(loaded)) as (out, err):
+            # Not to the terminal's width where there is none: a log should not be cut.
+            console = Console(file=err, width=None if err.isatty() else 120)
+            show.start(console, loaded, layout)
+            with show.Progress(console) as progress:
+                outcome = session.execute(
+                    loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
+                )
+            show.summary(console, outcome, loaded)
+            if debug and outcome.error:
+                import traceback
+
+                traceback.print_exception(outcome.error[1], file=err)
+            if as_json:
+                out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
+    except session.AlreadyRunningError as error:
+        _stop(stderr, FAILED, str(error))
+    except KeyboardInterrupt:
+        _stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def serve(
+    model_base_path: Annotated[Path, typer.Option(help="Folder of numbered versions, as Pusher writes them.")],
+    model_name: Annotated[str, typer.Option(help="The name that clients ask for.")] = "digits",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="For gRPC; 0 takes a free one.")] = 8500,
+    rest_api_port: Annotated[int, typer.Option(min=0, max=65535, help="For REST; 0 takes a free one.")] = 8501,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Answers TF Serving's gRPC and REST calls for the newest version of a model, without docker."""
+    import os
+    import signal
+    import threading
+
+    stderr = Console(stderr=True)
+    if not model_base_path.is_dir():
+        _stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from serving.local_server.server import LocalServer, ServerStartError
+    from serving.local_server.servables import END
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server = LocalServer(model_name, model_base_path.absolute(), port=port, rest_api_port=rest_api_port, host=host)
+    except ServerStartError as error:
+        _stop(stderr, FAILED, str(error))
+    # The ports open once there is something to answer with, as TF Serving's do.
+    server.source.poll()
+    if not server.source.versions():
+        stderr.print(f"Waiting for a version in {model_base_path} ...")
+    while not server.source.versions() and not stop.wait(1.0):
+        server.source.poll()
+    for version in server.source.versions():
+        if version.state == END:
+            _stop(stderr, FAILED, f"Version {version.number} cannot be loaded: {version.error_message}")
+    if not stop.is_set():
+        server.start()
+        newest = server.source.versions()[0].number
+        stderr.print(
+            f"Serving {model_name} version {newest}: gRPC {host}:{server.grpc_port}, REST http://{host}:{server.rest_port}"
+            "  (Ctrl-C ends it)",
+            soft_wrap=True,
+        )
+        stop.wait()
+    server.stop()
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
+    grpc: GrpcOption = None,
+    rest: RestOption = None,
+    model: Annotated[str, typer.Option(help="The name that the server knows.")] = "digits",
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show for each picture.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Asks a model server what is on pictures."""
+    from serving import client as clients
+
+    stderr = Console(stderr=True)
+    if grpc and rest:
+        _stop(stderr, BAD_USAGE, "Give --grpc or --rest, not both.")
+    contents = []
+    for path in images:
+        try:
+            contents.append(path.read_bytes())
+        except OSError as error:
+            _stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
+    client: clients.Client
+    client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
+    try:
+        predictions = client.predict(contents, top_k)
+    except clients.ServerError as error:
+        _stop(stderr, FAILED, str(error))
+    finally:
+        client.close()
+    if as_json:
+        rows = [
+            {
+                "image": str(path),
+                "label": prediction.label,
+                "score": prediction.score,
+                "top": [{"label": label, "score": score} for label, score in prediction.top],
+            }
+            for path, prediction in zip(images, predictions, strict=True)
+        ]
+        print(json.dumps({"predictions": rows}, ensure_ascii=False))
+        return
+    for path, prediction in zip(images, predictions, strict=True):
+        ranked = "  ".join(f"{label} {score:.6f}" for label, score in prediction.top)
+        print(f"{path}  {ranked}")
+
+
+@app.command()
+def presets(as_json: JsonOption = False) -> None:
+    """Lists the shipped configurations."""
+    from rich.table import Table
+
+    headers = {name: _header(configuration.preset_text(name)) for name in configuration.preset_names()}
+    if as_json:
+        print(json.dumps({"presets": headers}, ensure_ascii=False))
+        return
+    table = Table(box=None, padding=(0, 3, 1, 0), show_header=False)
+    for name, header in headers.items():
+        table.add_row(f"[bold]{name}[/bold]", header)
+    Console().print(table)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Checks this machine and the installed packages."""
+    from rich.table import Table
+
+    from pipeline import doctor as checks
+
+    found = checks.examine()
+    if as_json:
+        print(json.dumps({"checks": [check._asdict() for check in found]}))
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for check in found:
+            mark = "[green]ok[/green]" if check.passed else "[red]bad[/red]"
+            table.add_row(mark, check.name, check.detail)
+        Console().print(table)
+    raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
+
+
+def _check_node(option: str, node: str | None) -> None:
+    from pipeline.nodes import NODE_IDS
+
+    if node is not None and node not in NODE_IDS:
+        suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
+        raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+
+
+def _header(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("#")]
+    return "\n".join(line.removeprefix("#").strip() for line in lines)
+
+
+def _stop(console: Console, code: int, message: str) -> NoReturn:
+    """Says what is wrong, in one message without a traceback, and ends."""
+    console.print(f"[bold red]error:[/bold red] {_escape(message)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(code)
+
+
+def _escape(text: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))

@@ -1,0 +1,335 @@
+"""The configuration: frozen, complete, checked before anything heavy is imported. The only reader of TOML."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from trainer_module import features
+from trainer_module.models import scratch_cnn
+from trainer_module.options import (
+    AugmentationOptions,
+    ExplanationOptions,
+    TrainerOptions,
+    TrainingOptions,
+    TransformOptions,
+    parse_model,
+)
+from trainer_module.section import Fraction, ModelOptions, Section
+
+# Figures that thresholds may name, and on which side of the bound a good model lies.
+GATED_METRICS: dict[str, Literal["higher", "lower"]] = {
+    "accuracy": "higher",
+    "macro_precision": "higher",
+    "macro_recall": "higher",
+    "macro_f1": "higher",
+    "cross_entropy": "lower",
+}
+
+
+class ConfigError(Exception):
+    """The configuration or the data that it points to cannot be used; the message says what to change."""
+
+
+class PipelineSection(Section):
+    """`[pipeline]`: what the run is called and where it keeps its things."""
+
+    name: str = Field(default="pictures", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    root: Path = Field(default=Path("runs"), description="Folder of all runs; artifacts and metadata go below it.")
+    cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
+
+
+class SplitFractions(Section):
+    """`[data.splits]`: shares of the pictures, by hash of their content, where no folder decides."""
+
+    train: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    test: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> SplitFractions:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
+        return self
+
+
+class DataSection(Section):
+    """`[data]`: the pictures."""
+
+    source: Literal["folder", "digits"] = Field(
+        default="folder", description="`digits` writes scikit-learn's handwritten digits and needs no path."
+    )
+    path: Path | None = Field(default=None, description="Folder with one sub-folder a class.")
+    splits: SplitFractions = SplitFractions()
+    metadata_csv: Path | None = Field(
+        default=None,
+        description="CSV with a column `filename` (relative to path) and slice columns; "
+        "`metadata.csv` in the data folder is found by itself.",
+    )
+    max_pixels: int = Field(default=50_000_000, ge=1, description="Larger pictures are quarantined undecoded.")
+    max_bad_fraction: Fraction = Field(default=0.01, description="Above this share of unreadable files the run stops.")
+
+
+class EvaluationSection(Section):
+    """`[evaluation]`: what is measured, for whom, and what a model must reach."""
+
+    slices: tuple[str, ...] | None = Field(
+        default=None, description="Names of slices; all built-in ones and all metadata columns when absent."
+    )
+    thresholds: dict[str, float] = Field(
+        default={"accuracy": 0.5}, description="Bound on a figure of the whole evaluation split."
+    )
+    change_thresholds: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
+        default={"accuracy": 0.02}, description="How much worse than the last blessed model a figure may be."
+    )
+
+    @field_validator("thresholds", "change_thresholds")
+    @classmethod
+    def _known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in GATED_METRICS:
+                raise ValueError(f"unknown metric `{name}`{did_you_mean(name, GATED_METRICS)}")
+        return value
+
+    @field_validator("thresholds")
+    @classmethod
+    def _some_threshold(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value:
+            raise ValueError("at least one threshold is needed: without one no model is ever blessed or pushed")
+        return value
+
+
+class ServingSection(Section):
+    """`[serving]`: where a blessed model goes, and what is checked before."""
+
+    model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: pipeline.name.")
+    base_directory: Path | None = Field(default=None, description="Default: serving/ in the run's folder.")
+    validation_examples: int = Field(
+        default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
+    )
+    tolerance: float = Field(
+        default=1e-4, gt=0.0, le=1.0, description="Largest difference of a probability that counts as equal."
+    )
+
+
+class BeamSection(Section):
+    """`[beam]`: how the data-parallel nodes run."""
+
+    runner: Literal["local", "multi_processing"] = "local"
+    workers: int = Field(default=2, ge=1, le=1024, description="Processes, with runner = multi_processing.")
+    options: tuple[str, ...] = Field(default=(), description="Further Beam pipeline options, as on its command line.")
+
+    def arguments(self) -> list[str]:
+        """The command line that Beam is given.
+
+        FnApiRunner is named since Beam's default first tries to download a binary.
+        """
+        mode = "in_memory" if self.runner == "local" else "multi_processing"
+        workers = 1 if self.runner == "local" else self.workers
+        return [
+            "--runner=FnApiRunner",
+            f"--direct_running_mode={mode}",
+            f"--direct_num_workers={workers}",
+            *self.options,
+        ]
+
+
+class PipelineConfig(Section):
+    """The whole configuration of a run."""
+
+    pipeline: PipelineSection = PipelineSection()
+    data: DataSection = DataSection()
+    transform: TransformOptions = TransformOptions()
+    augmentation: AugmentationOptions = AugmentationOptions()
+    model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
+    training: TrainingOptions = TrainingOptions()
+    evaluation: EvaluationSection = EvaluationSection()
+    grad_cam: ExplanationOptions = ExplanationOptions()
+    serving: ServingSection = ServingSection()
+    beam: BeamSection = BeamSection()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return parse_model(value)
+
+    @model_validator(mode="after")
+    def _picture_large_enough(self) -> PipelineConfig:
+        smallest = self.model.smallest_image()
+        if self.transform.image_size < smallest:
+            raise ValueError(
+                f"transform.image_size is {self.transform.image_size}, but this model halves the picture until "
+                f"nothing is left of one below {smallest}; enlarge it or remove a block from model.blocks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _data_is_somewhere(self) -> PipelineConfig:
+        if self.data.source == "folder" and self.data.path is None:
+            raise ValueError("data.path is missing: name the folder of your pictures there, or give --data DIR")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything that this pipeline keeps: metadata, artifacts, logs, generated data, served versions."""
+        return (self.pipeline.root / self.pipeline.name).absolute()
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of pictures; for a generated source it lies in the run's folder."""
+        if self.data.path is not None:
+            return self.data.path.expanduser().absolute()
+        return self.run_dir / "data" / self.data.source
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is served."""
+        return self.serving.model_name or self.pipeline.name
+
+    @property
+    def model_base_path(self) -> Path:
+        """The folder of numbered versions that a model server watches."""
+        base = self.serving.base_directory or self.run_dir / "serving"
+        return base.expanduser().absolute() / self.model_name
+
+    def trainer_options(self, classes: tuple[str, ...]) -> TrainerOptions:
+        """The part that crosses into Transform and Trainer."""
+        return TrainerOptions(
+            classes=classes,
+            transform=self.transform,
+            augmentation=self.augmentation,
+            model=self.model,
+            training=self.training,
+            grad_cam=self.grad_cam,
+        )
+
+
+def slice_feature(name: str) -> str:
+    """The raw example's key of a slice: `brightness` → `slice/brightness`."""
+    return features.SLICE_PREFIX + name
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def preset_text(name: str) -> str:
+    """A preset's TOML, header comment included."""
+    return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load(name_or_path: str, *, data: Path | None = None, overrides: typing.Sequence[str] = ()) -> PipelineConfig:
+    """Reads a preset or a TOML file.
+
+    Args:
+      name_or_path: A preset's name, or the path of a TOML file.
+      data: Replaces `data.path` (and makes `data.source` a folder).
+      overrides: `section.key=value` strings; the value is TOML, or a bare word for a string.
+
+    Raises:
+      ConfigError: With everything that is wrong, one line each.
+    """
+    table = _read(name_or_path)
+    for override in overrides:
+        _apply(table, override)
+    if data is not None:
+        _section(table, "data").update(path=str(data), source="folder")
+    try:
+        return PipelineConfig.model_validate(table)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    path = Path(name_or_path).expanduser()
+    if name_or_path in preset_names() and not path.is_file():
+        return tomllib.loads(preset_text(name_or_path))
+    if not path.is_file():
+        raise ConfigError(
+            f"{name_or_path!r} is neither a preset nor a file{did_you_mean(name_or_path, preset_names())}. "
+            f"Presets: {', '.join(preset_names())}."
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
+    section = table.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"`{name}` must be a section, not a value.")
+    return section
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not separator or not sections or not all([*sections, last]):
+        raise ConfigError(f"--set {override}: expected section.key=value, for example training.epochs=5.")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for section in sections:
+        table = _section(table, section)
+    table[last] = value
+
+
+# --- Saying what is wrong ---------------------------------------------------------------------------------------
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """`. Did you mean ...?` where a known word is near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f". Did you mean `{near[0]}`?" if near else ""
+
+
+def _explain(detail: Any) -> str:
+    location = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        *sections, key = location
+        known = _known_keys(sections)
+        where = f" in [{'.'.join(sections)}]" if sections else ""
+        suggestion = did_you_mean(key, known) or f". Known keys: {', '.join(known)}."
+        return f"Unknown key `{key}`{where}{suggestion}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        given = ""
+    else:
+        given = f" (given: {detail['input']!r})"
+    return f"{'.'.join(location)}: {message}{given}" if location else f"{message}"
+
+
+def _known_keys(sections: typing.Sequence[str]) -> list[str]:
+    model: type[BaseModel] | None = PipelineConfig
+    for name in sections:
+        if model is None:
+            return []
+        if name == "model" and model is PipelineConfig:
+            model = scratch_cnn.Options
+            continue
+        model = _model_in(model.model_fields[name].annotation) if name in model.model_fields else None
+    return list(model.model_fields) if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType):
+        return next((found for found in map(_model_in, typing.get_args(annotation)) if found), None)
+    return None

@@ -1,0 +1,196 @@
+"""What a run came to: read back from ML Metadata and the artifacts, for the summary and for `--json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration import metadata
+
+from components.grad_cam.executor import INDEX_FILE
+from components.image_example_gen.executor import QUARANTINE_FILE, SUMMARY_FILE
+from components.serving_validator.executor import CHECKS_FILE
+from pipeline import evaluation
+from pipeline.config import GATED_METRICS
+from trainer_module import features
+
+_RUN_CONTEXT = "pipeline_run"
+
+
+@dataclass(frozen=True)
+class SliceMetrics:
+    """Figures of one slice, or, with no feature, of all examples.
+
+    Attributes:
+      name: `brightness = dark`, or `all`.
+      metrics: By the names that thresholds use, and `examples`; NaN where a figure does not exist.
+      per_class: Class name → precision, recall, f1, support.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the nodes of one run left; None where a node has not run.
+
+    Attributes:
+      data: ImageExampleGen's summary: counts by split and class.
+      quarantined: Path and reason of every refused file.
+      slices: Figures over all examples first, then slice by slice.
+      blessed: The Evaluator's verdict.
+      has_baseline: Whether the Evaluator compared with an earlier model.
+      refusals: What each gate that refused has to say.
+      servable: ServingValidator's verdict.
+      checks: ServingValidator's checks.
+      pushed_version: Version number, if this model was pushed.
+      serving_dir: Folder of that version.
+      explanations: Grad-CAM's index page.
+      num_explained: Pictures on it.
+    """
+
+    data: dict[str, Any] | None = None
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+    slices: list[SliceMetrics] = field(default_factory=list)
+    blessed: bool | None = None
+    has_baseline: bool = False
+    refusals: list[str] = field(default_factory=list)
+    servable: bool | None = None
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    pushed_version: int | None = None
+    serving_dir: str | None = None
+    explanations: str | None = None
+    num_explained: int = 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether any gate said no."""
+        return self.blessed is False or self.servable is False
+
+
+def outputs_of_run(connection: Any, run_id: str) -> dict[str, dict[str, metadata_store_pb2.Artifact]]:
+    """The artifacts that a run gave or took from the cache: node → output name → artifact."""
+    found: dict[str, dict[str, metadata_store_pb2.Artifact]] = {}
+    with metadata.Metadata(connection) as handle:
+        store: metadata_store.MetadataStore = handle.store
+        context = store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
+        if context is None:
+            return {}
+        node_of = {
+            execution.id: str(store.get_execution_types_by_id([execution.type_id])[0].name).rsplit(".", 1)[-1]
+            for execution in store.get_executions_by_context(context.id)
+        }
+        for execution_id in node_of:
+            for node_context in store.get_contexts_by_execution(execution_id):
+                if node_context.name.count(".") and node_context.type != _RUN_CONTEXT:
+                    node_of[execution_id] = node_context.name.rsplit(".", 1)[-1]
+        events = store.get_events_by_execution_ids(list(node_of))
+        kinds = metadata_store_pb2.Event
+        events = [event for event in events if event.type in (kinds.OUTPUT, kinds.DECLARED_OUTPUT)]
+        artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([e.artifact_id for e in events])}
+        for event in events:
+            key = next((step.key for step in event.path.steps if step.key), "")
+            found.setdefault(node_of[event.execution_id], {})[key] = artifacts[event.artifact_id]
+    return found
+
+
+def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes: tuple[str, ...]) -> RunResult:
+    """Reads the artifacts of a run.
+
+    Args:
+      outputs: From `outputs_of_run`.
+      classes: Class names; the index is the id.
+    """
+    values: dict[str, Any] = {}
+    if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
+        folder = Path(quarantine.uri)
+        values["data"] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        lines = (folder / QUARANTINE_FILE).read_text(encoding="utf-8").splitlines()
+        values["quarantined"] = [json.loads(line) for line in lines]
+    refusals: list[str] = []
+    evaluator = outputs.get("Evaluator", {})
+    if "evaluation" in evaluator:
+        values["slices"] = slice_metrics(evaluator["evaluation"].uri, classes)
+    if blessing := evaluator.get("blessing"):
+        values["blessed"] = blessing.custom_properties["blessed"].int_value == 1
+        values["has_baseline"] = "baseline_model_uri" in blessing.custom_properties or (
+            "baseline_model" in blessing.custom_properties
+        )
+        refusals += _threshold_failures(evaluator["evaluation"].uri)
+    if infra := outputs.get("ServingValidator", {}).get("blessing"):
+        values["servable"] = infra.custom_properties["blessed"].int_value == 1
+        values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
+        refusals += [
+            f"ServingValidator: {check['name']}: {check['detail']}" for check in values["checks"] if not check["passed"]
+        ]
+    if explanations := outputs.get("GradCam", {}).get("explanations"):
+        values["explanations"] = str(Path(explanations.uri) / "index.html")
+        values["num_explained"] = len(json.loads((Path(explanations.uri) / INDEX_FILE).read_text(encoding="utf-8")))
+    pushed = outputs.get("Pusher", {}).get("pushed_model")
+    if pushed and pushed.custom_properties["pushed"].int_value == 1:
+        values["pushed_version"] = int(pushed.custom_properties["pushed_version"].string_value)
+        values["serving_dir"] = pushed.custom_properties["pushed_destination"].string_value
+    return RunResult(refusals=refusals, **values)
+
+
+def slice_metrics(evaluation_uri: str, classes: tuple[str, ...]) -> list[SliceMetrics]:
+    """Reads TFMA's figures: all examples first, then the slices in alphabetical order."""
+    loaded = tfma.load_eval_result(evaluation_uri, model_name=None)
+    results = []
+    for slice_key, by_output in loaded.slicing_metrics:
+        by_sub_key = next(iter(by_output.values()))
+        overall = {name: _number(value) for name, value in by_sub_key[""].items()}
+        metrics = {name: overall[name] for name in GATED_METRICS if name in overall}
+        metrics["examples"] = overall[evaluation.EXAMPLE_COUNT]
+        per_class = {
+            name: {figure: _number(value) for figure, value in by_sub_key[f"classId:{class_id}"].items()}
+            for class_id, name in enumerate(classes)
+        }
+        results.append(SliceMetrics(_slice_name(slice_key), metrics, per_class))
+    return sorted(results, key=lambda result: (result.name != "all", result.name))
+
+
+def _slice_name(slice_key: tuple[tuple[str, Any], ...]) -> str:
+    if not slice_key:
+        return "all"
+    return ", ".join(f"{name.removeprefix(features.SLICE_PREFIX)} = {value}" for name, value in slice_key)
+
+
+def _number(value: dict[str, Any]) -> float:
+    for kind in ("doubleValue", "boundedValue"):
+        if kind in value:
+            inner = value[kind]
+            return float(inner["value"] if isinstance(inner, dict) else inner)
+    return math.nan
+
+
+def _threshold_failures(evaluation_uri: str) -> list[str]:
+    validation = tfma.load_validation_result(evaluation_uri)
+    failures = []
+    for failed_slice in validation.metric_validations_per_slice:
+        for failure in failed_slice.failures:
+            key = failure.metric_key
+            measured = failure.metric_value.double_value.value
+            if key.is_diff:
+                allowed = failure.metric_threshold.change_threshold.absolute.value
+                failures.append(
+                    f"Evaluator: {key.name} changed by {measured:+.4f} against the last blessed model, "
+                    f"allowed {allowed:+g}"
+                )
+                continue
+            bound = failure.metric_threshold.value_threshold
+            side, limit = (
+                ("at least", bound.lower_bound.value)
+                if bound.HasField("lower_bound")
+                else ("at most", bound.upper_bound.value)
+            )
+            failures.append(f"Evaluator: {key.name} is {measured:.4f}, must be {side} {limit:g}")
+    return failures

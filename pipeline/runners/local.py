@@ -1,0 +1,143 @@
+"""Runs the DAG in this process, node by node, and says what became of each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration import metadata
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import launcher, partial_run_utils, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+NodeState = Literal["running", "complete", "cached", "skipped", "failed"]
+
+
+class NodeResult(NamedTuple):
+    """What became of a node.
+
+    Attributes:
+      id: The node's name.
+      state: `complete` (its executor ran), `cached`, `skipped` (not asked for), `failed`, or, while it does, `running`.
+      seconds: Wall time.
+    """
+
+    id: str
+    state: NodeState
+    seconds: float
+
+
+class NodeFailedError(Exception):
+    """A node's executor raised; the cause is chained."""
+
+    def __init__(self, node_id: str, cause: BaseException) -> None:
+        super().__init__(f"{node_id}: {cause}")
+        self.node_id = node_id
+        self.cause = cause
+
+
+def run(
+    pipeline: tfx_pipeline.Pipeline,
+    *,
+    run_id: str,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    on_node: Callable[[NodeResult], None] = lambda result: None,
+) -> None:
+    """Runs a pipeline, as TFX's LocalDagRunner does, and reports every node as it starts and ends.
+
+    A node whose inputs, parameters and code have not changed since it last succeeded is taken from the cache: after a
+    failure the same call resumes at the node that failed.
+
+    Args:
+      pipeline: From `dag.create_pipeline`.
+      run_id: Names this run in ML Metadata.
+      from_node: First node to run; what comes before is taken from the last run.
+      to_node: Last node to run.
+      on_node: Called with state `running` before, and with the result after every node.
+
+    Raises:
+      NodeFailedError: If a node fails; the nodes behind it do not run.
+    """
+    compiled = compiler.Compiler().compile(pipeline)
+    runtime_parameter_utils.substitute_runtime_parameter(
+        compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+    )
+    deployment = runner_utils.extract_local_deployment_config(compiled)
+    which = deployment.metadata_connection_config.WhichOneof("connection_config")
+    connection = getattr(deployment.metadata_connection_config, which)
+    if from_node or to_node:
+        partial_run_utils.mark_pipeline(
+            compiled, from_nodes=[from_node] if from_node else None, to_nodes=[to_node] if to_node else None
+        )
+    _close_abandoned_executions(connection)
+    for node in (entry.pipeline_node for entry in compiled.nodes):
+        on_node(_run_node(node, compiled, deployment, connection, on_node))
+
+
+def _run_node(
+    node: pipeline_pb2.PipelineNode,
+    compiled: pipeline_pb2.Pipeline,
+    deployment: pipeline_pb2.IntermediateDeploymentConfig,
+    connection: metadata_store_pb2.ConnectionConfig,
+    on_node: Callable[[NodeResult], None],
+) -> NodeResult:
+    node_id = node.node_info.id
+    if node.execution_options.HasField("skip"):
+        return NodeResult(node_id, "skipped", 0.0)
+    on_node(NodeResult(node_id, "running", 0.0))
+    start = time.monotonic()
+    try:
+        if node.execution_options.run.perform_snapshot:
+            with metadata.Metadata(connection) as handle:
+                partial_run_utils.snapshot(handle, compiled)
+        info = launcher.Launcher(
+            pipeline_node=node,
+            mlmd_connection=metadata.Metadata(connection),
+            pipeline_info=compiled.pipeline_info,
+            pipeline_runtime_spec=compiled.runtime_spec,
+            executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
+        ).launch()
+        state = _state_of(connection, info.execution_id if info else None)
+    except Exception as error:
+        logging.exception("%s failed.", node_id)
+        on_node(NodeResult(node_id, "failed", time.monotonic() - start))
+        raise NodeFailedError(node_id, error) from error
+    return NodeResult(node_id, state, time.monotonic() - start)
+
+
+def _state_of(connection: metadata_store_pb2.ConnectionConfig, execution_id: int | None) -> NodeState:
+    """Reads the verdict from ML Metadata: the launcher swallows a failed input resolution."""
+    if execution_id is None:
+        return "complete"
+    with metadata.Metadata(connection) as handle:
+        (execution,) = handle.store.get_executions_by_id([execution_id])
+    states = metadata_store_pb2.Execution
+    if execution.last_known_state == states.CACHED:
+        return "cached"
+    if execution.last_known_state == states.COMPLETE:
+        return "complete"
+    raise RuntimeError(
+        "its inputs could not be found; the nodes before it have not run for this configuration. "
+        "Run again without --from."
+    )
+
+
+def _close_abandoned_executions(connection: metadata_store_pb2.ConnectionConfig) -> None:
+    """Marks what a killed run left as running: one run at a time uses this store, so nothing else is running."""
+    with metadata.Metadata(connection) as handle:
+        abandoned = [
+            execution
+            for execution in handle.store.get_executions()
+            if execution.last_known_state == metadata_store_pb2.Execution.RUNNING
+        ]
+        for execution in abandoned:
+            execution.last_known_state = metadata_store_pb2.Execution.FAILED
+        if abandoned:
+            handle.store.put_executions(abandoned)

@@ -1,0 +1,198 @@
+"""One `tfx-vision run`: prepare the data, run the nodes, read back what they left."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from components.image_example_gen import layout as layouts
+from pipeline.config import ConfigError, PipelineConfig, did_you_mean
+from trainer_module import features
+
+if TYPE_CHECKING:
+    from pipeline.results import RunResult
+    from pipeline.runners.local import NodeResult
+
+
+class AlreadyRunningError(Exception):
+    """Another process runs this pipeline; its metadata store serves one at a time."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+      nodes: In the order in which they ran.
+      result: What they left; None if nothing could be read back.
+      error: The failed node's name and cause, or None.
+      log_path: Everything that TFX, Beam and TensorFlow said.
+    """
+
+    log_path: Path
+    nodes: list[NodeResult] = field(default_factory=list)
+    result: RunResult | None = None
+    error: tuple[str, BaseException] | None = None
+
+    @property
+    def status(self) -> str:
+        """`done`, `refused` (by a gate) or `failed`."""
+        if self.error is not None:
+            return "failed"
+        return "refused" if self.result is not None and self.result.refused else "done"
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 failed, 3 refused."""
+        return {"done": 0, "failed": 1, "refused": 3}[self.status]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints; a figure that does not exist is null."""
+        result = self.result
+        overall = result.slices[0].metrics if result and result.slices else {}
+        return {
+            "status": self.status,
+            "nodes": [{"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in self.nodes],
+            "metrics": {name: None if math.isnan(value) else value for name, value in overall.items()},
+            "blessed": result.blessed if result else None,
+            "servable": result.servable if result else None,
+            "refusals": result.refusals if result else [],
+            "pushed_version": result.pushed_version if result else None,
+            "serving_dir": result.serving_dir if result else None,
+            "report": None,
+            "explanations": result.explanations if result else None,
+            "examples": result.data["examples"] if result and result.data else None,
+            "quarantined": result.quarantined if result else [],
+            "log": str(self.log_path),
+            "error": f"{self.error[0]}: {self.error[1]}" if self.error else None,
+        }
+
+
+def prepare(config: PipelineConfig) -> layouts.Layout:
+    """Writes a generated data set if need be, looks at the data, and checks what depends on it.
+
+    Raises:
+      DatasetError: If the data cannot be trained on.
+      ConfigError: If the configuration names what the data do not have.
+    """
+    if config.data.source != "folder" and config.data.path is None:
+        from pipeline import sources
+
+        sources.WRITERS[config.data.source](config.data_dir)
+    layout = layouts.inspect(config.data_dir, config.data.metadata_csv)
+    available = [name.removeprefix(features.SLICE_PREFIX) for name in features.BUILT_IN_SLICES]
+    available += layout.metadata_columns
+    for name in config.evaluation.slices or ():
+        if name not in available:
+            suggestion = did_you_mean(name, available) or f". The data have: {', '.join(available)}."
+            raise ConfigError(f"evaluation.slices: unknown slice `{name}`{suggestion}")
+    return layout
+
+
+def execute(
+    config: PipelineConfig,
+    layout: layouts.Layout,
+    *,
+    from_node: str | None = None,
+    to_node: str | None = None,
+    on_node: Callable[[NodeResult], None] = lambda result: None,
+) -> Outcome:
+    """Runs the pipeline in this process; TFX is imported here.
+
+    Args:
+      config: The whole configuration.
+      layout: From `prepare`.
+      from_node: First node to run.
+      to_node: Last node to run.
+      on_node: Called as nodes start and end.
+
+    Raises:
+      AlreadyRunningError: If another process runs this pipeline.
+    """
+    with _only_run(config.run_dir):
+        from pipeline import dag, results
+        from pipeline.runners import local
+
+        run_id = datetime.datetime.now().isoformat()
+        outcome = Outcome(log_path=log_path(config))
+
+        def note(result: NodeResult) -> None:
+            if result.state != "running":
+                outcome.nodes.append(result)
+            on_node(result)
+
+        pipeline = dag.create_pipeline(config, layout)
+        try:
+            local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
+        except local.NodeFailedError as error:
+            outcome.error = (error.node_id, error.cause)
+        outputs = results.outputs_of_run(pipeline.metadata_connection_config, run_id)
+        outcome.result = results.collect(outputs, layout.classes)
+        return outcome
+
+
+def log_path(config: PipelineConfig) -> Path:
+    """Where the last run's log goes."""
+    return config.run_dir / "run.log"
+
+
+@contextlib.contextmanager
+def quiet_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Sends all that libraries write to standard output and error, C++ included, to a log file.
+
+    Args:
+      path: The log; an earlier one is overwritten.
+
+    Yields:
+      The real standard output and the real standard error, for what people should see.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    handler: logging.Handler | None = None
+    with (
+        path.open("w", encoding="utf-8") as log,
+        os.fdopen(os.dup(saved[0]), "w") as out,
+        os.fdopen(os.dup(saved[1]), "w") as err,
+    ):
+        try:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            handler = logging.StreamHandler(log)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+            logging.getLogger().addHandler(handler)
+            logging.getLogger().setLevel(logging.INFO)
+            yield out, err
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if handler:
+                logging.getLogger().removeHandler(handler)
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            for descriptor in saved:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _only_run(run_dir: Path) -> Iterator[None]:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(
+                f"Another run uses {run_dir}. Wait for it to end, or give this one another name "
+                "(--set pipeline.name=NAME)."
+            ) from None
+        yield

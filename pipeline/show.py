@@ -1,0 +1,190 @@
+"""What people see of a run: nodes as they finish, then what it came to."""
+
+from __future__ import annotations
+
+import logging
+import math
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from components.image_example_gen.layout import Layout
+from pipeline.config import PipelineConfig
+
+if TYPE_CHECKING:
+    from pipeline.results import RunResult, SliceMetrics
+    from pipeline.runners.local import NodeResult
+    from pipeline.session import Outcome
+
+# trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
+_PROGRESS_LOGGER = "tfx_vision.progress"
+_MARKS = {"complete": "[green]✓[/green]", "cached": "[cyan]●[/cyan]", "skipped": "[dim]·[/dim]", "failed": "[red]✗[/red]"}
+_MOST_ROWS = 20
+
+
+def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
+    """Says what is about to run on what."""
+    total = sum(layout.num_files.values())
+    console.print(
+        f"[bold]{escape(config.pipeline.name)}[/bold]  {total:,} files in {len(layout.classes)} classes, "
+        f"{escape(str(config.data_dir))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class Progress(logging.Handler):
+    """A line for every finished node; where there is a terminal, also what the running one is doing."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self._status: Status | None = console.status("importing TFX") if console.is_terminal else None
+        self._node = ""
+
+    def __enter__(self) -> Progress:
+        logger = logging.getLogger(_PROGRESS_LOGGER)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger(_PROGRESS_LOGGER).removeHandler(self)
+        if self._status:
+            self._status.stop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows what a node reports while it runs."""
+        if self._status:
+            self._status.update(f"{self._node}  [dim]{escape(record.getMessage())}[/dim]")
+
+    def on_node(self, result: NodeResult) -> None:
+        """Shows that a node has started or ended."""
+        if result.state == "running":
+            self._node = result.id
+            if self._status:
+                self._status.update(result.id)
+            return
+        self._console.print(
+            f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]",
+            highlight=False,
+        )
+
+
+def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
+    """Shows what a run came to."""
+    result = outcome.result
+    if result:
+        _data(console, result)
+        if result.slices:
+            _classes(console, result.slices[0])
+            _slices(console, result.slices)
+        _verdict(console, outcome, result, config)
+    if outcome.error:
+        node, cause = outcome.error
+        console.print(f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}", highlight=False, soft_wrap=True)
+        console.print(
+            "The same command goes on at this node. Everything that was said is in "
+            f"{escape(str(outcome.log_path))}; --debug shows the traceback.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _data(console: Console, result: RunResult) -> None:
+    if result.data is None:
+        return
+    splits = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in result.data["splits"].items())
+    console.print(f"\n[bold]Pictures[/bold]  {result.data['examples']:,} used ({splits})", highlight=False)
+    if result.quarantined:
+        console.print(f"[yellow]{len(result.quarantined)} quarantined:[/yellow]", highlight=False)
+        for record in result.quarantined[:_MOST_ROWS]:
+            console.print(f"  {escape(record['path'])}: {escape(record['reason'])}", highlight=False, soft_wrap=True)
+        if len(result.quarantined) > _MOST_ROWS:
+            console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
+
+
+def _classes(console: Console, overall: SliceMetrics) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in ("class", "precision", "recall", "F1", "support"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    shown = sorted(overall.per_class.items(), key=lambda item: item[1]["f1"])
+    for name, figures in shown[:_MOST_ROWS]:
+        table.add_row(escape(name), *(_figure(figures[key]) for key in ("precision", "recall", "f1")), f"{figures['support']:.0f}")
+    if len(shown) > _MOST_ROWS:
+        table.caption = f"the {_MOST_ROWS} classes with the lowest F1 of {len(shown)}"
+    table.add_section()
+    macro = [_figure(overall.metrics[f"macro_{key}"]) for key in ("precision", "recall", "f1")]
+    table.add_row("[bold]macro average[/bold]", *macro, f"{overall.metrics['examples']:.0f}")
+    console.print("\n[bold]Classes[/bold], lowest F1 first", highlight=False)
+    console.print(table)
+
+
+def _slices(console: Console, slices: list[SliceMetrics]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("slice", "accuracy", "macro F1", "cross-entropy", "examples"):
+        table.add_column(name, justify="left" if name == "slice" else "right")
+    overall, *others = slices
+    for row in [overall, *sorted(others, key=lambda row: row.metrics["accuracy"])]:
+        figures = [_figure(row.metrics[key]) for key in ("accuracy", "macro_f1", "cross_entropy")]
+        table.add_row(escape(row.name), *figures, f"{row.metrics['examples']:.0f}")
+    console.print("[bold]Slices[/bold], lowest accuracy first", highlight=False)
+    console.print(table)
+
+
+def _verdict(console: Console, outcome: Outcome, result: RunResult, config: PipelineConfig) -> None:
+    if result.blessed is not None:
+        against = "and against the last blessed model" if result.has_baseline else "(no blessed model before it)"
+        word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
+        console.print(f"[bold]Evaluator[/bold]         {word} by its thresholds {against}", highlight=False)
+    if result.servable is not None:
+        word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
+        passed = sum(check["passed"] for check in result.checks)
+        console.print(
+            f"[bold]ServingValidator[/bold]  {word}: {passed} of {len(result.checks)} checks passed", highlight=False
+        )
+    for refusal in result.refusals:
+        console.print(f"  [red]✗[/red] {escape(refusal)}", highlight=False, soft_wrap=True)
+    if result.explanations:
+        console.print(
+            f"[bold]GradCam[/bold]           {result.num_explained} decisions explained: {escape(result.explanations)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if result.pushed_version is not None:
+        console.print(
+            f"[bold]Pusher[/bold]            [green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not outcome.error:
+            console.print(
+                f"\nServe it:  tfx-vision serve --model-name {config.model_name} --model-base-path {config.model_base_path}\n"
+                f"Ask it:    tfx-vision predict IMAGE --model {config.model_name}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    elif result.refused:
+        console.print(
+            "[bold]Pusher[/bold]            [red]nothing pushed[/red]; the version before, if any, is still served",
+            highlight=False,
+        )
+
+
+def _cause(error: BaseException) -> str:
+    """The message, without what Beam appends and without the classes of TFX's wrappers."""
+    message = str(error) or type(error).__name__
+    return message.split(" [while running")[0]
+
+
+def _figure(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,44 @@
+"""Writes what leaves the trainer: a SavedModel that every loader can read, and the Keras file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from trainer_module import features
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks import classification
+
+
+def export(
+    model: keras.Model,
+    options: TrainerOptions,
+    *,
+    tft_layer: tf.keras.layers.Layer,
+    raw_feature_spec: dict[str, object],
+    serving_dir: str,
+    run_dir: str,
+) -> None:
+    """Writes the SavedModel with all its signatures, and the `.keras` file.
+
+    `keras.export.ExportArchive` is used because it is the only way whose result loads in a session, as TF Serving
+    loads it: `tf.saved_model.save` of a Keras 3 model leaves its variables behind, unseen by `tf.saved_model.load`.
+
+    Args:
+      model: Trained, from pixels to logits.
+      options: The whole configuration of the run.
+      tft_layer: The transform graph.
+      raw_feature_spec: How to parse a raw example.
+      serving_dir: Receives the SavedModel (`saved_model.pb`, `variables/`, `assets/`).
+      run_dir: Receives `model.keras`: Keras 3 cannot reload a SavedModel, and Pusher would copy all of serving_dir.
+    """
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.track(tft_layer)
+    for name, endpoint in classification.endpoints(model, options, tft_layer, raw_feature_spec).items():
+        archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
+    archive.write_out(serving_dir, verbose=False)
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    model.save(str(Path(run_dir) / features.KERAS_FILE))

@@ -1,0 +1,45 @@
+"""Names that more than one part of the product must agree on, and nothing else."""
+
+# --- Raw example: what ImageExampleGen writes and everything else reads -----------------------------------------
+IMAGE_ENCODED = "image/encoded"  # bytes of the file as they were found
+IMAGE_FORMAT = "image/format"  # "JPEG" or "PNG"
+IMAGE_HEIGHT = "image/height"  # int64, pixels, before any resizing
+IMAGE_WIDTH = "image/width"  # int64, pixels
+IMAGE_FILENAME = "image/filename"  # path relative to the data folder, with forward slashes
+IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
+CLASS_TEXT = "image/class/text"  # the class folder's name
+
+SLICE_PREFIX = "slice/"
+SLICE_BRIGHTNESS = "slice/brightness"  # dark | normal | bright
+SLICE_RESOLUTION = "slice/resolution"  # small | medium | large
+SLICE_ORIENTATION = "slice/orientation"  # portrait | square | landscape
+BUILT_IN_SLICES = (SLICE_BRIGHTNESS, SLICE_RESOLUTION, SLICE_ORIENTATION)
+
+# --- Transformed example: what Transform writes and the input pipeline reads ------------------------------------
+IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
+LABEL = "label"  # int64 class id: the index of the class name in alphabetical order
+PIXEL_MEAN = "pixel_mean"  # float32 [channels], of the train split, range [0, 255]
+PIXEL_VARIANCE = "pixel_variance"  # float32 [channels]
+
+# --- Splits -----------------------------------------------------------------------------------------------------
+TRAIN = "train"
+VALIDATION = "validation"
+TEST = "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+
+# --- Signatures of the exported SavedModel ----------------------------------------------------------------------
+SERVING_DEFAULT = "serving_default"
+EXAMPLES = "examples"
+CLASSIFY = "classify"
+TRANSFORM_FEATURES = "transform_features"
+EXPLAIN = "explain"
+EMBED = "embed"
+
+# --- Layers of every classification model -----------------------------------------------------------------------
+FEATURES_LAYER = "features"  # the last spatial feature map [N, h, w, c]
+EMBEDDING_LAYER = "embedding"  # the vector [N, d] that the class layer reads
+LOGITS_LAYER = "logits"  # [N, num_classes]
+
+# --- Files of the model_run artifact ----------------------------------------------------------------------------
+KERAS_FILE = "model.keras"
+HISTORY_FILE = "history.csv"

@@ -1,0 +1,87 @@
+"""What a training run can be told: the sections of the configuration that the trainer module itself reads.
+
+`pipeline.config` composes them into the whole configuration. Nothing here imports TensorFlow, so that a wrong
+value is reported at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator
+
+from trainer_module import models
+from trainer_module.section import Fraction, ModelOptions, Section
+
+class TransformOptions(Section):
+    """`[transform]`: what a picture becomes before the model sees it."""
+
+    image_size: int = Field(default=96, ge=8, le=1024, description="Side of the square model input, pixels.")
+    channels: Literal[1, 3] = Field(default=3, description="1 reads every picture as grey, 3 as RGB.")
+    normalization: Literal["dataset", "rescale"] = Field(
+        default="dataset",
+        description="`dataset` subtracts the train split's mean and divides by its deviation, per channel; "
+        "`rescale` maps [0, 255] to [-1, 1].",
+    )
+
+
+class AugmentationOptions(Section):
+    """`[augmentation]`: random changes of training pictures; none of them is active outside training."""
+
+    horizontal_flip: bool = False
+    rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of a full turn.")
+    zoom: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Largest change of scale.")
+    translation: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the side.")
+    contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
+    brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
+
+
+class TrainingOptions(Section):
+    """`[training]`: how the weights are found."""
+
+    batch_size: int = Field(default=32, ge=1, le=65536)
+    epochs: int = Field(default=20, ge=1, le=10_000)
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    early_stopping_patience: int = Field(
+        default=5, ge=1, description="Epochs without a better validation loss before training ends."
+    )
+    plateau_patience: int = Field(
+        default=2, ge=1, description="Epochs without a better validation loss before the rate is reduced."
+    )
+    plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0, description="What the rate is multiplied by.")
+    seed: int = Field(default=17, ge=0, le=2**31 - 1)
+
+
+class ExplanationOptions(Section):
+    """`[grad_cam]`: how decisions are explained."""
+
+    per_class: int = Field(
+        default=2, ge=0, le=100, description="Explained pictures of each kind (right, wrong) in each class."
+    )
+    colormap: str = Field(default="jet", description="Name of a matplotlib colour map.")
+    alpha: Fraction = Field(default=0.4, description="Weight of the heat map in the overlay.")
+
+
+class TrainerOptions(Section):
+    """All that the Transform and Trainer hooks receive."""
+
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names in alphabetical order: id = index.")
+    transform: TransformOptions = TransformOptions()
+    augmentation: AugmentationOptions = AugmentationOptions()
+    model: SerializeAsAny[ModelOptions]
+    training: TrainingOptions = TrainingOptions()
+    grad_cam: ExplanationOptions = ExplanationOptions()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return parse_model(value)
+
+
+def parse_model(value: Any) -> Any:
+    """Turns the `[model]` table into the options class of the model that its `name` asks for."""
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name", models.DEFAULT)
+    options: type[ModelOptions] = models.get(name).Options
+    return options.model_validate(value)

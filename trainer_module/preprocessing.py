@@ -1,0 +1,89 @@
+"""Decode and resize: the one definition that ImageExampleGen, Transform and the serving signatures share."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes one picture.
+
+    Args:
+      encoded: string [], a JPEG or PNG file's bytes.
+      channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+      uint8 [height, width, channels], range [0, 255].
+
+    Raises:
+      tf.errors.InvalidArgumentError: If the bytes are not a complete picture.
+    """
+    pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    pixels.set_shape([None, None, channels])
+    return pixels
+
+
+def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes one picture to a square, bilinear with antialiasing; the aspect ratio is not kept.
+
+    Args:
+      pixels: uint8 [height, width, channels].
+      image_size: Side of the result, pixels.
+
+    Returns:
+      uint8 [image_size, image_size, channels], rounded to the nearest value.
+    """
+    resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+
+def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
+    """Turns a batch of files into model-sized pixels.
+
+    Args:
+      encoded: string [N], JPEG or PNG files of any size.
+      image_size: Side of the result, pixels.
+      channels: 1 or 3.
+
+    Returns:
+      uint8 [N, image_size, image_size, channels].
+
+    Raises:
+      tf.errors.InvalidArgumentError: If any file of the batch is not a complete picture.
+    """
+    return tf.map_fn(
+        lambda one: resize(decode(one, channels), image_size),
+        encoded,
+        fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
+    )
+
+
+def pack(pixels: tf.Tensor) -> tf.Tensor:
+    """Turns pixels into one string of raw bytes a picture: the cheapest form in which Transform can keep them.
+
+    TensorFlow has no operation for this, but a serialised TensorProto of uint8 ends with the raw content.
+
+    Args:
+      pixels: uint8 [N, image_size, image_size, channels]; all but N static.
+
+    Returns:
+      string [N], each image_size * image_size * channels bytes long, row-major.
+    """
+    num_bytes = pixels.shape[1:].num_elements()
+    serialized = tf.map_fn(tf.io.serialize_tensor, pixels, fn_output_signature=tf.TensorSpec([], tf.string))
+    return tf.strings.substr(serialized, -num_bytes, num_bytes)
+
+
+def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
+    """The inverse of `pack`.
+
+    Args:
+      packed: string [N].
+      image_size: Side of the picture, pixels.
+      channels: 1 or 3.
+
+    Returns:
+      uint8 [N, image_size, image_size, channels].
+    """
+    flat = tf.io.decode_raw(packed, tf.uint8)
+    return tf.reshape(flat, [-1, image_size, image_size, channels])

@@ -1,0 +1,25 @@
+"""The base of every section of the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; a key that it does not know is an error, and so is NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelOptions(Section):
+    """`[model]`: every model adds its own keys in its own file."""
+
+    name: str
+
+    def smallest_image(self) -> int:
+        """Side of the smallest picture, pixels, that the network can take."""
+        return 1
