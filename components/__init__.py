@@ -1,5 +1,6 @@
-"""TFX components of our own. This package also names their artifact types, as `components.<Type>`: that path is
-what ML Metadata and Kubeflow Pipelines store and import.
+"""TFX components of our own, and their artifact types.
+
+The types are named `components.<Type>`: that path is what ML Metadata and Kubeflow Pipelines store and import.
 
 The types are made on first use, so that asking for a name in this package does not import TFX.
 """

@@ -104,19 +104,27 @@ def serve(
     stderr = Console(stderr=True)
     if not model_base_path.is_dir():
         _stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from serving.local_server.server import LocalServer, ServerStartError
-    from serving.local_server.servables import END
+    from pipeline.session import quiet_output
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        server = LocalServer(model_name, model_base_path.absolute(), port=port, rest_api_port=rest_api_port, host=host)
-    except ServerStartError as error:
-        _stop(stderr, FAILED, str(error))
-    # The ports open once there is something to answer with, as TF Serving's do.
-    server.source.poll()
+    # TensorFlow greets at length when it starts and when it loads; what goes wrong comes as an exception.
+    with quiet_output(Path(os.devnull)):
+        from serving.local_server.servables import END
+        from serving.local_server.server import LocalServer, ServerStartError
+
+        failure: ServerStartError | None = None
+        try:
+            server = LocalServer(
+                model_name, model_base_path.absolute(), port=port, rest_api_port=rest_api_port, host=host
+            )
+            # The ports open once there is something to answer with, as TF Serving's do.
+            server.source.poll()
+        except ServerStartError as error:
+            failure = error
+    if failure is not None:
+        _stop(stderr, FAILED, str(failure))
     if not server.source.versions():
         stderr.print(f"Waiting for a version in {model_base_path} ...")
     while not server.source.versions() and not stop.wait(1.0):

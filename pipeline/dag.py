@@ -9,12 +9,12 @@ from pathlib import Path
 import tensorflow_data_validation as tfdv
 from tfx.components import Evaluator, Pusher, StatisticsGen, Trainer, Transform
 from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
+from components.baseline import LatestBlessedOtherModelStrategy
 from components.example_validator.component import ImageExampleValidator
 from components.grad_cam.component import GradCam
 from components.image_example_gen import layout as layouts
@@ -88,9 +88,10 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     )
 
     resolver = Resolver(
-        strategy_class=LatestBlessedModelStrategy,
+        strategy_class=LatestBlessedOtherModelStrategy,
         model=Channel(type=standard_artifacts.Model),
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+        candidate=trainer.outputs["model"],
     ).with_id("Resolver")
 
     evaluator = Evaluator(

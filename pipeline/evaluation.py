@@ -14,9 +14,7 @@ CROSS_ENTROPY = "cross_entropy"
 EXAMPLE_COUNT = "example_count"
 
 
-def eval_config(
-    evaluation: EvaluationSection, classes: Sequence[str], slices: Sequence[str]
-) -> config_pb2.EvalConfig:
+def eval_config(evaluation: EvaluationSection, classes: Sequence[str], slices: Sequence[str]) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration.
 
     Args:
@@ -35,6 +33,9 @@ def eval_config(
         preprocessing_function_names=[features.TRANSFORM_FEATURES],
         model_type="tf_generic",
     )
+    cross_entropy = config_pb2.MetricConfig(
+        class_name="SparseCategoricalCrossentropy", config=json.dumps({"name": CROSS_ENTROPY})
+    )
     metrics = config_pb2.MetricsSpec(
         metrics=[
             config_pb2.MetricConfig(
@@ -42,17 +43,21 @@ def eval_config(
                 module="trainer_module.hooks.metrics",
                 config=json.dumps({"num_classes": len(classes)}),
             ),
-            config_pb2.MetricConfig(
-                class_name="SparseCategoricalCrossentropy", config=json.dumps({"name": CROSS_ENTROPY})
-            ),
             config_pb2.MetricConfig(class_name="ExampleCount"),
             config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixPlot", config='{"thresholds": [0.0]}'),
         ]
     )
     for name in GATED_METRICS:
         threshold = _threshold(name, evaluation)
-        if threshold is not None:
-            metrics.thresholds[name].CopyFrom(threshold)
+        if threshold is None:
+            continue
+        # A threshold without a slicing specification would hold for every slice, however few examples it has.
+        overall = config_pb2.PerSliceMetricThreshold(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)
+        if name == CROSS_ENTROPY:
+            cross_entropy.per_slice_thresholds.append(overall)
+        else:
+            metrics.per_slice_thresholds[name].thresholds.append(overall)
+    metrics.metrics.append(cross_entropy)
     slicing = [config_pb2.SlicingSpec()]
     slicing += [config_pb2.SlicingSpec(feature_keys=[slice_feature(name)]) for name in slices]
     return config_pb2.EvalConfig(model_specs=[model], metrics_specs=[metrics], slicing_specs=slicing)

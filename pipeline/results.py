@@ -121,9 +121,7 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
         values["slices"] = slice_metrics(evaluator["evaluation"].uri, classes)
     if blessing := evaluator.get("blessing"):
         values["blessed"] = blessing.custom_properties["blessed"].int_value == 1
-        values["has_baseline"] = "baseline_model_uri" in blessing.custom_properties or (
-            "baseline_model" in blessing.custom_properties
-        )
+        values["has_baseline"] = "baseline_model" in blessing.custom_properties
         refusals += _threshold_failures(evaluator["evaluation"].uri)
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
@@ -177,20 +175,21 @@ def _threshold_failures(evaluation_uri: str) -> list[str]:
     failures = []
     for failed_slice in validation.metric_validations_per_slice:
         for failure in failed_slice.failures:
-            key = failure.metric_key
-            measured = failure.metric_value.double_value.value
-            if key.is_diff:
-                allowed = failure.metric_threshold.change_threshold.absolute.value
-                failures.append(
-                    f"Evaluator: {key.name} changed by {measured:+.4f} against the last blessed model, "
-                    f"allowed {allowed:+g}"
-                )
-                continue
-            bound = failure.metric_threshold.value_threshold
-            side, limit = (
-                ("at least", bound.lower_bound.value)
-                if bound.HasField("lower_bound")
-                else ("at most", bound.upper_bound.value)
-            )
-            failures.append(f"Evaluator: {key.name} is {measured:.4f}, must be {side} {limit:g}")
+            failures.append("Evaluator: " + _describe_failure(failure))
     return failures
+
+
+def _describe_failure(failure: Any) -> str:
+    """One line: the figure, the bound, and by how much it was missed."""
+    key, threshold = failure.metric_key, failure.metric_threshold
+    if not failure.HasField("metric_value"):
+        return f"{key.name} could not be computed: {' '.join(failure.message.split())}"
+    measured = failure.metric_value.double_value.value
+    if key.is_diff:
+        allowed = threshold.change_threshold.absolute.value
+        return f"{key.name} changed by {measured:+.4f} against the last blessed model, allowed {allowed:+g}"
+    bounds = threshold.value_threshold
+    at_least = bounds.HasField("lower_bound")
+    limit = bounds.lower_bound.value if at_least else bounds.upper_bound.value
+    side = "at least" if at_least else "at most"
+    return f"{key.name} is {measured:.4f}, must be {side} {limit:g} (missed by {abs(measured - limit):.4f})"

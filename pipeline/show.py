@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
 _PROGRESS_LOGGER = "tfx_vision.progress"
-_MARKS = {"complete": "[green]✓[/green]", "cached": "[cyan]●[/cyan]", "skipped": "[dim]·[/dim]", "failed": "[red]✗[/red]"}
+_MARKS = {
+    "complete": "[green]✓[/green]",
+    "cached": "[cyan]●[/cyan]",
+    "skipped": "[dim]·[/dim]",
+    "failed": "[red]✗[/red]",
+}
 _MOST_ROWS = 20
 
 
@@ -42,6 +47,7 @@ class Progress(logging.Handler):
     """A line for every finished node; where there is a terminal, also what the running one is doing."""
 
     def __init__(self, console: Console) -> None:
+        """Shows on this console."""
         super().__init__(logging.INFO)
         self._console = console
         self._status: Status | None = console.status("importing TFX") if console.is_terminal else None
@@ -74,9 +80,8 @@ class Progress(logging.Handler):
             if self._status:
                 self._status.update(result.id)
             return
-        self._console.print(
-            f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]",
-            highlight=False,
+        self.__line(
+            console, f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]"
         )
 
 
@@ -88,27 +93,35 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         if result.slices:
             _classes(console, result.slices[0])
             _slices(console, result.slices)
-        _verdict(console, outcome, result, config)
+        _verdict(console, result)
+        if result.pushed_version is not None and not outcome.error:
+            base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
+            _line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
+            _line(console, f"Ask it:    tfx-vision predict IMAGE --model {config.model_name}")
     if outcome.error:
         node, cause = outcome.error
-        console.print(f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}", highlight=False, soft_wrap=True)
-        console.print(
+        _line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
+        _line(
+            console,
             "The same command goes on at this node. Everything that was said is in "
             f"{escape(str(outcome.log_path))}; --debug shows the traceback.",
-            highlight=False,
-            soft_wrap=True,
         )
+
+
+def _line(console: Console, markup: str) -> None:
+    """Paths and messages are wrapped by the terminal, not broken into lines, so that they can be copied."""
+    console.print(markup, highlight=False, soft_wrap=True)
 
 
 def _data(console: Console, result: RunResult) -> None:
     if result.data is None:
         return
     splits = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in result.data["splits"].items())
-    console.print(f"\n[bold]Pictures[/bold]  {result.data['examples']:,} used ({splits})", highlight=False)
+    _line(console, f"\n[bold]Pictures[/bold]  {result.data['examples']:,} used ({splits})")
     if result.quarantined:
-        console.print(f"[yellow]{len(result.quarantined)} quarantined:[/yellow]", highlight=False)
+        _line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
         for record in result.quarantined[:_MOST_ROWS]:
-            console.print(f"  {escape(record['path'])}: {escape(record['reason'])}", highlight=False, soft_wrap=True)
+            _line(console, f"  {escape(record['path'])}: {escape(record['reason'])}")
         if len(result.quarantined) > _MOST_ROWS:
             console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
 
@@ -119,13 +132,15 @@ def _classes(console: Console, overall: SliceMetrics) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     shown = sorted(overall.per_class.items(), key=lambda item: item[1]["f1"])
     for name, figures in shown[:_MOST_ROWS]:
-        table.add_row(escape(name), *(_figure(figures[key]) for key in ("precision", "recall", "f1")), f"{figures['support']:.0f}")
+        table.add_row(
+            escape(name), *(_figure(figures[key]) for key in ("precision", "recall", "f1")), f"{figures['support']:.0f}"
+        )
     if len(shown) > _MOST_ROWS:
         table.caption = f"the {_MOST_ROWS} classes with the lowest F1 of {len(shown)}"
     table.add_section()
     macro = [_figure(overall.metrics[f"macro_{key}"]) for key in ("precision", "recall", "f1")]
     table.add_row("[bold]macro average[/bold]", *macro, f"{overall.metrics['examples']:.0f}")
-    console.print("\n[bold]Classes[/bold], lowest F1 first", highlight=False)
+    _line(console, "\n[bold]Classes[/bold], lowest F1 first")
     console.print(table)
 
 
@@ -137,47 +152,30 @@ def _slices(console: Console, slices: list[SliceMetrics]) -> None:
     for row in [overall, *sorted(others, key=lambda row: row.metrics["accuracy"])]:
         figures = [_figure(row.metrics[key]) for key in ("accuracy", "macro_f1", "cross_entropy")]
         table.add_row(escape(row.name), *figures, f"{row.metrics['examples']:.0f}")
-    console.print("[bold]Slices[/bold], lowest accuracy first", highlight=False)
+    _line(console, "[bold]Slices[/bold], lowest accuracy first")
     console.print(table)
 
 
-def _verdict(console: Console, outcome: Outcome, result: RunResult, config: PipelineConfig) -> None:
+def _verdict(console: Console, result: RunResult) -> None:
+    def say(node: str, text: str) -> None:
+        _line(console, f"[bold]{node:<18}[/bold]{text}")
+
     if result.blessed is not None:
         against = "and against the last blessed model" if result.has_baseline else "(no blessed model before it)"
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
-        console.print(f"[bold]Evaluator[/bold]         {word} by its thresholds {against}", highlight=False)
+        say("Evaluator", f"{word} by its thresholds {against}")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check["passed"] for check in result.checks)
-        console.print(
-            f"[bold]ServingValidator[/bold]  {word}: {passed} of {len(result.checks)} checks passed", highlight=False
-        )
+        say("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
     for refusal in result.refusals:
-        console.print(f"  [red]✗[/red] {escape(refusal)}", highlight=False, soft_wrap=True)
+        _line(console, f"  [red]✗[/red] {escape(refusal)}")
     if result.explanations:
-        console.print(
-            f"[bold]GradCam[/bold]           {result.num_explained} decisions explained: {escape(result.explanations)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say("GradCam", f"{result.num_explained} decisions explained: {escape(result.explanations)}")
     if result.pushed_version is not None:
-        console.print(
-            f"[bold]Pusher[/bold]            [green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if not outcome.error:
-            console.print(
-                f"\nServe it:  tfx-vision serve --model-name {config.model_name} --model-base-path {config.model_base_path}\n"
-                f"Ask it:    tfx-vision predict IMAGE --model {config.model_name}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
     elif result.refused:
-        console.print(
-            "[bold]Pusher[/bold]            [red]nothing pushed[/red]; the version before, if any, is still served",
-            highlight=False,
-        )
+        say("Pusher", "[red]nothing pushed[/red]; the version before, if any, is still served")
 
 
 def _cause(error: BaseException) -> str:
@@ -187,4 +185,4 @@ def _cause(error: BaseException) -> str:
 
 
 def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else f"{value:.4f}"

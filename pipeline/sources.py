@@ -53,7 +53,7 @@ def slant(ink: np.ndarray) -> str:
     """How far the strokes lean: `left`, `upright` or `right`.
 
     The horizontal shift per row of the best-fitting axis is cov(x, y) / var(y), weighted by ink; y points down, so a
-    hand that leans to the right has a negative one. Below a quarter of a pixel a row it counts as upright.
+    hand that leans to the right has a negative one. Below a tenth of a pixel a row it counts as upright.
 
     Args:
       ink: [height, width], non-negative, not all zero.
@@ -63,7 +63,7 @@ def slant(ink: np.ndarray) -> str:
     dx, dy = x - (weights * x).sum(), y - (weights * y).sum()
     variance = (weights * dy * dy).sum()
     shift = (weights * dx * dy).sum() / variance if variance > 0 else 0.0
-    return "right" if shift < -0.25 else "left" if shift > 0.25 else "upright"
+    return "right" if shift < -0.1 else "left" if shift > 0.1 else "upright"
 
 
 WRITERS = {"digits": write_digits}

@@ -18,6 +18,7 @@ class ServerError(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
+        """Takes the status name and what the server said."""
         super().__init__(f"{code}: {message}")
         self.code = code
 
@@ -79,7 +80,9 @@ class GrpcClient:
     """Speaks to TF Serving's PredictionService."""
 
     def __init__(self, address: str, model_name: str, timeout_s: float = 30.0) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         address: HOST:PORT.
         model_name: As the server knows it.
         timeout_s: Deadline of a call.
@@ -125,7 +128,9 @@ class GrpcClient:
 
     def _method(self, path: str, response: Any) -> Any:
         return self._channel.unary_unary(
-            path, request_serializer=lambda message: message.SerializeToString(), response_deserializer=response.FromString
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
         )
 
     def _call(self, method: Any, request: Any) -> Any:
@@ -139,7 +144,9 @@ class RestClient:
     """Speaks to TF Serving's REST interface."""
 
     def __init__(self, url: str, model_name: str, timeout_s: float = 30.0) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         url: For example http://127.0.0.1:8501.
         model_name: As the server knows it.
         timeout_s: Deadline of a call.
@@ -197,7 +204,9 @@ def _question(images: Sequence[bytes], top_k: int) -> tuple[str, str, list[bytes
 def _predictions(outputs: dict[str, Any], top_k: int) -> list[Prediction]:
     names, scores = ("label", "score") if top_k <= 1 else ("classes", "scores")
     if names not in outputs or scores not in outputs:
-        raise ServerError("FAILED_PRECONDITION", f"the answer has no `{names}` and `{scores}`: is it one of our models?")
+        raise ServerError(
+            "FAILED_PRECONDITION", f"the answer has no `{names}` and `{scores}`: is it one of our models?"
+        )
     predictions = []
     for row_names, row_scores in zip(outputs[names], outputs[scores], strict=True):
         if top_k <= 1:

@@ -88,7 +88,7 @@ def _build() -> dict[str, Any]:
                 field.type = _FIELD.TYPE_MESSAGE
                 field.type_name = f".{package}.{kind}"
             else:
-                field.type = kind  # type: ignore[assignment]
+                field.type = kind
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {

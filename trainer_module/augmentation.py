@@ -34,9 +34,7 @@ def layers(options: AugmentationOptions, seed: int) -> list[keras.layers.Layer]:
         chosen.append(kl.RandomZoom(options.zoom, fill_mode="nearest", seed=seed, name="augment_zoom"))
     if options.translation:
         shift = options.translation
-        chosen.append(
-            kl.RandomTranslation(shift, shift, fill_mode="nearest", seed=seed, name="augment_translation")
-        )
+        chosen.append(kl.RandomTranslation(shift, shift, fill_mode="nearest", seed=seed, name="augment_translation"))
     if options.contrast:
         chosen.append(kl.RandomContrast(options.contrast, seed=seed, name="augment_contrast"))
     if options.brightness:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import keras
@@ -10,6 +12,9 @@ import tensorflow as tf
 from trainer_module import features
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
+
+# Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
+LABELS_FILE = "assets.extra/labels.json"
 
 
 def export(
@@ -31,7 +36,7 @@ def export(
       options: The whole configuration of the run.
       tft_layer: The transform graph.
       raw_feature_spec: How to parse a raw example.
-      serving_dir: Receives the SavedModel (`saved_model.pb`, `variables/`, `assets/`).
+      serving_dir: Receives the SavedModel (`saved_model.pb`, `variables/`, `assets/`) and `assets.extra/labels.json`.
       run_dir: Receives `model.keras`: Keras 3 cannot reload a SavedModel, and Pusher would copy all of serving_dir.
     """
     archive = keras.export.ExportArchive()
@@ -40,5 +45,9 @@ def export(
     for name, endpoint in classification.endpoints(model, options, tft_layer, raw_feature_spec).items():
         archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
     archive.write_out(serving_dir, verbose=False)
+    labels_path = os.path.join(serving_dir, LABELS_FILE)
+    tf.io.gfile.makedirs(os.path.dirname(labels_path))
+    with tf.io.gfile.GFile(labels_path, "w") as file:
+        file.write(json.dumps(options.classes, ensure_ascii=False))
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     model.save(str(Path(run_dir) / features.KERAS_FILE))

@@ -87,7 +87,9 @@ def color_table(colormap: str) -> np.ndarray:
     try:
         colors = matplotlib.colormaps[colormap]
     except KeyError:
-        raise ValueError(f"Unknown colour map {colormap!r}; matplotlib has, for example, jet, viridis, magma.") from None
+        raise ValueError(
+            f"Unknown colour map {colormap!r}; matplotlib has, for example, jet, viridis, magma."
+        ) from None
     return (colors(np.linspace(0.0, 1.0, 256))[:, :3] * 255.0).astype(np.float32)
 
 

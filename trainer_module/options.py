@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 from trainer_module import models
 from trainer_module.section import Fraction, ModelOptions, Section
 
+
 class TransformOptions(Section):
     """`[transform]`: what a picture becomes before the model sees it."""
 

@@ -31,9 +31,7 @@ class SessionModel:
         self._lock = threading.Lock()
         try:
             with self._session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(
-                    self._session, [tf.saved_model.SERVING], export_dir
-                )
+                meta_graph = tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], export_dir)
         except Exception:
             self._session.close()
             raise

@@ -24,8 +24,7 @@ class AnomaliesFoundError(RuntimeError):
 def describe(anomalies: anomalies_pb2.Anomalies) -> list[str]:
     """One line an anomaly: the feature's name and TFDV's own text."""
     lines = [
-        f"{name}: {info.short_description}: {info.description}"
-        for name, info in sorted(anomalies.anomaly_info.items())
+        f"{name}: {info.short_description}: {info.description}" for name, info in sorted(anomalies.anomaly_info.items())
     ]
     if anomalies.HasField("dataset_anomaly_info"):
         lines.append(f"data set: {anomalies.dataset_anomaly_info.description}")

@@ -1,5 +1,7 @@
 """GradCam: shows where the model looked, for the decisions most worth looking at."""
 
+from typing import Any, ClassVar
+
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
@@ -10,16 +12,18 @@ from components.grad_cam import executor
 class GradCamSpec(component_spec.ComponentSpec):
     """What the component takes and gives."""
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
         "split": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {
+    INPUTS: ClassVar[dict[str, Any]] = {
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
     }
-    OUTPUTS = {"explanations": component_spec.ChannelParameter(type=components.GradCamExplanations)}
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations)
+    }
 
 
 class GradCam(base_beam_component.BaseBeamComponent):
@@ -41,7 +45,9 @@ class GradCam(base_beam_component.BaseBeamComponent):
         split: str,
         source_hash: str,
     ) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         model_run: Trainer's `model_run`, which holds the Keras file.
         examples: Raw examples.
         options: TrainerOptions as JSON.

@@ -22,9 +22,7 @@ def render(entries: Sequence[dict[str, Any]], options: TrainerOptions, split: st
     """
     template = (resources.files("components.grad_cam") / "index.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    by_class = {
-        name: [entry for entry in entries if entry["class"] == name] for name in options.classes
-    }
+    by_class = {name: [entry for entry in entries if entry["class"] == name] for name in options.classes}
     colors = grad_cam.color_table(options.grad_cam.colormap)
     stops = ", ".join(
         f"rgb({', '.join(str(round(channel)) for channel in colors[index])})" for index in range(0, 256, 15)

@@ -1,5 +1,7 @@
 """ImageExampleGen: folders of pictures → tf.Examples, and a record of everything that was refused."""
 
+from typing import Any, ClassVar
+
 from tfx.components.example_gen import driver
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.proto import example_gen_pb2, range_config_pb2
@@ -11,11 +13,13 @@ from components.image_example_gen.layout import Layout
 
 
 class ImageExampleGenSpec(component_spec.ComponentSpec):
-    """What the component takes and gives. The first four parameters are those of TFX's file-based driver, which
-    resolves the span and fingerprints every file (name, size, time of change), so that the cache sees changed data.
+    """What the component takes and gives.
+
+    The first four parameters are those of TFX's file-based driver, which resolves the span and fingerprints every
+    file (name, size, time of change), so that the cache sees changed data.
     """
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar[dict[str, Any]] = {
         "input_base": component_spec.ExecutionParameter(type=str),
         "input_config": component_spec.ExecutionParameter(type=example_gen_pb2.Input),
         "output_config": component_spec.ExecutionParameter(type=example_gen_pb2.Output),
@@ -23,8 +27,8 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
         "options": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {}
-    OUTPUTS = {
+    INPUTS: ClassVar[dict[str, Any]] = {}
+    OUTPUTS: ClassVar[dict[str, Any]] = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "quarantine": component_spec.ChannelParameter(type=components.Quarantine),
     }
@@ -44,7 +48,9 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
     DRIVER_CLASS = driver.FileBasedDriver
 
     def __init__(self, *, input_base: str, layout: Layout, options: executor.Options, source_hash: str) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         input_base: The data folder.
         layout: What `layout.inspect` found there.
         options: What the executor is told.

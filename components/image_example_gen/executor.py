@@ -196,9 +196,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Spread" >> beam.Reshuffle()
                 | "Read" >> beam.ParDo(_ReadPicture(input_base, options)).with_outputs(_BAD, main="good")
             )
-            by_split = read.good | "Split" >> beam.Partition(
-                lambda item, _: splits.index(item[0]), len(splits)
-            )
+            by_split = read.good | "Split" >> beam.Partition(lambda item, _: splits.index(item[0]), len(splits))
             for split, items in zip(splits, by_split, strict=True):
                 (
                     items
@@ -239,7 +237,7 @@ def _list_files(input_base: str, input_config_json: str) -> list[str]:
 def _take_lines(path: str) -> list[str]:
     """Reads and removes an intermediate text file."""
     with tf.io.gfile.GFile(path) as file:
-        lines = file.read().splitlines()
+        lines: list[str] = file.read().splitlines()
     tf.io.gfile.remove(path)
     return lines
 

@@ -36,14 +36,13 @@ class Check(NamedTuple):
     detail: str
 
 
-def expected_probabilities(
-    model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]
-) -> np.ndarray:
+def expected_probabilities(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
     """The Keras model's own answer, float32 [N, C]: the reference that the export is compared with."""
     pixels = preprocessing.decode_and_resize(
         tf.constant(list(image_bytes)), options.transform.image_size, options.transform.channels
     )
-    return tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)).numpy()
+    probabilities: np.ndarray = tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)).numpy()
+    return probabilities
 
 
 def validate(

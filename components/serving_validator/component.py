@@ -1,5 +1,7 @@
 """ServingValidator: the gate that asks the exported model real questions before it is pushed."""
 
+from typing import Any, ClassVar
+
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
@@ -9,19 +11,21 @@ from components.serving_validator import executor
 class ServingValidatorSpec(component_spec.ComponentSpec):
     """What the component takes and gives."""
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
         "split": component_spec.ExecutionParameter(type=str),
         "num_examples": component_spec.ExecutionParameter(type=int),
         "tolerance": component_spec.ExecutionParameter(type=float),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {
+    INPUTS: ClassVar[dict[str, Any]] = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
     }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)
+    }
 
 
 class ServingValidator(base_component.BaseComponent):
@@ -46,7 +50,9 @@ class ServingValidator(base_component.BaseComponent):
         tolerance: float,
         source_hash: str,
     ) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         model: Trainer's `model`.
         model_run: Trainer's `model_run`, which holds the Keras file.
         examples: Raw examples.

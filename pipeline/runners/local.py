@@ -36,6 +36,7 @@ class NodeFailedError(Exception):
     """A node's executor raised; the cause is chained."""
 
     def __init__(self, node_id: str, cause: BaseException) -> None:
+        """Names the node and keeps the cause."""
         super().__init__(f"{node_id}: {cause}")
         self.node_id = node_id
         self.cause = cause
@@ -65,9 +66,7 @@ def run(
       NodeFailedError: If a node fails; the nodes behind it do not run.
     """
     compiled = compiler.Compiler().compile(pipeline)
-    runtime_parameter_utils.substitute_runtime_parameter(
-        compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
-    )
+    runtime_parameter_utils.substitute_runtime_parameter(compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(compiled)
     which = deployment.metadata_connection_config.WhichOneof("connection_config")
     connection = getattr(deployment.metadata_connection_config, which)

@@ -54,6 +54,7 @@ class RequestError(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
+        """Takes the status name and the message."""
         super().__init__(message)
         self.code = code
         self.message = message

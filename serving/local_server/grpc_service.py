@@ -44,7 +44,7 @@ def add_services(server: grpc.Server, source: servables.ModelSource) -> None:
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
 
 
-class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, source: servables.ModelSource) -> None:
         self._source = source
 
@@ -68,7 +68,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
-class _ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, source: servables.ModelSource) -> None:
         self._source = source
 
@@ -109,7 +109,7 @@ def _code(name: str) -> grpc.StatusCode:
 def _spec(request: message.Message) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
         raise RequestError("INVALID_ARGUMENT", "Missing ModelSpec")
-    spec = request.model_spec  # type: ignore[attr-defined]
+    spec = request.model_spec
     if not spec.name:
         raise RequestError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
     return spec

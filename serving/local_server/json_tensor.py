@@ -32,7 +32,9 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8").lstrip()
     except UnicodeDecodeError as error:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from None
+        raise RequestError(
+            "INVALID_ARGUMENT", f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
+        ) from None
     if not text:
         raise RequestError("INVALID_ARGUMENT", "JSON Parse error: The document is empty")
     try:
@@ -72,7 +74,9 @@ def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict
       RequestError: INVALID_ARGUMENT, as TF Serving words it.
     """
     if "instances" in request and "inputs" in request:
-        raise RequestError("INVALID_ARGUMENT", "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+        raise RequestError(
+            "INVALID_ARGUMENT", "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+        )
     if "instances" in request:
         return _from_rows(request["instances"], inputs), ROW
     if "inputs" in request:
@@ -109,7 +113,8 @@ def _from_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarra
         if len(inputs) != 1:
             raise RequestError(
                 "INVALID_ARGUMENT",
-                "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map",
+                "instances is a plain list, but expecting list of objects as multiple input tensors required "
+                "as per tensorinfo_map",
             )
         ((name, info),) = inputs.items()
         return {name: _to_array(instances, info)}
@@ -140,7 +145,11 @@ def _from_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray
                 raise RequestError("INVALID_ARGUMENT", f"Missing named input: {name} in 'inputs' object.")
         return {name: _to_array(value[name], info) for name, info in inputs.items()}
     if len(inputs) != 1:
-        raise RequestError("INVALID_ARGUMENT", "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map")
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            "inputs is a plain value/list, but expecting an object as multiple input tensors required "
+            "as per tensorinfo_map",
+        )
     ((name, info),) = inputs.items()
     return {name: _to_array(value, info)}
 

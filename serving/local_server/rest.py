@@ -20,9 +20,7 @@ from serving.local_server import json_tensor, servables
 from serving.local_server.errors import HTTP_STATUS, RequestError
 from trainer_module.features import SERVING_DEFAULT
 
-_POST = re.compile(
-    r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)"
-)
+_POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
 _GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
 _ALL_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 
@@ -82,9 +80,7 @@ def _predict(
     request = json_tensor.parse(body)
     signature = json_tensor.signature_name(request, SERVING_DEFAULT)
     if signature not in model.signatures:
-        raise RequestError(
-            "INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def'
-        )
+        raise RequestError("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
     inputs, format_ = json_tensor.to_tensors(request, model.signatures[signature].inputs)
     return json_tensor.from_tensors(servables.predict(model, signature, inputs), format_)
 

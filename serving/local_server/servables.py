@@ -37,7 +37,9 @@ class ModelSource:
     """
 
     def __init__(self, model_name: str, base_path: Path) -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         model_name: The name that clients ask for.
         base_path: Folder of numbered version folders.
         """
@@ -170,8 +172,7 @@ def predict(
             known = ",".join(sorted(definition.outputs))
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {{{known}}}.",
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{known}}}.",
             )
     if len(set(output_filter)) != len(output_filter):
         raise RequestError("INVALID_ARGUMENT", "duplicate output tensor alias: " + ",".join(output_filter))

@@ -51,7 +51,11 @@ class LocalServer:
         self._grpc = grpc.server(
             futures.ThreadPoolExecutor(max_workers=8),
             # Without this two servers could share a port, each with half of the requests.
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+            ],
         )
         grpc_service.add_services(self._grpc, self.source)
         try:
@@ -65,7 +69,8 @@ class LocalServer:
         except OSError as error:
             self._socket.close()
             raise ServerStartError(
-                f"Port {rest_api_port} on {host} cannot be used ({error.strerror}). Choose another with --rest-api-port."
+                f"Port {rest_api_port} on {host} cannot be used ({error.strerror}). "
+                "Choose another with --rest-api-port."
             ) from None
         self.rest_port = self._socket.getsockname()[1]
         config = uvicorn.Config(rest.create_app(self.source), log_level="warning", lifespan="off")

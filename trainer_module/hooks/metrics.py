@@ -11,7 +11,9 @@ PER_CLASS = ("precision", "recall", "f1", "support")
 OVERALL = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
 
 
-def report(counts: Mapping[tuple[int, int], float], num_classes: int) -> tuple[dict[str, float], list[dict[str, float]]]:
+def report(
+    counts: Mapping[tuple[int, int], float], num_classes: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Computes what scikit-learn's classification report shows, the most probable class being the prediction.
 
     Args:
@@ -45,7 +47,7 @@ def report(counts: Mapping[tuple[int, int], float], num_classes: int) -> tuple[d
 
 
 # TFMA constructs this class by its name in the EvalConfig.
-class ClassificationReport(tfma.metrics.Metric):  # type: ignore[misc]
+class ClassificationReport(tfma.metrics.Metric):
     """Accuracy, macro means and figures per class, as metrics that thresholds can name.
 
     TFMA's own Precision and Recall compare every class's probability with one half; a class that wins with less would
@@ -53,7 +55,9 @@ class ClassificationReport(tfma.metrics.Metric):  # type: ignore[misc]
     """
 
     def __init__(self, num_classes: int, name: str = "classification_report") -> None:
-        """Args:
+        """Takes what the instance needs.
+
+        Args:
         num_classes: Number of classes; ids are 0 to num_classes - 1.
         name: Not shown: the figures have names of their own.
         """
@@ -74,7 +78,9 @@ def _computations(
         thresholds=[0.0], eval_config=eval_config, **shared
     )
     matrices_key = matrices[-1].keys[-1]
-    overall_keys = {figure: metric_types.MetricKey(name=figure, **shared) for figure in OVERALL}
+    # `thresholds` of a MetricsSpec look for keys that say nothing about weights.
+    unweighted = {**shared, "example_weighted": None}
+    overall_keys = {figure: metric_types.MetricKey(name=figure, **unweighted) for figure in OVERALL}
     class_keys = [
         {
             figure: metric_types.MetricKey(name=figure, sub_key=metric_types.SubKey(class_id=class_id), **shared)

@@ -28,9 +28,7 @@ def run_fn(fn_args: FnArgs) -> None:
         train_data=input_pipeline.batches(
             fn_args.train_files, options.transform, options.training.batch_size, shuffle_seed=options.training.seed
         ),
-        validation_data=input_pipeline.batches(
-            fn_args.eval_files, options.transform, options.training.batch_size
-        ),
+        validation_data=input_pipeline.batches(fn_args.eval_files, options.transform, options.training.batch_size),
         run_dir=fn_args.model_run_dir,
     )
     export.export(

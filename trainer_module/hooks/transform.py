@@ -34,9 +34,7 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
     # The vocabulary is the configuration's, in alphabetical order: ids do not depend on how often a class occurs,
     # and a class that appears later is an anomaly, not a silent change of every id.
     ids = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(
-            tf.constant(classes), tf.range(len(classes), dtype=tf.int64)
-        ),
+        tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
         default_value=-1,
     )
     return {

@@ -61,7 +61,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
         for index, filters in enumerate(filters_of_block, start=1):
             last_convolution = last_block and index == len(filters_of_block)
             x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"block{block}_conv{index}")(x)
-            x = layers.BatchNormalization(name=f"block{block}_bn{index}")(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"block{block}_bn{index}")(x)
             name = features.FEATURES_LAYER if last_convolution else f"block{block}_relu{index}"
             x = layers.ReLU(name=name)(x)
         if not last_block:

@@ -1,0 +1,34 @@
+# What people, the README and CI call. `make demo` and `make test` need nothing done before.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint format image clean
+
+help: ## Shows this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Creates .venv from requirements.lock; does nothing when that is done.
+	@scripts/setup.sh
+
+demo: setup ## Trains, checks, explains, pushes and serves a model of handwritten digits, and asks it.
+	@scripts/demo.sh
+
+test: setup ## Runs all tests.
+	$(BIN)/python -m pytest
+
+lint: setup ## Checks format, style, types and the direction of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Formats the code and mends what ruff can mend.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+image: ## Builds the container image (docker, podman or buildah).
+	@scripts/image.sh
+
+clean: ## Removes the environment, the private C runtime and all caches; runs/ stays.
+	rm -rf .venv .runtime .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,108 @@
+"""Which files are pictures, and what is said of the others."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.image_example_gen import picture
+
+MAX_PIXELS = 10_000
+
+
+def saved(image: Image.Image, format_: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_"), [("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG")]
+)
+def test_every_kind_of_png(mode, format_):
+    found = picture.examine(saved(Image.new(mode, (6, 4)), format_), MAX_PIXELS)
+    assert (found.format, found.height, found.width) == ("PNG", 4, 6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_kind_of_jpeg(mode, progressive):
+    found = picture.examine(saved(Image.new(mode, (6, 4)), "JPEG", progressive=progressive), MAX_PIXELS)
+    assert (found.format, found.height, found.width) == ("JPEG", 4, 6)
+
+
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_brightness_is_the_mean_luma(level):
+    found = picture.examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"), MAX_PIXELS)
+    assert found.brightness == pytest.approx(level, abs=1e-3)
+
+
+def test_brightness_weighs_the_colours():
+    green = picture.examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"), MAX_PIXELS)
+    assert green.brightness == pytest.approx(0.587 * 255, abs=1e-3)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_truncated_files_are_refused(rng, format_, keep):
+    whole = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format_)
+    with pytest.raises(picture.UnreadablePictureError, match="damaged or truncated"):
+        picture.examine(whole[: int(len(whole) * keep)], MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        (b"", "empty file"),
+        (b"these are words, not a picture", "not a JPEG or PNG"),
+        (b"PK\x03\x04" + bytes(100), "not a JPEG or PNG"),
+        (saved(Image.new("RGB", (4, 4)), "GIF"), "not a JPEG or PNG"),
+        (saved(Image.new("RGB", (4, 4)), "BMP"), "not a JPEG or PNG"),
+        (saved(Image.new("RGB", (4, 4)), "WEBP"), "not a JPEG or PNG"),
+    ],
+)
+def test_other_files_are_refused(encoded, reason):
+    with pytest.raises(picture.UnreadablePictureError, match=reason):
+        picture.examine(encoded, MAX_PIXELS)
+
+
+def test_animated_png_is_refused():
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue")]
+    encoded = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    with pytest.raises(picture.UnreadablePictureError, match="animated: 3 frames"):
+        picture.examine(encoded, MAX_PIXELS)
+
+
+@pytest.mark.parametrize("side", [101, 12_000, 30_000])
+def test_large_pictures_are_refused_by_their_header_alone(side):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    # Only a header: there is nothing to decode, so an error about pixels proves that nothing was decoded.
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    encoded = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    with pytest.raises(picture.UnreadablePictureError, match=r"data\.max_pixels = 10000"):
+        picture.examine(encoded, MAX_PIXELS)
+
+
+def test_a_second_picture_behind_a_jpeg_is_ignored():
+    first, second = Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4), "red")
+    encoded = saved(first, "MPO", save_all=True, append_images=[second])
+    assert picture.examine(encoded, MAX_PIXELS).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "brightness", "expected"),
+    [
+        (100, 100, 10.0, {"brightness": "dark", "resolution": "small", "orientation": "square"}),
+        (128, 300, 100.0, {"brightness": "normal", "resolution": "medium", "orientation": "landscape"}),
+        (900, 600, 200.0, {"brightness": "bright", "resolution": "large", "orientation": "portrait"}),
+        (511, 512, 85.0, {"brightness": "normal", "resolution": "medium", "orientation": "square"}),
+        (512, 512, 170.0, {"brightness": "bright", "resolution": "large", "orientation": "square"}),
+    ],
+)
+def test_slices(height, width, brightness, expected):
+    assert picture.slices_of(picture.Picture("PNG", height, width, brightness)) == expected
