@@ -80,8 +80,9 @@ class Progress(logging.Handler):
             if self._status:
                 self._status.update(result.id)
             return
-        self.__line(
-            console, f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]"
+        _line(
+            self._console,
+            f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]",
         )
 
 

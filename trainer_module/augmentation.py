@@ -10,11 +10,31 @@ if TYPE_CHECKING:
     import keras
 
 
-def layers(options: AugmentationOptions, seed: int) -> list[keras.layers.Layer]:
-    """The random layers that the options ask for, to be placed at the start of the model.
+def augmented(model: keras.Model, options: AugmentationOptions, seed: int) -> keras.Model:
+    """The model with random layers before it, to be fitted; both share their weights.
 
-    They take and return float32 [N, height, width, channels], range [0, 255], and are the identity unless they are
-    called with `training=True`. What a shift or a turn uncovers is filled with the nearest pixel.
+    The model itself stays free of them, and so does what is saved and exported: Keras's random layers change pictures
+    whenever they are not told `training=False`, so that one forgotten argument would augment at inference.
+
+    Args:
+      model: From pixels to logits.
+      options: The strength of each change.
+      seed: Makes the sequence of random changes reproducible.
+
+    Returns:
+      The model itself where no augmentation is asked for.
+    """
+    import keras
+
+    chosen = layers(options, seed)
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *chosen, model]) if chosen else model
+
+
+def layers(options: AugmentationOptions, seed: int) -> list[keras.layers.Layer]:
+    """The random layers that the options ask for.
+
+    They take and return float32 [N, height, width, channels], range [0, 255]. What a shift or a turn uncovers is
+    filled with the nearest pixel.
 
     Args:
       options: The strength of each; 0 or False leaves a layer out.

@@ -59,6 +59,8 @@ def explainer(model: keras.Model, layer: str = features.FEATURES_LAYER) -> Calla
     def explain(images: tf.Tensor, class_ids: tf.Tensor | None = None) -> Explanation:
         images = tf.cast(images, tf.float32)
         with tf.GradientTape() as tape:
+            # So that the feature map is on the tape even where no variable comes before it.
+            tape.watch(images)
             activations, logits = to_features(images, training=False)
             if class_ids is None:
                 class_ids = tf.argmax(logits, axis=-1)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer_module import features
+from trainer_module import augmentation, features
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
 
@@ -49,7 +49,7 @@ def train(
 
     Args:
       model: From pixels to logits.
-      options: `training` is read.
+      options: `training` and `augmentation` are read.
       train_data: (uint8 [n, h, w, c], int64 [n]) batches, shuffled.
       validation_data: The same, in any order.
       run_dir: Receives `history.csv`.
@@ -61,7 +61,8 @@ def train(
       TrainingDivergedError: If the loss becomes NaN.
     """
     training = options.training
-    model.compile(
+    fitted = augmentation.augmented(model, options.augmentation, training.seed)
+    fitted.compile(
         optimizer=keras.optimizers.Adam(training.learning_rate),
         loss=classification.loss(),
         metrics=classification.metrics(),
@@ -78,6 +79,6 @@ def train(
         keras.callbacks.CSVLogger(str(Path(run_dir) / features.HISTORY_FILE)),
         _EpochReport(),
     ]
-    return model.fit(
+    return fitted.fit(
         train_data, validation_data=validation_data, epochs=training.epochs, callbacks=callbacks, verbose=0
     )

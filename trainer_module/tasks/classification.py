@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer_module import augmentation, features, grad_cam, models, preprocessing
+from trainer_module import features, grad_cam, models, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -26,7 +26,7 @@ class Endpoint(NamedTuple):
 
 
 def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
-    """Builds the network from pixels to logits; normalisation and augmentation are part of it.
+    """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
 
     Args:
       options: The whole configuration of the run.
@@ -34,19 +34,16 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
 
     Returns:
       Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to logits, float32
-      [N, num_classes]. Calling it without `training=True` applies no augmentation.
+      [N, num_classes].
     """
     size, channels = options.transform.image_size, options.transform.channels
     inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
-    x = inputs
-    for layer in augmentation.layers(options.augmentation, options.training.seed):
-        x = layer(x)
     if options.transform.normalization == "dataset":
         # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
         # construction. A constant channel has variance 0; Keras guards the division.
-        x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(x)
+        x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
     else:
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(x)
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(inputs)
     logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
     return keras.Model(inputs, logits, name=options.model.name)
 

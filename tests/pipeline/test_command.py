@@ -1,0 +1,120 @@
+"""The command as people meet it: one clear message and the right exit code, without waiting for TFX."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import config
+
+HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
+
+
+def tfx_vision(*arguments, cwd=None):
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.fixture
+def run_in(tmp_path):
+    def run(*arguments):
+        return tfx_vision("run", *arguments, "--set", f"pipeline.root={tmp_path / 'runs'}")
+
+    return run
+
+
+def assert_one_message(done, code, *words):
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("error:") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epoch=3", ("Unknown key `epoch`", "Did you mean `epochs`?")),
+        ("training.epochs=many", ("training.epochs", "valid integer")),
+        ("training.epochs=-1", ("training.epochs", "greater than or equal to 1")),
+        ("evaluation.slices=['brigtness']", ("unknown slice `brigtness`", "Did you mean `brightness`?")),
+    ],
+    ids=["wrong key", "wrong type", "out of range", "unknown slice"],
+)
+def test_a_wrong_configuration(run_in, override, words):
+    assert_one_message(run_in("digits", "--set", override), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        (None, ("does not exist", "data.path")),
+        ({"a": 3, "b": 0}, ("no pictures in class `b`",)),
+        ({"a": 3}, ("single class (a)",)),
+        ({"a": 1, "b": 9}, ("only one picture in class `a`",)),
+    ],
+    ids=["missing folder", "empty class", "single class", "one picture in a class"],
+)
+def test_a_folder_that_cannot_be_trained_on(run_in, class_folders, tmp_path, counts, words):
+    data = class_folders(counts) if counts is not None else tmp_path / "nowhere"
+    assert_one_message(run_in("digits", "--data", data), 2, *words)
+
+
+def test_an_unknown_node(run_in):
+    assert_one_message(run_in("digits", "--to", "Trainr"), 2, "--to: unknown node `Trainr`", "Did you mean `Trainer`?")
+
+
+def test_an_unknown_preset():
+    assert_one_message(tfx_vision("run", "digit"), 2, "Did you mean `digits`?")
+
+
+def test_usage_errors_of_the_command_line():
+    assert tfx_vision("run").returncode == 2
+    assert tfx_vision("run", "digits", "--no-such-option").returncode == 2
+    assert tfx_vision("no-such-command").returncode == 2
+
+
+def test_predict_without_a_server(tmp_path, picture_bytes):
+    image = tmp_path / "a.png"
+    image.write_bytes(picture_bytes())
+    for option, address in (("--grpc", "127.0.0.1:9"), ("--rest", "http://127.0.0.1:9")):
+        assert_one_message(tfx_vision("predict", image, option, address), 1, "UNAVAILABLE")
+    assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
+
+
+def test_serve_without_a_folder(tmp_path):
+    done = tfx_vision("serve", "--model-base-path", tmp_path / "nowhere")
+    assert_one_message(done, 2, "--model-base-path", "is not a folder")
+
+
+def test_presets_lists_all():
+    found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
+    assert sorted(found) == config.preset_names()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from pipeline import cli",
+        "import serving.client, serving.wire",
+        "from pipeline import config; config.load('digits')",
+        "from pipeline import session; from components.image_example_gen import layout",
+        "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
+    ],
+)
+def test_what_must_answer_at_once_imports_nothing_heavy(statement):
+    code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_doctor_finds_this_environment_sound():
+    done = tfx_vision("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 0
+    assert all(check["passed"] for check in checks.values())
+    assert checks["tfx"]["detail"].startswith("1.21")
+    assert "CPU:0" in checks["devices"]["detail"]

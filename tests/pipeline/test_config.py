@@ -1,0 +1,109 @@
+"""The configuration: what is accepted, and what is said of the rest."""
+
+import pytest
+
+from pipeline import config
+
+
+@pytest.mark.parametrize("name", config.preset_names())
+def test_every_preset_is_valid_and_says_what_it_is(name):
+    data = None if name == "digits" else "."
+    loaded = config.load(name, data=data)
+    assert loaded.pipeline.name == name
+    header = [line for line in config.preset_text(name).splitlines() if line.startswith("#")]
+    for word in ("command:", "cost:", "result:"):
+        assert any(word in line for line in header)
+    assert not any("to be measured" in line for line in header)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1", r"Unknown key `learning_rat` in \[training\]\. Did you mean `learning_rate`\?"),
+        ("modl.name='x'", r"Unknown key `modl`\. Did you mean `model`\?"),
+        ("model.block=3", r"Unknown key `block` in \[model\]\. Did you mean `blocks`\?"),
+        ("data.splits.tran=0.5", r"Unknown key `tran` in \[data\.splits\]\. Did you mean `train`\?"),
+        ("training.epochs=many", r"training\.epochs: .*valid integer.*\(given: 'many'\)"),
+        ("training.epochs=2.5", r"training\.epochs: .*valid integer"),
+        ("training.epochs=0", r"training\.epochs: .*greater than or equal to 1"),
+        ("training.learning_rate=nan", r"training\.learning_rate: .*finite number"),
+        ("data.max_bad_fraction=1.5", r"data\.max_bad_fraction: .*less than or equal to 1"),
+        ("data.splits.train=0.9", r"data\.splits: train, validation and test must add up to 1, not 1\.2"),
+        ("evaluation.thresholds.acuracy=0.9", r"unknown metric `acuracy`\. Did you mean `accuracy`\?"),
+        ("evaluation.thresholds={}", r"at least one threshold is needed"),
+        ("model.name=vgg", r"Unknown model 'vgg'\. Known models: scratch_cnn"),
+        ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
+        ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load("digits", overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["epochs=3", "training=3", "training.epochs", "training.=3", ".x=3", "=3"])
+def test_a_malformed_override_shows_the_form(override):
+    with pytest.raises(config.ConfigError, match=r"expected section\.key=value"):
+        config.load("digits", overrides=[override])
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(config.ConfigError) as raised:
+        config.load("digits", overrides=["training.epoch=3", "transform.chanels=1", "training.batch_size=0"])
+    assert all(word in str(raised.value) for word in ("epoch", "chanels", "batch_size"))
+
+
+def test_values_are_toml_or_bare_words():
+    loaded = config.load(
+        "digits", overrides=["training.learning_rate=1e-2", "grad_cam.colormap=magma", "model.blocks=[[8],[16]]"]
+    )
+    assert loaded.training.learning_rate == 0.01
+    assert loaded.grad_cam.colormap == "magma"
+    assert loaded.model.blocks == ((8,), (16,))
+
+
+def test_data_replaces_the_source(tmp_path):
+    loaded = config.load("digits", data=tmp_path)
+    assert loaded.data.source == "folder"
+    assert loaded.data_dir == tmp_path
+
+
+def test_a_toml_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[pipeline]\nname = "mine"\n[data]\npath = "photos"\n')
+    assert config.load(str(path)).model_name == "mine"
+
+
+@pytest.mark.parametrize(("text", "message"), [("[pipeline\n", "not valid TOML"), ("", "data.path is missing")])
+def test_an_unusable_toml_file(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(str(path))
+
+
+def test_an_unknown_preset_suggests_one():
+    with pytest.raises(config.ConfigError, match=r"Did you mean `digits`\?"):
+        config.load("digts")
+
+
+def test_the_trainers_part_survives_json():
+    from trainer_module.options import TrainerOptions
+
+    options = config.load("digits").trainer_options(("a", "b"))
+    assert TrainerOptions.model_validate_json(options.model_dump_json()) == options
+
+
+def test_beam_arguments():
+    assert config.BeamSection().arguments() == [
+        "--runner=FnApiRunner",
+        "--direct_running_mode=in_memory",
+        "--direct_num_workers=1",
+    ]
+    several = config.BeamSection(runner="multi_processing", workers=3, options=("--x=1",)).arguments()
+    assert several == [
+        "--runner=FnApiRunner",
+        "--direct_running_mode=multi_processing",
+        "--direct_num_workers=3",
+        "--x=1",
+    ]
