@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +64,77 @@ def class_folders(tmp_path: Path, picture_bytes: Callable[..., bytes]) -> Callab
         return root
 
     return make
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """An untrained model of three classes, exported as a trainer exports it.
+
+    Attributes:
+      options: The configuration that made it.
+      model: From pixels to logits.
+      serving_dir: The SavedModel.
+      run_dir: Holds the Keras file.
+      image_bytes: Twelve pictures, four of each class.
+      examples: The same as serialised raw examples.
+    """
+
+    options: Any
+    model: Any
+    serving_dir: str
+    run_dir: str
+    image_bytes: list[bytes]
+    examples: list[bytes]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Exports the model once for all tests."""
+    import keras
+    import tensorflow as tf
+
+    from components.image_example_gen import executor, picture
+    from trainer_module import export, features
+    from trainer_module.input_pipeline import PixelStatistics
+    from trainer_module.options import TrainerOptions, TransformOptions
+    from trainer_module.tasks import classification
+
+    class TransformLayer(tf.Module):
+        """Stands in for Transform's graph: class name → label."""
+
+        def __init__(self, classes: tuple[str, ...]) -> None:
+            super().__init__()
+            initializer = tf.lookup.KeyValueTensorInitializer(
+                tf.constant(classes), tf.range(len(classes), dtype=tf.int64)
+            )
+            self.table = tf.lookup.StaticHashTable(initializer, -1)
+
+        def __call__(self, raw: dict[str, Any]) -> dict[str, Any]:
+            return {features.LABEL: self.table.lookup(raw[features.CLASS_TEXT])}
+
+    keras.utils.set_random_seed(11)
+    options = TrainerOptions(
+        classes=("blue", "green", "red"),
+        transform=TransformOptions(image_size=16),
+        model={"name": "scratch_cnn", "blocks": [[8], [16]], "dense_units": 12},
+    )
+    statistics = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 2500.0, np.float32))
+    model = classification.build_model(options, statistics)
+    random = np.random.default_rng(3)
+    image_bytes, examples = [], []
+    for index in range(12):
+        channel = index % 3
+        pixels = random.integers(0, 80, (20 + index, 24, 3), dtype=np.uint8)
+        pixels[..., 2 - channel] += 150
+        image_bytes.append(encode(pixels, "PNG" if index % 2 else "JPEG"))
+        name = options.classes[channel]
+        found = picture.examine(image_bytes[-1], 10_000)
+        example = executor.to_example(f"{name}/{index}.png", image_bytes[-1], found, name, picture.slices_of(found))
+        examples.append(example.SerializeToString())
+    root = tmp_path_factory.mktemp("tiny")
+    # Where TFX's Trainer puts them.
+    serving_dir, run_dir = str(root / "model" / "Format-Serving"), str(root / "model_run")
+    layer = TransformLayer(options.classes)
+    spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
+    export.export(model, options, tft_layer=layer, raw_feature_spec=spec, serving_dir=serving_dir, run_dir=run_dir)
+    return TinyModel(options, model, serving_dir, run_dir, image_bytes, examples)

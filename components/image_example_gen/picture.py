@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from trainer_module import preprocessing
+from trainer_module.error_text import first_line
 
 # Phones write JPEG files with a second picture behind the first; Pillow calls them MPO, every decoder reads the first.
 _FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG"}
@@ -58,7 +59,7 @@ def examine(encoded: bytes, max_pixels: int) -> Picture:
     except UnidentifiedImageError:
         raise UnreadablePictureError("not a JPEG or PNG file") from None
     except Exception as error:  # a damaged header can break Pillow's parsers in any way
-        raise UnreadablePictureError(f"damaged header: {_first_line(error)}") from None
+        raise UnreadablePictureError(f"damaged header: {first_line(error)}") from None
     if width * height > max_pixels:
         raise UnreadablePictureError(f"{width} x {height} is more than data.max_pixels = {max_pixels} pixels")
     if frames > 1:
@@ -66,7 +67,7 @@ def examine(encoded: bytes, max_pixels: int) -> Picture:
     try:
         pixels = preprocessing.decode(tf.constant(encoded), channels=3).numpy()
     except tf.errors.OpError as error:
-        raise UnreadablePictureError(f"damaged or truncated {name}: {_first_line(error)}") from None
+        raise UnreadablePictureError(f"damaged or truncated {name}: {first_line(error)}") from None
     mean_red, mean_green, mean_blue = pixels.reshape(-1, 3).mean(axis=0)
     # Luma of ITU-R BT.601, section 2.5.1.
     brightness = 0.299 * mean_red + 0.587 * mean_green + 0.114 * mean_blue
@@ -86,9 +87,3 @@ def slices_of(picture: Picture) -> dict[str, str]:
         "resolution": "small" if shorter < 128 else "large" if shorter >= 512 else "medium",
         "orientation": "portrait" if aspect < 1 / 1.1 else "landscape" if aspect > 1.1 else "square",
     }
-
-
-def _first_line(error: Exception) -> str:
-    message = getattr(error, "message", None) or str(error) or type(error).__name__
-    # TensorFlow puts the failing operation's name in front, in braces.
-    return str(message).split("}} ")[-1].split(" [Op:")[0].splitlines()[0][:200]

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, preprocessing
+from trainer_module.error_text import first_line
 from trainer_module.options import TrainerOptions
 from trainer_module.session_model import SessionModel
 
@@ -67,7 +68,7 @@ def validate(
     try:
         served = SessionModel(export_dir)
     except Exception as error:  # the loader's errors have no common class
-        return [Check("loads in a session", False, _first_line(error))]
+        return [Check("loads in a session", False, first_line(error))]
     try:
         checks = [Check("loads in a session", True, f"signatures: {', '.join(sorted(served.signatures))}")]
         missing = [name for name in REQUIRED_SIGNATURES if name not in served.signatures]
@@ -102,7 +103,7 @@ def _compare(
         difference = float(np.max(np.abs(answer["probabilities"] - expected)))
         labels = [label.decode() for label in answer["label"]]
     except Exception as error:
-        return Check(name, False, _first_line(error))
+        return Check(name, False, first_line(error))
     if not difference <= tolerance:  # NaN is a failure too
         return Check(name, False, f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}")
     if labels != [options.classes[index] for index in answer["probabilities"].argmax(axis=-1)]:
@@ -114,7 +115,7 @@ def _answers(served: SessionModel, signature: str, image_bytes: Sequence[bytes])
     try:
         answer = served.run_on(signature, image_bytes)
     except Exception as error:
-        return Check(f"{signature} answers", False, _first_line(error))
+        return Check(f"{signature} answers", False, first_line(error))
     for name, value in answer.items():
         if len(value) != len(image_bytes):
             return Check(f"{signature} answers", False, f"{name} has {len(value)} rows for {len(image_bytes)} pictures")
@@ -126,8 +127,3 @@ def _answers(served: SessionModel, signature: str, image_bytes: Sequence[bytes])
 def _image_of(serialized: bytes) -> bytes:
     example = tf.train.Example.FromString(serialized)
     return bytes(example.features.feature[features.IMAGE_ENCODED].bytes_list.value[0])
-
-
-def _first_line(error: Exception) -> str:
-    message = getattr(error, "message", None) or str(error) or type(error).__name__
-    return f"{type(error).__name__}: {str(message).splitlines()[0][:300]}"

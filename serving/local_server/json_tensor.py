@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from serving.local_server.errors import RequestError
+from serving.local_server.servables import data_type_name
 
 ROW, COLUMN = "row", "column"
 # Values inside error messages are cut at this length.
@@ -166,7 +167,7 @@ def _to_array(value: Any, info: Any) -> np.ndarray:
     try:
         return np.array(flat, dtype=dtype.as_numpy_dtype).reshape(shape)
     except OverflowError:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value is out of range of type: {dtype.name}") from None
+        raise RequestError("INVALID_ARGUMENT", f"JSON Value is out of range of type: {data_type_name(dtype)}") from None
 
 
 def _shape(value: Any) -> list[int]:
@@ -214,10 +215,10 @@ def _scalar(value: Any, dtype: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     else:
-        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON to type {dtype.name} is not supported")
+        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON to type {data_type_name(dtype)} is not supported")
     raise RequestError(
         "INVALID_ARGUMENT",
-        f"JSON Value: {_shown(value)} Type: {_json_type(value)} is not of expected type: {dtype.name}",
+        f"JSON Value: {_shown(value)} Type: {_json_type(value)} is not of expected type: {data_type_name(dtype)}",
     )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from serving.local_server import json_tensor, servables
@@ -31,8 +31,12 @@ def create_app(source: servables.ModelSource) -> Starlette:
     async def handle(request: Request) -> Response:
         # The query string is part of the matched path, and %3A never stands for the colon of the verb.
         path = request.scope["raw_path"].decode("latin-1")
+        if path in ("/healthz", "/readyz"):
+            return health(alive=path == "/healthz")
         if request.scope["query_string"]:
             path += "?" + request.scope["query_string"].decode("latin-1")
+        if not path.lower().startswith("/v1/"):
+            return HTMLResponse("<html><head><title>404 Not Found</title></head><body>Not Found</body></html>", 404)
         body = await request.body()
         try:
             answer = await run_in_threadpool(_answer, source, request.method, path, body)
@@ -41,18 +45,11 @@ def create_app(source: servables.ModelSource) -> Starlette:
             answer, status = {"error": error.message}, HTTP_STATUS[error.code]
         return Response(json.dumps(answer, indent=4), status, media_type="application/json")
 
-    async def health(request: Request) -> Response:
+    def health(alive: bool) -> Response:
         ready = any(version.state == servables.AVAILABLE for version in source.versions())
-        alive = request.url.path == "/healthz"
         return Response("ok\n" if ready or alive else "no version is available\n", 200 if ready or alive else 503)
 
-    return Starlette(
-        routes=[
-            Route("/healthz", health),
-            Route("/readyz", health),
-            Route("/v1/{rest:path}", handle, methods=_ALL_METHODS),
-        ]
-    )
+    return Starlette(routes=[Route("/{path:path}", handle, methods=_ALL_METHODS)])
 
 
 def _answer(source: servables.ModelSource, method: str, path: str, body: bytes) -> dict[str, Any]:

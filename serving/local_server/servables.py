@@ -164,9 +164,8 @@ def predict(
         expected = tf.dtypes.as_dtype(definition.inputs[alias].dtype)
         given = tf.string if inputs[alias].dtype == object else tf.dtypes.as_dtype(inputs[alias].dtype)
         if given != expected:
-            raise RequestError(
-                "INVALID_ARGUMENT", f"Expects arg[{index}] to be {expected.name} but {given.name} is provided"
-            )
+            names = f"{data_type_name(expected)} but {data_type_name(given)}"
+            raise RequestError("INVALID_ARGUMENT", f"Expects arg[{index}] to be {names} is provided")
     for name in output_filter:
         if name not in definition.outputs:
             known = ",".join(sorted(definition.outputs))
@@ -180,6 +179,14 @@ def predict(
         return model.run(signature, inputs, output_filter or None)
     except tf.errors.OpError as error:
         raise from_tensorflow(error) from None
+    except ValueError as error:  # the session's own check of a shape
+        raise RequestError("INVALID_ARGUMENT", str(error)) from None
+
+
+def data_type_name(dtype: tf.DType) -> str:
+    """TensorFlow's C++ name of a type, which its messages use: float, not float32."""
+    name: str = dtype.name
+    return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
 
 
 def _check_aliases(given: set[str], expected: set[str]) -> None:
