@@ -18,6 +18,11 @@ _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the flag that writes golden files anew."""
+    parser.addoption("--update-goldens", action="store_true", help="write the golden files instead of comparing")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test with the name of its folder."""
     for item in items:

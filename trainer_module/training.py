@@ -80,5 +80,10 @@ def train(
         _EpochReport(),
     ]
     return fitted.fit(
-        train_data, validation_data=validation_data, epochs=training.epochs, callbacks=callbacks, verbose=0
+        train_data,
+        validation_data=validation_data,
+        epochs=training.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # the data come shuffled
+        verbose=0,
     )

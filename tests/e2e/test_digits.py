@@ -1,0 +1,247 @@
+"""The whole way on the digits: pictures in, a gated, explained, served model out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_metadata.proto import metadata_store_pb2
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
+from tfx.orchestration import metadata
+
+from pipeline import config, session
+from serving.client import GrpcClient, RestClient
+from serving.local_server.server import LocalServer
+from trainer_module import features
+
+EPOCHS = 8
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def overrides(root):
+    return [
+        f"pipeline.root={root}",
+        f"training.epochs={EPOCHS}",
+        "evaluation.thresholds={accuracy=0.85}",
+        "evaluation.change_thresholds={accuracy=0.05}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def execute(overrides):
+    """Runs the pipeline in this process, which has imported TFX already."""
+
+    def run(*more, **arguments):
+        loaded = config.load("digits", overrides=[*overrides, *more])
+        return session.execute(loaded, session.prepare(loaded), **arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(execute):
+    """The first run."""
+    return execute()
+
+
+@pytest.fixture(scope="module")
+def test_examples(first, root):
+    """The held-out test split as it was written."""
+    files = tf.io.gfile.glob(str(root / "digits/artifacts/ImageExampleGen/examples/*/Split-test/*"))
+    records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
+    return [tf.train.Example.FromString(record).features.feature for record in records]
+
+
+def of(example, key):
+    return example[key].bytes_list.value[0]
+
+
+def test_the_first_run_pushes_a_good_model(first):
+    assert (first.status, first.exit_code, first.error) == ("done", 0, None)
+    assert all(node.state == "complete" for node in first.nodes)
+    assert [node.id for node in first.nodes][:6] == [
+        "ImageExampleGen",
+        "StatisticsGen",
+        "SchemaGen",
+        "ExampleValidator",
+        "Transform",
+        "Trainer",
+    ]
+    result = first.result
+    assert result.blessed and result.servable and not result.has_baseline and result.refusals == []
+    assert result.slices[0].metrics["accuracy"] >= 0.85
+    assert sorted(os.listdir(Path(result.serving_dir).parent)) == [str(result.pushed_version)]
+    assert Path(result.serving_dir, "saved_model.pb").is_file()
+
+
+def test_the_json_object_has_every_key_of_the_contract(first):
+    found = json.loads(json.dumps(first.as_json(), allow_nan=False))
+    assert {"status", "nodes", "metrics", "blessed", "pushed_version", "serving_dir", "report", "quarantined"} <= set(
+        found
+    )
+    assert found["examples"] == 1797 and found["quarantined"] == []
+    assert found["nodes"][0] == {"id": "ImageExampleGen", "state": "complete", "seconds": pytest.approx(5, abs=60)}
+
+
+def test_every_example_is_in_one_split(first):
+    splits = first.result.data["splits"]
+    assert sum(sum(counts.values()) for counts in splits.values()) == 1797
+    assert all(len(counts) == 10 for counts in splits.values())
+
+
+@pytest.fixture(scope="module")
+def served(first):
+    """The pushed model behind both protocols, on loopback."""
+    base = Path(first.result.serving_dir).parent
+    server = LocalServer("digits", base, port=0, rest_api_port=0)
+    server.source.poll()
+    server.start()
+    clients = (
+        GrpcClient(f"127.0.0.1:{server.grpc_port}", "digits"),
+        RestClient(f"http://127.0.0.1:{server.rest_port}", "digits"),
+    )
+    yield clients
+    for client in clients:
+        client.close()
+    server.stop()
+
+
+def test_both_protocols_answer_alike(served, first, test_examples):
+    by_grpc, by_rest = (client.predict([of(e, features.IMAGE_ENCODED) for e in test_examples]) for client in served)
+    assert [p.label for p in by_grpc] == [p.label for p in by_rest]
+    np.testing.assert_allclose([p.score for p in by_grpc], [p.score for p in by_rest], rtol=1e-6)
+    assert served[0].status() == served[1].status() == [(first.result.pushed_version, "AVAILABLE")]
+
+
+def test_the_evaluators_figures_are_those_of_the_served_answers(served, first, test_examples):
+    answers = [p.label for p in served[0].predict([of(e, features.IMAGE_ENCODED) for e in test_examples])]
+    truth = [of(e, features.CLASS_TEXT).decode() for e in test_examples]
+    slants = [of(e, "slice/slant").decode() for e in test_examples]
+    by_name = {entry.name: entry for entry in first.result.slices}
+    selections = {"all": np.full(len(truth), True)}
+    selections |= {f"slant = {slant}": np.array(slants) == slant for slant in set(slants)}
+    assert set(selections) <= set(by_name)
+    for name, chosen in selections.items():
+        truth_here, answers_here = np.array(truth)[chosen], np.array(answers)[chosen]
+        entry = by_name[name]
+        assert entry.metrics["examples"] == chosen.sum()
+        assert entry.metrics["accuracy"] == pytest.approx((truth_here == answers_here).mean(), abs=1e-6)
+        expected = precision_recall_fscore_support(
+            truth_here, answers_here, labels=list("0123456789"), zero_division=0.0
+        )
+        for column, figure in enumerate(("precision", "recall", "f1", "support")):
+            for digit in "0123456789":
+                measured = entry.per_class[digit][figure]
+                if figure != "support" and entry.per_class[digit]["support"] == 0:
+                    assert np.isnan(measured)
+                else:
+                    assert measured == pytest.approx(expected[column][int(digit)], abs=1e-6)
+
+
+def test_decisions_are_explained(first):
+    folder = Path(first.result.explanations).parent
+    entries = json.loads((folder / "index.json").read_text())
+    right = [entry for entry in entries if entry["kind"] == "right"]
+    assert {entry["class"] for entry in right} == set("0123456789")
+    assert first.result.num_explained == len(entries)
+    for entry in entries:
+        overlay = np.asarray(Image.open(folder / entry["overlay"]))
+        assert overlay.shape == (224, 224, 3)
+        assert np.ptp(overlay) > 50
+        assert entry["overlay"] in (folder / "index.html").read_text()
+
+
+def executions_of_last_run(root):
+    """Node type → state, from ML Metadata, of the newest run."""
+    connection = metadata.sqlite_metadata_connection_config(str(root / "digits" / "metadata.sqlite"))
+    with metadata.Metadata(connection) as handle:
+        runs = handle.store.get_contexts_by_type("pipeline_run")
+        executions = handle.store.get_executions_by_context(max(runs, key=lambda run: run.id).id)
+        types = {kind.id: kind.name.rsplit(".", 1)[-1] for kind in handle.store.get_execution_types()}
+    state = metadata_store_pb2.Execution.State
+    return {types[execution.type_id]: state.Name(execution.last_known_state) for execution in executions}
+
+
+def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
+    second = execute()
+    states = executions_of_last_run(root)
+    assert len(states) == 11
+    # The resolver is a question to ML Metadata, and asked anew in every run.
+    assert {node for node, state in states.items() if state != "CACHED"} == {"Resolver"}
+    assert second.exit_code == 0
+    assert second.result.pushed_version == first.result.pushed_version
+    assert second.result.slices[0].metrics == first.result.slices[0].metrics
+
+
+def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute):
+    refused = execute("evaluation.thresholds={cross_entropy=0.0}")
+    assert (refused.status, refused.exit_code) == ("refused", 3)
+    assert {node.id for node in refused.nodes if node.state == "complete"} == {"Resolver", "Evaluator", "Pusher"}
+    (refusal,) = refused.result.refusals
+    assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
+    assert refused.result.pushed_version is None
+    assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
+    worse = execute("training.epochs=1", "training.learning_rate=1e-6", "evaluation.thresholds={accuracy=0.0}")
+    assert worse.exit_code == 3
+    assert worse.result.has_baseline
+    (refusal,) = worse.result.refusals
+    assert "accuracy changed by -0." in refusal and "against the last blessed model, allowed -0.05" in refusal
+    assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_a_part_of_the_pipeline(first, execute):
+    part = execute(from_node="StatisticsGen", to_node="SchemaGen")
+    assert part.exit_code == 0
+    assert {node.id for node in part.nodes if node.state == "cached"} == {"StatisticsGen", "SchemaGen"}
+    assert part.result.pushed_version is None
+
+
+def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root):
+    command = [sys.executable, "-m", "pipeline", "run", "digits", "--json"]
+    # Another seed: everything before Trainer is taken from the cache, Trainer has work to do.
+    for override in [*overrides, "training.seed=5"]:
+        command += ["--set", override]
+    log = root / "digits" / "run.log"
+    log.unlink(missing_ok=True)
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not (log.is_file() and "epoch 2/" in log.read_text()):
+        assert running.poll() is None
+        time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    found = json.loads(done.stdout)
+    states = {node["id"]: node["state"] for node in found["nodes"]}
+    before = ("ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform")
+    assert {states[node] for node in before} == {"cached"}
+    assert states["Trainer"] == "complete"
+    assert (done.returncode, found["status"], found["error"]) == (0, "done", None)
+    assert found["pushed_version"] > first.result.pushed_version
+
+
+def test_two_runs_at_once_are_refused(first, execute, root):
+    import fcntl
+
+    with (root / "digits" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(session.AlreadyRunningError, match="Another run uses"):
+            execute()

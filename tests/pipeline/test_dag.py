@@ -1,0 +1,117 @@
+"""The compiled DAG against its golden file; `pytest --update-goldens` writes it anew."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tfx.dsl.compiler import compiler
+
+from components.image_example_gen import layout
+from pipeline import config, dag, nodes
+from pipeline.evaluation import eval_config
+
+GOLDEN = Path(__file__).parent / "golden" / "dag.json"
+
+
+@pytest.fixture
+def compiled(class_folders, tmp_path):
+    def make(*overrides, counts=None):
+        root = class_folders(counts or {"a": 3, "b": 3})
+        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}", *overrides])
+        pipeline = dag.create_pipeline(loaded, layout.inspect(root))
+        return compiler.Compiler().compile(pipeline)
+
+    return make
+
+
+def graph(compiled):
+    """Every node with its kind and where each of its inputs comes from."""
+    result = {}
+    for entry in compiled.nodes:
+        node = entry.pipeline_node
+        inputs = {}
+        for key, spec in node.inputs.inputs.items():
+            sources = {f"{c.producer_node_query.id}.{c.output_key}" for c in spec.channels if c.output_key}
+            inputs[key] = sorted(sources) or ["(any run)"]
+        result[node.node_info.id] = {
+            "type": node.node_info.type.name,
+            "inputs": dict(sorted(inputs.items())),
+            "after": sorted(node.upstream_nodes),
+            "outputs": {key: spec.artifact_spec.type.name for key, spec in sorted(node.outputs.outputs.items())},
+        }
+    return result
+
+
+def test_the_dag_is_the_golden_one(compiled, request):
+    found = json.dumps(graph(compiled()), indent=2) + "\n"
+    if request.config.getoption("--update-goldens"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(found)
+    assert found == GOLDEN.read_text()
+
+
+def test_the_command_knows_every_node(compiled):
+    assert sorted(graph(compiled())) == sorted(nodes.NODE_IDS)
+
+
+def parameters(compiled, node_id):
+    (node,) = [e.pipeline_node for e in compiled.nodes if e.pipeline_node.node_info.id == node_id]
+    values = {key: value.field_value for key, value in node.parameters.parameters.items()}
+    return {key: getattr(value, value.WhichOneof("value")) for key, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("training.epochs=3", {"Trainer", "ServingValidator", "GradCam"}),
+        ("grad_cam.per_class=1", {"Trainer", "ServingValidator", "GradCam"}),
+        ("transform.image_size=24", {"Transform", "Trainer", "ServingValidator", "GradCam"}),
+        ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),
+        ("serving.validation_examples=3", {"ServingValidator"}),
+        ("data.max_pixels=1000", {"ImageExampleGen"}),
+    ],
+)
+def test_a_setting_reaches_only_the_nodes_that_read_it(class_folders, tmp_path, override, changed):
+    root = class_folders({"a": 3, "b": 3})
+
+    def compile_with(*overrides):
+        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}", *overrides])
+        return compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(root)))
+
+    before, after = compile_with(), compile_with(override)
+    assert {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)} == changed
+
+
+def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
+    before = compiled()
+    monkeypatch.setattr(dag, "source_hash", lambda: "another")
+    loaded = config.load("digits", data=Path(parameters(before, "ImageExampleGen")["input_base"]))
+    after = compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(loaded.data_dir)))
+    changed = {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)}
+    assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam"} <= changed
+
+
+def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
+    splits = parameters(compiled("data.splits={train=0.8,validation=0.2,test=0.0}"), "Evaluator")["example_splits"]
+    assert json.loads(splits) == ["validation"]
+
+
+def test_thresholds_hold_for_the_whole_split_and_on_the_right_side():
+    evaluation = config.EvaluationSection(
+        thresholds={"accuracy": 0.9, "cross_entropy": 0.5}, change_thresholds={"macro_f1": 0.1, "cross_entropy": 0.2}
+    )
+    (metrics,) = eval_config(evaluation, ["a", "b"], ["brightness"]).metrics_specs
+    (accuracy,) = metrics.per_slice_thresholds["accuracy"].thresholds
+    assert accuracy.threshold.value_threshold.lower_bound.value == 0.9
+    assert not accuracy.threshold.HasField("change_threshold")
+    assert [list(spec.feature_keys) for spec in accuracy.slicing_specs] == [[]]
+    (f1,) = metrics.per_slice_thresholds["macro_f1"].thresholds
+    assert f1.threshold.change_threshold.absolute.value == -0.1
+    (cross_entropy,) = next(m for m in metrics.metrics if "Crossentropy" in m.class_name).per_slice_thresholds
+    assert cross_entropy.threshold.value_threshold.upper_bound.value == 0.5
+    assert cross_entropy.threshold.change_threshold.absolute.value == 0.2
+
+
+def test_every_slice_is_measured():
+    specs = eval_config(config.EvaluationSection(), ["a", "b"], ["brightness", "camera"]).slicing_specs
+    assert [list(spec.feature_keys) for spec in specs] == [[], ["slice/brightness"], ["slice/camera"]]
