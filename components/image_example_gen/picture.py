@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -49,8 +50,7 @@ def examine(encoded: bytes, max_pixels: int) -> Picture:
     if not encoded:
         raise UnreadablePictureError("empty file")
     try:
-        # `formats` keeps Pillow's other, less used parsers away from untrusted bytes.
-        with Image.open(io.BytesIO(encoded), formats=["JPEG", "PNG"]) as header:
+        with _open_header(encoded) as header:
             width, height = header.size
             name = _FORMATS[header.format or ""]
             frames = getattr(header, "n_frames", 1) if header.format == "PNG" else 1
@@ -87,3 +87,11 @@ def slices_of(picture: Picture) -> dict[str, str]:
         "resolution": "small" if shorter < 128 else "large" if shorter >= 512 else "medium",
         "orientation": "portrait" if aspect < 1 / 1.1 else "landscape" if aspect > 1.1 else "square",
     }
+
+
+def _open_header(encoded: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        # Our own limit is checked by the caller, and means a reason instead of a warning.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # `formats` keeps Pillow's other, less used parsers away from untrusted bytes.
+        return Image.open(io.BytesIO(encoded), formats=["JPEG", "PNG"])
