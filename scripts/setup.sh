@@ -3,6 +3,7 @@
 #
 #   uv            found on PATH, or installed by pip into .runtime/uv
 #   Python 3.11   found by uv, or installed by it
+#   C++ compiler  the host's, or one installed by uv into .runtime/zig: one locked package has no wheel
 #   C runtime     the host's where it is new enough for TFX 1.21's wheels (glibc 2.38, GLIBCXX_3.4.32,
 #                 CXXABI_1.3.15); on an older Debian or Ubuntu a private copy in .runtime/lib that only
 #                 .venv's interpreter uses. The host itself is never changed.
@@ -135,6 +136,22 @@ else
   done
   "$venv/bin/python" -c 'import ssl, ctypes' ||
     no_container "the interpreter does not start with the private C runtime."
+fi
+
+# --- C++ compiler -----------------------------------------------------------------------------------------------
+# One locked package (pyfarmhash) has no wheel. Where the host has no compiler, one comes from the package index and
+# goes into the project's own folder.
+if ! command -v "${CXX:-g++}" >/dev/null; then
+  zig=$PWD/$runtime/zig
+  if ! "$zig/c++" --version >/dev/null 2>&1; then
+    say "no C++ compiler here; installing one into $runtime/zig"
+    rm -rf "$zig"
+    "$uv" pip install --quiet --no-config --python "$base_python" --target "$zig" ziglang
+    printf '#!/bin/sh\nexec "%s/ziglang/zig" cc "$@"\n' "$zig" >"$zig/cc"
+    printf '#!/bin/sh\nexec "%s/ziglang/zig" c++ "$@"\n' "$zig" >"$zig/c++"
+    chmod +x "$zig/cc" "$zig/c++"
+  fi
+  export CC=$zig/cc CXX=$zig/c++ LDSHARED="$zig/cc -shared"
 fi
 
 say "installing the locked packages"
