@@ -41,7 +41,11 @@ class ConfigError(Exception):
 class PipelineSection(Section):
     """`[pipeline]`: what the run is called and where it keeps its things."""
 
-    name: str = Field(default="pictures", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    name: str = Field(
+        default="pictures",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="Small letters, digits and hyphens; the run's folder below root.",
+    )
     root: Path = Field(default=Path("runs"), description="Folder of all runs; artifacts and metadata go below it.")
     cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
 
@@ -49,9 +53,14 @@ class PipelineSection(Section):
 class SplitFractions(Section):
     """`[data.splits]`: shares of the pictures, by hash of their content, where no folder decides."""
 
-    train: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
-    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
-    test: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
+    train: float = Field(default=0.7, gt=0.0, lt=1.0, description="What the weights are fitted on.")
+    validation: float = Field(default=0.15, gt=0.0, lt=1.0, description="What decides when training ends.")
+    test: float = Field(
+        default=0.15,
+        ge=0.0,
+        lt=1.0,
+        description="What the model is judged on; 0 leaves it out and judges on validation.",
+    )
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> SplitFractions:
@@ -123,7 +132,9 @@ class ServingSection(Section):
 class BeamSection(Section):
     """`[beam]`: how the data-parallel nodes run."""
 
-    runner: Literal["local", "multi_processing"] = "local"
+    runner: Literal["local", "multi_processing"] = Field(
+        default="local", description="`local` is this process; `multi_processing` starts workers beside it."
+    )
     workers: int = Field(default=2, ge=1, le=1024, description="Processes, with runner = multi_processing.")
     options: tuple[str, ...] = Field(default=(), description="Further Beam pipeline options, as on its command line.")
 

@@ -29,7 +29,7 @@ class TransformOptions(Section):
 class AugmentationOptions(Section):
     """`[augmentation]`: random changes of training pictures; none of them is active outside training."""
 
-    horizontal_flip: bool = False
+    horizontal_flip: bool = Field(default=False, description="Mirror half of the pictures.")
     rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of a full turn.")
     zoom: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Largest change of scale.")
     translation: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the side.")
@@ -40,9 +40,9 @@ class AugmentationOptions(Section):
 class TrainingOptions(Section):
     """`[training]`: how the weights are found."""
 
-    batch_size: int = Field(default=32, ge=1, le=65536)
-    epochs: int = Field(default=20, ge=1, le=10_000)
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    batch_size: int = Field(default=32, ge=1, le=65536, description="Pictures a step.")
+    epochs: int = Field(default=20, ge=1, le=10_000, description="Most passes over the train split.")
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0, description="Of Adam, at the start.")
     early_stopping_patience: int = Field(
         default=5, ge=1, description="Epochs without a better validation loss before training ends."
     )
@@ -50,7 +50,7 @@ class TrainingOptions(Section):
         default=2, ge=1, description="Epochs without a better validation loss before the rate is reduced."
     )
     plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0, description="What the rate is multiplied by.")
-    seed: int = Field(default=17, ge=0, le=2**31 - 1)
+    seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
 
 
 class ExplanationOptions(Section):
@@ -61,6 +61,17 @@ class ExplanationOptions(Section):
     )
     colormap: str = Field(default="jet", description="Name of a matplotlib colour map.")
     alpha: Fraction = Field(default=0.4, description="Weight of the heat map in the overlay.")
+
+    @field_validator("colormap")
+    @classmethod
+    def _known_colormap(cls, value: str) -> str:
+        if value == "jet":  # matplotlib takes a third of a second to import
+            return value
+        import matplotlib
+
+        if value not in matplotlib.colormaps:
+            raise ValueError(f"matplotlib has no colour map `{value}`; it has, for example, viridis, magma, turbo")
+        return value
 
 
 class TrainerOptions(Section):

@@ -107,3 +107,23 @@ def test_beam_arguments():
         "--direct_num_workers=3",
         "--x=1",
     ]
+
+
+def test_every_key_is_documented():
+    from pathlib import Path
+
+    from trainer_module import models
+
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for section, field in config.PipelineConfig.model_fields.items():
+        assert f"## `[{section}]`" in text
+        keys = getattr(field.annotation, "model_fields", {})
+        assert all(f"`{key}`" in text or f".{key}]" in text for key in keys), section
+    for name in models.names():
+        assert f'`name = "{name}"`' in text
+        assert all(f"`{key}`" in text for key in models.get(name).Options.model_fields)
+
+
+def test_an_unknown_colour_map_is_refused():
+    with pytest.raises(config.ConfigError, match="no colour map `rainbows`"):
+        config.load("digits", overrides=["grad_cam.colormap=rainbows"])

@@ -25,9 +25,9 @@ class Options(ModelOptions):
         min_length=1,
         description="Filters of every convolution, block by block; a block halves the side at its end, but the last.",
     )
-    block_dropout: Rate = 0.25
-    dense_units: int = Field(default=256, ge=1, le=65536)
-    head_dropout: Rate = 0.5
+    block_dropout: Rate = Field(default=0.25, description="Dropout after every block but the last.")
+    dense_units: int = Field(default=256, ge=1, le=65536, description="Size of the embedding.")
+    head_dropout: Rate = Field(default=0.5, description="Dropout before the class layer.")
 
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels, that still leaves one position in the last feature map."""
