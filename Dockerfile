@@ -1,7 +1,8 @@
 # The same lock, on a system whose C runtime is new enough for TFX 1.21's wheels.
 FROM debian:13-slim AS build
+# g++ for pyfarmhash, which has no wheel; it stays behind in this stage.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates python3 python3-pip python3-venv \
+ && apt-get install --yes --no-install-recommends ca-certificates g++ python3 python3-pip python3-venv \
  && rm -rf /var/lib/apt/lists/*
 # Debian 13 has Python 3.13, TFX's kfp extra ends at 3.11: uv brings that one.
 ENV UV_PYTHON_INSTALL_DIR=/opt/python UV_LINK_MODE=copy

@@ -83,6 +83,9 @@ def run(
                 out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
     except session.AlreadyRunningError as error:
         _stop(stderr, FAILED, str(error))
+    except OSError as error:
+        # pipeline.root or serving.base_directory: read-only, full, or not a folder.
+        _stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
     except KeyboardInterrupt:
         _stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
     raise typer.Exit(outcome.exit_code)

@@ -64,7 +64,7 @@ def test_the_written_maps_are_the_algorithms(tiny_model, explained):
         np.testing.assert_allclose(written, expected.heatmap[0], atol=1e-2)
         assert entry["score"] == pytest.approx(float(expected.score[0]), abs=1e-4)
         assert entry["predicted"] == tiny_model.options.classes[int(expected.class_id[0])]
-        assert Image.open(folder / entry["overlay"]).size == (224, 224)
+        assert np.asarray(Image.open(folder / entry["overlay"])).shape == (224, 224, 3)
 
 
 def test_names_on_the_page_are_text_not_markup(tiny_model):
