@@ -57,34 +57,32 @@ def run(
     stderr = Console(stderr=True)
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
-        for option, node in (("--from", from_node), ("--to", to_node)):
-            _check_node(option, node)
-        layout = session.prepare(loaded)
+        _check_nodes(from_node, to_node)
+        with session.only_run(loaded.run_dir):
+            layout = session.prepare(loaded)
+            from pipeline import show
+
+            with session.quiet_output(session.log_path(loaded)) as (out, err):
+                # Not to the terminal's width where there is none: a log should not be cut.
+                console = Console(file=err, width=None if err.isatty() else 120)
+                show.start(console, loaded, layout)
+                with show.Progress(console) as progress:
+                    outcome = session.execute(
+                        loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
+                    )
+                show.summary(console, outcome, loaded)
+                if debug and outcome.error:
+                    import traceback
+
+                    traceback.print_exception(outcome.error[1], file=err)
+                if as_json:
+                    out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
     except (configuration.ConfigError, DatasetError) as error:
         _stop(stderr, BAD_USAGE, str(error))
-
-    from pipeline import show
-
-    try:
-        with session.quiet_output(session.log_path(loaded)) as (out, err):
-            # Not to the terminal's width where there is none: a log should not be cut.
-            console = Console(file=err, width=None if err.isatty() else 120)
-            show.start(console, loaded, layout)
-            with show.Progress(console) as progress:
-                outcome = session.execute(
-                    loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
-                )
-            show.summary(console, outcome, loaded)
-            if debug and outcome.error:
-                import traceback
-
-                traceback.print_exception(outcome.error[1], file=err)
-            if as_json:
-                out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
     except session.AlreadyRunningError as error:
         _stop(stderr, FAILED, str(error))
     except OSError as error:
-        # pipeline.root or serving.base_directory: read-only, full, or not a folder.
+        # A folder that cannot be read or written, or a full disk.
         _stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
     except KeyboardInterrupt:
         _stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
@@ -169,13 +167,14 @@ def predict(
         except OSError as error:
             _stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
     client: clients.Client
-    client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
     try:
-        predictions = client.predict(contents, top_k)
+        client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
+        try:
+            predictions = client.predict(contents, top_k)
+        finally:
+            client.close()
     except clients.ServerError as error:
         _stop(stderr, FAILED, str(error))
-    finally:
-        client.close()
     if as_json:
         rows = [
             {
@@ -227,12 +226,15 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
 
 
-def _check_node(option: str, node: str | None) -> None:
+def _check_nodes(from_node: str | None, to_node: str | None) -> None:
     from pipeline.nodes import NODE_IDS
 
-    if node is not None and node not in NODE_IDS:
-        suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
-        raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+    for option, node in (("--from", from_node), ("--to", to_node)):
+        if node is not None and node not in NODE_IDS:
+            suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
+            raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+    if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
+        raise configuration.ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
 
 
 def _header(text: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import types
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
@@ -96,7 +97,7 @@ class EvaluationSection(Section):
     thresholds: dict[str, float] = Field(
         default={"accuracy": 0.5}, description="Bound on a figure of the whole evaluation split."
     )
-    change_thresholds: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
+    change_thresholds: dict[str, float] = Field(
         default={"accuracy": 0.02}, description="How much worse than the last blessed model a figure may be."
     )
 
@@ -106,6 +107,15 @@ class EvaluationSection(Section):
         for name in value:
             if name not in GATED_METRICS:
                 raise ValueError(f"unknown metric `{name}`{did_you_mean(name, GATED_METRICS)}")
+        return value
+
+    @field_validator("thresholds", "change_thresholds")
+    @classmethod
+    def _in_range(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, bound in value.items():
+            if bound < 0 or (bound > 1 and GATED_METRICS[name] == "higher"):
+                allowed = "0 or more" if GATED_METRICS[name] == "lower" else "between 0 and 1"
+                raise ValueError(f"`{name}` must be {allowed}, not {bound:g}")
         return value
 
     @field_validator("thresholds")
@@ -149,6 +159,9 @@ class BeamSection(Section):
             "--runner=FnApiRunner",
             f"--direct_running_mode={mode}",
             f"--direct_num_workers={workers}",
+            # No container is used here. Without an image's name TFX would pack itself up for workers on other
+            # machines before every node, which takes longer than many a node.
+            "--sdk_container_image=none",
             *self.options,
         ]
 
@@ -191,7 +204,7 @@ class PipelineConfig(Section):
     @property
     def run_dir(self) -> Path:
         """Everything that this pipeline keeps: metadata, artifacts, logs, generated data, served versions."""
-        return (self.pipeline.root / self.pipeline.name).absolute()
+        return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
 
     @property
     def data_dir(self) -> Path:
@@ -258,6 +271,9 @@ def load(name_or_path: str, *, data: Path | None = None, overrides: typing.Seque
         _apply(table, override)
     if data is not None:
         _section(table, "data").update(path=str(data), source="folder")
+        if is_preset(name_or_path) and not any(o.strip().startswith("pipeline.name") for o in overrides):
+            # Runs on different pictures are different pipelines: one must not replace the other's served model.
+            _section(table, "pipeline")["name"] = _slug(data)
     try:
         return PipelineConfig.model_validate(table)
     except ValidationError as error:
@@ -265,13 +281,24 @@ def load(name_or_path: str, *, data: Path | None = None, overrides: typing.Seque
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
 
 
+def is_preset(name_or_path: str) -> bool:
+    """Whether a preset is meant, and not a file that has the same name."""
+    return name_or_path in preset_names() and not Path(name_or_path).expanduser().is_file()
+
+
+def _slug(data: Path) -> str:
+    """A pipeline's name from a folder's: small letters, digits and hyphens."""
+    words = re.sub(r"[^a-z0-9]+", "-", data.expanduser().absolute().name.lower()).strip("-")
+    return words[:62] or "pictures"
+
+
 def _read(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path).expanduser()
-    if name_or_path in preset_names() and not path.is_file():
+    if is_preset(name_or_path):
         return tomllib.loads(preset_text(name_or_path))
     if not path.is_file():
         raise ConfigError(
-            f"{name_or_path!r} is neither a preset nor a file{did_you_mean(name_or_path, preset_names())}. "
+            f"{name_or_path!r} is neither a preset nor a file{did_you_mean(name_or_path, preset_names()) or '.'} "
             f"Presets: {', '.join(preset_names())}."
         )
     try:

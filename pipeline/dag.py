@@ -35,7 +35,9 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
       layout: What was found in the data folder.
     """
     code = source_hash()
-    trainer_options = config.trainer_options(layout.classes).model_dump_json()
+    all_options = config.trainer_options(layout.classes)
+    # How many pictures are explained is GradCam's business alone: another number should not train again.
+    trainer_options = all_options.model_dump_json(exclude={"grad_cam": {"per_class"}})
     example_gen_options = _example_gen_options(config, layout)
     evaluated = features.TEST if features.TEST in example_gen_options.splits() else features.VALIDATION
     slices = slice_names(config, layout)
@@ -46,7 +48,8 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
 
     # Picture bytes, file names and digests stay out: hashing them would cost more than everything else.
     counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH, features.CLASS_TEXT]
-    counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.metadata_columns)]
+    counted += [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
+    counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.slice_columns)]
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=tfdv.StatsOptions(feature_allowlist=counted),
@@ -59,27 +62,27 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
-    # Only what the model reads is materialised; the held-out test split is evaluated from raw examples, as served.
+    # Nothing is materialised: the graph is applied where pictures are read, and pixels on disk would be the largest
+    # part of a run.
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="trainer_module.hooks.transform.preprocessing_fn",
-        splits_config=transform_pb2.SplitsConfig(
-            analyze=[features.TRAIN], transform=[features.TRAIN, features.VALIDATION]
-        ),
-        # Only what this node reads, so that another learning rate does not transform every picture again.
+        splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
+        # Only what this node reads, so that another learning rate does not analyse every picture again.
         custom_config={
             "classes": list(layout.classes),
             "transform": config.transform.model_dump_json(),
             "source_hash": code,
         },
+        materialize=False,
         disable_statistics=True,
     )
     transform.add_upstream_node(example_validator)
 
     trainer = Trainer(
         run_fn="trainer_module.hooks.trainer.run_fn",
-        examples=transform.outputs["transformed_examples"],
+        examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
         train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
@@ -117,7 +120,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     grad_cam = GradCam(
         model_run=trainer.outputs["model_run"],
         examples=example_gen.outputs["examples"],
-        options=trainer_options,
+        options=all_options.model_dump_json(),
         split=evaluated,
         source_hash=code,
     )
@@ -163,7 +166,7 @@ def metadata_path(config: PipelineConfig) -> Path:
 def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[str, ...]:
     """The configured slices, or all built-in ones and all metadata columns."""
     available = [name.removeprefix(features.SLICE_PREFIX) for name in features.BUILT_IN_SLICES]
-    available += layout.metadata_columns
+    available += layout.slice_columns
     return tuple(available) if config.evaluation.slices is None else config.evaluation.slices
 
 
@@ -188,6 +191,7 @@ def _example_gen_options(config: PipelineConfig, layout: layouts.Layout) -> Exam
         metadata_csv=str(metadata_csv.absolute()) if metadata_csv else None,
         metadata_columns=layout.metadata_columns,
         metadata_sha256=hashlib.sha256(metadata_csv.read_bytes()).hexdigest() if metadata_csv else "",
+        fingerprint=layout.fingerprint,
         max_pixels=config.data.max_pixels,
         max_bad_fraction=config.data.max_bad_fraction,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ def outputs_of_run(connection: Any, run_id: str) -> dict[str, dict[str, metadata
             key = next((step.key for step in event.path.steps if step.key), "")
             found.setdefault(node_of[event.execution_id], {})[key] = artifacts[event.artifact_id]
     return found
+
+
+def forget_lost_pushes(connection: Any) -> None:
+    """Makes Pusher work again where a pushed version has been deleted since.
+
+    TFX's cache looks at the copy of the model that Pusher keeps among the artifacts; without it, the push is no longer
+    taken from the cache.
+    """
+    with metadata.Metadata(connection) as handle:
+        for artifact in handle.store.get_artifacts_by_type("PushedModel"):
+            destination = artifact.custom_properties["pushed_destination"].string_value
+            if destination and not Path(destination, "saved_model.pb").is_file():
+                shutil.rmtree(artifact.uri, ignore_errors=True)
 
 
 def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes: tuple[str, ...]) -> RunResult:

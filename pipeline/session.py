@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AlreadyRunningError(Exception):
-    """Another process runs this pipeline; its metadata store serves one at a time."""
+    """Another process runs this pipeline."""
 
 
 @dataclass
@@ -116,28 +116,30 @@ def execute(
       on_node: Called as nodes start and end.
 
     Raises:
-      AlreadyRunningError: If another process runs this pipeline.
+      ConfigError: If nothing lies between `from_node` and `to_node`.
     """
-    with _only_run(config.run_dir):
-        from pipeline import dag, results
-        from pipeline.runners import local
+    from pipeline import dag, results
+    from pipeline.runners import local
 
-        run_id = datetime.datetime.now().isoformat()
-        outcome = Outcome(log_path=log_path(config))
+    run_id = datetime.datetime.now().isoformat()
+    outcome = Outcome(log_path=log_path(config))
 
-        def note(result: NodeResult) -> None:
-            if result.state != "running":
-                outcome.nodes.append(result)
-            on_node(result)
+    def note(result: NodeResult) -> None:
+        if result.state != "running":
+            outcome.nodes.append(result)
+        on_node(result)
 
-        pipeline = dag.create_pipeline(config, layout)
-        try:
-            local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
-        except local.NodeFailedError as error:
-            outcome.error = (error.node_id, error.cause)
-        outputs = results.outputs_of_run(pipeline.metadata_connection_config, run_id)
-        outcome.result = results.collect(outputs, layout.classes)
-        return outcome
+    pipeline = dag.create_pipeline(config, layout)
+    connection = pipeline.metadata_connection_config
+    results.forget_lost_pushes(connection)
+    try:
+        local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
+    except local.NodeFailedError as error:
+        outcome.error = (error.node_id, error.cause)
+    except local.NothingToRunError:
+        raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
+    outcome.result = results.collect(results.outputs_of_run(connection, run_id), layout.classes)
+    return outcome
 
 
 def log_path(config: PipelineConfig) -> Path:
@@ -185,7 +187,12 @@ def quiet_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
 
 
 @contextlib.contextmanager
-def _only_run(run_dir: Path) -> Iterator[None]:
+def only_run(run_dir: Path) -> Iterator[None]:
+    """Keeps every other run of this pipeline out: its metadata store, data and log serve one at a time.
+
+    Raises:
+      AlreadyRunningError: If there is one.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as lock:
         try:

@@ -41,6 +41,8 @@ def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for note in layout.notes:
+        _line(console, f"[yellow]note:[/yellow] {escape(note)}")
 
 
 class Progress(logging.Handler):
@@ -150,11 +152,14 @@ def _slices(console: Console, slices: list[SliceMetrics]) -> None:
     for name in ("slice", "accuracy", "macro F1", "cross-entropy", "examples"):
         table.add_column(name, justify="left" if name == "slice" else "right")
     overall, *others = slices
-    for row in [overall, *sorted(others, key=lambda row: row.metrics["accuracy"])]:
+    ranked = sorted(others, key=lambda row: row.metrics["accuracy"])
+    for row in [overall, *ranked[:_MOST_ROWS]]:
         figures = [_figure(row.metrics[key]) for key in ("accuracy", "macro_f1", "cross_entropy")]
         table.add_row(escape(row.name), *figures, f"{row.metrics['examples']:.0f}")
     _line(console, "[bold]Slices[/bold], lowest accuracy first")
     console.print(table)
+    if len(ranked) > _MOST_ROWS:
+        _line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
 
 
 def _verdict(console: Console, result: RunResult) -> None:

@@ -48,18 +48,21 @@ else
     rm -rf "$runtime/uv"
     python3 -m pip --version >/dev/null 2>&1 ||
       die "neither uv nor pip is installed." "Install one of them, for example: sudo apt-get install python3-pip"
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$runtime/uv" uv
+    # In the environment, not as options: pip 22.0 of Ubuntu 22.04 does not know them all.
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 python3 -m pip install --quiet --target "$runtime/uv" uv
   fi
 fi
 
 # --- Python 3.11 ------------------------------------------------------------------------------------------------
+# With its headers, since one locked package has no wheel.
+has_headers() { [ -n "$1" ] && [ -r "$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 base_python=$("$uv" python find --no-project --system "$python_version" 2>/dev/null || true)
-if [ -z "$base_python" ]; then
+if ! has_headers "$base_python"; then
   say "installing Python $python_version with uv"
-  "$uv" python install "$python_version" ||
-    die "no Python $python_version on this machine, and uv could not install one." \
-      "Install Python $python_version (Debian 12 and Ubuntu 24.04 package it as python3.11; pyenv builds it anywhere)."
-  base_python=$("$uv" python find --no-project "$python_version")
+  "$uv" python install "$python_version" >&2 ||
+    die "no Python $python_version with its headers on this machine, and uv could not install one." \
+      "Install them: on Debian 12, sudo apt-get install python3.11 python3.11-dev; elsewhere pyenv builds Python 3.11."
+  base_python=$("$uv" python find --no-project --managed-python "$python_version")
 fi
 
 # --- C runtime: does the host's do? -----------------------------------------------------------------------------
@@ -84,8 +87,9 @@ fetch_private_runtime() {
     ubuntu) suite=noble keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg ;;
     *) no_container "$(. /etc/os-release && echo "${PRETTY_NAME:-this system}") has too old a C runtime: TFX 1.21's wheels need glibc >= $glibc_needed and libstdc++ with GLIBCXX_3.4.32 and CXXABI_1.3.15 (found: $(getconf GNU_LIBC_VERSION 2>/dev/null || echo no glibc))." ;;
   esac
-  mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
-    awk -v release="$codename" '$2 == release {print $1; exit}')
+  # --no-release-info: from the settings alone, since a fresh host may never have fetched its lists.
+  mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
+    awk -v release="$codename" '$2 == release && !found {print $1; found = 1}' || true)
   [ -n "$mirror" ] || no_container "apt names no mirror for '$codename'; the C runtime of '$suite' cannot be fetched."
   [ -r "$keyring" ] || no_container "$keyring is missing; the packages of '$suite' cannot be verified."
 
@@ -143,15 +147,18 @@ fi
 # goes into the project's own folder.
 if ! command -v "${CXX:-g++}" >/dev/null; then
   zig=$PWD/$runtime/zig
-  if ! "$zig/c++" --version >/dev/null 2>&1; then
+  if ! "$zig/bin/tfx-vision-c++" --version >/dev/null 2>&1; then
     say "no C++ compiler here; installing one into $runtime/zig"
     rm -rf "$zig"
     "$uv" pip install --quiet --no-config --python "$base_python" --target "$zig" ziglang
-    printf '#!/bin/sh\nexec "%s/ziglang/zig" cc "$@"\n' "$zig" >"$zig/cc"
-    printf '#!/bin/sh\nexec "%s/ziglang/zig" c++ "$@"\n' "$zig" >"$zig/c++"
-    chmod +x "$zig/cc" "$zig/c++"
+    mkdir -p "$zig/bin"
+    for language in cc c++; do
+      printf '#!/bin/sh\nexec "%s/ziglang/zig" %s "$@"\n' "$zig" "$language" >"$zig/bin/tfx-vision-$language"
+      chmod +x "$zig/bin/tfx-vision-$language"
+    done
   fi
-  export CC=$zig/cc CXX=$zig/c++ LDSHARED="$zig/cc -shared"
+  # By name: build tools split these at spaces, and the project's path may hold one.
+  export PATH=$zig/bin:$PATH CC=tfx-vision-cc CXX=tfx-vision-c++ LDSHARED="tfx-vision-cc -shared"
 fi
 
 say "installing the locked packages"

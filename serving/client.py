@@ -155,7 +155,10 @@ class RestClient:
 
         self._httpx = httpx
         self._model_path = f"/v1/models/{model_name}"
-        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False)
+        try:
+            self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServerError("INVALID_ARGUMENT", f"{url}: {error}") from None
 
     def predict(self, images: Sequence[bytes], top_k: int = 1) -> list[Prediction]:
         """See `Client.predict`."""
@@ -164,13 +167,13 @@ class RestClient:
             "signature_name": signature,
             "instances": [{"b64": base64.b64encode(value).decode("ascii")} for value in values],
         }
-        rows = self._call("POST", f"{self._model_path}:predict", body)["predictions"]
-        outputs = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+        rows = self._call("POST", f"{self._model_path}:predict", body, "predictions")
+        outputs = {key: [row[key] for row in rows] for key in (rows[0] if rows and isinstance(rows[0], dict) else ())}
         return _predictions(outputs, top_k)
 
     def status(self) -> list[VersionStatus]:
         """See `Client.status`."""
-        entries = self._call("GET", self._model_path, None)["model_version_status"]
+        entries = self._call("GET", self._model_path, None, "model_version_status")
         found = [VersionStatus(int(entry["version"]), entry["state"]) for entry in entries]
         return sorted(found, reverse=True)
 
@@ -178,18 +181,20 @@ class RestClient:
         """See `Client.close`."""
         self._client.close()
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, key: str) -> Any:
         try:
             reply = self._client.request(method, path, json=body)
-        except self._httpx.HTTPError as error:
+        except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
             raise ServerError("UNAVAILABLE", f"{self._client.base_url}: {error}") from None
         try:
             answer = reply.json()
         except ValueError:
             raise ServerError(f"HTTP {reply.status_code}", f"not a model server: {reply.text[:200]!r}") from None
+        if not isinstance(answer, dict) or (reply.status_code == 200 and key not in answer):
+            raise ServerError(f"HTTP {reply.status_code}", f"not a model server: {reply.text[:200]!r}")
         if reply.status_code != 200:
             raise ServerError(f"HTTP {reply.status_code}", answer.get("error", "no message"))
-        return answer
+        return answer[key]
 
 
 def _question(images: Sequence[bytes], top_k: int) -> tuple[str, str, list[bytes]]:

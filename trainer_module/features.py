@@ -9,17 +9,33 @@ IMAGE_FILENAME = "image/filename"  # path relative to the data folder, with forw
 IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
 CLASS_TEXT = "image/class/text"  # the class folder's name
 
+# Of every picture as it was found: mean and standard deviation of each channel, float32, range [0, 255].
+COLORS = ("red", "green", "blue")
+LUMA = "luma"
+CHANNELS = (*COLORS, LUMA)
+
+
+def mean_key(channel: str) -> str:
+    """The feature that holds a channel's mean."""
+    return f"image/mean/{channel}"
+
+
+def deviation_key(channel: str) -> str:
+    """The feature that holds a channel's standard deviation."""
+    return f"image/deviation/{channel}"
+
+
 SLICE_PREFIX = "slice/"
 SLICE_BRIGHTNESS = "slice/brightness"  # dark | normal | bright
 SLICE_RESOLUTION = "slice/resolution"  # small | medium | large
 SLICE_ORIENTATION = "slice/orientation"  # portrait | square | landscape
 BUILT_IN_SLICES = (SLICE_BRIGHTNESS, SLICE_RESOLUTION, SLICE_ORIENTATION)
 
-# --- Transformed example: what Transform writes and the input pipeline reads ------------------------------------
+# --- Transformed example: what the transform graph makes of a raw one -------------------------------------------
 IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
 LABEL = "label"  # int64 class id: the index of the class name in alphabetical order
-PIXEL_MEAN = "pixel_mean"  # float32 [channels], of the train split, range [0, 255]
-PIXEL_VARIANCE = "pixel_variance"  # float32 [channels]
+PIXEL_MEAN = "pixel_mean"  # float32 [channels], of the whole train split, range [0, 255]
+PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], of the whole train split
 
 # --- Splits -----------------------------------------------------------------------------------------------------
 TRAIN = "train"

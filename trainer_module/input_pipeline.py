@@ -1,8 +1,8 @@
-"""Transformed TFRecords → batches for Keras."""
+"""TFRecords of raw examples → batches for Keras, by way of the transform graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,13 @@ import tensorflow as tf
 
 from trainer_module import features, preprocessing
 from trainer_module.options import TransformOptions
+
+# Serialised raw examples, string [N] → transformed features, each [N, ...].
+TransformGraph = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of pixels, for each of the train and the validation split
+LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of pixels
+_DECODED_TOGETHER = 64
 
 
 class PixelStatistics(NamedTuple):
@@ -24,62 +31,83 @@ class PixelStatistics(NamedTuple):
     variance: np.ndarray
 
 
-def read_pixel_statistics(file_patterns: Sequence[str], channels: int) -> PixelStatistics:
-    """Reads the statistics from the first transformed example: Transform writes them, constant, into every one.
+def read_pixel_statistics(file_patterns: Sequence[str], transform: TransformGraph) -> PixelStatistics:
+    """Reads the statistics from the first example: the transform graph gives them, constant, with every one.
+
+    Args:
+      file_patterns: Globs of TFRecord files of raw examples.
+      transform: The transform graph.
 
     Raises:
       ValueError: If the files hold no example.
     """
-    spec = {
-        features.PIXEL_MEAN: tf.io.FixedLenFeature([channels], tf.float32),
-        features.PIXEL_VARIANCE: tf.io.FixedLenFeature([channels], tf.float32),
-    }
-    for serialized in records(file_patterns).take(1):
-        parsed = tf.io.parse_single_example(serialized, spec)
-        return PixelStatistics(parsed[features.PIXEL_MEAN].numpy(), parsed[features.PIXEL_VARIANCE].numpy())
-    raise ValueError(f"No transformed examples in {list(file_patterns)}.")
+    for serialized in records(file_patterns).batch(1).take(1):
+        transformed = transform(serialized)
+        return PixelStatistics(
+            transformed[features.PIXEL_MEAN][0].numpy(), transformed[features.PIXEL_VARIANCE][0].numpy()
+        )
+    raise ValueError(f"No examples in {list(file_patterns)}.")
 
 
 def batches(
     file_patterns: Sequence[str],
-    transform: TransformOptions,
+    transform: TransformGraph,
+    options: TransformOptions,
     batch_size: int,
     *,
+    num_examples: int,
+    cache_dir: str,
     shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
-    """Reads transformed examples as (pixels, label) batches, one pass, in file order unless shuffled.
+    """Reads raw examples as (pixels, label) batches, one pass, in file order unless shuffled.
+
+    Pictures are decoded and resized by the transform graph in the first epoch only: as uint8 they are kept in memory
+    where they fit, else in a file.
 
     Args:
-      file_patterns: Globs of gzipped TFRecord files.
-      transform: Size and channels of the stored pixels.
+      file_patterns: Globs of TFRecord files of raw examples.
+      transform: The transform graph.
+      options: Size and channels of the pixels.
       batch_size: Examples a batch; the last one may be smaller.
+      num_examples: Number of examples, to choose where they are kept and how many are shuffled.
+      cache_dir: Receives the file, where one is needed.
       shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
 
     Returns:
       Dataset of (uint8 [n, image_size, image_size, channels], int64 [n]).
     """
-    spec = {
-        features.IMAGE_PIXELS: tf.io.FixedLenFeature([], tf.string),
-        features.LABEL: tf.io.FixedLenFeature([], tf.int64),
-    }
 
-    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, spec)
-        pixels = preprocessing.unpack(parsed[features.IMAGE_PIXELS], transform.image_size, transform.channels)
-        return pixels, parsed[features.LABEL]
+    def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        transformed = transform(serialized)
+        pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.channels)
+        return pixels, transformed[features.LABEL]
 
-    serialized = records(file_patterns)
+    bytes_each = options.image_size**2 * options.channels
+    decoded = records(file_patterns).batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    if num_examples * bytes_each <= LARGEST_MEMORY_CACHE:
+        decoded = decoded.cache()
+    else:
+        tf.io.gfile.makedirs(cache_dir)
+        decoded = decoded.cache(f"{cache_dir}/pixels")
+    decoded = decoded.apply(tf.data.experimental.assert_cardinality(num_examples))
     if shuffle_seed is not None:
-        serialized = serialized.shuffle(10_000, seed=shuffle_seed, reshuffle_each_iteration=True)
-    return serialized.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        buffer_size = max(1, min(num_examples, LARGEST_SHUFFLE_BUFFER // bytes_each))
+        decoded = decoded.shuffle(buffer_size, seed=shuffle_seed, reshuffle_each_iteration=True)
+    return decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def count(file_patterns: Sequence[str]) -> int:
+    """Counts the examples; nothing is parsed."""
+    return int(
+        records(file_patterns)
+        .batch(1024)
+        .reduce(np.int64(0), lambda total, batch: total + tf.shape(batch, tf.int64)[0])
+    )
 
 
 def records(file_patterns: Sequence[str]) -> tf.data.Dataset:
-    """Reads serialised examples from gzipped TFRecord files, string [] each, in the order of the files' names."""
+    """Reads serialised examples from TFRecord files, string [] each, in the order of the files' names."""
     files = tf.data.Dataset.list_files(list(file_patterns), shuffle=False)
     return files.interleave(
-        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
-        cycle_length=4,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )

@@ -18,9 +18,10 @@ def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: If the bytes are not a complete picture.
     """
-    pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    pixels.set_shape([None, None, channels])
-    return pixels
+    # Always as RGB: libjpeg cannot make grey of CMYK, and one file would be a picture here and none there.
+    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    pixels.set_shape([None, None, 3])
+    return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
 def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -33,8 +34,14 @@ def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
     Returns:
       uint8 [image_size, image_size, channels], rounded to the nearest value.
     """
-    resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+    def resized() -> tf.Tensor:
+        result = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(result), 0.0, 255.0), tf.uint8)
+
+    # Half of the time for a small picture that has its size already goes into resizing it to itself.
+    fits = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], image_size))
+    return tf.ensure_shape(tf.cond(fits, lambda: pixels, resized), [image_size, image_size, pixels.shape[-1]])
 
 
 def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
@@ -59,7 +66,7 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
 
 
 def pack(pixels: tf.Tensor) -> tf.Tensor:
-    """Turns pixels into one string of raw bytes a picture: the cheapest form in which Transform can keep them.
+    """Turns pixels into one string of raw bytes a picture: a transform graph can give floats, int64 and strings only.
 
     TensorFlow has no operation for this, but a serialised TensorProto of uint8 ends with the raw content.
 

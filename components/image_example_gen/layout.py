@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from trainer_module import features
 
 METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"
+# A column with more values than this (an address, a time) is no slice unless it is asked for.
+MOST_SLICE_VALUES = 50
 
 
 class DatasetError(Exception):
@@ -28,7 +31,11 @@ class Layout:
       split_folders: Splits that have a folder of their own; empty for plain class folders.
       classes: Class names in alphabetical order.
       num_files: Number of files of every class, over all splits.
-      metadata_columns: Slice columns of the metadata CSV.
+      metadata_columns: Columns of the metadata CSV, beside the file name.
+      slice_columns: Those of them that have few enough values to be slices.
+      fingerprint: Digest of every file's path, size and time of change. TFX's own leaves the path out, and so does
+        not see a picture that was moved to another class.
+      notes: What people should know before the run.
     """
 
     pattern: str
@@ -36,6 +43,9 @@ class Layout:
     classes: tuple[str, ...]
     num_files: dict[str, int]
     metadata_columns: tuple[str, ...]
+    slice_columns: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...]
 
 
 def inspect(data_dir: Path, metadata_csv: Path | None = None) -> Layout:
@@ -64,18 +74,79 @@ def inspect(data_dir: Path, metadata_csv: Path | None = None) -> Layout:
     if split_folders and features.TRAIN not in split_folders:
         raise DatasetError(f"{data_dir} has split folders ({', '.join(split_folders)}) but no `train` among them.")
 
+    digest = hashlib.sha256()
     num_files: Counter[str] = Counter()
+    in_train: Counter[str] = Counter()
+    metadata = _Metadata(find_metadata(data_dir, metadata_csv))
     for parent in [data_dir / split for split in split_folders] or [data_dir]:
-        for class_folder in _folders(parent):
-            num_files[class_folder] += sum(1 for _ in _visible(parent / class_folder))
+        class_folders = _folders(parent)
+        if not class_folders and parent != data_dir:
+            raise DatasetError(f"{parent} has no class folders. Add them, or remove the folder of this split.")
+        for class_folder in class_folders:
+            files = _files(parent / class_folder, data_dir)
+            for relative, size, changed_ns in files:
+                digest.update(f"{relative}\0{size}\0{changed_ns}\n".encode())
+                metadata.note_file(relative)
+            num_files[class_folder] += len(files)
+            if parent.name != features.VALIDATION and parent.name != features.TEST:
+                in_train[class_folder] += len(files)
     _refuse_untrainable(data_dir, num_files)
+    untrained = sorted(name for name in num_files if not in_train[name])
+    if split_folders and untrained:
+        raise DatasetError(f"{data_dir / features.TRAIN}: no pictures of class {_names(untrained)} to train on.")
     return Layout(
         pattern="*/*/*" if split_folders else "*/*",
         split_folders=split_folders,
         classes=tuple(sorted(num_files)),
         num_files=dict(sorted(num_files.items())),
-        metadata_columns=_metadata_columns(find_metadata(data_dir, metadata_csv)),
+        metadata_columns=metadata.columns,
+        slice_columns=metadata.slice_columns(),
+        fingerprint=digest.hexdigest(),
+        notes=metadata.notes(),
     )
+
+
+class _Metadata:
+    """The metadata CSV while the files are gone through: which of its rows belong to a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows = read_metadata(path) if path else {}
+        self.columns = _metadata_columns(path) if path else ()
+        self._matched = self._without_row = 0
+
+    def note_file(self, relative: str) -> None:
+        if relative in self._rows:
+            self._matched += 1
+        else:
+            self._without_row += 1
+
+    def slice_columns(self) -> tuple[str, ...]:
+        return tuple(column for column in self.columns if self._num_values(column) <= MOST_SLICE_VALUES)
+
+    def notes(self) -> tuple[str, ...]:
+        if self._path is None:
+            return ()
+        if not self._matched:
+            raise DatasetError(
+                f"{self._path}: no row names a file of the data folder. `{FILENAME_COLUMN}` is the path from the data "
+                "folder, with forward slashes, for example cat/7.jpg."
+            )
+        notes = []
+        if unmatched := len(self._rows) - self._matched:
+            notes.append(f"{self._path.name}: {unmatched:,} rows name no file")
+        if self._without_row:
+            notes.append(f"{self._path.name}: {self._without_row:,} files have no row and count as `unknown`")
+        for column in self.columns:
+            if self._num_values(column) > MOST_SLICE_VALUES:
+                notes.append(
+                    f"{self._path.name}: column `{column}` has {self._num_values(column):,} values; it is a slice only "
+                    "if evaluation.slices names it"
+                )
+        return tuple(notes)
+
+    def _num_values(self, column: str) -> int:
+        return len({row.get(column) for row in self._rows.values()})
 
 
 def find_metadata(data_dir: Path, metadata_csv: Path | None) -> Path | None:
@@ -85,6 +156,7 @@ def find_metadata(data_dir: Path, metadata_csv: Path | None) -> Path | None:
       DatasetError: If one was named and does not exist.
     """
     if metadata_csv is not None:
+        metadata_csv = metadata_csv.expanduser()
         if not metadata_csv.is_file():
             raise DatasetError(f"data.metadata_csv: {metadata_csv} does not exist.")
         return metadata_csv
@@ -96,15 +168,26 @@ def read_metadata(path: Path) -> dict[str, dict[str, str]]:
     """Reads slice values by file name (relative to the data folder, forward slashes).
 
     Raises:
-      DatasetError: If a file is named twice with different values.
+      DatasetError: If the file is not a CSV in UTF-8, has no column `filename`, or names a file twice with different
+        values.
     """
+    columns = _metadata_columns(path)
     rows: dict[str, dict[str, str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            name = row.pop(FILENAME_COLUMN).strip()
-            values = {column: (value or "").strip() for column, value in row.items() if column}
-            if rows.setdefault(name, values) != values:
-                raise DatasetError(f"{path} names {name} twice, with different values.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [column.strip() for column in next(reader)]
+            for fields in reader:
+                # Missing fields at the end of a row are empty.
+                row = dict(zip(header, [*fields, *[""] * len(header)], strict=False))
+                name = row[FILENAME_COLUMN].strip().removeprefix("./")
+                if not name:
+                    continue
+                values = {column: row[column].strip() for column in columns}
+                if rows.setdefault(name, values) != values:
+                    raise DatasetError(f"{path}, line {reader.line_num}: {name} stands here again, with other values.")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
     return rows
 
 
@@ -126,14 +209,12 @@ def _refuse_untrainable(data_dir: Path, num_files: Counter[str]) -> None:
         )
 
 
-def _metadata_columns(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
+def _metadata_columns(path: Path) -> tuple[str, ...]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as CSV: {error}") from None
+        raise DatasetError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
     columns = [column.strip() for column in header]
     if FILENAME_COLUMN not in columns:
         raise DatasetError(f"{path} has no column `{FILENAME_COLUMN}` (found: {', '.join(columns) or 'none'}).")
@@ -151,7 +232,28 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    names = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DatasetError(f"{folder}: the name of the folder {name!r} is not UTF-8. Rename it.") from None
+    return names
+
+
+def _files(folder: Path, data_dir: Path) -> list[tuple[str, int, int]]:
+    """Path from the data folder, size and time of change (ns) of everything in a class folder, by name."""
+    found = []
+    for entry in sorted(_visible(folder), key=lambda entry: entry.name):
+        try:
+            stat = entry.stat()
+        except FileNotFoundError:
+            raise DatasetError(f"{entry.path} is a link to a file that does not exist. Remove it.") from None
+        relative = os.path.relpath(entry.path, data_dir).replace(os.sep, "/")
+        found.append(
+            (relative.encode(errors="surrogateescape").decode(errors="replace"), stat.st_size, stat.st_mtime_ns)
+        )
+    return found
 
 
 def _names(names: list[str]) -> str:

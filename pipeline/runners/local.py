@@ -32,6 +32,10 @@ class NodeResult(NamedTuple):
     seconds: float
 
 
+class NothingToRunError(Exception):
+    """No node lies between the first and the last one asked for."""
+
+
 class NodeFailedError(Exception):
     """A node's executor raised; the cause is chained."""
 
@@ -63,6 +67,7 @@ def run(
       on_node: Called with state `running` before, and with the result after every node.
 
     Raises:
+      NothingToRunError: If no node lies between `from_node` and `to_node`.
       NodeFailedError: If a node fails; the nodes behind it do not run.
     """
     compiled = compiler.Compiler().compile(pipeline)
@@ -74,6 +79,8 @@ def run(
         partial_run_utils.mark_pipeline(
             compiled, from_nodes=[from_node] if from_node else None, to_nodes=[to_node] if to_node else None
         )
+        if all(entry.pipeline_node.execution_options.HasField("skip") for entry in compiled.nodes):
+            raise NothingToRunError
     _close_abandoned_executions(connection)
     for node in (entry.pipeline_node for entry in compiled.nodes):
         on_node(_run_node(node, compiled, deployment, connection, on_node))

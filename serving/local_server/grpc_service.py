@@ -5,6 +5,7 @@ Source: TF Serving's apis/prediction_service.proto and apis/model_service.proto.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,8 @@ _TYPED_FIELDS = {
     np.dtype(np.int64): "int64_val",
     np.dtype(np.bool_): "bool_val",
 }
+_VALUE_FIELDS = ("string_val", *sorted({*_TYPED_FIELDS.values(), "half_val", "uint32_val", "uint64_val"}))
+_MOST_REPEATED = 2**20
 
 
 def add_services(server: grpc.Server, source: servables.ModelSource) -> None:
@@ -126,6 +129,11 @@ def _find(source: servables.ModelSource, request: message.Message) -> tuple[int,
 
 
 def _to_numpy(tensor: tensor_pb2.TensorProto) -> np.ndarray:
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    given = max((len(getattr(tensor, field)) for field in _VALUE_FIELDS), default=0)
+    # One value may stand for many, but not for more than a request could hold: a shape costs the sender nothing.
+    if min(shape, default=0) < 0 or (not tensor.tensor_content and math.prod(shape) > max(given, _MOST_REPEATED)):
+        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {given} values")
     try:
         array: np.ndarray = tf.make_ndarray(tensor)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from trainer_module.features import SERVING_DEFAULT
 
 _POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
 _GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
+_LARGEST_VERSION = 2**63 - 1
 _ALL_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
 
 
@@ -43,6 +44,8 @@ def create_app(source: servables.ModelSource) -> Starlette:
             status = 200
         except RequestError as error:
             answer, status = {"error": error.message}, HTTP_STATUS[error.code]
+        except _VersionTooLargeError:
+            return Response(b"", 400, media_type="application/json")
         return Response(json.dumps(answer, indent=4), status, media_type="application/json")
 
     def health(alive: bool) -> Response:
@@ -55,6 +58,8 @@ def create_app(source: servables.ModelSource) -> Starlette:
 def _answer(source: servables.ModelSource, method: str, path: str, body: bytes) -> dict[str, Any]:
     if method == "POST" and (match := _POST.fullmatch(path)):
         name, version, label, verb = match.groups()
+        if verb not in ("classify", "regress", "predict"):  # the pattern ignores case, the verbs do not
+            raise RequestError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
         if verb != "predict":
             raise RequestError("UNIMPLEMENTED", f"This server answers :predict; :{verb} is not implemented")
         return _predict(source, unquote(name), _number(version), unquote(label) if label else None, body)
@@ -96,4 +101,12 @@ def _status(source: servables.ModelSource, name: str, version: int | None) -> di
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None else None
+    if text is None:
+        return None
+    if len(text) > 19 or int(text) > _LARGEST_VERSION:
+        raise _VersionTooLargeError
+    return int(text)
+
+
+class _VersionTooLargeError(Exception):
+    """TF Serving returns before it has words for this: 400 with an empty body."""

@@ -15,6 +15,7 @@ from serving.local_server.errors import RequestError, from_tensorflow
 from trainer_module.features import SERVING_DEFAULT
 from trainer_module.session_model import SessionModel
 
+_MODEL_FILE = "saved_model.pb"
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
 
 
@@ -27,6 +28,7 @@ class Version:
     error_code: str = "OK"
     error_message: str = ""
     model: SessionModel | None = None
+    failed_stamp: int | None = None  # of the folder that could not be loaded
 
 
 class ModelSource:
@@ -51,13 +53,24 @@ class ModelSource:
         self._thread: threading.Thread | None = None
 
     def poll(self) -> None:
-        """Looks once at the base path and loads the newest version, if it is new."""
-        found = _version_folders(self._base_path)
-        if not found:
-            return
-        newest = max(found)
+        """Looks once at the base path: loads the newest version there, lets go of what is no longer there.
+
+        A version that could not be loaded is tried again when its folder has changed.
+        """
+        try:
+            found = _version_folders(self._base_path)
+        except OSError:
+            return  # a base path that is gone, perhaps for a moment, unloads nothing
         with self._lock:
-            if newest in self._versions:
+            if not found:
+                self._unload_but(None)
+                return
+            newest = max(found)
+            stamp = (found[newest] / _MODEL_FILE).stat().st_mtime_ns
+            version = self._versions.get(newest)
+            if version is not None and (version.model is not None or version.failed_stamp == stamp):
+                if version.model is not None:
+                    self._unload_but(version)
                 return
             version = self._versions[newest] = Version(newest, LOADING)
         try:
@@ -67,14 +80,18 @@ class ModelSource:
             logging.error("Version %d of %s cannot be loaded: %s", newest, self.model_name, error)
             with self._lock:
                 version.state, version.error_code, version.error_message = END, code, str(error)
+                version.failed_stamp = stamp
             return
         with self._lock:
             version.model, version.state = model, AVAILABLE
-            replaced = [v for v in self._versions.values() if v.state == AVAILABLE and v is not version]
-            for old in replaced:
-                # Requests in flight hold the model; the session goes with the last of them.
-                old.state, old.model = END, None
+            self._unload_but(version)
         logging.info("Version %d of %s is available.", newest, self.model_name)
+
+    def _unload_but(self, kept: Version | None) -> None:
+        """Lets go of every other loaded version; requests in flight hold theirs until they are done."""
+        for version in self._versions.values():
+            if version is not kept and version.model is not None:
+                version.state, version.model = END, None
 
     def watch(self, interval_s: float = 1.0) -> None:
         """Polls in a thread of its own until `stop`."""
@@ -130,14 +147,10 @@ class ModelSource:
 
 
 def _version_folders(base_path: Path) -> dict[int, Path]:
-    try:
-        entries = list(base_path.iterdir())
-    except OSError:
-        return {}
     return {
         int(entry.name): entry
-        for entry in entries
-        if entry.name.isascii() and entry.name.isdigit() and (entry / "saved_model.pb").is_file()
+        for entry in base_path.iterdir()
+        if entry.name.isascii() and entry.name.isdigit() and (entry / _MODEL_FILE).is_file()
     }
 
 

@@ -21,7 +21,7 @@ def explained(tiny_model, tmp_path_factory):
     root = tmp_path_factory.mktemp("explain")
     split_dir = root / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(split_dir / "data-00000-of-00001.gz"), "GZIP") as writer:
+    with tf.io.TFRecordWriter(str(split_dir / "data-00000-of-00001")) as writer:
         for example in tiny_model.examples:
             writer.write(example)
     examples, model_run = standard_artifacts.Examples(), standard_artifacts.ModelRun()

@@ -47,7 +47,7 @@ def generate(tmp_path):
         by_split = {}
         for name in json.loads(examples.split_names):
             files = tf.io.gfile.glob(f"{examples.uri}/Split-{name}/*")
-            records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
+            records = tf.data.TFRecordDataset(files).as_numpy_iterator()
             by_split[name] = [tf.train.Example.FromString(record) for record in records]
         summary = json.loads((tmp_path / "quarantine" / executor.SUMMARY_FILE).read_text())
         lines = (tmp_path / "quarantine" / executor.QUARANTINE_FILE).read_text().splitlines()
@@ -162,3 +162,51 @@ def test_names_with_spaces_and_other_alphabets(class_folders, generate):
     by_split, _, _ = generate(root)
     names = {value(e, features.CLASS_TEXT).decode() for examples in by_split.values() for e in examples}
     assert names == {"Käse & Wein", "[draft] *"}
+
+
+def test_hidden_folders_are_no_classes(class_folders, generate, picture_bytes):
+    root = class_folders({"a": 20, "b": 20})
+    for folder in (".ipynb_checkpoints", ".git"):
+        (root / folder).mkdir()
+        (root / folder / "x.png").write_bytes(picture_bytes())
+    by_split, summary, bad = generate(root)
+    assert summary["examples"] == 40 and bad == []
+    assert {value(e, features.CLASS_TEXT) for examples in by_split.values() for e in examples} == {b"a", b"b"}
+
+
+def test_pictures_outside_of_the_class_folders_are_reported(class_folders, generate, picture_bytes):
+    root = class_folders({"train/a": 20, "train/b": 20})
+    (root / "IMG_1.JPG").write_bytes(picture_bytes(format_="JPEG"))
+    (root / "train" / "stray.png").write_bytes(picture_bytes())
+    (root / "LICENSE").write_text("free")
+    _, summary, bad = generate(root, max_bad_fraction=0.1)
+    assert [record["path"] for record in bad] == ["IMG_1.JPG", "train/stray.png"]
+    assert all(record["reason"] == "not inside a class folder; it is not used" for record in bad)
+    assert summary["quarantined"] == 2
+
+
+def test_an_empty_split_stops_the_run(class_folders, generate):
+    with pytest.raises(executor.EmptySplitError, match="Split `test` has no usable picture"):
+        generate(class_folders({"a": 20, "b": 20}), test=1e-9)
+
+
+def test_grey_is_made_of_every_picture_that_is_used(tmp_path):
+    from PIL import Image
+
+    from components.image_example_gen import picture
+    from trainer_module import preprocessing
+
+    path = tmp_path / "print.jpg"
+    Image.new("CMYK", (8, 8), (10, 200, 30, 40)).save(path)
+    picture.examine(path.read_bytes(), 10_000)
+    assert preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), 8, 1).shape == (1, 8, 8, 1)
+
+
+def test_files_are_mixed_over_shards():
+    paths = [f"/data/{name}/{i}.png" for name in "ab" for i in range(700)]
+    shards = executor.shards_of(paths, "/data")
+    assert sorted(path for shard in shards for path in shard.paths) == sorted(paths)
+    assert {shard.of for shard in shards} == {len(shards)} == {3}
+    for shard in shards:
+        share = sum("/a/" in path for path in shard.paths[:100]) / 100
+        assert 0.3 < share < 0.7

@@ -211,6 +211,15 @@ def test_predict_errors(channel, request_, code, message):
     assert len(raised.value.details()) <= 1024 + len("...TRUNCATED")
 
 
+@pytest.mark.parametrize("size", [10**12, -1])
+def test_a_shape_that_the_values_do_not_fill_is_refused(channel, size):
+    request = predict_request([b"a"])
+    request.inputs["image_bytes"].tensor_shape.dim[0].size = size
+    with pytest.raises(grpc.RpcError) as raised:
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=20)
+    assert raised.value.code().name == "INVALID_ARGUMENT"
+
+
 def test_model_status(channel):
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     request = get_model_status_pb2.GetModelStatusRequest()
@@ -292,6 +301,7 @@ def test_a_single_output_is_bare(http, tiny_model):
         ),
         ("POST", "/v1/models/colours:predict?x=1", "{}", 400, "Malformed request: POST /v1/models/colours:predict?x=1"),
         ("POST", "/v1/models/colours%3Apredict", "{}", 400, "Malformed request: POST /v1/models/colours%3Apredict"),
+        ("POST", "/v1/models/colours:PREDICT", "{}", 400, "Malformed request: POST /v1/models/colours:PREDICT"),
         ("POST", "/v1/models/colours:explode", "{}", 400, "Malformed request: POST /v1/models/colours:explode"),
         ("PUT", "/v1/models/colours", "", 400, "Malformed request: PUT /v1/models/colours"),
         ("GET", "/v1/models", "", 400, "Missing model name in request."),
@@ -302,6 +312,12 @@ def test_a_single_output_is_bare(http, tiny_model):
 def test_rest_errors(http, method, path, body, status, error):
     reply = http.request(method, path, content=body)
     assert (reply.status_code, reply.json()) == (status, {"error": error})
+
+
+@pytest.mark.parametrize("digits", ["9223372036854775808", "9" * 5000])
+def test_a_version_beyond_int64_is_answered_without_a_body(http, digits):
+    reply = http.get(f"/v1/models/colours/versions/{digits}")
+    assert (reply.status_code, reply.content) == (400, b"")
 
 
 def test_status_json(http):
@@ -320,32 +336,68 @@ def test_outside_of_v1_there_is_only_health(http):
 # --- Lifecycle --------------------------------------------------------------------------------------------------
 
 
-def test_a_new_version_is_taken_and_a_broken_one_is_not(tiny_model, tmp_path):
+@pytest.fixture
+def lifecycle(tiny_model, tmp_path):
+    """A server over an empty base path, a function that copies a version there, and a client."""
     base = tmp_path / "colours"
-    shutil.copytree(tiny_model.serving_dir, base / "1")
+    base.mkdir()
+
+    def push(version):
+        shutil.copytree(tiny_model.serving_dir, tmp_path / "staged")
+        (tmp_path / "staged").rename(base / str(version))
+
+    push(1)
     running = LocalServer("colours", base, port=0, rest_api_port=0)
     running.source.poll()
     running.start()
     client = GrpcClient(f"127.0.0.1:{running.grpc_port}", "colours")
-    try:
-        shutil.copytree(tiny_model.serving_dir, tmp_path / "staged")
-        (tmp_path / "staged").rename(base / "2")
-        deadline = time.monotonic() + 60
-        while (2, "AVAILABLE") not in client.status() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert client.status() == [(2, "AVAILABLE"), (1, "END")]
+    yield base, push, client
+    client.close()
+    running.stop()
 
-        (base / "3").mkdir()
-        (base / "3" / "saved_model.pb").write_bytes(b"not a model")
-        while len(client.status()) < 3 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        while (3, "LOADING") in client.status() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert client.status() == [(3, "END"), (2, "AVAILABLE"), (1, "END")]
-        assert len(client.predict(tiny_model.image_bytes)) == 12
-    finally:
-        client.close()
-        running.stop()
+
+def eventually(client, expected):
+    deadline = time.monotonic() + 60
+    while client.status() != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert client.status() == expected
+
+
+def test_a_new_version_is_taken_and_a_broken_one_is_not(lifecycle, tiny_model):
+    base, push, client = lifecycle
+    push(2)
+    eventually(client, [(2, "AVAILABLE"), (1, "END")])
+    (base / "3").mkdir()
+    (base / "3" / "saved_model.pb").write_bytes(b"not a model")
+    eventually(client, [(3, "END"), (2, "AVAILABLE"), (1, "END")])
+    assert len(client.predict(tiny_model.image_bytes)) == 12
+
+    # Mended, it is tried again.
+    shutil.rmtree(base / "3")
+    push(3)
+    eventually(client, [(3, "AVAILABLE"), (2, "END"), (1, "END")])
+    assert len(client.predict(tiny_model.image_bytes)) == 12
+
+
+def test_deleting_the_newest_version_goes_back(lifecycle, tiny_model):
+    base, push, client = lifecycle
+    push(2)
+    eventually(client, [(2, "AVAILABLE"), (1, "END")])
+    shutil.rmtree(base / "2")
+    eventually(client, [(2, "END"), (1, "AVAILABLE")])
+    assert len(client.predict(tiny_model.image_bytes)) == 12
+
+
+def test_deleting_the_last_version_unloads_and_a_vanished_base_path_does_not(lifecycle, tiny_model):
+    base, _, client = lifecycle
+    base.rename(base.with_name("away"))
+    time.sleep(2.5)
+    assert client.status() == [(1, "AVAILABLE")]
+    base.with_name("away").rename(base)
+    shutil.rmtree(base / "1")
+    eventually(client, [(1, "END")])
+    with pytest.raises(ServerError, match="Servable not found"):
+        client.predict(tiny_model.image_bytes)
 
 
 def test_a_port_that_is_taken_is_named(server, tmp_path):

@@ -91,7 +91,7 @@ def test_a_missing_signature_is_named(tiny_model, tmp_path):
 def run_executor(tiny_model, tmp_path, **changes):
     split_dir = tmp_path / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(split_dir / "data_tfrecord-00000-of-00001.gz"), "GZIP") as writer:
+    with tf.io.TFRecordWriter(str(split_dir / "data_tfrecord-00000-of-00001")) as writer:
         for example in tiny_model.examples:
             writer.write(example)
     examples, model, model_run = (

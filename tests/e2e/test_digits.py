@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def first(execute):
 def test_examples(first, root):
     """The held-out test split as it was written."""
     files = tf.io.gfile.glob(str(root / "digits/artifacts/ImageExampleGen/examples/*/Split-test/*"))
-    records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
+    records = tf.data.TFRecordDataset(files).as_numpy_iterator()
     return [tf.train.Example.FromString(record).features.feature for record in records]
 
 
@@ -213,6 +214,19 @@ def test_a_part_of_the_pipeline(first, execute):
     assert part.result.pushed_version is None
 
 
+def test_nothing_between_two_nodes_is_a_mistake(first, execute):
+    with pytest.raises(config.ConfigError, match="--from ServingValidator does not lead to --to GradCam"):
+        execute(from_node="ServingValidator", to_node="GradCam")
+
+
+def test_a_pushed_version_that_was_deleted_is_pushed_again(first, execute):
+    shutil.rmtree(first.result.serving_dir)
+    again = execute()
+    assert {node.id: node.state for node in again.nodes}["Pusher"] == "complete"
+    assert Path(again.result.serving_dir, "saved_model.pb").is_file()
+    assert again.result.pushed_version > first.result.pushed_version
+
+
 def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root):
     command = [sys.executable, "-m", "pipeline", "run", "digits", "--json"]
     # Another seed: everything before Trainer is taken from the cache, Trainer has work to do.
@@ -238,10 +252,10 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root)
     assert found["pushed_version"] > first.result.pushed_version
 
 
-def test_two_runs_at_once_are_refused(first, execute, root):
-    import fcntl
-
-    with (root / "digits" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(session.AlreadyRunningError, match="Another run uses"):
-            execute()
+def test_two_runs_at_once_are_refused(tmp_path):
+    with (
+        session.only_run(tmp_path),
+        pytest.raises(session.AlreadyRunningError, match="Another run uses"),
+        session.only_run(tmp_path),
+    ):
+        pass

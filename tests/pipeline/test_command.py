@@ -67,6 +67,17 @@ def test_an_unknown_node(run_in):
     assert_one_message(run_in("digits", "--to", "Trainr"), 2, "--to: unknown node `Trainr`", "Did you mean `Trainer`?")
 
 
+def test_nodes_in_the_wrong_order(run_in):
+    done = run_in("digits", "--from", "GradCam", "--to", "Trainer")
+    assert_one_message(done, 2, "--from GradCam comes after --to Trainer")
+
+
+def test_a_root_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    done = tfx_vision("run", "digits", "--set", f"pipeline.root={tmp_path / 'file'}")
+    assert_one_message(done, 1, "Not a directory", str(tmp_path / "file"))
+
+
 def test_an_unknown_preset():
     assert_one_message(tfx_vision("run", "digit"), 2, "Did you mean `digits`?")
 
@@ -82,6 +93,10 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     image.write_bytes(picture_bytes())
     for option, address in (("--grpc", "127.0.0.1:9"), ("--rest", "http://127.0.0.1:9")):
         assert_one_message(tfx_vision("predict", image, option, address), 1, "UNAVAILABLE")
+    assert_one_message(
+        tfx_vision("predict", image, "--rest", "http://host:port"), 1, "INVALID_ARGUMENT", "http://host:port"
+    )
+    assert_one_message(tfx_vision("predict", image, "--rest", "x", "--grpc", "y"), 2, "not both")
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
 
 

@@ -1,5 +1,7 @@
 """The configuration: what is accepted, and what is said of the rest."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline import config
@@ -7,9 +9,9 @@ from pipeline import config
 
 @pytest.mark.parametrize("name", config.preset_names())
 def test_every_preset_is_valid_and_says_what_it_is(name):
-    data = None if name == "digits" else "."
+    data = None if name == "digits" else Path(".")
     loaded = config.load(name, data=data)
-    assert loaded.pipeline.name == name
+    assert data is not None or loaded.pipeline.name == name
     header = [line for line in config.preset_text(name).splitlines() if line.startswith("#")]
     for word in ("command:", "cost:", "result:"):
         assert any(word in line for line in header)
@@ -30,6 +32,10 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("data.max_bad_fraction=1.5", r"data\.max_bad_fraction: .*less than or equal to 1"),
         ("data.splits.train=0.9", r"data\.splits: train, validation and test must add up to 1, not 1\.2"),
         ("evaluation.thresholds.acuracy=0.9", r"unknown metric `acuracy`\. Did you mean `accuracy`\?"),
+        ("evaluation.thresholds.accuracy=80", r"`accuracy` must be between 0 and 1, not 80"),
+        ("evaluation.thresholds.macro_f1=-3", r"`macro_f1` must be between 0 and 1, not -3"),
+        ("evaluation.thresholds.cross_entropy=-1", r"`cross_entropy` must be 0 or more, not -1"),
+        ("evaluation.change_thresholds.accuracy=7", r"`accuracy` must be between 0 and 1, not 7"),
         ("evaluation.thresholds={}", r"at least one threshold is needed"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: scratch_cnn"),
         ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
@@ -68,6 +74,23 @@ def test_data_replaces_the_source(tmp_path):
     assert loaded.data_dir == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("Cats & Dogs", "cats-dogs"), ("x" * 99, "x" * 62), ("猫", "pictures"), ("2024_run", "2024-run")],
+)
+def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):
+    assert config.load("digits", data=tmp_path / folder).pipeline.name == name
+    named = config.load("digits", data=tmp_path / folder, overrides=["pipeline.name=mine"])
+    assert named.pipeline.name == "mine"
+
+
+def test_home_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = config.load("digits", data=Path("~/photos"), overrides=["pipeline.root='~/runs'"])
+    assert loaded.run_dir == tmp_path / "runs" / "photos"
+    assert loaded.data_dir == tmp_path / "photos"
+
+
 def test_a_toml_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[pipeline]\nname = "mine"\n[data]\npath = "photos"\n')
@@ -99,19 +122,19 @@ def test_beam_arguments():
         "--runner=FnApiRunner",
         "--direct_running_mode=in_memory",
         "--direct_num_workers=1",
+        "--sdk_container_image=none",
     ]
     several = config.BeamSection(runner="multi_processing", workers=3, options=("--x=1",)).arguments()
     assert several == [
         "--runner=FnApiRunner",
         "--direct_running_mode=multi_processing",
         "--direct_num_workers=3",
+        "--sdk_container_image=none",
         "--x=1",
     ]
 
 
 def test_every_key_is_documented():
-    from pathlib import Path
-
     from trainer_module import models
 
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()

@@ -64,7 +64,8 @@ def parameters(compiled, node_id):
     ("override", "changed"),
     [
         ("training.epochs=3", {"Trainer", "ServingValidator", "GradCam"}),
-        ("grad_cam.per_class=1", {"Trainer", "ServingValidator", "GradCam"}),
+        ("grad_cam.per_class=1", {"GradCam"}),
+        ("grad_cam.alpha=0.5", {"Trainer", "ServingValidator", "GradCam"}),
         ("transform.image_size=24", {"Transform", "Trainer", "ServingValidator", "GradCam"}),
         ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),
         ("serving.validation_examples=3", {"ServingValidator"}),
@@ -80,6 +81,19 @@ def test_a_setting_reaches_only_the_nodes_that_read_it(class_folders, tmp_path, 
 
     before, after = compile_with(), compile_with(override)
     assert {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)} == changed
+
+
+def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
+    root = class_folders({"a": 3, "b": 3})
+
+    def compile_now():
+        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}"])
+        return compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(root)))
+
+    before = compile_now()
+    (root / "a" / "0.png").rename(root / "b" / "moved.png")
+    after = compile_now()
+    assert {n for n in nodes.NODE_IDS if parameters(before, n) != parameters(after, n)} == {"ImageExampleGen"}
 
 
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):

@@ -37,12 +37,12 @@ def test_every_kind_of_jpeg(mode, progressive):
 @pytest.mark.parametrize("level", [0, 100, 255])
 def test_brightness_is_the_mean_luma(level):
     found = picture.examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"), MAX_PIXELS)
-    assert found.brightness == pytest.approx(level, abs=1e-3)
+    assert found.mean["luma"] == pytest.approx(level, abs=1e-3)
 
 
 def test_brightness_weighs_the_colours():
     green = picture.examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"), MAX_PIXELS)
-    assert green.brightness == pytest.approx(0.587 * 255, abs=1e-3)
+    assert green.mean["luma"] == pytest.approx(0.587 * 255, abs=1e-3)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG"])
@@ -105,4 +105,21 @@ def test_a_second_picture_behind_a_jpeg_is_ignored():
     ],
 )
 def test_slices(height, width, brightness, expected):
-    assert picture.slices_of(picture.Picture("PNG", height, width, brightness)) == expected
+    assert picture.slices_of(picture.Picture("PNG", height, width, {"luma": brightness}, {})) == expected
+
+
+def test_moments_are_numpys(rng):
+    pixels = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    mean, deviation = picture.moments(pixels)
+    for index, color in enumerate(("red", "green", "blue")):
+        assert mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
+        assert deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    assert mean["luma"] == pytest.approx(luma.mean(), rel=1e-6)
+    assert deviation["luma"] == pytest.approx(luma.std(), rel=1e-5)
+
+
+def test_moments_of_a_large_flat_picture_are_exact():
+    mean, deviation = picture.moments(np.full((2000, 2000, 3), 201, np.uint8))
+    assert mean == pytest.approx(dict.fromkeys(mean, 201.0), rel=1e-6)
+    assert max(deviation.values()) < 1e-3

@@ -1,41 +1,63 @@
 """What TFX Trainer calls."""
 
+import os
+
 import keras
+import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import export, input_pipeline, training
+from trainer_module import export, features, input_pipeline, training
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
 
 
 # TFX Trainer calls this function.
 def run_fn(fn_args: FnArgs) -> None:
-    """Trains on the transformed train split, watches the validation split, exports.
+    """Trains on the train split, watches the validation split, exports.
 
     Args:
-      fn_args: `custom_config["options"]` is TrainerOptions as JSON; `train_files`, `eval_files`,
+      fn_args: `custom_config["options"]` is TrainerOptions as JSON; `train_files` and `eval_files` (raw examples),
         `transform_output`, `serving_model_dir` and `model_run_dir` as TFX sets them.
     """
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
     keras.utils.set_random_seed(options.training.seed)
     transform_output = tft.TFTransformOutput(fn_args.transform_output)
-    statistics = input_pipeline.read_pixel_statistics(fn_args.train_files, options.transform.channels)
+    tft_layer = transform_output.transform_features_layer()
+    raw_feature_spec = transform_output.raw_feature_spec()
+
+    def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        transformed: dict[str, tf.Tensor] = tft_layer(tf.io.parse_example(serialized, raw_feature_spec))
+        return transformed
+
+    statistics = input_pipeline.read_pixel_statistics(fn_args.train_files, transform)
     model = classification.build_model(options, statistics)
+
+    def batches(split: str, files: list[str], shuffle_seed: int | None = None) -> tf.data.Dataset:
+        return input_pipeline.batches(
+            files,
+            transform,
+            options.transform,
+            options.training.batch_size,
+            num_examples=input_pipeline.count(files),
+            cache_dir=os.path.join(fn_args.model_run_dir, "cache", split),
+            shuffle_seed=shuffle_seed,
+        )
+
     training.train(
         model,
         options,
-        train_data=input_pipeline.batches(
-            fn_args.train_files, options.transform, options.training.batch_size, shuffle_seed=options.training.seed
-        ),
-        validation_data=input_pipeline.batches(fn_args.eval_files, options.transform, options.training.batch_size),
+        train_data=batches(features.TRAIN, fn_args.train_files, options.training.seed),
+        validation_data=batches(features.VALIDATION, fn_args.eval_files),
         run_dir=fn_args.model_run_dir,
     )
     export.export(
         model,
         options,
-        tft_layer=transform_output.transform_features_layer(),
-        raw_feature_spec=transform_output.raw_feature_spec(),
+        tft_layer=tft_layer,
+        raw_feature_spec=raw_feature_spec,
         serving_dir=fn_args.serving_model_dir,
         run_dir=fn_args.model_run_dir,
     )
+    if tf.io.gfile.exists(os.path.join(fn_args.model_run_dir, "cache")):
+        tf.io.gfile.rmtree(os.path.join(fn_args.model_run_dir, "cache"))

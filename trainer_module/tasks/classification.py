@@ -75,7 +75,8 @@ def endpoints(
           label string [N], score float32 [N].
         examples: examples string [N] (serialised raw examples) → the same.
         classify: inputs string [N] (serialised raw examples) → classes string [N, C], scores float32 [N, C].
-        transform_features: examples string [N] → every transformed feature, the label among them.
+        transform_features: examples string [N] → the transformed features but the pixels, the label
+          among them.
         explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64
           [N], score float32 [N].
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
@@ -112,8 +113,10 @@ def endpoints(
         return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
 
     def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        transformed = tft_layer(tf.io.parse_example(examples, raw_feature_spec))
-        return dict(transformed)
+        transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
+        # The pixels are left out: who wants a prediction asks `examples`, and should not decode every picture twice.
+        transformed.pop(features.IMAGE_PIXELS, None)
+        return transformed
 
     def explain_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = pixels_of(image_bytes)
