@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format image clean
+.PHONY: help setup demo test lint format bench image clean
 
 help: ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: setup ## Checks format, style, types and the direction of imports.
 format: setup ## Formats the code and mends what ruff can mend.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: setup ## Measures the data path against the canonical form (about three minutes).
+	$(BIN)/python tests/bench/data_path.py
 
 image: ## Builds the container image (docker, podman or buildah).
 	@scripts/image.sh
