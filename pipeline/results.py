@@ -21,6 +21,7 @@ from pipeline import evaluation
 from pipeline.config import GATED_METRICS
 from trainer_module import features
 
+_CONFUSION_MATRIX_FIELD = "multiClassConfusionMatrixAtThresholds"
 _RUN_CONTEXT = "pipeline_run"
 
 
@@ -32,11 +33,13 @@ class SliceMetrics:
       name: `brightness = dark`, or `all`.
       metrics: By the names that thresholds use, and `examples`; NaN where a figure does not exist.
       per_class: Class name → precision, recall, f1, support.
+      confusion: Number of examples by [actual class id][predicted class id].
     """
 
     name: str
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    confusion: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
 def slice_metrics(evaluation_uri: str, classes: tuple[str, ...]) -> list[SliceMetrics]:
     """Reads TFMA's figures: all examples first, then the slices in alphabetical order."""
     loaded = tfma.load_eval_result(evaluation_uri, model_name=None)
+    plots = dict(loaded.plots)
     results = []
     for slice_key, by_output in loaded.slicing_metrics:
         by_sub_key = next(iter(by_output.values()))
@@ -166,7 +170,8 @@ def slice_metrics(evaluation_uri: str, classes: tuple[str, ...]) -> list[SliceMe
             name: {figure: _number(value) for figure, value in by_sub_key[f"classId:{class_id}"].items()}
             for class_id, name in enumerate(classes)
         }
-        results.append(SliceMetrics(_slice_name(slice_key), metrics, per_class))
+        confusion = _confusion_matrix(plots[slice_key], len(classes))
+        results.append(SliceMetrics(_slice_name(slice_key), metrics, per_class, confusion))
     return sorted(results, key=lambda result: (result.name != "all", result.name))
 
 
@@ -174,6 +179,16 @@ def _slice_name(slice_key: tuple[tuple[str, Any], ...]) -> str:
     if not slice_key:
         return "all"
     return ", ".join(f"{name.removeprefix(features.SLICE_PREFIX)} = {value}" for name, value in slice_key)
+
+
+def _confusion_matrix(plots_by_output: dict[str, Any], num_classes: int) -> list[list[int]]:
+    matrix = [[0] * num_classes for _ in range(num_classes)]
+    (by_sub_key,) = plots_by_output.values()
+    (stored,) = by_sub_key[""][_CONFUSION_MATRIX_FIELD]["matrices"]
+    for entry in stored.get("entries", ()):  # a proto as JSON: what is 0 is left out
+        actual, predicted = int(entry.get("actualClassId", 0)), int(entry.get("predictedClassId", 0))
+        matrix[actual][predicted] = round(entry.get("numWeightedExamples", 0.0))
+    return matrix
 
 
 def _number(value: dict[str, Any]) -> float:

@@ -58,11 +58,18 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints; a figure that does not exist is null."""
         result = self.result
-        overall = result.slices[0].metrics if result and result.slices else {}
+        slices = result.slices if result else []
+
+        def numbers(figures: dict[str, float]) -> dict[str, float | None]:
+            return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
         return {
             "status": self.status,
             "nodes": [{"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in self.nodes],
-            "metrics": {name: None if math.isnan(value) else value for name, value in overall.items()},
+            "metrics": numbers(slices[0].metrics) if slices else {},
+            "classes": {name: numbers(figures) for name, figures in slices[0].per_class.items()} if slices else {},
+            "confusion_matrix": slices[0].confusion if slices else [],
+            "slices": {entry.name: numbers(entry.metrics) for entry in slices[1:]},
             "blessed": result.blessed if result else None,
             "servable": result.servable if result else None,
             "refusals": result.refusals if result else [],

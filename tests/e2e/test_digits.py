@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from ml_metadata.proto import metadata_store_pb2
 from PIL import Image
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
 from pipeline import config, session
@@ -94,6 +94,9 @@ def test_the_json_object_has_every_key_of_the_contract(first):
     assert {"status", "nodes", "metrics", "blessed", "pushed_version", "serving_dir", "report", "quarantined"} <= set(
         found
     )
+    assert np.sum(found["confusion_matrix"]) == found["metrics"]["examples"]
+    assert found["classes"]["7"]["support"] == sum(found["confusion_matrix"][7])
+    assert {"slant = left", "brightness = dark"} <= set(found["slices"])
     assert found["examples"] == 1797 and found["quarantined"] == []
     assert found["nodes"][0] == {"id": "ImageExampleGen", "state": "complete", "seconds": pytest.approx(5, abs=60)}
 
@@ -144,6 +147,7 @@ def test_the_evaluators_figures_are_those_of_the_served_answers(served, first, t
         expected = precision_recall_fscore_support(
             truth_here, answers_here, labels=list("0123456789"), zero_division=0.0
         )
+        assert entry.confusion == confusion_matrix(truth_here, answers_here, labels=list("0123456789")).tolist()
         for column, figure in enumerate(("precision", "recall", "f1", "support")):
             for digit in "0123456789":
                 measured = entry.per_class[digit][figure]
