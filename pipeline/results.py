@@ -134,11 +134,10 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
         values["quarantined"] = [json.loads(line) for line in lines]
     refusals: list[str] = []
     evaluator = outputs.get("Evaluator", {})
-    if "evaluation" in evaluator:
-        values["slices"] = slice_metrics(evaluator["evaluation"].uri, classes)
     if blessing := evaluator.get("blessing"):
         values["blessed"] = blessing.custom_properties["blessed"].int_value == 1
         values["has_baseline"] = "baseline_model" in blessing.custom_properties
+        values["slices"] = slice_metrics(evaluator["evaluation"].uri, classes, values["has_baseline"])
         refusals += _threshold_failures(evaluator["evaluation"].uri)
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
@@ -156,9 +155,15 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
     return RunResult(refusals=refusals, **values)
 
 
-def slice_metrics(evaluation_uri: str, classes: tuple[str, ...]) -> list[SliceMetrics]:
-    """Reads TFMA's figures: all examples first, then the slices in alphabetical order."""
-    loaded = tfma.load_eval_result(evaluation_uri, model_name=None)
+def slice_metrics(evaluation_uri: str, classes: tuple[str, ...], has_baseline: bool) -> list[SliceMetrics]:
+    """Reads TFMA's figures of the new model: all examples first, then the slices in alphabetical order.
+
+    Args:
+      evaluation_uri: The Evaluator's output.
+      classes: Class names; the index is the id.
+      has_baseline: Whether another model was evaluated beside it; only then TFMA has given it a name.
+    """
+    loaded = tfma.load_eval_result(evaluation_uri, model_name="candidate" if has_baseline else None)
     plots = dict(loaded.plots)
     results = []
     for slice_key, by_output in loaded.slicing_metrics:

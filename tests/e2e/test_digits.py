@@ -206,6 +206,9 @@ def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
     worse = execute("training.epochs=1", "training.learning_rate=1e-6", "evaluation.thresholds={accuracy=0.0}")
     assert worse.exit_code == 3
     assert worse.result.has_baseline
+    figures = worse.result.slices[0]
+    assert figures.metrics["accuracy"] < 0.5  # the new model's, not the baseline's
+    assert np.trace(figures.confusion) / np.sum(figures.confusion) == pytest.approx(figures.metrics["accuracy"])
     (refusal,) = worse.result.refusals
     assert "accuracy changed by -0." in refusal and "against the last blessed model, allowed -0.05" in refusal
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
