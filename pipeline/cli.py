@@ -52,22 +52,22 @@ def run(
 
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the model.
     """
-    from pipeline import session
+    from pipeline import execution
 
     stderr = Console(stderr=True)
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         _check_nodes(from_node, to_node)
-        with session.only_run(loaded.run_dir):
-            layout = session.prepare(loaded)
+        with execution.only_run(loaded.run_dir):
+            layout = execution.prepare(loaded)
             from pipeline import show
 
-            with session.quiet_output(session.log_path(loaded)) as (out, err):
+            with execution.quiet_output(execution.log_path(loaded)) as (out, err):
                 # Not to the terminal's width where there is none: a log should not be cut.
                 console = Console(file=err, width=None if err.isatty() else 120)
                 show.start(console, loaded, layout)
                 with show.Progress(console) as progress:
-                    outcome = session.execute(
+                    outcome = execution.execute(
                         loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
                     )
                 show.summary(console, outcome, loaded)
@@ -79,7 +79,7 @@ def run(
                     out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
     except (configuration.ConfigError, DatasetError) as error:
         _stop(stderr, BAD_USAGE, str(error))
-    except session.AlreadyRunningError as error:
+    except execution.AlreadyRunningError as error:
         _stop(stderr, FAILED, str(error))
     except OSError as error:
         # A folder that cannot be read or written, or a full disk.
@@ -105,7 +105,7 @@ def serve(
     stderr = Console(stderr=True)
     if not model_base_path.is_dir():
         _stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
-    from pipeline.session import quiet_output
+    from pipeline.execution import quiet_output
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

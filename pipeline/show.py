@@ -17,9 +17,9 @@ from components.image_example_gen.layout import Layout
 from pipeline.config import PipelineConfig
 
 if TYPE_CHECKING:
+    from pipeline.execution import Outcome
     from pipeline.results import RunResult, SliceMetrics
     from pipeline.runners.local import NodeResult
-    from pipeline.session import Outcome
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
 _PROGRESS_LOGGER = "tfx_vision.progress"

@@ -43,7 +43,7 @@ def bytes_below(folder: Path) -> int:
 
 def measure(form: str, data: str, run_dir: str) -> dict:
     """Runs one form in this process: seconds of every node, peak memory, bytes on disk."""
-    from pipeline import config, dag, session
+    from pipeline import config, dag, execution
     from pipeline.runners import local
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -57,7 +57,7 @@ def measure(form: str, data: str, run_dir: str) -> dict:
             "pictures", data=Path(data), overrides=[f"pipeline.root={run_dir}", "transform.image_size=32"]
         )
         loaded.run_dir.mkdir(parents=True)
-        pipeline, to_node = dag.create_pipeline(loaded, session.prepare(loaded)), "Transform"
+        pipeline, to_node = dag.create_pipeline(loaded, execution.prepare(loaded)), "Transform"
     local.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
     seconds = {node.id: round(node.seconds, 1) for node in results if node.state == "complete"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

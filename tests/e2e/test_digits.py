@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
-from pipeline import config, session
+from pipeline import config, execution
 from serving.client import GrpcClient, RestClient
 from serving.local_server.server import LocalServer
 from trainer_module import features
@@ -48,7 +48,7 @@ def execute(overrides):
 
     def run(*more, **arguments):
         loaded = config.load("digits", overrides=[*overrides, *more])
-        return session.execute(loaded, session.prepare(loaded), **arguments)
+        return execution.execute(loaded, execution.prepare(loaded), **arguments)
 
     return run
 
@@ -261,8 +261,8 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root)
 
 def test_two_runs_at_once_are_refused(tmp_path):
     with (
-        session.only_run(tmp_path),
-        pytest.raises(session.AlreadyRunningError, match="Another run uses"),
-        session.only_run(tmp_path),
+        execution.only_run(tmp_path),
+        pytest.raises(execution.AlreadyRunningError, match="Another run uses"),
+        execution.only_run(tmp_path),
     ):
         pass

@@ -116,7 +116,7 @@ def test_presets_lists_all():
         "from pipeline import cli",
         "import serving.client, serving.wire",
         "from pipeline import config; config.load('digits')",
-        "from pipeline import session; from components.image_example_gen import layout",
+        "from pipeline import execution; from components.image_example_gen import layout",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )
