@@ -165,9 +165,9 @@ def metadata_path(config: PipelineConfig) -> Path:
 
 def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[str, ...]:
     """The configured slices, or all built-in ones and all metadata columns."""
-    available = [name.removeprefix(features.SLICE_PREFIX) for name in features.BUILT_IN_SLICES]
-    available += layout.slice_columns
-    return tuple(available) if config.evaluation.slices is None else config.evaluation.slices
+    if config.evaluation.slices is not None:
+        return config.evaluation.slices
+    return layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns
 
 
 def source_hash() -> str:

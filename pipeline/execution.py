@@ -16,7 +16,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig, did_you_mean
-from trainer_module import features
 
 if TYPE_CHECKING:
     from pipeline.results import RunResult
@@ -96,8 +95,7 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
 
         sources.WRITERS[config.data.source](config.data_dir)
     layout = layouts.inspect(config.data_dir, config.data.metadata_csv)
-    available = [name.removeprefix(features.SLICE_PREFIX) for name in features.BUILT_IN_SLICES]
-    available += layout.metadata_columns
+    available = layouts.BUILT_IN_SLICE_NAMES + layout.metadata_columns
     for name in config.evaluation.slices or ():
         if name not in available:
             suggestion = did_you_mean(name, available) or f". The data have: {', '.join(available)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,3 +143,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
     export.export(model, options, tft_layer=layer, raw_feature_spec=spec, serving_dir=serving_dir, run_dir=run_dir)
     return TinyModel(options, model, serving_dir, run_dir, image_bytes, examples)
+
+
+@pytest.fixture(scope="session")
+def tiny_session(tiny_model: TinyModel) -> Iterator[Any]:
+    """The exported model, loaded as TF Serving loads it."""
+    from trainer_module.session_model import SessionModel
+
+    model = SessionModel(tiny_model.serving_dir)
+    yield model
+    model.close()

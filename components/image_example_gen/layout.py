@@ -16,6 +16,8 @@ METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"
 # A column with more values than this (an address, a time) is no slice unless it is asked for.
 MOST_SLICE_VALUES = 50
+# Slices that every picture has; a metadata column may not take their names.
+BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
 
 
 class DatasetError(Exception):
@@ -219,9 +221,8 @@ def _metadata_columns(path: Path) -> tuple[str, ...]:
     if FILENAME_COLUMN not in columns:
         raise DatasetError(f"{path} has no column `{FILENAME_COLUMN}` (found: {', '.join(columns) or 'none'}).")
     columns.remove(FILENAME_COLUMN)
-    built_in = {slice_.removeprefix(features.SLICE_PREFIX) for slice_ in features.BUILT_IN_SLICES}
     for column in columns:
-        if not column or columns.count(column) > 1 or column in built_in:
+        if not column or columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
             raise DatasetError(f"{path}: column {column!r} is empty, doubled or the name of a built-in slice.")
     return tuple(columns)
 

@@ -4,13 +4,11 @@ import io
 import zlib
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from PIL import Image
 
 from components.image_example_gen import picture
 from trainer_module import preprocessing
-from trainer_module.session_model import SessionModel
 
 NUM_MUTATIONS = 1000
 MAX_PIXELS = 1_000_000
@@ -71,14 +69,7 @@ def mutate(rng, data):
     return bytes(data)
 
 
-@pytest.fixture(scope="module")
-def served(tiny_model):
-    model = SessionModel(tiny_model.serving_dir)
-    yield model
-    model.close()
-
-
-def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(served):
+def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(tiny_session):
     rng = np.random.default_rng(20)
     sources = originals(rng)
     for source in sources:
@@ -97,7 +88,7 @@ def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(serv
         # What ImageExampleGen lets through, Transform (grey and colour) and the serving signature must be able to read.
         for channels in (1, 3):
             assert preprocessing.decode_and_resize(tf.constant([encoded]), 16, channels).shape == (1, 16, 16, channels)
-        answer = served.run_on("serving_default", [encoded])
+        answer = tiny_session.run_on("serving_default", [encoded])
         assert np.isfinite(answer["probabilities"]).all()
         assert found.height * found.width <= MAX_PIXELS
     assert sum(tally.values()) == NUM_MUTATIONS

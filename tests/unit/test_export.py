@@ -11,18 +11,10 @@ from PIL import Image
 
 from components.serving_validator import checks
 from trainer_module import export, features, grad_cam, preprocessing
-from trainer_module.session_model import SessionModel
 
 
-@pytest.fixture(scope="module")
-def served(tiny_model):
-    model = SessionModel(tiny_model.serving_dir)
-    yield model
-    model.close()
-
-
-def test_all_signatures_are_there(served):
-    assert set(served.signatures) == {
+def test_all_signatures_are_there(tiny_session):
+    assert set(tiny_session.signatures) == {
         "serving_default",
         "examples",
         "classify",
@@ -33,9 +25,9 @@ def test_all_signatures_are_there(served):
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "examples"])
-def test_predictions_are_the_keras_models(served, tiny_model, signature):
+def test_predictions_are_the_keras_models(tiny_session, tiny_model, signature):
     values = tiny_model.image_bytes if signature == "serving_default" else tiny_model.examples
-    answer = served.run_on(signature, values)
+    answer = tiny_session.run_on(signature, values)
     expected = checks.expected_probabilities(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     np.testing.assert_array_equal(answer["class_id"], expected.argmax(axis=1))
@@ -45,24 +37,28 @@ def test_predictions_are_the_keras_models(served, tiny_model, signature):
     np.testing.assert_allclose(answer["score"], expected.max(axis=1), atol=1e-5)
 
 
-def test_a_picture_alone_is_answered_as_in_a_batch(served, tiny_model):
-    together = served.run_on("serving_default", tiny_model.image_bytes)["probabilities"]
+def test_a_picture_alone_is_answered_as_in_a_batch(tiny_session, tiny_model):
+    together = tiny_session.run_on("serving_default", tiny_model.image_bytes)["probabilities"]
     for image, expected in zip(tiny_model.image_bytes, together, strict=True):
-        np.testing.assert_allclose(served.run_on("serving_default", [image])["probabilities"][0], expected, atol=1e-5)
+        np.testing.assert_allclose(
+            tiny_session.run_on("serving_default", [image])["probabilities"][0], expected, atol=1e-5
+        )
 
 
-def test_classify_has_names_and_scores_of_all_classes(served, tiny_model):
-    answer = served.run_on("classify", tiny_model.examples)
+def test_classify_has_names_and_scores_of_all_classes(tiny_session, tiny_model):
+    answer = tiny_session.run_on("classify", tiny_model.examples)
     assert [name.decode() for name in answer["classes"][3]] == list(tiny_model.options.classes)
     np.testing.assert_allclose(answer["scores"].sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_transform_features_gives_the_label(served, tiny_model):
-    np.testing.assert_array_equal(served.run_on("transform_features", tiny_model.examples)["label"], [0, 1, 2] * 4)
+def test_transform_features_gives_the_label(tiny_session, tiny_model):
+    np.testing.assert_array_equal(
+        tiny_session.run_on("transform_features", tiny_model.examples)["label"], [0, 1, 2] * 4
+    )
 
 
-def test_explain_is_grad_cam(served, tiny_model):
-    answer = served.run_on("explain", tiny_model.image_bytes)
+def test_explain_is_grad_cam(tiny_session, tiny_model):
+    answer = tiny_session.run_on("explain", tiny_model.image_bytes)
     pixels = preprocessing.decode_and_resize(tf.constant(tiny_model.image_bytes), 16, 3)
     expected = grad_cam.explainer(tiny_model.model)(pixels)
     np.testing.assert_allclose(answer["heatmap"], expected.heatmap, atol=1e-4)
@@ -71,8 +67,8 @@ def test_explain_is_grad_cam(served, tiny_model):
     assert Image.open(io.BytesIO(answer["overlay_png_bytes"][0])).size == (224, 224)
 
 
-def test_embeddings_have_unit_length(served, tiny_model):
-    answer = served.run_on("embed", tiny_model.image_bytes)["embedding"]
+def test_embeddings_have_unit_length(tiny_session, tiny_model):
+    answer = tiny_session.run_on("embed", tiny_model.image_bytes)["embedding"]
     assert answer.shape == (12, 12)
     np.testing.assert_allclose(np.linalg.norm(answer, axis=1), 1.0, atol=1e-5)
 
@@ -84,6 +80,6 @@ def test_labels_lie_beside_the_model(tiny_model):
     assert (Path(tiny_model.run_dir) / features.KERAS_FILE).is_file()
 
 
-def test_a_bad_picture_is_refused_with_a_code(served):
+def test_a_bad_picture_is_refused_with_a_code(tiny_session):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        served.run_on("serving_default", [b"not a picture"])
+        tiny_session.run_on("serving_default", [b"not a picture"])
