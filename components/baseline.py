@@ -1,4 +1,4 @@
-"""Which earlier model a new one has to beat."""
+"""What of earlier runs a new one is compared with: the model to beat, and the span before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tfx.components.evaluator import constants
 from tfx.dsl.components.common import resolver
 from tfx.utils import path_utils
 
+from components.example_validator.executor import SCHEMA_ID, STATISTICS_ID
 from trainer_module import export
 
 
@@ -41,6 +42,31 @@ class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
             if model.id != candidate.id and model.id in blessings and read_labels(model) == labels:
                 return {"model": [model], "model_blessing": [blessings[model.id]], "candidate": [candidate]}
         return {"model": [], "model_blessing": [], "candidate": [candidate]}
+
+
+class PreviousSpanStrategy(resolver.ResolverStrategy):
+    """Statistics and schema of the newest earlier span that passed validation, or nothing."""
+
+    def resolve_artifacts(
+        self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
+    ) -> dict[str, list[types.Artifact]]:
+        """Resolves the inputs `statistics`, `schema`, `anomalies` and `current`.
+
+        Returns:
+          The same keys; but `current` all hold one artifact, or none where there is no earlier span.
+        """
+        del store
+        (current,) = input_dict["current"]
+        statistics = {artifact.id: artifact for artifact in input_dict["statistics"]}
+        schemas = {artifact.id: artifact for artifact in input_dict["schema"]}
+        # ExampleValidator leaves its artifact only where it let the pictures pass.
+        passed = sorted(input_dict["anomalies"], key=lambda anomalies: (anomalies.span, anomalies.id), reverse=True)
+        for anomalies in passed:
+            of = statistics.get(anomalies.get_int_custom_property(STATISTICS_ID))
+            schema = schemas.get(anomalies.get_int_custom_property(SCHEMA_ID))
+            if of is not None and schema is not None and of.span < current.span:
+                return {"statistics": [of], "schema": [schema], "anomalies": [anomalies], "current": [current]}
+        return {"statistics": [], "schema": [], "anomalies": [], "current": [current]}
 
 
 def read_labels(model: types.Artifact) -> str | None:

@@ -37,7 +37,10 @@ def main() -> None:
 @app.command()
 def run(
     config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of pictures; replaces data.path.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
     ] = None,

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from components.example_validator.options import DriftOptions
+from components.image_example_gen.locations import absolute
+from components.image_example_gen.options import DataOptions
 from trainer_module import features
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
@@ -23,7 +26,7 @@ from trainer_module.options import (
     TransformOptions,
     parse_model,
 )
-from trainer_module.section import Fraction, ModelOptions, Section
+from trainer_module.section import ModelOptions, Section
 
 # Figures that thresholds may name, and on which side of the bound a good model lies.
 GATED_METRICS: dict[str, Literal["higher", "lower"]] = {
@@ -51,41 +54,23 @@ class PipelineSection(Section):
     cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
 
 
-class SplitFractions(Section):
-    """`[data.splits]`: shares of the pictures, by hash of their content, where no folder decides."""
-
-    train: float = Field(default=0.7, gt=0.0, lt=1.0, description="What the weights are fitted on.")
-    validation: float = Field(default=0.15, gt=0.0, lt=1.0, description="What decides when training ends.")
-    test: float = Field(
-        default=0.15,
-        ge=0.0,
-        lt=1.0,
-        description="What the model is judged on; 0 leaves it out and judges on validation.",
-    )
-
-    @model_validator(mode="after")
-    def _sum_is_one(self) -> SplitFractions:
-        total = self.train + self.validation + self.test
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"train, validation and test must add up to 1, not {total:g}")
-        return self
-
-
-class DataSection(Section):
+class DataSection(DataOptions):
     """`[data]`: the pictures."""
 
     source: Literal["folder", "digits"] = Field(
         default="folder", description="`digits` writes scikit-learn's handwritten digits and needs no path."
     )
-    path: Path | None = Field(default=None, description="Folder with one sub-folder a class.")
-    splits: SplitFractions = SplitFractions()
-    metadata_csv: Path | None = Field(
+    path: str | None = Field(
         default=None,
-        description="CSV with a column `filename` (relative to path) and slice columns; "
-        "`metadata.csv` in the data folder is found by itself.",
+        description="Folder of the pictures, a manifest, or a path with {SPAN}; local, or gs:// and the like.",
     )
-    max_pixels: int = Field(default=50_000_000, ge=1, description="Larger pictures are quarantined undecoded.")
-    max_bad_fraction: Fraction = Field(default=0.01, description="Above this share of unreadable files the run stops.")
+
+    def options(self) -> DataOptions:
+        """The part that crosses into ImageExampleGen; local paths are made absolute."""
+        said = self.model_dump(include=set(DataOptions.model_fields))
+        for key in ("manifest", "metadata_csv"):
+            said[key] = said[key] and absolute(said[key])
+        return DataOptions.model_validate(said)
 
 
 class EvaluationSection(Section):
@@ -171,6 +156,7 @@ class PipelineConfig(Section):
 
     pipeline: PipelineSection = PipelineSection()
     data: DataSection = DataSection()
+    validation: DriftOptions = DriftOptions()
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
@@ -207,11 +193,11 @@ class PipelineConfig(Section):
         return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
 
     @property
-    def data_dir(self) -> Path:
-        """The folder of pictures; for a generated source it lies in the run's folder."""
-        if self.data.path is not None:
-            return self.data.path.expanduser().absolute()
-        return self.run_dir / "data" / self.data.source
+    def data_location(self) -> str:
+        """Where the pictures are; those of a generated source lie in the run's folder."""
+        if self.data.path is None:
+            return str(self.run_dir / "data" / self.data.source)
+        return absolute(self.data.path)
 
     @property
     def model_name(self) -> str:
@@ -255,7 +241,7 @@ def preset_text(name: str) -> str:
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load(name_or_path: str, *, data: Path | None = None, overrides: typing.Sequence[str] = ()) -> PipelineConfig:
+def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = ()) -> PipelineConfig:
     """Reads a preset or a TOML file.
 
     Args:
@@ -270,7 +256,7 @@ def load(name_or_path: str, *, data: Path | None = None, overrides: typing.Seque
     for override in overrides:
         _apply(table, override)
     if data is not None:
-        _section(table, "data").update(path=str(data), source="folder")
+        _section(table, "data").update(path=data, source="folder")
         if is_preset(name_or_path) and not any(o.strip().startswith("pipeline.name") for o in overrides):
             # Runs on different pictures are different pipelines: one must not replace the other's served model.
             _section(table, "pipeline")["name"] = _slug(data)
@@ -286,9 +272,11 @@ def is_preset(name_or_path: str) -> bool:
     return name_or_path in preset_names() and not Path(name_or_path).expanduser().is_file()
 
 
-def _slug(data: Path) -> str:
-    """A pipeline's name from a folder's: small letters, digits and hyphens."""
-    words = re.sub(r"[^a-z0-9]+", "-", data.expanduser().absolute().name.lower()).strip("-")
+def _slug(data: str) -> str:
+    """A pipeline's name from a folder's (of spans, the one they lie in): small letters, digits and hyphens."""
+    folder = absolute(data.partition("{")[0].rpartition("/")[0] if "{" in data else data)
+    name = re.sub(r"\.(csv|jsonl)$", "", folder.rstrip("/").rpartition("/")[2])
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return words[:62] or "pictures"
 
 

@@ -7,14 +7,14 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tfx.components import Evaluator, Pusher, StatisticsGen, Trainer, Transform
+from tfx.components import Evaluator, Pusher, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
-from components.baseline import LatestBlessedOtherModelStrategy
+from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from components.example_validator.component import ImageExampleValidator
 from components.grad_cam.component import GradCam
 from components.image_example_gen import layout as layouts
@@ -22,6 +22,8 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Options as ExampleGenOptions
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_validator.component import ServingValidator
+from components.statistics_gen.component import ImageStatisticsGen
+from components.transform.component import ImageTransform
 from pipeline.config import PipelineConfig, slice_feature
 from pipeline.evaluation import eval_config
 from trainer_module import features
@@ -38,33 +40,55 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     all_options = config.trainer_options(layout.classes)
     # How many pictures are explained is GradCam's business alone: another number should not train again.
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": {"per_class"}})
-    example_gen_options = _example_gen_options(config, layout)
-    evaluated = features.TEST if features.TEST in example_gen_options.splits() else features.VALIDATION
+    example_gen_options = ExampleGenOptions(
+        data=config.data.options(),
+        classes=layout.classes,
+        columns=layout.columns,
+        fingerprint=layout.fingerprint,
+    )
+    written_splits = config.data.written_splits(layout.own_splits)
+    evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
     slices = slice_names(config, layout)
 
-    example_gen = ImageExampleGen(
-        input_base=str(config.data_dir), layout=layout, options=example_gen_options, source_hash=code
-    )
+    example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
     # Picture bytes, file names and digests stay out: hashing them would cost more than everything else.
-    counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH, features.CLASS_TEXT]
+    counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
+    counted += [features.MASK_CLASSES if layout.with_masks else features.CLASS_TEXT]
     counted += [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
     counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.slice_columns)]
-    statistics_gen = StatisticsGen(
+    statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=tfdv.StatsOptions(feature_allowlist=counted),
     )
 
-    held_out = [split for split in example_gen_options.splits() if split != features.TRAIN]
-    schema_gen = ImageSchemaGen(statistics=statistics_gen.outputs["statistics"], exclude_splits=held_out)
+    held_out = [split for split in written_splits if split != features.TRAIN]
+    schema_gen = ImageSchemaGen(
+        statistics=statistics_gen.outputs["statistics"],
+        exclude_splits=held_out,
+        domain_margin=config.validation.domain_margin,
+        with_masks=layout.with_masks,
+    )
+
+    previous_span = Resolver(
+        strategy_class=PreviousSpanStrategy,
+        statistics=Channel(type=standard_artifacts.ExampleStatistics),
+        schema=Channel(type=standard_artifacts.Schema),
+        anomalies=Channel(type=standard_artifacts.ExampleAnomalies),
+        current=statistics_gen.outputs["statistics"],
+    ).with_id("PreviousSpan")
 
     example_validator = ImageExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        previous_statistics=previous_span.outputs["statistics"],
+        previous_schema=previous_span.outputs["schema"],
+        options=config.validation,
     )
 
     # Nothing is materialised: the graph is applied where pictures are read, and pixels on disk would be the largest
     # part of a run.
-    transform = Transform(
+    transform = ImageTransform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="trainer_module.hooks.transform.preprocessing_fn",
@@ -77,6 +101,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         },
         materialize=False,
         disable_statistics=True,
+        disable_analyzer_cache=True,
     )
     transform.add_upstream_node(example_validator)
 
@@ -137,10 +162,11 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
 
     nodes = [
         example_gen,
-        statistics_gen,
+        statistics_gen.with_id("StatisticsGen"),
         schema_gen.with_id("SchemaGen"),
+        previous_span,
         example_validator.with_id("ExampleValidator"),
-        transform,
+        transform.with_id("Transform"),
         trainer,
         resolver,
         evaluator,
@@ -179,19 +205,3 @@ def source_hash() -> str:
             digest.update(path.relative_to(root).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _example_gen_options(config: PipelineConfig, layout: layouts.Layout) -> ExampleGenOptions:
-    metadata_csv = layouts.find_metadata(config.data_dir, config.data.metadata_csv)
-    return ExampleGenOptions(
-        classes=layout.classes,
-        split_folders=layout.split_folders,
-        validation=config.data.splits.validation,
-        test=config.data.splits.test,
-        metadata_csv=str(metadata_csv.absolute()) if metadata_csv else None,
-        metadata_columns=layout.metadata_columns,
-        metadata_sha256=hashlib.sha256(metadata_csv.read_bytes()).hexdigest() if metadata_csv else "",
-        fingerprint=layout.fingerprint,
-        max_pixels=config.data.max_pixels,
-        max_bad_fraction=config.data.max_bad_fraction,
-    )

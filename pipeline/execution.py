@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig, did_you_mean
+from pipeline.nodes import NODE_IDS
 
 if TYPE_CHECKING:
     from pipeline.results import RunResult
@@ -77,6 +78,9 @@ class Outcome:
             "report": None,
             "explanations": result.explanations if result else None,
             "examples": result.data["examples"] if result and result.data else None,
+            "span": result.data["span"] if result and result.data else None,
+            "duplicates": result.data["duplicates"] if result and result.data else None,
+            "drift": result.drift if result else None,
             "quarantined": result.quarantined if result else [],
             "log": str(self.log_path),
             "error": f"{self.error[0]}: {self.error[1]}" if self.error else None,
@@ -93,9 +97,9 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
     if config.data.source != "folder" and config.data.path is None:
         from pipeline import sources
 
-        sources.WRITERS[config.data.source](config.data_dir)
-    layout = layouts.inspect(config.data_dir, config.data.metadata_csv)
-    available = layouts.BUILT_IN_SLICE_NAMES + layout.metadata_columns
+        sources.WRITERS[config.data.source](Path(config.data_location))
+    layout = layouts.inspect(config.data_location, config.data.options())
+    available = layouts.BUILT_IN_SLICE_NAMES + layout.columns
     for name in config.evaluation.slices or ():
         if name not in available:
             suggestion = did_you_mean(name, available) or f". The data have: {', '.join(available)}."
@@ -121,8 +125,13 @@ def execute(
       on_node: Called as nodes start and end.
 
     Raises:
-      ConfigError: If nothing lies between `from_node` and `to_node`.
+      ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
+    if layout.with_masks and NODE_IDS.index(to_node or NODE_IDS[-1]) >= NODE_IDS.index("Transform"):
+        raise ConfigError(
+            f"{layout.root} has masks, and model.name = {config.model.name} tells classes of whole pictures. "
+            "--to ExampleValidator reads, divides and checks these data."
+        )
     from pipeline import dag, results
     from pipeline.runners import local
 

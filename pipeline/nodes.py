@@ -3,6 +3,7 @@
 NODE_IDS = (
     "ImageExampleGen",
     "StatisticsGen",
+    "PreviousSpan",
     "SchemaGen",
     "ExampleValidator",
     "Transform",

@@ -14,8 +14,9 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 
+from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE
-from components.image_example_gen.executor import QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.serving_validator.executor import CHECKS_FILE
 from pipeline import evaluation
 from pipeline.config import GATED_METRICS
@@ -49,6 +50,8 @@ class RunResult:
     Attributes:
       data: ImageExampleGen's summary: counts by split and class.
       quarantined: Path and reason of every refused file.
+      duplicates: The file that lists copies and pictures that look alike.
+      drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`.
       slices: Figures over all examples first, then slice by slice.
       blessed: The Evaluator's verdict.
       has_baseline: Whether the Evaluator compared with an earlier model.
@@ -63,6 +66,8 @@ class RunResult:
 
     data: dict[str, Any] | None = None
     quarantined: list[dict[str, str]] = field(default_factory=list)
+    duplicates: str | None = None
+    drift: dict[str, Any] | None = None
     slices: list[SliceMetrics] = field(default_factory=list)
     blessed: bool | None = None
     has_baseline: bool = False
@@ -132,6 +137,9 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
         values["data"] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         lines = (folder / QUARANTINE_FILE).read_text(encoding="utf-8").splitlines()
         values["quarantined"] = [json.loads(line) for line in lines]
+        values["duplicates"] = str(folder / DUPLICATES_FILE)
+    if anomalies := outputs.get("ExampleValidator", {}).get("anomalies"):
+        values["drift"] = json.loads((Path(anomalies.uri) / DRIFT_FILE).read_text(encoding="utf-8"))
     refusals: list[str] = []
     evaluator = outputs.get("Evaluator", {})
     if blessing := evaluator.get("blessing"):

@@ -34,10 +34,11 @@ _MOST_ROWS = 20
 
 def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
     """Says what is about to run on what."""
-    total = sum(layout.num_files.values())
+    what = "TFRecord files" if layout.kind == "tfrecord" else "pictures with masks" if layout.with_masks else "files"
+    span = f" (span {layout.span})" if layout.span else ""
     console.print(
-        f"[bold]{escape(config.pipeline.name)}[/bold]  {total:,} files in {len(layout.classes)} classes, "
-        f"{escape(str(config.data_dir))}",
+        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(layout.entries):,} {what}, {len(layout.classes)} classes, "
+        f"{escape(config.data_location)}{span}",
         highlight=False,
         soft_wrap=True,
     )
@@ -127,6 +128,33 @@ def _data(console: Console, result: RunResult) -> None:
             _line(console, f"  {escape(record['path'])}: {escape(record['reason'])}")
         if len(result.quarantined) > _MOST_ROWS:
             console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
+    _duplicates(console, result)
+    _drift(console, result)
+
+
+def _duplicates(console: Console, result: RunResult) -> None:
+    """Copies, one line a kind; those on two sides of the split make figures look better than they are."""
+    for kind, text in (("exact", "are copies of others"), ("near", "look like others")):
+        found = result.data["duplicates"][kind] if result.data else {}
+        if not found.get("groups"):
+            continue
+        astride = (
+            f", [yellow]{found['astride']:,} groups on two sides of the split[/yellow]" if found["astride"] else ""
+        )
+        _line(console, f"{found['copies']:,} pictures {text}, in {found['groups']:,} groups{astride}")
+    if result.data and any(found["groups"] for found in result.data["duplicates"].values()):
+        _line(console, f"  [dim]{escape(result.duplicates or '')}[/dim]")
+
+
+def _drift(console: Console, result: RunResult) -> None:
+    if result.drift is None or result.drift["previous_span"] is None:
+        return
+    if not result.drift["found"]:
+        _line(console, f"[green]No drift[/green] against span {result.drift['previous_span']}")
+        return
+    _line(console, f"[yellow]Drift against span {result.drift['previous_span']}, accepted:[/yellow]")
+    for line in result.drift["found"][:_MOST_ROWS]:
+        _line(console, f"  {escape(line)}")
 
 
 def _classes(console: Console, overall: SliceMetrics) -> None:

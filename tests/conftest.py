@@ -134,7 +134,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         image_bytes.append(encode(pixels, "PNG" if index % 2 else "JPEG"))
         name = options.classes[channel]
         found = picture.examine(image_bytes[-1], 10_000)
-        example = executor.to_example(f"{name}/{index}.png", image_bytes[-1], found, name, picture.slices_of(found))
+        example = executor.to_example(
+            f"{name}/{index}.png", image_bytes[-1], found, class_text=name, slices=picture.slices_of(found)
+        )
         examples.append(example.SerializeToString())
     root = tmp_path_factory.mktemp("tiny")
     # Where TFX's Trainer puts them.

@@ -2,12 +2,15 @@
 
 # --- Raw example: what ImageExampleGen writes and everything else reads -----------------------------------------
 IMAGE_ENCODED = "image/encoded"  # bytes of the file as they were found
-IMAGE_FORMAT = "image/format"  # "JPEG" or "PNG"
-IMAGE_HEIGHT = "image/height"  # int64, pixels, before any resizing
+IMAGE_FORMAT = "image/format"  # "JPEG", "PNG" or "GIF"
+IMAGE_FORMATS = ("GIF", "JPEG", "PNG")
+IMAGE_HEIGHT = "image/height"  # int64, pixels, upright, before any resizing
 IMAGE_WIDTH = "image/width"  # int64, pixels
 IMAGE_FILENAME = "image/filename"  # path relative to the data folder, with forward slashes
 IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
-CLASS_TEXT = "image/class/text"  # the class folder's name
+CLASS_TEXT = "image/class/text"  # classification: the class's name
+MASK_ENCODED = "mask/encoded"  # segmentation: PNG of uint8 class ids [height, width]
+MASK_CLASSES = "mask/class/text"  # segmentation: names of the classes that occur in the mask, any number
 
 # Of every picture as it was found: mean and standard deviation of each channel, float32, range [0, 255].
 COLORS = ("red", "green", "blue")

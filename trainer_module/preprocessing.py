@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from trainer_module import orientation
 
 
 def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes one picture.
+    """Decodes one picture and turns it upright, as its EXIF orientation asks.
 
     Args:
-      encoded: string [], a JPEG or PNG file's bytes.
+      encoded: string [], a JPEG, PNG or GIF file's bytes; of a GIF the first frame. Transparency is dropped, 16 bits
+        a channel become 8.
       channels: 1 (grey) or 3 (RGB).
 
     Returns:
@@ -18,9 +23,7 @@ def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: If the bytes are not a complete picture.
     """
-    # Always as RGB: libjpeg cannot make grey of CMYK, and one file would be a picture here and none there.
-    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    pixels.set_shape([None, None, 3])
+    pixels = orientation.upright(_decode_as_stored(encoded), orientation.exif_orientation(encoded))
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
@@ -58,10 +61,25 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
     Raises:
       tf.errors.InvalidArgumentError: If any file of the batch is not a complete picture.
     """
-    return tf.map_fn(
-        lambda one: resize(decode(one, channels), image_size),
-        encoded,
-        fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
+
+    def each(decode_one: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], orientations: tf.Tensor) -> tf.Tensor:
+        def model_sized(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            pixels = decode_one(*one)
+            return resize(tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels, image_size)
+
+        return tf.map_fn(
+            model_sized,
+            (encoded, orientations),
+            fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
+        )
+
+    orientations = orientation.exif_orientations(encoded)
+    # Whether pictures have to be turned is asked once a batch: asking once a picture would take as long as decoding a
+    # small one.
+    return tf.cond(
+        tf.reduce_all(tf.equal(orientations, 1)),
+        lambda: each(lambda one, _: _decode_as_stored(one), orientations),
+        lambda: each(lambda one, held: orientation.upright(_decode_as_stored(one), held), orientations),
     )
 
 
@@ -94,3 +112,9 @@ def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
     """
     flat = tf.io.decode_raw(packed, tf.uint8)
     return tf.reshape(flat, [-1, image_size, image_size, channels])
+
+
+def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
+    # Always as RGB: libjpeg cannot make grey of CMYK, and one file would be a picture here and none there.
+    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(pixels, [None, None, 3])

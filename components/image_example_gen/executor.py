@@ -1,4 +1,8 @@
-"""ImageExampleGen's work: read every file once, examine it, write it to its split or to quarantine."""
+"""ImageExampleGen's work: examine every picture once, decide where each belongs, write it there or to quarantine.
+
+Two passes, both data-parallel. The first reads, decodes and describes; between them the division is made, since copies,
+groups and exact shares can only be seen from all pictures together; the second copies finished records to their splits.
+"""
 
 from __future__ import annotations
 
@@ -9,72 +13,56 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable
-from pathlib import Path
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
-from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
-from tfx.utils import proto_utils
 
-from components.image_example_gen import layout, picture
+from components.image_example_gen import files, layout, mask, picture, splits
+from components.image_example_gen.locations import join
+from components.image_example_gen.options import DataOptions
 from trainer_module import features
+from trainer_module.error_text import first_line
+from trainer_module.section import Section
 
 QUARANTINE_FILE = "quarantine.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
 SUMMARY_FILE = "summary.json"
-NO_METADATA = "unknown"  # slice value of a picture that the metadata CSV does not name
 
-# What looks like a picture and lies outside of the class folders is reported; a licence or a table there is not.
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic")
-_BAD = "bad"
-# Large enough that Beam's cost for a shard does not count, small enough that two workers finish together.
-_FILES_PER_SHARD = 500
+_UNDIVIDED_FOLDER = ".undivided"
+# Large enough that what a shard costs by itself does not count, small enough for many workers.
+_FILES_PER_SHARD = 2000
+_BYTES_PER_SHARD = 512 * 2**20
 # Reasons listed in an error; the log has all of them.
 _MOST_REASONS = 10
+# Frame of a TFRecord: length (uint64, little-endian) and its checksum (uint32), the record, its checksum (uint32).
+_FRAME_HEAD, _FRAME_TAIL = struct.Struct("<QI"), 4
 
 
-class Options(BaseModel):
-    """What the executor is told beside the input's place.
+class Options(Section):
+    """What the executor is told beside the data's place.
 
     Attributes:
-      classes: Class names.
-      split_folders: Splits that have a folder of their own; the others get their share of `train`, by content hash.
-      validation: Share of the validation split.
-      test: Share of the test split; 0 leaves it out.
-      metadata_csv: Where slice values come from.
-      metadata_columns: The slice columns.
-      metadata_sha256: Of the CSV: an edit runs the node again.
-      fingerprint: Of every file's path, size and time of change, from `layout.inspect`.
-      max_pixels: Larger pictures are refused before they are decoded.
-      max_bad_fraction: Above this share of refused files the run stops.
+      data: `[data]`.
+      classes: Class names; with masks in the order of the ids.
+      columns: Slice columns.
+      fingerprint: Of every file's path, size and time of change, and of what tables say of it: the cache sees by it
+        that the data have changed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    data: DataOptions = DataOptions()
     classes: tuple[str, ...]
-    split_folders: tuple[str, ...] = ()
-    validation: float = 0.15
-    test: float = 0.15
-    metadata_csv: str | None = None
-    metadata_columns: tuple[str, ...] = ()
-    metadata_sha256: str = ""
+    columns: tuple[str, ...] = ()
     fingerprint: str = ""
-    max_pixels: int = 50_000_000
-    max_bad_fraction: float = 0.01
-
-    def splits(self) -> list[str]:
-        """The splits that will be written."""
-        optional = self.test > 0 or features.TEST in self.split_folders
-        return [split for split in features.SPLITS if split != features.TEST or optional]
 
 
 class TooManyBadFilesError(RuntimeError):
-    """The share of unreadable files is above `data.max_bad_fraction`."""
+    """The share of unusable files is above `data.max_bad_fraction`."""
 
 
 class EmptySplitError(RuntimeError):
@@ -85,43 +73,59 @@ class ClassWithoutTrainingPicturesError(RuntimeError):
     """A class has no usable picture in the train split."""
 
 
-def split_of(sha256: str, folder_split: str | None, options: Options) -> str:
-    """Chooses a picture's split.
+class ClassesChangedError(RuntimeError):
+    """The data no longer have the classes for which the pipeline was made."""
 
-    A folder decides; what has no folder of its own takes its share of `train`, by the hash of the file's bytes, so
-    that identical files are never on two sides.
 
-    Args:
-      sha256: Hex digest of the file's bytes.
-      folder_split: Name of the split folder the file lies in, or None.
-      options: Shares and split folders.
+class Shard(NamedTuple):
+    """The unit of work: some files, and the number that the files written for them carry.
+
+    Attributes:
+      number: Number of the shard.
+      of: Number of shards.
+      entries: Files to read.
     """
-    if folder_split not in (None, features.TRAIN):
-        assert folder_split is not None
-        return folder_split
-    position = int(sha256[:15], 16) / 16**15
-    for split, share in ((features.VALIDATION, options.validation), (features.TEST, options.test)):
-        if split in options.split_folders:
-            continue
-        if position < share:
-            return split
-        position -= share
-    return features.TRAIN
+
+    number: int
+    of: int
+    entries: list[layout.Entry]
+
+
+def shards_of(entries: Iterable[layout.Entry], per_shard: int = _FILES_PER_SHARD) -> list[Shard]:
+    """Divides files among shards, mixed by the hash of their names: no shard, and no part of one, is of one class."""
+    mixed = sorted(
+        entries,
+        key=lambda entry: hashlib.md5(entry.path.encode(errors="surrogateescape"), usedforsecurity=False).digest(),
+    )
+    num_bytes = sum(entry.size for entry in mixed)
+    count = max(1, math.ceil(len(mixed) / per_shard), min(len(mixed), math.ceil(num_bytes / _BYTES_PER_SHARD)))
+    return [Shard(index, count, mixed[index::count]) for index in range(count)]
 
 
 def to_example(
-    relative_path: str, encoded: bytes, found: picture.Picture, class_text: str, slices: dict[str, str]
+    filename: str,
+    encoded: bytes,
+    found: picture.Picture,
+    *,
+    class_text: str = "",
+    mask_encoded: bytes = b"",
+    mask_classes: Iterable[str] = (),
+    slices: dict[str, str],
 ) -> tf.train.Example:
-    """Builds the raw example of one picture."""
+    """Builds the raw example of one picture: with a class, or with a mask."""
     example = tf.train.Example()
     feature = example.features.feature
     strings: dict[str, str | bytes] = {
         features.IMAGE_ENCODED: encoded,
         features.IMAGE_FORMAT: found.format,
-        features.IMAGE_FILENAME: relative_path,
+        features.IMAGE_FILENAME: filename,
         features.IMAGE_SHA256: hashlib.sha256(encoded).hexdigest(),
-        features.CLASS_TEXT: class_text,
     }
+    if mask_encoded:
+        strings[features.MASK_ENCODED] = mask_encoded
+        feature[features.MASK_CLASSES].bytes_list.value.extend(name.encode() for name in mask_classes)
+    else:
+        strings[features.CLASS_TEXT] = class_text
     strings |= {features.SLICE_PREFIX + name: value for name, value in slices.items()}
     for key, value in strings.items():
         feature[key].bytes_list.value.append(value if isinstance(value, bytes) else value.encode())
@@ -133,82 +137,213 @@ def to_example(
     return example
 
 
-class Shard(NamedTuple):
-    """The unit of work: some files, and the number that the files written for them carry.
-
-    Attributes:
-      number: Number of the shard.
-      of: Number of shards.
-      paths: Files to read.
-    """
-
-    number: int
-    of: int
-    paths: list[str]
+# --- First pass -------------------------------------------------------------------------------------------------
 
 
-class _WriteShard(beam.DoFn):
-    """Reads the files of a shard and writes a TFRecord file for each split: one element in, a few counts out.
+class _Candidate(NamedTuple):
+    """A picture before it is examined."""
 
-    Going through Beam picture by picture (to shuffle, partition and compress them in Python) took twice the time of
+    filename: str
+    encoded: bytes | picture.UnreadablePictureError
+    label: str = ""
+    mask: bytes | None = None  # None for classification
+    split: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+
+
+class _Output:
+    """What the first pass leaves of a shard: a TFRecord file of examples, and beside it what is known of each."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._records: list[splits.Record] = []
+        self.bad: list[dict[str, str]] = []
+
+    def __enter__(self) -> _Output:
+        self._writer = tf.io.TFRecordWriter(self._path)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+        with tf.io.gfile.GFile(self._path + ".json", "w") as file:
+            file.write(json.dumps({"records": self._records, "bad": self.bad}))
+
+    def add(self, record: splits.Record, example: tf.train.Example) -> None:
+        self._writer.write(example.SerializeToString())
+        self._records.append(record)
+
+
+class _Examine(beam.DoFn):
+    """Writes the usable pictures of its shards as examples.
+
+    Nothing goes through Beam picture by picture: shuffling and writing single records in Python took twice the time of
     reading and decoding them. A shard that is tried again writes the same files again.
     """
 
-    def __init__(self, input_base: str, split_dirs: dict[str, str], options: Options) -> None:
-        self._input_base = input_base
-        self._split_dirs = split_dirs
+    def __init__(self, root: str, kind: str, undivided_dir: str, options: Options) -> None:
+        self._root = root
+        self._kind = kind
+        self._undivided_dir = undivided_dir
         self._options = options
-        self._metadata: dict[str, dict[str, str]] = {}
 
-    def setup(self) -> None:
-        if self._options.metadata_csv:
-            self._metadata = layout.read_metadata(Path(self._options.metadata_csv))
+    def start_bundle(self) -> None:
+        self._shards: list[Shard] = []
 
-    def process(self, shard: Shard) -> Iterable[Any]:
-        name = f"data_tfrecord-{shard.number:05d}-of-{shard.of:05d}"
-        counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    def process(self, shard: Shard) -> None:
+        self._shards.append(shard)
+
+    def finish_bundle(self) -> None:
+        """Goes through all shards with one decoder: starting one costs as much as a thousand small pictures."""
+        candidates: collections.deque[tuple[int, _Candidate]] = collections.deque()
+
+        def contents() -> Iterator[bytes | picture.UnreadablePictureError]:
+            read = self._read_records if self._kind == "tfrecord" else self._read_files
+            for shard in self._shards:
+                for candidate in read(shard.entries):
+                    candidates.append((shard.number, candidate))
+                    yield candidate.encoded
+
         with contextlib.ExitStack() as stack:
-            writers: dict[str, tf.io.TFRecordWriter] = {}
-            for path in shard.paths:
+            outputs = iter([_Output(undivided_path(self._undivided_dir, shard.number)) for shard in self._shards])
+            numbers = iter([shard.number for shard in self._shards])
+            current = None
+            for examined in picture.examine_all(contents(), self._options.data.max_pixels):
+                number, candidate = candidates.popleft()
+                while current != number:  # shards come one after another, and some may hold nothing
+                    stack.close()
+                    current, output = next(numbers), stack.enter_context(next(outputs))
                 try:
-                    split, class_text, example = self._read(path)
-                except (picture.UnreadablePictureError, tf.errors.OpError) as error:
-                    yield beam.pvalue.TaggedOutput(_BAD, {"path": self._relative(path), "reason": str(error)})
+                    if isinstance(examined.result, picture.UnreadablePictureError):
+                        raise examined.result
+                    output.add(*self._example(candidate, examined.encoded, examined.result))
+                except (picture.UnreadablePictureError, mask.UnusableMaskError) as error:
+                    output.bad.append({"path": candidate.filename, "reason": str(error)})
+            stack.close()
+            for empty in outputs:
+                with empty:
+                    pass
+
+    def _read_files(self, entries: list[layout.Entry]) -> Iterator[_Candidate]:
+        contents = files.read_all(self._root, [entry.path for entry in entries])
+        for entry, content in zip(entries, contents, strict=True):
+            encoded: bytes | picture.UnreadablePictureError
+            truth: bytes | None = None
+            try:
+                encoded = content if isinstance(content, bytes) else picture.UnreadablePictureError(str(content))
+                if entry.mask:
+                    truth = files.read(self._root, entry.mask)
+            except files.UnreadableFileError as error:
+                encoded = picture.UnreadablePictureError(f"its mask {error}")
+            yield _Candidate(
+                files.readable(entry.path), encoded, entry.label, truth, entry.split, entry.group, entry.slices
+            )
+
+    def _read_records(self, entries: list[layout.Entry]) -> Iterator[_Candidate]:
+        """Examples that somebody else has written, with the keys of the raw contract."""
+        for entry in entries:
+            compression = "GZIP" if entry.path.endswith(".gz") else ""
+            dataset = tf.data.TFRecordDataset(join(self._root, entry.path), compression)
+            number = 0
+            try:
+                for number, serialized in enumerate(dataset.as_numpy_iterator(), start=1):
+                    yield self._candidate(serialized, entry, f"{files.readable(entry.path)}#{number - 1}")
+            except tf.errors.OpError as error:
+                reason = f"damaged TFRecord file behind record {number}: {first_line(error)}"
+                yield _Candidate(files.readable(entry.path), picture.UnreadablePictureError(reason))
+
+    def _candidate(self, serialized: bytes, entry: layout.Entry, place: str) -> _Candidate:
+        try:
+            feature = tf.train.Example.FromString(serialized).features.feature
+        except Exception:  # protobuf's decode error has another class in every implementation
+            return _Candidate(place, picture.UnreadablePictureError("not a tf.Example"))
+
+        def value(key: str) -> bytes:
+            values = feature[key].bytes_list.value if key in feature else ()
+            return bytes(values[0]) if values else b""
+
+        encoded, truth = value(features.IMAGE_ENCODED), value(features.MASK_ENCODED)
+        label = value(features.CLASS_TEXT).decode(errors="replace")
+        name = value(features.IMAGE_FILENAME).decode(errors="replace") or place
+        if not encoded:
+            return _Candidate(name, picture.UnreadablePictureError(f"{place}: no feature {features.IMAGE_ENCODED}"))
+        if not truth and label not in self._options.classes:
+            return _Candidate(
+                name, picture.UnreadablePictureError(f"{place}: class `{label}` is not among data.classes")
+            )
+        slices = tuple(
+            value(features.SLICE_PREFIX + column).decode(errors="replace") or layout.UNKNOWN
+            for column in self._options.columns
+        )
+        group = value(features.SLICE_PREFIX + (self._options.data.group_column or "")).decode(errors="replace")
+        return _Candidate(name, encoded, "" if truth else label, truth or None, entry.split, group, slices)
+
+    def _example(
+        self, candidate: _Candidate, encoded: bytes, found: picture.Picture
+    ) -> tuple[splits.Record, tf.train.Example]:
+        mask_encoded, mask_ids = b"", list[int]()
+        if candidate.mask is not None:
+            mask_encoded, mask_ids = mask.normalize(
+                candidate.mask,
+                height=found.height,
+                width=found.width,
+                num_classes=len(self._options.classes),
+                ignore_id=self._options.data.ignore_id,
+            )
+        slices = picture.slices_of(found) | dict(zip(self._options.columns, candidate.slices, strict=True))
+        example = to_example(
+            candidate.filename,
+            encoded,
+            found,
+            class_text=candidate.label,
+            mask_encoded=mask_encoded,
+            mask_classes=[self._options.classes[class_id] for class_id in mask_ids],
+            slices=slices,
+        )
+        record = splits.Record(
+            path=candidate.filename,
+            label=candidate.label,
+            split=candidate.split,
+            group=candidate.group,
+            sha256=example.features.feature[features.IMAGE_SHA256].bytes_list.value[0].decode(),
+            truth=hashlib.sha256(mask_encoded).hexdigest() if mask_encoded else candidate.label,
+            perceptual_hash=found.perceptual_hash,
+        )
+        return record, example
+
+
+# --- Second pass ------------------------------------------------------------------------------------------------
+
+
+class _Divide(beam.DoFn):
+    """Copies a shard's records to the splits they belong to, frame by frame: nothing is parsed or encoded anew."""
+
+    def __init__(self, undivided_dir: str, split_dirs: dict[str, str]) -> None:
+        self._undivided_dir = undivided_dir
+        self._split_dirs = split_dirs
+
+    def process(self, shard: tuple[int, int, list[str]]) -> None:
+        number, of, chosen = shard
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(tf.io.gfile.GFile(undivided_path(self._undivided_dir, number), "rb"))
+            targets: dict[str, Any] = {}
+            for split in chosen:
+                head = source.read(_FRAME_HEAD.size)
+                frame = head + source.read(_FRAME_HEAD.unpack(head)[0] + _FRAME_TAIL)
+                if not split:
                     continue
-                if split not in writers:
-                    writer = tf.io.TFRecordWriter(os.path.join(self._split_dirs[split], name))
-                    writers[split] = stack.enter_context(writer)
-                writers[split].write(example.SerializeToString())
-                counts[split, class_text] += 1
-        yield from counts.items()
-
-    def _read(self, path: str) -> tuple[str, str, tf.train.Example]:
-        relative = self._relative(path)
-        *folders, _ = relative.split("/")
-        if tf.io.gfile.isdir(path):
-            raise picture.UnreadablePictureError("a folder inside a class folder; its files are not read")
-        with tf.io.gfile.GFile(path, "rb") as file:
-            encoded = file.read()
-        found = picture.examine(encoded, self._options.max_pixels)
-        row = self._metadata.get(relative, {})
-        slices = picture.slices_of(found)
-        slices |= {column: row.get(column) or NO_METADATA for column in self._options.metadata_columns}
-        example = to_example(relative, encoded, found, folders[-1], slices)
-        folder_split = folders[0] if self._options.split_folders else None
-        sha256 = example.features.feature[features.IMAGE_SHA256].bytes_list.value[0].decode()
-        return split_of(sha256, folder_split, self._options), folders[-1], example
-
-    def _relative(self, path: str) -> str:
-        return os.path.relpath(path, self._input_base).replace(os.sep, "/")
+                if split not in targets:
+                    path = os.path.join(self._split_dirs[split], f"data_tfrecord-{number:05d}-of-{of:05d}")
+                    targets[split] = stack.enter_context(tf.io.gfile.GFile(path, "wb"))
+                targets[split].write(frame)
 
 
-def shards_of(paths: list[str], input_base: str) -> list[Shard]:
-    """Divides files among shards, mixed by the hash of their names: no shard, and no part of one, is of one class."""
-    mixed = sorted(
-        paths, key=lambda path: hashlib.md5(os.path.relpath(path, input_base).encode(), usedforsecurity=False).digest()
-    )
-    count = max(1, math.ceil(len(mixed) / _FILES_PER_SHARD))
-    return [Shard(index, count, mixed[index::count]) for index in range(count)]
+def undivided_path(undivided_dir: str, number: int) -> str:
+    """Where the first pass leaves a shard for the second."""
+    return os.path.join(undivided_dir, f"examined-{number:05d}")
+
+
+# --- The component ----------------------------------------------------------------------------------------------
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -224,11 +359,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Args:
           input_dict: Empty.
-          output_dict: `examples` and `quarantine`, one artifact each.
-          exec_properties: `input_base`, `input_config` (the driver has put the span into its pattern), `options`.
+          output_dict: `examples` (with the span and version that were read) and `quarantine`, one artifact each.
+          exec_properties: `input_base` (which may name spans) and `options`.
 
         Raises:
+          ClassesChangedError: If the data's classes are not those of the options.
           TooManyBadFilesError: If more than `max_bad_fraction` of the files are unusable.
+          ClassTooSmallError: If a class cannot be on every side of the split.
           ClassWithoutTrainingPicturesError: If a class has no picture in the train split.
           EmptySplitError: If a split has no picture at all.
         """
@@ -236,123 +373,119 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         options = Options.model_validate_json(exec_properties["options"])
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        input_base = exec_properties["input_base"]
-        paths, stray = _list_files(input_base, exec_properties["input_config"])
-        splits = options.splits()
-        examples.split_names = artifact_utils.encode_split_names(splits)
-        split_dirs = {split: artifact_utils.get_split_uri([examples], split) for split in splits}
+        found = layout.inspect(exec_properties["input_base"], options.data)
+        if found.classes != options.classes:
+            raise ClassesChangedError(
+                f"The data have the classes {', '.join(found.classes)}, and the pipeline was made for "
+                f"{', '.join(options.classes)}. Compile it again."
+            )
+        undivided_dir = os.path.join(examples.uri, _UNDIVIDED_FOLDER)
+        tf.io.gfile.makedirs(undivided_dir)
+        shards = shards_of(found.entries, 1 if found.kind == "tfrecord" else _FILES_PER_SHARD)
+        self._run(shards, _Examine(found.root, found.kind, undivided_dir, options))
+
+        by_shard = []
+        bad = [refused._asdict() for refused in found.refused]
+        for shard in shards:
+            with tf.io.gfile.GFile(undivided_path(undivided_dir, shard.number) + ".json") as file:
+                content = json.load(file)
+            by_shard.append([splits.Record(*record) for record in content["records"]])
+            bad += content["bad"]
+        records = [record for shard_records in by_shard for record in shard_records]
+        _log_and_refuse(bad, len(records) + len(bad), bad, options)
+        division = splits.divide(records, options.data, found.own_splits)
+        conflicting = [{"path": records[index].path, "reason": reason} for index, reason in division.refused.items()]
+        bad += conflicting
+        _log_and_refuse(conflicting, len(records) + len(bad) - len(conflicting), bad, options)
+        names = options.data.written_splits(found.own_splits)
+        counts = collections.Counter(
+            (split, record.label) for record, split in zip(records, division.splits, strict=True) if split
+        )
+        _refuse_untrainable(counts, names, [label for label in options.classes if found.num_files[label]])
+
+        examples.split_names = artifact_utils.encode_split_names(list(names))
+        examples.span, examples.version = found.span, found.version
+        split_dirs = {split: artifact_utils.get_split_uri([examples], split) for split in names}
         for directory in split_dirs.values():
             tf.io.gfile.makedirs(directory)
-
-        counts_path = os.path.join(quarantine.uri, "counts")
-        bad_path = os.path.join(quarantine.uri, "bad")
-        with self._make_beam_pipeline() as pipeline:
-            written = (
-                pipeline
-                | "Shards" >> beam.Create(shards_of(paths, input_base))
-                | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.ParDo(_WriteShard(input_base, split_dirs, options)).with_outputs(_BAD, main="counts")
-            )
-            for label, lines, path in (
-                ("Counts", written.counts | beam.CombinePerKey(sum), counts_path),
-                ("Bad", written[_BAD], bad_path),
-            ):
-                (
-                    lines
-                    | f"{label}Json" >> beam.Map(json.dumps)
-                    | f"{label}Write" >> beam.io.WriteToText(path, shard_name_template="")
-                )
-
-        counts = {(split, name): count for (split, name), count in map(json.loads, _take_lines(counts_path))}
-        bad = [json.loads(line) for line in _take_lines(bad_path)]
-        bad += [
-            {"path": os.path.relpath(path, input_base), "reason": "not inside a class folder; it is not used"}
-            for path in stray
-        ]
-        bad.sort(key=lambda record: record["path"])
-        _write_quarantine(quarantine, counts, bad, splits)
-        _refuse(counts, bad, options)
-
-
-def _list_files(input_base: str, input_config_json: str) -> tuple[list[str], list[str]]:
-    """All files in class folders, and the pictures that lie outside of them; hidden entries are neither."""
-    input_config = example_gen_pb2.Input()
-    proto_utils.json_to_proto(input_config_json, input_config)
-    pattern = input_config.splits[0].pattern
-
-    def visible(glob: str) -> list[str]:
-        found = tf.io.gfile.glob(os.path.join(input_base, glob))
-        # TensorFlow's * matches a leading dot too.
-        return sorted(
-            path
-            for path in found
-            if not any(part.startswith(".") for part in os.path.relpath(path, input_base).split(os.sep))
+        chosen = iter(division.splits)
+        self._run(
+            [
+                (shard.number, shard.of, [next(chosen) for _ in shard_records])
+                for shard, shard_records in zip(shards, by_shard, strict=True)
+            ],
+            _Divide(undivided_dir, split_dirs),
         )
+        tf.io.gfile.rmtree(undivided_dir)
+        _write_quarantine(quarantine, found, records, counts, bad, names, division)
 
-    levels = pattern.split("/")
-    stray = [
-        path
-        for depth in range(1, len(levels))
-        for path in visible("/".join(levels[:depth]))
-        if path.lower().endswith(_PICTURE_SUFFIXES) and not tf.io.gfile.isdir(path)
-    ]
-    return visible(pattern), stray
-
-
-def _take_lines(path: str) -> list[str]:
-    """Reads and removes an intermediate text file."""
-    with tf.io.gfile.GFile(path) as file:
-        lines: list[str] = file.read().splitlines()
-    tf.io.gfile.remove(path)
-    return lines
+    def _run(self, shards: list[Any], work: beam.DoFn) -> None:
+        with self._make_beam_pipeline() as pipeline:
+            _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | "Work" >> beam.ParDo(work)
 
 
 def _write_quarantine(
     quarantine: types.Artifact,
-    counts: dict[tuple[str, str], int],
+    found: layout.Layout,
+    records: list[splits.Record],
+    counts: collections.Counter[tuple[str, str]],
     bad: list[dict[str, str]],
-    splits: list[str],
+    names: Iterable[str],
+    division: splits.Division,
 ) -> None:
-    by_split: dict[str, dict[str, int]] = {split: {} for split in splits}
+    tf.io.gfile.makedirs(quarantine.uri)
+    bad = sorted(bad, key=lambda record: record["path"])
+    by_split: dict[str, dict[str, int]] = {split: {} for split in names}
     for (split, class_text), count in sorted(counts.items()):
         by_split[split][class_text] = count
     summary = {
-        "examples": sum(counts.values()),
+        "examples": counts.total(),
         "quarantined": len(bad),
         "reasons": dict(collections.Counter(record["reason"].split(":")[0] for record in bad).most_common()),
         "splits": by_split,
+        "duplicates": splits.summary(division),
+        "span": found.span,
+        "version": found.version,
     }
-    with tf.io.gfile.GFile(os.path.join(quarantine.uri, QUARANTINE_FILE), "w") as file:
-        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in bad))
+    for name, lines in ((QUARANTINE_FILE, bad), (DUPLICATES_FILE, splits.report(records, division))):
+        with tf.io.gfile.GFile(os.path.join(quarantine.uri, name), "w") as file:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     with tf.io.gfile.GFile(os.path.join(quarantine.uri, SUMMARY_FILE), "w") as file:
         file.write(json.dumps(summary, indent=2, ensure_ascii=False))
     quarantine.set_int_custom_property("quarantined", len(bad))
-    quarantine.set_int_custom_property("examples", summary["examples"])
-    for record in bad:
+    quarantine.set_int_custom_property("examples", counts.total())
+
+
+def _log_and_refuse(new: list[dict[str, str]], total: int, bad: list[dict[str, str]], options: Options) -> None:
+    """Logs what is newly refused, and stops where all that is refused is too much of all that there is."""
+    for record in new:
         logging.warning("Quarantined %s: %s", record["path"], record["reason"])
+    if len(bad) <= options.data.max_bad_fraction * total:
+        return
+    bad = sorted(bad, key=lambda record: record["path"])
+    listed = "".join(f"\n  {record['path']}: {record['reason']}" for record in bad[:_MOST_REASONS])
+    rest = f"\n  and {len(bad) - _MOST_REASONS} more" if len(bad) > _MOST_REASONS else ""
+    raise TooManyBadFilesError(
+        f"{len(bad)} of {total} files ({len(bad) / total:.1%}) are not usable pictures; "
+        f"data.max_bad_fraction allows {options.data.max_bad_fraction:.1%}.{listed}{rest}\n"
+        "Mend or remove them, or raise data.max_bad_fraction."
+    )
 
 
-def _refuse(counts: dict[tuple[str, str], int], bad: list[dict[str, str]], options: Options) -> None:
-    total = sum(counts.values()) + len(bad)
-    if len(bad) > options.max_bad_fraction * total:
-        listed = "".join(f"\n  {record['path']}: {record['reason']}" for record in bad[:_MOST_REASONS])
-        rest = f"\n  and {len(bad) - _MOST_REASONS} more" if len(bad) > _MOST_REASONS else ""
-        raise TooManyBadFilesError(
-            f"{len(bad)} of {total} files ({len(bad) / total:.1%}) are not usable pictures; "
-            f"data.max_bad_fraction allows {options.max_bad_fraction:.1%}.{listed}{rest}\n"
-            "Mend or remove them, or raise data.max_bad_fraction."
-        )
-    untrained = [name for name in options.classes if (features.TRAIN, name) not in counts]
+def _refuse_untrainable(
+    counts: collections.Counter[tuple[str, str]], names: Iterable[str], labels: Iterable[str]
+) -> None:
+    untrained = [label for label in labels if (features.TRAIN, label) not in counts]
     if untrained:
         raise ClassWithoutTrainingPicturesError(
             f"No usable picture of class {', '.join(f'`{name}`' for name in untrained)} is in the train split. "
             "Add pictures of it, or change data.splits."
         )
-    for split in options.splits():
+    for split in names:
         if not any(name == split for name, _ in counts):
             raise EmptySplitError(
                 f"Split `{split}` has no usable picture. Add pictures, change data.splits, or give the split a folder."
             )
-        absent = [name for name in options.classes if (split, name) not in counts]
+        absent = [label for label in labels if (split, label) not in counts]
         if absent:
             logging.warning("Split %s has no picture of class %s.", split, ", ".join(absent))

@@ -1,260 +1,561 @@
-"""How a folder of pictures is laid out: classes, splits, metadata. Reads names only, never a picture."""
+"""How pictures are laid out: which files, of which class, split and group. Reads names and tables, never a picture."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
+import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from components.image_example_gen import files, spans, tables
+from components.image_example_gen.locations import join
+from components.image_example_gen.options import DataOptions, LayoutKind
+from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES as BUILT_IN_SLICE_NAMES
 from trainer_module import features
+from trainer_module.error_text import first_line
 
 METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"
+MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
+# Columns of a manifest that are not slices.
+PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
+SPAN_COLUMN = "span"
+IMAGES_FOLDER, MASKS_FOLDER = "images", "masks"
+UNKNOWN = "unknown"  # slice value of a picture that no table names
+
 # A column with more values than this (an address, a time) is no slice unless it is asked for.
 MOST_SLICE_VALUES = 50
-# Slices that every picture has; a metadata column may not take their names.
-BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
+# What looks like a picture and lies where none belongs is reported; a licence or a table there is not.
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic")
+_TFRECORD_NAME = re.compile(r".*\.tfrecords?(-\d+-of-\d+)?(\.gz)?")
+_SPLIT_NAMES = {
+    **{split: split for split in features.SPLITS},
+    "training": features.TRAIN,
+    "val": features.VALIDATION,
+    "valid": features.VALIDATION,
+    "testing": features.TEST,
+}
 
 
 class DatasetError(Exception):
-    """The data folder cannot be trained on as it is; the message says what to change."""
+    """The pictures cannot be trained on as they are; the message says what to change."""
+
+
+class Entry(NamedTuple):
+    """One picture (or one TFRecord file) and what is said of it.
+
+    Attributes:
+      path: Relative to the layout's root.
+      size: Bytes.
+      label: Class name; empty where a mask or the TFRecord says it.
+      mask: Path of the mask; empty for classification.
+      split: The split that the data name; empty if it is to be drawn.
+      group: Stays on one side of the split with all others of that name; empty if it stands alone.
+      slices: Values of the layout's columns.
+    """
+
+    path: str
+    size: int
+    label: str = ""
+    mask: str = ""
+    split: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+
+
+class Refused(NamedTuple):
+    """A file that is not used, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found in a data folder.
+    """What was found.
 
     Attributes:
-      pattern: Glob of all files below the folder: `*/*` (class folders) or `*/*/*` (split, then class folders).
-      split_folders: Splits that have a folder of their own; empty for plain class folders.
-      classes: Class names in alphabetical order.
-      num_files: Number of files of every class, over all splits.
-      metadata_columns: Columns of the metadata CSV, beside the file name.
-      slice_columns: Those of them that have few enough values to be slices.
-      fingerprint: Digest of every file's path, size and time of change. TFX's own leaves the path out, and so does
-        not see a picture that was moved to another class.
+      kind: How the pictures lie.
+      root: The folder that all paths start from.
+      with_masks: Whether pictures have masks instead of classes.
+      entries: What there is to read, by path.
+      refused: What is not read.
+      classes: Class names: alphabetical, or with masks in the order of the ids.
+      own_splits: Splits that the data name; the others get their share of what has none.
+      columns: Columns of the manifest or metadata that may be slices.
+      slice_columns: Those with few enough values.
+      span: Number of the newest span; 0 where there are none.
+      version: Of that span.
+      fingerprint: Digest of every file's path, size, time of change and of what is said of it.
       notes: What people should know before the run.
     """
 
-    pattern: str
-    split_folders: tuple[str, ...]
-    classes: tuple[str, ...]
-    num_files: dict[str, int]
-    metadata_columns: tuple[str, ...]
-    slice_columns: tuple[str, ...]
-    fingerprint: str
-    notes: tuple[str, ...]
+    kind: LayoutKind
+    root: str
+    with_masks: bool
+    entries: tuple[Entry, ...]
+    refused: tuple[Refused, ...] = ()
+    classes: tuple[str, ...] = ()
+    own_splits: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    slice_columns: tuple[str, ...] = ()
+    span: int = 0
+    version: int = 0
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_files(self) -> Counter[str]:
+        """Number of files of every class, over all splits; of no class for masks and TFRecords."""
+        return Counter(entry.label for entry in self.entries if entry.label)
 
 
-def inspect(data_dir: Path, metadata_csv: Path | None = None) -> Layout:
-    """Looks at a data folder and refuses what could not be trained on.
+def inspect(location: str, options: DataOptions) -> Layout:
+    """Looks at the data and refuses what could not be trained on.
 
     Args:
-      data_dir: `<class>/<file>`, or `<train|validation|test>/<class>/<file>`. Hidden entries are ignored.
-      metadata_csv: CSV with a column `filename`; `metadata.csv` in data_dir when absent.
+      location: A folder, a manifest, or a path with `{SPAN}`; local or any that TensorFlow's file system reads.
+      options: `[data]`.
 
     Raises:
-      DatasetError: If the folder is missing, has no or only one class, a class without pictures, a class too small
-        to be both trained on and evaluated, or if the metadata CSV is unusable.
+      DatasetError: If nothing is there, if the layout or a table contradicts itself, if a class is missing, or too
+        small to be both trained on and evaluated.
     """
-    if not data_dir.is_dir():
-        raise DatasetError(f"The data folder {data_dir} does not exist. Set data.path, or give --data DIR.")
-    if any(character in str(data_dir) for character in "*?[]"):
-        raise DatasetError(f"The path of the data folder holds one of the characters * ? [ ]: {data_dir}. Rename it.")
-    folders = _folders(data_dir)
-    split_folders = tuple(split for split in features.SPLITS if split in folders)
-    if split_folders and set(folders) != set(split_folders):
-        others = ", ".join(sorted(set(folders) - set(split_folders)))
-        raise DatasetError(
-            f"{data_dir} has folders of splits ({', '.join(split_folders)}) and others beside them ({others}). "
-            f"Expected either one folder a class, or only {', '.join(features.SPLITS)} with the classes inside."
-        )
-    if split_folders and features.TRAIN not in split_folders:
-        raise DatasetError(f"{data_dir} has split folders ({', '.join(split_folders)}) but no `train` among them.")
-
-    digest = hashlib.sha256()
-    num_files: Counter[str] = Counter()
-    in_train: Counter[str] = Counter()
-    metadata = _Metadata(find_metadata(data_dir, metadata_csv))
-    for parent in [data_dir / split for split in split_folders] or [data_dir]:
-        class_folders = _folders(parent)
-        if not class_folders and parent != data_dir:
-            raise DatasetError(f"{parent} has no class folders. Add them, or remove the folder of this split.")
-        for class_folder in class_folders:
-            files = _files(parent / class_folder, data_dir)
-            for relative, size, changed_ns in files:
-                digest.update(f"{relative}\0{size}\0{changed_ns}\n".encode())
-                metadata.note_file(relative)
-            num_files[class_folder] += len(files)
-            if parent.name != features.VALIDATION and parent.name != features.TEST:
-                in_train[class_folder] += len(files)
-    _refuse_untrainable(data_dir, num_files)
-    untrained = sorted(name for name in num_files if not in_train[name])
-    if split_folders and untrained:
-        raise DatasetError(f"{data_dir / features.TRAIN}: no pictures of class {_names(untrained)} to train on.")
-    return Layout(
-        pattern="*/*/*" if split_folders else "*/*",
-        split_folders=split_folders,
-        classes=tuple(sorted(num_files)),
-        num_files=dict(sorted(num_files.items())),
-        metadata_columns=metadata.columns,
-        slice_columns=metadata.slice_columns(),
-        fingerprint=digest.hexdigest(),
-        notes=metadata.notes(),
-    )
-
-
-class _Metadata:
-    """The metadata CSV while the files are gone through: which of its rows belong to a file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._rows = read_metadata(path) if path else {}
-        self.columns = _metadata_columns(path) if path else ()
-        self._matched = self._without_row = 0
-
-    def note_file(self, relative: str) -> None:
-        if relative in self._rows:
-            self._matched += 1
-        else:
-            self._without_row += 1
-
-    def slice_columns(self) -> tuple[str, ...]:
-        return tuple(column for column in self.columns if self._num_values(column) <= MOST_SLICE_VALUES)
-
-    def notes(self) -> tuple[str, ...]:
-        if self._path is None:
-            return ()
-        if not self._matched:
-            raise DatasetError(
-                f"{self._path}: no row names a file of the data folder. `{FILENAME_COLUMN}` is the path from the data "
-                "folder, with forward slashes, for example cat/7.jpg."
-            )
-        notes = []
-        if unmatched := len(self._rows) - self._matched:
-            notes.append(f"{self._path.name}: {unmatched:,} rows name no file")
-        if self._without_row:
-            notes.append(f"{self._path.name}: {self._without_row:,} files have no row and count as `unknown`")
-        for column in self.columns:
-            if self._num_values(column) > MOST_SLICE_VALUES:
-                notes.append(
-                    f"{self._path.name}: column `{column}` has {self._num_values(column):,} values; it is a slice only "
-                    "if evaluation.slices names it"
-                )
-        return tuple(notes)
-
-    def _num_values(self, column: str) -> int:
-        return len({row.get(column) for row in self._rows.values()})
-
-
-def find_metadata(data_dir: Path, metadata_csv: Path | None) -> Path | None:
-    """The metadata CSV that was named, or the one in the data folder, or None.
-
-    Raises:
-      DatasetError: If one was named and does not exist.
-    """
-    if metadata_csv is not None:
-        metadata_csv = metadata_csv.expanduser()
-        if not metadata_csv.is_file():
-            raise DatasetError(f"data.metadata_csv: {metadata_csv} does not exist.")
-        return metadata_csv
-    default = data_dir / METADATA_FILE
-    return default if default.is_file() else None
-
-
-def read_metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Reads slice values by file name (relative to the data folder, forward slashes).
-
-    Raises:
-      DatasetError: If the file is not a CSV in UTF-8, has no column `filename`, or names a file twice with different
-        values.
-    """
-    columns = _metadata_columns(path)
-    rows: dict[str, dict[str, str]] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [column.strip() for column in next(reader)]
-            for fields in reader:
-                # Missing fields at the end of a row are empty.
-                row = dict(zip(header, [*fields, *[""] * len(header)], strict=False))
-                name = row[FILENAME_COLUMN].strip().removeprefix("./")
-                if not name:
-                    continue
-                values = {column: row[column].strip() for column in columns}
-                if rows.setdefault(name, values) != values:
-                    raise DatasetError(f"{path}, line {reader.line_num}: {name} stands here again, with other values.")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
+        if spans.has_spans(location):
+            found = _all_spans(location, options)
+        else:
+            found = _one_folder(location, options)
+    except (tables.TableError, spans.SpanError) as error:
+        raise DatasetError(str(error)) from None
+    layout = _finished(found, options)
+    _refuse_untrainable(location, layout, options)
+    return layout
+
+
+def parse_splits(own: Iterable[str]) -> tuple[str, ...]:
+    """Splits in their usual order."""
+    named = set(own)
+    return tuple(split for split in features.SPLITS if split in named)
+
+
+# --- Finding ----------------------------------------------------------------------------------------------------
+
+
+class _Found:
+    """A layout while it is put together."""
+
+    def __init__(self, kind: LayoutKind, root: str) -> None:
+        self.kind: LayoutKind = kind
+        self.root = root
+        self.with_masks = kind == "mask_pairs"
+        self.entries: list[Entry] = []
+        self.refused: list[Refused] = []
+        self.columns: tuple[str, ...] = ()
+        self.labels: set[str] = set()  # class folders count even while they are empty
+        self.notes: list[str] = []
+        self.span = self.version = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, found: files.File, **said: str | tuple[str, ...]) -> None:
+        if found.problem or found.is_folder:
+            self.refuse(found.path, found.problem or "a folder inside a class folder; its files are not read")
+            return
+        self.entries.append(Entry(found.path, found.size, **said))  # type: ignore[arg-type]
+        self.note(found)
+
+    def note(self, found: files.File) -> None:
+        self.digest.update(f"{found.path}\0{found.size}\0{found.changed_ns}\n".encode(errors="surrogateescape"))
+
+    def refuse(self, path: str, reason: str) -> None:
+        self.refused.append(Refused(path, reason))
+
+
+def _all_spans(pattern: str, options: DataOptions) -> _Found:
+    chosen = spans.resolve(pattern, options.spans)
+    root = spans.root_of(pattern)
+    parts = [_one_folder(join(root, span.path), options) for span in chosen]
+    if len(chosen) == 1:
+        parts[0].span, parts[0].version = chosen[0].number, chosen[0].version
+        return parts[0]
+    whole = _Found(parts[0].kind, root)
+    whole.span, whole.version = chosen[-1].number, chosen[-1].version
+    if len({part.kind for part in parts}) > 1 or len({part.columns for part in parts}) > 1:
+        raise DatasetError(f"{root}: the spans do not have the same layout and columns; set data.spans to one of them.")
+    whole.columns, whole.with_masks = (*parts[0].columns, SPAN_COLUMN), parts[0].with_masks
+    for span, part in zip(chosen, parts, strict=True):
+        whole.labels |= part.labels
+        whole.notes += part.notes
+        whole.digest.update(f"{span}{part.digest.hexdigest()}".encode())
+        whole.refused += [refused._replace(path=f"{span.path}/{refused.path}") for refused in part.refused]
+        whole.entries += [
+            entry._replace(
+                path=f"{span.path}/{entry.path}",
+                mask=entry.mask and f"{span.path}/{entry.mask}",
+                slices=(*entry.slices, str(span.number)),
+            )
+            for entry in part.entries
+        ]
+    return whole
+
+
+def _one_folder(location: str, options: DataOptions) -> _Found:
+    root, manifest = location.rstrip("/"), options.manifest
+    if root.endswith((".csv", ".jsonl")) and files.is_file(root):
+        root, manifest = root.rpartition("/")[0], root
+    if not files.is_folder(root):
+        raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
+    top = files.listing(root)
+    for found in top:
+        if found.is_folder and found.problem:
+            raise DatasetError(f"{join(root, found.path)}: {found.problem}.")
+    kind = options.layout if options.layout != "auto" else _kind(root, top, manifest)
+    if kind == "manifest":
+        return _from_manifest(root, manifest or _find_manifest(root, top), options)
+    reader = {
+        "class_folders": _from_class_folders,
+        "split_folders": _from_split_folders,
+        "mask_pairs": _from_mask_pairs,
+        "tfrecord": _from_tfrecords,
+    }[kind]
+    read = reader(root, top)
+    if kind != "tfrecord":  # its records say all that there is to say
+        _join_metadata(read, _find_metadata(root, top, options), options)
+    return read
+
+
+def _kind(root: str, top: list[files.File], manifest: str | None) -> LayoutKind:
+    """What the folder looks like."""
+    folders = {found.path for found in top if found.is_folder}
+    if manifest or any(found.path in MANIFEST_FILES for found in top):
+        return "manifest"
+    split_folders = parse_splits(folders)
+    inside = [found for split in split_folders for found in files.listing(root, split)]
+    if any(_TFRECORD_NAME.fullmatch(found.path) for found in [*top, *inside]):
+        return "tfrecord"
+    if {IMAGES_FOLDER, MASKS_FOLDER} <= (folders | {found.path.rpartition("/")[2] for found in inside}):
+        return "mask_pairs"
+    return "split_folders" if split_folders else "class_folders"
+
+
+def _from_class_folders(root: str, top: list[files.File], split: str = "") -> _Found:
+    found = _Found("class_folders", root)
+    for folder in top:
+        if not folder.is_folder:
+            _note_stray(found, folder)
+            continue
+        label = folder.path.rpartition("/")[2]
+        if label != files.readable(label):
+            raise DatasetError(f"{root}: the name of the folder {files.readable(label)!r} is not UTF-8. Rename it.")
+        found.labels.add(label)
+        for file in files.listing(root, folder.path):
+            if file.is_folder and file.problem:
+                raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
+            found.add(file, label=label, split=split)
+    return found
+
+
+def _from_split_folders(root: str, top: list[files.File]) -> _Found:
+    whole = _Found("split_folders", root)
+    folders = [found.path for found in top if found.is_folder]
+    others = sorted(set(folders) - set(features.SPLITS))
+    if others:
+        raise DatasetError(
+            f"{root} has folders of splits ({', '.join(parse_splits(folders))}) and others beside them "
+            f"({', '.join(others)}). Expected either one folder a class, or only {', '.join(features.SPLITS)} with the "
+            "classes inside."
+        )
+    for found in top:
+        if not found.is_folder:
+            _note_stray(whole, found)
+            continue
+        part = _from_class_folders(root, files.listing(root, found.path), split=found.path)
+        if not part.labels:
+            raise DatasetError(
+                f"{join(root, found.path)} has no class folders. Add them, or remove the folder of this split."
+            )
+        whole.labels |= part.labels
+        whole.entries += part.entries
+        whole.refused += part.refused
+        whole.digest.update(part.digest.digest())
+    return whole
+
+
+def _from_mask_pairs(root: str, top: list[files.File]) -> _Found:
+    """`images/a.jpg` belongs to `masks/a.png`; both may lie in split folders, or have split folders inside."""
+    found = _Found("mask_pairs", root)
+    names = [folder.path for folder in top if folder.is_folder]
+    for above in parse_splits(names) or ("",):
+        prefix = f"{above}/" if above else ""
+        images = list(files.walk(root, prefix + IMAGES_FOLDER)) if files.is_folder(f"{root}/{prefix}images") else []
+        masks = list(files.walk(root, prefix + MASKS_FOLDER)) if files.is_folder(f"{root}/{prefix}masks") else []
+        by_stem = {_stem(mask.path, prefix + MASKS_FOLDER): mask for mask in masks}
+        for image in images:
+            stem = _stem(image.path, prefix + IMAGES_FOLDER)
+            mask = by_stem.pop(stem, None)
+            inside = stem.partition("/")[0] if "/" in stem else ""
+            if mask is None:
+                found.refuse(image.path, f"no mask {prefix}{MASKS_FOLDER}/{stem}.png belongs to it")
+            elif mask.problem:
+                found.refuse(image.path, f"its mask {mask.path}: {mask.problem}")
+            else:
+                split = above or (inside if inside in features.SPLITS else "")
+                found.add(image, mask=mask.path, split=split)
+                found.note(mask)
+        for mask in by_stem.values():
+            found.refuse(mask.path, "a mask without a picture")
+    return found
+
+
+def _from_tfrecords(root: str, top: list[files.File]) -> _Found:
+    """`train/x.tfrecord`, `train-00000-of-00010.tfrecord.gz`, or any name if the split is to be drawn."""
+    found = _Found("tfrecord", root)
+    in_splits = {folder.path for folder in top if folder.is_folder} & set(features.SPLITS)
+    for file in [*top, *(file for split in sorted(in_splits) for file in files.listing(root, split))]:
+        folder, _, name = file.path.rpartition("/")
+        if _TFRECORD_NAME.fullmatch(file.path) and not file.is_folder:
+            found.add(file, split=folder or _SPLIT_NAMES.get(re.split(r"[^a-z]", name)[0], ""))
+        elif not file.is_folder:
+            _note_stray(found, file)
+    if found.entries:
+        keys = _first_keys(join(root, found.entries[0].path))
+        found.with_masks = features.MASK_ENCODED in keys
+        slices = {key.removeprefix(features.SLICE_PREFIX) for key in keys if key.startswith(features.SLICE_PREFIX)}
+        found.columns = tuple(sorted(slices - set(BUILT_IN_SLICE_NAMES)))
+    return found
+
+
+def _first_keys(location: str) -> set[str]:
+    """The features of the first example of a TFRecord file; the others are expected to be alike."""
+    import tensorflow as tf
+
+    compression = "GZIP" if location.endswith(".gz") else ""
+    try:
+        for serialized in tf.data.TFRecordDataset(location, compression).take(1).as_numpy_iterator():
+            return set(tf.train.Example.FromString(serialized).features.feature)
+    except Exception as error:  # TensorFlow's for the file, protobuf's for the record
+        raise DatasetError(f"{location} is not a TFRecord file of tf.Example: {first_line(error)}") from None
+    return set()
+
+
+def _from_manifest(root: str, location: str, options: DataOptions) -> _Found:
+    table = tables.read(location, required=PATH)
+    found = _Found("manifest", root)
+    if LABEL not in table.columns and MASK not in table.columns:
+        raise DatasetError(f"{location} has neither a column `{LABEL}` nor a column `{MASK}`.")
+    with_masks = found.with_masks = MASK in table.columns
+    group_column = options.group_column or GROUP
+    if options.group_column and options.group_column not in table.columns:
+        raise DatasetError(f"data.group_column: {location} has no column `{options.group_column}`.")
+    found.columns = tuple(
+        column for column in table.columns if column not in (PATH, LABEL, MASK, SPLIT, GROUP, options.group_column)
+    )
+    paths = {_below(root, row.values[key]) for row in table.rows for key in (PATH, MASK) if row.values.get(key)}
+    known = {file.path: file for file in files.describe(root, list(paths))}
+    for row in table.rows:
+        label, mask, path = (row.values.get(key, "") for key in (LABEL, MASK, PATH))
+        split = row.values.get(SPLIT, "").lower()
+        if split and split not in _SPLIT_NAMES:
+            raise DatasetError(
+                f"{location}, line {row.line}: unknown split `{split}`. Splits: {', '.join(features.SPLITS)}."
+            )
+        where = f"{table.name}, line {row.line}"
+        file, mask_file = known.get(_below(root, path)), known.get(_below(root, mask))
+        if file is None:
+            found.refuse(where, "no path")
+        elif not (mask if with_masks else label):
+            found.refuse(file.path, f"{where}: no {MASK if with_masks else LABEL}")
+        elif file.is_folder:
+            found.refuse(file.path, f"{where}: a folder")
+        elif with_masks and mask_file is not None and (mask_file.problem or mask_file.is_folder):
+            found.refuse(file.path, f"its mask {mask_file.path}: {mask_file.problem or 'a folder'}")
+        else:
+            found.add(
+                file,
+                label="" if with_masks else label,
+                mask=mask_file.path if with_masks and mask_file else "",
+                split=_SPLIT_NAMES.get(split, ""),
+                group=row.values.get(group_column, "") or _matched_group(file.path, options),
+                slices=tuple(row.values[column] or UNKNOWN for column in found.columns),
+            )
+            if with_masks and mask_file:
+                found.note(mask_file)
+    found.labels = {entry.label for entry in found.entries if entry.label}
+    return found
+
+
+def _below(root: str, path: str) -> str:
+    """A manifest's path, relative to the data folder; one that starts with the folder's own location is shortened."""
+    return path.removeprefix(root + "/").removeprefix("./")
+
+
+def _note_stray(found: _Found, file: files.File) -> None:
+    if file.path.lower().endswith(_PICTURE_SUFFIXES):
+        found.refuse(file.path, "not inside a class folder; it is not used")
+
+
+def _stem(path: str, folder: str) -> str:
+    below = path.removeprefix(f"{folder}/")
+    stem, dot, suffix = below.rpartition(".")
+    return stem if dot and "/" not in suffix else below
+
+
+def _matched_group(path: str, options: DataOptions) -> str:
+    match = re.search(options.group_pattern, path) if options.group_pattern else None
+    return (match.group(1) or "") if match else ""
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------
+
+
+def _find_manifest(root: str, top: list[files.File]) -> str:
+    for found in top:
+        if found.path in MANIFEST_FILES:
+            return join(root, found.path)
+    raise DatasetError(f"{root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")
+
+
+def _find_metadata(root: str, top: list[files.File], options: DataOptions) -> str | None:
+    if options.metadata_csv is not None:
+        if not files.is_file(options.metadata_csv):
+            raise DatasetError(f"data.metadata_csv: {options.metadata_csv} does not exist.")
+        return options.metadata_csv
+    return join(root, METADATA_FILE) if any(found.path == METADATA_FILE for found in top) else None
+
+
+def _join_metadata(found: _Found, location: str | None, options: DataOptions) -> None:
+    """Adds slices and groups to the entries, and notes what of the table and of the files does not meet."""
+    rows: dict[str, dict[str, str]] = {}
+    columns: tuple[str, ...] = ()
+    if location is not None:
+        table = tables.read(location, required=FILENAME_COLUMN)
+        columns = tuple(column for column in table.columns if column != FILENAME_COLUMN)
+        rows = _by_filename(table, columns)
+    if options.group_column and options.group_column not in columns:
+        where = location or f"there is no {METADATA_FILE} in {found.root}"
+        raise DatasetError(f"data.group_column: no column `{options.group_column}` ({where}).")
+    found.columns = tuple(column for column in columns if column != options.group_column)
+    without_row = 0
+    matched = set()
+    for index, entry in enumerate(found.entries):
+        row = rows.get(files.readable(entry.path))
+        if row is None:
+            without_row += 1
+            row = {}
+        else:
+            matched.add(files.readable(entry.path))
+        group = row.get(options.group_column or "", "") or _matched_group(entry.path, options)
+        slices = tuple(row.get(column) or UNKNOWN for column in found.columns)
+        found.entries[index] = entry._replace(group=group, slices=slices)
+    if location is None:
+        return
+    if not matched:
+        raise DatasetError(
+            f"{location}: no row names a file of the data folder. `{FILENAME_COLUMN}` is the path from the data "
+            "folder, with forward slashes, for example cat/7.jpg."
+        )
+    if unmatched := len(rows) - len(matched):
+        found.notes.append(f"{table.name}: {unmatched:,} rows name no file")
+    if without_row:
+        found.notes.append(f"{table.name}: {without_row:,} files have no row and count as `{UNKNOWN}`")
+
+
+def _by_filename(table: tables.Table, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    rows: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        name = row.values[FILENAME_COLUMN].removeprefix("./")
+        values = {column: row.values[column] for column in columns}
+        if name and rows.setdefault(name, values) != values:
+            raise DatasetError(f"{table.location}, line {row.line}: {name} stands here again, with other values.")
     return rows
 
 
-def _refuse_untrainable(data_dir: Path, num_files: Counter[str]) -> None:
-    if not num_files:
-        raise DatasetError(f"{data_dir} has no class folders. Expected one folder a class with its pictures inside.")
-    if len(num_files) == 1:
+# --- Checking ---------------------------------------------------------------------------------------------------
+
+
+def _finished(found: _Found, options: DataOptions) -> Layout:
+    """Draws together what follows from all entries: classes, splits, slices, fingerprint."""
+    own_splits = parse_splits(entry.split for entry in found.entries)
+    wanted = options.written_splits(own_splits)
+    entries = sorted(found.entries)
+    if set(wanted) - set(own_splits):
+        # A split without pictures of its own gets its share of those for training.
+        entries = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in entries]
+    digest = found.digest
+    for entry in entries:
+        digest.update(repr(entry).encode())
+    slice_columns, notes = [], list(found.notes)
+    for number, column in enumerate(found.columns):
+        num_values = len({entry.slices[number] for entry in entries if entry.slices})
+        if num_values <= MOST_SLICE_VALUES:
+            slice_columns.append(column)
+        else:
+            notes.append(
+                f"column `{column}` has {num_values:,} values; it is a slice only if evaluation.slices names it"
+            )
+    layout = Layout(
+        kind=found.kind,
+        root=found.root,
+        with_masks=found.with_masks,
+        entries=tuple(entries),
+        refused=tuple(sorted(found.refused)),
+        classes=options.classes or tuple(sorted(found.labels)),
+        own_splits=own_splits,
+        columns=found.columns,
+        slice_columns=tuple(slice_columns),
+        span=found.span,
+        version=found.version,
+        fingerprint=digest.hexdigest(),
+        notes=tuple(notes),
+    )
+    if options.classes is not None and found.labels:
+        # Ids of classes are alphabetical wherever the data name their classes.
+        layout = replace(layout, classes=tuple(sorted(options.classes)))
+        if found.labels != set(options.classes):
+            differing = ", ".join(f"`{name}`" for name in sorted(found.labels ^ set(options.classes)))
+            raise DatasetError(f"{found.root}: data.classes and the classes of the data differ: {differing}.")
+    return layout
+
+
+def _refuse_untrainable(location: str, layout: Layout, options: DataOptions) -> None:
+    has_labels = layout.kind in ("class_folders", "split_folders") or bool(layout.num_files)
+    if has_labels and not layout.classes:
+        raise DatasetError(f"{location} has no class folders. Expected one folder a class with its pictures inside.")
+    if not layout.classes:
+        what = "TFRecords do not name" if layout.kind == "tfrecord" else "Masks hold ids, not names; name"
         raise DatasetError(
-            f"{data_dir} has a single class ({next(iter(num_files))}). A classifier needs at least two class folders."
+            f"{location}: {what} the classes in advance. Set data.classes, for example "
+            '--set data.classes=\'["cat", "dog"]\'.'
         )
-    empty = sorted(name for name, count in num_files.items() if count == 0)
+    if len(layout.classes) == 1:
+        raise DatasetError(
+            f"{location} has a single class ({layout.classes[0]}). A classifier needs at least two class folders."
+        )
+    if layout.own_splits and features.TRAIN not in layout.own_splits and all(entry.split for entry in layout.entries):
+        raise DatasetError(f"{location} has split folders ({', '.join(layout.own_splits)}) but no `train` among them.")
+    if not has_labels:
+        if not layout.entries:
+            listed = "".join(f"\n  {refused.path}: {refused.reason}" for refused in layout.refused[:5])
+            raise DatasetError(f"{location} has nothing that can be used.{listed}")
+        if layout.with_masks and options.splits.by == "class":
+            raise DatasetError('data.splits.by = "class" needs one class a picture; with masks use "content".')
+        return
+    count = layout.num_files
+    empty = [name for name in layout.classes if not count[name]]
     if empty:
-        raise DatasetError(f"{data_dir}: no pictures in class {_names(empty)}. Add some, or remove the folder.")
-    single = sorted(name for name, count in num_files.items() if count == 1)
+        raise DatasetError(f"{location}: no pictures in class {_names(empty)}. Add some, or remove the folder.")
+    single = [name for name in layout.classes if count[name] == 1]
     if single:
         raise DatasetError(
-            f"{data_dir}: only one picture in class {_names(single)}. A class needs at least two, "
+            f"{location}: only one picture in class {_names(single)}. A class needs at least two, "
             "one to train on and one to evaluate; add pictures, or remove the folder."
         )
-
-
-def _metadata_columns(path: Path) -> tuple[str, ...]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
-    columns = [column.strip() for column in header]
-    if FILENAME_COLUMN not in columns:
-        raise DatasetError(f"{path} has no column `{FILENAME_COLUMN}` (found: {', '.join(columns) or 'none'}).")
-    columns.remove(FILENAME_COLUMN)
-    for column in columns:
-        if not column or columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
-            raise DatasetError(f"{path}: column {column!r} is empty, doubled or the name of a built-in slice.")
-    return tuple(columns)
-
-
-def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
-
-
-def _folders(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DatasetError(f"{folder}: the name of the folder {name!r} is not UTF-8. Rename it.") from None
-    return names
-
-
-def _files(folder: Path, data_dir: Path) -> list[tuple[str, int, int]]:
-    """Path from the data folder, size and time of change (ns) of everything in a class folder, by name."""
-    found = []
-    for entry in sorted(_visible(folder), key=lambda entry: entry.name):
-        try:
-            stat = entry.stat()
-        except FileNotFoundError:
-            raise DatasetError(f"{entry.path} is a link to a file that does not exist. Remove it.") from None
-        relative = os.path.relpath(entry.path, data_dir).replace(os.sep, "/")
-        found.append(
-            (relative.encode(errors="surrogateescape").decode(errors="replace"), stat.st_size, stat.st_mtime_ns)
-        )
-    return found
+    trained = {entry.label for entry in layout.entries if entry.split in ("", features.TRAIN)}
+    untrained = [name for name in layout.classes if name not in trained]
+    if untrained:
+        raise DatasetError(f"{join(location, features.TRAIN)}: no pictures of class {_names(untrained)} to train on.")
 
 
 def _names(names: list[str]) -> str:

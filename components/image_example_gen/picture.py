@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,10 +18,23 @@ from trainer_module import features, preprocessing
 from trainer_module.error_text import first_line
 
 # Phones write JPEG files with a second picture behind the first; Pillow calls them MPO, every decoder reads the first.
-_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG"}
+_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "GIF": "GIF"}
+# What a file of another kind begins with. WebP, BMP and TIFF are not read by every release of TensorFlow Serving, or
+# not as other programs read them.
+_OTHER_KINDS = ((b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"RIFF", "WebP"), (b"%PDF", "PDF"))
 
 # Luma of ITU-R BT.601, section 2.5.1, from red, green and blue.
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
+# Larger pictures are sampled on a regular grid: their moments need no more, and a copy of fifty million pixels in
+# floats would need a gigabyte.
+_MOST_SAMPLED_SIDE = 1024
+_HASHED_SIDE, _HASHED_FREQUENCIES = 32, 8
+# Below this deviation, grey levels, a picture has no structure that a hash could tell from another's.
+_FLAT = 1.0
+# Decoded pictures are in memory together, and so are the files of a chunk.
+_MOST_THREADS = 8
+_MOST_TOGETHER = 32
+_MOST_BYTES_TOGETHER = 32 * 2**20
 
 
 class UnreadablePictureError(Exception):
@@ -29,11 +46,12 @@ class Picture:
     """What is known of a readable picture.
 
     Attributes:
-      format: "JPEG" or "PNG".
-      height: Pixels.
-      width: Pixels.
+      format: "JPEG", "PNG" or "GIF".
+      height: Pixels, upright.
+      width: Pixels, upright.
       mean: Mean of every channel, by the names of `features.CHANNELS`, range [0, 255].
       deviation: Standard deviation of every channel.
+      perceptual_hash: 63 bits, or None for a picture without structure. Pictures that look alike differ in few bits.
     """
 
     format: str
@@ -41,63 +59,99 @@ class Picture:
     width: int
     mean: dict[str, float]
     deviation: dict[str, float]
+    perceptual_hash: int | None = None
+
+
+class Examined(NamedTuple):
+    """One file after examination.
+
+    Attributes:
+      encoded: Its bytes.
+      result: What is known of the picture, or why it is none.
+    """
+
+    encoded: bytes
+    result: Picture | UnreadablePictureError
 
 
 def examine(encoded: bytes, max_pixels: int) -> Picture:
-    """Reads the header, refuses what is too large, then decodes with the decoder that Transform and serving use.
-
-    Args:
-      encoded: The file's bytes.
-      max_pixels: Limit of height x width, checked before anything is decoded.
+    """Examines one file; see `examine_all`.
 
     Raises:
-      UnreadablePictureError: If the file is empty, not a JPEG or PNG, animated, too large, or damaged.
+      UnreadablePictureError: If it is not a usable picture.
     """
-    if not encoded:
-        raise UnreadablePictureError("empty file")
-    try:
-        with _open_header(encoded) as header:
-            width, height = header.size
-            name = _FORMATS[header.format or ""]
-            frames = getattr(header, "n_frames", 1) if header.format == "PNG" else 1
-    except Image.DecompressionBombError:
-        # Pillow's own limit, twice its warning's, which holds whatever data.max_pixels says.
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
-        raise UnreadablePictureError(f"more than data.max_pixels = {limit} pixels") from None
-    except UnidentifiedImageError:
-        raise UnreadablePictureError("not a JPEG or PNG file") from None
-    except Exception as error:  # a damaged header can break Pillow's parsers in any way
-        raise UnreadablePictureError(f"damaged header: {first_line(error)}") from None
-    if width * height > max_pixels:
-        raise UnreadablePictureError(f"{width} x {height} is more than data.max_pixels = {max_pixels} pixels")
-    if frames > 1:
-        raise UnreadablePictureError(f"animated: {frames} frames")
-    try:
-        pixels = preprocessing.decode(tf.constant(encoded), channels=3).numpy()
-    except tf.errors.OpError as error:
-        raise UnreadablePictureError(f"damaged or truncated {name}: {first_line(error)}") from None
-    return Picture(name, height, width, *moments(pixels))
+    return _describe_alone(encoded, _format_of(encoded, max_pixels))
 
 
-def moments(pixels: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation of red, green, blue and luma.
+def examine_all(contents: Iterable[bytes | UnreadablePictureError], max_pixels: int) -> Iterator[Examined]:
+    """Reads headers, refuses what is too large, then decodes with the decoder that Transform and serving use.
 
-    All eight follow from the channels' means and their products' means, which is one matrix product over the pixels.
+    Reading and the headers run in one thread, decoding and all that looks at pixels in TensorFlow's own, and the
+    caller's work in a third: a picture costs what the slowest of them costs.
 
     Args:
-      pixels: uint8 [height, width, 3].
+      contents: The files' bytes, or why there are none; taken a few ahead of what is given.
+      max_pixels: Limit of height x width, checked before anything is decoded.
+
+    Yields:
+      In the same order, the bytes, and what is known of the picture or why it is none: empty, of another format,
+      animated PNG, too large, or damaged.
     """
-    flat = pixels.reshape(-1, 3).astype(np.float32)
-    mean = flat.mean(axis=0, dtype=np.float64)
-    flat -= mean.astype(np.float32)  # so that the products of large pictures stay exact enough in float32
-    covariance = (flat.T @ flat).astype(np.float64) / len(flat)
-    means = [*mean, _LUMA_WEIGHTS @ mean]
-    variances = [*np.diag(covariance), _LUMA_WEIGHTS @ covariance @ _LUMA_WEIGHTS]
-    deviations = np.sqrt(np.maximum(variances, 0.0))
-    return (
-        {channel: float(value) for channel, value in zip(features.CHANNELS, means, strict=True)},
-        {channel: float(value) for channel, value in zip(features.CHANNELS, deviations, strict=True)},
+    describe = _describe_function()
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    waiting: dict[int, tuple[bytes, str | UnreadablePictureError]] = {}
+
+    def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
+        positions: list[int] = []
+        chunk: list[bytes] = []
+        for position, content in enumerate(contents):
+            try:
+                if isinstance(content, UnreadablePictureError):
+                    raise content
+                waiting[position] = content, _format_of(content, max_pixels)
+            except UnreadablePictureError as error:
+                waiting[position] = content if isinstance(content, bytes) else b"", error
+                continue
+            positions.append(position)
+            chunk.append(content)
+            if len(chunk) == _MOST_TOGETHER or sum(map(len, chunk)) >= _MOST_BYTES_TOGETHER:
+                yield positions, chunk
+                positions, chunk = [], []
+        if chunk:
+            yield positions, chunk
+
+    described = (
+        tf.data.Dataset.from_generator(
+            decodable,
+            output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)),
+        )
+        .unbatch()
+        .map(lambda position, content: (position, *describe(content)), num_parallel_calls=threads, deterministic=True)
+        .ignore_errors()
+        .batch(_MOST_TOGETHER)
     )
+    given = 0
+
+    def give(pictures: dict[int, Picture], until: int) -> Iterator[Examined]:
+        """In order; what was left out on the way was refused by its header, or cannot be decoded."""
+        for position in range(given, until):
+            content, kind = waiting.pop(position)
+            if isinstance(kind, UnreadablePictureError):
+                yield Examined(content, kind)
+            elif position in pictures:
+                yield Examined(content, pictures[position])
+            else:
+                try:
+                    yield Examined(content, _describe_alone(content, kind))
+                except UnreadablePictureError as error:
+                    yield Examined(content, error)
+
+    for batch_positions, *batch in described.as_numpy_iterator():
+        positions = batch_positions.tolist()
+        formats = [str(waiting[position][1]) for position in positions]
+        yield from give(dict(zip(positions, _finish(formats, batch), strict=True)), positions[-1] + 1)
+        given = positions[-1] + 1
+    yield from give({}, given + len(waiting))
 
 
 def slices_of(picture: Picture) -> dict[str, str]:
@@ -116,9 +170,127 @@ def slices_of(picture: Picture) -> dict[str, str]:
     }
 
 
-def _open_header(encoded: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        # Our own limit is checked by the caller, and means a reason instead of a warning.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        # `formats` keeps Pillow's other, less used parsers away from untrusted bytes.
-        return Image.open(io.BytesIO(encoded), formats=["JPEG", "PNG"])
+def _format_of(encoded: bytes, max_pixels: int) -> str:
+    """Reads the header only."""
+    if not encoded:
+        raise UnreadablePictureError("empty file")
+    try:
+        # `formats` keeps Pillow's other, less used parsers away from untrusted bytes. Our own limit is checked below,
+        # and means a reason instead of a warning.
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(encoded), formats=["JPEG", "PNG", "GIF"]) as header,
+        ):
+            width, height = header.size
+            name = _FORMATS[header.format or ""]
+            frames = getattr(header, "n_frames", 1) if name == "PNG" else 1
+    except Image.DecompressionBombError:
+        # Pillow's own limit, twice its warning's, which holds whatever data.max_pixels says.
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise UnreadablePictureError(f"more than data.max_pixels = {limit} pixels") from None
+    except UnidentifiedImageError:
+        raise UnreadablePictureError(_other_kind(encoded)) from None
+    except Exception as error:  # a damaged header can break Pillow's parsers in any way
+        raise UnreadablePictureError(f"damaged header: {first_line(error)}") from None
+    if width * height > max_pixels:
+        raise UnreadablePictureError(f"more than data.max_pixels = {max_pixels} pixels: {width} x {height}")
+    if frames > 1:
+        raise UnreadablePictureError(f"animated: {frames} frames")
+    return name
+
+
+def _other_kind(encoded: bytes) -> str:
+    for start, name in _OTHER_KINDS:
+        if encoded.startswith(start):
+            return f"a {name} file; save it as JPEG or PNG"
+    if encoded[4:8] == b"ftyp":
+        return "a HEIC, AVIF or video file; save it as JPEG or PNG"
+    return "not a JPEG, PNG or GIF file"
+
+
+def _describe_alone(encoded: bytes, name: str) -> Picture:
+    try:
+        described = _describe_function()(tf.constant(encoded))
+    except tf.errors.OpError as error:
+        raise UnreadablePictureError(f"damaged or truncated {name}: {first_line(error)}") from None
+    (picture,) = _finish([name], [tensor.numpy()[np.newaxis] for tensor in described])
+    return picture
+
+
+@functools.cache
+def _describe_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """The graph of everything that touches all pixels, traced once in a process.
+
+    Per picture it does no more than has to be done per picture: a dozen small operations take as long as decoding a
+    small one. What follows from its results is computed for many pictures at once, by `_finish`.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def describe(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = preprocessing.decode(encoded, channels=3)
+        shape = tf.shape(pixels)[:2]
+        step = 1 + tf.reduce_max(shape) // _MOST_SAMPLED_SIDE
+        sampled = tf.ensure_shape(pixels[::step, ::step], [None, None, 3])
+        # Whole numbers up to 2^53 are exact in float64; a float32 sum of a million pixels is off by a hundredth.
+        flat = tf.reshape(tf.cast(sampled, tf.float64), [-1, 3])
+        sums, products = tf.reduce_sum(flat, axis=0), tf.matmul(flat, flat, transpose_a=True)
+        small = tf.raw_ops.ResizeArea(images=sampled[tf.newaxis], size=[_HASHED_SIDE, _HASHED_SIDE])
+        return shape, tf.shape(flat)[0], sums, products, small[0]
+
+    traced: Callable[[tf.Tensor], tuple[tf.Tensor, ...]] = describe
+    return traced
+
+
+def _finish(formats: Sequence[str], described: Sequence[np.ndarray]) -> list[Picture]:
+    """Finishes a batch of pictures.
+
+    Args:
+      formats: Of each.
+      described: What `describe` gives, batched: shapes [N, 2], numbers of sampled pixels [N], sums [N, 3] and sums of
+        products [N, 3, 3] of the colours, small pictures [N, 32, 32, 3].
+    """
+    shapes, num_sampled, sums, products, small = described
+    colors = sums / num_sampled[:, np.newaxis]
+    covariance = products / num_sampled[:, np.newaxis, np.newaxis] - colors[:, :, np.newaxis] * colors[:, np.newaxis]
+    # Luma is a weighted sum of the colours, and so its variance follows from theirs.
+    means = np.column_stack([colors, colors @ _LUMA_WEIGHTS])
+    variances = np.column_stack(
+        [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("i,nij,j->n", _LUMA_WEIGHTS, covariance, _LUMA_WEIGHTS)]
+    )
+    deviations = np.sqrt(np.maximum(variances, 0.0))
+    hashes = perceptual_hashes(small @ _LUMA_WEIGHTS)
+    return [
+        Picture(
+            name,
+            height,
+            width,
+            dict(zip(features.CHANNELS, mean, strict=True)),
+            dict(zip(features.CHANNELS, deviation, strict=True)),
+            hashed if deviation[-1] >= _FLAT else None,
+        )
+        for name, (height, width), mean, deviation, hashed in zip(
+            formats, shapes.tolist(), means.tolist(), deviations.tolist(), hashes.tolist(), strict=True
+        )
+    ]
+
+
+def perceptual_hashes(small: np.ndarray) -> np.ndarray:
+    """Which of the lowest frequencies of pictures, seen small and grey, are above their median.
+
+    Args:
+      small: float [N, 32, 32].
+
+    Returns:
+      int64 [N], 63 bits.
+
+    Reference: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, the hash based on
+    the discrete cosine transform.
+    """
+    frequencies = np.arange(_HASHED_FREQUENCIES)[:, np.newaxis]
+    places = np.arange(_HASHED_SIDE)[np.newaxis]
+    cosines = np.cos(np.pi * (2 * places + 1) * frequencies / (2 * _HASHED_SIDE))
+    # The first frequency is the mean, which is no structure.
+    spectrum = (cosines @ small @ cosines.T).reshape(len(small), -1)[:, 1:]
+    above = spectrum > np.median(spectrum, axis=1, keepdims=True)
+    result: np.ndarray = above @ (1 << np.arange(above.shape[1], dtype=np.int64))
+    return result

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable
 from typing import Any
 
-from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import types
 from tfx.components.schema_gen import executor
+from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
+from tfx.utils import io_utils, json_utils
 
 from trainer_module import features
 
@@ -18,26 +21,50 @@ from trainer_module import features
 UNCOUNTED = (features.IMAGE_ENCODED, features.IMAGE_FILENAME, features.IMAGE_SHA256)
 STATISTICS_ENVIRONMENT = "STATISTICS"
 
+_SIZES = (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)
+_LARGEST_VALUE = 255.0
 
-def curate(schema: schema_pb2.Schema) -> schema_pb2.Schema:
+
+def curate(
+    schema: schema_pb2.Schema,
+    statistics: Iterable[statistics_pb2.DatasetFeatureStatisticsList],
+    margin: float,
+    *,
+    with_masks: bool = False,
+) -> schema_pb2.Schema:
     """Corrects an inferred schema, in place.
 
-    The uncounted features are added, but not expected in the environment `STATISTICS`; slice values and sizes are
-    free, since a rare value of a slice is no fault of the data; the picture format is JPEG or PNG, whichever of them
-    the train split happens to hold; class names are what the train split has.
+    The uncounted features are added, but not expected in the environment `STATISTICS`; slice values are free, since a
+    rare value of a slice is no fault of the data; the picture format is any that can be read, whichever the train
+    split happens to hold; class names are what the train split has. Sizes, brightness and colours have the range that
+    all splits together have, widened by the margin: what the next span is checked against.
+
+    Args:
+      schema: As TFDV infers it from the train split.
+      statistics: Of every split.
+      margin: How far a range is widened, as a part of it.
+      with_masks: Whether the examples hold masks.
     """
     schema.default_environment.append(STATISTICS_ENVIRONMENT)
     domains = {domain.name: domain for domain in schema.string_domain}
+    ranges = _ranges(statistics)
     for feature in schema.feature:
         if feature.name == features.IMAGE_FORMAT or feature.name.startswith(features.SLICE_PREFIX):
             if feature.domain in domains:
                 schema.string_domain.remove(domains.pop(feature.domain))
             feature.ClearField("domain_info")
         if feature.name == features.IMAGE_FORMAT:
-            feature.string_domain.value.extend(["JPEG", "PNG"])
-        if feature.name in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH):
-            feature.int_domain.min = 1
-    for name in UNCOUNTED:
+            feature.string_domain.value.extend(features.IMAGE_FORMATS)
+        elif feature.name in ranges:
+            low, high = ranges[feature.name]
+            if feature.name in _SIZES:
+                feature.int_domain.min = max(1, math.floor(low / (1 + margin)))
+                feature.int_domain.max = math.ceil(high * (1 + margin))
+            else:
+                widened = max(1.0, margin * (high - low))
+                feature.float_domain.min = max(0.0, low - widened)
+                feature.float_domain.max = min(_LARGEST_VALUE, high + widened)
+    for name in (*UNCOUNTED, features.MASK_ENCODED) if with_masks else UNCOUNTED:
         feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
         feature.presence.min_fraction = 1.0
         feature.presence.min_count = 1
@@ -55,7 +82,31 @@ class Executor(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Infers the schema as TFX does (same keys), then rewrites it curated."""
+        """Infers the schema as TFX does (same keys, and `options`), then rewrites it curated."""
+        options = json_utils.loads(exec_properties["options"])
         super().Do(input_dict, output_dict, exec_properties)
+        artifact = artifact_utils.get_single_instance(input_dict["statistics"])
+        statistics = [
+            stats_artifact_utils.load_statistics(artifact, split).proto()
+            for split in artifact_utils.decode_split_names(artifact.split_names)
+        ]
         path = os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), executor.DEFAULT_FILE_NAME)
-        io_utils.write_pbtxt_file(path, curate(io_utils.parse_pbtxt_file(path, schema_pb2.Schema())))
+        schema = curate(
+            io_utils.parse_pbtxt_file(path, schema_pb2.Schema()),
+            statistics,
+            options["domain_margin"],
+            with_masks=options["with_masks"],
+        )
+        io_utils.write_pbtxt_file(path, schema)
+
+
+def _ranges(statistics: Iterable[statistics_pb2.DatasetFeatureStatisticsList]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every numeric feature, over all splits."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for split in statistics:
+        for feature in split.datasets[0].features:
+            if feature.HasField("num_stats") and feature.num_stats.common_stats.num_non_missing:
+                name, found = feature.path.step[0], feature.num_stats
+                low, high = ranges.get(name, (found.min, found.max))
+                ranges[name] = min(low, found.min), max(high, found.max)
+    return ranges

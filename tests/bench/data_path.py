@@ -1,12 +1,18 @@
 """Measures the way from files to batches: ours against the canonical form, in one run.
 
-    python tests/bench/data_path.py [--data DIR] [--num N]
+    python tests/bench/data_path.py [--data DIR] [--num N]... [--profile]
 
-Without --data the pictures are 32-px crops of the two photographs that scikit-learn ships, in ten classes.
+The first --num is compared with the canonical form; every one is measured for how time and memory grow. Without --data
+the pictures are 32-px crops of the two photographs that scikit-learn ships, in ten classes; with it, the first N
+pictures of its class folders. Photographs of 224 px are always such crops.
 """
 
 import argparse
+import contextlib
+import cProfile
 import json
+import os
+import pstats
 import resource
 import subprocess
 import sys
@@ -20,8 +26,8 @@ import trainer_module  # noqa: F401  (says which Keras before anything imports T
 BEAM = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
 
-def write_crops(folder: Path, num: int) -> None:
-    """Writes `num` PNG crops in ten class folders."""
+def write_crops(folder: Path, num: int, side: int = 32, suffix: str = "png") -> None:
+    """Writes `num` square crops in ten class folders."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -30,10 +36,19 @@ def write_crops(folder: Path, num: int) -> None:
     photographs = load_sample_images().images
     for index in range(num):
         photograph = photographs[index % 2]
-        y, x = (int(rng.integers(0, side - 32)) for side in photograph.shape[:2])
-        path = folder / f"class-{index % 10}" / f"{index:06d}.png"
+        y, x = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
+        path = folder / f"class-{index % 10}" / f"{index:06d}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photograph[y : y + 32, x : x + 32]).save(path)
+        Image.fromarray(photograph[y : y + side, x : x + side]).save(path, quality=90)
+
+
+def link_pictures(source: Path, folder: Path, num: int) -> None:
+    """Links the first pictures of every class folder, `num` in all."""
+    classes = sorted(path for path in source.iterdir() if path.is_dir())
+    for index, path in enumerate(classes):
+        (folder / path.name).mkdir(parents=True)
+        for picture in sorted(path.iterdir())[: num // len(classes) + (index < num % len(classes))]:
+            os.link(picture, folder / path.name / picture.name)
 
 
 def bytes_below(folder: Path) -> int:
@@ -41,7 +56,7 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(form: str, data: str, run_dir: str) -> dict:
+def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) -> dict:
     """Runs one form in this process: seconds of every node, peak memory, bytes on disk."""
     from pipeline import config, dag, execution
     from pipeline.runners import local
@@ -54,17 +69,18 @@ def measure(form: str, data: str, run_dir: str) -> dict:
         pipeline, to_node = canonical.create_pipeline(data, run_dir, BEAM), None
     else:
         loaded = config.load(
-            "pictures", data=Path(data), overrides=[f"pipeline.root={run_dir}", "transform.image_size=32"]
+            "pictures", data=data, overrides=[f"pipeline.root={run_dir}", f"transform.image_size={image_size}"]
         )
         loaded.run_dir.mkdir(parents=True)
         pipeline, to_node = dag.create_pipeline(loaded, execution.prepare(loaded)), "Transform"
-    local.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
-    seconds = {node.id: round(node.seconds, 1) for node in results if node.state == "complete"}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with cProfile.Profile() if profile else contextlib.nullcontext() as profiler:
+        local.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
+    if profile:
+        pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumulative").print_stats(60)
     found = {
-        "seconds": seconds,
+        "seconds": {node.id: round(node.seconds, 1) for node in results if node.state == "complete"},
         "bytes": bytes_below(Path(run_dir)),
-        "peak_mib": peak // 1024,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "start_mib": before // 1024,
     }
     if form == "ours":
@@ -102,30 +118,8 @@ def epochs(artifacts: Path, options) -> list[int]:
     return rates
 
 
-def main() -> None:
+def compare(canonical: dict, ours: dict) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--num", type=int, default=10_000)
-    parser.add_argument("--form", choices=["canonical", "ours"], help=argparse.SUPPRESS)
-    parser.add_argument("--run-dir", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.form:
-        print(json.dumps(measure(arguments.form, str(arguments.data), arguments.run_dir)))
-        return
-    with tempfile.TemporaryDirectory() as work:
-        data = arguments.data
-        if data is None:
-            data = Path(work) / "crops"
-            write_crops(data, arguments.num)
-        found = {}
-        for form in ("canonical", "ours"):
-            command = [sys.executable, __file__, "--form", form, "--data", str(data), "--run-dir", f"{work}/{form}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(done.stderr[-3000:])
-            found[form] = json.loads(done.stdout.splitlines()[-1])
-    canonical, ours = found["canonical"], found["ours"]
     stages = [
         ("example generation", "FileBasedExampleGen", "ImageExampleGen"),
         ("statistics", "StatisticsGen", "StatisticsGen"),
@@ -133,16 +127,81 @@ def main() -> None:
         ("validation", "", "ExampleValidator"),
         ("Transform", "Transform", "Transform"),
     ]
-    print("| | canonical | ours | ratio |\n|---|---|---|---|")
+    print("\n| | canonical | ours | ratio |\n|---|---|---|---|")
     for name, theirs, mine in stages:
         before, after = canonical["seconds"].get(theirs, 0.0), ours["seconds"].get(mine, 0.0)
         print(f"| {name}, s | {before:.1f} | {after:.1f} | {f'{before / after:.1f}' if before and after else ''} |")
-    before, after = sum(canonical["seconds"].values()), sum(ours["seconds"].values())
+    before, after = total(canonical), total(ours)
     print(f"| all, s | {before:.1f} | {after:.1f} | {before / after:.1f} |")
     before, after = canonical["bytes"] / 2**20, ours["bytes"] / 2**20
     print(f"| on disk, MiB | {before:.0f} | {after:.0f} | {before / after:.1f} |")
     print(f"| peak memory, MiB | {canonical['peak_mib']} | {ours['peak_mib']} | |")
-    print(f"\nInput pipeline, ours, pictures a second, epoch by epoch: {ours['epochs']}")
+
+
+def total(found: dict) -> float:
+    """Seconds of all nodes."""
+    return sum(found["seconds"].values())
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--num", type=int, action="append")
+    parser.add_argument("--profile", action="store_true", help="print where ours spends its time")
+    parser.add_argument("--form", choices=["canonical", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--image-size", type=int, default=32, help=argparse.SUPPRESS)
+    parser.add_argument("--run-dir", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.form:
+        found = measure(arguments.form, str(arguments.data), arguments.run_dir, arguments.image_size, arguments.profile)
+        print(json.dumps(found))
+        return
+    # Beside the pictures, so that they can be linked.
+    with tempfile.TemporaryDirectory(dir=arguments.data and arguments.data.parent) as work:
+
+        def run(form: str, data: Path, *more: str) -> dict:
+            command = [sys.executable, __file__, "--form", form, "--data", str(data)]
+            with tempfile.TemporaryDirectory(dir=work) as run_dir:
+                command += ["--run-dir", run_dir, *more]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
+            if "--profile" in more:
+                print(done.stderr[done.stderr.index("function calls") - 20 :], file=sys.stderr)
+            return json.loads(done.stdout.splitlines()[-1])
+
+        def pictures(num: int) -> Path:
+            folder = Path(work) / f"pictures-{num}"
+            if arguments.data is None:
+                write_crops(folder, num)
+            else:
+                link_pictures(arguments.data, folder, num)
+            return folder
+
+        numbers = arguments.num or [10_000, 1_000]
+        grown = {}
+        for num in numbers:
+            data = pictures(num)
+            if num == numbers[0]:
+                canonical = run("canonical", data)
+            grown[num] = run("ours", data, *(["--profile"] if arguments.profile and num == numbers[0] else []))
+            if num == numbers[0]:
+                print(f"{num:,} pictures of 32 px")
+                compare(canonical, grown[num])
+        print("\n| pictures | data path, s | ms a picture | peak memory, MiB | input, pictures a second, by epoch |")
+        print("|---|---|---|---|---|")
+        for num, found in sorted(grown.items()):
+            rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
+            seconds = total(found)
+            print(f"| {num:,} | {seconds:.1f} | {1000 * seconds / num:.2f} | {found['peak_mib']} | {rates} |")
+        photographs = Path(work) / "photographs"
+        write_crops(photographs, 2000, 224, "jpg")
+        found = run("ours", photographs, "--image-size", "224")
+        rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
+        print(
+            f"\n2,000 JPEG files of 224 px: data path {total(found):.1f} s, input, pictures a second, by epoch: {rates}"
+        )
 
 
 if __name__ == "__main__":

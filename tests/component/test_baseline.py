@@ -1,11 +1,11 @@
-"""Which earlier model a new one is compared with."""
+"""Which earlier model, and which earlier span, a new one is compared with."""
 
 import json
 
 import pytest
 from tfx.types import standard_artifacts
 
-from components.baseline import LatestBlessedOtherModelStrategy
+from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from trainer_module import export
 
 
@@ -51,3 +51,53 @@ def test_a_first_model_has_no_baseline(model):
 def test_a_model_of_other_classes_is_no_baseline(model):
     old, new = model(1, ["a", "b", "c"]), model(2, ["a", "b"])
     assert resolve([old, new], [blessing(old, 1)], new) == []
+
+
+# --- Spans ------------------------------------------------------------------------------------------------------
+
+
+def statistics(id_, span):
+    artifact = standard_artifacts.ExampleStatistics()
+    artifact.id, artifact.span = id_, span
+    return artifact
+
+
+def schema(id_):
+    artifact = standard_artifacts.Schema()
+    artifact.id = id_
+    return artifact
+
+
+def passed(id_, span, statistics_id, schema_id):
+    artifact = standard_artifacts.ExampleAnomalies()
+    artifact.id, artifact.span = id_, span
+    artifact.set_int_custom_property("statistics_id", statistics_id)
+    artifact.set_int_custom_property("schema_id", schema_id)
+    return artifact
+
+
+def previous(current, all_passed):
+    found = PreviousSpanStrategy().resolve_artifacts(
+        None,
+        {
+            "statistics": [statistics(i, i) for i in range(1, 9)],
+            "schema": [schema(100 + i) for i in range(1, 9)],
+            "anomalies": all_passed,
+            "current": [current],
+        },
+    )
+    assert found["current"] == [current]
+    return [artifact.id for key in ("statistics", "schema") for artifact in found[key]]
+
+
+def test_the_newest_earlier_span_that_passed():
+    # Span 4 did not pass: it left no anomalies artifact.
+    all_passed = [passed(200 + span, span, span, 100 + span) for span in (1, 3, 2)]
+    assert previous(statistics(5, 5), all_passed) == [3, 103]
+    assert previous(statistics(2, 2), all_passed) == [1, 101]
+
+
+def test_the_first_span_and_data_without_spans_have_none():
+    all_passed = [passed(201, 1, 1, 101), passed(200, 0, 7, 107)]
+    assert previous(statistics(1, 1), all_passed) == []
+    assert previous(statistics(8, 0), all_passed) == []

@@ -1,16 +1,17 @@
 """ImageExampleGen on real folders: every file is used or quarantined, none is lost."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
-from tfx.utils import proto_utils
 
 import components
-from components.image_example_gen import executor, layout
+from components.image_example_gen import executor, layout, splits
+from components.image_example_gen.options import DataOptions
 from trainer_module import features
 
 
@@ -18,42 +19,32 @@ from trainer_module import features
 def generate(tmp_path):
     """Runs the executor; returns parsed examples by split, the summary and the quarantine records."""
 
-    def run(root: Path, **changes):
-        found = layout.inspect(root)
-        metadata = layout.find_metadata(root, None)
-        options = executor.Options(
-            **(
-                {
-                    "classes": found.classes,
-                    "split_folders": found.split_folders,
-                    "metadata_csv": str(metadata) if metadata else None,
-                    "metadata_columns": found.metadata_columns,
-                }
-                | changes
-            )
-        )
+    def run(location, **said):
+        data = DataOptions(**said)
+        found = layout.inspect(str(location), data)
+        options = executor.Options(data=data, classes=found.classes, columns=found.columns)
         examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
         examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-        split = example_gen_pb2.Input.Split(name="pictures", pattern=found.pattern)
         executor.Executor().Do(
             {},
             {"examples": [examples], "quarantine": [quarantine]},
-            {
-                "input_base": str(root),
-                "input_config": proto_utils.proto_to_json(example_gen_pb2.Input(splits=[split])),
-                "options": options.model_dump_json(),
-            },
+            {"input_base": str(location), "options": options.model_dump_json()},
         )
+        assert examples.span == found.span
         by_split = {}
         for name in json.loads(examples.split_names):
             files = tf.io.gfile.glob(f"{examples.uri}/Split-{name}/*")
             records = tf.data.TFRecordDataset(files).as_numpy_iterator()
             by_split[name] = [tf.train.Example.FromString(record) for record in records]
+        assert {path.name for path in (tmp_path / "examples").iterdir()} == {f"Split-{name}" for name in by_split}
         summary = json.loads((tmp_path / "quarantine" / executor.SUMMARY_FILE).read_text())
-        lines = (tmp_path / "quarantine" / executor.QUARANTINE_FILE).read_text().splitlines()
-        return by_split, summary, [json.loads(line) for line in lines]
+        return by_split, summary, read_lines(tmp_path / "quarantine" / executor.QUARANTINE_FILE)
 
     return run
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def value(example, key):
@@ -113,7 +104,7 @@ def test_metadata_columns_become_slices(class_folders, generate):
     }
     assert len(cameras) == 20
     assert cameras["a/0.png"] == "north"
-    assert cameras["b/1.png"] == cameras["a/1.png"] == executor.NO_METADATA
+    assert cameras["b/1.png"] == cameras["a/1.png"] == layout.UNKNOWN
 
 
 def damage(root: Path, picture: bytes) -> dict[str, str]:
@@ -124,7 +115,7 @@ def damage(root: Path, picture: bytes) -> dict[str, str]:
     (root / "b" / "folder").mkdir()
     (root / "b" / ".hidden").write_text("ignored")
     return {
-        "a/text.jpg": "not a JPEG or PNG file",
+        "a/text.jpg": "not a JPEG, PNG or GIF file",
         "a/truncated.png": "damaged or truncated PNG",
         "b/empty.jpg": "empty file",
         "b/folder": "a folder inside a class folder",
@@ -185,9 +176,9 @@ def test_pictures_outside_of_the_class_folders_are_reported(class_folders, gener
     assert summary["quarantined"] == 2
 
 
-def test_an_empty_split_stops_the_run(class_folders, generate):
-    with pytest.raises(executor.EmptySplitError, match="Split `test` has no usable picture"):
-        generate(class_folders({"a": 20, "b": 20}), test=1e-9)
+def test_a_split_that_misses_a_class_stops_the_run(class_folders, generate):
+    with pytest.raises(splits.ClassTooSmallError, match="none of them falls into the test split"):
+        generate(class_folders({"a": 20, "b": 20}), splits={"train": 0.85, "validation": 0.15 - 1e-9, "test": 1e-9})
 
 
 def test_grey_is_made_of_every_picture_that_is_used(tmp_path):
@@ -203,10 +194,209 @@ def test_grey_is_made_of_every_picture_that_is_used(tmp_path):
 
 
 def test_files_are_mixed_over_shards():
-    paths = [f"/data/{name}/{i}.png" for name in "ab" for i in range(700)]
-    shards = executor.shards_of(paths, "/data")
-    assert sorted(path for shard in shards for path in shard.paths) == sorted(paths)
+    entries = [layout.Entry(f"{name}/{i}.png", 100) for name in "ab" for i in range(700)]
+    shards = executor.shards_of(entries, per_shard=500)
+    assert sorted(entry for shard in shards for entry in shard.entries) == sorted(entries)
     assert {shard.of for shard in shards} == {len(shards)} == {3}
     for shard in shards:
-        share = sum("/a/" in path for path in shard.paths[:100]) / 100
+        share = sum(entry.path.startswith("a/") for entry in shard.entries[:100]) / 100
         assert 0.3 < share < 0.7
+
+
+def test_large_files_make_more_shards():
+    assert len(executor.shards_of([layout.Entry(f"{i}", 200 * 2**20) for i in range(10)])) == 4
+
+
+def test_many_shards_lose_nothing(class_folders, generate, monkeypatch):
+    monkeypatch.setattr(executor, "_BYTES_PER_SHARD", 2000)
+    root = class_folders({"a": 30, "b": 30})
+    by_split, summary, bad = generate(root)
+    names = sorted(value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples)
+    assert names == sorted(f"{name}/{i}.png" for name in "ab" for i in range(30))
+    assert summary["examples"] == 60 and bad == []
+
+
+# --- Copies -----------------------------------------------------------------------------------------------------
+
+
+def test_conflicting_labels_are_quarantined_and_copies_reported(class_folders, generate, tmp_path):
+    root = class_folders({"a": 40, "b": 40})
+    (root / "b" / "wrong.png").write_bytes((root / "a" / "3.png").read_bytes())
+    (root / "a" / "again.png").write_bytes((root / "a" / "5.png").read_bytes())
+    by_split, summary, bad = generate(root, max_bad_fraction=0.1)
+    assert [record["path"] for record in bad] == ["a/3.png", "b/wrong.png"]
+    assert bad[1]["reason"] == "conflicting labels: the same picture is a in a/3.png"
+    assert summary["reasons"] == {"conflicting labels": 2}
+    assert summary["duplicates"]["exact"] == {"groups": 2, "copies": 2, "astride": 0}
+    found = read_lines(tmp_path / "quarantine" / executor.DUPLICATES_FILE)
+    copies = [[one["path"] for one in group["pictures"]] for group in found if group["kind"] == "exact"]
+    assert sorted(map(sorted, copies)) == [["a/3.png", "b/wrong.png"], ["a/5.png", "a/again.png"]]
+    assert sum(map(len, by_split.values())) == 80
+
+
+def test_pictures_that_look_alike_can_be_kept_together(class_folders, generate, rng, tmp_path):
+    from PIL import Image
+
+    root = class_folders({"a": 30, "b": 30})
+    for index in range(20):
+        original = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
+        for quality in (40, 60, 90):
+            original.save(root / "a" / f"{index}-{quality}.jpg", quality=quality)
+    by_split, summary, _ = generate(root, near_duplicates="together")
+    assert summary["duplicates"]["near"]["groups"] >= 20
+    assert summary["duplicates"]["near"]["astride"] == 0
+    split_of = {
+        value(example, features.IMAGE_FILENAME).decode(): split
+        for split, examples in by_split.items()
+        for example in examples
+    }
+    for index in range(20):
+        assert len({split_of[f"a/{index}-{quality}.jpg"] for quality in (40, 60, 90)}) == 1
+
+
+# --- Other layouts ----------------------------------------------------------------------------------------------
+
+
+def test_a_manifest(class_folders, generate):
+    root = class_folders({"raw": 60})
+    rows = [f"raw/{i}.png,{'cat' if i % 2 else 'dog'},{'test' if i < 10 else ''},c{i % 3}" for i in range(60)]
+    (root / "manifest.csv").write_text("\n".join(["path,label,split,camera", *rows]))
+    by_split, summary, bad = generate(root)
+    assert bad == [] and summary["examples"] == 60
+    assert len(by_split["test"]) == 10
+    for examples in by_split.values():
+        for example in examples:
+            number = int(value(example, features.IMAGE_FILENAME).decode()[4:-4])
+            assert value(example, features.CLASS_TEXT) == (b"cat" if number % 2 else b"dog")
+            assert value(example, "slice/camera").decode() == f"c{number % 3}"
+
+
+def write_masks(root, rng, count, size=(12, 10)):
+    for index in range(count):
+        for folder, pixels in (
+            ("images", rng.integers(0, 256, (*size, 3), dtype=np.uint8)),
+            ("masks", rng.integers(0, 3, size, dtype=np.uint8)),
+        ):
+            path = root / folder / f"seq{index % 40:02d}_{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(conftest_encode(pixels))
+
+
+def conftest_encode(pixels):
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_masks(tmp_path, generate, rng):
+    root = tmp_path / "street"
+    write_masks(root, rng, 80)
+    (root / "masks" / "seq00_0.png").write_bytes(conftest_encode(np.full((12, 10), 9, np.uint8)))
+    (root / "masks" / "seq01_1.png").write_bytes(conftest_encode(np.zeros((5, 5), np.uint8)))
+    by_split, summary, bad = generate(
+        root, classes=["road", "car", "tree"], group_pattern=r"(seq\d+)_", max_bad_fraction=0.1
+    )
+    assert {record["path"]: record["reason"].split(",")[0] for record in bad} == {
+        "images/seq00_0.png": "its mask has id 9",
+        "images/seq01_1.png": "its mask is 5 x 5",
+    }
+    assert summary["examples"] == 78
+    sides = {}
+    for split, examples in by_split.items():
+        for example in examples:
+            name = value(example, features.IMAGE_FILENAME).decode()
+            mask = tf.io.decode_png(value(example, features.MASK_ENCODED)).numpy()[..., 0]
+            original = tf.io.decode_png((root / name.replace("images", "masks")).read_bytes()).numpy()[..., 0]
+            assert (mask == original).all()
+            present = {n.decode() for n in example.features.feature[features.MASK_CLASSES].bytes_list.value}
+            assert present == {("road", "car", "tree")[i] for i in np.unique(mask)}
+            assert features.CLASS_TEXT not in example.features.feature
+            assert sides.setdefault(name[7:12], split) == split
+
+
+@pytest.mark.parametrize("suffix", ["tfrecord", "tfrecord.gz"])
+def test_tfrecords_of_the_raw_contract(class_folders, generate, tmp_path, suffix):
+    root = class_folders({"a": 30, "b": 30})
+    first, _, _ = generate(root)
+    target = tmp_path / "records"
+    target.mkdir()
+    for split, examples in first.items():
+        options = tf.io.TFRecordOptions("GZIP" if suffix.endswith("gz") else "")
+        with tf.io.TFRecordWriter(str(target / f"{split}-00000-of-00001.{suffix}"), options) as writer:
+            for example in examples:
+                example.features.feature["slice/camera"].bytes_list.value.append(b"north")
+                writer.write(example.SerializeToString())
+            if split == "train":
+                writer.write(b"no example")
+                example.features.feature[features.CLASS_TEXT].bytes_list.value[0] = b"c"
+                writer.write(example.SerializeToString())
+    (tmp_path / "examples").rename(tmp_path / "first")
+    with pytest.raises(layout.DatasetError, match=r"TFRecords do not name the classes.*data\.classes"):
+        generate(target)
+    second, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1)
+    assert {split: len(examples) for split, examples in second.items()} == {s: len(e) for s, e in first.items()}
+    assert summary["examples"] == 60
+    assert sorted(record["reason"].split(": ")[-1] for record in bad) == [
+        "class `c` is not among data.classes",
+        "not a tf.Example",
+    ]
+    key = lambda example: value(example, features.IMAGE_FILENAME)  # noqa: E731
+    for split, examples in first.items():
+        for before, after in zip(sorted(examples, key=key), sorted(second[split], key=key), strict=True):
+            assert value(after, "slice/camera") == b"north"
+            assert value(before, features.IMAGE_SHA256) == value(after, features.IMAGE_SHA256)
+
+
+def test_a_cut_tfrecord_is_used_as_far_as_it_goes(class_folders, generate, tmp_path):
+    generate(class_folders({"a": 30, "b": 30}))
+    (source,) = (tmp_path / "examples" / "Split-train").iterdir()
+    target = tmp_path / "records"
+    target.mkdir()
+    content = source.read_bytes()
+    (target / "x.tfrecord").write_bytes(content[: len(content) - 50])
+    (tmp_path / "examples").rename(tmp_path / "first")
+    _, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1, splits={"by": "class"})
+    assert bad[0]["reason"].startswith(f"damaged TFRecord file behind record {summary['examples']}")
+    assert summary["examples"] > 30
+
+
+def test_any_file_system_that_tensorflow_reads(class_folders, generate, picture_bytes):
+    local = class_folders({"a": 30, "b": 30})
+    (local / "metadata.csv").write_text("filename,camera\na/0.png,north\n")
+    for path in local.rglob("*.*"):
+        remote = f"ram://bucket/{path.relative_to(local)}"
+        tf.io.gfile.makedirs(remote.rpartition("/")[0])
+        with tf.io.gfile.GFile(remote, "wb") as file:
+            file.write(path.read_bytes())
+    here, _, _ = generate(local)
+    there, summary, bad = generate("ram://bucket")
+    assert bad == [] and summary["examples"] == 60
+    names = {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in here.items()}
+    assert {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in there.items()} == names
+
+
+def test_odd_names_and_unreadable_files(class_folders, generate, picture_bytes):
+    root = class_folders({"a": 30, "b": 30})
+    with open(os.fsencode(root) + b"/a/caf\xe9.png", "wb") as file:
+        file.write(picture_bytes())
+    (root / "a" / "new\nline.png").write_bytes(picture_bytes())
+    by_split, summary, _ = generate(root)
+    names = {value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples}
+    assert {"a/caf\ufffd.png", "a/new\nline.png"} < names
+    assert summary["examples"] == 62
+
+
+def test_classes_that_have_changed_since_the_pipeline_was_made(class_folders, tmp_path):
+    root = class_folders({"a": 3, "b": 3})
+    examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
+    options = executor.Options(classes=("a", "c"))
+    with pytest.raises(executor.ClassesChangedError, match=r"have the classes a, b.*made for a, c"):
+        executor.Executor().Do(
+            {},
+            {"examples": [examples], "quarantine": [quarantine]},
+            {"input_base": str(root), "options": options.model_dump_json()},
+        )

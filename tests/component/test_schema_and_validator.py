@@ -1,7 +1,9 @@
 """The curated schema, and the validator as a gate."""
 
+import json
 import os
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
@@ -10,11 +12,12 @@ from tfx.types import standard_artifacts
 from tfx.utils import io_utils
 
 from components.example_validator import executor as validator
+from components.example_validator.options import DriftOptions
 from components.schema_gen import executor as schema_gen
 from trainer_module import features
 
 
-def statistics(classes, format_="JPEG", brightness="dark", drop=None):
+def statistics(classes, format_="JPEG", brightness="dark", luma=None, drop=None):
     """TFDV's statistics of a few examples with these classes."""
     import pandas as pd
 
@@ -24,38 +27,59 @@ def statistics(classes, format_="JPEG", brightness="dark", drop=None):
             features.IMAGE_FORMAT: [format_] * len(classes),
             features.IMAGE_HEIGHT: [32] * len(classes),
             features.IMAGE_WIDTH: [48] * len(classes),
+            features.mean_key(features.LUMA): luma
+            if luma is not None
+            else [float(i % 100) for i in range(len(classes))],
             features.SLICE_BRIGHTNESS: [brightness] * len(classes),
         }
     )
     return tfdv.generate_statistics_from_dataframe(frame.drop(columns=drop) if drop else frame)
 
 
+def make_schema(stats, margin=0.5):
+    return schema_gen.curate(tfdv.infer_schema(stats), [stats], margin)
+
+
 @pytest.fixture
 def schema():
-    return schema_gen.curate(tfdv.infer_schema(statistics(["a", "b", "b"])))
+    return make_schema(statistics(["a", "b", "b"]))
 
 
 @pytest.fixture
 def validate(tmp_path, schema):
-    def run(**by_split):
-        stats, schema_artifact, anomalies = (
-            standard_artifacts.ExampleStatistics(),
-            standard_artifacts.Schema(),
-            standard_artifacts.ExampleAnomalies(),
-        )
-        for name, artifact in (("stats", stats), ("schema", schema_artifact), ("anomalies", anomalies)):
-            artifact.uri = str(tmp_path / name)
-            os.makedirs(artifact.uri)
-        stats.split_names = str(list(by_split)).replace("'", '"')
-        stats.span = 0
-        for split, proto in by_split.items():
-            os.makedirs(f"{stats.uri}/Split-{split}")
-            with tf.io.gfile.GFile(f"{stats.uri}/Split-{split}/FeatureStats.pb", "wb") as file:
-                file.write(proto.SerializeToString())
-        io_utils.write_pbtxt_file(f"{schema_artifact.uri}/schema.pbtxt", schema)
-        validator.Executor().Do(
-            {"statistics": [stats], "schema": [schema_artifact]}, {"anomalies": [anomalies]}, {"exclude_splits": "[]"}
-        )
+    """Runs the validator on statistics by split; gives back what drift.json holds."""
+
+    def artifact(kind, name, by_split=None, proto=None, span=0):
+        result = kind()
+        result.uri = str(tmp_path / name)
+        os.makedirs(result.uri)
+        if by_split:
+            result.split_names = json.dumps(list(by_split))
+            result.span = span
+            for split, found in by_split.items():
+                os.makedirs(f"{result.uri}/Split-{split}")
+                with tf.io.gfile.GFile(f"{result.uri}/Split-{split}/FeatureStats.pb", "wb") as file:
+                    file.write(found.SerializeToString())
+        if proto is not None:
+            io_utils.write_pbtxt_file(f"{result.uri}/schema.pbtxt", proto)
+        return result
+
+    def run(previous=None, on_drift="stop", own=None, **by_split):
+        inputs = {
+            "statistics": [artifact(standard_artifacts.ExampleStatistics, "stats", by_split, span=2)],
+            "schema": [artifact(standard_artifacts.Schema, "schema", proto=own or schema)],
+        }
+        if previous is not None:
+            inputs["previous_statistics"] = [
+                artifact(standard_artifacts.ExampleStatistics, "previous", {"train": previous}, span=1)
+            ]
+            inputs["previous_schema"] = [
+                artifact(standard_artifacts.Schema, "previous_schema", proto=make_schema(previous))
+            ]
+        anomalies = artifact(standard_artifacts.ExampleAnomalies, "anomalies")
+        options = DriftOptions(on_drift=on_drift).model_dump_json()
+        validator.Executor().Do(inputs, {"anomalies": [anomalies]}, {"exclude_splits": "[]", "options": options})
+        return json.loads((tmp_path / "anomalies" / validator.DRIFT_FILE).read_text())
 
     return run
 
@@ -65,7 +89,7 @@ def test_the_schema_knows_what_the_statistics_do_not(schema):
     for name in schema_gen.UNCOUNTED:
         assert by_name[name].type == schema_pb2.BYTES
         assert by_name[name].presence.min_fraction == 1.0
-    assert list(by_name[features.IMAGE_FORMAT].string_domain.value) == ["JPEG", "PNG"]
+    assert list(by_name[features.IMAGE_FORMAT].string_domain.value) == ["GIF", "JPEG", "PNG"]
     assert not by_name[features.SLICE_BRIGHTNESS].domain
     assert [list(domain.value) for domain in schema.string_domain] == [["a", "b"]]
 
@@ -94,3 +118,71 @@ def test_pictures_that_fit_pass(validate):
 def test_an_anomaly_stops_the_run_with_its_text(validate, stats, text):
     with pytest.raises(validator.AnomaliesFoundError, match=text):
         validate(train=statistics(["a", "b"]), test=stats)
+
+
+def test_ranges_are_those_of_all_splits_widened():
+    train, test = statistics(["a", "b"], luma=[50.0, 100.0]), statistics(["a"], luma=[120.0])
+    schema = schema_gen.curate(tfdv.infer_schema(train), [train, test], 0.5)
+    by_name = {feature.name: feature for feature in schema.feature}
+    luma = by_name[features.mean_key(features.LUMA)].float_domain
+    assert (luma.min, luma.max) == (15.0, 155.0)
+    assert (by_name[features.IMAGE_HEIGHT].int_domain.min, by_name[features.IMAGE_HEIGHT].int_domain.max) == (21, 48)
+
+
+def test_masks_are_expected_where_there_are_masks():
+    stats = statistics(["a", "b"])
+    names = {f.name for f in schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, with_masks=True).feature}
+    assert features.MASK_ENCODED in names
+    assert features.MASK_ENCODED not in {feature.name for feature in make_schema(stats).feature}
+
+
+# --- Drift ------------------------------------------------------------------------------------------------------
+
+
+def sample(rng, size, shift=0.0, share=0.5):
+    classes = ["a" if value < share else "b" for value in rng.random(size)]
+    return statistics(classes, luma=list(np.clip(rng.normal(120 + shift, 30, size), 0, 255)))
+
+
+@pytest.mark.parametrize("size", [60, 300, 3000])
+def test_two_samples_of_the_same_pictures_pass(validate, rng, size):
+    now = sample(rng, size)
+    found = validate(previous=sample(rng, size), train=now, own=make_schema(now))
+    assert found == {"previous_span": 1, "found": []}
+
+
+def test_without_a_previous_span_nothing_is_compared(validate):
+    assert validate(train=statistics(["a", "b"])) == {"previous_span": None, "found": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"shift": -45.0}, r"drifted from those of span 1\.\s+train split, image/mean/luma: .*Jensen-Shannon"),
+        ({"share": 0.85}, r"train split, image/class/text: .*Linfty"),
+    ],
+    ids=["darker", "another class balance"],
+)
+def test_planted_drift_is_caught_and_named(validate, rng, changes, text):
+    now = sample(rng, 600, **changes)
+    with pytest.raises(validator.AnomaliesFoundError, match=text):
+        validate(previous=sample(rng, 600), train=now, own=make_schema(now))
+
+
+def test_a_wanted_change_can_be_accepted(validate, rng):
+    now = sample(rng, 600, shift=-45.0)
+    found = validate(previous=sample(rng, 600), train=now, own=make_schema(now), on_drift="warn")
+    assert len(found["found"]) == 1 and "image/mean/luma" in found["found"][0]
+
+
+def test_values_outside_of_the_ranges_of_the_previous_span(validate):
+    before = statistics(["a", "b"] * 50, luma=[100.0 + i % 20 for i in range(100)])
+    now = statistics(["a", "b"] * 50, luma=[100.0 + i % 20 for i in range(99)] + [250.0])
+    with pytest.raises(validator.AnomaliesFoundError, match=r"train split, image/mean/luma: Out-of-range values"):
+        validate(previous=before, train=now, own=make_schema(now))
+
+
+def test_a_class_that_the_previous_span_did_not_have(validate):
+    now = statistics(["a", "b", "c"] * 30)
+    with pytest.raises(validator.AnomaliesFoundError, match=r"image/class/text: .*missing from the schema: c"):
+        validate(previous=statistics(["a", "b"] * 45), train=now, own=make_schema(now))

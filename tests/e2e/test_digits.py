@@ -74,9 +74,10 @@ def of(example, key):
 def test_the_first_run_pushes_a_good_model(first):
     assert (first.status, first.exit_code, first.error) == ("done", 0, None)
     assert all(node.state == "complete" for node in first.nodes)
-    assert [node.id for node in first.nodes][:6] == [
+    assert [node.id for node in first.nodes][:7] == [
         "ImageExampleGen",
         "StatisticsGen",
+        "PreviousSpan",
         "SchemaGen",
         "ExampleValidator",
         "Transform",
@@ -195,7 +196,12 @@ def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
 def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute):
     refused = execute("evaluation.thresholds={cross_entropy=0.0}")
     assert (refused.status, refused.exit_code) == ("refused", 3)
-    assert {node.id for node in refused.nodes if node.state == "complete"} == {"Resolver", "Evaluator", "Pusher"}
+    assert {node.id for node in refused.nodes if node.state == "complete"} == {
+        "PreviousSpan",
+        "Resolver",
+        "Evaluator",
+        "Pusher",
+    }
     (refusal,) = refused.result.refusals
     assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
     assert refused.result.pushed_version is None

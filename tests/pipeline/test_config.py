@@ -9,7 +9,7 @@ from pipeline import config
 
 @pytest.mark.parametrize("name", config.preset_names())
 def test_every_preset_is_valid_and_says_what_it_is(name):
-    data = None if name == "digits" else Path(".")
+    data = None if name == "digits" else "."
     loaded = config.load(name, data=data)
     assert data is not None or loaded.pipeline.name == name
     header = [line for line in config.preset_text(name).splitlines() if line.startswith("#")]
@@ -69,26 +69,60 @@ def test_values_are_toml_or_bare_words():
 
 
 def test_data_replaces_the_source(tmp_path):
-    loaded = config.load("digits", data=tmp_path)
+    loaded = config.load("digits", data=str(tmp_path))
     assert loaded.data.source == "folder"
-    assert loaded.data_dir == tmp_path
+    assert loaded.data_location == str(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("Cats & Dogs", "cats-dogs"), ("x" * 99, "x" * 62), ("猫", "pictures"), ("2024_run", "2024-run")],
+    [
+        ("Cats & Dogs", "cats-dogs"),
+        ("x" * 99, "x" * 62),
+        ("猫", "pictures"),
+        ("2024_run", "2024-run"),
+        ("birds/day-{SPAN}", "birds"),
+        ("birds.csv", "birds"),
+    ],
 )
 def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):
-    assert config.load("digits", data=tmp_path / folder).pipeline.name == name
-    named = config.load("digits", data=tmp_path / folder, overrides=["pipeline.name=mine"])
+    assert config.load("digits", data=str(tmp_path / folder)).pipeline.name == name
+    named = config.load("digits", data=str(tmp_path / folder), overrides=["pipeline.name=mine"])
     assert named.pipeline.name == "mine"
+
+
+def test_remote_places_stay_as_they_are():
+    loaded = config.load("pictures", data="gs://bucket/birds")
+    assert loaded.data_location == "gs://bucket/birds"
+    assert loaded.pipeline.name == "birds"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.group_pattern='('", "data.group_pattern: not a regular expression"),
+        ("data.group_pattern=abc", "data.group_pattern: needs a group in parentheses"),
+        ("data.spans=latest", "data.spans"),
+        ('data.classes=["a", "a"]', "data.classes: names a class twice"),
+        ("data.near_duplicate_distance=9", "data.near_duplicate_distance"),
+        ("validation.on_drift=ignore", "validation.on_drift"),
+    ],
+)
+def test_what_cannot_be_said_of_data(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load("digits", overrides=[override])
+
+
+def test_groups_come_from_one_place():
+    with pytest.raises(config.ConfigError, match="exclude each other"):
+        config.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
 
 
 def test_home_is_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    loaded = config.load("digits", data=Path("~/photos"), overrides=["pipeline.root='~/runs'"])
+    loaded = config.load("digits", data="~/photos", overrides=["pipeline.root='~/runs'"])
     assert loaded.run_dir == tmp_path / "runs" / "photos"
-    assert loaded.data_dir == tmp_path / "photos"
+    assert loaded.data_location == str(tmp_path / "photos")
 
 
 def test_a_toml_file(tmp_path):

@@ -17,8 +17,8 @@ GOLDEN = Path(__file__).parent / "golden" / "dag.json"
 def compiled(class_folders, tmp_path):
     def make(*overrides, counts=None):
         root = class_folders(counts or {"a": 3, "b": 3})
-        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}", *overrides])
-        pipeline = dag.create_pipeline(loaded, layout.inspect(root))
+        loaded = config.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
+        pipeline = dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
         return compiler.Compiler().compile(pipeline)
 
     return make
@@ -70,14 +70,19 @@ def parameters(compiled, node_id):
         ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),
         ("serving.validation_examples=3", {"ServingValidator"}),
         ("data.max_pixels=1000", {"ImageExampleGen"}),
+        ("data.near_duplicates=together", {"ImageExampleGen"}),
+        ("validation.drift_threshold=0.2", {"ExampleValidator"}),
+        ("validation.domain_margin=0.2", {"SchemaGen", "ExampleValidator"}),
     ],
 )
 def test_a_setting_reaches_only_the_nodes_that_read_it(class_folders, tmp_path, override, changed):
     root = class_folders({"a": 3, "b": 3})
 
     def compile_with(*overrides):
-        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}", *overrides])
-        return compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(root)))
+        loaded = config.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
+        return compiler.Compiler().compile(
+            dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+        )
 
     before, after = compile_with(), compile_with(override)
     assert {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)} == changed
@@ -87,8 +92,10 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
     root = class_folders({"a": 3, "b": 3})
 
     def compile_now():
-        loaded = config.load("digits", data=root, overrides=[f"pipeline.root={tmp_path}"])
-        return compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(root)))
+        loaded = config.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}"])
+        return compiler.Compiler().compile(
+            dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+        )
 
     before = compile_now()
     (root / "a" / "0.png").rename(root / "b" / "moved.png")
@@ -99,8 +106,10 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
     before = compiled()
     monkeypatch.setattr(dag, "source_hash", lambda: "another")
-    loaded = config.load("digits", data=Path(parameters(before, "ImageExampleGen")["input_base"]))
-    after = compiler.Compiler().compile(dag.create_pipeline(loaded, layout.inspect(loaded.data_dir)))
+    loaded = config.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
+    after = compiler.Compiler().compile(
+        dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+    )
     changed = {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)}
     assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam"} <= changed
 

@@ -1,35 +1,55 @@
-"""What a data folder may look like, and what is said of one that cannot be used."""
+"""How pictures may lie, and what is said of those that cannot be used."""
+
+import os
 
 import pytest
 
 from components.image_example_gen import layout
+from components.image_example_gen.options import DataOptions
+
+
+def inspect(root, **options):
+    return layout.inspect(str(root), DataOptions(**options))
+
+
+def by_path(found):
+    return {entry.path: entry for entry in found.entries}
 
 
 def test_class_folders(class_folders):
     root = class_folders({"dog": 3, "cat": 2})
     (root / ".hidden").mkdir()
     (root / "cat" / ".DS_Store").write_text("")
-    found = layout.inspect(root)
-    assert found.pattern == "*/*"
-    assert found.split_folders == ()
+    found = inspect(root)
+    assert (found.kind, found.own_splits, found.columns) == ("class_folders", (), ())
     assert found.classes == ("cat", "dog")
     assert found.num_files == {"cat": 2, "dog": 3}
-    assert found.metadata_columns == ()
+    assert by_path(found)["dog/1.png"].label == "dog"
+    assert by_path(found)["dog/1.png"].size == (root / "dog" / "1.png").stat().st_size
 
 
 def test_split_folders_count_a_class_over_all_splits(class_folders):
     root = class_folders({"train/a": 2, "train/b": 3, "test/a": 1, "test/b": 1})
-    found = layout.inspect(root)
-    assert found.pattern == "*/*/*"
-    assert found.split_folders == ("train", "test")
+    found = inspect(root)
+    assert (found.kind, found.own_splits) == ("split_folders", ("train", "test"))
     assert found.num_files == {"a": 3, "b": 4}
+    assert by_path(found)["test/a/0.png"].split == "test"
+    # Validation has no folder: it is drawn from what lies in train.
+    assert by_path(found)["train/a/0.png"].split == ""
+
+
+def test_complete_split_folders_leave_nothing_to_draw(class_folders):
+    root = class_folders({f"{split}/{name}": 2 for split in ("train", "validation", "test") for name in "ab"})
+    assert {entry.split for entry in inspect(root).entries} == {"train", "validation", "test"}
 
 
 def test_metadata_in_the_data_folder_is_found(class_folders):
     root = class_folders({"a": 2, "b": 2})
     (root / "metadata.csv").write_text("filename,camera\na/0.png,north\n")
-    assert layout.inspect(root).metadata_columns == ("camera",)
-    assert layout.read_metadata(root / "metadata.csv") == {"a/0.png": {"camera": "north"}}
+    found = inspect(root)
+    assert found.columns == ("camera",)
+    assert by_path(found)["a/0.png"].slices == ("north",)
+    assert by_path(found)["a/1.png"].slices == (layout.UNKNOWN,)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +67,12 @@ def test_metadata_in_the_data_folder_is_found(class_folders):
 )
 def test_untrainable_folders_are_refused(class_folders, counts, message):
     with pytest.raises(layout.DatasetError, match=message):
-        layout.inspect(class_folders(counts))
+        inspect(class_folders(counts))
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(layout.DatasetError, match="does not exist"):
-        layout.inspect(tmp_path / "nowhere")
+        inspect(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -68,82 +88,276 @@ def test_unusable_metadata(class_folders, text, message):
     root = class_folders({"a": 2, "b": 2})
     (root / "metadata.csv").write_text(text)
     with pytest.raises(layout.DatasetError, match=message):
-        layout.inspect(root)
+        inspect(root)
 
 
-def test_metadata_that_contradicts_itself(tmp_path):
-    path = tmp_path / "metadata.csv"
-    path.write_text("filename,camera\na.png,north\na.png,south\n")
-    with pytest.raises(layout.DatasetError, match=r"line 3: a.png stands here again, with other values"):
-        layout.read_metadata(path)
+def test_metadata_that_contradicts_itself(class_folders):
+    root = class_folders({"a": 2, "b": 2})
+    (root / "metadata.csv").write_text("filename,camera\na/0.png,north\na/0.png,south\n")
+    with pytest.raises(layout.DatasetError, match=r"line 3: a/0.png stands here again, with other values"):
+        inspect(root)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text",
     [
-        (" filename , camera \na.png, north \n", {"a.png": {"camera": "north"}}),
-        ("camera,filename\nnorth,./a.png\nsouth\n", {"a.png": {"camera": "north"}}),
-        ("filename,camera\na.png\n\n", {"a.png": {"camera": ""}}),
-        ('\ufefffilename,camera\n"a,b.png",x\n', {"a,b.png": {"camera": "x"}}),
+        " filename , camera \na/0.png, north \n",
+        "camera,filename\nnorth,./a/0.png\nsouth\n",
+        '\ufefffilename,camera\n"a/0.png",north\n\n',
     ],
-    ids=["spaces", "short row and ./", "missing value", "byte order mark and quotes"],
+    ids=["spaces", "short row and ./", "byte order mark and quotes"],
 )
-def test_quirks_of_a_csv_lose_nothing(tmp_path, text, expected):
-    path = tmp_path / "metadata.csv"
-    path.write_text(text)
-    assert layout.read_metadata(path) == expected
+def test_quirks_of_a_csv_lose_nothing(class_folders, text):
+    root = class_folders({"a": 2, "b": 2})
+    (root / "metadata.csv").write_text(text)
+    assert by_path(inspect(root))["a/0.png"].slices == ("north",)
 
 
-def test_a_csv_that_is_not_utf8_is_refused(tmp_path):
-    path = tmp_path / "metadata.csv"
-    path.write_bytes(b"filename,camera\n" + b"a.png,x\n" * 5000 + b"b.png,K\xe4se\n")
+def test_a_csv_that_is_not_utf8_is_refused(class_folders):
+    root = class_folders({"a": 2, "b": 2})
+    (root / "metadata.csv").write_bytes(b"filename,camera\n" + b"a.png,x\n" * 5000 + b"b.png,K\xe4se\n")
     with pytest.raises(layout.DatasetError, match="cannot be read as CSV in UTF-8"):
-        layout.read_metadata(path)
+        inspect(root)
 
 
 def test_rows_and_files_that_do_not_meet_are_counted(class_folders):
     root = class_folders({"a": 2, "b": 2})
     (root / "metadata.csv").write_text("filename,camera\na/0.png,x\nc/9.png,y\n")
-    assert layout.inspect(root).notes == (
+    assert inspect(root).notes == (
         "metadata.csv: 1 rows name no file",
         "metadata.csv: 3 files have no row and count as `unknown`",
     )
     (root / "metadata.csv").write_text("filename,camera\n0.png,x\n")
     with pytest.raises(layout.DatasetError, match="no row names a file"):
-        layout.inspect(root)
+        inspect(root)
 
 
 def test_a_column_of_addresses_is_no_slice(class_folders):
     root = class_folders({"a": 60, "b": 60})
     rows = [f"{name}/{i}.png,site/{name}{i},north" for name in "ab" for i in range(60)]
     (root / "metadata.csv").write_text("\n".join(["filename,address,camera", *rows]))
-    found = layout.inspect(root)
-    assert (found.metadata_columns, found.slice_columns) == (("address", "camera"), ("camera",))
+    found = inspect(root)
+    assert (found.columns, found.slice_columns) == (("address", "camera"), ("camera",))
     assert "column `address` has 120 values" in found.notes[0]
 
 
-def test_a_link_to_nowhere_is_refused(class_folders):
+def test_a_link_to_nowhere_is_quarantined(class_folders):
     root = class_folders({"a": 2, "b": 2})
     (root / "a" / "link.png").symlink_to(root / "gone.png")
-    with pytest.raises(layout.DatasetError, match="link to a file that does not exist"):
-        layout.inspect(root)
+    assert inspect(root).refused == (("a/link.png", "a link to a file that does not exist"),)
 
 
-def test_a_folder_name_that_is_not_utf8_is_refused(class_folders):
-    import os
-
+def test_links_may_not_leave_the_data_folder(class_folders, tmp_path, picture_bytes):
     root = class_folders({"a": 2, "b": 2})
+    (tmp_path / "secret.png").write_bytes(picture_bytes())
+    (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "a" / "in.png").symlink_to(root / "b" / "0.png")
+    found = inspect(root)
+    assert [refused.path for refused in found.refused] == ["a/out.png"]
+    assert "leads out of the data folder" in found.refused[0].reason
+    assert "a/in.png" in by_path(found)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(layout.DatasetError, match="c: it leads out of the data folder"):
+        inspect(root)
+
+
+def test_a_pipe_is_not_waited_for(class_folders):
+    root = class_folders({"a": 2, "b": 2})
+    os.mkfifo(root / "a" / "pipe.png")
+    assert inspect(root).refused == (("a/pipe.png", "neither a file nor a folder"),)
+
+
+def test_names_of_odd_bytes(class_folders, picture_bytes):
+    root = class_folders({"a": 2, "b": 2})
+    with open(os.fsencode(root) + b"/a/caf\xe9 [1] *.png", "wb") as file:
+        file.write(picture_bytes())
+    assert len(inspect(root).entries) == 5
     os.mkdir(os.fsencode(root) + b"/caf\xe9")
     with pytest.raises(layout.DatasetError, match="is not UTF-8"):
-        layout.inspect(root)
+        inspect(root)
 
 
 def test_the_fingerprint_sees_what_tfx_does_not(class_folders):
     root = class_folders({"a": 3, "b": 3})
-    before = layout.inspect(root).fingerprint
-    assert layout.inspect(root).fingerprint == before
+    before = inspect(root).fingerprint
+    assert inspect(root).fingerprint == before
     (root / "a" / "0.png").rename(root / "b" / "moved.png")  # same size, same time of change
-    moved = layout.inspect(root).fingerprint
+    moved = inspect(root).fingerprint
     assert moved != before
     (root / "b" / "moved.png").rename(root / "b" / "renamed.png")
-    assert layout.inspect(root).fingerprint != moved
+    renamed = inspect(root).fingerprint
+    assert renamed != moved
+    (root / "metadata.csv").write_text("filename,camera\na/1.png,north\n")
+    assert inspect(root).fingerprint != renamed
+
+
+def test_classes_that_are_named_must_be_there(class_folders):
+    root = class_folders({"a": 2, "b": 2})
+    assert inspect(root, classes=["b", "a"]).classes == ("a", "b")
+    with pytest.raises(layout.DatasetError, match="differ: `b`, `c`"):
+        inspect(root, classes=["a", "c"])
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mask_folders(tmp_path):
+    """Writes empty files by name."""
+
+    def make(*names):
+        root = tmp_path / "street"
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+        return root
+
+    return make
+
+
+def test_pictures_and_masks_are_paired_by_name(mask_folders):
+    root = mask_folders("images/s1_0.jpg", "images/s2/0.png", "masks/s1_0.png", "masks/s2/0.png")
+    found = inspect(root, classes=["road", "car"], group_pattern=r"images/(s\d)")
+    assert (found.kind, found.with_masks, found.classes) == ("mask_pairs", True, ("road", "car"))
+    assert {(entry.path, entry.mask, entry.group) for entry in found.entries} == {
+        ("images/s1_0.jpg", "masks/s1_0.png", "s1"),
+        ("images/s2/0.png", "masks/s2/0.png", "s2"),
+    }
+
+
+def test_a_picture_without_mask_and_a_mask_without_picture_are_named(mask_folders):
+    root = mask_folders("images/a.jpg", "images/b.jpg", "masks/b.png", "masks/c.png")
+    found = inspect(root, classes=["road", "car"])
+    assert found.refused == (
+        ("images/a.jpg", "no mask masks/a.png belongs to it"),
+        ("masks/c.png", "a mask without a picture"),
+    )
+
+
+@pytest.mark.parametrize("name", ["train/{}/a", "{}/train/a"])
+def test_splits_of_masks(mask_folders, name):
+    names = [name.format(kind).replace("train", split) for kind in ("images", "masks") for split in ("train", "test")]
+    found = inspect(mask_folders(*(f"{name}.png" for name in names)), classes=["road", "car"])
+    assert found.own_splits == ("train", "test")
+    assert sorted(entry.split for entry in found.entries) == ["", "test"]
+
+
+def test_masks_need_names_of_classes(mask_folders):
+    with pytest.raises(layout.DatasetError, match=r"Masks hold ids.*Set data\.classes"):
+        inspect(mask_folders("images/a.png", "masks/a.png"))
+    with pytest.raises(layout.DatasetError, match="nothing that can be used"):
+        inspect(mask_folders("images/a.png", "masks/b.png").parent / "street", classes=["a", "b"], layout="tfrecord")
+
+
+# --- Manifests --------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_says_everything(class_folders):
+    root = class_folders({"raw": 6})
+    (root / "manifest.csv").write_text(
+        "path,label,split,group,camera\n"
+        + "".join(f"raw/{i}.png,{'cat' if i % 2 else 'dog'},{split},g{i},c{i}\n" for i, split in enumerate(SPLITS))
+    )
+    found = inspect(root)
+    assert (found.kind, found.classes, found.columns) == ("manifest", ("cat", "dog"), ("camera",))
+    assert [entry.split for entry in found.entries] == ["train", "train", "validation", "validation", "test", "test"]
+    assert by_path(found)["raw/1.png"][2:] == ("cat", "", "train", "g1", ("c1",))
+
+
+SPLITS = ("train", "training", "val", "Validation", "test", "testing")
+
+
+def test_a_manifest_in_json_lines_and_somewhere_else(class_folders, tmp_path):
+    root = class_folders({"raw": 4})
+    lines = [f'{{"path": "raw/{i}.png", "label": "{"ab"[i % 2]}", "year": {2020 + i}}}' for i in range(4)]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    found = inspect(root, manifest=str(tmp_path / "list.jsonl"))
+    assert by_path(found)["raw/2.png"].slices == ("2022",)
+    (root / "own.jsonl").write_text("\n".join(lines))
+    assert inspect(root / "own.jsonl").entries == found.entries
+
+
+def test_rows_that_name_nothing_usable_are_quarantined(class_folders, tmp_path):
+    root = class_folders({"raw": 4})
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (root / "out").symlink_to(tmp_path)
+    rows = ["raw/0.png,a", "raw/1.png,b", "raw/2.png,a", "raw/3.png,b", "raw/9.png,a", ",a", "raw,b"]
+    rows += ["../secret.png,a", "/etc/passwd,b", "raw/1.png,"]
+    (root / "out").unlink()
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]))
+    found = inspect(root)
+    assert len(found.entries) == 4
+    reasons = dict(found.refused)
+    assert reasons["raw/9.png"] == "there is no such file"
+    assert reasons["manifest.csv, line 7"] == "no path"
+    assert reasons["raw"] == "manifest.csv, line 8: a folder"
+    assert "leads out of the data folder" in reasons["../secret.png"]
+    assert "leads out of the data folder" in reasons["/etc/passwd"]
+    assert reasons["raw/1.png"] == "manifest.csv, line 11: no label"
+
+
+def test_a_linked_folder_cannot_lead_a_manifest_astray(class_folders, tmp_path, picture_bytes):
+    root = class_folders({"raw": 4})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.png").write_bytes(picture_bytes())
+    (root / "raw" / "link").symlink_to(tmp_path / "other")
+    rows = [f"raw/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows, "raw/link/x.png,a"]))
+    assert [refused.path for refused in inspect(root).refused] == ["raw/link/x.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n", "no column `path`"),
+        ("path,class\nraw/0.png,a\n", "neither a column `label` nor a column `mask`"),
+        ("path,label,split\nraw/0.png,a,holdout\n", "line 2: unknown split `holdout`"),
+        ("path,label,split\nraw/0.png,a,test\nraw/1.png,b,test\nraw/2.png,a,test\nraw/3.png,b,test\n", "no `train`"),
+        ("path,label\nraw/0.png,a\nraw/1.png,a\n", r"single class \(a\)"),
+    ],
+)
+def test_unusable_manifests(class_folders, text, message):
+    root = class_folders({"raw": 4})
+    (root / "manifest.csv").write_text(text)
+    with pytest.raises(layout.DatasetError, match=message):
+        inspect(root)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "line 1: not JSON"), ("[1]", "line 1: expected an object")])
+def test_unusable_json_lines(class_folders, text, message):
+    root = class_folders({"raw": 4})
+    (root / "manifest.jsonl").write_text(text)
+    with pytest.raises(layout.DatasetError, match=message):
+        inspect(root)
+
+
+def test_groups_come_from_a_column(class_folders):
+    root = class_folders({"a": 2, "b": 2})
+    (root / "metadata.csv").write_text("filename,patient,camera\na/0.png,p1,x\nb/1.png,p1,y\n")
+    found = inspect(root, group_column="patient")
+    assert found.columns == ("camera",)
+    assert [entry.group for entry in found.entries] == ["p1", "", "", "p1"]
+    with pytest.raises(layout.DatasetError, match="no column `person`"):
+        inspect(root, group_column="person")
+
+
+# --- Spans ------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_span_is_read(class_folders):
+    for number in (1, 2, 10):
+        root = class_folders({f"day-{number}/a": number + 1, f"day-{number}/b": 2}, name=f"deliveries-{number}")
+        if number > 1:
+            os.rename(root / f"day-{number}", root.parent / "deliveries-1" / f"day-{number}")
+    base = root.parent / "deliveries-1"
+    found = inspect(base / "day-{SPAN}")
+    assert (found.span, found.num_files["a"]) == (10, 11)
+    assert by_path(found)["a/0.png"].label == "a"
+    both = inspect(base / "day-{SPAN}", spans="1-2")
+    assert (both.span, both.num_files["a"], both.columns) == (2, 5, ("span",))
+    assert by_path(both)["day-1/a/0.png"].slices == ("1",)
+    assert inspect(base / "day-{SPAN}", spans="newest:2").num_files["a"] == 14
+    with pytest.raises(layout.DatasetError, match=r"data\.spans = 7: there is no such span.*1, 2, 10"):
+        inspect(base / "day-{SPAN}", spans="7")

@@ -1,5 +1,6 @@
 """Which files are pictures, and what is said of the others."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -57,16 +58,56 @@ def test_truncated_files_are_refused(rng, format_, keep):
     ("encoded", "reason"),
     [
         (b"", "empty file"),
-        (b"these are words, not a picture", "not a JPEG or PNG"),
-        (b"PK\x03\x04" + bytes(100), "not a JPEG or PNG"),
-        (saved(Image.new("RGB", (4, 4)), "GIF"), "not a JPEG or PNG"),
-        (saved(Image.new("RGB", (4, 4)), "BMP"), "not a JPEG or PNG"),
-        (saved(Image.new("RGB", (4, 4)), "WEBP"), "not a JPEG or PNG"),
+        (b"these are words, not a picture", "not a JPEG, PNG or GIF"),
+        (b"PK\x03\x04" + bytes(100), "not a JPEG, PNG or GIF"),
+        (saved(Image.new("RGB", (4, 4)), "BMP"), "a BMP file; save it as JPEG or PNG"),
+        (saved(Image.new("RGB", (4, 4)), "WEBP"), "a WebP file; save it"),
+        (saved(Image.new("RGB", (4, 4)), "TIFF"), "a TIFF file; save it"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC, AVIF or video file; save it"),
     ],
 )
 def test_other_files_are_refused(encoded, reason):
     with pytest.raises(picture.UnreadablePictureError, match=reason):
         picture.examine(encoded, MAX_PIXELS)
+
+
+def test_of_a_gif_the_first_frame_counts():
+    frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue")]
+    found = picture.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
+    assert (found.format, found.height, found.width) == ("GIF", 4, 6)
+    assert (found.mean["red"], found.mean["green"]) == (255.0, 0.0)
+
+
+def test_a_turned_photograph_has_the_size_of_the_upright_one():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert (picture.examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif), MAX_PIXELS).height) == 6
+
+
+def test_many_are_examined_as_one_by_one(rng):
+    whole = [saved(Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)), "PNG") for _ in range(200)]
+    contents = [b"" if i % 50 == 7 else each[:60] if i % 50 == 9 else each for i, each in enumerate(whole)]
+    contents[0] = contents[199] = b"words"
+    contents[100] = picture.UnreadablePictureError("cannot be read: Permission denied")
+    examined = list(picture.examine_all(iter(contents), MAX_PIXELS))
+    assert len(examined) == 200
+    for content, (encoded, result) in zip(contents, examined, strict=True):
+        if isinstance(content, picture.UnreadablePictureError):
+            assert result is content
+            continue
+        assert encoded == content
+        try:
+            alone = picture.examine(content, MAX_PIXELS)
+            assert dataclasses.replace(result, mean={}, deviation={}) == dataclasses.replace(
+                alone, mean={}, deviation={}
+            )
+            assert result.mean == pytest.approx(alone.mean) and result.deviation == pytest.approx(alone.deviation)
+        except picture.UnreadablePictureError as error:
+            assert str(result) == str(error)
+
+
+def test_nothing_to_examine():
+    assert list(picture.examine_all([], MAX_PIXELS)) == []
 
 
 def test_animated_png_is_refused():
@@ -110,16 +151,40 @@ def test_slices(height, width, brightness, expected):
 
 def test_moments_are_numpys(rng):
     pixels = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    mean, deviation = picture.moments(pixels)
+    found = picture.examine(saved(Image.fromarray(pixels), "PNG"), MAX_PIXELS)
     for index, color in enumerate(("red", "green", "blue")):
-        assert mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
-        assert deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
+        assert found.mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
+        assert found.deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
     luma = pixels @ np.array([0.299, 0.587, 0.114])
-    assert mean["luma"] == pytest.approx(luma.mean(), rel=1e-6)
-    assert deviation["luma"] == pytest.approx(luma.std(), rel=1e-5)
+    assert found.mean["luma"] == pytest.approx(luma.mean(), rel=1e-6)
+    assert found.deviation["luma"] == pytest.approx(luma.std(), rel=1e-5)
 
 
-def test_moments_of_a_large_flat_picture_are_exact():
-    mean, deviation = picture.moments(np.full((2000, 2000, 3), 201, np.uint8))
-    assert mean == pytest.approx(dict.fromkeys(mean, 201.0), rel=1e-6)
-    assert max(deviation.values()) < 1e-3
+def test_large_pictures_are_sampled_well_enough():
+    y, x = np.mgrid[0:1500, 0:2000]
+    pixels = np.stack([x % 256, y % 256, (x + y) % 256], axis=-1).astype(np.uint8)
+    found = picture.examine(saved(Image.fromarray(pixels), "PNG", compress_level=1), 10_000_000)
+    assert found.mean["red"] == pytest.approx(pixels[..., 0].mean(), rel=0.01)
+    assert found.deviation["green"] == pytest.approx(pixels[..., 1].std(), rel=0.01)
+
+
+def test_a_large_flat_picture_is_exact_and_has_no_hash():
+    found = picture.examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), 10_000_000)
+    assert found.mean == pytest.approx(dict.fromkeys(found.mean, 201.0), rel=1e-6)
+    assert max(found.deviation.values()) < 1e-3
+    assert found.perceptual_hash is None
+
+
+def test_the_perceptual_hash_survives_size_format_and_brightness(rng):
+    noise = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    other = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((240, 200))
+    original = noise.resize((240, 200))
+    same = [
+        saved(original.resize((120, 100)), "PNG"),
+        saved(original, "JPEG", quality=60),
+        saved(original.point(lambda value: value * 0.8 + 20), "PNG"),
+    ]
+    hashed = picture.examine(saved(original, "PNG"), 1_000_000).perceptual_hash
+    for encoded in same:
+        assert (picture.examine(encoded, 1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
+    assert (picture.examine(saved(other, "PNG"), 1_000_000).perceptual_hash ^ hashed).bit_count() > 12

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from components.image_example_gen import layout
+from components.image_example_gen.options import DataOptions
 from pipeline import sources
 
 
@@ -15,10 +16,10 @@ def test_digits(tmp_path):
 
     target = tmp_path / "digits"
     sources.write_digits(target)
-    found = layout.inspect(target)
+    found = layout.inspect(str(target), DataOptions())
     assert found.classes == tuple("0123456789")
     assert sum(found.num_files.values()) == 1797
-    assert found.metadata_columns == ("slant",)
+    assert found.columns == ("slant",)
     digits = load_digits()
     pixels = np.asarray(Image.open(target / str(digits.target[100]) / "0100.png"))
     np.testing.assert_array_equal(np.round(pixels / 255 * 16), digits.images[100])

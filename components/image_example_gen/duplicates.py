@@ -1,0 +1,48 @@
+"""Pictures that look alike: perceptual hashes that differ in few bits, found without comparing every pair."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+_NUM_BITS = 63
+
+
+def near_duplicates(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Groups hashes that a chain of near ones connects.
+
+    Of two hashes that differ in at most d bits, cut into d + 1 bands, at least one band is equal (the pigeonhole
+    principle); only pairs with an equal band are compared, so that the cost grows with the number of pictures and not
+    with its square.
+
+    Args:
+      hashes: uint64 [n].
+      distance: Bits that may differ.
+
+    Returns:
+      int32 [n], the same number for all members of a group.
+
+    Reference: G. S. Manku, A. Jain & A. Das Sarma, Detecting Near-Duplicates for Web Crawling, WWW 2007, section 3.
+    """
+    unique, index_of = np.unique(hashes, return_inverse=True)
+    pairs = [np.empty((0, 2), np.int64)]
+    edges = [_NUM_BITS * band // (distance + 1) for band in range(distance + 2)]
+    for low, high in itertools.pairwise(edges):
+        band = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        band, ordered = band[order], unique[order]
+        first, step = np.arange(len(unique)), 1
+        while len(first):
+            first = first[first + step < len(unique)]
+            first = first[band[first] == band[first + step]]
+            near = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= distance]
+            pairs.append(np.stack([order[near], order[near + step]], axis=1))
+            step += 1
+    edge = np.concatenate(pairs)
+    graph = coo_array((np.ones(len(edge), np.int8), (edge[:, 0], edge[:, 1])), shape=(len(unique), len(unique)))
+    _, groups = connected_components(graph, directed=False)
+    result: np.ndarray = groups[index_of]
+    return result

@@ -1,0 +1,118 @@
+"""Tables beside the pictures: the manifest that lists them, or the metadata that say more of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import NamedTuple
+
+from components.image_example_gen import files
+from trainer_module import features
+
+# Slices that every picture has; a column may not take their names.
+BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
+
+
+class TableError(Exception):
+    """The table cannot be used; the message names the file, the line and what is wrong."""
+
+
+class Row(NamedTuple):
+    """One line.
+
+    Attributes:
+      line: Its number in the file, from 1.
+      values: By column; what is missing is empty.
+    """
+
+    line: int
+    values: dict[str, str]
+
+
+class Table(NamedTuple):
+    """A whole file.
+
+    Attributes:
+      location: Where it was read.
+      columns: In the order of the file.
+      rows: All lines that are not empty.
+    """
+
+    location: str
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.location.rpartition("/")[2]
+
+
+def read(location: str, *, required: str) -> Table:
+    """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (an object a line), in UTF-8.
+
+    Args:
+      location: Local path or any that TensorFlow's file system reads.
+      required: A column that there must be.
+
+    Raises:
+      TableError: If it cannot be read, or a column is missing, empty, doubled, or named as a built-in slice.
+    """
+    folder, _, name = location.rpartition("/")
+    try:
+        text = files.read(folder, name).decode("utf-8-sig")
+    except (files.UnreadableFileError, UnicodeDecodeError) as error:
+        raise TableError(f"{location} cannot be read as {_kind(location)} in UTF-8: {error}") from None
+    table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
+    if required not in table.columns:
+        raise TableError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
+    for column in table.columns:
+        if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
+            raise TableError(f"{location}: column {column!r} is empty, doubled or the name of a built-in slice.")
+    return table
+
+
+def _kind(location: str) -> str:
+    return "JSON Lines" if location.endswith(".jsonl") else "CSV"
+
+
+def _read_csv(location: str, text: str) -> Table:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        columns = tuple(column.strip() for column in next(reader, []))
+        # Missing fields at the end of a row are empty.
+        rows = [
+            Row(
+                reader.line_num,
+                {
+                    column: value.strip()
+                    for column, value in zip(columns, [*fields, *[""] * len(columns)], strict=False)
+                },
+            )
+            for fields in reader
+        ]
+    except csv.Error as error:
+        raise TableError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
+    return Table(location, columns, rows)
+
+
+def _read_jsonl(location: str, text: str) -> Table:
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TableError(f"{location}, line {number}: not JSON: {error}") from None
+        if not isinstance(value, dict) or any(isinstance(field, dict | list) for field in value.values()):
+            raise TableError(f"{location}, line {number}: expected an object of plain values.")
+        texts = {
+            key.strip(): "" if field is None else field.strip() if isinstance(field, str) else json.dumps(field)
+            for key, field in value.items()
+        }
+        columns |= dict.fromkeys(texts)
+        rows.append(Row(number, texts))
+    return Table(location, tuple(columns), [Row(line, dict.fromkeys(columns, "") | values) for line, values in rows])

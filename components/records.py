@@ -1,0 +1,23 @@
+"""The files that ImageExampleGen wrote, for nodes that read a few numbers of every example."""
+
+import os
+
+import tensorflow as tf
+from tfx import types
+from tfx.types import artifact_utils
+
+# A batch of serialised examples holds their pictures, whatever is parsed of it.
+_BATCH_SIZE = 64
+# Opening a tf.data pipeline takes as long as reading five hundred small pictures; a file may have fewer.
+_FILES_PER_GROUP = 5
+
+
+def file_groups(examples: types.Artifact, split: str) -> list[list[str]]:
+    """Divides the files of a split into the units of work of a Beam pipeline."""
+    paths = sorted(tf.io.gfile.glob(os.path.join(artifact_utils.get_split_uri([examples], split), "*")))
+    return [paths[start : start + _FILES_PER_GROUP] for start in range(0, len(paths), _FILES_PER_GROUP)]
+
+
+def batches(paths: list[str]) -> tf.data.Dataset:
+    """Reads serialised examples, string [N], in the order of the files."""
+    return tf.data.TFRecordDataset(paths).batch(_BATCH_SIZE)
