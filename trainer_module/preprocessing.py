@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -61,8 +62,17 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
     Raises:
       tf.errors.InvalidArgumentError: If any file of the batch is not a complete picture.
     """
+    decoded: tf.Tensor = _batch_decoder(image_size, channels)(encoded)
+    return decoded
 
-    def each(decode_one: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], orientations: tf.Tensor) -> tf.Tensor:
+
+@functools.cache
+def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Traced once a process: Transform and every signature of the export would each trace it again."""
+
+    def each(
+        decode_one: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], encoded: tf.Tensor, orientations: tf.Tensor
+    ) -> tf.Tensor:
         def model_sized(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             pixels = decode_one(*one)
             return resize(tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels, image_size)
@@ -73,14 +83,19 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
             fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
         )
 
-    orientations = orientation.exif_orientations(encoded)
-    # Whether pictures have to be turned is asked once a batch: asking once a picture would take as long as decoding a
-    # small one.
-    return tf.cond(
-        tf.reduce_all(tf.equal(orientations, 1)),
-        lambda: each(lambda one, _: _decode_as_stored(one), orientations),
-        lambda: each(lambda one, held: orientation.upright(_decode_as_stored(one), held), orientations),
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decoder(encoded: tf.Tensor) -> tf.Tensor:
+        orientations = orientation.exif_orientations(encoded)
+        # Whether pictures have to be turned is asked once a batch: asking once a picture would take as long as decoding
+        # a small one.
+        return tf.cond(
+            tf.reduce_all(tf.equal(orientations, 1)),
+            lambda: each(lambda one, _: _decode_as_stored(one), encoded, orientations),
+            lambda: each(lambda one, held: orientation.upright(_decode_as_stored(one), held), encoded, orientations),
+        )
+
+    traced: Callable[[tf.Tensor], tf.Tensor] = decoder
+    return traced
 
 
 def pack(pixels: tf.Tensor) -> tf.Tensor:

@@ -166,8 +166,7 @@ class _Output:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
-        with tf.io.gfile.GFile(self._path + ".json", "w") as file:
-            file.write(json.dumps({"records": self._records, "bad": self.bad}))
+        _write_json(self._path + ".json", {"records": self._records, "bad": self.bad})
 
     def add(self, record: splits.Record, example: tf.train.Example) -> None:
         self._writer.write(example.SerializeToString())
@@ -188,10 +187,10 @@ class _Examine(beam.DoFn):
         self._options = options
 
     def start_bundle(self) -> None:
-        self._shards: list[Shard] = []
+        self._numbers: list[int] = []
 
-    def process(self, shard: Shard) -> None:
-        self._shards.append(shard)
+    def process(self, number: int) -> None:
+        self._numbers.append(number)
 
     def finish_bundle(self) -> None:
         """Goes through all shards with one decoder: starting one costs as much as a thousand small pictures."""
@@ -199,14 +198,16 @@ class _Examine(beam.DoFn):
 
         def contents() -> Iterator[bytes | picture.UnreadablePictureError]:
             read = self._read_records if self._kind == "tfrecord" else self._read_files
-            for shard in self._shards:
-                for candidate in read(shard.entries):
-                    candidates.append((shard.number, candidate))
+            for number in self._numbers:
+                listed = _read_json(_work_path(self._undivided_dir, _LISTED, number))
+                entries = [layout.Entry._make([*said, tuple(slices)]) for *said, slices in listed]
+                for candidate in read(entries):
+                    candidates.append((number, candidate))
                     yield candidate.encoded
 
         with contextlib.ExitStack() as stack:
-            outputs = iter([_Output(undivided_path(self._undivided_dir, shard.number)) for shard in self._shards])
-            numbers = iter([shard.number for shard in self._shards])
+            outputs = iter([_Output(_work_path(self._undivided_dir, _EXAMINED, number)) for number in self._numbers])
+            numbers = iter(self._numbers)
             current = None
             for examined in picture.examine_all(contents(), self._options.data.max_pixels):
                 number, candidate = candidates.popleft()
@@ -322,25 +323,40 @@ class _Divide(beam.DoFn):
         self._undivided_dir = undivided_dir
         self._split_dirs = split_dirs
 
-    def process(self, shard: tuple[int, int, list[str]]) -> None:
-        number, of, chosen = shard
+    def process(self, number: int) -> None:
+        work = _read_json(_work_path(self._undivided_dir, _DIVIDED, number))
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(tf.io.gfile.GFile(undivided_path(self._undivided_dir, number), "rb"))
+            source = stack.enter_context(tf.io.gfile.GFile(_work_path(self._undivided_dir, _EXAMINED, number), "rb"))
             targets: dict[str, Any] = {}
-            for split in chosen:
+            for split in work["splits"]:
                 head = source.read(_FRAME_HEAD.size)
                 frame = head + source.read(_FRAME_HEAD.unpack(head)[0] + _FRAME_TAIL)
                 if not split:
                     continue
                 if split not in targets:
-                    path = os.path.join(self._split_dirs[split], f"data_tfrecord-{number:05d}-of-{of:05d}")
+                    path = os.path.join(self._split_dirs[split], f"data_tfrecord-{number:05d}-of-{work['of']:05d}")
                     targets[split] = stack.enter_context(tf.io.gfile.GFile(path, "wb"))
                 targets[split].write(frame)
 
 
-def undivided_path(undivided_dir: str, number: int) -> str:
-    """Where the first pass leaves a shard for the second."""
-    return os.path.join(undivided_dir, f"examined-{number:05d}")
+# --- Work lists -------------------------------------------------------------------------------------------------
+
+# Lists of files go to workers by way of files: a Beam graph that held a million names would be refused by a cluster.
+_LISTED, _EXAMINED, _DIVIDED = "listed", "examined", "divided"
+
+
+def _work_path(undivided_dir: str, kind: str, number: int) -> str:
+    return os.path.join(undivided_dir, f"{kind}-{number:05d}")
+
+
+def _write_json(path: str, content: Any) -> None:
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(json.dumps(content))
+
+
+def _read_json(path: str) -> Any:
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())
 
 
 # --- The component ----------------------------------------------------------------------------------------------
@@ -382,13 +398,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         undivided_dir = os.path.join(examples.uri, _UNDIVIDED_FOLDER)
         tf.io.gfile.makedirs(undivided_dir)
         shards = shards_of(found.entries, 1 if found.kind == "tfrecord" else _FILES_PER_SHARD)
+        for shard in shards:
+            _write_json(_work_path(undivided_dir, _LISTED, shard.number), shard.entries)
         self._run(shards, _Examine(found.root, found.kind, undivided_dir, options))
 
         by_shard = []
         bad = [refused._asdict() for refused in found.refused]
         for shard in shards:
-            with tf.io.gfile.GFile(undivided_path(undivided_dir, shard.number) + ".json") as file:
-                content = json.load(file)
+            content = _read_json(_work_path(undivided_dir, _EXAMINED, shard.number) + ".json")
             by_shard.append([splits.Record(*record) for record in content["records"]])
             bad += content["bad"]
         records = [record for shard_records in by_shard for record in shard_records]
@@ -409,19 +426,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for directory in split_dirs.values():
             tf.io.gfile.makedirs(directory)
         chosen = iter(division.splits)
-        self._run(
-            [
-                (shard.number, shard.of, [next(chosen) for _ in shard_records])
-                for shard, shard_records in zip(shards, by_shard, strict=True)
-            ],
-            _Divide(undivided_dir, split_dirs),
-        )
+        for shard, shard_records in zip(shards, by_shard, strict=True):
+            work = {"of": shard.of, "splits": [next(chosen) for _ in shard_records]}
+            _write_json(_work_path(undivided_dir, _DIVIDED, shard.number), work)
+        self._run(shards, _Divide(undivided_dir, split_dirs))
         tf.io.gfile.rmtree(undivided_dir)
         _write_quarantine(quarantine, found, records, counts, bad, names, division)
 
-    def _run(self, shards: list[Any], work: beam.DoFn) -> None:
+    def _run(self, shards: list[Shard], work: beam.DoFn) -> None:
+        numbers = [shard.number for shard in shards]
         with self._make_beam_pipeline() as pipeline:
-            _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | "Work" >> beam.ParDo(work)
+            _ = pipeline | "Shards" >> beam.Create(numbers) | "Spread" >> beam.Reshuffle() | "Work" >> beam.ParDo(work)
 
 
 def _write_quarantine(
