@@ -499,7 +499,8 @@ def _refuse_untrainable(
     for split in names:
         if not any(name == split for name, _ in counts):
             raise EmptySplitError(
-                f"Split `{split}` has no usable picture. Add pictures, change data.splits, or give the split a folder."
+                f"Split `{split}` has no usable picture. Add pictures, give the split a folder, or set "
+                'data.splits.by = "class", which gives every split its exact share.'
             )
         absent = [label for label in labels if (split, label) not in counts]
         if absent:

@@ -539,8 +539,6 @@ def _refuse_untrainable(location: str, layout: Layout, options: DataOptions) -> 
         if not layout.entries:
             listed = "".join(f"\n  {refused.path}: {refused.reason}" for refused in layout.refused[:5])
             raise DatasetError(f"{location} has nothing that can be used.{listed}")
-        if layout.with_masks and options.splits.by == "class":
-            raise DatasetError('data.splits.by = "class" needs one class a picture; with masks use "content".')
         return
     count = layout.num_files
     empty = [name for name in layout.classes if not count[name]]

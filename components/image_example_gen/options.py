@@ -27,7 +27,8 @@ class SplitOptions(Section):
     by: Literal["content", "class"] = Field(
         default="content",
         description="`content` draws by the hash of the picture's bytes, so that a picture never changes sides; "
-        "`class` gives every class its exact shares, which small classes need.",
+        "`class` gives every class its exact shares, which small classes and few groups need (pictures with masks "
+        "count as one class).",
     )
 
     @model_validator(mode="after")

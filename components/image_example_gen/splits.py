@@ -236,11 +236,12 @@ def _counts(num_units: int, shares: dict[str, float]) -> dict[str, int]:
 def _check_size(label: str, num_units: int, shares: dict[str, float], options: DataOptions) -> None:
     if num_units >= len(shares):
         return
-    grouped = "groups of " if options.group_column or options.group_pattern else ""
-    advice = " or leave out the test split (data.splits.test = 0)" if features.TEST in shares else ""
+    what = "groups of pictures" if options.group_column or options.group_pattern else "different pictures"
+    whose = f"Class `{label}` has" if label else "There are only"
+    advice = ", or leave out the test split (data.splits.test = 0)" if features.TEST in shares else ""
     raise ClassTooSmallError(
-        f"Class `{label}` has {num_units} different {grouped}pictures, too few for one in each of {', '.join(shares)}. "
-        f"Add pictures of it, remove the class{advice}."
+        f"{whose} {num_units} {what}, too few for one in each of {', '.join(shares)}. Add more"
+        f"{', remove the class' if label else ''}{advice}."
     )
 
 

@@ -170,3 +170,11 @@ def test_the_same_bytes_are_not_near_but_exact():
     records = [record(0, content="x", hashed=5), record(1, content="x", hashed=5), *MANY]
     found = divide(records, options(), ())
     assert [duplicates.kind for duplicates in found.duplicates] == ["exact"]
+
+
+def test_a_few_groups_of_pictures_with_masks_are_divided():
+    records = [record(i, "", group=f"sequence-{i % 3}") for i in range(90)]
+    by_class = options(splits={"by": "class"}, group_pattern="(x)")
+    assert set(divide(records, by_class, ()).splits) == {"train", "validation", "test"}
+    with pytest.raises(ClassTooSmallError, match="There are only 2 groups of pictures, too few"):
+        divide([one for one in records if one.group != "sequence-0"], by_class, ())
