@@ -273,10 +273,18 @@ def is_preset(name_or_path: str) -> bool:
 
 
 def _slug(data: str) -> str:
-    """A pipeline's name from a folder's (of spans, the one they lie in): small letters, digits and hyphens."""
-    folder = absolute(data.partition("{")[0].rpartition("/")[0] if "{" in data else data)
-    name = re.sub(r"\.(csv|jsonl)$", "", folder.rstrip("/").rpartition("/")[2])
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """A pipeline's name from where its pictures are: small letters, digits and hyphens.
+
+    The folder's name; a manifest's, with the folder's before it; of spans the folder that they lie in and what stands
+    before the placeholder. Different data should not share a run's folder.
+    """
+    *_, above, last = ["", *absolute(data.partition("{")[0]).rstrip("/").split("/")]
+    if data.endswith((".csv", ".jsonl")):
+        stem = last.rpartition(".")[0]
+        last = above if stem == "manifest" else f"{above}-{stem}"
+    elif "{" in data and not data.partition("{")[0].endswith("/"):
+        last = f"{above}-{last}"
+    words = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
     return words[:62] or "pictures"
 
 

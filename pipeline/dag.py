@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
+from components.example_validator.drift import NUM_QUANTILES
 from tfx.components import Evaluator, Pusher, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -44,6 +45,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         data=config.data.options(),
         classes=layout.classes,
         columns=layout.columns,
+        with_masks=layout.with_masks,
         fingerprint=layout.fingerprint,
     )
     written_splits = config.data.written_splits(layout.own_splits)
@@ -59,7 +61,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.slice_columns)]
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
-        stats_options=tfdv.StatsOptions(feature_allowlist=counted),
+        stats_options=tfdv.StatsOptions(feature_allowlist=counted, num_quantiles_histogram_buckets=NUM_QUANTILES),
     )
 
     held_out = [split for split in written_splits if split != features.TRAIN]
@@ -67,6 +69,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         statistics=statistics_gen.outputs["statistics"],
         exclude_splits=held_out,
         domain_margin=config.validation.domain_margin,
+        classes=layout.classes,
         with_masks=layout.with_masks,
     )
 

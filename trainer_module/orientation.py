@@ -11,6 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 _TAG = 0x0112
+_LONG = 4  # the type of a value of four bytes; orientation should be a SHORT
 _ENTRY_BYTES = 12
 # A branch that is not taken costs as much as it has operations, unless these are a function of their own that is not
 # inlined: for small pictures that was as much as decoding them.
@@ -85,14 +86,15 @@ def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
     def is_other_segment(position: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         del position
-        is_application = (head[0] == 0xFF) & (((head[1] >= 0xE0) & (head[1] <= 0xEF)) | (head[1] == 0xFE))
-        return is_application & ~is_exif(head)
+        is_application = ((head[1] >= 0xE0) & (head[1] <= 0xEF)) | (head[1] == 0xFE)
+        return (head[0] == 0xFF) & (is_application | (head[1] == 0xFF)) & ~is_exif(head)
 
     def is_exif(head: tf.Tensor) -> tf.Tensor:
         return (head[1] == 0xE1) & tf.reduce_all(tf.equal(head[4:], list(b"Exif\0\0")))
 
     def next_segment(position: tf.Tensor, head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        behind = position + 2 + tf.maximum(2, head[2] * 256 + head[3])
+        # A marker may be filled up with further FF before it.
+        behind = position + tf.where(head[1] == 0xFF, 1, 2 + tf.maximum(2, head[2] * 256 + head[3]))
         return behind, segment_head(behind)
 
     first = tf.constant(2)
@@ -122,6 +124,7 @@ def _in_tiff(content: tf.Tensor) -> tf.Tensor:
     fitting = tf.maximum(size - directory - 2, 0) // _ENTRY_BYTES
     num_entries = tf.minimum(number(directory, 2), fitting)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(num_entries)
-    values = tf.boolean_mask(number(entries + 8, 2), tf.equal(number(entries, 2), _TAG))
+    values = tf.where(tf.equal(number(entries + 2, 2), _LONG), number(entries + 8, 4), number(entries + 8, 2))
+    values = tf.boolean_mask(values, tf.equal(number(entries, 2), _TAG))
     value = tf.cast(tf.concat([values, [1]], 0)[0], tf.int32)
     return tf.where((value >= 1) & (value <= 8), value, 1)

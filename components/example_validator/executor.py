@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from typing import Any
 
@@ -19,6 +18,7 @@ from tfx.proto.orchestration import execution_result_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils, writer_utils
 
+from components.example_validator import drift
 from components.example_validator.options import DriftOptions
 from components.schema_gen.executor import STATISTICS_ENVIRONMENT
 from trainer_module import features
@@ -26,11 +26,6 @@ from trainer_module import features
 DRIFT_FILE = "drift.json"
 # Of the anomalies artifact: what was validated. An earlier span counts as previous only if it passed.
 STATISTICS_ID, SCHEMA_ID = "statistics_id", "schema_id"
-
-# Buckets of TFDV's standard histograms, from which it takes the Jensen-Shannon divergence.
-_NUM_BUCKETS = 10
-# Chance is given this many standard deviations.
-_DEVIATIONS = 3.0
 
 
 class AnomaliesFoundError(RuntimeError):
@@ -47,38 +42,25 @@ def describe(anomalies: anomalies_pb2.Anomalies) -> list[str]:
     return lines
 
 
-def with_comparators(
-    schema: schema_pb2.Schema,
-    statistics: statistics_pb2.DatasetFeatureStatisticsList,
-    previous: statistics_pb2.DatasetFeatureStatisticsList,
-    threshold: float,
-) -> schema_pb2.Schema:
-    """A copy of the schema that asks TFDV to compare the distribution of every feature.
+def without_slices(
+    schema: schema_pb2.Schema, statistics: statistics_pb2.DatasetFeatureStatisticsList
+) -> tuple[schema_pb2.Schema, statistics_pb2.DatasetFeatureStatisticsList]:
+    """Copies without slice features: a column of a table may come and go from span to span."""
+    schema = schema_pb2.Schema.FromString(schema.SerializeToString())
+    statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(statistics.SerializeToString())
+    holders = ((schema.feature, _name_in_schema), (statistics.datasets[0].features, _name_in_statistics))
+    for holder, name_of in holders:
+        for feature in [feature for feature in holder if name_of(feature).startswith(features.SLICE_PREFIX)]:
+            holder.remove(feature)
+    return schema, statistics
 
-    Two samples of the same pictures are never quite alike, and small ones less than large ones; what chance explains
-    is added to the threshold. For the Jensen-Shannon divergence of k buckets that is a chi-squared variable with k - 1
-    degrees of freedom, times (1/n + 1/m) / (8 ln 2) bits; for a share p a normal one of variance p (1 - p) (1/n + 1/m).
 
-    Reference: J. Lin, Divergence Measures Based on the Shannon Entropy, IEEE Trans. Inf. Theory 37(1), 1991, and its
-    expansion to second order about equal distributions.
-    """
-    result = schema_pb2.Schema.FromString(schema.SerializeToString())
-    (now,), (before,) = statistics.datasets, previous.datasets
-    spread = 1 / max(1, now.num_examples) + 1 / max(1, before.num_examples)
-    freedom = _NUM_BUCKETS - 1
-    by_chance = (freedom + _DEVIATIONS * math.sqrt(2 * freedom)) * spread / (8 * math.log(2))
-    known = {feature.path.step[0] for feature in before.features}
-    shares = {feature.path.step[0]: _largest_share(feature) for feature in before.features}
-    for feature in result.feature:
-        if feature.name not in known or feature.name.startswith(features.SLICE_PREFIX):
-            continue  # slices follow from the figures, or are the user's own
-        if feature.type == schema_pb2.BYTES:
-            share = shares[feature.name]
-            allowed = threshold + _DEVIATIONS * math.sqrt(share * (1 - share) * spread)
-            feature.drift_comparator.infinity_norm.threshold = min(1.0, allowed)
-        else:
-            feature.drift_comparator.jensen_shannon_divergence.threshold = min(1.0, threshold + by_chance)
-    return result
+def _name_in_schema(feature: schema_pb2.Feature) -> str:
+    return str(feature.name)
+
+
+def _name_in_statistics(feature: statistics_pb2.FeatureNameStatistics) -> str:
+    return str(feature.path.step[0])
 
 
 class Executor(executor.Executor):
@@ -106,14 +88,14 @@ class Executor(executor.Executor):
         self._found: list[str] = []
         self._drift: list[str] = []
         output = super().Do(input_dict, output_dict, exec_properties)
-        drift = {"previous_span": self._previous.span if self._previous else None, "found": self._drift}
+        found = {"previous_span": self._previous.span if self._previous else None, "found": self._drift}
         with tf.io.gfile.GFile(os.path.join(anomalies.uri, DRIFT_FILE), "w") as file:
-            file.write(json.dumps(drift, indent=2))
+            file.write(json.dumps(found, indent=2))
         if self._found:
             raise AnomaliesFoundError("The pictures do not fit the schema.\n  " + "\n  ".join(self._found))
         if self._drift and options.on_drift == "stop":
             raise AnomaliesFoundError(
-                f"The pictures have drifted from those of span {drift['previous_span']}.\n  "
+                f"The pictures have drifted from those of span {found['previous_span']}.\n  "
                 + "\n  ".join(self._drift)
                 + '\nIf this change is wanted, accept it with --set validation.on_drift="warn".'
             )
@@ -139,27 +121,16 @@ class Executor(executor.Executor):
 
     def _compare(self, split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList) -> list[str]:
         """Against the previous span: ranges and names in every split, distributions in the largest."""
-        schema, previous = self._previous_schema, None
+        schema, counted = without_slices(self._previous_schema, statistics)
+        lines = describe(
+            tfdv.validate_statistics(statistics=counted, schema=schema, environment=STATISTICS_ENVIRONMENT)
+        )
         if split == features.TRAIN:
             previous = stats_artifact_utils.load_statistics(self._previous, split).proto()
-            schema = with_comparators(schema, statistics, previous, self._options.drift_threshold)
-        return describe(
-            tfdv.validate_statistics(
-                statistics=statistics,
-                schema=schema,
-                environment=STATISTICS_ENVIRONMENT,
-                previous_statistics=previous,
-            )
-        )
+            lines += drift.compare(statistics, previous, self._options.drift_threshold)
+        return lines
 
 
 def _read_schema(artifact: types.Artifact) -> schema_pb2.Schema:
     schema: schema_pb2.Schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(artifact.uri))
     return schema
-
-
-def _largest_share(feature: statistics_pb2.FeatureNameStatistics) -> float:
-    """Share of the most frequent value of a string feature; 0.5 varies most, and nothing above it is needed."""
-    ranks = feature.string_stats.rank_histogram.buckets
-    total = sum(bucket.sample_count for bucket in ranks)
-    return min(0.5, max(bucket.sample_count for bucket in ranks) / total) if total else 0.5

@@ -14,8 +14,8 @@ class DriftOptions(Section):
 
     drift_threshold: Fraction = Field(
         default=0.1,
-        description="Distance from the span before that counts as drift, beyond what chance explains: Jensen-Shannon "
-        "divergence of sizes, brightness and colours, largest change of a share for classes and formats.",
+        description="Distance from the span before that counts as drift, beyond what chance explains: "
+        "Kolmogorov-Smirnov of sizes, brightness and colours, largest change of a share for classes and formats.",
     )
     domain_margin: float = Field(
         default=0.5,

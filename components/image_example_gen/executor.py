@@ -51,6 +51,7 @@ class Options(Section):
       data: `[data]`.
       classes: Class names; with masks in the order of the ids.
       columns: Slice columns.
+      with_masks: Whether pictures have masks instead of classes.
       fingerprint: Of every file's path, size and time of change, and of what tables say of it: the cache sees by it
         that the data have changed.
     """
@@ -58,7 +59,16 @@ class Options(Section):
     data: DataOptions = DataOptions()
     classes: tuple[str, ...]
     columns: tuple[str, ...] = ()
+    with_masks: bool = False
     fingerprint: str = ""
+
+
+class DamagedContainerError(RuntimeError):
+    """A file of many pictures cannot be read to its end: how many are lost, nobody can tell."""
+
+
+class LostFilesError(RuntimeError):
+    """The first pass has not given back what it was given; this is a fault of the program."""
 
 
 class TooManyBadFilesError(RuntimeError):
@@ -244,14 +254,17 @@ class _Examine(beam.DoFn):
         """Examples that somebody else has written, with the keys of the raw contract."""
         for entry in entries:
             compression = "GZIP" if entry.path.endswith(".gz") else ""
-            dataset = tf.data.TFRecordDataset(join(self._root, entry.path), compression)
+            location = join(self._root, entry.path).encode(errors="surrogateescape")
+            dataset = tf.data.TFRecordDataset(location, compression)
             number = 0
             try:
                 for number, serialized in enumerate(dataset.as_numpy_iterator(), start=1):
                     yield self._candidate(serialized, entry, f"{files.readable(entry.path)}#{number - 1}")
             except tf.errors.OpError as error:
-                reason = f"damaged TFRecord file behind record {number}: {first_line(error)}"
-                yield _Candidate(files.readable(entry.path), picture.UnreadablePictureError(reason))
+                raise DamagedContainerError(
+                    f"{files.readable(entry.path)} is damaged behind record {number} ({first_line(error)}). "
+                    "Write it again, or remove it."
+                ) from None
 
     def _candidate(self, serialized: bytes, entry: layout.Entry, place: str) -> _Candidate:
         try:
@@ -266,17 +279,23 @@ class _Examine(beam.DoFn):
         encoded, truth = value(features.IMAGE_ENCODED), value(features.MASK_ENCODED)
         label = value(features.CLASS_TEXT).decode(errors="replace")
         name = value(features.IMAGE_FILENAME).decode(errors="replace") or place
+        reason = ""
         if not encoded:
-            return _Candidate(name, picture.UnreadablePictureError(f"{place}: no feature {features.IMAGE_ENCODED}"))
-        if not truth and label not in self._options.classes:
-            return _Candidate(
-                name, picture.UnreadablePictureError(f"{place}: class `{label}` is not among data.classes")
-            )
+            reason = f"no feature {features.IMAGE_ENCODED}"
+        elif self._options.with_masks and not truth:
+            reason = f"no feature {features.MASK_ENCODED}, which other records have"
+        elif not self._options.with_masks and truth:
+            reason = f"a feature {features.MASK_ENCODED}, which other records do not have"
+        elif not truth and label not in self._options.classes:
+            reason = f"class `{label}` is not among data.classes"
+        if reason:
+            return _Candidate(place, picture.UnreadablePictureError(reason))
         slices = tuple(
             value(features.SLICE_PREFIX + column).decode(errors="replace") or layout.UNKNOWN
             for column in self._options.columns
         )
         group = value(features.SLICE_PREFIX + (self._options.data.group_column or "")).decode(errors="replace")
+        group = group or layout.matched_group(name, self._options.data)
         return _Candidate(name, encoded, "" if truth else label, truth or None, entry.split, group, slices)
 
     def _example(
@@ -408,6 +427,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             content = _read_json(_work_path(undivided_dir, _EXAMINED, shard.number) + ".json")
             by_shard.append([splits.Record(*record) for record in content["records"]])
             bad += content["bad"]
+            if found.kind != "tfrecord" and len(content["records"]) + len(content["bad"]) != len(shard.entries):
+                raise LostFilesError(f"Shard {shard.number} has not given back all of its {len(shard.entries)} files.")
         records = [record for shard_records in by_shard for record in shard_records]
         _log_and_refuse(bad, len(records) + len(bad), bad, options)
         division = splits.divide(records, options.data, found.own_splits)
@@ -418,7 +439,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts = collections.Counter(
             (split, record.label) for record, split in zip(records, division.splits, strict=True) if split
         )
-        _refuse_untrainable(counts, names, [label for label in options.classes if found.num_files[label]])
+        _refuse_untrainable(counts, names, () if found.with_masks else options.classes)
 
         examples.split_names = artifact_utils.encode_split_names(list(names))
         examples.span, examples.version = found.span, found.version

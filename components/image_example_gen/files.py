@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components.image_example_gen.locations import is_remote, join
 from trainer_module.error_text import first_line
@@ -26,7 +26,7 @@ class File(NamedTuple):
     Attributes:
       path: Relative to the root.
       size: Bytes.
-      changed_ns: Time of the last change.
+      changed_ns: Time of the last change; a file that was moved here counts as changed where the system knows.
       is_folder: Whether it holds other files.
       problem: Why it must not be read; empty if it may be.
     """
@@ -46,18 +46,23 @@ def is_folder(location: str) -> bool:
     """Whether there is such a folder."""
     if not is_remote(location):
         return os.path.isdir(location)
-    import tensorflow as tf
-
-    return bool(tf.io.gfile.isdir(location))
+    return _ask_remote(lambda gfile: gfile.isdir(location), location)
 
 
 def is_file(location: str) -> bool:
     """Whether there is such a file."""
     if not is_remote(location):
         return os.path.isfile(location)
+    return _ask_remote(lambda gfile: gfile.exists(location) and not gfile.isdir(location), location)
+
+
+def _ask_remote(question: Callable[[Any], bool], location: str) -> bool:
     import tensorflow as tf
 
-    return bool(tf.io.gfile.exists(location) and not tf.io.gfile.isdir(location))
+    try:
+        return bool(question(tf.io.gfile))
+    except tf.errors.OpError as error:
+        raise UnreadableFileError(f"{location}: {first_line(error)}") from None
 
 
 def readable(name: str) -> str:
@@ -70,7 +75,10 @@ def listing(root: str, folder: str = "") -> list[File]:
     if is_remote(root):
         import tensorflow as tf
 
-        names = [name.rstrip("/") for name in tf.io.gfile.listdir(join(root, folder))]
+        try:
+            names = [name.rstrip("/") for name in tf.io.gfile.listdir(join(root, folder))]
+        except tf.errors.OpError as error:
+            raise UnreadableFileError(f"{join(root, folder)}: {first_line(error)}") from None
     else:
         names = os.listdir(join(root, folder))
     return describe(root, [f"{folder}/{name}" if folder else name for name in names if not name.startswith(".")])
@@ -92,9 +100,9 @@ def describe(root: str, paths: list[str]) -> list[File]:
 
     A link (or a path with `..`) may lead anywhere inside the root, but not out of it.
     """
-    absolute = [path for path in paths if path.startswith("/") or is_remote(path)]
+    absolute = {path for path in paths if path.startswith("/") or is_remote(path)}
     if absolute:
-        inside = describe(root, [path for path in paths if path not in set(absolute)])
+        inside = describe(root, [path for path in paths if path not in absolute])
         return sorted([*inside, *(File(path, problem=_OUTSIDE) for path in absolute)])
     paths = sorted(paths)
     if is_remote(root):
@@ -131,6 +139,12 @@ def read(root: str, path: str) -> bytes:
         raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
 
 
+def _windows(paths: list[str]) -> Iterator[list[str]]:
+    """Few at a time: what is read ahead is in memory."""
+    for start in range(0, len(paths), _REMOTE_THREADS):
+        yield paths[start : start + _REMOTE_THREADS]
+
+
 def read_all(root: str, paths: list[str]) -> Iterator[bytes | UnreadableFileError]:
     """Reads files in order; remote ones several at a time."""
 
@@ -142,7 +156,8 @@ def read_all(root: str, paths: list[str]) -> Iterator[bytes | UnreadableFileErro
 
     if is_remote(root):
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
-            yield from pool.map(content, paths)
+            for window in _windows(paths):
+                yield from pool.map(content, window)
     else:
         yield from map(content, paths)
 
@@ -168,7 +183,7 @@ def _describe_local(root: str, real_root: str, path: str) -> File:
         return File(path, is_folder=True)
     if not stat.S_ISREG(status.st_mode):
         return File(path, problem="neither a file nor a folder")
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _describe_remote(root: str, path: str) -> File:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.image_example_gen import files, spans, tables
@@ -28,8 +28,10 @@ UNKNOWN = "unknown"  # slice value of a picture that no table names
 # A column with more values than this (an address, a time) is no slice unless it is asked for.
 MOST_SLICE_VALUES = 50
 # What looks like a picture and lies where none belongs is reported; a licence or a table there is not.
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic")
-_TFRECORD_NAME = re.compile(r".*\.tfrecords?(-\d+-of-\d+)?(\.gz)?")
+_PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"),
+)
+_TFRECORD_NAME = re.compile(r"(.*[._-])?tfrecords?(-\d+-of-\d+)?(\.gz)?")
 _SPLIT_NAMES = {
     **{split: split for split in features.SPLITS},
     "training": features.TRAIN,
@@ -128,7 +130,7 @@ def inspect(location: str, options: DataOptions) -> Layout:
             found = _all_spans(location, options)
         else:
             found = _one_folder(location, options)
-    except (tables.TableError, spans.SpanError) as error:
+    except (tables.TableError, spans.SpanError, files.UnreadableFileError) as error:
         raise DatasetError(str(error)) from None
     layout = _finished(found, options)
     _refuse_untrainable(location, layout, options)
@@ -170,7 +172,7 @@ class _Found:
         self.digest.update(f"{found.path}\0{found.size}\0{found.changed_ns}\n".encode(errors="surrogateescape"))
 
     def refuse(self, path: str, reason: str) -> None:
-        self.refused.append(Refused(path, reason))
+        self.refused.append(Refused(files.readable(path), reason))
 
 
 def _all_spans(pattern: str, options: DataOptions) -> _Found:
@@ -178,14 +180,19 @@ def _all_spans(pattern: str, options: DataOptions) -> _Found:
     root = spans.root_of(pattern)
     parts = [_one_folder(join(root, span.path), options) for span in chosen]
     if len(chosen) == 1:
-        parts[0].span, parts[0].version = chosen[0].number, chosen[0].version
-        return parts[0]
+        (whole,) = parts
+        whole.span, whole.version = chosen[0].number, chosen[0].version
+        whole.digest.update(f"{chosen[0]}".encode())
+        _add_span_column(whole, chosen[0].number)
+        return whole
     whole = _Found(parts[0].kind, root)
     whole.span, whole.version = chosen[-1].number, chosen[-1].version
     if len({part.kind for part in parts}) > 1 or len({part.columns for part in parts}) > 1:
         raise DatasetError(f"{root}: the spans do not have the same layout and columns; set data.spans to one of them.")
-    whole.columns, whole.with_masks = (*parts[0].columns, SPAN_COLUMN), parts[0].with_masks
+    whole.with_masks = parts[0].with_masks
     for span, part in zip(chosen, parts, strict=True):
+        _add_span_column(part, span.number)
+        whole.columns = part.columns
         whole.labels |= part.labels
         whole.notes += part.notes
         whole.digest.update(f"{span}{part.digest.hexdigest()}".encode())
@@ -194,11 +201,22 @@ def _all_spans(pattern: str, options: DataOptions) -> _Found:
             entry._replace(
                 path=f"{span.path}/{entry.path}",
                 mask=entry.mask and f"{span.path}/{entry.mask}",
-                slices=(*entry.slices, str(span.number)),
             )
             for entry in part.entries
         ]
     return whole
+
+
+def _add_span_column(found: _Found, number: int) -> None:
+    """With one span too: the next run may read two, and slices should not come and go."""
+    if found.kind == "tfrecord":
+        return  # its records say all that there is to say
+    if SPAN_COLUMN in found.columns:
+        raise DatasetError(
+            f"{found.root}: the column `{SPAN_COLUMN}` is the number of the span; give yours another name."
+        )
+    found.columns = (*found.columns, SPAN_COLUMN)
+    found.entries = [entry._replace(slices=(*entry.slices, str(number))) for entry in found.entries]
 
 
 def _one_folder(location: str, options: DataOptions) -> _Found:
@@ -209,20 +227,24 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
         raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
     top = files.listing(root)
     for found in top:
-        if found.is_folder and found.problem:
-            raise DatasetError(f"{join(root, found.path)}: {found.problem}.")
+        if found.problem and (found.is_folder or found.path in (*MANIFEST_FILES, METADATA_FILE)):
+            raise DatasetError(f"{join(root, files.readable(found.path))}: {found.problem}.")
     kind = options.layout if options.layout != "auto" else _kind(root, top, manifest)
+    if manifest and kind != "manifest":
+        raise DatasetError(f'data.layout = "{kind}" does not go with the manifest {manifest}. Remove one of them.')
+    if options.metadata_csv and kind in ("manifest", "tfrecord"):
+        raise DatasetError(f"data.metadata_csv does not go with a {kind}, which names slices itself. Remove it.")
     if kind == "manifest":
         return _from_manifest(root, manifest or _find_manifest(root, top), options)
+    if kind == "tfrecord":
+        return _from_tfrecords(root, top, options)
     reader = {
         "class_folders": _from_class_folders,
         "split_folders": _from_split_folders,
         "mask_pairs": _from_mask_pairs,
-        "tfrecord": _from_tfrecords,
     }[kind]
     read = reader(root, top)
-    if kind != "tfrecord":  # its records say all that there is to say
-        _join_metadata(read, _find_metadata(root, top, options), options)
+    _join_metadata(read, _find_metadata(root, top, options), options)
     return read
 
 
@@ -231,7 +253,7 @@ def _kind(root: str, top: list[files.File], manifest: str | None) -> LayoutKind:
     folders = {found.path for found in top if found.is_folder}
     if manifest or any(found.path in MANIFEST_FILES for found in top):
         return "manifest"
-    split_folders = parse_splits(folders)
+    split_folders = sorted(folders & _SPLIT_NAMES.keys())
     inside = [found for split in split_folders for found in files.listing(root, split)]
     if any(_TFRECORD_NAME.fullmatch(found.path) for found in [*top, *inside]):
         return "tfrecord"
@@ -246,6 +268,8 @@ def _from_class_folders(root: str, top: list[files.File], split: str = "") -> _F
         if not folder.is_folder:
             _note_stray(found, folder)
             continue
+        if folder.problem:
+            raise DatasetError(f"{join(root, files.readable(folder.path))}: {folder.problem}.")
         label = folder.path.rpartition("/")[2]
         if label != files.readable(label):
             raise DatasetError(f"{root}: the name of the folder {files.readable(label)!r} is not UTF-8. Rename it.")
@@ -253,25 +277,30 @@ def _from_class_folders(root: str, top: list[files.File], split: str = "") -> _F
         for file in files.listing(root, folder.path):
             if file.is_folder and file.problem:
                 raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
-            found.add(file, label=label, split=split)
+            if not file.is_folder:
+                found.add(file, label=label, split=split)
+                continue
+            for deeper in files.walk(root, file.path):
+                found.refuse(deeper.path, deeper.problem or "in a folder inside a class folder; it is not used")
     return found
 
 
 def _from_split_folders(root: str, top: list[files.File]) -> _Found:
     whole = _Found("split_folders", root)
     folders = [found.path for found in top if found.is_folder]
-    others = sorted(set(folders) - set(features.SPLITS))
+    split_of = _split_folders(root, folders)
+    others = sorted(set(folders) - split_of.keys())
     if others:
         raise DatasetError(
-            f"{root} has folders of splits ({', '.join(parse_splits(folders))}) and others beside them "
-            f"({', '.join(others)}). Expected either one folder a class, or only {', '.join(features.SPLITS)} with the "
-            "classes inside."
+            f"{root} has folders of splits ({', '.join(split_of)}) and others beside them ({', '.join(others)}). "
+            f"Expected either one folder a class, or only {', '.join(features.SPLITS)} with the classes inside. If "
+            'these are names of classes, set data.layout = "class_folders".'
         )
     for found in top:
         if not found.is_folder:
             _note_stray(whole, found)
             continue
-        part = _from_class_folders(root, files.listing(root, found.path), split=found.path)
+        part = _from_class_folders(root, files.listing(root, found.path), split=split_of[found.path])
         if not part.labels:
             raise DatasetError(
                 f"{join(root, found.path)} has no class folders. Add them, or remove the folder of this split."
@@ -283,15 +312,49 @@ def _from_split_folders(root: str, top: list[files.File]) -> _Found:
     return whole
 
 
+def _split_folders(root: str, folders: Iterable[str]) -> dict[str, str]:
+    """Which folders are splits: folder → split.
+
+    Raises:
+      DatasetError: If two of them are the same split.
+    """
+    split_of = {folder: _SPLIT_NAMES[folder] for folder in sorted(folders) if folder in _SPLIT_NAMES}
+    for split in features.SPLITS:
+        same = [folder for folder, its_split in split_of.items() if its_split == split]
+        if len(same) > 1:
+            raise DatasetError(f"{root}: {' and '.join(same)} are the same split. Put them together.")
+    return split_of
+
+
 def _from_mask_pairs(root: str, top: list[files.File]) -> _Found:
     """`images/a.jpg` belongs to `masks/a.png`; both may lie in split folders, or have split folders inside."""
     found = _Found("mask_pairs", root)
-    names = [folder.path for folder in top if folder.is_folder]
-    for above in parse_splits(names) or ("",):
+    names = {folder.path for folder in top if folder.is_folder}
+    split_of = _split_folders(root, names)
+    if split_of and names & {IMAGES_FOLDER, MASKS_FOLDER}:
+        raise DatasetError(
+            f"{root} has {IMAGES_FOLDER} and {MASKS_FOLDER} both beside and inside of {', '.join(split_of)}. "
+            "Keep one way."
+        )
+    for file in top:
+        if file.is_folder and file.path not in {IMAGES_FOLDER, MASKS_FOLDER, *split_of}:
+            raise DatasetError(
+                f"{join(root, files.readable(file.path))}: expected {IMAGES_FOLDER} and {MASKS_FOLDER}, or folders of "
+                "splits with these inside. Move it elsewhere."
+            )
+        _note_stray(found, file)
+    for above in split_of or ("",):
         prefix = f"{above}/" if above else ""
-        images = list(files.walk(root, prefix + IMAGES_FOLDER)) if files.is_folder(f"{root}/{prefix}images") else []
-        masks = list(files.walk(root, prefix + MASKS_FOLDER)) if files.is_folder(f"{root}/{prefix}masks") else []
-        by_stem = {_stem(mask.path, prefix + MASKS_FOLDER): mask for mask in masks}
+        images, masks = (
+            list(files.walk(root, prefix + kind)) if files.is_folder(join(root, prefix + kind)) else []
+            for kind in (IMAGES_FOLDER, MASKS_FOLDER)
+        )
+        by_stem: dict[str, files.File] = {}
+        for file in masks:
+            stem = _stem(file.path, prefix + MASKS_FOLDER)
+            rival = by_stem.get(stem)
+            problem = f"there is {rival.path} too; which of them counts?" if rival else file.problem
+            by_stem[stem] = file._replace(problem=problem)
         for image in images:
             stem = _stem(image.path, prefix + IMAGES_FOLDER)
             mask = by_stem.pop(stem, None)
@@ -301,7 +364,7 @@ def _from_mask_pairs(root: str, top: list[files.File]) -> _Found:
             elif mask.problem:
                 found.refuse(image.path, f"its mask {mask.path}: {mask.problem}")
             else:
-                split = above or (inside if inside in features.SPLITS else "")
+                split = split_of[above] if above else _SPLIT_NAMES.get(inside, "")
                 found.add(image, mask=mask.path, split=split)
                 found.note(mask)
         for mask in by_stem.values():
@@ -309,22 +372,38 @@ def _from_mask_pairs(root: str, top: list[files.File]) -> _Found:
     return found
 
 
-def _from_tfrecords(root: str, top: list[files.File]) -> _Found:
+def _from_tfrecords(root: str, top: list[files.File], options: DataOptions) -> _Found:
     """`train/x.tfrecord`, `train-00000-of-00010.tfrecord.gz`, or any name if the split is to be drawn."""
     found = _Found("tfrecord", root)
-    in_splits = {folder.path for folder in top if folder.is_folder} & set(features.SPLITS)
-    for file in [*top, *(file for split in sorted(in_splits) for file in files.listing(root, split))]:
+    split_of = _split_folders(root, (folder.path for folder in top if folder.is_folder))
+    for file in [*top, *(file for folder in split_of for file in files.listing(root, folder))]:
         folder, _, name = file.path.rpartition("/")
+        if file.is_folder and file.path not in split_of:
+            raise DatasetError(
+                f"{join(root, files.readable(file.path))}: beside TFRecord files, only folders of splits are read."
+            )
         if _TFRECORD_NAME.fullmatch(file.path) and not file.is_folder:
-            found.add(file, split=folder or _SPLIT_NAMES.get(re.split(r"[^a-z]", name)[0], ""))
+            found.add(file, split=split_of[folder] if folder else _split_in_name(name))
         elif not file.is_folder:
             _note_stray(found, file)
     if found.entries:
         keys = _first_keys(join(root, found.entries[0].path))
+        if options.group_column and features.SLICE_PREFIX + options.group_column not in keys:
+            raise DatasetError(
+                f"data.group_column: {found.entries[0].path} has no feature "
+                f"{features.SLICE_PREFIX}{options.group_column}."
+            )
         found.with_masks = features.MASK_ENCODED in keys
         slices = {key.removeprefix(features.SLICE_PREFIX) for key in keys if key.startswith(features.SLICE_PREFIX)}
         found.columns = tuple(sorted(slices - set(BUILT_IN_SLICE_NAMES)))
     return found
+
+
+def _split_in_name(name: str) -> str:
+    """`birds-test.tfrecord-00000-of-00002` → `test`; empty if no word of the name, or more than one, is a split."""
+    words = re.split(r"[^a-z]+", name.partition("tfrecord")[0])
+    found = {_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _first_keys(location: str) -> set[str]:
@@ -333,10 +412,13 @@ def _first_keys(location: str) -> set[str]:
 
     compression = "GZIP" if location.endswith(".gz") else ""
     try:
-        for serialized in tf.data.TFRecordDataset(location, compression).take(1).as_numpy_iterator():
+        encoded = location.encode(errors="surrogateescape")
+        for serialized in tf.data.TFRecordDataset(encoded, compression).take(1).as_numpy_iterator():
             return set(tf.train.Example.FromString(serialized).features.feature)
     except Exception as error:  # TensorFlow's for the file, protobuf's for the record
-        raise DatasetError(f"{location} is not a TFRecord file of tf.Example: {first_line(error)}") from None
+        raise DatasetError(
+            f"{files.readable(location)} is not a TFRecord file of tf.Example: {first_line(error)}"
+        ) from None
     return set()
 
 
@@ -366,9 +448,9 @@ def _from_manifest(root: str, location: str, options: DataOptions) -> _Found:
         if file is None:
             found.refuse(where, "no path")
         elif not (mask if with_masks else label):
-            found.refuse(file.path, f"{where}: no {MASK if with_masks else LABEL}")
+            found.refuse(file.path, f"no {MASK if with_masks else LABEL} ({where})")
         elif file.is_folder:
-            found.refuse(file.path, f"{where}: a folder")
+            found.refuse(file.path, f"a folder ({where})")
         elif with_masks and mask_file is not None and (mask_file.problem or mask_file.is_folder):
             found.refuse(file.path, f"its mask {mask_file.path}: {mask_file.problem or 'a folder'}")
         else:
@@ -377,7 +459,7 @@ def _from_manifest(root: str, location: str, options: DataOptions) -> _Found:
                 label="" if with_masks else label,
                 mask=mask_file.path if with_masks and mask_file else "",
                 split=_SPLIT_NAMES.get(split, ""),
-                group=row.values.get(group_column, "") or _matched_group(file.path, options),
+                group=row.values.get(group_column, "") or matched_group(file.path, options),
                 slices=tuple(row.values[column] or UNKNOWN for column in found.columns),
             )
             if with_masks and mask_file:
@@ -402,7 +484,8 @@ def _stem(path: str, folder: str) -> str:
     return stem if dot and "/" not in suffix else below
 
 
-def _matched_group(path: str, options: DataOptions) -> str:
+def matched_group(path: str, options: DataOptions) -> str:
+    """The group that `group_pattern` reads from a path; empty if it does not match."""
     match = re.search(options.group_pattern, path) if options.group_pattern else None
     return (match.group(1) or "") if match else ""
 
@@ -446,7 +529,7 @@ def _join_metadata(found: _Found, location: str | None, options: DataOptions) ->
             row = {}
         else:
             matched.add(files.readable(entry.path))
-        group = row.get(options.group_column or "", "") or _matched_group(entry.path, options)
+        group = row.get(options.group_column or "", "") or matched_group(entry.path, options)
         slices = tuple(row.get(column) or UNKNOWN for column in found.columns)
         found.entries[index] = entry._replace(group=group, slices=slices)
     if location is None:
@@ -480,12 +563,12 @@ def _finished(found: _Found, options: DataOptions) -> Layout:
     own_splits = parse_splits(entry.split for entry in found.entries)
     wanted = options.written_splits(own_splits)
     entries = sorted(found.entries)
-    if set(wanted) - set(own_splits):
-        # A split without pictures of its own gets its share of those for training.
+    if set(wanted) - set(own_splits) and all(entry.split for entry in entries):
+        # A split without pictures of its own gets its share of those for training, if nothing else is left to draw.
         entries = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in entries]
     digest = found.digest
-    for entry in entries:
-        digest.update(repr(entry).encode())
+    for said in (*entries, *sorted(found.refused)):
+        digest.update(repr(said).encode())
     slice_columns, notes = [], list(found.notes)
     for number, column in enumerate(found.columns):
         num_values = len({entry.slices[number] for entry in entries if entry.slices})
@@ -501,7 +584,8 @@ def _finished(found: _Found, options: DataOptions) -> Layout:
         with_masks=found.with_masks,
         entries=tuple(entries),
         refused=tuple(sorted(found.refused)),
-        classes=options.classes or tuple(sorted(found.labels)),
+        # Ids are alphabetical, but those of masks, which are in the masks.
+        classes=(options.classes or ()) if found.with_masks else tuple(sorted(options.classes or found.labels)),
         own_splits=own_splits,
         columns=found.columns,
         slice_columns=tuple(slice_columns),
@@ -510,12 +594,9 @@ def _finished(found: _Found, options: DataOptions) -> Layout:
         fingerprint=digest.hexdigest(),
         notes=tuple(notes),
     )
-    if options.classes is not None and found.labels:
-        # Ids of classes are alphabetical wherever the data name their classes.
-        layout = replace(layout, classes=tuple(sorted(options.classes)))
-        if found.labels != set(options.classes):
-            differing = ", ".join(f"`{name}`" for name in sorted(found.labels ^ set(options.classes)))
-            raise DatasetError(f"{found.root}: data.classes and the classes of the data differ: {differing}.")
+    if options.classes is not None and found.labels and found.labels != set(options.classes):
+        differing = ", ".join(f"`{name}`" for name in sorted(found.labels ^ set(options.classes)))
+        raise DatasetError(f"{found.root}: data.classes and the classes of the data differ: {differing}.")
     return layout
 
 

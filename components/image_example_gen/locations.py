@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 def is_remote(location: str) -> bool:
@@ -12,7 +12,7 @@ def is_remote(location: str) -> bool:
 
 def absolute(location: str) -> str:
     """A local path from the root of the file system; remote ones as they are."""
-    return location if is_remote(location) else str(Path(location).expanduser().absolute())
+    return location if is_remote(location) else os.path.abspath(os.path.expanduser(location))
 
 
 def join(location: str, path: str) -> str:

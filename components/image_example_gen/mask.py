@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image
@@ -25,7 +24,7 @@ def normalize(
     Args:
       encoded: The file's bytes: grey, black and white, palette (the index is the id, as in Pascal VOC), or colours
         whose three channels are equal.
-      height: Of the picture, upright.
+      height: Of the picture as it stands upright; the mask is drawn on that.
       width: Of the picture, upright.
       num_classes: Ids are below it.
       ignore_id: An id that is allowed besides.
@@ -37,23 +36,20 @@ def normalize(
       UnusableMaskError: If it is damaged, has another size than its picture, colours, or an unknown id.
     """
     try:
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(encoded), formats=_FORMATS) as image,
-        ):
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if image.size != (width, height):
                 raise UnusableMaskError(
                     f"its mask is {image.width} x {image.height}, the picture {width} x {height} pixels"
                 )
-            ids = np.asarray(image.convert("L") if image.mode == "1" else image)
-            if image.mode == "1":
-                ids = ids // 255
+            ids = np.asarray(image.convert("L") if image.mode == "1" else image) // _scale(encoded, image.mode)
     except UnusableMaskError:
         raise
     except Exception as error:  # a damaged file can break Pillow's parsers in any way
         raise UnusableMaskError(f"damaged mask: {first_line(error)}") from None
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise UnusableMaskError("its mask holds fractions; expected class ids")
     if ids.ndim == 3:
-        if not (ids[..., :3] == ids[..., :1]).all():
+        if ids.shape[-1] > 2 and not (ids[..., :3] == ids[..., :1]).all():
             raise UnusableMaskError("its mask has colours; expected one channel of class ids")
         ids = ids[..., 0]
     present = np.unique(ids)
@@ -67,3 +63,14 @@ def normalize(
     buffer = io.BytesIO()
     Image.fromarray(ids.astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue(), classes
+
+
+def _scale(encoded: bytes, mode: str) -> int:
+    """What Pillow multiplies the values with: it stretches grey of 1, 2 and 4 bits to the range of 8.
+
+    Reference: PNG (W3C, third edition), 11.2.1: the bit depth is byte 24 of the file, the colour type byte 25.
+    """
+    if mode == "1":
+        return 255
+    is_grey_png = encoded.startswith(b"\x89PNG") and encoded[25] == 0
+    return {2: 85, 4: 17}.get(encoded[24], 1) if is_grey_png else 1

@@ -35,6 +35,7 @@ _FLAT = 1.0
 _MOST_THREADS = 8
 _MOST_TOGETHER = 32
 _MOST_BYTES_TOGETHER = 32 * 2**20
+_MOST_BYTES_WAITING = 128 * 2**20
 
 
 class UnreadablePictureError(Exception):
@@ -94,12 +95,17 @@ def examine_all(contents: Iterable[bytes | UnreadablePictureError], max_pixels: 
       max_pixels: Limit of height x width, checked before anything is decoded.
 
     Yields:
-      In the same order, the bytes, and what is known of the picture or why it is none: empty, of another format,
-      animated PNG, too large, or damaged.
+      In the same order, the bytes (none where the header was refused), and what is known of the picture or why it is
+      none: empty, of another format,
+      animated, too large, or damaged.
+
+    Raises:
+      Exception: Whatever `contents` raises.
     """
     describe = _describe_function()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     waiting: dict[int, tuple[bytes, str | UnreadablePictureError]] = {}
+    failures: list[Exception] = []
 
     def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
         positions: list[int] = []
@@ -110,19 +116,30 @@ def examine_all(contents: Iterable[bytes | UnreadablePictureError], max_pixels: 
                     raise content
                 waiting[position] = content, _format_of(content, max_pixels)
             except UnreadablePictureError as error:
-                waiting[position] = content if isinstance(content, bytes) else b"", error
+                waiting[position] = b"", error
                 continue
             positions.append(position)
             chunk.append(content)
             if len(chunk) == _MOST_TOGETHER or sum(map(len, chunk)) >= _MOST_BYTES_TOGETHER:
                 yield positions, chunk
                 positions, chunk = [], []
+                if sum(len(content) for content, _ in list(waiting.values())) > _MOST_BYTES_WAITING:
+                    # Results come in batches of what can be decoded: these fill a batch up if nothing else does.
+                    # Below zero (~p is -p - 1), since they are nobody's; all up to p has been tried before them.
+                    yield [~position] * _MOST_TOGETHER, [_filler()] * _MOST_TOGETHER
         if chunk:
             yield positions, chunk
 
+    def decodable_or_end() -> Iterator[tuple[list[int], list[bytes]]]:
+        """`ignore_errors` would take an error in here for the end of the data."""
+        try:
+            yield from decodable()
+        except Exception as error:
+            failures.append(error)
+
     described = (
         tf.data.Dataset.from_generator(
-            decodable,
+            decodable_or_end,
             output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)),
         )
         .unbatch()
@@ -148,9 +165,13 @@ def examine_all(contents: Iterable[bytes | UnreadablePictureError], max_pixels: 
 
     for batch_positions, *batch in described.as_numpy_iterator():
         positions = batch_positions.tolist()
-        formats = [str(waiting[position][1]) for position in positions]
-        yield from give(dict(zip(positions, _finish(formats, batch), strict=True)), positions[-1] + 1)
-        given = positions[-1] + 1
+        formats = [str(waiting.get(position, ("", ""))[1]) for position in positions]
+        pictures = dict(zip(positions, _finish(formats, batch), strict=True))
+        until = max(given, *((position if position >= 0 else ~position) + 1 for position in positions))
+        yield from give(pictures, until)
+        given = until
+    if failures:
+        raise failures[0]
     yield from give({}, given + len(waiting))
 
 
@@ -183,7 +204,8 @@ def _format_of(encoded: bytes, max_pixels: int) -> str:
         ):
             width, height = header.size
             name = _FORMATS[header.format or ""]
-            frames = getattr(header, "n_frames", 1) if name == "PNG" else 1
+            # TensorFlow unpacks every frame of a GIF before it takes the first. Of MPO the first is an ordinary JPEG.
+            frames = getattr(header, "n_frames", 1) if name != "JPEG" else 1
     except Image.DecompressionBombError:
         # Pillow's own limit, twice its warning's, which holds whatever data.max_pixels says.
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
@@ -197,6 +219,14 @@ def _format_of(encoded: bytes, max_pixels: int) -> str:
     if frames > 1:
         raise UnreadablePictureError(f"animated: {frames} frames")
     return name
+
+
+@functools.cache
+def _filler() -> bytes:
+    """The smallest picture."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _other_kind(encoded: bytes) -> str:
@@ -229,7 +259,7 @@ def _describe_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     def describe(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels = preprocessing.decode(encoded, channels=3)
         shape = tf.shape(pixels)[:2]
-        step = 1 + tf.reduce_max(shape) // _MOST_SAMPLED_SIDE
+        step = 1 + (tf.reduce_max(shape) - 1) // _MOST_SAMPLED_SIDE
         sampled = tf.ensure_shape(pixels[::step, ::step], [None, None, 3])
         # Whole numbers up to 2^53 are exact in float64; a float32 sum of a million pixels is off by a hundredth.
         flat = tf.reshape(tf.cast(sampled, tf.float64), [-1, 3])

@@ -98,6 +98,8 @@ def _matches(root: str, levels: list[str]) -> list[Span]:
         for folder, values in reached:
             for found in files.listing(root, folder):
                 match = expression.fullmatch(found.path.rpartition("/")[2])
+                if match and found.problem:
+                    raise SpanError(f"{files.readable(found.path)} in {root}: {found.problem}.")
                 if found.is_folder and match:
                     named = match.groupdict()
                     if all(values.get(name, value) == value for name, value in named.items()):

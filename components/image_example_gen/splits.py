@@ -97,12 +97,9 @@ def divide(records: Sequence[Record], options: DataOptions, own_splits: Sequence
     near = _near(records, options) if options.near_duplicates != "off" else []
     kept = [index for index in range(len(records)) if index not in refused]
     splits = [""] * len(records)
-    drawn = [index for index in kept if not records[index].split]
-    for index in kept:
-        splits[index] = records[index].split
-    for index, split in _draw(records, drawn, near, options, own_splits).items():
+    for index, split in _draw(records, kept, near, options, own_splits).items():
         splits[index] = split
-    _check_classes(records, splits, drawn, options, own_splits)
+    _check_classes(records, splits, options, own_splits)
     return Division(splits, refused, sorted([*duplicates, *near], key=lambda found: found.members))
 
 
@@ -148,19 +145,42 @@ def _near(records: Sequence[Record], options: DataOptions) -> list[Duplicates]:
 
 def _draw(
     records: Sequence[Record],
-    drawn: Sequence[int],
+    kept: Sequence[int],
     near: Sequence[Duplicates],
     options: DataOptions,
     own_splits: Sequence[str],
 ) -> dict[int, str]:
-    """Draws the split of every record that has none; what belongs together is drawn once, as a unit."""
-    keys = _unit_keys(records, drawn, near if options.near_duplicates == "together" else ())
+    """The split of every record: the one that it names, or that a member of its unit names, or one that is drawn.
+
+    A unit is what belongs together. Where its members name several splits themselves, the others go to the first of
+    them: they cannot be kept apart from all.
+    """
+    keys = _unit_keys(records, kept, near if options.near_duplicates == "together" else ())
+    named: dict[str, str] = {}
+    for index, key in zip(kept, keys, strict=True):
+        if records[index].split:
+            named[key] = min(records[index].split, named.get(key, records[index].split), key=features.SPLITS.index)
     shares = _shares(options, own_splits)
     if options.splits.by == "content":
-        return {index: _at(position_of(key), shares) for index, key in zip(drawn, keys, strict=True)}
+        split_of = {key: named.get(key) or _at(position_of(key), shares) for key in set(keys)}
+    else:
+        split_of = named | _by_class(records, kept, keys, named, shares, options)
+    return {index: records[index].split or split_of[key] for index, key in zip(kept, keys, strict=True)}
+
+
+def _by_class(
+    records: Sequence[Record],
+    kept: Sequence[int],
+    keys: Sequence[str],
+    named: dict[str, str],
+    shares: dict[str, float],
+    options: DataOptions,
+) -> dict[str, str]:
+    """Divides the units of every class that no member names a split for."""
     units: dict[str, Counter[str]] = defaultdict(Counter)
-    for index, key in zip(drawn, keys, strict=True):
-        units[key][records[index].label] += 1
+    for index, key in zip(kept, keys, strict=True):
+        if key not in named:
+            units[key][records[index].label] += 1
     by_class: dict[str, list[str]] = defaultdict(list)
     for key in sorted(units):
         # A group may hold several classes: it counts for the one it has most of.
@@ -172,7 +192,7 @@ def _draw(
         for split, count in _counts(len(members), shares).items():
             split_of |= dict.fromkeys(members[start : start + count], split)
             start += count
-    return {index: split_of[key] for index, key in zip(drawn, keys, strict=True)}
+    return split_of
 
 
 def position_of(key: str) -> float:
@@ -180,20 +200,21 @@ def position_of(key: str) -> float:
     return int(key[:15], 16) / 16**15
 
 
-def _unit_keys(records: Sequence[Record], drawn: Sequence[int], near: Sequence[Duplicates]) -> list[str]:
-    """A hex key for each drawn record, equal for all that must stay together.
+def _unit_keys(records: Sequence[Record], kept: Sequence[int], near: Sequence[Duplicates]) -> list[str]:
+    """A hex key for each record, equal for all that must stay together.
 
-    A picture that stands alone has its own digest as key, one of a group the digest of the group's name, and where
-    both meet the smallest of all: so adding pictures changes no other picture's side.
+    A picture that stands alone has its own digest as key, and so have all its copies; one of a group has the digest of
+    the group's name. So adding pictures changes no other picture's side, unless it ties two groups together.
     """
     anchors: dict[str, int] = {}
     pairs: list[tuple[int, int]] = []
     own: list[str] = []
-    place = {index: position for position, index in enumerate(drawn)}
-    for position, index in enumerate(drawn):
+    place = {index: position for position, index in enumerate(kept)}
+    for position, index in enumerate(kept):
         record = records[index]
         group_key = hashlib.sha256(b"group\0" + record.group.encode()).hexdigest() if record.group else ""
-        own.append(group_key or record.sha256)
+        # A group's key sorts before a content's: in a unit with both, the group decides.
+        own.append(f"0{group_key}" if group_key else f"1{record.sha256}")
         for key in filter(None, (record.sha256, group_key)):
             pairs.append((anchors.setdefault(key, position), position))
     for found in near:
@@ -207,7 +228,7 @@ def _unit_keys(records: Sequence[Record], drawn: Sequence[int], near: Sequence[D
     smallest: dict[int, str] = {}
     for unit, key in zip(units, own, strict=True):
         smallest[unit] = min(key, smallest.get(unit, key))
-    return [smallest[unit] for unit in units]
+    return [smallest[unit][1:] for unit in units]
 
 
 def _shares(options: DataOptions, own_splits: Sequence[str]) -> dict[str, float]:
@@ -246,20 +267,21 @@ def _check_size(label: str, num_units: int, shares: dict[str, float], options: D
 
 
 def _check_classes(
-    records: Sequence[Record],
-    splits: Sequence[str],
-    drawn: Sequence[int],
-    options: DataOptions,
-    own_splits: Sequence[str],
+    records: Sequence[Record], splits: Sequence[str], options: DataOptions, own_splits: Sequence[str]
 ) -> None:
     """A class that chance has kept out of a split would have no figure there, and nobody would notice."""
     present = {(splits[index], record.label) for index, record in enumerate(records) if splits[index]}
-    counts = Counter(records[index].label for index in drawn if records[index].label)
+    counts = Counter(
+        record.label for index, record in enumerate(records) if record.label and splits[index] and not record.split
+    )
     for split in _shares(options, own_splits):
         for label, count in sorted(counts.items()):
             if (split, label) not in present:
+                if options.splits.by == "class":
+                    advice = "Its groups, or those of the pictures that it is tied to, are too few or too large."
+                else:
+                    advice = 'Set data.splits.by = "class" to give every class its share in every split, or add more.'
                 raise ClassTooSmallError(
-                    f"Class `{label}` has {count} pictures to divide, and by the hash of their content none of them "
-                    f'falls into the {split} split. Set data.splits.by = "class" to give every class its share in '
-                    "every split, or add pictures of it."
+                    f"Class `{label}` has {count} pictures to divide, and none of them falls into the {split} split. "
+                    f"{advice}"
                 )

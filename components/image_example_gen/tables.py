@@ -65,6 +65,10 @@ def read(location: str, *, required: str) -> Table:
     except (files.UnreadableFileError, UnicodeDecodeError) as error:
         raise TableError(f"{location} cannot be read as {_kind(location)} in UTF-8: {error}") from None
     table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
+    for row in table.rows:
+        for value in row.values.values():
+            if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+                raise TableError(f"{location}, line {row.line}: {value!r} cannot be the name of anything.")
     if required not in table.columns:
         raise TableError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
     for column in table.columns:
@@ -81,17 +85,18 @@ def _read_csv(location: str, text: str) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         columns = tuple(column.strip() for column in next(reader, []))
-        # Missing fields at the end of a row are empty.
-        rows = [
-            Row(
-                reader.line_num,
-                {
-                    column: value.strip()
-                    for column, value in zip(columns, [*fields, *[""] * len(columns)], strict=False)
-                },
-            )
-            for fields in reader
-        ]
+        rows = []
+        for fields in reader:
+            values = [field.strip() for field in fields]
+            if not any(values):
+                continue
+            if len(values) > len(columns):
+                raise TableError(
+                    f"{location}, line {reader.line_num}: {len(values)} fields under {len(columns)} column names; "
+                    'put a value that holds a comma in quotes: "black, white".'
+                )
+            # Missing fields at the end of a row are empty.
+            rows.append(Row(reader.line_num, dict(zip(columns, values + [""] * len(columns), strict=False))))
     except csv.Error as error:
         raise TableError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
     return Table(location, columns, rows)

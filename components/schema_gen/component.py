@@ -25,7 +25,13 @@ class ImageSchemaGen(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, *, statistics: BaseChannel, exclude_splits: list[str], domain_margin: float, with_masks: bool
+        self,
+        *,
+        statistics: BaseChannel,
+        exclude_splits: list[str],
+        domain_margin: float,
+        classes: tuple[str, ...],
+        with_masks: bool,
     ) -> None:
         """Takes what the instance needs.
 
@@ -33,6 +39,7 @@ class ImageSchemaGen(base_component.BaseComponent):
           statistics: From StatisticsGen.
           exclude_splits: Splits that are not inferred from; their ranges count all the same.
           domain_margin: How far ranges are widened, as a part of them.
+          classes: Class names.
           with_masks: Whether the examples hold masks.
         """
         super().__init__(
@@ -40,7 +47,7 @@ class ImageSchemaGen(base_component.BaseComponent):
                 statistics=statistics,
                 infer_feature_shape=1,
                 exclude_splits=json.dumps(exclude_splits),
-                options=json.dumps({"domain_margin": domain_margin, "with_masks": with_masks}),
+                options=json.dumps({"domain_margin": domain_margin, "classes": classes, "with_masks": with_masks}),
                 schema=channel.Channel(type=standard_artifacts.Schema),
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
@@ -29,32 +29,41 @@ def curate(
     schema: schema_pb2.Schema,
     statistics: Iterable[statistics_pb2.DatasetFeatureStatisticsList],
     margin: float,
+    classes: Sequence[str],
     *,
     with_masks: bool = False,
 ) -> schema_pb2.Schema:
     """Corrects an inferred schema, in place.
 
-    The uncounted features are added, but not expected in the environment `STATISTICS`; slice values are free, since a
-    rare value of a slice is no fault of the data; the picture format is any that can be read, whichever the train
-    split happens to hold; class names are what the train split has. Sizes, brightness and colours have the range that
-    all splits together have, widened by the margin: what the next span is checked against.
+    The uncounted features are added, but not expected in the environment `STATISTICS`. Slice values are free, since a
+    rare value of a slice is no fault of the data. The picture format is any that can be read, whichever the train split
+    happens to hold; class names are those of the data, and a picture's mask may hold any number of them. Sizes,
+    brightness and colours have the range that all splits together have, widened by the margin: what the next span is
+    checked against.
 
     Args:
       schema: As TFDV infers it from the train split.
       statistics: Of every split.
       margin: How far a range is widened, as a part of it.
+      classes: Class names. TFDV would infer no more than a hundred.
       with_masks: Whether the examples hold masks.
     """
     schema.default_environment.append(STATISTICS_ENVIRONMENT)
     domains = {domain.name: domain for domain in schema.string_domain}
     ranges = _ranges(statistics)
     for feature in schema.feature:
-        if feature.name == features.IMAGE_FORMAT or feature.name.startswith(features.SLICE_PREFIX):
+        is_class = feature.name in (features.CLASS_TEXT, features.MASK_CLASSES)
+        if is_class or feature.name == features.IMAGE_FORMAT or feature.name.startswith(features.SLICE_PREFIX):
             if feature.domain in domains:
                 schema.string_domain.remove(domains.pop(feature.domain))
             feature.ClearField("domain_info")
         if feature.name == features.IMAGE_FORMAT:
             feature.string_domain.value.extend(features.IMAGE_FORMATS)
+        elif is_class:
+            feature.string_domain.value.extend(classes)
+            if feature.name == features.MASK_CLASSES:
+                for field in ("shape", "value_count", "presence"):
+                    feature.ClearField(field)
         elif feature.name in ranges:
             low, high = ranges[feature.name]
             if feature.name in _SIZES:
@@ -95,6 +104,7 @@ class Executor(executor.Executor):
             io_utils.parse_pbtxt_file(path, schema_pb2.Schema()),
             statistics,
             options["domain_margin"],
+            options["classes"],
             with_masks=options["with_masks"],
         )
         io_utils.write_pbtxt_file(path, schema)

@@ -22,7 +22,7 @@ def generate(tmp_path):
     def run(location, **said):
         data = DataOptions(**said)
         found = layout.inspect(str(location), data)
-        options = executor.Options(data=data, classes=found.classes, columns=found.columns)
+        options = executor.Options(data=data, classes=found.classes, columns=found.columns, with_masks=found.with_masks)
         examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
         examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
         executor.Executor().Do(
@@ -113,12 +113,13 @@ def damage(root: Path, picture: bytes) -> dict[str, str]:
     (root / "a" / "text.jpg").write_text("words")
     (root / "b" / "empty.jpg").touch()
     (root / "b" / "folder").mkdir()
+    (root / "b" / "folder" / "deep.png").write_bytes(picture)
     (root / "b" / ".hidden").write_text("ignored")
     return {
         "a/text.jpg": "not a JPEG, PNG or GIF file",
         "a/truncated.png": "damaged or truncated PNG",
         "b/empty.jpg": "empty file",
-        "b/folder": "a folder inside a class folder",
+        "b/folder/deep.png": "in a folder inside a class folder",
     }
 
 
@@ -351,7 +352,7 @@ def test_tfrecords_of_the_raw_contract(class_folders, generate, tmp_path, suffix
             assert value(before, features.IMAGE_SHA256) == value(after, features.IMAGE_SHA256)
 
 
-def test_a_cut_tfrecord_is_used_as_far_as_it_goes(class_folders, generate, tmp_path):
+def test_a_cut_tfrecord_stops_the_run(class_folders, generate, tmp_path):
     generate(class_folders({"a": 30, "b": 30}))
     (source,) = (tmp_path / "examples" / "Split-train").iterdir()
     target = tmp_path / "records"
@@ -359,9 +360,8 @@ def test_a_cut_tfrecord_is_used_as_far_as_it_goes(class_folders, generate, tmp_p
     content = source.read_bytes()
     (target / "x.tfrecord").write_bytes(content[: len(content) - 50])
     (tmp_path / "examples").rename(tmp_path / "first")
-    _, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1, splits={"by": "class"})
-    assert bad[0]["reason"].startswith(f"damaged TFRecord file behind record {summary['examples']}")
-    assert summary["examples"] > 30
+    with pytest.raises(executor.DamagedContainerError, match=r"x\.tfrecord is damaged behind record \d+"):
+        generate(target, classes=["a", "b"], max_bad_fraction=0.1)
 
 
 def test_any_file_system_that_tensorflow_reads(class_folders, generate, picture_bytes):
@@ -384,7 +384,9 @@ def test_odd_names_and_unreadable_files(class_folders, generate, picture_bytes):
     with open(os.fsencode(root) + b"/a/caf\xe9.png", "wb") as file:
         file.write(picture_bytes())
     (root / "a" / "new\nline.png").write_bytes(picture_bytes())
-    by_split, summary, _ = generate(root)
+    os.symlink(b"nowhere", os.fsencode(root) + b"/a/lost\xe9.png")
+    by_split, summary, bad = generate(root, max_bad_fraction=0.1)
+    assert [record["path"] for record in bad] == ["a/lost\ufffd.png"]
     names = {value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples}
     assert {"a/caf\ufffd.png", "a/new\nline.png"} < names
     assert summary["examples"] == 62
@@ -400,3 +402,34 @@ def test_classes_that_have_changed_since_the_pipeline_was_made(class_folders, tm
             {"examples": [examples], "quarantine": [quarantine]},
             {"input_base": str(root), "options": options.model_dump_json()},
         )
+
+
+def test_records_that_are_not_like_the_first_are_quarantined(tmp_path, generate, rng):
+    root = tmp_path / "street"
+    write_masks(root, rng, 80)
+    said = {"classes": ["road", "car", "tree"], "group_pattern": r"(seq\d+)_", "max_bad_fraction": 0.1}
+    first, _, _ = generate(root, **said)
+    (tmp_path / "examples").rename(tmp_path / "first")
+    target = tmp_path / "records"
+    target.mkdir()
+    with tf.io.TFRecordWriter(str(target / "x")) as writer:
+        for examples in first.values():
+            for example in examples:
+                writer.write(example.SerializeToString())
+        del example.features.feature[features.MASK_ENCODED]
+        writer.write(example.SerializeToString())
+    os.rename(target / "x", os.fsencode(target) + b"/caf\xe9.tfrecord")
+    second, summary, bad = generate(target, **said)
+    assert [record["reason"] for record in bad] == [f"no feature {features.MASK_ENCODED}, which other records have"]
+    assert summary["examples"] == 80
+    sides = {}
+    for split, examples in second.items():
+        for example in examples:
+            assert sides.setdefault(value(example, features.IMAGE_FILENAME)[7:12], split) == split
+
+
+def test_a_class_that_no_record_has_stops_the_run(class_folders, generate, tmp_path):
+    generate(class_folders({"a": 30, "b": 30}))
+    (tmp_path / "examples").rename(tmp_path / "first")
+    with pytest.raises(executor.ClassWithoutTrainingPicturesError, match="`zebra`"):
+        generate(tmp_path / "first" / "Split-train", classes=["a", "b", "zebra"], splits={"by": "class"})

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     def execute(span, *overrides, to_node="ExampleValidator"):
         overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
         loaded = config.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
-        assert loaded.pipeline.name == "data"
+        assert loaded.pipeline.name == "data-day"
         return execution.execute(loaded, execution.prepare(loaded), to_node=to_node)
 
     return execute

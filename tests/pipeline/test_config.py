@@ -81,8 +81,10 @@ def test_data_replaces_the_source(tmp_path):
         ("x" * 99, "x" * 62),
         ("猫", "pictures"),
         ("2024_run", "2024-run"),
-        ("birds/day-{SPAN}", "birds"),
-        ("birds.csv", "birds"),
+        ("birds/day-{SPAN}", "birds-day"),
+        ("birds/{SPAN}", "birds"),
+        ("birds/manifest.csv", "birds"),
+        ("birds/list.jsonl", "birds-list"),
     ],
 )
 def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):

@@ -247,8 +247,47 @@ def test_splits_of_masks(mask_folders, name):
 def test_masks_need_names_of_classes(mask_folders):
     with pytest.raises(layout.DatasetError, match=r"Masks hold ids.*Set data\.classes"):
         inspect(mask_folders("images/a.png", "masks/a.png"))
-    with pytest.raises(layout.DatasetError, match="nothing that can be used"):
-        inspect(mask_folders("images/a.png", "masks/b.png").parent / "street", classes=["a", "b"], layout="tfrecord")
+
+
+def test_nothing_that_can_be_used_is_said_with_reasons(mask_folders):
+    with pytest.raises(layout.DatasetError, match=r"nothing that can be used[\s\S]*images/a.png: no mask"):
+        inspect(mask_folders("images/a.png", "masks/b.png"), classes=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["images/a.png", "masks/a.png", "train/images/b.png", "train/masks/b.png"], "both beside and inside of train"),
+        (["images/a.png", "masks/a.png", "extra/b.png"], "extra: expected images and masks"),
+        (["train/images/a.png", "train/masks/a.png", "val/images/b.png", "validation/masks/b.png"], "the same split"),
+    ],
+)
+def test_what_would_be_left_out_stops_the_run(mask_folders, names, message):
+    with pytest.raises(layout.DatasetError, match=message):
+        inspect(mask_folders(*names), classes=["a", "b"])
+
+
+def test_two_masks_of_one_picture(mask_folders):
+    found = inspect(
+        mask_folders("images/a.jpg", "images/b.jpg", "masks/a.bmp", "masks/a.png", "masks/b.png"), classes=["x", "y"]
+    )
+    assert found.refused == (("images/a.jpg", "its mask masks/a.png: there is masks/a.bmp too; which of them counts?"),)
+
+
+@pytest.mark.parametrize("name", ["{split}/{kind}/a.png", "{kind}/{split}/a.png"])
+def test_val_is_validation(mask_folders, name):
+    names = [name.format(split=split, kind=kind) for split in ("train", "val") for kind in ("images", "masks")]
+    found = inspect(mask_folders(*names), classes=["a", "b"])
+    assert found.own_splits == ("train", "validation")
+    assert sorted(entry.split for entry in found.entries) == ["", "validation"]
+
+
+def test_val_is_validation_for_classes_too(class_folders):
+    root = class_folders({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    assert inspect(root).own_splits == ("train", "validation")
+    with pytest.raises(layout.DatasetError, match=r"others beside them \(bus\)[\s\S]*class_folders"):
+        inspect(class_folders({"train": 2, "bus": 2}, name="vehicles"))
+    assert inspect(root.parent / "vehicles", layout="class_folders").classes == ("bus", "train")
 
 
 # --- Manifests --------------------------------------------------------------------------------------------------
@@ -292,10 +331,10 @@ def test_rows_that_name_nothing_usable_are_quarantined(class_folders, tmp_path):
     reasons = dict(found.refused)
     assert reasons["raw/9.png"] == "there is no such file"
     assert reasons["manifest.csv, line 7"] == "no path"
-    assert reasons["raw"] == "manifest.csv, line 8: a folder"
+    assert reasons["raw"] == "a folder (manifest.csv, line 8)"
     assert "leads out of the data folder" in reasons["../secret.png"]
     assert "leads out of the data folder" in reasons["/etc/passwd"]
-    assert reasons["raw/1.png"] == "manifest.csv, line 11: no label"
+    assert reasons["raw/1.png"] == "no label (manifest.csv, line 11)"
 
 
 def test_a_linked_folder_cannot_lead_a_manifest_astray(class_folders, tmp_path, picture_bytes):
@@ -316,6 +355,8 @@ def test_a_linked_folder_cannot_lead_a_manifest_astray(class_folders, tmp_path, 
         ("path,label,split\nraw/0.png,a,holdout\n", "line 2: unknown split `holdout`"),
         ("path,label,split\nraw/0.png,a,test\nraw/1.png,b,test\nraw/2.png,a,test\nraw/3.png,b,test\n", "no `train`"),
         ("path,label\nraw/0.png,a\nraw/1.png,a\n", r"single class \(a\)"),
+        ("path,label\nraw/0.png,a, black\n", "line 2: 3 fields under 2 column names"),
+        ("path,label\nraw/\0.png,a\n", "line 2: .* cannot be the name of anything"),
     ],
 )
 def test_unusable_manifests(class_folders, text, message):
@@ -356,8 +397,77 @@ def test_the_newest_span_is_read(class_folders):
     assert (found.span, found.num_files["a"]) == (10, 11)
     assert by_path(found)["a/0.png"].label == "a"
     both = inspect(base / "day-{SPAN}", spans="1-2")
-    assert (both.span, both.num_files["a"], both.columns) == (2, 5, ("span",))
+    assert (both.span, both.num_files["a"], both.columns, found.columns) == (2, 5, ("span",), ("span",))
     assert by_path(both)["day-1/a/0.png"].slices == ("1",)
     assert inspect(base / "day-{SPAN}", spans="newest:2").num_files["a"] == 14
     with pytest.raises(layout.DatasetError, match=r"data\.spans = 7: there is no such span.*1, 2, 10"):
         inspect(base / "day-{SPAN}", spans="7")
+
+
+def test_the_same_files_in_another_span_are_other_data(class_folders):
+    root = class_folders({"day-1/a": 2, "day-1/b": 2})
+    before = inspect(root / "day-{SPAN}").fingerprint
+    (root / "day-1").rename(root / "day-2")
+    assert inspect(root / "day-{SPAN}").fingerprint != before
+
+
+def test_a_span_that_leads_out_is_refused(class_folders, tmp_path):
+    root = class_folders({"day-1/a": 2, "day-1/b": 2})
+    class_folders({"a": 2, "b": 2}, name="elsewhere")
+    (root / "day-7").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(layout.DatasetError, match=r"day-7 in .*: it leads out of the data folder"):
+        inspect(root / "day-{SPAN}")
+
+
+def test_a_column_named_span_is_refused_beside_spans(class_folders):
+    root = class_folders({"day-1/a": 2, "day-1/b": 2})
+    (root / "day-1" / "metadata.csv").write_text("filename,span\na/0.png,x\n")
+    with pytest.raises(layout.DatasetError, match="column `span` is the number of the span"):
+        inspect(root / "day-{SPAN}")
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "metadata.csv"])
+def test_a_table_that_leads_out_is_not_read(class_folders, tmp_path, name):
+    root = class_folders({"a": 2, "b": 2})
+    (tmp_path / "secrets.csv").write_text("user,password\n")
+    (root / name).symlink_to(tmp_path / "secrets.csv")
+    with pytest.raises(layout.DatasetError, match="leads out of the data folder") as caught:
+        inspect(root)
+    assert "password" not in str(caught.value)
+
+
+def test_settings_that_contradict_the_layout(class_folders, tmp_path):
+    root = class_folders({"a": 2, "b": 2})
+    (tmp_path / "list.csv").write_text("path,label\na/0.png,a\n")
+    with pytest.raises(layout.DatasetError, match="does not go with the manifest"):
+        inspect(root, layout="class_folders", manifest=str(tmp_path / "list.csv"))
+    with pytest.raises(layout.DatasetError, match=r"data\.metadata_csv does not go with a manifest"):
+        inspect(root, manifest=str(tmp_path / "list.csv"), metadata_csv=str(tmp_path / "list.csv"))
+
+
+def test_every_file_in_a_deeper_folder_is_named(class_folders, picture_bytes):
+    root = class_folders({"a": 2, "b": 2, "a/more/deep": 3})
+    assert [refused.path for refused in inspect(root).refused] == [f"a/more/deep/{i}.png" for i in range(3)]
+
+
+def test_rows_for_training_are_kept_while_others_can_be_drawn(class_folders):
+    root = class_folders({"raw": 30})
+    rows = [f"raw/{i}.png,{'ab'[i % 2]},{'train' if i < 10 else 'test' if i < 15 else ''}" for i in range(30)]
+    (root / "manifest.csv").write_text("\n".join(["path,label,split", *rows, ""]))
+    found = inspect(root)
+    assert [entry.split for entry in found.entries].count("train") == 10
+    assert found.refused == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("birds-test.tfrecord-00000-of-00002", "test"),
+        ("val.tfrecords.gz", "validation"),
+        ("data_tfrecord-00000-of-00001", ""),
+        ("train-test.tfrecord", ""),
+    ],
+)
+def test_splits_in_names_of_tfrecord_files(name, split):
+    assert layout._TFRECORD_NAME.fullmatch(name)
+    assert layout._split_in_name(name) == split

@@ -1,6 +1,7 @@
 """Which masks are usable, and what they become."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_black_and_white_are_0_and_1():
     assert (np.asarray(Image.open(io.BytesIO(encoded))) == (IDS == 2)).all()
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_of_few_bits_is_not_stretched(bits):
+    def chunk(kind, content):
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    ids = [0, 1, 2, 3]
+    packed = 0
+    for value in ids:
+        packed = packed << bits | value
+    header = (4).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    rows = zlib.compress(b"\0" + packed.to_bytes(4 * bits // 8, "big"))
+    encoded = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    result, classes = normalize(encoded, height=1, width=4, num_classes=4, ignore_id=None)
+    assert classes == ids and np.asarray(Image.open(io.BytesIO(result))).tolist() == [ids]
+
+
+def test_alpha_beside_grey_is_ignored():
+    image = Image.merge("LA", [Image.fromarray(IDS), Image.new("L", (3, 2), 9)])
+    assert normalize(saved(image))[1] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("encoded", "changes", "reason"),
     [
@@ -61,6 +83,7 @@ def test_black_and_white_are_0_and_1():
         (saved(Image.fromarray(IDS))[:40], {}, "damaged mask"),
         (saved(Image.fromarray(IDS), "JPEG"), {}, "damaged mask: cannot identify"),
         (b"", {}, "damaged mask"),
+        (saved(Image.fromarray(np.full((2, 3), np.nan, np.float32)), "TIFF"), {}, "fractions"),
     ],
 )
 def test_unusable_masks(encoded, changes, reason):

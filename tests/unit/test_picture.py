@@ -71,11 +71,17 @@ def test_other_files_are_refused(encoded, reason):
         picture.examine(encoded, MAX_PIXELS)
 
 
-def test_of_a_gif_the_first_frame_counts():
-    frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue")]
-    found = picture.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
+def test_a_gif_of_one_frame_is_used():
+    found = picture.examine(saved(Image.new("RGB", (6, 4), "red"), "GIF"), MAX_PIXELS)
     assert (found.format, found.height, found.width) == ("GIF", 4, 6)
     assert (found.mean["red"], found.mean["green"]) == (255.0, 0.0)
+
+
+@pytest.mark.parametrize("side", [4, 300])
+def test_an_animated_gif_is_refused_however_large_its_later_frames(side):
+    frames = [Image.new("RGB", (4, 4), "red"), Image.new("RGB", (side, side), "lime")]
+    with pytest.raises(picture.UnreadablePictureError, match="animated: 2 frames"):
+        picture.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
 
 
 def test_a_turned_photograph_has_the_size_of_the_upright_one():
@@ -95,15 +101,43 @@ def test_many_are_examined_as_one_by_one(rng):
         if isinstance(content, picture.UnreadablePictureError):
             assert result is content
             continue
-        assert encoded == content
         try:
             alone = picture.examine(content, MAX_PIXELS)
             assert dataclasses.replace(result, mean={}, deviation={}) == dataclasses.replace(
                 alone, mean={}, deviation={}
             )
+            assert encoded == content
             assert result.mean == pytest.approx(alone.mean) and result.deviation == pytest.approx(alone.deviation)
         except picture.UnreadablePictureError as error:
             assert str(result) == str(error)
+
+
+def test_an_error_while_reading_is_not_taken_for_the_end(picture_bytes):
+    def contents():
+        yield from [picture_bytes() for _ in range(50)]
+        raise MemoryError("full")
+
+    with pytest.raises(MemoryError, match="full"):
+        list(picture.examine_all(contents(), MAX_PIXELS))
+
+
+def test_many_damaged_files_do_not_pile_up(rng, monkeypatch):
+    monkeypatch.setattr(picture, "_MOST_BYTES_WAITING", 100_000)
+    whole = saved(Image.fromarray(rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)), "JPEG", quality=95)
+    taken = 0
+
+    def contents():
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield whole[:-500]
+
+    ahead = []
+    for given, examined in enumerate(picture.examine_all(contents(), MAX_PIXELS), start=1):
+        assert isinstance(examined.result, picture.UnreadablePictureError)
+        ahead.append(taken - given)
+    assert len(ahead) == 1000
+    assert max(ahead) < 300
 
 
 def test_nothing_to_examine():

@@ -178,3 +178,22 @@ def test_a_few_groups_of_pictures_with_masks_are_divided():
     assert set(divide(records, by_class, ()).splits) == {"train", "validation", "test"}
     with pytest.raises(ClassTooSmallError, match="There are only 2 groups of pictures, too few"):
         divide([one for one in records if one.group != "sequence-0"], by_class, ())
+
+
+def test_what_the_data_do_not_name_goes_with_its_copy_that_they_name():
+    records = [record(f"named-{i}", "ab"[i % 2], split="test", content=i) for i in range(200)]
+    records += [record(f"copy-{i}", "ab"[i % 2], content=i) for i in range(200)]
+    records += [record(f"group-{i}", "ab"[i % 2], split="test", group=f"g{i}") for i in range(50)]
+    records += [record(f"member-{i}", "ab"[i % 2], group=f"g{i}") for i in range(50)]
+    records += MANY
+    for by in ("content", "class"):
+        found = divide(records, options(splits={"by": by}), ("test",))
+        assert set(found.splits[:500]) == {"test"}
+        assert splits.summary(found)["exact"]["astride"] == 0
+
+
+def test_a_copy_without_a_group_does_not_move_the_group():
+    grouped = [record(i, "ab"[i % 2], group=f"g{i // 10}") for i in range(2000)]
+    before = divide(grouped, options(), ()).splits
+    copies = [record(f"copy-{i}", "ab"[i % 2], content=i) for i in range(0, 2000, 10)]
+    assert divide([*grouped, *copies], options(), ()).splits[:2000] == before
