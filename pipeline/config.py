@@ -21,6 +21,7 @@ from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
+    SegmentationOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
@@ -57,8 +58,10 @@ class PipelineSection(Section):
 class DataSection(DataOptions):
     """`[data]`: the pictures."""
 
-    source: Literal["folder", "digits"] = Field(
-        default="folder", description="`digits` writes scikit-learn's handwritten digits and needs no path."
+    source: Literal["folder", "digits", "digit_scenes"] = Field(
+        default="folder",
+        description="`digits` writes scikit-learn's handwritten digits, `digit_scenes` scenes of them with masks; both "
+        "need no path.",
     )
     path: str | None = Field(
         default=None,
@@ -120,7 +123,10 @@ class ServingSection(Section):
         default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
     )
     tolerance: float = Field(
-        default=1e-4, gt=0.0, le=1.0, description="Largest difference of a probability that counts as equal."
+        default=1e-4,
+        gt=0.0,
+        le=1.0,
+        description="Largest difference of a probability, or share of a mask's pixels, that counts as equal.",
     )
 
 
@@ -161,6 +167,7 @@ class PipelineConfig(Section):
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
+    segmentation: SegmentationOptions = SegmentationOptions()
     evaluation: EvaluationSection = EvaluationSection()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
@@ -214,10 +221,12 @@ class PipelineConfig(Section):
         """The part that crosses into Transform and Trainer."""
         return TrainerOptions(
             classes=classes,
+            ignore_id=self.data.ignore_id,
             transform=self.transform,
             augmentation=self.augmentation,
             model=self.model,
             training=self.training,
+            segmentation=self.segmentation,
             grad_cam=self.grad_cam,
         )
 

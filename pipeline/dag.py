@@ -97,6 +97,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         custom_config={
             "classes": list(layout.classes),
             "transform": config.transform.model_dump_json(),
+            "task": config.model.task,
             "source_hash": code,
         },
         materialize=False,

@@ -53,6 +53,10 @@ def curate(
             if feature.domain in domains:
                 schema.string_domain.remove(domains.pop(feature.domain))
             feature.ClearField("domain_info")
+        if feature.name == features.MASK_CLASSES:
+            # Any number, also where all masks of the train split happen to show equally many.
+            feature.ClearField("shape_type")
+            feature.presence.min_fraction = 0.0
         if feature.name == features.IMAGE_FORMAT:
             feature.string_domain.value.extend(features.IMAGE_FORMATS)
         elif feature.name in ranges:
