@@ -129,6 +129,17 @@ def test_ranges_are_those_of_all_splits_widened():
     assert (by_name[features.IMAGE_HEIGHT].int_domain.min, by_name[features.IMAGE_HEIGHT].int_domain.max) == (21, 48)
 
 
+def test_a_mask_may_show_any_number_of_classes():
+    # As TFDV infers it where all masks happen to show two.
+    schema = schema_pb2.Schema()
+    inferred = schema.feature.add(name=features.MASK_CLASSES, type=schema_pb2.BYTES)
+    inferred.presence.min_fraction = 1.0
+    inferred.shape.dim.add(size=2)
+    (feature,) = (f for f in schema_gen.curate(schema, [], 0.5, with_masks=True).feature if "class" in f.name)
+    assert not feature.HasField("shape")
+    assert feature.presence.min_fraction == 0.0
+
+
 def test_masks_are_expected_where_there_are_masks():
     stats = statistics(["a", "b"])
     names = {f.name for f in schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, with_masks=True).feature}
