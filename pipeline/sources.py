@@ -39,7 +39,7 @@ def write_digit_scenes(data_dir: Path) -> None:
     """Writes 800 scenes of 64x64 pixels: handwritten digits on photographs, with exact masks.
 
     `images/<split>/<index>.png`, `masks/<split>/<index>.png` and `classes.txt`: 0 is the background, 1 to 10 are the
-    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which one to six of its 8x8
+    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which one to eight or so of its 8x8
     digits lie, enlarged to 16 to 32 pixels, each in one colour that differs from what it covers. No digit and no part
     of a photograph occurs in two splits. The same scenes in every call; a complete folder is left as it is.
 
@@ -123,7 +123,7 @@ def scene(
     picture = photograph[top : top + SCENE_SIDE, left : left + SCENE_SIDE].copy()
     mask = np.zeros((SCENE_SIDE, SCENE_SIDE), np.uint8)
     taken = np.zeros_like(mask, bool)
-    for _ in range(random.integers(2, 7)):
+    for _ in range(random.integers(3, 13)):
         chosen, side = random.integers(len(inks)), int(random.integers(16, 33))
         row, column = random.integers(0, SCENE_SIDE - side + 1, 2)
         place: Any = np.s_[row : row + side, column : column + side]

@@ -128,12 +128,11 @@ def squares(count, size=16, ignore_id=255):
     return tf.data.Dataset.from_tensor_slices((images.astype(np.uint8), masks)).batch(8)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy_dice", "focal"])
-def test_it_learns_squares(tmp_path, loss):
+def test_it_learns_squares(tmp_path):
     keras.utils.set_random_seed(1)
     given = options(
         ignore_id=255,
-        segmentation=SegmentationOptions(loss=loss, class_weights="balanced"),
+        segmentation=SegmentationOptions(loss="cross_entropy_dice", class_weights="balanced"),
         augmentation=AugmentationOptions(horizontal_flip=True, translation=0.1, contrast=0.1),
         training={"epochs": 6, "batch_size": 8, "learning_rate": 0.01},
     )
@@ -156,16 +155,16 @@ def test_it_learns_squares(tmp_path, loss):
 )
 def test_pictures_and_masks_get_the_same_geometry(rng, said):
     # Large blobs, so that bilinear and nearest agree but at the edges.
-    masks = np.kron(rng.integers(0, 3, (8, 4, 4)), np.ones((8, 8))).astype(np.uint8)
+    masks = np.kron(rng.integers(0, 2, (8, 4, 4)), np.ones((8, 8))).astype(np.uint8)
     images = masks[..., np.newaxis] * np.full(3, 100.0, np.float32)
     change = augmentation.of_pictures_with_masks(AugmentationOptions(**said), seed=3)
     ((moved, moved_masks),) = tf.data.Dataset.from_tensors((images, masks)).map(change)
     assert moved.dtype == tf.float32 and moved_masks.dtype == tf.uint8
     assert (moved_masks.numpy() != masks).mean() > 0.05
-    assert set(np.unique(moved_masks)) <= {0, 1, 2}
+    assert set(np.unique(moved_masks)) == {0, 1}
     differing = np.abs(moved.numpy()[..., 0] - moved_masks.numpy() * 100.0) > 50.0 + 1e-3
-    # Where three classes meet, the average can be nearer to another one.
-    assert differing.mean() < 0.02
+    # At a corner, the average of four pixels can be nearer to another class than the nearest of them.
+    assert differing.mean() < 0.01
 
 
 def test_colours_change_in_the_picture_alone(rng):
