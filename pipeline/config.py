@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_va
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
-from trainer_module import features
+from trainer_module import features, models
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -262,6 +262,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
       ConfigError: With everything that is wrong, one line each.
     """
     table = _read(name_or_path)
+    _forget_another_model(table, overrides)
     for override in overrides:
         _apply(table, override)
     if data is not None:
@@ -272,7 +273,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
     try:
         return PipelineConfig.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, table) for detail in error.errors()]
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
 
 
@@ -311,6 +312,15 @@ def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
+def _forget_another_model(table: dict[str, Any], overrides: typing.Sequence[str]) -> None:
+    """Empties `[model]` where an override names another model: what it says are the keys of the first."""
+    model = _section(table, "model")
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if key.strip() == "model.name" and text.strip().strip("\"'") != model.get("name", models.DEFAULT):
+            table["model"] = {}
+
+
 def _apply(table: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *sections, last = key.strip().split(".")
@@ -334,11 +344,11 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     return f". Did you mean `{near[0]}`?" if near else ""
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, table: dict[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         *sections, key = location
-        known = _known_keys(sections)
+        known = _known_keys(sections, table)
         where = f" in [{'.'.join(sections)}]" if sections else ""
         suggestion = did_you_mean(key, known) or f". Known keys: {', '.join(known)}."
         return f"Unknown key `{key}`{where}{suggestion}"
@@ -350,13 +360,13 @@ def _explain(detail: Any) -> str:
     return f"{'.'.join(location)}: {message}{given}" if location else f"{message}"
 
 
-def _known_keys(sections: typing.Sequence[str]) -> list[str]:
+def _known_keys(sections: typing.Sequence[str], table: dict[str, Any]) -> list[str]:
     model: type[BaseModel] | None = PipelineConfig
     for name in sections:
         if model is None:
             return []
         if name == "model" and model is PipelineConfig:
-            model = scratch_cnn.Options
+            model = models.get(table["model"].get("name", models.DEFAULT)).Options
             continue
         model = _model_in(model.model_fields[name].annotation) if name in model.model_fields else None
     return list(model.model_fields) if model else []

@@ -39,9 +39,9 @@ def write_digit_scenes(data_dir: Path) -> None:
     """Writes 800 scenes of 64x64 pixels: handwritten digits on photographs, with exact masks.
 
     `images/<split>/<index>.png`, `masks/<split>/<index>.png` and `classes.txt`: 0 is the background, 1 to 10 are the
-    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which one to eight or so of its 8x8
-    digits lie, enlarged to 16 to 32 pixels, each in one colour that differs from what it covers. No digit and no part
-    of a photograph occurs in two splits. The same scenes in every call; a complete folder is left as it is.
+    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which some of its 8x8 digits
+    lie, enlarged to 16 to 32 pixels, each in one colour that differs from what it covers. No digit and no part of a
+    photograph occurs in two splits. The same scenes in every call; a complete folder is left as it is.
 
     Reference: as `write_digits`; the photographs are china.jpg and flower.jpg of scikit-learn (CC BY, their authors
     are named in its `sklearn/datasets/images/README.txt`).

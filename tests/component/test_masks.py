@@ -39,7 +39,7 @@ def load(street, *overrides):
     return loaded, execution.prepare(loaded)
 
 
-UNET = ("model={name='unet', depth=2, filters=4}", "segmentation.class_weights=balanced")
+UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.class_weights=balanced")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ UNET = ("model={name='unet', depth=2, filters=4}", "segmentation.class_weights=b
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
     with pytest.raises(config.ConfigError, match=message):
-        execution.execute(*load(street, *(model or ["model={name='scratch_cnn'}"])), to_node=to_node)
+        execution.execute(*load(street, *(model or ["model.blocks=[[4], [4]]"])), to_node=to_node)
 
 
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
