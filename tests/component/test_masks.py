@@ -74,7 +74,7 @@ def test_from_files_to_a_checked_export(street):
 
     artifacts = loaded.run_dir / "artifacts"
     (history,) = artifacts.glob("Trainer/model_run/*/history.csv")
-    rows = list(csv.DictReader(history.open()))
+    rows = list(csv.DictReader(history.read_text().splitlines()))
     assert len(rows) == 2
     assert 0.0 <= float(rows[-1]["val_mean_iou"]) <= 1.0
     (serving_dir,) = artifacts.glob("Trainer/model/*/Format-Serving")
