@@ -16,11 +16,12 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_va
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
-from trainer_module import features
+from trainer_module import features, models
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
+    SegmentationOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
@@ -57,8 +58,10 @@ class PipelineSection(Section):
 class DataSection(DataOptions):
     """`[data]`: the pictures."""
 
-    source: Literal["folder", "digits"] = Field(
-        default="folder", description="`digits` writes scikit-learn's handwritten digits and needs no path."
+    source: Literal["folder", "digits", "digit_scenes"] = Field(
+        default="folder",
+        description="`digits` writes scikit-learn's handwritten digits, `digit_scenes` scenes of them with masks; both "
+        "need no path.",
     )
     path: str | None = Field(
         default=None,
@@ -120,7 +123,10 @@ class ServingSection(Section):
         default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
     )
     tolerance: float = Field(
-        default=1e-4, gt=0.0, le=1.0, description="Largest difference of a probability that counts as equal."
+        default=1e-4,
+        gt=0.0,
+        le=1.0,
+        description="Largest difference of a probability, or share of a mask's pixels, that counts as equal.",
     )
 
 
@@ -161,6 +167,7 @@ class PipelineConfig(Section):
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
+    segmentation: SegmentationOptions = SegmentationOptions()
     evaluation: EvaluationSection = EvaluationSection()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
@@ -214,10 +221,12 @@ class PipelineConfig(Section):
         """The part that crosses into Transform and Trainer."""
         return TrainerOptions(
             classes=classes,
+            ignore_id=self.data.ignore_id,
             transform=self.transform,
             augmentation=self.augmentation,
             model=self.model,
             training=self.training,
+            segmentation=self.segmentation,
             grad_cam=self.grad_cam,
         )
 
@@ -253,6 +262,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
       ConfigError: With everything that is wrong, one line each.
     """
     table = _read(name_or_path)
+    _forget_another_model(table, overrides)
     for override in overrides:
         _apply(table, override)
     if data is not None:
@@ -263,7 +273,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
     try:
         return PipelineConfig.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, table) for detail in error.errors()]
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
 
 
@@ -310,6 +320,15 @@ def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
+def _forget_another_model(table: dict[str, Any], overrides: typing.Sequence[str]) -> None:
+    """Empties `[model]` where an override names another model: what it says are the keys of the first."""
+    model = _section(table, "model")
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if key.strip() == "model.name" and text.strip().strip("\"'") != model.get("name", models.DEFAULT):
+            table["model"] = {}
+
+
 def _apply(table: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     *sections, last = key.strip().split(".")
@@ -333,11 +352,11 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     return f". Did you mean `{near[0]}`?" if near else ""
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, table: dict[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         *sections, key = location
-        known = _known_keys(sections)
+        known = _known_keys(sections, table)
         where = f" in [{'.'.join(sections)}]" if sections else ""
         suggestion = did_you_mean(key, known) or f". Known keys: {', '.join(known)}."
         return f"Unknown key `{key}`{where}{suggestion}"
@@ -349,13 +368,13 @@ def _explain(detail: Any) -> str:
     return f"{'.'.join(location)}: {message}{given}" if location else f"{message}"
 
 
-def _known_keys(sections: typing.Sequence[str]) -> list[str]:
+def _known_keys(sections: typing.Sequence[str], table: dict[str, Any]) -> list[str]:
     model: type[BaseModel] | None = PipelineConfig
     for name in sections:
         if model is None:
             return []
         if name == "model" and model is PipelineConfig:
-            model = scratch_cnn.Options
+            model = models.get(table["model"].get("name", models.DEFAULT)).Options
             continue
         model = _model_in(model.model_fields[name].annotation) if name in model.model_fields else None
     return list(model.model_fields) if model else []

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from components.example_validator.drift import NUM_QUANTILES
 from tfx.components import Evaluator, Pusher, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -17,6 +16,7 @@ from tfx.types import Channel, standard_artifacts
 
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from components.example_validator.component import ImageExampleValidator
+from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
 from components.image_example_gen import layout as layouts
 from components.image_example_gen.component import ImageExampleGen
@@ -100,6 +100,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         custom_config={
             "classes": list(layout.classes),
             "transform": config.transform.model_dump_json(),
+            "task": config.model.task,
             "source_hash": code,
         },
         materialize=False,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pipeline.runners.local import NodeResult
 
 
+_WITHOUT_MASKS = ("Evaluator", "GradCam", "Pusher")
+
+
 class AlreadyRunningError(Exception):
     """Another process runs this pipeline."""
 
@@ -127,11 +130,7 @@ def execute(
     Raises:
       ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
-    if layout.with_masks and NODE_IDS.index(to_node or NODE_IDS[-1]) >= NODE_IDS.index("Transform"):
-        raise ConfigError(
-            f"{layout.root} has masks, and model.name = {config.model.name} tells classes of whole pictures. "
-            "--to ExampleValidator reads, divides and checks these data."
-        )
+    _refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results
     from pipeline.runners import local
 
@@ -154,6 +153,28 @@ def execute(
         raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
     outcome.result = results.collect(results.outputs_of_run(connection, run_id), layout.classes)
     return outcome
+
+
+def _refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
+    """Refuses a model that the data cannot train, and nodes that do not know masks yet."""
+    if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
+        return
+    name = config.model.name
+    if layout.with_masks and config.model.task != "segmentation":
+        raise ConfigError(
+            f"{layout.root} has masks, and model.name = {name} tells classes of whole pictures. Use one for masks "
+            "(--set model.name=unet); --to ExampleValidator only reads, divides and checks these data."
+        )
+    if not layout.with_masks and config.model.task == "segmentation":
+        raise ConfigError(
+            f"model.name = {name} needs a mask for every picture, and {layout.root} has classes of whole pictures. "
+            "Use another model (--set model.name=scratch_cnn), or bring images/ and masks/."
+        )
+    if layout.with_masks and to_node in _WITHOUT_MASKS:
+        raise ConfigError(
+            f"{', '.join(_WITHOUT_MASKS)} do not know masks yet, so that no model of them is judged or pushed. "
+            "--to ServingValidator trains, exports and checks it."
+        )
 
 
 def log_path(config: PipelineConfig) -> Path:

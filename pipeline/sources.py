@@ -5,15 +5,22 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from components.image_example_gen import layout
+from trainer_module import features
 
 # Written last: a folder without it was left by an interrupted call.
 _COMPLETE = ".complete"
+
+# Scenes of every split, and its share of the digits and of the photographs' width.
+SCENES = {features.TRAIN: (600, 0.7), features.VALIDATION: (100, 0.15), features.TEST: (100, 0.15)}
+SCENE_SIDE = 64
 
 
 def write_digits(data_dir: Path) -> None:
@@ -25,14 +32,39 @@ def write_digits(data_dir: Path) -> None:
     Reference: E. Alpaydin & C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
     https://doi.org/10.24432/C50P49; scikit-learn ships the test part.
     """
+    _write_once(data_dir, _digits_into)
+
+
+def write_digit_scenes(data_dir: Path) -> None:
+    """Writes 800 scenes of 64x64 pixels: handwritten digits on photographs, with exact masks.
+
+    `images/<split>/<index>.png`, `masks/<split>/<index>.png` and `classes.txt`: 0 is the background, 1 to 10 are the
+    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which some of its 8x8 digits
+    lie, enlarged to 16 to 32 pixels, each in one colour that differs from what it covers. No digit and no part of a
+    photograph occurs in two splits. The same scenes in every call; a complete folder is left as it is.
+
+    Reference: as `write_digits`; the photographs are china.jpg and flower.jpg of scikit-learn (CC BY, their authors
+    are named in its `sklearn/datasets/images/README.txt`).
+    """
+    _write_once(data_dir, _digit_scenes_into)
+
+
+def _write_once(data_dir: Path, write_into: Callable[[Path], None]) -> None:
     if (data_dir / _COMPLETE).exists():
         return
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
     staging = data_dir.with_name(data_dir.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(data_dir, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write_into(staging)
+    (staging / _COMPLETE).touch()
+    os.replace(staging, data_dir)
+
+
+def _digits_into(staging: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
     rows = []
     for index, (ink, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         name = f"{digit}/{index:04d}.png"
@@ -45,8 +77,66 @@ def write_digits(data_dir: Path) -> None:
         writer = csv.writer(file)
         writer.writerow([layout.FILENAME_COLUMN, "slant"])
         writer.writerows(rows)
-    (staging / _COMPLETE).touch()
-    os.replace(staging, data_dir)
+
+
+def _digit_scenes_into(staging: Path) -> None:
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    photographs = load_sample_images().images
+    (staging / layout.CLASSES_FILE).write_text("\n".join(["background", *map(str, range(10))]) + "\n")
+    random = np.random.default_rng(0)
+    begin = 0.0
+    for split, (count, share) in SCENES.items():
+        end = begin + share
+        own = slice(round(begin * len(digits.images)), round(end * len(digits.images)))
+        parts = [photo[:, round(begin * photo.shape[1]) : round(end * photo.shape[1])] for photo in photographs]
+        for folder in (layout.IMAGES_FOLDER, layout.MASKS_FOLDER):
+            (staging / folder / split).mkdir(parents=True)
+        for index in range(count):
+            part = parts[index % len(parts)]
+            picture, mask = scene(part, digits.images[own], digits.target[own], random)
+            Image.fromarray(picture).save(staging / layout.IMAGES_FOLDER / split / f"{index:04d}.png")
+            Image.fromarray(mask).save(staging / layout.MASKS_FOLDER / split / f"{index:04d}.png")
+        begin = end
+
+
+def scene(
+    photograph: np.ndarray, inks: np.ndarray, targets: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts digits on a crop of a photograph.
+
+    A pixel is a digit's where its enlarged ink (bicubic) is at least half of the strongest; it takes the digit's colour
+    there and nowhere else, so that the mask is exact. A digit that would overlap another, also by its square, is left
+    out.
+
+    Args:
+      photograph: uint8 [height, width, 3], at least 64 x 64.
+      inks: float [n, 8, 8], range [0, 16].
+      targets: int [n], the digits that they show.
+      random: Decides everything.
+
+    Returns:
+      Picture uint8 [64, 64, 3] and mask uint8 [64, 64], 0 for the background and 1 + digit.
+    """
+    top, left = (random.integers(0, size - SCENE_SIDE + 1) for size in photograph.shape[:2])
+    picture = photograph[top : top + SCENE_SIDE, left : left + SCENE_SIDE].copy()
+    mask = np.zeros((SCENE_SIDE, SCENE_SIDE), np.uint8)
+    taken = np.zeros_like(mask, bool)
+    for _ in range(random.integers(3, 13)):
+        chosen, side = random.integers(len(inks)), int(random.integers(16, 33))
+        row, column = random.integers(0, SCENE_SIDE - side + 1, 2)
+        place: Any = np.s_[row : row + side, column : column + side]
+        if taken[place].any():
+            continue
+        taken[place] = True
+        enlarged = Image.fromarray(inks[chosen].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+        is_ink = np.asarray(enlarged) >= inks[chosen].max() / 2
+        # Half of the range away from what it covers, in every channel: visible on any ground.
+        ground = picture[place].reshape(-1, 3).mean(axis=0)
+        picture[place][is_ink] = ((ground + random.uniform(96, 160, 3)) % 256).astype(np.uint8)
+        mask[place][is_ink] = 1 + targets[chosen]
+    return picture, mask
 
 
 def slant(ink: np.ndarray) -> str:
@@ -66,4 +156,4 @@ def slant(ink: np.ndarray) -> str:
     return "right" if shift < -0.1 else "left" if shift > 0.1 else "upright"
 
 
-WRITERS = {"digits": write_digits}
+WRITERS = {"digits": write_digits, "digit_scenes": write_digit_scenes}

@@ -9,9 +9,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer_module import features
+from trainer_module import features, tasks
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
 
 # Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
 LABELS_FILE = "assets.extra/labels.json"
@@ -42,7 +41,7 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.track(tft_layer)
-    for name, endpoint in classification.endpoints(model, options, tft_layer, raw_feature_spec).items():
+    for name, endpoint in tasks.of(options).endpoints(model, options, tft_layer, raw_feature_spec).items():
         archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
     archive.write_out(serving_dir, verbose=False)
     labels_path = os.path.join(serving_dir, LABELS_FILE)

@@ -36,7 +36,7 @@ BUILT_IN_SLICES = (SLICE_BRIGHTNESS, SLICE_RESOLUTION, SLICE_ORIENTATION)
 
 # --- Transformed example: what the transform graph makes of a raw one -------------------------------------------
 IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
-LABEL = "label"  # int64 class id: the index of the class name in alphabetical order
+LABEL = "label"  # int64 class id (index of the class name), or raw uint8 mask [image_size, image_size] in one string
 PIXEL_MEAN = "pixel_mean"  # float32 [channels], of the whole train split, range [0, 255]
 PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], of the whole train split
 
@@ -58,6 +58,9 @@ EMBED = "embed"
 FEATURES_LAYER = "features"  # the last spatial feature map [N, h, w, c]
 EMBEDDING_LAYER = "embedding"  # the vector [N, d] that the class layer reads
 LOGITS_LAYER = "logits"  # [N, num_classes]
+
+# --- Layers of every segmentation model, beside logits [N, image_size, image_size, num_classes] ------------------
+BOTTLENECK_LAYER = "bottleneck"  # the coarsest feature map [N, h, w, c]
 
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"

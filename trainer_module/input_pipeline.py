@@ -14,6 +14,9 @@ from trainer_module.options import TransformOptions
 # Serialised raw examples, string [N] → transformed features, each [N, ...].
 TransformGraph = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
+# Transformed features of a batch and the options of Transform → the batch's labels, each [n, ...].
+ReadLabel = Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
+
 LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of pixels, for each of the train and the validation split
 LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of pixels
 _DECODED_TOGETHER = 64
@@ -49,6 +52,11 @@ def read_pixel_statistics(file_patterns: Sequence[str], transform: TransformGrap
     raise ValueError(f"No examples in {list(file_patterns)}.")
 
 
+def read_class_id(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
+    """The label of a whole picture, int64 [n]."""
+    return transformed[features.LABEL]
+
+
 def batches(
     file_patterns: Sequence[str],
     transform: TransformGraph,
@@ -58,6 +66,7 @@ def batches(
     num_examples: int,
     cache_dir: str,
     shuffle_seed: int | None = None,
+    read_label: ReadLabel = read_class_id,
 ) -> tf.data.Dataset:
     """Reads raw examples as (pixels, label) batches, one pass, in file order unless shuffled.
 
@@ -72,18 +81,20 @@ def batches(
       num_examples: Number of examples, to choose where they are kept and how many are shuffled.
       cache_dir: Receives the file, where one is needed.
       shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
+      read_label: How the task finds its label among the transformed features.
 
     Returns:
-      Dataset of (uint8 [n, image_size, image_size, channels], int64 [n]).
+      Dataset of (uint8 [n, image_size, image_size, channels], label [n, ...]).
     """
 
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         transformed = transform(serialized)
         pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.channels)
-        return pixels, transformed[features.LABEL]
+        return pixels, read_label(transformed, options)
 
-    bytes_each = options.image_size**2 * options.channels
     decoded = records(file_patterns).batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    # With the mask, if the label is one; a class id is next to nothing.
+    bytes_each = sum(spec.shape.num_elements() or 1 for spec in decoded.element_spec)
     if num_examples * bytes_each <= LARGEST_MEMORY_CACHE:
         decoded = decoded.cache()
     else:

@@ -53,6 +53,22 @@ class TrainingOptions(Section):
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
 
 
+class SegmentationOptions(Section):
+    """`[segmentation]`: what counts as a good mask while training."""
+
+    loss: Literal["cross_entropy", "dice", "cross_entropy_dice", "focal"] = Field(
+        default="cross_entropy", description="`cross_entropy_dice` is the sum of both."
+    )
+    class_weights: Literal["none", "balanced", "median_frequency"] = Field(
+        default="none",
+        description="`balanced` weighs a class by the inverse of its share of all pixels, `median_frequency` of its "
+        "share in the pictures that show it.",
+    )
+    focal_gamma: float = Field(
+        default=2.0, ge=0.0, le=10.0, description="With `focal`: how little well classified pixels count; 0 is none."
+    )
+
+
 class ExplanationOptions(Section):
     """`[grad_cam]`: how decisions are explained."""
 
@@ -77,11 +93,13 @@ class ExplanationOptions(Section):
 class TrainerOptions(Section):
     """All that the Transform and Trainer hooks receive."""
 
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names in alphabetical order: id = index.")
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names: id = index. Alphabetical, but for masks.")
+    ignore_id: int | None = Field(default=None, ge=0, le=255, description="In masks: pixels that count for nothing.")
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions]
     training: TrainingOptions = TrainingOptions()
+    segmentation: SegmentationOptions = SegmentationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
 
     @field_validator("model", mode="before")

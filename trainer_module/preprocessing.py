@@ -98,13 +98,37 @@ def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.T
     return traced
 
 
+def decode_and_resize_masks(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Turns a batch of masks into model-sized class ids.
+
+    Ids cannot be averaged: every pixel takes the id of the one in which its centre lies, floor((i + 1/2) * side /
+    image_size). `resize` has its centres at the same places, so that picture and mask stay one upon the other.
+
+    Args:
+      encoded: string [N], grey PNG files of any size, upright as ImageExampleGen writes them.
+      image_size: Side of the result, pixels.
+
+    Returns:
+      uint8 [N, image_size, image_size].
+
+    Raises:
+      tf.errors.InvalidArgumentError: If any file of the batch is not a complete PNG.
+    """
+
+    def model_sized(one: tf.Tensor) -> tf.Tensor:
+        ids = tf.ensure_shape(tf.io.decode_png(one, channels=1), [None, None, 1])
+        return tf.image.resize(ids, [image_size, image_size], method="nearest")[..., 0]
+
+    return tf.map_fn(model_sized, encoded, fn_output_signature=tf.TensorSpec([image_size, image_size], tf.uint8))
+
+
 def pack(pixels: tf.Tensor) -> tf.Tensor:
     """Turns pixels into one string of raw bytes a picture: a transform graph can give floats, int64 and strings only.
 
     TensorFlow has no operation for this, but a serialised TensorProto of uint8 ends with the raw content.
 
     Args:
-      pixels: uint8 [N, image_size, image_size, channels]; all but N static.
+      pixels: uint8 [N, image_size, image_size, channels], or masks without channels; all but N static.
 
     Returns:
       string [N], each image_size * image_size * channels bytes long, row-major.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,9 +16,18 @@ class Section(BaseModel):
 
 
 class ModelOptions(Section):
-    """`[model]`: every model adds its own keys in its own file."""
+    """`[model]`: every model adds its own keys in its own file.
 
+    Attributes:
+      task: What the model is made for: a name of `trainer_module.tasks`.
+    """
+
+    task: ClassVar[str] = "classification"
     name: str
+
+    def takes_pixels(self) -> bool:
+        """Whether the network normalises by itself and so wants pixels as they are, range [0, 255]."""
+        return False
 
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels, that the network can take."""

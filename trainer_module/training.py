@@ -9,9 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer_module import augmentation, features
+from trainer_module import features, tasks
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
 
 # One line an epoch for whoever watches the run; the command shows it beside the running node.
 PROGRESS_LOGGER = "tfx_vision.progress"
@@ -23,7 +22,9 @@ class TrainingDivergedError(RuntimeError):
 
 class _EpochReport(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items() if name != "learning_rate")
+        # Figures of single classes (`iou/road`) would hide the others; they are in the history.
+        shown = {name: value for name, value in (logs or {}).items() if name != "learning_rate" and "/" not in name}
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
         logging.getLogger(PROGRESS_LOGGER).info("epoch %d/%d  %s", epoch + 1, self.params["epochs"], figures)
 
 
@@ -49,8 +50,8 @@ def train(
 
     Args:
       model: From pixels to logits.
-      options: `training` and `augmentation` are read.
-      train_data: (uint8 [n, h, w, c], int64 [n]) batches, shuffled.
+      options: `training`, `augmentation` and what the task reads.
+      train_data: (uint8 [n, h, w, c], label) batches, shuffled; the label as the task's `read_label` gives it.
       validation_data: The same, in any order.
       run_dir: Receives `history.csv`.
 
@@ -61,11 +62,13 @@ def train(
       TrainingDivergedError: If the loss becomes NaN.
     """
     training = options.training
-    fitted = augmentation.augmented(model, options.augmentation, training.seed)
+    task = tasks.of(options)
+    loss = task.loss(options, train_data)
+    fitted, train_data = task.augmented(model, train_data, options)
     fitted.compile(
         optimizer=keras.optimizers.Adam(training.learning_rate),
-        loss=classification.loss(),
-        metrics=classification.metrics(),
+        loss=loss,
+        metrics=task.metrics(options),
     )
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     callbacks = [

@@ -18,6 +18,7 @@ from trainer_module.error_text import first_line
 
 METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"
+CLASSES_FILE = "classes.txt"  # with masks: one name a line, the line's number (from 0) is the id
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 # Columns of a manifest that are not slices.
 PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
@@ -156,6 +157,7 @@ class _Found:
         self.entries: list[Entry] = []
         self.refused: list[Refused] = []
         self.columns: tuple[str, ...] = ()
+        self.mask_classes: tuple[str, ...] = ()  # of classes.txt
         self.labels: set[str] = set()  # class folders count even while they are empty
         self.notes: list[str] = []
         self.span = self.version = 0
@@ -189,7 +191,9 @@ def _all_spans(pattern: str, options: DataOptions) -> _Found:
     whole.span, whole.version = chosen[-1].number, chosen[-1].version
     if len({part.kind for part in parts}) > 1 or len({part.columns for part in parts}) > 1:
         raise DatasetError(f"{root}: the spans do not have the same layout and columns; set data.spans to one of them.")
-    whole.with_masks = parts[0].with_masks
+    if len({part.mask_classes for part in parts}) > 1:
+        raise DatasetError(f"{root}: {CLASSES_FILE} is not the same in all spans. Set data.classes.")
+    whole.with_masks, whole.mask_classes = parts[0].with_masks, parts[0].mask_classes
     for span, part in zip(chosen, parts, strict=True):
         _add_span_column(part, span.number)
         whole.columns = part.columns
@@ -227,7 +231,7 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
         raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
     top = files.listing(root)
     for found in top:
-        if found.problem and (found.is_folder or found.path in (*MANIFEST_FILES, METADATA_FILE)):
+        if found.problem and (found.is_folder or found.path in (*MANIFEST_FILES, METADATA_FILE, CLASSES_FILE)):
             raise DatasetError(f"{join(root, files.readable(found.path))}: {found.problem}.")
     kind = options.layout if options.layout != "auto" else _kind(root, top, manifest)
     if manifest and kind != "manifest":
@@ -235,9 +239,13 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
     if options.metadata_csv and kind in ("manifest", "tfrecord"):
         raise DatasetError(f"data.metadata_csv does not go with a {kind}, which names slices itself. Remove it.")
     if kind == "manifest":
-        return _from_manifest(root, manifest or _find_manifest(root, top), options)
+        read = _from_manifest(root, manifest or _find_manifest(root, top), options)
+        read.mask_classes = _classes_of_masks(read, options)
+        return read
     if kind == "tfrecord":
-        return _from_tfrecords(root, top, options)
+        read = _from_tfrecords(root, top, options)
+        read.mask_classes = _classes_of_masks(read, options)
+        return read
     reader = {
         "class_folders": _from_class_folders,
         "split_folders": _from_split_folders,
@@ -245,7 +253,26 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
     }[kind]
     read = reader(root, top)
     _join_metadata(read, _find_metadata(root, top, options), options)
+    read.mask_classes = _classes_of_masks(read, options)
     return read
+
+
+def _classes_of_masks(found: _Found, options: DataOptions) -> tuple[str, ...]:
+    """The names in `classes.txt`, where they are wanted and there."""
+    if not found.with_masks or options.classes is not None or not files.is_file(join(found.root, CLASSES_FILE)):
+        return ()
+    location = join(found.root, CLASSES_FILE)
+    try:
+        lines = files.read(found.root, CLASSES_FILE).decode("utf-8-sig").rstrip().splitlines()
+    except (files.UnreadableFileError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{location} cannot be read: {first_line(error)}") from None
+    names = tuple(line.strip() for line in lines)
+    for number, name in enumerate(names):
+        if not name:
+            raise DatasetError(f"{location}, line {number + 1}: no name. The line's number, from 0, is the class's id.")
+        if name in names[:number]:
+            raise DatasetError(f"{location}, line {number + 1}: {name} stands here again.")
+    return names
 
 
 def _kind(root: str, top: list[files.File], manifest: str | None) -> LayoutKind:
@@ -585,7 +612,9 @@ def _finished(found: _Found, options: DataOptions) -> Layout:
         entries=tuple(entries),
         refused=tuple(sorted(found.refused)),
         # Ids are alphabetical, but those of masks, which are in the masks.
-        classes=(options.classes or ()) if found.with_masks else tuple(sorted(options.classes or found.labels)),
+        classes=(options.classes or found.mask_classes)
+        if found.with_masks
+        else tuple(sorted(options.classes or found.labels)),
         own_splits=own_splits,
         columns=found.columns,
         slice_columns=tuple(slice_columns),
@@ -606,9 +635,10 @@ def _refuse_untrainable(location: str, layout: Layout, options: DataOptions) -> 
         raise DatasetError(f"{location} has no class folders. Expected one folder a class with its pictures inside.")
     if not layout.classes:
         what = "TFRecords do not name" if layout.kind == "tfrecord" else "Masks hold ids, not names; name"
+        where = f", or write {CLASSES_FILE} into the folder, one name a line" if layout.with_masks else ""
         raise DatasetError(
             f"{location}: {what} the classes in advance. Set data.classes, for example "
-            '--set data.classes=\'["cat", "dog"]\'.'
+            f'--set data.classes=\'["cat", "dog"]\'{where}.'
         )
     if len(layout.classes) == 1:
         raise DatasetError(

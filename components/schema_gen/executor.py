@@ -62,6 +62,7 @@ def curate(
         elif is_class:
             feature.string_domain.value.extend(classes)
             if feature.name == features.MASK_CLASSES:
+                # Any number, also where all masks of the train split happen to show equally many.
                 for field in ("shape", "value_count", "presence"):
                     feature.ClearField(field)
         elif feature.name in ranges:

@@ -9,18 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, preprocessing
+from trainer_module import features, tasks
 from trainer_module.error_text import first_line
 from trainer_module.options import TrainerOptions
 from trainer_module.session_model import SessionModel
-
-REQUIRED_SIGNATURES = (
-    features.SERVING_DEFAULT,
-    features.EXAMPLES,
-    features.CLASSIFY,
-    features.EXPLAIN,
-    features.EMBED,
-)
 
 
 class Check(NamedTuple):
@@ -37,15 +29,6 @@ class Check(NamedTuple):
     detail: str
 
 
-def expected_probabilities(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """The Keras model's own answer, float32 [N, C]: the reference that the export is compared with."""
-    pixels = preprocessing.decode_and_resize(
-        tf.constant(list(image_bytes)), options.transform.image_size, options.transform.channels
-    )
-    probabilities: np.ndarray = tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)).numpy()
-    return probabilities
-
-
 def validate(
     export_dir: str,
     model: keras.Model,
@@ -60,21 +43,22 @@ def validate(
       model: The trained Keras model, from pixels to logits.
       options: The configuration of the run.
       serialized_examples: Raw examples, at least one.
-      tolerance: Largest difference of a probability that counts as equal.
+      tolerance: Largest difference of a probability, or share of a mask's pixels, that counts as equal.
 
     Returns:
       Every check that could be made; the export is good if all have passed.
     """
+    task = tasks.of(options)
     try:
         served = SessionModel(export_dir)
     except Exception as error:  # the loader's errors have no common class
         return [Check("loads in a session", False, first_line(error))]
     try:
         checks = [Check("loads in a session", True, f"signatures: {', '.join(sorted(served.signatures))}")]
-        missing = [name for name in REQUIRED_SIGNATURES if name not in served.signatures]
+        missing = [name for name in task.REQUIRED_SIGNATURES if name not in served.signatures]
         checks.append(Check("has all signatures", not missing, f"missing: {', '.join(missing)}" if missing else "yes"))
         image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-        expected = expected_probabilities(model, options, image_bytes)
+        expected = task.expected(model, options, image_bytes)
         for signature, values in (
             (features.SERVING_DEFAULT, image_bytes),
             (features.EXAMPLES, list(serialized_examples)),
@@ -99,16 +83,10 @@ def _compare(
 ) -> Check:
     name = f"{signature} agrees with the Keras model"
     try:
-        answer = served.run_on(signature, values)
-        difference = float(np.max(np.abs(answer["probabilities"] - expected)))
-        labels = [label.decode() for label in answer["label"]]
+        passed, detail = tasks.of(options).compare(served.run_on(signature, values), expected, options, tolerance)
     except Exception as error:
         return Check(name, False, first_line(error))
-    if not difference <= tolerance:  # NaN is a failure too
-        return Check(name, False, f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}")
-    if labels != [options.classes[index] for index in answer["probabilities"].argmax(axis=-1)]:
-        return Check(name, False, "the labels are not those of the most probable classes")
-    return Check(name, True, f"{len(values)} examples, largest difference of a probability {difference:.2g}")
+    return Check(name, passed, f"{len(values)} examples, {detail}" if passed else detail)
 
 
 def _answers(served: SessionModel, signature: str, image_bytes: Sequence[bytes]) -> Check:

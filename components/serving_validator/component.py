@@ -59,7 +59,7 @@ class ServingValidator(base_component.BaseComponent):
         options: TrainerOptions as JSON.
         split: The split whose first examples are asked.
         num_examples: How many.
-        tolerance: Largest difference of a probability that counts as equal.
+        tolerance: Largest difference of a probability, or share of a mask's pixels, that counts as equal.
         source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(

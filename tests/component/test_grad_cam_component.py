@@ -12,8 +12,8 @@ from tfx.types import standard_artifacts
 
 import components
 from components.grad_cam import executor, index_page
-from components.serving_validator import checks
 from trainer_module import grad_cam, preprocessing
+from trainer_module.tasks import classification
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def explained(tiny_model, tmp_path_factory):
 def test_the_most_confident_decisions_of_every_class_are_explained(tiny_model, explained):
     folder, artifact = explained
     entries = json.loads((folder / "index.json").read_text())
-    probabilities = checks.expected_probabilities(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    probabilities = classification.expected(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     truth = np.array([0, 1, 2] * 4)
     expected = set()
     for class_id, name in enumerate(tiny_model.options.classes):

@@ -47,7 +47,7 @@ def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
     tf.saved_model.save(tiny_model.model, wrong, signatures=signatures)
     loaded = tf.saved_model.load(wrong).signatures["serving_default"]
     answer = loaded(image_bytes=tf.constant(tiny_model.image_bytes))["probabilities"]
-    expected = checks.expected_probabilities(tiny_model.model, options, tiny_model.image_bytes)
+    expected = classification.expected(tiny_model.model, options, tiny_model.image_bytes)
     np.testing.assert_allclose(answer, expected, atol=1e-5)
 
     found = failures(validate(wrong, tiny_model))

@@ -109,7 +109,9 @@ def transform(executor, artifacts, tmp_path):
         {"transform_graph": [graph]},
         {
             "preprocessing_fn": "trainer_module.hooks.transform.preprocessing_fn",
-            "custom_config": json.dumps({"classes": ["a", "b"], "transform": '{"image_size": 8}'}),
+            "custom_config": json.dumps(
+                {"classes": ["a", "b"], "transform": '{"image_size": 8}', "task": "classification"}
+            ),
             "splits_config": '{"analyze": ["train"]}',
             "disable_statistics": 1,
         },

@@ -290,6 +290,31 @@ def test_val_is_validation_for_classes_too(class_folders):
     assert inspect(root.parent / "vehicles", layout="class_folders").classes == ("bus", "train")
 
 
+def test_names_of_classes_from_a_file(mask_folders):
+    root = mask_folders("images/a.png", "masks/a.png", "images/b.png", "masks/b.png")
+    (root / "classes.txt").write_text("road\n car \n\n", encoding="utf-8")
+    assert inspect(root).classes == ("road", "car")
+    assert inspect(root).refused == ()
+    assert inspect(root, classes=["sky", "sea"]).classes == ("sky", "sea")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"road\n\ncar\n", r"classes\.txt, line 2: no name"),
+        (b"road\ncar\nroad\n", r"classes\.txt, line 3: road stands here again"),
+        (b"\xff\xfe", r"classes\.txt cannot be read"),
+        (b"\n", r"Set data\.classes.* or write classes\.txt"),
+    ],
+    ids=["no name", "twice", "not UTF-8", "empty"],
+)
+def test_an_unusable_file_of_classes(mask_folders, text, message):
+    root = mask_folders("images/a.png", "masks/a.png")
+    (root / "classes.txt").write_bytes(text)
+    with pytest.raises(layout.DatasetError, match=message):
+        inspect(root)
+
+
 # --- Manifests --------------------------------------------------------------------------------------------------
 
 

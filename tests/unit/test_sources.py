@@ -45,3 +45,32 @@ def test_slant_of_a_straight_stroke(shift, expected):
     for row in range(8):
         ink[row, 8 + shift * (row - 4)] = 1.0
     assert sources.slant(ink) == expected
+
+
+def test_digit_scenes(tmp_path):
+    target = tmp_path / "scenes"
+    sources.write_digit_scenes(target)
+    found = layout.inspect(str(target), DataOptions())
+    assert found.with_masks and found.refused == ()
+    assert found.classes == ("background", *"0123456789")
+    assert found.own_splits == ("train", "validation", "test")
+    assert len(found.entries) == 800
+    masks = np.stack([np.asarray(Image.open(target / entry.mask)) for entry in found.entries])
+    assert masks.shape[1:] == (64, 64) and set(np.unique(masks)) == set(range(11))
+    pixels = np.stack([np.asarray(Image.open(target / entry.path)) for entry in found.entries])
+    # A digit has one colour.
+    assert all(np.ptp(pixels[0][masks[0] == value], axis=0).max() == 0 for value in np.unique(masks[0])[1:2])
+
+    again = tmp_path / "again"
+    sources.write_digit_scenes(again)
+    assert all((again / e.path).read_bytes() == (target / e.path).read_bytes() for e in found.entries[::100])
+
+
+def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):
+    photograph = np.arange(100 * 90 * 3).reshape(100, 90, 3).astype(np.uint8)
+    inks = rng.integers(0, 17, (5, 8, 8)).astype(float)
+    picture, mask = sources.scene(photograph, inks, np.arange(5), rng)
+    crops = np.lib.stride_tricks.sliding_window_view(photograph, (64, 64, 3))[:, :, 0]
+    same = (crops == picture) | (mask != 0)[..., np.newaxis]
+    assert same.all(axis=(2, 3, 4)).any()
+    assert mask.any()

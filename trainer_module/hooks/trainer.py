@@ -7,9 +7,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import export, features, input_pipeline, training
+from trainer_module import export, features, input_pipeline, tasks, training
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
 
 
 # TFX Trainer calls this function.
@@ -31,7 +30,8 @@ def run_fn(fn_args: FnArgs) -> None:
         return transformed
 
     statistics = input_pipeline.read_pixel_statistics(fn_args.train_files, transform)
-    model = classification.build_model(options, statistics)
+    task = tasks.of(options)
+    model = task.build_model(options, statistics)
 
     def batches(split: str, files: list[str], shuffle_seed: int | None = None) -> tf.data.Dataset:
         return input_pipeline.batches(
@@ -42,6 +42,7 @@ def run_fn(fn_args: FnArgs) -> None:
             num_examples=input_pipeline.count(files),
             cache_dir=os.path.join(fn_args.model_run_dir, "cache", split),
             shuffle_seed=shuffle_seed,
+            read_label=task.read_label,
         )
 
     training.train(

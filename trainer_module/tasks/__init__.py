@@ -1,1 +1,42 @@
-"""What a model is asked for: one file a task, with its head, loss, metrics and signatures."""
+"""What a model is asked for. The folder is the registry: one file a task, with its label, loss, metrics and signatures.
+
+Every module gives
+  `build_model(options, statistics)`, the network from pixels to logits;
+  `transform_label(inputs, classes, options)` and `read_label(transformed, options)`, the label on its way from a raw
+    example through the transform graph to a batch;
+  `augmented(model, train_data, options)`, the model and the data to be fitted;
+  `loss(options, train_data)`, `metrics(options)`;
+  `endpoints(...)`, the signatures of the export, of which `REQUIRED_SIGNATURES` may not be missing;
+  `expected(model, options, image_bytes)` and `compare(answer, expected, options, tolerance)`, how an export is checked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer_module.options import TrainerOptions
+
+
+def names() -> list[str]:
+    """Names of all tasks, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def get(name: str) -> ModuleType:
+    """Imports the module of one task, and with it Keras.
+
+    Raises:
+      ValueError: If no module of that name is in this folder.
+    """
+    if name not in names():
+        raise ValueError(f"Unknown task {name!r}. Known tasks: {', '.join(names())}.")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def of(options: TrainerOptions) -> ModuleType:
+    """The task of a run: its model's."""
+    return get(options.model.task)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, models, preprocessing
+from trainer_module import augmentation, features, grad_cam, input_pipeline, models, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.options import TrainerOptions
+from trainer_module.options import TrainerOptions, TransformOptions
+
+REQUIRED_SIGNATURES = (
+    features.SERVING_DEFAULT,
+    features.EXAMPLES,
+    features.CLASSIFY,
+    features.EXPLAIN,
+    features.EMBED,
+)
+
+read_label = input_pipeline.read_class_id
 
 
 class Endpoint(NamedTuple):
@@ -34,11 +45,13 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
 
     Returns:
       Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to logits, float32
-      [N, num_classes].
+      [N, num_classes]; with segmentation [N, image_size, image_size, num_classes].
     """
     size, channels = options.transform.image_size, options.transform.channels
     inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
-    if options.transform.normalization == "dataset":
+    if options.model.takes_pixels():
+        x = inputs
+    elif options.transform.normalization == "dataset":
         # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
         # construction. A constant channel has variance 0; Keras guards the division.
         x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
@@ -48,12 +61,32 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
     return keras.Model(inputs, logits, name=options.model.name)
 
 
-def loss() -> keras.losses.Loss:
+def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
+    """A raw example's class name → its id, int64 [N]; -1 for an unknown name.
+
+    The vocabulary is the configuration's, in alphabetical order: ids do not depend on how often a class occurs, and a
+    class that appears later is an anomaly, not a silent change of every id.
+    """
+    ids = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
+        default_value=-1,
+    )
+    return ids.lookup(tf.reshape(inputs[features.CLASS_TEXT], [-1]))
+
+
+def augmented(
+    model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
+) -> tuple[keras.Model, tf.data.Dataset]:
+    """The model with random layers before it: a label does not change with its picture."""
+    return augmentation.augmented(model, options.augmentation, options.training.seed), train_data
+
+
+def loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
     """Cross-entropy of integer labels and logits."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def metrics() -> list[keras.metrics.Metric]:
+def metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
     """What is shown while training."""
     return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
@@ -143,3 +176,35 @@ def endpoints(
         features.EXPLAIN: Endpoint(explain_pictures, image_bytes),
         features.EMBED: Endpoint(embed, image_bytes),
     }
+
+
+def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
+    """The Keras model's own answer, probabilities float32 [N, C]: the reference that an export is compared with."""
+    pixels = preprocessing.decode_and_resize(
+        tf.constant(list(image_bytes)), options.transform.image_size, options.transform.channels
+    )
+    probabilities: np.ndarray = tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)).numpy()
+    return probabilities
+
+
+def compare(
+    answer: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+) -> tuple[bool, str]:
+    """Whether an export answers what the Keras model does.
+
+    Args:
+      answer: Outputs of `serving_default` or `examples`.
+      expected: From `expected`.
+      options: The configuration of the run.
+      tolerance: Largest difference of a probability that counts as equal.
+
+    Returns:
+      The verdict, and the figure or what went wrong.
+    """
+    difference = float(np.max(np.abs(answer["probabilities"] - expected)))
+    if not difference <= tolerance:  # NaN is a failure too
+        return False, f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
+    labels = [label.decode() for label in answer["label"]]
+    if labels != [options.classes[index] for index in answer["probabilities"].argmax(axis=-1)]:
+        return False, "the labels are not those of the most probable classes"
+    return True, f"largest difference of a probability {difference:.2g}"

@@ -1,0 +1,58 @@
+"""Figures of masks against scikit-learn's."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score
+from sklearn.metrics import confusion_matrix as sklearn_matrix
+
+from trainer_module.pixel_metrics import PixelMetrics, confusion_matrix
+
+CLASSES = ("road", "car", "tree", "sky")
+
+
+def logits_of(predicted):
+    return np.eye(len(CLASSES), dtype=np.float32)[predicted] * 3
+
+
+def test_all_figures_over_several_batches(rng):
+    truth = rng.integers(0, 4, (6, 5, 7)).astype(np.uint8)
+    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 4, truth.shape))
+    truth[rng.random(truth.shape) < 0.2] = 255
+    metric = PixelMetrics(CLASSES, ignore_id=255)
+    for part in (slice(0, 2), slice(2, 6)):
+        metric.update_state(truth[part], logits_of(predicted[part]))
+    found = {name: float(figure) for name, figure in metric.result().items()}
+    y, z = truth[truth != 255], predicted[truth != 255]
+    np.testing.assert_array_equal(metric.matrix, sklearn_matrix(y, z))
+    assert found["pixel_accuracy"] == pytest.approx(accuracy_score(y, z))
+    assert found["mean_iou"] == pytest.approx(jaccard_score(y, z, average="macro"))
+    assert found["dice"] == pytest.approx(f1_score(y, z, average="macro"))
+    for name, iou in zip(CLASSES, jaccard_score(y, z, average=None), strict=True):
+        assert found[f"iou/{name}"] == pytest.approx(iou)
+    metric.reset_state()
+    assert not np.any(metric.matrix)
+
+
+def test_a_class_that_does_not_occur_counts_for_nothing():
+    metric = PixelMetrics(CLASSES)
+    metric.update_state(np.array([[[0, 1]]]), logits_of(np.array([[[0, 0]]])))
+    found = {name: float(figure) for name, figure in metric.result().items()}
+    assert found["mean_iou"] == pytest.approx(0.25)  # of road 1/2, of car 0
+    assert math.isnan(found["iou/sky"])
+
+
+def test_a_class_can_be_the_ignored_one():
+    metric = PixelMetrics(CLASSES, ignore_id=0)
+    metric.update_state(np.array([[[0, 1, 2, 2]]]), logits_of(np.array([[[1, 1, 2, 0]]])))
+    found = {name: float(figure) for name, figure in metric.result().items()}
+    assert found["pixel_accuracy"] == pytest.approx(2 / 3)
+    assert found["mean_iou"] == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_the_matrix_is_the_same_in_a_graph(rng):
+    truth, predicted = rng.integers(0, 3, (2, 4, 9, 9))
+    matrix = tf.function(lambda a, b: confusion_matrix(a, b, 3, None))(truth, predicted)
+    np.testing.assert_array_equal(matrix, sklearn_matrix(truth.ravel(), predicted.ravel()))

@@ -1,0 +1,287 @@
+"""The U-Net: a class for every pixel, at any size, and its way through export and session."""
+
+import io
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from pydantic import ValidationError
+
+from components.serving_validator import checks
+from trainer_module import augmentation, export, features, preprocessing, tasks, training
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.models import unet
+from trainer_module.options import AugmentationOptions, SegmentationOptions, TrainerOptions, TransformOptions
+from trainer_module.session_model import SessionModel
+
+STATISTICS = PixelStatistics(np.array([100.0, 110.0, 120.0], np.float32), np.array([900.0, 400.0, 2500.0], np.float32))
+CLASSES = ("road", "car", "tree")
+
+
+def options(size=16, **sections):
+    model = {"name": "unet", "depth": 2, "filters": 4} | sections.pop("model", {})
+    return TrainerOptions(classes=CLASSES, transform=TransformOptions(image_size=size), model=model, **sections)
+
+
+def build(given):
+    return tasks.of(given).build_model(given, STATISTICS)
+
+
+def test_the_model_says_the_task():
+    assert tasks.of(options()).__name__.endswith("segmentation")
+    assert tasks.names() == ["classification", "segmentation"]
+    with pytest.raises(ValueError, match="Unknown task 'detection'"):
+        tasks.get("detection")
+
+
+@pytest.mark.parametrize("size", [8, 13, 16, 31])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_every_pixel_gets_logits_at_any_size(rng, size, depth):
+    model = build(options(size, model={"depth": depth}))
+    assert model(rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)).shape == (2, size, size, 3)
+    bottleneck = model.get_layer(features.BOTTLENECK_LAYER).output
+    assert bottleneck.shape[1:] == (-(-size // 2**depth), -(-size // 2**depth), 4 * 2**depth)
+
+
+def test_a_picture_is_not_shifted_by_its_border():
+    # The same content and ten black pixels more on every side: far from the border nothing may differ.
+    given = options(13, model={"depth": 1, "block_dropout": 0.0}, augmentation=AugmentationOptions())
+    model = build(given)
+    response = tf.abs(
+        model(np.eye(13)[np.newaxis, ..., np.newaxis] * 255 * np.ones(3)) - model(np.zeros((1, 13, 13, 3)))
+    )
+    strength = response.numpy().sum(axis=-1)[0]
+    assert np.trapezoid(strength.diagonal()) > np.trapezoid(np.fliplr(strength).diagonal())
+
+
+def test_the_keras_file_gives_the_same_numbers(rng, tmp_path):
+    images = rng.integers(0, 256, (2, 13, 13, 3), dtype=np.uint8)
+    model = build(options(13))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(model(images), again(images))
+
+
+def test_every_trainable_weight_gets_a_gradient(rng):
+    given = options()
+    model = build(given)
+    with tf.GradientTape() as tape:
+        logits = model(rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32), training=True)
+        loss = tasks.of(given).loss(given)(rng.integers(0, 3, (2, 16, 16)), logits)
+    assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_weights))
+
+
+@pytest.fixture
+def backbone(monkeypatch):
+    """A backbone as the folder of backbones would hold it."""
+    layers = keras.layers
+
+    def build(image_size, weights):
+        assert weights == "none"
+        x = inputs = keras.Input([image_size, image_size, 3])
+        for level in range(5):
+            x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"stage{level}")(x)
+        return keras.Model(inputs, x, name="tiny")
+
+    package = types.ModuleType("trainer_module.backbones")
+    package.__path__ = []
+    module = types.ModuleType("trainer_module.backbones.tiny")
+    module.__spec__ = types.SimpleNamespace(name=module.__name__)
+    module.build, module.SKIPS = build, ("stage0", "stage1", "stage2", "stage3")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_a_backbone_as_encoder(backbone, rng, tmp_path):
+    given = options(40, model={"encoder": "tiny", "encoder_weights": "none"})
+    model = build(given)
+    images = rng.integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    assert model(images).shape == (2, 40, 40, 3)
+    assert "normalize" not in {layer.name for layer in model.layers}
+    assert model.get_layer(features.BOTTLENECK_LAYER).output.shape[1:] == (2, 2, 4)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(model(images), again(images))
+
+
+def test_an_unknown_encoder_is_refused():
+    with pytest.raises(ValidationError, match="there is no backbone `vgg16`"):
+        unet.Options(encoder="vgg16")
+
+
+# --- Training ---------------------------------------------------------------------------------------------------
+
+
+def squares(count, size=16, ignore_id=255):
+    """Bright squares (car) on a dark ground (road), one column of unknown pixels."""
+    rng = np.random.default_rng(5)
+    images, masks = rng.integers(0, 60, (count, size, size, 3)), np.zeros((count, size, size), np.uint8)
+    for image, mask in zip(images, masks, strict=True):
+        row, column = rng.integers(0, size - 6, 2)
+        image[row : row + 6, column : column + 6] += 150
+        mask[row : row + 6, column : column + 6] = 1
+    masks[:, :, 0] = ignore_id
+    return tf.data.Dataset.from_tensor_slices((images.astype(np.uint8), masks)).batch(8)
+
+
+def test_it_learns_squares(tmp_path):
+    keras.utils.set_random_seed(1)
+    given = options(
+        ignore_id=255,
+        segmentation=SegmentationOptions(loss="cross_entropy_dice", class_weights="balanced"),
+        augmentation=AugmentationOptions(horizontal_flip=True, translation=0.1, contrast=0.1),
+        training={"epochs": 6, "batch_size": 8, "learning_rate": 0.01},
+    )
+    history = training.train(
+        build(given), given, train_data=squares(48), validation_data=squares(16), run_dir=str(tmp_path)
+    ).history
+    assert history["val_mean_iou"][-1] > 0.8
+    assert history["val_iou/car"][-1] > 0.7
+    header = (tmp_path / features.HISTORY_FILE).read_text().splitlines()[0]
+    assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "mean_iou"} <= set(header.split(","))
+
+
+# --- Augmentation and resizing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"horizontal_flip": True}, {"rotation": 0.1}, {"zoom": 0.3}, {"translation": 0.2}],
+    ids=lambda said: next(iter(said)),
+)
+def test_pictures_and_masks_get_the_same_geometry(rng, said):
+    # Large blobs, so that bilinear and nearest agree but at the edges.
+    masks = np.kron(rng.integers(0, 2, (8, 4, 4)), np.ones((8, 8))).astype(np.uint8)
+    images = masks[..., np.newaxis] * np.full(3, 100.0, np.float32)
+    change = augmentation.of_pictures_with_masks(AugmentationOptions(**said), seed=3)
+    ((moved, moved_masks),) = tf.data.Dataset.from_tensors((images, masks)).map(change)
+    assert moved.dtype == tf.float32 and moved_masks.dtype == tf.uint8
+    assert (moved_masks.numpy() != masks).mean() > 0.05
+    assert set(np.unique(moved_masks)) == {0, 1}
+    differing = np.abs(moved.numpy()[..., 0] - moved_masks.numpy() * 100.0) > 50.0 + 1e-3
+    # At a corner, the average of four pixels can be nearer to another class than the nearest of them.
+    assert differing.mean() < 0.01
+
+
+def test_colours_change_in_the_picture_alone(rng):
+    masks = rng.integers(0, 3, (4, 8, 8)).astype(np.uint8)
+    images = rng.uniform(50, 200, (4, 8, 8, 3)).astype(np.float32)
+    change = augmentation.of_pictures_with_masks(AugmentationOptions(contrast=0.5, brightness=0.2), seed=3)
+    changed, same = change(tf.constant(images), tf.constant(masks))
+    assert np.abs(changed - images).max() > 1
+    np.testing.assert_array_equal(same, masks)
+
+
+def test_no_augmentation_leaves_the_data_alone():
+    assert augmentation.of_pictures_with_masks(AugmentationOptions(), seed=3) is None
+
+
+def png(ids):
+    buffer = io.BytesIO()
+    Image.fromarray(ids).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (7, 11), (100, 37), (16, 16)])
+def test_masks_take_the_nearest_pixel(rng, shape):
+    ids = rng.integers(0, 256, shape, dtype=np.uint8)
+    found = preprocessing.decode_and_resize_masks(tf.constant([png(ids)]), 16).numpy()[0]
+    rows, columns = (np.floor((np.arange(16) + 0.5) * side / 16).astype(int) for side in shape)
+    np.testing.assert_array_equal(found, ids[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("side", [48, 40, 9])
+def test_a_resized_mask_lies_on_its_resized_picture(side):
+    # The right part is bright and of class 1. Half of the brightness is where the class changes, to within a pixel.
+    picture = np.zeros((side, side, 3), np.uint8)
+    picture[:, side // 3 :] = 255
+    mask = (picture[..., 0] // 255).astype(np.uint8)
+    pixels = preprocessing.decode_and_resize(tf.constant([png(picture)]), 16, 3).numpy()[0, :, :, 0]
+    ids = preprocessing.decode_and_resize_masks(tf.constant([png(mask)]), 16).numpy()[0]
+    assert np.abs((pixels > 127).sum(axis=1) - ids.sum(axis=1)).max() <= 1
+    assert (ids[:, pixels[0] == 0] == 0).all() and (ids[:, pixels[0] == 255] == 1).all()
+
+
+# --- Export -----------------------------------------------------------------------------------------------------
+
+
+class _TransformLayer(tf.Module):
+    """Stands in for Transform's graph."""
+
+    def __call__(self, raw):
+        masks = preprocessing.decode_and_resize_masks(raw[features.MASK_ENCODED], 13)
+        return {features.LABEL: preprocessing.pack(masks), features.PIXEL_MEAN: tf.zeros([tf.shape(masks)[0], 3])}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An untrained network of pictures that have to be padded, with four examples."""
+    keras.utils.set_random_seed(2)
+    given = options(13)
+    model = build(given)
+    root = tmp_path_factory.mktemp("unet")
+    spec = {features.MASK_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+    serving_dir = str(root / "serving")
+    export.export(
+        model, given, tft_layer=_TransformLayer(), raw_feature_spec=spec, serving_dir=serving_dir, run_dir=str(root)
+    )
+    rng = np.random.default_rng(4)
+    examples = []
+    for side in (13, 20, 26, 9):
+        example = tf.train.Example()
+        picture, mask = rng.integers(0, 256, (side, side, 3), dtype=np.uint8), rng.integers(0, 3, (side, side))
+        example.features.feature[features.IMAGE_ENCODED].bytes_list.value.append(png(picture))
+        example.features.feature[features.MASK_ENCODED].bytes_list.value.append(png(mask.astype(np.uint8)))
+        examples.append(example.SerializeToString())
+    return given, model, serving_dir, examples
+
+
+def test_the_export_answers_in_a_session(exported):
+    given, model, serving_dir, examples = exported
+    served = SessionModel(serving_dir)
+    assert set(served.signatures) == {"serving_default", "examples", "transform_features", "embed"}
+    pictures = [checks._image_of(example) for example in examples]
+    answer = served.run_on("serving_default", pictures)
+    assert set(answer) == {"mask_png_bytes", "class_pixels"}
+    masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in answer["mask_png_bytes"]]
+    np.testing.assert_array_equal(masks, tasks.of(given).expected(model, given, pictures))
+    assert masks[0].dtype == np.uint8
+    np.testing.assert_array_equal(answer["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
+    alone = served.run_on("examples", examples[1:2])
+    assert alone["mask_png_bytes"][0] == answer["mask_png_bytes"][1]
+    embedding = served.run_on("embed", pictures)["embedding"]
+    assert embedding.shape == (4, 16)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
+    label = served.run_on("transform_features", examples)["label"]
+    truth = tf.train.Example.FromString(examples[0]).features.feature[features.MASK_ENCODED].bytes_list.value[0]
+    np.testing.assert_array_equal(Image.open(io.BytesIO(label[0])), Image.open(io.BytesIO(truth)))
+    assert Image.open(io.BytesIO(label[2])).size == (13, 13)
+    served.close()
+
+
+def test_serving_validator_compares_pixels(exported):
+    given, model, serving_dir, examples = exported
+    good = checks.validate(serving_dir, model, given, examples, 1e-4)
+    assert [check.detail for check in good if not check.passed] == []
+    assert len(good) == 5
+    other = keras.models.clone_model(model)
+    refused = {c.name: c.detail for c in checks.validate(serving_dir, other, given, examples, 1e-4) if not c.passed}
+    assert set(refused) == {"serving_default agrees with the Keras model", "examples agrees with the Keras model"}
+    assert all("of the pixels differ, allowed 0.0001" in detail for detail in refused.values())
+
+
+def test_one_pixel_in_a_thousand_can_be_allowed(exported):
+    given, _, _, _ = exported
+    masks = np.zeros((1, 50, 50), np.uint8)
+    answer = {"mask_png_bytes": [png(masks[0])], "class_pixels": np.array([[2500, 0, 0]])}
+    expected = masks.copy()
+    expected[0, 0, 0] = 2
+    task = tasks.of(given)
+    assert task.compare(answer, expected, given, 1e-3)[0]
+    assert not task.compare(answer, expected, given, 1e-4)[0]
+    wrong = answer | {"class_pixels": np.array([[2499, 1, 0]])}
+    assert task.compare(wrong, masks, given, 1e-3) == (False, "class_pixels are not those of the masks")

@@ -1,0 +1,102 @@
+"""Figures of masks, all from one confusion matrix of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class PixelMetrics(keras.metrics.Metric):
+    """Pixel accuracy, mean and per-class IoU, and Dice over all pixels seen so far.
+
+    One metric with several results, since one matrix says it all; Keras shows every entry under its own name.
+    """
+
+    def __init__(self, classes: Sequence[str], ignore_id: int | None = None, name: str = "pixels") -> None:
+        """Takes what the instance needs.
+
+        Args:
+          classes: Class names; the index is the id.
+          ignore_id: Label of the pixels that do not count.
+          name: Of the metric; its figures have names of their own.
+        """
+        super().__init__(name=name)
+        self.classes = tuple(classes)
+        self.ignore_id = ignore_id
+        side = len(self.classes)
+        # float32 could not count beyond 2^24 pixels.
+        self.matrix = self.add_variable((side, side), "zeros", dtype="int64", name="matrix")
+
+    def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: Any = None) -> None:
+        """Counts a batch.
+
+        Args:
+          y_true: [N, h, w], class ids and `ignore_id`.
+          y_pred: float32 [N, h, w, C], logits.
+          sample_weight: Not used: pixels are counted.
+        """
+        predicted = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
+        self.matrix.assign_add(confusion_matrix(y_true, predicted, len(self.classes), self.ignore_id))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """The figures, float32 [] each."""
+        return figures(tf.convert_to_tensor(self.matrix), self.classes, self.ignore_id)
+
+
+def confusion_matrix(
+    truth: tf.Tensor, predicted: tf.Tensor, num_classes: int, ignore_id: int | None = None
+) -> tf.Tensor:
+    """Counts pixels by true class (row) and predicted class (column).
+
+    Args:
+      truth: Integers [N, h, w], class ids and `ignore_id`.
+      predicted: Integers [N, h, w], class ids.
+      num_classes: Number of classes.
+      ignore_id: Label of the pixels that do not count.
+
+    Returns:
+      int64 [num_classes, num_classes].
+    """
+    truth, predicted = (tf.reshape(tf.cast(ids, tf.int32), [-1]) for ids in (truth, predicted))
+    cells = truth * num_classes + predicted
+    if ignore_id is not None:
+        cells = tf.where(truth == ignore_id, -1, cells)  # a negative segment is dropped
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(cells), cells, num_classes**2)
+    return tf.cast(tf.reshape(counts, [num_classes, num_classes]), tf.int64)
+
+
+def figures(matrix: tf.Tensor, classes: Sequence[str], ignore_id: int | None = None) -> dict[str, tf.Tensor]:
+    """What is told of a confusion matrix.
+
+    Means are over the classes that occur in the truth or in the prediction.
+
+    Args:
+      matrix: int64 [C, C], rows are the truth.
+      classes: Class names.
+      ignore_id: If it is a class's id, that class counts for nothing.
+
+    Returns:
+      `pixel_accuracy`, `mean_iou`, `dice`, and `iou/<class>` (NaN if the class neither occurs nor is predicted),
+      float32 [], range [0, 1].
+
+    Reference: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 5 (pixel accuracy, mean IU).
+    """
+    counts = tf.cast(matrix, tf.float64)
+    right, either = tf.linalg.diag_part(counts), tf.reduce_sum(counts, axis=0) + tf.reduce_sum(counts, axis=1)
+    iou, dice = right / (either - right), 2.0 * right / either
+    counted = (either > 0) & (tf.range(len(classes)) != (-1 if ignore_id is None else ignore_id))
+    found = {
+        "pixel_accuracy": tf.math.divide_no_nan(tf.reduce_sum(right), tf.reduce_sum(counts)),
+        "mean_iou": _mean(iou, counted),
+        "dice": _mean(dice, counted),
+        **{f"iou/{name}": iou[index] for index, name in enumerate(classes)},
+    }
+    return {name: tf.cast(value, tf.float32) for name, value in found.items()}
+
+
+def _mean(values: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
+    total = tf.reduce_sum(tf.where(counted, values, 0.0))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(counted, values.dtype)))
