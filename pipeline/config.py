@@ -16,14 +16,16 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_va
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
-from trainer_module import features
+from trainer_module import features, models
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
+    FineTuningOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_model,
     parse_model,
 )
 from trainer_module.section import ModelOptions, Section
@@ -161,6 +163,7 @@ class PipelineConfig(Section):
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
+    fine_tuning: FineTuningOptions = FineTuningOptions()
     evaluation: EvaluationSection = EvaluationSection()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
@@ -177,8 +180,13 @@ class PipelineConfig(Section):
         if self.transform.image_size < smallest:
             raise ValueError(
                 f"transform.image_size is {self.transform.image_size}, but this model halves the picture until "
-                f"nothing is left of one below {smallest}; enlarge it or remove a block from model.blocks"
+                f"nothing is left of one below {smallest}; enlarge it (or give scratch_cnn fewer blocks)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> PipelineConfig:
+        check_model(self.model, self.transform, self.fine_tuning)
         return self
 
     @model_validator(mode="after")
@@ -218,6 +226,7 @@ class PipelineConfig(Section):
             augmentation=self.augmentation,
             model=self.model,
             training=self.training,
+            fine_tuning=self.fine_tuning,
             grad_cam=self.grad_cam,
         )
 
@@ -263,7 +272,8 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
     try:
         return PipelineConfig.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        name = _section(table, "model").get("name", models.DEFAULT)
+        lines = [_explain(detail, name) for detail in error.errors()]
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
 
 
@@ -325,11 +335,11 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     return f". Did you mean `{near[0]}`?" if near else ""
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, model_name: Any) -> str:
     location = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         *sections, key = location
-        known = _known_keys(sections)
+        known = _known_keys(sections, model_name)
         where = f" in [{'.'.join(sections)}]" if sections else ""
         suggestion = did_you_mean(key, known) or f". Known keys: {', '.join(known)}."
         return f"Unknown key `{key}`{where}{suggestion}"
@@ -341,13 +351,13 @@ def _explain(detail: Any) -> str:
     return f"{'.'.join(location)}: {message}{given}" if location else f"{message}"
 
 
-def _known_keys(sections: typing.Sequence[str]) -> list[str]:
+def _known_keys(sections: typing.Sequence[str], model_name: str) -> list[str]:
     model: type[BaseModel] | None = PipelineConfig
     for name in sections:
         if model is None:
             return []
         if name == "model" and model is PipelineConfig:
-            model = scratch_cnn.Options
+            model = models.get(model_name).Options
             continue
         model = _model_in(model.model_fields[name].annotation) if name in model.model_fields else None
     return list(model.model_fields) if model else []

@@ -23,3 +23,11 @@ class ModelOptions(Section):
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels, that the network can take."""
         return 1
+
+    def has_backbone(self) -> bool:
+        """Whether the network begins with a pre-trained one, which takes RGB pixels and normalises them itself."""
+        return False
+
+    def can_unfreeze(self) -> bool:
+        """Whether there is a pre-trained network whose layers can be trained further."""
+        return False

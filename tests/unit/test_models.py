@@ -17,8 +17,14 @@ ALL_AUGMENTATIONS = AugmentationOptions(
 
 
 def options(name: str, **sections) -> TrainerOptions:
+    model, normalization = {"name": name}, "dataset"
+    if models.get(name).Options().has_backbone():
+        model, normalization = {"name": name, "weights": "none"}, "backbone"
     return TrainerOptions(
-        classes=("a", "b", "c"), transform=TransformOptions(image_size=32), model={"name": name}, **sections
+        classes=("a", "b", "c"),
+        transform=TransformOptions(image_size=32, normalization=normalization),
+        model=model,
+        **sections,
     )
 
 
