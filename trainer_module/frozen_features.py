@@ -42,7 +42,10 @@ def frozen_features(
     if encoder.trainable_weights:
         raise ValueError(f"{len(encoder.trainable_weights)} weights of the encoder can be trained; freeze it first.")
     dtype, shape = encoder.output.dtype, encoder.output.shape[1:]
-    encode = tf.function(lambda images: encoder(images, training=False), jit_compile=_compiled(encoder))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.float32)])
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        return encoder(images, training=False)
 
     def encoded() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         for images, labels in data:
@@ -61,7 +64,3 @@ def frozen_features(
         room = max(1, LARGEST_SHUFFLE_BUFFER // bytes_each)
         examples = examples.shuffle(min(most, room) if most > 0 else room, shuffle_seed, reshuffle_each_iteration=True)
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
-def _compiled(model: keras.Model) -> bool:
-    return all(layer.supports_jit for layer in model._flatten_layers())

