@@ -120,7 +120,7 @@ def _fit_head(
     history_path: Path,
 ) -> keras.callbacks.History:
     pooled = model.get_layer(features.POOLED_LAYER).output
-    encoder = keras.Model(model.inputs, pooled, name="encoder")
+    encoder = keras.Model(model.input, pooled, name="encoder")
     head = keras.Model(pooled, model.output, name="head")  # shares its layers with the model
 
     def encoded(data: tf.data.Dataset, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:

@@ -84,7 +84,7 @@ def main() -> None:
     cached = time.perf_counter() - start
 
     model.set_weights(first)
-    model.compile(keras.optimizers.Adam(1e-3), classification.loss(), classification.metrics())
+    model.compile(keras.optimizers.Adam(1e-3), classification.loss(), metrics=classification.metrics())
     times = _Times()
     model.fit(train_data, validation_data=validation_data, epochs=arguments.measured, callbacks=[times], verbose=0)
     later = float(np.mean(times.seconds[1:]))

@@ -128,7 +128,7 @@ def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
 
 
 def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, monkeypatch):
-    encoder = keras.Model(fresh.inputs, fresh.get_layer(features.POOLED_LAYER).output)
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
     read = []
     counted = data.map(lambda x, y: (x, tf.py_function(lambda y: read.append(1) or y, [y], tf.int64)))
     counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
@@ -146,7 +146,7 @@ def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, mo
 
 
 def test_kept_features_are_shuffled_anew_and_reproducibly(fresh, data, tmp_path):
-    encoder = keras.Model(fresh.inputs, fresh.get_layer(features.POOLED_LAYER).output)
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
 
     def orders():
         kept = frozen_features(encoder, data, batch_size=COUNT, cache_path=str(tmp_path / "x"), shuffle_seed=4)
@@ -158,7 +158,7 @@ def test_kept_features_are_shuffled_anew_and_reproducibly(fresh, data, tmp_path)
 
 def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
     transfer.unfreeze(fresh, 8)
-    encoder = keras.Model(fresh.inputs, fresh.get_layer(features.POOLED_LAYER).output)
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
     with pytest.raises(ValueError, match="can be trained; freeze it first"):
         frozen_features(encoder, data, batch_size=5, cache_path=str(tmp_path / "x"))
 

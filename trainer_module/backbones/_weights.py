@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,7 +68,9 @@ def assemble(
         # A file lists layers in their order: it is loaded into the network as it was saved, with nothing before it.
         saved = network(None, _has_class_layer(weights_path, feature_channels))
         try:
-            saved.load_weights(weights_path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Keras warns of what it is about to raise
+                saved.load_weights(weights_path)
         except (ValueError, KeyError, OSError) as error:
             raise backbones.MissingWeightsError(
                 f"{weights_path} does not hold weights of this network: {error}"
