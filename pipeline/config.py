@@ -21,10 +21,12 @@ from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
+    FineTuningOptions,
     SegmentationOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_model,
     parse_model,
 )
 from trainer_module.section import ModelOptions, Section
@@ -168,6 +170,7 @@ class PipelineConfig(Section):
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
     segmentation: SegmentationOptions = SegmentationOptions()
+    fine_tuning: FineTuningOptions = FineTuningOptions()
     evaluation: EvaluationSection = EvaluationSection()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
@@ -184,8 +187,13 @@ class PipelineConfig(Section):
         if self.transform.image_size < smallest:
             raise ValueError(
                 f"transform.image_size is {self.transform.image_size}, but this model halves the picture until "
-                f"nothing is left of one below {smallest}; enlarge it or remove a block from model.blocks"
+                f"nothing is left of one below {smallest}; enlarge it (or give scratch_cnn fewer blocks)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> PipelineConfig:
+        check_model(self.model, self.transform, self.fine_tuning)
         return self
 
     @model_validator(mode="after")
@@ -227,6 +235,7 @@ class PipelineConfig(Section):
             model=self.model,
             training=self.training,
             segmentation=self.segmentation,
+            fine_tuning=self.fine_tuning,
             grad_cam=self.grad_cam,
         )
 

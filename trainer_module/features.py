@@ -56,11 +56,14 @@ EMBED = "embed"
 
 # --- Layers of every classification model -----------------------------------------------------------------------
 FEATURES_LAYER = "features"  # the last spatial feature map [N, h, w, c]
+POOLED_LAYER = "pooled"  # the mean of that map over all positions [N, c]
 EMBEDDING_LAYER = "embedding"  # the vector [N, d] that the class layer reads
 LOGITS_LAYER = "logits"  # [N, num_classes]
 
 # --- Layers of every segmentation model, beside logits [N, image_size, image_size, num_classes] ------------------
 BOTTLENECK_LAYER = "bottleneck"  # the coarsest feature map [N, h, w, c]
+# --- Of models with a pre-trained base -----------------------------------------------------------------------------
+BACKBONE_LAYER = "backbone"  # the base, a model of its own: pixels [0, 255] → the last spatial feature map
 
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainer_module import models
 from trainer_module.section import Fraction, ModelOptions, Section
@@ -19,10 +19,10 @@ class TransformOptions(Section):
 
     image_size: int = Field(default=96, ge=8, le=1024, description="Side of the square model input, pixels.")
     channels: Literal[1, 3] = Field(default=3, description="1 reads every picture as grey, 3 as RGB.")
-    normalization: Literal["dataset", "rescale"] = Field(
+    normalization: Literal["dataset", "rescale", "backbone"] = Field(
         default="dataset",
         description="`dataset` subtracts the train split's mean and divides by its deviation, per channel; "
-        "`rescale` maps [0, 255] to [-1, 1].",
+        "`rescale` maps [0, 255] to [-1, 1]; `backbone` leaves it to the pre-trained network.",
     )
 
 
@@ -69,6 +69,16 @@ class SegmentationOptions(Section):
     )
 
 
+class FineTuningOptions(Section):
+    """`[fine_tuning]`: the second phase of a model with a pre-trained base."""
+
+    epochs: int = Field(default=0, ge=0, le=10_000, description="Most further passes; 0 leaves the base as it was.")
+    learning_rate: float = Field(default=1e-5, gt=0.0, le=10.0, description="Of Adam, at the start of this phase.")
+    unfreeze_layers: int = Field(
+        default=0, ge=0, description="Layers of the base, from its end, that are trained; never batch normalisation."
+    )
+
+
 class ExplanationOptions(Section):
     """`[grad_cam]`: how decisions are explained."""
 
@@ -100,12 +110,42 @@ class TrainerOptions(Section):
     model: SerializeAsAny[ModelOptions]
     training: TrainingOptions = TrainingOptions()
     segmentation: SegmentationOptions = SegmentationOptions()
+    fine_tuning: FineTuningOptions = FineTuningOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
 
     @field_validator("model", mode="before")
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return parse_model(value)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> TrainerOptions:
+        check_model(self.model, self.transform, self.fine_tuning)
+        return self
+
+
+def check_model(model: ModelOptions, transform: TransformOptions, fine_tuning: FineTuningOptions) -> None:
+    """Compares sections that depend on each other.
+
+    Raises:
+      ValueError: If a pre-trained base would not get the pixels it was trained with, or there is none to fine-tune.
+    """
+    if model.has_backbone() and transform.normalization != "backbone":
+        raise ValueError(
+            f'model.name = "{model.name}" brings its own normalisation: set transform.normalization = "backbone" '
+            f'(given: "{transform.normalization}")'
+        )
+    if model.has_backbone() and transform.channels != 3:
+        raise ValueError(f'model.name = "{model.name}" was trained on colour pictures: set transform.channels = 3')
+    if transform.normalization == "backbone" and not model.has_backbone():
+        raise ValueError(
+            f'transform.normalization = "backbone" needs a model with a pre-trained base; model.name = "{model.name}" '
+            'has none: take "dataset" or "rescale"'
+        )
+    if fine_tuning.epochs and not model.begins_frozen():
+        raise ValueError(f'fine_tuning.epochs must be 0: model.name = "{model.name}" has no base that begins frozen')
+    if fine_tuning.epochs and fine_tuning.unfreeze_layers and not model.can_unfreeze():
+        raise ValueError("fine_tuning.unfreeze_layers must be 0: a SavedModel's layers cannot be trained")
 
 
 def parse_model(value: Any) -> Any:

@@ -25,10 +25,18 @@ class ModelOptions(Section):
     task: ClassVar[str] = "classification"
     name: str
 
-    def takes_pixels(self) -> bool:
-        """Whether the network normalises by itself and so wants pixels as they are, range [0, 255]."""
-        return False
-
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels, that the network can take."""
         return 1
+
+    def has_backbone(self) -> bool:
+        """Whether the network begins with a pre-trained one, which takes RGB pixels and normalises them itself."""
+        return False
+
+    def begins_frozen(self) -> bool:
+        """Whether the pre-trained network is frozen while what follows it is trained first."""
+        return False
+
+    def can_unfreeze(self) -> bool:
+        """Whether there is a pre-trained network whose layers can be trained further."""
+        return False

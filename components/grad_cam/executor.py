@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
-import keras
 import numpy as np
 import tensorflow as tf
 from tfx import types
@@ -17,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.grad_cam import index_page
-from trainer_module import features, grad_cam, preprocessing
+from trainer_module import features, grad_cam, keras_file, preprocessing
 from trainer_module.options import TrainerOptions
 
 INDEX_FILE = "index.json"
@@ -49,7 +48,7 @@ class _ModelDoFn(beam.DoFn):
 
     def setup(self) -> None:
         self._options = TrainerOptions.model_validate_json(self._options_json)
-        self._model = keras.models.load_model(self._keras_path, compile=False)
+        self._model = keras_file.load(self._keras_path)
 
     def pixels(self, rows: Sequence[dict[str, Any]]) -> tf.Tensor:
         transform = self._options.transform

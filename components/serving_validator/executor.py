@@ -7,7 +7,6 @@ import logging
 import os
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_executor
@@ -15,7 +14,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.serving_validator import checks
-from trainer_module import features, input_pipeline
+from trainer_module import features, input_pipeline, keras_file
 from trainer_module.options import TrainerOptions
 
 CHECKS_FILE = "checks.json"
@@ -44,7 +43,7 @@ class Executor(base_executor.BaseExecutor):
         records = input_pipeline.records([io_utils.all_files_pattern(split_uri)])
         results = checks.validate(
             export_dir,
-            keras.models.load_model(os.path.join(model_run, features.KERAS_FILE), compile=False),
+            keras_file.load(os.path.join(model_run, features.KERAS_FILE)),
             TrainerOptions.model_validate_json(exec_properties["options"]),
             list(records.take(exec_properties["num_examples"]).as_numpy_iterator()),
             exec_properties["tolerance"],

@@ -122,6 +122,53 @@ def test_what_cannot_be_said_of_data(override, message):
         config.load("digits", overrides=[override])
 
 
+@pytest.fixture
+def transfer_file(tmp_path):
+    path = tmp_path / "transfer.toml"
+    path.write_text('data.path = "x"\nmodel.name = "transfer"\ntransform.normalization = "backbone"\n')
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("transform.normalization=dataset", r'set transform\.normalization = "backbone"'),
+        ("transform.channels=1", r"set transform\.channels = 3"),
+        ("transform.image_size=31", r"image_size is 31, but .*below 32"),
+        ("model.head_dropot=0.5", r"Did you mean `head_dropout`\?"),
+        ("model.backbone=vgg16", r"unknown backbone `vgg16`; known: densenet121"),
+    ],
+)
+def test_what_a_pre_trained_base_needs(transfer_file, override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(transfer_file, overrides=[override])
+
+
+def test_a_frozen_base_cannot_be_fine_tuned(transfer_file):
+    tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=1"]
+    with pytest.raises(config.ConfigError, match="cannot be trained"):
+        config.load(transfer_file, overrides=tuned)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fine_tuning.epochs=1", "no base that begins frozen"),
+        ("transform.normalization=backbone", "needs a model with a pre-trained base"),
+    ],
+)
+def test_what_needs_a_pre_trained_base(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load("digits", overrides=[override])
+
+
+def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
+    loaded = config.load(transfer_file, overrides=["fine_tuning.epochs=2", "fine_tuning.unfreeze_layers=5"])
+    options = loaded.trainer_options(("a", "b"))
+    assert options.model.backbone == "mobilenet_v2"
+    assert (options.fine_tuning.epochs, options.fine_tuning.unfreeze_layers) == (2, 5)
+
+
 def test_groups_come_from_one_place():
     with pytest.raises(config.ConfigError, match="exclude each other"):
         config.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])

@@ -24,7 +24,9 @@ CLASSES = ("road", "car", "tree")
 
 def options(size=16, **sections):
     model = {"name": "unet", "depth": 2, "filters": 4} | sections.pop("model", {})
-    return TrainerOptions(classes=CLASSES, transform=TransformOptions(image_size=size), model=model, **sections)
+    normalization = "backbone" if model.get("encoder") else "dataset"
+    transform = TransformOptions(image_size=size, normalization=normalization)
+    return TrainerOptions(classes=CLASSES, transform=transform, model=model, **sections)
 
 
 def build(given):

@@ -68,7 +68,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
             x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
             x = layers.Dropout(options.block_dropout, name=f"block{block}_dropout")(x)
 
-    x = layers.GlobalAveragePooling2D(name="pooled")(x)
+    x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)
     x = layers.Dense(options.dense_units, activation="relu", name=features.EMBEDDING_LAYER)(x)
     x = layers.Dropout(options.head_dropout, name="head_dropout")(x)
     return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)

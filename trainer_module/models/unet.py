@@ -50,8 +50,8 @@ class Options(ModelOptions):
             raise ValueError(f"there is no backbone `{value}`")
         return value
 
-    def takes_pixels(self) -> bool:
-        """A backbone normalises as it was trained."""
+    def has_backbone(self) -> bool:
+        """Whether the encoder is a pre-trained network; it is trained with the decoder from the start."""
         return bool(self.encoder)
 
 
@@ -66,7 +66,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     Args:
       options: Depth, filters, dropout, encoder.
       x: float32 [N, height, width, channels], static but for N; normalised, or pixels with range [0, 255] where
-        `options.takes_pixels()`.
+        `options.has_backbone()`.
       num_classes: Number of classes.
 
     Returns:

@@ -49,12 +49,12 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
     """
     size, channels = options.transform.image_size, options.transform.channels
     inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
-    if options.model.takes_pixels():
-        x = inputs
-    elif options.transform.normalization == "dataset":
+    if options.transform.normalization == "dataset":
         # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
         # construction. A constant channel has variance 0; Keras guards the division.
         x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
+    elif options.transform.normalization == "backbone":
+        x = inputs
     else:
         x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(inputs)
     logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))

@@ -1,0 +1,186 @@
+"""Phases: what each may change, and what is written of them."""
+
+import csv
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer_module import backbones, features, training
+from trainer_module.frozen_features import frozen_features
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.models import transfer
+from trainer_module.options import AugmentationOptions, TrainerOptions
+from trainer_module.tasks import classification
+
+SIZE, COUNT = 32, 18
+
+
+def options(**sections):
+    return TrainerOptions(
+        classes=("a", "b", "c"),
+        transform={"image_size": SIZE, "normalization": "backbone"},
+        model={"name": "transfer", "backbone": "efficientnet_lite0", "weights": "none"},
+        **({"training": {"batch_size": 6, "epochs": 2, "learning_rate": 1e-2}} | sections),
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(3)
+    labels = np.arange(COUNT) % 3
+    images = random.integers(0, 80, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    images[np.arange(COUNT), :, :, labels] += 150
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(6)
+
+
+def small_backbone(*, image_size, weights):
+    """Like a real one, and quickly compiled: two convolutions with batch normalisation, to one position."""
+    x = inputs = keras.Input([image_size, image_size, 3])
+    for filters, stride in ((4, 8), (6, 4)):
+        x = keras.layers.Conv2D(filters, 3, stride, "same")(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
+    return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
+
+
+@pytest.fixture(scope="module")
+def model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone))
+        return small_model()
+
+
+def small_model():
+    keras.utils.set_random_seed(2)
+    statistics = PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32))
+    return classification.build_model(options(), statistics)
+
+
+@pytest.fixture
+def fresh(model):
+    """The shared model with its first weights, frozen as it was built."""
+    first = model.get_weights()
+    yield model
+    model.get_layer(features.BACKBONE_LAYER).trainable = False
+    model.set_weights(first)
+
+
+def weights_of(model):
+    backbone = model.get_layer(features.BACKBONE_LAYER)
+    norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return {
+        "norms": [np.array(weight) for layer in norms for weight in layer.weights],
+        "base": [np.array(weight) for weight in backbone.weights],
+        "head": [np.array(weight) for weight in model.get_layer(features.LOGITS_LAYER).weights],
+    }
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_first_phase_leaves_the_base_alone(fresh, data, tmp_path):
+    before = weights_of(fresh)
+    history = training.train(fresh, options(), train_data=data, validation_data=data, run_dir=str(tmp_path))
+    after = weights_of(fresh)
+    assert same(before["base"], after["base"])
+    assert not same(before["head"], after["head"])
+    assert history.history["phase"] == ["head", "head"]
+
+
+@pytest.mark.parametrize("augmentation", [AugmentationOptions(), AugmentationOptions(horizontal_flip=True)])
+def test_the_second_phase_changes_the_last_layers_but_no_batch_normalisation(fresh, data, tmp_path, augmentation):
+    before = weights_of(fresh)
+    tuning = {"epochs": 2, "learning_rate": 1e-3, "unfreeze_layers": 4}
+    chosen = options(
+        fine_tuning=tuning,
+        augmentation=augmentation,
+        training={"batch_size": 6, "epochs": 1, "learning_rate": 1e-4},
+    )
+    history = training.train(fresh, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
+    after = weights_of(fresh)
+    assert same(before["norms"], after["norms"])
+    assert not same(before["base"], after["base"])
+    trained = [layer.name for layer in fresh.get_layer(features.BACKBONE_LAYER).layers if layer.trainable]
+    assert len(trained) == 4 - 1  # one of the last four is batch normalisation
+    assert history.epoch == [0, 1, 2]
+    with open(tmp_path / features.HISTORY_FILE, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [row["phase"] for row in rows] == ["head", "fine_tuning", "fine_tuning"]
+    assert float(rows[0]["learning_rate"]) == pytest.approx(1e-4)
+    assert float(rows[1]["learning_rate"]) == pytest.approx(1e-3)
+    assert [float(row["val_loss"]) for row in rows] == pytest.approx(history.history["val_loss"])
+
+
+def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
+    tuning = {"epochs": 1, "learning_rate": 10.0, "unfreeze_layers": 0}
+    history = training.train(
+        fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
+    )
+    fresh.compile(loss=classification.loss(options()), metrics=classification.metrics(options()))
+    loss, _ = fresh.evaluate(data, verbose=0)
+    assert loss == pytest.approx(min(history.history["val_loss"]), rel=1e-4)
+    assert history.history["val_loss"][-1] > min(history.history["val_loss"])
+
+
+def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, monkeypatch):
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
+    read = []
+    counted = data.map(lambda x, y: (x, tf.py_function(lambda y: read.append(1) or y, [y], tf.int64)))
+    counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
+    expected = np.concatenate([encoder(images, training=False) for images, _ in data])
+    for largest, is_file in ((10**9, False), (0, True)):
+        monkeypatch.setattr("trainer_module.frozen_features.LARGEST_MEMORY_CACHE", largest)
+        read.clear()
+        path = str(tmp_path / "cache" / str(is_file))
+        kept = frozen_features(encoder, counted, batch_size=5, cache_path=path)
+        for _ in range(3):
+            found = np.concatenate([vectors for vectors, _ in kept])
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert len(read) == 3  # batches, in one pass
+        assert bool(list(tmp_path.glob("cache/*"))) == is_file
+
+
+def test_kept_features_are_shuffled_anew_and_reproducibly(fresh, data, tmp_path):
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
+
+    def orders():
+        kept = frozen_features(encoder, data, batch_size=COUNT, cache_path=str(tmp_path / "x"), shuffle_seed=4)
+        return [next(iter(kept))[0].numpy().tobytes() for _ in range(2)]
+
+    one, other = orders(), orders()
+    assert one == other and one[0] != one[1]
+
+
+def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
+    transfer.unfreeze(fresh, 8)
+    encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
+    with pytest.raises(ValueError, match="can be trained; freeze it first"):
+        frozen_features(encoder, data, batch_size=5, cache_path=str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"transform": {"image_size": 32}}, r'set transform\.normalization = "backbone" \(given: "dataset"\)'),
+        ({"transform": {"normalization": "backbone", "channels": 1}}, r"set transform\.channels = 3"),
+        ({"model": {"name": "scratch_cnn"}, "transform": {"normalization": "backbone"}}, "needs a model with a pre-tr"),
+        ({"model": {"name": "scratch_cnn"}, "transform": {}, "fine_tuning": {"epochs": 1}}, "no base that begins frozen"),
+        (
+            {
+                "model": {"name": "transfer", "backbone": "saved_model"},
+                "fine_tuning": {"epochs": 1, "unfreeze_layers": 1},
+            },
+            "layers cannot be trained",
+        ),
+        ({"model": {"name": "transfer", "backbone": "vgg"}}, r"unknown backbone `vgg`; known: densenet121"),
+    ],
+)
+def test_sections_must_agree(sections, message):
+    defaults = {"classes": ("a", "b"), "model": {"name": "transfer"}, "transform": {"normalization": "backbone"}}
+    with pytest.raises(ValueError, match=message):
+        TrainerOptions(**(defaults | sections))

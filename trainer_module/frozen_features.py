@@ -1,0 +1,66 @@
+"""What a frozen network says of every picture, computed once instead of once an epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of features, for each of the train and the validation split
+LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of features
+
+
+def frozen_features(
+    encoder: keras.Model,
+    data: tf.data.Dataset,
+    *,
+    batch_size: int,
+    cache_path: str,
+    shuffle_seed: int | None = None,
+) -> tf.data.Dataset:
+    """Replaces pictures by their features.
+
+    The pictures are read in the first pass only. The features stay in memory where they fit, else in a file.
+
+    Args:
+      encoder: From pixels to features, each [n, ...]; nothing in it may change while the result is used.
+      data: (uint8 [n, h, w, c], int64 [n]) batches.
+      batch_size: Examples a batch of the result; the last one may be smaller.
+      cache_path: Beginning of the files' names, where they are needed; its folder is created.
+      shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
+
+    Returns:
+      Dataset of (features [n, ...], int64 [n]).
+
+    Raises:
+      ValueError: If the encoder has weights that training would change.
+
+    Reference: Donahue et al. 2014, https://arxiv.org/abs/1310.1531, section 3 (activations as fixed features).
+    """
+    if encoder.trainable_weights:
+        raise ValueError(f"{len(encoder.trainable_weights)} weights of the encoder can be trained; freeze it first.")
+    dtype, shape = encoder.output.dtype, encoder.output.shape[1:]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.float32)])
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        return encoder(images, training=False)
+
+    def encoded() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        for images, labels in data:
+            yield encode(tf.cast(images, tf.float32)), labels
+
+    signature = (tf.TensorSpec([None, *shape], dtype), tf.TensorSpec([None], tf.int64))
+    examples = tf.data.Dataset.from_generator(encoded, output_signature=signature).unbatch()
+    bytes_each = tf.as_dtype(dtype).size * tf.TensorShape(shape).num_elements()
+    most = int(data.cardinality()) * batch_size  # negative where the number of batches is not known
+    if 0 <= most * bytes_each <= LARGEST_MEMORY_CACHE:
+        examples = examples.cache()
+    else:
+        os.makedirs(os.path.dirname(cache_path), exist_ok=True)
+        examples = examples.cache(cache_path)
+    if shuffle_seed is not None:
+        room = max(1, LARGEST_SHUFFLE_BUFFER // bytes_each)
+        examples = examples.shuffle(min(most, room) if most > 0 else room, shuffle_seed, reshuffle_each_iteration=True)
+    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
