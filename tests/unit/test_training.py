@@ -169,7 +169,10 @@ def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
         ({"transform": {"image_size": 32}}, r'set transform\.normalization = "backbone" \(given: "dataset"\)'),
         ({"transform": {"normalization": "backbone", "channels": 1}}, r"set transform\.channels = 3"),
         ({"model": {"name": "scratch_cnn"}, "transform": {"normalization": "backbone"}}, "needs a model with a pre-tr"),
-        ({"model": {"name": "scratch_cnn"}, "transform": {}, "fine_tuning": {"epochs": 1}}, "no base that begins frozen"),
+        (
+            {"model": {"name": "scratch_cnn"}, "transform": {}, "fine_tuning": {"epochs": 1}},
+            "no base that begins frozen",
+        ),
         (
             {
                 "model": {"name": "transfer", "backbone": "saved_model"},
