@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of features, for each of the train and the validation split
-LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of features
+from trainer_module import input_pipeline
 
 
 def frozen_features(
@@ -55,12 +53,7 @@ def frozen_features(
     examples = tf.data.Dataset.from_generator(encoded, output_signature=signature).unbatch()
     bytes_each = tf.as_dtype(dtype).size * tf.TensorShape(shape).num_elements()
     most = int(data.cardinality()) * batch_size  # negative where the number of batches is not known
-    if 0 <= most * bytes_each <= LARGEST_MEMORY_CACHE:
-        examples = examples.cache()
-    else:
-        os.makedirs(os.path.dirname(cache_path), exist_ok=True)
-        examples = examples.cache(cache_path)
+    examples = input_pipeline.kept(examples, most * bytes_each, cache_path)
     if shuffle_seed is not None:
-        room = max(1, LARGEST_SHUFFLE_BUFFER // bytes_each)
-        examples = examples.shuffle(min(most, room) if most > 0 else room, shuffle_seed, reshuffle_each_iteration=True)
+        examples = input_pipeline.shuffled(examples, most, bytes_each, shuffle_seed)
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ TransformGraph = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 # Transformed features of a batch and the options of Transform → the batch's labels, each [n, ...].
 ReadLabel = Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
 
-LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of pixels, for each of the train and the validation split
-LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of pixels
+LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of pixels or features, for each of the train and the validation split
+LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of the same
 _DECODED_TOGETHER = 64
 
 
@@ -95,16 +96,39 @@ def batches(
     decoded = records(file_patterns).batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     # With the mask, if the label is one; a class id is next to nothing.
     bytes_each = sum(spec.shape.num_elements() or 1 for spec in decoded.element_spec)
-    if num_examples * bytes_each <= LARGEST_MEMORY_CACHE:
-        decoded = decoded.cache()
-    else:
-        tf.io.gfile.makedirs(cache_dir)
-        decoded = decoded.cache(f"{cache_dir}/pixels")
+    decoded = kept(decoded, num_examples * bytes_each, f"{cache_dir}/pixels")
     decoded = decoded.apply(tf.data.experimental.assert_cardinality(num_examples))
     if shuffle_seed is not None:
-        buffer_size = max(1, min(num_examples, LARGEST_SHUFFLE_BUFFER // bytes_each))
-        decoded = decoded.shuffle(buffer_size, seed=shuffle_seed, reshuffle_each_iteration=True)
+        decoded = shuffled(decoded, num_examples, bytes_each, shuffle_seed)
     return decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def kept(examples: tf.data.Dataset, num_bytes: int, cache_path: str) -> tf.data.Dataset:
+    """Keeps what the first pass gives: in memory where it fits, else in a file.
+
+    Args:
+      examples: What is computed once.
+      num_bytes: Of all of it; negative where that is not known, which counts as too large.
+      cache_path: Beginning of the files' names, where they are needed; its folder is created.
+    """
+    if 0 <= num_bytes <= LARGEST_MEMORY_CACHE:
+        return examples.cache()
+    tf.io.gfile.makedirs(os.path.dirname(cache_path))
+    return examples.cache(cache_path)
+
+
+def shuffled(examples: tf.data.Dataset, num_examples: int, bytes_each: int, seed: int) -> tf.data.Dataset:
+    """Shuffles anew in every epoch, reproducibly, with as large a buffer as there is use and room for.
+
+    Args:
+      examples: One element an example.
+      num_examples: At most; not positive where that is not known.
+      bytes_each: Of an example.
+      seed: Of the order.
+    """
+    room = max(1, LARGEST_SHUFFLE_BUFFER // bytes_each)
+    buffer_size = min(num_examples, room) if num_examples > 0 else room
+    return examples.shuffle(buffer_size, seed=seed, reshuffle_each_iteration=True)
 
 
 def count(file_patterns: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer_module import augmentation, features, models, tasks
+from trainer_module import features, models, tasks
 from trainer_module.frozen_features import frozen_features
 from trainer_module.options import TrainerOptions
 
@@ -86,17 +86,16 @@ def train(
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     history_path = Path(run_dir) / features.HISTORY_FILE
     history_path.unlink(missing_ok=True)  # phases are appended
-    training, tuning, task = options.training, options.fine_tuning, tasks.of(options)
+    tuning, task = options.fine_tuning, tasks.of(options)
+    fitted, changed = task.augmented(model, train_data, options)
     if not options.model.begins_frozen():
-        fitted, changed = task.augmented(model, train_data, options)
         loss = task.loss(options, train_data)
         return _fit(fitted, changed, options, validation_data, history_path, phase=WHOLE, loss=loss)
 
-    if augmentation.layers(options.augmentation, training.seed):
-        fitted, changed = task.augmented(model, train_data, options)
-        history = _fit(fitted, changed, options, validation_data, history_path, phase=HEAD)
-    else:
+    if fitted is model and changed is train_data:  # nothing is augmented
         history = _fit_head(model, options, train_data, validation_data, history_path)
+    else:
+        history = _fit(fitted, changed, options, validation_data, history_path, phase=HEAD)
     if tuning.epochs == 0:
         return history
 

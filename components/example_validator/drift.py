@@ -11,8 +11,6 @@ import math
 import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from trainer_module import features
-
 # Of the histograms that distributions are read from. Shares are known to a twentieth or better; a hundred quantiles
 # would take TFDV longer than reading ten thousand examples.
 NUM_QUANTILES = 20
@@ -26,7 +24,7 @@ def compare(
     before: statistics_pb2.DatasetFeatureStatisticsList,
     threshold: float,
 ) -> list[str]:
-    """Compares every feature that both spans have, but slices: these follow from the others, or are the user's own.
+    """Compares every feature that both spans have.
 
     Args:
       now: Statistics of the train split.
@@ -42,7 +40,7 @@ def compare(
     lines = []
     for feature in sorted(current.features, key=lambda feature: feature.path.step[0]):
         name = feature.path.step[0]
-        if name not in known or name.startswith(features.SLICE_PREFIX):
+        if name not in known:
             continue
         line = (
             _numbers(feature, known[name], threshold, spread)

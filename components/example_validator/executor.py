@@ -45,7 +45,7 @@ def describe(anomalies: anomalies_pb2.Anomalies) -> list[str]:
 def without_slices(
     schema: schema_pb2.Schema, statistics: statistics_pb2.DatasetFeatureStatisticsList
 ) -> tuple[schema_pb2.Schema, statistics_pb2.DatasetFeatureStatisticsList]:
-    """Copies without slice features: a column of a table may come and go from span to span."""
+    """Copies without slice features: these follow from the others, or are columns of a table that may come and go."""
     schema = schema_pb2.Schema.FromString(schema.SerializeToString())
     statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(statistics.SerializeToString())
     holders = ((schema.feature, _name_in_schema), (statistics.datasets[0].features, _name_in_statistics))
@@ -127,7 +127,7 @@ class Executor(executor.Executor):
         )
         if split == features.TRAIN:
             previous = stats_artifact_utils.load_statistics(self._previous, split).proto()
-            lines += drift.compare(statistics, previous, self._options.drift_threshold)
+            lines += drift.compare(counted, previous, self._options.drift_threshold)
         return lines
 
 

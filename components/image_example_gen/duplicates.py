@@ -41,8 +41,21 @@ def near_duplicates(hashes: np.ndarray, distance: int) -> np.ndarray:
             near = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= distance]
             pairs.append(np.stack([order[near], order[near + step]], axis=1))
             step += 1
-    edge = np.concatenate(pairs)
-    graph = coo_array((np.ones(len(edge), np.int8), (edge[:, 0], edge[:, 1])), shape=(len(unique), len(unique)))
+    result: np.ndarray = connected(np.concatenate(pairs), len(unique))[index_of]
+    return result
+
+
+def connected(pairs: np.ndarray, size: int) -> np.ndarray:
+    """Groups what pairs connect, directly or by way of others.
+
+    Args:
+      pairs: int [m, 2], in [0, size).
+      size: Number of things.
+
+    Returns:
+      int32 [size], the same number for all members of a group.
+    """
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
     _, groups = connected_components(graph, directed=False)
-    result: np.ndarray = groups[index_of]
+    result: np.ndarray = groups
     return result

@@ -253,9 +253,7 @@ class _Examine(beam.DoFn):
     def _read_records(self, entries: list[layout.Entry]) -> Iterator[_Candidate]:
         """Examples that somebody else has written, with the keys of the raw contract."""
         for entry in entries:
-            compression = "GZIP" if entry.path.endswith(".gz") else ""
-            location = join(self._root, entry.path).encode(errors="surrogateescape")
-            dataset = tf.data.TFRecordDataset(location, compression)
+            dataset = files.records(join(self._root, entry.path))
             number = 0
             try:
                 for number, serialized in enumerate(dataset.as_numpy_iterator(), start=1):

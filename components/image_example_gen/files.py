@@ -10,10 +10,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen.locations import is_remote, join
 from trainer_module.error_text import first_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # A file system behind a network answers many questions at once as fast as one.
 _REMOTE_THREADS = 32
@@ -143,6 +146,16 @@ def _windows(paths: list[str]) -> Iterator[list[str]]:
     """Few at a time: what is read ahead is in memory."""
     for start in range(0, len(paths), _REMOTE_THREADS):
         yield paths[start : start + _REMOTE_THREADS]
+
+
+def records(location: str) -> tf.data.Dataset:
+    """The records of a TFRecord file, string [] each; gzipped if its name ends in `.gz`."""
+    import tensorflow as tf
+
+    # Encoded here: TensorFlow takes a name whose bytes are not UTF-8 only as bytes.
+    return tf.data.TFRecordDataset(
+        location.encode(errors="surrogateescape"), "GZIP" if location.endswith(".gz") else ""
+    )
 
 
 def read_all(root: str, paths: list[str]) -> Iterator[bytes | UnreadableFileError]:

@@ -164,8 +164,8 @@ class _Found:
         self.digest = hashlib.sha256()
 
     def add(self, found: files.File, **said: str | tuple[str, ...]) -> None:
-        if found.problem or found.is_folder:
-            self.refuse(found.path, found.problem or "a folder inside a class folder; its files are not read")
+        if found.problem:
+            self.refuse(found.path, found.problem)
             return
         self.entries.append(Entry(found.path, found.size, **said))  # type: ignore[arg-type]
         self.note(found)
@@ -240,19 +240,16 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
         raise DatasetError(f"data.metadata_csv does not go with a {kind}, which names slices itself. Remove it.")
     if kind == "manifest":
         read = _from_manifest(root, manifest or _find_manifest(root, top), options)
-        read.mask_classes = _classes_of_masks(read, options)
-        return read
-    if kind == "tfrecord":
+    elif kind == "tfrecord":
         read = _from_tfrecords(root, top, options)
-        read.mask_classes = _classes_of_masks(read, options)
-        return read
-    reader = {
-        "class_folders": _from_class_folders,
-        "split_folders": _from_split_folders,
-        "mask_pairs": _from_mask_pairs,
-    }[kind]
-    read = reader(root, top)
-    _join_metadata(read, _find_metadata(root, top, options), options)
+    else:
+        reader = {
+            "class_folders": _from_class_folders,
+            "split_folders": _from_split_folders,
+            "mask_pairs": _from_mask_pairs,
+        }[kind]
+        read = reader(root, top)
+        _join_metadata(read, _find_metadata(root, top, options), options)
     read.mask_classes = _classes_of_masks(read, options)
     return read
 
@@ -437,10 +434,8 @@ def _first_keys(location: str) -> set[str]:
     """The features of the first example of a TFRecord file; the others are expected to be alike."""
     import tensorflow as tf
 
-    compression = "GZIP" if location.endswith(".gz") else ""
     try:
-        encoded = location.encode(errors="surrogateescape")
-        for serialized in tf.data.TFRecordDataset(encoded, compression).take(1).as_numpy_iterator():
+        for serialized in files.records(location).take(1).as_numpy_iterator():
             return set(tf.train.Example.FromString(serialized).features.feature)
     except Exception as error:  # TensorFlow's for the file, protobuf's for the record
         raise DatasetError(

@@ -96,8 +96,7 @@ def examine_all(contents: Iterable[bytes | UnreadablePictureError], max_pixels: 
 
     Yields:
       In the same order, the bytes (none where the header was refused), and what is known of the picture or why it is
-      none: empty, of another format,
-      animated, too large, or damaged.
+      none: empty, of another format, animated, too large, or damaged.
 
     Raises:
       Exception: Whatever `contents` raises.

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from components.image_example_gen.duplicates import near_duplicates
+from components.image_example_gen.duplicates import connected, near_duplicates
 from components.image_example_gen.options import DataOptions
 from trainer_module import features
 
@@ -222,9 +220,7 @@ def _unit_keys(records: Sequence[Record], kept: Sequence[int], near: Sequence[Du
         pairs += [(members[0], member) for member in members[1:]]
     if not own:
         return []
-    edge = np.array(pairs)
-    graph = coo_array((np.ones(len(edge), np.int8), (edge[:, 0], edge[:, 1])), shape=(len(own), len(own)))
-    _, units = connected_components(graph, directed=False)
+    units = connected(np.array(pairs), len(own))
     smallest: dict[int, str] = {}
     for unit, key in zip(units, own, strict=True):
         smallest[unit] = min(key, smallest.get(unit, key))

@@ -134,7 +134,7 @@ def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, mo
     counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
     expected = np.concatenate([encoder(images, training=False) for images, _ in data])
     for largest, is_file in ((10**9, False), (0, True)):
-        monkeypatch.setattr("trainer_module.frozen_features.LARGEST_MEMORY_CACHE", largest)
+        monkeypatch.setattr("trainer_module.input_pipeline.LARGEST_MEMORY_CACHE", largest)
         read.clear()
         path = str(tmp_path / "cache" / str(is_file))
         kept = frozen_features(encoder, counted, batch_size=5, cache_path=path)

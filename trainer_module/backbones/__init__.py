@@ -12,9 +12,10 @@ Importing a backbone imports no Keras.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 from types import ModuleType
+
+from trainer_module import registry
 
 IMAGENET = "imagenet"
 RANDOM = "none"
@@ -26,7 +27,7 @@ class MissingWeightsError(ValueError):
 
 def names() -> list[str]:
     """Names of all backbones, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return registry.names(sys.modules[__name__])
 
 
 def get(name: str) -> ModuleType:
@@ -35,6 +36,4 @@ def get(name: str) -> ModuleType:
     Raises:
       ValueError: If no module of that name is in this folder.
     """
-    if name not in names():
-        raise ValueError(f"Unknown backbone {name!r}. Known backbones: {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name}")
+    return registry.get(sys.modules[__name__], "backbone", name)

@@ -36,6 +36,22 @@ class Source(NamedTuple):
 Network = Callable[["keras.KerasTensor | None", bool], "keras.Model"]
 
 
+def of_keras(application: Callable[..., keras.Model], image_size: int) -> Network:
+    """A network of `keras.applications`, with random weights.
+
+    Args:
+      application: For example `keras.applications.ResNet50`.
+      image_size: Side of the pictures, pixels.
+    """
+
+    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
+        return application(
+            weights=None, include_top=with_classes, input_tensor=x, input_shape=[image_size, image_size, 3]
+        )
+
+    return network
+
+
 def assemble(
     network: Network,
     *,

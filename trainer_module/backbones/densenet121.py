@@ -38,12 +38,8 @@ def build(*, image_size: int, weights: str) -> keras.Model:
     """
     import keras
 
-    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
-        shape = [image_size, image_size, 3]
-        return keras.applications.DenseNet121(weights=None, include_top=with_classes, input_tensor=x, input_shape=shape)
-
     return _weights.assemble(
-        network,
+        _weights.of_keras(keras.applications.DenseNet121, image_size),
         image_size=image_size,
         weights_path=_weights.path_of(weights, _SOURCE),
         preprocess=keras.layers.Normalization(

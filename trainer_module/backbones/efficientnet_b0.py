@@ -40,14 +40,8 @@ def build(*, image_size: int, weights: str) -> keras.Model:
     """
     import keras
 
-    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
-        shape = [image_size, image_size, 3]
-        return keras.applications.EfficientNetB0(
-            weights=None, include_top=with_classes, input_tensor=x, input_shape=shape
-        )
-
     model = _weights.assemble(
-        network,
+        _weights.of_keras(keras.applications.EfficientNetB0, image_size),
         image_size=image_size,
         weights_path=_weights.path_of(weights, _SOURCE),
         preprocess=lambda pixels: pixels,  # the network begins with its own

@@ -36,13 +36,9 @@ def build(*, image_size: int, weights: str) -> keras.Model:
     """
     import keras
 
-    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
-        shape = [image_size, image_size, 3]
-        return keras.applications.MobileNetV2(weights=None, include_top=with_classes, input_tensor=x, input_shape=shape)
-
     trained_size = image_size if image_size in _TRAINED_SIZES else 224
     return _weights.assemble(
-        network,
+        _weights.of_keras(keras.applications.MobileNetV2, image_size),
         image_size=image_size,
         weights_path=_weights.path_of(weights, _weights.Source(_URL + _FILE.format(trained_size))),
         preprocess=keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="preprocess"),

@@ -40,10 +40,6 @@ def build(*, image_size: int, weights: str) -> keras.Model:
     """
     import keras
 
-    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
-        shape = [image_size, image_size, 3]
-        return keras.applications.ResNet50(weights=None, include_top=with_classes, input_tensor=x, input_shape=shape)
-
     def preprocess(pixels: keras.KerasTensor) -> keras.KerasTensor:
         blue_first = keras.ops.flip(pixels, axis=-1)
         centre = keras.layers.Normalization(
@@ -52,7 +48,7 @@ def build(*, image_size: int, weights: str) -> keras.Model:
         return centre(blue_first)
 
     return _weights.assemble(
-        network,
+        _weights.of_keras(keras.applications.ResNet50, image_size),
         image_size=image_size,
         weights_path=_weights.path_of(weights, _SOURCE),
         preprocess=preprocess,

@@ -7,16 +7,17 @@ over `names()`.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 from types import ModuleType
+
+from trainer_module import registry
 
 DEFAULT = "scratch_cnn"
 
 
 def names() -> list[str]:
     """Names of all models, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return registry.names(sys.modules[__name__])
 
 
 def get(name: str) -> ModuleType:
@@ -25,6 +26,4 @@ def get(name: str) -> ModuleType:
     Raises:
       ValueError: If no module of that name is in this folder.
     """
-    if name not in names():
-        raise ValueError(f"Unknown model {name!r}. Known models: {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name}")
+    return registry.get(sys.modules[__name__], "model", name)

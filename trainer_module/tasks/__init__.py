@@ -12,10 +12,11 @@ Every module gives
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from trainer_module import registry
 
 if TYPE_CHECKING:
     from trainer_module.options import TrainerOptions
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Names of all tasks, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return registry.names(sys.modules[__name__])
 
 
 def get(name: str) -> ModuleType:
@@ -32,9 +33,7 @@ def get(name: str) -> ModuleType:
     Raises:
       ValueError: If no module of that name is in this folder.
     """
-    if name not in names():
-        raise ValueError(f"Unknown task {name!r}. Known tasks: {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name}")
+    return registry.get(sys.modules[__name__], "task", name)
 
 
 def of(options: TrainerOptions) -> ModuleType:

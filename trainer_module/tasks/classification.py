@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import augmentation, features, grad_cam, input_pipeline, models, preprocessing
-from trainer_module.input_pipeline import PixelStatistics
+from trainer_module import augmentation, features, grad_cam, input_pipeline
 from trainer_module.options import TrainerOptions, TransformOptions
+from trainer_module.tasks import _network
+from trainer_module.tasks._network import Endpoint, image_bytes_of, pixels_of
 
 REQUIRED_SIGNATURES = (
     features.SERVING_DEFAULT,
@@ -21,44 +21,8 @@ REQUIRED_SIGNATURES = (
     features.EMBED,
 )
 
+build_model = _network.build_model
 read_label = input_pipeline.read_class_id
-
-
-class Endpoint(NamedTuple):
-    """One signature: what it computes and what it takes.
-
-    Attributes:
-      compute: Maps tensors to a dict of named tensors, all with a batch dimension.
-      inputs: The specification of each argument, named.
-    """
-
-    compute: Callable[..., dict[str, tf.Tensor]]
-    inputs: list[tf.TensorSpec]
-
-
-def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
-    """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
-
-    Args:
-      options: The whole configuration of the run.
-      statistics: The train split's; used when `transform.normalization` is "dataset".
-
-    Returns:
-      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to logits, float32
-      [N, num_classes]; with segmentation [N, image_size, image_size, num_classes].
-    """
-    size, channels = options.transform.image_size, options.transform.channels
-    inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
-    if options.transform.normalization == "dataset":
-        # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
-        # construction. A constant channel has variance 0; Keras guards the division.
-        x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
-    elif options.transform.normalization == "backbone":
-        x = inputs
-    else:
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(inputs)
-    logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
-    return keras.Model(inputs, logits, name=options.model.name)
 
 
 def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
@@ -114,21 +78,13 @@ def endpoints(
           [N], score float32 [N].
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
     """
-    size, channels = options.transform.image_size, options.transform.channels
     names = tf.constant(options.classes)
     colors = grad_cam.color_table(options.grad_cam.colormap)
     explain = grad_cam.explainer(model)
     embedding_model = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
 
-    def pixels_of(image_bytes: tf.Tensor) -> tf.Tensor:
-        return preprocessing.decode_and_resize(image_bytes, size, channels)
-
-    def image_bytes_of(examples: tf.Tensor) -> tf.Tensor:
-        spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
-
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(tf.cast(pixels_of(image_bytes), tf.float32), training=False)
+        logits = model(pixels_of(image_bytes, options), training=False)
         probabilities = tf.nn.softmax(logits)
         class_id = tf.argmax(probabilities, axis=-1)
         return {
@@ -152,7 +108,7 @@ def endpoints(
         return transformed
 
     def explain_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = pixels_of(image_bytes)
+        pixels = pixels_of(image_bytes, options)
         explanation = explain(pixels)
         blended = grad_cam.overlay(pixels, explanation.heatmap, colors, options.grad_cam.alpha)
         return {
@@ -163,7 +119,7 @@ def endpoints(
         }
 
     def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        vectors = embedding_model(tf.cast(pixels_of(image_bytes), tf.float32), training=False)
+        vectors = embedding_model(pixels_of(image_bytes, options), training=False)
         return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
 
     image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
@@ -180,10 +136,8 @@ def endpoints(
 
 def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
     """The Keras model's own answer, probabilities float32 [N, C]: the reference that an export is compared with."""
-    pixels = preprocessing.decode_and_resize(
-        tf.constant(list(image_bytes)), options.transform.image_size, options.transform.channels
-    )
-    probabilities: np.ndarray = tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)).numpy()
+    pixels = pixels_of(tf.constant(list(image_bytes)), options)
+    probabilities: np.ndarray = tf.nn.softmax(model(pixels, training=False)).numpy()
     return probabilities
 
 

@@ -11,13 +11,13 @@ import tensorflow as tf
 from trainer_module import augmentation, features, grad_cam, pixel_losses, preprocessing
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.pixel_metrics import PixelMetrics
-from trainer_module.tasks import classification
-from trainer_module.tasks.classification import Endpoint
+from trainer_module.tasks import _network
+from trainer_module.tasks._network import Endpoint, image_bytes_of, pixels_of
 
 REQUIRED_SIGNATURES = (features.SERVING_DEFAULT, features.EXAMPLES, features.EMBED)
 
 # Pixels, normalisation, network: the network alone says what logits are of.
-build_model = classification.build_model
+build_model = _network.build_model
 
 
 def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
@@ -80,19 +80,14 @@ def endpoints(
           and `ignore_id`, uint8 [s, s], as TFMA reads it.
         embed: image_bytes string [N] → embedding float32 [N, D], the bottleneck's mean, unit length.
     """
-    size, channels = options.transform.image_size, options.transform.channels
     bottleneck = keras.Model(model.inputs, model.get_layer(features.BOTTLENECK_LAYER).output, name="embed")
 
-    def pixels_of(image_bytes: tf.Tensor) -> tf.Tensor:
-        return tf.cast(preprocessing.decode_and_resize(image_bytes, size, channels), tf.float32)
-
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        masks = masks_of(model(pixels_of(image_bytes), training=False))
+        masks = masks_of(model(pixels_of(image_bytes, options), training=False))
         return {"mask_png_bytes": _encode(masks), "class_pixels": count_pixels(masks, len(options.classes))}
 
     def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-        return predict(tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED])
+        return predict(image_bytes_of(examples))
 
     def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
@@ -100,7 +95,7 @@ def endpoints(
         return transformed | {features.LABEL: _encode(read_label(transformed, options.transform))}
 
     def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        maps = tf.cast(bottleneck(pixels_of(image_bytes), training=False), tf.float32)
+        maps = tf.cast(bottleneck(pixels_of(image_bytes, options), training=False), tf.float32)
         return {"embedding": tf.math.l2_normalize(tf.reduce_mean(maps, axis=[1, 2]), axis=-1)}
 
     image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
@@ -128,10 +123,8 @@ def count_pixels(masks: tf.Tensor, num_classes: int) -> tf.Tensor:
 
 def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
     """The Keras model's own answer, masks uint8 [N, s, s]: the reference that an export is compared with."""
-    pixels = preprocessing.decode_and_resize(
-        tf.constant(list(image_bytes)), options.transform.image_size, options.transform.channels
-    )
-    masks: np.ndarray = masks_of(model(tf.cast(pixels, tf.float32), training=False)).numpy()
+    pixels = pixels_of(tf.constant(list(image_bytes)), options)
+    masks: np.ndarray = masks_of(model(pixels, training=False)).numpy()
     return masks
 
 

@@ -1,0 +1,63 @@
+"""What every task needs: the network from pixels to logits, and how pictures reach it in the exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from trainer_module import features, models, preprocessing
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+
+
+class Endpoint(NamedTuple):
+    """One signature: what it computes and what it takes.
+
+    Attributes:
+      compute: Maps tensors to a dict of named tensors, all with a batch dimension.
+      inputs: The specification of each argument, named.
+    """
+
+    compute: Callable[..., dict[str, tf.Tensor]]
+    inputs: list[tf.TensorSpec]
+
+
+def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
+    """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
+
+    Args:
+      options: The whole configuration of the run.
+      statistics: The train split's; used when `transform.normalization` is "dataset".
+
+    Returns:
+      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to logits, float32
+      [N, num_classes]; with segmentation [N, image_size, image_size, num_classes].
+    """
+    size, channels = options.transform.image_size, options.transform.channels
+    inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
+    if options.transform.normalization == "dataset":
+        # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
+        # construction. A constant channel has variance 0; Keras guards the division.
+        x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
+    elif options.transform.normalization == "backbone":
+        x = inputs
+    else:
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(inputs)
+    logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
+    return keras.Model(inputs, logits, name=options.model.name)
+
+
+def pixels_of(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+    """Files of any size, string [N] → what the network takes: float32 [N, s, s, channels], range [0, 255]."""
+    transform = options.transform
+    pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels)
+    return tf.cast(pixels, tf.float32)
+
+
+def image_bytes_of(examples: tf.Tensor) -> tf.Tensor:
+    """Serialised raw examples, string [N] → their pictures' files, string [N]."""
+    spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+    return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
