@@ -39,7 +39,7 @@ def make(
     """
     common: dict[str, Any] = {
         "learning_rate": _schedule(options, learning_rate, epochs, steps_per_epoch),
-        "weight_decay": options.weight_decay or None,
+        "weight_decay": options.weight_decay,
         "global_clipnorm": options.clip_norm or None,
     }
     optimizer: keras.optimizers.Optimizer
