@@ -196,6 +196,45 @@ def predict(
 
 
 @app.command()
+def model(
+    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Pictures, for the number of classes; replaces data.path.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
+    ] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
+
+    Nothing is trained, and no pre-trained weights are needed.
+    """
+    import os
+
+    from pipeline.execution import quiet_output
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        # TensorFlow greets at length when it starts.
+        with quiet_output(Path(os.devnull)) as (out, _):
+            from pipeline import inspection, show_model
+
+            found = inspection.inspect(loaded, num_classes)
+            if as_json:
+                out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            else:
+                show_model.show(Console(file=out, width=None if out.isatty() else 120), found, expand=expand)
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+
+
+@app.command()
 def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table

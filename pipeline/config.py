@@ -11,7 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
@@ -197,8 +205,9 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _data_is_somewhere(self) -> PipelineConfig:
-        if self.data.source == "folder" and self.data.path is None:
+    def _data_is_somewhere(self, info: ValidationInfo) -> PipelineConfig:
+        needed = (info.context or {}).get("needs_data", True)
+        if needed and self.data.source == "folder" and self.data.path is None:
             raise ValueError("data.path is missing: name the folder of your pictures there, or give --data DIR")
         return self
 
@@ -259,13 +268,16 @@ def preset_text(name: str) -> str:
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = ()) -> PipelineConfig:
+def load(
+    name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = (), needs_data: bool = True
+) -> PipelineConfig:
     """Reads a preset or a TOML file.
 
     Args:
       name_or_path: A preset's name, or the path of a TOML file.
       data: Replaces `data.path` (and makes `data.source` a folder).
       overrides: `section.key=value` strings; the value is TOML, or a bare word for a string.
+      needs_data: Whether it is a mistake to say nothing of where the pictures are.
 
     Raises:
       ConfigError: With everything that is wrong, one line each.
@@ -280,7 +292,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
             # Runs on different pictures are different pipelines: one must not replace the other's served model.
             _section(table, "pipeline")["name"] = _slug(data)
     try:
-        return PipelineConfig.model_validate(table)
+        return PipelineConfig.model_validate(table, context={"needs_data": needs_data})
     except ValidationError as error:
         lines = [_explain(detail, table) for detail in error.errors()]
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None

@@ -39,6 +39,15 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("evaluation.thresholds={}", r"at least one threshold is needed"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: .*scratch_cnn"),
         ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
+        (
+            "model.convolution=depthwise",
+            r"convolution: must be one of standard, separable, mobilenet, or .*'depth",
+        ),
+        ('model.downsampling=["max", "min", "max"]', r"downsampling: must be one of max, average, stride, or a list"),
+        ('model.downsampling=["max", "max"]', r"downsampling has 2 values and blocks has 3: give one value for all"),
+        ("model.convolution=[]", r"convolution has 0 values and blocks has 3"),
+        ("model.blocks=[[32], []]", r"model\.blocks\.1: .*at least 1 item"),
+        ("model.head=average", r"model\.head: Input should be 'global_average', 'global_max' or 'flatten'"),
         ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
     ],
 )
@@ -66,6 +75,27 @@ def test_values_are_toml_or_bare_words():
     assert loaded.training.learning_rate == 0.01
     assert loaded.grad_cam.colormap == "magma"
     assert loaded.model.blocks == ((8,), (16,))
+
+
+def test_a_mistake_in_one_of_several_kinds_is_told_once():
+    with pytest.raises(config.ConfigError) as raised:
+        config.load("digits", overrides=["model.convolution=depthwise"])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_one_kind_for_all_blocks_or_one_for_every_block():
+    overrides = ["model.convolution=separable", 'model.downsampling=["stride", "max", "average"]']
+    loaded = config.load("digits", overrides=overrides)
+    assert loaded.model.convolution == "separable"
+    assert loaded.model.downsampling == ("stride", "max", "average")
+    options = loaded.trainer_options(("a", "b"))
+    assert type(options).model_validate_json(options.model_dump_json()) == options
+
+
+def test_only_a_run_needs_pictures():
+    assert config.load("pictures", needs_data=False).data.path is None
+    with pytest.raises(config.ConfigError, match=r"data\.path is missing"):
+        config.load("pictures")
 
 
 def test_another_model_does_not_inherit_the_presets_keys():

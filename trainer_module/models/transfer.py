@@ -43,6 +43,10 @@ class Options(ModelOptions):
         """Yes."""
         return True
 
+    def with_random_weights(self) -> Options:
+        """The same network without its weights; a SavedModel cannot be had without its folder."""
+        return self if self.backbone == "saved_model" else self.model_copy(update={"weights": backbones.RANDOM})
+
     def begins_frozen(self) -> bool:
         """The head is trained first."""
         return True

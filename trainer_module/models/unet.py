@@ -54,6 +54,10 @@ class Options(ModelOptions):
         """Whether the encoder is a pre-trained network; it is trained with the decoder from the start."""
         return bool(self.encoder)
 
+    def with_random_weights(self) -> Options:
+        """The same network, its encoder without pre-trained weights."""
+        return self.model_copy(update={"encoder_weights": "none"})
+
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """Adds the network to an image tensor.
