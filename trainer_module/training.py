@@ -87,6 +87,7 @@ def train(
     history_path = Path(run_dir) / features.HISTORY_FILE
     history_path.unlink(missing_ok=True)  # phases are appended
     tuning, task = options.fine_tuning, tasks.of(options)
+    train_data = task.weighted(train_data, options)
     fitted, changed = task.augmented(model, train_data, options)
     if not options.model.begins_frozen():
         loss = task.loss(options, train_data)
