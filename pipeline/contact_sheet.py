@@ -30,7 +30,7 @@ _SMALLEST_CELL, _LARGEST_CELL = 128, 224
 _MARGIN, _GAP, _LINE = 28, 10, 18
 _TEXT_SIZE, _TITLE_SIZE = 14, 20
 _INK, _PALE_INK, _PAPER = (28, 28, 30), (110, 110, 115), (255, 255, 255)
-_MASK_ALPHA = 0.5
+_MASK_ALPHA = 0.6
 _UNPAINTED = "background"  # of masks: the class that needs no colour
 
 

