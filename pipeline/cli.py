@@ -196,6 +196,51 @@ def predict(
 
 
 @app.command()
+def augment(
+    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    output: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet; an earlier one is replaced.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, max=100, help="Pictures, each with seven samples.")] = 8,
+) -> None:
+    """Draws what augmentation does: some pictures, and beside each what training sees of it."""
+    import contextlib
+    import os
+
+    from pipeline import contact_sheet, execution
+
+    stderr = Console(stderr=True)
+    if output.suffix.lower() != ".png":
+        _stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
+    if not output.parent.is_dir():
+        _stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
+    unusable: list[str] = []
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        generated = loaded.data.path is None
+        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            found = execution.prepare(loaded)
+        execution.refuse_other_task(loaded, found, "Trainer")
+        with execution.quiet_output(Path(os.devnull)):
+            sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
+        sheet.save(output, "PNG")
+    except (configuration.ConfigError, DatasetError) as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    except execution.AlreadyRunningError as error:
+        _stop(stderr, FAILED, str(error))
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    for reason in unusable:
+        stderr.print(f"[yellow]left out:[/yellow] {_escape(reason)}", soft_wrap=True, highlight=False)
+    print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
+
+
+@app.command()
 def model(
     config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
     data: Annotated[

@@ -34,6 +34,7 @@ from trainer_module.options import (
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_labels,
     check_model,
     parse_model,
 )
@@ -202,6 +203,7 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> PipelineConfig:
         check_model(self.model, self.transform, self.fine_tuning)
+        check_labels(self.model, self.augmentation, self.training)
         return self
 
     @model_validator(mode="after")

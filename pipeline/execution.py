@@ -130,7 +130,7 @@ def execute(
     Raises:
       ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
-    _refuse_other_task(config, layout, to_node or NODE_IDS[-1])
+    refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results
     from pipeline.runners import local
 
@@ -155,7 +155,7 @@ def execute(
     return outcome
 
 
-def _refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
+def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
     """Refuses a model that the data cannot train, and nodes that do not know masks yet."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return

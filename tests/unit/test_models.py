@@ -13,7 +13,7 @@ from trainer_module.tasks import classification
 
 STATISTICS = PixelStatistics(np.array([100.0, 110.0, 120.0], np.float32), np.array([900.0, 400.0, 2500.0], np.float32))
 ALL_AUGMENTATIONS = AugmentationOptions(
-    horizontal_flip=True, rotation=0.1, zoom=0.2, translation=0.2, contrast=0.3, brightness=0.2
+    horizontal_flip=True, rotation=0.1, zoom=0.2, translation=0.2, contrast=0.3, brightness=0.2, random_erasing=0.5
 )
 
 
@@ -73,7 +73,7 @@ def test_the_keras_file_gives_the_same_numbers(name, images, tmp_path):
 
 def test_augmentation_is_off_outside_training_and_on_inside(name, images):
     model = classification.build_model(options(name), STATISTICS)
-    fitted = augmentation.augmented(model, ALL_AUGMENTATIONS, seed=3)
+    fitted = augmentation.in_model(model, ALL_AUGMENTATIONS, seed=3)
     np.testing.assert_array_equal(model(images), fitted(images, training=False))
     np.testing.assert_array_equal(model(images), model(images))  # nothing random is in what is saved and exported
     assert {id(weight) for weight in model.weights} <= {id(weight) for weight in fitted.weights}
@@ -84,7 +84,7 @@ def test_augmentation_is_off_outside_training_and_on_inside(name, images):
 
 def test_no_augmentation_is_the_model_itself(name):
     model = classification.build_model(options(name), STATISTICS)
-    assert augmentation.augmented(model, AugmentationOptions(), seed=3) is model
+    assert augmentation.in_model(model, AugmentationOptions(), seed=3) is model
 
 
 def test_one_picture_alone_is_answered_as_in_a_batch(name, images):
