@@ -225,11 +225,11 @@ class PipelineConfig(Section):
         base = self.serving.base_directory or self.run_dir / "serving"
         return base.expanduser().absolute() / self.model_name
 
-    def trainer_options(self, classes: tuple[str, ...]) -> TrainerOptions:
-        """The part that crosses into Transform and Trainer."""
+    def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
+        """The part that crosses into Transform and Trainer, with the classes and the ignored id of the data."""
         return TrainerOptions(
             classes=classes,
-            ignore_id=self.data.ignore_id,
+            ignore_id=ignore_id,
             transform=self.transform,
             augmentation=self.augmentation,
             model=self.model,

@@ -88,14 +88,15 @@ def train(
     history_path.unlink(missing_ok=True)  # phases are appended
     tuning, task = options.fine_tuning, tasks.of(options)
     fitted, changed = task.augmented(model, train_data, options)
+    loss = task.loss(options, train_data)
     if not options.model.begins_frozen():
-        loss = task.loss(options, train_data)
         return _fit(fitted, changed, options, validation_data, history_path, phase=WHOLE, loss=loss)
 
-    if fitted is model and changed is train_data:  # nothing is augmented
+    # Where nothing is augmented; the maps that a decoder reads are too large to keep.
+    if fitted is model and changed is train_data and options.model.task == "classification":
         history = _fit_head(model, options, train_data, validation_data, history_path)
     else:
-        history = _fit(fitted, changed, options, validation_data, history_path, phase=HEAD)
+        history = _fit(fitted, changed, options, validation_data, history_path, phase=HEAD, loss=loss)
     if tuning.epochs == 0:
         return history
 
@@ -103,7 +104,14 @@ def train(
     models.get(options.model.name).unfreeze(model, tuning.unfreeze_layers)
     fitted, changed = task.augmented(model, train_data, options)
     tuned = _fit(
-        fitted, changed, options, validation_data, history_path, phase=FINE_TUNING, first_epoch=len(history.epoch)
+        fitted,
+        changed,
+        options,
+        validation_data,
+        history_path,
+        phase=FINE_TUNING,
+        loss=loss,
+        first_epoch=len(history.epoch),
     )
     if not min(tuned.history["val_loss"]) < best_loss:
         model.set_weights(best_weights)  # fine-tuning made nothing better

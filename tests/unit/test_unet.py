@@ -144,7 +144,7 @@ def test_it_learns_squares(tmp_path):
     assert history["val_mean_iou"][-1] > 0.8
     assert history["val_iou/car"][-1] > 0.7
     header = (tmp_path / features.HISTORY_FILE).read_text().splitlines()[0]
-    assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "mean_iou"} <= set(header.split(","))
+    assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "val_dice/car", "mean_iou"} <= set(header.split(","))
 
 
 # --- Augmentation and resizing ----------------------------------------------------------------------------------

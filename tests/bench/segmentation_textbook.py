@@ -1,0 +1,2 @@
+import keras
+def train(a,b,m): raise NotImplementedError
