@@ -117,7 +117,11 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         schema=schema_gen.outputs["schema"],
         train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
         eval_args=trainer_pb2.EvalArgs(splits=[features.VALIDATION]),
-        custom_config={"options": trainer_options, "source_hash": code},
+        custom_config={
+            "options": trainer_options,
+            "checkpoint_dir": str(config.run_dir / "checkpoints"),
+            "source_hash": code,
+        },
     )
 
     resolver = Resolver(

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer_module import features, tasks
+from trainer_module.fused_normalization import fused
 from trainer_module.options import TrainerOptions
 
 # Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
@@ -41,9 +42,10 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.track(tft_layer)
-    for name, endpoint in tasks.of(options).endpoints(model, options, tft_layer, raw_feature_spec).items():
-        archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
-    archive.write_out(serving_dir, verbose=False)
+    with fused(model):
+        for name, endpoint in tasks.of(options).endpoints(model, options, tft_layer, raw_feature_spec).items():
+            archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
+        archive.write_out(serving_dir, verbose=False)
     labels_path = os.path.join(serving_dir, LABELS_FILE)
     tf.io.gfile.makedirs(os.path.dirname(labels_path))
     with tf.io.gfile.GFile(labels_path, "w") as file:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainer_module import input_pipeline
+from trainer_module.fused_normalization import fused
 
 
 def frozen_features(
@@ -44,6 +45,9 @@ def frozen_features(
     @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.float32)])
     def encode(images: tf.Tensor) -> tf.Tensor:
         return encoder(images, training=False)
+
+    with fused(encoder):
+        encode = encode.get_concrete_function()
 
     def encoded() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         for images, labels in data:

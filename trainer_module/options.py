@@ -40,17 +40,67 @@ class AugmentationOptions(Section):
 class TrainingOptions(Section):
     """`[training]`: how the weights are found."""
 
-    batch_size: int = Field(default=32, ge=1, le=65536, description="Pictures a step.")
+    batch_size: int = Field(default=32, ge=1, le=65536, description="Pictures a step, over all accelerators.")
     epochs: int = Field(default=20, ge=1, le=10_000, description="Most passes over the train split.")
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0, description="Of Adam, at the start.")
-    early_stopping_patience: int = Field(
-        default=5, ge=1, description="Epochs without a better validation loss before training ends."
+    learning_rate: float = Field(
+        default=1e-3, gt=0.0, le=10.0, description="At the start, or the highest of a schedule."
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="`sgd` has momentum.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.9, description="Of `sgd`.")
+    nesterov: bool = Field(default=False, description="With `sgd`: look ahead along the momentum.")
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Part of a weight that a step takes away, times the rate; of `adamw` and `sgd`, and not of vectors "
+        "(biases, batch normalisation).",
+    )
+    clip_norm: float = Field(
+        default=0.0, ge=0.0, description="Longest gradient, all weights taken together; 0 clips nothing."
+    )
+    schedule: Literal["constant", "plateau", "cosine", "one_cycle"] = Field(
+        default="plateau",
+        description="`plateau` lowers the rate when the validation loss stands still; `cosine` lets it fall to 0 over "
+        "all epochs; `one_cycle` lets it rise for three tenths of them and fall for the rest.",
+    )
+    warmup_epochs: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1000.0,
+        description="With `cosine`: epochs in which the rate grows to its highest first.",
     )
     plateau_patience: int = Field(
         default=2, ge=1, description="Epochs without a better validation loss before the rate is reduced."
     )
     plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0, description="What the rate is multiplied by.")
+    early_stopping_patience: int = Field(
+        default=5,
+        ge=0,
+        description="Epochs without a better validation loss before training ends; 0 goes on to the last. The best "
+        "epoch's weights are kept either way.",
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        default="float32",
+        description="What layers compute in while training; weights and the exported model are float32. Of use where "
+        "the hardware has it: GPUs since 2017 for `mixed_float16`; TPUs, GPUs since 2020 and CPUs with AMX for "
+        "`mixed_bfloat16`.",
+    )
+    distribution: Literal["none", "mirrored", "multi_worker"] = Field(
+        default="none", description="`mirrored`: all GPUs of a machine; `multi_worker`: all machines in `TF_CONFIG`."
+    )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> TrainingOptions:
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError('weight_decay must be 0 with optimizer = "adam": take "adamw", which is Adam with it')
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f'nesterov is of optimizer = "sgd" (given: "{self.optimizer}")')
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(f'warmup_epochs is of schedule = "cosine" (given: "{self.schedule}")')
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be less than epochs = {self.epochs} (given: {self.warmup_epochs:g})")
+        return self
 
 
 class SegmentationOptions(Section):
@@ -73,7 +123,7 @@ class FineTuningOptions(Section):
     """`[fine_tuning]`: the second phase of a model with a pre-trained base."""
 
     epochs: int = Field(default=0, ge=0, le=10_000, description="Most further passes; 0 leaves the base as it was.")
-    learning_rate: float = Field(default=1e-5, gt=0.0, le=10.0, description="Of Adam, at the start of this phase.")
+    learning_rate: float = Field(default=1e-5, gt=0.0, le=10.0, description="As in `[training]`, of this phase.")
     unfreeze_layers: int = Field(
         default=0, ge=0, description="Layers of the base, from its end, that are trained; never batch normalisation."
     )

@@ -1,6 +1,7 @@
 """Phases: what each may change, and what is written of them."""
 
 import csv
+import time
 import types
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from trainer_module import backbones, features, training
+from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import transfer
@@ -187,3 +189,64 @@ def test_sections_must_agree(sections, message):
     defaults = {"classes": ("a", "b"), "model": {"name": "transfer"}, "transform": {"normalization": "backbone"}}
     with pytest.raises(ValueError, match=message):
         TrainerOptions(**(defaults | sections))
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision):
+    chosen = TrainerOptions(
+        classes=("a", "b", "c"),
+        transform={"image_size": SIZE, "normalization": "rescale"},
+        model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4},
+        training={"batch_size": 6, "epochs": 2, "precision": precision},
+    )
+    model = classification.build_model(chosen, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    computed_in = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
+    assert computed_in == {precision.removeprefix("mixed_")}
+    history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
+    assert np.all(np.isfinite(history.history["loss"]))
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    model.save(tmp_path / "model.keras")
+    images = next(iter(data))[0]
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
+
+
+def test_the_history_is_there_for_tensorboard_too(fresh, data, tmp_path):
+    tuning = {"epochs": 1, "learning_rate": 1e-3, "unfreeze_layers": 4}
+    history = training.train(
+        fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
+    )
+    for split, name, column in (("train", "loss", "loss"), ("validation", "loss", "val_loss")):
+        curve = {}
+        for path in (tmp_path / split).iterdir():
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    if value.tag == name:
+                        curve[event.step] = float(tf.make_ndarray(value.tensor))
+        assert curve == pytest.approx(dict(enumerate(history.history[column])))
+
+
+def test_waiting_for_pictures_is_measured(fresh, data, tmp_path):
+    def slow(images, labels):
+        return tf.py_function(lambda x, y: time.sleep(0.2) or (x, y), [images, labels], (tf.uint8, tf.int64))
+
+    def with_shape(images, labels):
+        return tf.ensure_shape(images, [None, SIZE, SIZE, 3]), tf.ensure_shape(labels, [None])
+
+    chosen = options(augmentation=AugmentationOptions(horizontal_flip=True))
+    waits = {}
+    for name, train_data in (("slow", data.map(slow).map(with_shape).prefetch(1)), ("fast", data.cache().prefetch(1))):
+        history = training.train(fresh, chosen, train_data=train_data, validation_data=data, run_dir=str(tmp_path))
+        waits[name] = history.history["data_wait"][-1]
+    assert waits["slow"] > 0.5 > waits["fast"] >= 0
+
+
+def test_what_is_measured_are_the_same_batches(data):
+    wait = DataWait()
+    for one, other in zip(wait.measured(data), data, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    assert wait.take() > 0
+    assert wait.take() == 0

@@ -139,7 +139,7 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     base = keras.Model(whole.inputs, [*maps, whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))
-    pixels = layers.Rescaling(1 / 127.5, offset=-1.0, name="full_size")(x)
+    pixels = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="full_size")(x)
     *skips, x = base(x)
     full = _convolutions(pixels, options.filters, "encoder0")
     return layers.Identity(name=features.BOTTLENECK_LAYER)(x), [full, *skips]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer_module import features, models, preprocessing
+from trainer_module import features, models, precision, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -37,17 +37,20 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
       [N, num_classes]; with segmentation [N, image_size, image_size, num_classes].
     """
     size, channels = options.transform.image_size, options.transform.channels
-    inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
-    if options.transform.normalization == "dataset":
-        # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
-        # construction. A constant channel has variance 0; Keras guards the division.
-        x = keras.layers.Normalization(mean=statistics.mean, variance=statistics.variance, name="normalize")(inputs)
-    elif options.transform.normalization == "backbone":
-        x = inputs
-    else:
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="normalize")(inputs)
-    logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
-    return keras.Model(inputs, logits, name=options.model.name)
+    with precision.policy(options.training.precision):
+        inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
+        if options.transform.normalization == "dataset":
+            # Three numbers a channel, found by Transform and baked in: the .keras file and the SavedModel agree by
+            # construction. A constant channel has variance 0; Keras guards the division.
+            x = keras.layers.Normalization(
+                mean=statistics.mean, variance=statistics.variance, dtype="float32", name="normalize"
+            )(inputs)
+        elif options.transform.normalization == "backbone":
+            x = inputs
+        else:
+            x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="normalize")(inputs)
+        logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
+        return keras.Model(inputs, logits, name=options.model.name)
 
 
 def pixels_of(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:

@@ -1,0 +1,38 @@
+"""Mixed precision: half of the bits for activations, all of them for weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+
+@contextmanager
+def policy(name: str) -> Iterator[None]:
+    """Layers built inside the block compute as the dtype policy says; the former policy is restored after it.
+
+    Args:
+      name: `float32`, `mixed_bfloat16` or `mixed_float16`.
+
+    Reference: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740, section 3.1 (weights stay float32).
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def to_float32(model: keras.Model) -> None:
+    """Makes a trained model compute in float32, in place.
+
+    The weights are float32 already. A model that is served must not depend on what the accelerator that trained it was
+    quick at: without hardware for it, bfloat16 is slower than float32, and explanations lose digits.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            to_float32(layer)
+        layer.dtype_policy = keras.DTypePolicy("float32")
+    model.dtype_policy = keras.DTypePolicy("float32")
