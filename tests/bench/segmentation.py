@@ -60,7 +60,9 @@ def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, P
 
 def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
     """The preset's, for the plain form with an encoder from random weights in as many epochs."""
-    chosen = config.load("camvid", data=str(arguments.camvid), overrides=[f"model.encoder_weights='{arguments.weights}'"])
+    chosen = config.load(
+        "camvid", data=str(arguments.camvid), overrides=[f"model.encoder_weights='{arguments.weights}'"]
+    )
     said = json.loads(chosen.trainer_options(chosen.data.classes or ()).model_dump_json())
     if form == PLAIN:
         said["model"] = {"name": "unet", "filters": said["model"]["filters"]}

@@ -134,9 +134,12 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     from keras import layers
 
     module = backbones.get(options.encoder)
-    whole = module.build(image_size=x.shape[1], weights=options.encoder_weights)
+    try:
+        whole = module.build(image_size=x.shape[1], weights=options.encoder_weights)
+    except backbones.MissingWeightsError as error:  # it names the key of `transfer`
+        raise backbones.MissingWeightsError(str(error).replace("model.weights", "model.encoder_weights")) from None
     maps = [whole.get_layer(name).output for name in module.SKIPS]
-    base = keras.Model(whole.inputs, [*maps, whole.output], name=features.BACKBONE_LAYER)
+    base = keras.Model(whole.input, [*maps, whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))
     pixels = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="full_size")(x)
