@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, history, models, optimizers, precision, tasks
+from trainer_module import distribution, features, history, models, optimizers, precision, tasks
 from trainer_module.checkpoints import Checkpoint, CheckpointFile
 from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
@@ -69,7 +69,7 @@ class _Recorder(keras.callbacks.Callback):
         row: history.Row = {
             history.PHASE: self._phase.name,
             history.SECONDS: round(time.perf_counter() - self._start, 3),
-            history.LEARNING_RATE: float(self.model.optimizer.learning_rate),
+            history.LEARNING_RATE: float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
         if self._wait:
             row[history.DATA_WAIT] = round(self._wait.take() / self._trained, 4)
@@ -281,6 +281,7 @@ def _fit(
     )
     # Under a strategy the batches are divided anew, in threads that the clock does not see.
     wait = None if tf.distribute.has_strategy() else DataWait()
+    distribution.prepare(fitted, train_data)
     callbacks = [
         _StopOnNan(),
         stopping,
@@ -290,8 +291,8 @@ def _fit(
     ]
     with fused(fitted):
         fitted.fit(
-            wait.measured(train_data) if wait else train_data,
-            validation_data=validation_data,
+            wait.measured(train_data) if wait else distribution.divided(train_data),
+            validation_data=distribution.divided(validation_data),
             initial_epoch=done,
             epochs=phase.epochs,
             callbacks=callbacks,

@@ -1,0 +1,99 @@
+"""One step over two replicas is the same step, whether they are of one machine or of two."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer_module import distribution
+
+# A process of its own each: devices and workers are settled before TensorFlow computes anything.
+PROGRAM = """
+import json, sys
+import tensorflow as tf
+name, run_dir = sys.argv[1:]
+if name == "mirrored":
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # it looks for GPUs only
+from trainer_module import distribution
+if name != "mirrored":
+    strategy = distribution.strategy(name)
+import keras
+import numpy as np
+from trainer_module import training
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks import classification
+keras.utils.set_random_seed(1)
+options = TrainerOptions(
+    classes=("a", "b"),
+    transform={"image_size": 8},
+    model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4, "block_dropout": 0, "head_dropout": 0},
+    training={"epochs": 3, "batch_size": 8, "distribution": name},
+)
+images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
+data = tf.data.Dataset.from_tensor_slices((images, np.arange(24) % 2)).batch(8)
+with strategy.scope():
+    model = classification.build_model(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
+    history = training.train(model, options, train_data=data, validation_data=data, run_dir=run_dir)
+figures = [history.history[name] for name in ("loss", "val_loss", "val_accuracy")]
+print(json.dumps([distribution.is_chief(strategy), strategy.num_replicas_in_sync, figures]))
+"""
+
+
+def start(name, run_dir, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, name, str(run_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+    )
+
+
+def outcome(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(output.splitlines()[-1])
+
+
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_two_devices_and_two_workers_find_the_same_weights(tmp_path):
+    workers = [free_address(), free_address()]
+    processes = [
+        start(
+            "multi_worker",
+            tmp_path / str(index),
+            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    ]
+    processes.append(start("mirrored", tmp_path / "mirrored"))
+    try:
+        first, second, mirrored = map(outcome, processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert first[:2] == [True, 2] and second[:2] == [False, 2] and mirrored[:2] == [True, 2]
+    assert first[2] == second[2]
+    for one, other in zip(first[2], mirrored[2], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_without_a_cluster(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
+        distribution.strategy("multi_worker")
+    assert distribution.is_chief(distribution.strategy("none"))
