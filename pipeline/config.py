@@ -236,11 +236,16 @@ class PipelineConfig(Section):
         base = self.serving.base_directory or self.run_dir / "serving"
         return base.expanduser().absolute() / self.model_name
 
-    def trainer_options(self, classes: tuple[str, ...]) -> TrainerOptions:
-        """The part that crosses into Transform and Trainer."""
+    def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
+        """The part that crosses into Transform and Trainer.
+
+        Args:
+          classes: Of the data.
+          ignore_id: Of the data, where `data.ignore_id` does not say it.
+        """
         return TrainerOptions(
             classes=classes,
-            ignore_id=self.data.ignore_id,
+            ignore_id=ignore_id if self.data.ignore_id is None else self.data.ignore_id,
             transform=self.transform,
             augmentation=self.augmentation,
             model=self.model,

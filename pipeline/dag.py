@@ -38,12 +38,13 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
       layout: What was found in the data folder.
     """
     code = source_hash()
-    all_options = config.trainer_options(layout.classes)
+    all_options = config.trainer_options(layout.classes, layout.ignore_id)
     # How many pictures are explained is GradCam's business alone: another number should not train again.
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": {"per_class"}})
     example_gen_options = ExampleGenOptions(
         data=config.data.options(),
         classes=layout.classes,
+        ignore_id=layout.ignore_id,
         columns=layout.columns,
         with_masks=layout.with_masks,
         fingerprint=layout.fingerprint,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer_module import features, tasks
+from trainer_module import features, models, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -111,8 +111,13 @@ def network(options: TrainerOptions) -> keras.Model:
     """
     channels = options.transform.channels
     statistics = PixelStatistics(np.zeros(channels, np.float32), np.ones(channels, np.float32))
-    options = options.model_copy(update={"model": options.model.with_random_weights()})
+    described = options.model
+    options = options.model_copy(update={"model": described.with_random_weights()})
     model: keras.Model = tasks.of(options).build_model(options, statistics)
+    if described.begins_frozen():
+        model.get_layer(features.BACKBONE_LAYER).trainable = False
+    elif described.can_unfreeze():  # trained from the start, batch normalisation excepted
+        models.get(described.name).unfreeze(model, len(model.get_layer(features.BACKBONE_LAYER).layers))
     return model
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class PixelMetrics(keras.metrics.Metric):
-    """Pixel accuracy, mean and per-class IoU, and Dice over all pixels seen so far.
+    """Pixel accuracy, IoU and Dice, mean and per class, over all pixels seen so far.
 
     One metric with several results, since one matrix says it all; Keras shows every entry under its own name.
     """
@@ -79,8 +79,8 @@ def figures(matrix: tf.Tensor, classes: Sequence[str], ignore_id: int | None = N
       ignore_id: If it is a class's id, that class counts for nothing.
 
     Returns:
-      `pixel_accuracy`, `mean_iou`, `dice`, and `iou/<class>` (NaN if the class neither occurs nor is predicted),
-      float32 [], range [0, 1].
+      `pixel_accuracy`, `mean_iou`, `dice` (the mean), and `iou/<class>` and `dice/<class>` (NaN if the class neither
+      occurs nor is predicted), float32 [], range [0, 1].
 
     Reference: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 5 (pixel accuracy, mean IU).
     """
@@ -93,6 +93,7 @@ def figures(matrix: tf.Tensor, classes: Sequence[str], ignore_id: int | None = N
         "mean_iou": _mean(iou, counted),
         "dice": _mean(dice, counted),
         **{f"iou/{name}": iou[index] for index, name in enumerate(classes)},
+        **{f"dice/{name}": dice[index] for index, name in enumerate(classes)},
     }
     return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 

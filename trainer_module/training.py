@@ -213,9 +213,13 @@ def _prepared(
     validation_data: tf.data.Dataset,
     run_dir: str,
 ) -> tuple[keras.Model, tf.data.Dataset, tf.data.Dataset]:
-    """What is fitted in a phase, and its two data sets: the model with augmentation, or its head on kept features."""
+    """What is fitted in a phase, and its two data sets: the model with augmentation, or its head on kept features.
+
+    Only vectors are kept: the maps that a decoder reads would be many times as large as the pictures.
+    """
     fitted, changed = tasks.of(options).augmented(model, train_data, options)
-    if phase.name != HEAD or fitted is not model or changed is not train_data:
+    is_augmented = fitted is not model or changed is not train_data
+    if phase.name != HEAD or is_augmented or options.model.task != "classification":
         return fitted, changed, validation_data
 
     pooled = model.get_layer(features.POOLED_LAYER).output

@@ -50,6 +50,7 @@ class Options(Section):
     Attributes:
       data: `[data]`.
       classes: Class names; with masks in the order of the ids.
+      ignore_id: With masks, the id of pixels that count for nothing, if there is one.
       columns: Slice columns.
       with_masks: Whether pictures have masks instead of classes.
       fingerprint: Of every file's path, size and time of change, and of what tables say of it: the cache sees by it
@@ -58,6 +59,7 @@ class Options(Section):
 
     data: DataOptions = DataOptions()
     classes: tuple[str, ...]
+    ignore_id: int | None = None
     columns: tuple[str, ...] = ()
     with_masks: bool = False
     fingerprint: str = ""
@@ -306,7 +308,7 @@ class _Examine(beam.DoFn):
                 height=found.height,
                 width=found.width,
                 num_classes=len(self._options.classes),
-                ignore_id=self._options.data.ignore_id,
+                ignore_id=self._options.ignore_id,
             )
         slices = picture.slices_of(found) | dict(zip(self._options.columns, candidate.slices, strict=True))
         example = to_example(

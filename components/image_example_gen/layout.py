@@ -19,6 +19,7 @@ from trainer_module.error_text import first_line
 METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"
 CLASSES_FILE = "classes.txt"  # with masks: one name a line, the line's number (from 0) is the id
+_IGNORED_LINE = re.compile(r"(\d+) ignored")  # the last line of that file, if wanted
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 # Columns of a manifest that are not slices.
 PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
@@ -86,6 +87,7 @@ class Layout:
       entries: What there is to read, by path.
       refused: What is not read.
       classes: Class names: alphabetical, or with masks in the order of the ids.
+      ignore_id: With masks, the id of pixels that count for nothing, if there is one.
       own_splits: Splits that the data name; the others get their share of what has none.
       columns: Columns of the manifest or metadata that may be slices.
       slice_columns: Those with few enough values.
@@ -101,6 +103,7 @@ class Layout:
     entries: tuple[Entry, ...]
     refused: tuple[Refused, ...] = ()
     classes: tuple[str, ...] = ()
+    ignore_id: int | None = None
     own_splits: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     slice_columns: tuple[str, ...] = ()
@@ -158,6 +161,7 @@ class _Found:
         self.refused: list[Refused] = []
         self.columns: tuple[str, ...] = ()
         self.mask_classes: tuple[str, ...] = ()  # of classes.txt
+        self.ignore_id: int | None = None  # of the same
         self.labels: set[str] = set()  # class folders count even while they are empty
         self.notes: list[str] = []
         self.span = self.version = 0
@@ -191,9 +195,10 @@ def _all_spans(pattern: str, options: DataOptions) -> _Found:
     whole.span, whole.version = chosen[-1].number, chosen[-1].version
     if len({part.kind for part in parts}) > 1 or len({part.columns for part in parts}) > 1:
         raise DatasetError(f"{root}: the spans do not have the same layout and columns; set data.spans to one of them.")
-    if len({part.mask_classes for part in parts}) > 1:
+    if len({(part.mask_classes, part.ignore_id) for part in parts}) > 1:
         raise DatasetError(f"{root}: {CLASSES_FILE} is not the same in all spans. Set data.classes.")
     whole.with_masks, whole.mask_classes = parts[0].with_masks, parts[0].mask_classes
+    whole.ignore_id = parts[0].ignore_id
     for span, part in zip(chosen, parts, strict=True):
         _add_span_column(part, span.number)
         whole.columns = part.columns
@@ -238,6 +243,8 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
         raise DatasetError(f'data.layout = "{kind}" does not go with the manifest {manifest}. Remove one of them.')
     if options.metadata_csv and kind in ("manifest", "tfrecord"):
         raise DatasetError(f"data.metadata_csv does not go with a {kind}, which names slices itself. Remove it.")
+    if options.split_pattern and kind == "tfrecord":
+        raise DatasetError("data.split_pattern does not go with TFRecords: name their splits by folders or file names.")
     if kind == "manifest":
         read = _from_manifest(root, manifest or _find_manifest(root, top), options)
     elif kind == "tfrecord":
@@ -250,26 +257,33 @@ def _one_folder(location: str, options: DataOptions) -> _Found:
         }[kind]
         read = reader(root, top)
         _join_metadata(read, _find_metadata(root, top, options), options)
-    read.mask_classes = _classes_of_masks(read, options)
+    read.mask_classes, read.ignore_id = _classes_of_masks(read, options)
     return read
 
 
-def _classes_of_masks(found: _Found, options: DataOptions) -> tuple[str, ...]:
-    """The names in `classes.txt`, where they are wanted and there."""
+def _classes_of_masks(found: _Found, options: DataOptions) -> tuple[tuple[str, ...], int | None]:
+    """The names in `classes.txt` and the id that it says is ignored, where they are wanted and there."""
     if not found.with_masks or options.classes is not None or not files.is_file(join(found.root, CLASSES_FILE)):
-        return ()
+        return (), None
     location = join(found.root, CLASSES_FILE)
     try:
         lines = files.read(found.root, CLASSES_FILE).decode("utf-8-sig").rstrip().splitlines()
     except (files.UnreadableFileError, UnicodeDecodeError) as error:
         raise DatasetError(f"{location} cannot be read: {first_line(error)}") from None
-    names = tuple(line.strip() for line in lines)
+    names = [line.strip() for line in lines]
+    ignored = _IGNORED_LINE.fullmatch(names[-1]) if names else None
+    ignore_id = int(ignored.group(1)) if ignored else None
+    if ignore_id is not None and not len(names := names[:-1]) <= ignore_id <= 255:
+        raise DatasetError(
+            f"{location}, line {len(lines)}: the ignored id is one above those of the classes (0 to {len(names) - 1}) "
+            "and at most 255. To leave out a class, set data.ignore_id."
+        )
     for number, name in enumerate(names):
         if not name:
             raise DatasetError(f"{location}, line {number + 1}: no name. The line's number, from 0, is the class's id.")
         if name in names[:number]:
             raise DatasetError(f"{location}, line {number + 1}: {name} stands here again.")
-    return names
+    return tuple(names), ignore_id
 
 
 def _kind(root: str, top: list[files.File], manifest: str | None) -> LayoutKind:
@@ -512,6 +526,12 @@ def matched_group(path: str, options: DataOptions) -> str:
     return (match.group(1) or "") if match else ""
 
 
+def matched_split(path: str, options: DataOptions) -> str:
+    """The split that `split_pattern` reads from a path; empty if it does not match."""
+    match = re.search(options.split_pattern, path) if options.split_pattern else None
+    return next((split for split, text in match.groupdict().items() if text is not None), "") if match else ""
+
+
 # --- Tables -----------------------------------------------------------------------------------------------------
 
 
@@ -582,9 +602,11 @@ def _by_filename(table: tables.Table, columns: tuple[str, ...]) -> dict[str, dic
 
 def _finished(found: _Found, options: DataOptions) -> Layout:
     """Draws together what follows from all entries: classes, splits, slices, fingerprint."""
-    own_splits = parse_splits(entry.split for entry in found.entries)
+    entries = [
+        entry._replace(split=entry.split or matched_split(entry.path, options)) for entry in sorted(found.entries)
+    ]
+    own_splits = parse_splits(entry.split for entry in entries)
     wanted = options.written_splits(own_splits)
-    entries = sorted(found.entries)
     if set(wanted) - set(own_splits) and all(entry.split for entry in entries):
         # A split without pictures of its own gets its share of those for training, if nothing else is left to draw.
         entries = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in entries]
@@ -610,6 +632,7 @@ def _finished(found: _Found, options: DataOptions) -> Layout:
         classes=(options.classes or found.mask_classes)
         if found.with_masks
         else tuple(sorted(options.classes or found.labels)),
+        ignore_id=found.ignore_id if options.ignore_id is None else options.ignore_id,
         own_splits=own_splits,
         columns=found.columns,
         slice_columns=tuple(slice_columns),

@@ -58,7 +58,7 @@ def normalize(
     if unknown:
         raise UnusableMaskError(
             f"its mask has id {unknown[0]}, which is none of the {num_classes} classes (0 to {num_classes - 1})"
-            + ("" if ignore_id is None else f" and not data.ignore_id = {ignore_id}")
+            + ("" if ignore_id is None else f" and not the ignored id {ignore_id}")
         )
     buffer = io.BytesIO()
     Image.fromarray(ids.astype(np.uint8)).save(buffer, "PNG")

@@ -55,7 +55,11 @@ class DataOptions(Section):
         description="Class names. Needed for masks (in the order of the ids) and for TFRecords; otherwise found.",
     )
     ignore_id: int | None = Field(
-        default=None, ge=0, le=255, description="With masks: the id of pixels that count for nothing."
+        default=None,
+        ge=0,
+        le=255,
+        description="With masks: the id of pixels that count for nothing; a last line `255 ignored` of `classes.txt` "
+        "says the same.",
     )
     manifest: str | None = Field(
         default=None,
@@ -72,6 +76,11 @@ class DataOptions(Section):
     )
     group_pattern: str | None = Field(
         default=None, description="The same, from the file's path: the first group of this regular expression."
+    )
+    split_pattern: str | None = Field(
+        default=None,
+        description="What is held out, from the file's path: the group of this regular expression that matches and is "
+        "named `train`, `validation` or `test`; for pictures whose split nothing else names.",
     )
     near_duplicates: Literal["report", "together", "off"] = Field(
         default="report", description="Pictures that look alike: list them, also keep them on one side, or do not look."
@@ -99,6 +108,22 @@ class DataOptions(Section):
             raise ValueError(f"not a regular expression: {error}") from None
         if not groups:
             raise ValueError("needs a group in parentheses, for example `([^_]+)_`: what it matches names the group")
+        return value
+
+    @field_validator("split_pattern")
+    @classmethod
+    def _has_groups_of_splits(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if not groups or not groups.keys() <= set(features.SPLITS):
+            raise ValueError(
+                "needs groups that are named as splits (train, validation, test), for example "
+                "`(?P<test>seq3_)|(?P<validation>seq2_)`"
+            )
         return value
 
     @field_validator("classes")

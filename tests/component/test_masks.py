@@ -28,12 +28,12 @@ def street(tmp_path_factory):
             path = root / folder / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    (root / layout.CLASSES_FILE).write_text("road\ncar\n")
+    (root / layout.CLASSES_FILE).write_text("road\ncar\n255 ignored\n")
     return root
 
 
 def load(street, *overrides):
-    said = ["data.ignore_id=255", "transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
+    said = ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
     said += ["training.epochs=2", "training.batch_size=4", *overrides]
     loaded = config.load("pictures", data=str(street), overrides=said)
     return loaded, execution.prepare(loaded)
@@ -65,7 +65,7 @@ def test_a_network_for_masks_refuses_whole_pictures(class_folders):
 
 def test_from_files_to_a_checked_export(street):
     loaded, found = load(street, *UNET)
-    assert found.classes == ("road", "car")
+    assert (found.classes, found.ignore_id) == (("road", "car"), 255)
     outcome = execution.execute(loaded, found, to_node="ServingValidator")
     assert outcome.error is None
     assert {node.id: node.state for node in outcome.nodes}["Evaluator"] == "skipped"

@@ -141,6 +141,9 @@ def test_remote_places_stay_as_they_are():
     [
         ("data.group_pattern='('", "data.group_pattern: not a regular expression"),
         ("data.group_pattern=abc", "data.group_pattern: needs a group in parentheses"),
+        ("data.split_pattern='('", "data.split_pattern: not a regular expression"),
+        ("data.split_pattern='(?P<held_out>x)'", "data.split_pattern: needs groups that are named as splits"),
+        ("data.split_pattern='(x)'", "data.split_pattern: needs groups that are named as splits"),
         ("data.spans=latest", "data.spans"),
         ('data.classes=["a", "a"]', "data.classes: names a class twice"),
         ("data.near_duplicate_distance=9", "data.near_duplicate_distance"),

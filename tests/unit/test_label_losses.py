@@ -73,7 +73,7 @@ LABELS = np.array([0] * 8 + [1] * 3 + [2] * 1)
 
 def options(model="transfer", **sections):
     models = {
-        "transfer": {"name": "transfer", "backbone": "mobilenet_v2", "weights": "none", "head_dropout": 0.0},
+        "transfer": {"name": "transfer", "backbone": "mobilenet_v2", "head_dropout": 0.0},
         "scratch_cnn": {"name": "scratch_cnn", "blocks": [[4]], "dense_units": 4, "head_dropout": 0.0},
     }
     normalization = "backbone" if model == "transfer" else "dataset"

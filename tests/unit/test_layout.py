@@ -274,6 +274,23 @@ def test_two_masks_of_one_picture(mask_folders):
     assert found.refused == (("images/a.jpg", "its mask masks/a.png: there is masks/a.bmp too; which of them counts?"),)
 
 
+BY_SEQUENCE = "(?P<test>/s3_)|(?P<validation>/s2_0)"
+
+
+def test_splits_from_the_names_of_files(mask_folders):
+    names = [f"{kind}/{name}.png" for kind in ("images", "masks") for name in ("s1_00", "s2_00", "s2_10", "s3_00")]
+    found = inspect(mask_folders(*names), classes=["a", "b"], split_pattern=BY_SEQUENCE)
+    assert found.own_splits == ("validation", "test")
+    assert [entry.split for entry in found.entries] == ["", "validation", "", "test"]  # the rest is trained on
+
+
+def test_a_split_that_the_data_name_goes_before_the_pattern(class_folders):
+    root = class_folders({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    found = inspect(root, split_pattern="(?P<test>val/a)|(?P<validation>train/)", splits={"test": 0.0, "train": 0.85})
+    assert {entry.split for entry in found.entries if entry.path.startswith("val/")} == {"validation"}
+    assert {entry.split for entry in found.entries if entry.path.startswith("train/")} == {"train"}
+
+
 @pytest.mark.parametrize("name", ["{split}/{kind}/a.png", "{kind}/{split}/a.png"])
 def test_val_is_validation(mask_folders, name):
     names = [name.format(split=split, kind=kind) for split in ("train", "val") for kind in ("images", "masks")]
@@ -298,15 +315,26 @@ def test_names_of_classes_from_a_file(mask_folders):
     assert inspect(root, classes=["sky", "sea"]).classes == ("sky", "sea")
 
 
+@pytest.mark.parametrize(("number", "options", "ignore_id"), [(255, {}, 255), (2, {}, 2), (2, {"ignore_id": 7}, 7)])
+def test_the_ignored_id_from_the_file_of_classes(mask_folders, number, options, ignore_id):
+    root = mask_folders("images/a.png", "masks/a.png")
+    (root / "classes.txt").write_text(f"road\ncar\n{number} ignored\n")
+    found = inspect(root, **options)
+    assert (found.classes, found.ignore_id) == (("road", "car"), ignore_id)
+    assert inspect(root, classes=["sky", "sea"]).ignore_id is None  # the file is not read then
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (b"road\ncar\n1 ignored\n", r"line 3: the ignored id is one above those of the classes \(0 to 1\)"),
+        (b"road\ncar\n256 ignored\n", r"line 3: .* at most 255"),
         (b"road\n\ncar\n", r"classes\.txt, line 2: no name"),
         (b"road\ncar\nroad\n", r"classes\.txt, line 3: road stands here again"),
         (b"\xff\xfe", r"classes\.txt cannot be read"),
         (b"\n", r"Set data\.classes.* or write classes\.txt"),
     ],
-    ids=["no name", "twice", "not UTF-8", "empty"],
+    ids=["a class's", "too large", "no name", "twice", "not UTF-8", "empty"],
 )
 def test_an_unusable_file_of_classes(mask_folders, text, message):
     root = mask_folders("images/a.png", "masks/a.png")

@@ -78,7 +78,7 @@ def test_alpha_beside_grey_is_ignored():
     [
         (saved(Image.fromarray(IDS)), {"height": 3}, "its mask is 3 x 2, the picture 3 x 3"),
         (saved(Image.fromarray(IDS)), {"ignore_id": None}, r"id 255, which is none of the 3 classes \(0 to 2\)$"),
-        (saved(Image.fromarray(IDS)), {"num_classes": 2}, "id 2, .* and not data.ignore_id = 255"),
+        (saved(Image.fromarray(IDS)), {"num_classes": 2}, "id 2, .* and not the ignored id 255"),
         (saved(Image.new("RGB", (3, 2), (1, 2, 3))), {}, "colours"),
         (saved(Image.fromarray(IDS))[:40], {}, "damaged mask"),
         (saved(Image.fromarray(IDS), "JPEG"), {}, "damaged mask: cannot identify"),

@@ -32,6 +32,8 @@ def test_all_figures_over_several_batches(rng):
     assert found["dice"] == pytest.approx(f1_score(y, z, average="macro"))
     for name, iou in zip(CLASSES, jaccard_score(y, z, average=None), strict=True):
         assert found[f"iou/{name}"] == pytest.approx(iou)
+    for name, dice in zip(CLASSES, f1_score(y, z, average=None), strict=True):
+        assert found[f"dice/{name}"] == pytest.approx(dice)
     metric.reset_state()
     assert not np.any(metric.matrix)
 
@@ -41,7 +43,7 @@ def test_a_class_that_does_not_occur_counts_for_nothing():
     metric.update_state(np.array([[[0, 1]]]), logits_of(np.array([[[0, 0]]])))
     found = {name: float(figure) for name, figure in metric.result().items()}
     assert found["mean_iou"] == pytest.approx(0.25)  # of road 1/2, of car 0
-    assert math.isnan(found["iou/sky"])
+    assert math.isnan(found["iou/sky"]) and math.isnan(found["dice/sky"])
 
 
 def test_a_class_can_be_the_ignored_one():

@@ -1,7 +1,6 @@
 """The U-Net: a class for every pixel, at any size, and its way through export and session."""
 
 import io
-import sys
 import types
 
 import keras
@@ -12,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.serving_validator import checks
-from trainer_module import export, features, preprocessing, tasks, training
+from trainer_module import backbones, export, features, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import unet
 from trainer_module.options import AugmentationOptions, SegmentationOptions, TrainerOptions, TransformOptions
@@ -77,42 +76,128 @@ def test_every_trainable_weight_gets_a_gradient(rng):
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_weights))
 
 
+# --- A backbone as encoder --------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def backbone(monkeypatch):
-    """A backbone as the folder of backbones would hold it."""
+def tiny(monkeypatch):
+    """A backbone as the folder of backbones would hold it; any weights are the same random ones."""
     layers = keras.layers
 
-    def build(image_size, weights):
-        assert weights == "none"
+    def build(*, image_size, weights):
         x = inputs = keras.Input([image_size, image_size, 3])
         for level in range(5):
-            x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"stage{level}")(x)
-        return keras.Model(inputs, x, name="tiny")
+            x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"stage{level}_conv")(x)
+            x = layers.BatchNormalization(name=f"stage{level}_bn")(x)
+            x = layers.ReLU(name=f"stage{level}")(x)
+        return keras.Model(inputs, x)
 
-    package = types.ModuleType("trainer_module.backbones")
-    package.__path__ = []
-    module = types.ModuleType("trainer_module.backbones.tiny")
-    module.__spec__ = types.SimpleNamespace(name=module.__name__)
-    module.build, module.SKIPS = build, ("stage0", "stage1", "stage2", "stage3")
-    monkeypatch.setitem(sys.modules, package.__name__, package)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    skips = tuple(f"stage{level}" for level in range(4))
+    module = types.SimpleNamespace(build=build, SKIPS=skips)
+    monkeypatch.setattr(backbones, "names", lambda: ["tiny"])
+    monkeypatch.setattr(backbones, "get", lambda _: module)
 
 
-def test_a_backbone_as_encoder(backbone, rng, tmp_path):
-    given = options(40, model={"encoder": "tiny", "encoder_weights": "none"})
-    model = build(given)
+def with_encoder(size=32, weights="imagenet", **said):
+    model = {"encoder": "tiny", "encoder_weights": weights, "filters": 2} | said.pop("model", {})
+    return options(size, model=model, ignore_id=255, **said)
+
+
+def trained(model):
+    """Names of the encoder's layers whose weights training changes."""
+    return [layer.name for layer in model.get_layer(features.BACKBONE_LAYER).layers if layer.trainable_weights]
+
+
+CONVOLUTIONS = [f"stage{level}_conv" for level in range(5)]
+NORMS = [f"stage{level}_bn" for level in range(5)]
+
+
+def test_its_maps_reach_the_decoder(tiny, rng, tmp_path):
+    model = build(with_encoder(40))
     images = rng.integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
     assert model(images).shape == (2, 40, 40, 3)
     assert "normalize" not in {layer.name for layer in model.layers}
     assert model.get_layer(features.BOTTLENECK_LAYER).output.shape[1:] == (2, 2, 4)
+    maps = [model.get_layer(f"skip{level}").input[0].shape[1] for level in range(5)]
+    assert maps == [64, 32, 16, 8, 4]  # one a level, and that at full size is the decoder's own
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(model(images), again(images))
 
 
-def test_an_unknown_encoder_is_refused():
-    with pytest.raises(ValidationError, match="there is no backbone `vgg16`"):
-        unet.Options(encoder="vgg16")
+@pytest.mark.parametrize(
+    ("weights", "how", "begins", "names"),
+    [
+        ("imagenet", "frozen_first", True, []),
+        ("imagenet", "from_start", False, CONVOLUTIONS),
+        ("none", "frozen_first", False, [*CONVOLUTIONS, *NORMS]),
+        ("none", "from_start", False, [*CONVOLUTIONS, *NORMS]),
+    ],
+)
+def test_what_of_the_encoder_is_trained_from_the_start(tiny, weights, how, begins, names):
+    given = with_encoder(weights=weights, model={"encoder_training": how})
+    assert given.model.begins_frozen() == begins
+    assert sorted(trained(build(given))) == sorted(names)
+
+
+def test_what_is_let_go_is_counted_from_the_end(tiny):
+    model = build(with_encoder())
+    for num_layers, names in ((3, CONVOLUTIONS[4:]), (6, CONVOLUTIONS[3:]), (1000, CONVOLUTIONS), (0, [])):
+        unet.unfreeze(model, num_layers)
+        assert trained(model) == names
+
+
+def test_two_phases(tiny, tmp_path):
+    keras.utils.set_random_seed(1)
+    epoch = {"epochs": 1, "learning_rate": 0.01}
+    given = with_encoder(training={"batch_size": 8, **epoch}, fine_tuning={"unfreeze_layers": 3, **epoch})
+    model = build(given)
+    encoder, logits = model.get_layer(features.BACKBONE_LAYER), model.get_layer(features.LOGITS_LAYER)
+    before = [np.array(weight) for weight in [*encoder.weights, *logits.weights]]
+    data = squares(8, 32)
+    history = training.train(model, given, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
+    assert history["phase"] == ["head", "fine_tuning"]
+    assert history["val_loss"][1] < history["val_loss"][0]  # else the first phase's weights were restored
+    after = [*encoder.weights, *logits.weights]
+    changed = [weight.path for weight, old in zip(after, before, strict=True) if not np.array_equal(weight, old)]
+    assert [path.split("/")[-2] for path in changed] == ["stage4_conv"] * 2 + [features.LOGITS_LAYER] * 2
+
+
+def test_a_pre_trained_encoder_normalises_by_what_it_has_learnt_while_training(tiny, rng):
+    images = rng.uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    for how in ("frozen_first", "from_start"):
+        encoder = build(with_encoder(model={"encoder_training": how})).get_layer(features.BACKBONE_LAYER)
+        np.testing.assert_array_equal(encoder(images, training=True)[-1], encoder(images, training=False)[-1])
+    encoder = build(with_encoder(weights="none")).get_layer(features.BACKBONE_LAYER)
+    assert np.abs(encoder(images, training=True)[-1] - encoder(images, training=False)[-1]).max() > 0.01
+
+
+@pytest.mark.parametrize("weights", ["none", "imagenet"])
+def test_only_an_encoder_that_begins_frozen_can_be_fine_tuned(tiny, weights):
+    how = "frozen_first" if weights == "none" else "from_start"
+    with pytest.raises(ValidationError, match="no base that begins frozen"):
+        with_encoder(weights=weights, model={"encoder_training": how}, fine_tuning={"epochs": 1})
+
+
+@pytest.mark.parametrize("name", [name for name in backbones.names() if backbones.get(name).SKIPS])
+def test_every_backbone_with_maps_is_an_encoder(name):
+    # That the maps have the right sizes is tested of the backbones themselves.
+    assert unet.Options(encoder=name).smallest_image() == 32
+
+
+def test_missing_weights_are_said_with_the_key_that_names_them():
+    with pytest.raises(
+        backbones.MissingWeightsError, match=r"no weights file '/nowhere\.h5'. model\.encoder_weights is"
+    ):
+        build(options(32, model={"encoder": "mobilenet_v2", "encoder_weights": "/nowhere.h5"}))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "saved_model", "_weights"])
+def test_what_has_no_maps_is_no_encoder(name):
+    with pytest.raises(
+        ValidationError, match=f"`{name}` is no backbone with maps for a decoder; there are densenet121"
+    ):
+        unet.Options(encoder=name)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------
@@ -144,7 +229,7 @@ def test_it_learns_squares(tmp_path):
     assert history["val_mean_iou"][-1] > 0.8
     assert history["val_iou/car"][-1] > 0.7
     header = (tmp_path / features.HISTORY_FILE).read_text().splitlines()[0]
-    assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "mean_iou"} <= set(header.split(","))
+    assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "val_dice/car", "mean_iou"} <= set(header.split(","))
 
 
 # --- Resizing ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
@@ -48,16 +49,16 @@ class Options(ModelOptions):
         return self if self.backbone == "saved_model" else self.model_copy(update={"weights": backbones.RANDOM})
 
     def begins_frozen(self) -> bool:
-        """The head is trained first."""
-        return True
+        """Whether the head is trained first; a base of random weights would teach it nothing."""
+        return self.weights != backbones.RANDOM
 
     def can_unfreeze(self) -> bool:
         """Whether the base has layers that fine-tuning could reach."""
-        return self.backbone != "saved_model"
+        return self.begins_frozen() and self.backbone != "saved_model"
 
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """Adds backbone and head to a tensor of pixels; the backbone is frozen.
+    """Adds backbone and head to a tensor of pixels; the backbone is frozen, unless its weights are random.
 
     Head: global average pooling, a dense layer with ReLU if wanted, dropout, class layer.
 
@@ -79,8 +80,9 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     from keras import layers
 
     backbone = backbones.get(options.backbone).build(image_size=x.shape[1], weights=options.weights)
-    backbone.trainable = False
-    x = backbone(x, training=False)
+    if options.begins_frozen():
+        backbone.trainable = False
+    x = backbone(x)
     x = layers.Activation("linear", name=features.FEATURES_LAYER)(x)
     x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)
     if options.dense_units:
@@ -89,25 +91,3 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
         x = layers.Activation("linear", name=features.EMBEDDING_LAYER)(x)
     x = layers.Dropout(options.head_dropout, name="head_dropout")(x)
     return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
-
-
-def unfreeze(model: keras.Model, num_layers: int) -> None:
-    """Lets the last layers of the backbone be trained, batch normalisation excepted.
-
-    The statistics of ImageNet are better than those of a small data set's batches, and a layer that is not trainable
-    normalises by what it has learnt even while training: Keras hands `training=True` of the outer model down to the
-    backbone, whatever it was called with when the graph was built.
-
-    Args:
-      model: Built from `build`'s graph.
-      num_layers: Layers of the backbone, counted from its end, whether or not they have weights; 0 leaves it frozen.
-
-    Reference: https://keras.io/guides/transfer_learning/, section "Fine-tuning".
-    """
-    from keras.layers import BatchNormalization
-
-    backbone = model.get_layer(features.BACKBONE_LAYER)
-    backbone.trainable = True
-    first = len(backbone.layers) - num_layers
-    for index, layer in enumerate(backbone.layers):
-        layer.trainable = index >= first and not isinstance(layer, BatchNormalization)

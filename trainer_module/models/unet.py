@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from trainer_module import features
+from trainer_module import backbones, features
+from trainer_module.models._pretrained import train_last
+from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-_BACKBONES = "trainer_module.backbones"
 # A backbone halves the picture five times, and its SKIPS are the maps after the first four.
 _BACKBONE_DEPTH = 5
 
@@ -36,27 +35,44 @@ class Options(ModelOptions):
     block_dropout: Rate = Field(default=0.1, description="Dropout at the end of every encoder level and at the bottom.")
     encoder: str = Field(default="", description="A backbone's name; empty for an encoder from random weights.")
     encoder_weights: str = Field(
-        default="imagenet", description="The backbone's weights: `imagenet`, a file or `none`."
+        default=backbones.IMAGENET, min_length=1, description="The backbone's weights: `imagenet`, a file or `none`."
+    )
+    encoder_training: Literal["frozen_first", "from_start"] = Field(
+        default="frozen_first",
+        description="`frozen_first` trains the decoder alone, and then the encoder's last layers as `[fine_tuning]` "
+        "says; `from_start` trains both together. With `none`, always from the start.",
     )
 
     @field_validator("encoder")
     @classmethod
     def _known_encoder(cls, value: str) -> str:
-        try:
-            known = not value or importlib.util.find_spec(f"{_BACKBONES}.{value}") is not None
-        except (ModuleNotFoundError, ValueError):
-            known = False
-        if not known:
-            raise ValueError(f"there is no backbone `{value}`")
+        with_maps = [name for name in backbones.names() if backbones.get(name).SKIPS]
+        if value and value not in with_maps:
+            raise ValueError(f"`{value}` is no backbone with maps for a decoder; there are {', '.join(with_maps)}")
         return value
 
+    def smallest_image(self) -> int:
+        """Side of the smallest picture, pixels: any, and with a backbone what that takes."""
+        return 32 if self.encoder else 1
+
     def has_backbone(self) -> bool:
-        """Whether the encoder is a pre-trained network; it is trained with the decoder from the start."""
+        """Whether the encoder is one of the backbones, which take pixels and normalise them themselves."""
         return bool(self.encoder)
+
+    def begins_frozen(self) -> bool:
+        """Whether the decoder is trained first; random weights would teach it nothing."""
+        return self._pre_trained() and self.encoder_training == "frozen_first"
+
+    def can_unfreeze(self) -> bool:
+        """Whether there is an encoder that fine-tuning could reach."""
+        return self._pre_trained()
+
+    def _pre_trained(self) -> bool:
+        return bool(self.encoder) and self.encoder_weights != backbones.RANDOM
 
     def with_random_weights(self) -> Options:
         """The same network, its encoder without pre-trained weights."""
-        return self.model_copy(update={"encoder_weights": "none"})
+        return self.model_copy(update={"encoder_weights": backbones.RANDOM})
 
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
@@ -67,6 +83,8 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     size ("same"), so that every pixel of the picture gets a class. A side that cannot be halved often enough is
     padded with zeros (the mean colour, after normalisation by the data set) and the result cropped.
 
+    With a backbone as encoder, the map at full size is that of two convolutions on the pixels: a backbone has none.
+
     Args:
       options: Depth, filters, dropout, encoder.
       x: float32 [N, height, width, channels], static but for N; normalised, or pixels with range [0, 255] where
@@ -75,10 +93,10 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
 
     Returns:
       Logits, float32 [N, height, width, num_classes]. The layer `bottleneck` (see `trainer_module.features`) is part
-      of the graph.
+      of the graph, and with a backbone `backbone`: the encoder, without its full-size map.
 
     Raises:
-      ValueError: If the backbone does not end with a spatial map.
+      MissingWeightsError: If a backbone's weights are not there.
 
     Reference: Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597, section 2 and figure 1; Ioffe & Szegedy 2015,
     https://arxiv.org/abs/1502.03167, section 3.2 (where batch normalisation goes).
@@ -94,41 +112,44 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     for level in reversed(range(depth)):
         filters = options.filters * 2**level
         x = layers.Conv2DTranspose(filters, 2, strides=2, name=f"up{level}")(x)
-        if level in skips:
-            x = layers.Concatenate(name=f"skip{level}")([skips[level], x])
+        x = layers.Concatenate(name=f"skip{level}")([skips[level], x])
         x = _convolutions(x, filters, f"decoder{level}")
     if any(map(sum, borders)):
         x = layers.Cropping2D(borders, name="crop")(x)
     return layers.Conv2D(num_classes, 1, dtype="float32", name=features.LOGITS_LAYER)(x)
 
 
-def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[int, keras.KerasTensor]]:
+def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
     """The coarsest map, and by level (number of halvings) the others."""
     from keras import layers
 
-    skips = {}
+    skips = []
     for level in range(options.depth):
-        skips[level] = _convolutions(x, options.filters * 2**level, f"encoder{level}")
+        skips.append(_convolutions(x, options.filters * 2**level, f"encoder{level}"))
         x = layers.MaxPooling2D(2, name=f"pool{level}")(skips[level])
         x = layers.Dropout(options.block_dropout, name=f"dropout{level}")(x)
     x = _convolutions(x, options.filters * 2**options.depth, "bottom")
     return layers.Identity(name=features.BOTTLENECK_LAYER)(x), skips
 
 
-def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, dict[int, keras.KerasTensor]]:
-    """The same of a backbone, which has no map at full size."""
+def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """The same of a backbone; a pre-trained one is frozen, or all of it but batch normalisation is trained."""
     import keras
     from keras import layers
 
-    module = importlib.import_module(f"{_BACKBONES}.{options.encoder}")
-    whole = module.build(image_size=x.shape[1], weights=options.encoder_weights)
-    if len(whole.output.shape) != 4:
-        raise ValueError(f"Backbone {options.encoder} must give a map [N, h, w, c]. Received: {whole.output.shape}.")
-    if x.shape[-1] == 1 and whole.input_shape[-1] == 3:
-        x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    module = backbones.get(options.encoder)
+    try:
+        whole = module.build(image_size=x.shape[1], weights=options.encoder_weights)
+    except backbones.MissingWeightsError as error:  # it names the key of `transfer`
+        raise backbones.MissingWeightsError(str(error).replace("model.weights", "model.encoder_weights")) from None
     maps = [whole.get_layer(name).output for name in module.SKIPS]
-    *skips, x = keras.Model(whole.inputs, [*maps, whole.output], name="encoder")(x)
-    return layers.Identity(name=features.BOTTLENECK_LAYER)(x), dict(enumerate(skips, start=1))
+    base = keras.Model(whole.input, [*maps, whole.output], name=features.BACKBONE_LAYER)
+    if options.can_unfreeze():
+        train_last(base, 0 if options.begins_frozen() else len(base.layers))
+    pixels = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="full_size")(x)
+    *skips, x = base(x)
+    full = _convolutions(pixels, options.filters, "encoder0")
+    return layers.Identity(name=features.BOTTLENECK_LAYER)(x), [full, *skips]
 
 
 def _convolutions(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

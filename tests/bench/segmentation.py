@@ -1,0 +1,139 @@
+"""Mean IoU on a held-out sequence of CamVid: the plain U-Net, the one with a pre-trained encoder, a textbook's.
+
+python tests/bench/segmentation.py CAMVID --weights FILE [--only pretrained] [--options '{"training": {"epochs": 5}}']
+
+CAMVID holds `images/` and `masks/`, whose file names begin with the sequence. The held-out sequence chooses nothing:
+blocks of consecutive frames of the others decide when to stop and which epoch is kept. The textbook's form gets as many
+minutes as the pre-trained one took. Prints one line an epoch and, for every form, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import segmentation_textbook
+import tensorflow as tf
+
+from pipeline import config
+from trainer_module import preprocessing, training
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+from trainer_module.pixel_metrics import PixelMetrics
+from trainer_module.tasks import segmentation
+
+PLAIN, PRETRAINED, TEXTBOOK = "plain", "pretrained", "textbook"
+
+
+class Part(NamedTuple):
+    """Pictures uint8 [n, s, s, 3] and their masks uint8 [n, s, s]."""
+
+    images: np.ndarray
+    masks: np.ndarray
+
+    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+        """In order, or shuffled anew in every epoch."""
+        data = tf.data.Dataset.from_tensor_slices(tuple(self))
+        return (data if seed is None else data.shuffle(len(self.images), seed)).batch(batch_size)
+
+
+def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, Part]:
+    """Reads and divides the pictures by what their names begin with (regular expressions)."""
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "validation": [], "test": []}
+    for path in sorted((folder / "images").iterdir()):
+        mask = tf.constant([(folder / "masks" / path.name).read_bytes()])
+        pixels = preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)
+        pair = (pixels[0].numpy(), preprocessing.decode_and_resize_masks(mask, size)[0].numpy())
+        part = "test" if re.match(held_out, path.name) else "validation" if re.match(validation, path.name) else "train"
+        found[part].append(pair)
+    return {part: Part(*map(np.stack, zip(*pairs, strict=True))) for part, pairs in found.items()}
+
+
+def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
+    """The preset's, for the plain form with an encoder from random weights in as many epochs."""
+    chosen = config.load(
+        "camvid", data=str(arguments.camvid), overrides=[f"model.encoder_weights='{arguments.weights}'"]
+    )
+    said = json.loads(chosen.trainer_options(chosen.data.classes or ()).model_dump_json())
+    if form == PLAIN:
+        said["model"] = {"name": "unet", "filters": said["model"]["filters"]}
+        said["transform"]["normalization"] = "dataset"
+        said["training"]["epochs"] += said["fine_tuning"]["epochs"]
+        said["fine_tuning"] = {}
+    for section, keys in json.loads(arguments.options).items():
+        said[section] |= keys
+    return TrainerOptions.model_validate(said)
+
+
+def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str) -> keras.Model:
+    """Trains as the pipeline does."""
+    keras.utils.set_random_seed(options.training.seed)
+    pixels = parts["train"].images.reshape(-1, 3).astype(np.float64)
+    statistics = PixelStatistics(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32))
+    model = segmentation.build_model(options, statistics)
+    batch_size = options.training.batch_size
+    training.train(
+        model,
+        options,
+        train_data=parts["train"].batches(batch_size, options.training.seed),
+        validation_data=parts["validation"].batches(batch_size),
+        run_dir=run_dir,
+    )
+    return model
+
+
+def measure(model: keras.Model, part: Part, classes: tuple[str, ...], ignore_id: int | None) -> dict[str, float]:
+    """All figures over the pixels of a part; logits of further classes are not looked at."""
+    metric = PixelMetrics(classes, ignore_id)
+    for images, masks in part.batches(8):
+        metric.update_state(masks, model(tf.cast(images, tf.float32), training=False)[..., : len(classes)])
+    return {name: round(float(figure), 4) for name, figure in metric.result().items()}
+
+
+def main() -> None:
+    """Trains, measures and prints."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("camvid", type=Path)
+    parser.add_argument("--weights", default="imagenet", help="of the encoder")
+    parser.add_argument("--held-out", default="0006R0", help="what the names of the frames to be judged on begin with")
+    parser.add_argument("--validation", default="0016E5_0[28]", help="the same of those that decide when to stop")
+    parser.add_argument("--only", choices=(PLAIN, PRETRAINED, TEXTBOOK))
+    parser.add_argument("--options", default="{}", help="JSON: sections and keys that differ from the preset's")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of the textbook's form, where it is the only one")
+    parser.add_argument("--keep", type=Path, help="folder that receives histories and weights")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+
+    minutes = arguments.minutes
+    for form in (PRETRAINED, PLAIN, TEXTBOOK) if arguments.only is None else (arguments.only,):
+        options = options_of(PRETRAINED if form == TEXTBOOK else form, arguments)
+        parts = read(arguments.camvid, options.transform.image_size, arguments.held_out, arguments.validation)
+        with tempfile.TemporaryDirectory() as temporary:
+            run_dir = str(arguments.keep / form if arguments.keep else temporary)
+            start = time.perf_counter()
+            if form == TEXTBOOK:
+                model = segmentation_textbook.train(parts["train"], parts["validation"], minutes)
+            else:
+                model = train(options, parts, run_dir)
+        taken = (time.perf_counter() - start) / 60
+        minutes = taken if form == PRETRAINED else minutes
+        if arguments.keep:
+            model.save_weights(arguments.keep / f"{form}.weights.h5")
+        report: dict[str, Any] = {"form": form, "minutes": round(taken, 1), "parameters": model.count_params()}
+        report |= {f"{name}_pictures": len(part.images) for name, part in parts.items()}
+        for name in ("validation", "test"):
+            report[name] = measure(model, parts[name], options.classes, options.ignore_id)
+        print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()
