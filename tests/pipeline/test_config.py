@@ -202,6 +202,20 @@ def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
     assert (options.fine_tuning.epochs, options.fine_tuning.unfreeze_layers) == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("preset", "override", "message"),
+    [
+        ("digit_scenes", "augmentation.cutmix=1", "digit_scenes: augmentation.cutmix is for pictures with one label"),
+        ("digit_scenes", "training.class_weights=balanced", "set segmentation.class_weights, which counts pixels"),
+        ("digits", "training.label_smoothing=1", "training.label_smoothing: Input should be less than 1"),
+        ("digits", "augmentation.vertical_flips=true", r"Did you mean `vertical_flip`\?"),
+    ],
+)
+def test_what_cannot_be_asked_of_labels(preset, override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(preset, overrides=[override])
+
+
 def test_groups_come_from_one_place():
     with pytest.raises(config.ConfigError, match="exclude each other"):
         config.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
