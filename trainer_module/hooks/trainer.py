@@ -2,12 +2,11 @@
 
 import os
 
-import keras
 import tensorflow as tf
-import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import export, features, input_pipeline, tasks, training
+from trainer_module import export, features, fitting, search_space
+from trainer_module.hooks import pictures
 from trainer_module.options import TrainerOptions
 
 
@@ -17,48 +16,24 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
       fn_args: `custom_config["options"]` is TrainerOptions as JSON; `train_files` and `eval_files` (raw examples),
-        `transform_output`, `serving_model_dir` and `model_run_dir` as TFX sets them.
+        `transform_graph_path`, `serving_model_dir` and `model_run_dir` as TFX sets them; `hyperparameters`, if Tuner
+        ran, is KerasTuner's JSON, whose values replace those of the options.
     """
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
-    keras.utils.set_random_seed(options.training.seed)
-    transform_output = tft.TFTransformOutput(fn_args.transform_output)
-    tft_layer = transform_output.transform_features_layer()
-    raw_feature_spec = transform_output.raw_feature_spec()
-
-    def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        transformed: dict[str, tf.Tensor] = tft_layer(tf.io.parse_example(serialized, raw_feature_spec))
-        return transformed
-
-    statistics = input_pipeline.read_pixel_statistics(fn_args.train_files, transform)
-    task = tasks.of(options)
-    model = task.build_model(options, statistics)
-
-    def batches(split: str, files: list[str], shuffle_seed: int | None = None) -> tf.data.Dataset:
-        return input_pipeline.batches(
-            files,
-            transform,
-            options.transform,
-            options.training.batch_size,
-            num_examples=input_pipeline.count(files),
-            cache_dir=os.path.join(fn_args.model_run_dir, "cache", split),
-            shuffle_seed=shuffle_seed,
-            read_label=task.read_label,
-        )
-
-    training.train(
-        model,
-        options,
-        train_data=batches(features.TRAIN, fn_args.train_files, options.training.seed),
-        validation_data=batches(features.VALIDATION, fn_args.eval_files),
-        run_dir=fn_args.model_run_dir,
-    )
+    if fn_args.hyperparameters:
+        options = search_space.with_values(options, search_space.found_values(fn_args.hyperparameters))
+    cache_dir = os.path.join(fn_args.model_run_dir, "cache")
+    inputs = pictures.read(fn_args, options, cache_dir)
+    model, _ = fitting.fit(options, inputs.pictures, fn_args.model_run_dir)
     export.export(
         model,
         options,
-        tft_layer=tft_layer,
-        raw_feature_spec=raw_feature_spec,
+        tft_layer=inputs.tft_layer,
+        raw_feature_spec=inputs.raw_feature_spec,
         serving_dir=fn_args.serving_model_dir,
         run_dir=fn_args.model_run_dir,
     )
-    if tf.io.gfile.exists(os.path.join(fn_args.model_run_dir, "cache")):
-        tf.io.gfile.rmtree(os.path.join(fn_args.model_run_dir, "cache"))
+    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, features.OPTIONS_FILE), "w") as file:
+        file.write(options.model_dump_json(indent=2))
+    if tf.io.gfile.exists(cache_dir):
+        tf.io.gfile.rmtree(cache_dir)
