@@ -155,7 +155,7 @@ class Search(base_tuner.BaseTuner):
                 rank=best_first.index(trial.trial_id) + 1 if trial in complete else None,
                 state=COMPLETE if trial in complete else FAILED,
                 epochs=self._length_of(trial)["training.epochs"],
-                seconds=self._seconds[trial.trial_id],
+                seconds=round(self._seconds[trial.trial_id], 2),
                 objective=self._tuner.objective,
                 value=trial.score if trial in complete else None,
                 values=_values_of(trial),
