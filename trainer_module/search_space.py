@@ -31,6 +31,9 @@ OBJECTIVES: dict[str, dict[str, Literal["min", "max"]]] = {
     "segmentation": {"val_loss": "min", "val_mean_iou": "max", "val_dice": "max", "val_pixel_accuracy": "max"},
 }
 
+# What Hyperband divides the trials of a round by, and multiplies their epochs by, for the next one.
+HYPERBAND_FACTOR = 3
+
 _MOST_VALUES = 1000
 
 
@@ -137,6 +140,33 @@ class TunerOptions(Section):
             else:
                 flat[name] = entry
         return flat
+
+    @model_validator(mode="after")
+    def _room_for_halving(self) -> TunerOptions:
+        if self.algorithm != "hyperband":
+            return self
+        if self.epochs < HYPERBAND_FACTOR:
+            raise ValueError(f'algorithm = "hyperband" needs epochs = {HYPERBAND_FACTOR} or more: it begins with fewer')
+        needed = sum(hyperband_rounds(self.epochs))
+        if self.trials < needed:
+            raise ValueError(
+                f'algorithm = "hyperband" with epochs = {self.epochs} needs at least {needed} trials, or nothing is '
+                f"trained that long (given: {self.trials})"
+            )
+        return self
+
+
+def hyperband_rounds(epochs: int) -> list[int]:
+    """Trials in each round of the first bracket, as KerasTuner counts them.
+
+    Args:
+      epochs: Of the last round.
+    """
+    halvings = 0
+    while epochs >= HYPERBAND_FACTOR ** (halvings + 1):
+        halvings += 1
+    last = math.ceil(1 + math.log(epochs, HYPERBAND_FACTOR)) / (halvings + 1)
+    return [math.ceil(last * HYPERBAND_FACTOR**left) for left in range(halvings, -1, -1)]
 
 
 def numeric_fields(options: Section) -> dict[str, type[int] | type[float]]:

@@ -202,9 +202,13 @@ def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
         "max_consecutive_failed_trials": tuner.trials + 1,  # the search goes on
     }
     if tuner.algorithm == "hyperband":
-        oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=tuner.epochs, hyperband_iterations=0, **arguments)
-        # Brackets follow each other until the trials are used up. TFX's executor needs the number too.
-        oracle.max_trials = tuner.trials
+        oracle = keras_tuner.oracles.HyperbandOracle(
+            max_epochs=min(tuner.epochs, options.training.epochs),
+            factor=search_space.HYPERBAND_FACTOR,
+            hyperband_iterations=0,  # brackets follow each other until the trials are used up
+            **arguments,
+        )
+        oracle.max_trials = tuner.trials  # no argument of it, and TFX's executor needs it too
         return oracle
     if tuner.algorithm == "bayesian":
         return keras_tuner.oracles.BayesianOptimizationOracle(max_trials=tuner.trials, **arguments)

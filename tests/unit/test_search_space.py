@@ -52,6 +52,19 @@ def test_values_are_kept_in_their_bounds():
     assert [chosen.limited(value) for value in (1, 2, 4, 6)] == [2, 2, 4, 5]
 
 
+@pytest.mark.parametrize("epochs", [3, 5, 9, 20, 26, 27, 81])
+def test_hyperband_has_trials_for_its_first_bracket(epochs):
+    import keras_tuner
+
+    oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=epochs)
+    bracket = oracle._get_num_brackets() - 1
+    assert search_space.hyperband_rounds(epochs) == [oracle._get_size(bracket, index) for index in range(bracket + 1)]
+    needed = sum(search_space.hyperband_rounds(epochs))
+    TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed)
+    with pytest.raises(ValidationError, match=f"needs at least {needed} trials"):
+        TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed - 1)
+
+
 def test_names_may_be_quoted_or_nested():
     quoted = TunerOptions(space={"model.head_dropout": {"min": 0.1, "max": 0.2}})
     assert TunerOptions(space={"model": {"head_dropout": {"min": 0.1, "max": 0.2}}}) == quoted
