@@ -55,9 +55,11 @@ def pictures(reads):
 
 @pytest.fixture
 def search(pictures, tmp_path):
-    def run(options=options(), **tuner):
+    def run(chosen_options=None, **tuner):
         chosen = TunerOptions(**({"trials": 2, "epochs": 1, "space": RATES} | tuner))
-        found = tuning.Search(options, chosen, pictures, str(tmp_path / str(len(list(tmp_path.iterdir())))))
+        found = tuning.Search(
+            chosen_options or options(), chosen, pictures, str(tmp_path / str(len(list(tmp_path.iterdir()))))
+        )
         found.search()
         return found
 
