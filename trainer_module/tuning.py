@@ -97,8 +97,8 @@ class Search(base_tuner.BaseTuner):
             split.reduce(0, lambda count, *_: count + 1)
         super().search(*fit_args, **fit_kwargs)
         if not any(result.state == COMPLETE for result in self.results()):
-            reasons = "; ".join(dict.fromkeys(self._failures.values()))
-            raise NoTrialSucceededError(f"All {len(self._failures)} trials failed. {reasons}")
+            first = next(iter(self._failures.values()))
+            raise NoTrialSucceededError(f"All {len(self._failures)} trials failed. The first: {first}")
 
     def on_trial_begin(self, trial: trials.Trial) -> None:
         """Keeps values in their ranges: Bayesian optimisation reaches the very end, where KerasTuner rounds beyond."""
