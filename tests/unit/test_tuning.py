@@ -182,8 +182,27 @@ def test_a_real_divergence_is_a_failed_trial(search):
     assert {r.values["training.learning_rate"]: r.state for r in results} == {1e-3: "complete", 10.0: "failed"}
 
 
+def too_large(*_):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def without_a_figure(*_):
+    history = keras.callbacks.History()
+    history.history = {"val_loss": [float("nan")] * 2}
+    return None, history
+
+
+@pytest.mark.parametrize(("fit", "reason"), [(too_large, "OOM"), (without_a_figure, "val_loss is nan on the valid")])
+def test_what_else_makes_a_failed_trial(search, quick, monkeypatch, fit, reason):
+    monkeypatch.setattr(fitting, "fit", fit)
+    with pytest.raises(tuning.NoTrialSucceededError, match=f"All 2 trials failed. The first: .*{reason}"):
+        search()
+
+
 def test_if_all_fail_the_run_says_why(search, quick):
-    with pytest.raises(tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first: The training loss became NaN"):
+    with pytest.raises(
+        tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first: The training loss became NaN"
+    ):
         search(space={"training.learning_rate": {"min": 0.1, "max": 1}})
 
 
