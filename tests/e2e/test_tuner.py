@@ -22,7 +22,7 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
         "model.blocks=[[4]]",
         "training.epochs=2",
         "tuner.enabled=true",
-        "tuner.trials=3",
+        "tuner.trials=2",
         "tuner.epochs=1",
         "tuner.max_examples=12",
         f"tuner.space={space}",
@@ -37,7 +37,7 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
     first, states = execute()
     assert states["Tuner"] == states["Trainer"] == "complete"
     found = first.as_json()["tuning"]
-    assert (found["objective"], found["trials"], found["failed"]) == ("val_loss", 3, 0)
+    assert (found["objective"], found["trials"], found["failed"]) == ("val_loss", 2, 0)
     with open(found["table"], newline="") as file:
         trials = list(csv.DictReader(file))
     best = min(trials, key=lambda trial: float(trial["value"]))
