@@ -60,7 +60,7 @@ def run(
     stderr = Console(stderr=True)
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
-        _check_nodes(from_node, to_node)
+        _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         with execution.only_run(loaded.run_dir):
             layout = execution.prepare(loaded)
             from pipeline import show
@@ -313,13 +313,15 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
 
 
-def _check_nodes(from_node: str | None, to_node: str | None) -> None:
-    from pipeline.nodes import NODE_IDS
+def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
+    from pipeline.nodes import NODE_IDS, TUNER
 
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+        if node == TUNER and not with_tuner:
+            raise configuration.ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
         raise configuration.ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
 

@@ -69,6 +69,7 @@ class Outcome:
         return {
             "status": self.status,
             "nodes": [{"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in self.nodes],
+            "tuning": result.tuning if result else None,
             "metrics": numbers(slices[0].metrics) if slices else {},
             "classes": {name: numbers(figures) for name, figures in slices[0].per_class.items()} if slices else {},
             "confusion_matrix": slices[0].confusion if slices else [],

@@ -68,3 +68,4 @@ BACKBONE_LAYER = "backbone"  # the base, a model of its own: pixels [0, 255] →
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"
 HISTORY_FILE = "history.csv"
+OPTIONS_FILE = "options.json"  # TrainerOptions, with what Tuner found

@@ -68,6 +68,11 @@ def test_an_unknown_node(run_in):
     assert_one_message(run_in("digits", "--to", "Trainr"), 2, "--to: unknown node `Trainr`", "Did you mean `Trainer`?")
 
 
+def test_the_tuner_must_be_switched_on(run_in):
+    done = run_in("digits", "--to", "Tuner")
+    assert_one_message(done, 2, "--to: Tuner is switched off", "tuner.enabled=true")
+
+
 def test_nodes_in_the_wrong_order(run_in):
     done = run_in("digits", "--from", "GradCam", "--to", "Trainer")
     assert_one_message(done, 2, "--from GradCam comes after --to Trainer")

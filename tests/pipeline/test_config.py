@@ -216,6 +216,84 @@ def test_what_cannot_be_asked_of_labels(preset, override, message):
         config.load(preset, overrides=[override])
 
 
+def tuned(*overrides):
+    return config.load("digits", overrides=["tuner.enabled=true", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            'tuner.space={"training.learning_rat"={min=1e-4,max=1e-2}}',
+            r"`training\.learning_rat` is unknown\. Did you mean `training\.learning_rate`\?",
+        ),
+        (
+            "tuner.space.model.filters={min=1,max=2}",
+            r"`model\.filters` is unknown\. Numbers: model\.block_dropout, model",
+        ),
+        ("tuner.space.transform.image_size={choices=[8]}", r"`transform\.image_size` is unknown\. Numbers: training"),
+        ("tuner.space.training.learning_rate={mn=1e-4,max=1}", r"Unknown key `mn` in .* Did you mean `min`\?"),
+        ("tuner.space.training.learning_rate={min=1e-4,max=20}", r"`training\.learning_rate` = 20: .*equal to 10"),
+        ("tuner.space.training.learning_rate={min=0.0,max=1}", r"`training\.learning_rate` = 0: .*greater than 0"),
+        ("tuner.space.training.batch_size={choices=[32, 8.5]}", r"`training\.batch_size` = 8\.5: .*valid integer"),
+        ("tuner.space.training.batch_size={min=8,max=9,step=0.5}", r"`training\.batch_size` = 8\.5: .*valid integer"),
+        (
+            "tuner.space.model.blocks={choices=[1]}",
+            r"`model\.blocks` is no number\. Numbers in \[model\]: model\.block_d",
+        ),
+        ("tuner.space.augmentation.horizontal_flip={choices=[0]}", "horizontal_flip` is no number"),
+        ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` is not tuned"),
+        ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` is not tuned"),
+        ("tuner.space.fine_tuning.learning_rate={choices=[1]}", r"no effect while fine_tuning\.epochs is 0"),
+        ("tuner.space.segmentation.focal_gamma={choices=[1]}", "which learns no masks"),
+        ("tuner.space={}", "at least 1 item"),
+        ("tuner.objective=val_acuracy", r"classification has no `val_acuracy`\. Did you mean `val_accuracy`\?"),
+        ("tuner.objective=val_mean_iou", r"classification has no `val_mean_iou`"),
+        ("tuner.algorithm=bayes", "tuner.algorithm: .*'bayesian'"),
+        ("tuner.space.training.label_smoothing={min=0,max=0.2}", "changes the loss itself"),
+        ("training.distribution=multi_worker", "every worker would search by itself"),
+    ],
+)
+def test_where_there_is_nothing_to_search(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        tuned(override)
+
+
+def test_a_loss_is_not_compared_with_another():
+    unet = ["model.name=unet", "tuner.space.segmentation.focal_gamma={min=0,max=5}"]
+    with pytest.raises(config.ConfigError, match="changes the loss itself"):
+        tuned(*unet)
+    assert tuned(*unet, "tuner.objective=val_mean_iou").tuner.objective == "val_mean_iou"
+
+
+def test_a_value_must_go_with_the_rest(transfer_file):
+    # Each value is right by itself; a SavedModel has no layers to unfreeze.
+    search = ["tuner.enabled=true", "fine_tuning.epochs=1", "model.backbone=saved_model"]
+    space = "tuner.space.fine_tuning.unfreeze_layers={choices=[0, 5]}"
+    with pytest.raises(config.ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 5: .*cannot be trained"):
+        config.load(transfer_file, overrides=[*search, space])
+
+
+def test_a_search_that_is_off_is_not_in_the_way_of_another_model():
+    space = "tuner.space.model.dense_units={min=1,max=9}"
+    assert not config.load("digits", overrides=["model.name=unet", space]).tuner.enabled
+
+
+def test_names_of_the_search_in_every_form_of_toml(tmp_path):
+    forms = [
+        '[tuner.space]\n"training.batch_size" = {choices = [32, 64]}\n',
+        "[tuner.space]\ntraining.batch_size = {choices = [32, 64]}\n",
+        "[tuner.space.training.batch_size]\nchoices = [32, 64]\n",
+    ]
+    found = []
+    for form in forms:
+        path = tmp_path / "mine.toml"
+        path.write_text('data.path = "x"\ntuner.enabled = true\n' + form)
+        found.append(config.load(str(path)).tuner.space)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["training.batch_size"].choices == (32, 64)
+
+
 def test_groups_come_from_one_place():
     with pytest.raises(config.ConfigError, match="exclude each other"):
         config.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
