@@ -119,7 +119,7 @@ def test_the_second_phase_changes_the_last_layers_but_no_batch_normalisation(fre
 
 
 def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
-    tuning = {"epochs": 1, "learning_rate": 10.0, "unfreeze_layers": 0}
+    tuning = {"epochs": 1, "learning_rate": 10.0, "unfreeze_layers": 1}
     history = training.train(
         fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
     )
