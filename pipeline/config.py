@@ -34,6 +34,7 @@ from trainer_module.options import (
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_fine_tuning,
     check_labels,
     check_model,
     parse_model,
@@ -204,7 +205,8 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> PipelineConfig:
-        check_model(self.model, self.transform, self.fine_tuning)
+        check_model(self.model, self.transform)
+        check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.model, self.augmentation, self.training)
         return self
 
@@ -224,6 +226,8 @@ class PipelineConfig(Section):
                     "search by itself. Search first, and set what was found"
                 )
             _check_objective(self)
+            search_space.check_room_for_halving(self, self.tuner)
+            _check_shortest_trial(self)
             mistakes = [text for name in self.tuner.space for text in _mistakes_in_space(self, name)]
             if mistakes:
                 raise ValueError("\n  ".join(mistakes))
@@ -282,6 +286,21 @@ def _check_objective(config: PipelineConfig) -> None:
         )
 
 
+def _in_shortest_trial(config: PipelineConfig, values: dict[str, search_space.Number]) -> str:
+    """What is wrong with the whole configuration of a trial; with the shortest, as the others have more room."""
+    length = search_space.trial_length(config, search_space.shortest_trial(config, config.tuner))
+    try:
+        search_space.with_values(config, {"tuner.enabled": False} | length | values, context={"needs_data": False})
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return ""
+
+
+def _check_shortest_trial(config: PipelineConfig) -> None:
+    if mistake := _in_shortest_trial(config, {}):
+        raise ValueError(f"tuner.epochs = {config.tuner.epochs} leaves the shortest trials too few of them: {mistake}")
+
+
 def _mistakes_in_space(config: PipelineConfig, name: str) -> list[str]:
     """What is wrong with one field of `tuner.space`, a sentence each."""
     known = search_space.numeric_fields(config)
@@ -294,23 +313,16 @@ def _mistakes_in_space(config: PipelineConfig, name: str) -> list[str]:
             return [f"{where} is no number. Numbers in [{section}]: {', '.join(_of_section(known, section))}."]
         some = _of_section(known, section) or list(known)
         return [f"{where} is unknown{did_you_mean(name, known) or '. Numbers: ' + ', '.join(some) + '.'}"]
-    if section == "fine_tuning" and not config.fine_tuning.epochs:
-        return [f"{where} has no effect while fine_tuning.epochs is 0"]
-    if section == "segmentation" and config.model.task != "segmentation":
-        return [f'{where} has no effect on model.name = "{config.model.name}", which learns no masks']
+    if needed := search_space.missing_condition(config, name):
+        return [f"{where} has no effect: it is read only with {needed}"]
     if name in search_space.LOSS_FIELDS and config.tuner.objective == "val_loss":
         return [f"{where} changes the loss itself, which then compares nothing: set another tuner.objective"]
     # Each value is put into the whole configuration, as a trial will do it: whatever is refused there is refused here.
     chosen = config.tuner.space[name]
-    length = search_space.trial_length(config, config.tuner.epochs)
-    mistakes = []
     for value in chosen.values() or chosen.bounds():
-        try:
-            search_space.with_values(config, {"tuner.enabled": False, **length, name: value})
-        except ValidationError as error:
-            detail = error.errors()[0]
-            mistakes.append(f"{where} = {value:g}: {detail['msg'].removeprefix('Value error, ')}")
-    return mistakes[:1]
+        if mistake := _in_shortest_trial(config, {name: value}):
+            return [f"{where} = {value:g}: {mistake}"]
+    return []
 
 
 def _of_section(names: typing.Iterable[str], section: str) -> list[str]:

@@ -210,7 +210,7 @@ def _read_one(file: _File, config: PipelineConfig, found: layout.Layout) -> Pict
             height=described.height,
             width=described.width,
             num_classes=len(found.classes),
-            ignore_id=config.data.ignore_id,
+            ignore_id=found.ignore_id,
         )
         ids = preprocessing.decode_and_resize_masks(tf.constant([png]), transform.image_size)[0].numpy()
     return Picture(files.readable(file.name), file.label, pixels.numpy(), ids)

@@ -134,8 +134,8 @@ def execute(
     """
     if config.training.distribution == "multi_worker":
         raise ConfigError(
-            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this run '
-            'is on one: take "mirrored" for all its GPUs, or "none".'
+            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
+            'run is on one: take "mirrored" for all its GPUs, or "none".'
         )
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results

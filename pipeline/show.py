@@ -15,6 +15,7 @@ from rich.table import Table
 
 from components.image_example_gen.layout import Layout
 from pipeline.config import PipelineConfig
+from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
     from pipeline.execution import Outcome
@@ -168,7 +169,7 @@ def _tuning(console: Console, result: RunResult) -> None:
         f"\n[bold]Tuned[/bold] in {found['trials']} trials{failed}: {found['objective']} {found['value']:.4f} with",
     )
     for name, value in found["values"].items():
-        _line(console, f"  {name} = {value:.4g}")
+        _line(console, f"  {name} = {shown(value)}")
     _line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 

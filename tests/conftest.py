@@ -148,6 +148,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 
 @pytest.fixture(scope="session")
+def other_numbers(tiny_model: TinyModel) -> Any:
+    """The tiny model's configuration with another value for every number that a search could change."""
+    from trainer_module import search_space
+
+    kinds = search_space.numeric_fields(tiny_model.options)
+    values = {
+        name: 3 if kind is int else 0.125
+        for name, kind in kinds.items()
+        if not search_space.missing_condition(tiny_model.options, name)
+    }
+    return search_space.with_values(tiny_model.options, values)
+
+
+@pytest.fixture(scope="session")
 def tiny_session(tiny_model: TinyModel) -> Iterator[Any]:
     """The exported model, loaded as TF Serving loads it."""
     from trainer_module.session_model import SessionModel

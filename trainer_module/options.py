@@ -6,12 +6,12 @@ value is reported at once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainer_module import models
-from trainer_module.section import Fraction, ModelOptions, Section
+from trainer_module.section import Fraction, ModelOptions, Rate, Section
 
 
 class TransformOptions(Section):
@@ -37,9 +37,7 @@ class AugmentationOptions(Section):
     horizontal_flip: bool = Field(default=False, description="Mirror half of the pictures.")
     vertical_flip: bool = Field(default=False, description="Turn half of the pictures upside down.")
     rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of a full turn.")
-    zoom: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="Largest change of scale: 0.2 shows things 0.8 to 1.2 times as large."
-    )
+    zoom: Rate = Field(default=0.0, description="Largest change of scale: 0.2 shows things 0.8 to 1.2 times as large.")
     translation: Fraction = Field(
         default=0.0,
         description="Largest shift, as a fraction of the side; in whole pixels, at least one, where nothing is turned "
@@ -93,8 +91,10 @@ class TrainingOptions(Section):
     learning_rate: float = Field(
         default=1e-3, gt=0.0, le=10.0, description="At the start, or the highest of a schedule."
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="`sgd` has momentum.")
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.9, description="Of `sgd`.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        default="adam", description="`adamw` is Adam with weight decay; `sgd` has momentum."
+    )
+    momentum: Rate = Field(default=0.9, description="Of `sgd`.")
     nesterov: bool = Field(default=False, description="With `sgd`: look ahead along the momentum.")
     weight_decay: float = Field(
         default=0.0,
@@ -115,7 +115,7 @@ class TrainingOptions(Section):
         default=0.0,
         ge=0.0,
         le=1000.0,
-        description="With `cosine`: epochs in which the rate grows to its highest first.",
+        description="With `cosine`: epochs, of each phase, in which the rate grows to its highest first.",
     )
     plateau_patience: int = Field(
         default=2, ge=1, description="Epochs without a better validation loss before the rate is reduced."
@@ -142,7 +142,7 @@ class TrainingOptions(Section):
         "memory up to 2 GiB, else a file that is deleted in the end; `none` decodes anew in every epoch.",
     )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+    label_smoothing: Rate = Field(
         default=0.0,
         description="How much of a label is shared among all classes, in the training and the validation loss. Not "
         "with masks.",
@@ -157,6 +157,10 @@ class TrainingOptions(Section):
     def _keys_agree(self) -> TrainingOptions:
         if self.weight_decay and self.optimizer == "adam":
             raise ValueError('weight_decay must be 0 with optimizer = "adam": take "adamw", which is Adam with it')
+        if self.optimizer == "adamw" and not self.weight_decay:
+            raise ValueError(
+                "adamw without weight_decay is adam: set training.weight_decay (Keras's default is 0.004) or take adam"
+            )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f'nesterov is of optimizer = "sgd" (given: "{self.optimizer}")')
         if self.warmup_epochs and self.schedule != "cosine":
@@ -233,16 +237,17 @@ class TrainerOptions(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainerOptions:
-        check_model(self.model, self.transform, self.fine_tuning)
+        check_model(self.model, self.transform)
+        check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.model, self.augmentation, self.training)
         return self
 
 
-def check_model(model: ModelOptions, transform: TransformOptions, fine_tuning: FineTuningOptions) -> None:
-    """Compares sections that depend on each other.
+def check_model(model: ModelOptions, transform: TransformOptions) -> None:
+    """Compares what a model takes with what it would get.
 
     Raises:
-      ValueError: If a pre-trained base would not get the pixels it was trained with, or there is none to fine-tune.
+      ValueError: If a pre-trained base would not get the pixels it was trained with, or another model unscaled ones.
     """
     if model.has_backbone() and transform.normalization != "backbone":
         raise ValueError(
@@ -256,18 +261,43 @@ def check_model(model: ModelOptions, transform: TransformOptions, fine_tuning: F
             f'transform.normalization = "backbone" needs a model with a pre-trained base; model.name = "{model.name}" '
             'has none: take "dataset" or "rescale"'
         )
-    if fine_tuning.epochs and not model.begins_frozen():
+
+
+def check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tuning: FineTuningOptions) -> None:
+    """Compares the second phase with the model and with the keys that both phases read.
+
+    Raises:
+      ValueError: If there is a second phase, and nothing for it to train, or no epoch at the full rate.
+    """
+    if not fine_tuning.epochs:
+        return
+    if not model.begins_frozen():
         raise ValueError(f'fine_tuning.epochs must be 0: model.name = "{model.name}" has no base that begins frozen')
-    if fine_tuning.epochs and fine_tuning.unfreeze_layers and not model.can_unfreeze():
-        raise ValueError("fine_tuning.unfreeze_layers must be 0: a SavedModel's layers cannot be trained")
+    if not model.can_unfreeze():
+        raise ValueError("fine_tuning.epochs must be 0: a SavedModel's layers cannot be trained")
+    if not fine_tuning.unfreeze_layers:
+        raise ValueError(
+            f"fine_tuning.epochs = {fine_tuning.epochs} with fine_tuning.unfreeze_layers = 0 would train the head "
+            "alone once more: say how many layers of the base are trained, or set fine_tuning.epochs = 0"
+        )
+    if training.warmup_epochs >= fine_tuning.epochs:
+        raise ValueError(
+            f"training.warmup_epochs = {training.warmup_epochs:g} is of each phase and must be less than "
+            f"fine_tuning.epochs = {fine_tuning.epochs}: lower the one or raise the other"
+        )
 
 
 def check_labels(model: ModelOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
-    """Refuses for masks what is made for pictures with one label.
+    """Refuses what cannot be done with the labels: nothing to mix, or masks where one label is meant.
 
     Raises:
-      ValueError: If masks would be mixed, erased, changed without their pictures, or treated as labels.
+      ValueError: If a picture would be mixed with itself, or masks would be mixed, erased, changed without their
+        pictures, or treated as labels.
     """
+    if augmentation.mixes() and training.batch_size == 1:
+        raise ValueError(
+            "mixup and cutmix mix pictures of one batch, and training.batch_size is 1: raise it, or set both to 0"
+        )
     if model.task != "segmentation":
         return
     masks = f'model.name = "{model.name}" learns masks'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,22 @@ NOT_TUNED = ("training.epochs", "training.seed", "fine_tuning.epochs")
 
 # Numbers that the loss itself is made of: with another one, another thing is measured.
 LOSS_FIELDS = ("segmentation.focal_gamma", "training.label_smoothing")
+
+# Numbers that are read under a condition: their names, or how these begin; when, and whether that holds of a
+# configuration.
+_READ_WHEN: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "training.momentum": ('training.optimizer = "sgd"', lambda options: options.training.optimizer == "sgd"),
+    "training.weight_decay": (
+        'training.optimizer = "adamw" or "sgd"',
+        lambda options: options.training.optimizer in ("adamw", "sgd"),
+    ),
+    "training.warmup_epochs": ('training.schedule = "cosine"', lambda options: options.training.schedule == "cosine"),
+    "training.plateau_": ('training.schedule = "plateau"', lambda options: options.training.schedule == "plateau"),
+    "model.depth": ("model.encoder empty", lambda options: not options.model.encoder),
+    "segmentation.": ("a model that learns masks", lambda options: options.model.task == "segmentation"),
+    "segmentation.focal_gamma": ('segmentation.loss = "focal"', lambda options: options.segmentation.loss == "focal"),
+    "fine_tuning.": ("fine_tuning.epochs above 0", lambda options: options.fine_tuning.epochs > 0),
+}
 
 # Figures of the validation split that a task's training gives, and which side is the good one.
 OBJECTIVES: dict[str, dict[str, Literal["min", "max"]]] = {
@@ -141,23 +157,16 @@ class TunerOptions(Section):
                 flat[name] = entry
         return flat
 
-    @model_validator(mode="after")
-    def _room_for_halving(self) -> TunerOptions:
-        if self.algorithm != "hyperband":
-            return self
-        if self.epochs < HYPERBAND_FACTOR:
-            raise ValueError(f'algorithm = "hyperband" needs epochs = {HYPERBAND_FACTOR} or more: it begins with fewer')
-        needed = sum(hyperband_rounds(self.epochs))
-        if self.trials < needed:
-            raise ValueError(
-                f'algorithm = "hyperband" with epochs = {self.epochs} needs at least {needed} trials, or nothing is '
-                f"trained that long (given: {self.trials})"
-            )
-        return self
+
+class Round(NamedTuple):
+    """Trials of equal length, the best of which are trained anew in the next round."""
+
+    trials: int
+    epochs: int
 
 
-def hyperband_rounds(epochs: int) -> list[int]:
-    """Trials in each round of the first bracket, as KerasTuner counts them.
+def hyperband_rounds(epochs: int) -> list[Round]:
+    """The first bracket, as KerasTuner counts: no other one begins with fewer epochs.
 
     Args:
       epochs: Of the last round.
@@ -166,7 +175,72 @@ def hyperband_rounds(epochs: int) -> list[int]:
     while epochs >= HYPERBAND_FACTOR ** (halvings + 1):
         halvings += 1
     last = math.ceil(1 + math.log(epochs, HYPERBAND_FACTOR)) / (halvings + 1)
-    return [math.ceil(last * HYPERBAND_FACTOR**left) for left in range(halvings, -1, -1)]
+    factors = [HYPERBAND_FACTOR**left for left in range(halvings, -1, -1)]
+    return [Round(math.ceil(last * factor), math.ceil(epochs / factor)) for factor in factors]
+
+
+def check_room_for_halving(options: Any, tuner: TunerOptions) -> None:
+    """Refuses a Hyperband that has nothing to halve, or ends before its last round.
+
+    Args:
+      options: Has the sections.
+      tuner: The search.
+
+    Raises:
+      ValueError: If there are too few epochs or trials.
+    """
+    if tuner.algorithm != "hyperband":
+        return
+    epochs = longest_trial(options, tuner)
+    if epochs < HYPERBAND_FACTOR:
+        raise ValueError(
+            f'tuner.algorithm = "hyperband" begins with a part of the epochs: tuner.epochs and training.epochs must be '
+            f"{HYPERBAND_FACTOR} or more (given: {tuner.epochs} and {options.training.epochs})"
+        )
+    needed = sum(found.trials for found in hyperband_rounds(epochs))
+    if tuner.trials < needed:
+        raise ValueError(
+            f'tuner.algorithm = "hyperband" with trials of {epochs} epochs needs tuner.trials = {needed} or more, or '
+            f"nothing is trained that long (given: {tuner.trials})"
+        )
+
+
+def longest_trial(options: Any, tuner: TunerOptions) -> int:
+    """Most epochs of any trial, in the first phase.
+
+    Args:
+      options: Has the sections.
+      tuner: The search.
+    """
+    epochs: int = min(tuner.epochs, options.training.epochs)
+    return epochs
+
+
+def shortest_trial(options: Any, tuner: TunerOptions) -> int:
+    """Most epochs of those trials that have the fewest.
+
+    Args:
+      options: Has the sections.
+      tuner: The search.
+    """
+    epochs = longest_trial(options, tuner)
+    return hyperband_rounds(epochs)[0].epochs if tuner.algorithm == "hyperband" else epochs
+
+
+def missing_condition(options: Any, name: str) -> str:
+    """What a number would need to have an effect; empty if it has one.
+
+    Args:
+      options: Has the sections.
+      name: One of `numeric_fields`.
+    """
+    conditions = (condition for key, condition in _READ_WHEN.items() if name.startswith(key))
+    return next((words for words, holds in conditions if not holds(options)), "")
+
+
+def shown(value: Number) -> str:
+    """A number for people: four digits tell rates apart, and of integers all are meant."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def numeric_fields(options: Section) -> dict[str, type[int] | type[float]]:
@@ -191,12 +265,13 @@ def _number_type(annotation: Any) -> type[int] | type[float] | None:
     return annotation if annotation in (int, float) else None
 
 
-def with_values(options: Options, values: Mapping[str, Any]) -> Options:
+def with_values(options: Options, values: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Options:
     """A configuration with other values, validated anew.
 
     Args:
       options: Any configuration of sections.
       values: By the name of the field, `section.key`.
+      context: What validators are told, as when the configuration was read.
 
     Raises:
       ValidationError: If a value, or how it goes with the others, is not allowed.
@@ -205,7 +280,7 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
     for name, value in values.items():
         section, _, key = name.partition(".")
         table[section][key] = value
-    return type(options).model_validate(table)
+    return type(options).model_validate(table, context=context)
 
 
 def trial_length(options: Any, epochs: int) -> dict[str, int]:

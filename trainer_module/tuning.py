@@ -139,7 +139,9 @@ class Search(base_tuner.BaseTuner):
         super().on_trial_end(trial)
         (result,) = [result for result in self.results() if result.trial == _number(trial)]
         shown = "failed" if result.value is None else f"{result.objective} {result.value:.4f}"
-        values = "  ".join(f"{name.partition('.')[2]} {value:.4g}" for name, value in result.values.items())
+        values = "  ".join(
+            f"{name.partition('.')[2]} {search_space.shown(value)}" for name, value in result.values.items()
+        )
         logging.getLogger(PROGRESS_LOGGER).info(
             "trial %d/%d  %s  %s  %.1f s", result.trial, self._tuner.trials, shown, values, result.seconds
         )
@@ -203,7 +205,7 @@ def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
     }
     if tuner.algorithm == "hyperband":
         oracle = keras_tuner.oracles.HyperbandOracle(
-            max_epochs=min(tuner.epochs, options.training.epochs),
+            max_epochs=search_space.longest_trial(options, tuner),
             factor=search_space.HYPERBAND_FACTOR,
             hyperband_iterations=0,  # brackets follow each other until the trials are used up
             **arguments,

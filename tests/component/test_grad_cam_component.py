@@ -16,9 +16,7 @@ from trainer_module import grad_cam, preprocessing
 from trainer_module.tasks import classification
 
 
-@pytest.fixture(scope="module")
-def explained(tiny_model, tmp_path_factory):
-    root = tmp_path_factory.mktemp("explain")
+def run_executor(tiny_model, root, options):
     split_dir = root / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(split_dir / "data-00000-of-00001")) as writer:
@@ -32,9 +30,14 @@ def explained(tiny_model, tmp_path_factory):
     executor.Executor().Do(
         {"examples": [examples], "model_run": [model_run]},
         {"explanations": [explanations]},
-        {"options": tiny_model.options.model_dump_json(), "split": "test"},
+        {"options": options.model_dump_json(), "split": "test"},
     )
     return Path(explanations.uri), explanations
+
+
+@pytest.fixture(scope="module")
+def explained(tiny_model, tmp_path_factory):
+    return run_executor(tiny_model, tmp_path_factory.mktemp("explain"), tiny_model.options)
 
 
 def test_the_most_confident_decisions_of_every_class_are_explained(tiny_model, explained):
@@ -65,6 +68,16 @@ def test_the_written_maps_are_the_algorithms(tiny_model, explained):
         assert entry["score"] == pytest.approx(float(expected.score[0]), abs=1e-4)
         assert entry["predicted"] == tiny_model.options.classes[int(expected.class_id[0])]
         assert np.asarray(Image.open(folder / entry["overlay"])).shape == (224, 224, 3)
+
+
+def test_what_a_search_changes_is_not_asked_for(tiny_model, explained, tmp_path, other_numbers):
+    # The component is given the configuration as it was before the search.
+    folders = [explained[0], run_executor(tiny_model, tmp_path, other_numbers)[0]]
+    one, other = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in folders
+    )
+    assert one == other and len(one) > 3
 
 
 def test_names_on_the_page_are_text_not_markup(tiny_model):

@@ -35,6 +35,12 @@ def test_a_good_export_passes_every_check(tiny_model):
     assert len(results) == 6
 
 
+def test_what_a_search_changes_is_not_asked_for(tiny_model, other_numbers):
+    # The component is given the configuration as it was before the search.
+    results = validate(tiny_model.serving_dir, tiny_model, options=other_numbers)
+    assert results == validate(tiny_model.serving_dir, tiny_model)
+
+
 def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
     # The whole set of signatures, saved as TFX's own examples save a model: tf.saved_model.load takes it, and answers.
     options = tiny_model.options

@@ -1,5 +1,6 @@
 """The configuration: what is accepted, and what is said of the rest."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
     loaded = config.load(name, data=data)
     assert data is not None or loaded.pipeline.name == name.replace("_", "-")
     header = [line for line in config.preset_text(name).splitlines() if line.startswith("#")]
-    for word in ("command:", "cost:", "result:"):
-        assert any(word in line for line in header)
-    assert not any("?" in line or "to be" in line.lower() for line in header)
+    said = {word: [line for line in header if line.startswith(f"# {word}:")] for word in ("command", "cost", "result")}
+    assert all(len(lines) == 1 for lines in said.values())
+    for line in said["cost"] + said["result"]:  # measured
+        assert re.search(r"\d", line)
+        assert "?" not in line and "to be" not in line.lower()
 
 
 @pytest.mark.parametrize(
@@ -177,10 +180,29 @@ def test_what_a_pre_trained_base_needs(transfer_file, override, message):
         config.load(transfer_file, overrides=[override])
 
 
-def test_a_frozen_base_cannot_be_fine_tuned(transfer_file):
-    tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=1"]
-    with pytest.raises(config.ConfigError, match="cannot be trained"):
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_frozen_base_cannot_be_fine_tuned(transfer_file, layers):
+    tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", f"fine_tuning.unfreeze_layers={layers}"]
+    with pytest.raises(config.ConfigError, match=r"fine_tuning\.epochs must be 0: .* cannot be trained"):
         config.load(transfer_file, overrides=tuned)
+
+
+def test_a_second_phase_trains_some_layers_of_the_base(transfer_file):
+    message = r"fine_tuning\.epochs = 2 with fine_tuning\.unfreeze_layers = 0 would train the head alone once more"
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(transfer_file, overrides=["fine_tuning.epochs=2"])
+    # One key switches a preset's second phase off.
+    off = config.load("clothing", data=".", overrides=["fine_tuning.epochs=0"])
+    assert off.fine_tuning.unfreeze_layers > 0
+
+
+def test_the_warm_up_leaves_something_of_each_phase(transfer_file):
+    warm = ["training.schedule=cosine", "training.warmup_epochs=3", "fine_tuning.unfreeze_layers=1"]
+    message = r"warmup_epochs = 3 is of each phase and must be less than fine_tuning\.epochs = 3"
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(transfer_file, overrides=[*warm, "fine_tuning.epochs=3"])
+    for epochs in (0, 4):
+        config.load(transfer_file, overrides=[*warm, f"fine_tuning.epochs={epochs}"])
 
 
 @pytest.mark.parametrize(
@@ -207,13 +229,23 @@ def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
     [
         ("digit_scenes", "augmentation.cutmix=1", "digit_scenes: augmentation.cutmix is for pictures with one label"),
         ("digit_scenes", "training.class_weights=balanced", "set segmentation.class_weights, which counts pixels"),
+        (
+            "digits",
+            "training.batch_size=1 augmentation.mixup=0.2",
+            r"mix pictures of one batch, and training\.batch_size",
+        ),
+        (
+            "digits",
+            "training.batch_size=1 augmentation.cutmix=1",
+            r"mix pictures of one batch, and training\.batch_size",
+        ),
         ("digits", "training.label_smoothing=1", "training.label_smoothing: Input should be less than 1"),
         ("digits", "augmentation.vertical_flips=true", r"Did you mean `vertical_flip`\?"),
     ],
 )
 def test_what_cannot_be_asked_of_labels(preset, override, message):
     with pytest.raises(config.ConfigError, match=message):
-        config.load(preset, overrides=[override])
+        config.load(preset, overrides=override.split())
 
 
 def tuned(*overrides):
@@ -244,8 +276,6 @@ def tuned(*overrides):
         ("tuner.space.augmentation.horizontal_flip={choices=[0]}", "horizontal_flip` is no number"),
         ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` is not tuned"),
         ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` is not tuned"),
-        ("tuner.space.fine_tuning.learning_rate={choices=[1]}", r"no effect while fine_tuning\.epochs is 0"),
-        ("tuner.space.segmentation.focal_gamma={choices=[1]}", "which learns no masks"),
         ("tuner.space={}", "at least 1 item"),
         ("tuner.objective=val_acuracy", r"classification has no `val_acuracy`\. Did you mean `val_accuracy`\?"),
         ("tuner.objective=val_mean_iou", r"classification has no `val_mean_iou`"),
@@ -259,18 +289,80 @@ def test_where_there_is_nothing_to_search(override, message):
         tuned(override)
 
 
+@pytest.mark.parametrize(
+    ("name", "others", "needed"),
+    [
+        ("training.momentum={min=0.5,max=0.9}", "", r'training\.optimizer = "sgd"'),
+        ("training.weight_decay={choices=[0.0]}", "", r'training\.optimizer = "adamw" or "sgd"'),
+        ("training.warmup_epochs={min=0,max=2}", "", r'training\.schedule = "cosine"'),
+        ("training.plateau_factor={min=0.2,max=0.5}", "training.schedule=cosine", r'training\.schedule = "plateau"'),
+        ("training.plateau_patience={choices=[1,2]}", "training.schedule=one_cycle", r'training\.schedule = "plateau"'),
+        ("model.depth={choices=[3,4]}", "model.name=unet model.encoder=mobilenet_v2", r"model\.encoder empty"),
+        ("segmentation.focal_gamma={choices=[1]}", "segmentation.loss=focal", "a model that learns masks"),
+        ("segmentation.focal_gamma={choices=[1]}", "model.name=unet", r'segmentation\.loss = "focal"'),
+        ("fine_tuning.learning_rate={choices=[1]}", "", r"fine_tuning\.epochs above 0"),
+    ],
+)
+def test_what_nothing_reads_is_not_tuned(name, others, needed):
+    colour = ["transform.channels=3", "transform.normalization=backbone"] if "encoder" in others else []
+    field = re.escape(name.partition("=")[0])
+    with pytest.raises(config.ConfigError, match=f"`{field}` has no effect: it is read only with {needed}$"):
+        tuned(*others.split(), *colour, "transform.image_size=32", f"tuner.space.{name}")
+
+
+def test_what_something_reads_is_tuned(transfer_file):
+    tuned("training.optimizer=sgd", "tuner.space.training.momentum={min=0.5,max=0.9}")
+    tuned("training.schedule=cosine", "tuner.space.training.warmup_epochs={min=0,max=2}")
+    tuned("tuner.space.training.plateau_factor={min=0.2,max=0.5}")
+    tuned("model.name=unet", "tuner.space.model.depth={choices=[3,4]}")
+    second_phase = ["fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=1", "tuner.enabled=true"]
+    config.load(transfer_file, overrides=[*second_phase, "tuner.space.fine_tuning.learning_rate={choices=[1e-4]}"])
+
+
+@pytest.mark.parametrize(("algorithm", "refused"), [("random", False), ("hyperband", True)])
+def test_values_are_held_against_the_shortest_trial(algorithm, refused):
+    # Of nine epochs, Hyperband's first round has one.
+    search = ["training.schedule=cosine", "tuner.epochs=9", "tuner.trials=30", f"tuner.algorithm={algorithm}"]
+    tuned_warmup = [*search, "tuner.space.training.warmup_epochs={min=0.0,max=5}"]
+    fixed_warmup = [*search, "training.warmup_epochs=5"]
+    if not refused:
+        tuned(*tuned_warmup)
+        tuned(*fixed_warmup)
+        return
+    with pytest.raises(config.ConfigError, match=r"`training\.warmup_epochs` = 5: .*less than epochs = 1 "):
+        tuned(*tuned_warmup)
+    with pytest.raises(
+        config.ConfigError,
+        match=r"tuner\.epochs = 9 leaves the shortest trials too few of them: .*less than epochs = 1 ",
+    ):
+        tuned(*fixed_warmup)
+
+
+def test_hyperband_halves_what_a_training_really_has():
+    search = ["tuner.algorithm=hyperband", "tuner.epochs=81"]
+    with pytest.raises(config.ConfigError, match=r"must be 3 or more \(given: 81 and 2\)"):
+        tuned(*search, "tuner.trials=1000", "training.epochs=2")
+    with pytest.raises(config.ConfigError, match=r"trials of 3 epochs needs tuner\.trials = 4 or more"):
+        tuned(*search, "tuner.trials=3", "training.epochs=3")
+    tuned(*search, "tuner.trials=4", "training.epochs=3")  # 81 epochs would need more
+
+
+def test_a_search_is_looked_at_without_pictures():
+    assert config.load("pictures", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
+
+
 def test_a_loss_is_not_compared_with_another():
-    unet = ["model.name=unet", "tuner.space.segmentation.focal_gamma={min=0,max=5}"]
+    unet = ["model.name=unet", "segmentation.loss=focal", "tuner.space.segmentation.focal_gamma={min=0,max=5}"]
     with pytest.raises(config.ConfigError, match="changes the loss itself"):
         tuned(*unet)
     assert tuned(*unet, "tuner.objective=val_mean_iou").tuner.objective == "val_mean_iou"
 
 
 def test_a_value_must_go_with_the_rest(transfer_file):
-    # Each value is right by itself; a SavedModel has no layers to unfreeze.
-    search = ["tuner.enabled=true", "fine_tuning.epochs=1", "model.backbone=saved_model"]
-    space = "tuner.space.fine_tuning.unfreeze_layers={choices=[0, 5]}"
-    with pytest.raises(config.ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 5: .*cannot be trained"):
+    # Each value is right by itself.
+    search = ["tuner.enabled=true", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=5"]
+    space = "tuner.space.fine_tuning.unfreeze_layers={choices=[5, 0]}"
+    with pytest.raises(config.ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train the head alone"):
         config.load(transfer_file, overrides=[*search, space])
 
 

@@ -121,6 +121,21 @@ def test_a_mask_is_painted_upon_its_picture_but_for_the_background(tmp_path):
     assert moved == pytest.approx(cells * 64**2, rel=0.3)
 
 
+@pytest.mark.parametrize("said", ["file", "option"])
+def test_ignored_pixels_are_no_reason_to_leave_a_picture_out(tmp_path, said):
+    (tmp_path / "classes.txt").write_text("background\nroad\n" + ("255 ignored\n" if said == "file" else ""))
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(tmp_path / "images" / "0.png")
+    Image.fromarray(mask).save(tmp_path / "masks" / "0.png")
+    overrides = ("model.name=unet", "augmentation.vertical_flip=true")
+    chosen, found = configured(tmp_path, *overrides, *(["data.ignore_id=255"] if said == "option" else []))
+    (picture,) = contact_sheet.read(chosen, found, 1, unused)
+    np.testing.assert_array_equal(picture.mask, mask)
+
+
 def test_text_that_is_too_wide_is_shortened_and_keeps_its_share():
     font = contact_sheet._font(14)
     assert contact_sheet._shortened("cat: 55%", font, 128) == "cat: 55%"

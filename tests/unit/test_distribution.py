@@ -16,7 +16,7 @@ from trainer_module import distribution
 PROGRAM = """
 import json, sys
 import tensorflow as tf
-name, run_dir = sys.argv[1:]
+name, run_dir = sys.argv[1:3]
 if name == "mirrored":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

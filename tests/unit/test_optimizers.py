@@ -94,7 +94,7 @@ def test_clipping_bounds_all_gradients_together():
 
 
 def test_half_precision_scales_the_loss():
-    optimizer = made(precision="mixed_float16", optimizer="adamw")
+    optimizer = made(precision="mixed_float16", optimizer="adamw", weight_decay=0.01)
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assert isinstance(optimizer.inner_optimizer, keras.optimizers.AdamW)
 
@@ -103,6 +103,7 @@ def test_half_precision_scales_the_loss():
     ("keys", "message"),
     [
         ({"weight_decay": 0.1}, 'take "adamw"'),
+        ({"optimizer": "adamw"}, "adamw without weight_decay is adam: set training.weight_decay"),
         ({"nesterov": True}, 'nesterov is of optimizer = "sgd"'),
         ({"warmup_epochs": 1}, 'warmup_epochs is of schedule = "cosine"'),
         ({"schedule": "cosine", "warmup_epochs": 20, "epochs": 20}, "must be less than epochs = 20"),

@@ -53,16 +53,27 @@ def test_values_are_kept_in_their_bounds():
 
 
 @pytest.mark.parametrize("epochs", [3, 5, 9, 20, 26, 27, 81])
-def test_hyperband_has_trials_for_its_first_bracket(epochs):
+def test_hyperbands_first_bracket_is_kerastuners(epochs):
     import keras_tuner
 
     oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=epochs)
     bracket = oracle._get_num_brackets() - 1
-    assert search_space.hyperband_rounds(epochs) == [oracle._get_size(bracket, index) for index in range(bracket + 1)]
-    needed = sum(search_space.hyperband_rounds(epochs))
-    TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed)
-    with pytest.raises(ValidationError, match=f"needs at least {needed} trials"):
-        TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed - 1)
+    expected = [(oracle._get_size(bracket, index), oracle._get_epochs(bracket, index)) for index in range(bracket + 1)]
+    assert search_space.hyperband_rounds(epochs) == expected
+    tuner = TunerOptions(algorithm="hyperband", epochs=99)
+    every = [oracle._get_epochs(b, index) for b in range(bracket + 1) for index in range(b + 1)]
+    assert search_space.shortest_trial(options(training={"epochs": epochs}), tuner) == min(every)
+
+
+@pytest.mark.parametrize(("epochs", "longer"), [(3, 3), (20, 20), (9, 81)])
+def test_hyperband_has_trials_for_its_first_bracket(epochs, longer):
+    needed = sum(found.trials for found in search_space.hyperband_rounds(epochs))
+    for in_training, in_trial in ((epochs, longer), (longer, epochs)):
+        chosen = options(training={"epochs": in_training})
+        enough = TunerOptions(algorithm="hyperband", epochs=in_trial, trials=needed)
+        search_space.check_room_for_halving(chosen, enough)
+        with pytest.raises(ValueError, match=f"needs tuner.trials = {needed} or more"):
+            search_space.check_room_for_halving(chosen, enough.model_copy(update={"trials": needed - 1}))
 
 
 def test_names_may_be_quoted_or_nested():
@@ -83,8 +94,17 @@ def test_every_number_but_length_and_seed_can_be_tuned():
         assert isinstance(getattr(getattr(options(), section), key), int)
 
 
-def test_what_nodes_behind_the_trainer_read_cannot_be_tuned():
-    assert not {"transform", "grad_cam", "classes", "ignore_id"} & set(search_space.SECTIONS)
+def test_every_condition_is_of_a_field():
+    encoded = options(model={"name": "unet", "encoder": "mobilenet_v2"}, transform={"normalization": "backbone"})
+    for key in search_space._READ_WHEN:
+        assert any(name.startswith(key) for name in search_space.numeric_fields(encoded)), key
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(65535, "65535"), (10, "10"), (0.000123456, "0.0001235"), (1.0, "1"), (65535.0, "6.554e+04")]
+)
+def test_integers_are_shown_whole(value, text):
+    assert search_space.shown(value) == text
 
 
 def test_values_are_put_in_and_checked_anew():

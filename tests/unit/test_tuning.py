@@ -227,6 +227,11 @@ def test_the_very_end_of_a_range_is_not_left(search, quick):
     assert trial.hyperparameters.values == {"training.batch_size": 9}
 
 
+def test_integers_are_reported_whole(search, quick, said):
+    search(trials=1, space={"training.batch_size": {"choices": [65535]}})
+    assert "  batch_size 65535  " in said[-1]
+
+
 def test_the_table(search, quick, tmp_path):
     space = {"training.learning_rate": {"choices": [0.01, 0.1]}, "model.dense_units": {"choices": [3]}}
     found = search(space=space)

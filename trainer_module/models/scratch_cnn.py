@@ -8,13 +8,12 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core.core_schema import ValidationInfo
 
 from trainer_module import features
-from trainer_module.section import ModelOptions
+from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
     import keras
 
 Filters = Annotated[int, Field(ge=1, le=4096)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Convolution = Literal["standard", "separable", "mobilenet"]
 Downsampling = Literal["max", "average", "stride"]
 Value = TypeVar("Value", bound=str)

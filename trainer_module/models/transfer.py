@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
 from trainer_module.models._pretrained import unfreeze as unfreeze
-from trainer_module.section import ModelOptions
+from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
     import keras
-
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Options(ModelOptions):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
 from trainer_module.models._pretrained import train_last
 from trainer_module.models._pretrained import unfreeze as unfreeze
-from trainer_module.section import ModelOptions
+from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
     import keras
-
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 # A backbone halves the picture five times, and its SKIPS are the maps after the first four.
 _BACKBONE_DEPTH = 5
