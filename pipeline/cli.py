@@ -60,7 +60,7 @@ def run(
     stderr = Console(stderr=True)
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
-        _check_nodes(from_node, to_node)
+        _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         with execution.only_run(loaded.run_dir):
             layout = execution.prepare(loaded)
             from pipeline import show
@@ -196,6 +196,90 @@ def predict(
 
 
 @app.command()
+def augment(
+    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    output: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet; an earlier one is replaced.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, max=100, help="Pictures, each with seven samples.")] = 8,
+) -> None:
+    """Draws what augmentation does: some pictures, and beside each what training sees of it."""
+    import contextlib
+    import os
+
+    from pipeline import contact_sheet, execution
+
+    stderr = Console(stderr=True)
+    if output.suffix.lower() != ".png":
+        _stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
+    if not output.parent.is_dir():
+        _stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
+    unusable: list[str] = []
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        generated = loaded.data.path is None
+        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            found = execution.prepare(loaded)
+        execution.refuse_other_task(loaded, found, "Trainer")
+        with execution.quiet_output(Path(os.devnull)):
+            sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
+        sheet.save(output, "PNG")
+    except (configuration.ConfigError, DatasetError) as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    except execution.AlreadyRunningError as error:
+        _stop(stderr, FAILED, str(error))
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    for reason in unusable:
+        stderr.print(f"[yellow]left out:[/yellow] {_escape(reason)}", soft_wrap=True, highlight=False)
+    print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
+
+
+@app.command()
+def model(
+    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Pictures, for the number of classes; replaces data.path.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
+    ] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
+
+    Nothing is trained, and no pre-trained weights are needed.
+    """
+    import os
+
+    from pipeline.execution import quiet_output
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        # TensorFlow greets at length when it starts.
+        with quiet_output(Path(os.devnull)) as (out, _):
+            from pipeline import inspection, show_model
+
+            found = inspection.inspect(loaded, num_classes)
+            if as_json:
+                out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            else:
+                show_model.show(Console(file=out, width=None if out.isatty() else 120), found, expand=expand)
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+
+
+@app.command()
 def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
@@ -229,13 +313,15 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
 
 
-def _check_nodes(from_node: str | None, to_node: str | None) -> None:
-    from pipeline.nodes import NODE_IDS
+def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
+    from pipeline.nodes import NODE_IDS, TUNER
 
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+        if node == TUNER and not with_tuner:
+            raise configuration.ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
         raise configuration.ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
 

@@ -11,12 +11,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
-from trainer_module import features, models
+from trainer_module import features, models, search_space
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -26,9 +34,11 @@ from trainer_module.options import (
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_labels,
     check_model,
     parse_model,
 )
+from trainer_module.search_space import TunerOptions
 from trainer_module.section import ModelOptions, Section
 
 # Figures that thresholds may name, and on which side of the bound a good model lies.
@@ -171,6 +181,7 @@ class PipelineConfig(Section):
     training: TrainingOptions = TrainingOptions()
     segmentation: SegmentationOptions = SegmentationOptions()
     fine_tuning: FineTuningOptions = FineTuningOptions()
+    tuner: TunerOptions = TunerOptions()
     evaluation: EvaluationSection = EvaluationSection()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
@@ -194,12 +205,28 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> PipelineConfig:
         check_model(self.model, self.transform, self.fine_tuning)
+        check_labels(self.model, self.augmentation, self.training)
         return self
 
     @model_validator(mode="after")
-    def _data_is_somewhere(self) -> PipelineConfig:
-        if self.data.source == "folder" and self.data.path is None:
+    def _data_is_somewhere(self, info: ValidationInfo) -> PipelineConfig:
+        needed = (info.context or {}).get("needs_data", True)
+        if needed and self.data.source == "folder" and self.data.path is None:
             raise ValueError("data.path is missing: name the folder of your pictures there, or give --data DIR")
+        return self
+
+    @model_validator(mode="after")
+    def _tuner_can_search(self) -> PipelineConfig:
+        if self.tuner.enabled:
+            if self.training.distribution == "multi_worker":
+                raise ValueError(
+                    'training.distribution = "multi_worker" and tuner.enabled do not go together: every worker would '
+                    "search by itself. Search first, and set what was found"
+                )
+            _check_objective(self)
+            mistakes = [text for name in self.tuner.space for text in _mistakes_in_space(self, name)]
+            if mistakes:
+                raise ValueError("\n  ".join(mistakes))
         return self
 
     @property
@@ -245,6 +272,51 @@ class PipelineConfig(Section):
         )
 
 
+def _check_objective(config: PipelineConfig) -> None:
+    objective, task = config.tuner.objective, config.model.task
+    known = search_space.OBJECTIVES[task]
+    if objective not in known:
+        raise ValueError(
+            f"tuner.objective: {task} has no `{objective}`"
+            f"{did_you_mean(objective, known) or '. It has: ' + ', '.join(known) + '.'}"
+        )
+
+
+def _mistakes_in_space(config: PipelineConfig, name: str) -> list[str]:
+    """What is wrong with one field of `tuner.space`, a sentence each."""
+    known = search_space.numeric_fields(config)
+    section, _, key = name.partition(".")
+    where = f"tuner.space: `{name}`"
+    if name in search_space.NOT_TUNED:
+        return [f"{where} is not tuned: tuner.epochs says how long a trial is, and a lucky seed is no better setting"]
+    if name not in known:
+        if section in search_space.SECTIONS and key in type(getattr(config, section)).model_fields:
+            return [f"{where} is no number. Numbers in [{section}]: {', '.join(_of_section(known, section))}."]
+        some = _of_section(known, section) or list(known)
+        return [f"{where} is unknown{did_you_mean(name, known) or '. Numbers: ' + ', '.join(some) + '.'}"]
+    if section == "fine_tuning" and not config.fine_tuning.epochs:
+        return [f"{where} has no effect while fine_tuning.epochs is 0"]
+    if section == "segmentation" and config.model.task != "segmentation":
+        return [f'{where} has no effect on model.name = "{config.model.name}", which learns no masks']
+    if name in search_space.LOSS_FIELDS and config.tuner.objective == "val_loss":
+        return [f"{where} changes the loss itself, which then compares nothing: set another tuner.objective"]
+    # Each value is put into the whole configuration, as a trial will do it: whatever is refused there is refused here.
+    chosen = config.tuner.space[name]
+    length = search_space.trial_length(config, config.tuner.epochs)
+    mistakes = []
+    for value in chosen.values() or chosen.bounds():
+        try:
+            search_space.with_values(config, {"tuner.enabled": False, **length, name: value})
+        except ValidationError as error:
+            detail = error.errors()[0]
+            mistakes.append(f"{where} = {value:g}: {detail['msg'].removeprefix('Value error, ')}")
+    return mistakes[:1]
+
+
+def _of_section(names: typing.Iterable[str], section: str) -> list[str]:
+    return [name for name in names if name.startswith(f"{section}.")]
+
+
 def slice_feature(name: str) -> str:
     """The raw example's key of a slice: `brightness` → `slice/brightness`."""
     return features.SLICE_PREFIX + name
@@ -264,13 +336,16 @@ def preset_text(name: str) -> str:
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = ()) -> PipelineConfig:
+def load(
+    name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = (), needs_data: bool = True
+) -> PipelineConfig:
     """Reads a preset or a TOML file.
 
     Args:
       name_or_path: A preset's name, or the path of a TOML file.
       data: Replaces `data.path` (and makes `data.source` a folder).
       overrides: `section.key=value` strings; the value is TOML, or a bare word for a string.
+      needs_data: Whether it is a mistake to say nothing of where the pictures are.
 
     Raises:
       ConfigError: With everything that is wrong, one line each.
@@ -285,7 +360,7 @@ def load(name_or_path: str, *, data: str | None = None, overrides: typing.Sequen
             # Runs on different pictures are different pipelines: one must not replace the other's served model.
             _section(table, "pipeline")["name"] = _slug(data)
     try:
-        return PipelineConfig.model_validate(table)
+        return PipelineConfig.model_validate(table, context={"needs_data": needs_data})
     except ValidationError as error:
         lines = [_explain(detail, table) for detail in error.errors()]
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
@@ -384,13 +459,18 @@ def _explain(detail: Any, table: dict[str, Any]) -> str:
 
 def _known_keys(sections: typing.Sequence[str], table: dict[str, Any]) -> list[str]:
     model: type[BaseModel] | None = PipelineConfig
-    for name in sections:
+    names = iter(sections)
+    for name in names:
         if model is None:
             return []
         if name == "model" and model is PipelineConfig:
             model = models.get(table["model"].get("name", models.DEFAULT)).Options
             continue
-        model = _model_in(model.model_fields[name].annotation) if name in model.model_fields else None
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if typing.get_origin(annotation) is dict:
+            next(names, None)  # a key of the user's
+            annotation = typing.get_args(annotation)[1]
+        model = _model_in(annotation)
     return list(model.model_fields) if model else []
 
 

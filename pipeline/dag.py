@@ -25,8 +25,10 @@ from components.schema_gen.component import ImageSchemaGen
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
+from components.tuner.component import TableTuner
 from pipeline.config import PipelineConfig, slice_feature
 from pipeline.evaluation import eval_config
+from pipeline.nodes import TUNER
 from trainer_module import features
 
 
@@ -110,11 +112,28 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     )
     transform.add_upstream_node(example_validator)
 
+    tuner = None
+    if config.tuner.enabled:
+        tuner = TableTuner(
+            tuner_fn="trainer_module.hooks.tuner.tuner_fn",
+            examples=example_gen.outputs["examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+            eval_args=trainer_pb2.EvalArgs(splits=[features.VALIDATION]),
+            custom_config={
+                "options": all_options.model_dump_json(exclude={"grad_cam"}),
+                "tuner": config.tuner.model_dump_json(),
+                "source_hash": code,
+            },
+        ).with_id(TUNER)
+
+    # What Tuner found replaces numbers of the sections in `search_space.SECTIONS`, which no node behind Trainer reads.
     trainer = Trainer(
         run_fn="trainer_module.hooks.trainer.run_fn",
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
+        hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
         eval_args=trainer_pb2.EvalArgs(splits=[features.VALIDATION]),
         custom_config={
@@ -176,6 +195,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         previous_span,
         example_validator.with_id("ExampleValidator"),
         transform.with_id("Transform"),
+        *([tuner] if tuner else []),
         trainer,
         resolver,
         evaluator,

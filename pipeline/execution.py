@@ -69,6 +69,7 @@ class Outcome:
         return {
             "status": self.status,
             "nodes": [{"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in self.nodes],
+            "tuning": result.tuning if result else None,
             "metrics": numbers(slices[0].metrics) if slices else {},
             "classes": {name: numbers(figures) for name, figures in slices[0].per_class.items()} if slices else {},
             "confusion_matrix": slices[0].confusion if slices else [],
@@ -130,7 +131,7 @@ def execute(
     Raises:
       ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
-    _refuse_other_task(config, layout, to_node or NODE_IDS[-1])
+    refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results
     from pipeline.runners import local
 
@@ -155,7 +156,7 @@ def execute(
     return outcome
 
 
-def _refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
+def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
     """Refuses a model that the data cannot train, and nodes that do not know masks yet."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return

@@ -1,5 +1,7 @@
 """The names of the pipeline's nodes, in data-flow order: known without importing TFX."""
 
+TUNER = "Tuner"  # only with tuner.enabled
+
 NODE_IDS = (
     "ImageExampleGen",
     "StatisticsGen",
@@ -7,6 +9,7 @@ NODE_IDS = (
     "SchemaGen",
     "ExampleValidator",
     "Transform",
+    TUNER,
     "Trainer",
     "Resolver",
     "Evaluator",

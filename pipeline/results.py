@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -18,9 +19,11 @@ from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE
 from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.serving_validator.executor import CHECKS_FILE
+from components.tuner.executor import TRIALS_FILE
 from pipeline import evaluation
 from pipeline.config import GATED_METRICS
-from trainer_module import features
+from pipeline.nodes import TUNER
+from trainer_module import features, search_space
 
 _CONFUSION_MATRIX_FIELD = "multiClassConfusionMatrixAtThresholds"
 _RUN_CONTEXT = "pipeline_run"
@@ -52,6 +55,8 @@ class RunResult:
       quarantined: Path and reason of every refused file.
       duplicates: The file that lists copies and pictures that look alike.
       drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`.
+      tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
+        `trials` there were and how many `failed`, and their `table`.
       slices: Figures over all examples first, then slice by slice.
       blessed: The Evaluator's verdict.
       has_baseline: Whether the Evaluator compared with an earlier model.
@@ -68,6 +73,7 @@ class RunResult:
     quarantined: list[dict[str, str]] = field(default_factory=list)
     duplicates: str | None = None
     drift: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
     slices: list[SliceMetrics] = field(default_factory=list)
     blessed: bool | None = None
     has_baseline: bool = False
@@ -140,6 +146,8 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
         values["duplicates"] = str(folder / DUPLICATES_FILE)
     if anomalies := outputs.get("ExampleValidator", {}).get("anomalies"):
         values["drift"] = json.loads((Path(anomalies.uri) / DRIFT_FILE).read_text(encoding="utf-8"))
+    if TUNER in outputs:
+        values["tuning"] = _tuning(outputs[TUNER])
     refusals: list[str] = []
     evaluator = outputs.get("Evaluator", {})
     if blessing := evaluator.get("blessing"):
@@ -161,6 +169,22 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
         values["pushed_version"] = int(pushed.custom_properties["pushed_version"].string_value)
         values["serving_dir"] = pushed.custom_properties["pushed_destination"].string_value
     return RunResult(refusals=refusals, **values)
+
+
+def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
+    (chosen,) = Path(outputs["best_hyperparameters"].uri).iterdir()
+    table = Path(outputs["tuner_results"].uri) / TRIALS_FILE
+    with table.open(newline="", encoding="utf-8") as file:
+        trials = list(csv.DictReader(file))
+    (best,) = (trial for trial in trials if trial["rank"] == "1")
+    return {
+        "objective": best["objective"],
+        "value": float(best["value"]),
+        "values": search_space.found_values(json.loads(chosen.read_text(encoding="utf-8"))),
+        "trials": len(trials),
+        "failed": sum(not trial["rank"] for trial in trials),
+        "table": str(table),
+    }
 
 
 def slice_metrics(evaluation_uri: str, classes: tuple[str, ...], has_baseline: bool) -> list[SliceMetrics]:

@@ -94,6 +94,7 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
     result = outcome.result
     if result:
         _data(console, result)
+        _tuning(console, result)
         if result.slices:
             _classes(console, result.slices[0])
             _slices(console, result.slices)
@@ -155,6 +156,20 @@ def _drift(console: Console, result: RunResult) -> None:
     _line(console, f"[yellow]Drift against span {result.drift['previous_span']}, accepted:[/yellow]")
     for line in result.drift["found"][:_MOST_ROWS]:
         _line(console, f"  {escape(line)}")
+
+
+def _tuning(console: Console, result: RunResult) -> None:
+    if result.tuning is None:
+        return
+    found = result.tuning
+    failed = f", {found['failed']} failed" if found["failed"] else ""
+    _line(
+        console,
+        f"\n[bold]Tuned[/bold] in {found['trials']} trials{failed}: {found['objective']} {found['value']:.4f} with",
+    )
+    for name, value in found["values"].items():
+        _line(console, f"  {name} = {value:.4g}")
+    _line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 
 def _classes(console: Console, overall: SliceMetrics) -> None:

@@ -22,6 +22,10 @@ _COMPLETE = ".complete"
 SCENES = {features.TRAIN: (600, 0.7), features.VALIDATION: (100, 0.15), features.TEST: (100, 0.15)}
 SCENE_SIDE = 64
 
+# What there is to tell apart, by source: known before anything is written.
+_DIGITS = tuple(map(str, range(10)))
+CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS)}
+
 
 def write_digits(data_dir: Path) -> None:
     """Writes scikit-learn's 1,797 handwritten digits as `<digit>/<index>.png`, 8x8 grey, with `metadata.csv`.
@@ -84,7 +88,7 @@ def _digit_scenes_into(staging: Path) -> None:
 
     digits = load_digits()
     photographs = load_sample_images().images
-    (staging / layout.CLASSES_FILE).write_text("\n".join(["background", *map(str, range(10))]) + "\n")
+    (staging / layout.CLASSES_FILE).write_text("\n".join(CLASSES["digit_scenes"]) + "\n")
     random = np.random.default_rng(0)
     begin = 0.0
     for split, (count, share) in SCENES.items():

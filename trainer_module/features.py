@@ -56,7 +56,7 @@ EMBED = "embed"
 
 # --- Layers of every classification model -----------------------------------------------------------------------
 FEATURES_LAYER = "features"  # the last spatial feature map [N, h, w, c]
-POOLED_LAYER = "pooled"  # the mean of that map over all positions [N, c]
+POOLED_LAYER = "pooled"  # what the head reads of that map: its mean or maximum [N, c], or all of it [N, h*w*c]
 EMBEDDING_LAYER = "embedding"  # the vector [N, d] that the class layer reads
 LOGITS_LAYER = "logits"  # [N, num_classes]
 
@@ -68,3 +68,4 @@ BACKBONE_LAYER = "backbone"  # the base, a model of its own: pixels [0, 255] →
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"
 HISTORY_FILE = "history.csv"
+OPTIONS_FILE = "options.json"  # TrainerOptions, with what Tuner found

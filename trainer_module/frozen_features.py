@@ -25,13 +25,13 @@ def frozen_features(
 
     Args:
       encoder: From pixels to features, each [n, ...]; nothing in it may change while the result is used.
-      data: (uint8 [n, h, w, c], int64 [n]) batches.
+      data: (uint8 [n, h, w, c], ...) batches: labels, and weights if there are any, are passed on.
       batch_size: Examples a batch of the result; the last one may be smaller.
       cache_path: Beginning of the files' names, where they are needed; its folder is created.
       shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
 
     Returns:
-      Dataset of (features [n, ...], int64 [n]).
+      Dataset of (features [n, ...], ...).
 
     Raises:
       ValueError: If the encoder has weights that training would change.
@@ -49,11 +49,12 @@ def frozen_features(
     with fused(encoder):
         encode = encode.get_concrete_function()
 
-    def encoded() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        for images, labels in data:
-            yield encode(tf.cast(images, tf.float32)), labels
+    def encoded() -> Iterator[tuple[tf.Tensor, ...]]:
+        for images, *rest in data:
+            yield encode(tf.cast(images, tf.float32)), *rest
 
-    signature = (tf.TensorSpec([None, *shape], dtype), tf.TensorSpec([None], tf.int64))
+    _, *rest_specs = data.element_spec
+    signature = (tf.TensorSpec([None, *shape], dtype), *rest_specs)
     examples = tf.data.Dataset.from_generator(encoded, output_signature=signature).unbatch()
     bytes_each = tf.as_dtype(dtype).size * tf.TensorShape(shape).num_elements()
     most = int(data.cardinality()) * batch_size  # negative where the number of batches is not known

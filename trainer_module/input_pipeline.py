@@ -58,34 +58,30 @@ def read_class_id(transformed: dict[str, tf.Tensor], options: TransformOptions) 
     return transformed[features.LABEL]
 
 
-def batches(
+def examples(
     file_patterns: Sequence[str],
     transform: TransformGraph,
     options: TransformOptions,
-    batch_size: int,
     *,
     num_examples: int,
     cache_dir: str,
-    shuffle_seed: int | None = None,
     read_label: ReadLabel = read_class_id,
 ) -> tf.data.Dataset:
-    """Reads raw examples as (pixels, label) batches, one pass, in file order unless shuffled.
+    """Reads raw examples as (pixels, label), in file order.
 
-    Pictures are decoded and resized by the transform graph in the first epoch only: as uint8 they are kept in memory
-    where they fit, else in a file.
+    Pictures are decoded and resized by the transform graph in the first pass only: as uint8 they are kept in memory
+    where they fit, else in a file. All that is made of the result shares what is kept.
 
     Args:
       file_patterns: Globs of TFRecord files of raw examples.
       transform: The transform graph.
       options: Size and channels of the pixels.
-      batch_size: Examples a batch; the last one may be smaller.
-      num_examples: Number of examples, to choose where they are kept and how many are shuffled.
+      num_examples: How many are read, the first of the files.
       cache_dir: Receives the file, where one is needed.
-      shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
       read_label: How the task finds its label among the transformed features.
 
     Returns:
-      Dataset of (uint8 [n, image_size, image_size, channels], label [n, ...]).
+      Dataset of (uint8 [image_size, image_size, channels], label [...]), whose cardinality is known.
     """
 
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -93,14 +89,31 @@ def batches(
         pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.channels)
         return pixels, read_label(transformed, options)
 
-    decoded = records(file_patterns).batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    # With the mask, if the label is one; a class id is next to nothing.
-    bytes_each = sum(spec.shape.num_elements() or 1 for spec in decoded.element_spec)
-    decoded = kept(decoded, num_examples * bytes_each, f"{cache_dir}/pixels")
-    decoded = decoded.apply(tf.data.experimental.assert_cardinality(num_examples))
+    chosen = records(file_patterns).take(num_examples)
+    decoded = chosen.batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    decoded = kept(decoded, num_examples * _bytes_each(decoded), f"{cache_dir}/pixels")
+    return decoded.apply(tf.data.experimental.assert_cardinality(num_examples))
+
+
+def batched(examples: tf.data.Dataset, batch_size: int, *, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    """Examples as batches for Keras, one pass, in the given order unless shuffled.
+
+    Args:
+      examples: From `examples`.
+      batch_size: Examples a batch; the last one may be smaller.
+      shuffle_seed: Shuffles anew in every epoch, reproducibly, when given.
+
+    Returns:
+      Dataset of (uint8 [n, image_size, image_size, channels], label [n, ...]).
+    """
     if shuffle_seed is not None:
-        decoded = shuffled(decoded, num_examples, bytes_each, shuffle_seed)
-    return decoded.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        examples = shuffled(examples, int(examples.cardinality()), _bytes_each(examples), shuffle_seed)
+    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _bytes_each(examples: tf.data.Dataset) -> int:
+    """Of pixels, and of the mask if the label is one; a class id is next to nothing."""
+    return sum(spec.shape.num_elements() or 1 for spec in examples.element_spec)
 
 
 def kept(examples: tf.data.Dataset, num_bytes: int, cache_path: str) -> tf.data.Dataset:

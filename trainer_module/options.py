@@ -29,12 +29,60 @@ class TransformOptions(Section):
 class AugmentationOptions(Section):
     """`[augmentation]`: random changes of training pictures; none of them is active outside training."""
 
+    placement: Literal["auto", "in_model", "in_dataset"] = Field(
+        default="auto",
+        description="`in_model` changes pictures where the model runs, `in_dataset` while they are read, on several "
+        "processors; `auto` is `in_dataset` with masks, `mixup` or `cutmix`, which need it, otherwise `in_model`.",
+    )
     horizontal_flip: bool = Field(default=False, description="Mirror half of the pictures.")
+    vertical_flip: bool = Field(default=False, description="Turn half of the pictures upside down.")
     rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of a full turn.")
-    zoom: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Largest change of scale.")
-    translation: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the side.")
+    zoom: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Largest change of scale: 0.2 shows things 0.8 to 1.2 times as large."
+    )
+    translation: Fraction = Field(
+        default=0.0,
+        description="Largest shift, as a fraction of the side; in whole pixels, at least one, where nothing is turned "
+        "or zoomed.",
+    )
     contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
     brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
+    random_erasing: Fraction = Field(
+        default=0.0,
+        description="Share of the pictures in which a rectangle of 0.02 to 0.33 of the area, 0.3 to 3.3 times as high "
+        "as wide, becomes noise. Not with masks.",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=100.0,
+        description="Blend every picture, and its label, with another; the shares are drawn from Beta(mixup, mixup), "
+        "0 is off. Not with masks.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=100.0,
+        description="Replace a rectangle by that of another picture, and as much of the label; the area is drawn from "
+        "Beta(cutmix, cutmix), 0 is off. With mixup too, every batch takes one of them. Not with masks.",
+    )
+
+    @model_validator(mode="after")
+    def _mixing_comes_last(self) -> AugmentationOptions:
+        if self.placement == "in_model" and self.mixes():
+            raise ValueError(
+                "mixup and cutmix change labels too, and come after all other changes: set "
+                'augmentation.placement = "in_dataset" (or "auto")'
+            )
+        return self
+
+    def mixes(self) -> bool:
+        """Whether labels become shares of several classes."""
+        return bool(self.mixup or self.cutmix)
+
+    def active(self) -> dict[str, bool | float]:
+        """The changes that are asked for, and how strong they are."""
+        return {key: value for key, value in self.model_dump(exclude={"placement"}).items() if value}
 
 
 class TrainingOptions(Section):
@@ -89,6 +137,16 @@ class TrainingOptions(Section):
         default="none", description="`mirrored`: all GPUs of a machine; `multi_worker`: all machines in `TF_CONFIG`."
     )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="How much of a label is shared among all classes, in the training and the validation loss. Not "
+        "with masks.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="`balanced` weighs a picture in the training loss by the inverse of its class's share of the train "
+        "split; the mean weight is 1. With masks: `segmentation.class_weights`.",
+    )
 
     @model_validator(mode="after")
     def _keys_agree(self) -> TrainingOptions:
@@ -171,6 +229,7 @@ class TrainerOptions(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainerOptions:
         check_model(self.model, self.transform, self.fine_tuning)
+        check_labels(self.model, self.augmentation, self.training)
         return self
 
 
@@ -196,6 +255,30 @@ def check_model(model: ModelOptions, transform: TransformOptions, fine_tuning: F
         raise ValueError(f'fine_tuning.epochs must be 0: model.name = "{model.name}" has no base that begins frozen')
     if fine_tuning.epochs and fine_tuning.unfreeze_layers and not model.can_unfreeze():
         raise ValueError("fine_tuning.unfreeze_layers must be 0: a SavedModel's layers cannot be trained")
+
+
+def check_labels(model: ModelOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
+    """Refuses for masks what is made for pictures with one label.
+
+    Raises:
+      ValueError: If masks would be mixed, erased, changed without their pictures, or treated as labels.
+    """
+    if model.task != "segmentation":
+        return
+    masks = f'model.name = "{model.name}" learns masks'
+    for key in ("random_erasing", "mixup", "cutmix"):
+        if getattr(augmentation, key):
+            raise ValueError(f"augmentation.{key} is for pictures with one label, and {masks}: set it to 0")
+    if augmentation.placement == "in_model":
+        raise ValueError(
+            f'{masks}, which move with their pictures: set augmentation.placement = "in_dataset" (or "auto")'
+        )
+    if training.label_smoothing:
+        raise ValueError(f"training.label_smoothing is for pictures with one label, and {masks}: set it to 0")
+    if training.class_weights != "none":
+        raise ValueError(
+            f"training.class_weights counts pictures, and {masks}: set segmentation.class_weights, which counts pixels"
+        )
 
 
 def parse_model(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,10 @@ class ModelOptions(Section):
     def has_backbone(self) -> bool:
         """Whether the network begins with a pre-trained one, which takes RGB pixels and normalises them itself."""
         return False
+
+    def with_random_weights(self) -> Self:
+        """The same network without pre-trained weights, for looking at its shape."""
+        return self
 
     def begins_frozen(self) -> bool:
         """Whether the pre-trained network is frozen while what follows it is trained first."""

@@ -178,7 +178,9 @@ def train(
 
     phases = _phases(options)
     names = [phase.name for phase in phases]
-    loss = tasks.of(options).loss(options, train_data)
+    task = tasks.of(options)
+    loss = task.loss(options, train_data)
+    train_data = task.weighted(train_data, options)
     for index in range(names.index(saved.state["phase"]) if saved else 0, len(phases)):
         phase, earlier = phases[index], set(names[:index])
         if saved and saved.arrays["before"]:

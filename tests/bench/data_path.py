@@ -100,15 +100,14 @@ def epochs(artifacts: Path, options) -> list[int]:
     output = tft.TFTransformOutput(str(graph))
     layer, spec = output.transform_features_layer(), output.raw_feature_spec()
     num = input_pipeline.count(files)
-    batches = input_pipeline.batches(
+    examples = input_pipeline.examples(
         files,
         lambda serialized: layer(tf.io.parse_example(serialized, spec)),
         options,
-        128,
         num_examples=num,
         cache_dir=tempfile.mkdtemp(),
-        shuffle_seed=1,
     )
+    batches = input_pipeline.batched(examples, 128, shuffle_seed=1)
     rates = []
     for _ in range(3):
         start = time.monotonic()

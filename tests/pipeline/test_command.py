@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from pipeline import config
 
@@ -67,6 +68,11 @@ def test_an_unknown_node(run_in):
     assert_one_message(run_in("digits", "--to", "Trainr"), 2, "--to: unknown node `Trainr`", "Did you mean `Trainer`?")
 
 
+def test_the_tuner_must_be_switched_on(run_in):
+    done = run_in("digits", "--to", "Tuner")
+    assert_one_message(done, 2, "--to: Tuner is switched off", "tuner.enabled=true")
+
+
 def test_nodes_in_the_wrong_order(run_in):
     done = run_in("digits", "--from", "GradCam", "--to", "Trainer")
     assert_one_message(done, 2, "--from GradCam comes after --to Trainer")
@@ -105,6 +111,40 @@ def test_serve_without_a_folder(tmp_path):
     assert_one_message(done, 2, "--model-base-path", "is not a folder")
 
 
+def test_augment_draws_a_sheet(tmp_path, class_folders):
+    data = class_folders({"a": 3, "b": 3})
+    (data / "a" / "0.png").write_bytes(b"nothing")
+    sheet = tmp_path / "sheet.png"
+    done = tfx_vision("augment", "pictures", "--data", data, "--output", sheet, "--num", 6, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{sheet}: 5 pictures, 7 samples of each\n")
+    assert done.stderr == "left out: a/0.png: not a JPEG, PNG or GIF file\n"
+    with Image.open(sheet) as image:
+        assert image.width > 8 * 128 and image.height > 5 * 128
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "sheet.png"]
+
+
+NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom", "translation")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--output", "sheet.jpg"), ("--output", "must end with .png")),
+        (("--output", "sheet.png", "--set", "augmentation.mixup=-1"), ("augmentation.mixup", "greater than")),
+        (("--output", "sheet.png", "--data", "nowhere"), ("does not exist",)),
+        (
+            ("--output", "sheet.png", *NO_AUGMENTATION),
+            ("[augmentation] asks for nothing", "--set augmentation.rotation=0.05"),
+        ),
+        (("--output", "no/sheet.png"), ("--output", "there is no folder no")),
+    ],
+    ids=["no picture file", "out of range", "missing folder", "no augmentation", "no folder for it"],
+)
+def test_what_augment_cannot_draw(tmp_path, arguments, words):
+    root = ("--set", f"pipeline.root={tmp_path / 'runs'}")
+    assert_one_message(tfx_vision("augment", "digits", *arguments, *root, cwd=tmp_path), 2, *words)
+
+
 def test_presets_lists_all():
     found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
     assert sorted(found) == config.preset_names()
@@ -117,6 +157,7 @@ def test_presets_lists_all():
         "import serving.client, serving.wire",
         "from pipeline import config; config.load('digits')",
         "from pipeline import execution; from components.image_example_gen import layout",
+        "from pipeline import contact_sheet",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )

@@ -39,6 +39,15 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("evaluation.thresholds={}", r"at least one threshold is needed"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: .*scratch_cnn"),
         ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
+        (
+            "model.convolution=depthwise",
+            r"convolution: must be one of standard, separable, mobilenet, or .*'depth",
+        ),
+        ('model.downsampling=["max", "min", "max"]', r"downsampling: must be one of max, average, stride, or a list"),
+        ('model.downsampling=["max", "max"]', r"downsampling has 2 values and blocks has 3: give one value for all"),
+        ("model.convolution=[]", r"convolution has 0 values and blocks has 3"),
+        ("model.blocks=[[32], []]", r"model\.blocks\.1: .*at least 1 item"),
+        ("model.head=average", r"model\.head: Input should be 'global_average', 'global_max' or 'flatten'"),
         ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
     ],
 )
@@ -66,6 +75,27 @@ def test_values_are_toml_or_bare_words():
     assert loaded.training.learning_rate == 0.01
     assert loaded.grad_cam.colormap == "magma"
     assert loaded.model.blocks == ((8,), (16,))
+
+
+def test_a_mistake_in_one_of_several_kinds_is_told_once():
+    with pytest.raises(config.ConfigError) as raised:
+        config.load("digits", overrides=["model.convolution=depthwise"])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_one_kind_for_all_blocks_or_one_for_every_block():
+    overrides = ["model.convolution=separable", 'model.downsampling=["stride", "max", "average"]']
+    loaded = config.load("digits", overrides=overrides)
+    assert loaded.model.convolution == "separable"
+    assert loaded.model.downsampling == ("stride", "max", "average")
+    options = loaded.trainer_options(("a", "b"))
+    assert type(options).model_validate_json(options.model_dump_json()) == options
+
+
+def test_only_a_run_needs_pictures():
+    assert config.load("pictures", needs_data=False).data.path is None
+    with pytest.raises(config.ConfigError, match=r"data\.path is missing"):
+        config.load("pictures")
 
 
 def test_another_model_does_not_inherit_the_presets_keys():
@@ -170,6 +200,98 @@ def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
     options = loaded.trainer_options(("a", "b"))
     assert options.model.backbone == "mobilenet_v2"
     assert (options.fine_tuning.epochs, options.fine_tuning.unfreeze_layers) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "message"),
+    [
+        ("digit_scenes", "augmentation.cutmix=1", "digit_scenes: augmentation.cutmix is for pictures with one label"),
+        ("digit_scenes", "training.class_weights=balanced", "set segmentation.class_weights, which counts pixels"),
+        ("digits", "training.label_smoothing=1", "training.label_smoothing: Input should be less than 1"),
+        ("digits", "augmentation.vertical_flips=true", r"Did you mean `vertical_flip`\?"),
+    ],
+)
+def test_what_cannot_be_asked_of_labels(preset, override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(preset, overrides=[override])
+
+
+def tuned(*overrides):
+    return config.load("digits", overrides=["tuner.enabled=true", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            'tuner.space={"training.learning_rat"={min=1e-4,max=1e-2}}',
+            r"`training\.learning_rat` is unknown\. Did you mean `training\.learning_rate`\?",
+        ),
+        (
+            "tuner.space.model.filters={min=1,max=2}",
+            r"`model\.filters` is unknown\. Numbers: model\.block_dropout, model",
+        ),
+        ("tuner.space.transform.image_size={choices=[8]}", r"`transform\.image_size` is unknown\. Numbers: training"),
+        ("tuner.space.training.learning_rate={mn=1e-4,max=1}", r"Unknown key `mn` in .* Did you mean `min`\?"),
+        ("tuner.space.training.learning_rate={min=1e-4,max=20}", r"`training\.learning_rate` = 20: .*equal to 10"),
+        ("tuner.space.training.learning_rate={min=0.0,max=1}", r"`training\.learning_rate` = 0: .*greater than 0"),
+        ("tuner.space.training.batch_size={choices=[32, 8.5]}", r"`training\.batch_size` = 8\.5: .*valid integer"),
+        ("tuner.space.training.batch_size={min=8,max=9,step=0.5}", r"`training\.batch_size` = 8\.5: .*valid integer"),
+        (
+            "tuner.space.model.blocks={choices=[1]}",
+            r"`model\.blocks` is no number\. Numbers in \[model\]: model\.block_d",
+        ),
+        ("tuner.space.augmentation.horizontal_flip={choices=[0]}", "horizontal_flip` is no number"),
+        ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` is not tuned"),
+        ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` is not tuned"),
+        ("tuner.space.fine_tuning.learning_rate={choices=[1]}", r"no effect while fine_tuning\.epochs is 0"),
+        ("tuner.space.segmentation.focal_gamma={choices=[1]}", "which learns no masks"),
+        ("tuner.space={}", "at least 1 item"),
+        ("tuner.objective=val_acuracy", r"classification has no `val_acuracy`\. Did you mean `val_accuracy`\?"),
+        ("tuner.objective=val_mean_iou", r"classification has no `val_mean_iou`"),
+        ("tuner.algorithm=bayes", "tuner.algorithm: .*'bayesian'"),
+        ("tuner.space.training.label_smoothing={min=0,max=0.2}", "changes the loss itself"),
+        ("training.distribution=multi_worker", "every worker would search by itself"),
+    ],
+)
+def test_where_there_is_nothing_to_search(override, message):
+    with pytest.raises(config.ConfigError, match=message):
+        tuned(override)
+
+
+def test_a_loss_is_not_compared_with_another():
+    unet = ["model.name=unet", "tuner.space.segmentation.focal_gamma={min=0,max=5}"]
+    with pytest.raises(config.ConfigError, match="changes the loss itself"):
+        tuned(*unet)
+    assert tuned(*unet, "tuner.objective=val_mean_iou").tuner.objective == "val_mean_iou"
+
+
+def test_a_value_must_go_with_the_rest(transfer_file):
+    # Each value is right by itself; a SavedModel has no layers to unfreeze.
+    search = ["tuner.enabled=true", "fine_tuning.epochs=1", "model.backbone=saved_model"]
+    space = "tuner.space.fine_tuning.unfreeze_layers={choices=[0, 5]}"
+    with pytest.raises(config.ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 5: .*cannot be trained"):
+        config.load(transfer_file, overrides=[*search, space])
+
+
+def test_a_search_that_is_off_is_not_in_the_way_of_another_model():
+    space = "tuner.space.model.dense_units={min=1,max=9}"
+    assert not config.load("digits", overrides=["model.name=unet", space]).tuner.enabled
+
+
+def test_names_of_the_search_in_every_form_of_toml(tmp_path):
+    forms = [
+        '[tuner.space]\n"training.batch_size" = {choices = [32, 64]}\n',
+        "[tuner.space]\ntraining.batch_size = {choices = [32, 64]}\n",
+        "[tuner.space.training.batch_size]\nchoices = [32, 64]\n",
+    ]
+    found = []
+    for form in forms:
+        path = tmp_path / "mine.toml"
+        path.write_text('data.path = "x"\ntuner.enabled = true\n' + form)
+        found.append(config.load(str(path)).tuner.space)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["training.batch_size"].choices == (32, 64)
 
 
 def test_groups_come_from_one_place():

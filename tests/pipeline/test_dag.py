@@ -51,13 +51,49 @@ def test_the_dag_is_the_golden_one(compiled, request):
 
 
 def test_the_command_knows_every_node(compiled):
-    assert sorted(graph(compiled())) == sorted(nodes.NODE_IDS)
+    assert sorted(graph(compiled("tuner.enabled=true"))) == sorted(nodes.NODE_IDS)
+
+
+def test_the_tuner_stands_before_the_trainer_and_changes_nothing_else(compiled):
+    plain, tuned = json.loads(GOLDEN.read_text()), graph(compiled("tuner.enabled=true"))
+    assert tuned.pop("Tuner") == {
+        "type": "components.tuner.component.TableTuner",
+        "inputs": {
+            "examples": ["ImageExampleGen.examples"],
+            "transform_graph": ["Transform.transform_graph"],
+        },
+        "after": ["ImageExampleGen", "Transform"],
+        "outputs": {"best_hyperparameters": "HyperParameters", "tuner_results": "TunerResults"},
+    }
+    assert tuned["Trainer"]["inputs"].pop("hyperparameters") == ["Tuner.best_hyperparameters"]
+    assert tuned["Trainer"]["after"] == sorted([*plain["Trainer"].pop("after"), "Tuner"])
+    del tuned["Trainer"]["after"]
+    assert tuned == plain
 
 
 def parameters(compiled, node_id):
     (node,) = [e.pipeline_node for e in compiled.nodes if e.pipeline_node.node_info.id == node_id]
     values = {key: value.field_value for key, value in node.parameters.parameters.items()}
     return {key: getattr(value, value.WhichOneof("value")) for key, value in values.items()}
+
+
+@pytest.fixture
+def changed_by(class_folders, tmp_path):
+    """The nodes whose parameters an override changes."""
+
+    def find(override, *always):
+        root = class_folders({"a": 3, "b": 3})
+
+        def compile_with(*overrides):
+            loaded = config.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
+            return compiler.Compiler().compile(
+                dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+            )
+
+        before, after = compile_with(*always), compile_with(*always, override)
+        return {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
+
+    return find
 
 
 @pytest.mark.parametrize(
@@ -75,17 +111,22 @@ def parameters(compiled, node_id):
         ("validation.domain_margin=0.2", {"SchemaGen", "ExampleValidator"}),
     ],
 )
-def test_a_setting_reaches_only_the_nodes_that_read_it(class_folders, tmp_path, override, changed):
-    root = class_folders({"a": 3, "b": 3})
+def test_a_setting_reaches_only_the_nodes_that_read_it(changed_by, override, changed):
+    assert changed_by(override) == changed
 
-    def compile_with(*overrides):
-        loaded = config.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
-        return compiler.Compiler().compile(
-            dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
-        )
 
-    before, after = compile_with(), compile_with(override)
-    assert {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)} == changed
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("tuner.trials=3", {"Tuner"}),
+        ("tuner.space.training.batch_size={choices=[8, 16]}", {"Tuner"}),
+        ("training.epochs=3", {"Tuner", "Trainer", "ServingValidator", "GradCam"}),
+        ("grad_cam.alpha=0.5", {"Trainer", "ServingValidator", "GradCam"}),
+        ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),
+    ],
+)
+def test_a_setting_reaches_the_tuner_if_trials_read_it(changed_by, override, changed):
+    assert changed_by(override, "tuner.enabled=true") == changed
 
 
 def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
@@ -100,7 +141,7 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
     before = compile_now()
     (root / "a" / "0.png").rename(root / "b" / "moved.png")
     after = compile_now()
-    assert {n for n in nodes.NODE_IDS if parameters(before, n) != parameters(after, n)} == {"ImageExampleGen"}
+    assert {n for n in graph(before) if parameters(before, n) != parameters(after, n)} == {"ImageExampleGen"}
 
 
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
@@ -110,7 +151,7 @@ def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch
     after = compiler.Compiler().compile(
         dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
     )
-    changed = {node for node in nodes.NODE_IDS if parameters(before, node) != parameters(after, node)}
+    changed = {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
     assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam"} <= changed
 
 

@@ -1,10 +1,27 @@
-"""Every random layer does what its name says."""
+"""Every change does what its name says, the same in the model and in the data."""
 
+import math
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from scipy import stats
 
 from trainer_module import augmentation
-from trainer_module.options import AugmentationOptions
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import AugmentationOptions, TrainerOptions
+from trainer_module.tasks import classification, segmentation
+
+SEED = np.array([5, 9])
+GEOMETRY = {"rotation": 0.1, "zoom": 0.3, "translation": 0.2}
+EVERYTHING = GEOMETRY | {
+    "horizontal_flip": True,
+    "vertical_flip": True,
+    "contrast": 0.3,
+    "brightness": 0.2,
+    "random_erasing": 0.5,
+}
 
 
 @pytest.fixture
@@ -12,20 +29,91 @@ def images(rng):
     return rng.uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
 
 
-def changed(images, **options):
-    (layer,) = augmentation.layers(AugmentationOptions(**options), seed=5)
-    return np.asarray(layer(images, training=True))
+def changed(images, seed=SEED, **options):
+    return augmentation.change_pictures(tf.constant(images), AugmentationOptions(**options), tf.constant(seed)).numpy()
 
 
-def test_a_flip_mirrors_some_pictures_and_leaves_the_others(images):
-    result = changed(images, horizontal_flip=True)
-    mirrored = [np.array_equal(after, before[:, ::-1]) for before, after in zip(images, result, strict=True)]
-    same = [np.array_equal(after, before) for before, after in zip(images, result, strict=True)]
-    assert all(m != s for m, s in zip(mirrored, same, strict=True))
-    assert any(mirrored) and any(same)
+def dots(count, side, row, column):
+    images = np.zeros((count, side, side, 1), np.float32)
+    images[:, row, column] = 200.0
+    return images
 
 
-@pytest.mark.parametrize("options", [{"rotation": 0.1}, {"zoom": 0.3}, {"translation": 0.2}])
+def centres(images):
+    """Centre of mass of every picture, (y, x) [N, 2]."""
+    weights = images[..., 0] / images[..., 0].sum(axis=(1, 2), keepdims=True)
+    y, x = np.mgrid[: images.shape[1], : images.shape[2]]
+    return np.stack([(weights * y).sum(axis=(1, 2)), (weights * x).sum(axis=(1, 2))], axis=1)
+
+
+# --- Geometry ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("option", "axis"), [("horizontal_flip", 2), ("vertical_flip", 1)])
+@pytest.mark.parametrize("with_shift", [False, True], ids=["by itself", "as an affine map"])
+def test_a_flip_mirrors_half_of_the_pictures_and_leaves_the_others(rng, option, axis, with_shift):
+    images = rng.uniform(0, 255, (400, 6, 6, 1)).astype(np.float32)
+    # An angle too small to be seen makes the flip a part of an affine map.
+    result = changed(images, **({option: True} | ({"rotation": 1e-9} if with_shift else {})))
+    tolerance = 0.01 if with_shift else 0.0
+    mirrored = np.abs(result - np.flip(images, axis)).max(axis=(1, 2, 3)) <= tolerance
+    same = np.abs(result - images).max(axis=(1, 2, 3)) <= tolerance
+    assert (mirrored != same).all()
+    assert 160 < mirrored.sum() < 240
+
+
+def test_both_flips_are_independent(rng):
+    images = rng.uniform(0, 255, (400, 6, 6, 1)).astype(np.float32)
+    result = changed(images, horizontal_flip=True, vertical_flip=True)
+    counts = []
+    for axes in ((), (1,), (2,), (1, 2)):
+        counts.append((result == np.flip(images, axes)).all(axis=(1, 2, 3)).sum())
+    assert sum(counts) == 400 and min(counts) > 70
+
+
+def test_a_rotation_moves_a_dot_along_a_circle_and_no_further_than_it_may():
+    row, column, middle = 16, 28, 16.0
+    result = changed(dots(300, 33, row, column), rotation=0.125)
+    y, x = (centres(result) - middle).T
+    np.testing.assert_allclose(np.hypot(y, x), column - middle, atol=0.5)
+    angles = np.arctan2(y, x)
+    assert np.abs(angles).max() < math.pi / 4 + 0.02
+    assert angles.min() < -0.7 and angles.max() > 0.7
+
+
+def test_a_full_range_of_angles_reaches_every_side():
+    y, x = (centres(changed(dots(300, 33, 16, 28), rotation=0.5)) - 16.0).T
+    assert y.min() < -11 and y.max() > 11 and x.min() < -11 and x.max() > 11
+
+
+def test_zoom_changes_the_side_of_a_square_both_ways_within_bounds():
+    images = np.zeros((300, 40, 40, 1), np.float32)
+    images[:, 10:30, 10:30] = 1.0
+    sides = np.sqrt(changed(images, zoom=0.25).sum(axis=(1, 2, 3)))
+    # Half a pixel at every edge belongs to the interpolation.
+    assert sides.min() > 20 * 0.75 - 0.1 and sides.max() < 20 * 1.25 + 0.1
+    assert sides.min() < 15.5 and sides.max() > 24.5
+    np.testing.assert_allclose(centres(changed(images, zoom=0.25)), 19.5, atol=1e-3)
+
+
+def test_translation_moves_a_dot_by_whole_pixels_and_no_further_than_it_may():
+    images = dots(400, 20, 10, 10)
+    result = changed(images, translation=0.1)
+    assert set(np.unique(result)) == {0.0, 200.0}  # nothing is blurred
+    moved = centres(result) - 10
+    assert set(map(tuple, moved.astype(int))) == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
+    counts = np.unique(moved, return_counts=True)[1]
+    assert counts.min() > 0.7 * counts.mean()  # every shift is as probable as the others
+    assert np.abs(centres(changed(images, translation=0.01)) - 10).max() == 1.0
+
+
+def test_translation_after_a_zoom_is_within_its_bounds():
+    moved = centres(changed(dots(200, 21, 10, 10), translation=0.2, zoom=0.01)) - 10
+    assert np.abs(moved).max() <= 0.2 * 21 + 0.1
+    assert np.abs(moved).max() > 0.2 * 21 - 0.5
+
+
+@pytest.mark.parametrize("options", [{key: value} for key, value in GEOMETRY.items()] + [GEOMETRY])
 def test_geometry_moves_pixels_and_invents_no_values(images, options):
     result = changed(images, **options)
     assert np.abs(result - images).max() > 1
@@ -34,19 +122,297 @@ def test_geometry_moves_pixels_and_invents_no_values(images, options):
     np.testing.assert_allclose(changed(flat, **options), flat, atol=1e-3)
 
 
-def test_contrast_keeps_the_mean(images):
-    images = images * 0.2 + 100  # far from both ends, where values would be cut off
-    result = changed(images, contrast=0.5)
-    np.testing.assert_allclose(result.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=0.5)
-    assert np.abs(result.std(axis=(1, 2)) / images.std(axis=(1, 2)) - 1).max() > 0.02
+def test_masks_move_with_their_pictures_and_ids_are_not_averaged():
+    # The picture holds its coordinates, which interpolation keeps, and the mask an id for every place.
+    y, x = np.mgrid[:16, :16].astype(np.float32)
+    pictures = np.repeat(np.stack([y, x, y], axis=-1)[np.newaxis], 40, axis=0)
+    masks = np.repeat((16 * y + x).astype(np.uint8)[np.newaxis], 40, axis=0)
+    options = AugmentationOptions(horizontal_flip=True, vertical_flip=True, **GEOMETRY)
+    moved, ids = augmentation.change_pictures_and_masks(
+        tf.constant(pictures), tf.constant(masks), options, tf.constant(SEED)
+    )
+    y, x, _ = np.moveaxis(moved.numpy(), -1, 0)
+    halfway = (np.abs(y % 1 - 0.5) < 1e-3) | (np.abs(x % 1 - 0.5) < 1e-3)
+    assert halfway.mean() < 0.01
+    expected = 16 * np.round(y) + np.round(x)
+    np.testing.assert_array_equal(ids.numpy()[~halfway], expected[~halfway])
+    assert (ids.numpy() != masks).mean(axis=(1, 2)).min() > 0.5
 
 
-def test_brightness_shifts_every_pixel_alike(images):
-    images = images * 0.2 + 100
+def test_colours_change_in_the_picture_alone(images):
+    masks = tf.constant((images[..., 0] // 86).astype(np.uint8))
+    options = AugmentationOptions(contrast=0.5, brightness=0.2)
+    changed, same = augmentation.change_pictures_and_masks(images, masks, options, tf.constant(SEED))
+    assert np.abs(changed - images).max() > 1
+    np.testing.assert_array_equal(same, masks)
+
+
+# --- Colour -----------------------------------------------------------------------------------------------------
+
+
+def test_contrast_keeps_the_mean_and_scales_the_deviation(rng):
+    images = rng.uniform(110, 140, (300, 8, 8, 3)).astype(np.float32)
+    result = changed(images, contrast=0.4)
+    np.testing.assert_allclose(result.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=1e-2)
+    ratios = result.std(axis=(1, 2)) / images.std(axis=(1, 2))
+    np.testing.assert_allclose(ratios, np.repeat(ratios[:, :1], 3, axis=1), rtol=1e-3)
+    assert 0.6 - 1e-3 <= ratios.min() < 0.62 and 1.38 < ratios.max() <= 1.4 + 1e-3
+
+
+def test_brightness_shifts_every_pixel_alike(rng):
+    images = rng.uniform(110, 140, (300, 8, 8, 3)).astype(np.float32)
     difference = changed(images, brightness=0.1) - images
-    assert np.ptp(difference, axis=(1, 2, 3)).max() < 1e-2
-    assert np.abs(difference).max() > 1
+    assert np.ptp(difference, axis=(1, 2, 3)).max() < 1e-3
+    shifts = difference[:, 0, 0, 0]
+    assert -25.5 <= shifts.min() < -24 and 24 < shifts.max() <= 25.5
 
 
-def test_nothing_asked_for_is_nothing_done():
-    assert augmentation.layers(AugmentationOptions(), seed=5) == []
+def test_colours_stay_in_range(images):
+    result = changed(images, contrast=1.0, brightness=1.0)
+    assert result.min() == 0.0 and result.max() == 255.0
+
+
+# --- Erasing ----------------------------------------------------------------------------------------------------
+
+
+def test_erasing_covers_a_rectangle_within_range_and_leaves_the_rest():
+    side = 64
+    images = np.full((400, side, side, 3), -1.0, np.float32)  # no noise is negative
+    result = changed(images, random_erasing=0.5)
+    erased = (result != -1).any(axis=-1)
+    share = erased.mean(axis=(1, 2))
+    chosen = share > 0
+    assert 160 < chosen.sum() < 240
+    assert result[erased].min() >= 0 and result[erased].max() <= 255
+    assert abs(result[erased].mean() - 127.5) < 1
+    heights, widths = erased.any(axis=2).sum(axis=1)[chosen], erased.any(axis=1).sum(axis=1)[chosen]
+    np.testing.assert_allclose(heights * widths, share[chosen] * side**2)  # nothing but the rectangle
+    # The sides are rounded to whole pixels: a half of 64 * sqrt(0.02 / 3.3) = 5, at worst.
+    assert share[chosen].min() > 0.02 * 0.9 and share[chosen].max() < 0.33 * 1.1
+    assert share[chosen].min() < 0.04 and share[chosen].max() > 0.3
+    aspects = heights / widths
+    assert aspects.min() > 0.3 * 0.85 and aspects.max() < 3.3 * 1.15
+    assert aspects.min() < 0.5 and aspects.max() > 2.8
+    rows, columns = erased.any(axis=2), erased.any(axis=1)
+    assert rows[:, 0].any() and rows[:, -1].any() and columns[:, 0].any() and columns[:, -1].any()
+
+
+# --- Mixing -----------------------------------------------------------------------------------------------------
+
+
+def mixed(images, *targets, seed=SEED, **options):
+    targets = tuple(tf.constant(target, tf.float32) for target in targets)
+    pictures, targets = augmentation.mix(
+        tf.constant(images), targets, AugmentationOptions(**options), tf.constant(seed)
+    )
+    return pictures.numpy(), *(target.numpy() for target in targets)
+
+
+def test_mixup_is_the_same_combination_of_pictures_labels_and_weights(images):
+    labels, weights = np.eye(8), np.arange(8.0)
+    pictures, shares, mixed_weights = mixed(images, labels, weights, mixup=0.4)
+    for index in range(8):
+        other = (index + 1) % 8
+        share = shares[index, index]
+        assert 0 < share < 1
+        np.testing.assert_allclose(shares[index], share * labels[index] + (1 - share) * labels[other], atol=1e-6)
+        np.testing.assert_allclose(pictures[index], share * images[index] + (1 - share) * images[other], atol=1e-3)
+        assert mixed_weights[index] == pytest.approx(share * index + (1 - share) * other, abs=1e-5)
+    assert np.ptp(np.diag(shares)) > 0.01
+
+
+def test_cutmix_gives_a_label_its_share_of_the_pixels():
+    num, side = 300, 24
+    images = np.broadcast_to(np.arange(float(num))[:, None, None, None], (num, side, side, 3)).astype(np.float32)
+    pictures, shares = mixed(images, np.eye(num), cutmix=1.0)
+    own = pictures[..., 0] == np.arange(num)[:, None, None]
+    others = pictures[..., 0] == np.roll(np.arange(num), -1)[:, None, None]
+    assert (own != others).all() and (pictures == pictures[..., :1]).all()
+    np.testing.assert_allclose(np.diag(shares), own.mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
+    areas = others.any(axis=2).sum(axis=1) * others.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(others.sum(axis=(1, 2)), areas)  # a rectangle
+    # Some reach over the border, and are cut off there: those are no squares.
+    assert (others.any(axis=2).sum(axis=1) != others.any(axis=1).sum(axis=1)).any()
+    assert own.mean(axis=(1, 2)).min() < 0.2 and own.mean(axis=(1, 2)).max() > 0.9
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 8.0])
+def test_shares_are_of_the_beta_distribution(alpha):
+    shares = augmentation._beta(4000, alpha, tf.constant(SEED)).numpy()
+    assert np.isfinite(shares).all()
+    # Where float32 has no numbers left, shares are 0 or 1: the distribution is compared on a grid.
+    grid = [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]
+    found = [(shares <= bound).mean() for bound in grid]
+    np.testing.assert_allclose(found, stats.beta(alpha, alpha).cdf(grid), atol=0.03)
+
+
+def test_with_both_a_batch_takes_one_of_them(images):
+    kinds = set()
+    for number in range(12):
+        pictures, shares = mixed(images, np.eye(8), seed=np.array([number, 1]), mixup=1.0, cutmix=1.0)
+        either = (pictures == images) | (pictures == np.roll(images, -1, axis=0))
+        kinds.add("cutmix" if either.all() else "mixup")
+        np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
+    assert kinds == {"cutmix", "mixup"}
+
+
+# --- In the model, in the data ----------------------------------------------------------------------------------
+
+
+def options(task="classification", **augmented):
+    return TrainerOptions(
+        classes=("a", "b", "c"),
+        transform={"image_size": 16},
+        augmentation=augmented,
+        model={"name": "scratch_cnn", "blocks": [[8], [8]]}
+        if task == "classification"
+        else {"name": "unet", "depth": 1, "filters": 4},
+        training={"batch_size": 4, "epochs": 1},
+    )
+
+
+def network(chosen):
+    keras.utils.set_random_seed(2)
+    task = classification if chosen.model.task == "classification" else segmentation
+    return task.build_model(chosen, PixelStatistics(np.full(3, 127.0, np.float32), np.full(3, 900.0, np.float32)))
+
+
+@pytest.fixture
+def data(rng):
+    images = rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(12) % 3)).batch(4)
+
+
+def epochs(data, num=2):
+    return [[[part.numpy() for part in batch] for batch in data] for _ in range(num)]
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4, "cutmix": 1.0}], ids=["labels stay", "labels are mixed"])
+def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixing):
+    chosen = options(placement="in_dataset", **EVERYTHING, **mixing)
+
+    def run():
+        keras.utils.set_random_seed(17)  # as the trainer does
+        return epochs(classification.augmented(None, data, chosen)[1])
+
+    (first, second), again = run(), run()
+    assert equal(first, again[0]) and equal(second, again[1])
+    assert not equal(first, second)
+    assert len({images.tobytes() for images, _ in first}) == 3
+    images, labels = first[0]
+    assert images.dtype == np.float32 and images.min() >= 0 and images.max() <= 255
+    assert labels.shape == ((4, 3) if mixing else (4,))
+
+
+def test_the_data_of_a_reproducible_run_keep_their_length_and_weights(data):
+    weighted = data.map(lambda images, labels: (images, labels, tf.cast(labels, tf.float32)))
+    _, result = classification.augmented(None, weighted, options(mixup=1.0))
+    assert int(result.cardinality()) == 3
+    for _, labels, weights in result:
+        np.testing.assert_allclose(weights.numpy(), labels.numpy() @ np.arange(3.0), atol=1e-5)
+
+
+def test_a_model_with_changes_is_reproducible_and_uses_the_same_function(images):
+    chosen = AugmentationOptions(**EVERYTHING)
+
+    def run():
+        layer = augmentation.RandomChanges(chosen, seed=3)
+        return [layer(images, training=True).numpy() for _ in range(2)]
+
+    (first, second), again = run(), run()
+    np.testing.assert_array_equal([first, second], again)
+    assert not np.array_equal(first, second)
+    seed = tf.cast(keras.random.SeedGenerator(3).next(), tf.int32)
+    np.testing.assert_array_equal(first, augmentation.change_pictures(images, chosen, seed))
+
+
+def test_nothing_changes_outside_training(images):
+    chosen = options(**EVERYTHING)
+    model = network(chosen)
+    fitted, _ = classification.augmented(model, None, chosen)
+    expected = model(images, training=False).numpy()
+    assert fitted is not model
+    np.testing.assert_array_equal(fitted(images, training=False), expected)
+    np.testing.assert_array_equal(fitted(images), expected)  # not even if nobody says so
+    np.testing.assert_array_equal(fitted.predict(images, verbose=0), fitted.predict(images, verbose=0))
+    assert np.abs(fitted(images, training=True).numpy() - expected).max() > 1e-3
+    assert not any(isinstance(layer, augmentation.RandomChanges) for layer in model.layers)
+    np.testing.assert_array_equal(network(options())(images, training=False), expected)
+
+
+@pytest.mark.parametrize("placement", ["in_model", "in_dataset"])
+def test_both_placements_train(data, placement):
+    chosen = options(placement=placement, **EVERYTHING)
+    model = network(chosen)
+    before = model.get_weights()
+    fitted, changed_data = classification.augmented(model, data, chosen)
+    assert (fitted is model) == (placement == "in_dataset") == (changed_data is not data)
+    fitted.compile("adam", classification.loss(chosen), metrics=classification.metrics(chosen))
+    history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
+    assert np.isfinite(history.history["loss"]).all() and np.isfinite(history.history["val_loss"]).all()
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_mixed_labels_train(data):
+    chosen = options(mixup=0.3, cutmix=1.0)
+    model = network(chosen)
+    fitted, changed_data = classification.augmented(model, data, chosen)
+    assert fitted is model
+    fitted.compile("adam", classification.loss(chosen), metrics=classification.metrics(chosen))
+    history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert 0 <= history.history["val_accuracy"][0] <= 1
+
+
+def test_masks_are_changed_in_the_data(rng):
+    images = rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    data = tf.data.Dataset.from_tensor_slices((images, images[..., 0] // 86)).batch(4)
+    chosen = options("segmentation", **GEOMETRY)
+    model = network(chosen)
+    fitted, changed_data = segmentation.augmented(model, data, chosen)
+    assert fitted is model
+    keras.utils.set_random_seed(17)
+    one = epochs(segmentation.augmented(model, data, chosen)[1], 1)
+    keras.utils.set_random_seed(17)
+    assert equal(one[0], epochs(segmentation.augmented(model, data, chosen)[1], 1)[0])
+    fitted.compile("adam", segmentation.loss(chosen), metrics=segmentation.metrics(chosen))
+    assert np.isfinite(fitted.fit(changed_data, shuffle=False, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("task", [classification, segmentation])
+def test_nothing_asked_for_is_nothing_done(task):
+    chosen = options("segmentation" if task is segmentation else "classification")
+    model, data = object(), object()
+    assert task.augmented(model, data, chosen) == (model, data)
+    assert task.weighted(data, chosen) is data
+
+
+# --- What cannot be asked for -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("augmented", "training", "message"),
+    [
+        ({"random_erasing": 0.1}, {}, r"augmentation\.random_erasing is for pictures with one label"),
+        ({"mixup": 0.1}, {}, r"augmentation\.mixup is for .*set it to 0"),
+        ({"cutmix": 0.1}, {}, r"augmentation\.cutmix is for"),
+        ({"placement": "in_model"}, {}, r'set augmentation\.placement = "in_dataset"'),
+        ({}, {"label_smoothing": 0.1}, r"training\.label_smoothing is for"),
+        ({}, {"class_weights": "balanced"}, r"set segmentation\.class_weights, which counts pixels"),
+    ],
+)
+def test_what_does_not_go_with_masks(augmented, training, message):
+    TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, augmentation=augmented, training=training)
+    with pytest.raises(ValueError, match=message):
+        TrainerOptions(classes=("a", "b"), model={"name": "unet"}, augmentation=augmented, training=training)
+
+
+@pytest.mark.parametrize("key", ["mixup", "cutmix"])
+def test_mixing_is_not_the_models(key):
+    with pytest.raises(ValueError, match=r'set augmentation\.placement = "in_dataset"'):
+        AugmentationOptions(placement="in_model", **{key: 0.2})

@@ -1,9 +1,11 @@
 """Conformance: what holds for every backbone in the folder, with random weights; and where weights come from."""
 
+import functools
 import os
 import pickle
 import subprocess
 import sys
+import types
 
 import h5py
 import keras
@@ -54,9 +56,20 @@ def options(name, vector_folder):
 @pytest.fixture(scope="module")
 def model(options):
     keras.utils.set_random_seed(5)
-    model = classification.build_model(options, STATISTICS)
+    module = backbones.get(options.model.backbone)
+    if options.model.weights == "none":
+        # Built as a pre-trained one is: a base that is known to be random would not be frozen.
+        options = transfer_options(backbone=options.model.backbone, weights="imagenet")
+        module = types.SimpleNamespace(build=functools.partial(random_base, module.build))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "get", lambda _: module)
+        model = classification.build_model(options, STATISTICS)
     calibrate(model.get_layer(features.BACKBONE_LAYER))
     return model
+
+
+def random_base(build, *, image_size, weights):
+    return build(image_size=image_size, weights="none")
 
 
 def calibrate(backbone):
@@ -154,17 +167,22 @@ def check_the_other_signatures(session, encoded, model):
     assert embedded.shape == (3, model.get_layer(features.POOLED_LAYER).output.shape[-1])
 
 
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("small", ["mobilenet_v2", "efficientnet_lite0", "saved_model"])
-def test_mixed_precision_ends_in_float32(small, vector_folder, images):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        weights = vector_folder if small == "saved_model" else "none"
-        model = classification.build_model(transfer_options(small, weights), STATISTICS)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert model.get_layer(features.POOLED_LAYER).compute_dtype == "bfloat16"
+def test_mixed_precision_ends_in_float32(small, precision, vector_folder, images):
+    weights = vector_folder if small == "saved_model" else "none"
+    mixed = transfer_options(small, weights, training={"precision": precision})
+    model = classification.build_model(mixed, STATISTICS)
+    assert model.get_layer(features.POOLED_LAYER).compute_dtype == precision.removeprefix("mixed_")
     logits = model(images, training=False)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+
+
+def test_a_base_of_random_weights_is_trained_from_the_start():
+    chosen = transfer_options("mobilenet_v2", "none")
+    assert not chosen.model.begins_frozen()
+    base = classification.build_model(chosen, STATISTICS).get_layer(features.BACKBONE_LAYER)
+    assert all(layer.trainable for layer in base.layers)
 
 
 def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, images):

@@ -5,19 +5,33 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from trainer_module import augmentation, features, models
+from trainer_module import augmentation, export, features, grad_cam, models
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
+from trainer_module.session_model import SessionModel
 from trainer_module.tasks import classification
 
 STATISTICS = PixelStatistics(np.array([100.0, 110.0, 120.0], np.float32), np.array([900.0, 400.0, 2500.0], np.float32))
 ALL_AUGMENTATIONS = AugmentationOptions(
-    horizontal_flip=True, rotation=0.1, zoom=0.2, translation=0.2, contrast=0.3, brightness=0.2
+    horizontal_flip=True, rotation=0.1, zoom=0.2, translation=0.2, contrast=0.3, brightness=0.2, random_erasing=0.5
 )
 
 
+# Kinds of the same network for which the same holds, by the name of the test.
+VARIANTS = {
+    "scratch_cnn separable": {"convolution": "separable", "downsampling": "stride", "head": "flatten"},
+    "scratch_cnn mobilenet": {"convolution": "mobilenet", "downsampling": "average", "head": "global_max"},
+    "scratch_cnn mixed": {
+        "convolution": ["standard", "mobilenet", "separable"],
+        "downsampling": ["average", "stride", "max"],
+        "head": "flatten",
+    },
+}
+
+
 def options(name: str, **sections) -> TrainerOptions:
-    model, normalization = {"name": name}, "dataset"
+    name, keys = name.partition(" ")[0], VARIANTS.get(name, {})
+    model, normalization = {"name": name, **keys}, "dataset"
     if models.get(name).Options().has_backbone():
         model, normalization = {"name": name, "weights": "none"}, "backbone"
     return TrainerOptions(
@@ -37,7 +51,7 @@ def images(rng):
 CLASSIFIERS = [name for name in models.names() if models.get(name).Options.task == "classification"]
 
 
-@pytest.fixture(params=CLASSIFIERS)
+@pytest.fixture(params=[*CLASSIFIERS, *VARIANTS])
 def name(request):
     return request.param
 
@@ -46,6 +60,7 @@ def test_shapes_and_named_layers(name, images):
     model = classification.build_model(options(name), STATISTICS)
     assert model(images).shape == (4, 3)
     assert len(model.get_layer(features.FEATURES_LAYER).output.shape) == 4
+    assert len(model.get_layer(features.POOLED_LAYER).output.shape) == 2
     assert len(model.get_layer(features.EMBEDDING_LAYER).output.shape) == 2
 
 
@@ -58,7 +73,7 @@ def test_the_keras_file_gives_the_same_numbers(name, images, tmp_path):
 
 def test_augmentation_is_off_outside_training_and_on_inside(name, images):
     model = classification.build_model(options(name), STATISTICS)
-    fitted = augmentation.augmented(model, ALL_AUGMENTATIONS, seed=3)
+    fitted = augmentation.in_model(model, ALL_AUGMENTATIONS, seed=3)
     np.testing.assert_array_equal(model(images), fitted(images, training=False))
     np.testing.assert_array_equal(model(images), model(images))  # nothing random is in what is saved and exported
     assert {id(weight) for weight in model.weights} <= {id(weight) for weight in fitted.weights}
@@ -69,7 +84,7 @@ def test_augmentation_is_off_outside_training_and_on_inside(name, images):
 
 def test_no_augmentation_is_the_model_itself(name):
     model = classification.build_model(options(name), STATISTICS)
-    assert augmentation.augmented(model, AugmentationOptions(), seed=3) is model
+    assert augmentation.in_model(model, AugmentationOptions(), seed=3) is model
 
 
 def test_one_picture_alone_is_answered_as_in_a_batch(name, images):
@@ -92,7 +107,7 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
 
 def test_an_unknown_key_is_refused(name):
     with pytest.raises(ValidationError, match="Extra inputs"):
-        models.get(name).Options(no_such_key=1)
+        type(options(name).model)(no_such_key=1)
 
 
 def test_an_unknown_model_names_the_known_ones():
@@ -110,13 +125,97 @@ def test_normalisation_by_the_data_sets_statistics(images):
 @pytest.mark.parametrize(
     ("options_", "side"), [({}, 8), ({"blocks": [[4]]}, 32), ({"blocks": [[4], [4], [4], [4], [4], [4]]}, 1)]
 )
-def test_scratch_cnn_halves_the_picture_between_blocks(options_, side):
-    sections = TrainerOptions(
-        classes=("a", "b"), transform=TransformOptions(image_size=32), model={"name": "scratch_cnn", **options_}
-    )
-    model = classification.build_model(sections, STATISTICS)
+@pytest.mark.parametrize("downsampling", ["max", "average", "stride"])
+def test_scratch_cnn_halves_the_picture_between_blocks(options_, side, downsampling):
+    model = scratch_cnn(32, downsampling=downsampling, **options_)
     assert model.get_layer(features.FEATURES_LAYER).output.shape[1:3] == (side, side)
-    assert sections.model.smallest_image() * side == 32
+    pools = sum(layer.name.endswith("_pool") for layer in model.layers)
+    assert 2**pools * side == (side if downsampling == "stride" else 32)
+
+
+@pytest.mark.parametrize("convolution", ["standard", "separable", "mobilenet"])
+@pytest.mark.parametrize(
+    ("downsampling", "smallest"),
+    [
+        ("max", 8),
+        ("average", 8),
+        ("stride", 1),  # rounds up: one position stays one
+        (["max", "stride", "stride", "max"], 2),
+        (["stride", "max", "stride", "max"], 3),
+        (["stride", "stride", "max", "stride"], 5),
+        (["max", "max", "stride", "stride"], 4),
+    ],
+)
+def test_scratch_cnn_knows_its_smallest_picture(convolution, downsampling, smallest):
+    keys = {"blocks": [[2], [2, 2], [2], [2]], "convolution": convolution, "downsampling": downsampling}
+    assert models.get("scratch_cnn").Options(**keys).smallest_image() == smallest
+    assert scratch_cnn(smallest, **keys).get_layer(features.FEATURES_LAYER).output.shape[1:3] == (1, 1)
+    if smallest > 1:
+        with pytest.raises(ValueError, match="zero or negative"):
+            scratch_cnn(smallest - 1, **keys)
+
+
+def scratch_cnn(side: int, **keys) -> keras.Model:
+    """For pictures of any size, also of those that `[transform]` would refuse."""
+    x = keras.Input([side, side, 3])
+    module = models.get("scratch_cnn")
+    return keras.Model(x, module.build(module.Options(**keys), x=x, num_classes=2))
+
+
+def test_scratch_cnn_puts_the_stride_on_the_blocks_last_convolution():
+    strides = {}
+    for convolution in ("standard", "separable", "mobilenet"):
+        model = scratch_cnn(16, blocks=[[2, 2], [2]], convolution=convolution, downsampling="stride")
+        strides[convolution] = {layer.name: layer.strides[0] for layer in model.layers if hasattr(layer, "strides")}
+    assert strides["standard"] == strides["separable"] == {"block1_conv1": 1, "block1_conv2": 2, "block2_conv1": 1}
+    two = {"block1_depthwise2": 2}
+    assert {name: stride for name, stride in strides["mobilenet"].items() if stride != 1} == two
+
+
+@pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
+def test_scratch_cnn_reads_its_last_map_as_the_head_says(head, images):
+    given = options("scratch_cnn").model_dump() | {"model": {"name": "scratch_cnn", "head": head}}
+    model = classification.build_model(TrainerOptions.model_validate(given), STATISTICS)
+    inner = keras.Model(model.input, [model.get_layer(name).output for name in (features.FEATURES_LAYER, "pooled")])
+    maps, pooled = (np.asarray(value) for value in inner(images))
+    expected = {
+        "global_average": maps.mean(axis=(1, 2)),
+        "global_max": maps.max(axis=(1, 2)),
+        "flatten": maps.reshape(len(maps), -1),
+    }
+    np.testing.assert_allclose(pooled, expected[head], rtol=1e-5, atol=1e-6)
+
+
+def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    class NoTransform(tf.Module):
+        def __call__(self, raw):
+            return {features.LABEL: tf.strings.length(raw[features.CLASS_TEXT])}
+
+    spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
+    every, traced = classification.endpoints, ("serving_default", "explain", "embed")  # a trace takes seconds
+    monkeypatch.setattr(classification, "endpoints", lambda *args: {name: every(*args)[name] for name in traced})
+    given = options("scratch_cnn mixed")
+    model = classification.build_model(given, STATISTICS)
+    serving_dir = str(tmp_path / "serving")
+    export.export(
+        model,
+        given,
+        tft_layer=NoTransform(),
+        raw_feature_spec=spec,
+        serving_dir=serving_dir,
+        run_dir=str(tmp_path / "run"),
+    )
+    session = SessionModel(serving_dir)
+    encoded = [tf.io.encode_png(image).numpy() for image in images]
+    expected = tf.nn.softmax(model(images, training=False)).numpy()
+    np.testing.assert_allclose(session.run_on("serving_default", encoded)["probabilities"], expected, atol=1e-5)
+    explained = session.run_on("explain", encoded)["heatmap"]
+    np.testing.assert_allclose(explained, grad_cam.explainer(model)(tf.constant(images)).heatmap, atol=1e-4)
+    assert explained.max() == 1.0
+    assert session.run_on("embed", encoded)["embedding"].shape == (4, 256)
+    session.close()
 
 
 def test_scratch_cnn_default_size():

@@ -36,7 +36,7 @@ def two_phases():
         classes=("a", "b"),
         transform={"image_size": 32, "normalization": "backbone"},
         # The kept features are shuffled, and another order would meet other random numbers.
-        model={"name": "transfer", "weights": "none", "head_dropout": 0.0},
+        model={"name": "transfer", "head_dropout": 0.0},
         training={"epochs": 2, "learning_rate": 0.05, "schedule": "one_cycle"},
         fine_tuning={"epochs": 2, "learning_rate": 0.01, "unfreeze_layers": 2},
     )

@@ -17,7 +17,7 @@ def test_digits(tmp_path):
     target = tmp_path / "digits"
     sources.write_digits(target)
     found = layout.inspect(str(target), DataOptions())
-    assert found.classes == tuple("0123456789")
+    assert found.classes == tuple("0123456789") == sources.CLASSES["digits"]
     assert sum(found.num_files.values()) == 1797
     assert found.columns == ("slant",)
     digits = load_digits()
@@ -52,7 +52,7 @@ def test_digit_scenes(tmp_path):
     sources.write_digit_scenes(target)
     found = layout.inspect(str(target), DataOptions())
     assert found.with_masks and found.refused == ()
-    assert found.classes == ("background", *"0123456789")
+    assert found.classes == ("background", *"0123456789") == sources.CLASSES["digit_scenes"]
     assert found.own_splits == ("train", "validation", "test")
     assert len(found.entries) == 800
     masks = np.stack([np.asarray(Image.open(target / entry.mask)) for entry in found.entries])

@@ -24,7 +24,7 @@ def options(**sections):
     return TrainerOptions(
         classes=("a", "b", "c"),
         transform={"image_size": SIZE, "normalization": "backbone"},
-        model={"name": "transfer", "backbone": "efficientnet_lite0", "weights": "none"},
+        model={"name": "transfer", "backbone": "efficientnet_lite0"},
         **({"training": {"batch_size": 6, "epochs": 2, "learning_rate": 1e-2}} | sections),
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.serving_validator import checks
-from trainer_module import augmentation, backbones, export, features, preprocessing, tasks, training
+from trainer_module import backbones, export, features, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import unet
 from trainer_module.options import AugmentationOptions, SegmentationOptions, TrainerOptions, TransformOptions
@@ -232,39 +232,7 @@ def test_it_learns_squares(tmp_path):
     assert {"val_pixel_accuracy", "val_dice", "val_iou/road", "val_dice/car", "mean_iou"} <= set(header.split(","))
 
 
-# --- Augmentation and resizing ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "said",
-    [{"horizontal_flip": True}, {"rotation": 0.1}, {"zoom": 0.3}, {"translation": 0.2}],
-    ids=lambda said: next(iter(said)),
-)
-def test_pictures_and_masks_get_the_same_geometry(rng, said):
-    # Large blobs, so that bilinear and nearest agree but at the edges.
-    masks = np.kron(rng.integers(0, 2, (8, 4, 4)), np.ones((8, 8))).astype(np.uint8)
-    images = masks[..., np.newaxis] * np.full(3, 100.0, np.float32)
-    change = augmentation.of_pictures_with_masks(AugmentationOptions(**said), seed=3)
-    ((moved, moved_masks),) = tf.data.Dataset.from_tensors((images, masks)).map(change)
-    assert moved.dtype == tf.float32 and moved_masks.dtype == tf.uint8
-    assert (moved_masks.numpy() != masks).mean() > 0.05
-    assert set(np.unique(moved_masks)) == {0, 1}
-    differing = np.abs(moved.numpy()[..., 0] - moved_masks.numpy() * 100.0) > 50.0 + 1e-3
-    # At a corner, the average of four pixels can be nearer to another class than the nearest of them.
-    assert differing.mean() < 0.01
-
-
-def test_colours_change_in_the_picture_alone(rng):
-    masks = rng.integers(0, 3, (4, 8, 8)).astype(np.uint8)
-    images = rng.uniform(50, 200, (4, 8, 8, 3)).astype(np.float32)
-    change = augmentation.of_pictures_with_masks(AugmentationOptions(contrast=0.5, brightness=0.2), seed=3)
-    changed, same = change(tf.constant(images), tf.constant(masks))
-    assert np.abs(changed - images).max() > 1
-    np.testing.assert_array_equal(same, masks)
-
-
-def test_no_augmentation_leaves_the_data_alone():
-    assert augmentation.of_pictures_with_masks(AugmentationOptions(), seed=3) is None
+# --- Resizing ---------------------------------------------------------------------------------------------------
 
 
 def png(ids):

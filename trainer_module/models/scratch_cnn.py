@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from trainer_module import features
 from trainer_module.section import ModelOptions
@@ -14,61 +15,144 @@ if TYPE_CHECKING:
 
 Filters = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Convolution = Literal["standard", "separable", "mobilenet"]
+Downsampling = Literal["max", "average", "stride"]
+Value = TypeVar("Value", bound=str)
 
 
 class Options(ModelOptions):
     """`[model]` with `name = "scratch_cnn"`."""
 
     name: Literal["scratch_cnn"] = "scratch_cnn"
-    blocks: tuple[tuple[Filters, ...], ...] = Field(
+    blocks: tuple[Annotated[tuple[Filters, ...], Field(min_length=1)], ...] = Field(
         default=((32, 32), (64, 64), (128,)),
         min_length=1,
         description="Filters of every convolution, block by block; a block halves the side at its end, but the last.",
     )
+    convolution: Convolution | tuple[Convolution, ...] = Field(
+        default="standard",
+        description="`standard`, `separable` (depthwise and pointwise in one layer) or `mobilenet` (batch "
+        "normalisation and ReLU after each of the two); a list has one for every block.",
+    )
+    downsampling: Downsampling | tuple[Downsampling, ...] = Field(
+        default="max",
+        description="How a block halves the side: `max` or `average` pooling, or `stride` 2 of its last convolution; a "
+        "list has one for every block, and the last block's counts for nothing.",
+    )
     block_dropout: Rate = Field(default=0.25, description="Dropout after every block but the last.")
+    head: Literal["global_average", "global_max", "flatten"] = Field(
+        default="global_average",
+        description="What the dense layer reads of the last map: every channel's mean, its maximum, or all of the map; "
+        "with `flatten` the parameters grow with the picture.",
+    )
     dense_units: int = Field(default=256, ge=1, le=65536, description="Size of the embedding.")
     head_dropout: Rate = Field(default=0.5, description="Dropout before the class layer.")
 
+    @field_validator("convolution", "downsampling", mode="wrap")
+    @classmethod
+    def _one_or_a_list(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:  # it would say what is wrong twice: as one value and as a list
+            known = get_args(Convolution if info.field_name == "convolution" else Downsampling)
+            raise ValueError(
+                f"must be one of {', '.join(known)}, or a list of these with one for every block (given: {value!r})"
+            ) from None
+
+    @model_validator(mode="after")
+    def _one_for_every_block(self) -> Options:
+        for key, value in (("convolution", self.convolution), ("downsampling", self.downsampling)):
+            if isinstance(value, tuple) and len(value) != len(self.blocks):
+                raise ValueError(
+                    f"{key} has {len(value)} values and blocks has {len(self.blocks)}: give one value for all blocks, "
+                    "or a list with one for every block"
+                )
+        return self
+
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels, that still leaves one position in the last feature map."""
-        return int(2 ** (len(self.blocks) - 1))
+        side = 1
+        # Pooling rounds the halved side down, a convolution with "same" padding rounds it up.
+        for downsampling in reversed(_of_every_block(self.downsampling, self)[:-1]):
+            side = 2 * side - 1 if downsampling == "stride" else 2 * side
+        return side
 
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """Adds the network to a normalised image tensor.
 
     Every convolution is 3x3, "same", without a bias (batch normalisation brings one) and followed by batch
-    normalisation and ReLU. A block ends with 2x2 max pooling and dropout; the last block keeps its resolution, since
-    that map is what Grad-CAM explains. Head: global average pooling, one dense layer, dropout, class layer.
+    normalisation and ReLU; `mobilenet` is a depthwise 3x3 and a pointwise 1x1 convolution, each of them so followed.
+    A block ends with 2x2 pooling, or with stride 2 of its last convolution (of the depthwise one where there are two),
+    and dropout; the last block keeps its resolution, since that map is what Grad-CAM explains. Head: pooling or
+    flattening, one dense layer, dropout, class layer.
 
     Args:
-      options: Filters, dropout rates and head size.
+      options: Filters, kinds of layers, dropout rates and head size.
       x: float32 [N, image_size, image_size, channels], normalised.
       num_classes: Number of classes.
 
     Returns:
-      Logits, float32 [N, num_classes]. The layers `features` and `embedding` (see `trainer_module.features`) are
-      part of the graph.
+      Logits, float32 [N, num_classes]. The layers `features`, `pooled` and `embedding` (see
+      `trainer_module.features`) are part of the graph.
 
     Reference: Simonyan & Zisserman 2015, https://arxiv.org/abs/1409.1556, section 2.1 (stacked 3x3 convolutions);
     Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.2 (where batch normalisation goes);
-    Lin et al. 2014, https://arxiv.org/abs/1312.4400, section 3.2 (global average pooling).
+    Lin et al. 2014, https://arxiv.org/abs/1312.4400, section 3.2 (global average pooling);
+    Howard et al. 2017, https://arxiv.org/abs/1704.04861, section 3.1 and figure 3 (`separable`, `mobilenet`);
+    Springenberg et al. 2015, https://arxiv.org/abs/1412.6806, section 2 (stride instead of pooling).
     """
     from keras import layers
 
-    for block, filters_of_block in enumerate(options.blocks, start=1):
+    pooling = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
+    head = {
+        "global_average": layers.GlobalAveragePooling2D,
+        "global_max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }
+    kinds = zip(
+        options.blocks,
+        _of_every_block(options.convolution, options),
+        _of_every_block(options.downsampling, options),
+        strict=True,
+    )
+    for block, (filters_of_block, convolution, downsampling) in enumerate(kinds, start=1):
         last_block = block == len(options.blocks)
         for index, filters in enumerate(filters_of_block, start=1):
-            last_convolution = last_block and index == len(filters_of_block)
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"block{block}_conv{index}")(x)
-            x = layers.BatchNormalization(momentum=0.9, name=f"block{block}_bn{index}")(x)
-            name = features.FEATURES_LAYER if last_convolution else f"block{block}_relu{index}"
+            last_of_block = index == len(filters_of_block)
+            stride = 2 if downsampling == "stride" and last_of_block and not last_block else 1
+            x = _convolution(x, convolution, filters, stride, f"block{block}", index)
+            name = features.FEATURES_LAYER if last_block and last_of_block else f"block{block}_relu{index}"
             x = layers.ReLU(name=name)(x)
         if not last_block:
-            x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+            if downsampling in pooling:
+                x = pooling[downsampling](2, name=f"block{block}_pool")(x)
             x = layers.Dropout(options.block_dropout, name=f"block{block}_dropout")(x)
 
-    x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)
+    x = head[options.head](name=features.POOLED_LAYER)(x)
     x = layers.Dense(options.dense_units, activation="relu", name=features.EMBEDDING_LAYER)(x)
     x = layers.Dropout(options.head_dropout, name="head_dropout")(x)
     return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
+
+
+def _convolution(
+    x: keras.KerasTensor, kind: Convolution, filters: int, stride: int, block: str, index: int
+) -> keras.KerasTensor:
+    """One convolution and its batch normalisation; the caller adds ReLU."""
+    from keras import layers
+
+    if kind == "mobilenet":
+        x = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=f"{block}_depthwise{index}")(
+            x
+        )
+        x = layers.BatchNormalization(momentum=0.9, name=f"{block}_depthwise_bn{index}")(x)
+        x = layers.ReLU(name=f"{block}_depthwise_relu{index}")(x)
+        x = layers.Conv2D(filters, 1, use_bias=False, name=f"{block}_pointwise{index}")(x)
+    else:
+        layer = layers.SeparableConv2D if kind == "separable" else layers.Conv2D
+        x = layer(filters, 3, strides=stride, padding="same", use_bias=False, name=f"{block}_conv{index}")(x)
+    return layers.BatchNormalization(momentum=0.9, name=f"{block}_bn{index}")(x)
+
+
+def _of_every_block(value: Value | tuple[Value, ...], options: Options) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,) * len(options.blocks)

@@ -44,17 +44,21 @@ class Options(ModelOptions):
         """Yes."""
         return True
 
+    def with_random_weights(self) -> Options:
+        """The same network without its weights; a SavedModel cannot be had without its folder."""
+        return self if self.backbone == "saved_model" else self.model_copy(update={"weights": backbones.RANDOM})
+
     def begins_frozen(self) -> bool:
-        """The head is trained first."""
-        return True
+        """Whether the head is trained first; a base of random weights would teach it nothing."""
+        return self.weights != backbones.RANDOM
 
     def can_unfreeze(self) -> bool:
         """Whether the base has layers that fine-tuning could reach."""
-        return self.backbone != "saved_model"
+        return self.begins_frozen() and self.backbone != "saved_model"
 
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """Adds backbone and head to a tensor of pixels; the backbone is frozen.
+    """Adds backbone and head to a tensor of pixels; the backbone is frozen, unless its weights are random.
 
     Head: global average pooling, a dense layer with ReLU if wanted, dropout, class layer.
 
@@ -76,8 +80,9 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     from keras import layers
 
     backbone = backbones.get(options.backbone).build(image_size=x.shape[1], weights=options.weights)
-    backbone.trainable = False
-    x = backbone(x, training=False)
+    if options.begins_frozen():
+        backbone.trainable = False
+    x = backbone(x)
     x = layers.Activation("linear", name=features.FEATURES_LAYER)(x)
     x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)
     if options.dense_units:

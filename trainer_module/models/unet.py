@@ -70,6 +70,10 @@ class Options(ModelOptions):
     def _pre_trained(self) -> bool:
         return bool(self.encoder) and self.encoder_weights != backbones.RANDOM
 
+    def with_random_weights(self) -> Options:
+        """The same network, its encoder without pre-trained weights."""
+        return self.model_copy(update={"encoder_weights": backbones.RANDOM})
+
 
 def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """Adds the network to an image tensor.

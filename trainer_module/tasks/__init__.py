@@ -4,7 +4,9 @@ Every module gives
   `build_model(options, statistics)`, the network from pixels to logits;
   `transform_label(inputs, classes, options)` and `read_label(transformed, options)`, the label on its way from a raw
     example through the transform graph to a batch;
-  `augmented(model, train_data, options)`, the model and the data to be fitted;
+  `weighted(train_data, options)`, the data with weights where the pictures of some classes count more;
+  `augmented(model, train_data, options)`, the model and the data to be fitted, and `changes(options)`, what that does
+    to a batch;
   `loss(options, train_data)`, `metrics(options)`;
   `endpoints(...)`, the signatures of the export, of which `REQUIRED_SIGNATURES` may not be missing;
   `expected(model, options, image_bytes)` and `compare(answer, expected, options, tolerance)`, how an export is checked.

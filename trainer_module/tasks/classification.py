@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import augmentation, features, grad_cam, input_pipeline
+from trainer_module import augmentation, features, grad_cam, input_pipeline, label_losses
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.tasks import _network
 from trainer_module.tasks._network import Endpoint, image_bytes_of, pixels_of
@@ -38,21 +38,62 @@ def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], opt
     return ids.lookup(tf.reshape(inputs[features.CLASS_TEXT], [-1]))
 
 
+def weighted(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
+    """The data with a weight for every picture, as Keras reads it; validation goes without, as with Keras's own.
+
+    Args:
+      train_data: (images, int64 [n]) batches.
+      options: `training.class_weights` is read.
+
+    Returns:
+      (images, int64 [n], float32 [n]) batches; the data themselves where no weights are asked for.
+    """
+    kind = options.training.class_weights
+    if kind == "none":
+        return train_data
+    weights = tf.constant(label_losses.class_weights(kind, train_data, len(options.classes)))
+    return train_data.map(lambda images, labels: (images, labels, tf.gather(weights, labels)))
+
+
 def augmented(
     model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
 ) -> tuple[keras.Model, tf.data.Dataset]:
-    """The model with random layers before it: a label does not change with its picture."""
-    return augmentation.augmented(model, options.augmentation, options.training.seed), train_data
+    """The model, or the data, with random changes; labels become float32 [n, C] where pictures are mixed.
+
+    Args:
+      model: From pixels to logits.
+      train_data: (images, int64 [n]) batches, with weights float32 [n] if there are any.
+      options: `augmentation`, `training.seed` and `classes` are read.
+    """
+    chosen, seed = options.augmentation, options.training.seed
+    if chosen.placement == "in_dataset" or chosen.mixes():
+        return model, augmentation.in_dataset(train_data, changes(options), chosen, seed)
+    return augmentation.in_model(model, chosen, seed), train_data
+
+
+def changes(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """What happens to a batch in training: (seed int [2], images, labels, *weights) → the same, changed."""
+    chosen = options.augmentation
+
+    def change(seed: tf.Tensor, images: tf.Tensor, *targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        images = augmentation.change_pictures(images, chosen, seed)
+        if chosen.mixes():
+            labels, *weights = targets
+            targets = (tf.one_hot(labels, len(options.classes)), *weights)
+            images, targets = augmentation.mix(images, targets, chosen, seed)
+        return images, *targets
+
+    return change
 
 
 def loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
-    """Cross-entropy of integer labels and logits."""
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    """Cross-entropy of logits and labels, integer or soft; weights of classes come with the data (`weighted`)."""
+    return label_losses.LabelLoss(options.training.label_smoothing)
 
 
 def metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
     """What is shown while training."""
-    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    return [keras.metrics.MeanMetricWrapper(label_losses.is_hit, name="accuracy")]
 
 
 def endpoints(

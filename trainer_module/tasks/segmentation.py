@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -31,13 +31,22 @@ def read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> 
     return preprocessing.unpack(transformed[features.LABEL], options.image_size, channels=1)[..., 0]
 
 
+def weighted(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
+    """The data themselves: pixels have weights, in the loss, and pictures have none."""
+    return train_data
+
+
 def augmented(
     model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
 ) -> tuple[keras.Model, tf.data.Dataset]:
     """The data with random changes: a mask moves with its picture, and so they cannot be the model's."""
-    change = augmentation.of_pictures_with_masks(options.augmentation, options.training.seed)
-    # One after another, since otherwise the order of the random numbers would depend on the threads.
-    return model, train_data.map(change).prefetch(tf.data.AUTOTUNE) if change else train_data
+    seed = options.training.seed
+    return model, augmentation.in_dataset(train_data, changes(options), options.augmentation, seed)
+
+
+def changes(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """What happens to a batch in training: (seed int [2], images, masks) → the same, changed."""
+    return lambda seed, images, masks: augmentation.change_pictures_and_masks(images, masks, options.augmentation, seed)
 
 
 def loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:

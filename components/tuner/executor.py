@@ -1,0 +1,38 @@
+"""Tuner's work: TFX's search, what it found in TFX's form, and a table for people."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tfx import types
+from tfx.components.tuner import executor
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+
+from trainer_module import tuning
+
+TRIALS_FILE = "trials.csv"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Executor of a tuner_fn whose tuner is a `trainer_module.tuning.Search`."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Searches.
+
+        Args:
+          input_dict: `examples` (raw), `transform_graph`.
+          output_dict: `best_hyperparameters` (KerasTuner's JSON), `tuner_results`: `tuner_results.json`, `trials.csv`.
+          exec_properties: `tuner_fn`, `train_args`, `eval_args`, `custom_config`.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        search = executor.search(input_dict, exec_properties, self._get_tmp_dir(), print_tuning_summary=False)
+        executor.write_best_hyperparameters(search, output_dict)
+        results_uri = artifact_utils.get_single_uri(output_dict["tuner_results"])
+        tuning.write_table(search.results(), os.path.join(results_uri, TRIALS_FILE))

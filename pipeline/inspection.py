@@ -1,0 +1,117 @@
+"""Which network a configuration means: found out without training, and without the pictures where need be."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from components.image_example_gen import layout as layouts
+from pipeline import sources
+from pipeline.config import ConfigError, PipelineConfig
+from trainer_module import architecture
+from trainer_module.architecture import Architecture, Layer, ReceptiveField
+
+ASSUMED_CLASSES = 10
+
+
+class NumClasses(NamedTuple):
+    """How many classes the network tells apart.
+
+    Attributes:
+      number: At least 2.
+      origin: What says so, as a part of a sentence.
+      problem: Why it had to be assumed; empty where it had not.
+    """
+
+    number: int
+    origin: str
+    problem: str = ""
+
+
+class Inspection(NamedTuple):
+    """What was found.
+
+    Attributes:
+      config: The configuration.
+      num_classes: How many classes, and who says so.
+      architecture: The network.
+    """
+
+    config: PipelineConfig
+    num_classes: NumClasses
+    architecture: Architecture
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints.
+
+        `macs` is null where it is not known, `receptive_field` too; its `size` is null for the whole picture.
+        """
+        network, transform = self.architecture, self.config.transform
+        feature_map = network.feature_map
+        return {
+            "model": self.config.model.name,
+            "task": self.config.model.task,
+            "input_shape": [transform.image_size, transform.image_size, transform.channels],
+            "num_classes": self.num_classes.number,
+            "num_classes_from": self.num_classes.origin,
+            "note": self.num_classes.problem or None,
+            "parameters": network.parameters,
+            "trainable_parameters": network.trainable_parameters,
+            "macs": network.macs,
+            "feature_map": feature_map and _layer_as_json(feature_map),
+            "layers": [_layer_as_json(row) for row in network.layers],
+        }
+
+
+def inspect(config: PipelineConfig, num_classes: int | None = None) -> Inspection:
+    """Builds the network and looks at it; Keras is imported by importing this module.
+
+    Args:
+      config: The whole configuration.
+      num_classes: Of the network, whatever the data have.
+
+    Raises:
+      ConfigError: If the network cannot be built.
+    """
+    counted = count_classes(config) if num_classes is None else NumClasses(num_classes, "--num-classes")
+    options = config.trainer_options(tuple(map(str, range(counted.number))))
+    try:
+        model = architecture.network(options)
+    except ValueError as error:
+        raise ConfigError(f"The network cannot be built: {error}") from error
+    return Inspection(config, counted, architecture.describe(model))
+
+
+def count_classes(config: PipelineConfig) -> NumClasses:
+    """Asks the configuration, and the names of the files if they are near."""
+    data = config.data
+    if data.classes is not None:
+        return NumClasses(len(data.classes), "data.classes")
+    if data.path is None:
+        if data.source in sources.CLASSES:
+            return NumClasses(len(sources.CLASSES[data.source]), f"data.source = {data.source}")
+        return _assumed("the configuration names no pictures (--data DIR)")
+    if "://" in data.path:
+        return _assumed(f"{data.path} is not listed, since it is not on this machine")
+    try:
+        layout = layouts.inspect(config.data_location, data.options())
+    except layouts.DatasetError as error:
+        return _assumed(str(error).rstrip("."))
+    if len(layout.classes) < 2:
+        return _assumed(f"{layout.root} does not name its classes")
+    return NumClasses(len(layout.classes), layout.root)
+
+
+def _assumed(problem: str) -> NumClasses:
+    return NumClasses(ASSUMED_CLASSES, "assumed", problem)
+
+
+def _layer_as_json(row: Layer) -> dict[str, Any]:
+    return {
+        **row._asdict(),
+        "receptive_field": row.receptive_field and _field_as_json(row.receptive_field),
+        "layers": [_layer_as_json(inner) for inner in row.layers],
+    }
+
+
+def _field_as_json(field: ReceptiveField) -> dict[str, Any]:
+    return {"size": None if field.is_whole_picture else field.size, "stride": field.stride}

@@ -1,0 +1,91 @@
+"""Pictures a second of every random change, and of Keras's layers that do the same.
+
+python tests/bench/augmentation.py [--threads 2]
+
+Ours and Keras's take turns, so that other work on the machine slows both; the fastest of many calls counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from trainer_module import augmentation
+from trainer_module.options import AugmentationOptions
+
+SIZES = ((32, 128), (96, 32))  # side, pictures a batch
+REPEATS = 40
+
+MOVES = {"rotation": 0.05, "zoom": 0.15, "translation": 0.1}
+KERAS = {
+    "horizontal_flip": lambda _: layers.RandomFlip("horizontal"),
+    "rotation": lambda most: layers.RandomRotation(most, fill_mode="nearest"),
+    "zoom": lambda most: layers.RandomZoom(most, fill_mode="nearest"),
+    "translation": lambda most: layers.RandomTranslation(most, most, fill_mode="nearest"),
+    "contrast": layers.RandomContrast,
+    "brightness": layers.RandomBrightness,
+    "random_erasing": layers.RandomErasing,
+}
+CHOICES: dict[str, dict[str, bool | float]] = {
+    "flip": {"horizontal_flip": True},
+    **{key: {key: value} for key, value in MOVES.items()},
+    "rotation, zoom": {key: MOVES[key] for key in ("rotation", "zoom")},
+    "rotation, zoom, translation": MOVES,
+    "flip, rotation, zoom, translation": {"horizontal_flip": True} | MOVES,
+    "contrast": {"contrast": 0.3},
+    "brightness": {"brightness": 0.2},
+    "random_erasing": {"random_erasing": 0.5},
+}
+MIXES = {"mixup": {"mixup": 0.2}, "cutmix": {"cutmix": 1.0}}
+
+
+def rates(calls: dict[str, Callable[[], tf.Tensor]], batch_size: int) -> dict[str, int]:
+    """Pictures a second of calls that take turns."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(REPEATS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call().numpy()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return {name: round(batch_size / seconds) for name, seconds in best.items()}
+
+
+def main() -> None:
+    """Measures and prints one JSON object."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=2)
+    tf.config.threading.set_intra_op_parallelism_threads(parser.parse_args().threads)
+    random, seed = np.random.default_rng(1), tf.constant([1, 2], tf.int64)
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for size, batch_size in SIZES:
+        images = tf.constant(random.uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32))
+        labels = tf.one_hot(tf.range(batch_size) % 10, 10)
+        measured = found[f"{size} px, batches of {batch_size}"] = {}
+        for name, said in CHOICES.items():
+            options = AugmentationOptions(**said)
+            theirs = keras.Sequential([KERAS[key](value) for key, value in said.items()])
+            ours = tf.function(
+                lambda images=images, options=options: augmentation.change_pictures(images, options, seed)
+            )
+            kerass = tf.function(lambda images=images, theirs=theirs: theirs(images, training=True))
+            measured[name] = rates({"ours": ours, "keras": kerass}, batch_size)
+        for name, said in MIXES.items():
+            options = AugmentationOptions(**said)
+            mixed = tf.function(
+                lambda images=images, labels=labels, options=options: augmentation.mix(
+                    images, (labels,), options, seed
+                )[0]
+            )
+            measured[name] = rates({"ours": mixed}, batch_size)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

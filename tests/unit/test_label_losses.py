@@ -1,0 +1,161 @@
+"""Loss and weights of labels against formulas, scikit-learn, and what `fit` reports."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+
+from trainer_module import backbones, features, label_losses, training
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.label_losses import LabelLoss
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks import classification
+
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.25, 0.5, 0.25]])
+LOGITS = tf.constant(np.log(PROBABILITIES) + 3.0, tf.float32)
+IDS = np.array([0, 1, 2, 0])
+SHARES = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.2, 0.0, 0.8], [0.9, 0.1, 0.0]])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_ids(shape):
+    assert float(LabelLoss()(IDS.reshape(shape), LOGITS)) == pytest.approx(log_loss(IDS, PROBABILITIES), rel=1e-5)
+
+
+def test_soft_labels():
+    expected = -(SHARES * np.log(PROBABILITIES)).sum(axis=1).mean()
+    assert float(LabelLoss()(SHARES, LOGITS)) == pytest.approx(expected, rel=1e-5)
+    assert float(LabelLoss()(np.eye(3)[IDS], LOGITS)) == pytest.approx(float(LabelLoss()(IDS, LOGITS)), rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [IDS, SHARES], ids=["ids", "soft"])
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+def test_label_smoothing(labels, smoothing):
+    shares = np.eye(3)[labels] if labels.ndim == 1 else labels
+    expected = -((shares * (1 - smoothing) + smoothing / 3) * np.log(PROBABILITIES)).sum(axis=1).mean()
+    assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(expected, rel=1e-5)
+    kerass = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(float(kerass(shares, LOGITS)), rel=1e-5)
+
+
+def test_hits_of_ids_and_of_the_largest_share():
+    np.testing.assert_array_equal(label_losses.is_hit(tf.constant(IDS), LOGITS), [1, 1, 1, 0])
+    np.testing.assert_array_equal(label_losses.is_hit(tf.constant(SHARES), LOGITS), [1, 1, 1, 0])
+
+
+def labelled(labels, size=4):
+    images = np.zeros((len(labels), size, size, 3), np.uint8)
+    return tf.data.Dataset.from_tensor_slices((images, np.asarray(labels, np.int64))).batch(3)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = [0, 0, 0, 0, 0, 1, 1, 2, 0, 0]
+    found = label_losses.class_weights("balanced", labelled(labels), 3)
+    np.testing.assert_allclose(found, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6)
+    assert found[labels].mean() == pytest.approx(1.0)
+    np.testing.assert_array_equal(label_losses.class_weights("none", labelled(labels), 3), [1, 1, 1])
+
+
+def test_a_class_that_does_not_occur_has_no_weight_and_changes_no_other():
+    found = label_losses.class_weights("balanced", labelled([0, 2, 2, 2]), 3)
+    np.testing.assert_allclose(found, [2.0, 0.0, 2 / 3], rtol=1e-6)
+
+
+# --- In training ------------------------------------------------------------------------------------------------
+
+SIZE = 32
+LABELS = np.array([0] * 8 + [1] * 3 + [2] * 1)
+
+
+def options(model="transfer", **sections):
+    models = {
+        "transfer": {"name": "transfer", "backbone": "mobilenet_v2", "head_dropout": 0.0},
+        "scratch_cnn": {"name": "scratch_cnn", "blocks": [[4]], "dense_units": 4, "head_dropout": 0.0},
+    }
+    normalization = "backbone" if model == "transfer" else "dataset"
+    said = {"batch_size": 12, "epochs": 1, "learning_rate": 1e-6} | sections.pop("training", {})
+    return TrainerOptions(
+        classes=("a", "b", "c"),
+        transform={"image_size": SIZE, "normalization": normalization},
+        model=models[model],
+        training=said,
+        **sections,
+    )
+
+
+def small_backbone(*, image_size, weights):
+    x = inputs = keras.Input([image_size, image_size, 3])
+    x = keras.layers.Conv2D(4, 3, 8, "same", activation="relu")(x)
+    return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (len(LABELS), SIZE, SIZE, 3), dtype=np.uint8)
+    return tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(12)
+
+
+def build(chosen, monkeypatch):
+    monkeypatch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone))
+    keras.utils.set_random_seed(4)
+    return classification.build_model(chosen, PixelStatistics(np.full(3, 127.0), np.full(3, 5000.0)))
+
+
+@pytest.mark.parametrize("model", ["scratch_cnn", "transfer"])
+def test_weights_and_smoothing_reach_the_training_loss_and_smoothing_alone_validation(
+    model, data, tmp_path, monkeypatch
+):
+    chosen = options(model, training={"class_weights": "balanced", "label_smoothing": 0.2})
+    network = build(chosen, monkeypatch)
+    if model == "scratch_cnn":  # batch normalisation would make the training loss another
+        network.get_layer("block1_bn1").trainable = False
+    images, labels = (part.numpy() for part in next(iter(data)))
+    log_probabilities = tf.nn.log_softmax(network(images, training=False)).numpy()
+    smoothed = 0.8 * np.eye(3)[labels] + 0.2 / 3
+    each = -(smoothed * log_probabilities).sum(axis=1)
+    history = training.train(network, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
+    assert history["loss"][0] == pytest.approx((compute_sample_weight("balanced", LABELS) * each).mean(), rel=1e-3)
+    assert history["val_loss"][0] == pytest.approx(each.mean(), rel=1e-3)
+    assert abs(history["loss"][0] / history["val_loss"][0] - 1) > 0.01
+    assert history["accuracy"][0] == pytest.approx((log_probabilities.argmax(axis=1) == labels).mean())
+
+
+def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
+    chosen = options(
+        training={"class_weights": "balanced", "label_smoothing": 0.1},
+        fine_tuning={"epochs": 1, "learning_rate": 1e-6, "unfreeze_layers": 1},
+    )
+    history = training.train(
+        build(chosen, monkeypatch), chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)
+    ).history
+    assert history["phase"] == ["head", "fine_tuning"]
+    assert history["loss"][1] == pytest.approx(history["loss"][0], rel=1e-3)
+    assert history["val_loss"][1] == pytest.approx(history["val_loss"][0], rel=1e-3)
+    assert abs(history["loss"][0] / history["val_loss"][0] - 1) > 0.01
+
+
+def test_weights_are_mixed_as_labels_are(data):
+    chosen = options("scratch_cnn", training={"class_weights": "balanced"}, augmentation={"cutmix": 1.0})
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
+    _, changed = classification.augmented(None, classification.weighted(data, chosen), chosen)
+    ((_, shares, found),) = list(changed)
+    np.testing.assert_allclose(found, shares.numpy() @ weights, rtol=1e-5)
+    assert len(np.unique(shares)) > 4
+
+
+def test_labels_are_counted_once(data):
+    counted = []
+    watched = data.map(
+        lambda x, y: (x, tf.ensure_shape(tf.py_function(lambda y: counted.append(1) or y, [y], y.dtype), [None]))
+    )
+    weighted = classification.weighted(watched, options("scratch_cnn", training={"class_weights": "balanced"}))
+    assert len(counted) == 1
+    for _ in range(2):
+        for _batch in weighted:
+            pass
+    assert len(counted) == 3

@@ -1,0 +1,108 @@
+"""Ranges, and numbers that get into a configuration by their names."""
+
+import pytest
+from pydantic import ValidationError
+
+from trainer_module import search_space
+from trainer_module.options import TrainerOptions
+from trainer_module.search_space import Range, TunerOptions
+
+
+def options(**sections):
+    return TrainerOptions(classes=("a", "b"), **({"model": {"name": "scratch_cnn"}} | sections))
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        ({"min": 0.2, "max": 0.6, "step": 0.1}, (0.2, 0.3, 0.4, 0.5, 0.6)),
+        ({"min": 0.1, "max": 0.75, "step": 0.1}, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
+        ({"min": 16, "max": 128, "step": 2, "sampling": "log"}, (16, 32, 64, 128)),
+        ({"min": 1e-4, "max": 1e-1, "step": 10, "sampling": "log"}, (1e-4, 1e-3, 1e-2, 1e-1)),
+        ({"choices": [64, 32]}, (64, 32)),
+        ({"min": 1, "max": 3}, None),
+    ],
+)
+def test_a_range_holds_the_values_that_it_says(table, values):
+    found = Range(**table).values()
+    assert found == values
+    assert [type(value) for value in found or ()] == [type(value) for value in values or ()]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "needs min and max, or choices"),
+        ({"min": 1}, "needs min and max, or choices"),
+        ({"min": 2, "max": 2}, r"min must be below max \(given: 2 and 2\)"),
+        ({"min": 0, "max": 1, "sampling": "log"}, "needs a min above 0"),
+        ({"min": 1, "max": 8, "step": 1, "sampling": "log"}, "step is a factor, above 1"),
+        ({"min": 0, "max": 1, "step": 1e-4}, "more than 1000 values"),
+        ({"choices": [1], "max": 3}, "choices stand alone"),
+        ({"choices": [1], "sampling": "log"}, "choices stand alone"),
+    ],
+)
+def test_a_range_that_says_nothing_clear_is_refused(table, message):
+    with pytest.raises(ValidationError, match=message):
+        Range(**table)
+
+
+def test_values_are_kept_in_their_bounds():
+    chosen = Range(min=2, max=5, sampling="log")
+    assert [chosen.limited(value) for value in (1, 2, 4, 6)] == [2, 2, 4, 5]
+
+
+@pytest.mark.parametrize("epochs", [3, 5, 9, 20, 26, 27, 81])
+def test_hyperband_has_trials_for_its_first_bracket(epochs):
+    import keras_tuner
+
+    oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=epochs)
+    bracket = oracle._get_num_brackets() - 1
+    assert search_space.hyperband_rounds(epochs) == [oracle._get_size(bracket, index) for index in range(bracket + 1)]
+    needed = sum(search_space.hyperband_rounds(epochs))
+    TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed)
+    with pytest.raises(ValidationError, match=f"needs at least {needed} trials"):
+        TunerOptions(algorithm="hyperband", epochs=epochs, trials=needed - 1)
+
+
+def test_names_may_be_quoted_or_nested():
+    quoted = TunerOptions(space={"model.head_dropout": {"min": 0.1, "max": 0.2}})
+    assert TunerOptions(space={"model": {"head_dropout": {"min": 0.1, "max": 0.2}}}) == quoted
+    assert TunerOptions.model_validate_json(quoted.model_dump_json()) == quoted
+
+
+def test_every_number_but_length_and_seed_can_be_tuned():
+    found = search_space.numeric_fields(options())
+    assert found["training.batch_size"] is int
+    assert found["augmentation.rotation"] is float
+    assert found["model.dense_units"] is int
+    assert not {"model.blocks", "augmentation.horizontal_flip", "model.name"} & set(found)
+    assert not set(search_space.NOT_TUNED) & set(found)
+    for name in search_space.NOT_TUNED:  # they exist
+        section, key = name.split(".")
+        assert isinstance(getattr(getattr(options(), section), key), int)
+
+
+def test_what_nodes_behind_the_trainer_read_cannot_be_tuned():
+    assert not {"transform", "grad_cam", "classes", "ignore_id"} & set(search_space.SECTIONS)
+
+
+def test_values_are_put_in_and_checked_anew():
+    found = search_space.with_values(options(), {"training.learning_rate": 0.5, "model.dense_units": 7})
+    assert (found.training.learning_rate, found.model.dense_units) == (0.5, 7)
+    assert found.model_copy(update={"training": options().training, "model": options().model}) == options()
+    with pytest.raises(ValidationError, match="less than 1"):
+        search_space.with_values(options(), {"model.head_dropout": 1.0})
+    with pytest.raises(ValidationError, match="no base that begins frozen"):
+        search_space.with_values(options(), {"fine_tuning.epochs": 1})
+
+
+def test_a_trial_is_never_longer_than_the_training():
+    chosen = options(training={"epochs": 4})
+    assert search_space.trial_length(chosen, 9) == {"training.epochs": 4, "fine_tuning.epochs": 0}
+    assert search_space.trial_length(chosen, 2)["training.epochs"] == 2
+
+
+def test_hyperbands_counters_are_not_ours():
+    values = {"training.learning_rate": 0.1, "tuner/epochs": 3, "tuner/trial_id": "0001"}
+    assert search_space.found_values({"space": [], "values": values}) == {"training.learning_rate": 0.1}

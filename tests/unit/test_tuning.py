@@ -1,0 +1,253 @@
+"""The search: trials are trainings, a bad one is no end, and the same seed finds the same."""
+
+import csv
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer_module import fitting, input_pipeline, search_space, tasks, training, tuning
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+from trainer_module.search_space import TunerOptions
+
+SIZE, COUNT = 8, 24
+RATES = {"training.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}}
+
+
+def options(**sections):
+    return TrainerOptions(
+        classes=("a", "b", "c"),
+        transform={"image_size": SIZE},
+        model={"name": "scratch_cnn", "blocks": [[4]], "dense_units": 4},
+        **({"training": {"batch_size": 6, "epochs": 5}} | sections),
+    )
+
+
+@pytest.fixture(scope="module")
+def reads():
+    return []
+
+
+@pytest.fixture(scope="module")
+def pictures(reads):
+    random = np.random.default_rng(3)
+    labels = np.arange(COUNT, dtype=np.int64) % 3
+    images = random.integers(0, 80, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    images[np.arange(COUNT), :, :, labels] += 150
+
+    def note(label):
+        reads.append(int(label))
+        return label
+
+    def read(image, label):
+        return image, tf.ensure_shape(tf.py_function(note, [label], tf.int64), [])
+
+    examples = tf.data.Dataset.from_tensor_slices((images, labels)).map(read)
+    kept = input_pipeline.kept(examples, COUNT * SIZE * SIZE * 3, "").apply(
+        tf.data.experimental.assert_cardinality(COUNT)
+    )
+    statistics = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 2500.0, np.float32))
+    return fitting.Pictures(statistics, kept, kept)
+
+
+@pytest.fixture
+def search(pictures, tmp_path):
+    def run(chosen_options=None, **tuner):
+        chosen = TunerOptions(**({"trials": 2, "epochs": 1, "space": RATES} | tuner))
+        found = tuning.Search(
+            chosen_options or options(), chosen, pictures, str(tmp_path / str(len(list(tmp_path.iterdir()))))
+        )
+        found.search()
+        return found
+
+    return run
+
+
+@pytest.fixture
+def said():
+    """What is reported to whoever watches."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger(training.PROGRESS_LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Trials without training: the nearer the rate to 0.01, the better; a rate above `diverges` is one too many."""
+    seen = []
+
+    def fit(options, pictures, run_dir, *, diverges=0.05):
+        rate = options.training.learning_rate
+        seen.append(options)
+        if rate > diverges:
+            raise training.TrainingDivergedError("The training loss became NaN in step 1.")
+        history = keras.callbacks.History()
+        loss = abs(np.log10(rate) + 2) + 1 / options.training.epochs
+        history.history = {"val_loss": [9.0, loss, loss + 1], "val_accuracy": [0.9, 1 / (1 + loss), 0.8]}
+        return None, history
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # collects garbage, which takes half a second
+    return seen
+
+
+def values(search):
+    return [result.values for result in search.results()]
+
+
+def test_every_trial_is_a_training_as_the_trainers(search, pictures, tmp_path, reads, said):
+    reads.clear()
+    found = search(space={"training.batch_size": {"choices": [5, 24]}}, epochs=2, objective="val_accuracy")
+    assert len(reads) == COUNT  # in all trials together
+    results = found.results()
+    assert sorted(result.values["training.batch_size"] for result in results) == [5, 24]
+    assert [line.split("  ")[:2] for line in said] == [
+        [f"trial {trial}/2", what]
+        for trial, result in enumerate(results, start=1)
+        for what in ("epoch 1/2", "epoch 2/2", f"val_accuracy {result.value:.4f}")
+    ]
+    assert f"  batch_size {results[0].values['training.batch_size']}  " in said[2]
+    best = found.get_best_hyperparameters()[0].values
+    assert best == next(result.values for result in results if result.rank == 1)
+    tuned = search_space.with_values(options(), best | {"training.epochs": 2})
+    _, history = fitting.fit(tuned, pictures, str(tmp_path / "whole"))
+    at_lowest_loss = history.history["val_accuracy"][int(np.argmin(history.history["val_loss"]))]
+    assert max(result.value for result in results) == pytest.approx(at_lowest_loss)
+    assert not list(tmp_path.glob("*/trial"))  # nothing of the trials is left
+
+
+@pytest.mark.parametrize(("algorithm", "trials"), [("random", 8), ("bayesian", 5), ("hyperband", 8)])
+def test_the_same_seed_finds_the_same(search, quick, algorithm, trials):
+    chosen = {"algorithm": algorithm, "trials": trials, "epochs": 3}
+    one, other = search(**chosen), search(**chosen)
+    another = search(options(training={"seed": 0, "epochs": 5}), **chosen)
+    assert [r._replace(seconds=0) for r in one.results()] == [r._replace(seconds=0) for r in other.results()]
+    assert len(one.results()) == trials
+    assert values(one) != values(another)
+    # KerasTuner takes 0 for "any seed".
+    assert values(another) == values(search(options(training={"seed": 0, "epochs": 5}), **chosen))
+
+
+def test_hyperband_gives_more_epochs_to_the_best(search, quick):
+    space = {"training.learning_rate": {"min": 1e-4, "max": 0.04}}
+    results = search(algorithm="hyperband", trials=5 + 2, epochs=5, space=space).results()
+    assert [result.epochs for result in results] == [2] * 5 + [5] * 2
+    assert [o.training.epochs for o in quick] == [result.epochs for result in results]
+    assert results[5].values == min(results[:5], key=lambda result: result.value).values
+
+
+def test_what_counts_is_the_value_of_the_weights_that_are_kept(search, quick):
+    found = search(objective="val_accuracy", space={"training.learning_rate": {"choices": [0.01]}}, trials=1)
+    (result,) = found.results()
+    assert result.value == pytest.approx(1 / 2)  # not 0.9, of the first epoch
+
+
+def test_a_diverged_trial_has_failed_and_the_next_one_runs(search, quick, said):
+    space = {"training.learning_rate": {"choices": [0.01, 0.1, 0.2, 0.3, 0.4, 0.001]}}
+    results = search(space=space, trials=6).results()
+    by_rate = {result.values["training.learning_rate"]: result for result in results}
+    assert {rate: result.rank for rate, result in by_rate.items()} == {
+        0.01: 1,
+        0.001: 2,
+        0.1: None,
+        0.2: None,
+        0.3: None,
+        0.4: None,
+    }
+    failed = by_rate[0.4]
+    assert (failed.state, failed.value) == ("failed", None)
+    assert f"trial {failed.trial}/6  failed  learning_rate 0.4" in "\n".join(said)
+
+
+def test_a_real_divergence_is_a_failed_trial(search):
+    space = {"training.learning_rate": {"choices": [1e-3, 10.0]}}
+
+    def nan_loss(options, train_data=None):
+        rate = options.training.learning_rate
+        return lambda truth, logits: tf.reduce_mean(logits) * (np.nan if rate > 1 else 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.get("classification"), "loss", nan_loss)
+        results = search(space=space).results()
+    assert {r.values["training.learning_rate"]: r.state for r in results} == {1e-3: "complete", 10.0: "failed"}
+
+
+def too_large(*_):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def without_a_figure(*_):
+    history = keras.callbacks.History()
+    history.history = {"val_loss": [float("nan")] * 2}
+    return None, history
+
+
+@pytest.mark.parametrize(("fit", "reason"), [(too_large, "OOM"), (without_a_figure, "val_loss is nan on the valid")])
+def test_what_else_makes_a_failed_trial(search, quick, monkeypatch, fit, reason):
+    monkeypatch.setattr(fitting, "fit", fit)
+    with pytest.raises(tuning.NoTrialSucceededError, match=f"All 2 trials failed. The first: .*{reason}"):
+        search()
+
+
+def test_if_all_fail_the_run_says_why(search, quick):
+    with pytest.raises(
+        tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first: The training loss became NaN"
+    ):
+        search(space={"training.learning_rate": {"min": 0.1, "max": 1}})
+
+
+def test_values_that_do_not_go_together_are_a_failed_trial(search, quick):
+    space = {"model.head_dropout": {"min": 1.0, "max": 2.0}}
+    with pytest.raises(tuning.NoTrialSucceededError, match="less than 1"):
+        search(space=space)
+
+
+def test_any_other_error_ends_the_search(search, monkeypatch):
+    def broken(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(fitting, "fit", broken)
+    with pytest.raises(RuntimeError, match="Trial 1: No space left on device"):
+        search()
+
+
+def test_the_very_end_of_a_range_is_not_left(search, quick):
+    found = search(trials=1, space={"training.batch_size": {"min": 2, "max": 9, "sampling": "log"}})
+    trial = found.oracle.trials["0"]
+    trial.hyperparameters.values["training.batch_size"] = 10  # what KerasTuner makes of probability 1
+    found.on_trial_begin(trial)
+    assert trial.hyperparameters.values == {"training.batch_size": 9}
+
+
+def test_the_table(search, quick, tmp_path):
+    space = {"training.learning_rate": {"choices": [0.01, 0.1]}, "model.dense_units": {"choices": [3]}}
+    found = search(space=space)
+    tuning.write_table(found.results(), str(tmp_path / "trials.csv"))
+    with open(tmp_path / "trials.csv", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["rank"], reverse=True)
+    assert [(row["rank"], row["state"], row["training.learning_rate"], row["model.dense_units"]) for row in rows] == [
+        ("1", "complete", "0.01", "3"),
+        ("", "failed", "0.1", "3"),
+    ]
+    assert {row["objective"] for row in rows} == {"val_loss"}
+    assert float(rows[0]["value"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("task", tasks.names())
+def test_objectives_are_figures_of_the_task(task):
+    model = {"classification": "scratch_cnn", "segmentation": "unet"}[task]
+    chosen = TrainerOptions(classes=("a", "b"), model={"name": model})
+    figures = {"val_loss"}
+    for metric in tasks.get(task).metrics(chosen):
+        result = metric.result()
+        names = result if isinstance(result, dict) else [metric.name]
+        figures |= {f"val_{name}" for name in names if "/" not in name}
+    assert set(search_space.OBJECTIVES[task]) == figures

@@ -1,0 +1,27 @@
+"""What TFX Tuner calls."""
+
+import tempfile
+
+from tfx.components.trainer.fn_args_utils import FnArgs
+from tfx.components.tuner.component import TunerFnResult
+
+from trainer_module import tuning
+from trainer_module.hooks import pictures
+from trainer_module.options import TrainerOptions
+from trainer_module.search_space import TunerOptions
+
+
+# TFX Tuner calls this function.
+def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
+    """Prepares the search on the train and the validation split.
+
+    Args:
+      fn_args: `custom_config["options"]` is TrainerOptions and `custom_config["tuner"]` TunerOptions, as JSON;
+        `train_files` and `eval_files` (raw examples), `transform_graph_path` and `working_dir` as TFX sets them.
+    """
+    options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
+    tuner = TunerOptions.model_validate_json(fn_args.custom_config["tuner"])
+    # What trainings write while they run has to be local; on Kubeflow TFX's folder may be in a bucket.
+    scratch = tempfile.mkdtemp(dir=None if "://" in fn_args.working_dir else fn_args.working_dir)
+    inputs = pictures.read(fn_args, options, f"{scratch}/cache", tuner.max_examples)
+    return TunerFnResult(tuner=tuning.Search(options, tuner, inputs.pictures, scratch), fit_kwargs={})

@@ -1,0 +1,73 @@
+"""The loss of classes of whole pictures, and the weights that make up for rare ones."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class LabelLoss(keras.losses.Loss):
+    """Cross-entropy of logits float32 [N, C] with class ids [N], or with shares of the classes [N, C].
+
+    With smoothing s, a label y counts as (1 - s) y + s / C.
+
+    Reference: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7 (label smoothing).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, name: str = "label_loss") -> None:
+        """Takes the smoothing, 0 or more and below 1, and the name that Keras shows."""
+        super().__init__(name=name)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """The loss of every picture, float32 [N]."""
+        logits = tf.cast(y_pred, tf.float32)
+        shares = tf.cast(y_true, tf.float32) if _is_soft(y_true) else tf.one_hot(_ids(y_true), logits.shape[-1])
+        smoothed = (1.0 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[-1]
+        return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
+
+
+def is_hit(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+    """Whether the most probable class is that of the label, or the one with its largest share, float32 [N].
+
+    Args:
+      y_true: Class ids [N], or shares of the classes [N, C].
+      y_pred: Logits [N, C].
+    """
+    ids = tf.argmax(y_true, axis=-1, output_type=tf.int32) if _is_soft(y_true) else _ids(y_true)
+    return tf.cast(tf.equal(ids, tf.argmax(y_pred, axis=-1, output_type=tf.int32)), tf.float32)
+
+
+def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> np.ndarray:
+    """Weights that make up for classes of few pictures.
+
+    Args:
+      kind: `none`; `balanced`, all pictures / (classes x pictures of the class), so that every class has the same sum
+        and the mean weight of a picture is 1.
+      train_data: (images, int64 [n]) batches; read once, unless `none`.
+      num_classes: Number of classes.
+
+    Returns:
+      float32 [num_classes]; 0 for a class that does not occur, which does not count as one.
+
+    Reference: King & Zeng 2001, https://doi.org/10.1093/oxfordjournals.pan.a004868, section 4.2; scikit-learn's
+    `compute_class_weight("balanced")` is the same.
+    """
+    if kind == "none":
+        return np.ones(num_classes, np.float32)
+    counts = np.zeros(num_classes, np.int64)
+    for labels in train_data.map(lambda images, labels: labels):
+        counts += np.bincount(labels.numpy(), minlength=num_classes)
+    occurring = counts > 0
+    weights = np.zeros(num_classes, np.float32)
+    weights[occurring] = counts.sum() / (occurring.sum() * counts[occurring])
+    return weights
+
+
+def _is_soft(labels: tf.Tensor) -> bool:
+    return len(labels.shape) == 2 and labels.shape[-1] != 1
+
+
+def _ids(labels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.reshape(labels, [-1]), tf.int32)
