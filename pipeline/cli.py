@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -327,7 +328,8 @@ def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool
 
 
 def _header(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.startswith("#")]
+    # Comments further down are about single keys.
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return "\n".join(line.removeprefix("#").strip() for line in lines)
 
 

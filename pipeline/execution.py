@@ -129,8 +129,14 @@ def execute(
       on_node: Called as nodes start and end.
 
     Raises:
-      ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
+      ConfigError: If nothing lies between `from_node` and `to_node`, if the model does not fit the data, or if the
+        training is meant for several machines.
     """
+    if config.training.distribution == "multi_worker":
+        raise ConfigError(
+            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this run '
+            'is on one: take "mirrored" for all its GPUs, or "none".'
+        )
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results
     from pipeline.runners import local

@@ -29,20 +29,26 @@ class Checkpoint:
 
 
 class CheckpointFile:
-    """One file that always holds a whole checkpoint: a new one replaces the old one when it is complete."""
+    """One file that always holds a whole checkpoint: a new one replaces the old one when it is complete.
 
-    def __init__(self, path: str | None, key: str) -> None:
+    Attributes:
+      is_written: Whether this process writes it.
+    """
+
+    def __init__(self, path: str | None, key: str, *, is_written: bool = True) -> None:
         """Opens nothing yet.
 
         Args:
           path: Local, or of any file system of TensorFlow; None keeps nothing.
           key: Says what is trained on what. A checkpoint of another key is not read.
+          is_written: False where another process writes it, and this one only reads.
         """
         self._path, self._key = path, key
+        self.is_written = is_written and path is not None
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Replaces the file."""
-        if self._path is None:
+        if self._path is None or not self.is_written:
             return
         buffer = io.BytesIO()
         counts = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
@@ -74,5 +80,5 @@ class CheckpointFile:
 
     def delete(self) -> None:
         """Removes the file, if there is one."""
-        if self._path is not None and tf.io.gfile.exists(self._path):
+        if self._path is not None and self.is_written and tf.io.gfile.exists(self._path):
             tf.io.gfile.remove(self._path)

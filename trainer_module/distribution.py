@@ -22,6 +22,10 @@ def strategy(name: str) -> tf.distribute.Strategy:
     Reference: https://www.tensorflow.org/guide/distributed_training
     """
     if name == "mirrored":
+        if not tf.config.list_physical_devices("GPU"):
+            raise ValueError(
+                'training.distribution = "mirrored" needs a GPU, and TensorFlow finds none here; on a CPU take `none`.'
+            )
         return tf.distribute.MirroredStrategy()
     if name == "multi_worker":
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()

@@ -55,6 +55,11 @@ class History:
         history.history = {name: [row.get(name) for row in self.rows] for name in self._columns()}
         return history
 
+    def close(self) -> None:
+        """Closes TensorBoard's files."""
+        for writer in self._writers.values():
+            writer.close()
+
     def _add(self, row: Row) -> None:
         for name, value in row.items():
             if name == PHASE:

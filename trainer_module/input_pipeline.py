@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,8 @@ TransformGraph = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 # Transformed features of a batch and the options of Transform → the batch's labels, each [n, ...].
 ReadLabel = Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
+
+Cache = Literal["auto", "memory", "disk", "none"]
 
 LARGEST_MEMORY_CACHE = 2 * 2**30  # bytes of pixels or features, for each of the train and the validation split
 LARGEST_SHUFFLE_BUFFER = 512 * 2**20  # bytes of the same
@@ -65,12 +67,13 @@ def examples(
     *,
     num_examples: int,
     cache_dir: str,
+    cache: Cache = "auto",
     read_label: ReadLabel = read_class_id,
 ) -> tf.data.Dataset:
     """Reads raw examples as (pixels, label), in file order.
 
-    Pictures are decoded and resized by the transform graph in the first pass only: as uint8 they are kept in memory
-    where they fit, else in a file. All that is made of the result shares what is kept.
+    Pictures are decoded and resized by the transform graph in the first pass only, and kept as uint8. All that is made
+    of the result shares what is kept.
 
     Args:
       file_patterns: Globs of TFRecord files of raw examples.
@@ -78,6 +81,7 @@ def examples(
       options: Size and channels of the pixels.
       num_examples: How many are read, the first of the files.
       cache_dir: Receives the file, where one is needed.
+      cache: Where pictures are kept, as `training.cache` says; `none` decodes in every pass.
       read_label: How the task finds its label among the transformed features.
 
     Returns:
@@ -91,7 +95,8 @@ def examples(
 
     chosen = records(file_patterns).take(num_examples)
     decoded = chosen.batch(_DECODED_TOGETHER).map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    decoded = kept(decoded, num_examples * _bytes_each(decoded), f"{cache_dir}/pixels")
+    if cache != "none":
+        decoded = kept(decoded, num_examples * _bytes_each(decoded), f"{cache_dir}/pixels", cache)
     return decoded.apply(tf.data.experimental.assert_cardinality(num_examples))
 
 
@@ -116,15 +121,16 @@ def _bytes_each(examples: tf.data.Dataset) -> int:
     return sum(spec.shape.num_elements() or 1 for spec in examples.element_spec)
 
 
-def kept(examples: tf.data.Dataset, num_bytes: int, cache_path: str) -> tf.data.Dataset:
-    """Keeps what the first pass gives: in memory where it fits, else in a file.
+def kept(examples: tf.data.Dataset, num_bytes: int, cache_path: str, cache: Cache = "auto") -> tf.data.Dataset:
+    """Keeps what the first pass gives, in memory or in a file.
 
     Args:
       examples: What is computed once.
       num_bytes: Of all of it; negative where that is not known, which counts as too large.
       cache_path: Beginning of the files' names, where they are needed; its folder is created.
+      cache: `auto` is memory where it fits, else a file.
     """
-    if 0 <= num_bytes <= LARGEST_MEMORY_CACHE:
+    if cache == "memory" or (cache == "auto" and 0 <= num_bytes <= LARGEST_MEMORY_CACHE):
         return examples.cache()
     tf.io.gfile.makedirs(os.path.dirname(cache_path))
     return examples.cache(cache_path)

@@ -39,14 +39,17 @@ def make(
     """
     common: dict[str, Any] = {
         "learning_rate": _schedule(options, learning_rate, epochs, steps_per_epoch),
-        "weight_decay": options.weight_decay,
         "global_clipnorm": options.clip_norm or None,
     }
+    # Keras takes nothing away only for None: 0 costs a pass over all weights in every step.
+    decay = options.weight_decay or None
     optimizer: keras.optimizers.Optimizer
     if options.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=options.momentum, nesterov=options.nesterov, **common)
+        optimizer = keras.optimizers.SGD(
+            momentum=options.momentum, nesterov=options.nesterov, weight_decay=decay, **common
+        )
     elif options.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(**common)
+        optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay, **common)
     else:
         optimizer = keras.optimizers.Adam(**common)
     if options.weight_decay:

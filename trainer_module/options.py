@@ -136,6 +136,11 @@ class TrainingOptions(Section):
     distribution: Literal["none", "mirrored", "multi_worker"] = Field(
         default="none", description="`mirrored`: all GPUs of a machine; `multi_worker`: all machines in `TF_CONFIG`."
     )
+    cache: Literal["auto", "memory", "disk", "none"] = Field(
+        default="auto",
+        description="Where the pictures of a split, decoded and resized once, are kept for later epochs: `auto` is "
+        "memory up to 2 GiB, else a file that is deleted in the end; `none` decodes anew in every epoch.",
+    )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ PROGRESS_LOGGER = "tfx_vision.progress"
 # Names of the phases, in the column `phase` of the history.
 WHOLE, HEAD, FINE_TUNING = "whole", "head", "fine_tuning"
 
+_LOWER_THE_RATE = "Lower `training.learning_rate` (for example by a factor of ten) and run again."
+
 # Above this share of the time, faster reading would make training noticeably faster.
 _LONG_WAIT = 0.2
 
@@ -39,22 +42,43 @@ class _Phase(NamedTuple):
     learning_rate: float
 
 
-class _StopOnNan(keras.callbacks.Callback):
+class _Fitted(NamedTuple):
+    """What is fitted in a phase, on what, and watched on what."""
+
+    model: keras.Model
+    train_data: tf.data.Dataset
+    validation_data: tf.data.Dataset
+
+
+class _Shared(NamedTuple):
+    """What all phases of a training share."""
+
+    options: TrainerOptions
+    loss: keras.losses.Loss
+    steps_per_epoch: int
+    records: History
+    checkpoint: CheckpointFile
+
+
+class _StopWhenDiverged(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if loss != loss:
-            raise TrainingDivergedError(
-                f"The training loss became NaN in step {batch + 1}. "
-                "Lower `training.learning_rate` (for example by a factor of ten) and run again."
-            )
+            raise TrainingDivergedError(f"The training loss became NaN in step {batch + 1}. {_LOWER_THE_RATE}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = (logs or {}).get("val_loss", 0.0)
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"The validation loss became {loss} in epoch {epoch + 1}. {_LOWER_THE_RATE}")
 
 
 class _Recorder(keras.callbacks.Callback):
     """Writes the history, and says how it goes."""
 
-    def __init__(self, records: History, phase: _Phase, first_epoch: int, wait: DataWait | None) -> None:
+    def __init__(self, records: History, phase: _Phase, done: int, wait: DataWait | None) -> None:
         super().__init__()
-        self._records, self._phase, self._first_epoch, self._wait = records, phase, first_epoch, wait
+        self._records, self._phase, self._wait = records, phase, wait
+        self._first_fitted, self._first_of_phase = done, len(records.rows) - done
         self._start = self._trained = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -66,76 +90,77 @@ class _Recorder(keras.callbacks.Callback):
         self._trained = time.perf_counter() - self._start
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        seconds = time.perf_counter() - self._start
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         row: history.Row = {
             history.PHASE: self._phase.name,
-            history.SECONDS: round(time.perf_counter() - self._start, 3),
-            history.LEARNING_RATE: float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            history.SECONDS: round(seconds, 3),
+            history.LEARNING_RATE: float(rate),
         }
         if self._wait:
-            row[history.DATA_WAIT] = round(self._wait.take() / self._trained, 4)
+            row[history.DATA_WAIT] = round(self._wait.take() / (self._trained or seconds), 4)
         figures = {name: float(value) for name, value in (logs or {}).items() if name != "learning_rate"}
         self._records.append(row | figures)
 
         # Figures of single classes (`iou/road`) would hide the others; they are in the history.
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if "/" not in name)
-        last_epoch = self._first_epoch + self._phase.epochs
+        number, last = self._first_of_phase + epoch + 1, self._first_of_phase + self._phase.epochs
         logger = logging.getLogger(PROGRESS_LOGGER)
-        logger.info("epoch %d/%d  %s", self._first_epoch + epoch + 1, last_epoch, shown)
+        logger.info("epoch %d/%d  %s", number, last, shown)
         waited = row.get(history.DATA_WAIT, 0.0)
         # The first epoch reads and decodes every picture, which later ones do not.
-        if waited > _LONG_WAIT and epoch > 0:
-            logger.info(
-                "epoch %d: %.0f %% of the training time was spent waiting for pictures", epoch + 1, 100 * waited
-            )
+        if waited > _LONG_WAIT and epoch > self._first_fitted:
+            logger.info("epoch %d: %.0f %% of the training time was spent waiting for pictures", number, 100 * waited)
 
 
 class _Keeper(keras.callbacks.Callback):
     """Writes a checkpoint after every epoch, and gives the other callbacks back what they knew."""
 
+    # What Keras's callbacks learn while they watch.
+    _MEMORY = (
+        ("stopping", ("wait", "best", "best_epoch")),
+        ("plateau", ("wait", "best")),
+    )
+
     def __init__(
         self,
-        file: CheckpointFile,
-        records: History,
+        shared: _Shared,
         phase: _Phase,
         before: list[np.ndarray],
-        stopping: keras.callbacks.EarlyStopping,
-        plateau: keras.callbacks.ReduceLROnPlateau,
+        watching: dict[str, keras.callbacks.Callback],
         restored: Checkpoint | None,
     ) -> None:
         super().__init__()
-        self._file, self._records, self._phase, self._before = file, records, phase, before
-        self._stopping, self._plateau, self._restored = stopping, plateau, restored
+        self._shared, self._phase, self._before = shared, phase, before
+        self._watching, self._restored = watching, restored
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._restored is None:
             return
-        state = self._restored.state
-        self._stopping.wait, self._stopping.best = state["stopping_wait"], state["best_loss"]
-        self._stopping.best_epoch, self._stopping.best_weights = state["best_epoch"], self._restored.arrays["best"]
-        self._plateau.wait, self._plateau.best = state["plateau_wait"], state["plateau_best"]
+        self._watching["stopping"].best_weights = self._restored.arrays["best"]
+        for name, known in self._restored.state["watching"].items():
+            for attribute, value in known.items():
+                setattr(self._watching[name], attribute, value)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        stopping, plateau = self._stopping, self._plateau
-        self._file.write(
-            Checkpoint(
-                {
-                    "phase": self._phase.name,
-                    "epochs": epoch + 1,
-                    "stopped": bool(self.model.stop_training),
-                    "rows": self._records.rows,
-                    "best_loss": stopping.best,
-                    "best_epoch": stopping.best_epoch,
-                    "stopping_wait": stopping.wait,
-                    "plateau_wait": plateau.wait,
-                    "plateau_best": plateau.best,
-                },
-                {
-                    "variables": [variable.numpy() for variable in _variables(self.model)],
-                    "best": stopping.best_weights,
-                    "before": self._before,
-                },
-            )
-        )
+        if not self._shared.checkpoint.is_written:
+            return
+        state = {
+            "phase": self._phase.name,
+            "epochs": epoch + 1,
+            "stopped": bool(self.model.stop_training),
+            "rows": self._shared.records.rows,
+            "watching": {
+                name: {attribute: getattr(self._watching[name], attribute) for attribute in attributes}
+                for name, attributes in self._MEMORY
+            },
+        }
+        arrays = {
+            "variables": [variable.numpy() for variable in _variables(self.model)],
+            "best": self._watching["stopping"].best_weights,
+            "before": self._before,
+        }
+        self._shared.checkpoint.write(Checkpoint(state, arrays))
 
 
 def train(
@@ -151,7 +176,7 @@ def train(
 
     A model with a pre-trained base is trained in two phases: its head with the base frozen, then, if
     `fine_tuning.epochs` says so, the last layers of the base too, at a rate of their own. As long as the base is frozen
-    and no augmentation is asked for, the base sees every picture once, not once an epoch.
+    and no augmentation is asked for, the base of a classifier sees every picture once, not once an epoch.
 
     Args:
       model: From pixels to logits. It computes in float32 afterwards, whatever the precision of training.
@@ -168,19 +193,19 @@ def train(
       Keras's history of all phases, one value an epoch for every figure of `trainer_module.history`.
 
     Raises:
-      TrainingDivergedError: If the loss becomes NaN.
+      TrainingDivergedError: If the loss of a step becomes NaN, or that of the validation split is not finite.
     """
     checkpoint = checkpoint or CheckpointFile(None, key="")
     saved = checkpoint.read()
     records = History(run_dir, saved.state["rows"] if saved else None)
     if saved:
         logging.getLogger(PROGRESS_LOGGER).info("going on after epoch %d", len(records.rows))
+    task = tasks.of(options)
+    shared = _Shared(options, task.loss(options, train_data), int(train_data.cardinality()), records, checkpoint)
+    train_data = task.weighted(train_data, options)
 
     phases = _phases(options)
     names = [phase.name for phase in phases]
-    task = tasks.of(options)
-    loss = task.loss(options, train_data)
-    train_data = task.weighted(train_data, options)
     for index in range(names.index(saved.state["phase"]) if saved else 0, len(phases)):
         phase, earlier = phases[index], set(names[:index])
         if saved and saved.arrays["before"]:
@@ -188,11 +213,11 @@ def train(
         before = model.get_weights() if earlier else []
         if phase.name == FINE_TUNING:
             models.get(options.model.name).unfreeze(model, options.fine_tuning.unfreeze_layers)
-        prepared = _prepared(model, options, phase, train_data, validation_data, run_dir)
-        _fit(*prepared, options, phase, loss, int(train_data.cardinality()), records, checkpoint, saved, before)
+        _fit(_prepared(model, options, phase, train_data, validation_data, run_dir), phase, shared, before, saved)
         saved = None
         if before and records.lowest_loss(earlier) <= records.lowest_loss({phase.name}):
             model.set_weights(before)  # the phase made nothing better
+    records.close()
     precision.to_float32(model)
     return records.as_keras()
 
@@ -212,15 +237,15 @@ def _prepared(
     train_data: tf.data.Dataset,
     validation_data: tf.data.Dataset,
     run_dir: str,
-) -> tuple[keras.Model, tf.data.Dataset, tf.data.Dataset]:
-    """What is fitted in a phase, and its two data sets: the model with augmentation, or its head on kept features.
+) -> _Fitted:
+    """The model with augmentation, or its head on kept features.
 
     Only vectors are kept: the maps that a decoder reads would be many times as large as the pictures.
     """
     fitted, changed = tasks.of(options).augmented(model, train_data, options)
     is_augmented = fitted is not model or changed is not train_data
     if phase.name != HEAD or is_augmented or options.model.task != "classification":
-        return fitted, changed, validation_data
+        return _Fitted(fitted, changed, validation_data)
 
     pooled = model.get_layer(features.POOLED_LAYER).output
     encoder = keras.Model(model.input, pooled, name="encoder")
@@ -235,66 +260,54 @@ def _prepared(
             shuffle_seed=shuffle_seed,
         )
 
-    return (
-        head,
-        encoded(train_data, features.TRAIN, options.training.seed),
-        encoded(validation_data, features.VALIDATION),
-    )
+    seed = options.training.seed
+    return _Fitted(head, encoded(train_data, features.TRAIN, seed), encoded(validation_data, features.VALIDATION))
 
 
-def _fit(
-    fitted: keras.Model,
-    train_data: tf.data.Dataset,
-    validation_data: tf.data.Dataset,
-    options: TrainerOptions,
-    phase: _Phase,
-    loss: keras.losses.Loss,
-    steps_per_epoch: int,
-    records: History,
-    checkpoint: CheckpointFile,
-    saved: Checkpoint | None,
-    before: list[np.ndarray],
-) -> None:
+def _fit(fitted: _Fitted, phase: _Phase, shared: _Shared, before: list[np.ndarray], saved: Checkpoint | None) -> None:
     """One phase; it ends with the weights of its best epoch."""
-    training = options.training
+    model, training = fitted.model, shared.options.training
     optimizer = optimizers.make(
         training,
         learning_rate=phase.learning_rate,
         epochs=phase.epochs,
-        steps_per_epoch=steps_per_epoch,
-        weights=fitted.trainable_variables,
+        steps_per_epoch=shared.steps_per_epoch,
+        weights=model.trainable_variables,
     )
-    optimizer.build(fitted.trainable_variables)
+    optimizer.build(model.trainable_variables)
     # Loss scaling is the optimizer's here, whatever the policy of the layers in front of the model.
-    fitted.compile(optimizer, loss, metrics=tasks.of(options).metrics(options), auto_scale_loss=False)
+    metrics = tasks.of(shared.options).metrics(shared.options)
+    model.compile(optimizer, shared.loss, metrics=metrics, auto_scale_loss=False)
     done = saved.state["epochs"] if saved else 0
     if saved:
-        for variable, value in zip(_variables(fitted), saved.arrays["variables"], strict=True):
+        for variable, value in zip(_variables(model), saved.arrays["variables"], strict=True):
             variable.assign(value)
         if saved.state["stopped"] or done == phase.epochs:
-            fitted.set_weights(saved.arrays["best"])
+            model.set_weights(saved.arrays["best"])
             return
 
-    stopping = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=training.early_stopping_patience or phase.epochs, restore_best_weights=True
-    )
-    plateau = keras.callbacks.ReduceLROnPlateau(
-        monitor="val_loss", factor=training.plateau_factor, patience=training.plateau_patience
-    )
+    watching = {
+        "stopping": keras.callbacks.EarlyStopping(
+            monitor="val_loss", patience=training.early_stopping_patience or phase.epochs, restore_best_weights=True
+        ),
+        "plateau": keras.callbacks.ReduceLROnPlateau(
+            monitor="val_loss", factor=training.plateau_factor, patience=training.plateau_patience
+        ),
+    }
     # Under a strategy the batches are divided anew, in threads that the clock does not see.
     wait = None if tf.distribute.has_strategy() else DataWait()
-    distribution.prepare(fitted, train_data)
+    distribution.prepare(model, fitted.train_data)
     callbacks = [
-        _StopOnNan(),
-        stopping,
-        *([plateau] if training.schedule == "plateau" else []),
-        _Recorder(records, phase, len(records.rows) - done, wait),
-        _Keeper(checkpoint, records, phase, before, stopping, plateau, saved),
+        _StopWhenDiverged(),
+        watching["stopping"],
+        *([watching["plateau"]] if training.schedule == "plateau" else []),
+        _Recorder(shared.records, phase, done, wait),
+        _Keeper(shared, phase, before, watching, saved),
     ]
-    with fused(fitted):
-        fitted.fit(
-            wait.measured(train_data) if wait else distribution.divided(train_data),
-            validation_data=distribution.divided(validation_data),
+    with fused(model):
+        model.fit(
+            wait.measured(fitted.train_data) if wait else distribution.divided(fitted.train_data),
+            validation_data=distribution.divided(fitted.validation_data),
             initial_epoch=done,
             epochs=phase.epochs,
             callbacks=callbacks,
@@ -303,6 +316,6 @@ def _fit(
         )
 
 
-def _variables(fitted: keras.Model) -> list[keras.Variable]:
+def _variables(model: keras.Model) -> list[keras.Variable]:
     """All that an epoch changes: weights, states of random generators and of the optimizer."""
-    return [*fitted.variables, *fitted.optimizer.variables]
+    return [*model.variables, *model.optimizer.variables]

@@ -1,4 +1,4 @@
-"""CIFAR-10: the textbook's recipe and the preset's, the same network, split and script.
+"""CIFAR-10: the textbook's recipe and the preset's, the same layers, split and script.
 
 python tests/bench/cifar10.py PICTURES --recipe textbook|preset [--epochs 50] [--set training.learning_rate=0.1] ...
 
@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
-from trainer_module import preprocessing, training
+from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
+from trainer_module.fitting import Pictures
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.tasks import classification
 
 NUM_TRAIN = 45_000
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -45,7 +45,7 @@ def read(folder: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
 
 
 def textbook(train: Arrays, held_out: Arrays, epochs: int, seed: int) -> keras.callbacks.History:
-    """The network as a tutorial writes it: Adam, batch 128, plateau, early stopping, nothing else."""
+    """The same layers as a tutorial writes them: Adam, batch 128, plateau, early stopping, nothing else."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     model = keras.Sequential([keras.Input((32, 32, 3)), layers.Rescaling(1 / 255)])
@@ -90,21 +90,15 @@ def preset(
     """The preset `cifar10`, trained by the code that the pipeline's Trainer calls."""
     overrides = overrides + ([f"training.epochs={epochs}"] if epochs else [])
     options = config.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
-    batch_size, seed = options.training.batch_size, options.training.seed
-    keras.utils.set_random_seed(seed)
     pixels = train[0].reshape(-1, 3).astype(np.float64)
-    statistics = PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32))
-    model = classification.build_model(options, statistics)
-    train_data = tf.data.Dataset.from_tensor_slices(train).shuffle(NUM_TRAIN, seed).batch(batch_size)
+    pictures = Pictures(
+        PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32)),
+        tf.data.Dataset.from_tensor_slices(train),
+        tf.data.Dataset.from_tensor_slices(held_out),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        return training.train(
-            model,
-            options,
-            train_data=train_data.prefetch(tf.data.AUTOTUNE),
-            validation_data=tf.data.Dataset.from_tensor_slices(held_out).batch(500).prefetch(tf.data.AUTOTUNE),
-            run_dir=folder,
-            checkpoint=checkpoint,
-        )
+        _, history = fitting.fit(options, pictures, folder, checkpoint=checkpoint)
+    return history
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config
-from trainer_module import preprocessing, training
+from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
+from trainer_module.fitting import Pictures
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
 
 SPLIT_SEED = 17
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -94,19 +94,13 @@ def preset(
     options: TrainerOptions, train: Arrays, validation: Arrays, checkpoint: CheckpointFile
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """The preset, trained by the code that the pipeline's Trainer calls."""
-    batch_size, seed = options.training.batch_size, options.training.seed
-    keras.utils.set_random_seed(seed)
-    model = classification.build_model(options, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
-    train_data = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[1]), seed).batch(batch_size)
+    pictures = Pictures(
+        PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)),  # the backbone normalises
+        tf.data.Dataset.from_tensor_slices(train),
+        tf.data.Dataset.from_tensor_slices(validation),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        history = training.train(
-            model,
-            options,
-            train_data=train_data.prefetch(tf.data.AUTOTUNE),
-            validation_data=tf.data.Dataset.from_tensor_slices(validation).batch(32).prefetch(tf.data.AUTOTUNE),
-            run_dir=folder,
-            checkpoint=checkpoint,
-        )
+        model, history = fitting.fit(options, pictures, folder, checkpoint=checkpoint)
     return model, history.history
 
 
@@ -133,7 +127,7 @@ def main() -> None:
     if arguments.recipe == "textbook":
         model, history = textbook(train, validation, arguments.weights, arguments.seed)
     else:
-        checkpoint = CheckpointFile(arguments.checkpoint, key=json.dumps(arguments.set))
+        checkpoint = CheckpointFile(arguments.checkpoint, key=json.dumps(overrides))
         model, history = preset(chosen.trainer_options(classes), train, validation, checkpoint)
     minutes = (time.perf_counter() - start) / 60
     logits = np.concatenate([model(test[0][i : i + 32], training=False) for i in range(0, len(test[0]), 32)])

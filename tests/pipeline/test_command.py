@@ -78,6 +78,11 @@ def test_nodes_in_the_wrong_order(run_in):
     assert_one_message(done, 2, "--from GradCam comes after --to Trainer")
 
 
+def test_several_machines(run_in):
+    done = run_in("digits", "--set", "training.distribution=multi_worker")
+    assert_one_message(done, 2, "that a cluster starts on several machines", 'take "mirrored"')
+
+
 def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     done = tfx_vision("run", "digits", "--set", f"pipeline.root={tmp_path / 'file'}")

@@ -17,6 +17,7 @@ from trainer_module import backbones, export, features, keras_file
 from trainer_module.backbones import _torch_file, _weights, efficientnet_lite0, mobilenet_v2
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
+from trainer_module.precision import to_float32
 from trainer_module.session_model import SessionModel
 from trainer_module.tasks import classification
 
@@ -176,6 +177,11 @@ def test_mixed_precision_ends_in_float32(small, precision, vector_folder, images
     assert model.get_layer(features.POOLED_LAYER).compute_dtype == precision.removeprefix("mixed_")
     logits = model(images, training=False)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+    to_float32(model)
+    base = model.get_layer(features.BACKBONE_LAYER)
+    assert {layer.compute_dtype for layer in [*model.layers, *base.layers]} == {"float32"}
+    if small != "saved_model":
+        assert base(tf.cast(images, tf.float32), training=False).dtype == tf.float32
 
 
 def test_a_base_of_random_weights_is_trained_from_the_start():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from trainer_module import distribution
 
@@ -27,6 +28,7 @@ if name != "mirrored":
 import keras
 import numpy as np
 from trainer_module import training
+from trainer_module.checkpoints import CheckpointFile
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
@@ -37,19 +39,31 @@ options = TrainerOptions(
     model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4, "block_dropout": 0, "head_dropout": 0},
     training={"epochs": 3, "batch_size": 8, "distribution": name},
 )
+if len(sys.argv) > 3:  # ends after so many epochs, as if it were killed
+    append = training.History.append
+    def killed(self, row):
+        if len(self.rows) == int(sys.argv[3]):
+            sys.exit(0)
+        append(self, row)
+    training.History.append = killed
 images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
 data = tf.data.Dataset.from_tensor_slices((images, np.arange(24) % 2)).batch(8)
 with strategy.scope():
     model = classification.build_model(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
-    history = training.train(model, options, train_data=data, validation_data=data, run_dir=run_dir)
+    # One file for all workers, as in a folder that they share; one of them writes it.
+    checkpoint = CheckpointFile(run_dir + "/../kept.npz", "key", is_written=distribution.is_chief(strategy))
+    history = training.train(
+        model, options, train_data=data, validation_data=data, run_dir=run_dir,
+        checkpoint=checkpoint if name == "multi_worker" else None,
+    )
 figures = [history.history[name] for name in ("loss", "val_loss", "val_accuracy")]
 print(json.dumps([distribution.is_chief(strategy), strategy.num_replicas_in_sync, figures]))
 """
 
 
-def start(name, run_dir, **environment):
+def start(name, run_dir, *arguments, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, name, str(run_dir)],
+        [sys.executable, "-c", PROGRAM, name, str(run_dir), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,10 +72,23 @@ def start(name, run_dir, **environment):
     )
 
 
-def outcome(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return json.loads(output.splitlines()[-1])
+def start_workers(folder, *arguments):
+    addresses = [free_address(), free_address()]
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        yield start("multi_worker", folder / str(index), *arguments, TF_CONFIG=json.dumps(cluster))
+
+
+def outcomes(processes):
+    processes = list(processes)
+    try:
+        for process in processes:
+            output, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-3000:]
+            yield json.loads(output.splitlines()[-1]) if output else None
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def free_address():
@@ -71,25 +98,21 @@ def free_address():
 
 
 def test_two_devices_and_two_workers_find_the_same_weights(tmp_path):
-    workers = [free_address(), free_address()]
-    processes = [
-        start(
-            "multi_worker",
-            tmp_path / str(index),
-            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
-        )
-        for index in range(2)
-    ]
-    processes.append(start("mirrored", tmp_path / "mirrored"))
-    try:
-        first, second, mirrored = map(outcome, processes)
-    finally:
-        for process in processes:
-            process.kill()
+    """The workers are killed after their second epoch, and go on."""
+    assert list(outcomes(start_workers(tmp_path, "2"))) == [None, None]
+    processes = [*start_workers(tmp_path), start("mirrored", tmp_path / "mirrored")]
+    first, second, mirrored = outcomes(processes)
     assert first[:2] == [True, 2] and second[:2] == [False, 2] and mirrored[:2] == [True, 2]
     assert first[2] == second[2]
     for one, other in zip(first[2], mirrored[2], strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_where_there_is_no_gpu():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match=r"needs a GPU.*take `none`"):
+        distribution.strategy("mirrored")
 
 
 def test_without_a_cluster(monkeypatch):

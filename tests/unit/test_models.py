@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from trainer_module import augmentation, export, features, grad_cam, models
+from trainer_module import augmentation, export, features, grad_cam, models, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
 from trainer_module.session_model import SessionModel
@@ -103,6 +103,30 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
         )
     gradients = tape.gradient(loss, model.trainable_weights)
     assert all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", models.names())
+def test_mixed_precision_learns_and_is_saved_in_float32(name, precision, images, tmp_path):
+    import tensorflow as tf
+
+    chosen = options(name, training={"precision": precision, "epochs": 1, "batch_size": 4})
+    task = tasks.of(chosen)
+    model = task.build_model(chosen, STATISTICS)
+    assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in model.layers}
+    before = [np.array(weight) for weight in model.trainable_weights]
+    labels = np.zeros((4, 32, 32), np.uint8) if chosen.model.task == "segmentation" else np.array([0, 1, 2, 0])
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+    history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
+    assert np.isfinite(history.history["loss"]).all()
+    # Loss scaling leaves out a step whose gradients overflow.
+    if precision == "mixed_bfloat16":
+        changed = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_weights, strict=True)]
+        assert np.mean(changed) > 0.9
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in again.layers} == {"float32"}
+    np.testing.assert_array_equal(model(images), again(images))
 
 
 def test_an_unknown_key_is_refused(name):

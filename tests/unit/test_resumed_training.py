@@ -31,6 +31,14 @@ def whole():
     )
 
 
+def in_half_precision():
+    """The optimizer is wrapped, and has variables of its own."""
+    options = whole()
+    return options.model_copy(
+        update={"training": options.training.model_copy(update={"precision": "mixed_float16", "optimizer": "sgd"})}
+    )
+
+
 def two_phases():
     return TrainerOptions(
         classes=("a", "b"),
@@ -99,7 +107,9 @@ def killing(append, killed_after):
     return killed
 
 
-@pytest.mark.parametrize(("options", "killed_after"), [(whole, 1), (whole, 2), *((two_phases, n) for n in (1, 2, 3))])
+@pytest.mark.parametrize(
+    ("options", "killed_after"), [(whole, 1), (whole, 2), (in_half_precision, 2), *((two_phases, n) for n in (1, 2, 3))]
+)
 def test_the_same_numbers_as_without_interruption(run, options, killed_after):
     expected, expected_table, expected_weights = run(options(), "straight")
     with pytest.raises(Killed):
@@ -120,6 +130,14 @@ def test_what_was_finished_is_not_done_again(run):
     assert found.history["seconds"] == expected.history["seconds"]  # not trained for another second
     for one, other in zip(weights, expected_weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_early_stopping_counts_on(run):
+    options = standing_still()
+    with pytest.raises(Killed):
+        run(options, "waiting", 2)  # one epoch of its patience is gone
+    found, _, _ = run(options, "waiting")
+    assert len(found.epoch) == 3
 
 
 def test_early_stopping_is_remembered(run):

@@ -250,3 +250,12 @@ def test_what_is_measured_are_the_same_batches(data):
         np.testing.assert_array_equal(one[1], other[1])
     assert wait.take() > 0
     assert wait.take() == 0
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_loss_that_is_no_number_stops_the_training(fresh, data, tmp_path, split):
+    chosen = options(augmentation=AugmentationOptions(horizontal_flip=True))
+    broken = data.map(lambda images, labels: (tf.fill(tf.shape(images), np.float32("nan")), labels))
+    both = {"train_data": data, "validation_data": data} | {f"{split}_data": broken}
+    with pytest.raises(training.TrainingDivergedError, match=rf"(?i)the {split}\w* loss became nan .*learning_rate"):
+        training.train(fresh, chosen, run_dir=str(tmp_path), **both)

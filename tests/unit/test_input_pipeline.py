@@ -1,0 +1,65 @@
+"""Pictures are decoded as often as the cache says, and are the same wherever they are kept."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer_module import features, input_pipeline
+from trainer_module.options import TransformOptions
+
+SIZE, COUNT = 8, 5
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    pixels = rng.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    with tf.io.TFRecordWriter(str(tmp_path / "part-0")) as writer:
+        for one in pixels:
+            writer.write(one.tobytes())
+    return [str(tmp_path / "part-*")], pixels
+
+
+@pytest.mark.parametrize(
+    ("cache", "largest", "times", "is_file"),
+    [
+        ("auto", 10**9, 1, False),
+        ("auto", 0, 1, True),
+        ("memory", 0, 1, False),
+        ("disk", 10**9, 1, True),
+        ("none", 10**9, 3, False),
+    ],
+)
+def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, times, is_file):
+    patterns, pixels = files
+    decoded = []
+
+    def transform(serialized):
+        noted = tf.py_function(lambda x: decoded.append(len(x)) or x, [serialized], tf.string)
+        return {features.IMAGE_PIXELS: tf.ensure_shape(noted, [None]), features.LABEL: tf.strings.length(serialized)}
+
+    monkeypatch.setattr(input_pipeline, "LARGEST_MEMORY_CACHE", largest)
+    examples = input_pipeline.examples(
+        patterns,
+        transform,
+        TransformOptions(image_size=SIZE),
+        num_examples=COUNT,
+        cache_dir=str(tmp_path / "cache"),
+        cache=cache,
+    )
+    assert int(examples.cardinality()) == COUNT
+    for batch_size in (2, 3, 2):  # another batch size shares what is kept
+        found = np.concatenate([images for images, _ in input_pipeline.batched(examples, batch_size)])
+        np.testing.assert_array_equal(found, pixels)
+    assert sum(decoded) == times * COUNT
+    assert bool(list(tmp_path.glob("cache/*"))) == is_file
+
+
+def test_the_order_is_another_in_every_epoch_and_the_same_again():
+    def orders():
+        examples = tf.data.Dataset.range(100).map(lambda n: (tf.fill([1, 1, 1], tf.cast(n, tf.uint8)), n))
+        shuffled = input_pipeline.batched(examples, 100, shuffle_seed=7)
+        return [next(iter(shuffled))[1].numpy().tolist() for _ in range(2)]
+
+    one, other = orders()
+    assert one != other and sorted(one) == sorted(other) == list(range(100))
+    assert orders() == [one, other]
