@@ -26,7 +26,6 @@ import tensorflow as tf
 
 from pipeline import config
 from trainer_module import preprocessing, training
-from trainer_module.checkpoints import CheckpointFile
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.pixel_metrics import PixelMetrics
@@ -88,7 +87,6 @@ def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str) -> kera
         train_data=parts["train"].batches(batch_size, options.training.seed),
         validation_data=parts["validation"].batches(batch_size),
         run_dir=run_dir,
-        checkpoint=CheckpointFile(f"{run_dir}/checkpoint", key=options.model_dump_json()),
     )
     return model
 
