@@ -176,10 +176,10 @@ class SegmentationOptions(Section):
     loss: Literal["cross_entropy", "dice", "cross_entropy_dice", "focal"] = Field(
         default="cross_entropy", description="`cross_entropy_dice` is the sum of both."
     )
-    class_weights: Literal["none", "balanced", "median_frequency"] = Field(
+    class_weights: Literal["none", "balanced", "median_frequency", "log"] = Field(
         default="none",
         description="`balanced` weighs a class by the inverse of its share of all pixels, `median_frequency` of its "
-        "share in the pictures that show it.",
+        "share in the pictures that show it; `log` of the logarithm of 1.02 and its share, the mildest of them.",
     )
     focal_gamma: float = Field(
         default=2.0, ge=0.0, le=10.0, description="With `focal`: how little well classified pixels count; 0 is none."

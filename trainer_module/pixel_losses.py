@@ -115,7 +115,8 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
     Args:
       kind: `none`; `balanced`, all pixels / (classes x pixels of the class), so that every class has the same sum;
         `median_frequency`, where the share of a class is taken of the pictures that show it and the median share has
-        weight 1.
+        weight 1; `log`, 1 / ln(1.02 + share of all pixels), with which no class's pixel counts more than 36 times as
+        much as another's.
       train_data: (images, uint8 [n, h, w]) batches; read once, unless `none`.
       num_classes: Number of classes.
       ignore_id: Label of the pixels that do not count.
@@ -123,7 +124,8 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
     Returns:
       float32 [num_classes]; 0 for a class that does not occur.
 
-    Reference: Eigen & Fergus 2015, https://arxiv.org/abs/1411.4734, section 6.3.2 (median frequency).
+    Reference: Eigen & Fergus 2015, https://arxiv.org/abs/1411.4734, section 6.3.2 (median frequency); Paszke et al.
+    2016, https://arxiv.org/abs/1606.02147, section 5.1 (logarithm).
     """
     if kind == "none":
         return np.ones(num_classes, np.float32)
@@ -139,6 +141,8 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
     weights = np.zeros(num_classes, np.float32)
     if kind == "balanced":
         weights[occurring] = pixels.sum() / (occurring.sum() * pixels[occurring])
+    elif kind == "log":
+        weights[occurring] = 1.0 / np.log(1.02 + pixels[occurring] / pixels.sum())
     elif occurring.any():
         share = pixels[occurring] / around[occurring]
         weights[occurring] = np.median(share) / share

@@ -89,3 +89,5 @@ def test_class_weights():
     # Shares of the pictures that show them: 6/8 and 2/4; the median is 5/8.
     median = pixel_losses.class_weights("median_frequency", data, 3, 255)
     np.testing.assert_allclose(median, [0.625 / 0.75, 0.625 / 0.5, 0], rtol=1e-6)
+    logarithmic = pixel_losses.class_weights("log", data, 3, 255)
+    np.testing.assert_allclose(logarithmic, [1 / np.log(1.77), 1 / np.log(1.27), 0], rtol=1e-6)
