@@ -66,7 +66,9 @@ def train(
     data = data.map(mirror, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
     model = build(images.shape[1], int(masks.max()) + 1)
     model.compile(
-        keras.optimizers.RMSprop(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
+        keras.optimizers.RMSprop(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
     )
     with tempfile.NamedTemporaryFile(suffix=".weights.h5") as best:
         saved = keras.callbacks.ModelCheckpoint(best.name, save_best_only=True, save_weights_only=True)
