@@ -62,6 +62,7 @@ def run(
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
+        execution.refuse_several_machines(loaded)
         with execution.only_run(loaded.run_dir):
             layout = execution.prepare(loaded)
             from pipeline import show

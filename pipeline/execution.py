@@ -91,6 +91,19 @@ class Outcome:
         }
 
 
+def refuse_several_machines(config: PipelineConfig) -> None:
+    """Refuses, before anything is looked at, what a run on one machine would wait for in vain.
+
+    Raises:
+      ConfigError: If the training is meant for several machines.
+    """
+    if config.training.distribution == "multi_worker":
+        raise ConfigError(
+            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
+            'run is on one: take "mirrored" for all its GPUs, or "none".'
+        )
+
+
 def prepare(config: PipelineConfig) -> layouts.Layout:
     """Writes a generated data set if need be, looks at the data, and checks what depends on it.
 
@@ -129,14 +142,8 @@ def execute(
       on_node: Called as nodes start and end.
 
     Raises:
-      ConfigError: If nothing lies between `from_node` and `to_node`, if the model does not fit the data, or if the
-        training is meant for several machines.
+      ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
-    if config.training.distribution == "multi_worker":
-        raise ConfigError(
-            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
-            'run is on one: take "mirrored" for all its GPUs, or "none".'
-        )
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag, results
     from pipeline.runners import local

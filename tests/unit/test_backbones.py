@@ -155,7 +155,8 @@ def test_the_keras_file_and_the_session_give_the_same_numbers(name, model, optio
 
     session = SessionModel(serving_dir)
     encoded = [tf.io.encode_png(image).numpy() for image in images]
-    np.testing.assert_allclose(session.run_on("serving_default", encoded)["probabilities"], expected, atol=1e-4)
+    # Random weights, unlike learnt ones, let rounding grow from layer to layer; a wrong export is off by tenths.
+    np.testing.assert_allclose(session.run_on("serving_default", encoded)["probabilities"], expected, atol=1e-3)
     if name == "saved_model":
         check_the_other_signatures(session, encoded, model)
     session.close()
