@@ -80,6 +80,8 @@ def textbook(train: Arrays, validation: Arrays, weights: str, seed: int) -> tupl
     history: dict[str, list[float]] = {}
     for rate, epochs, trainable in ((1e-3, 20, False), (1e-5, 10, True)):
         base.trainable = trainable
+        for layer in base.layers:  # Keras 3.15 hands training=True down, whatever the base was called with
+            layer.trainable = trainable and not isinstance(layer, layers.BatchNormalization)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
         stopping = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
         fit = model.fit(
