@@ -25,6 +25,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
+]
+OverridesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 GrpcOption = Annotated[str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Ask over gRPC (the default).")]
 RestOption = Annotated[str | None, typer.Option("--rest", metavar="URL", help="Ask over REST.")]
@@ -37,14 +45,9 @@ def main() -> None:
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
-    ] = None,
+    config: ConfigArgument,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
     from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
     to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
     as_json: JsonOption = False,
@@ -199,15 +202,10 @@ def predict(
 
 @app.command()
 def augment(
-    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    config: ConfigArgument,
     output: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet; an earlier one is replaced.")],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
-    ] = None,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
     num: Annotated[int, typer.Option(min=1, max=100, help="Pictures, each with seven samples.")] = 8,
 ) -> None:
     """Draws what augmentation does: some pictures, and beside each what training sees of it."""
@@ -244,13 +242,11 @@ def augment(
 
 @app.command()
 def model(
-    config: Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")],
+    config: ConfigArgument,
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Pictures, for the number of classes; replaces data.path.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
-    ] = None,
+    overrides: OverridesOption = None,
     num_classes: Annotated[
         int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
     ] = None,

@@ -59,8 +59,20 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     counts = np.zeros(num_classes, np.int64)
     for labels in train_data.map(lambda images, labels: labels):
         counts += np.bincount(labels.numpy(), minlength=num_classes)
+    return balanced(counts)
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """Weights with which every class that occurs has the same sum, and the mean weight of what was counted is 1.
+
+    Args:
+      counts: int64 [C], pictures or pixels of each class.
+
+    Returns:
+      float32 [C]; 0 for a class that does not occur.
+    """
     occurring = counts > 0
-    weights = np.zeros(num_classes, np.float32)
+    weights = np.zeros(len(counts), np.float32)
     weights[occurring] = counts.sum() / (occurring.sum() * counts[occurring])
     return weights
 

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer_module.label_losses import balanced
+
 
 class PixelLoss(keras.losses.Loss):
     """Cross-entropy (focal, if wanted), Dice or their sum, over all pixels of a batch.
@@ -137,11 +139,11 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
             counts = np.pad(counts, (0, num_classes))[:num_classes]
             pixels += counts
             around += np.where(counts > 0, counts.sum(), 0)
+    if kind == "balanced":
+        return balanced(pixels)
     occurring = pixels > 0
     weights = np.zeros(num_classes, np.float32)
-    if kind == "balanced":
-        weights[occurring] = pixels.sum() / (occurring.sum() * pixels[occurring])
-    elif kind == "log":
+    if kind == "log":
         weights[occurring] = 1.0 / np.log(1.02 + pixels[occurring] / pixels.sum())
     elif occurring.any():
         share = pixels[occurring] / around[occurring]

@@ -219,7 +219,7 @@ def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
 
 def _kept_value(history: keras.callbacks.History, objective: str) -> float:
     losses = history.history["val_loss"]
-    kept = min(range(len(losses)), key=lambda epoch: math.inf if math.isnan(losses[epoch]) else losses[epoch])
+    kept = losses.index(min(losses))
     value = float(history.history[objective][kept])
     if not math.isfinite(value):
         raise TrainingDivergedError(f"{objective} is {value} on the validation split.")
