@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_ARTIFACTS = ("GradCamExplanations", "Quarantine")
+_ARTIFACTS = ("GradCamExplanations", "ModelReport", "Quarantine")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,17 @@ class GradCamExplanations(Artifact):
     TYPE_NAME = "components.GradCamExplanations"
 
 
+class ModelReport(Artifact):
+    """`report.html`: one file that says all that is known of a model."""
+
+    TYPE_NAME = "components.ModelReport"
+
+
 class Quarantine(Artifact):
     """What ImageExampleGen refused: `quarantine.jsonl` (path, reason) and `summary.json` (counts)."""
 
     TYPE_NAME = "components.Quarantine"
 
 
-for _type in (GradCamExplanations, Quarantine):
+for _type in (GradCamExplanations, ModelReport, Quarantine):
     _type.__module__ = "components"

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import tomlkit
 from pydantic import (
     BaseModel,
     Field,
@@ -442,6 +443,12 @@ def _apply(table: dict[str, Any], override: str) -> None:
     for section in sections:
         table = _section(table, section)
     table[last] = value
+
+
+def as_toml(config: PipelineConfig) -> str:
+    """The whole configuration, defaults included, as a file that `load` reads."""
+    # TOML has no null: what is absent is None again.
+    return tomlkit.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 # --- Saying what is wrong ---------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ from components.grad_cam.component import GradCam
 from components.image_example_gen import layout as layouts
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Options as ExampleGenOptions
+from components.model_report.component import ModelReport
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
-from pipeline.config import PipelineConfig, slice_feature
+from pipeline.config import PipelineConfig, as_toml, slice_feature
 from pipeline.evaluation import eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
@@ -188,6 +189,27 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         ),
     )
 
+    # Behind Pusher, so that it tells what has really happened: of a refused model too.
+    model_report = ModelReport(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=example_gen.outputs["examples"],
+        statistics=statistics_gen.outputs["statistics"],
+        quarantine=example_gen.outputs["quarantine"],
+        anomalies=example_validator.outputs["anomalies"],
+        evaluation=evaluator.outputs["evaluation"],
+        blessing=evaluator.outputs["blessing"],
+        infra_blessing=serving_validator.outputs["blessing"],
+        pushed_model=pusher.outputs["pushed_model"],
+        baseline_model=resolver.outputs["model"],
+        explanations=grad_cam and grad_cam.outputs["explanations"],
+        tuner_results=tuner and tuner.outputs["tuner_results"],
+        name=config.model_name,
+        configuration=as_toml(config),
+        data_fingerprint=layout.fingerprint,
+        source_hash=code,
+    )
+
     nodes = [
         example_gen,
         statistics_gen.with_id("StatisticsGen"),
@@ -202,6 +224,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         serving_validator,
         grad_cam,
         pusher,
+        model_report,
     ]
     return tfx_pipeline.Pipeline(
         pipeline_name=config.pipeline.name,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.runners.local import NodeResult
 
 
-_WITHOUT_MASKS = ("Evaluator", "GradCam", "Pusher")
+_WITHOUT_MASKS = ("Evaluator", "GradCam", "Pusher", "ModelReport")
 
 
 class AlreadyRunningError(Exception):

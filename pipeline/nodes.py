@@ -16,4 +16,5 @@ NODE_IDS = (
     "ServingValidator",
     "GradCam",
     "Pusher",
+    "ModelReport",
 )

@@ -1,0 +1,75 @@
+"""What figures and rules are called by people."""
+
+from __future__ import annotations
+
+import re
+
+# Figure → name and what it says.
+_FIGURES = {
+    "examples": ("Examples", "Pictures that were measured."),
+    "accuracy": ("Accuracy", "Share of the pictures whose most probable class is right."),
+    "macro_precision": ("Precision, mean of classes", "Of what is called a class, the share that is of it."),
+    "macro_recall": ("Recall, mean of classes", "Of the pictures of a class, the share that is found."),
+    "macro_f1": ("F1, mean of classes", "Harmonic mean of precision and recall; every class counts alike."),
+    "weighted_precision": ("Precision, weighted", "Every class counts by its pictures."),
+    "weighted_recall": ("Recall, weighted", "Every class counts by its pictures."),
+    "weighted_f1": ("F1, weighted", "Every class counts by its pictures."),
+    "macro_auc": ("ROC AUC, mean of classes", "How well the probability of a class ranks its pictures above others."),
+    "cross_entropy": ("Cross-entropy", "Punishes confidence in a wrong class; lower is better."),
+    "expected_calibration_error": (
+        "Calibration error",
+        "Mean distance between how sure the model is and how often it is right; lower is better.",
+    ),
+    "pixel_accuracy": ("Pixel accuracy", "Share of the pixels whose class is right."),
+    "mean_iou": ("IoU, mean of classes", "Overlap of mask and truth over what either covers."),
+    "mean_dice": ("Dice, mean of classes", "Twice the overlap over the sum of both areas."),
+    "precision": ("Precision", ""),
+    "recall": ("Recall", ""),
+    "f1": ("F1", ""),
+    "auc": ("ROC AUC", ""),
+    "iou": ("IoU", ""),
+    "dice": ("Dice", ""),
+    "support": ("Support", ""),
+    "loss": ("Loss", ""),
+}
+_TOP_K = re.compile(r"top_(\d+)_accuracy")
+
+_LOWER_IS_BETTER = frozenset({"cross_entropy", "expected_calibration_error", "loss"})
+
+_RULES = {
+    "thresholds": "threshold",
+    "change_thresholds": "against the last blessed model",
+    "class_thresholds": "threshold of a class",
+    "class_change_thresholds": "class against the last blessed model",
+    "slice_thresholds": "threshold of a slice",
+    "slice_gaps": "distance of a slice from all",
+}
+
+# The figure that stands for all others; the first that there is.
+MAIN = {"classification": ("accuracy",), "segmentation": ("mean_iou", "pixel_accuracy")}
+MAIN_OF_CLASS = {"classification": "f1", "segmentation": "iou"}
+
+
+def figure(name: str) -> str:
+    """A figure's name for people; of an unknown one its words."""
+    if found := _TOP_K.fullmatch(name):
+        return f"Accuracy, top {found[1]}"
+    return _FIGURES[name][0] if name in _FIGURES else name.replace("_", " ").capitalize()
+
+
+def meaning(name: str) -> str:
+    """What a figure says, in a sentence; of an unknown one nothing."""
+    if found := _TOP_K.fullmatch(name):
+        return f"Share of the pictures whose class is among the {found[1]} most probable."
+    return _FIGURES[name][1] if name in _FIGURES else ""
+
+
+def lower_is_better(name: str) -> bool:
+    """On which side a good model lies."""
+    return name in _LOWER_IS_BETTER
+
+
+def rule(key: str) -> str:
+    """What a rule compares, from its configuration key."""
+    last = key.rpartition(".")[2]
+    return _RULES.get(last, last.replace("_", " "))
