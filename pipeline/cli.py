@@ -241,6 +241,22 @@ def augment(
 
 
 @app.command()
+def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
+    """Prints where the last run's report is: one HTML file that says all that is known of the model."""
+    from pipeline import execution
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    path = execution.report_path(loaded)
+    if not path.is_file():
+        _stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
+    print(path)
+
+
+@app.command()
 def model(
     config: ConfigArgument,
     data: Annotated[

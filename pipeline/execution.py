@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import logging
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -79,7 +81,7 @@ class Outcome:
             "refusals": result.refusals if result else [],
             "pushed_version": result.pushed_version if result else None,
             "serving_dir": result.serving_dir if result else None,
-            "report": None,
+            "report": result.report if result else None,
             "explanations": result.explanations if result else None,
             "examples": result.data["examples"] if result and result.data else None,
             "span": result.data["span"] if result and result.data else None,
@@ -166,6 +168,12 @@ def execute(
     except local.NothingToRunError:
         raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
     outcome.result = results.collect(results.outputs_of_run(connection, run_id), layout.classes)
+    if outcome.result.report:
+        # The artifact stays where it is, one for every run; this is where people look for the last.
+        newest = report_path(config)
+        shutil.copyfile(outcome.result.report, newest.with_suffix(".tmp"))
+        newest.with_suffix(".tmp").replace(newest)
+        outcome.result = dataclasses.replace(outcome.result, report=str(newest))
     return outcome
 
 
@@ -189,6 +197,11 @@ def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: s
             f"{', '.join(_WITHOUT_MASKS)} do not know masks yet, so that no model of them is judged or pushed. "
             "--to ServingValidator trains, exports and checks it."
         )
+
+
+def report_path(config: PipelineConfig) -> Path:
+    """Where the report of the last run lies that came as far as ModelReport."""
+    return config.run_dir / "report.html"
 
 
 def log_path(config: PipelineConfig) -> Path:

@@ -18,6 +18,7 @@ from tfx.orchestration import metadata
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE
 from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.model_report.executor import REPORT_FILE
 from components.serving_validator.executor import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline import evaluation
@@ -67,6 +68,7 @@ class RunResult:
       serving_dir: Folder of that version.
       explanations: Grad-CAM's index page.
       num_explained: Pictures on it.
+      report: ModelReport's page.
     """
 
     data: dict[str, Any] | None = None
@@ -84,6 +86,7 @@ class RunResult:
     serving_dir: str | None = None
     explanations: str | None = None
     num_explained: int = 0
+    report: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -168,6 +171,8 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
         values["pushed_version"] = int(pushed.custom_properties["pushed_version"].string_value)
         values["serving_dir"] = pushed.custom_properties["pushed_destination"].string_value
+    if report := outputs.get("ModelReport", {}).get("report"):
+        values["report"] = str(Path(report.uri) / REPORT_FILE)
     return RunResult(refusals=refusals, **values)
 
 

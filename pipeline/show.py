@@ -226,6 +226,8 @@ def _verdict(console: Console, result: RunResult) -> None:
         say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
     elif result.refused:
         say("Pusher", "[red]nothing pushed[/red]; the version before, if any, is still served")
+    if result.report:
+        say("ModelReport", escape(result.report))
 
 
 def _cause(error: BaseException) -> str:

@@ -169,3 +169,65 @@ def tiny_session(tiny_model: TinyModel) -> Iterator[Any]:
     model = SessionModel(tiny_model.serving_dir)
     yield model
     model.close()
+
+
+@pytest.fixture(scope="session")
+def evaluation_of() -> Callable[..., Any]:
+    """Makes what the Evaluator stores, from classes, labels [n], probabilities [n, C] and slices (name → bool [n])."""
+    from components.evaluator.figures import Bin, Evaluation, SliceFigures
+
+    def divide(numerator: Any, denominator: Any) -> float:
+        return float(numerator / denominator) if denominator else float("nan")
+
+    def figures(name: str, num_classes: int, classes: list[str], labels: np.ndarray, p: np.ndarray) -> SliceFigures:
+        chosen, count = p.argmax(axis=1), len(labels)
+        confusion = np.zeros((num_classes, num_classes), int)
+        np.add.at(confusion, (labels, chosen), 1)
+        per_class = {}
+        for index, class_name in enumerate(classes):
+            hit, actual, said = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
+            per_class[class_name] = {
+                "precision": divide(hit, said),
+                "recall": divide(hit, actual),
+                "f1": divide(2 * hit, said + actual),
+                "support": float(actual),
+            }
+        accuracy = float((chosen == labels).mean())
+        edges, confidence, bins = np.linspace(0, 1, 11), p.max(axis=1), []
+        for lower, upper in zip(edges[:-1], edges[1:], strict=True):
+            inside = (confidence > lower) & (confidence <= upper)
+            known = int(inside.sum())
+            right = float((chosen == labels)[inside].mean()) if known else float("nan")
+            sure = float(confidence[inside].mean()) if known else float("nan")
+            bins.append(Bin(lower=lower, upper=upper, count=known, confidence=sure, accuracy=right))
+        spread = 1.96 * np.sqrt(accuracy * (1 - accuracy) / count)
+        metrics = {
+            "examples": float(count),
+            "accuracy": accuracy,
+            "macro_f1": float(np.nanmean([of["f1"] for of in per_class.values()])),
+            "macro_recall": float(np.nanmean([of["recall"] for of in per_class.values()])),
+            "cross_entropy": float(-np.log(p[np.arange(count), labels] + 1e-9).mean()),
+        }
+        intervals = {"accuracy": (accuracy - spread, accuracy + spread)}
+        return SliceFigures(
+            name=name,
+            metrics=metrics,
+            per_class=per_class,
+            confusion=confusion.tolist(),
+            reliability=bins,
+            intervals=intervals,
+        )
+
+    def make(
+        classes: list[str], labels: np.ndarray, p: np.ndarray, slices: dict[str, np.ndarray], baseline: Any = None
+    ) -> Evaluation:
+        chosen = {"all": np.full(len(labels), True)} | slices
+        candidate, before = (
+            [figures(name, len(classes), classes, labels[in_it], of[in_it]) for name, in_it in chosen.items()]
+            if of is not None
+            else None
+            for of in (p, baseline)
+        )
+        return Evaluation(task="classification", split="test", classes=classes, candidate=candidate, baseline=before)
+
+    return make

@@ -208,7 +208,11 @@ def reliability_chart(bins: Sequence[tuple[float, float, int, float, float]], ta
     up = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     filled = [(confidence, accuracy, count) for *_, count, confidence, accuracy in bins if count]
     marks = [
-        Mark(across(confidence), up(accuracy), f"{count:,} predictions: sure to {confidence:.3f}, right in {accuracy:.3f}")
+        Mark(
+            across(confidence),
+            up(accuracy),
+            f"{count:,} predictions: confidence {confidence:.3f}, right {accuracy:.3f}",
+        )
         for confidence, accuracy, count in filled
     ]
     most = max((count for *_, count, _, _ in bins), default=0) or 1

@@ -143,9 +143,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         found.sort(key=lambda entry: (entry["accuracy"], entry["filename"]))
         return [masks.from_json(entry) for entry in found]
 
-    def _lineage(
-        self, present: dict[str, types.Artifact], exec_properties: dict[str, Any]
-    ) -> list[tuple[str, str]]:
+    def _lineage(self, present: dict[str, types.Artifact], exec_properties: dict[str, Any]) -> list[tuple[str, str]]:
         run_id = self._context.pipeline_run_id if self._context else None
         examples = present["examples"]
         rows = [
@@ -268,4 +266,4 @@ def _legend(options: TrainerOptions) -> list[tuple[str, str]]:
     colors = [*zip(options.classes, masks.palette(len(options.classes)), strict=True)]
     if options.ignore_id is not None:
         colors.append(("does not count", masks.IGNORED_COLOR))
-    return [(name, "#%02x%02x%02x" % color) for name, color in colors]
+    return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in colors]

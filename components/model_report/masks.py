@@ -14,9 +14,10 @@ from PIL import Image
 from components.model_report import pictures
 from components.model_report.pictures import Picture
 
-# Okabe & Ito's colours, which people with every kind of colour blindness tell apart, without black.
-# Reference: M. Okabe & K. Ito, Color Universal Design, 2008, https://jfly.uni-koeln.de/color/.
-_OKABE_ITO = (
+# Colours that people with every kind of colour blindness tell apart: Okabe & Ito's without black, then Tol's darker ones.
+# Reference: M. Okabe & K. Ito, Color Universal Design, 2008, https://jfly.uni-koeln.de/color/; P. Tol, Colour Schemes,
+# SRON/EPS/TN/09-002, 2021, figure 4 ("muted").
+_COLORS = (
     (0, 114, 178),
     (230, 159, 0),
     (0, 158, 115),
@@ -24,6 +25,11 @@ _OKABE_ITO = (
     (86, 180, 233),
     (213, 94, 0),
     (240, 228, 66),
+    (51, 34, 136),
+    (136, 34, 85),
+    (17, 119, 51),
+    (153, 153, 51),
+    (102, 17, 0),
 )
 IGNORED_COLOR = (128, 128, 128)
 # Of a wrong pixel: on grey, the lightness alone tells it.
@@ -69,7 +75,7 @@ def from_json(values: dict[str, Any]) -> Comparison:
 
 
 def palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """A colour for every class: Okabe and Ito's first, then hues a golden angle apart in three lightnesses.
+    """A colour for every class: those made for it first, then hues a golden angle apart in three lightnesses.
 
     Args:
       num_classes: How many.
@@ -77,7 +83,7 @@ def palette(num_classes: int) -> list[tuple[int, int, int]]:
     Returns:
       Red, green and blue, range [0, 255]; the same for the same class, however many there are.
     """
-    colors = list(_OKABE_ITO[:num_classes])
+    colors = list(_COLORS[:num_classes])
     for index in range(num_classes - len(colors)):
         lightness = (0.75, 0.35, 0.55)[index % 3]
         red, green, blue = colorsys.hls_to_rgb((index + 0.5) * _GOLDEN_ANGLE % 1.0, lightness, 0.6)

@@ -14,7 +14,7 @@ from components.model_report import charts, names
 from components.model_report.charts import Chart
 from components.model_report.masks import Comparison
 from components.model_report.pictures import Picture
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number
+from components.model_report.tables import MINUS, NO_VALUE, Cell, Column, Table, count, interval, number
 
 # Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
 MANY_CLASSES = 25
@@ -23,6 +23,8 @@ MOST_CLASSES_IN_MATRIX = 120
 _MOST_PAIRS = 20
 _MOST_LISTED = 50
 _MOST_GROUPS = 20
+# A distance of confidence and accuracy that is worth a word.
+_OFF = 0.01
 # Figures that are told slice by slice, as far as there are any.
 _OF_SLICES = {
     "classification": ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
@@ -338,7 +340,11 @@ def verdict(sources: Sources) -> Verdict:
         headline = f"Refused by {' and '.join(who)}"
         sentence = "Nothing was pushed; the version before, if any, is still served."
         if not reasons:
-            reasons = [Reason("Evaluator", "No rule", "could be held against anything, and what is not measured may not go out")]
+            reasons = [
+                Reason(
+                    "Evaluator", "No rule", "could be held against anything, and what is not measured may not go out"
+                )
+            ]
     else:
         headline, sentence = "Not pushed", "Every gate agreed, but Pusher did not push: its log says why."
     against = (
@@ -414,7 +420,11 @@ def _severity(gate: Gate) -> tuple[float, float]:
 
 def rules_table(gates: Sequence[Gate]) -> Table:
     """Every rule on every figure: what failed first, then what was not held against anything, then the narrowest."""
-    words = {True: Cell("✓ kept", 2.0, tone="good"), False: Cell("✗ broken", 0.0, tone="bad"), None: Cell("– not held", 1.0, tone="soft")}
+    words = {
+        True: Cell("✓ kept", 2.0, tone="good"),
+        False: Cell("✗ broken", 0.0, tone="bad"),
+        None: Cell("· not held", 1.0, tone="soft"),
+    }
 
     def order(gate: Gate) -> tuple[float, float]:
         margin = abs(gate.value - gate.bound)
@@ -456,7 +466,9 @@ def _checks_table(checks: Iterable[dict[str, Any]]) -> Table:
         ]
         for check in sorted(checks, key=lambda check: bool(check["passed"]))
     ]
-    return Table("What the exported model was asked in a session", [Column("Check"), Column("Verdict"), Column("Detail")], rows)
+    return Table(
+        "What the exported model was asked in a session", [Column("Check"), Column("Verdict"), Column("Detail")], rows
+    )
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------
@@ -464,7 +476,9 @@ def _checks_table(checks: Iterable[dict[str, Any]]) -> Table:
 
 def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table:
     """Every figure over all examples."""
-    columns = [Column("Figure"), Column("Value", numeric=True), Column("95 % interval", numeric=True)]
+    columns = [Column("Figure"), Column("Value", numeric=True)]
+    if overall.intervals:
+        columns.append(Column("95 % interval", numeric=True))
     if baseline:
         columns += [Column("Model before", numeric=True), Column("Change", numeric=True)]
     rows = []
@@ -472,7 +486,8 @@ def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table
         if name == "examples":
             continue
         row = [Cell(names.figure(name), note=names.meaning(name)), number(value)]
-        row.append(Cell(interval(overall.intervals.get(name)) or NO_VALUE, tone="soft"))
+        if overall.intervals:
+            row.append(Cell(interval(overall.intervals.get(name)) or NO_VALUE, tone="soft"))
         if baseline:
             before = baseline.metrics.get(name, math.nan)
             row += [number(before), _change(name, value, before)]
@@ -486,7 +501,7 @@ def _change(name: str, value: float, before: float) -> Cell:
     if math.isnan(difference):
         return Cell(NO_VALUE, math.nan, tone="soft")
     if abs(difference) < 5e-5:
-        return Cell("±0.0000", 0.0, "the same", "soft")
+        return Cell(_signed(0.0), 0.0, "the same", "soft")
     better = (difference < 0) == names.lower_is_better(name)
     return Cell(_signed(difference), difference, "better" if better else "worse", "good" if better else "bad")
 
@@ -494,7 +509,8 @@ def _change(name: str, value: float, before: float) -> Cell:
 def _signed(difference: float) -> str:
     if math.isnan(difference):
         return NO_VALUE
-    return f"{difference:+.4f}".replace("-", "−")
+    text = f"{difference:+.4f}"
+    return "±0.0000" if float(text) == 0.0 else text.replace("-", MINUS)
 
 
 def _broken(gates: Iterable[Gate], *, class_name: str | None = None, slice_name: str | None = None) -> int:
@@ -515,7 +531,9 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
     """Figures of every class, the lowest first."""
     overall = evaluation.overall
     key = names.MAIN_OF_CLASS[evaluation.task]
-    figures = [name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"]
+    figures = [
+        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"
+    ]
     figures.sort(key=lambda name: name != key)
     columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
     if baseline:
@@ -556,11 +574,11 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
         broken = _broken(gates, slice_name=of.name) if of is not overall else 0
         name = "all examples" if of is overall else of.name
         cells = [Cell(name, note=_rules_broken(broken), tone="bad" if broken else "")]
-        cells += [
-            number(of.metrics.get(figure, math.nan), note=interval(of.intervals.get(figure))) for figure in shown
-        ]
+        cells += [number(of.metrics.get(figure, math.nan), note=interval(of.intervals.get(figure))) for figure in shown]
         distance = of.metrics.get(main, math.nan) - overall.metrics[main]
-        cells.append(Cell(_signed(distance), distance, tone="soft") if of is not overall else Cell(NO_VALUE, tone="soft"))
+        cells.append(
+            Cell(_signed(distance), distance, tone="soft") if of is not overall else Cell(NO_VALUE, tone="soft")
+        )
         if baseline:
             before = baseline[of.name].metrics.get(main, math.nan) if of.name in baseline else math.nan
             cells.append(_change(main, of.metrics.get(main, math.nan), before))
@@ -629,7 +647,9 @@ def _pairs(classes: list[str], matrix: list[list[int]], totals: list[int], unit:
         ]
         for value, actual, predicted in found[:_MOST_PAIRS]
     ]
-    caption = f"The {len(rows)} most frequent mistakes" if len(found) > len(rows) else "All mistakes, most frequent first"
+    caption = (
+        f"The {len(rows)} most frequent mistakes" if len(found) > len(rows) else "All mistakes, most frequent first"
+    )
     columns = [Column("Actually"), Column("Taken for"), Column(unit.capitalize(), numeric=True)]
     columns.append(Column("Of the class", numeric=True))
     return Table(caption, columns, rows, sorted_by=2, descending=True)
@@ -651,12 +671,16 @@ def reliability(overall: SliceFigures) -> Chart | None:
         for lower, upper, found, confidence, accuracy in bins
     ]
     columns = [Column("Confidence", numeric=True), Column("Predictions", numeric=True)]
-    columns += [Column("Mean confidence", numeric=True), Column("Right", numeric=True), Column("Difference", numeric=True)]
+    columns += [
+        Column("Mean confidence", numeric=True),
+        Column("Right", numeric=True),
+        Column("Difference", numeric=True),
+    ]
     total = sum(found for *_, found, _, _ in bins)
     sure = sum(found * confidence for *_, found, confidence, _ in bins if found) / total
     right = sum(found * accuracy for *_, found, _, accuracy in bins if found) / total
-    word = "sure of too much" if sure - right > 0.005 else "sure of too little" if right - sure > 0.005 else "about as sure as it is right"
-    description = f"On average the model is sure to {sure:.3f} and right in {right:.3f}: {word}."
+    word = "overconfident" if sure - right > _OFF else "underconfident" if right - sure > _OFF else "well calibrated"
+    description = f"Mean confidence {sure:.3f}, share of right predictions {right:.3f}: on the whole {word}."
     return charts.reliability_chart(bins, Table("Reliability, bin by bin", columns, rows), description)
 
 
@@ -669,7 +693,9 @@ def data(sources: Sources) -> Data:
     splits: dict[str, dict[str, int]] = summary["splits"]
     with_masks = sources.evaluation.task == "segmentation"
     span = f", span {summary['span']}" if summary.get("span") else ""
-    sentence = f"{summary['examples']:,} pictures, {len(sources.evaluation.classes)} classes, {len(splits)} splits{span}."
+    sentence = (
+        f"{summary['examples']:,} pictures, {len(sources.evaluation.classes)} classes, {len(splits)} splits{span}."
+    )
     return Data(
         sentence=sentence,
         classes=None if with_masks else _class_counts(sources.evaluation.classes, splits),
@@ -684,7 +710,11 @@ def data(sources: Sources) -> Data:
 
 
 def _class_counts(classes: Sequence[str], splits: dict[str, dict[str, int]]) -> Table:
-    columns = [Column("Class"), *[Column(split.capitalize(), numeric=True) for split in splits], Column("All", numeric=True)]
+    columns = [
+        Column("Class"),
+        *[Column(split.capitalize(), numeric=True) for split in splits],
+        Column("All", numeric=True),
+    ]
     rows = []
     for name in classes:
         counts = [of.get(name, 0) for of in splits.values()]
@@ -703,7 +733,9 @@ def _split_table(splits: dict[str, dict[str, int]], sizes: Sequence[Sizes]) -> T
         row = [Cell(split), count(sum(counts.values()))]
         if sizes:
             of = by_split.get(split)
-            row += [_range(of.widths), _range(of.heights)] if of else [Cell(NO_VALUE, math.nan), Cell(NO_VALUE, math.nan)]
+            row += (
+                [_range(of.widths), _range(of.heights)] if of else [Cell(NO_VALUE, math.nan), Cell(NO_VALUE, math.nan)]
+            )
             row.append(Cell(", ".join(f"{name} {found:,}" for name, found in of.formats.items()) if of else NO_VALUE))
         rows.append(row)
     caption = "Pictures by split; sides in pixels, median and range" if sizes else "Pictures by split"
@@ -721,7 +753,9 @@ def _duplicate_sentence(kind: str, found: dict[str, int]) -> str:
         return f"No pictures {what}."
     text = f"{found['copies']:,} pictures {what}, in {found['groups']:,} groups"
     if found["astride"]:
-        text += f"; {found['astride']:,} groups lie on two sides of the split, so that figures look better than they are"
+        text += (
+            f"; {found['astride']:,} groups lie on two sides of the split, so that figures look better than they are"
+        )
     return text + "."
 
 
@@ -795,7 +829,10 @@ def training_charts(history: Sequence[dict[str, str]]) -> list[Chart]:
     result = []
     for name in filter(None, ("loss", _main_of_training(history))):
         train, validation = _figures(history, name), _figures(history, f"val_{name}")
-        description = f"{names.figure(name)} in {len(history)} epochs: training {_from_to(train)}, validation {_from_to(validation)}."
+        description = (
+            f"{names.figure(name)} in {len(history)} epochs: training {_from_to(train)}, "
+            f"validation {_from_to(validation)}."
+        )
         if best:
             description += f" In the best epoch, {best}, validation has {validation[best - 1]:.4g}."
         result.append(
@@ -884,7 +921,9 @@ def _epochs_table(history: Sequence[dict[str, str]]) -> Table:
 def _tuned_table(tuned: dict[str, Any]) -> Table | None:
     if not tuned:
         return None
-    rows = [[Cell(name), Cell(f"{value:g}" if isinstance(value, float) else str(value))] for name, value in tuned.items()]
+    rows = [
+        [Cell(name), Cell(f"{value:g}" if isinstance(value, float) else str(value))] for name, value in tuned.items()
+    ]
     return Table("What Tuner found", [Column("Field"), Column("Value")], rows)
 
 

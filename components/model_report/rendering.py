@@ -25,9 +25,7 @@ def render(page: Page) -> str:
     script = markupsafe.Markup(_environment().get_template("script.js.j2").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = _environment().get_template("page.html.j2")
-    rendered = template.render(
-        page=page, sections=sections(page), layout=charts, script=script, script_digest=digest
-    )
+    rendered = template.render(page=page, sections=sections(page), layout=charts, script=script, script_digest=digest)
     return rendered.strip() + "\n"
 
 
