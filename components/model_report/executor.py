@@ -28,8 +28,8 @@ from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, G
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE, RIGHT, WRONG
 from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
-from components.model_report import masks, pictures, rendering, weakest
-from components.model_report import page as pages
+from components.model_report import masks, page, pictures, rendering, weakest
+from components.model_report.sources import Explained, Push, Sizes, Sources
 from components.serving_validator.executor import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from trainer_module import features
@@ -81,7 +81,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         pushed, baseline = present["pushed_model"], present.get("baseline_model")
         explained = _explanations(present["explanations"]) if "explanations" in present else []
         trials = list(_table(present["tuner_results"], TRIALS_FILE)) if "tuner_results" in present else []
-        sources = pages.Sources(
+        sources = Sources(
             name=exec_properties["name"],
             evaluation=evaluation,
             gates=Gates.model_validate_json(_read(present["evaluation"], GATES_FILE)),
@@ -111,7 +111,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             configuration=exec_properties["configuration"],
             created=datetime.datetime.now(datetime.UTC),
         )
-        html = rendering.render(pages.build(sources))
+        html = rendering.render(page.build(sources))
         logging.info("The report has %d bytes.", len(html.encode()))
         with tf.io.gfile.GFile(os.path.join(report.uri, REPORT_FILE), "w") as file:
             file.write(html)
@@ -186,10 +186,10 @@ def _described(artifact: types.Artifact) -> str:
     return f"artifact {artifact.id}{when}: {artifact.uri}"
 
 
-def _push(artifact: types.Artifact) -> pages.Push | None:
+def _push(artifact: types.Artifact) -> Push | None:
     if artifact.get_int_custom_property("pushed") != 1:
         return None
-    return pages.Push(
+    return Push(
         artifact.get_string_custom_property("pushed_version"), artifact.get_string_custom_property("pushed_destination")
     )
 
@@ -204,12 +204,12 @@ def _tuned(trials: list[dict[str, str]], options: TrainerOptions) -> dict[str, A
 # --- Statistics -------------------------------------------------------------------------------------------------
 
 
-def _sizes(statistics: types.Artifact) -> list[pages.Sizes]:
+def _sizes(statistics: types.Artifact) -> list[Sizes]:
     splits = artifact_utils.decode_split_names(statistics.split_names)
     return [sizes_of(split, stats_artifact_utils.load_statistics(statistics, split).proto()) for split in splits]
 
 
-def sizes_of(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList) -> pages.Sizes:
+def sizes_of(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList) -> Sizes:
     """Reads the sides and formats of the pictures of a split."""
     by_name = {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
 
@@ -218,7 +218,7 @@ def sizes_of(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList
         return found.min, found.median, found.max
 
     buckets = by_name[features.IMAGE_FORMAT].string_stats.rank_histogram.buckets
-    return pages.Sizes(
+    return Sizes(
         split,
         widths=sides(features.IMAGE_WIDTH),
         heights=sides(features.IMAGE_HEIGHT),
@@ -229,7 +229,7 @@ def sizes_of(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList
 # --- Pictures ---------------------------------------------------------------------------------------------------
 
 
-def _explanations(artifact: types.Artifact) -> list[tuple[str, pages.Explained]]:
+def _explanations(artifact: types.Artifact) -> list[tuple[str, Explained]]:
     """The most confident decisions that GradCam explained, the most confident first, wrong ones before right ones."""
     entries = json.loads(_read(artifact, INDEX_FILE))
     entries.sort(key=lambda entry: (-entry["score"], entry["filename"]))
@@ -240,12 +240,12 @@ def _explanations(artifact: types.Artifact) -> list[tuple[str, pages.Explained]]
     return found
 
 
-def _explained(artifact: types.Artifact, entry: dict[str, Any]) -> pages.Explained:
+def _explained(artifact: types.Artifact, entry: dict[str, Any]) -> Explained:
     def picture(name: str, alt: str) -> pictures.Picture:
         with tf.io.gfile.GFile(os.path.join(artifact.uri, entry[name]), "rb") as file:
             return pictures.photograph(Image.open(io.BytesIO(file.read())), alt)
 
-    return pages.Explained(
+    return Explained(
         filename=entry["filename"],
         truth=entry["class"],
         predicted=entry["predicted"],

@@ -14,7 +14,7 @@ from PIL import Image
 from components.model_report import pictures
 from components.model_report.pictures import Picture
 
-# Colours that people with every kind of colour blindness tell apart: Okabe & Ito's without black, then Tol's darker ones.
+# Colours that people with every kind of colour blindness tell apart: Okabe & Ito's but black, then Tol's darker ones.
 # Reference: M. Okabe & K. Ito, Color Universal Design, 2008, https://jfly.uni-koeln.de/color/; P. Tol, Colour Schemes,
 # SRON/EPS/TN/09-002, 2021, figure 4 ("muted").
 _COLORS = (

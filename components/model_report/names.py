@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Figure → name and what it says.
 _FIGURES = {
@@ -36,17 +37,7 @@ _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
 _LOWER_IS_BETTER = frozenset({"cross_entropy", "expected_calibration_error", "loss"})
 
-_RULES = {
-    "thresholds": "threshold",
-    "change_thresholds": "against the last blessed model",
-    "class_thresholds": "threshold of a class",
-    "class_change_thresholds": "class against the last blessed model",
-    "slice_thresholds": "threshold of a slice",
-    "slice_gaps": "distance of a slice from all",
-}
-
-# The figure that stands for all others; the first that there is.
-MAIN = {"classification": ("accuracy",), "segmentation": ("mean_iou", "pixel_accuracy")}
+_MAIN = {"classification": ("accuracy",), "segmentation": ("mean_iou", "pixel_accuracy")}
 MAIN_OF_CLASS = {"classification": "f1", "segmentation": "iou"}
 
 
@@ -69,7 +60,7 @@ def lower_is_better(name: str) -> bool:
     return name in _LOWER_IS_BETTER
 
 
-def rule(key: str) -> str:
-    """What a rule compares, from its configuration key."""
-    last = key.rpartition(".")[2]
-    return _RULES.get(last, last.replace("_", " "))
+def main(figures: Iterable[str], task: str) -> str:
+    """The figure that stands for all others; empty if there is none of those that can."""
+    known = set(figures)
+    return next((name for name in _MAIN[task] if name in known), "")

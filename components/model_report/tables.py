@@ -77,3 +77,11 @@ def interval(bounds: tuple[float, float] | None) -> str:
     if bounds is None or any(math.isnan(bound) for bound in bounds):
         return ""
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+
+
+def signed(difference: float) -> str:
+    """A difference of figures, with its sign."""
+    if math.isnan(difference):
+        return NO_VALUE
+    text = f"{difference:+.4f}"
+    return "±0.0000" if float(text) == 0.0 else text.replace("-", MINUS)

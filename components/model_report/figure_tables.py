@@ -1,0 +1,266 @@
+"""The figures as tables: over all examples, by class, by slice, what is taken for what, how right when how sure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from components.evaluator.figures import ALL, Evaluation, Gate, SliceFigures
+from components.model_report import charts, names
+from components.model_report.charts import Chart
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number, signed
+
+# Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
+MANY_CLASSES = 25
+# Beyond so many it is left out: a matrix of a thousand classes would be ten times the rest of the page.
+MOST_CLASSES_IN_MATRIX = 120
+_MOST_PAIRS = 20
+# Figures that are told slice by slice, as far as there are any.
+_OF_SLICES = {
+    "classification": ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
+    "segmentation": ("mean_iou", "mean_dice", "pixel_accuracy"),
+}
+# A distance of confidence and accuracy that is worth a word.
+_OFF = 0.01
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A cell of the confusion matrix.
+
+    Attributes:
+      text: Examples, or of masks percent of the row.
+      shade: Depth of its colour, range [0, 1].
+      right: Whether it lies on the diagonal.
+      title: The same in words.
+    """
+
+    text: str
+    shade: float
+    right: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What is taken for what.
+
+    Attributes:
+      caption: What stands in the cells.
+      classes: Class names; rows are actual, columns predicted.
+      rows: Of the matrix; empty where there are too many classes.
+      pairs: The most frequent mistakes, or None where there are none.
+      pairs_first: Whether these are to be read before the matrix.
+      left_out: Why there is no matrix.
+    """
+
+    caption: str
+    classes: list[str]
+    rows: list[list[MatrixCell]]
+    pairs: Table | None
+    pairs_first: bool
+    left_out: str = ""
+
+
+def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table:
+    """Every figure over all examples."""
+    columns = [Column("Figure"), Column("Value", numeric=True)]
+    if overall.intervals:
+        columns.append(Column("95 % interval", numeric=True))
+    if baseline:
+        columns += [Column("Model before", numeric=True), Column("Change", numeric=True)]
+    rows = []
+    for name, value in overall.metrics.items():
+        if name == "examples":
+            continue
+        row = [Cell(names.figure(name), note=names.meaning(name)), number(value)]
+        if overall.intervals:
+            row.append(Cell(interval(overall.intervals.get(name)) or NO_VALUE, tone="soft"))
+        if baseline:
+            before = baseline.metrics.get(name, math.nan)
+            row += [number(before), _change(name, value, before)]
+        rows.append(row)
+    examples = overall.metrics.get("examples", math.nan)
+    return Table(f"Over all {count(examples).text} examples of the split", columns, rows)
+
+
+def _change(name: str, value: float, before: float) -> Cell:
+    difference = value - before
+    if math.isnan(difference):
+        return Cell(NO_VALUE, math.nan, tone="soft")
+    if abs(difference) < 5e-5:
+        return Cell(signed(0.0), 0.0, "the same", "soft")
+    better = (difference < 0) == names.lower_is_better(name)
+    return Cell(signed(difference), difference, "better" if better else "worse", "good" if better else "bad")
+
+
+def _broken(gates: Iterable[Gate], *, class_name: str | None = None, slice_name: str | None = None) -> int:
+    return sum(
+        gate.passed is False
+        and (class_name is None or (gate.class_name == class_name and gate.slice == ALL))
+        and (slice_name is None or gate.slice == slice_name)
+        for gate in gates
+    )
+
+
+def _rank(value: float) -> tuple[bool, float]:
+    """Ascending, what does not exist at the end."""
+    return math.isnan(value), value
+
+
+def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Sequence[Gate]) -> Table:
+    """Figures of every class, the lowest first."""
+    overall = evaluation.overall
+    key = names.MAIN_OF_CLASS[evaluation.task]
+    figures = [
+        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"
+    ]
+    figures.sort(key=lambda name: name != key)
+    columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
+    if baseline:
+        columns.append(Column(f"{names.figure(key)}, change", numeric=True))
+    columns.append(Column("Pixels" if evaluation.task == "segmentation" else "Support", numeric=True))
+    rows = []
+    ordered = sorted(overall.per_class.items(), key=lambda item: _rank(item[1].get(key, math.nan)))
+    for class_name, of in ordered:
+        intervals = overall.class_intervals.get(class_name, {})
+        broken = _broken(gates, class_name=class_name)
+        row = [Cell(class_name, note=_rules_broken(broken), tone="bad" if broken else "")]
+        row += [number(of.get(name, math.nan), note=interval(intervals.get(name))) for name in figures]
+        if baseline:
+            row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
+        row.append(count(of.get("support", math.nan)))
+        rows.append(row)
+    return Table(f"Classes, lowest {names.figure(key)} first", columns, rows, sorted_by=1 if figures else None)
+
+
+def _rules_broken(number_of: int) -> str:
+    return f"{number_of} rule{'s' if number_of > 1 else ''} broken" if number_of else ""
+
+
+def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates: Sequence[Gate]) -> Table | None:
+    """Figures of every slice, the worst first; None where there is none but all examples."""
+    overall, *slices = evaluation.candidate
+    main = names.main(overall.metrics, evaluation.task)
+    if not slices or not main:
+        return None
+    shown = [name for name in _OF_SLICES[evaluation.task] if name in overall.metrics] or [main]
+    columns = [Column("Slice")] + [Column(names.figure(name), numeric=True) for name in shown]
+    columns.append(Column("Distance from all", numeric=True))
+    if baseline:
+        columns.append(Column(f"{names.figure(main)}, change", numeric=True))
+    columns.append(Column("Examples", numeric=True))
+
+    def row(of: SliceFigures) -> list[Cell]:
+        broken = _broken(gates, slice_name=of.name) if of is not overall else 0
+        name = "all examples" if of is overall else of.name
+        cells = [Cell(name, note=_rules_broken(broken), tone="bad" if broken else "")]
+        cells += [number(of.metrics.get(figure, math.nan), note=interval(of.intervals.get(figure))) for figure in shown]
+        distance = of.metrics.get(main, math.nan) - overall.metrics[main]
+        cells.append(
+            Cell(signed(distance), distance, tone="soft") if of is not overall else Cell(NO_VALUE, tone="soft")
+        )
+        if baseline:
+            before = baseline[of.name].metrics.get(main, math.nan) if of.name in baseline else math.nan
+            cells.append(_change(main, of.metrics.get(main, math.nan), before))
+        cells.append(count(of.metrics.get("examples", math.nan)))
+        return cells
+
+    ordered = sorted(slices, key=lambda of: (*_rank(of.metrics.get(main, math.nan)), of.name))
+    return Table(
+        f"Slices, lowest {names.figure(main).lower()} first",
+        columns,
+        [row(of) for of in ordered],
+        pinned=[row(overall)],
+        sorted_by=1 + shown.index(main) if main in shown else None,
+    )
+
+
+def confusion(evaluation: Evaluation) -> Confusion:
+    """What is taken for what, over all examples."""
+    classes, matrix = evaluation.classes, evaluation.overall.confusion
+    pixels = evaluation.task == "segmentation"
+    unit = "pixels" if pixels else "pictures"
+    totals = [sum(row) for row in matrix]
+    rows = []
+    if len(classes) <= MOST_CLASSES_IN_MATRIX:
+        for actual, row in enumerate(matrix):
+            cells = []
+            for predicted, found in enumerate(row):
+                share = found / totals[actual] if totals[actual] else 0.0
+                verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
+                title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
+                text = (f"{100 * share:.1f}" if found else "0") if pixels else f"{found:,}"
+                # The root, so that a rare mistake is seen beside a full diagonal.
+                shade = share if actual == predicted else math.sqrt(share)
+                cells.append(MatrixCell(text, round(shade, 3), actual == predicted, title))
+            rows.append(cells)
+    return Confusion(
+        caption=(
+            "Rows are what is there, columns what the model says, in percent of the row's pixels"
+            if pixels
+            else "Rows are what is there, columns what the model says; pictures"
+        ),
+        classes=classes,
+        rows=rows,
+        pairs=_pairs(classes, matrix, totals, unit),
+        pairs_first=len(classes) > MANY_CLASSES,
+        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; figures.json has it.",
+    )
+
+
+def _pairs(classes: list[str], matrix: list[list[int]], totals: list[int], unit: str) -> Table | None:
+    found = [
+        (value, actual, predicted)
+        for actual, row in enumerate(matrix)
+        for predicted, value in enumerate(row)
+        if value and actual != predicted
+    ]
+    if not found:
+        return None
+    found.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
+    rows = [
+        [
+            Cell(classes[actual]),
+            Cell(classes[predicted]),
+            count(value),
+            Cell(f"{value / totals[actual]:.1%}".replace("%", " %"), value / totals[actual]),
+        ]
+        for value, actual, predicted in found[:_MOST_PAIRS]
+    ]
+    caption = (
+        f"The {len(rows)} most frequent mistakes" if len(found) > len(rows) else "All mistakes, most frequent first"
+    )
+    columns = [Column("Actually"), Column("Taken for"), Column(unit.capitalize(), numeric=True)]
+    columns.append(Column("Of the class", numeric=True))
+    return Table(caption, columns, rows, sorted_by=2, descending=True)
+
+
+def reliability(overall: SliceFigures) -> Chart | None:
+    """How often the model is right by how sure it is."""
+    bins = [(bin_.lower, bin_.upper, bin_.count, bin_.confidence, bin_.accuracy) for bin_ in overall.reliability]
+    if not any(found for *_, found, _, _ in bins):
+        return None
+    rows = [
+        [
+            Cell(f"{lower:g} to {upper:g}", lower),
+            count(found),
+            number(confidence),
+            number(accuracy),
+            Cell(signed(accuracy - confidence) if found else NO_VALUE, accuracy - confidence, tone="soft"),
+        ]
+        for lower, upper, found, confidence, accuracy in bins
+    ]
+    columns = [Column("Confidence", numeric=True), Column("Predictions", numeric=True)]
+    columns += [
+        Column("Mean confidence", numeric=True),
+        Column("Right", numeric=True),
+        Column("Difference", numeric=True),
+    ]
+    total = sum(found for *_, found, _, _ in bins)
+    sure = sum(found * confidence for *_, found, confidence, _ in bins if found) / total
+    right = sum(found * accuracy for *_, found, _, accuracy in bins if found) / total
+    word = "overconfident" if sure - right > _OFF else "underconfident" if right - sure > _OFF else "well calibrated"
+    description = f"Mean confidence {sure:.3f}, share of right predictions {right:.3f}: on the whole {word}."
+    return charts.reliability_chart(bins, Table("Reliability, bin by bin", columns, rows), description)

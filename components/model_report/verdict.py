@@ -1,0 +1,202 @@
+"""Whether the model went out, why, and what every gate said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluator.figures import ALL, Evaluation, Gate
+from components.model_report import names
+from components.model_report.sources import Sources
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number, signed
+
+_SIDE_OF = {True: "at least", False: "at most"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure of the banner."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a model was refused: who says it, of what, and what."""
+
+    gate: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the page opens with.
+
+    Attributes:
+      pushed: Whether the model went out.
+      headline: In one line.
+      sentence: Who agreed, or what follows from the refusal.
+      against: What the model was held against.
+      reasons: Of a refusal.
+      facts: The few figures that matter most.
+    """
+
+    pushed: bool
+    headline: str
+    sentence: str
+    against: str
+    reasons: list[Reason]
+    facts: list[Fact]
+
+
+def judge(sources: Sources) -> Verdict:
+    """Pushed or refused, why, and against what."""
+    failures = sorted(sources.gates.failures(), key=_severity)
+    reasons = [Reason("Evaluator", _subject(gate), _judgement(gate)) for gate in failures]
+    reasons += [
+        Reason("ServingValidator", str(check["name"]), str(check["detail"]))
+        for check in sources.checks
+        if not check["passed"]
+    ]
+    if sources.pushed is not None:
+        headline = f"Pushed as version {sources.pushed.version}"
+        sentence = f"Every gate agreed. The model is in {sources.pushed.destination}."
+    elif not sources.blessed or not sources.servable:
+        who = [
+            name
+            for name, agreed in (("Evaluator", sources.blessed), ("ServingValidator", sources.servable))
+            if not agreed
+        ]
+        headline = f"Refused by {' and '.join(who)}"
+        sentence = "Nothing was pushed; the version before, if any, is still served."
+        if not reasons:
+            reasons = [
+                Reason(
+                    "Evaluator", "No rule", "could be held against anything, and what is not measured may not go out"
+                )
+            ]
+    else:
+        headline, sentence = "Not pushed", "Every gate agreed, but Pusher did not push: its log says why."
+    against = (
+        f"Compared with the last blessed model ({sources.baseline})."
+        if sources.gates.has_baseline and sources.baseline
+        else "Compared with the last blessed model."
+        if sources.gates.has_baseline
+        else "There was no blessed model to compare with: only fixed thresholds were held against it."
+    )
+    return Verdict(sources.pushed is not None, headline, sentence, against, reasons, _facts(sources))
+
+
+def _facts(sources: Sources) -> list[Fact]:
+    evaluation = sources.evaluation
+    overall = evaluation.overall
+    baseline = evaluation.baseline[0] if evaluation.baseline else None
+    facts = []
+    main = names.main(overall.metrics, evaluation.task)
+    if main:
+        value = overall.metrics[main]
+        notes = [text for text in (interval(overall.intervals.get(main)),) if text]
+        if baseline and main in baseline.metrics:
+            notes.append(f"{signed(value - baseline.metrics[main])} to the model before")
+        facts.append(Fact(names.figure(main), number(value).text, ", ".join(notes)))
+    worst = _worst(evaluation)
+    if worst:
+        name, key, value = worst
+        facts.append(Fact(f"Weakest class: {name}", number(value).text, names.figure(key)))
+    held = [gate for gate in sources.gates.gates if gate.passed is not None]
+    passed = sum(bool(gate.passed) for gate in held)
+    facts.append(Fact("Rules kept", f"{passed} of {len(held)}", "thresholds and comparisons"))
+    good = sum(bool(check["passed"]) for check in sources.checks)
+    facts.append(Fact("Serving checks", f"{good} of {len(sources.checks)}", "the export, in a session"))
+    return facts
+
+
+def _worst(evaluation: Evaluation) -> tuple[str, str, float] | None:
+    key = names.MAIN_OF_CLASS[evaluation.task]
+    known = [
+        (name, key, figures[key])
+        for name, figures in evaluation.overall.per_class.items()
+        if not math.isnan(figures.get(key, math.nan))
+    ]
+    return min(known, key=lambda item: item[2], default=None)
+
+
+def _subject(gate: Gate) -> str:
+    parts = [names.figure(gate.metric)]
+    if gate.class_name is not None:
+        parts.append(f"of {gate.class_name}")
+    if gate.slice != ALL:
+        parts.append(f"where {gate.slice}")
+    return " ".join(parts)
+
+
+def _judgement(gate: Gate) -> str:
+    if math.isnan(gate.value) or math.isnan(gate.bound):
+        return gate.detail or "could not be computed"
+    text = f"{gate.value:.4f}, {_SIDE_OF[gate.higher_is_better]} {gate.bound:.4f} asked"
+    return f"{text}, missed by {gate.missed_by:.4f}" if gate.passed is False else text
+
+
+def _severity(gate: Gate) -> tuple[float, float]:
+    """All examples before slices and classes, then the farthest from its bound."""
+    narrow = (gate.slice != ALL) + (gate.class_name is not None)
+    return narrow, -gate.missed_by if not math.isnan(gate.missed_by) else -math.inf
+
+
+def rules_table(gates: Sequence[Gate]) -> Table:
+    """Every rule on every figure: what failed first, then what was not held against anything, then the narrowest."""
+    words = {
+        True: Cell("✓ kept", 2.0, tone="good"),
+        False: Cell("✗ broken", 0.0, tone="bad"),
+        None: Cell("· not held", 1.0, tone="soft"),
+    }
+
+    def order(gate: Gate) -> tuple[float, float]:
+        margin = abs(gate.value - gate.bound)
+        distance = -margin if gate.passed is False else margin
+        return words[gate.passed].sort or 0.0, math.inf if math.isnan(distance) else distance
+
+    rows = [
+        [
+            Cell(names.figure(gate.metric), note=gate.class_name or ""),
+            Cell("all examples" if gate.slice == ALL else gate.slice),
+            words[gate.passed],
+            number(gate.value),
+            Cell(NO_VALUE, math.nan, tone="soft")
+            if math.isnan(gate.bound)
+            else Cell(f"{'≥' if gate.higher_is_better else '≤'} {gate.bound:.4f}", gate.bound),
+            count(gate.examples),
+            Cell(gate.rule, note=gate.detail),
+        ]
+        for gate in sorted(gates, key=order)
+    ]
+    columns = [
+        Column("Figure"),
+        Column("Where"),
+        Column("Verdict", numeric=False),
+        Column("Value", numeric=True),
+        Column("Asked", numeric=True),
+        Column("Examples", numeric=True),
+        Column("Rule"),
+    ]
+    return Table("Every rule of the configuration, the broken ones first", columns, rows)
+
+
+def checks_table(checks: Iterable[dict[str, Any]]) -> Table:
+    """Every question to the export, those first that it failed."""
+    rows = [
+        [
+            Cell(str(check["name"])),
+            Cell("✓ passed", tone="good") if check["passed"] else Cell("✗ failed", tone="bad"),
+            Cell(str(check["detail"])),
+        ]
+        for check in sorted(checks, key=lambda check: bool(check["passed"]))
+    ]
+    return Table(
+        "What the exported model was asked in a session", [Column("Check"), Column("Verdict"), Column("Detail")], rows
+    )
