@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def evaluation_of() -> Callable[..., Any]:
             }
         accuracy = float((chosen == labels).mean())
         edges, confidence, bins = np.linspace(0, 1, 11), p.max(axis=1), []
-        for lower, upper in zip(edges[:-1], edges[1:], strict=True):
+        for lower, upper in itertools.pairwise(edges):
             inside = (confidence > lower) & (confidence <= upper)
             known = int(inside.sum())
             right = float((chosen == labels)[inside].mean()) if known else float("nan")
