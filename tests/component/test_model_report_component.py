@@ -1,0 +1,233 @@
+"""ModelReport: what the artifacts hold is on the page, and of masks the weakest pictures are found."""
+
+import html
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.types import standard_artifacts
+
+import components
+from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
+from components.grad_cam import executor as grad_cam
+from components.image_example_gen import executor as example_gen
+from components.image_example_gen import picture
+from components.model_report import executor, masks
+from trainer_module import features, preprocessing
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions, TransformOptions
+from trainer_module.tasks import segmentation
+
+HISTORY = "epoch,phase,seconds,learning_rate,loss,val_loss\n0,whole,1.5,0.001,1.0,0.9\n1,whole,1.5,0.001,0.5,0.4\n"
+PROPERTIES = {
+    "name": "tiny",
+    "configuration": '[pipeline]\nname = "tiny"\n',
+    "data_fingerprint": "f00d" * 16,
+    "source_hash": "0123456789abcdef",
+}
+
+
+def png(pixels):
+    return tf.io.encode_png(pixels if pixels.ndim == 3 else pixels[..., np.newaxis]).numpy()
+
+
+def artifact(type_, folder, *, id_=1, **properties):
+    made = type_()
+    made.uri, made.id = str(folder), id_
+    os.makedirs(folder, exist_ok=True)
+    for name, value in properties.items():
+        setter = made.set_int_custom_property if isinstance(value, int) else made.set_string_custom_property
+        setter(name, value)
+    return made
+
+
+@pytest.fixture
+def inputs_of(tmp_path):
+    """Writes what the nodes leave: (evaluation, gates, examples, options, Keras file) → the executor's inputs."""
+
+    def make(evaluation, gates, records, options, keras_path, *, pushed=True):
+        found = {
+            "model": artifact(standard_artifacts.Model, tmp_path / "model", id_=7),
+            "model_run": artifact(standard_artifacts.ModelRun, tmp_path / "model_run"),
+            "examples": artifact(standard_artifacts.Examples, tmp_path / "examples"),
+            "statistics": artifact(standard_artifacts.ExampleStatistics, tmp_path / "statistics"),
+            "quarantine": artifact(components.Quarantine, tmp_path / "quarantine"),
+            "anomalies": artifact(standard_artifacts.ExampleAnomalies, tmp_path / "anomalies"),
+            "evaluation": artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation"),
+            "blessing": artifact(standard_artifacts.ModelBlessing, tmp_path / "blessing", blessed=int(pushed)),
+            "infra_blessing": artifact(standard_artifacts.InfraBlessing, tmp_path / "infra", blessed=1),
+            "pushed_model": artifact(standard_artifacts.PushedModel, tmp_path / "pushed", pushed=int(pushed)),
+        }
+        if pushed:
+            found["pushed_model"].set_string_custom_property("pushed_version", "1795346754")
+            found["pushed_model"].set_string_custom_property("pushed_destination", "/models/tiny/1795346754")
+        for key in ("examples", "statistics"):
+            found[key].split_names = '["test"]'
+            (tmp_path / key / "Split-test").mkdir()
+        with tf.io.TFRecordWriter(str(tmp_path / "examples" / "Split-test" / "data-00000-of-00001")) as writer:
+            for record in records:
+                writer.write(record)
+        counted = statistics_pb2.DatasetFeatureStatisticsList()
+        dataset = counted.datasets.add()
+        for key, low, median, high in ((features.IMAGE_WIDTH, 24, 24, 24), (features.IMAGE_HEIGHT, 20, 26, 31)):
+            feature = dataset.features.add()
+            feature.path.step.append(key)
+            feature.num_stats.min, feature.num_stats.median, feature.num_stats.max = low, median, high
+        formats = dataset.features.add()
+        formats.path.step.append(features.IMAGE_FORMAT)
+        formats.string_stats.rank_histogram.buckets.add(label="PNG", sample_count=len(records))
+        files = {
+            "statistics/Split-test/FeatureStats.pb": counted.SerializeToString(),
+            f"model_run/{features.OPTIONS_FILE}": options.model_dump_json(),
+            f"model_run/{features.HISTORY_FILE}": HISTORY,
+            "quarantine/summary.json": json.dumps(
+                {
+                    "examples": len(records),
+                    "quarantined": 1,
+                    "reasons": {"empty": 1},
+                    "splits": {"test": {"": len(records)}},
+                    "duplicates": {"exact": {"groups": 0, "copies": 0, "astride": 0}},
+                }
+            ),
+            "quarantine/quarantine.jsonl": json.dumps({"path": "lost.png", "reason": "empty"}) + "\n",
+            "quarantine/duplicates.jsonl": "",
+            "anomalies/drift.json": json.dumps({"previous_span": 3, "found": ["image/width: drifted"]}),
+            f"evaluation/{FIGURES_FILE}": evaluation.model_dump_json(),
+            f"evaluation/{GATES_FILE}": gates.model_dump_json(),
+            "infra/checks.json": json.dumps([{"name": "loads in a session", "passed": True, "detail": "yes"}]),
+        }
+        for path, content in files.items():
+            (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        shutil.copy(keras_path, tmp_path / "model_run" / features.KERAS_FILE)
+        return {key: [value] for key, value in found.items()}
+
+    return make
+
+
+def run(inputs, folder):
+    report = artifact(components.ModelReport, folder)
+    executor.Executor().Do(inputs, {"report": [report]}, PROPERTIES)
+    assert [path.name for path in Path(folder).iterdir()] == [executor.REPORT_FILE]
+    return (Path(folder) / executor.REPORT_FILE).read_text()
+
+
+def gates_of(**values):
+    said = {"rule": "evaluation.thresholds", "metric": "accuracy", "slice": "all", "value": 0.75, "bound": 0.9}
+    said |= {"higher_is_better": True, "examples": 12, "passed": False, "detail": "too low"}
+    return Gates(has_baseline=False, gates=[Gate(**said | values)])
+
+
+def captions(text):
+    return [html.unescape(found) for found in re.findall(r"<figcaption>.*?<small>(.*?)</small>", text, re.DOTALL)]
+
+
+def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
+    labels = np.array([0, 1, 2] * 4)
+    shares = np.eye(3)[labels] * 0.7 + 0.1
+    evaluation = evaluation_of(list(tiny_model.options.classes), labels, shares, {"camera = b": labels == 1})
+    keras_path = os.path.join(tiny_model.run_dir, features.KERAS_FILE)
+    inputs = inputs_of(evaluation, gates_of(), tiny_model.examples, tiny_model.options, keras_path, pushed=False)
+    explanations = artifact(components.GradCamExplanations, tmp_path / "explanations")
+    grad_cam.Executor().Do(
+        {key: inputs[key] for key in ("examples", "model_run")},
+        {"explanations": [explanations]},
+        {"options": tiny_model.options.model_dump_json(), "split": "test"},
+    )
+    inputs["explanations"] = [explanations]
+    inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "older", id_=3)]
+    text = run(inputs, tmp_path / "report")
+    assert "Refused by Evaluator" in text and "0.7500, at least 0.9000 asked, missed by 0.1500" in text
+    entries = json.loads((tmp_path / "explanations" / "index.json").read_text())
+    wrong, right = (
+        [entry["filename"] for entry in sorted(entries, key=lambda entry: -entry["score"]) if entry["kind"] == kind]
+        for kind in ("wrong", "right")
+    )
+    assert captions(text) == wrong[:12] + right[:6] and wrong and right
+    assert text.count('src="data:image/') == 2 * len(captions(text))
+    for said in (
+        "lost.png",
+        "image/width: drifted",
+        "20 to 31",
+        "PNG 12",
+        "f00d" * 16,
+        "0123456789abcdef",
+        "camera = b",
+    ):
+        assert said in text, said
+    assert f"artifact 3: {tmp_path / 'older'}" in text and f"artifact 7: {tmp_path / 'model'}" in text
+    assert f"<dd>{tf.__version__}</dd>" in text and "2 epochs in 3 s" in text
+
+
+@pytest.fixture(scope="module")
+def mask_model(tmp_path_factory):
+    """A network that knows nothing, and forty pictures with masks; the last has no pixel that counts."""
+    options = TrainerOptions(
+        classes=("sky", "road"),
+        ignore_id=255,
+        transform=TransformOptions(image_size=16),
+        model={"name": "unet", "depth": 1, "filters": 4},
+    )
+    model = segmentation.build_model(
+        options, PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np.float32))
+    )
+    path = str(tmp_path_factory.mktemp("masks") / "model.keras")
+    model.save(path)
+    random = np.random.default_rng(5)
+    records, truths, encoded = [], [], []
+    for index in range(40):
+        truth = (random.random((16, 16)) < random.random()).astype(np.uint8)
+        truth[: random.integers(0, 4)] = 255
+        if index == 39:
+            truth[:] = 255
+        encoded.append(png(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
+        truths.append(truth)
+        example = example_gen.to_example(
+            f"{index}.png",
+            encoded[-1],
+            picture.examine(encoded[-1], 10_000),
+            mask_encoded=png(truth),
+            mask_classes=options.classes,
+            slices={},
+        )
+        records.append(example.SerializeToString())
+    pixels = preprocessing.decode_and_resize(tf.constant(encoded), 16, 3)
+    predicted = segmentation.masks_of(model(pixels, training=False)).numpy()
+    accuracies = {
+        f"{index}.png": np.mean(truth[truth != 255] == found[truth != 255])
+        for index, (truth, found) in enumerate(zip(truths[:39], predicted, strict=False))
+    }
+    return options, path, records, accuracies
+
+
+def test_the_pictures_with_the_worst_masks_are_shown_worst_first(mask_model, inputs_of, tmp_path):
+    options, path, records, accuracies = mask_model
+    figures = SliceFigures(
+        name="all",
+        metrics={"examples": 40.0, "mean_iou": 0.3, "pixel_accuracy": 0.5},
+        per_class={name: {"iou": 0.3, "support": 100.0} for name in options.classes},
+        confusion=[[50, 50], [50, 50]],
+    )
+    evaluation = Evaluation(task="segmentation", split="test", classes=list(options.classes), candidate=[figures])
+    gates = gates_of(metric="mean_iou", value=0.3, bound=0.2, passed=True)
+    text = run(inputs_of(evaluation, gates, records, options, path), tmp_path / "report")
+    expected = sorted(accuracies, key=lambda name: (accuracies[name], name))[:12]
+    assert captions(text) == expected and "39.png" not in accuracies
+    shown = [float(found) for found in re.findall(r"<figcaption><strong>(.*?)</strong>", text)]
+    np.testing.assert_allclose(shown, [accuracies[name] for name in expected], atol=1e-4)
+    assert text.count('src="data:image/') == 4 * 12
+    assert "Pushed as version 1795346754" in text and "does not count" in text
+    for color in (*masks.palette(2), masks.IGNORED_COLOR):
+        assert "#{:02x}{:02x}{:02x}".format(*color) in text
+
+
+def test_what_tuner_found_is_told(mask_model):
+    options = mask_model[0]
+    trials = [{"rank": "1", "objective": "val_loss", "value": "0.1", "training.learning_rate": "0.5"}]
+    assert executor._tuned(trials, options) == {"training.learning_rate": options.training.learning_rate}
+    assert executor._tuned([], options) == {}
