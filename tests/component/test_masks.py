@@ -47,7 +47,7 @@ UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.cla
     [
         ((), None, r"has masks.*scratch_cnn tells classes of whole pictures.*model\.name=unet"),
         ((), "Trainer", "has masks"),
-        (UNET, None, "Evaluator, GradCam, Pusher do not know masks yet.*--to ServingValidator"),
+        (UNET, None, "Evaluator, GradCam, Pusher, ModelReport do not know masks yet.*--to ServingValidator"),
         (UNET, "GradCam", "do not know masks yet"),
     ],
 )

@@ -150,6 +150,22 @@ def test_what_augment_cannot_draw(tmp_path, arguments, words):
     assert_one_message(tfx_vision("augment", "digits", *arguments, *root, cwd=tmp_path), 2, *words)
 
 
+def test_report_prints_where_the_last_one_is(tmp_path):
+    root = ("--set", f"pipeline.root={tmp_path}")
+    done = tfx_vision("report", "digits", *root)
+    assert_one_message(done, 1, f"There is no {tmp_path}/digits/report.html", "ModelReport")
+    for name in ("digits", "cats"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.html").write_text("<!doctype html>")
+    for arguments, name in (((), "digits"), (("--data", "/pictures/cats"), "cats")):
+        done = tfx_vision("report", "digits", *arguments, *root)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/{name}/report.html\n", "")
+    # Where the pictures are does not matter to where the report is.
+    assert_one_message(tfx_vision("report", "pictures", *root), 1, "pictures/report.html")
+    assert_one_message(tfx_vision("report", "digit"), 2, "Did you mean `digits`?")
+    assert_one_message(tfx_vision("report", "digits", "--set", "training.epoch=3"), 2, "Unknown key `epoch`")
+
+
 def test_presets_lists_all():
     found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
     assert sorted(found) == config.preset_names()

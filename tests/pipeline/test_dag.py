@@ -68,6 +68,9 @@ def test_the_tuner_stands_before_the_trainer_and_changes_nothing_else(compiled):
     assert tuned["Trainer"]["inputs"].pop("hyperparameters") == ["Tuner.best_hyperparameters"]
     assert tuned["Trainer"]["after"] == sorted([*plain["Trainer"].pop("after"), "Tuner"])
     del tuned["Trainer"]["after"]
+    assert tuned["ModelReport"]["inputs"].pop("tuner_results") == ["Tuner.tuner_results"]
+    assert tuned["ModelReport"]["after"] == sorted([*plain["ModelReport"].pop("after"), "Tuner"])
+    del tuned["ModelReport"]["after"]
     assert tuned == plain
 
 
@@ -91,7 +94,10 @@ def changed_by(class_folders, tmp_path):
             )
 
         before, after = compile_with(*always), compile_with(*always, override)
-        return {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
+        changed = {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
+        # The report holds the whole configuration.
+        assert "ModelReport" in changed
+        return changed - {"ModelReport"}
 
     return find
 
@@ -141,7 +147,10 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
     before = compile_now()
     (root / "a" / "0.png").rename(root / "b" / "moved.png")
     after = compile_now()
-    assert {n for n in graph(before) if parameters(before, n) != parameters(after, n)} == {"ImageExampleGen"}
+    assert {n for n in graph(before) if parameters(before, n) != parameters(after, n)} == {
+        "ImageExampleGen",
+        "ModelReport",  # which names the fingerprint of the data
+    }
 
 
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
@@ -152,7 +161,7 @@ def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch
         dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
     )
     changed = {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
-    assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam"} <= changed
+    assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam", "ModelReport"} <= changed
 
 
 def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
