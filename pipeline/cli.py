@@ -12,6 +12,7 @@ from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
 from pipeline import config as configuration
+from trainer_module.error_text import did_you_mean
 
 DONE, FAILED, BAD_USAGE, REFUSED = 0, 1, 2, 3
 
@@ -332,7 +333,7 @@ def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool
 
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
-            suggestion = configuration.did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
+            suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
         if node == TUNER and not with_tuner:
             raise configuration.ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")

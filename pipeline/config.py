@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 import types
@@ -22,10 +21,13 @@ from pydantic import (
     model_validator,
 )
 
+from components.evaluator.options import EvaluationOptions
+from components.evaluator.options import check as check_evaluation
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
 from trainer_module import features, models, search_space
+from trainer_module.error_text import did_you_mean
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -42,15 +44,6 @@ from trainer_module.options import (
 )
 from trainer_module.search_space import TunerOptions
 from trainer_module.section import ModelOptions, Section
-
-# Figures that thresholds may name, and on which side of the bound a good model lies.
-GATED_METRICS: dict[str, Literal["higher", "lower"]] = {
-    "accuracy": "higher",
-    "macro_precision": "higher",
-    "macro_recall": "higher",
-    "macro_f1": "higher",
-    "cross_entropy": "lower",
-}
 
 
 class ConfigError(Exception):
@@ -88,44 +81,6 @@ class DataSection(DataOptions):
         for key in ("manifest", "metadata_csv"):
             said[key] = said[key] and absolute(said[key])
         return DataOptions.model_validate(said)
-
-
-class EvaluationSection(Section):
-    """`[evaluation]`: what is measured, for whom, and what a model must reach."""
-
-    slices: tuple[str, ...] | None = Field(
-        default=None, description="Names of slices; all built-in ones and all metadata columns when absent."
-    )
-    thresholds: dict[str, float] = Field(
-        default={"accuracy": 0.5}, description="Bound on a figure of the whole evaluation split."
-    )
-    change_thresholds: dict[str, float] = Field(
-        default={"accuracy": 0.02}, description="How much worse than the last blessed model a figure may be."
-    )
-
-    @field_validator("thresholds", "change_thresholds")
-    @classmethod
-    def _known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
-        for name in value:
-            if name not in GATED_METRICS:
-                raise ValueError(f"unknown metric `{name}`{did_you_mean(name, GATED_METRICS)}")
-        return value
-
-    @field_validator("thresholds", "change_thresholds")
-    @classmethod
-    def _in_range(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, bound in value.items():
-            if bound < 0 or (bound > 1 and GATED_METRICS[name] == "higher"):
-                allowed = "0 or more" if GATED_METRICS[name] == "lower" else "between 0 and 1"
-                raise ValueError(f"`{name}` must be {allowed}, not {bound:g}")
-        return value
-
-    @field_validator("thresholds")
-    @classmethod
-    def _some_threshold(cls, value: dict[str, float]) -> dict[str, float]:
-        if not value:
-            raise ValueError("at least one threshold is needed: without one no model is ever blessed or pushed")
-        return value
 
 
 class ServingSection(Section):
@@ -184,7 +139,7 @@ class PipelineConfig(Section):
     segmentation: SegmentationOptions = SegmentationOptions()
     fine_tuning: FineTuningOptions = FineTuningOptions()
     tuner: TunerOptions = TunerOptions()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: EvaluationOptions = EvaluationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
@@ -209,6 +164,7 @@ class PipelineConfig(Section):
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.model, self.augmentation, self.training)
+        check_evaluation(self.evaluation.of_task(self.model.task), self.model.task)
         return self
 
     @model_validator(mode="after")
@@ -423,12 +379,22 @@ def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _forget_another_model(table: dict[str, Any], overrides: typing.Sequence[str]) -> None:
-    """Empties `[model]` where an override names another model: what it says are the keys of the first."""
+    """Empties `[model]` where an override names another model: what it says are the keys of the first.
+
+    Of a model with another task nothing that is demanded of the first one's figures stays either.
+    """
     model = _section(table, "model")
+    before = model.get("name", models.DEFAULT)
     for override in overrides:
         key, _, text = override.partition("=")
-        if key.strip() == "model.name" and text.strip().strip("\"'") != model.get("name", models.DEFAULT):
+        name = text.strip().strip("\"'")
+        if key.strip() == "model.name" and name != before:
             table["model"] = {}
+            known = {before, name} <= set(models.names())
+            if known and models.get(before).Options.task != models.get(name).Options.task:
+                rules = [rule for rule in EvaluationOptions.model_fields if rule.endswith(("thresholds", "gaps"))]
+                for rule in rules:
+                    _section(table, "evaluation").pop(rule, None)
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -452,12 +418,6 @@ def as_toml(config: PipelineConfig) -> str:
 
 
 # --- Saying what is wrong ---------------------------------------------------------------------------------------
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """`. Did you mean ...?` where a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f". Did you mean `{near[0]}`?" if near else ""
 
 
 def _explain(detail: Any, table: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tfx.components import Evaluator, Pusher, Trainer
+from tfx.components import Pusher, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
@@ -15,6 +15,8 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
+from components.evaluator.component import ImageEvaluator
+from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
 from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
@@ -28,7 +30,7 @@ from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
 from pipeline.config import PipelineConfig, as_toml, slice_feature
-from pipeline.evaluation import eval_config
+from pipeline.evaluation import Slice, eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
 
@@ -151,13 +153,17 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         candidate=trainer.outputs["model"],
     ).with_id("Resolver")
 
-    evaluator = Evaluator(
+    evaluation = config.evaluation.of_task(config.model.task)
+    evaluator = ImageEvaluator(
         examples=example_gen.outputs["examples"],
-        example_splits=[evaluated],
         model=trainer.outputs["model"],
         baseline_model=resolver.outputs["model"],
-        eval_config=eval_config(config.evaluation, layout.classes, slices),
         schema=schema_gen.outputs["schema"],
+        split=evaluated,
+        eval_config=eval_config(evaluation, config.model.task, layout.classes, slices, all_options.ignore_id),
+        task=config.model.task,
+        classes=layout.classes,
+        options=evaluation,
     )
 
     serving_validator = ServingValidator(
@@ -171,14 +177,16 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         source_hash=code,
     )
 
-    grad_cam = GradCam(
-        model_run=trainer.outputs["model_run"],
-        examples=example_gen.outputs["examples"],
-        options=all_options.model_dump_json(),
-        split=evaluated,
-        source_hash=code,
-    )
-    grad_cam.add_upstream_node(evaluator)
+    grad_cam = None
+    if not layout.with_masks:
+        grad_cam = GradCam(
+            model_run=trainer.outputs["model_run"],
+            examples=example_gen.outputs["examples"],
+            options=all_options.model_dump_json(),
+            split=evaluated,
+            source_hash=code,
+        )
+        grad_cam.add_upstream_node(evaluator)
 
     pusher = Pusher(
         model=trainer.outputs["model"],
@@ -220,9 +228,9 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         *([tuner] if tuner else []),
         trainer,
         resolver,
-        evaluator,
+        evaluator.with_id("Evaluator"),
         serving_validator,
-        grad_cam,
+        *([grad_cam] if grad_cam else []),
         pusher,
         model_report,
     ]
@@ -241,11 +249,12 @@ def metadata_path(config: PipelineConfig) -> Path:
     return config.run_dir / "metadata.sqlite"
 
 
-def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[str, ...]:
-    """The configured slices, or all built-in ones and all metadata columns."""
+def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[Slice, ...]:
+    """The configured slices, or all built-in ones, all metadata columns and the label groups."""
     if config.evaluation.slices is not None:
         return config.evaluation.slices
-    return layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns
+    groups = (LABEL_GROUP,) if config.evaluation.label_groups else ()
+    return (*layouts.BUILT_IN_SLICE_NAMES, *layout.slice_columns, *groups)
 
 
 def source_hash() -> str:

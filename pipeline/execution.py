@@ -11,21 +11,20 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from components.evaluator.options import LABEL_GROUP
 from components.image_example_gen import layout as layouts
-from pipeline.config import ConfigError, PipelineConfig, did_you_mean
-from pipeline.nodes import NODE_IDS
+from pipeline.config import ConfigError, PipelineConfig
+from pipeline.nodes import GRAD_CAM, NODE_IDS
+from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.results import RunResult
     from pipeline.runners.local import NodeResult
-
-
-_WITHOUT_MASKS = ("Evaluator", "GradCam", "Pusher", "ModelReport")
 
 
 class AlreadyRunningError(Exception):
@@ -72,6 +71,7 @@ class Outcome:
             "status": self.status,
             "nodes": [{"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in self.nodes],
             "tuning": result.tuning if result else None,
+            "task": result.evaluation.task if result and result.evaluation else None,
             "metrics": numbers(slices[0].metrics) if slices else {},
             "classes": {name: numbers(figures) for name, figures in slices[0].per_class.items()} if slices else {},
             "confusion_matrix": slices[0].confusion if slices else [],
@@ -118,12 +118,38 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
 
         sources.WRITERS[config.data.source](Path(config.data_location))
     layout = layouts.inspect(config.data_location, config.data.options())
-    available = layouts.BUILT_IN_SLICE_NAMES + layout.columns
-    for name in config.evaluation.slices or ():
-        if name not in available:
-            suggestion = did_you_mean(name, available) or f". The data have: {', '.join(available)}."
-            raise ConfigError(f"evaluation.slices: unknown slice `{name}`{suggestion}")
+    check_names(config, layout)
     return layout
+
+
+def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
+    """Compares the classes and slices that `[evaluation]` names with those of the data.
+
+    Raises:
+      ConfigError: If there is no such class or slice.
+    """
+    evaluation = config.evaluation
+    slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *([LABEL_GROUP] if evaluation.label_groups else []))
+
+    def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
+        if name not in known:
+            suggestion = did_you_mean(name, known) or f". The data have: {', '.join(known)}."
+            raise ConfigError(f"evaluation.{rule}: unknown {kind} `{name}`{suggestion}")
+
+    for entry in evaluation.slices or ():
+        for name in (entry,) if isinstance(entry, str) else entry:
+            check("slices", "slice", name, slices)
+    for group, members in evaluation.label_groups.items():
+        for name in members:
+            check(f"label_groups.{group}", "class", name, layout.classes)
+    for rule, bounds in evaluation.bound_rules().items():
+        for said in bounds.values():
+            for name in said if isinstance(said, dict) else ():
+                if rule == "slice_thresholds":
+                    for part in name.split(", "):
+                        check(rule, "slice", part.partition(" = ")[0], slices)
+                else:
+                    check(rule, "class", name, layout.classes)
 
 
 def execute(
@@ -147,6 +173,8 @@ def execute(
       ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
+    if layout.with_masks and GRAD_CAM in (from_node, to_node):
+        raise ConfigError(f"{GRAD_CAM} explains classes of whole pictures, and is left out where there are masks.")
     from pipeline import dag, results
     from pipeline.runners import local
 
@@ -167,7 +195,7 @@ def execute(
         outcome.error = (error.node_id, error.cause)
     except local.NothingToRunError:
         raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
-    outcome.result = results.collect(results.outputs_of_run(connection, run_id), layout.classes)
+    outcome.result = results.collect(results.outputs_of_run(connection, run_id))
     if outcome.result.report:
         # The artifact stays where it is, one for every run; this is where people look for the last.
         newest = report_path(config)
@@ -178,7 +206,7 @@ def execute(
 
 
 def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
-    """Refuses a model that the data cannot train, and nodes that do not know masks yet."""
+    """Refuses a model that the data cannot train."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
     name = config.model.name
@@ -191,11 +219,6 @@ def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: s
         raise ConfigError(
             f"model.name = {name} needs a mask for every picture, and {layout.root} has classes of whole pictures. "
             "Use another model (--set model.name=scratch_cnn), or bring images/ and masks/."
-        )
-    if layout.with_masks and to_node in _WITHOUT_MASKS:
-        raise ConfigError(
-            f"{', '.join(_WITHOUT_MASKS)} do not know masks yet, so that no model of them is judged or pushed. "
-            "--to ServingValidator trains, exports and checks it."
         )
 
 

@@ -10,41 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tensorflow_model_analysis as tfma
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 
+from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE
 from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.executor import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
-from pipeline import evaluation
-from pipeline.config import GATED_METRICS
 from pipeline.nodes import TUNER
-from trainer_module import features, search_space
+from trainer_module import search_space
 
-_CONFUSION_MATRIX_FIELD = "multiClassConfusionMatrixAtThresholds"
 _RUN_CONTEXT = "pipeline_run"
-
-
-@dataclass(frozen=True)
-class SliceMetrics:
-    """Figures of one slice, or, with no feature, of all examples.
-
-    Attributes:
-      name: `brightness = dark`, or `all`.
-      metrics: By the names that thresholds use, and `examples`; NaN where a figure does not exist.
-      per_class: Class name → precision, recall, f1, support.
-      confusion: Number of examples by [actual class id][predicted class id].
-    """
-
-    name: str
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    confusion: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +38,8 @@ class RunResult:
       drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`.
       tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
         `trials` there were and how many `failed`, and their `table`.
-      slices: Figures over all examples first, then slice by slice.
-      blessed: The Evaluator's verdict.
-      has_baseline: Whether the Evaluator compared with an earlier model.
+      evaluation: The Evaluator's figures.
+      gates: Its verdicts.
       refusals: What each gate that refused has to say.
       servable: ServingValidator's verdict.
       checks: ServingValidator's checks.
@@ -76,9 +55,8 @@ class RunResult:
     duplicates: str | None = None
     drift: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
-    slices: list[SliceMetrics] = field(default_factory=list)
-    blessed: bool | None = None
-    has_baseline: bool = False
+    evaluation: Evaluation | None = None
+    gates: Gates | None = None
     refusals: list[str] = field(default_factory=list)
     servable: bool | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
@@ -87,6 +65,16 @@ class RunResult:
     explanations: str | None = None
     num_explained: int = 0
     report: str | None = None
+
+    @property
+    def slices(self) -> list[SliceFigures]:
+        """Figures over all examples first, then slice by slice."""
+        return self.evaluation.candidate if self.evaluation else []
+
+    @property
+    def blessed(self) -> bool | None:
+        """The Evaluator's verdict."""
+        return self.gates.blessed if self.gates else None
 
     @property
     def refused(self) -> bool:
@@ -133,12 +121,11 @@ def forget_lost_pushes(connection: Any) -> None:
                 shutil.rmtree(artifact.uri, ignore_errors=True)
 
 
-def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes: tuple[str, ...]) -> RunResult:
+def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]]) -> RunResult:
     """Reads the artifacts of a run.
 
     Args:
       outputs: From `outputs_of_run`.
-      classes: Class names; the index is the id.
     """
     values: dict[str, Any] = {}
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
@@ -152,12 +139,11 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]], classes:
     if TUNER in outputs:
         values["tuning"] = _tuning(outputs[TUNER])
     refusals: list[str] = []
-    evaluator = outputs.get("Evaluator", {})
-    if blessing := evaluator.get("blessing"):
-        values["blessed"] = blessing.custom_properties["blessed"].int_value == 1
-        values["has_baseline"] = "baseline_model" in blessing.custom_properties
-        values["slices"] = slice_metrics(evaluator["evaluation"].uri, classes, values["has_baseline"])
-        refusals += _threshold_failures(evaluator["evaluation"].uri)
+    if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
+        folder = Path(evaluation.uri)
+        values["evaluation"] = Evaluation.model_validate_json((folder / FIGURES_FILE).read_bytes())
+        values["gates"] = Gates.model_validate_json((folder / GATES_FILE).read_bytes())
+        refusals += map(_refusal, values["gates"].failures())
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
         values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
@@ -192,75 +178,9 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     }
 
 
-def slice_metrics(evaluation_uri: str, classes: tuple[str, ...], has_baseline: bool) -> list[SliceMetrics]:
-    """Reads TFMA's figures of the new model: all examples first, then the slices in alphabetical order.
-
-    Args:
-      evaluation_uri: The Evaluator's output.
-      classes: Class names; the index is the id.
-      has_baseline: Whether another model was evaluated beside it; only then TFMA has given it a name.
-    """
-    loaded = tfma.load_eval_result(evaluation_uri, model_name="candidate" if has_baseline else None)
-    plots = dict(loaded.plots)
-    results = []
-    for slice_key, by_output in loaded.slicing_metrics:
-        by_sub_key = next(iter(by_output.values()))
-        overall = {name: _number(value) for name, value in by_sub_key[""].items()}
-        metrics = {name: overall[name] for name in GATED_METRICS if name in overall}
-        metrics["examples"] = overall[evaluation.EXAMPLE_COUNT]
-        per_class = {
-            name: {figure: _number(value) for figure, value in by_sub_key[f"classId:{class_id}"].items()}
-            for class_id, name in enumerate(classes)
-        }
-        confusion = _confusion_matrix(plots[slice_key], len(classes))
-        results.append(SliceMetrics(_slice_name(slice_key), metrics, per_class, confusion))
-    return sorted(results, key=lambda result: (result.name != "all", result.name))
-
-
-def _slice_name(slice_key: tuple[tuple[str, Any], ...]) -> str:
-    if not slice_key:
-        return "all"
-    return ", ".join(f"{name.removeprefix(features.SLICE_PREFIX)} = {value}" for name, value in slice_key)
-
-
-def _confusion_matrix(plots_by_output: dict[str, Any], num_classes: int) -> list[list[int]]:
-    matrix = [[0] * num_classes for _ in range(num_classes)]
-    (by_sub_key,) = plots_by_output.values()
-    (stored,) = by_sub_key[""][_CONFUSION_MATRIX_FIELD]["matrices"]
-    for entry in stored.get("entries", ()):  # a proto as JSON: what is 0 is left out
-        actual, predicted = int(entry.get("actualClassId", 0)), int(entry.get("predictedClassId", 0))
-        matrix[actual][predicted] = round(entry.get("numWeightedExamples", 0.0))
-    return matrix
-
-
-def _number(value: dict[str, Any]) -> float:
-    for kind in ("doubleValue", "boundedValue"):
-        if kind in value:
-            inner = value[kind]
-            return float(inner["value"] if isinstance(inner, dict) else inner)
-    return math.nan
-
-
-def _threshold_failures(evaluation_uri: str) -> list[str]:
-    validation = tfma.load_validation_result(evaluation_uri)
-    failures = []
-    for failed_slice in validation.metric_validations_per_slice:
-        for failure in failed_slice.failures:
-            failures.append("Evaluator: " + _describe_failure(failure))
-    return failures
-
-
-def _describe_failure(failure: Any) -> str:
-    """One line: the figure, the bound, and by how much it was missed."""
-    key, threshold = failure.metric_key, failure.metric_threshold
-    if not failure.HasField("metric_value"):
-        return f"{key.name} could not be computed: {' '.join(failure.message.split())}"
-    measured = failure.metric_value.double_value.value
-    if key.is_diff:
-        allowed = threshold.change_threshold.absolute.value
-        return f"{key.name} changed by {measured:+.4f} against the last blessed model, allowed {allowed:+g}"
-    bounds = threshold.value_threshold
-    at_least = bounds.HasField("lower_bound")
-    limit = bounds.lower_bound.value if at_least else bounds.upper_bound.value
-    side = "at least" if at_least else "at most"
-    return f"{key.name} is {measured:.4f}, must be {side} {limit:g} (missed by {abs(measured - limit):.4f})"
+def _refusal(gate: Gate) -> str:
+    """One line: for whom, the figure, the bound, and by how much it was missed."""
+    whose = f" of class {gate.class_name}" if gate.class_name is not None else ""
+    where = f" for {gate.slice}" if gate.slice != ALL else ""
+    missed = "" if math.isnan(gate.missed_by) else f" (missed by {gate.missed_by:.4f})"
+    return f"Evaluator: {gate.metric}{whose}{where} is {gate.detail}{missed}"

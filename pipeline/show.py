@@ -13,13 +13,15 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from components.evaluator import metric_names
+from components.evaluator.figures import Evaluation
 from components.image_example_gen.layout import Layout
 from pipeline.config import PipelineConfig
 from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
     from pipeline.execution import Outcome
-    from pipeline.results import RunResult, SliceMetrics
+    from pipeline.results import RunResult
     from pipeline.runners.local import NodeResult
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
@@ -31,6 +33,22 @@ _MARKS = {
     "failed": "[red]✗[/red]",
 }
 _MOST_ROWS = 20
+_LEADING_CLASS_FIGURE = {metric_names.CLASSIFICATION: "f1", metric_names.SEGMENTATION: "iou"}
+_SLICE_FIGURES = {
+    metric_names.CLASSIFICATION: ("accuracy", "macro_f1", "cross_entropy"),
+    metric_names.SEGMENTATION: ("mean_iou", "mean_dice", "pixel_accuracy"),
+}
+_MEANS = {"iou": "mean_iou", "dice": "mean_dice"}  # of the others the mean is called macro
+_TITLES = {
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "auc": "AUC",
+    "iou": "IoU",
+    "mean_iou": "mean IoU",
+    "dice": "Dice",
+    "mean_dice": "mean Dice",
+    "cross_entropy": "cross-entropy",
+}
 
 
 def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
@@ -96,9 +114,9 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
     if result:
         _data(console, result)
         _tuning(console, result)
-        if result.slices:
-            _classes(console, result.slices[0])
-            _slices(console, result.slices)
+        if result.evaluation:
+            _classes(console, result.evaluation)
+            _slices(console, result.evaluation)
         _verdict(console, result)
         if result.pushed_version is not None and not outcome.error:
             base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
@@ -173,45 +191,59 @@ def _tuning(console: Console, result: RunResult) -> None:
     _line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 
-def _classes(console: Console, overall: SliceMetrics) -> None:
+def _classes(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in ("class", "precision", "recall", "F1", "support"):
+    figures = metric_names.PER_CLASS[evaluation.task]
+    leading = _LEADING_CLASS_FIGURE[evaluation.task]
+    for name in (
+        "class",
+        *map(_title, figures),
+        "pixels" if evaluation.task == metric_names.SEGMENTATION else "support",
+    ):
         table.add_column(name, justify="left" if name == "class" else "right")
-    shown = sorted(overall.per_class.items(), key=lambda item: item[1]["f1"])
-    for name, figures in shown[:_MOST_ROWS]:
-        table.add_row(
-            escape(name), *(_figure(figures[key]) for key in ("precision", "recall", "f1")), f"{figures['support']:.0f}"
-        )
+    overall = evaluation.overall
+    # A class without examples has no figures: it comes last.
+    shown = sorted(overall.per_class.items(), key=lambda item: (math.isnan(item[1][leading]), item[1][leading]))
+    for name, values in shown[:_MOST_ROWS]:
+        table.add_row(escape(name), *(_figure(values[key]) for key in figures), f"{values[metric_names.SUPPORT]:,.0f}")
     if len(shown) > _MOST_ROWS:
-        table.caption = f"the {_MOST_ROWS} classes with the lowest F1 of {len(shown)}"
+        table.caption = f"the {_MOST_ROWS} classes with the lowest {_title(leading)} of {len(shown)}"
     table.add_section()
-    macro = [_figure(overall.metrics[f"macro_{key}"]) for key in ("precision", "recall", "f1")]
-    table.add_row("[bold]macro average[/bold]", *macro, f"{overall.metrics['examples']:.0f}")
-    _line(console, "\n[bold]Classes[/bold], lowest F1 first")
+    means = [_figure(overall.metrics.get(_MEANS.get(key, f"macro_{key}"), math.nan)) for key in figures]
+    total = sum(values[metric_names.SUPPORT] for values in overall.per_class.values())
+    table.add_row("[bold]mean[/bold]", *means, f"{total:,.0f}")
+    _line(console, f"\n[bold]Classes[/bold], lowest {_title(leading)} first")
     console.print(table)
 
 
-def _slices(console: Console, slices: list[SliceMetrics]) -> None:
+def _slices(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("slice", "accuracy", "macro F1", "cross-entropy", "examples"):
+    shown = _SLICE_FIGURES[evaluation.task]
+    for name in ("slice", *map(_title, shown), "examples"):
         table.add_column(name, justify="left" if name == "slice" else "right")
-    overall, *others = slices
-    ranked = sorted(others, key=lambda row: row.metrics["accuracy"])
+    overall, *others = evaluation.candidate
+    ranked = sorted(others, key=lambda row: row.metrics[shown[0]])
     for row in [overall, *ranked[:_MOST_ROWS]]:
-        figures = [_figure(row.metrics[key]) for key in ("accuracy", "macro_f1", "cross_entropy")]
-        table.add_row(escape(row.name), *figures, f"{row.metrics['examples']:.0f}")
-    _line(console, "[bold]Slices[/bold], lowest accuracy first")
+        table.add_row(
+            escape(row.name), *(_figure(row.metrics[key]) for key in shown), f"{row.metrics[metric_names.EXAMPLES]:.0f}"
+        )
+    _line(console, f"[bold]Slices[/bold], lowest {_title(shown[0])} first")
     console.print(table)
     if len(ranked) > _MOST_ROWS:
         _line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
+
+
+def _title(name: str) -> str:
+    """A figure's name in the head of a table."""
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def _verdict(console: Console, result: RunResult) -> None:
     def say(node: str, text: str) -> None:
         _line(console, f"[bold]{node:<18}[/bold]{text}")
 
-    if result.blessed is not None:
-        against = "and against the last blessed model" if result.has_baseline else "(no blessed model before it)"
+    if result.gates is not None:
+        against = "and against the last blessed model" if result.gates.has_baseline else "(no blessed model before it)"
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         say("Evaluator", f"{word} by its thresholds {against}")
     if result.servable is not None:

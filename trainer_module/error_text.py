@@ -1,4 +1,7 @@
-"""The one line of a library's error that tells people what is wrong."""
+"""Sentences for people whose input is wrong: the line of a library's error that tells it, the word that was meant."""
+
+import difflib
+from collections.abc import Iterable
 
 # What TensorFlow puts before the cause: headings, and where in the program the operation was made.
 _HEADINGS = ("Graph execution error:", "Detected at node", "<stack traces unavailable>", 'File "')
@@ -14,3 +17,9 @@ def first_line(error: BaseException) -> str:
     lines = [line for line in lines if line and not line.startswith(_HEADINGS)]
     line = lines[0] if lines else type(error).__name__
     return line.split("}} ")[-1].split(" [Op:")[0][:300]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`. Did you mean ...?` where a known word is near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f". Did you mean `{near[0]}`?" if near else ""

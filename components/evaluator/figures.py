@@ -15,6 +15,7 @@ ALL = "all"  # the slice of all examples
 Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 # Lower and upper end at the confidence level of TFMA, 0.95.
 Interval = tuple[Figure, Figure]
+Task = Literal["classification", "segmentation"]
 
 
 class _Stored(BaseModel):
@@ -72,7 +73,7 @@ class Evaluation(_Stored):
       baseline: The same of the last blessed model; None where there was none.
     """
 
-    task: Literal["classification", "segmentation"]
+    task: Task
     split: str
     classes: list[str]
     candidate: list[SliceFigures]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from components.evaluator import metric_names
 from components.evaluator.figures import ALL, Evaluation, Gate, SliceFigures
 from components.model_report import charts, names
 from components.model_report.charts import Chart
@@ -91,7 +92,7 @@ def _change(name: str, value: float, before: float) -> Cell:
         return Cell(NO_VALUE, math.nan, tone="soft")
     if abs(difference) < 5e-5:
         return Cell(signed(0.0), 0.0, "the same", "soft")
-    better = (difference < 0) == names.lower_is_better(name)
+    better = (difference > 0) == metric_names.higher_is_better(name)
     return Cell(signed(difference), difference, "better" if better else "worse", "good" if better else "bad")
 
 

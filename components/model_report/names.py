@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from components.evaluator import metric_names
+
 # Figure → name and what it says.
 _FIGURES = {
     "examples": ("Examples", "Pictures that were measured."),
@@ -35,10 +37,8 @@ _FIGURES = {
 }
 _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
-_LOWER_IS_BETTER = frozenset({"cross_entropy", "expected_calibration_error", "loss"})
-
-_MAIN = {"classification": ("accuracy",), "segmentation": ("mean_iou", "pixel_accuracy")}
-MAIN_OF_CLASS = {"classification": "f1", "segmentation": "iou"}
+# Of a class, the figure by which classes are ordered.
+MAIN_OF_CLASS = {metric_names.CLASSIFICATION: "f1", metric_names.SEGMENTATION: "iou"}
 
 
 def figure(name: str) -> str:
@@ -55,12 +55,7 @@ def meaning(name: str) -> str:
     return _FIGURES[name][1] if name in _FIGURES else ""
 
 
-def lower_is_better(name: str) -> bool:
-    """On which side a good model lies."""
-    return name in _LOWER_IS_BETTER
-
-
 def main(figures: Iterable[str], task: str) -> str:
-    """The figure that stands for all others; empty if there is none of those that can."""
-    known = set(figures)
-    return next((name for name in _MAIN[task] if name in known), "")
+    """The figure that a run is told by; empty if it is not there."""
+    name = metric_names.MAIN[task]
+    return name if name in set(figures) else ""

@@ -12,8 +12,6 @@ from components.model_report import names
 from components.model_report.sources import Sources
 from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number, signed
 
-_SIDE_OF = {True: "at least", False: "at most"}
-
 
 @dataclass(frozen=True)
 class Fact:
@@ -136,10 +134,9 @@ def _subject(gate: Gate) -> str:
 
 
 def _judgement(gate: Gate) -> str:
-    if math.isnan(gate.value) or math.isnan(gate.bound):
-        return gate.detail or "could not be computed"
-    text = f"{gate.value:.4f}, {_SIDE_OF[gate.higher_is_better]} {gate.bound:.4f} asked"
-    return f"{text}, missed by {gate.missed_by:.4f}" if gate.passed is False else text
+    if math.isnan(gate.missed_by):
+        return gate.detail
+    return f"{gate.detail} (missed by {gate.missed_by:.4f})"
 
 
 def _severity(gate: Gate) -> tuple[float, float]:

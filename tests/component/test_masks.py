@@ -47,8 +47,7 @@ UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.cla
     [
         ((), None, r"has masks.*scratch_cnn tells classes of whole pictures.*model\.name=unet"),
         ((), "Trainer", "has masks"),
-        (UNET, None, "Evaluator, GradCam, Pusher, ModelReport do not know masks yet.*--to ServingValidator"),
-        (UNET, "GradCam", "do not know masks yet"),
+        (UNET, "GradCam", "GradCam explains classes of whole pictures, and is left out where there are masks"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
@@ -63,15 +62,79 @@ def test_a_network_for_masks_refuses_whole_pictures(class_folders):
         execution.execute(loaded, execution.prepare(loaded), to_node="Trainer")
 
 
-def test_from_files_to_a_checked_export(street):
-    loaded, found = load(street, *UNET)
-    assert (found.classes, found.ignore_id) == (("road", "car"), 255)
-    outcome = execution.execute(loaded, found, to_node="ServingValidator")
-    assert outcome.error is None
-    assert {node.id: node.state for node in outcome.nodes}["Evaluator"] == "skipped"
-    assert outcome.result.servable is True
-    assert all(check["passed"] for check in outcome.result.checks) and len(outcome.result.checks) == 5
+EVALUATION = (
+    "evaluation.thresholds={mean_iou=0.0}",
+    "evaluation.min_slice_examples=1",
+    "evaluation.label_groups={vehicles=['car'], ground=['road']}",
+    'evaluation.slices=["brightness", "label_group", ["brightness", "orientation"]]',
+)
 
+
+@pytest.fixture(scope="module")
+def run(street):
+    """The whole way: the configuration, and what became of it."""
+    loaded, found = load(street, *UNET, *EVALUATION)
+    assert (found.classes, found.ignore_id) == (("road", "car"), 255)
+    return loaded, execution.execute(loaded, found)
+
+
+def test_from_files_to_a_served_model(run):
+    loaded, outcome = run
+    assert (outcome.error, outcome.exit_code) == (None, 0)
+    assert "GradCam" not in {node.id for node in outcome.nodes}
+    assert outcome.result.servable is True and outcome.result.blessed is True
+    assert all(check["passed"] for check in outcome.result.checks)
+    assert (loaded.model_base_path / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
+
+
+def test_the_figures_of_masks_are_those_of_a_direct_count(run):
+    """Every slice, against numpy on the answers of the exported model; pixels of the border do not count."""
+    import tensorflow as tf
+
+    loaded, outcome = run
+    artifacts = loaded.run_dir / "artifacts"
+    (shard,) = artifacts.glob("ImageExampleGen/examples/*/Split-test/*")
+    serialized = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    served = SessionModel(str(next(artifacts.glob("Trainer/model/*/Format-Serving"))))
+    predicted = served.run_on("examples", serialized)["mask_png_bytes"]
+    truth = served.run_on("transform_features", serialized)["label"]
+    served.close()
+    truth, predicted = (
+        np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in encoded]) for encoded in (truth, predicted)
+    )
+    features_of = [tf.train.Example.FromString(record).features.feature for record in serialized]
+    slices = {"all": np.full(len(serialized), True)}
+    for key, names in (("slice/brightness", ("dark", "normal", "bright")), ("mask/class/text", ("car", "road"))):
+        for name in names:
+            inside = np.array([name.encode() in feature[key].bytes_list.value for feature in features_of])
+            title = f"brightness = {name}" if "slice" in key else {"car": "label_group = vehicles"}.get(name)
+            slices |= {title or "label_group = ground": inside} if inside.any() else {}
+            if "slice" in key and inside.any():  # every picture is wider than high
+                slices[f"brightness = {name}, orientation = landscape"] = inside
+    evaluation = outcome.result.evaluation
+    assert {figures.name for figures in evaluation.candidate} == set(slices)
+    for figures in evaluation.candidate:
+        inside = slices[figures.name]
+        labels, answers = truth[inside], predicted[inside]
+        assert figures.metrics["examples"] == inside.sum()
+        counted = labels != 255
+        assert figures.metrics["pixel_accuracy"] == pytest.approx((labels == answers)[counted].mean(), abs=1e-6)
+        ious, dices = [], []
+        for class_id, name in enumerate(evaluation.classes):
+            ours, theirs = (labels == class_id) & counted, (answers == class_id) & counted
+            both, either = (ours & theirs).sum(), (ours | theirs).sum()
+            ious.append(both / either if either else np.nan)
+            dices.append(2 * both / (ours.sum() + theirs.sum()) if either else np.nan)
+            assert figures.per_class[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
+            assert figures.per_class[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
+            assert figures.per_class[name]["support"] == ours.sum()
+            assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
+        assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
+        assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
+
+
+def test_the_label_is_the_mask_that_was_read(run):
+    loaded, _ = run
     artifacts = loaded.run_dir / "artifacts"
     (history,) = artifacts.glob("Trainer/model_run/*/history.csv")
     rows = list(csv.DictReader(history.read_text().splitlines()))

@@ -84,7 +84,7 @@ def test_the_first_run_pushes_a_good_model(first):
         "Trainer",
     ]
     result = first.result
-    assert result.blessed and result.servable and not result.has_baseline and result.refusals == []
+    assert result.blessed and result.servable and not result.gates.has_baseline and result.refusals == []
     assert result.slices[0].metrics["accuracy"] >= 0.85
     assert sorted(os.listdir(Path(result.serving_dir).parent)) == [str(result.pushed_version)]
     assert Path(result.serving_dir, "saved_model.pb").is_file()
@@ -193,7 +193,7 @@ def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
     assert second.result.slices[0].metrics == first.result.slices[0].metrics
 
 
-def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute):
+def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, served):
     refused = execute("evaluation.thresholds={cross_entropy=0.0}")
     assert (refused.status, refused.exit_code) == ("refused", 3)
     assert {node.id for node in refused.nodes if node.state == "complete"} == {
@@ -206,17 +206,37 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute):
     assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+    assert [client.status() for client in served] == [[(first.result.pushed_version, "AVAILABLE")]] * 2
+
+
+def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute):
+    rules = {
+        "evaluation.class_thresholds.precision": "{3=1.0, 8=1.0}",
+        "evaluation.slice_thresholds.cross_entropy": '{"slant = left"=0.0}',
+        "evaluation.label_groups": "{round=['0', '6', '8', '9'], straight=['1', '7']}",
+        "evaluation.slices": '["slant", ["slant", "label_group"], "label_group"]',
+    }
+    refused = execute(*(f"{key}={value}" for key, value in rules.items()))
+    assert refused.exit_code == 3
+    names = {figures.name for figures in refused.result.slices}
+    assert {"label_group = round", "label_group = straight, slant = left"} <= names
+    short = [name for name in "38" if refused.result.slices[0].per_class[name]["precision"] < 1.0]
+    assert [(gate.class_name, gate.slice) for gate in refused.result.gates.failures()] == [
+        *((name, "all") for name in short),
+        (None, "slant = left"),
+    ]
+    assert "Evaluator: cross_entropy for slant = left is 0." in refused.result.refusals[-1]
 
 
 def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
     worse = execute("training.epochs=1", "training.learning_rate=1e-6", "evaluation.thresholds={accuracy=0.0}")
     assert worse.exit_code == 3
-    assert worse.result.has_baseline
+    assert worse.result.gates.has_baseline
     figures = worse.result.slices[0]
     assert figures.metrics["accuracy"] < 0.5  # the new model's, not the baseline's
     assert np.trace(figures.confusion) / np.sum(figures.confusion) == pytest.approx(figures.metrics["accuracy"])
     (refusal,) = worse.result.refusals
-    assert "accuracy changed by -0." in refusal and "against the last blessed model, allowed -0.05" in refusal
+    assert "; the last blessed model's is 0.9" in refusal and "and 0.05 worse is allowed (missed by 0." in refusal
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
 
 

@@ -34,12 +34,12 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("training.learning_rate=nan", r"training\.learning_rate: .*finite number"),
         ("data.max_bad_fraction=1.5", r"data\.max_bad_fraction: .*less than or equal to 1"),
         ("data.splits.train=0.9", r"data\.splits: train, validation and test must add up to 1, not 1\.2"),
-        ("evaluation.thresholds.acuracy=0.9", r"unknown metric `acuracy`\. Did you mean `accuracy`\?"),
+        ("evaluation.thresholds.acuracy=0.9", r"has no `acuracy`\. Did you mean `accuracy`\?"),
         ("evaluation.thresholds.accuracy=80", r"`accuracy` must be between 0 and 1, not 80"),
         ("evaluation.thresholds.macro_f1=-3", r"`macro_f1` must be between 0 and 1, not -3"),
         ("evaluation.thresholds.cross_entropy=-1", r"`cross_entropy` must be 0 or more, not -1"),
         ("evaluation.change_thresholds.accuracy=7", r"`accuracy` must be between 0 and 1, not 7"),
-        ("evaluation.thresholds={}", r"at least one threshold is needed"),
+        ("evaluation.thresholds={}", r"evaluation\.thresholds: at least one is needed"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: .*scratch_cnn"),
         ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
         (
@@ -452,6 +452,12 @@ def test_every_key_is_documented():
     for name in models.names():
         assert f'`name = "{name}"`' in text
         assert all(f"`{key}`" in text for key in models.get(name).Options.model_fields)
+
+
+def test_what_is_demanded_of_one_task_is_not_demanded_of_another():
+    assert config.load("pictures", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
+    masks = config.load("pictures", data="x", overrides=["model.name=unet", "evaluation.thresholds.mean_iou=0.4"])
+    assert masks.evaluation.thresholds == {"mean_iou": 0.4}
 
 
 def test_an_unknown_colour_map_is_refused():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tfx.dsl.compiler import compiler
 
+from components.evaluator.options import EvaluationOptions
 from components.image_example_gen import layout
 from pipeline import config, dag, nodes
 from pipeline.evaluation import eval_config
@@ -169,22 +170,32 @@ def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
     assert json.loads(splits) == ["validation"]
 
 
-def test_thresholds_hold_for_the_whole_split_and_on_the_right_side():
-    evaluation = config.EvaluationSection(
-        thresholds={"accuracy": 0.9, "cross_entropy": 0.5}, change_thresholds={"macro_f1": 0.1, "cross_entropy": 0.2}
-    )
-    (metrics,) = eval_config(evaluation, ["a", "b"], ["brightness"]).metrics_specs
-    (accuracy,) = metrics.per_slice_thresholds["accuracy"].thresholds
-    assert accuracy.threshold.value_threshold.lower_bound.value == 0.9
-    assert not accuracy.threshold.HasField("change_threshold")
-    assert [list(spec.feature_keys) for spec in accuracy.slicing_specs] == [[]]
-    (f1,) = metrics.per_slice_thresholds["macro_f1"].thresholds
-    assert f1.threshold.change_threshold.absolute.value == -0.1
-    (cross_entropy,) = next(m for m in metrics.metrics if "Crossentropy" in m.class_name).per_slice_thresholds
-    assert cross_entropy.threshold.value_threshold.upper_bound.value == 0.5
-    assert cross_entropy.threshold.change_threshold.absolute.value == 0.2
-
-
 def test_every_slice_is_measured():
-    specs = eval_config(config.EvaluationSection(), ["a", "b"], ["brightness", "camera"]).slicing_specs
-    assert [list(spec.feature_keys) for spec in specs] == [[], ["slice/brightness"], ["slice/camera"]]
+    slices = ["brightness", ("brightness", "camera")]
+    specs = eval_config(EvaluationOptions(), "classification", ["a", "b"], slices).slicing_specs
+    assert [list(spec.feature_keys) for spec in specs] == [
+        [],
+        ["slice/brightness"],
+        ["slice/brightness", "slice/camera"],
+    ]
+
+
+def test_the_rules_reach_the_evaluator(compiled):
+    said = ("evaluation.thresholds={macro_f1=0.7}", "evaluation.class_thresholds.recall=0.5")
+    options = json.loads(parameters(compiled(*said), "Evaluator")["options"])
+    assert (options["thresholds"], options["class_thresholds"]) == ({"macro_f1": 0.7}, {"recall": 0.5})
+
+
+def test_slices_are_the_configured_ones_or_all_there_are(class_folders):
+    root = class_folders({"a": 3, "b": 3})
+
+    def names(*overrides):
+        loaded = config.load("pictures", data=str(root), overrides=overrides)
+        return dag.slice_names(loaded, layout.inspect(str(root), loaded.data.options()))
+
+    assert names() == ("brightness", "resolution", "orientation")
+    assert names("evaluation.label_groups={some=['a']}")[-1] == "label_group"
+    assert names("evaluation.slices=['brightness', ['brightness', 'resolution']]") == (
+        "brightness",
+        ("brightness", "resolution"),
+    )

@@ -44,7 +44,7 @@ def gate(**values):
         "higher_is_better": True,
         "examples": 200,
         "passed": True,
-        "detail": "0.9000 is at least 0.85",
+        "detail": "0.9000; must be at least 0.85",
     }
     return Gate(**said | values)
 
@@ -175,8 +175,8 @@ def test_a_refused_model_says_by_whom_and_why(sources_of):
     gates = Gates(
         has_baseline=True,
         gates=[
-            gate(metric="recall", class_name="owl", value=0.5, bound=0.8, passed=False, detail="too low"),
-            gate(metric="cross_entropy", value=0.9, bound=0.5, higher_is_better=False, passed=False),
+            gate(metric="recall", class_name="owl", value=0.5, bound=0.8, passed=False, detail="0.5; must be 0.8"),
+            gate(metric="cross_entropy", value=0.9, bound=0.5, higher_is_better=False, passed=False, detail="0.9"),
             gate(slice="camera = b", passed=None, detail="12 examples are too few"),
             gate(),
         ],
@@ -196,8 +196,8 @@ def test_a_refused_model_says_by_whom_and_why(sources_of):
     assert not found.pushed and found.headline == "Refused by Evaluator and ServingValidator"
     assert "artifact 3" in found.against
     assert [(reason.gate, reason.subject, reason.text) for reason in found.reasons] == [
-        ("Evaluator", "Cross-entropy", "0.9000, at most 0.5000 asked, missed by 0.4000"),
-        ("Evaluator", "Recall of owl", "0.5000, at least 0.8000 asked, missed by 0.3000"),
+        ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
+        ("Evaluator", "Recall of owl", "0.5; must be 0.8 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
     assert ("Rules kept", "1 of 3") in [(fact.label, fact.value) for fact in found.facts]

@@ -1,0 +1,232 @@
+"""The Evaluator's executor: its figures against independent implementations, and what it blesses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx.types import standard_artifacts
+
+from components.evaluator import executor
+from components.evaluator.figures import Evaluation, Gates
+from components.evaluator.options import EvaluationOptions
+from pipeline.evaluation import eval_config
+from trainer_module import features
+
+SLICES = ("brightness", "camera", ("brightness", "camera"), "label_group")
+GROUPS = {"warm": ("red",), "cold": ("blue", "green"), "sea": ("blue",)}
+
+
+@pytest.fixture(scope="module")
+def examples(tiny_model):
+    """Twelve dozen raw examples: the tiny model's, each with other noise, from one of three cameras."""
+    random = np.random.default_rng(5)
+    made = []
+    for index in range(144):
+        example = tf.train.Example.FromString(tiny_model.examples[index % 12])
+        pixels = tf.io.decode_image(example.features.feature[features.IMAGE_ENCODED].bytes_list.value[0]).numpy()
+        noisy = np.clip(pixels + random.normal(0, 60, pixels.shape), 0, 255).astype(np.uint8)
+        feature = example.features.feature
+        feature[features.IMAGE_ENCODED].bytes_list.value[0] = tf.io.encode_png(noisy).numpy()
+        feature["slice/camera"].bytes_list.value.append(b"abb"[index % 3 : index % 3 + 1])
+        feature[features.SLICE_BRIGHTNESS].bytes_list.value[0] = b"dark" if index % 5 == 0 else b"normal"
+        made.append(example)
+    return made
+
+
+@pytest.fixture(scope="module")
+def schema(examples):
+    found = schema_pb2.Schema()
+    kinds = {"bytes_list": schema_pb2.BYTES, "float_list": schema_pb2.FLOAT, "int64_list": schema_pb2.INT}
+    for name, feature in sorted(examples[0].features.feature.items()):
+        entry = found.feature.add(name=name, type=kinds[feature.WhichOneof("kind")])
+        entry.presence.min_fraction = 1.0
+        entry.shape.dim.add(size=1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def evaluate(tiny_model, examples, schema, tmp_path_factory):
+    """Runs the executor on temporary artifacts: options, with a baseline or none → figures, verdicts, blessing."""
+
+    def run(options, *, baseline=False, slices=SLICES):
+        root = tmp_path_factory.mktemp("evaluator")
+        options = EvaluationOptions.model_validate(options).of_task("classification")
+        inputs = {"examples": standard_artifacts.Examples(), "model": standard_artifacts.Model()}
+        inputs["examples"].uri = str(root / "examples")
+        inputs["examples"].split_names = '["test"]'
+        inputs["model"].uri = str(Path(tiny_model.serving_dir).parent)
+        inputs["model"].id = 4
+        inputs["schema"] = standard_artifacts.Schema()
+        inputs["schema"].uri = str(root / "schema")
+        if baseline:
+            inputs["baseline_model"] = standard_artifacts.Model()
+            inputs["baseline_model"].uri = inputs["model"].uri
+            inputs["baseline_model"].id = 3
+        (root / "schema").mkdir()
+        (root / "schema" / "schema.pbtxt").write_text(str(schema))
+        (root / "examples" / "Split-test").mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(root / "examples/Split-test/data.gz"), "GZIP") as writer:
+            for example in examples:
+                writer.write(example.SerializeToString())
+        outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
+        for name, artifact in outputs.items():
+            artifact.uri = str(root / name)
+        said = eval_config(options, "classification", tiny_model.options.classes, slices)
+        context = executor.Executor.Context(
+            beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1"
+        )
+        executor.Executor(context).Do(
+            {name: [artifact] for name, artifact in inputs.items()},
+            {name: [artifact] for name, artifact in outputs.items()},
+            {
+                "eval_config": json_format.MessageToJson(said),
+                "example_splits": '["test"]',
+                "module_path": "components.evaluator.extractors",
+                "fairness_indicator_thresholds": "null",
+                "task": "classification",
+                "classes": json.dumps(tiny_model.options.classes),
+                "options": options.model_dump_json(),
+            },
+        )
+        evaluation = Evaluation.model_validate_json((root / "evaluation/figures.json").read_text())
+        gates = Gates.model_validate_json((root / "evaluation/gates.json").read_text())
+        return evaluation, gates, outputs["blessing"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(evaluate):
+    return evaluate({"label_groups": GROUPS, "top_k": 2, "thresholds": {"accuracy": 0.0}})
+
+
+@pytest.fixture(scope="module")
+def predictions(tiny_model, examples):
+    """Class ids and the exported model's own probabilities."""
+    serialized = tf.constant([example.SerializeToString() for example in examples])
+    probabilities = tf.saved_model.load(tiny_model.serving_dir).signatures["examples"](examples=serialized)
+    names = [text(example, features.CLASS_TEXT) for example in examples]
+    return np.array(list(map(tiny_model.options.classes.index, names))), probabilities["probabilities"].numpy()
+
+
+def text(example, key):
+    return example.features.feature[key].bytes_list.value[0].decode()
+
+
+def chosen(name, examples):
+    """Whether each example belongs to a slice."""
+    if name == "all":
+        return np.full(len(examples), True)
+    inside = np.full(len(examples), True)
+    for part in name.split(", "):
+        feature, value = part.split(" = ")
+        if feature == "label_group":
+            inside &= [text(example, features.CLASS_TEXT) in GROUPS[value] for example in examples]
+        else:
+            inside &= [text(example, f"slice/{feature}") == value for example in examples]
+    return inside
+
+
+def test_every_slice_is_measured(found):
+    names = [figures.name for figures in found[0].candidate]
+    crosses = [f"brightness = {b}, camera = {c}" for b in ("dark", "normal") for c in "ab"]
+    assert names[0] == "all" and set(names[1:]) == {
+        *("brightness = dark", "brightness = normal", "camera = a", "camera = b"),
+        *crosses,
+        *(f"label_group = {group}" for group in GROUPS),
+    }
+
+
+def test_the_figures_are_scikit_learns(found, predictions, examples, tiny_model):
+    evaluation, _, _ = found
+    ids = [0, 1, 2]
+    for figures in evaluation.candidate:
+        inside = chosen(figures.name, examples)
+        labels, probabilities = predictions[0][inside], predictions[1][inside].astype(float)
+        guesses = probabilities.argmax(axis=1)
+        occurring = sorted(set(labels))
+        expected = {
+            "examples": inside.sum(),
+            "accuracy": sklearn.metrics.accuracy_score(labels, guesses),
+            "top_2_accuracy": sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=2, labels=ids),
+            "cross_entropy": sklearn.metrics.log_loss(
+                labels, probabilities / probabilities.sum(axis=1, keepdims=True), labels=ids
+            ),
+        }
+        for average in ("macro", "weighted"):
+            values = sklearn.metrics.precision_recall_fscore_support(
+                labels, guesses, labels=occurring, average=average, zero_division=0.0
+            )
+            expected |= {
+                f"{average}_{name}": value
+                for name, value in zip(("precision", "recall", "f1"), values[:3], strict=True)
+            }
+        areas = [
+            sklearn.metrics.roc_auc_score(labels == i, probabilities[:, i])
+            if 0 < (labels == i).sum() < len(labels)
+            else np.nan
+            for i in ids
+        ]
+        expected["macro_auc"] = np.nanmean(areas) if not np.isnan(areas).all() else np.nan
+        for name, value in expected.items():
+            assert figures.metrics[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (figures.name, name)
+        assert figures.confusion == sklearn.metrics.confusion_matrix(labels, guesses, labels=ids).tolist()
+        per_class = sklearn.metrics.precision_recall_fscore_support(labels, guesses, labels=ids, zero_division=0.0)
+        for index, name in enumerate(tiny_model.options.classes):
+            measured = figures.per_class[name]
+            assert measured["auc"] == pytest.approx(areas[index], abs=1e-6, nan_ok=True)
+            assert measured["support"] == per_class[3][index]
+            for column, figure in enumerate(("precision", "recall", "f1")):
+                value = per_class[column][index] if per_class[3][index] else np.nan
+                assert measured[figure] == pytest.approx(value, abs=1e-6, nan_ok=True)
+
+
+def test_calibration_is_that_of_a_direct_count(found, predictions):
+    evaluation, _, _ = found
+    labels, probabilities = predictions
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    error = 0.0
+    for bin_ in evaluation.overall.reliability:
+        inside = (confidence > bin_.lower) & (confidence <= bin_.upper)
+        assert bin_.count == inside.sum()
+        if inside.any():
+            assert bin_.accuracy == pytest.approx(right[inside].mean(), abs=1e-6)
+            assert bin_.confidence == pytest.approx(confidence[inside].mean(), abs=1e-6)
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert evaluation.overall.metrics["expected_calibration_error"] == pytest.approx(error, abs=1e-6)
+
+
+def test_intervals_when_asked_for(evaluate, found):
+    evaluation, _, _ = evaluate({"confidence_intervals": "jackknife"}, slices=())
+    assert found[0].overall.intervals == {}
+    low, high = evaluation.overall.intervals["accuracy"]
+    value = evaluation.overall.metrics["accuracy"]
+    # The normal approximation of a share of 144.
+    width = 2 * 1.96 * np.sqrt(value * (1 - value) / 144)
+    assert low < value < high and 0.5 * width < high - low < 2 * width
+    assert value == pytest.approx(found[0].overall.metrics["accuracy"], abs=1e-9)
+    assert set(evaluation.overall.class_intervals) == {"blue", "green", "red"}
+
+
+def test_a_blessing_says_whose_it_is(found, evaluate):
+    _, gates, blessing = found
+    assert gates.blessed and not gates.has_baseline
+    assert blessing.get_int_custom_property("blessed") == 1
+    assert blessing.get_int_custom_property("current_model_id") == 4
+    assert not blessing.has_custom_property("baseline_model_id")
+    assert [path.name for path in Path(blessing.uri).iterdir()] == ["BLESSED"]
+
+    evaluation, gates, blessing = evaluate({"thresholds": {"accuracy": 0.99}}, baseline=True, slices=())
+    assert not gates.blessed and gates.has_baseline
+    assert blessing.get_int_custom_property("blessed") == 0
+    assert blessing.get_int_custom_property("baseline_model_id") == 3
+    assert [path.name for path in Path(blessing.uri).iterdir()] == ["NOT_BLESSED"]
+    # The baseline is the same model here.
+    assert evaluation.baseline == evaluation.candidate
+    (failure,) = gates.failures()
+    assert (failure.metric, failure.rule, failure.bound) == ("accuracy", "evaluation.thresholds", 0.99)
