@@ -85,6 +85,8 @@ def test_from_files_to_a_served_model(run):
     assert outcome.result.servable is True and outcome.result.blessed is True
     assert all(check["passed"] for check in outcome.result.checks)
     assert (loaded.model_base_path / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
+    report = (loaded.run_dir / "report.html").read_text()
+    assert "Weakest pictures" in report and f"Pushed as version {outcome.result.pushed_version}" in report
 
 
 def test_the_figures_of_masks_are_those_of_a_direct_count(run):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,6 +90,19 @@ def test_the_first_run_pushes_a_good_model(first):
     assert result.slices[0].metrics["accuracy"] >= 0.85
     assert sorted(os.listdir(Path(result.serving_dir).parent)) == [str(result.pushed_version)]
     assert Path(result.serving_dir, "saved_model.pb").is_file()
+
+
+def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, root, tmp_path):
+    path = root / "digits" / "report.html"
+    assert first.as_json()["report"] == str(path) and os.listdir(path.parent).count("report.tmp") == 0
+    text = path.read_text()
+    assert f"Pushed as version {first.result.pushed_version}" in text and len(text) < 5_000_000
+    assert f"{first.result.slices[0].metrics['accuracy']:.4f}" in text
+    saved = tmp_path / "model.toml"
+    (encoded,) = re.findall(r'href="data:application/toml;base64,([^"]+)" download="model.toml"', text)
+    saved.write_bytes(base64.b64decode(encoded))
+    again = config.load(str(saved))
+    assert again.pipeline.root == root and again.training.epochs == EPOCHS
 
 
 def test_the_json_object_has_every_key_of_the_contract(first):
@@ -185,7 +200,7 @@ def executions_of_last_run(root):
 def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
     second = execute()
     states = executions_of_last_run(root)
-    assert len(states) == 11
+    assert len(states) == 12
     # The resolver is a question to ML Metadata, and asked anew in every run.
     assert {node for node, state in states.items() if state != "CACHED"} == {"Resolver"}
     assert second.exit_code == 0
@@ -201,7 +216,9 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
         "Resolver",
         "Evaluator",
         "Pusher",
+        "ModelReport",
     }
+    assert "Refused by Evaluator" in Path(refused.result.report).read_text()
     (refusal,) = refused.result.refusals
     assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
     assert refused.result.pushed_version is None
