@@ -12,6 +12,7 @@ from components.model_report.tables import NO_VALUE, Cell, Column, Table, count
 
 _MOST_LISTED = 50
 _MOST_GROUPS = 20
+_MOST_PATHS = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def summarize(sources: Sources) -> Data:
         quarantine=_quarantine_sentence(summary),
         refused=_refused_table(sources.quarantined, summary.get("quarantined", 0)),
         drift=_drift_sentence(sources.drift),
-        drifted=list(sources.drift.get("found", [])),
+        drifted=list(sources.drift.get("found", []))[:_MOST_LISTED],
     )
 
 
@@ -120,11 +121,16 @@ def _groups_table(groups: Sequence[dict[str, Any]]) -> Table | None:
         [
             Cell("exact copies" if group["kind"] == "exact" else "look alike"),
             Cell(", ".join(sorted({str(picture["split"]) or "left out" for picture in group["pictures"]}))),
-            Cell(", ".join(str(picture["path"]) for picture in group["pictures"])),
+            Cell(_paths(group["pictures"])),
         ]
         for group in groups[:_MOST_GROUPS]
     ]
     return Table(f"The first {len(rows)} groups", [Column("Kind"), Column("Splits"), Column("Pictures")], rows)
+
+
+def _paths(found: Sequence[dict[str, Any]]) -> str:
+    more = f" and {len(found) - _MOST_PATHS:,} more" if len(found) > _MOST_PATHS else ""
+    return ", ".join(str(picture["path"]) for picture in found[:_MOST_PATHS]) + more
 
 
 def _quarantine_sentence(summary: dict[str, Any]) -> str:

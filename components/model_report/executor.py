@@ -33,6 +33,7 @@ from components.model_report.sources import Explained, Push, Sizes, Sources
 from components.serving_validator.executor import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from trainer_module import features
+from trainer_module import grad_cam as heat_maps
 from trainer_module.options import TrainerOptions
 
 REPORT_FILE = "report.html"
@@ -101,6 +102,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             explained="explanations" in present,
             mistakes=[decision for kind, decision in explained if kind == WRONG],
             right=[decision for kind, decision in explained if kind == RIGHT],
+            scale=_scale(options) if explained else [],
             comparisons=self._comparisons(present, options, evaluation, report.uri),
             legend=_legend(options) if evaluation.task == "segmentation" else [],
             lineage=self._lineage(present, exec_properties),
@@ -260,6 +262,11 @@ def _draw(found: list[weakest.Predicted], options: TrainerOptions) -> Iterable[s
     for entry in found:
         drawn = masks.compare(entry.filename, *entry.arrays(options), options.classes, options.ignore_id)
         yield json.dumps(masks.to_json(drawn))
+
+
+def _scale(options: TrainerOptions) -> list[str]:
+    colors = heat_maps.color_table(options.grad_cam.colormap)[::17].round().astype(int)
+    return [f"rgb({red}, {green}, {blue})" for red, green, blue in colors]
 
 
 def _legend(options: TrainerOptions) -> list[tuple[str, str]]:

@@ -10,13 +10,14 @@ from components.evaluator import metric_names
 from components.evaluator.figures import ALL, Evaluation, Gate, SliceFigures
 from components.model_report import charts, names
 from components.model_report.charts import Chart
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number, signed
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, interval, number, signed
 
 # Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
 MANY_CLASSES = 25
 # Beyond so many it is left out: a matrix of a thousand classes would be ten times the rest of the page.
 MOST_CLASSES_IN_MATRIX = 120
 _MOST_PAIRS = 20
+_MOST_SLICES = 300
 # Figures that are told slice by slice, as far as there are any.
 _OF_SLICES = {
     "classification": ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
@@ -133,7 +134,7 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
             row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
         row.append(count(of.get("support", math.nan)))
         rows.append(row)
-    return Table(f"Classes, lowest {names.figure(key)} first", columns, rows, sorted_by=1 if figures else None)
+    return Table("Classes, the weakest first", columns, rows, sorted_by=1 if figures else None)
 
 
 def _rules_broken(number_of: int) -> str:
@@ -146,7 +147,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
     main = names.main(overall.metrics, evaluation.task)
     if not slices or not main:
         return None
-    shown = [name for name in _OF_SLICES[evaluation.task] if name in overall.metrics] or [main]
+    shown = [name for name in _OF_SLICES[evaluation.task] if name in overall.metrics]
     columns = [Column("Slice")] + [Column(names.figure(name), numeric=True) for name in shown]
     columns.append(Column("Distance from all", numeric=True))
     if baseline:
@@ -169,13 +170,8 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
         return cells
 
     ordered = sorted(slices, key=lambda of: (*_rank(of.metrics.get(main, math.nan)), of.name))
-    return Table(
-        f"Slices, lowest {names.figure(main).lower()} first",
-        columns,
-        [row(of) for of in ordered],
-        pinned=[row(overall)],
-        sorted_by=1 + shown.index(main) if main in shown else None,
-    )
+    rows, caption = at_most([row(of) for of in ordered], _MOST_SLICES, "Slices, the weakest first")
+    return Table(caption, columns, rows, pinned=[row(overall)], sorted_by=1 + shown.index(main))
 
 
 def confusion(evaluation: Evaluation) -> Confusion:

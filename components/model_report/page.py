@@ -35,6 +35,7 @@ class Page:
     explained: bool
     mistakes: list[Explained]
     right: list[Explained]
+    scale: list[str]
     comparisons: list[Comparison]
     legend: list[tuple[str, str]]
     data: Data
@@ -72,6 +73,7 @@ def build(sources: Sources) -> Page:
         explained=sources.explained,
         mistakes=sources.mistakes,
         right=sources.right,
+        scale=sources.scale,
         comparisons=sources.comparisons,
         legend=sources.legend,
         data=data_summary.summarize(sources),

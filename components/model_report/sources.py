@@ -76,6 +76,7 @@ class Sources:
       explained: Whether GradCam has run.
       mistakes: The most confident wrong decisions, the most confident first.
       right: The most confident right ones.
+      scale: Colours of the heat maps as CSS says them, from no evidence to most.
       comparisons: Of masks: the pictures with the lowest pixel accuracy, the lowest first.
       legend: Of masks: class → colour as CSS says it.
       lineage: What the model was made from: name → value.
@@ -105,6 +106,7 @@ class Sources:
     explained: bool = False
     mistakes: list[Explained] = field(default_factory=list)
     right: list[Explained] = field(default_factory=list)
+    scale: list[str] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     lineage: list[tuple[str, str]] = field(default_factory=list)

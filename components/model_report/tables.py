@@ -60,6 +60,13 @@ class Table:
     descending: bool = False
 
 
+def at_most(rows: list[list[Cell]], most: int, caption: str) -> tuple[list[list[Cell]], str]:
+    """The first rows of many, and a caption that says so: a page of thousands would not be read by anybody."""
+    if len(rows) <= most:
+        return rows, caption
+    return rows[:most], f"{caption}; the first {most:,} of {len(rows):,}"
+
+
 def number(value: float, *, note: str = "", tone: str = "") -> Cell:
     """A figure with four digits behind the point; one that does not exist sorts as NaN, that is last."""
     if math.isnan(value):

@@ -10,7 +10,9 @@ from typing import Any
 from components.evaluator.figures import ALL, Evaluation, Gate
 from components.model_report import names
 from components.model_report.sources import Sources
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, count, interval, number, signed
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, interval, number, signed
+
+_MOST_RULES = 300
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def rules_table(gates: Sequence[Gate]) -> Table:
         Column("Examples", numeric=True),
         Column("Rule"),
     ]
-    return Table("Every rule of the configuration, the broken ones first", columns, rows)
+    rows, caption = at_most(rows, _MOST_RULES, "Every rule on every figure, the broken ones first")
+    return Table(caption, columns, rows)
 
 
 def checks_table(checks: Iterable[dict[str, Any]]) -> Table:

@@ -110,6 +110,7 @@ def sources_of(evaluation_of, rng):
             "drift": {"previous_span": None, "found": []},
             "explained": True,
             "mistakes": [decision],
+            "scale": ["rgb(0, 0, 128)", "rgb(128, 0, 0)"],
             "right": [dataclasses.replace(decision, predicted=names[0])],
             "lineage": [("Code", "0123456789abcdef"), ("Data fingerprint", "ab" * 32)],
             "versions": [("tfx", "1.21.0")],
@@ -287,6 +288,14 @@ def test_reliability_says_which_way_a_model_errs(sources_of):
     found = figure_tables.reliability(overall.model_copy(update={"reliability": bins}))
     assert "overconfident" in found.description and len(found.lines[0].marks) == len(bins)
     assert figure_tables.reliability(overall.model_copy(update={"reliability": []})) is None
+
+
+def test_long_tables_are_cut_and_say_so(sources_of):
+    found = verdict.rules_table([gate(slice=f"camera = {index}") for index in range(1000)])
+    assert len(found.rows) == 300 and found.caption.endswith("the first 300 of 1,000")
+    pictures_ = [{"path": f"{index}.png", "class": "a", "split": "train"} for index in range(100)]
+    built = page.build(sources_of(duplicates=[{"kind": "exact", "pictures": pictures_}]))
+    assert built.data.groups.rows[0][2].text.endswith("7.png and 92 more")
 
 
 # --- Charts -----------------------------------------------------------------------------------------------------
