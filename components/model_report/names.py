@@ -11,21 +11,24 @@ from components.evaluator import metric_names
 _FIGURES = {
     "examples": ("Examples", "Pictures that were measured."),
     "accuracy": ("Accuracy", "Share of the pictures whose most probable class is right."),
-    "macro_precision": ("Precision, mean of classes", "Of what is called a class, the share that is of it."),
-    "macro_recall": ("Recall, mean of classes", "Of the pictures of a class, the share that is found."),
-    "macro_f1": ("F1, mean of classes", "Harmonic mean of precision and recall; every class counts alike."),
-    "weighted_precision": ("Precision, weighted", "Every class counts by its pictures."),
-    "weighted_recall": ("Recall, weighted", "Every class counts by its pictures."),
-    "weighted_f1": ("F1, weighted", "Every class counts by its pictures."),
-    "macro_auc": ("ROC AUC, mean of classes", "How well the probability of a class ranks its pictures above others."),
+    "macro_precision": (
+        "Macro precision",
+        "Mean over the classes; of what is called a class, the share that is of it.",
+    ),
+    "macro_recall": ("Macro recall", "Mean over the classes; of the pictures of a class, the share that is found."),
+    "macro_f1": ("Macro F1", "Mean over the classes; the harmonic mean of precision and recall."),
+    "weighted_precision": ("Weighted precision", "Every class counts by its pictures."),
+    "weighted_recall": ("Weighted recall", "Every class counts by its pictures."),
+    "weighted_f1": ("Weighted F1", "Every class counts by its pictures."),
+    "macro_auc": ("Macro ROC AUC", "How well the probability of a class ranks its pictures above others."),
     "cross_entropy": ("Cross-entropy", "Punishes confidence in a wrong class; lower is better."),
     "expected_calibration_error": (
         "Calibration error",
         "Mean distance between how sure the model is and how often it is right; lower is better.",
     ),
     "pixel_accuracy": ("Pixel accuracy", "Share of the pixels whose class is right."),
-    "mean_iou": ("IoU, mean of classes", "Overlap of mask and truth over what either covers."),
-    "mean_dice": ("Dice, mean of classes", "Twice the overlap over the sum of both areas."),
+    "mean_iou": ("Mean IoU", "Mean over the classes; overlap of mask and truth over what either covers."),
+    "mean_dice": ("Mean Dice", "Mean over the classes; twice the overlap over the sum of both areas."),
     "precision": ("Precision", ""),
     "recall": ("Recall", ""),
     "f1": ("F1", ""),
@@ -44,7 +47,7 @@ MAIN_OF_CLASS = {metric_names.CLASSIFICATION: "f1", metric_names.SEGMENTATION: "
 def figure(name: str) -> str:
     """A figure's name for people; of an unknown one its words."""
     if found := _TOP_K.fullmatch(name):
-        return f"Accuracy, top {found[1]}"
+        return f"Top {found[1]} accuracy"
     return _FIGURES[name][0] if name in _FIGURES else name.replace("_", " ").capitalize()
 
 

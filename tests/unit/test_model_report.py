@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -234,7 +233,7 @@ def test_a_change_is_good_or_bad_by_the_side_on_which_a_good_model_lies(sources_
     assert {row[0].text: (row[-1].text, row[-1].note) for row in rows} == {
         "Accuracy": ("+0.1000", "better"),
         "Cross-entropy": ("+0.1000", "worse"),
-        "F1, mean of classes": ("±0.0000", "the same"),
+        "Macro F1": ("±0.0000", "the same"),
     }
 
 
@@ -699,18 +698,22 @@ def test_the_pages_own_script_runs_and_an_injected_one_does_not(sources_of, tmp_
 @in_browser
 @pytest.mark.parametrize(
     ("name", "size", "dark"),
-    [("phone", (500, 844), False), ("desktop", (1280, 900), False), ("dark", (1280, 900), True)],
+    [("phone", (390, 844), False), ("desktop", (1280, 900), False), ("dark", (1280, 900), True)],
 )
 def test_a_picture_of_the_page_has_its_colours(sources_of, tmp_path, name, size, dark):
-    path, shot = tmp_path / "report.html", tmp_path / f"{name}.png"
-    path.write_text(render(sources_of()))
-    options = ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
-    browse(path, f"--screenshot={shot}", f"--window-size={size[0]},{size[1]}", *options)
-    if keep := os.environ.get("TFX_VISION_SCREENSHOTS"):
-        shutil.copy(shot, keep)
+    width, height = size
+    shot = tmp_path / f"{name}.png"
+    (tmp_path / "report.html").write_text(render(sources_of()))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        "<!doctype html><style>body { margin: 0 } iframe { display: block; border: 0 }</style>"
+        f'<iframe src="report.html" style="width:{width}px;height:{height}px"></iframe>'
+    )
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    browse(frame, f"--screenshot={shot}", f"--window-size={max(width, 500)},{height}", scheme)
     with Image.open(shot) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert pixels.shape[:2] == size[::-1]
+        pixels = np.asarray(image.convert("RGB"))[:, :width]
+    assert pixels.shape[:2] == (height, width)
     colors = color_schemes()["dark" if dark else "light"]
     for color in ("paper", "good-card"):
         assert (pixels == colors[color]).all(axis=-1).mean() > 0.05, color
