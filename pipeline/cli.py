@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,6 +14,11 @@ from rich.console import Console
 from components.image_example_gen.layout import DatasetError
 from pipeline import config as configuration
 from trainer_module.error_text import did_you_mean
+
+if TYPE_CHECKING:
+    from serving import client as clients
+
+Answer = TypeVar("Answer")
 
 DONE, FAILED, BAD_USAGE, REFUSED = 0, 1, 2, 3
 
@@ -164,26 +170,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Asks a model server what is on pictures."""
-    from serving import client as clients
-
     stderr = Console(stderr=True)
-    if grpc and rest:
-        _stop(stderr, BAD_USAGE, "Give --grpc or --rest, not both.")
-    contents = []
-    for path in images:
-        try:
-            contents.append(path.read_bytes())
-        except OSError as error:
-            _stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
-    client: clients.Client
-    try:
-        client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
-        try:
-            predictions = client.predict(contents, top_k)
-        finally:
-            client.close()
-    except clients.ServerError as error:
-        _stop(stderr, FAILED, str(error))
+    predictions = _ask(stderr, images, grpc, rest, model, lambda client, contents: client.predict(contents, top_k))
     if as_json:
         rows = [
             {
@@ -199,6 +187,45 @@ def predict(
     for path, prediction in zip(images, predictions, strict=True):
         ranked = "  ".join(f"{label} {score:.6f}" for label, score in prediction.top)
         print(f"{path}  {ranked}")
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives a PNG of class ids for every picture.")],
+    grpc: GrpcOption = None,
+    rest: RestOption = None,
+    model: Annotated[str, typer.Option(help="The name that the server knows.")] = "digit-scenes",
+    as_json: JsonOption = False,
+) -> None:
+    """Asks a model server for the class of every pixel."""
+    stderr = Console(stderr=True)
+    # Pictures of one name from several folders: the later ones are numbered.
+    names: dict[str, int] = {}
+    paths = []
+    for path in images:
+        seen = names[path.stem] = names.get(path.stem, 0) + 1
+        paths.append(output_dir / (f"{path.stem}.png" if seen == 1 else f"{path.stem}-{seen}.png"))
+    for path, written in zip(images, paths, strict=True):
+        if path.absolute() == written.absolute():
+            _stop(stderr, BAD_USAGE, f"--output-dir: {path} would be replaced by its own mask. Name another folder.")
+    masks = _ask(stderr, images, grpc, rest, model, lambda client, contents: client.segment(contents))
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for mask, written in zip(masks, paths, strict=True):
+            written.write_bytes(mask.png)
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or output_dir}: {error.strerror or error}")
+    if as_json:
+        rows = [
+            {"image": str(path), "mask": str(written), "class_pixels": list(mask.class_pixels)}
+            for path, written, mask in zip(images, paths, masks, strict=True)
+        ]
+        print(json.dumps({"masks": rows}, ensure_ascii=False))
+        return
+    for path, written, mask in zip(images, paths, masks, strict=True):
+        shares = [f"{count / sum(mask.class_pixels):.1%} {id_}" for id_, count in enumerate(mask.class_pixels) if count]
+        print(f"{path}  {written}  of class: {', '.join(shares)}")
 
 
 @app.command()
@@ -326,6 +353,36 @@ def doctor(as_json: JsonOption = False) -> None:
             table.add_row(mark, check.name, check.detail)
         Console().print(table)
     raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
+
+
+def _ask(
+    stderr: Console,
+    images: list[Path],
+    grpc: str | None,
+    rest: str | None,
+    model: str,
+    question: Callable[[clients.Client, list[bytes]], list[Answer]],
+) -> list[Answer]:
+    """Reads the pictures and asks the server that the options name."""
+    from serving import client as clients
+
+    if grpc and rest:
+        _stop(stderr, BAD_USAGE, "Give --grpc or --rest, not both.")
+    contents = []
+    for path in images:
+        try:
+            contents.append(path.read_bytes())
+        except OSError as error:
+            _stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
+    client: clients.Client
+    try:
+        client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
+        try:
+            return question(client, contents)
+        finally:
+            client.close()
+    except clients.ServerError as error:
+        _stop(stderr, FAILED, str(error))
 
 
 def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:

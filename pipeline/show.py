@@ -121,7 +121,9 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         if result.pushed_version is not None and not outcome.error:
             base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
             _line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
-            _line(console, f"Ask it:    tfx-vision predict IMAGE --model {config.model_name}")
+            masks = config.model.task == metric_names.SEGMENTATION
+            question = "segment IMAGE --output-dir DIR" if masks else "predict IMAGE"
+            _line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
     if outcome.error:
         node, cause = outcome.error
         _line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")

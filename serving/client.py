@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 # Larger than any answer of ours; gRPC's own default of 4 MB is not.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -44,6 +45,18 @@ class Prediction(NamedTuple):
     top: tuple[Label, ...]
 
 
+class Mask(NamedTuple):
+    """A class for every pixel of one picture.
+
+    Attributes:
+      png: PNG of class ids, uint8, in the size that the model works in.
+      class_pixels: How many pixels each class has, by id.
+    """
+
+    png: bytes
+    class_pixels: tuple[int, ...]
+
+
 class VersionStatus(NamedTuple):
     """One version of a model: its number and state ("AVAILABLE", "LOADING", ...)."""
 
@@ -51,8 +64,24 @@ class VersionStatus(NamedTuple):
     state: str
 
 
-class Client(Protocol):
+class Client(abc.ABC):
     """What both protocols offer."""
+
+    @abc.abstractmethod
+    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
+        """Asks one signature that has one input.
+
+        Args:
+          signature: Its name.
+          alias: The input's name.
+          values: One string for each picture.
+
+        Returns:
+          Output name → a row for each picture.
+
+        Raises:
+          ServerError: If the server refuses, fails, or does not answer in time.
+        """
 
     def predict(self, images: Sequence[bytes], top_k: int = 1) -> list[Prediction]:
         """Classifies pictures.
@@ -64,7 +93,26 @@ class Client(Protocol):
         Raises:
           ServerError: If the server refuses, fails, or does not answer in time.
         """
+        return _predictions(self.ask(*_question(images, top_k)), top_k)
 
+    def segment(self, images: Sequence[bytes]) -> list[Mask]:
+        """Finds the class of every pixel.
+
+        Args:
+          images: JPEG or PNG files of any size; nothing is resized here.
+
+        Raises:
+          ServerError: If the server refuses, fails, or does not answer in time.
+        """
+        outputs = self.ask("serving_default", "image_bytes", images)
+        if "mask_png_bytes" not in outputs or "class_pixels" not in outputs:
+            raise ServerError("FAILED_PRECONDITION", "the answer holds no masks: is it a model of masks?")
+        return [
+            Mask(png, tuple(int(count) for count in counts))
+            for png, counts in zip(outputs["mask_png_bytes"], outputs["class_pixels"], strict=True)
+        ]
+
+    @abc.abstractmethod
     def status(self) -> list[VersionStatus]:
         """The versions that the server knows, newest first.
 
@@ -72,11 +120,12 @@ class Client(Protocol):
           ServerError: If the server does not know the model, or cannot be reached.
         """
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Closes the connection."""
 
 
-class GrpcClient:
+class GrpcClient(Client):
     """Speaks to TF Serving's PredictionService."""
 
     def __init__(self, address: str, model_name: str, timeout_s: float = 30.0) -> None:
@@ -103,14 +152,12 @@ class GrpcClient:
         self._predict = self._method(wire.PREDICT_METHOD, wire.PredictResponse)
         self._status = self._method(wire.STATUS_METHOD, wire.GetModelStatusResponse)
 
-    def predict(self, images: Sequence[bytes], top_k: int = 1) -> list[Prediction]:
-        """See `Client.predict`."""
-        signature, alias, values = _question(images, top_k)
+    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
+        """See `Client.ask`."""
         request = self._wire.PredictRequest()
         request.model_spec.name, request.model_spec.signature_name = self._model_name, signature
-        request.inputs.add(key=alias, value=self._wire.string_tensor(values))
-        outputs = {entry.key: self._wire.to_numpy(entry.value) for entry in self._call(self._predict, request).outputs}
-        return _predictions(outputs, top_k)
+        request.inputs.add(key=alias, value=self._wire.string_tensor(list(values)))
+        return {entry.key: self._wire.to_numpy(entry.value) for entry in self._call(self._predict, request).outputs}
 
     def status(self) -> list[VersionStatus]:
         """See `Client.status`."""
@@ -140,7 +187,7 @@ class GrpcClient:
             raise ServerError(error.code().name, error.details() or "no message") from None
 
 
-class RestClient:
+class RestClient(Client):
     """Speaks to TF Serving's REST interface."""
 
     def __init__(self, url: str, model_name: str, timeout_s: float = 30.0) -> None:
@@ -160,16 +207,16 @@ class RestClient:
         except httpx.InvalidURL as error:
             raise ServerError("INVALID_ARGUMENT", f"{url}: {error}") from None
 
-    def predict(self, images: Sequence[bytes], top_k: int = 1) -> list[Prediction]:
-        """See `Client.predict`."""
-        signature, _, values = _question(images, top_k)
+    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
+        """See `Client.ask`; of one input REST does not say the name."""
+        del alias
         body = {
             "signature_name": signature,
             "instances": [{"b64": base64.b64encode(value).decode("ascii")} for value in values],
         }
         rows = self._call("POST", f"{self._model_path}:predict", body, "predictions")
-        outputs = {key: [row[key] for row in rows] for key in (rows[0] if rows and isinstance(rows[0], dict) else ())}
-        return _predictions(outputs, top_k)
+        keys = rows[0] if rows and isinstance(rows[0], dict) else ()
+        return {key: [_decoded(row[key]) for row in rows] for key in keys}
 
     def status(self) -> list[VersionStatus]:
         """See `Client.status`."""
@@ -220,6 +267,11 @@ def _predictions(outputs: dict[str, Any], top_k: int) -> list[Prediction]:
         top = tuple(Label(_text(name), float(score)) for score, name in ranked)
         predictions.append(Prediction(top[0].label, top[0].score, top))
     return predictions
+
+
+def _decoded(value: Any) -> Any:
+    """TF Serving's way to write bytes in JSON, of outputs whose names end in `_bytes`, undone."""
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
 
 
 def _text(value: Any) -> str:

@@ -25,11 +25,11 @@ import segmentation_textbook
 import tensorflow as tf
 
 from pipeline import config
-from trainer_module import preprocessing, training
+from trainer_module import fitting, preprocessing
+from trainer_module.fitting import Pictures
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.pixel_metrics import PixelMetrics
-from trainer_module.tasks import segmentation
 
 PLAIN, PRETRAINED, TEXTBOOK = "plain", "pretrained", "textbook"
 
@@ -40,10 +40,9 @@ class Part(NamedTuple):
     images: np.ndarray
     masks: np.ndarray
 
-    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """In order, or shuffled anew in every epoch."""
-        data = tf.data.Dataset.from_tensor_slices(tuple(self))
-        return (data if seed is None else data.shuffle(len(self.images), seed)).batch(batch_size)
+    def examples(self) -> tf.data.Dataset:
+        """One by one."""
+        return tf.data.Dataset.from_tensor_slices(tuple(self))
 
 
 def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, Part]:
@@ -75,18 +74,11 @@ def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
 
 
 def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str) -> keras.Model:
-    """Trains as the pipeline does."""
-    keras.utils.set_random_seed(options.training.seed)
+    """Trains by the code that the pipeline's Trainer calls."""
     pixels = parts["train"].images.reshape(-1, 3).astype(np.float64)
     statistics = PixelStatistics(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32))
-    model = segmentation.build_model(options, statistics)
-    batch_size = options.training.batch_size
-    training.train(
-        model,
-        options,
-        train_data=parts["train"].batches(batch_size, options.training.seed),
-        validation_data=parts["validation"].batches(batch_size),
-        run_dir=run_dir,
+    model, _ = fitting.fit(
+        options, Pictures(statistics, parts["train"].examples(), parts["validation"].examples()), run_dir
     )
     return model
 
@@ -94,7 +86,7 @@ def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str) -> kera
 def measure(model: keras.Model, part: Part, classes: tuple[str, ...], ignore_id: int | None) -> dict[str, float]:
     """All figures over the pixels of a part; logits of further classes are not looked at."""
     metric = PixelMetrics(classes, ignore_id)
-    for images, masks in part.batches(8):
+    for images, masks in part.examples().batch(8):
         metric.update_state(masks, model(tf.cast(images, tf.float32), training=False)[..., : len(classes)])
     return {name: round(float(figure), 4) for name, figure in metric.result().items()}
 

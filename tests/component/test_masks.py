@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from components.image_example_gen import layout
-from pipeline import config, execution
+from pipeline import cli, config, execution
+from serving.local_server.server import LocalServer
 from trainer_module import features
 from trainer_module.session_model import SessionModel
 
@@ -133,6 +135,39 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
             assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
         assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
         assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
+
+
+def test_masks_are_served_over_both_protocols(run, street, tmp_path):
+    loaded, _outcome = run
+    pictures = sorted((street / "images").glob("1*.png"))[:3]
+    server = LocalServer("street", loaded.model_base_path, port=0, rest_api_port=0)
+    server.source.poll()
+    server.start()
+    try:
+        ports = (f"--grpc=127.0.0.1:{server.grpc_port}", f"--rest=http://127.0.0.1:{server.rest_port}")
+        answers = []
+        for number, port in enumerate(ports):
+            folder = tmp_path / str(number)
+            command = ["segment", *map(str, pictures), "--output-dir", str(folder), port, "--model=street", "--json"]
+            done = CliRunner().invoke(cli.app, command)
+            assert done.exit_code == 0, done.output
+            rows = json.loads(done.stdout)["masks"]
+            assert [row["image"] for row in rows] == list(map(str, pictures))
+            answers.append([np.asarray(Image.open(row["mask"])) for row in rows])
+            for mask, row in zip(answers[-1], rows, strict=True):
+                assert mask.shape == (18, 18) and mask.dtype == np.uint8
+                assert np.bincount(mask.ravel(), minlength=2).tolist() == row["class_pixels"]
+        np.testing.assert_array_equal(*answers)
+        refused = CliRunner().invoke(cli.app, ["predict", str(pictures[0]), ports[0], "--model=street"])
+        assert refused.exit_code == 1 and "the answer has no `label` and `score`" in refused.stderr
+    finally:
+        server.stop()
+
+
+def test_a_picture_is_not_replaced_by_its_mask(street):
+    picture = street / "images" / "1.png"
+    refused = CliRunner().invoke(cli.app, ["segment", str(picture), "--output-dir", str(picture.parent)])
+    assert refused.exit_code == 2 and "would be replaced by its own mask" in refused.stderr
 
 
 def test_the_label_is_the_mask_that_was_read(run):

@@ -1,0 +1,209 @@
+"""The Evaluator on many pictures: pictures a second and peak memory, beside TFMA's own metrics of the same figures.
+
+python tests/bench/evaluation.py PICTURES [--num 10000] [--num 20000] [--form ours|intervals|canonical] ...
+
+PICTURES holds class folders of PNG or JPEG files; of them the first `num` are taken, from every class alike. Every
+measurement is a process of its own: an untrained network of the preset `cifar10`, three families of slices (brightness,
+a column of five values, two groups of classes), per-class figures. `canonical` asks TFMA's own metrics for the same
+(cross-entropy, top-k, confusion matrix; precision, recall, F1 and AUC of every class) in two families. Prints one JSON
+object a measurement; loading the network and starting Beam are part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FORMS = ("ours", "intervals", "canonical")
+SLICES = ("brightness", "camera", "label_group")
+
+
+def write_examples(files: list[Path], path: Path) -> None:
+    """Writes raw examples, as ImageExampleGen does, in shards of 5,000; a camera of five for each."""
+    import tensorflow as tf
+
+    from components.image_example_gen import executor, picture
+
+    for shard in range(0, len(files), 5000):
+        with tf.io.TFRecordWriter(str(path / f"data_{shard:07d}.gz"), "GZIP") as writer:
+            for index, file in enumerate(files[shard : shard + 5000]):
+                encoded = file.read_bytes()
+                found = picture.examine(encoded, 10**6)
+                slices = picture.slices_of(found) | {"camera": f"camera {index % 5}"}
+                name = file.parent.name
+                example = executor.to_example(f"{name}/{file.name}", encoded, found, class_text=name, slices=slices)
+                writer.write(example.SerializeToString())
+
+
+def export_model(classes: list[str], root: Path) -> None:
+    """Exports the preset's network with random weights."""
+    import numpy as np
+    import tensorflow as tf
+
+    from pipeline import config
+    from trainer_module import export, features
+    from trainer_module.input_pipeline import PixelStatistics
+    from trainer_module.tasks import classification
+
+    class Labels(tf.Module):
+        """Class name → label, as Transform's graph."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            ids = tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64))
+            self.table = tf.lookup.StaticHashTable(ids, -1)
+
+        def __call__(self, raw: dict[str, Any]) -> dict[str, Any]:
+            return {features.LABEL: self.table.lookup(raw[features.CLASS_TEXT])}
+
+    options = config.load("cifar10", data="unused").trainer_options(tuple(classes))
+    model = classification.build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
+    export.export(
+        model,
+        options,
+        tft_layer=Labels(),
+        raw_feature_spec={features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)},
+        serving_dir=str(root / "model/Format-Serving"),
+        run_dir=str(root / "run"),
+    )
+
+
+def canonical(said: Any, num_classes: int) -> Any:
+    """The same question to TFMA's own metrics."""
+    from tensorflow_model_analysis.proto import config_pb2
+
+    def metrics(*names: str, **configs: dict[str, Any]) -> list[Any]:
+        return [
+            config_pb2.MetricConfig(class_name=name, config=json.dumps(configs[name]) if name in configs else "")
+            for name in names
+        ]
+
+    said.model_specs[0].prediction_key = "probabilities"
+    del said.metrics_specs[:]
+    said.metrics_specs.add(
+        metrics=metrics(
+            "ExampleCount",
+            "SparseCategoricalAccuracy",
+            "SparseCategoricalCrossentropy",
+            "SparseTopKCategoricalAccuracy",
+            "MultiClassConfusionMatrixPlot",
+            SparseTopKCategoricalAccuracy={"k": 3},
+        )
+    )
+    spec = said.metrics_specs.add(metrics=metrics("Precision", "Recall", "F1Score", "AUC"))
+    spec.binarize.class_ids.values.extend(range(num_classes))
+    return said
+
+
+def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
+    """Evaluates in this process."""
+    import logging
+
+    logging.disable(logging.WARNING)
+    from google.protobuf import json_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx.components.evaluator import executor as tfx_executor
+    from tfx.types import standard_artifacts
+
+    from components.evaluator import executor
+    from components.evaluator.options import EvaluationOptions
+    from pipeline.evaluation import eval_config
+    from trainer_module import features
+
+    options = EvaluationOptions(
+        thresholds={"accuracy": 0.0},
+        confidence_intervals="jackknife" if form == "intervals" else "none",
+        label_groups={"first": tuple(classes[: len(classes) // 2]), "second": tuple(classes[len(classes) // 2 :])},
+    ).of_task("classification")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        (root / "examples/Split-test").mkdir(parents=True)
+        (root / "schema").mkdir()
+        write_examples(files, root / "examples/Split-test")
+        export_model(classes, root)
+        schema = schema_pb2.Schema()
+        bytes_, integer, real = schema_pb2.BYTES, schema_pb2.INT, schema_pb2.FLOAT
+        kinds = {key: bytes_ for key in (features.IMAGE_ENCODED, features.CLASS_TEXT, features.IMAGE_FILENAME)}
+        kinds |= {features.SLICE_BRIGHTNESS: bytes_, "slice/camera": bytes_, features.IMAGE_HEIGHT: integer}
+        kinds |= {features.mean_key("luma"): real}
+        for name, kind in kinds.items():
+            entry = schema.feature.add(name=name, type=kind)
+            entry.presence.min_fraction = 1.0
+            entry.shape.dim.add(size=1)
+        (root / "schema/schema.pbtxt").write_text(str(schema))
+        inputs = {
+            "examples": standard_artifacts.Examples(),
+            "model": standard_artifacts.Model(),
+            "schema": standard_artifacts.Schema(),
+        }
+        outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
+        for name, artifact in (inputs | outputs).items():
+            artifact.uri = str(root / name)
+        inputs["examples"].split_names = '["test"]'
+        slices = SLICES if form != "canonical" else SLICES[:2]
+        said = eval_config(options, "classification", classes, slices)
+        properties = {
+            "example_splits": '["test"]',
+            "fairness_indicator_thresholds": "null",
+            "task": "classification",
+            "classes": json.dumps(classes),
+            "options": options.model_dump_json(),
+        }
+        chosen: Any = executor.Executor
+        if form == "canonical":
+            said, chosen = canonical(said, len(classes)), tfx_executor.Executor
+        else:
+            properties["module_path"] = "components.evaluator.extractors"
+        properties["eval_config"] = json_format.MessageToJson(said)
+        context = chosen.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        chosen(context).Do(
+            {name: [artifact] for name, artifact in inputs.items()},
+            {name: [artifact] for name, artifact in outputs.items()},
+            properties,
+        )
+        seconds = time.perf_counter() - start
+    return {
+        "form": form,
+        "pictures": len(files),
+        "seconds": round(seconds, 1),
+        "pictures_a_second": round(len(files) / seconds),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_before_mib": before // 1024,
+    }
+
+
+def main() -> None:
+    """Measures every size and form, each in a process of its own."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--num", type=int, action="append")
+    parser.add_argument("--form", choices=FORMS, action="append")
+    parser.add_argument("--here", action="store_true", help="one measurement, in this process")
+    arguments = parser.parse_args()
+    sizes, forms = arguments.num or [5000, 10000, 20000], arguments.form or ["ours"]
+    if not arguments.here:
+        for form, num in itertools.product(forms, sizes):
+            command = [sys.executable, __file__, str(arguments.pictures), "--here", f"--num={num}", f"--form={form}"]
+            quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+            done = subprocess.run(command, check=False, env=quiet, capture_output=True, text=True)
+            print(done.stdout.strip() or done.stderr[-2000:], flush=True)
+        return
+    classes = sorted(path.name for path in arguments.pictures.iterdir() if path.is_dir())
+    by_class = [sorted((arguments.pictures / name).iterdir()) for name in classes]
+    files = list(itertools.islice((f for row in itertools.zip_longest(*by_class) for f in row if f), sizes[0]))
+    print(json.dumps(measure(files, classes, forms[0])))
+
+
+if __name__ == "__main__":
+    main()
