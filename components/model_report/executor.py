@@ -198,9 +198,12 @@ def _push(artifact: types.Artifact) -> Push | None:
 
 def _tuned(trials: list[dict[str, str]], options: TrainerOptions) -> dict[str, Any]:
     """What Tuner found: the values of the options that its table has columns of."""
-    names = [name for name in trials[0] if "." in name] if trials else []
-    values = options.model_dump()
-    return {name: values[section].get(key) for name in names for section, _, key in [name.partition(".")]}
+    found = {}
+    for name in trials[0] if trials else ():
+        section, dot, key = name.partition(".")
+        if dot:
+            found[name] = getattr(getattr(options, section), key)
+    return found
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------

@@ -74,12 +74,9 @@ def judge(sources: Sources) -> Verdict:
         ]
         headline = f"Refused by {' and '.join(who)}"
         sentence = "Nothing was pushed; the version before, if any, is still served."
-        if not reasons:
-            reasons = [
-                Reason(
-                    "Evaluator", "No rule", "could be held against anything, and what is not measured may not go out"
-                )
-            ]
+        if not sources.blessed and not failures:
+            nothing = "could be held against anything, and what is not measured may not go out"
+            reasons.insert(0, Reason("Evaluator", "No rule", nothing))
     else:
         headline, sentence = "Not pushed", "Every gate agreed, but Pusher did not push: its log says why."
     against = (
@@ -177,7 +174,7 @@ def rules_table(gates: Sequence[Gate]) -> Table:
     columns = [
         Column("Figure"),
         Column("Where"),
-        Column("Verdict", numeric=False),
+        Column("Verdict"),
         Column("Value", numeric=True),
         Column("Asked", numeric=True),
         Column("Examples", numeric=True),
