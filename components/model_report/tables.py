@@ -83,7 +83,7 @@ def interval(bounds: tuple[float, float] | None) -> str:
     """A confidence interval in words, or nothing."""
     if bounds is None or any(math.isnan(bound) for bound in bounds):
         return ""
-    return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f}".replace("-", MINUS)
 
 
 def signed(difference: float) -> str:

@@ -99,7 +99,7 @@ def _facts(sources: Sources) -> list[Fact]:
         value = overall.metrics[main]
         notes = [text for text in (interval(overall.intervals.get(main)),) if text]
         if baseline and main in baseline.metrics:
-            notes.append(f"{signed(value - baseline.metrics[main])} to the model before")
+            notes.append(f"{signed(value - baseline.metrics[main])} against the model before")
         facts.append(Fact(names.figure(main), number(value).text, ", ".join(notes)))
     worst = _worst(evaluation)
     if worst:
