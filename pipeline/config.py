@@ -122,6 +122,8 @@ class BeamSection(Section):
             # No container is used here. Without an image's name TFX would pack itself up for workers on other
             # machines before every node, which takes longer than many a node.
             "--sdk_container_image=none",
+            # Batches of examples by their bytes, 20 MiB: a thousand photographs at once may be gigabytes.
+            "--tfxio_use_byte_size_batching=true",
             *self.options,
         ]
 

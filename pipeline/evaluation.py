@@ -8,7 +8,7 @@ from typing import Any
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.extractors import LABEL_GROUPS_KEY
+from components.evaluator.extractors import EXTRACTION_KEY, Extraction
 from components.evaluator.metric_names import SEGMENTATION
 from components.evaluator.options import EvaluationOptions
 from pipeline.config import slice_feature
@@ -16,12 +16,16 @@ from trainer_module import features
 
 Slice = str | tuple[str, str]
 
+_PIXELS_AT_ONCE = 1 << 20
+
 
 def eval_config(
     evaluation: EvaluationOptions,
     task: str,
     classes: Sequence[str],
     slices: Sequence[Slice],
+    *,
+    image_size: int,
     ignore_id: int | None = None,
 ) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration; what a model must reach is not part of it (`components.evaluator.gates`).
@@ -31,6 +35,7 @@ def eval_config(
       task: `classification` or `segmentation`.
       classes: Class names; the index is the id.
       slices: Names of slice features without their prefix, and pairs of them.
+      image_size: Side of the pictures that the model works on, pixels.
       ignore_id: Label of the pixels of a mask that do not count.
     """
     # The model type is named: TFMA would otherwise try to load the export as a Keras 2 model.
@@ -51,8 +56,9 @@ def eval_config(
     else:
         name = "ClassificationReport"
         said = {"num_classes": len(classes), "top_k": evaluation.top_k, "prediction_key": "probabilities"}
-    if evaluation.label_groups:
-        said[LABEL_GROUPS_KEY] = evaluation.label_groups
+    # As many pixels at once as memory easily takes, whatever their size: activations are a hundred times as large.
+    batch_size = min(256, max(1, _PIXELS_AT_ONCE // image_size**2))
+    said[EXTRACTION_KEY] = Extraction(batch_size, evaluation.label_groups)._asdict()
     report = config_pb2.MetricConfig(
         class_name=name, module="components.evaluator.metrics", config=json.dumps(said, sort_keys=True)
     )

@@ -35,7 +35,7 @@ class ClassificationReport(tfma.metrics.Metric):
         num_classes: int,
         top_k: int,
         prediction_key: str,
-        label_groups: dict[str, list[str]] | None = None,
+        extraction: dict[str, Any] | None = None,
         name: str = "classification_report",
     ) -> None:
         """Takes what the instance needs.
@@ -44,10 +44,10 @@ class ClassificationReport(tfma.metrics.Metric):
           num_classes: Number of classes; ids are 0 to num_classes - 1.
           top_k: The k of the top-k accuracy.
           prediction_key: The model's output that holds the probabilities, float32 [C].
-          label_groups: For `extractors`; not used here.
+          extraction: For `extractors`; not used here.
           name: Not shown: the figures have names of their own.
         """
-        del label_groups
+        del extraction
         super().__init__(
             metric_util.merge_per_key_computations(_label_computations),
             num_classes=num_classes,
@@ -70,7 +70,7 @@ class SegmentationReport(tfma.metrics.Metric):
         ignore_id: int | None,
         label_key: str,
         prediction_key: str,
-        label_groups: dict[str, list[str]] | None = None,
+        extraction: dict[str, Any] | None = None,
         name: str = "segmentation_report",
     ) -> None:
         """Takes what the instance needs.
@@ -80,10 +80,10 @@ class SegmentationReport(tfma.metrics.Metric):
           ignore_id: Label of the pixels that do not count.
           label_key: The transformed feature that holds the true mask, a PNG of ids [h, w].
           prediction_key: The model's output that holds the predicted one, of the same size.
-          label_groups: For `extractors`; not used here.
+          extraction: For `extractors`; not used here.
           name: Not shown: the figures have names of their own.
         """
-        del label_groups
+        del extraction
         super().__init__(
             metric_util.merge_per_key_computations(_pixel_computations),
             num_classes=num_classes,

@@ -150,7 +150,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
             artifact.uri = str(root / name)
         inputs["examples"].split_names = '["test"]'
         slices = SLICES if form != "canonical" else SLICES[:2]
-        said = eval_config(options, "classification", classes, slices)
+        said = eval_config(options, "classification", classes, slices, image_size=32)
         properties = {
             "example_splits": '["test"]',
             "fairness_indicator_thresholds": "null",

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 
-from components.evaluator import executor
+from components.evaluator import executor, extractors
 from components.evaluator.figures import Evaluation, Gates
 from components.evaluator.options import EvaluationOptions
 from pipeline.evaluation import eval_config
@@ -76,7 +78,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
         outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
         for name, artifact in outputs.items():
             artifact.uri = str(root / name)
-        said = eval_config(options, "classification", tiny_model.options.classes, slices)
+        said = eval_config(options, "classification", tiny_model.options.classes, slices, image_size=16)
         context = executor.Executor.Context(
             beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1"
         )
@@ -130,6 +132,20 @@ def chosen(name, examples):
         else:
             inside &= [text(example, f"slice/{feature}") == value for example in examples]
     return inside
+
+
+def test_batches_are_divided_and_complete():
+    batch = pa.RecordBatch.from_pydict({"x": [[i] for i in range(10)]})
+    parts = list(extractors.divided({tfma.ARROW_RECORD_BATCH_KEY: batch, "other": 1}, 4))
+    assert [part[tfma.ARROW_RECORD_BATCH_KEY].num_rows for part in parts] == [4, 4, 2]
+    values = [row[0] for part in parts for row in part[tfma.ARROW_RECORD_BATCH_KEY]["x"].to_pylist()]
+    assert values == list(range(10)) and {part["other"] for part in parts} == {1}
+
+
+@pytest.mark.parametrize(("image_size", "expected"), [(32, 256), (224, 20), (2000, 1)])
+def test_large_pictures_reach_the_model_in_small_batches(image_size, expected):
+    said = eval_config(EvaluationOptions(), "classification", ["a", "b"], (), image_size=image_size)
+    assert json.loads(said.metrics_specs[0].metrics[0].config)["extraction"]["batch_size"] == expected
 
 
 def test_every_slice_is_measured(found):

@@ -172,7 +172,7 @@ def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
 
 def test_every_slice_is_measured():
     slices = ["brightness", ("brightness", "camera")]
-    specs = eval_config(EvaluationOptions(), "classification", ["a", "b"], slices).slicing_specs
+    specs = eval_config(EvaluationOptions(), "classification", ["a", "b"], slices, image_size=8).slicing_specs
     assert [list(spec.feature_keys) for spec in specs] == [
         [],
         ["slice/brightness"],
