@@ -24,6 +24,7 @@ from pydantic import (
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
+from components.serving_validator.options import ServingLimits
 from trainer_module import features, models, search_space
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
@@ -127,20 +128,15 @@ class EvaluationSection(Section):
         return value
 
 
-class ServingSection(Section):
+class ServingSection(ServingLimits):
     """`[serving]`: where a blessed model goes, and what is checked before."""
 
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: pipeline.name.")
     base_directory: Path | None = Field(default=None, description="Default: serving/ in the run's folder.")
-    validation_examples: int = Field(
-        default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
-    )
-    tolerance: float = Field(
-        default=1e-4,
-        gt=0.0,
-        le=1.0,
-        description="Largest difference of a probability, or share of a mask's pixels, that counts as equal.",
-    )
+
+    def limits(self) -> ServingLimits:
+        """The part that crosses into ServingValidator."""
+        return ServingLimits.model_validate(self.model_dump(include=set(ServingLimits.model_fields)))
 
 
 class BeamSection(Section):

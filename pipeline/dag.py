@@ -165,8 +165,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         examples=example_gen.outputs["examples"],
         options=trainer_options,
         split=evaluated,
-        num_examples=config.serving.validation_examples,
-        tolerance=config.serving.tolerance,
+        limits=config.serving.limits(),
         source_hash=code,
     )
 
