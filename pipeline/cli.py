@@ -57,7 +57,8 @@ def run(
 
     A run that failed or was killed goes on where it stopped when the same command is given again.
 
-    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the model.
+    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
+    model.
     """
     from pipeline import execution
 

@@ -235,6 +235,11 @@ class PipelineConfig(Section):
         return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
 
     @property
+    def metadata_path(self) -> Path:
+        """ML Metadata's SQLite file: the record of all runs."""
+        return self.run_dir / "metadata.sqlite"
+
+    @property
     def data_location(self) -> str:
         """Where the pictures are; those of a generated source lie in the run's folder."""
         if self.data.path is None:

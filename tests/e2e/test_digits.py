@@ -203,7 +203,10 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute):
         "Pusher",
     }
     (refusal,) = refused.result.refusals
-    assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
+    assert refusal.text.startswith("Evaluator: cross_entropy is 0.")
+    assert "must be at most 0 (missed by" in refusal.text
+    assert refused.as_json()["refusals"] == [refusal.as_json()]
+    assert (refusal.whom, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
 
@@ -216,7 +219,19 @@ def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
     assert figures.metrics["accuracy"] < 0.5  # the new model's, not the baseline's
     assert np.trace(figures.confusion) / np.sum(figures.confusion) == pytest.approx(figures.metrics["accuracy"])
     (refusal,) = worse.result.refusals
-    assert "accuracy changed by -0." in refusal and "against the last blessed model, allowed -0.05" in refusal
+    assert "accuracy changed by -0." in refusal.text
+    assert "against the last blessed model, allowed -0.05" in refusal.text
+    assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
+    refused = execute("serving.max_size_mb=0.001", "serving.max_latency_ms=0.0001")
+    assert (refused.status, refused.exit_code) == ("refused", 3)
+    assert refused.result.blessed and not refused.result.servable
+    rows = {row["figure"]: row for row in refused.as_json()["refusals"]}
+    assert set(rows) == {"size in MB", "latency in ms, 95th percentile"}
+    assert rows["size in MB"]["value"] == pytest.approx(0.001 + rows["size in MB"]["missed_by"])
+    assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
 
 

@@ -51,6 +51,10 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("model.convolution=[]", r"convolution has 0 values and blocks has 3"),
         ("model.blocks=[[32], []]", r"model\.blocks\.1: .*at least 1 item"),
         ("model.head=average", r"model\.head: Input should be 'global_average', 'global_max' or 'flatten'"),
+        ("serving.max_latency_ms=0", r"serving\.max_latency_ms: .*greater than 0"),
+        ("serving.max_size_mb=small", r"serving\.max_size_mb: .*valid number"),
+        ("serving.allowed_operations=['no name']", r"serving\.allowed_operations\.0: .*pattern.*\(given: 'no name'\)"),
+        ("validation.on_skew=refuse", r"validation\.on_skew: Input should be 'stop', 'warn' or 'ignore'"),
         ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
     ],
 )
