@@ -216,8 +216,8 @@ def read(config: PipelineConfig) -> list[Run]:
         contexts = sorted(store.get_contexts_by_type(record.RUN_CONTEXT), key=lambda context: context.id)
         nodes = record.node_names(store)
         return [_read_run(store, number, context, nodes) for number, context in enumerate(contexts, start=1)]
-    except errors.StatusError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except (errors.StatusError, RuntimeError) as error:  # the second where the file cannot even be opened
+        raise ConfigError(f"{path} cannot be read: {str(error).partition(' query:')[0]}") from None
 
 
 def find(runs: Sequence[Run], name: str) -> Run:

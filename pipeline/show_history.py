@@ -15,25 +15,24 @@ from components.evaluator import metric_names
 from pipeline.history import LEADING, Comparison, Difference, Differences, Run
 
 _MOST_ROWS = 20
-_SHORT = 8  # characters of a fingerprint, enough to see whether two are the same
+_SHORT = 6  # characters of a fingerprint, enough to see whether two are the same
 _COLORS = {"pushed": "green", "refused": "red", "failed": "red", "unfinished": "yellow", "stopped": "dim"}
 
 
 def show_runs(console: Console, runs: Sequence[Run]) -> None:
-    """A line for every run, in the given order."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """A line for every run, in the given order; of the data the number of pictures and the digest's beginning."""
+    # Narrow gaps, so that the longest verdict stays on one line of a terminal of 80.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     metrics = {run.main_metric for run in runs if run.main_metric}
     name = _title(metrics.pop()) if len(metrics) == 1 else "figure"
     with_spans = any(run.span for run in runs)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("began", no_wrap=True)
-    table.add_column("pictures", justify="right", no_wrap=True)
-    table.add_column("data", no_wrap=True)
+    table.add_column("data", justify="right", no_wrap=True)
     if with_spans:
         table.add_column("span", justify="right", no_wrap=True)
     table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
-    table.add_column("version", justify="right", no_wrap=True)
     for run in runs:
         figure = _figure(run.main_value if run.evaluation else None)
         if metrics:  # of several tasks
@@ -41,12 +40,10 @@ def show_runs(console: Console, runs: Sequence[Run]) -> None:
         table.add_row(
             str(run.number),
             _when(run),
-            _count(run.examples),
-            _fingerprint(run),
+            f"{_count(run.examples)} {_fingerprint(run)}",
             *([_count(run.span)] if with_spans else []),
             figure,
-            _verdict(run),
-            str(run.version or "-"),
+            f"{_verdict(run)} {run.version or ''}".rstrip(),
         )
     console.print(table)
 
@@ -121,7 +118,8 @@ def _rows(
     """The leading figure of both runs, and of the others the change."""
     if not rows:
         return
-    leading, others, number = columns
+    leading, all_others, number = columns
+    others = [name for name in all_others if any(name in figures for figures in rows.values())]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(kind, overflow="fold")
     for title in (str(first.number), str(second.number), "change", *(_title(name) for name in others), _title(number)):
