@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -81,7 +81,7 @@ class _Scope(NamedTuple):
 
     Attributes:
       function: Its name; empty for the graph.
-      variables_file: What the path of the model's own variables is called here; only their saver is given it.
+      variables_file: The tensor that holds the path of the model's own variables; only their saver is given it.
     """
 
     function: str
@@ -132,7 +132,7 @@ class _Walk:
                 reached[name] = self._nodes[name]
                 pending.extend(_node_of(tensor) for tensor in self._nodes[name].input)
         self._seen_nodes |= set(reached)
-        yield from self._look(reached.values(), _Scope("", _node_of(variables_file)), place, extra)
+        yield from self._look(reached.values(), _Scope("", variables_file.removesuffix(":0")), place, extra)
 
     def _look(
         self, nodes: Iterable[node_def_pb2.NodeDef], scope: _Scope, place: str, extra: frozenset[str]
@@ -164,7 +164,9 @@ class _Walk:
         """What may not be among these nodes; what they call is added to `called`."""
         where = f"{place}, function `{scope.function}`" if scope.function else place
         for node in nodes:
-            is_given_the_file = bool(scope.variables_file) and _first_node(node) == scope.variables_file
+            # The tensor itself: another output of the same operation is another path.
+            first = node.input[0].removesuffix(":0") if node.input else ""
+            is_given_the_file = bool(first) and first == scope.variables_file
             for name in self._functions_of(node):
                 arguments = self._functions[name].signature.input_arg
                 called.append(_Scope(name, arguments[0].name if is_given_the_file and arguments else ""))
@@ -191,10 +193,6 @@ def _tensors(info: meta_graph_pb2.TensorInfo) -> list[str]:
     if kind == "composite_tensor":
         return [tensor for component in info.composite_tensor.components for tensor in _tensors(component)]
     return [info.name]
-
-
-def _first_node(node: Any) -> str:
-    return _node_of(node.input[0]) if node.input else ""
 
 
 def _node_of(tensor: str) -> str:

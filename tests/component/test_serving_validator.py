@@ -274,10 +274,13 @@ def test_variables_of_another_model_are_refused(tmp_path):
     assert graph_walk.not_allowed(model) == []
     (graph,) = model.meta_graphs
     restore = next(node for node in graph.graph_def.node if node.name == graph.saver_def.restore_op_name)
-    elsewhere = graph.graph_def.node.add(name="elsewhere", op="Const")
-    restore.input[0] = elsewhere.name
-    (found,) = graph_walk.not_allowed(model)
-    assert found.name == "RestoreV2" and "of another file than the model's variables" in found.place
+    path = restore.input[0]
+    for elsewhere in ("constant", f"{path}:1"):
+        restore.input[0] = elsewhere
+        (found,) = graph_walk.not_allowed(model)
+        assert found.name == "RestoreV2" and "of another file than the model's variables" in found.place
+    restore.input[0] = f"{path}:0"
+    assert graph_walk.not_allowed(model) == []
 
 
 def test_a_custom_operation_can_be_allowed(tiny_model, tmp_path):

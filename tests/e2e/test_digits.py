@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
-from pipeline import config, execution
+from pipeline import config, execution, history
 from serving.client import GrpcClient, RestClient
 from serving.local_server.server import LocalServer
 from trainer_module import features
@@ -233,6 +233,20 @@ def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
     assert rows["size in MB"]["value"] == pytest.approx(0.001 + rows["size in MB"]["missed_by"])
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
+    runs = history.read(config.load("digits", overrides=overrides))
+    version = first.result.pushed_version
+    assert [(str(run.verdict), run.version) for run in runs[:3]] == [
+        ("pushed", version),
+        ("pushed", version),
+        ("refused by Evaluator", None),
+    ]
+    assert {run.examples for run in runs} == {1797} and len({run.fingerprint for run in runs}) == 1
+    by_size = history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
+    assert by_size.settings["serving.max_size_mb"] == (None, 0.001)
+    assert any("size in MB" in reason for reason in by_size.second.reasons)
 
 
 def test_a_part_of_the_pipeline(first, execute):

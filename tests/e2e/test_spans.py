@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import config, execution, show
+from pipeline import config, execution, history, show
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -76,6 +76,10 @@ def test_a_darker_span_is_caught_and_named(run):
     assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
     assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
     assert "image/mean/luma" in luma["detail"]
+    assert [str(found.verdict) for found in history.read(run.load("3"))[-2:]] == [
+        "stopped after ExampleValidator",
+        "refused by ExampleValidator",
+    ]
     shown = io.StringIO()
     show.summary(Console(file=shown, width=80), outcome, run.load("3"))
     assert "ExampleValidator refused the pictures. The pictures have drifted from those of span 2." in shown.getvalue()
