@@ -70,7 +70,7 @@ def test_from_files_to_a_checked_export(street):
     assert outcome.error is None
     assert {node.id: node.state for node in outcome.nodes}["Evaluator"] == "skipped"
     assert outcome.result.servable is True
-    assert all(check["passed"] for check in outcome.result.checks) and len(outcome.result.checks) == 5
+    assert all(check["passed"] for check in outcome.result.checks) and len(outcome.result.checks) == 8
 
     artifacts = loaded.run_dir / "artifacts"
     (history,) = artifacts.glob("Trainer/model_run/*/history.csv")
