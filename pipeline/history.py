@@ -246,10 +246,8 @@ def find(runs: Sequence[Run], name: str) -> Run:
         raise ConfigError(f"{len(begun)} runs began at {name}: give more of the id, or the number ({_numbers(begun)}).")
     known = [*(str(run.version) for run in runs if run.version), *(run.id for run in runs), "last"]
     raise ConfigError(
-        f"There is no run `{name}`{did_you_mean(name, known) or '.'} Known are the numbers {_numbers(runs)}, `last`, "
-        "`last-1` and so on, pushed versions, and ids; `tfx-vision history` lists them."
-        if runs
-        else "No run has begun yet."
+        f"There is no run `{name}`{did_you_mean(name, known) or '.'} There are {_numbers(runs)}; `last`, `last-1` and "
+        "so on, pushed versions and ids name them too, and `tfx-vision history` lists them."
     )
 
 
@@ -439,4 +437,4 @@ def _finite(value: float) -> float | None:
 
 def _numbers(runs: Sequence[Run]) -> str:
     numbers = [run.number for run in runs]
-    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else " and ".join(map(str, numbers))
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else " and ".join(map(str, numbers)) or "none yet"

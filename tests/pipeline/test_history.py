@@ -282,7 +282,7 @@ def test_ways_to_name_a_run(runs, name, number):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("9", r"no run `9`.*numbers 1 to 8"),
+        ("9", r"no run `9`.*There are 1 to 8;"),
         ("last-8", r"no run `last-8`"),
         ("lst", r"no run `lst`. Did you mean `last`\?"),
         ("1700000002", r"Did you mean `1700000001`\?"),
@@ -292,6 +292,11 @@ def test_ways_to_name_a_run(runs, name, number):
 def test_a_run_that_there_is_not(runs, name, message):
     with pytest.raises(ConfigError, match=message):
         history.find(runs, name)
+
+
+def test_no_run_at_all():
+    with pytest.raises(ConfigError, match=r"no run `last`\..*none yet"):
+        history.find([], "last")
 
 
 def test_two_runs_compared(runs):
@@ -425,7 +430,7 @@ def test_the_commands_print_tables(recorded):
     ("arguments", "words"),
     [
         (("history", "pictures", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
-        (("compare", "pictures", "1", "99"), ("There is no run `99`", "numbers 1 to 8")),
+        (("compare", "pictures", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
         (("history", "pictures", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
         (("history", "pictures", "--set", "pipeline.name=broken"), ("cannot be read",)),
     ],
