@@ -41,6 +41,9 @@ OverridesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
+]
 GrpcOption = Annotated[str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Ask over gRPC (the default).")]
 RestOption = Annotated[str | None, typer.Option("--rest", metavar="URL", help="Ask over REST.")]
 
@@ -64,7 +67,8 @@ def run(
 
     A run that failed or was killed goes on where it stopped when the same command is given again.
 
-    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the model.
+    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
+    model.
     """
     from pipeline import execution
 
@@ -322,6 +326,61 @@ def model(
 
 
 @app.command()
+def history(
+    config: ConfigArgument,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    num: Annotated[int, typer.Option(min=1, help="How many runs to show, the newest ones.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        from pipeline import history as runs
+
+        found = runs.read(loaded)[: -num - 1 : -1]
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    if as_json:
+        print(json.dumps({"runs": [run.as_json() for run in found]}, ensure_ascii=False, allow_nan=False))
+        return
+    from pipeline import show_history
+
+    show_history.show_runs(_table_console(), found)
+
+
+@app.command()
+def compare(
+    config: ConfigArgument,
+    first: RunArgument,
+    second: RunArgument,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows two runs side by side: figures per class and slice, settings, data and verdicts.
+
+    A run is its number in `history`, `last`, `last-1` and so on, a pushed version, or the beginning of its id.
+    """
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        from pipeline import history as runs
+
+        known = runs.read(loaded)
+        found = runs.compare(runs.find(known, first), runs.find(known, second))
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
+        return
+    from pipeline import show_history
+
+    show_history.show_comparison(_table_console(), found)
+
+
+@app.command()
 def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
@@ -402,6 +461,12 @@ def _header(text: str) -> str:
     # Comments further down are about single keys.
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return "\n".join(line.removeprefix("#").strip() for line in lines)
+
+
+def _table_console() -> Console:
+    """Not to the terminal's width where there is none: what is read by a program should not be cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _stop(console: Console, code: int, message: str) -> NoReturn:

@@ -26,6 +26,7 @@ from components.evaluator.options import check as check_evaluation
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
+from components.serving_validator.options import ServingLimits
 from trainer_module import features, models, search_space
 from trainer_module.error_text import did_you_mean
 from trainer_module.models import scratch_cnn
@@ -83,20 +84,15 @@ class DataSection(DataOptions):
         return DataOptions.model_validate(said)
 
 
-class ServingSection(Section):
+class ServingSection(ServingLimits):
     """`[serving]`: where a blessed model goes, and what is checked before."""
 
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: pipeline.name.")
     base_directory: Path | None = Field(default=None, description="Default: serving/ in the run's folder.")
-    validation_examples: int = Field(
-        default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
-    )
-    tolerance: float = Field(
-        default=1e-4,
-        gt=0.0,
-        le=1.0,
-        description="Largest difference of a probability, or share of a mask's pixels, that counts as equal.",
-    )
+
+    def limits(self) -> ServingLimits:
+        """The part that crosses into ServingValidator."""
+        return ServingLimits.model_validate(self.model_dump(include=set(ServingLimits.model_fields)))
 
 
 class BeamSection(Section):
@@ -196,6 +192,11 @@ class PipelineConfig(Section):
     def run_dir(self) -> Path:
         """Everything that this pipeline keeps: metadata, artifacts, logs, generated data, served versions."""
         return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
+
+    @property
+    def metadata_path(self) -> Path:
+        """ML Metadata's SQLite file: the record of all runs."""
+        return self.run_dir / "metadata.sqlite"
 
     @property
     def data_location(self) -> str:

@@ -179,8 +179,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         examples=example_gen.outputs["examples"],
         options=trainer_options,
         split=evaluated,
-        num_examples=config.serving.validation_examples,
-        tolerance=config.serving.tolerance,
+        limits=config.serving.limits(),
         source_hash=code,
     )
 
@@ -246,14 +245,9 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         pipeline_root=str(config.run_dir / "artifacts"),
         components=nodes,
         enable_cache=config.pipeline.cache,
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(metadata_path(config))),
+        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata_path)),
         beam_pipeline_args=config.beam.arguments(),
     )
-
-
-def metadata_path(config: PipelineConfig) -> Path:
-    """ML Metadata's SQLite file of a local run."""
-    return config.run_dir / "metadata.sqlite"
 
 
 def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[Slice, ...]:

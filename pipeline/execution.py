@@ -23,7 +23,8 @@ from pipeline.nodes import GRAD_CAM, NODE_IDS
 from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
-    from pipeline.results import RunResult
+    from components.example_validator.executor import AnomaliesFoundError
+    from pipeline.results import Refusal, RunResult
     from pipeline.runners.local import NodeResult
 
 
@@ -39,6 +40,7 @@ class Outcome:
       nodes: In the order in which they ran.
       result: What they left; None if nothing could be read back.
       error: The failed node's name and cause, or None.
+      refusal: What ExampleValidator has against the pictures, or None; nothing behind it has run.
       log_path: Everything that TFX, Beam and TensorFlow said.
     """
 
@@ -46,13 +48,24 @@ class Outcome:
     nodes: list[NodeResult] = field(default_factory=list)
     result: RunResult | None = None
     error: tuple[str, BaseException] | None = None
+    refusal: AnomaliesFoundError | None = None
 
     @property
     def status(self) -> str:
         """`done`, `refused` (by a gate) or `failed`."""
         if self.error is not None:
             return "failed"
-        return "refused" if self.result is not None and self.result.refused else "done"
+        if self.refusal is not None or (self.result is not None and self.result.refused):
+            return "refused"
+        return "done"
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What any gate has against the pictures or the model."""
+        from pipeline import results
+
+        found = results.of_pictures(self.refusal.findings) if self.refusal is not None else []
+        return found + (self.result.refusals if self.result else [])
 
     @property
     def exit_code(self) -> int:
@@ -78,7 +91,7 @@ class Outcome:
             "slices": {entry.name: numbers(entry.metrics) for entry in slices[1:]},
             "blessed": result.blessed if result else None,
             "servable": result.servable if result else None,
-            "refusals": result.refusals if result else [],
+            "refusals": [refusal.as_json() for refusal in self.refusals],
             "pushed_version": result.pushed_version if result else None,
             "serving_dir": result.serving_dir if result else None,
             "report": result.report if result else None,
@@ -175,7 +188,7 @@ def execute(
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     if layout.with_masks and GRAD_CAM in (from_node, to_node):
         raise ConfigError(f"{GRAD_CAM} explains classes of whole pictures, and is left out where there are masks.")
-    from pipeline import dag, results
+    from pipeline import dag, record, results
     from pipeline.runners import local
 
     run_id = datetime.datetime.now().isoformat()
@@ -187,15 +200,17 @@ def execute(
         on_node(result)
 
     pipeline = dag.create_pipeline(config, layout)
-    connection = pipeline.metadata_connection_config
-    results.forget_lost_pushes(connection)
+    store = record.open_store(config.metadata_path)
+    results.forget_lost_pushes(store)
     try:
         local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
+    except local.PicturesRefusedError as error:
+        outcome.refusal = error.cause
     except local.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
     except local.NothingToRunError:
         raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
-    outcome.result = results.collect(results.outputs_of_run(connection, run_id))
+    outcome.result = results.collect(record.outputs_of_run(store, run_id))
     if outcome.result.report:
         # The artifact stays where it is, one for every run; this is where people look for the last.
         newest = report_path(config)

@@ -6,25 +6,68 @@ import csv
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
 
 from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
-from components.example_validator.executor import DRIFT_FILE
+from components.example_validator.executor import DRIFT_FILE, Finding
 from components.grad_cam.executor import INDEX_FILE
 from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.executor import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline.nodes import TUNER
+from pipeline.record import Outputs
 from trainer_module import search_space
 
-_RUN_CONTEXT = "pipeline_run"
+
+class Refusal(NamedTuple):
+    """What failed, by how much, and for whom.
+
+    Attributes:
+      gate: The node that refused.
+      figure: What was held against a bound.
+      whom: The slice, class or split; `all` for all examples.
+      value: The figure; None where it is no number or does not exist.
+      bound: What it was held against; None where there is no such number.
+      missed_by: How far the figure lies on the wrong side of the bound.
+      detail: All of it in one line.
+    """
+
+    gate: str
+    figure: str
+    whom: str
+    value: float | None
+    bound: float | None
+    missed_by: float | None
+    detail: str
+
+    @property
+    def text(self) -> str:
+        """One line: the gate and what it has to say."""
+        return f"{self.gate}: {self.detail}"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is a number that was held against another."""
+        return self.value is not None and self.bound is not None and math.isfinite(self.value - self.bound)
+
+    @property
+    def side(self) -> str:
+        """The side of the bound on which the figure should lie: `≥` or `≤`."""
+        return "≥" if self.value is not None and self.bound is not None and self.value < self.bound else "≤"
+
+    def as_json(self) -> dict[str, Any]:
+        """The columns; a number that does not exist is null."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self._asdict().items()
+        }
 
 
 @dataclass(frozen=True)
@@ -35,7 +78,8 @@ class RunResult:
       data: ImageExampleGen's summary: counts by split and class.
       quarantined: Path and reason of every refused file.
       duplicates: The file that lists copies and pictures that look alike.
-      drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`.
+      drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`; and
+        of the splits with each other: `skew`.
       tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
         `trials` there were and how many `failed`, and their `table`.
       evaluation: The Evaluator's figures.
@@ -57,7 +101,7 @@ class RunResult:
     tuning: dict[str, Any] | None = None
     evaluation: Evaluation | None = None
     gates: Gates | None = None
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
     servable: bool | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
     pushed_version: int | None = None
@@ -82,50 +126,23 @@ class RunResult:
         return self.blessed is False or self.servable is False
 
 
-def outputs_of_run(connection: Any, run_id: str) -> dict[str, dict[str, metadata_store_pb2.Artifact]]:
-    """The artifacts that a run gave or took from the cache: node → output name → artifact."""
-    found: dict[str, dict[str, metadata_store_pb2.Artifact]] = {}
-    with metadata.Metadata(connection) as handle:
-        store: metadata_store.MetadataStore = handle.store
-        context = store.get_context_by_type_and_name(_RUN_CONTEXT, run_id)
-        if context is None:
-            return {}
-        node_of = {
-            execution.id: str(store.get_execution_types_by_id([execution.type_id])[0].name).rsplit(".", 1)[-1]
-            for execution in store.get_executions_by_context(context.id)
-        }
-        for execution_id in node_of:
-            for node_context in store.get_contexts_by_execution(execution_id):
-                if node_context.name.count(".") and node_context.type != _RUN_CONTEXT:
-                    node_of[execution_id] = node_context.name.rsplit(".", 1)[-1]
-        events = store.get_events_by_execution_ids(list(node_of))
-        kinds = metadata_store_pb2.Event
-        events = [event for event in events if event.type in (kinds.OUTPUT, kinds.DECLARED_OUTPUT)]
-        artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([e.artifact_id for e in events])}
-        for event in events:
-            key = next((step.key for step in event.path.steps if step.key), "")
-            found.setdefault(node_of[event.execution_id], {})[key] = artifacts[event.artifact_id]
-    return found
-
-
-def forget_lost_pushes(connection: Any) -> None:
+def forget_lost_pushes(store: metadata_store.MetadataStore) -> None:
     """Makes Pusher work again where a pushed version has been deleted since.
 
     TFX's cache looks at the copy of the model that Pusher keeps among the artifacts; without it, the push is no longer
     taken from the cache.
     """
-    with metadata.Metadata(connection) as handle:
-        for artifact in handle.store.get_artifacts_by_type("PushedModel"):
-            destination = artifact.custom_properties["pushed_destination"].string_value
-            if destination and not Path(destination, "saved_model.pb").is_file():
-                shutil.rmtree(artifact.uri, ignore_errors=True)
+    for artifact in store.get_artifacts_by_type("PushedModel"):
+        destination = artifact.custom_properties["pushed_destination"].string_value
+        if destination and not Path(destination, "saved_model.pb").is_file():
+            shutil.rmtree(artifact.uri, ignore_errors=True)
 
 
-def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]]) -> RunResult:
+def collect(outputs: Outputs) -> RunResult:
     """Reads the artifacts of a run.
 
     Args:
-      outputs: From `outputs_of_run`.
+      outputs: From `record.outputs_of_run`.
     """
     values: dict[str, Any] = {}
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
@@ -138,18 +155,16 @@ def collect(outputs: dict[str, dict[str, metadata_store_pb2.Artifact]]) -> RunRe
         values["drift"] = json.loads((Path(anomalies.uri) / DRIFT_FILE).read_text(encoding="utf-8"))
     if TUNER in outputs:
         values["tuning"] = _tuning(outputs[TUNER])
-    refusals: list[str] = []
+    refusals: list[Refusal] = []
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
         folder = Path(evaluation.uri)
         values["evaluation"] = Evaluation.model_validate_json((folder / FIGURES_FILE).read_bytes())
         values["gates"] = Gates.model_validate_json((folder / GATES_FILE).read_bytes())
-        refusals += map(_refusal, values["gates"].failures())
+        refusals += map(_of_gate, values["gates"].failures())
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
         values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
-        refusals += [
-            f"ServingValidator: {check['name']}: {check['detail']}" for check in values["checks"] if not check["passed"]
-        ]
+        refusals += [_of_check(check) for check in values["checks"] if not check["passed"]]
     if explanations := outputs.get("GradCam", {}).get("explanations"):
         values["explanations"] = str(Path(explanations.uri) / "index.html")
         values["num_explained"] = len(json.loads((Path(explanations.uri) / INDEX_FILE).read_text(encoding="utf-8")))
@@ -178,9 +193,48 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     }
 
 
-def _refusal(gate: Gate) -> str:
-    """One line: for whom, the figure, the bound, and by how much it was missed."""
-    whose = f" of class {gate.class_name}" if gate.class_name is not None else ""
-    where = f" for {gate.slice}" if gate.slice != ALL else ""
-    missed = "" if math.isnan(gate.missed_by) else f" (missed by {gate.missed_by:.4f})"
-    return f"Evaluator: {gate.metric}{whose}{where} is {gate.detail}{missed}"
+def _of_gate(gate: Gate) -> Refusal:
+    """What the Evaluator has against the model: for whom, the figure, the bound, and by how much it was missed."""
+    whom = [f"class {gate.class_name}"] if gate.class_name is not None else []
+    whom += [gate.slice] if gate.slice != ALL else []
+    return Refusal(
+        gate="Evaluator",
+        figure=gate.metric,
+        whom=", ".join(whom) or ALL,
+        value=gate.value,
+        bound=gate.bound,
+        missed_by=gate.missed_by,
+        detail=f"{gate.metric}{' of ' if whom else ''}{', '.join(whom)} is {gate.detail}",
+    )
+
+
+def of_pictures(findings: Iterable[Finding]) -> list[Refusal]:
+    """What ExampleValidator has against the pictures."""
+    return [
+        Refusal(
+            gate="ExampleValidator",
+            figure=f"{finding.kind} of {finding.feature}",
+            whom=f"{finding.split} split" + (f", {finding.value}" if finding.value else ""),
+            value=finding.distance,
+            bound=finding.allowed,
+            missed_by=_missed_by(finding.distance, finding.allowed),
+            detail=str(finding),
+        )
+        for finding in findings
+    ]
+
+
+def _of_check(check: dict[str, Any]) -> Refusal:
+    return Refusal(
+        gate="ServingValidator",
+        figure=check["name"],
+        whom="all",
+        value=check["value"],
+        bound=check["bound"],
+        missed_by=_missed_by(check["value"], check["bound"]),
+        detail=f"{check['name']}: {check['detail']}",
+    )
+
+
+def _missed_by(value: float | None, bound: float | None) -> float | None:
+    return None if value is None or bound is None else abs(value - bound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
     from pipeline.execution import Outcome
-    from pipeline.results import RunResult
+    from pipeline.results import Refusal, RunResult
     from pipeline.runners.local import NodeResult
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
@@ -30,10 +31,10 @@ _MARKS = {
     "complete": "[green]✓[/green]",
     "cached": "[cyan]●[/cyan]",
     "skipped": "[dim]·[/dim]",
+    "refused": "[red]✗[/red]",
     "failed": "[red]✗[/red]",
 }
 _MOST_ROWS = 20
-_LEADING_CLASS_FIGURE = {metric_names.CLASSIFICATION: "f1", metric_names.SEGMENTATION: "iou"}
 _SLICE_FIGURES = {
     metric_names.CLASSIFICATION: ("accuracy", "macro_f1", "cross_entropy"),
     metric_names.SEGMENTATION: ("mean_iou", "mean_dice", "pixel_accuracy"),
@@ -124,6 +125,17 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
             masks = config.model.task == metric_names.SEGMENTATION
             question = "segment IMAGE --output-dir DIR" if masks else "predict IMAGE"
             _line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
+    if outcome.refusal is not None:
+        _line(console, f"\n[bold red]ExampleValidator refused the pictures.[/bold red] {escape(str(outcome.refusal))}")
+        # Its own text has every line already.
+        refusals(console, [row for row in outcome.refusals if row.is_measured])
+    else:
+        refusals(console, outcome.refusals)
+    if outcome.status == "refused":
+        _line(
+            console,
+            f"[bold]{'Pusher':<18}[/bold][red]nothing pushed[/red]; the version before, if any, is still served",
+        )
     if outcome.error:
         node, cause = outcome.error
         _line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
@@ -169,14 +181,16 @@ def _duplicates(console: Console, result: RunResult) -> None:
 
 
 def _drift(console: Console, result: RunResult) -> None:
-    if result.drift is None or result.drift["previous_span"] is None:
+    if result.drift is None:
         return
-    if not result.drift["found"]:
-        _line(console, f"[green]No drift[/green] against span {result.drift['previous_span']}")
-        return
-    _line(console, f"[yellow]Drift against span {result.drift['previous_span']}, accepted:[/yellow]")
-    for line in result.drift["found"][:_MOST_ROWS]:
-        _line(console, f"  {escape(line)}")
+    span, drifted, skewed = result.drift["previous_span"], result.drift["found"], result.drift["skew"]
+    if span is not None and not drifted:
+        _line(console, f"[green]No drift[/green] against span {span}")
+    for lines, heading in ((drifted, f"Drift against span {span}, accepted:"), (skewed, "The splits differ:")):
+        if lines:
+            _line(console, f"[yellow]{heading}[/yellow]")
+        for line in lines[:_MOST_ROWS]:
+            _line(console, f"  {escape(line)}")
 
 
 def _tuning(console: Console, result: RunResult) -> None:
@@ -196,7 +210,7 @@ def _tuning(console: Console, result: RunResult) -> None:
 def _classes(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     figures = metric_names.PER_CLASS[evaluation.task]
-    leading = _LEADING_CLASS_FIGURE[evaluation.task]
+    leading = metric_names.LEADING[evaluation.task]
     for name in (
         "class",
         *map(_title, figures),
@@ -252,22 +266,46 @@ def _verdict(console: Console, result: RunResult) -> None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check["passed"] for check in result.checks)
         say("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
-    for refusal in result.refusals:
-        _line(console, f"  [red]✗[/red] {escape(refusal)}")
     if result.explanations:
         say("GradCam", f"{result.num_explained} decisions explained: {escape(result.explanations)}")
     if result.pushed_version is not None:
         say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
-    elif result.refused:
-        say("Pusher", "[red]nothing pushed[/red]; the version before, if any, is still served")
     if result.report:
         say("ModelReport", escape(result.report))
+
+
+def refusals(console: Console, rows: Sequence[Refusal]) -> None:
+    """A table of what failed, for whom and by how much; what cannot be said in numbers follows, a line each."""
+    measured = [row for row in rows if row.is_measured]
+    if measured:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("gate", "figure", "for"):
+            table.add_column(name, overflow="fold")
+        for name in ("value", "allowed", "missed by"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in measured[:_MOST_ROWS]:
+            names = map(escape, (row.gate, row.figure, row.whom))
+            table.add_row(*names, _number(row.value), f"{row.side} {_number(row.bound)}", _number(row.missed_by))
+        _line(console, "\n[bold red]Refused[/bold red]: what failed, for whom and by how much")
+        console.print(table)
+        if len(measured) > _MOST_ROWS:
+            _line(console, f"and {len(measured) - _MOST_ROWS} more")
+    for row in rows:
+        if not row.is_measured:
+            _line(console, f"  [red]✗[/red] {escape(row.text)}")
 
 
 def _cause(error: BaseException) -> str:
     """The message, without what Beam appends and without the classes of TFX's wrappers."""
     message = str(error) or type(error).__name__
     return message.split(" [while running")[0]
+
+
+def _number(value: float | None) -> str:
+    """Four digits that count; large ones whole."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _figure(value: float) -> str:

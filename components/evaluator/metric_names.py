@@ -13,6 +13,7 @@ DEFAULT_CHANGE_THRESHOLDS = {CLASSIFICATION: {"accuracy": 0.02}, SEGMENTATION: {
 
 # Figures of which less is better; all others lie between 0 and 1, and more is better.
 LOWER_IS_BETTER = ("cross_entropy", "expected_calibration_error")
+UNBOUNDED = "cross_entropy"  # has no largest value
 
 _OVERALL = {
     CLASSIFICATION: (
@@ -33,6 +34,8 @@ PER_CLASS = {
     CLASSIFICATION: ("precision", "recall", "f1", "auc"),
     SEGMENTATION: ("iou", "dice", "precision", "recall"),
 }
+# The figure by which classes are put in order.
+LEADING = {CLASSIFICATION: "f1", SEGMENTATION: "iou"}
 SUPPORT = "support"  # examples, or pixels, of a class; not a figure of the model
 
 

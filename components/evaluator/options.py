@@ -132,7 +132,6 @@ def _check_bound(rule: str, metric: str, bound: float, known: tuple[str, ...], t
         raise ValueError(
             f"{rule}: {task} has no `{metric}`{did_you_mean(metric, known) or '. It has: ' + ', '.join(known) + '.'}"
         )
-    # Cross-entropy has no largest value.
-    if bound < 0 or (bound > 1 and metric != "cross_entropy"):
-        allowed = "0 or more" if metric == "cross_entropy" else "between 0 and 1"
+    if bound < 0 or (bound > 1 and metric != metric_names.UNBOUNDED):
+        allowed = "0 or more" if metric == metric_names.UNBOUNDED else "between 0 and 1"
         raise ValueError(f"{rule}: `{metric}` must be {allowed}, not {bound:g}")

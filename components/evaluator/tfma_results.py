@@ -95,9 +95,10 @@ def _intervals(values: dict[str, dict[str, Any]]) -> dict[str, tuple[float, floa
     found = {}
     for name, value in values.items():
         bounded = value.get("boundedValue", {})
-        ends = [float(bounded.get(end, math.nan)) for end in ("lowerBound", "upperBound")]
-        if not any(map(math.isnan, ends)):
-            found[name] = (ends[0], ends[1])
+        low, high = (float(bounded.get(end, math.nan)) for end in ("lowerBound", "upperBound"))
+        if not math.isnan(low + high):
+            # The intervals are symmetrical, and the figures are not: what cannot be is cut off.
+            found[name] = (max(low, 0.0), high if name == metric_names.UNBOUNDED else min(high, 1.0))
     return found
 
 

@@ -1,4 +1,4 @@
-"""How far the distributions of two spans lie apart, and how far chance alone would put them. Pure functions.
+"""How far the distributions of two spans or splits lie apart, and how far chance would put them. Pure functions.
 
 TFDV's own comparators are not used: its Jensen-Shannon divergence compares ten buckets between each span's smallest and
 largest value, so that a single odd picture, or sizes of which there are only a few, count as drift.
@@ -7,6 +7,7 @@ largest value, so that a single odd picture, or sizes of which there are only a 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
@@ -19,37 +20,65 @@ _SIGNIFICANCE = 1e-4
 _DEVIATIONS = 4.0
 
 
+class Words(NamedTuple):
+    """How two samples are told apart: one `differs`, or `has moved`, by so much, and is called this, the other that."""
+
+    verb: str
+    one: str
+    other: str
+
+
+OVER_TIME = Words("has moved", "now", "before")
+
+
+class Difference(NamedTuple):
+    """A feature whose distributions lie further apart than is allowed.
+
+    Attributes:
+      feature: Its name.
+      value: The name whose share has changed most; None where the feature is a number.
+      distance: In [0, 1]: Kolmogorov-Smirnov of numbers, the largest change of a share of names.
+      allowed: The threshold, and what chance explains beyond it.
+      detail: By how much, what was allowed, and what has changed, in words.
+    """
+
+    feature: str
+    value: str | None
+    distance: float
+    allowed: float
+    detail: str
+
+
 def compare(
-    now: statistics_pb2.DatasetFeatureStatisticsList,
-    before: statistics_pb2.DatasetFeatureStatisticsList,
+    these: statistics_pb2.DatasetFeatureStatisticsList,
+    others: statistics_pb2.DatasetFeatureStatisticsList,
     threshold: float,
-) -> list[str]:
-    """Compares every feature that both spans have.
+    words: Words = OVER_TIME,
+) -> list[Difference]:
+    """Compares every feature that both have.
 
     Args:
-      now: Statistics of the train split.
-      before: Those of the span before.
-      threshold: Distance that counts as drift, beyond what chance explains.
+      these: Statistics of a split.
+      others: Those of the same split of the span before, or of another split.
+      threshold: Distance that counts, beyond what chance explains.
+      words: How to tell them apart.
 
     Returns:
-      One line for every feature that has drifted: its name, by how much, and what was allowed.
+      Every feature whose distance is larger.
     """
-    (current,), (previous,) = now.datasets, before.datasets
-    spread = 1 / max(1, current.num_examples) + 1 / max(1, previous.num_examples)
-    known = {feature.path.step[0]: feature for feature in previous.features}
-    lines = []
+    (current,), (reference,) = these.datasets, others.datasets
+    spread = 1 / max(1, current.num_examples) + 1 / max(1, reference.num_examples)
+    known = {feature.path.step[0]: feature for feature in reference.features}
+    found = []
     for feature in sorted(current.features, key=lambda feature: feature.path.step[0]):
         name = feature.path.step[0]
         if name not in known:
             continue
-        line = (
-            _numbers(feature, known[name], threshold, spread)
-            if feature.HasField("num_stats")
-            else _names(feature, known[name], threshold, spread)
-        )
-        if line:
-            lines.append(f"{name}: {line}")
-    return lines
+        of_kind = _numbers if feature.HasField("num_stats") else _names
+        difference = of_kind(feature, known[name], threshold, spread, words)
+        if difference:
+            found.append(difference)
+    return found
 
 
 def kolmogorov_smirnov(now: np.ndarray, before: np.ndarray) -> float:
@@ -89,43 +118,48 @@ def _distribution(quantiles: np.ndarray, points: np.ndarray, side: str) -> np.nd
 
 
 def _numbers(
-    now: statistics_pb2.FeatureNameStatistics,
-    before: statistics_pb2.FeatureNameStatistics,
+    one: statistics_pb2.FeatureNameStatistics,
+    other: statistics_pb2.FeatureNameStatistics,
     threshold: float,
     spread: float,
-) -> str:
-    quantiles = [_quantiles(feature) for feature in (now, before)]
+    words: Words,
+) -> Difference | None:
+    quantiles = [_quantiles(feature) for feature in (one, other)]
     if any(len(values) < 2 for values in quantiles):
-        return ""
+        return None
     distance = kolmogorov_smirnov(*quantiles)
     # Smirnov's limit distribution, at the significance above.
     allowed = threshold + math.sqrt(-math.log(_SIGNIFICANCE / 2) / 2 * spread)
     if distance <= allowed:
-        return ""
+        return None
     medians = [float(np.median(values)) for values in quantiles]
-    return (
-        f"the distribution has moved by {distance:.2f} (Kolmogorov-Smirnov), allowed {allowed:.2f}; "
-        f"median {medians[1]:.4g} before, {medians[0]:.4g} now"
+    detail = (
+        f"the distribution {words.verb} by {distance:.2f} (Kolmogorov-Smirnov), allowed {allowed:.2f}; "
+        f"median {medians[1]:.4g} {words.other}, {medians[0]:.4g} {words.one}"
     )
+    return Difference(one.path.step[0], None, distance, allowed, detail)
 
 
 def _names(
-    now: statistics_pb2.FeatureNameStatistics,
-    before: statistics_pb2.FeatureNameStatistics,
+    one: statistics_pb2.FeatureNameStatistics,
+    other: statistics_pb2.FeatureNameStatistics,
     threshold: float,
     spread: float,
-) -> str:
-    current, previous = _shares(now), _shares(before)
-    changes = {name: current.get(name, 0.0) - previous.get(name, 0.0) for name in {*current, *previous}}
+    words: Words,
+) -> Difference | None:
+    shares, reference = _shares(one), _shares(other)
+    changes = {name: shares.get(name, 0.0) - reference.get(name, 0.0) for name in {*shares, *reference}}
     for name in sorted(changes, key=lambda name: (-abs(changes[name]), name)):
-        share = (current.get(name, 0.0) + previous.get(name, 0.0)) / 2
+        share = (shares.get(name, 0.0) + reference.get(name, 0.0)) / 2
         allowed = threshold + _DEVIATIONS * math.sqrt(share * (1 - share) * spread)
-        if abs(changes[name]) > allowed:
-            return (
-                f"the share of `{name}` has moved by {abs(changes[name]):.2f}, allowed {allowed:.2f}; "
-                f"{previous.get(name, 0.0):.1%} before, {current.get(name, 0.0):.1%} now"
+        distance = abs(changes[name])
+        if distance > allowed:
+            detail = (
+                f"the share of `{name}` {words.verb} by {distance:.2f}, allowed {allowed:.2f}; "
+                f"{reference.get(name, 0.0):.1%} {words.other}, {shares.get(name, 0.0):.1%} {words.one}"
             )
-    return ""
+            return Difference(one.path.step[0], name, distance, allowed, detail)
+    return None
 
 
 def _quantiles(feature: statistics_pb2.FeatureNameStatistics) -> np.ndarray:

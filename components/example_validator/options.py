@@ -1,4 +1,4 @@
-"""`[validation]`: what counts as drift. Imports nothing heavy."""
+"""`[validation]`: what counts as drift and as skew. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_module.section import Fraction, Section
 
 
 class DriftOptions(Section):
-    """`[validation]`: what the next span may look like."""
+    """`[validation]`: what the next span may look like, and the splits of one."""
 
     drift_threshold: Fraction = Field(
         default=0.1,
@@ -25,4 +25,14 @@ class DriftOptions(Section):
     )
     on_drift: Literal["stop", "warn"] = Field(
         default="stop", description="`warn` goes on and says so; use it once to accept a change that is wanted."
+    )
+    skew_threshold: Fraction = Field(
+        default=0.1,
+        description="Distance of another split from the train split that counts as skew, beyond what chance explains; "
+        "measured as drift is.",
+    )
+    on_skew: Literal["stop", "warn", "ignore"] = Field(
+        default="warn",
+        description="`stop` refuses the pictures, `warn` goes on and says so, `ignore` does not look; sequences that "
+        "are held out whole differ on purpose.",
     )

@@ -114,7 +114,7 @@ def _rank(value: float) -> tuple[bool, float]:
 def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Sequence[Gate]) -> Table:
     """Figures of every class, the lowest first."""
     overall = evaluation.overall
-    key = names.MAIN_OF_CLASS[evaluation.task]
+    key = metric_names.LEADING[evaluation.task]
     figures = [
         name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"
     ]

@@ -40,9 +40,6 @@ _FIGURES = {
 }
 _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
-# Of a class, the figure by which classes are ordered.
-MAIN_OF_CLASS = {metric_names.CLASSIFICATION: "f1", metric_names.SEGMENTATION: "iou"}
-
 
 def figure(name: str) -> str:
     """A figure's name for people; of an unknown one its words."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.evaluator import metric_names
 from components.evaluator.figures import ALL, Evaluation, Gate
 from components.model_report import names
 from components.model_report.sources import Sources
@@ -114,7 +115,7 @@ def _facts(sources: Sources) -> list[Fact]:
 
 
 def _worst(evaluation: Evaluation) -> tuple[str, str, float] | None:
-    key = names.MAIN_OF_CLASS[evaluation.task]
+    key = metric_names.LEADING[evaluation.task]
     known = [
         (name, key, figures[key])
         for name, figures in evaluation.overall.per_class.items()

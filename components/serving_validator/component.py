@@ -6,6 +6,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
 from components.serving_validator import executor
+from components.serving_validator.options import ServingLimits
 
 
 class ServingValidatorSpec(component_spec.ComponentSpec):
@@ -14,8 +15,7 @@ class ServingValidatorSpec(component_spec.ComponentSpec):
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
         "split": component_spec.ExecutionParameter(type=str),
-        "num_examples": component_spec.ExecutionParameter(type=int),
-        "tolerance": component_spec.ExecutionParameter(type=float),
+        "limits": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[dict[str, Any]] = {
@@ -29,7 +29,7 @@ class ServingValidatorSpec(component_spec.ComponentSpec):
 
 
 class ServingValidator(base_component.BaseComponent):
-    """Loads the export in a session, compares its answers with the Keras model's, emits an InfraBlessing.
+    """Looks at the export, compares its answers in a session with the Keras model's, emits an InfraBlessing.
 
     Outputs:
       blessing: A standard InfraBlessing, for Pusher's `infra_blessing`.
@@ -46,8 +46,7 @@ class ServingValidator(base_component.BaseComponent):
         examples: channel.BaseChannel,
         options: str,
         split: str,
-        num_examples: int,
-        tolerance: float,
+        limits: ServingLimits,
         source_hash: str,
     ) -> None:
         """Takes what the instance needs.
@@ -58,8 +57,7 @@ class ServingValidator(base_component.BaseComponent):
         examples: Raw examples.
         options: TrainerOptions as JSON.
         split: The split whose first examples are asked.
-        num_examples: How many.
-        tolerance: Largest difference of a probability, or share of a mask's pixels, that counts as equal.
+        limits: How many examples that are, and what the export must keep to.
         source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
@@ -69,8 +67,7 @@ class ServingValidator(base_component.BaseComponent):
                 examples=examples,
                 options=options,
                 split=split,
-                num_examples=num_examples,
-                tolerance=tolerance,
+                limits=limits.model_dump_json(),
                 source_hash=source_hash,
                 blessing=channel.Channel(type=standard_artifacts.InfraBlessing),
             )

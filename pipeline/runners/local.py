@@ -15,7 +15,10 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, partial_run_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-NodeState = Literal["running", "complete", "cached", "skipped", "failed"]
+from components.example_validator.executor import AnomaliesFoundError
+from pipeline.record import REFUSAL, RUN_CONTEXT
+
+NodeState = Literal["running", "complete", "cached", "skipped", "refused", "failed"]
 
 
 class NodeResult(NamedTuple):
@@ -23,7 +26,8 @@ class NodeResult(NamedTuple):
 
     Attributes:
       id: The node's name.
-      state: `complete` (its executor ran), `cached`, `skipped` (not asked for), `failed`, or, while it does, `running`.
+      state: `complete` (its executor ran), `cached`, `skipped` (not asked for), `refused` (by a gate; nothing behind it
+        runs), `failed`, or, while it does, `running`.
       seconds: Wall time.
     """
 
@@ -43,6 +47,15 @@ class NodeFailedError(Exception):
         """Names the node and keeps the cause."""
         super().__init__(f"{node_id}: {cause}")
         self.node_id = node_id
+        self.cause = cause
+
+
+class PicturesRefusedError(Exception):
+    """ExampleValidator has refused the pictures; the cause says why."""
+
+    def __init__(self, cause: AnomaliesFoundError) -> None:
+        """Keeps the cause."""
+        super().__init__(str(cause))
         self.cause = cause
 
 
@@ -68,6 +81,7 @@ def run(
 
     Raises:
       NothingToRunError: If no node lies between `from_node` and `to_node`.
+      PicturesRefusedError: If ExampleValidator refuses the pictures; the nodes behind it do not run.
       NodeFailedError: If a node fails; the nodes behind it do not run.
     """
     compiled = compiler.Compiler().compile(pipeline)
@@ -111,6 +125,11 @@ def _run_node(
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
         ).launch()
         state = _state_of(connection, info.execution_id if info else None)
+    except AnomaliesFoundError as error:
+        logging.error("%s: %s", node_id, error)
+        _note_refusal(connection, compiled.runtime_spec.pipeline_run_id.field_value.string_value, error)
+        on_node(NodeResult(node_id, "refused", time.monotonic() - start))
+        raise PicturesRefusedError(error) from error
     except Exception as error:
         logging.exception("%s failed.", node_id)
         on_node(NodeResult(node_id, "failed", time.monotonic() - start))
@@ -133,6 +152,15 @@ def _state_of(connection: metadata_store_pb2.ConnectionConfig, execution_id: int
         "its inputs could not be found; the nodes before it have not run for this configuration. "
         "Run again without --from."
     )
+
+
+def _note_refusal(connection: metadata_store_pb2.ConnectionConfig, run_id: str, error: AnomaliesFoundError) -> None:
+    """Writes to the newest execution of the run why it failed: ML Metadata knows refusals as failures only."""
+    with metadata.Metadata(connection) as handle:
+        context = handle.store.get_context_by_type_and_name(RUN_CONTEXT, run_id)
+        execution = max(handle.store.get_executions_by_context(context.id), key=lambda execution: execution.id)
+        execution.custom_properties[REFUSAL].string_value = str(error)
+        handle.store.put_executions([execution])
 
 
 def _close_abandoned_executions(connection: metadata_store_pb2.ConnectionConfig) -> None:

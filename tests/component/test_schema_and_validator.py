@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def validate(tmp_path, schema):
             io_utils.write_pbtxt_file(f"{result.uri}/schema.pbtxt", proto)
         return result
 
-    def run(previous=None, on_drift="stop", own=None, **by_split):
+    def run(previous=None, own=None, options=None, **by_split):
         inputs = {
             "statistics": [artifact(standard_artifacts.ExampleStatistics, "stats", by_split, span=2)],
             "schema": [artifact(standard_artifacts.Schema, "schema", proto=own or schema)],
@@ -86,7 +87,7 @@ def validate(tmp_path, schema):
                 artifact(standard_artifacts.Schema, "previous_schema", proto=make_schema(previous))
             ]
         anomalies = artifact(standard_artifacts.ExampleAnomalies, "anomalies")
-        options = DriftOptions(on_drift=on_drift).model_dump_json()
+        options = (options or DriftOptions()).model_dump_json()
         validator.Executor().Do(inputs, {"anomalies": [anomalies]}, {"exclude_splits": "[]", "options": options})
         return json.loads((tmp_path / "anomalies" / validator.DRIFT_FILE).read_text())
 
@@ -157,11 +158,11 @@ def sample(rng, size, shift=0.0, share=0.5):
 def test_two_samples_of_the_same_pictures_pass(validate, rng, size):
     now = sample(rng, size)
     found = validate(previous=sample(rng, size), train=now, own=make_schema(now))
-    assert found == {"previous_span": 1, "found": []}
+    assert found == {"previous_span": 1, "found": [], "skew": []}
 
 
 def test_without_a_previous_span_nothing_is_compared(validate):
-    assert validate(train=statistics(["a", "b"])) == {"previous_span": None, "found": []}
+    assert validate(train=statistics(["a", "b"])) == {"previous_span": None, "found": [], "skew": []}
 
 
 @pytest.mark.parametrize(
@@ -181,9 +182,21 @@ def test_planted_drift_is_caught_and_named(validate, rng, changes, text):
         validate(previous=sample(rng, 600), train=now, own=make_schema(now))
 
 
+def test_what_was_found_is_told_as_numbers_too(validate, rng):
+    now = sample(rng, 600, shift=-45.0, share=0.85)
+    with pytest.raises(validator.AnomaliesFoundError) as raised:
+        validate(previous=sample(rng, 600), train=now, own=make_schema(now))
+    balance, luma = raised.value.findings
+    assert (balance.kind, balance.split, balance.feature) == ("drift", "train", features.CLASS_TEXT)
+    assert balance.value in ("a", "b") and balance.distance == pytest.approx(0.35, abs=0.06)
+    assert (luma.feature, luma.value) == (features.mean_key(features.LUMA), None)
+    assert luma.distance > luma.allowed > 0.1
+    assert all(f"allowed {finding.allowed:.2f}" in str(finding) in str(raised.value) for finding in (balance, luma))
+
+
 def test_a_wanted_change_can_be_accepted(validate, rng):
     now = sample(rng, 600, shift=-45.0)
-    found = validate(previous=sample(rng, 600), train=now, own=make_schema(now), on_drift="warn")
+    found = validate(previous=sample(rng, 600), train=now, own=make_schema(now), options=DriftOptions(on_drift="warn"))
     assert len(found["found"]) == 1 and "image/mean/luma" in found["found"][0]
 
 
@@ -214,7 +227,7 @@ def test_odd_pictures_and_few_sizes_are_no_drift(rng):
     )
     assert drift.compare(now, before, 0.1) == drift.compare(before, now, 0.1) == []
     moved = of(a=sizes + 40, b=flat + 1, c=rng.choice([480, 640], 1000, p=[0.2, 0.8]), d=colors + 5)
-    assert [line.partition(":")[0] for line in drift.compare(moved, before, 0.1)] == ["a", "b", "c", "d"]
+    assert [found.feature for found in drift.compare(moved, before, 0.1)] == ["a", "b", "c", "d"]
 
 
 def test_the_distance_of_distributions_is_scipys(rng):
@@ -228,6 +241,65 @@ def test_the_distance_of_distributions_is_scipys(rng):
         quantiles = [np.quantile(values, np.linspace(0, 1, drift.NUM_QUANTILES + 1)) for values in (first, second)]
         expected = ks_2samp(first, second).statistic
         assert drift.kolmogorov_smirnov(*quantiles) == pytest.approx(expected, abs=1 / drift.NUM_QUANTILES)
+
+
+# --- Skew -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"shift": -45.0},
+            r"The splits differ\.\s+test split, image/mean/luma: the distribution differs by 0\.[4-9]\d .*; "
+            r"median 1\d\d\S* in train, \d\d\S* in test",
+        ),
+        ({"share": 0.85}, r"test split, image/class/text: the share of `.` differs .*% in train, .*% in test"),
+    ],
+    ids=["darker", "another class balance"],
+)
+def test_planted_skew_is_caught_if_it_is_to_stop_the_run(validate, rng, changes, text):
+    train = sample(rng, 600)
+    with pytest.raises(validator.AnomaliesFoundError, match=text) as raised:
+        validate(train=train, test=sample(rng, 600, **changes), own=make_schema(train), options=STRICT)
+    (found,) = raised.value.findings
+    assert (found.kind, found.split) == ("skew", "test") and found.distance > found.allowed
+    assert 'validation.on_skew="warn"' in str(raised.value)
+
+
+STRICT = DriftOptions(on_skew="stop")
+
+
+@pytest.mark.parametrize("size", [60, 3000])
+def test_splits_of_the_same_pictures_pass(validate, rng, size):
+    train = sample(rng, size)
+    schema = make_schema(train, margin=2.0)
+    assert validate(train=train, test=sample(rng, size // 2), own=schema, options=STRICT)["skew"] == []
+
+
+def test_skew_is_told_or_not_looked_for(validate, tmp_path, rng):
+    train, test = sample(rng, 600), sample(rng, 600, shift=-45.0)
+    (line,) = validate(train=train, test=test, own=make_schema(train))["skew"]
+    assert line.startswith("test split, image/mean/luma: the distribution differs by")
+    for folder in tmp_path.iterdir():
+        shutil.rmtree(folder)
+    ignored = DriftOptions(on_skew="ignore")
+    assert validate(train=train, test=test, own=make_schema(train), options=ignored)["skew"] == []
+
+
+def test_a_larger_difference_can_be_allowed(validate, rng):
+    train, test = sample(rng, 600), sample(rng, 600, share=0.85)
+    wide = DriftOptions(on_skew="stop", skew_threshold=0.5)
+    assert validate(train=train, test=test, own=make_schema(train), options=wide)["skew"] == []
+
+
+def test_everything_that_stops_the_run_is_told_at_once(validate, rng):
+    before, now = sample(rng, 600), sample(rng, 600, shift=-45.0)
+    with pytest.raises(validator.AnomaliesFoundError) as raised:
+        validate(previous=before, train=now, test=sample(rng, 600), own=make_schema(statistics(["a"])), options=STRICT)
+    assert {finding.kind for finding in raised.value.findings} == {"anomaly", "drift", "skew"}
+    for heading in ("do not fit the schema", "have drifted from those of span 1", "The splits differ"):
+        assert heading in str(raised.value)
 
 
 def test_slice_columns_may_come_and_go(validate):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import keras
@@ -10,35 +11,51 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
-from components.serving_validator import checks, executor
+from components.serving_validator import checks, executor, graph_operations, graph_walk
+from components.serving_validator.options import ServingLimits
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
 
 
-def validate(export_dir, tiny_model, **changes):
-    arguments = {
-        "model": tiny_model.model,
-        "options": tiny_model.options,
-        "serialized_examples": tiny_model.examples,
-        "tolerance": 1e-4,
-    } | changes
-    return checks.validate(str(export_dir), **arguments)
+def validate(export_dir, tiny_model, model=None, options=None, **limits):
+    return checks.validate(
+        str(export_dir),
+        model or tiny_model.model,
+        options or tiny_model.options,
+        tiny_model.examples,
+        ServingLimits(**limits),
+    )
 
 
 def failures(results):
     return {check.name: check.detail for check in results if not check.passed}
 
 
-def test_a_good_export_passes_every_check(tiny_model):
-    results = validate(tiny_model.serving_dir, tiny_model)
-    assert failures(results) == {}
-    assert len(results) == 6
+@pytest.fixture(scope="module")
+def good(tiny_model):
+    """What is said of a good export."""
+    return validate(tiny_model.serving_dir, tiny_model)
 
 
-def test_what_a_search_changes_is_not_asked_for(tiny_model, other_numbers):
+def test_a_good_export_passes_every_check(good):
+    assert failures(good) == {}
+    assert [check.name for check in good] == [
+        "size in MB",
+        "only allowed operations",
+        "loads in a session",
+        "has all signatures",
+        "serving_default agrees with the Keras model",
+        "examples agrees with the Keras model",
+        "explain answers",
+        "embed answers",
+        "latency in ms, 95th percentile",
+    ]
+
+
+def test_what_a_search_changes_is_not_asked_for(tiny_model, other_numbers, good):
     # The component is given the configuration as it was before the search.
     results = validate(tiny_model.serving_dir, tiny_model, options=other_numbers)
-    assert results == validate(tiny_model.serving_dir, tiny_model)
+    assert results[:-1] == good[:-1]  # the last one is a time
 
 
 def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
@@ -63,9 +80,15 @@ def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
 
 def test_other_weights_are_refused(tiny_model):
     other = keras.models.clone_model(tiny_model.model)
-    found = failures(validate(tiny_model.serving_dir, tiny_model, model=other))
-    assert set(found) == {"serving_default agrees with the Keras model", "examples agrees with the Keras model"}
-    assert "largest difference of a probability" in found["examples agrees with the Keras model"]
+    results = validate(tiny_model.serving_dir, tiny_model, model=other)
+    refused = [check for check in results if not check.passed]
+    assert [check.name for check in refused] == [
+        "serving_default agrees with the Keras model",
+        "examples agrees with the Keras model",
+    ]
+    assert all("largest difference of a probability" in check.detail for check in refused)
+    assert all(check.value > check.bound == 1e-4 for check in refused)
+    assert len(results) == 9  # what else is wrong is told too
 
 
 def test_exchanged_labels_are_refused(tiny_model):
@@ -78,7 +101,8 @@ def test_exchanged_labels_are_refused(tiny_model):
 def test_a_half_copied_export_is_refused(tiny_model, tmp_path, lost):
     shutil.copytree(tiny_model.serving_dir, tmp_path / "half")
     os.remove(tmp_path / "half" / lost)
-    assert "loads in a session" in failures(validate(tmp_path / "half", tiny_model))
+    found = failures(validate(tmp_path / "half", tiny_model))
+    assert set(found) & {"loads in a session", "only allowed operations"}
 
 
 def test_a_missing_signature_is_named(tiny_model, tmp_path):
@@ -92,6 +116,223 @@ def test_a_missing_signature_is_named(tiny_model, tmp_path):
     archive.write_out(str(tmp_path / "poor"), verbose=False)
     found = failures(validate(tmp_path / "poor", tiny_model))
     assert found["has all signatures"] == "missing: examples, classify, explain, embed"
+
+
+# --- Ceilings ---------------------------------------------------------------------------------------------------
+
+
+LATENCY, SIZE = "latency in ms, 95th percentile", "size in MB"
+
+
+def test_ceilings_refuse_and_let_pass(tiny_model, good):
+    told = {check.name: check for check in good}
+    for name in (LATENCY, SIZE):
+        assert told[name].passed and told[name].value > 0 and told[name].bound is None
+    refused = validate(tiny_model.serving_dir, tiny_model, max_latency_ms=1e-4, max_size_mb=1e-4)
+    assert set(failures(refused)) == {LATENCY, SIZE}
+    assert all("allowed 0.0001" in detail for detail in failures(refused).values())
+    assert all(check.value > check.bound == 1e-4 for check in refused if not check.passed)
+    assert failures(validate(tiny_model.serving_dir, tiny_model, max_latency_ms=1e6, max_size_mb=1e6)) == {}
+
+
+def test_the_size_is_that_of_every_file(tiny_model, tmp_path):
+    shutil.copytree(tiny_model.serving_dir, tmp_path / "model")
+    size = sum(path.stat().st_size for path in (tmp_path / "model").rglob("*") if path.is_file()) / 1e6
+    assert checks._size(str(tmp_path / "model"), size) == (SIZE, True, f"{size:.4g} MB, allowed {size:g}", size, size)
+    (tmp_path / "model" / "assets.extra" / "more").write_bytes(b"x" * 500_000)
+    larger = checks._size(str(tmp_path / "model"), size)
+    assert not larger.passed and larger.value == pytest.approx(size + 0.5)
+
+
+def test_slow_requests_count_and_the_first_ones_do_not(monkeypatch):
+    clock = iter(np.cumsum([[0.0, 9.0] if i < checks.WARM_UP_REQUESTS else [0.0, 0.002] for i in range(55)]))
+    monkeypatch.setattr(checks.time, "perf_counter", lambda: next(clock))
+    asked = []
+    assert checks._time(asked.append) == pytest.approx([0.002] * checks.TIMED_REQUESTS)
+    assert asked == list(range(55))
+
+
+# --- Operations -------------------------------------------------------------------------------------------------
+
+
+def saved(folder, compute, module=None):
+    """A SavedModel whose `serving_default` computes this of strings."""
+    module = module or tf.Module()
+    module.weight = tf.Variable(1.0)
+    signature = tf.function(compute, input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    module.serve = signature
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": signature.get_concrete_function()})
+    return folder
+
+
+def writes(target):
+    def compute(image_bytes):
+        with tf.control_dependencies([tf.io.write_file(str(target), "written")]):
+            return {"answer": tf.identity(image_bytes)}
+
+    return compute
+
+
+def reads(image_bytes):
+    return {"answer": tf.map_fn(tf.io.read_file, image_bytes)}
+
+
+def runs_python(image_bytes):
+    return {"answer": tf.py_function(lambda value: value, [image_bytes], tf.string)}
+
+
+def prints(image_bytes):
+    tf.print(image_bytes, output_stream="file:///tmp/printed")
+    return {"answer": image_bytes}
+
+
+def holds_a_data_set(image_bytes):
+    return {"answer": tf.data.Dataset.from_tensors(image_bytes[0]).map(tf.io.read_file).get_single_element()}
+
+
+def saves_a_checkpoint(image_bytes):
+    tf.raw_ops.SaveV2(prefix="/tmp/saved", tensor_names=["a"], shape_and_slices=[""], tensors=[image_bytes])
+    return {"answer": image_bytes}
+
+
+def reads_a_checkpoint(image_bytes):
+    (found,) = tf.raw_ops.RestoreV2(prefix="/tmp/saved", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.string])
+    return {"answer": tf.concat([image_bytes, tf.reshape(found, [-1])], axis=0)}
+
+
+def nested_deeply(image_bytes):
+    @tf.function
+    def inner(value):
+        return tf.cond(tf.size(value) > 3, lambda: tf.strings.join([tf.io.read_file(value[0]), value]), lambda: value)
+
+    (_, answer) = tf.while_loop(lambda i, _: i < 3, lambda i, value: (i + 1, inner(value)), [0, image_bytes])
+    return {"answer": answer}
+
+
+def changes_its_weights(module):
+    def compute(image_bytes):
+        module.weight.assign_add(1.0)
+        return {"answer": image_bytes}
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("compute", "operations"),
+    [
+        (writes("/tmp/written"), ["WriteFile"]),
+        (reads, ["ReadFile"]),
+        (runs_python, ["EagerPyFunc"]),
+        (prints, ["PrintV2"]),
+        (nested_deeply, ["ReadFile"]),
+        (saves_a_checkpoint, ["SaveV2"]),
+        (reads_a_checkpoint, ["RestoreV2"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_operation_that_reaches_out_is_refused_by_name(tmp_path, compute, operations):
+    found = graph_walk.not_allowed(graph_walk.read(str(saved(tmp_path / "model", compute))))
+    assert [operation.name for operation in found] == operations
+    assert all(operation.place.startswith("signature `serving_default`") for operation in found)
+    assert graph_walk.not_allowed(graph_walk.read(str(tmp_path / "model")), operations) == []
+
+
+def test_a_data_set_is_refused_with_all_that_belongs_to_it(tmp_path):
+    found = graph_walk.not_allowed(graph_walk.read(str(saved(tmp_path / "model", holds_a_data_set))))
+    assert {"TensorDataset", "MapDataset", "DatasetToSingleElement", "ReadFile"} <= {found.name for found in found}
+
+
+def test_an_answer_may_not_change_the_weights(tmp_path):
+    module = tf.Module()
+    found = graph_walk.not_allowed(graph_walk.read(str(saved(tmp_path / "model", changes_its_weights(module), module))))
+    assert [operation.name for operation in found] == ["AssignAddVariableOp"]
+
+
+def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path):
+    (tmp_path / "words.txt").write_text("a\nb\n")
+    module = tf.Module()
+    line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+    initializer = tf.lookup.TextFileInitializer(str(tmp_path / "words.txt"), tf.string, line, tf.int64, number)
+    module.table = tf.lookup.StaticHashTable(initializer, -1)
+    folder = saved(tmp_path / "model", lambda image_bytes: {"answer": module.table.lookup(image_bytes)}, module)
+    (found,) = graph_walk.not_allowed(graph_walk.read(str(folder)))
+    assert found.name == "InitializeTableFromTextFileV2" and found.place.startswith("initialisation, function")
+
+
+def test_a_function_that_nothing_calls_is_refused_too(tmp_path):
+    module = tf.Module()
+    module.other = tf.function(lambda path: tf.io.read_file(path), input_signature=[tf.TensorSpec([], tf.string)])
+    folder = saved(tmp_path / "model", lambda image_bytes: {"answer": image_bytes}, module)
+    (found,) = graph_walk.not_allowed(graph_walk.read(str(folder)))
+    assert found.name == "ReadFile" and found.place.startswith("reached by no signature, function")
+
+
+def test_variables_of_another_model_are_refused(tmp_path):
+    # What the saver is given is the path of the model's own variables; here it reads another one.
+    folder = saved(tmp_path / "model", lambda image_bytes: {"answer": image_bytes})
+    model = graph_walk.read(str(folder))
+    assert graph_walk.not_allowed(model) == []
+    (graph,) = model.meta_graphs
+    restore = next(node for node in graph.graph_def.node if node.name == graph.saver_def.restore_op_name)
+    path = restore.input[0]
+    for elsewhere in ("constant", f"{path}:1"):
+        restore.input[0] = elsewhere
+        (found,) = graph_walk.not_allowed(model)
+        assert found.name == "RestoreV2" and "of another file than the model's variables" in found.place
+    restore.input[0] = f"{path}:0"
+    assert graph_walk.not_allowed(model) == []
+
+
+def test_a_custom_operation_can_be_allowed(tiny_model, tmp_path):
+    shutil.copytree(tiny_model.serving_dir, tmp_path / "model")
+    model = graph_walk.read(str(tmp_path / "model"))
+    model.meta_graphs[0].graph_def.node.add(name="custom", op="Birds>Sing")
+    (found,) = graph_walk.not_allowed(model)
+    assert found == ("Birds>Sing", "graph, reached by no signature")
+    assert graph_walk.not_allowed(model, ServingLimits(allowed_operations=("Birds>Sing",)).allowed_operations) == []
+
+
+def test_what_is_refused_is_not_even_loaded(tiny_model, tmp_path, monkeypatch):
+    target = tmp_path / "written"
+    saved(tmp_path / "model", writes(target))
+    monkeypatch.setattr(checks, "SessionModel", lambda _: pytest.fail("loaded"))
+    results = validate(tmp_path / "model", tiny_model)
+    assert [(check.name, check.passed) for check in results] == [
+        ("size in MB", True),
+        ("only allowed operations", False),
+    ]
+    assert "WriteFile in signature `serving_default`" in results[1].detail
+    assert "serving.allowed_operations can allow" in results[1].detail
+    assert not target.exists()
+    monkeypatch.undo()
+    allowed = validate(tmp_path / "model", tiny_model, allowed_operations=("WriteFile",))
+    assert allowed[1].passed and allowed[2].name == "loads in a session"
+    assert target.exists()  # it does what it was refused for
+
+
+def test_a_second_graph_is_refused(tiny_model, tmp_path):
+    shutil.copytree(tiny_model.serving_dir, tmp_path / "model")
+    (tmp_path / "model" / "saved_model.pbtxt").write_text("")
+    found = failures(validate(tmp_path / "model", tiny_model))
+    assert found == {
+        "only allowed operations": "saved_model.pb must be the only graph; found: saved_model.pb, saved_model.pbtxt"
+    }
+
+
+def test_the_list_names_operations_of_tensorflow_and_none_that_reaches_out():
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.client import pywrap_tf_session as session
+
+    buffer = session.TF_GetBuffer(session.TF_GetAllOpList())
+    known = {operation.name for operation in op_def_pb2.OpList.FromString(buffer).op}
+    listed = graph_operations.COMPUTING | graph_operations.PREPARING
+    assert listed | graph_operations.RESTORING | graph_operations.SAVING <= known
+    dangerous = re.compile(
+        "File|PyFunc|Print|Dataset|Iterator|Summary|Save|Restore|Checkpoint|Remote|Rpc|Send|Recv|Collective|Reader|"
+        "Debug|Dump|Xla|TPU|Session|Queue|Proto|ImmutableConst|RemapMatrix|VocabRemapping|CandidateSampler|Copy"
+    )
+    assert {name for name in listed if dangerous.search(name)} == {"DisableCopyOnRead"}
+    assert len([name for name in known if dangerous.search(name)]) > 500  # it does find them
 
 
 def run_executor(tiny_model, tmp_path, **changes):
@@ -114,8 +355,7 @@ def run_executor(tiny_model, tmp_path, **changes):
     properties = {
         "options": tiny_model.options.model_dump_json(),
         "split": "test",
-        "num_examples": 5,
-        "tolerance": 1e-4,
+        "limits": ServingLimits(validation_examples=5, max_size_mb=100).model_dump_json(),
     } | changes
     executor.Executor().Do(
         {"examples": [examples], "model": [model], "model_run": [model_run]}, {"blessing": [blessing]}, properties
@@ -128,7 +368,9 @@ def test_the_component_blesses_as_infra_validator_does(tiny_model, tmp_path):
     assert blessing.get_int_custom_property("blessed") == 1
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_BLESSED", "checks.json"]
     with open(os.path.join(blessing.uri, "checks.json")) as file:
-        assert any(check["detail"].startswith("5 examples") for check in json.load(file))
+        written = json.load(file)
+    assert any(check["detail"].startswith("5 examples") for check in written)
+    assert 0 < written[0]["value"] < written[0]["bound"] == 100
 
 
 def test_the_component_refuses(tiny_model, tmp_path):

@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
-from pipeline import config, execution
+from pipeline import config, execution, history
 from serving.client import GrpcClient, RestClient
 from serving.local_server.server import LocalServer
 from trainer_module import features
@@ -220,7 +220,10 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
     }
     assert "Refused by Evaluator" in Path(refused.result.report).read_text()
     (refusal,) = refused.result.refusals
-    assert refusal.startswith("Evaluator: cross_entropy is 0.") and "must be at most 0 (missed by" in refusal
+    assert refusal.text.startswith("Evaluator: cross_entropy is 0.")
+    assert "must be at most 0" in refusal.text
+    assert refused.as_json()["refusals"] == [refusal.as_json()]
+    assert (refusal.whom, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
     assert [client.status() for client in served] == [[(first.result.pushed_version, "AVAILABLE")]] * 2
@@ -242,7 +245,8 @@ def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute)
         *((name, "all") for name in short),
         (None, "slant = left"),
     ]
-    assert "Evaluator: cross_entropy for slant = left is 0." in refused.result.refusals[-1]
+    assert [row.whom for row in refused.result.refusals] == [*(f"class {name}" for name in short), "slant = left"]
+    assert refused.result.refusals[-1].text.startswith("Evaluator: cross_entropy of slant = left is 0.")
 
 
 def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
@@ -253,8 +257,34 @@ def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
     assert figures.metrics["accuracy"] < 0.5  # the new model's, not the baseline's
     assert np.trace(figures.confusion) / np.sum(figures.confusion) == pytest.approx(figures.metrics["accuracy"])
     (refusal,) = worse.result.refusals
-    assert "; the last blessed model's is 0.9" in refusal and "and 0.05 worse is allowed (missed by 0." in refusal
+    assert "; the last blessed model's is 0.9" in refusal.text and "and 0.05 worse is allowed" in refusal.text
+    assert refusal.missed_by > 0.3
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
+    refused = execute("serving.max_size_mb=0.001", "serving.max_latency_ms=0.0001")
+    assert (refused.status, refused.exit_code) == ("refused", 3)
+    assert refused.result.blessed and not refused.result.servable
+    rows = {row["figure"]: row for row in refused.as_json()["refusals"]}
+    assert set(rows) == {"size in MB", "latency in ms, 95th percentile"}
+    assert rows["size in MB"]["value"] == pytest.approx(0.001 + rows["size in MB"]["missed_by"])
+    assert refused.result.pushed_version is None
+    assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+
+
+def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
+    runs = history.read(config.load("digits", overrides=overrides))
+    version = first.result.pushed_version
+    assert [(str(run.verdict), run.version) for run in runs[:3]] == [
+        ("pushed", version),
+        ("pushed", version),
+        ("refused by Evaluator", None),
+    ]
+    assert {run.examples for run in runs} == {1797} and len({run.fingerprint for run in runs}) == 1
+    by_size = history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
+    assert by_size.settings["serving.max_size_mb"] == (None, 0.001)
+    assert any("size in MB" in reason for reason in by_size.second.reasons)
 
 
 def test_a_part_of_the_pipeline(first, execute):

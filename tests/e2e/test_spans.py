@@ -1,22 +1,25 @@
 """Continuous training: deliveries come in, and one that has drifted is caught and named."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from pipeline import config, execution
+from pipeline import config, execution, history, show
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
 
-def deliver(folder, seed, *, brightness=1.0, num=60):
-    """Writes a delivery: noisy pictures of three classes, 60 of each."""
+def deliver(folder, seed, *, brightness=1.0, num=60, prefix="", **more):
+    """Writes a delivery: noisy pictures of three classes, 60 of each, or as many as `more` says of one."""
     rng = np.random.default_rng(seed)
     for name, color in COLORS.items():
-        for index in range(num):
+        for index in range(more.get(name, num)):
             level = rng.normal(1.0, 0.12) * brightness
             pixels = np.array(color) * level + rng.normal(0, 25, (16, 16, 3))
-            path = folder / name / f"{index}.png"
+            path = folder / name / f"{prefix}{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
 
@@ -29,12 +32,19 @@ def run(tmp_path_factory):
     deliver(root / "data" / "day-2", 2)
     deliver(root / "data" / "day-3", 3, brightness=0.6)
     deliver(root / "data" / "day-4", 4)
+    deliver(root / "data" / "day-5", 5, red=300)
+    deliver(root / "data" / "day-6", 6)
+    deliver(root / "data" / "day-6", 6, brightness=0.6, num=40, prefix="night-")
+
+    def load(span, *overrides):
+        overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
+        return config.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
 
     def execute(span, *overrides, to_node="ExampleValidator"):
-        overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
-        loaded = config.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
-        assert loaded.pipeline.name == "data-day"
+        loaded = load(span, *overrides)
         return execution.execute(loaded, execution.prepare(loaded), to_node=to_node)
+
+    execute.load = load
 
     return execute
 
@@ -42,29 +52,57 @@ def run(tmp_path_factory):
 def test_a_first_span_has_nothing_to_be_compared_with(run):
     outcome = run("1")
     assert outcome.status == "done"
-    assert outcome.as_json()["drift"] == {"previous_span": None, "found": []}
+    assert run.load("1").pipeline.name == "data-day"
+    assert outcome.as_json()["drift"] == {"previous_span": None, "found": [], "skew": []}
     assert outcome.as_json()["span"] == 1
 
 
 def test_a_span_like_the_one_before_passes(run):
     outcome = run("2")
     assert outcome.status == "done"
-    assert outcome.as_json()["drift"] == {"previous_span": 1, "found": []}
+    assert outcome.as_json()["drift"] == {"previous_span": 1, "found": [], "skew": []}
 
 
 def test_a_darker_span_is_caught_and_named(run):
     outcome = run("3", to_node="Transform")
-    assert (outcome.status, outcome.exit_code) == ("failed", 1)
-    node, error = outcome.error
-    assert node == "ExampleValidator"
-    assert "drifted from those of span 2" in str(error)
-    assert "image/mean/luma" in str(error) and "image/mean/red" in str(error)
-    assert "image/class/text" not in str(error) and "image/height" not in str(error)
-    assert [entry.id for entry in outcome.nodes][-1] == "ExampleValidator"
+    assert (outcome.status, outcome.exit_code, outcome.error) == ("refused", 3, None)
+    text = str(outcome.refusal)
+    assert "drifted from those of span 2" in text
+    assert "image/mean/luma" in text and "image/mean/red" in text
+    assert "image/class/text" not in text and "image/height" not in text
+    assert (outcome.nodes[-1].id, outcome.nodes[-1].state) == ("ExampleValidator", "refused")
+    rows = {row["figure"]: row for row in outcome.as_json()["refusals"]}
+    luma = rows["drift of image/mean/luma"]
+    assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
+    assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
+    assert "image/mean/luma" in luma["detail"]
+    assert [str(found.verdict) for found in history.read(run.load("3"))[-2:]] == [
+        "stopped after ExampleValidator",
+        "refused by ExampleValidator",
+    ]
+    shown = io.StringIO()
+    show.summary(Console(file=shown, width=80), outcome, run.load("3"))
+    assert "ExampleValidator refused the pictures. The pictures have drifted from those of span 2." in shown.getvalue()
+    assert "nothing pushed" in shown.getvalue() and max(map(len, table_of(shown.getvalue()))) <= 80
+
+
+def table_of(text):
+    """The lines of the table of refusals."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("Refused:"))
+    return lines[start : lines.index("", start + 2)] if "" in lines[start + 2 :] else lines[start:]
+
+
+def test_another_class_balance_is_caught_and_named(run):
+    outcome = run("5")
+    assert (outcome.status, outcome.exit_code) == ("refused", 3)
+    row, *_ = outcome.as_json()["refusals"]  # the colours of the pictures change with their classes
+    assert (row["figure"], row["whom"]) == ("drift of image/class/text", "train split, red")
+    assert "33.3% before, 71.4% now" in str(outcome.refusal)
 
 
 def test_a_span_that_did_not_pass_is_no_reference(run):
-    assert run("4").as_json()["drift"] == {"previous_span": 2, "found": []}
+    assert run("4").as_json()["drift"] == {"previous_span": 2, "found": [], "skew": []}
 
 
 def test_a_wanted_change_is_accepted_and_becomes_the_reference(run):
@@ -72,10 +110,31 @@ def test_a_wanted_change_is_accepted_and_becomes_the_reference(run):
     assert accepted.status == "done"
     drift = accepted.as_json()["drift"]
     assert drift["previous_span"] == 2 and any("image/mean/luma" in line for line in drift["found"])
-    assert "drifted from those of span 3" in str(run("4").error[1])
+    assert "drifted from those of span 3" in str(run("4").refusal)
 
 
 def test_several_spans_are_read_together(run):
     outcome = run("1-2")
     assert outcome.as_json()["examples"] == 360
     assert outcome.as_json()["span"] == 2
+
+
+HELD_OUT = ("pipeline.name=held-out", "data.split_pattern=(?P<test>night-)")
+
+
+def test_a_split_unlike_the_others_is_refused_if_that_is_asked_for(run):
+    outcome = run("6", *HELD_OUT, "validation.on_skew=stop", to_node="Transform")
+    assert (outcome.status, outcome.exit_code) == ("refused", 3)
+    assert outcome.nodes[-1].id == "ExampleValidator"
+    assert "The splits differ." in str(outcome.refusal) and 'validation.on_skew="warn"' in str(outcome.refusal)
+    assert {row["whom"] for row in outcome.as_json()["refusals"]} == {"test split"}
+    assert "skew of image/mean/luma" in {row["figure"] for row in outcome.as_json()["refusals"]}
+
+
+def test_a_split_unlike_the_others_is_told(run):
+    outcome = run("6", *HELD_OUT)
+    assert outcome.status == "done"
+    assert any("image/mean/luma" in line for line in outcome.as_json()["drift"]["skew"])
+    shown = io.StringIO()
+    show.summary(Console(file=shown, width=80), outcome, run.load("6", *HELD_OUT))
+    assert "The splits differ:\n  test split, image/" in shown.getvalue()

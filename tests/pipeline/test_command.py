@@ -179,6 +179,7 @@ def test_presets_lists_all():
         "from pipeline import config; config.load('digits')",
         "from pipeline import execution; from components.image_example_gen import layout",
         "from pipeline import contact_sheet",
+        "from pipeline import history, show_history",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )

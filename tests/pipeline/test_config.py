@@ -51,6 +51,10 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("model.convolution=[]", r"convolution has 0 values and blocks has 3"),
         ("model.blocks=[[32], []]", r"model\.blocks\.1: .*at least 1 item"),
         ("model.head=average", r"model\.head: Input should be 'global_average', 'global_max' or 'flatten'"),
+        ("serving.max_latency_ms=0", r"serving\.max_latency_ms: .*greater than 0"),
+        ("serving.max_size_mb=small", r"serving\.max_size_mb: .*valid number"),
+        ("serving.allowed_operations=['no name']", r"serving\.allowed_operations\.0: .*pattern.*\(given: 'no name'\)"),
+        ("validation.on_skew=refuse", r"validation\.on_skew: Input should be 'stop', 'warn' or 'ignore'"),
         ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
     ],
 )
@@ -430,6 +434,7 @@ def test_beam_arguments():
         "--direct_running_mode=in_memory",
         "--direct_num_workers=1",
         "--sdk_container_image=none",
+        "--tfxio_use_byte_size_batching=true",
     ]
     several = config.BeamSection(runner="multi_processing", workers=3, options=("--x=1",)).arguments()
     assert several == [
@@ -437,6 +442,7 @@ def test_beam_arguments():
         "--direct_running_mode=multi_processing",
         "--direct_num_workers=3",
         "--sdk_container_image=none",
+        "--tfxio_use_byte_size_batching=true",
         "--x=1",
     ]
 

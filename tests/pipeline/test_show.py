@@ -1,11 +1,13 @@
 """What a run came to, as people read it."""
 
 import io
+import math
 from types import SimpleNamespace
 
 from rich.console import Console
 
 from pipeline import show
+from pipeline.results import Refusal
 
 
 def test_tuned_integers_are_shown_whole():
@@ -14,3 +16,46 @@ def test_tuned_integers_are_shown_whole():
     out = io.StringIO()
     show._tuning(Console(file=out), SimpleNamespace(tuning=tuning))
     assert "  training.batch_size = 65535\n  training.learning_rate = 0.0001235\n" in out.getvalue()
+
+
+def refused(width, *rows):
+    out = io.StringIO()
+    show.refusals(Console(file=out, width=width), rows)
+    return out.getvalue()
+
+
+ROWS = (
+    Refusal("Evaluator", "recall", "brightness = dark, class tabby", 0.6234567, 0.8, 0.1765433, "recall is 0.6235"),
+    Refusal("ServingValidator", "latency in ms, 95th percentile", "all", 1234.5, 100.0, 1134.5, "too slow"),
+    Refusal("ServingValidator", "only allowed operations", "all", None, None, None, "WriteFile in signature `[x]`"),
+    Refusal("Evaluator", "recall", "class lion", math.nan, 0.8, math.nan, "recall of lion does not exist"),
+)
+
+
+def test_refusals_are_a_table_and_what_is_no_number_a_line():
+    lines = [line.rstrip() for line in refused(120, *ROWS).splitlines()]
+    assert lines[1] == "Refused: what failed, for whom and by how much"
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert ["gate", "figure", "for", "value", "allowed", "missed by"] in cells
+    assert ["Evaluator", "recall", "brightness = dark, class tabby", "0.6235", "≥ 0.8", "0.1765"] in cells
+    assert ["ServingValidator", "latency in ms, 95th percentile", "all", "1,234", "≤ 100", "1,134"] in cells
+    assert lines[-2:] == [
+        "  ✗ ServingValidator: WriteFile in signature `[x]`",
+        "  ✗ Evaluator: recall of lion does not exist",
+    ]
+
+
+def test_refusals_fit_into_a_narrow_terminal():
+    text = refused(80, *ROWS[:2])
+    assert max(map(len, text.splitlines())) <= 80
+    for number in ("0.6235", "≥ 0.8", "0.1765", "1,234", "≤ 100", "1,134"):
+        assert number in text
+    assert "…" not in text
+
+
+def test_nothing_refused_says_nothing():
+    assert refused(80) == ""
+
+
+def test_refusals_as_json_have_no_nan():
+    assert ROWS[3].as_json()["value"] is None and ROWS[3].as_json()["bound"] == 0.8

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.serving_validator import graph_walk
 from trainer_module import backbones, export, features, keras_file
 from trainer_module.backbones import _torch_file, _weights, efficientnet_lite0, mobilenet_v2
 from trainer_module.input_pipeline import PixelStatistics
@@ -153,6 +154,7 @@ def test_the_keras_file_and_the_session_give_the_same_numbers(name, model, optio
     again = keras_file.load(os.path.join(run_dir, features.KERAS_FILE))
     np.testing.assert_array_equal(tf.nn.softmax(again(images, training=False)), expected)
 
+    assert graph_walk.not_allowed(graph_walk.read(serving_dir)) == []
     session = SessionModel(serving_dir)
     encoded = [tf.io.encode_png(image).numpy() for image in images]
     # Random weights, unlike learnt ones, let rounding grow from layer to layer; a wrong export is off by tenths.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from components.serving_validator import graph_walk
 from trainer_module import augmentation, export, features, grad_cam, models, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
@@ -231,6 +232,7 @@ def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, mo
         serving_dir=serving_dir,
         run_dir=str(tmp_path / "run"),
     )
+    assert graph_walk.not_allowed(graph_walk.read(serving_dir)) == []
     session = SessionModel(serving_dir)
     encoded = [tf.io.encode_png(image).numpy() for image in images]
     expected = tf.nn.softmax(model(images, training=False)).numpy()

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.serving_validator import checks
+from components.serving_validator.options import ServingLimits
 from trainer_module import backbones, export, features, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import unet
@@ -320,11 +321,13 @@ def test_the_export_answers_in_a_session(exported):
 
 def test_serving_validator_compares_pixels(exported):
     given, model, serving_dir, examples = exported
-    good = checks.validate(serving_dir, model, given, examples, 1e-4)
+    good = checks.validate(serving_dir, model, given, examples, ServingLimits())
     assert [check.detail for check in good if not check.passed] == []
-    assert len(good) == 5
+    assert len(good) == 8
     other = keras.models.clone_model(model)
-    refused = {c.name: c.detail for c in checks.validate(serving_dir, other, given, examples, 1e-4) if not c.passed}
+    refused = {
+        c.name: c.detail for c in checks.validate(serving_dir, other, given, examples, ServingLimits()) if not c.passed
+    }
     assert set(refused) == {"serving_default agrees with the Keras model", "examples agrees with the Keras model"}
     assert all("of the pixels differ, allowed 0.0001" in detail for detail in refused.values())
 
@@ -339,4 +342,4 @@ def test_one_pixel_in_a_thousand_can_be_allowed(exported):
     assert task.compare(answer, expected, given, 1e-3)[0]
     assert not task.compare(answer, expected, given, 1e-4)[0]
     wrong = answer | {"class_pixels": np.array([[2499, 1, 0]])}
-    assert task.compare(wrong, masks, given, 1e-3) == (False, "class_pixels are not those of the masks")
+    assert task.compare(wrong, masks, given, 1e-3) == (False, "class_pixels are not those of the masks", None)

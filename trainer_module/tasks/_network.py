@@ -25,6 +25,20 @@ class Endpoint(NamedTuple):
     inputs: list[tf.TensorSpec]
 
 
+class Agreement(NamedTuple):
+    """Whether an export answers what the Keras model does.
+
+    Attributes:
+      passed: The verdict.
+      detail: The figure, or what went wrong.
+      difference: What was held against the tolerance; None where something else went wrong, or it is not a number.
+    """
+
+    passed: bool
+    detail: str
+    difference: float | None = None
+
+
 def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
     """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
 

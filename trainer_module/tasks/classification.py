@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from trainer_module import augmentation, features, grad_cam, input_pipeline, label_losses
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.tasks import _network
-from trainer_module.tasks._network import Endpoint, image_bytes_of, pixels_of
+from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
 
 REQUIRED_SIGNATURES = (
     features.SERVING_DEFAULT,
@@ -184,7 +185,7 @@ def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[
 
 def compare(
     answer: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
-) -> tuple[bool, str]:
+) -> Agreement:
     """Whether an export answers what the Keras model does.
 
     Args:
@@ -192,14 +193,12 @@ def compare(
       expected: From `expected`.
       options: The configuration of the run.
       tolerance: Largest difference of a probability that counts as equal.
-
-    Returns:
-      The verdict, and the figure or what went wrong.
     """
     difference = float(np.max(np.abs(answer["probabilities"] - expected)))
     if not difference <= tolerance:  # NaN is a failure too
-        return False, f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
+        detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
+        return Agreement(False, detail, difference if math.isfinite(difference) else None)
     labels = [label.decode() for label in answer["label"]]
     if labels != [options.classes[index] for index in answer["probabilities"].argmax(axis=-1)]:
-        return False, "the labels are not those of the most probable classes"
-    return True, f"largest difference of a probability {difference:.2g}"
+        return Agreement(False, "the labels are not those of the most probable classes")
+    return Agreement(True, f"largest difference of a probability {difference:.2g}", difference)

@@ -12,7 +12,7 @@ from trainer_module import augmentation, features, grad_cam, pixel_losses, prepr
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.pixel_metrics import PixelMetrics
 from trainer_module.tasks import _network
-from trainer_module.tasks._network import Endpoint, image_bytes_of, pixels_of
+from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
 
 REQUIRED_SIGNATURES = (features.SERVING_DEFAULT, features.EXAMPLES, features.EMBED)
 
@@ -139,7 +139,7 @@ def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[
 
 def compare(
     answer: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
-) -> tuple[bool, str]:
+) -> Agreement:
     """Whether an export answers what the Keras model does.
 
     Args:
@@ -148,19 +148,16 @@ def compare(
       options: The configuration of the run.
       tolerance: Largest share of differing pixels that counts as equal: where two classes are equally probable, the
         last digit decides.
-
-    Returns:
-      The verdict, and the figure or what went wrong.
     """
     masks = np.stack([tf.io.decode_png(encoded).numpy()[..., 0] for encoded in answer["mask_png_bytes"]])
     if masks.shape != expected.shape:
-        return False, f"masks of shape {masks.shape}, expected {expected.shape}"
+        return Agreement(False, f"masks of shape {masks.shape}, expected {expected.shape}")
     differing = float(np.mean(masks != expected))
     if differing > tolerance:
-        return False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}"
+        return Agreement(False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}", differing)
     if not np.array_equal(answer["class_pixels"], count_pixels(tf.constant(masks), len(options.classes))):
-        return False, "class_pixels are not those of the masks"
-    return True, f"{differing:.2g} of the pixels differ"
+        return Agreement(False, "class_pixels are not those of the masks")
+    return Agreement(True, f"{differing:.2g} of the pixels differ", differing)
 
 
 def _encode(masks: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,447 @@
+"""Runs, read from a record that ml_metadata has written: the list, and two side by side."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from rich.console import Console
+
+from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
+from pipeline import config, history, record, show_history
+from pipeline.config import ConfigError
+
+STATES = mlmd.Execution
+
+
+class Recorder:
+    """Writes runs as TFX does: contexts of runs and nodes, executions, artifacts and events."""
+
+    def __init__(self, folder):
+        """Makes an empty record in a folder."""
+        self.folder = folder
+        self.store = record.open_store(folder / "metadata.sqlite")
+        self.types = {
+            name: self.store.put_context_type(mlmd.ContextType(name=name))
+            for name in (record.RUN_CONTEXT, record.NODE_CONTEXT)
+        }
+        self.artifact_type = self.store.put_artifact_type(mlmd.ArtifactType(name="Any"))
+        self.execution_type = self.store.put_execution_type(mlmd.ExecutionType(name="Any"))
+        self.nodes = {}
+
+    def context(self, kind, name):
+        """Adds a context."""
+        (id_,) = self.store.put_contexts([mlmd.Context(type_id=self.types[kind], name=name)])
+        return mlmd.Context(id=id_, type_id=self.types[kind], name=name)
+
+    def run(self, id_, *done):
+        """Each of `done` is (node, state, parameters, outputs); an output is an artifact, new or of an earlier run."""
+        run = self.context(record.RUN_CONTEXT, id_)
+        for node, state, parameters, outputs in done:
+            if node not in self.nodes:
+                self.nodes[node] = self.context(record.NODE_CONTEXT, f"birds.{node}")
+            execution = mlmd.Execution(type_id=self.execution_type, last_known_state=state)
+            for name, value in parameters.items():
+                execution.custom_properties[name].string_value = value
+            pairs = []
+            for key, artifact in outputs.items():
+                event = mlmd.Event(type=mlmd.Event.OUTPUT)
+                event.path.steps.add().key = key
+                pairs.append((artifact, event))
+            _, artifacts, _ = self.store.put_execution(execution, pairs, [run, self.nodes[node]])
+            for artifact, artifact_id in zip(outputs.values(), artifacts, strict=True):
+                artifact.id = artifact_id
+
+    def artifact(self, name, files=None, **properties):
+        """Makes an artifact's folder with these files."""
+        folder = self.folder / name
+        folder.mkdir()
+        for file, value in (files or {}).items():
+            (folder / file).write_text(value if isinstance(value, str) else json.dumps(value))
+        artifact = mlmd.Artifact(type_id=self.artifact_type, uri=str(folder))
+        for key, value in properties.items():
+            if isinstance(value, int):
+                artifact.custom_properties[key].int_value = value
+            else:
+                artifact.custom_properties[key].string_value = value
+        return artifact
+
+
+def evaluated(accuracy, recall, slices, classes=("finch", "owl")):
+    def figures(name, value, examples):
+        per_class = {
+            c: {"precision": 0.9, "recall": r, "f1": r, "support": 10.0} for c, r in zip(classes, recall, strict=True)
+        }
+        metrics = {"accuracy": value, "cross_entropy": 1 - value, "examples": float(examples)}
+        return SliceFigures(name=name, metrics=metrics, per_class=per_class, confusion=[[1, 0], [0, 1]])
+
+    rows = [figures(ALL, accuracy, 20), *(figures(name, *given) for name, given in slices.items())]
+    return Evaluation(task="classification", split="test", classes=list(classes), candidate=rows).model_dump_json()
+
+
+def gates(*failures):
+    said = [
+        Gate(
+            rule="evaluation.thresholds",
+            metric="accuracy",
+            slice=ALL,
+            value=0.9,
+            bound=0.5,
+            higher_is_better=True,
+            examples=20,
+            passed=True,
+            detail="0.9, at least 0.5",
+        ),
+        *failures,
+    ]
+    return Gates(has_baseline=False, gates=said).model_dump_json()
+
+
+def data(fingerprint, **splits):
+    parameters = {
+        "options": json.dumps({"fingerprint": fingerprint, "data": {"max_pixels": 7, "splits": {"test": 0.1}}})
+    }
+    summary = {"examples": sum(splits.values()), "splits": {s: {"finch": n} for s, n in splits.items()}, "span": 0}
+    return parameters, summary
+
+
+MISSED = Gate(
+    rule="evaluation.class_thresholds",
+    metric="recall",
+    slice="light = dusk",
+    class_name="owl",
+    value=0.4,
+    bound=0.6,
+    higher_is_better=True,
+    examples=9,
+    passed=False,
+    detail="0.4, must be at least 0.6",
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A pipeline's folder with eight runs, each of another end."""
+    folder = tmp_path_factory.mktemp("runs") / "birds"
+    folder.mkdir()
+    write = Recorder(folder)
+    complete, cached = STATES.COMPLETE, STATES.CACHED
+    parameters, summary = data("aaaaaaaaaaaa", train=80, test=20)
+    quarantine = write.artifact("quarantine-1", {"summary.json": summary})
+    read = ("ImageExampleGen", complete, parameters, {"quarantine": quarantine})
+    options = {"training": {"epochs": 3, "seed": 1}, "classes": ["finch", "owl"]}
+    first = evaluated(0.9, (0.95, 0.85), {"light = day": (0.95, 11), "light = dusk": (0.8, 9), "old = yes": (0.5, 2)})
+    model_run = write.artifact("model-run-1", {"options.json": options})
+    good_checks = [{"name": "size in MB", "passed": True, "detail": "1 MB", "value": 1.0, "bound": None}]
+    pushed = write.artifact("pushed-1", pushed=1, pushed_version="1700000001")
+    trained = ("Trainer", complete, {}, {"model_run": model_run})
+    judged = {
+        "evaluation": write.artifact("evaluation-1", {"figures.json": first, "gates.json": gates()}),
+        "blessing": write.artifact("blessing-1", blessed=1),
+    }
+    served = {"blessing": write.artifact("infra-1", {"checks.json": good_checks}, blessed=1)}
+    write.run(
+        "2026-01-01T10:00:00.5",
+        read,
+        trained,
+        ("Evaluator", complete, {}, judged),
+        ("ServingValidator", complete, {"limits": '{"tolerance": 0.1}'}, served),
+        ("Pusher", complete, {}, {"pushed_model": pushed}),
+    )
+    write.run(
+        "2026-01-02T10:00:00.5",
+        ("ImageExampleGen", cached, parameters, {"quarantine": quarantine}),
+        ("Trainer", cached, {}, {"model_run": model_run}),
+        ("Evaluator", cached, {}, judged),
+        ("ServingValidator", cached, {"limits": '{"tolerance": 0.1}'}, served),
+        ("Pusher", cached, {}, {"pushed_model": pushed}),
+    )
+    parameters, summary = data("bbbbbbbbbbbb", train=60, test=25)
+    second = evaluated(0.85, (0.97, 0.6), {"light = day": (0.97, 15), "light = dusk": (0.6, 9), "new = yes": (0.7, 1)})
+    write.run(
+        "2026-01-03T10:00:00.5",
+        (
+            "ImageExampleGen",
+            complete,
+            parameters,
+            {"quarantine": write.artifact("quarantine-3", {"summary.json": summary})},
+        ),
+        (
+            "Trainer",
+            complete,
+            {},
+            {
+                "model_run": write.artifact(
+                    "model-run-3", {"options.json": options | {"training": {"epochs": 9, "seed": 1}}}
+                )
+            },
+        ),
+        (
+            "Evaluator",
+            complete,
+            {},
+            {
+                "evaluation": write.artifact("evaluation-3", {"figures.json": second, "gates.json": gates(MISSED)}),
+                "blessing": write.artifact("blessing-3", blessed=0),
+            },
+        ),
+        (
+            "ServingValidator",
+            complete,
+            {"limits": '{"tolerance": 0.2}'},
+            {"blessing": write.artifact("infra-3", {"checks.json": good_checks}, blessed=1)},
+        ),
+        ("Pusher", complete, {}, {"pushed_model": write.artifact("pushed-3", pushed=0)}),
+    )
+    slow = [{"name": "latency", "passed": False, "detail": "9 ms, allowed 1", "value": 9.0, "bound": 1.0}]
+    write.run(
+        "2026-01-04T10:00:00.5",
+        read,
+        # As a version that did not write figures.json left it.
+        ("Evaluator", complete, {}, {"evaluation": write.artifact("evaluation-4"), "blessing": judged["blessing"]}),
+        (
+            "ServingValidator",
+            complete,
+            {},
+            {"blessing": write.artifact("infra-4", {"checks.json": slow}, blessed=0)},
+        ),
+    )
+    said = "The pictures have drifted from those of span 2.\n  train split, image/mean/luma: moved"
+    write.run("2026-01-05T10:00:00.5", read, ("ExampleValidator", STATES.FAILED, {record.REFUSAL: said}, {}))
+    write.run("2026-01-06T10:00:00.5", read, ("Trainer", STATES.FAILED, {}, {}))
+    write.run("2026-01-06T10:30:00.5", read, ("Trainer", STATES.RUNNING, {}, {}))
+    write.run("2026-01-07T10:00:00.5", read)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(recorded):
+    return config.load(
+        "pictures", overrides=[f"pipeline.root={recorded.parent}", "pipeline.name=birds"], needs_data=False
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(loaded):
+    return history.read(loaded)
+
+
+def test_every_end_of_a_run_is_told(runs):
+    assert [(run.number, str(run.verdict), run.version) for run in runs] == [
+        (1, "pushed", 1700000001),
+        (2, "pushed", 1700000001),  # all of it from the cache
+        (3, "refused by Evaluator", None),
+        (4, "refused by ServingValidator", None),
+        (5, "refused by ExampleValidator", None),
+        (6, "failed at Trainer", None),
+        (7, "unfinished at Trainer", None),
+        (8, "stopped after ImageExampleGen", None),
+    ]
+
+
+def test_a_run_as_json(runs):
+    assert runs[2].as_json() == {
+        "number": 3,
+        "id": "2026-01-03T10:00:00.5",
+        "verdict": {"status": "refused", "node": "Evaluator"},
+        "version": None,
+        "data": {"examples": 85, "splits": {"train": 60, "test": 25}, "fingerprint": "bbbbbbbbbbbb", "span": 0},
+        "metric": {"name": "accuracy", "value": 0.85},
+        "reasons": ["Evaluator: recall of class owl for light = dusk: 0.4, must be at least 0.6"],
+    }
+    assert runs[3].as_json()["metric"] is None  # of an older version: what is known is told
+    assert runs[3].reasons == ["ServingValidator: latency: 9 ms, allowed 1"]
+    assert runs[4].reasons[-1] == "ExampleValidator:   train split, image/mean/luma: moved"
+
+
+def test_the_list_as_people_see_it(runs):
+    for width in (80, 120):
+        out = io.StringIO()
+        show_history.show_runs(Console(file=out, width=width), runs[::-1])
+        lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines() if line.strip()]
+        assert lines[0] == ["began", "data", "accuracy", "verdict"]
+        assert lines[-1] == ["1", "2026-01-01 10:00", "100 aaaaaa", "0.9000", "pushed 1700000001"]
+        assert ["6", "2026-01-06 10:00", "100 aaaaaa", "-", "failed at Trainer"] in lines
+        assert ["4", "2026-01-04 10:00", "100 aaaaaa", "-", "refused by ServingValidator"] in lines
+        assert max(map(len, out.getvalue().splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("3", 3), ("last", 8), ("last-1", 7), ("last-7", 1), ("1700000001", 1), ("2026-01-05", 5), ("2026-01-06T10:3", 7)],
+)
+def test_ways_to_name_a_run(runs, name, number):
+    assert history.find(runs, name).number == number
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("9", r"no run `9`.*There are 1 to 8;"),
+        ("last-8", r"no run `last-8`"),
+        ("lst", r"no run `lst`. Did you mean `last`\?"),
+        ("1700000002", r"Did you mean `1700000001`\?"),
+        ("2026-01-06", r"2 runs began at 2026-01-06.*\(6 and 7\)"),
+    ],
+)
+def test_a_run_that_there_is_not(runs, name, message):
+    with pytest.raises(ConfigError, match=message):
+        history.find(runs, name)
+
+
+def test_no_run_at_all():
+    with pytest.raises(ConfigError, match=r"no run `last`\..*none yet"):
+        history.find([], "last")
+
+
+def test_two_runs_compared(runs):
+    found = history.compare(runs[0], runs[2]).as_json()
+    change = found["metrics"]["accuracy"]
+    assert change == {"first": 0.9, "second": 0.85, "change": pytest.approx(-0.05), "better": False}
+    assert found["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
+    assert found["metrics"]["examples"] == {"first": 20.0, "second": 20.0, "change": 0.0, "better": None}
+    assert list(found["classes"]) == ["owl", "finch"]
+    assert found["classes"]["finch"]["recall"]["better"] is True
+    assert list(found["slices"]) == ["light = dusk", "light = day", "new = yes", "old = yes"]
+    assert found["slices"]["new = yes"]["accuracy"] == {"first": None, "second": 0.7, "change": None, "better": None}
+    assert found["settings"] == {
+        "serving.tolerance": {"first": 0.1, "second": 0.2},
+        "training.epochs": {"first": 3, "second": 9},
+    }
+    assert found["data"] == {
+        "examples": {"first": 100, "second": 85},
+        "examples.test": {"first": 20, "second": 25},
+        "examples.test.finch": {"first": 20, "second": 25},
+        "examples.train": {"first": 80, "second": 60},
+        "examples.train.finch": {"first": 80, "second": 60},
+        "fingerprint": {"first": "aaaaaaaaaaaa", "second": "bbbbbbbbbbbb"},
+    }
+    assert found["first"] == runs[0].as_json() and found["second"] == runs[2].as_json()
+    json.dumps(found, allow_nan=False)
+
+
+def shown(first, second, width=80):
+    out = io.StringIO()
+    show_history.show_comparison(Console(file=out, width=width), history.compare(first, second))
+    return out.getvalue()
+
+
+def test_two_runs_side_by_side(runs):
+    text = shown(runs[0], runs[2])
+    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+    for row in (
+        ["run", "1", "3"],
+        ["verdict", "pushed", "refused by Evaluator"],
+        ["version", "1700000001", "-"],
+        ["accuracy", "0.9000", "0.8500", "-0.0500"],
+        ["cross entropy", "0.1000", "0.1500", "+0.0500"],
+        ["owl", "0.8500", "0.6000", "-0.2500", "=", "-0.2500", "10"],
+        ["light = dusk", "0.8000", "0.6000", "-0.2000", "9"],
+        ["light = day", "0.9500", "0.9700", "+0.0200", "11→15"],
+        ["new = yes", "-", "0.7000", "only second", "-→1"],
+        ["old = yes", "0.5000", "-", "only first", "2→-"],
+        ["training.epochs", "3", "9"],
+        ["fingerprint", "aaaaaa", "bbbbbb"],
+    ):
+        assert row in rows, row
+    assert "Against 3\n  ✗ Evaluator: recall of class owl for light = dusk: 0.4, must be at least 0.6" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_better_is_green_and_worse_is_red(runs):
+    out = io.StringIO()
+    found = history.compare(runs[0], runs[2])
+    show_history.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
+    red, green = "\x1b[31m", "\x1b[32m"
+    assert f"{red}-0.0500" in out.getvalue() and f"{red}+0.0500" in out.getvalue()  # accuracy, and cross-entropy
+    assert f"{green}+0.0200" in out.getvalue()
+
+
+def test_a_run_without_figures_compares_as_far_as_it_goes(runs):
+    text = shown(runs[0], runs[5])
+    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+    assert ["accuracy", "0.9000", "-", "only first"] in rows
+    assert ["training.epochs", "3", "-"] in rows
+    assert "Pictures: the same" in text
+    assert "Neither run has figures" in shown(runs[5], runs[6])
+
+
+def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):
+    write = Recorder(tmp_path)
+    evaluation = write.artifact("evaluation", {"figures.json": '{"of": "another version"}', "gates.json": "{}"})
+    write.run("2026-01-01T10:00:00.5", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
+    loaded = config.load(
+        "pictures",
+        overrides=[f"pipeline.root={tmp_path.parent}", f"pipeline.name={name_of(tmp_path)}"],
+        needs_data=False,
+    )
+    (run,) = history.read(loaded)
+    assert (run.evaluation, str(run.verdict)) == (None, "stopped after Evaluator")
+
+
+def name_of(folder):
+    """A folder under a name that a pipeline may have."""
+    target = folder.parent / "another-version"
+    if not target.exists():
+        os.symlink(folder, target)
+    return target.name
+
+
+def test_a_run_that_is_going_on_does_not_keep_readers_out(recorded, loaded):
+    writer = record.open_store(recorded / "metadata.sqlite")
+    assert len(history.read(loaded)) == len(writer.get_contexts_by_type(record.RUN_CONTEXT))
+
+
+# --- The commands -----------------------------------------------------------------------------------------------
+
+
+def tfx_vision(*arguments):
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def of(recorded):
+    return ("--set", f"pipeline.root={recorded.parent}", "--set", "pipeline.name=birds")
+
+
+def test_the_commands_print_json(recorded, runs):
+    start = time.monotonic()
+    done = tfx_vision("history", "pictures", "--num", 2, "--json", *of(recorded))
+    assert time.monotonic() - start < 30  # a second or two on an idle machine; TFX alone takes forty
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"runs": [runs[7].as_json(), runs[6].as_json()]}
+    done = tfx_vision("compare", "pictures", 1, "last-5", "--json", *of(recorded))
+    assert json.loads(done.stdout) == json.loads(json.dumps(history.compare(runs[0], runs[2]).as_json()))
+
+
+def test_the_commands_print_tables(recorded):
+    done = tfx_vision("history", "pictures", *of(recorded))
+    assert done.returncode == 0 and "refused by ServingValidator" in done.stdout
+    done = tfx_vision("compare", "pictures", 1, 3, *of(recorded))
+    assert done.returncode == 0 and "Classes, f1, worst change first" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("history", "pictures", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
+        (("compare", "pictures", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
+        (("history", "pictures", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
+        (("history", "pictures", "--set", "pipeline.name=broken"), ("cannot be read",)),
+    ],
+    ids=["never run", "no such run", "wrong key", "no database"],
+)
+def test_mistakes_give_one_message(recorded, arguments, words):
+    broken = recorded.parent / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "metadata.sqlite").write_text("this is no database, whatever its name says" * 100)
+    command, *rest = arguments
+    done = tfx_vision(command, *rest[:1], *of(recorded), *rest[1:])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
