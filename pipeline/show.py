@@ -40,16 +40,6 @@ _SLICE_FIGURES = {
     metric_names.SEGMENTATION: ("mean_iou", "mean_dice", "pixel_accuracy"),
 }
 _MEANS = {"iou": "mean_iou", "dice": "mean_dice"}  # of the others the mean is called macro
-_TITLES = {
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "auc": "AUC",
-    "iou": "IoU",
-    "mean_iou": "mean IoU",
-    "dice": "Dice",
-    "mean_dice": "mean Dice",
-    "cross_entropy": "cross-entropy",
-}
 
 
 def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
@@ -213,7 +203,7 @@ def _classes(console: Console, evaluation: Evaluation) -> None:
     leading = metric_names.LEADING[evaluation.task]
     for name in (
         "class",
-        *map(_title, figures),
+        *map(metric_names.title, figures),
         "pixels" if evaluation.task == metric_names.SEGMENTATION else "support",
     ):
         table.add_column(name, justify="left" if name == "class" else "right")
@@ -223,19 +213,19 @@ def _classes(console: Console, evaluation: Evaluation) -> None:
     for name, values in shown[:_MOST_ROWS]:
         table.add_row(escape(name), *(_figure(values[key]) for key in figures), f"{values[metric_names.SUPPORT]:,.0f}")
     if len(shown) > _MOST_ROWS:
-        table.caption = f"the {_MOST_ROWS} classes with the lowest {_title(leading)} of {len(shown)}"
+        table.caption = f"the {_MOST_ROWS} classes with the lowest {metric_names.title(leading)} of {len(shown)}"
     table.add_section()
     means = [_figure(overall.metrics.get(_MEANS.get(key, f"macro_{key}"), math.nan)) for key in figures]
     total = sum(values[metric_names.SUPPORT] for values in overall.per_class.values())
     table.add_row("[bold]mean[/bold]", *means, f"{total:,.0f}")
-    _line(console, f"\n[bold]Classes[/bold], lowest {_title(leading)} first")
+    _line(console, f"\n[bold]Classes[/bold], lowest {metric_names.title(leading)} first")
     console.print(table)
 
 
 def _slices(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown = _SLICE_FIGURES[evaluation.task]
-    for name in ("slice", *map(_title, shown), "examples"):
+    for name in ("slice", *map(metric_names.title, shown), "examples"):
         table.add_column(name, justify="left" if name == "slice" else "right")
     overall, *others = evaluation.candidate
     ranked = sorted(others, key=lambda row: row.metrics[shown[0]])
@@ -243,15 +233,10 @@ def _slices(console: Console, evaluation: Evaluation) -> None:
         table.add_row(
             escape(row.name), *(_figure(row.metrics[key]) for key in shown), f"{row.metrics[metric_names.EXAMPLES]:.0f}"
         )
-    _line(console, f"[bold]Slices[/bold], lowest {_title(shown[0])} first")
+    _line(console, f"[bold]Slices[/bold], lowest {metric_names.title(shown[0])} first")
     console.print(table)
     if len(ranked) > _MOST_ROWS:
         _line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
-
-
-def _title(name: str) -> str:
-    """A figure's name in the head of a table."""
-    return _TITLES.get(name, name.replace("_", " "))
 
 
 def _verdict(console: Console, result: RunResult) -> None:

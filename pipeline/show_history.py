@@ -24,7 +24,7 @@ def show_runs(console: Console, runs: Sequence[Run]) -> None:
     # Narrow gaps, so that the longest verdict stays on one line of a terminal of 80.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     metrics = {run.main_metric for run in runs if run.main_metric}
-    name = _title(metrics.pop()) if len(metrics) == 1 else "figure"
+    name = metric_names.title(metrics.pop()) if len(metrics) == 1 else "figure"
     with_spans = any(run.span for run in runs)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("began", no_wrap=True)
@@ -36,7 +36,7 @@ def show_runs(console: Console, runs: Sequence[Run]) -> None:
     for run in runs:
         figure = _figure(run.main_value if run.evaluation else None)
         if metrics:  # of several tasks
-            figure = f"{_title(run.main_metric)} {figure}" if run.main_metric else figure
+            figure = f"{metric_names.title(run.main_metric)} {figure}" if run.main_metric else figure
         table.add_row(
             str(run.number),
             _when(run),
@@ -101,7 +101,7 @@ def _figures(console: Console, heading: str, kind: str, figures: Differences, fi
     for name, found in figures.items():
         count = found.higher_is_better is None
         shown = _count if count else _figure
-        table.add_row(escape(_title(name)), shown(found.first), shown(found.second), _change(found))
+        table.add_row(escape(metric_names.title(name)), shown(found.first), shown(found.second), _change(found))
     _line(console, f"[bold]{heading}[/bold]")
     console.print(table)
 
@@ -122,7 +122,13 @@ def _rows(
     others = [name for name in all_others if any(name in figures for figures in rows.values())]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(kind, overflow="fold")
-    for title in (str(first.number), str(second.number), "change", *(_title(name) for name in others), _title(number)):
+    for title in (
+        str(first.number),
+        str(second.number),
+        "change",
+        *(metric_names.title(name) for name in others),
+        metric_names.title(number),
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     missing = Difference(None, None, None)
     for name, figures in list(rows.items())[:_MOST_ROWS]:
@@ -138,8 +144,8 @@ def _rows(
             *(_change(figures.get(other, missing)) for other in others),
             counts,
         )
-    also = f"; of {', '.join(map(_title, others))} the change" if others else ""
-    _line(console, f"[bold]{heading}[/bold], {_title(leading)}, worst change first{also}")
+    also = f"; of {', '.join(map(metric_names.title, others))} the change" if others else ""
+    _line(console, f"[bold]{heading}[/bold], {metric_names.title(leading)}, worst change first{also}")
     console.print(table)
     if len(rows) > _MOST_ROWS:
         _line(console, f"and {len(rows) - _MOST_ROWS} more; --json has all")
@@ -203,10 +209,6 @@ def _count(value: float | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
-
-
-def _title(name: str | None) -> str:
-    return (name or "").replace("_", " ")
 
 
 def _line(console: Console, markup: str) -> None:

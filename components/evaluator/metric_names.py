@@ -38,10 +38,19 @@ PER_CLASS = {
 LEADING = {CLASSIFICATION: "f1", SEGMENTATION: "iou"}
 SUPPORT = "support"  # examples, or pixels, of a class; not a figure of the model
 
+# Where a figure's words are not its name's.
+_TITLES = {"cross_entropy": "cross-entropy", "expected_calibration_error": "calibration error"}
+_WORDS = {"f1": "F1", "auc": "AUC", "iou": "IoU", "dice": "Dice"}
+
 
 def top_k_name(k: int) -> str:
     """The share of examples whose class is among the k most probable ones: `top_3_accuracy`."""
     return f"top_{k}_accuracy"
+
+
+def title(name: str) -> str:
+    """What people call a figure, in the middle of a sentence; of an unknown one its words."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_")) if name not in _TITLES else _TITLES[name]
 
 
 def overall(task: str, top_k: int) -> tuple[str, ...]:
