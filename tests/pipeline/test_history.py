@@ -423,7 +423,7 @@ def test_the_commands_print_tables(recorded):
     done = tfx_vision("history", "pictures", *of(recorded))
     assert done.returncode == 0 and "refused by ServingValidator" in done.stdout
     done = tfx_vision("compare", "pictures", 1, 3, *of(recorded))
-    assert done.returncode == 0 and "Classes, f1, worst change first" in done.stdout
+    assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
 @pytest.mark.parametrize(
