@@ -194,6 +194,16 @@ def test_a_base_of_random_weights_is_trained_from_the_start():
     assert all(layer.trainable for layer in base.layers)
 
 
+def test_statistics_of_random_weights_are_learnt_within_a_few_steps():
+    base = classification.build_model(transfer_options("mobilenet_v2"), STATISTICS).get_layer(features.BACKBONE_LAYER)
+    first = next(layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization))
+    maps = np.random.default_rng(3).normal(5.0, 2.0, (8, 6, 6, first.moving_mean.shape[0])).astype(np.float32)
+    for _ in range(60):
+        first(maps, training=True)
+    np.testing.assert_allclose(first.moving_mean, maps.mean(axis=(0, 1, 2)), rtol=0.01)
+    np.testing.assert_allclose(first.moving_variance, maps.var(axis=(0, 1, 2)), rtol=0.01)
+
+
 def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, images):
     from trainer_module import grad_cam
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.models._pretrained import learn_statistics_soon
 from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions, Rate
 
@@ -80,6 +81,8 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     backbone = backbones.get(options.backbone).build(image_size=x.shape[1], weights=options.weights)
     if options.begins_frozen():
         backbone.trainable = False
+    else:
+        learn_statistics_soon(backbone)
     x = backbone(x)
     x = layers.Activation("linear", name=features.FEATURES_LAYER)(x)
     x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)

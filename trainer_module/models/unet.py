@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
-from trainer_module.models._pretrained import train_last
+from trainer_module.models._pretrained import learn_statistics_soon, train_last
 from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions, Rate
 
@@ -144,6 +144,8 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     base = keras.Model(whole.input, [*maps, whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))
+    else:
+        learn_statistics_soon(base)
     pixels = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="full_size")(x)
     *skips, x = base(x)
     full = _convolutions(pixels, options.filters, "encoder0")
