@@ -16,32 +16,36 @@ from trainer_module import export
 
 
 class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
-    """The newest blessed model that is not the candidate itself and knows the same classes.
+    """The newest model that every gate has let pass, is not the candidate itself, and knows the same classes.
 
     TFX's own strategy gives, once the candidate is blessed, the candidate: the next run would compare it with itself,
-    and push it again. A model of other classes cannot be compared at all.
+    and push it again; and a model that was good, but too slow or too large to be served, would be the one to beat. A
+    model of other classes cannot be compared at all.
     """
 
     def resolve_artifacts(
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]]:
-        """Resolves the inputs `model`, `model_blessing` and `candidate`.
+        """Resolves the inputs `model`, `model_blessing`, `infra_blessing` and `candidate`.
 
         Returns:
-          The same keys, with one model and its blessing, or with none where no model fits.
+          The same keys, with one model and its blessings, or with none where no model fits.
         """
         del store
         (candidate,) = input_dict["candidate"]
         labels = read_labels(candidate)
-        blessings = {
-            blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY): blessing
-            for blessing in sorted(input_dict["model_blessing"], key=lambda blessing: blessing.id)
-            if blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY) == 1
-        }
+        blessings, infra_blessings = (_by_model(input_dict[key]) for key in ("model_blessing", "infra_blessing"))
+        chosen: dict[str, list[types.Artifact]] = {"model": [], "model_blessing": [], "infra_blessing": []}
         for model in sorted(input_dict["model"], key=lambda model: model.id, reverse=True):
-            if model.id != candidate.id and model.id in blessings and read_labels(model) == labels:
-                return {"model": [model], "model_blessing": [blessings[model.id]], "candidate": [candidate]}
-        return {"model": [], "model_blessing": [], "candidate": [candidate]}
+            passed = model.id in blessings and model.id in infra_blessings
+            if passed and model.id != candidate.id and read_labels(model) == labels:
+                chosen = {
+                    "model": [model],
+                    "model_blessing": [blessings[model.id]],
+                    "infra_blessing": [infra_blessings[model.id]],
+                }
+                break
+        return {**chosen, "candidate": [candidate]}
 
 
 class PreviousSpanStrategy(resolver.ResolverStrategy):
@@ -67,6 +71,15 @@ class PreviousSpanStrategy(resolver.ResolverStrategy):
             if of is not None and schema is not None and of.span < current.span:
                 return {"statistics": [of], "schema": [schema], "anomalies": [anomalies], "current": [current]}
         return {"statistics": [], "schema": [], "anomalies": [], "current": [current]}
+
+
+def _by_model(blessings: list[types.Artifact]) -> dict[int, types.Artifact]:
+    """The newest good blessing of every model, by the model's id."""
+    return {
+        blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY): blessing
+        for blessing in sorted(blessings, key=lambda blessing: blessing.id)
+        if blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY) == 1
+    }
 
 
 def read_labels(model: types.Artifact) -> str | None:

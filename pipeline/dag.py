@@ -16,7 +16,6 @@ from tfx.types import Channel, standard_artifacts
 
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from components.evaluator.component import ImageEvaluator
-from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
 from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
@@ -30,7 +29,7 @@ from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
 from pipeline.config import PipelineConfig, as_toml, slice_feature
-from pipeline.evaluation import Slice, eval_config
+from pipeline.evaluation import eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
 
@@ -56,7 +55,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     )
     written_splits = config.data.written_splits(layout.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
-    slices = slice_names(config, layout)
+    slices = config.evaluation.measured_slices(layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns)
 
     example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
@@ -93,6 +92,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         previous_statistics=previous_span.outputs["statistics"],
         previous_schema=previous_span.outputs["schema"],
         options=config.validation,
+        source_hash=code,
     )
 
     # Nothing is materialised: the graph is applied where pictures are read, and pixels on disk would be the largest
@@ -150,6 +150,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         strategy_class=LatestBlessedOtherModelStrategy,
         model=Channel(type=standard_artifacts.Model),
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+        infra_blessing=Channel(type=standard_artifacts.InfraBlessing),
         candidate=trainer.outputs["model"],
     ).with_id("Resolver")
 
@@ -171,6 +172,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         task=config.model.task,
         classes=layout.classes,
         options=evaluation,
+        source_hash=code,
     )
 
     serving_validator = ServingValidator(
@@ -221,7 +223,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         name=config.model_name,
         configuration=as_toml(config),
         data_fingerprint=layout.fingerprint,
-        source_hash=code,
+        source_hash=source_hash(with_report=True),
     )
 
     nodes = [
@@ -250,20 +252,18 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     )
 
 
-def slice_names(config: PipelineConfig, layout: layouts.Layout) -> tuple[Slice, ...]:
-    """The configured slices, or all built-in ones, all metadata columns and the label groups."""
-    if config.evaluation.slices is not None:
-        return config.evaluation.slices
-    groups = (LABEL_GROUP,) if config.evaluation.label_groups else ()
-    return (*layouts.BUILT_IN_SLICE_NAMES, *layout.slice_columns, *groups)
+def source_hash(*, with_report: bool = False) -> str:
+    """Digest of the code that runs inside nodes: TFX's cache does not see code behind an import path.
 
-
-def source_hash() -> str:
-    """Digest of the code that runs inside nodes: TFX's cache does not see code behind an import path."""
+    Args:
+      with_report: Whether ModelReport's counts too. No other node runs it, and another colour should not train again.
+    """
     digest = hashlib.sha256()
     for package in ("components", "trainer_module"):
         root = Path(str(resources.files(package)))
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
-            digest.update(path.relative_to(root).as_posix().encode())
-            digest.update(path.read_bytes())
+            name = path.relative_to(root).as_posix()
+            if with_report or not name.startswith("model_report/"):
+                digest.update(name.encode())
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

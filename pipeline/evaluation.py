@@ -10,11 +10,9 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.extractors import EXTRACTION_KEY, Extraction
 from components.evaluator.metric_names import SEGMENTATION
-from components.evaluator.options import EvaluationOptions
+from components.evaluator.options import EvaluationOptions, Slice
 from pipeline.config import slice_feature
 from trainer_module import features
-
-Slice = str | tuple[str, str]
 
 _PIXELS_AT_ONCE = 1 << 20
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from components.evaluator.options import LABEL_GROUP
+from components.evaluator.options import LABEL_GROUP, could_name
 from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.nodes import GRAD_CAM, NODE_IDS
@@ -91,6 +91,7 @@ class Outcome:
             "slices": {entry.name: numbers(entry.metrics) for entry in slices[1:]},
             "blessed": result.blessed if result else None,
             "servable": result.servable if result else None,
+            "not_held": [rule.as_json() for rule in result.not_held] if result else [],
             "refusals": [refusal.as_json() for refusal in self.refusals],
             "pushed_version": result.pushed_version if result else None,
             "serving_dir": result.serving_dir if result else None,
@@ -142,7 +143,15 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
       ConfigError: If there is no such class or slice.
     """
     evaluation = config.evaluation
-    slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *([LABEL_GROUP] if evaluation.label_groups else []))
+    if evaluation.label_groups and LABEL_GROUP in layout.columns:
+        raise ConfigError(
+            f"The table has a column `{LABEL_GROUP}`, as the slices of evaluation.label_groups are called. Give the "
+            "column another name."
+        )
+    groups = (LABEL_GROUP,) if evaluation.label_groups else ()
+    available = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
+    measured = evaluation.measured_slices(layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
         if name not in known:
@@ -151,18 +160,19 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
 
     for entry in evaluation.slices or ():
         for name in (entry,) if isinstance(entry, str) else entry:
-            check("slices", "slice", name, slices)
+            check("slices", "slice", name, available)
     for group, members in evaluation.label_groups.items():
         for name in members:
             check(f"label_groups.{group}", "class", name, layout.classes)
     for rule, bounds in evaluation.bound_rules().items():
-        for said in bounds.values():
-            for name in said if isinstance(said, dict) else ():
-                if rule == "slice_thresholds":
-                    for part in name.split(", "):
-                        check(rule, "slice", part.partition(" = ")[0], slices)
-                else:
-                    check(rule, "class", name, layout.classes)
+        for name in {name for said in bounds.values() if isinstance(said, dict) for name in said}:
+            if rule != "slice_thresholds":
+                check(rule, "class", name, layout.classes)
+            elif not could_name(name, measured):
+                raise ConfigError(
+                    f"evaluation.{rule}: `{name}` is no slice that is measured{did_you_mean(name, families) or '.'} "
+                    f"Measured are: {', '.join(families)}; evaluation.slices says which, pairs of them included."
+                )
 
 
 def execute(

@@ -116,6 +116,11 @@ class RunResult:
         return self.evaluation.candidate if self.evaluation else []
 
     @property
+    def not_held(self) -> list[Refusal]:
+        """Rules of the Evaluator that nothing was held against."""
+        return [of_gate(gate) for gate in self.gates.not_held()] if self.gates else []
+
+    @property
     def blessed(self) -> bool | None:
         """The Evaluator's verdict."""
         return self.gates.blessed if self.gates else None
@@ -160,7 +165,7 @@ def collect(outputs: Outputs) -> RunResult:
         folder = Path(evaluation.uri)
         values["evaluation"] = Evaluation.model_validate_json((folder / FIGURES_FILE).read_bytes())
         values["gates"] = Gates.model_validate_json((folder / GATES_FILE).read_bytes())
-        refusals += map(_of_gate, values["gates"].failures())
+        refusals += map(of_gate, values["gates"].failures())
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
         values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
@@ -193,8 +198,8 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     }
 
 
-def _of_gate(gate: Gate) -> Refusal:
-    """What the Evaluator has against the model: for whom, the figure, the bound, and by how much it was missed."""
+def of_gate(gate: Gate) -> Refusal:
+    """A verdict of the Evaluator: for whom, the figure, the bound, and by how much it was missed."""
     whom = [f"class {gate.class_name}"] if gate.class_name is not None else []
     whom += [gate.slice] if gate.slice != ALL else []
     return Refusal(
@@ -204,7 +209,7 @@ def _of_gate(gate: Gate) -> Refusal:
         value=gate.value,
         bound=gate.bound,
         missed_by=gate.missed_by,
-        detail=f"{gate.metric}{' of ' if whom else ''}{', '.join(whom)} is {gate.detail}",
+        detail=f"{gate.metric}{' of ' if whom else ''}{', '.join(whom)} {gate.detail}",
     )
 
 

@@ -247,6 +247,10 @@ def _verdict(console: Console, result: RunResult) -> None:
         against = "and against the last blessed model" if result.gates.has_baseline else "(no blessed model before it)"
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         say("Evaluator", f"{word} by its thresholds {against}")
+        for rule in result.not_held[:_MOST_ROWS]:
+            _line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
+        if len(result.not_held) > _MOST_ROWS:
+            _line(console, f"  [yellow]·[/yellow] and {len(result.not_held) - _MOST_ROWS} rules more")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check["passed"] for check in result.checks)

@@ -19,6 +19,7 @@ class ImageEvaluatorSpec(standard_component_specs.EvaluatorSpec):
         "task": component_spec.ExecutionParameter(type=str),
         "classes": component_spec.ExecutionParameter(type=str),
         "options": component_spec.ExecutionParameter(type=str),
+        "source_hash": component_spec.ExecutionParameter(type=str),
     }
 
 
@@ -45,6 +46,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         task: str,
         classes: tuple[str, ...],
         options: EvaluationOptions,
+        source_hash: str,
     ) -> None:
         """Takes what the instance needs.
 
@@ -58,6 +60,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           task: `classification` or `segmentation`.
           classes: Class names; the index is the id.
           options: The rules, with the defaults of the task.
+          source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
             spec=ImageEvaluatorSpec(
@@ -72,6 +75,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
                 task=task,
                 classes=json_utils.dumps(list(classes)),
                 options=options.model_dump_json(),
+                source_hash=source_hash,
                 evaluation=channel.Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=channel.Channel(type=standard_artifacts.ModelBlessing),
             )

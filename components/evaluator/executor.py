@@ -51,10 +51,10 @@ class Executor(executor.Executor):
         verdict = gates.judge(measured, options)
         for name, stored in ((FIGURES_FILE, measured), (GATES_FILE, verdict)):
             with tf.io.gfile.GFile(os.path.join(evaluation.uri, name), "w") as file:
-                file.write(stored.model_dump_json(indent=1))
+                file.write(stored.model_dump_json())
         for gate in verdict.failures():
             whom = gate.slice if gate.class_name is None else f"class {gate.class_name}"
-            logging.error("%s: %s of %s: %s", gate.rule, gate.metric, whom, gate.detail)
+            logging.error("%s: %s of %s %s", gate.rule, gate.metric, whom, gate.detail)
 
         # The names are TFX's: Pusher and Resolver read the properties, people the file.
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])

@@ -45,18 +45,21 @@ class SliceFigures(_Stored):
 
     Attributes:
       name: `all`, `brightness = dark`, or of a cross `brightness = dark, camera = b`.
+      key: Features and their values; empty for all examples.
       metrics: By the names that thresholds use, and `examples`.
       per_class: Class name → figure → value; `support` counts examples, or pixels.
-      confusion: Number of examples, or of pixels, by [actual class id][predicted class id].
+      confusion: Number of examples, or of pixels, by [actual class id][predicted class id]; of `all` only, since of
+        a thousand classes it is a million numbers.
       reliability: How right the model is by how sure it is; empty for masks.
       intervals: Confidence intervals by name of the metric, where they were asked for.
       class_intervals: The same, class name → figure.
     """
 
     name: str
+    key: list[tuple[str, str]] = []
     metrics: dict[str, Figure]
     per_class: dict[str, dict[str, Figure]]
-    confusion: list[list[int]]
+    confusion: list[list[int]] = []
     reliability: list[Bin] = []
     intervals: dict[str, Interval] = {}
     class_intervals: dict[str, dict[str, Interval]] = {}
@@ -98,7 +101,7 @@ class Gate(_Stored):
       higher_is_better: Which side is the right one.
       examples: In the slice.
       passed: Whether it is on the right side; None where it was not held against anything.
-      detail: The verdict, or the reason why there is none, in words.
+      detail: The verdict, or the reason why there is none, in words that follow the figure's name.
     """
 
     rule: str
@@ -111,6 +114,11 @@ class Gate(_Stored):
     examples: int
     passed: bool | None
     detail: str
+
+    @property
+    def against_the_model_before(self) -> bool:
+        """Whether the bound is the last blessed model's figure and what it may lose."""
+        return self.rule.endswith("change_thresholds")
 
     @property
     def missed_by(self) -> float:
@@ -139,3 +147,11 @@ class Gates(_Stored):
     def failures(self) -> list[Gate]:
         """What stands against the model."""
         return [gate for gate in self.gates if gate.passed is False]
+
+    def not_held(self) -> list[Gate]:
+        """Rules that nothing was held against, but for those against a model before where there was none."""
+        return [
+            gate
+            for gate in self.gates
+            if gate.passed is None and (self.has_baseline or not gate.against_the_model_before)
+        ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from components.evaluator import metric_names
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
-from components.evaluator.options import Bounds, EvaluationOptions
+from components.evaluator.options import Bounds, EvaluationOptions, names_of
 
 _PREFIX = "evaluation."
 _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
@@ -32,8 +32,8 @@ def judge(evaluation: Evaluation, options: EvaluationOptions) -> Gates:
     for metric, bound, name in _per_name(options.class_thresholds, evaluation.classes):
         gates.append(_absolute("class_thresholds", metric, overall, bound, class_name=name))
     for figures in slices:
-        for metric, bound in _of_slice(options.slice_thresholds, figures.name):
-            reason = _too_few(figures, options)
+        for metric, bound in _of_slice(options.slice_thresholds, figures):
+            reason = _unheld(figures, metric, options)
             gates.append(_absolute("slice_thresholds", metric, figures, bound, reason=reason))
     gates.extend(_missing(options.slice_thresholds, overall, slices))
     for metric, allowed in options.slice_gaps.items():
@@ -54,46 +54,33 @@ def _per_name(bounds: Bounds, names: Iterable[str]) -> Iterator[tuple[str, float
                 yield metric, by_name[name], name
 
 
-def _of_slice(bounds: Bounds, name: str) -> Iterator[tuple[str, float]]:
-    """(metric, bound) of the rules for a slice: by its name, by that of its feature, or for every slice."""
+def _of_slice(bounds: Bounds, figures: SliceFigures) -> Iterator[tuple[str, float]]:
+    """(metric, bound) of the rules for a slice: by its name, by that of its features, or for every slice."""
     for metric, said in bounds.items():
         if not isinstance(said, dict):
             yield metric, said
-            continue
-        by_name = {_canonical(key): bound for key, bound in said.items()}
-        for key in (name, _features(name)):
-            if key in by_name:
-                yield metric, by_name[key]
-                break
-
-
-def _canonical(name: str) -> str:
-    """A cross as TFMA names it, its parts in alphabetical order."""
-    return ", ".join(sorted(name.split(", ")))
-
-
-def _features(name: str) -> str:
-    """`brightness` of `brightness = dark`, `brightness, camera` of `brightness = dark, camera = b`."""
-    return ", ".join(part.partition(" = ")[0] for part in name.split(", "))
+        elif name := next((name for name in names_of(figures.key) if name in said), None):
+            yield metric, said[name]
 
 
 def _missing(bounds: Bounds, overall: SliceFigures, slices: list[SliceFigures]) -> Iterator[Gate]:
     """What is demanded of slices that no example belongs to: said, so that a misspelt value is seen."""
-    known = {name for figures in slices for name in (figures.name, _features(figures.name))}
+    known = {name for figures in slices for name in names_of(figures.key)}
     for metric, said in bounds.items():
         by_name = said if isinstance(said, dict) else {}
-        for name in [name for name in by_name if _canonical(name) not in known]:
+        for name in [name for name in by_name if name not in known]:
             nothing = overall.model_copy(update={"name": name, "metrics": {metric_names.EXAMPLES: 0.0}})
-            reason = "not held against anything: no example belongs to this slice"
+            reason = "no example belongs to this slice"
             yield _gate("slice_thresholds", metric, nothing, None, math.nan, by_name[name], reason, "")
 
 
-def _too_few(figures: SliceFigures, options: EvaluationOptions) -> str:
-    count = _count(figures)
-    if count >= options.min_slice_examples:
-        return ""
-    least = options.min_slice_examples
-    return f"not held against anything: {count} examples, fewer than evaluation.min_slice_examples = {least}"
+def _unheld(figures: SliceFigures, metric: str, options: EvaluationOptions) -> str:
+    """Why nothing is held against a slice; empty if there is no reason."""
+    count, least = _count(figures), options.min_slice_examples
+    if count < least:
+        return f"{count} examples, fewer than evaluation.min_slice_examples = {least}"
+    # Unlike of all examples: that a slice has one class only is no fault of the model.
+    return _why_not(metric) if math.isnan(_figure(figures, metric, None)) else ""
 
 
 def _absolute(
@@ -116,11 +103,10 @@ def _change(
 ) -> Gate:
     value = _figure(figures, metric, class_name)
     if before is None:
-        reason, bound = "not held against anything: no model was blessed before", math.nan
-        return _gate(rule, metric, figures, class_name, value, bound, reason, "")
+        return _gate(rule, metric, figures, class_name, value, math.nan, "no model was blessed before", "")
     old = _figure(before, metric, class_name)
     if math.isnan(old):
-        reason = "not held against anything: the last blessed model has no such figure"
+        reason = "the last blessed model has no such figure"
         return _gate(rule, metric, figures, class_name, value, math.nan, reason, "")
     bound = old - allowed if metric_names.higher_is_better(metric) else old + allowed
     return _gate(
@@ -131,7 +117,7 @@ def _change(
         value,
         bound,
         "",
-        f"the last blessed model's is {old:.4f}, and {allowed:.4g} worse is allowed",
+        f"may be {allowed:.4g} worse than the last blessed model's {old:.4f}",
     )
 
 
@@ -142,16 +128,14 @@ def _gaps(
     value = _figure(overall, metric, None)
     higher = metric_names.higher_is_better(metric)
     bound = value - allowed if higher else value + allowed
-    large = [
-        figures
-        for figures in slices
-        if not _too_few(figures, options) and not math.isnan(_figure(figures, metric, None))
-    ]
+    reasons = {figures.name: _unheld(figures, metric, options) for figures in slices}
+    large = [figures for figures in slices if not reasons[figures.name]]
     if not large:
-        reason = f"not held against anything: no slice has {options.min_slice_examples} examples"
+        small = f"no slice has {options.min_slice_examples} examples"
+        reason = next((why for why in reasons.values() if why == _why_not(metric)), small)
         return [_gate("slice_gaps", metric, overall, None, value, bound, reason, "")]
     worst = min(large, key=lambda figures: _figure(figures, metric, None) * (1 if higher else -1))
-    rule = f"all examples have {value:.4f}, and the worst slice may be {allowed:.4g} worse"
+    rule = f"may be {allowed:.4g} worse than the {value:.4f} of all examples"
     return [_gate("slice_gaps", metric, worst, None, _figure(worst, metric, None), bound, "", rule)]
 
 
@@ -168,11 +152,14 @@ def _gate(
     """A verdict; with a reason why there is none, none."""
     higher = metric_names.higher_is_better(metric)
     passed: bool | None = None
-    detail = reason
-    if not reason:
-        # A figure that does not exist cannot be said to reach a bound.
+    if reason:
+        detail = f"is not held against anything: {reason}"
+    elif math.isnan(value):
+        # What does not exist cannot be said to reach a bound.
+        passed, detail = False, f"does not exist: {_why_not(metric)}; it {demand}"
+    else:
         passed = value >= bound - _ROUNDING if higher else value <= bound + _ROUNDING
-        detail = f"{value:.4f}; {demand}" if not math.isnan(value) else f"does not exist, {_why(class_name)}; {demand}"
+        detail = f"is {value:.4f}; it {demand}"
     return Gate(
         rule=_PREFIX + rule,
         metric=metric,
@@ -187,8 +174,11 @@ def _gate(
     )
 
 
-def _why(class_name: str | None) -> str:
-    return "since there are no examples" + (" of this class" if class_name else "")
+def _why_not(metric: str) -> str:
+    """Why there is no such figure."""
+    if metric in ("auc", "macro_auc"):
+        return "it needs examples of the class and of others"
+    return "there are no examples for it"
 
 
 def _figure(figures: SliceFigures, metric: str, class_name: str | None) -> float:

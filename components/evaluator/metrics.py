@@ -99,10 +99,12 @@ def label_results(tally: LabelTally) -> tuple[Results, ClassResults]:
     matrix = tally.matrix()
     of_classes = tallies.class_figures(matrix)
     auc = tally.auc()
+    # As scikit-learn's: a class that is only predicted counts as 0, or wrong guesses would cost nothing.
+    counted = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     overall = {"accuracy": tallies.accuracy(matrix), metric_names.top_k_name(tally.top_k): tally.top_k_accuracy()}
     for name in ("precision", "recall", "f1"):
         values = getattr(of_classes, name)
-        overall[f"macro_{name}"] = tallies.macro(values)
+        overall[f"macro_{name}"] = tallies.macro(values, counted)
         overall[f"weighted_{name}"] = tallies.weighted(values, of_classes.support)
     overall["macro_auc"] = tallies.macro(auc)
     overall["cross_entropy"] = tally.cross_entropy()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from components.evaluator import metric_names
+from components.evaluator.figures import ALL
 from trainer_module.error_text import did_you_mean
 from trainer_module.section import Section
 
@@ -16,11 +19,13 @@ Bounds = dict[str, float | dict[str, float]]
 
 LABEL_GROUP = "label_group"  # the name of the slices that label_groups makes
 
+Slice = str | tuple[str, str]
+
 
 class EvaluationOptions(Section):
     """`[evaluation]`: what is measured, for whom, and what a model must reach."""
 
-    slices: tuple[str | tuple[str, str], ...] | None = Field(
+    slices: tuple[Slice, ...] | None = Field(
         default=None,
         description='Names of slices, and pairs of them for crosses (["brightness", "camera"]); all built-in ones, all '
         "metadata columns and the label groups when absent.",
@@ -84,6 +89,16 @@ class EvaluationOptions(Section):
                 values[key] = defaults[task]
         return self.model_copy(update=values)
 
+    def measured_slices(self, columns: Sequence[str]) -> tuple[Slice, ...]:
+        """The slices that are asked for, or all there are.
+
+        Args:
+          columns: Names of the slices that the data have.
+        """
+        if self.slices is not None:
+            return self.slices
+        return (*columns, LABEL_GROUP) if self.label_groups else tuple(columns)
+
     def overall_rules(self) -> dict[str, Mapping[str, float]]:
         """The rules whose bounds are on figures of all examples or of slices, by key."""
         return {
@@ -99,6 +114,27 @@ class EvaluationOptions(Section):
             "class_change_thresholds": self.class_change_thresholds,
             "slice_thresholds": self.slice_thresholds,
         }
+
+
+def slice_name(key: Sequence[tuple[str, str]]) -> str:
+    """What people call a slice: `brightness = dark`, `brightness = dark, camera = b`, or `all`."""
+    return ", ".join(f"{feature} = {value}" for feature, value in key) or ALL
+
+
+def names_of(key: Sequence[tuple[str, str]]) -> list[str]:
+    """What a rule may call a slice, the most special first: by its values, or by its features, in any order."""
+    orders = list(itertools.permutations(key))
+    return [slice_name(order) for order in orders] + [", ".join(feature for feature, _ in order) for order in orders]
+
+
+def could_name(name: str, slices: Sequence[Slice]) -> bool:
+    """Whether some slice of these could be called so; which values there are, only the examples say."""
+    for entry in slices:
+        for features in itertools.permutations((entry,) if isinstance(entry, str) else entry):
+            valued = ", ".join(f"{re.escape(feature)} = .+" for feature in features)
+            if name == ", ".join(features) or re.fullmatch(valued, name, re.DOTALL):
+                return True
+    return False
 
 
 def check(options: EvaluationOptions, task: str) -> None:
@@ -119,6 +155,8 @@ def check(options: EvaluationOptions, task: str) -> None:
     for rule, by_metric in options.bound_rules().items():
         known = per_class if rule.startswith("class") else overall
         for metric, said in by_metric.items():
+            if said == {}:
+                raise ValueError(f"evaluation.{rule}: `{metric}` is given an empty table, which demands nothing")
             for bound in said.values() if isinstance(said, dict) else [said]:
                 _check_bound(f"evaluation.{rule}", metric, bound, known, task)
     if not options.thresholds:

@@ -18,11 +18,11 @@ _MAX_PENDING = 1 << 16
 
 
 class ClassFigures(NamedTuple):
-    """What follows from a confusion matrix, float64 [C] each; NaN where a class does not occur.
+    """What follows from a confusion matrix, float64 [C] each; NaN where a class neither occurs nor is predicted.
 
     Attributes:
       precision: Of what was taken for the class, the share that is of it; 0 where nothing was.
-      recall: Of what is of the class, the share that was recognised.
+      recall: Of what is of the class, the share that was recognised; NaN where nothing is.
       f1: Their harmonic mean.
       support: How many there are.
     """
@@ -40,11 +40,10 @@ def class_figures(matrix: np.ndarray) -> ClassFigures:
       matrix: int64 [C, C]; rows are the true, columns the predicted classes.
     """
     right, support, predicted = np.diag(matrix).astype(float), matrix.sum(axis=1), matrix.sum(axis=0)
-    occurs = support > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(occurs, np.where(predicted > 0, right / predicted, 0.0), np.nan)
-        recall = np.where(occurs, right / support, np.nan)
-        f1 = np.where(occurs, 2.0 * right / (support + predicted), np.nan)
+        precision = np.where(predicted > 0, right / predicted, np.where(support > 0, 0.0, np.nan))
+        recall = right / support
+        f1 = 2.0 * right / (support + predicted)
     return ClassFigures(precision, recall, f1, support.astype(float))
 
 
@@ -54,10 +53,15 @@ def accuracy(matrix: np.ndarray) -> float:
     return float(np.trace(matrix) / total) if total else math.nan
 
 
-def macro(values: np.ndarray) -> float:
-    """The mean over the classes of which there is a figure; NaN if there is none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+def macro(values: np.ndarray, counted: np.ndarray | None = None) -> float:
+    """The mean over classes; NaN if there is none.
+
+    Args:
+      values: float64 [C].
+      counted: bool [C], the classes that count, with 0 where they have no figure; all that have one when absent.
+    """
+    counted = ~np.isnan(values) if counted is None else counted
+    return float(np.nan_to_num(values[counted]).mean()) if counted.any() else math.nan
 
 
 def weighted(values: np.ndarray, support: np.ndarray) -> float:
@@ -169,12 +173,14 @@ class LabelTally:
           probabilities: float32 [C].
 
         Raises:
-          ValueError: If the label is no class's id, or if the number of probabilities is another.
+          ValueError: If the label is no class's id, or the probabilities are of another number or not finite.
         """
         if not 0 <= label < self.num_classes or probabilities.shape != (self.num_classes,):
             raise ValueError(
                 f"label {label} and {probabilities.shape} probabilities do not belong to {self.num_classes} classes"
             )
+        if not np.isfinite(probabilities).all():
+            raise ValueError("the model's probabilities are not finite")
         self._pending.append((label, probabilities))
         if len(self._pending) * self.num_classes >= _MAX_PENDING:
             self.compact()

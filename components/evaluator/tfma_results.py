@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from components.evaluator import metric_names
+from components.evaluator import metric_names, options
 from components.evaluator.figures import ALL, Bin, Evaluation, SliceFigures, Task
 from trainer_module import features
 
@@ -62,11 +62,13 @@ def _slice_figures(
     shown = (*metric_names.PER_CLASS[task], metric_names.SUPPORT)
     of_class = {name: by_sub_key[f"{_CLASS}{class_id}"] for class_id, name in enumerate(classes)}
     plots = next(iter(plots_by_output.values()))[""]
+    parts = [(name.removeprefix(features.SLICE_PREFIX), str(value)) for name, value in key]
     return SliceFigures(
-        name=slice_name(key),
+        name=options.slice_name(parts),
+        key=parts,
         metrics=figures,
         per_class={name: {figure: _number(values[figure]) for figure in shown} for name, values in of_class.items()},
-        confusion=_confusion(plots, len(classes)),
+        confusion=[] if parts else _confusion(plots, len(classes)),
         reliability=_reliability(plots),
         intervals=_intervals({name: overall[name] for name in names}),
         class_intervals={
@@ -75,11 +77,6 @@ def _slice_figures(
             if (found := _intervals({figure: values[figure] for figure in metric_names.PER_CLASS[task]}))
         },
     )
-
-
-def slice_name(key: tuple[tuple[str, Any], ...]) -> str:
-    """What people call a slice: `brightness = dark`."""
-    return ", ".join(f"{name.removeprefix(features.SLICE_PREFIX)} = {value}" for name, value in key) or ALL
 
 
 def _number(value: dict[str, Any]) -> float:

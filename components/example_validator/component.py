@@ -15,6 +15,7 @@ class ImageExampleValidatorSpec(standard_component_specs.ExampleValidatorSpec):
     PARAMETERS: ClassVar[dict[str, Any]] = {
         **standard_component_specs.ExampleValidatorSpec.PARAMETERS,
         "options": component_spec.ExecutionParameter(type=str),
+        "source_hash": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[dict[str, Any]] = {
         **standard_component_specs.ExampleValidatorSpec.INPUTS,
@@ -43,6 +44,7 @@ class ImageExampleValidator(base_component.BaseComponent):
         previous_statistics: BaseChannel,
         previous_schema: BaseChannel,
         options: DriftOptions,
+        source_hash: str,
     ) -> None:
         """Takes what the instance needs.
 
@@ -52,6 +54,7 @@ class ImageExampleValidator(base_component.BaseComponent):
           previous_statistics: Of the newest earlier span that passed; may resolve to nothing.
           previous_schema: Of the same.
           options: What counts as drift, and what follows from it.
+          source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
             spec=ImageExampleValidatorSpec(
@@ -61,6 +64,7 @@ class ImageExampleValidator(base_component.BaseComponent):
                 previous_schema=previous_schema,
                 exclude_splits="[]",
                 options=options.model_dump_json(),
+                source_hash=source_hash,
                 anomalies=channel.Channel(type=standard_artifacts.ExampleAnomalies),
             )
         )

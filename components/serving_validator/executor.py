@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from tfx import types
+from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
@@ -34,7 +35,8 @@ class Executor(base_executor.BaseExecutor):
 
         Args:
           input_dict: `model`, `model_run` (with the Keras file), `examples` (raw).
-          output_dict: `blessing`: file INFRA_BLESSED or INFRA_NOT_BLESSED, int property `blessed`, `checks.json`.
+          output_dict: `blessing`: file INFRA_BLESSED or INFRA_NOT_BLESSED, int properties `blessed` and
+            `current_model_id`, `checks.json`.
           exec_properties: `options` (TrainerOptions as JSON), `split`, `limits`
             (ServingLimits as JSON).
         """
@@ -61,3 +63,5 @@ class Executor(base_executor.BaseExecutor):
         name = "INFRA_BLESSED" if blessed else "INFRA_NOT_BLESSED"
         io_utils.write_string_file(os.path.join(blessing.uri, name), "")
         blessing.set_int_custom_property("blessed", int(blessed))
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        blessing.set_int_custom_property(evaluator_constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)

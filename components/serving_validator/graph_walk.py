@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from components.serving_validator.graph_operations import COMPUTING, PREPARING, RESTORING, SAVING
@@ -97,6 +97,10 @@ class _Walk:
         self._functions: dict[str, function_pb2.FunctionDef] = {
             function.signature.name: function for function in meta_graph.graph_def.library.function
         }
+        # What SymbolicGradient of a function runs.
+        self._gradients = {
+            gradient.function_name: gradient.gradient_func for gradient in meta_graph.graph_def.library.gradient
+        }
         self._nodes = {node.name: node for node in meta_graph.graph_def.node}
         self._seen_nodes: set[str] = set()
         self._seen_functions: set[str] = set()
@@ -178,9 +182,8 @@ class _Walk:
                 yield Operation(node.op, f"{where}, of another file than the model's variables")
 
     def _functions_of(self, node: node_def_pb2.NodeDef) -> list[str]:
-        names = [node.op]
-        for value in node.attr.values():
-            names += [value.func.name, *(function.name for function in value.list.func)]
+        names = [node.op, *(name for value in node.attr.values() for name in _functions_in(value))]
+        names += [self._gradients[name] for name in names if name in self._gradients]
         return [name for name in names if name in self._functions]
 
 
@@ -193,6 +196,15 @@ def _tensors(info: meta_graph_pb2.TensorInfo) -> list[str]:
     if kind == "composite_tensor":
         return [tensor for component in info.composite_tensor.components for tensor in _tensors(component)]
     return [info.name]
+
+
+def _functions_in(value: attr_value_pb2.AttrValue) -> Iterator[str]:
+    """Names of functions in an attribute, those that a function is given as its own attributes included."""
+    for function in (value.func, *value.list.func):
+        if function.name:
+            yield function.name
+            for inner in function.attr.values():
+                yield from _functions_in(inner)
 
 
 def _node_of(tensor: str) -> str:

@@ -8,6 +8,8 @@ from tfx.types import standard_artifacts
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from trainer_module import export
 
+INFRA = standard_artifacts.InfraBlessing
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -22,17 +24,21 @@ def model(tmp_path):
     return make
 
 
-def blessing(model, blessed):
-    artifact = standard_artifacts.ModelBlessing()
+def blessing(model, blessed, kind=standard_artifacts.ModelBlessing):
+    artifact = kind()
     artifact.set_int_custom_property("blessed", blessed)
     artifact.set_int_custom_property("current_model_id", model.id)
     return artifact
 
 
-def resolve(models, blessings, candidate):
-    return LatestBlessedOtherModelStrategy().resolve_artifacts(
-        None, {"model": models, "model_blessing": blessings, "candidate": [candidate]}
-    )["model"]
+def resolve(models, blessings, candidate, servable=None):
+    """Every model can be served, unless it is said which."""
+    served = [blessing(model, model in (models if servable is None else servable), INFRA) for model in models]
+    inputs = {"model": models, "model_blessing": blessings, "infra_blessing": served, "candidate": [candidate]}
+    resolved = LatestBlessedOtherModelStrategy().resolve_artifacts(None, inputs)
+    assert set(resolved) == set(inputs)
+    assert len(resolved["model"]) == len(resolved["model_blessing"]) == len(resolved["infra_blessing"])
+    return resolved["model"]
 
 
 def test_the_newest_blessed_model_that_is_not_the_candidate(model):
@@ -40,6 +46,14 @@ def test_the_newest_blessed_model_that_is_not_the_candidate(model):
     blessings = [blessing(models[0], 1), blessing(models[1], 1), blessing(models[2], 0), blessing(models[3], 1)]
     assert resolve(models, blessings, models[3]) == [models[1]]
     assert resolve(models, blessings, models[1]) == [models[3]]
+
+
+def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
+    # Good and too slow: every model that could be served would be refused for being a little worse.
+    served, slow, new = (model(i, ["a", "b"]) for i in (1, 2, 3))
+    blessings = [blessing(served, 1), blessing(slow, 1)]
+    assert resolve([served, slow, new], blessings, new, servable=[served]) == [served]
+    assert resolve([served, slow, new], blessings, new, servable=[]) == []
 
 
 def test_a_first_model_has_no_baseline(model):

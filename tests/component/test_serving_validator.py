@@ -267,6 +267,29 @@ def test_a_function_that_nothing_calls_is_refused_too(tmp_path):
     assert found.name == "ReadFile" and found.place.startswith("reached by no signature, function")
 
 
+def test_a_function_that_a_function_is_given_is_followed(tmp_path):
+    # As the attribute of an attribute: what a signature reaches this way may not change weights either.
+    module = tf.Module()
+    module.weight = tf.Variable(1.0)
+    module.outer = tf.function(lambda: module.weight.assign(2.0), input_signature=[])
+    folder = saved(tmp_path / "model", lambda image_bytes: {"answer": image_bytes}, module)
+    model = graph_walk.read(str(folder))
+    assert graph_walk.not_allowed(model) == []
+    (graph,) = model.meta_graphs
+    functions = graph.graph_def.library.function
+    changing = [f.signature.name for f in functions if any(node.op == "AssignVariableOp" for node in f.node_def)]
+    output = graph.signature_def["serving_default"].outputs["answer"].name.partition(":")[0]
+    node = next(node for node in graph.graph_def.node if node.name == output)
+    node.attr["f"].func.name = "unknown"
+    node.attr["f"].func.attr["g"].func.name = changing[0]
+    assert "AssignVariableOp" in {operation.name for operation in graph_walk.not_allowed(model)}
+    # And as the gradient of one.
+    node.attr["f"].func.Clear()
+    node.attr["f"].func.name = "forward"
+    graph.graph_def.library.gradient.add(function_name="forward", gradient_func=changing[0])
+    assert "AssignVariableOp" in {operation.name for operation in graph_walk.not_allowed(model)}
+
+
 def test_variables_of_another_model_are_refused(tmp_path):
     # What the saver is given is the path of the model's own variables; here it reads another one.
     folder = saved(tmp_path / "model", lambda image_bytes: {"answer": image_bytes})
@@ -335,6 +358,9 @@ def test_the_list_names_operations_of_tensorflow_and_none_that_reaches_out():
     assert len([name for name in known if dangerous.search(name)]) > 500  # it does find them
 
 
+MODEL_ID = 4
+
+
 def run_executor(tiny_model, tmp_path, **changes):
     split_dir = tmp_path / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
@@ -347,7 +373,7 @@ def run_executor(tiny_model, tmp_path, **changes):
         standard_artifacts.ModelRun(),
     )
     examples.uri, examples.split_names = str(tmp_path / "examples"), '["test"]'
-    model.uri = os.path.dirname(tiny_model.serving_dir)
+    model.uri, model.id = os.path.dirname(tiny_model.serving_dir), MODEL_ID
     model_run.uri = tiny_model.run_dir
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(tmp_path / "blessing")
@@ -366,6 +392,7 @@ def run_executor(tiny_model, tmp_path, **changes):
 def test_the_component_blesses_as_infra_validator_does(tiny_model, tmp_path):
     blessing = run_executor(tiny_model, tmp_path)
     assert blessing.get_int_custom_property("blessed") == 1
+    assert blessing.get_int_custom_property("current_model_id") == MODEL_ID
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_BLESSED", "checks.json"]
     with open(os.path.join(blessing.uri, "checks.json")) as file:
         written = json.load(file)

@@ -42,8 +42,17 @@ def assert_one_message(done, code, *words):
         ("training.epochs=many", ("training.epochs", "valid integer")),
         ("training.epochs=-1", ("training.epochs", "greater than or equal to 1")),
         ("evaluation.slices=['brigtness']", ("unknown slice `brigtness`", "Did you mean `brightness`?")),
+        (
+            'evaluation.slice_thresholds.accuracy={"brightness, orientation"=0.5}',
+            (
+                "`brightness, orientation` is no slice that is measured",
+                "Measured are: brightness, resolution, orientation",
+            ),
+        ),
+        ("evaluation.class_thresholds.recall={9a=0.5}", ("evaluation.class_thresholds: unknown class `9a`",)),
+        ("evaluation.label_groups={some=['9a']}", ("evaluation.label_groups.some: unknown class `9a`",)),
     ],
-    ids=["wrong key", "wrong type", "out of range", "unknown slice"],
+    ids=["key", "type", "range", "slice", "cross", "class", "class of a group"],
 )
 def test_a_wrong_configuration(run_in, override, words):
     assert_one_message(run_in("digits", "--set", override), 2, *words)

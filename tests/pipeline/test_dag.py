@@ -159,13 +159,30 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
 
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
     before = compiled()
-    monkeypatch.setattr(dag, "source_hash", lambda: "another")
+    monkeypatch.setattr(dag, "source_hash", lambda **_: "another")
     loaded = config.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
     after = compiler.Compiler().compile(
         dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
     )
     changed = {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
-    assert {"ImageExampleGen", "Transform", "Trainer", "ServingValidator", "GradCam", "ModelReport"} <= changed
+    assert set(graph(before)) - changed <= {"StatisticsGen", "SchemaGen", "PreviousSpan", "Resolver", "Pusher"}
+
+
+def test_an_edit_of_the_page_reaches_the_report_alone(monkeypatch, tmp_path):
+    for name in ("components/model_report/page.j2", "components/grad_cam/executor.py", "trainer_module/features.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("first")
+    monkeypatch.setattr(dag.resources, "files", lambda package: tmp_path / package)
+
+    def hashes():
+        return dag.source_hash(), dag.source_hash(with_report=True)
+
+    first = hashes()
+    (tmp_path / "components/model_report/page.j2").write_text("second")
+    second = hashes()
+    assert second[0] == first[0] and second[1] != first[1]
+    (tmp_path / "components/grad_cam/executor.py").write_text("second")
+    assert not set(hashes()) & {*first, *second}
 
 
 def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
@@ -189,16 +206,9 @@ def test_the_rules_reach_the_evaluator(compiled):
     assert (options["thresholds"], options["class_thresholds"]) == ({"macro_f1": 0.7}, {"recall": 0.5})
 
 
-def test_slices_are_the_configured_ones_or_all_there_are(class_folders):
-    root = class_folders({"a": 3, "b": 3})
-
-    def names(*overrides):
-        loaded = config.load("pictures", data=str(root), overrides=overrides)
-        return dag.slice_names(loaded, layout.inspect(str(root), loaded.data.options()))
-
-    assert names() == ("brightness", "resolution", "orientation")
-    assert names("evaluation.label_groups={some=['a']}")[-1] == "label_group"
-    assert names("evaluation.slices=['brightness', ['brightness', 'resolution']]") == (
-        "brightness",
-        ("brightness", "resolution"),
-    )
+def test_slices_are_the_configured_ones_or_all_there_are():
+    columns = ("brightness", "camera")
+    assert EvaluationOptions().measured_slices(columns) == columns
+    assert EvaluationOptions(label_groups={"some": ["a"]}).measured_slices(columns) == (*columns, "label_group")
+    chosen = ("brightness", ("brightness", "resolution"))
+    assert EvaluationOptions(slices=chosen).measured_slices(columns) == chosen

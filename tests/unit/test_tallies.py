@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from components.evaluator import tallies
+from components.evaluator import metrics, tallies
 from components.evaluator.tallies import LabelTally
 
 
@@ -73,11 +73,22 @@ def test_ties_count_half():
 def test_what_does_not_exist_is_nan():
     tally = tally_of([0, 0], np.array([[0.9, 0.1], [0.2, 0.8]], np.float32))
     figures = tallies.class_figures(tally.matrix())
-    assert figures.recall[0] == 0.5 and np.isnan([figures.recall[1], figures.precision[1], figures.f1[1]]).all()
+    assert figures.recall[0] == 0.5 and np.isnan(figures.recall[1])
+    assert figures.precision[1] == figures.f1[1] == 0.0  # predicted once
     assert np.isnan(tally.auc()).all()
     assert tallies.macro(figures.recall) == 0.5 and tallies.weighted(figures.recall, figures.support) == 0.5
     empty = LabelTally(2, 1)
     assert np.isnan([empty.cross_entropy(), empty.top_k_accuracy(), tallies.accuracy(empty.matrix())]).all()
+
+
+def test_a_class_that_is_only_predicted_costs_what_it_costs_in_scikit_learn():
+    labels, guesses = [0, 0, 1, 1], [0, 2, 1, 1]
+    overall, per_class = metrics.label_results(tally_of(labels, np.eye(3, dtype=np.float32)[guesses]))
+    for average in ("macro", "weighted"):
+        expected = sklearn.metrics.precision_recall_fscore_support(labels, guesses, average=average, zero_division=0.0)
+        for name, value in zip(("precision", "recall", "f1"), expected[:3], strict=True):
+            assert overall[f"{average}_{name}"] == pytest.approx(value, abs=1e-12)
+    assert per_class["precision"][2] == 0.0 and np.isnan(per_class["recall"][2])
 
 
 def test_a_class_that_is_never_predicted_has_a_precision_of_0():
@@ -90,6 +101,11 @@ def test_confidences_on_the_edge_of_a_bin_belong_to_the_lower_one():
     assert count[14] == 1 and count[8] + count[9] == 2
     assert right.sum() == 2 and confidence.sum() == pytest.approx(2.2)
     assert tally.expected_calibration_error() == pytest.approx((0 + abs(1.2 - 1)) / 3)
+
+
+def test_what_is_no_number_is_no_probability():
+    with pytest.raises(ValueError, match="not finite"):
+        LabelTally(2, 1).add(0, np.array([np.nan, 1.0], np.float32))
 
 
 @pytest.mark.parametrize(("label", "row"), [(-1, [0.5, 0.5]), (2, [0.5, 0.5]), (0, [1.0])])

@@ -1,0 +1,86 @@
+"""The preset of masks the whole way: generated scenes in, a judged, served and reported model out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import config, execution
+from serving.client import GrpcClient, RestClient
+from serving.local_server.server import LocalServer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    said = [
+        f"pipeline.root={tmp_path_factory.mktemp('runs')}",
+        "training.epochs=2",
+        "evaluation.thresholds={pixel_accuracy=0.8}",
+    ]
+    loaded = config.load("digit_scenes", overrides=said)
+    return loaded, execution.execute(loaded, execution.prepare(loaded))
+
+
+def test_every_node_runs_and_the_model_is_pushed(run):
+    _, outcome = run
+    assert (outcome.error, outcome.status, outcome.exit_code) == (None, "done", 0)
+    nodes = [node.id for node in outcome.nodes]
+    assert {"ServingValidator", "Evaluator"} == set(nodes[-4:-2]) and nodes[-2:] == ["Pusher", "ModelReport"]
+    assert "GradCam" not in nodes
+    overall = outcome.result.evaluation.overall
+    assert overall.metrics["examples"] == 100
+    assert sum(figures["support"] for figures in overall.per_class.values()) == 100 * 64 * 64
+    assert {"brightness = dark", "brightness = bright"} <= {figures.name for figures in outcome.result.slices}
+
+
+def test_masks_are_served_as_png(run):
+    loaded, outcome = run
+    picture = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
+    server = LocalServer("scenes", loaded.model_base_path, port=0, rest_api_port=0)
+    server.source.poll()
+    server.start()
+    try:
+        answers = []
+        for client in (
+            GrpcClient(f"127.0.0.1:{server.grpc_port}", "scenes"),
+            RestClient(f"http://127.0.0.1:{server.rest_port}", "scenes"),
+        ):
+            assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
+            (mask,) = client.segment([picture])
+            answers.append(np.asarray(Image.open(io.BytesIO(mask.png))))
+            assert np.bincount(answers[-1].ravel(), minlength=11).tolist() == list(mask.class_pixels)
+            client.close()
+        assert answers[0].shape == (64, 64)
+        np.testing.assert_array_equal(*answers)
+    finally:
+        server.stop()
+
+
+def test_a_model_that_falls_short_is_refused(run):
+    loaded, first = run
+    refused = config.load(
+        "digit_scenes",
+        overrides=[
+            f"pipeline.root={loaded.pipeline.root}",
+            "training.epochs=2",
+            "evaluation.thresholds={mean_iou=0.99}",
+            "evaluation.class_thresholds={iou={background=0.999}}",
+        ],
+    )
+    outcome = execution.execute(refused, execution.prepare(refused))
+    assert outcome.exit_code == 3
+    assert [(row.figure, row.whom) for row in outcome.refusals] == [("mean_iou", "all"), ("iou", "class background")]
+    assert {node.id: node.state for node in outcome.nodes}["Trainer"] == "cached"
+    versions = [path.name for path in refused.model_base_path.iterdir()]
+    assert versions == [str(first.result.pushed_version)]
+
+
+def test_the_report_shows_the_weakest_masks(run):
+    _, outcome = run
+    page = Path(outcome.result.report).read_text(encoding="utf-8")
+    assert "Weakest pictures" in page and page.count("data:image/") >= 12
+    assert len(page) < 5_000_000
