@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from pipeline import config
+from pipeline import cli, config
+from serving import client
 
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
 
@@ -109,6 +112,30 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     )
     assert_one_message(tfx_vision("predict", image, "--rest", "x", "--grpc", "y"), 2, "not both")
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
+
+
+def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
+    class Server:
+        def __init__(self, address, model_name):
+            pass
+
+        def segment(self, images):
+            return [client.Mask(b"mask %d" % number, (1, 2)) for number, _ in enumerate(images)]
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(client, "GrpcClient", Server)
+    pictures = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a-2.png", "y/a-2.jpg", "z/a.png")]
+    for path in pictures:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture_bytes())
+    masks = tmp_path / "masks"
+    done = CliRunner().invoke(cli.app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--json"])
+    assert done.exit_code == 0, done.output
+    written = [row["mask"] for row in json.loads(done.stdout)["masks"]]
+    assert written == [str(masks / name) for name in ("a.png", "a-2.png", "a-2-2.png", "a-2-3.png", "a-3.png")]
+    assert [Path(path).read_bytes() for path in written] == [b"mask %d" % number for number in range(5)]
 
 
 def test_serve_without_a_folder(tmp_path):
