@@ -334,7 +334,7 @@ def history(
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline import history as runs
 
-        found = runs.read(loaded)[: -num - 1 : -1]
+        found = runs.read(loaded).newest(num)
     except configuration.ConfigError as error:
         _stop(stderr, BAD_USAGE, str(error))
     if as_json:
@@ -364,7 +364,7 @@ def compare(
         from pipeline import history as runs
 
         known = runs.read(loaded)
-        found = runs.compare(runs.find(known, first), runs.find(known, second))
+        found = runs.compare(known.find(first), known.find(second))
     except configuration.ConfigError as error:
         _stop(stderr, BAD_USAGE, str(error))
     if as_json:

@@ -192,7 +192,7 @@ def _when(run: Run) -> str:
 
 
 def _fingerprint(run: Run) -> str:
-    return (run.fingerprint or "-")[:_SHORT]
+    return escape((run.fingerprint or "-")[:_SHORT])
 
 
 def _value(key: str, value: Any) -> str:

@@ -27,10 +27,10 @@ from tfx.utils import io_utils
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE, RIGHT, WRONG
-from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report import masks, page, pictures, rendering, weakest
 from components.model_report.sources import Explained, Push, Sizes, Sources
-from components.serving_validator.executor import CHECKS_FILE
+from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from trainer_module import features
 from trainer_module import grad_cam as heat_maps
