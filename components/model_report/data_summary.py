@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.evaluator import metric_names
 from components.model_report.sources import Sizes, Sources
 from components.model_report.tables import NO_VALUE, Cell, Column, Table, count
 
@@ -46,7 +47,7 @@ def summarize(sources: Sources) -> Data:
     """What the model was made and measured with."""
     summary = sources.data
     splits: dict[str, dict[str, int]] = summary["splits"]
-    with_masks = sources.evaluation.task == "segmentation"
+    with_masks = sources.evaluation.task == metric_names.SEGMENTATION
     span = f", span {summary['span']}" if summary.get("span") else ""
     sentence = (
         f"{summary['examples']:,} pictures, {len(sources.evaluation.classes)} classes, {len(splits)} splits{span}."

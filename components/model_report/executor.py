@@ -24,6 +24,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.evaluator import metric_names
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE, RIGHT, WRONG
@@ -104,7 +105,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             right=[decision for kind, decision in explained if kind == RIGHT],
             scale=_scale(options) if explained else [],
             comparisons=self._comparisons(present, options, evaluation, report.uri),
-            legend=_legend(options) if evaluation.task == "segmentation" else [],
+            legend=_legend(options) if evaluation.task == metric_names.SEGMENTATION else [],
             lineage=self._lineage(present, exec_properties),
             versions=[
                 *((name, importlib.metadata.version(name)) for name in _PACKAGES),
@@ -122,7 +123,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self, present: dict[str, types.Artifact], options: TrainerOptions, evaluation: Evaluation, output_dir: str
     ) -> list[masks.Comparison]:
         """Of masks: the weakest pictures of the evaluated split, predicted anew."""
-        if evaluation.task != "segmentation":
+        if evaluation.task != metric_names.SEGMENTATION:
             return []
         split_uri = artifact_utils.get_split_uri([present["examples"]], evaluation.split)
         find = weakest.FindWeakest(

@@ -18,11 +18,6 @@ MANY_CLASSES = 25
 MOST_CLASSES_IN_MATRIX = 120
 _MOST_PAIRS = 20
 _MOST_SLICES = 300
-# Figures that are told slice by slice, as far as there are any.
-_OF_SLICES = {
-    "classification": ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
-    "segmentation": ("mean_iou", "mean_dice", "pixel_accuracy"),
-}
 # A distance of confidence and accuracy that is worth a word.
 _OFF = 0.01
 
@@ -74,7 +69,7 @@ def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table
         columns += [Column("Model before", numeric=True), Column("Change", numeric=True)]
     rows = []
     for name, value in overall.metrics.items():
-        if name == "examples":
+        if name == metric_names.EXAMPLES:
             continue
         row = [Cell(names.figure(name), note=names.meaning(name)), number(value)]
         if overall.intervals:
@@ -83,7 +78,7 @@ def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table
             before = baseline.metrics.get(name, math.nan)
             row += [number(before), _change(name, value, before)]
         rows.append(row)
-    examples = overall.metrics.get("examples", math.nan)
+    examples = overall.metrics.get(metric_names.EXAMPLES, math.nan)
     return Table(f"Over all {count(examples).text} examples of the split", columns, rows)
 
 
@@ -116,13 +111,13 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
     overall = evaluation.overall
     key = metric_names.LEADING[evaluation.task]
     figures = [
-        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"
+        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != metric_names.SUPPORT
     ]
     figures.sort(key=lambda name: name != key)
     columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
     if baseline:
         columns.append(Column(f"{names.figure(key)}, change", numeric=True))
-    columns.append(Column("Pixels" if evaluation.task == "segmentation" else "Support", numeric=True))
+    columns.append(Column("Pixels" if evaluation.task == metric_names.SEGMENTATION else "Support", numeric=True))
     rows = []
     ordered = sorted(overall.per_class.items(), key=lambda item: _rank(item[1].get(key, math.nan)))
     for class_name, of in ordered:
@@ -132,7 +127,7 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
         row += [number(of.get(name, math.nan), note=interval(intervals.get(name))) for name in figures]
         if baseline:
             row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
-        row.append(count(of.get("support", math.nan)))
+        row.append(count(of.get(metric_names.SUPPORT, math.nan)))
         rows.append(row)
     return Table("Classes, the weakest first", columns, rows, sorted_by=1 if figures else None)
 
@@ -147,7 +142,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
     main = names.main(overall.metrics, evaluation.task)
     if not slices or not main:
         return None
-    shown = [name for name in _OF_SLICES[evaluation.task] if name in overall.metrics]
+    shown = [name for name in metric_names.OF_SLICES[evaluation.task] if name in overall.metrics]
     columns = [Column("Slice")] + [Column(names.figure(name), numeric=True) for name in shown]
     columns.append(Column("Distance from all", numeric=True))
     if baseline:
@@ -166,7 +161,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
         if baseline:
             before = baseline[of.name].metrics.get(main, math.nan) if of.name in baseline else math.nan
             cells.append(_change(main, of.metrics.get(main, math.nan), before))
-        cells.append(count(of.metrics.get("examples", math.nan)))
+        cells.append(count(of.metrics.get(metric_names.EXAMPLES, math.nan)))
         return cells
 
     ordered = sorted(slices, key=lambda of: (*_rank(of.metrics.get(main, math.nan)), of.name))
@@ -177,7 +172,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
 def confusion(evaluation: Evaluation) -> Confusion:
     """What is taken for what, over all examples."""
     classes, matrix = evaluation.classes, evaluation.overall.confusion
-    pixels = evaluation.task == "segmentation"
+    pixels = evaluation.task == metric_names.SEGMENTATION
     unit = "pixels" if pixels else "pictures"
     totals = [sum(row) for row in matrix]
     rows = []

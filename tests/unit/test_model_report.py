@@ -197,7 +197,7 @@ def test_a_refused_model_says_by_whom_and_why(sources_of):
     assert "artifact 3" in found.against
     assert [(reason.gate, reason.subject, reason.text) for reason in found.reasons] == [
         ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
-        ("Evaluator", "Recall of owl", "0.5; must be 0.8 (missed by 0.3000)"),
+        ("Evaluator", "Recall of class owl", "0.5; must be 0.8 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
     assert ("Rules kept", "1 of 3") in [(fact.label, fact.value) for fact in found.facts]
