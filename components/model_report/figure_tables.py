@@ -111,7 +111,9 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
     overall = evaluation.overall
     key = metric_names.LEADING[evaluation.task]
     figures = [
-        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != metric_names.SUPPORT
+        name
+        for name in dict.fromkeys(name for of in overall.per_class.values() for name in of)
+        if name != metric_names.SUPPORT
     ]
     figures.sort(key=lambda name: name != key)
     columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
