@@ -79,7 +79,7 @@ class RunResult:
       quarantined: Path and reason of every refused file.
       duplicates: The file that lists copies and pictures that look alike.
       drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`; and
-        of the splits with each other: `skew`.
+        of the splits with each other: `skew`, None where it was not looked for.
       tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
         `trials` there were and how many `failed`, and their `table`.
       evaluation: The Evaluator's figures.

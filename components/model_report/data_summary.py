@@ -30,6 +30,8 @@ class Data:
       refused: The first refused files, or None.
       drift: In a sentence; empty where spans are not used.
       drifted: What has drifted.
+      skew: Whether the splits differ, in a sentence.
+      skewed: In what they differ.
     """
 
     sentence: str
@@ -41,6 +43,8 @@ class Data:
     refused: Table | None
     drift: str
     drifted: list[str]
+    skew: str
+    skewed: list[str]
 
 
 def summarize(sources: Sources) -> Data:
@@ -62,6 +66,8 @@ def summarize(sources: Sources) -> Data:
         refused=_refused_table(sources.quarantined, summary.get("quarantined", 0)),
         drift=_drift_sentence(sources.drift),
         drifted=list(sources.drift.get("found", []))[:_MOST_LISTED],
+        skew=_skew_sentence(sources.drift),
+        skewed=list(sources.drift.get("skew") or [])[:_MOST_LISTED],
     )
 
 
@@ -156,3 +162,10 @@ def _drift_sentence(drift: dict[str, Any]) -> str:
         return ""
     found = drift.get("found", [])
     return f"Drift against span {span} was found and accepted." if found else f"No drift against span {span}."
+
+
+def _skew_sentence(drift: dict[str, Any]) -> str:
+    found = drift.get("skew")
+    if found is None:
+        return "Whether the splits differ was not looked for."
+    return "The splits differ from the train split, which was accepted:" if found else "The splits agree."

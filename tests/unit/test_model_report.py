@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import colorsys
 import dataclasses
 import datetime
 import hashlib
@@ -106,7 +105,7 @@ def sources_of(evaluation_of, rng):
                     ],
                 }
             ],
-            "drift": {"previous_span": None, "found": []},
+            "drift": {"previous_span": None, "found": [], "skew": []},
             "explained": True,
             "mistakes": [decision],
             "scale": ["rgb(0, 0, 128)", "rgb(128, 0, 0)"],
@@ -297,6 +296,30 @@ def test_long_tables_are_cut_and_say_so(sources_of):
     assert built.data.groups.rows[0][2].text.endswith("7.png and 92 more")
 
 
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"skew": []}, "The splits agree."),
+        ({"skew": ["test split, image/mean/luma: moved"]}, "The splits differ from the train split"),
+        ({"skew": None}, "not looked for"),
+        ({}, "not looked for"),  # as a version before skew left it
+    ],
+)
+def test_whether_the_splits_differ_is_always_told(sources_of, said, sentence):
+    text = Document(render(sources_of(drift={"previous_span": None, "found": []} | said))).text
+    assert sentence in text and all(line in text for line in said.get("skew") or ())
+    assert text.count("The splits agree") + text.count("The splits differ") + text.count("not looked for") == 1
+
+
+def test_what_a_rules_figure_is_of_is_said_in_one_way():
+    said = [gate(), gate(metric="macro_f1", slice="camera = b"), gate(class_name="owl", slice="camera = b")]
+    assert [(rule.whom, rule.subject) for rule in said] == [
+        ("all", "accuracy"),
+        ("camera = b", "macro F1 of camera = b"),
+        ("class owl, camera = b", "accuracy of class owl, camera = b"),
+    ]
+
+
 # --- Charts -----------------------------------------------------------------------------------------------------
 
 
@@ -387,22 +410,27 @@ class Document(html.parser.HTMLParser):
         """Reads the whole page."""
         super().__init__()
         self.tags, self.open, self.text = [], [], ""
+        self.hidden, self.told = [], []  # what is open and hidden from screen readers; what is not
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         """Notes the element, and that it is open."""
-        self.tags.append((tag, dict(attrs)))
+        self.handle_startendtag(tag, attrs)
         if tag not in self.VOID:
             self.open.append(tag)
+            self.hidden.append(dict(attrs).get("aria-hidden") == "true")
 
     def handle_endtag(self, tag):
         """Insists that elements are closed in their order."""
         assert self.open and self.open.pop() == tag, f"{tag} closes what is not open"
+        self.hidden.pop()
 
     def handle_startendtag(self, tag, attrs):
-        """Notes an element that closes itself."""
+        """Notes an element, which may close itself."""
         self.tags.append((tag, dict(attrs)))
+        if not any(self.hidden) and dict(attrs).get("aria-hidden") != "true":
+            self.told.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         """Collects the text."""
@@ -445,10 +473,10 @@ def test_the_page_can_be_read_without_eyes(document):
     assert len(ids) == len(set(ids))
     for attributes in found.of("img"):
         assert attributes["alt"]
-    for attributes in found.of("svg"):
-        assert attributes.get("aria-hidden") == "true" or attributes.get("role") == "img" or "role" not in attributes
-    named = [of for of in found.of("svg") if of.get("role") == "img"]
-    assert all(set(of["aria-labelledby"].split()) <= set(ids) for of in named)
+    # A drawing is hidden, as what stands beside it says the same, or it is a picture with a name.
+    for drawing in [of for tag, of in found.told if tag == "svg"]:
+        names = drawing.get("aria-labelledby", "").split()
+        assert drawing.get("role") == "img" and names and set(names) <= set(ids), drawing
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -456,6 +484,11 @@ def test_the_page_can_be_read_without_eyes(document):
     assert all("scope" in of for of in found.of("th"))
     assert {of["href"][1:] for of in found.of("a") if of["href"].startswith("#")} <= set(ids)
     assert found.of("html")[0]["lang"] == "en"
+
+
+def test_a_drawing_without_a_name_is_found():
+    found = Document('<p aria-hidden="true"><svg></svg></p><svg aria-hidden="true"></svg><p><svg></svg></p>')
+    assert len(found.of("svg")) == 3 and [tag for tag, _ in found.told] == ["p", "svg"]
 
 
 def test_nothing_that_does_not_exist_is_shown_as_nan(document):
@@ -478,7 +511,7 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
         name=NASTY,
         quarantined=[{"path": NASTY_FILE, "reason": NASTY}],
         duplicates=[{"kind": "near", "pictures": [{"path": NASTY_FILE, "class": NASTY, "split": "train"}]}],
-        drift={"previous_span": 3, "found": [NASTY]},
+        drift={"previous_span": 3, "found": [NASTY], "skew": [NASTY]},
         gates=Gates(has_baseline=False, gates=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
         blessed=False,
         pushed=None,
@@ -499,15 +532,70 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
 
 
 def test_the_configuration_on_the_page_gives_the_same_pipeline(sources_of, tmp_path):
-    loaded = config.load(
-        "clothing", data=str(tmp_path), overrides=["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
-    )
+    overrides = ["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
+    loaded = config.with_absolute_paths(config.load("clothing", data=str(tmp_path), overrides=overrides))
     found = Document(render(sources_of(configuration=config.as_toml(loaded))))
     (link,) = [of for of in found.of("a") if of.get("download") == "model.toml"]
     saved = tmp_path / "model.toml"
     saved.write_bytes(base64.b64decode(link["href"].split(",")[1]))
     assert config.load(str(saved)) == loaded
     assert saved.read_text() in found.text
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        (
+            [
+                "model.name=transfer",
+                "transform.normalization=backbone",
+                "model.backbone=resnet50",
+                "model.weights=nets/a.weights.h5",
+            ],
+            "weights",
+        ),
+        (
+            [
+                "model.name=unet",
+                "transform.normalization=backbone",
+                "model.encoder=resnet50",
+                "model.encoder_weights=~/a.h5",
+            ],
+            "encoder_weights",
+        ),
+    ],
+)
+def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeypatch, model, weights):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = [
+        "pipeline.root=../runs",
+        "data.path=../pets/{SPAN}",
+        "data.metadata_csv=meta.csv",
+        "serving.base_directory=served",
+        *model,
+    ]
+    loaded = config.load("pictures", overrides=overrides)
+    (elsewhere / "model.toml").write_text(config.as_toml(config.with_absolute_paths(loaded)))
+    places = (loaded.run_dir, loaded.model_base_path, loaded.data_location, loaded.data.options())
+    monkeypatch.chdir(elsewhere)
+    saved = config.load("model.toml")
+    assert (saved.run_dir, saved.model_base_path, saved.data_location, saved.data.options()) == places
+    assert saved.run_dir == here / ".." / "runs" / "pictures" and saved.data_location == f"{tmp_path}/pets/{{SPAN}}"
+    expected = {"weights": here / "nets" / "a.weights.h5", "encoder_weights": tmp_path / "a.h5"}[weights]
+    assert getattr(saved.model, weights) == str(expected)
+    assert saved.data.metadata_csv == str(here / "meta.csv")
+
+
+def test_what_is_no_local_path_stays_as_it_is():
+    overrides = ["pipeline.root=/runs", "data.path=gs://bucket/pets", "model.weights=imagenet"]
+    loaded = config.load("clothing", overrides=overrides)
+    assert config.with_absolute_paths(loaded) == loaded
+    generated = config.with_absolute_paths(config.load("digits"))
+    assert generated.data.path is None and generated.serving.base_directory is None
 
 
 @pytest.mark.parametrize("name", config.preset_names())
@@ -570,12 +658,47 @@ def test_text_stands_out_from_what_is_behind_it(scheme):
             assert contrast(colors["ink"], mixed) >= 4.5, (name, share)
 
 
-def test_classes_in_masks_differ_in_more_than_hue():
-    for one, other in ((masks.palette(7)[a], masks.palette(7)[b]) for a in range(7) for b in range(a)):
-        lightness = abs(
-            colorsys.rgb_to_hls(*(c / 255 for c in one))[1] - colorsys.rgb_to_hls(*(c / 255 for c in other))[1]
-        )
-        assert lightness > 0.02 or sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 150
+# How full protanopia, deuteranopia and tritanopia change linear red, green and blue; the last is none.
+# Reference: G. Machado, M. Oliveira & L. Fernandes, A Physiologically-based Model for Simulation of Color Vision
+# Deficiency, IEEE Trans. Visualization and Computer Graphics 15(6), 2009, supplementary table, severity 1.0.
+VISION = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": np.eye(3).tolist(),
+}
+
+
+def seen_difference(one, other, vision):
+    """Of two colours as somebody sees them: distance in CIELAB; about 2.3 is just noticeable.
+
+    Reference: CIE 15:2018, Colorimetry (colour difference of 1976); G. Sharma, Digital Color Imaging Handbook, CRC,
+      2003 (2.3).
+    """
+
+    def lab(color):
+        share = np.array(color) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(np.array(VISION[vision]) @ linear, 0, 1)
+        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        xyz = to_xyz @ seen / to_xyz.sum(axis=1)
+        root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+        return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
+
+    return np.linalg.norm(lab(one) - lab(other))
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colour_blind_people_tell_the_classes_of_masks_apart(vision):
+    for one, other in itertools.combinations(masks.palette(7), 2):
+        assert seen_difference(one, other, vision) > 15, (one, other)
+    for one, other in itertools.combinations(masks.palette(12), 2):
+        assert seen_difference(one, other, vision) > 10, (one, other)
+
+
+def test_a_red_and_a_green_would_not_do():
+    red, green = (200, 80, 80), (80, 150, 80)
+    assert seen_difference(red, green, "none") > 50 > 15 > seen_difference(red, green, "deuteranopia")
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------
