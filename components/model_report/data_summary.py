@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.evaluator import metric_names
+from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.model_report.sources import Sizes, Sources
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, count
+from components.model_report.tables import MOST_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count
 
 _MOST_LISTED = 50
 _MOST_GROUPS = 20
@@ -82,7 +83,8 @@ def _class_counts(classes: Sequence[str], splits: dict[str, dict[str, int]]) -> 
         counts = [of.get(name, 0) for of in splits.values()]
         rows.append([Cell(name), *map(count, counts), count(sum(counts))])
     rows.sort(key=lambda row: row[-1].sort or 0.0)
-    return Table("Pictures by class, the rarest first", columns, rows, sorted_by=len(columns) - 1)
+    rows, caption = at_most(rows, MOST_CLASSES, "Pictures by class, the rarest first", SUMMARY_FILE)
+    return Table(caption, columns, rows, sorted_by=len(columns) - 1)
 
 
 def _split_table(splits: dict[str, dict[str, int]], sizes: Sequence[Sizes]) -> Table:

@@ -39,7 +39,6 @@ from trainer_module.options import TrainerOptions
 
 REPORT_FILE = "report.html"
 
-_NUM_MISTAKES, _NUM_RIGHT, _NUM_MASKS = 12, 6, 12
 # As many lines of the quarantine's files are read: a page with thousands would not be read by anybody.
 _MOST_LINES = 50
 _PACKAGES = (
@@ -130,7 +129,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             io_utils.all_files_pattern(split_uri),
             os.path.join(present["model_run"].uri, features.KERAS_FILE),
             options,
-            _NUM_MASKS,
+            pictures.NUM_MASKS,
         )
         path = os.path.join(output_dir, "weakest")
         with self._make_beam_pipeline() as pipeline:
@@ -240,7 +239,7 @@ def _explanations(artifact: types.Artifact) -> list[tuple[str, Explained]]:
     entries = json.loads(_read(artifact, INDEX_FILE))
     entries.sort(key=lambda entry: (-entry["score"], entry["filename"]))
     found = []
-    for kind, most in ((WRONG, _NUM_MISTAKES), (RIGHT, _NUM_RIGHT)):
+    for kind, most in ((WRONG, pictures.NUM_MISTAKES), (RIGHT, pictures.NUM_RIGHT)):
         for entry in [entry for entry in entries if entry["kind"] == kind][:most]:
             found.append((kind, _explained(artifact, entry)))
     return found

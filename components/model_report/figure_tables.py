@@ -7,15 +7,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.evaluator import metric_names
-from components.evaluator.figures import ALL, Evaluation, Gate, SliceFigures
+from components.evaluator.figures import ALL, FIGURES_FILE, Evaluation, Gate, SliceFigures
 from components.model_report import charts, names
 from components.model_report.charts import Chart
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, interval, number, signed
+from components.model_report.tables import (
+    MOST_CLASSES,
+    NO_VALUE,
+    Cell,
+    Column,
+    Table,
+    at_most,
+    count,
+    interval,
+    number,
+    signed,
+)
 
 # Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
 MANY_CLASSES = 25
 # Beyond so many it is left out: a matrix of a thousand classes would be ten times the rest of the page.
 MOST_CLASSES_IN_MATRIX = 120
+# Up to so many every cell says in words what it is; beyond, the words would be most of the page.
+_MOST_CLASSES_IN_WORDS = 40
 _MOST_PAIRS = 20
 _MOST_SLICES = 300
 # A distance of confidence and accuracy that is worth a word.
@@ -30,7 +43,7 @@ class MatrixCell:
       text: Examples, or of masks percent of the row.
       shade: Depth of its colour, range [0, 1].
       right: Whether it lies on the diagonal.
-      title: The same in words.
+      title: The same in words; empty where there are many classes.
     """
 
     text: str
@@ -131,7 +144,8 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
             row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
         row.append(count(of.get(metric_names.SUPPORT, math.nan)))
         rows.append(row)
-    return Table("Classes, the weakest first", columns, rows, sorted_by=1 if figures else None)
+    rows, caption = at_most(rows, MOST_CLASSES, "Classes, the weakest first", FIGURES_FILE)
+    return Table(caption, columns, rows, sorted_by=1 if figures else None)
 
 
 def _rules_broken(number_of: int) -> str:
@@ -183,8 +197,10 @@ def confusion(evaluation: Evaluation) -> Confusion:
             cells = []
             for predicted, found in enumerate(row):
                 share = found / totals[actual] if totals[actual] else 0.0
-                verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
-                title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
+                title = ""
+                if len(classes) <= _MOST_CLASSES_IN_WORDS:
+                    verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
+                    title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
                 text = (f"{100 * share:.1f}" if found else "0") if pixels else f"{found:,}"
                 # The root, so that a rare mistake is seen beside a full diagonal.
                 shade = share if actual == predicted else math.sqrt(share)
@@ -200,7 +216,7 @@ def confusion(evaluation: Evaluation) -> Confusion:
         rows=rows,
         pairs=_pairs(classes, matrix, totals, unit),
         pairs_first=len(classes) > MANY_CLASSES,
-        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; figures.json has it.",
+        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; {FIGURES_FILE} has it.",
     )
 
 

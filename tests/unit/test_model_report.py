@@ -491,6 +491,114 @@ def test_a_drawing_without_a_name_is_found():
     assert len(found.of("svg")) == 3 and [tag for tag, _ in found.told] == ["p", "svg"]
 
 
+def noise(rng, side=600):
+    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def large_sources(sources_of, rng):
+    """All that makes a page long: many classes, slices, rules and epochs, long names, pictures that do not compress."""
+    path = "a long name & " * 14
+
+    def make(num_classes, **replaced):
+        names = [f"{index} {path}" for index in range(num_classes)]
+        sources = sources_of(names, count=8 * num_classes, with_baseline=True)
+        overall = sources.evaluation.overall
+        rows = [overall, *(overall.model_copy(update={"name": f"camera = {index} {path}"}) for index in range(400))]
+        picture = pictures.photograph(noise(rng), path)
+        decision = Explained(f"{path}/1.png", names[0], names[1], 0.98, picture, picture)
+        rules = [
+            gate(class_name=name, slice=row.name, passed=False) for name, row in zip(names, rows[1:], strict=False)
+        ]
+        said = {
+            "evaluation": sources.evaluation.model_copy(update={"candidate": rows, "baseline": rows}),
+            "gates": Gates(has_baseline=True, gates=rules * 5),
+            "mistakes": [decision] * pictures.NUM_MISTAKES,
+            "right": [decision] * pictures.NUM_RIGHT,
+            "quarantined": [{"path": path, "reason": path}] * 50,
+            "duplicates": [{"kind": "near", "pictures": [{"path": path, "class": names[0], "split": "train"}] * 20}]
+            * 50,
+            "drift": {"previous_span": 3, "found": [path] * 400, "skew": [path] * 400},
+            "history": sources.history * 50,
+            "pushed": None,
+            "blessed": False,
+        }
+        return dataclasses.replace(sources, **said | replaced)
+
+    return make
+
+
+@pytest.mark.parametrize("num_classes", [figure_tables.MOST_CLASSES_IN_MATRIX, 600])
+def test_the_longest_page_of_classes_keeps_below_five_megabytes(large_sources, num_classes):
+    text = render(large_sources(num_classes))
+    assert text.count('src="data:image/') == 36 and "drawn with fewer pixels" in text
+    assert len(text.encode()) < 5_000_000
+    assert ("Confusion matrix" in text) == (num_classes <= figure_tables.MOST_CLASSES_IN_MATRIX)
+
+
+def test_the_longest_page_of_masks_keeps_below_five_megabytes(large_sources, mask_sources, rng):
+    classes = [f"{index} {'a long name ' * 10}" for index in range(256)]
+    truth, predicted = rng.integers(0, 256, (2, 600, 600), dtype=np.uint8)
+    comparison = masks.compare("a.png", np.asarray(noise(rng)), truth, predicted, classes, None)
+    drawn = (comparison.picture, comparison.truth, comparison.predicted, comparison.difference)
+    assert all(picture.reduced and not picture.crisp for picture in drawn[:3])
+    figures = mask_sources.evaluation.overall
+    evaluation = mask_sources.evaluation.model_copy(
+        update={
+            "classes": classes,
+            "candidate": [
+                figures.model_copy(
+                    update={
+                        "per_class": dict.fromkeys(classes, figures.per_class["sky"]),
+                        "confusion": np.ones((256, 256), int).tolist(),
+                    }
+                )
+            ],
+        }
+    )
+    text = render(
+        large_sources(
+            120,
+            evaluation=evaluation,
+            explained=False,
+            mistakes=[],
+            right=[],
+            comparisons=[comparison] * pictures.NUM_MASKS,
+            legend=[(name, "#000000") for name in classes],
+        )
+    )
+    assert text.count('src="data:image/') == 48 and "drawn with fewer pixels" in text
+    assert len(text.encode()) < 5_000_000
+
+
+def test_pictures_are_made_smaller_only_where_they_would_take_too_much(rng):
+    found = pictures.photograph(noise(rng), "")
+    assert found.reduced and 64 < found.width == found.height < pictures.MOST_PIXELS
+    assert len(base64.b64decode(found.uri.split(",")[1])) <= pictures.MOST_BYTES
+    gradient = np.linspace(0, 255, 600 * 600 * 3, dtype=np.uint8).reshape(600, 600, 3)
+    plain = pictures.photograph(Image.fromarray(gradient), "")
+    assert (plain.width, plain.reduced) == (pictures.MOST_PIXELS, False)
+
+
+def test_many_classes_are_cut_to_the_weakest_and_the_page_says_where_all_are(sources_of):
+    sources = sources_of([f"class {index}" for index in range(400)], count=4000)
+    found = figure_tables.class_table(sources.evaluation, None, [])
+    weakest = sorted(of["f1"] for of in sources.evaluation.overall.per_class.values())[:300]
+    assert [row[1].sort for row in found.rows] == weakest
+    assert found.caption == "Classes, the weakest first; the first 300 of 400 (figures.json has all)"
+    counted = page.build(sources).data.classes
+    assert [row[-1].sort for row in counted.rows] == [3 * (10 + index) for index in range(300)]
+    assert counted.caption == "Pictures by class, the rarest first; the first 300 of 400 (summary.json has all)"
+
+
+@pytest.mark.parametrize(("num_classes", "in_words"), [(40, True), (41, False)])
+def test_cells_of_a_matrix_have_words_up_to_forty_classes(sources_of, num_classes, in_words):
+    sources = sources_of([f"class {index}" for index in range(num_classes)], count=400)
+    cells = [cell for row in figure_tables.confusion(sources.evaluation).rows for cell in row]
+    assert len(cells) == num_classes**2 and {bool(cell.title) for cell in cells} == {in_words}
+    assert (' title="class 1 taken for class 2: ' in render(sources)) == in_words
+
+
 def test_nothing_that_does_not_exist_is_shown_as_nan(document):
     text, found = document
     assert not re.search(r"\bnan\b", found.text) and 'data-v="nan"' not in text and "None" not in found.text
