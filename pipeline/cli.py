@@ -281,6 +281,14 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     if not path.is_file():
         _stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
     print(path)
+    from pipeline import history as runs
+
+    try:
+        note = runs.read(loaded).not_in_the_report()
+    except configuration.ConfigError as error:
+        note = f"which run the report is of is not known: {error}"
+    if note:
+        stderr.print(f"[yellow]note:[/yellow] {_escape(note)}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -247,6 +247,20 @@ class Runs:
         """
         return self._read(self._number_of(name))
 
+    def not_in_the_report(self) -> str:
+        """Which run the last report is of, where the last run has not come so far; else empty."""
+        newest, reported = len(self), len(self)
+        while reported and "report" not in self._done(reported)[1].get("ModelReport", {}):
+            reported -= 1
+        if reported == newest:
+            return ""
+        known = f"of run {self._called(reported)}" if reported else "of a run that is no longer known"
+        verdict = _verdict(*self._done(newest))
+        return f"the report is {known}; the last run, {self._called(newest)}, has none: {verdict}."
+
+    def _called(self, number: int) -> str:
+        return f"{number} ({when(self._contexts[number - 1].name)})"
+
     def _number_of(self, name: str) -> int:
         if not name:
             raise ConfigError("The name of a run is empty. Name it by its number, `last`, a version or its id.")
@@ -285,6 +299,11 @@ class Runs:
 
     def _read(self, number: int) -> Run:
         return _read_run(number, self._contexts[number - 1].name, *self._done(number))
+
+
+def when(id_: str) -> str:
+    """When a run began, to the minute: `2026-11-22 03:55`."""
+    return id_[:16].replace("T", " ")
 
 
 def read(config: PipelineConfig) -> Runs:

@@ -530,6 +530,33 @@ def test_the_commands_print_tables(recorded):
     assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
+def test_the_command_says_which_run_a_report_is_of(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html>")
+    write = Recorder(tmp_path)
+    reported = ("ModelReport", STATES.COMPLETE, {}, {"report": write.artifact("page")})
+
+    def report():
+        overrides = ("--set", f"pipeline.root={tmp_path}", "--set", f"pipeline.name={name_of(tmp_path)}")
+        done = tfx_vision("report", "pictures", *overrides)
+        assert (done.returncode, done.stdout) == (0, f"{tmp_path}/record/report.html\n")
+        return done.stderr
+
+    write.run("2026-01-01T10:00:00.5", reported)
+    write.run("2026-01-02T10:00:00.5", ("ModelReport", STATES.CACHED, {}, dict(reported[3])))
+    assert report() == ""
+    refused = {record.REFUSAL: "The pictures have drifted."}
+    write.run("2026-01-03T10:00:00.5", ("ExampleValidator", STATES.FAILED, refused, {}))
+    assert report() == (
+        "note: the report is of run 2 (2026-01-02 10:00); the last run, 3 (2026-01-03 10:00), has none: refused by "
+        "ExampleValidator.\n"
+    )
+    write.run("2026-01-04T10:00:00.5", reported)
+    assert report() == ""
+    (tmp_path / "metadata.sqlite").write_text("")
+    assert report().startswith("note: which run the report is of is not known: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

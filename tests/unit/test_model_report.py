@@ -345,6 +345,14 @@ def test_a_curve_keeps_to_the_paper_and_is_interrupted_where_there_is_no_figure(
     assert len(chart.lines[0].parts) == 2 and len(chart.lines[0].marks) == 3
 
 
+def test_thousands_of_epochs_are_a_line_and_the_table_says_where_all_are(sources_of):
+    sources = sources_of()
+    built = page.build(dataclasses.replace(sources, history=sources.history * 100))
+    assert not built.training[0].lines[0].marks and built.training[0].lines[0].parts[0].count(",") == 600
+    for table in (built.epochs, built.training[0].table):
+        assert len(table.rows) == 300 and table.caption.endswith("; the first 300 of 600 (history.csv has all)")
+
+
 def test_one_epoch_is_a_chart_too(sources_of):
     sources = sources_of()
     built = page.build(dataclasses.replace(sources, history=sources.history[:1]))
@@ -519,7 +527,7 @@ def large_sources(sources_of, rng):
             "duplicates": [{"kind": "near", "pictures": [{"path": path, "class": names[0], "split": "train"}] * 20}]
             * 50,
             "drift": {"previous_span": 3, "found": [path] * 400, "skew": [path] * 400},
-            "history": sources.history * 50,
+            "history": sources.history * 500,
             "pushed": None,
             "blessed": False,
         }
