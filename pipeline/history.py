@@ -30,7 +30,8 @@ from trainer_module.error_text import did_you_mean
 
 _States = metadata_store_pb2.Execution
 _FAILED_QUERY = re.compile(r"executing query: (.+?) query:")
-_LAST = re.compile(r"last(?:-(\d+))?")
+_VERSION = re.compile(r"[0-9]{1,18}")
+_LAST = re.compile(r"last(?:-(\d{1,9}))?")
 # Sections of the configuration that nodes have in their parameters: node, parameter, key in its JSON, section.
 _SECTIONS_OF_NODES = (
     ("ImageExampleGen", "options", "data", "data"),
@@ -417,7 +418,7 @@ def _version(executions: record.Executions, outputs: record.Outputs) -> int | No
     if _verdict(executions, outputs).status != "pushed":
         return None
     version = outputs["Pusher"]["pushed_model"].custom_properties["pushed_version"].string_value
-    return int(version) if version.isdecimal() else None
+    return int(version) if _VERSION.fullmatch(version) else None
 
 
 def _reasons(executions: record.Executions, gates: Gates | None, checks: Iterable[Check]) -> list[str]:

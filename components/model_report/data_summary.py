@@ -170,4 +170,4 @@ def _skew_sentence(drift: dict[str, Any]) -> str:
     found = drift.get("skew")
     if found is None:
         return "Whether the splits differ was not looked for."
-    return "The splits differ from the train split, which was accepted:" if found else "The splits agree."
+    return "The splits differ:" if found else "The splits agree."

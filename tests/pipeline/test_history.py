@@ -496,6 +496,17 @@ def name_of(folder):
     return target.name
 
 
+def test_what_a_run_begins_while_it_is_read_does_not_disturb(tmp_path):
+    write = Recorder(tmp_path)
+    write.run("2026-01-01T10:00:00.5", ("Trainer", STATES.COMPLETE, {}, {}))
+    runs = read_in(tmp_path)
+    execution = mlmd.Execution(type_id=write.execution_type, last_known_state=STATES.RUNNING)
+    (context,) = write.store.get_contexts_by_type(record.RUN_CONTEXT)
+    write.store.put_execution(execution, [], [context, write.nodes["Trainer"]])
+    (run,) = runs.newest(1)
+    assert str(run.verdict) == "stopped after Trainer"
+
+
 def test_a_run_that_is_going_on_does_not_keep_readers_out(recorded, loaded):
     writer = record.open_store(recorded / "metadata.sqlite")
     assert len(history.read(loaded)) == len(writer.get_contexts_by_type(record.RUN_CONTEXT))
