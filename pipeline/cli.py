@@ -204,12 +204,7 @@ def segment(
 ) -> None:
     """Asks a model server for the class of every pixel."""
     stderr = Console(stderr=True)
-    # Pictures of one name from several folders: the later ones are numbered.
-    names: dict[str, int] = {}
-    paths = []
-    for path in images:
-        seen = names[path.stem] = names.get(path.stem, 0) + 1
-        paths.append(output_dir / (f"{path.stem}.png" if seen == 1 else f"{path.stem}-{seen}.png"))
+    paths = _mask_paths(images, output_dir)
     for path, written in zip(images, paths, strict=True):
         if path.absolute() == written.absolute():
             _stop(stderr, BAD_USAGE, f"--output-dir: {path} would be replaced by its own mask. Name another folder.")
@@ -286,6 +281,14 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     if not path.is_file():
         _stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
     print(path)
+    from pipeline import history as runs
+
+    try:
+        note = runs.read(loaded).not_in_the_report()
+    except configuration.ConfigError as error:
+        note = f"which run the report is of is not known: {error}"
+    if note:
+        stderr.print(f"[yellow]note:[/yellow] {_escape(note)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -339,7 +342,7 @@ def history(
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline import history as runs
 
-        found = runs.read(loaded)[: -num - 1 : -1]
+        found = runs.read(loaded).newest(num)
     except configuration.ConfigError as error:
         _stop(stderr, BAD_USAGE, str(error))
     if as_json:
@@ -369,7 +372,7 @@ def compare(
         from pipeline import history as runs
 
         known = runs.read(loaded)
-        found = runs.compare(runs.find(known, first), runs.find(known, second))
+        found = runs.compare(known.find(first), known.find(second))
     except configuration.ConfigError as error:
         _stop(stderr, BAD_USAGE, str(error))
     if as_json:
@@ -442,6 +445,17 @@ def _ask(
             client.close()
     except clients.ServerError as error:
         _stop(stderr, FAILED, str(error))
+
+
+def _mask_paths(images: list[Path], output_dir: Path) -> list[Path]:
+    """A file for every mask; of pictures that have one name, from several folders, the later ones are numbered."""
+    taken: dict[str, None] = {}
+    for path in images:
+        numbered = (f"{path.stem}-{number}.png" for number in itertools.count(2))
+        # `a-2.png` may be the name of a picture too.
+        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in taken)
+        taken[name] = None
+    return [output_dir / name for name in taken]
 
 
 def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:

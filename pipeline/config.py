@@ -27,7 +27,7 @@ from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
-from trainer_module import features, models, search_space
+from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
@@ -412,6 +412,29 @@ def _apply(table: dict[str, Any], override: str) -> None:
     for section in sections:
         table = _section(table, section)
     table[last] = value
+
+
+def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
+    """The same configuration for whoever reads it from another folder."""
+
+    def place(value: str | Path | None) -> str | Path | None:
+        # As it is spelt wherever it is used: another spelling is another value to the cache.
+        return value.expanduser().absolute() if isinstance(value, Path) else value and absolute(value)
+
+    def of(section: BaseModel, *keys: str) -> dict[str, Any]:
+        return {key: place(getattr(section, key)) for key in keys}
+
+    model = config.model
+    weights = [key for key in type(model).model_fields if key.endswith("weights")]
+    files = [key for key in weights if getattr(model, key) not in (backbones.IMAGENET, backbones.RANDOM)]
+    return config.model_copy(
+        update={
+            "pipeline": config.pipeline.model_copy(update=of(config.pipeline, "root")),
+            "data": config.data.model_copy(update=of(config.data, "path", "manifest", "metadata_csv")),
+            "model": model.model_copy(update=of(model, *files)),
+            "serving": config.serving.model_copy(update=of(config.serving, "base_directory")),
+        }
+    )
 
 
 def as_toml(config: PipelineConfig) -> str:

@@ -28,7 +28,7 @@ from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
-from pipeline.config import PipelineConfig, as_toml, slice_feature
+from pipeline.config import PipelineConfig, as_toml, slice_feature, with_absolute_paths
 from pipeline.evaluation import eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
@@ -221,7 +221,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         explanations=grad_cam and grad_cam.outputs["explanations"],
         tuner_results=tuner and tuner.outputs["tuner_results"],
         name=config.model_name,
-        configuration=as_toml(config),
+        configuration=as_toml(with_absolute_paths(config)),
         data_fingerprint=layout.fingerprint,
         source_hash=source_hash(with_report=True),
     )

@@ -5,30 +5,33 @@ Nothing here needs TFX or TensorFlow, so that it answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ml_metadata import errors, metadata_store
+from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from components.evaluator import metric_names
-from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gates, SliceFigures
+from components.image_example_gen.quarantine import SUMMARY_FILE
+from components.serving_validator.findings import CHECKS_FILE, Check
 from pipeline import record
 from pipeline.config import ConfigError, PipelineConfig
 from trainer_module import features
 from trainer_module.error_text import did_you_mean
 
 _States = metadata_store_pb2.Execution
-# Files of artifacts whose components cannot be imported without TFX.
-_SUMMARY_FILE, _CHECKS_FILE = "summary.json", "checks.json"
-_LAST = re.compile(r"last(?:-(\d+))?")
+_FAILED_QUERY = re.compile(r"executing query: (.+?) query:")
+_VERSION = re.compile(r"[0-9]{1,18}")
+_LAST = re.compile(r"last(?:-(\d{1,9}))?")
 # Sections of the configuration that nodes have in their parameters: node, parameter, key in its JSON, section.
 _SECTIONS_OF_NODES = (
     ("ImageExampleGen", "options", "data", "data"),
@@ -37,7 +40,15 @@ _SECTIONS_OF_NODES = (
     ("ServingValidator", "limits", None, "serving"),
 )
 
-_Stored = TypeVar("_Stored", bound=BaseModel)
+_Stored = TypeVar("_Stored")
+
+
+class _Summary(BaseModel):
+    """What is read of ImageExampleGen's summary."""
+
+    examples: int | None = None
+    splits: dict[str, dict[str, int]] = {}
+    span: int | None = None
 
 
 class Verdict(NamedTuple):
@@ -199,8 +210,105 @@ class Comparison:
         }
 
 
-def read(config: PipelineConfig) -> list[Run]:
-    """All runs of a pipeline, oldest first.
+class Runs:
+    """The runs of a pipeline; what a run left is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the record.
+
+        Args:
+          path: ML Metadata's SQLite file.
+
+        Raises:
+          ConfigError: If it cannot be read.
+        """
+        self._path = path
+        with _explained(path):
+            self._store = record.open_store(path, read_only=True)
+            contexts = self._store.get_contexts_by_type(record.RUN_CONTEXT)
+            self._contexts = sorted(contexts, key=lambda context: context.id)
+            self._nodes = record.node_names(self._store)
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    def newest(self, num: int) -> list[Run]:
+        """The last runs, the newest first."""
+        return [self._read(number) for number in range(len(self), max(0, len(self) - num), -1)]
+
+    def find(self, name: str) -> Run:
+        """The run that is meant.
+
+        Args:
+          name: Its number, `last`, `last-1` (the one before) and so on, a version that was pushed, or the beginning of
+            its id.
+
+        Raises:
+          ConfigError: If there is no such run; the message says what there is.
+        """
+        return self._read(self._number_of(name))
+
+    def not_in_the_report(self) -> str:
+        """Which run the last report is of, where the last run has not come so far; else empty."""
+        newest, reported = len(self), len(self)
+        while reported and "report" not in self._done(reported)[1].get("ModelReport", {}):
+            reported -= 1
+        if reported == newest:
+            return ""
+        known = f"of run {self._called(reported)}" if reported else "of a run that is no longer known"
+        verdict = _verdict(*self._done(newest))
+        return f"the report is {known}; the last run, {self._called(newest)}, has none: {verdict}."
+
+    def _called(self, number: int) -> str:
+        return f"{number} ({when(self._contexts[number - 1].name)})"
+
+    def _number_of(self, name: str) -> int:
+        if not name:
+            raise ConfigError("The name of a run is empty. Name it by its number, `last`, a version or its id.")
+        if match := _LAST.fullmatch(name):
+            back = int(match[1] or 0)
+            if back < len(self):
+                return len(self) - back
+        numbers = range(1, len(self) + 1)
+        if name in map(str, numbers):
+            return int(name)
+        ids = [context.name for context in self._contexts]
+        # The first run of a version has made it; the others took it from the cache.
+        versions = {str(version): number for number in reversed(numbers) if (version := self._version(number))}
+        if name in versions:
+            return versions[name]
+        begun = [number for number in numbers if ids[number - 1].startswith(name)]
+        if len(begun) == 1:
+            return begun[0]
+        if begun:
+            raise ConfigError(
+                f"{len(begun)} runs began at {name}: give more of the id, or the number ({_in_words(begun)})."
+            )
+        raise ConfigError(
+            f"There is no run `{name}`{did_you_mean(name, [*versions, *ids, 'last']) or '.'} There are "
+            f"{_in_words(numbers)}; `last`, `last-1` and so on, pushed versions and ids name them too, and "
+            "`tfx-vision history` lists them."
+        )
+
+    def _done(self, number: int) -> tuple[record.Executions, record.Outputs]:
+        with _explained(self._path):
+            executions = record.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
+            return executions, record.outputs_of(self._store, executions)
+
+    def _version(self, number: int) -> int | None:
+        return _version(*self._done(number))
+
+    def _read(self, number: int) -> Run:
+        return _read_run(number, self._contexts[number - 1].name, *self._done(number))
+
+
+def when(id_: str) -> str:
+    """When a run began, to the minute: `2026-11-22 03:55`."""
+    return id_[:16].replace("T", " ")
+
+
+def read(config: PipelineConfig) -> Runs:
+    """The runs of a pipeline.
 
     Raises:
       ConfigError: If it has never run, or its record cannot be read.
@@ -210,44 +318,7 @@ def read(config: PipelineConfig) -> list[Run]:
         raise ConfigError(
             f"{config.pipeline.name} has no runs yet: there is no {path}. `tfx-vision run` makes the first."
         )
-    try:
-        store = record.open_store(path, read_only=True)
-        contexts = sorted(store.get_contexts_by_type(record.RUN_CONTEXT), key=lambda context: context.id)
-        nodes = record.node_names(store)
-        return [_read_run(store, number, context, nodes) for number, context in enumerate(contexts, start=1)]
-    except (errors.StatusError, RuntimeError) as error:  # the second where the file cannot even be opened
-        raise ConfigError(f"{path} cannot be read: {str(error).partition(' query:')[0]}") from None
-
-
-def find(runs: Sequence[Run], name: str) -> Run:
-    """The run that is meant.
-
-    Args:
-      runs: From `read`.
-      name: Its number, `last`, `last-1` (the one before) and so on, a version that was pushed, or the beginning of its
-        id.
-
-    Raises:
-      ConfigError: If there is no such run; the message says what there is.
-    """
-    if match := _LAST.fullmatch(name):
-        back = int(match[1] or 0)
-        if back < len(runs):
-            return runs[-1 - back]
-    for run in runs:
-        # The first run of a version has made it; the others took it from the cache.
-        if name in (str(run.number), str(run.version)):
-            return run
-    begun = [run for run in runs if run.id.startswith(name)]
-    if len(begun) == 1:
-        return begun[0]
-    if begun:
-        raise ConfigError(f"{len(begun)} runs began at {name}: give more of the id, or the number ({_numbers(begun)}).")
-    known = [*(str(run.version) for run in runs if run.version), *(run.id for run in runs), "last"]
-    raise ConfigError(
-        f"There is no run `{name}`{did_you_mean(name, known) or '.'} There are {_numbers(runs)}; `last`, `last-1` and "
-        "so on, pushed versions and ids name them too, and `tfx-vision history` lists them."
-    )
+    return Runs(path)
 
 
 def compare(first: Run, second: Run) -> Comparison:
@@ -275,39 +346,53 @@ def compare(first: Run, second: Run) -> Comparison:
 # --- Reading one run --------------------------------------------------------------------------------------------
 
 
-def _read_run(
-    store: metadata_store.MetadataStore, number: int, context: metadata_store_pb2.Context, nodes: dict[int, str]
-) -> Run:
-    executions = record.executions_of(store, context.id, nodes)
-    outputs = record.outputs_of(store, executions)
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Says what is wrong with a record, without the query at which that was noticed."""
+    try:
+        yield
+    except (errors.StatusError, RuntimeError) as error:  # the second where the file cannot even be opened
+        found = _FAILED_QUERY.search(str(error))
+        cause = found[1] if found else str(error).rstrip(".")
+        # Tables are made where there are none, but not by a reader.
+        cause = "no such table: it is not a record of runs, or an empty one" if "readonly" in cause else cause
+        raise ConfigError(
+            f"{path} cannot be read: {cause}. If it is damaged, put a copy back, or move it away: the next `tfx-vision "
+            "run` begins a new record."
+        ) from None
+
+
+def _read_run(number: int, id_: str, executions: record.Executions, outputs: record.Outputs) -> Run:
+    """What is known of a run; of what another version has left otherwise, or somebody has changed, nothing is."""
     parameters = {node: execution.custom_properties for node, execution in executions}
-    values: dict[str, Any] = {}
+    summary = _Summary()
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        summary = _json(Path(quarantine.uri) / _SUMMARY_FILE) or {}
-        values |= {key: summary[key] for key in ("examples", "splits", "span") if key in summary}
-    if example_gen := parameters.get("ImageExampleGen"):
-        values["fingerprint"] = json.loads(example_gen["options"].string_value or "{}").get("fingerprint")
-    gates = None
+        summary = _stored(_Summary, Path(quarantine.uri) / SUMMARY_FILE) or summary
+    said = _parameter(parameters, "ImageExampleGen", "options")
+    fingerprint = said.get("fingerprint")
+    evaluated: Evaluation | None = None
+    gates: Gates | None = None
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
-        values["evaluation"] = _stored(Evaluation, Path(evaluation.uri) / FIGURES_FILE)
+        evaluated = _stored(Evaluation, Path(evaluation.uri) / FIGURES_FILE)
         gates = _stored(Gates, Path(evaluation.uri) / GATES_FILE)
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
     if blessing := outputs.get("ServingValidator", {}).get("blessing"):
-        checks = _json(Path(blessing.uri) / _CHECKS_FILE) or []
-    verdict = _verdict(executions, outputs)
-    if verdict.status == "pushed":
-        pushed = outputs["Pusher"]["pushed_model"]
-        values["version"] = int(pushed.custom_properties["pushed_version"].string_value)
+        checks = _stored(list[Check], Path(blessing.uri) / CHECKS_FILE) or []
     settings = _settings(parameters)
     if model_run := outputs.get("Trainer", {}).get("model_run"):
-        settings |= _flat(_json(Path(model_run.uri) / features.OPTIONS_FILE) or {})
+        settings |= _flat(_table_in(_read_text(Path(model_run.uri) / features.OPTIONS_FILE)))
     return Run(
         number=number,
-        id=context.name,
-        verdict=verdict,
+        id=id_,
+        verdict=_verdict(executions, outputs),
+        version=_version(executions, outputs),
+        examples=summary.examples,
+        splits=summary.splits,
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
+        span=summary.span,
+        evaluation=evaluated if evaluated and evaluated.candidate else None,
         reasons=_reasons(executions, gates, checks),
         settings=settings,
-        **values,
     )
 
 
@@ -329,30 +414,37 @@ def _verdict(executions: record.Executions, outputs: record.Outputs) -> Verdict:
     return Verdict("stopped", executions[-1][0])
 
 
-def _reasons(executions: record.Executions, gates: Gates | None, checks: Iterable[dict[str, Any]]) -> list[str]:
+def _version(executions: record.Executions, outputs: record.Outputs) -> int | None:
+    if _verdict(executions, outputs).status != "pushed":
+        return None
+    version = outputs["Pusher"]["pushed_model"].custom_properties["pushed_version"].string_value
+    return int(version) if _VERSION.fullmatch(version) else None
+
+
+def _reasons(executions: record.Executions, gates: Gates | None, checks: Iterable[Check]) -> list[str]:
     lines = []
     for node, execution in executions:
         if record.REFUSAL in execution.custom_properties:
             lines += [
                 f"{node}: {line}" for line in execution.custom_properties[record.REFUSAL].string_value.splitlines()
             ]
-    lines += [f"Evaluator: {_of_gate(gate)}" for gate in (gates.failures() if gates else [])]
-    return lines + [f"ServingValidator: {check['name']}: {check['detail']}" for check in checks if not check["passed"]]
-
-
-def _of_gate(gate: Gate) -> str:
-    whose = f" of class {gate.class_name}" if gate.class_name is not None else ""
-    where = f" for {gate.slice}" if gate.slice != ALL else ""
-    return f"{gate.metric}{whose}{where}: {gate.detail}"
+    lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
+    return lines + [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]
 
 
 def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for node, parameter, key, section in _SECTIONS_OF_NODES:
-        if node in parameters and (text := parameters[node][parameter].string_value):
-            said = json.loads(text)
-            found |= _flat({section: said[key] if key else said})
+        said = _parameter(parameters, node, parameter)
+        of_section = said.get(key) if key else said
+        if isinstance(of_section, dict):
+            found |= _flat(of_section, f"{section}.")
     return found
+
+
+def _parameter(parameters: Mapping[str, Any], node: str, name: str) -> dict[str, Any]:
+    """A table that is a parameter of a node; empty where there is none."""
+    return _table_in(parameters[node][name].string_value) if node in parameters else {}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -363,26 +455,31 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-@functools.cache
 def _read_text(path: Path) -> str | None:
-    """Runs that take a result from the cache have the same file."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 
-def _json(path: Path) -> Any:
-    text = _read_text(path)
-    return None if text is None else json.loads(text)
+def _table_in(text: str | None) -> dict[str, Any]:
+    """What is stored as a JSON object; empty where it is nothing of the kind. A number that is not finite is None."""
+    try:
+        found = json.loads(
+            text or "{}", parse_constant=lambda _: None, parse_float=lambda digits: _finite(float(digits))
+        )
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-@functools.cache
+# Runs that take a result from the cache have the same file, and mostly follow one another.
+@functools.lru_cache(maxsize=8)
 def _stored(kind: type[_Stored], path: Path) -> _Stored | None:
-    """What a file holds; None where it is missing, or of a version that this one does not know."""
+    """What a file holds; None where it is missing, damaged, or of a version that this one does not know."""
     text = _read_text(path)
     try:
-        return None if text is None else kind.model_validate_json(text)
+        return None if text is None else TypeAdapter(kind).validate_json(text)
     except ValidationError:
         return None
 
@@ -434,6 +531,5 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _numbers(runs: Sequence[Run]) -> str:
-    numbers = [run.number for run in runs]
+def _in_words(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 2 else " and ".join(map(str, numbers)) or "none yet"

@@ -44,7 +44,8 @@ def executions_of(store: metadata_store.MetadataStore, run_context: int, nodes: 
       nodes: From `node_names`.
     """
     executions = sorted(store.get_executions_by_context(run_context), key=lambda execution: execution.id)
-    return [(nodes[execution.id], execution) for execution in executions]
+    # Of a run that goes on, some may have begun since the nodes were read.
+    return [(nodes[execution.id], execution) for execution in executions if execution.id in nodes]
 
 
 def outputs_of_run(store: metadata_store.MetadataStore, run_id: str) -> Outputs:

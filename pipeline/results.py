@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.example_validator.executor import DRIFT_FILE, Finding
 from components.grad_cam.executor import INDEX_FILE
-from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
-from components.serving_validator.executor import CHECKS_FILE
+from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline.nodes import TUNER
 from pipeline.record import Outputs
@@ -79,7 +79,7 @@ class RunResult:
       quarantined: Path and reason of every refused file.
       duplicates: The file that lists copies and pictures that look alike.
       drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`; and
-        of the splits with each other: `skew`.
+        of the splits with each other: `skew`, None where it was not looked for.
       tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
         `trials` there were and how many `failed`, and their `table`.
       evaluation: The Evaluator's figures.
@@ -200,16 +200,14 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
 
 def of_gate(gate: Gate) -> Refusal:
     """A verdict of the Evaluator: for whom, the figure, the bound, and by how much it was missed."""
-    whom = [f"class {gate.class_name}"] if gate.class_name is not None else []
-    whom += [gate.slice] if gate.slice != ALL else []
     return Refusal(
         gate="Evaluator",
         figure=gate.metric,
-        whom=", ".join(whom) or ALL,
+        whom=gate.whom,
         value=gate.value,
         bound=gate.bound,
         missed_by=gate.missed_by,
-        detail=f"{gate.metric}{' of ' if whom else ''}{', '.join(whom)} {gate.detail}",
+        detail=f"{gate.subject} {gate.detail}",
     )
 
 

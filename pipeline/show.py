@@ -35,10 +35,6 @@ _MARKS = {
     "failed": "[red]✗[/red]",
 }
 _MOST_ROWS = 20
-_SLICE_FIGURES = {
-    metric_names.CLASSIFICATION: ("accuracy", "macro_f1", "cross_entropy"),
-    metric_names.SEGMENTATION: ("mean_iou", "mean_dice", "pixel_accuracy"),
-}
 _MEANS = {"iou": "mean_iou", "dice": "mean_dice"}  # of the others the mean is called macro
 
 
@@ -173,7 +169,7 @@ def _duplicates(console: Console, result: RunResult) -> None:
 def _drift(console: Console, result: RunResult) -> None:
     if result.drift is None:
         return
-    span, drifted, skewed = result.drift["previous_span"], result.drift["found"], result.drift["skew"]
+    span, drifted, skewed = result.drift["previous_span"], result.drift["found"], result.drift["skew"] or []
     if span is not None and not drifted:
         _line(console, f"[green]No drift[/green] against span {span}")
     for lines, heading in ((drifted, f"Drift against span {span}, accepted:"), (skewed, "The splits differ:")):
@@ -224,10 +220,10 @@ def _classes(console: Console, evaluation: Evaluation) -> None:
 
 def _slices(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown = _SLICE_FIGURES[evaluation.task]
+    overall, *others = evaluation.candidate
+    shown = [name for name in metric_names.OF_SLICES[evaluation.task] if name in overall.metrics]
     for name in ("slice", *map(metric_names.title, shown), "examples"):
         table.add_column(name, justify="left" if name == "slice" else "right")
-    overall, *others = evaluation.candidate
     ranked = sorted(others, key=lambda row: row.metrics[shown[0]])
     for row in [overall, *ranked[:_MOST_ROWS]]:
         table.add_row(

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.evaluator import metric_names
-from pipeline.history import Comparison, Difference, Differences, Run
+from pipeline.history import Comparison, Difference, Differences, Run, when
 
 _MOST_ROWS = 20
 _SHORT = 6  # characters of a fingerprint, enough to see whether two are the same
@@ -187,12 +187,11 @@ def _verdict(run: Run) -> str:
 
 
 def _when(run: Run) -> str:
-    """To the minute, as in `2026-11-22 03:55`."""
-    return escape(run.id[:16].replace("T", " "))
+    return escape(when(run.id))
 
 
 def _fingerprint(run: Run) -> str:
-    return (run.fingerprint or "-")[:_SHORT]
+    return escape((run.fingerprint or "-")[:_SHORT])
 
 
 def _value(key: str, value: Any) -> str:

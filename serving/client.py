@@ -132,9 +132,9 @@ class GrpcClient(Client):
         """Takes what the instance needs.
 
         Args:
-        address: HOST:PORT.
-        model_name: As the server knows it.
-        timeout_s: Deadline of a call.
+          address: HOST:PORT.
+          model_name: As the server knows it.
+          timeout_s: Deadline of a call.
         """
         import grpc
 
@@ -194,9 +194,9 @@ class RestClient(Client):
         """Takes what the instance needs.
 
         Args:
-        url: For example http://127.0.0.1:8501.
-        model_name: As the server knows it.
-        timeout_s: Deadline of a call.
+          url: For example http://127.0.0.1:8501.
+          model_name: As the server knows it.
+          timeout_s: Deadline of a call.
         """
         import httpx
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from components.evaluator import metric_names
+
 FIGURES_FILE = "figures.json"  # an Evaluation
 GATES_FILE = "gates.json"  # Gates
 ALL = "all"  # the slice of all examples
@@ -119,6 +121,17 @@ class Gate(_Stored):
     def against_the_model_before(self) -> bool:
         """Whether the bound is the last blessed model's figure and what it may lose."""
         return self.rule.endswith("change_thresholds")
+
+    @property
+    def whom(self) -> str:
+        """What the figure is of: `class cat, brightness = dark`; `all` for all examples."""
+        parts = [f"class {self.class_name}"] if self.class_name is not None else []
+        return ", ".join(parts + ([self.slice] if self.slice != ALL else [])) or ALL
+
+    @property
+    def subject(self) -> str:
+        """The figure and what it is of: `recall of class cat, brightness = dark`; `accuracy` of all examples."""
+        return metric_names.title(self.metric) + (f" of {self.whom}" if self.whom != ALL else "")
 
     @property
     def missed_by(self) -> float:

@@ -34,6 +34,11 @@ PER_CLASS = {
     CLASSIFICATION: ("precision", "recall", "f1", "auc"),
     SEGMENTATION: ("iou", "dice", "precision", "recall"),
 }
+# Those that are told slice by slice, as far as there are any.
+OF_SLICES = {
+    CLASSIFICATION: ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
+    SEGMENTATION: ("mean_iou", "mean_dice", "pixel_accuracy"),
+}
 # The figure by which classes are put in order.
 LEADING = {CLASSIFICATION: "f1", SEGMENTATION: "iou"}
 SUPPORT = "support"  # examples, or pixels, of a class; not a figure of the model

@@ -124,7 +124,12 @@ class Executor(executor.Executor):
         output = super().Do(input_dict, output_dict, exec_properties)
         previous_span = self._previous.span if self._previous else None
         skew = [] if options.on_skew == "ignore" else _skew(input_dict["statistics"][0], options.skew_threshold)
-        found = {"previous_span": previous_span, "found": [*map(str, self._drift)], "skew": [*map(str, skew)]}
+        found = {
+            "previous_span": previous_span,
+            "found": [*map(str, self._drift)],
+            # Nothing found is not the same as not looked for.
+            "skew": None if options.on_skew == "ignore" else [*map(str, skew)],
+        }
         with tf.io.gfile.GFile(os.path.join(anomalies.uri, DRIFT_FILE), "w") as file:
             file.write(json.dumps(found, indent=2))
         _judge(

@@ -48,11 +48,11 @@ class GradCam(base_beam_component.BaseBeamComponent):
         """Takes what the instance needs.
 
         Args:
-        model_run: Trainer's `model_run`, which holds the Keras file.
-        examples: Raw examples.
-        options: TrainerOptions as JSON.
-        split: The split to explain.
-        source_hash: Of the code behind this node: an edit runs it again.
+          model_run: Trainer's `model_run`, which holds the Keras file.
+          examples: Raw examples.
+          options: TrainerOptions as JSON.
+          split: The split to explain.
+          source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
             spec=GradCamSpec(

@@ -26,13 +26,10 @@ from tfx.types import artifact_utils
 from components.image_example_gen import files, layout, mask, picture, splits
 from components.image_example_gen.locations import join
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features
 from trainer_module.error_text import first_line
 from trainer_module.section import Section
-
-QUARANTINE_FILE = "quarantine.jsonl"
-DUPLICATES_FILE = "duplicates.jsonl"
-SUMMARY_FILE = "summary.json"
 
 _UNDIVIDED_FOLDER = ".undivided"
 # Large enough that what a shard costs by itself does not count, small enough for many workers.

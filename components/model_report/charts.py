@@ -11,6 +11,8 @@ from components.model_report.tables import Table
 # The paper of a line chart. It is shown about as wide as this on a telephone, so that its text stays readable there.
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 14, 42
+# Beyond so many points a curve has no marks: they would lie on one another.
+MOST_MARKS = 300
 # The strip below a reliability curve, in which bars say how many predictions a bin has.
 STRIP_HEIGHT, STRIP_GAP = 44, 12
 
@@ -39,7 +41,7 @@ class Line:
     Attributes:
       name: In the legend.
       parts: `x,y x,y …`; a figure that does not exist interrupts the curve.
-      marks: Its points.
+      marks: Its points, unless there are very many.
     """
 
     name: str
@@ -190,7 +192,7 @@ def _line(name: str, points: Sequence[tuple[float, float]], across: Scale, up: S
             continue
         parts[-1].append(f"{across(x)},{up(y)}")
         marks.append(Mark(across(x), up(y), f"{name}, epoch {x}: {y:.4g}"))
-    return Line(name, [" ".join(part) for part in parts if part], marks)
+    return Line(name, [" ".join(part) for part in parts if part], marks if len(marks) <= MOST_MARKS else [])
 
 
 def reliability_chart(bins: Sequence[tuple[float, float, int, float, float]], table: Table, description: str) -> Chart:

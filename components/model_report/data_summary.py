@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.evaluator import metric_names
+from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.model_report.sources import Sizes, Sources
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, count
+from components.model_report.tables import MOST_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count
 
 _MOST_LISTED = 50
 _MOST_GROUPS = 20
@@ -29,6 +31,8 @@ class Data:
       refused: The first refused files, or None.
       drift: In a sentence; empty where spans are not used.
       drifted: What has drifted.
+      skew: Whether the splits differ, in a sentence.
+      skewed: In what they differ.
     """
 
     sentence: str
@@ -40,13 +44,15 @@ class Data:
     refused: Table | None
     drift: str
     drifted: list[str]
+    skew: str
+    skewed: list[str]
 
 
 def summarize(sources: Sources) -> Data:
     """What the model was made and measured with."""
     summary = sources.data
     splits: dict[str, dict[str, int]] = summary["splits"]
-    with_masks = sources.evaluation.task == "segmentation"
+    with_masks = sources.evaluation.task == metric_names.SEGMENTATION
     span = f", span {summary['span']}" if summary.get("span") else ""
     sentence = (
         f"{summary['examples']:,} pictures, {len(sources.evaluation.classes)} classes, {len(splits)} splits{span}."
@@ -61,6 +67,8 @@ def summarize(sources: Sources) -> Data:
         refused=_refused_table(sources.quarantined, summary.get("quarantined", 0)),
         drift=_drift_sentence(sources.drift),
         drifted=list(sources.drift.get("found", []))[:_MOST_LISTED],
+        skew=_skew_sentence(sources.drift),
+        skewed=list(sources.drift.get("skew") or [])[:_MOST_LISTED],
     )
 
 
@@ -75,7 +83,8 @@ def _class_counts(classes: Sequence[str], splits: dict[str, dict[str, int]]) -> 
         counts = [of.get(name, 0) for of in splits.values()]
         rows.append([Cell(name), *map(count, counts), count(sum(counts))])
     rows.sort(key=lambda row: row[-1].sort or 0.0)
-    return Table("Pictures by class, the rarest first", columns, rows, sorted_by=len(columns) - 1)
+    rows, caption = at_most(rows, MOST_CLASSES, "Pictures by class, the rarest first", SUMMARY_FILE)
+    return Table(caption, columns, rows, sorted_by=len(columns) - 1)
 
 
 def _split_table(splits: dict[str, dict[str, int]], sizes: Sequence[Sizes]) -> Table:
@@ -155,3 +164,10 @@ def _drift_sentence(drift: dict[str, Any]) -> str:
         return ""
     found = drift.get("found", [])
     return f"Drift against span {span} was found and accepted." if found else f"No drift against span {span}."
+
+
+def _skew_sentence(drift: dict[str, Any]) -> str:
+    found = drift.get("skew")
+    if found is None:
+        return "Whether the splits differ was not looked for."
+    return "The splits differ:" if found else "The splits agree."

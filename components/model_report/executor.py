@@ -24,13 +24,14 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.evaluator import metric_names
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.executor import INDEX_FILE, RIGHT, WRONG
-from components.image_example_gen.executor import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report import masks, page, pictures, rendering, weakest
 from components.model_report.sources import Explained, Push, Sizes, Sources
-from components.serving_validator.executor import CHECKS_FILE
+from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from trainer_module import features
 from trainer_module import grad_cam as heat_maps
@@ -38,7 +39,6 @@ from trainer_module.options import TrainerOptions
 
 REPORT_FILE = "report.html"
 
-_NUM_MISTAKES, _NUM_RIGHT, _NUM_MASKS = 12, 6, 12
 # As many lines of the quarantine's files are read: a page with thousands would not be read by anybody.
 _MOST_LINES = 50
 _PACKAGES = (
@@ -104,7 +104,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             right=[decision for kind, decision in explained if kind == RIGHT],
             scale=_scale(options) if explained else [],
             comparisons=self._comparisons(present, options, evaluation, report.uri),
-            legend=_legend(options) if evaluation.task == "segmentation" else [],
+            legend=_legend(options) if evaluation.task == metric_names.SEGMENTATION else [],
             lineage=self._lineage(present, exec_properties),
             versions=[
                 *((name, importlib.metadata.version(name)) for name in _PACKAGES),
@@ -122,14 +122,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self, present: dict[str, types.Artifact], options: TrainerOptions, evaluation: Evaluation, output_dir: str
     ) -> list[masks.Comparison]:
         """Of masks: the weakest pictures of the evaluated split, predicted anew."""
-        if evaluation.task != "segmentation":
+        if evaluation.task != metric_names.SEGMENTATION:
             return []
         split_uri = artifact_utils.get_split_uri([present["examples"]], evaluation.split)
         find = weakest.FindWeakest(
             io_utils.all_files_pattern(split_uri),
             os.path.join(present["model_run"].uri, features.KERAS_FILE),
             options,
-            _NUM_MASKS,
+            pictures.NUM_MASKS,
         )
         path = os.path.join(output_dir, "weakest")
         with self._make_beam_pipeline() as pipeline:
@@ -239,7 +239,7 @@ def _explanations(artifact: types.Artifact) -> list[tuple[str, Explained]]:
     entries = json.loads(_read(artifact, INDEX_FILE))
     entries.sort(key=lambda entry: (-entry["score"], entry["filename"]))
     found = []
-    for kind, most in ((WRONG, _NUM_MISTAKES), (RIGHT, _NUM_RIGHT)):
+    for kind, most in ((WRONG, pictures.NUM_MISTAKES), (RIGHT, pictures.NUM_RIGHT)):
         for entry in [entry for entry in entries if entry["kind"] == kind][:most]:
             found.append((kind, _explained(artifact, entry)))
     return found

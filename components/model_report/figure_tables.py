@@ -7,22 +7,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.evaluator import metric_names
-from components.evaluator.figures import ALL, Evaluation, Gate, SliceFigures
+from components.evaluator.figures import ALL, FIGURES_FILE, Evaluation, Gate, SliceFigures
 from components.model_report import charts, names
 from components.model_report.charts import Chart
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, interval, number, signed
+from components.model_report.tables import (
+    MOST_CLASSES,
+    NO_VALUE,
+    Cell,
+    Column,
+    Table,
+    at_most,
+    count,
+    interval,
+    number,
+    signed,
+)
 
 # Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
 MANY_CLASSES = 25
 # Beyond so many it is left out: a matrix of a thousand classes would be ten times the rest of the page.
 MOST_CLASSES_IN_MATRIX = 120
+# Up to so many every cell says in words what it is; beyond, the words would be most of the page.
+_MOST_CLASSES_IN_WORDS = 40
 _MOST_PAIRS = 20
 _MOST_SLICES = 300
-# Figures that are told slice by slice, as far as there are any.
-_OF_SLICES = {
-    "classification": ("accuracy", "macro_f1", "macro_auc", "cross_entropy"),
-    "segmentation": ("mean_iou", "mean_dice", "pixel_accuracy"),
-}
 # A distance of confidence and accuracy that is worth a word.
 _OFF = 0.01
 
@@ -35,7 +43,7 @@ class MatrixCell:
       text: Examples, or of masks percent of the row.
       shade: Depth of its colour, range [0, 1].
       right: Whether it lies on the diagonal.
-      title: The same in words.
+      title: The same in words; empty where there are many classes.
     """
 
     text: str
@@ -74,7 +82,7 @@ def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table
         columns += [Column("Model before", numeric=True), Column("Change", numeric=True)]
     rows = []
     for name, value in overall.metrics.items():
-        if name == "examples":
+        if name == metric_names.EXAMPLES:
             continue
         row = [Cell(names.figure(name), note=names.meaning(name)), number(value)]
         if overall.intervals:
@@ -83,7 +91,7 @@ def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table
             before = baseline.metrics.get(name, math.nan)
             row += [number(before), _change(name, value, before)]
         rows.append(row)
-    examples = overall.metrics.get("examples", math.nan)
+    examples = overall.metrics.get(metric_names.EXAMPLES, math.nan)
     return Table(f"Over all {count(examples).text} examples of the split", columns, rows)
 
 
@@ -116,13 +124,15 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
     overall = evaluation.overall
     key = metric_names.LEADING[evaluation.task]
     figures = [
-        name for name in dict.fromkeys(name for of in overall.per_class.values() for name in of) if name != "support"
+        name
+        for name in dict.fromkeys(name for of in overall.per_class.values() for name in of)
+        if name != metric_names.SUPPORT
     ]
     figures.sort(key=lambda name: name != key)
     columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
     if baseline:
         columns.append(Column(f"{names.figure(key)}, change", numeric=True))
-    columns.append(Column("Pixels" if evaluation.task == "segmentation" else "Support", numeric=True))
+    columns.append(Column("Pixels" if evaluation.task == metric_names.SEGMENTATION else "Support", numeric=True))
     rows = []
     ordered = sorted(overall.per_class.items(), key=lambda item: _rank(item[1].get(key, math.nan)))
     for class_name, of in ordered:
@@ -132,9 +142,10 @@ def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Se
         row += [number(of.get(name, math.nan), note=interval(intervals.get(name))) for name in figures]
         if baseline:
             row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
-        row.append(count(of.get("support", math.nan)))
+        row.append(count(of.get(metric_names.SUPPORT, math.nan)))
         rows.append(row)
-    return Table("Classes, the weakest first", columns, rows, sorted_by=1 if figures else None)
+    rows, caption = at_most(rows, MOST_CLASSES, "Classes, the weakest first", FIGURES_FILE)
+    return Table(caption, columns, rows, sorted_by=1 if figures else None)
 
 
 def _rules_broken(number_of: int) -> str:
@@ -147,7 +158,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
     main = names.main(overall.metrics, evaluation.task)
     if not slices or not main:
         return None
-    shown = [name for name in _OF_SLICES[evaluation.task] if name in overall.metrics]
+    shown = [name for name in metric_names.OF_SLICES[evaluation.task] if name in overall.metrics]
     columns = [Column("Slice")] + [Column(names.figure(name), numeric=True) for name in shown]
     columns.append(Column("Distance from all", numeric=True))
     if baseline:
@@ -166,7 +177,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
         if baseline:
             before = baseline[of.name].metrics.get(main, math.nan) if of.name in baseline else math.nan
             cells.append(_change(main, of.metrics.get(main, math.nan), before))
-        cells.append(count(of.metrics.get("examples", math.nan)))
+        cells.append(count(of.metrics.get(metric_names.EXAMPLES, math.nan)))
         return cells
 
     ordered = sorted(slices, key=lambda of: (*_rank(of.metrics.get(main, math.nan)), of.name))
@@ -177,7 +188,7 @@ def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates
 def confusion(evaluation: Evaluation) -> Confusion:
     """What is taken for what, over all examples."""
     classes, matrix = evaluation.classes, evaluation.overall.confusion
-    pixels = evaluation.task == "segmentation"
+    pixels = evaluation.task == metric_names.SEGMENTATION
     unit = "pixels" if pixels else "pictures"
     totals = [sum(row) for row in matrix]
     rows = []
@@ -186,8 +197,10 @@ def confusion(evaluation: Evaluation) -> Confusion:
             cells = []
             for predicted, found in enumerate(row):
                 share = found / totals[actual] if totals[actual] else 0.0
-                verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
-                title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
+                title = ""
+                if len(classes) <= _MOST_CLASSES_IN_WORDS:
+                    verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
+                    title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
                 text = (f"{100 * share:.1f}" if found else "0") if pixels else f"{found:,}"
                 # The root, so that a rare mistake is seen beside a full diagonal.
                 shade = share if actual == predicted else math.sqrt(share)
@@ -203,7 +216,7 @@ def confusion(evaluation: Evaluation) -> Confusion:
         rows=rows,
         pairs=_pairs(classes, matrix, totals, unit),
         pairs_first=len(classes) > MANY_CLASSES,
-        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; figures.json has it.",
+        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; {FIGURES_FILE} has it.",
     )
 
 

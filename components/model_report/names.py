@@ -9,7 +9,7 @@ from components.evaluator import metric_names
 
 # Figure → what it says.
 _MEANINGS = {
-    "examples": "Pictures that were measured.",
+    metric_names.EXAMPLES: "Pictures that were measured.",
     "accuracy": "Share of the pictures whose most probable class is right.",
     "macro_precision": "Mean over the classes; of what is called a class, the share that is of it.",
     "macro_recall": "Mean over the classes; of the pictures of a class, the share that is found.",
@@ -29,8 +29,12 @@ _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
 def figure(name: str) -> str:
     """A figure's name as a heading."""
-    title = metric_names.title(name)
-    return title[0].upper() + title[1:]
+    return heading(metric_names.title(name))
+
+
+def heading(words: str) -> str:
+    """Words as the beginning of a sentence."""
+    return words[0].upper() + words[1:]
 
 
 def meaning(name: str) -> str:

@@ -49,6 +49,14 @@ class Page:
     configuration: str
     configuration_uri: str
 
+    @property
+    def reduced(self) -> bool:
+        """Whether some pictures were made smaller than others, for the page's sake."""
+        drawn = [picture for entry in (*self.mistakes, *self.right) for picture in (entry.picture, entry.overlay)]
+        for entry in self.comparisons:
+            drawn += [entry.picture, entry.truth, entry.predicted, entry.difference]
+        return any(picture.reduced for picture in drawn)
+
 
 def build(sources: Sources) -> Page:
     """Turns what the nodes left into what is shown."""

@@ -72,7 +72,8 @@ class Sources:
       sizes: Of the pictures, split by split.
       quarantined: Path and reason of refused files, as many as are listed.
       duplicates: Groups of `duplicates.jsonl`, as many as are listed.
-      drift: ExampleValidator's comparison: `previous_span`, `found`.
+      drift: ExampleValidator's comparisons: `previous_span` and `found`; of the splits `skew`, None where it was not
+        looked for.
       explained: Whether GradCam has run.
       mistakes: The most confident wrong decisions, the most confident first.
       right: The most confident right ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+MOST_CLASSES = 300
 # As wide as a digit, and read out as what they are.
 NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -60,11 +61,18 @@ class Table:
     descending: bool = False
 
 
-def at_most(rows: list[list[Cell]], most: int, caption: str) -> tuple[list[list[Cell]], str]:
-    """The first rows of many, and a caption that says so: a page of thousands would not be read by anybody."""
+def at_most(rows: list[list[Cell]], most: int, caption: str, rest: str = "") -> tuple[list[list[Cell]], str]:
+    """The first rows of many, and a caption that says so: a page of thousands would not be read by anybody.
+
+    Args:
+      rows: All of them, in order.
+      most: As many are shown.
+      caption: What they are.
+      rest: The file that has all.
+    """
     if len(rows) <= most:
         return rows, caption
-    return rows[:most], f"{caption}; the first {most:,} of {len(rows):,}"
+    return rows[:most], f"{caption}; the first {most:,} of {len(rows):,}" + (f" ({rest} has all)" if rest else "")
 
 
 def number(value: float, *, note: str = "", tone: str = "") -> Cell:

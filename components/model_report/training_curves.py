@@ -8,8 +8,10 @@ from typing import Any
 
 from components.model_report import charts, names
 from components.model_report.charts import Chart
-from components.model_report.tables import NO_VALUE, Cell, Column, Table
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most
+from trainer_module import features
 
+_MOST_ROWS = 300
 _PHASES = {"whole": "whole network", "head": "head", "fine_tuning": "fine-tuning"}
 
 
@@ -88,7 +90,8 @@ def _curve_table(name: str, curves: dict[str, list[float]]) -> Table:
         [Cell(str(epoch), epoch), *[_general(value) for value in values]]
         for epoch, values in enumerate(zip(*curves.values(), strict=True), start=1)
     ]
-    return Table(f"{name}, epoch by epoch", columns, rows)
+    rows, caption = at_most(rows, _MOST_ROWS, f"{name}, epoch by epoch", features.HISTORY_FILE)
+    return Table(caption, columns, rows)
 
 
 def _general(value: float) -> Cell:
@@ -129,7 +132,8 @@ def epochs_table(history: Sequence[dict[str, str]]) -> Table:
         ]
         for index, row in enumerate(history)
     ]
-    return Table("All epochs", columns, rows)
+    rows, caption = at_most(rows, _MOST_ROWS, "All epochs", features.HISTORY_FILE)
+    return Table(caption, columns, rows)
 
 
 def tuned_table(tuned: dict[str, Any]) -> Table | None:
@@ -150,7 +154,8 @@ def trials_table(trials: Sequence[dict[str, str]]) -> Table | None:
     for trial in sorted(trials, key=lambda trial: float(trial["rank"] or "inf")):
         rows.append([_trial_cell(value) for value in trial.values()])
     columns = [Column(name.replace("_", " ").capitalize(), numeric=True) for name in trials[0]]
-    return Table("Trials of the search, the best first", columns, rows)
+    rows, caption = at_most(rows, _MOST_ROWS, "Trials of the search, the best first")
+    return Table(caption, columns, rows)
 
 
 def _trial_cell(text: str) -> Cell:

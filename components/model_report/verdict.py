@@ -58,7 +58,7 @@ class Verdict:
 def judge(sources: Sources) -> Verdict:
     """Pushed or refused, why, and against what."""
     failures = sorted(sources.gates.failures(), key=_severity)
-    reasons = [Reason("Evaluator", _subject(gate), _judgement(gate)) for gate in failures]
+    reasons = [Reason("Evaluator", names.heading(gate.subject), _judgement(gate)) for gate in failures]
     reasons += [
         Reason("ServingValidator", str(check["name"]), str(check["detail"]))
         for check in sources.checks
@@ -122,15 +122,6 @@ def _worst(evaluation: Evaluation) -> tuple[str, str, float] | None:
         if not math.isnan(figures.get(key, math.nan))
     ]
     return min(known, key=lambda item: item[2], default=None)
-
-
-def _subject(gate: Gate) -> str:
-    parts = [names.figure(gate.metric)]
-    if gate.class_name is not None:
-        parts.append(f"of {gate.class_name}")
-    if gate.slice != ALL:
-        parts.append(f"where {gate.slice}")
-    return " ".join(parts)
 
 
 def _judgement(gate: Gate) -> str:

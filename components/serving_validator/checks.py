@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from components.serving_validator import graph_walk
+from components.serving_validator.findings import Check
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, tasks
 from trainer_module.error_text import first_line
@@ -23,24 +23,6 @@ LOADS = "loads in a session"
 WARM_UP_REQUESTS, TIMED_REQUESTS = 5, 50
 # A ceiling on the median would let every second request miss it.
 GATED_PERCENTILE = 95
-
-
-class Check(NamedTuple):
-    """The result of one check.
-
-    Attributes:
-      name: What was checked.
-      passed: Whether the model may be pushed as far as this check goes.
-      detail: The figure, or what went wrong.
-      value: The figure; None where the verdict is not about a number.
-      bound: The largest value that is allowed; None where there is none.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-    value: float | None = None
-    bound: float | None = None
 
 
 def validate(

@@ -52,13 +52,13 @@ class ServingValidator(base_component.BaseComponent):
         """Takes what the instance needs.
 
         Args:
-        model: Trainer's `model`.
-        model_run: Trainer's `model_run`, which holds the Keras file.
-        examples: Raw examples.
-        options: TrainerOptions as JSON.
-        split: The split whose first examples are asked.
-        limits: How many examples that are, and what the export must keep to.
-        source_hash: Of the code behind this node: an edit runs it again.
+          model: Trainer's `model`.
+          model_run: Trainer's `model_run`, which holds the Keras file.
+          examples: Raw examples.
+          options: TrainerOptions as JSON.
+          split: The split of which the first `limits.validation_examples` examples are asked.
+          limits: What the export must keep to, and how many examples are asked.
+          source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
             spec=ServingValidatorSpec(

@@ -15,11 +15,10 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.serving_validator import checks
+from components.serving_validator.findings import CHECKS_FILE
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, input_pipeline, keras_file
 from trainer_module.options import TrainerOptions
-
-CHECKS_FILE = "checks.json"
 
 
 class Executor(base_executor.BaseExecutor):

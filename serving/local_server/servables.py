@@ -42,8 +42,8 @@ class ModelSource:
         """Takes what the instance needs.
 
         Args:
-        model_name: The name that clients ask for.
-        base_path: Folder of numbered version folders.
+          model_name: The name that clients ask for.
+          base_path: Folder of numbered version folders.
         """
         self.model_name = model_name
         self._base_path = base_path

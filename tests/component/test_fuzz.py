@@ -15,6 +15,7 @@ from tfx.types import standard_artifacts
 import components
 from components.image_example_gen import executor
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.quarantine import QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features, preprocessing
 
 NUM_MUTATIONS = 1000
@@ -124,8 +125,8 @@ def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(tmp_
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 1024  # of the 2 GiB, TensorFlow and TFX take the other half
 
-    summary = json.loads((tmp_path / "quarantine" / executor.SUMMARY_FILE).read_text())
-    lines = (tmp_path / "quarantine" / executor.QUARANTINE_FILE).read_text().splitlines()
+    summary = json.loads((tmp_path / "quarantine" / SUMMARY_FILE).read_text())
+    lines = (tmp_path / "quarantine" / QUARANTINE_FILE).read_text().splitlines()
     refused = {record["path"]: record["reason"] for record in map(json.loads, lines)}
     used = {}
     for split in json.loads(examples.split_names):

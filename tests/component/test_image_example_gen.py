@@ -12,6 +12,7 @@ from tfx.types import standard_artifacts
 import components
 from components.image_example_gen import executor, layout, splits
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features
 
 
@@ -37,8 +38,8 @@ def generate(tmp_path):
             records = tf.data.TFRecordDataset(files).as_numpy_iterator()
             by_split[name] = [tf.train.Example.FromString(record) for record in records]
         assert {path.name for path in (tmp_path / "examples").iterdir()} == {f"Split-{name}" for name in by_split}
-        summary = json.loads((tmp_path / "quarantine" / executor.SUMMARY_FILE).read_text())
-        return by_split, summary, read_lines(tmp_path / "quarantine" / executor.QUARANTINE_FILE)
+        summary = json.loads((tmp_path / "quarantine" / SUMMARY_FILE).read_text())
+        return by_split, summary, read_lines(tmp_path / "quarantine" / QUARANTINE_FILE)
 
     return run
 
@@ -229,7 +230,7 @@ def test_conflicting_labels_are_quarantined_and_copies_reported(class_folders, g
     assert bad[1]["reason"] == "conflicting labels: the same picture is a in a/3.png"
     assert summary["reasons"] == {"conflicting labels": 2}
     assert summary["duplicates"]["exact"] == {"groups": 2, "copies": 2, "astride": 0}
-    found = read_lines(tmp_path / "quarantine" / executor.DUPLICATES_FILE)
+    found = read_lines(tmp_path / "quarantine" / DUPLICATES_FILE)
     copies = [[one["path"] for one in group["pictures"]] for group in found if group["kind"] == "exact"]
     assert sorted(map(sorted, copies)) == [["a/3.png", "b/wrong.png"], ["a/5.png", "a/again.png"]]
     assert sum(map(len, by_split.values())) == 80

@@ -97,7 +97,9 @@ def inputs_of(tmp_path):
             ),
             "quarantine/quarantine.jsonl": json.dumps({"path": "lost.png", "reason": "empty"}) + "\n",
             "quarantine/duplicates.jsonl": "",
-            "anomalies/drift.json": json.dumps({"previous_span": 3, "found": ["image/width: drifted"]}),
+            "anomalies/drift.json": json.dumps(
+                {"previous_span": 3, "found": ["image/width: drifted"], "skew": ["test split, image/height: differs"]}
+            ),
             f"evaluation/{FIGURES_FILE}": evaluation.model_dump_json(),
             f"evaluation/{GATES_FILE}": gates.model_dump_json(),
             "infra/checks.json": json.dumps([{"name": "loads in a session", "passed": True, "detail": "yes"}]),
@@ -153,6 +155,7 @@ def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
     for said in (
         "lost.png",
         "image/width: drifted",
+        "test split, image/height: differs",
         "20 to 31",
         "PNG 12",
         "f00d" * 16,

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from pipeline import config
+from pipeline import cli, config
+from serving import client
 
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
 
@@ -120,6 +123,30 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
 
 
+def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
+    class Server:
+        def __init__(self, address, model_name):
+            pass
+
+        def segment(self, images):
+            return [client.Mask(b"mask %d" % number, (1, 2)) for number, _ in enumerate(images)]
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(client, "GrpcClient", Server)
+    pictures = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a-2.png", "y/a-2.jpg", "z/a.png")]
+    for path in pictures:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture_bytes())
+    masks = tmp_path / "masks"
+    done = CliRunner().invoke(cli.app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--json"])
+    assert done.exit_code == 0, done.output
+    written = [row["mask"] for row in json.loads(done.stdout)["masks"]]
+    assert written == [str(masks / name) for name in ("a.png", "a-2.png", "a-2-2.png", "a-2-3.png", "a-3.png")]
+    assert [Path(path).read_bytes() for path in written] == [b"mask %d" % number for number in range(5)]
+
+
 def test_serve_without_a_folder(tmp_path):
     done = tfx_vision("serve", "--model-base-path", tmp_path / "nowhere")
     assert_one_message(done, 2, "--model-base-path", "is not a folder")
@@ -168,7 +195,8 @@ def test_report_prints_where_the_last_one_is(tmp_path):
         (tmp_path / name / "report.html").write_text("<!doctype html>")
     for arguments, name in (((), "digits"), (("--data", "/pictures/cats"), "cats")):
         done = tfx_vision("report", "digits", *arguments, *root)
-        assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/{name}/report.html\n", "")
+        assert (done.returncode, done.stdout) == (0, f"{tmp_path}/{name}/report.html\n")
+        assert done.stderr.startswith("note: which run the report is of is not known: ")
     # Where the pictures are does not matter to where the report is.
     assert_one_message(tfx_vision("report", "pictures", *root), 1, "pictures/report.html")
     assert_one_message(tfx_vision("report", "digit"), 2, "Did you mean `digits`?")

@@ -1,6 +1,7 @@
 """The compiled DAG against its golden file; `pytest --update-goldens` writes it anew."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def parameters(compiled, node_id):
     (node,) = [e.pipeline_node for e in compiled.nodes if e.pipeline_node.node_info.id == node_id]
     values = {key: value.field_value for key, value in node.parameters.parameters.items()}
     return {key: getattr(value, value.WhichOneof("value")) for key, value in values.items()}
+
+
+def test_the_reports_configuration_has_no_relative_path(compiled, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    said = tomllib.loads(parameters(compiled("pipeline.root=runs"), "ModelReport")["configuration"])
+    assert said["pipeline"]["root"] == str(tmp_path / "runs")
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ MISSED = Gate(
     higher_is_better=True,
     examples=9,
     passed=False,
-    detail="0.4, must be at least 0.6",
+    detail="is 0.4; it must be at least 0.6",
 )
 
 
@@ -198,7 +198,8 @@ def recorded(tmp_path_factory):
         ),
         ("Pusher", complete, {}, {"pushed_model": write.artifact("pushed-3", pushed=0)}),
     )
-    slow = [{"name": "latency", "passed": False, "detail": "9 ms, allowed 1", "value": 9.0, "bound": 1.0}]
+    # As a version that knew no figures of checks wrote it.
+    slow = [{"name": "latency", "passed": False, "detail": "9 ms, allowed 1"}]
     write.run(
         "2026-01-04T10:00:00.5",
         read,
@@ -228,7 +229,7 @@ def loaded(recorded):
 
 @pytest.fixture(scope="module")
 def runs(loaded):
-    return history.read(loaded)
+    return history.read(loaded).newest(100)[::-1]
 
 
 def test_every_end_of_a_run_is_told(runs):
@@ -252,7 +253,7 @@ def test_a_run_as_json(runs):
         "version": None,
         "data": {"examples": 85, "splits": {"train": 60, "test": 25}, "fingerprint": "bbbbbbbbbbbb", "span": 0},
         "metric": {"name": "accuracy", "value": 0.85},
-        "reasons": ["Evaluator: recall of class owl for light = dusk: 0.4, must be at least 0.6"],
+        "reasons": ["Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6"],
     }
     assert runs[3].as_json()["metric"] is None  # of an older version: what is known is told
     assert runs[3].reasons == ["ServingValidator: latency: 9 ms, allowed 1"]
@@ -275,8 +276,8 @@ def test_the_list_as_people_see_it(runs):
     ("name", "number"),
     [("3", 3), ("last", 8), ("last-1", 7), ("last-7", 1), ("1700000001", 1), ("2026-01-05", 5), ("2026-01-06T10:3", 7)],
 )
-def test_ways_to_name_a_run(runs, name, number):
-    assert history.find(runs, name).number == number
+def test_ways_to_name_a_run(loaded, name, number):
+    assert history.read(loaded).find(name).number == number
 
 
 @pytest.mark.parametrize(
@@ -287,16 +288,34 @@ def test_ways_to_name_a_run(runs, name, number):
         ("lst", r"no run `lst`. Did you mean `last`\?"),
         ("1700000002", r"Did you mean `1700000001`\?"),
         ("2026-01-06", r"2 runs began at 2026-01-06.*\(6 and 7\)"),
+        ("None", r"no run `None`"),  # what was not pushed has no version
+        ("0", r"no run `0`"),
+        ("", r"name of a run is empty"),
     ],
 )
-def test_a_run_that_there_is_not(runs, name, message):
+def test_a_run_that_there_is_not(loaded, name, message):
     with pytest.raises(ConfigError, match=message):
-        history.find(runs, name)
+        history.read(loaded).find(name)
 
 
-def test_no_run_at_all():
+def test_no_run_at_all(tmp_path):
+    Recorder(tmp_path)
     with pytest.raises(ConfigError, match=r"no run `last`\..*none yet"):
-        history.find([], "last")
+        read_in(tmp_path).find("last")
+
+
+def test_only_what_is_shown_is_read(loaded, monkeypatch):
+    opened = []
+    read_text = history._read_text
+    monkeypatch.setattr(history, "_read_text", lambda path: (opened.append(path.parent.name), read_text(path))[1])
+    history._stored.cache_clear()
+    runs = history.read(loaded)
+    assert len(runs) == 8 and not opened
+    assert [run.number for run in runs.newest(5)] == [8, 7, 6, 5, 4]
+    assert "evaluation-4" in opened and not {"evaluation-1", "evaluation-3", "model-run-1"} & set(opened)
+    del opened[:]
+    assert runs.find("1700000001").number == 1
+    assert "evaluation-1" in opened and "evaluation-3" not in opened
 
 
 def test_two_runs_compared(runs):
@@ -349,7 +368,7 @@ def test_two_runs_side_by_side(runs):
         ["fingerprint", "aaaaaa", "bbbbbb"],
     ):
         assert row in rows, row
-    assert "Against 3\n  ✗ Evaluator: recall of class owl for light = dusk: 0.4, must be at least 0.6" in text
+    assert "Against 3\n  ✗ Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -371,25 +390,121 @@ def test_a_run_without_figures_compares_as_far_as_it_goes(runs):
     assert "Neither run has figures" in shown(runs[5], runs[6])
 
 
+def read_in(folder):
+    """The runs of a record in a folder."""
+    target = name_of(folder)
+    overrides = [f"pipeline.root={folder}", f"pipeline.name={target}"]
+    return history.read(config.load("pictures", overrides=overrides, needs_data=False))
+
+
 def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):
     write = Recorder(tmp_path)
     evaluation = write.artifact("evaluation", {"figures.json": '{"of": "another version"}', "gates.json": "{}"})
     write.run("2026-01-01T10:00:00.5", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
-    loaded = config.load(
-        "pictures",
-        overrides=[f"pipeline.root={tmp_path.parent}", f"pipeline.name={name_of(tmp_path)}"],
-        needs_data=False,
-    )
-    (run,) = history.read(loaded)
+    (run,) = read_in(tmp_path).newest(9)
     assert (run.evaluation, str(run.verdict)) == (None, "stopped after Evaluator")
+
+
+# As a version before [data] was passed on wrote it.
+OLD_OPTIONS = (
+    '{"classes": ["a"], "split_folders": [], "validation": 0.15, "metadata_csv": null, "fingerprint": "abcdef0"}'
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OLD_OPTIONS, "", "{", "[]", "null", '"data"', '{"data": 3}', '{"data": [1], "fingerprint": 7}', "[" * 100_000],
+    ids=["old", "none", "cut", "list", "null", "text", "number", "of other types", "deep"],
+)
+def test_parameters_of_another_version_hide_no_run(tmp_path, options):
+    write = Recorder(tmp_path)
+    done = [
+        (node, STATES.COMPLETE, {"options": options, "limits": options}, {})
+        for node in ("ImageExampleGen", "ExampleValidator", "Evaluator", "ServingValidator")
+    ]
+    write.run("2026-01-01T10:00:00.5", *done)
+    parameters, _ = data("bbbbbbb", train=1)
+    write.run("2026-01-02T10:00:00.5", ("ImageExampleGen", STATES.COMPLETE, parameters, {}))
+    new, old = read_in(tmp_path).newest(9)
+    assert (old.fingerprint, str(old.verdict)) == (
+        "abcdef0" if options == OLD_OPTIONS else None,
+        "stopped after ServingValidator",
+    )
+    assert not [key for key in old.settings if key.startswith("data.")]
+    assert new.settings["data.max_pixels"] == 7
+    for text in (json.dumps(history.compare(old, new).as_json(), allow_nan=False), shown(old, new)):
+        assert "max_pixels" in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"candidate": []}',
+        '[{"name": "latency"}]',
+        '{"examples": "many", "splits": 3}',
+        '{"task": "segmentation", "split": "test", "classes": [], "candidate": []}',
+        '{"training": {"epochs": NaN}}',
+        '{"training": {"epochs": 1e999}}',
+        b"\xff\xfe",
+    ],
+)
+def test_files_of_another_version_hide_no_run(tmp_path, content):
+    write = Recorder(tmp_path)
+    names = ("summary.json", "figures.json", "gates.json", "checks.json", "options.json")
+    folder = write.artifact("everything", blessed=1, pushed=1, pushed_version="of old")
+    for name in names if content is not None else ():
+        (tmp_path / "everything" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    write.run(
+        "2026-01-01T10:00:00.5",
+        ("ImageExampleGen", STATES.COMPLETE, {}, {"quarantine": folder}),
+        ("Trainer", STATES.COMPLETE, {}, {"model_run": folder}),
+        ("Evaluator", STATES.COMPLETE, {}, {"evaluation": folder}),
+        ("ServingValidator", STATES.COMPLETE, {}, {"blessing": folder}),
+        ("Pusher", STATES.COMPLETE, {}, {"pushed_model": folder}),
+    )
+    (run,) = read_in(tmp_path).newest(9)
+    assert (run.evaluation, run.examples, run.splits, run.reasons, run.version) == (None, None, {}, [], None)
+    assert str(run.verdict) == "pushed"
+    json.dumps(history.compare(run, run).as_json() | run.as_json(), allow_nan=False)
+    out = io.StringIO()
+    show_history.show_runs(Console(file=out, width=120), [run])
+    assert re.search(r"- -\s+-\s+pushed", out.getvalue())
+
+
+def test_what_is_stored_is_text_to_the_terminal(tmp_path):
+    write = Recorder(tmp_path)
+    parameters = {"options": json.dumps({"fingerprint": "[/x]..", "data": {"[/red]": "[/bold]"}})}
+    write.run("2026-01-01T10:00:00.5", ("ImageExampleGen", STATES.COMPLETE, parameters, {}))
+    write.run("2026-01-02T10:00:00.5", ("[/red]", STATES.FAILED, {record.REFUSAL: "[/red]"}, {}))
+    new, old = read_in(tmp_path).newest(9)
+    text = shown(old, new)
+    assert "[/x].." in text and "data.[/red]" in text and "refused by [/red]" in text
+    show_history.show_runs(Console(file=io.StringIO()), [new, old])
 
 
 def name_of(folder):
     """A folder under a name that a pipeline may have."""
-    target = folder.parent / "another-version"
+    target = folder / "record"
     if not target.exists():
         os.symlink(folder, target)
     return target.name
+
+
+def test_what_a_run_begins_while_it_is_read_does_not_disturb(tmp_path):
+    write = Recorder(tmp_path)
+    write.run("2026-01-01T10:00:00.5", ("Trainer", STATES.COMPLETE, {}, {}))
+    runs = read_in(tmp_path)
+    execution = mlmd.Execution(type_id=write.execution_type, last_known_state=STATES.RUNNING)
+    (context,) = write.store.get_contexts_by_type(record.RUN_CONTEXT)
+    write.store.put_execution(execution, [], [context, write.nodes["Trainer"]])
+    (run,) = runs.newest(1)
+    assert str(run.verdict) == "stopped after Trainer"
 
 
 def test_a_run_that_is_going_on_does_not_keep_readers_out(recorded, loaded):
@@ -426,20 +541,52 @@ def test_the_commands_print_tables(recorded):
     assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
+def test_the_command_says_which_run_a_report_is_of(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html>")
+    write = Recorder(tmp_path)
+    reported = ("ModelReport", STATES.COMPLETE, {}, {"report": write.artifact("page")})
+
+    def report():
+        overrides = ("--set", f"pipeline.root={tmp_path}", "--set", f"pipeline.name={name_of(tmp_path)}")
+        done = tfx_vision("report", "pictures", *overrides)
+        assert (done.returncode, done.stdout) == (0, f"{tmp_path}/record/report.html\n")
+        return done.stderr
+
+    write.run("2026-01-01T10:00:00.5", reported)
+    write.run("2026-01-02T10:00:00.5", ("ModelReport", STATES.CACHED, {}, dict(reported[3])))
+    assert report() == ""
+    refused = {record.REFUSAL: "The pictures have drifted."}
+    write.run("2026-01-03T10:00:00.5", ("ExampleValidator", STATES.FAILED, refused, {}))
+    assert report() == (
+        "note: the report is of run 2 (2026-01-02 10:00); the last run, 3 (2026-01-03 10:00), has none: refused by "
+        "ExampleValidator.\n"
+    )
+    write.run("2026-01-04T10:00:00.5", reported)
+    assert report() == ""
+    (tmp_path / "metadata.sqlite").write_text("")
+    assert report().startswith("note: which run the report is of is not known: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("history", "pictures", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
         (("compare", "pictures", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
         (("history", "pictures", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
-        (("history", "pictures", "--set", "pipeline.name=broken"), ("cannot be read",)),
+        (("compare", "pictures", "", "1"), ("name of a run is empty",)),
+        (
+            ("history", "pictures", "--set", "pipeline.name=broken"),
+            ("cannot be read: file is not a database.", "move it away", "begins a new record"),
+        ),
+        (("history", "pictures", "--set", "pipeline.name=empty"), ("cannot be read: no such table", "move it away")),
     ],
-    ids=["never run", "no such run", "wrong key", "no database"],
+    ids=["never run", "no such run", "wrong key", "empty name", "no database", "empty file"],
 )
 def test_mistakes_give_one_message(recorded, arguments, words):
-    broken = recorded.parent / "broken"
-    broken.mkdir(exist_ok=True)
-    (broken / "metadata.sqlite").write_text("this is no database, whatever its name says" * 100)
+    for name, content in (("broken", "this is no database, whatever its name says" * 100), ("empty", "")):
+        (recorded.parent / name).mkdir(exist_ok=True)
+        (recorded.parent / name / "metadata.sqlite").write_text(content)
     command, *rest = arguments
     done = tfx_vision(command, *rest[:1], *of(recorded), *rest[1:])
     assert (done.returncode, done.stdout) == (2, "")

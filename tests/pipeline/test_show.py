@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from components.evaluator.figures import Evaluation, SliceFigures
 from pipeline import show
 from pipeline.results import Refusal
 
@@ -59,3 +60,33 @@ def test_nothing_refused_says_nothing():
 
 def test_refusals_as_json_have_no_nan():
     assert ROWS[3].as_json()["value"] is None and ROWS[3].as_json()["bound"] == 0.8
+
+
+def shown(part, *arguments):
+    out = io.StringIO()
+    part(Console(file=out, width=120), *arguments)
+    return out.getvalue()
+
+
+def test_drift_and_skew_are_told_where_they_were_looked_for():
+    def told(**drift):
+        return shown(show._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift))
+
+    assert told() == told(skew=[]) == ""
+    assert told(skew=["test split, image/width: differs"]) == "The splits differ:\n  test split, image/width: differs\n"
+    assert told(previous_span=3) == "No drift against span 3\n"
+
+
+def test_slices_show_the_figures_that_there_are():
+    def row(name, **metrics):
+        return SliceFigures(name=name, metrics={"examples": 7, "accuracy": 0.9} | metrics, per_class={}, confusion=[])
+
+    for metrics, heads in (({}, ["accuracy"]), ({"macro_auc": 0.8, "other": 1}, ["accuracy", "macro AUC"])):
+        evaluation = Evaluation(
+            task="classification",
+            split="test",
+            classes=["a", "b"],
+            candidate=[row("all", **metrics), row("camera = b", **metrics)],
+        )
+        lines = [line.split("  ") for line in shown(show._slices, evaluation).splitlines()]
+        assert [cell.strip() for cell in lines[2] if cell.strip()] == ["slice", *heads, "examples"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import colorsys
 import dataclasses
 import datetime
 import hashlib
@@ -106,7 +105,7 @@ def sources_of(evaluation_of, rng):
                     ],
                 }
             ],
-            "drift": {"previous_span": None, "found": []},
+            "drift": {"previous_span": None, "found": [], "skew": []},
             "explained": True,
             "mistakes": [decision],
             "scale": ["rgb(0, 0, 128)", "rgb(128, 0, 0)"],
@@ -197,7 +196,7 @@ def test_a_refused_model_says_by_whom_and_why(sources_of):
     assert "artifact 3" in found.against
     assert [(reason.gate, reason.subject, reason.text) for reason in found.reasons] == [
         ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
-        ("Evaluator", "Recall of owl", "0.5; must be 0.8 (missed by 0.3000)"),
+        ("Evaluator", "Recall of class owl", "0.5; must be 0.8 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
     assert ("Rules kept", "1 of 3") in [(fact.label, fact.value) for fact in found.facts]
@@ -297,6 +296,30 @@ def test_long_tables_are_cut_and_say_so(sources_of):
     assert built.data.groups.rows[0][2].text.endswith("7.png and 92 more")
 
 
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"skew": []}, "The splits agree."),
+        ({"skew": ["test split, image/mean/luma: moved"]}, "The splits differ:"),
+        ({"skew": None}, "not looked for"),
+        ({}, "not looked for"),  # as a version before skew left it
+    ],
+)
+def test_whether_the_splits_differ_is_always_told(sources_of, said, sentence):
+    text = Document(render(sources_of(drift={"previous_span": None, "found": []} | said))).text
+    assert sentence in text and all(line in text for line in said.get("skew") or ())
+    assert text.count("The splits agree") + text.count("The splits differ") + text.count("not looked for") == 1
+
+
+def test_what_a_rules_figure_is_of_is_said_in_one_way():
+    said = [gate(), gate(metric="macro_f1", slice="camera = b"), gate(class_name="owl", slice="camera = b")]
+    assert [(rule.whom, rule.subject) for rule in said] == [
+        ("all", "accuracy"),
+        ("camera = b", "macro F1 of camera = b"),
+        ("class owl, camera = b", "accuracy of class owl, camera = b"),
+    ]
+
+
 # --- Charts -----------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +343,14 @@ def test_a_curve_keeps_to_the_paper_and_is_interrupted_where_there_is_no_figure(
     table = tables.Table("", [], [])
     chart = charts.line_chart("k", "t", "d", x=[1, 2, 3, 4], curves={"a": [1.0, math.nan, 3.0, 4.0]}, table=table)
     assert len(chart.lines[0].parts) == 2 and len(chart.lines[0].marks) == 3
+
+
+def test_thousands_of_epochs_are_a_line_and_the_table_says_where_all_are(sources_of):
+    sources = sources_of()
+    built = page.build(dataclasses.replace(sources, history=sources.history * 100))
+    assert not built.training[0].lines[0].marks and built.training[0].lines[0].parts[0].count(",") == 600
+    for table in (built.epochs, built.training[0].table):
+        assert len(table.rows) == 300 and table.caption.endswith("; the first 300 of 600 (history.csv has all)")
 
 
 def test_one_epoch_is_a_chart_too(sources_of):
@@ -387,22 +418,27 @@ class Document(html.parser.HTMLParser):
         """Reads the whole page."""
         super().__init__()
         self.tags, self.open, self.text = [], [], ""
+        self.hidden, self.told = [], []  # what is open and hidden from screen readers; what is not
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         """Notes the element, and that it is open."""
-        self.tags.append((tag, dict(attrs)))
+        self.handle_startendtag(tag, attrs)
         if tag not in self.VOID:
             self.open.append(tag)
+            self.hidden.append(dict(attrs).get("aria-hidden") == "true")
 
     def handle_endtag(self, tag):
         """Insists that elements are closed in their order."""
         assert self.open and self.open.pop() == tag, f"{tag} closes what is not open"
+        self.hidden.pop()
 
     def handle_startendtag(self, tag, attrs):
-        """Notes an element that closes itself."""
+        """Notes an element, which may close itself."""
         self.tags.append((tag, dict(attrs)))
+        if not any(self.hidden) and dict(attrs).get("aria-hidden") != "true":
+            self.told.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         """Collects the text."""
@@ -445,10 +481,10 @@ def test_the_page_can_be_read_without_eyes(document):
     assert len(ids) == len(set(ids))
     for attributes in found.of("img"):
         assert attributes["alt"]
-    for attributes in found.of("svg"):
-        assert attributes.get("aria-hidden") == "true" or attributes.get("role") == "img" or "role" not in attributes
-    named = [of for of in found.of("svg") if of.get("role") == "img"]
-    assert all(set(of["aria-labelledby"].split()) <= set(ids) for of in named)
+    # A drawing is hidden, as what stands beside it says the same, or it is a picture with a name.
+    for drawing in [of for tag, of in found.told if tag == "svg"]:
+        names = drawing.get("aria-labelledby", "").split()
+        assert drawing.get("role") == "img" and names and set(names) <= set(ids), drawing
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -456,6 +492,119 @@ def test_the_page_can_be_read_without_eyes(document):
     assert all("scope" in of for of in found.of("th"))
     assert {of["href"][1:] for of in found.of("a") if of["href"].startswith("#")} <= set(ids)
     assert found.of("html")[0]["lang"] == "en"
+
+
+def test_a_drawing_without_a_name_is_found():
+    found = Document('<p aria-hidden="true"><svg></svg></p><svg aria-hidden="true"></svg><p><svg></svg></p>')
+    assert len(found.of("svg")) == 3 and [tag for tag, _ in found.told] == ["p", "svg"]
+
+
+def noise(rng, side=600):
+    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def large_sources(sources_of, rng):
+    """All that makes a page long: many classes, slices, rules and epochs, long names, pictures that do not compress."""
+    path = "a long name & " * 14
+
+    def make(num_classes, **replaced):
+        names = [f"{index} {path}" for index in range(num_classes)]
+        sources = sources_of(names, count=8 * num_classes, with_baseline=True)
+        overall = sources.evaluation.overall
+        rows = [overall, *(overall.model_copy(update={"name": f"camera = {index} {path}"}) for index in range(400))]
+        picture = pictures.photograph(noise(rng), path)
+        decision = Explained(f"{path}/1.png", names[0], names[1], 0.98, picture, picture)
+        rules = [
+            gate(class_name=name, slice=row.name, passed=False) for name, row in zip(names, rows[1:], strict=False)
+        ]
+        said = {
+            "evaluation": sources.evaluation.model_copy(update={"candidate": rows, "baseline": rows}),
+            "gates": Gates(has_baseline=True, gates=rules * 5),
+            "mistakes": [decision] * pictures.NUM_MISTAKES,
+            "right": [decision] * pictures.NUM_RIGHT,
+            "quarantined": [{"path": path, "reason": path}] * 50,
+            "duplicates": [{"kind": "near", "pictures": [{"path": path, "class": names[0], "split": "train"}] * 20}]
+            * 50,
+            "drift": {"previous_span": 3, "found": [path] * 400, "skew": [path] * 400},
+            "history": sources.history * 500,
+            "pushed": None,
+            "blessed": False,
+        }
+        return dataclasses.replace(sources, **said | replaced)
+
+    return make
+
+
+@pytest.mark.parametrize("num_classes", [figure_tables.MOST_CLASSES_IN_MATRIX, 600])
+def test_the_longest_page_of_classes_keeps_below_five_megabytes(large_sources, num_classes):
+    text = render(large_sources(num_classes))
+    assert text.count('src="data:image/') == 36 and "drawn with fewer pixels" in text
+    assert len(text.encode()) < 5_000_000
+    assert ("Confusion matrix" in text) == (num_classes <= figure_tables.MOST_CLASSES_IN_MATRIX)
+
+
+def test_the_longest_page_of_masks_keeps_below_five_megabytes(large_sources, mask_sources, rng):
+    classes = [f"{index} {'a long name ' * 10}" for index in range(256)]
+    truth, predicted = rng.integers(0, 256, (2, 600, 600), dtype=np.uint8)
+    comparison = masks.compare("a.png", np.asarray(noise(rng)), truth, predicted, classes, None)
+    drawn = (comparison.picture, comparison.truth, comparison.predicted, comparison.difference)
+    assert all(picture.reduced and not picture.crisp for picture in drawn[:3])
+    figures = mask_sources.evaluation.overall
+    evaluation = mask_sources.evaluation.model_copy(
+        update={
+            "classes": classes,
+            "candidate": [
+                figures.model_copy(
+                    update={
+                        "per_class": dict.fromkeys(classes, figures.per_class["sky"]),
+                        "confusion": np.ones((256, 256), int).tolist(),
+                    }
+                )
+            ],
+        }
+    )
+    text = render(
+        large_sources(
+            120,
+            evaluation=evaluation,
+            explained=False,
+            mistakes=[],
+            right=[],
+            comparisons=[comparison] * pictures.NUM_MASKS,
+            legend=[(name, "#000000") for name in classes],
+        )
+    )
+    assert text.count('src="data:image/') == 48 and "drawn with fewer pixels" in text
+    assert len(text.encode()) < 5_000_000
+
+
+def test_pictures_are_made_smaller_only_where_they_would_take_too_much(rng):
+    found = pictures.photograph(noise(rng), "")
+    assert found.reduced and 64 < found.width == found.height < pictures.MOST_PIXELS
+    assert len(base64.b64decode(found.uri.split(",")[1])) <= pictures.MOST_BYTES
+    gradient = np.linspace(0, 255, 600 * 600 * 3, dtype=np.uint8).reshape(600, 600, 3)
+    plain = pictures.photograph(Image.fromarray(gradient), "")
+    assert (plain.width, plain.reduced) == (pictures.MOST_PIXELS, False)
+
+
+def test_many_classes_are_cut_to_the_weakest_and_the_page_says_where_all_are(sources_of):
+    sources = sources_of([f"class {index}" for index in range(400)], count=4000)
+    found = figure_tables.class_table(sources.evaluation, None, [])
+    weakest = sorted(of["f1"] for of in sources.evaluation.overall.per_class.values())[:300]
+    assert [row[1].sort for row in found.rows] == weakest
+    assert found.caption == "Classes, the weakest first; the first 300 of 400 (figures.json has all)"
+    counted = page.build(sources).data.classes
+    assert [row[-1].sort for row in counted.rows] == [3 * (10 + index) for index in range(300)]
+    assert counted.caption == "Pictures by class, the rarest first; the first 300 of 400 (summary.json has all)"
+
+
+@pytest.mark.parametrize(("num_classes", "in_words"), [(40, True), (41, False)])
+def test_cells_of_a_matrix_have_words_up_to_forty_classes(sources_of, num_classes, in_words):
+    sources = sources_of([f"class {index}" for index in range(num_classes)], count=400)
+    cells = [cell for row in figure_tables.confusion(sources.evaluation).rows for cell in row]
+    assert len(cells) == num_classes**2 and {bool(cell.title) for cell in cells} == {in_words}
+    assert (' title="class 1 taken for class 2: ' in render(sources)) == in_words
 
 
 def test_nothing_that_does_not_exist_is_shown_as_nan(document):
@@ -478,7 +627,7 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
         name=NASTY,
         quarantined=[{"path": NASTY_FILE, "reason": NASTY}],
         duplicates=[{"kind": "near", "pictures": [{"path": NASTY_FILE, "class": NASTY, "split": "train"}]}],
-        drift={"previous_span": 3, "found": [NASTY]},
+        drift={"previous_span": 3, "found": [NASTY], "skew": [NASTY]},
         gates=Gates(has_baseline=False, gates=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
         blessed=False,
         pushed=None,
@@ -499,15 +648,70 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
 
 
 def test_the_configuration_on_the_page_gives_the_same_pipeline(sources_of, tmp_path):
-    loaded = config.load(
-        "clothing", data=str(tmp_path), overrides=["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
-    )
+    overrides = ["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
+    loaded = config.with_absolute_paths(config.load("clothing", data=str(tmp_path), overrides=overrides))
     found = Document(render(sources_of(configuration=config.as_toml(loaded))))
     (link,) = [of for of in found.of("a") if of.get("download") == "model.toml"]
     saved = tmp_path / "model.toml"
     saved.write_bytes(base64.b64decode(link["href"].split(",")[1]))
     assert config.load(str(saved)) == loaded
     assert saved.read_text() in found.text
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        (
+            [
+                "model.name=transfer",
+                "transform.normalization=backbone",
+                "model.backbone=resnet50",
+                "model.weights=nets/a.weights.h5",
+            ],
+            "weights",
+        ),
+        (
+            [
+                "model.name=unet",
+                "transform.normalization=backbone",
+                "model.encoder=resnet50",
+                "model.encoder_weights=~/a.h5",
+            ],
+            "encoder_weights",
+        ),
+    ],
+)
+def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeypatch, model, weights):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = [
+        "pipeline.root=../runs",
+        "data.path=../pets/{SPAN}",
+        "data.metadata_csv=meta.csv",
+        "serving.base_directory=served",
+        *model,
+    ]
+    loaded = config.load("pictures", overrides=overrides)
+    (elsewhere / "model.toml").write_text(config.as_toml(config.with_absolute_paths(loaded)))
+    places = (loaded.run_dir, loaded.model_base_path, loaded.data_location, loaded.data.options())
+    monkeypatch.chdir(elsewhere)
+    saved = config.load("model.toml")
+    assert (saved.run_dir, saved.model_base_path, saved.data_location, saved.data.options()) == places
+    assert saved.run_dir == here / ".." / "runs" / "pictures" and saved.data_location == f"{tmp_path}/pets/{{SPAN}}"
+    expected = {"weights": here / "nets" / "a.weights.h5", "encoder_weights": tmp_path / "a.h5"}[weights]
+    assert getattr(saved.model, weights) == str(expected)
+    assert saved.data.metadata_csv == str(here / "meta.csv")
+
+
+def test_what_is_no_local_path_stays_as_it_is():
+    overrides = ["pipeline.root=/runs", "data.path=gs://bucket/pets", "model.weights=imagenet"]
+    loaded = config.load("clothing", overrides=overrides)
+    assert config.with_absolute_paths(loaded) == loaded
+    generated = config.with_absolute_paths(config.load("digits"))
+    assert generated.data.path is None and generated.serving.base_directory is None
 
 
 @pytest.mark.parametrize("name", config.preset_names())
@@ -570,12 +774,47 @@ def test_text_stands_out_from_what_is_behind_it(scheme):
             assert contrast(colors["ink"], mixed) >= 4.5, (name, share)
 
 
-def test_classes_in_masks_differ_in_more_than_hue():
-    for one, other in ((masks.palette(7)[a], masks.palette(7)[b]) for a in range(7) for b in range(a)):
-        lightness = abs(
-            colorsys.rgb_to_hls(*(c / 255 for c in one))[1] - colorsys.rgb_to_hls(*(c / 255 for c in other))[1]
-        )
-        assert lightness > 0.02 or sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 150
+# How full protanopia, deuteranopia and tritanopia change linear red, green and blue; the last is none.
+# Reference: G. Machado, M. Oliveira & L. Fernandes, A Physiologically-based Model for Simulation of Color Vision
+# Deficiency, IEEE Trans. Visualization and Computer Graphics 15(6), 2009, supplementary table, severity 1.0.
+VISION = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": np.eye(3).tolist(),
+}
+
+
+def seen_difference(one, other, vision):
+    """Of two colours as somebody sees them: distance in CIELAB; about 2.3 is just noticeable.
+
+    Reference: CIE 15:2018, Colorimetry (colour difference of 1976); G. Sharma, Digital Color Imaging Handbook, CRC,
+      2003 (2.3).
+    """
+
+    def lab(color):
+        share = np.array(color) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(np.array(VISION[vision]) @ linear, 0, 1)
+        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        xyz = to_xyz @ seen / to_xyz.sum(axis=1)
+        root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+        return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
+
+    return np.linalg.norm(lab(one) - lab(other))
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colour_blind_people_tell_the_classes_of_masks_apart(vision):
+    for one, other in itertools.combinations(masks.palette(7), 2):
+        assert seen_difference(one, other, vision) > 15, (one, other)
+    for one, other in itertools.combinations(masks.palette(12), 2):
+        assert seen_difference(one, other, vision) > 10, (one, other)
+
+
+def test_a_red_and_a_green_would_not_do():
+    red, green = (200, 80, 80), (80, 150, 80)
+    assert seen_difference(red, green, "none") > 50 > 15 > seen_difference(red, green, "deuteranopia")
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------
