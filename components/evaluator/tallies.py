@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -217,6 +217,11 @@ class LabelTally:
         bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
         added = (np.ones(len(rows)), confidence, (predicted == labels).astype(float))
         self._bins = self._bins + np.stack([np.bincount(bins, values, NUM_BINS) for values in added])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is only noted would be sent row by row.
+        self.compact()
+        return self.__dict__
 
     def matrix(self) -> np.ndarray:
         """Examples by true (row) and most probable class (column), int64 [C, C]."""

@@ -25,6 +25,7 @@ from typing import Any
 
 FORMS = ("ours", "intervals", "canonical")
 SLICES = ("brightness", "camera", "label_group")
+BEAM = ["--runner=FnApiRunner", "--tfxio_use_byte_size_batching=true"]  # as the pipeline says
 
 
 def write_examples(files: list[Path], path: Path) -> None:
@@ -164,7 +165,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
         else:
             properties["module_path"] = "components.evaluator.extractors"
         properties["eval_config"] = json_format.MessageToJson(said)
-        context = chosen.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1")
+        context = chosen.Context(beam_pipeline_args=BEAM, tmp_dir=str(root), unique_id="1")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         chosen(context).Do(
