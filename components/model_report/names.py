@@ -19,7 +19,7 @@ _MEANINGS = {
     "weighted_f1": "Every class counts by its pictures.",
     "macro_auc": "How well the probability of a class ranks its pictures above others.",
     "cross_entropy": "Punishes confidence in a wrong class; lower is better.",
-    "expected_calibration_error": "How far from how often it is right the model is sure, in the mean; lower is better.",
+    "expected_calibration_error": "Mean distance of how sure the model is from how often it is right; lower is better.",
     "pixel_accuracy": "Share of the pixels whose class is right.",
     "mean_iou": "Mean over the classes; overlap of mask and truth over what either covers.",
     "mean_dice": "Mean over the classes; twice the overlap over the sum of both areas.",

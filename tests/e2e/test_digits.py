@@ -221,7 +221,7 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
     }
     assert "Refused by Evaluator" in Path(refused.result.report).read_text()
     (refusal,) = refused.result.refusals
-    assert refusal.text.startswith("Evaluator: cross_entropy is 0.")
+    assert refusal.text.startswith("Evaluator: cross-entropy is 0.")
     assert "must be at most 0" in refusal.text
     assert refused.as_json()["refusals"] == [refusal.as_json()]
     assert (refusal.whom, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
@@ -247,7 +247,7 @@ def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute)
         (None, "slant = left"),
     ]
     assert [row.whom for row in refused.result.refusals] == [*(f"class {name}" for name in short), "slant = left"]
-    assert refused.result.refusals[-1].text.startswith("Evaluator: cross_entropy of slant = left is 0.")
+    assert refused.result.refusals[-1].text.startswith("Evaluator: cross-entropy of slant = left is 0.")
 
 
 def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
@@ -275,7 +275,8 @@ def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
 
 
 def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
-    runs = history.read(config.load("digits", overrides=overrides))
+    record = history.read(config.load("digits", overrides=overrides))
+    runs = record.newest(len(record))[::-1]
     version = first.result.pushed_version
     assert [(str(run.verdict), run.version) for run in runs[:3]] == [
         ("pushed", version),

@@ -76,9 +76,9 @@ def test_a_darker_span_is_caught_and_named(run):
     assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
     assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
     assert "image/mean/luma" in luma["detail"]
-    assert [str(found.verdict) for found in history.read(run.load("3"))[-2:]] == [
-        "stopped after ExampleValidator",
+    assert [str(found.verdict) for found in history.read(run.load("3")).newest(2)] == [
         "refused by ExampleValidator",
+        "stopped after ExampleValidator",
     ]
     shown = io.StringIO()
     show.summary(Console(file=shown, width=80), outcome, run.load("3"))
