@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -82,8 +83,7 @@ def run(
             from pipeline import show
 
             with execution.quiet_output(execution.log_path(loaded)) as (out, err):
-                # Not to the terminal's width where there is none: a log should not be cut.
-                console = Console(file=err, width=None if err.isatty() else 120)
+                console = _console(err)
                 show.start(console, loaded, layout)
                 with show.Progress(console) as progress:
                     outcome = execution.execute(
@@ -323,7 +323,7 @@ def model(
             if as_json:
                 out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
             else:
-                show_model.show(Console(file=out, width=None if out.isatty() else 120), found, expand=expand)
+                show_model.show(_console(out), found, expand=expand)
     except configuration.ConfigError as error:
         _stop(stderr, BAD_USAGE, str(error))
 
@@ -350,7 +350,7 @@ def history(
         return
     from pipeline import show_history
 
-    show_history.show_runs(_table_console(), found)
+    show_history.show_runs(_console(sys.stdout), found)
 
 
 @app.command()
@@ -380,7 +380,7 @@ def compare(
         return
     from pipeline import show_history
 
-    show_history.show_comparison(_table_console(), found)
+    show_history.show_comparison(_console(sys.stdout), found)
 
 
 @app.command()
@@ -477,10 +477,9 @@ def _header(text: str) -> str:
     return "\n".join(line.removeprefix("#").strip() for line in lines)
 
 
-def _table_console() -> Console:
-    """Not to the terminal's width where there is none: what is read by a program should not be cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+def _console(file: IO[str]) -> Console:
+    """As wide as the terminal; where there is none wide enough that nothing is cut for who reads it."""
+    return Console(file=file, width=None if file.isatty() else 120)
 
 
 def _stop(console: Console, code: int, message: str) -> NoReturn:

@@ -395,8 +395,8 @@ def _forget_another_model(table: dict[str, Any], overrides: typing.Sequence[str]
             table["model"] = {}
             known = {before, name} <= set(models.names())
             if known and models.get(before).Options.task != models.get(name).Options.task:
-                rules = [rule for rule in EvaluationOptions.model_fields if rule.endswith(("thresholds", "gaps"))]
-                for rule in rules:
+                said = EvaluationOptions()
+                for rule in {**said.overall_rules(), **said.bound_rules()}:
                     _section(table, "evaluation").pop(rule, None)
 
 

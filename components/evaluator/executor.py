@@ -53,8 +53,7 @@ class Executor(executor.Executor):
             with tf.io.gfile.GFile(os.path.join(evaluation.uri, name), "w") as file:
                 file.write(stored.model_dump_json())
         for gate in verdict.failures():
-            whom = gate.slice if gate.class_name is None else f"class {gate.class_name}"
-            logging.error("%s: %s of %s %s", gate.rule, gate.metric, whom, gate.detail)
+            logging.error("%s: %s %s", gate.rule, gate.subject, gate.detail)
 
         # The names are TFX's: Pusher and Resolver read the properties, people the file.
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])

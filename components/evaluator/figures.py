@@ -89,6 +89,11 @@ class Evaluation(_Stored):
         """The new model's figures over all examples."""
         return self.candidate[0]
 
+    @property
+    def overall_before(self) -> SliceFigures | None:
+        """The last blessed model's; None where there was none."""
+        return self.baseline[0] if self.baseline else None
+
 
 class Gate(_Stored):
     """What one rule said of one figure.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from components.evaluator import metric_names
-from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.figures import Evaluation, Gate, Gates, SliceFigures
 from components.evaluator.options import Bounds, EvaluationOptions, names_of
 
 _PREFIX = "evaluation."
@@ -25,7 +25,7 @@ def judge(evaluation: Evaluation, options: EvaluationOptions) -> Gates:
       of examples nor classes of a derived metric.
     """
     overall, *slices = evaluation.candidate
-    before = {figures.name: figures for figures in evaluation.baseline or ()}
+    before = evaluation.overall_before
     gates: list[Gate] = []
     for metric, bound in (options.thresholds or {}).items():
         gates.append(_absolute("thresholds", metric, overall, bound))
@@ -37,11 +37,11 @@ def judge(evaluation: Evaluation, options: EvaluationOptions) -> Gates:
             gates.append(_absolute("slice_thresholds", metric, figures, bound, reason=reason))
     gates.extend(_missing(options.slice_thresholds, overall, slices))
     for metric, allowed in options.slice_gaps.items():
-        gates.extend(_gaps(metric, allowed, overall, slices, options))
+        gates.append(_gap(metric, allowed, overall, slices, options))
     for metric, allowed in (options.change_thresholds or {}).items():
-        gates.append(_change("change_thresholds", metric, overall, before.get(ALL), allowed))
+        gates.append(_change("change_thresholds", metric, overall, before, allowed))
     for metric, allowed, name in _per_name(options.class_change_thresholds, evaluation.classes):
-        gates.append(_change("class_change_thresholds", metric, overall, before.get(ALL), allowed, class_name=name))
+        gates.append(_change("class_change_thresholds", metric, overall, before, allowed, class_name=name))
     return Gates(has_baseline=evaluation.baseline is not None, gates=gates)
 
 
@@ -121,22 +121,21 @@ def _change(
     )
 
 
-def _gaps(
+def _gap(
     metric: str, allowed: float, overall: SliceFigures, slices: list[SliceFigures], options: EvaluationOptions
-) -> list[Gate]:
+) -> Gate:
     """One verdict, on the worst of the slices that are large enough."""
     value = _figure(overall, metric, None)
     higher = metric_names.higher_is_better(metric)
     bound = value - allowed if higher else value + allowed
-    reasons = {figures.name: _unheld(figures, metric, options) for figures in slices}
-    large = [figures for figures in slices if not reasons[figures.name]]
-    if not large:
-        small = f"no slice has {options.min_slice_examples} examples"
-        reason = next((why for why in reasons.values() if why == _why_not(metric)), small)
-        return [_gate("slice_gaps", metric, overall, None, value, bound, reason, "")]
-    worst = min(large, key=lambda figures: _figure(figures, metric, None) * (1 if higher else -1))
+    large = [figures for figures in slices if _count(figures) >= options.min_slice_examples]
+    known = [figures for figures in large if not _unheld(figures, metric, options)]
+    if not known:
+        reason = _why_not(metric) if large else f"no slice has {options.min_slice_examples} examples"
+        return _gate("slice_gaps", metric, overall, None, value, bound, reason, "")
+    worst = min(known, key=lambda figures: _figure(figures, metric, None) * (1 if higher else -1))
     rule = f"may be {allowed:.4g} worse than the {value:.4f} of all examples"
-    return [_gate("slice_gaps", metric, worst, None, _figure(worst, metric, None), bound, "", rule)]
+    return _gate("slice_gaps", metric, worst, None, _figure(worst, metric, None), bound, "", rule)
 
 
 def _gate(

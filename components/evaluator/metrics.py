@@ -122,8 +122,9 @@ def pixel_results(matrix: np.ndarray) -> tuple[Results, ClassResults]:
     """
     right, either = np.diag(matrix).astype(float), (matrix.sum(axis=0) + matrix.sum(axis=1)).astype(float)
     with np.errstate(invalid="ignore"):
-        iou, dice = right / (either - right), 2.0 * right / either
+        iou = right / (either - right)
     of_classes = tallies.class_figures(matrix)
+    dice = of_classes.f1  # of pixels they are one
     overall = {
         "pixel_accuracy": tallies.accuracy(matrix),
         "mean_iou": tallies.macro(iou),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from components.evaluator.figures import ALL
 from components.model_report import data_summary, figure_tables, training_curves, verdict
 from components.model_report.charts import Chart
 from components.model_report.data_summary import Data
@@ -70,11 +69,11 @@ def build(sources: Sources) -> Page:
         split=evaluation.split,
         created=sources.created.strftime("%Y-%m-%d %H:%M UTC"),
         verdict=verdict.judge(sources),
-        metrics=figure_tables.metrics_table(evaluation.overall, baseline.get(ALL)),
+        metrics=figure_tables.metrics_table(evaluation.overall, evaluation.overall_before),
         has_baseline=evaluation.baseline is not None,
         rules=verdict.rules_table(sources.gates.gates),
         checks=verdict.checks_table(sources.checks),
-        classes=figure_tables.class_table(evaluation, baseline.get(ALL), sources.gates.gates),
+        classes=figure_tables.class_table(evaluation, evaluation.overall_before, sources.gates.gates),
         slices=figure_tables.slice_table(evaluation, baseline, sources.gates.gates),
         confusion=figure_tables.confusion(evaluation),
         reliability=figure_tables.reliability(evaluation.overall),

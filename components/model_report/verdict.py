@@ -93,7 +93,7 @@ def judge(sources: Sources) -> Verdict:
 def _facts(sources: Sources) -> list[Fact]:
     evaluation = sources.evaluation
     overall = evaluation.overall
-    baseline = evaluation.baseline[0] if evaluation.baseline else None
+    baseline = evaluation.overall_before
     facts = []
     main = names.main(overall.metrics, evaluation.task)
     if main:
