@@ -29,7 +29,7 @@ from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
 from pipeline.config import PipelineConfig, as_toml, slice_feature, with_absolute_paths
-from pipeline.evaluation import eval_config
+from pipeline.evaluation import batch_size, eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
 
@@ -166,9 +166,9 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
             config.model.task,
             layout.classes,
             slices,
-            image_size=config.transform.image_size,
             ignore_id=all_options.ignore_id,
         ),
+        batch_size=batch_size(config.transform.image_size),
         task=config.model.task,
         classes=layout.classes,
         options=evaluation,

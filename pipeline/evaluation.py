@@ -8,13 +8,14 @@ from typing import Any
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.extractors import EXTRACTION_KEY, Extraction
 from components.evaluator.metric_names import SEGMENTATION
 from components.evaluator.options import EvaluationOptions, Slice
 from pipeline.config import slice_feature
 from trainer_module import features
 
+# As many pixels at once as memory easily takes, whatever their size: activations are a hundred times as large.
 _PIXELS_AT_ONCE = 1 << 20
+_MOST_EXAMPLES_AT_ONCE = 256
 
 
 def eval_config(
@@ -23,7 +24,6 @@ def eval_config(
     classes: Sequence[str],
     slices: Sequence[Slice],
     *,
-    image_size: int,
     ignore_id: int | None = None,
 ) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration; what a model must reach is not part of it (`components.evaluator.gates`).
@@ -33,7 +33,6 @@ def eval_config(
       task: `classification` or `segmentation`.
       classes: Class names; the index is the id.
       slices: Names of slice features without their prefix, and pairs of them.
-      image_size: Side of the pictures that the model works on, pixels.
       ignore_id: Label of the pixels of a mask that do not count.
     """
     # The model type is named: TFMA would otherwise try to load the export as a Keras 2 model.
@@ -54,9 +53,6 @@ def eval_config(
     else:
         name = "ClassificationReport"
         said = {"num_classes": len(classes), "top_k": evaluation.top_k, "prediction_key": "probabilities"}
-    # As many pixels at once as memory easily takes, whatever their size: activations are a hundred times as large.
-    batch_size = min(256, max(1, _PIXELS_AT_ONCE // image_size**2))
-    said[EXTRACTION_KEY] = Extraction(batch_size, evaluation.label_groups)._asdict()
     report = config_pb2.MetricConfig(
         class_name=name, module="components.evaluator.metrics", config=json.dumps(said, sort_keys=True)
     )
@@ -73,3 +69,8 @@ def eval_config(
             methods.JACKKNIFE if evaluation.confidence_intervals == "jackknife" else methods.POISSON_BOOTSTRAP
         )
     return built
+
+
+def batch_size(image_size: int) -> int:
+    """How many pictures of that side, pixels, the model gets at once."""
+    return min(_MOST_EXAMPLES_AT_ONCE, max(1, _PIXELS_AT_ONCE // image_size**2))

@@ -1,26 +1,39 @@
 """Evaluator: TFMA's figures for every slice, and a verdict of our own rules."""
 
+import json
 from typing import Any, ClassVar
 
 from tensorflow_model_analysis.proto import config_pb2
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, standard_component_specs
-from tfx.utils import json_utils
+from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, system_executions
 
 from components.evaluator import executor
 from components.evaluator.options import EvaluationOptions
 
 
-class ImageEvaluatorSpec(standard_component_specs.EvaluatorSpec):
-    """TFX's, with what the rules need."""
+class ImageEvaluatorSpec(component_spec.ComponentSpec):
+    """What the component takes and gives."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
-        **standard_component_specs.EvaluatorSpec.PARAMETERS,
+        "eval_config": component_spec.ExecutionParameter(type=config_pb2.EvalConfig),
+        "split": component_spec.ExecutionParameter(type=str),
+        "batch_size": component_spec.ExecutionParameter(type=int),
         "task": component_spec.ExecutionParameter(type=str),
         "classes": component_spec.ExecutionParameter(type=str),
         "options": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
+    INPUTS: ClassVar[dict[str, Any]] = {
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
+    }
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    TYPE_ANNOTATION = system_executions.Evaluate
 
 
 class ImageEvaluator(base_beam_component.BaseBeamComponent):
@@ -43,6 +56,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         schema: BaseChannel,
         split: str,
         eval_config: config_pb2.EvalConfig,
+        batch_size: int,
         task: str,
         classes: tuple[str, ...],
         options: EvaluationOptions,
@@ -57,6 +71,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           schema: Of the examples.
           split: The evaluated split.
           eval_config: What TFMA measures; without thresholds.
+          batch_size: Most examples that a model gets at once.
           task: `classification` or `segmentation`.
           classes: Class names; the index is the id.
           options: The rules, with the defaults of the task.
@@ -69,11 +84,10 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
                 baseline_model=baseline_model,
                 schema=schema,
                 eval_config=eval_config,
-                example_splits=json_utils.dumps([split]),
-                fairness_indicator_thresholds=json_utils.dumps(None),
-                module_path="components.evaluator.extractors",
+                split=split,
+                batch_size=batch_size,
                 task=task,
-                classes=json_utils.dumps(list(classes)),
+                classes=json.dumps(classes),
                 options=options.model_dump_json(),
                 source_hash=source_hash,
                 evaluation=channel.Channel(type=standard_artifacts.ModelEvaluation),

@@ -35,7 +35,6 @@ class ClassificationReport(tfma.metrics.Metric):
         num_classes: int,
         top_k: int,
         prediction_key: str,
-        extraction: dict[str, Any] | None = None,
         name: str = "classification_report",
     ) -> None:
         """Takes what the instance needs.
@@ -44,10 +43,8 @@ class ClassificationReport(tfma.metrics.Metric):
           num_classes: Number of classes; ids are 0 to num_classes - 1.
           top_k: The k of the top-k accuracy.
           prediction_key: The model's output that holds the probabilities, float32 [C].
-          extraction: For `extractors`; not used here.
           name: Not shown: the figures have names of their own.
         """
-        del extraction
         super().__init__(
             metric_util.merge_per_key_computations(_label_computations),
             num_classes=num_classes,
@@ -70,7 +67,6 @@ class SegmentationReport(tfma.metrics.Metric):
         ignore_id: int | None,
         label_key: str,
         prediction_key: str,
-        extraction: dict[str, Any] | None = None,
         name: str = "segmentation_report",
     ) -> None:
         """Takes what the instance needs.
@@ -80,10 +76,8 @@ class SegmentationReport(tfma.metrics.Metric):
           ignore_id: Label of the pixels that do not count.
           label_key: The transformed feature that holds the true mask, a PNG of ids [h, w].
           prediction_key: The model's output that holds the predicted one, of the same size.
-          extraction: For `extractors`; not used here.
           name: Not shown: the figures have names of their own.
         """
-        del extraction
         super().__init__(
             metric_util.merge_per_key_computations(_pixel_computations),
             num_classes=num_classes,

@@ -11,8 +11,9 @@ import numpy as np
 NUM_BINS = 15
 # Cross-entropy: smallest and largest probability, as Keras clips them.
 _EPSILON = 1e-7
-# Distinct scores that are kept exactly: 24 bytes each, of all classes of a slice together.
-_MAX_SCORES = 1 << 18
+# Distinct scores that are kept exactly: 16 bytes each, of all classes of a slice together; of many classes so many each.
+_MAX_SCORES = 1 << 16
+_MAX_SCORES_OF_A_CLASS = 1 << 8
 # Probabilities that are noted before they are counted: counting sorts, and does so at leisure.
 _MAX_PENDING = 1 << 16
 
@@ -89,12 +90,13 @@ class _Counts:
 class _Scores:
     """Every class's probabilities, of examples of the class and of others: what ROC curves are made of.
 
-    Exact up to `_MAX_SCORES` distinct ones; beyond that the last bits of the scores are dropped, one after the other,
+    Exact up to `limit` distinct ones; beyond that the last bits of the scores are dropped, one after the other,
     so that scores that agree in the others count as ties.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self._counts = _Counts()
+        self._limit = limit
         self._dropped = 0
 
     def add(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -141,7 +143,7 @@ class _Scores:
         return bits >> self._dropped << self._dropped
 
     def _shrink(self) -> None:
-        while len(self._counts.keys) > _MAX_SCORES:
+        while len(self._counts.keys) > self._limit:
             self._dropped += 1
             self._again(self._counts.keys, [self._counts.counts])
 
@@ -160,7 +162,7 @@ class LabelTally:
         self.top_k = top_k
         self._pending: list[tuple[int, np.ndarray]] = []
         self._cells = _Counts()
-        self._scores = _Scores()
+        self._scores = _Scores(max(_MAX_SCORES, _MAX_SCORES_OF_A_CLASS * num_classes))
         self._entropy = 0.0
         self._hits = 0
         self._bins = np.zeros((3, NUM_BINS))  # examples, sum of their confidence, right ones

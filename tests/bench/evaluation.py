@@ -117,7 +117,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
 
     from components.evaluator import executor
     from components.evaluator.options import EvaluationOptions
-    from pipeline.evaluation import eval_config
+    from pipeline.evaluation import batch_size, eval_config
     from trainer_module import features
 
     options = EvaluationOptions(
@@ -151,19 +151,20 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
             artifact.uri = str(root / name)
         inputs["examples"].split_names = '["test"]'
         slices = SLICES if form != "canonical" else SLICES[:2]
-        said = eval_config(options, "classification", classes, slices, image_size=32)
-        properties = {
-            "example_splits": '["test"]',
-            "fairness_indicator_thresholds": "null",
-            "task": "classification",
-            "classes": json.dumps(classes),
-            "options": options.model_dump_json(),
-        }
-        chosen: Any = executor.Executor
+        said = eval_config(options, "classification", classes, slices)
+        properties: dict[str, Any]
         if form == "canonical":
             said, chosen = canonical(said, len(classes)), tfx_executor.Executor
+            properties = {"example_splits": '["test"]', "fairness_indicator_thresholds": "null"}
         else:
-            properties["module_path"] = "components.evaluator.extractors"
+            chosen = executor.Executor
+            properties = {
+                "split": "test",
+                "batch_size": batch_size(32),
+                "task": "classification",
+                "classes": json.dumps(classes),
+                "options": options.model_dump_json(),
+            }
         properties["eval_config"] = json_format.MessageToJson(said)
         context = chosen.Context(beam_pipeline_args=BEAM, tmp_dir=str(root), unique_id="1")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import sklearn.metrics
 import tensorflow as tf
-import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 
-from components.evaluator import executor, extractors
+from components.evaluator import executor
 from components.evaluator.figures import Evaluation, Gates
 from components.evaluator.options import EvaluationOptions
-from pipeline.evaluation import eval_config
+from pipeline.evaluation import batch_size, eval_config
 from trainer_module import features
 
 SLICES = ("brightness", "camera", ("brightness", "camera"), "label_group")
@@ -78,7 +76,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
         outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
         for name, artifact in outputs.items():
             artifact.uri = str(root / name)
-        said = eval_config(options, "classification", tiny_model.options.classes, slices, image_size=16)
+        said = eval_config(options, "classification", tiny_model.options.classes, slices)
         context = executor.Executor.Context(
             beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1"
         )
@@ -87,9 +85,8 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
             {name: [artifact] for name, artifact in outputs.items()},
             {
                 "eval_config": json_format.MessageToJson(said),
-                "example_splits": '["test"]',
-                "module_path": "components.evaluator.extractors",
-                "fairness_indicator_thresholds": "null",
+                "split": "test",
+                "batch_size": 50,
                 "task": "classification",
                 "classes": json.dumps(tiny_model.options.classes),
                 "options": options.model_dump_json(),
@@ -134,18 +131,9 @@ def chosen(name, examples):
     return inside
 
 
-def test_batches_are_divided_and_complete():
-    batch = pa.RecordBatch.from_pydict({"x": [[i] for i in range(10)]})
-    parts = list(extractors.divided({tfma.ARROW_RECORD_BATCH_KEY: batch, "other": 1}, 4))
-    assert [part[tfma.ARROW_RECORD_BATCH_KEY].num_rows for part in parts] == [4, 4, 2]
-    values = [row[0] for part in parts for row in part[tfma.ARROW_RECORD_BATCH_KEY]["x"].to_pylist()]
-    assert values == list(range(10)) and {part["other"] for part in parts} == {1}
-
-
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 256), (224, 20), (2000, 1)])
 def test_large_pictures_reach_the_model_in_small_batches(image_size, expected):
-    said = eval_config(EvaluationOptions(), "classification", ["a", "b"], (), image_size=image_size)
-    assert json.loads(said.metrics_specs[0].metrics[0].config)["extraction"]["batch_size"] == expected
+    assert batch_size(image_size) == expected
 
 
 def test_every_slice_is_measured(found):

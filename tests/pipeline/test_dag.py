@@ -193,13 +193,13 @@ def test_an_edit_of_the_page_reaches_the_report_alone(monkeypatch, tmp_path):
 
 
 def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
-    splits = parameters(compiled("data.splits={train=0.8,validation=0.2,test=0.0}"), "Evaluator")["example_splits"]
-    assert json.loads(splits) == ["validation"]
+    split = parameters(compiled("data.splits={train=0.8,validation=0.2,test=0.0}"), "Evaluator")["split"]
+    assert split == "validation"
 
 
 def test_every_slice_is_measured():
     slices = ["brightness", ("brightness", "camera")]
-    specs = eval_config(EvaluationOptions(), "classification", ["a", "b"], slices, image_size=8).slicing_specs
+    specs = eval_config(EvaluationOptions(), "classification", ["a", "b"], slices).slicing_specs
     assert [list(spec.feature_keys) for spec in specs] == [
         [],
         ["slice/brightness"],
