@@ -9,18 +9,20 @@ import tensorflow as tf
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.common import resolver
+from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components.example_validator.executor import SCHEMA_ID, STATISTICS_ID
-from trainer_module import export
+from components.pusher.executor import MODEL_ID
+from trainer_module import export, model_versions
 
 
 class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
     """The newest model that every gate has let pass, is not the candidate itself, and knows the same classes.
 
     TFX's own strategy gives, once the candidate is blessed, the candidate: the next run would compare it with itself,
-    and push it again; and a model that was good, but too slow or too large to be served, would be the one to beat. A
-    model of other classes cannot be compared at all.
+    and push it again; and a model that was good, but too slow or too large to be served, would be the one to beat. So
+    would one that was rolled back. A model of other classes cannot be compared at all.
     """
 
     def resolve_artifacts(
@@ -31,13 +33,13 @@ class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
         Returns:
           The same keys, with one model and its blessings, or with none where no model fits.
         """
-        del store
+        withdrawn = _withdrawn_models(store)
         (candidate,) = input_dict["candidate"]
         labels = read_labels(candidate)
         blessings, infra_blessings = (_by_model(input_dict[key]) for key in ("model_blessing", "infra_blessing"))
         chosen: dict[str, list[types.Artifact]] = {"model": [], "model_blessing": [], "infra_blessing": []}
         for model in sorted(input_dict["model"], key=lambda model: model.id, reverse=True):
-            passed = model.id in blessings and model.id in infra_blessings
+            passed = model.id in blessings and model.id in infra_blessings and model.id not in withdrawn
             if passed and model.id != candidate.id and read_labels(model) == labels:
                 chosen = {
                     "model": [model],
@@ -79,6 +81,15 @@ def _by_model(blessings: list[types.Artifact]) -> dict[int, types.Artifact]:
         blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY): blessing
         for blessing in sorted(blessings, key=lambda blessing: blessing.id)
         if blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY) == 1
+    }
+
+
+def _withdrawn_models(store: mlmd.MetadataStore) -> set[int]:
+    """Ids of the models whose pushed version was rolled back."""
+    return {
+        pushed.custom_properties[MODEL_ID].int_value
+        for pushed in store.get_artifacts_by_type(standard_artifacts.PushedModel.TYPE_NAME)
+        if model_versions.is_withdrawn(pushed.custom_properties["pushed_destination"].string_value)
     }
 
 

@@ -384,6 +384,39 @@ def compare(
 
 
 @app.command()
+def rollback(
+    config: ConfigArgument,
+    to: Annotated[int | None, typer.Option(min=0, help="The version; the one before the newest when absent.")] = None,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes an earlier version the newest that model servers see; the newer ones are put aside, and can come back.
+
+    A model that was rolled back is no longer the one that a new model has to beat, and the same configuration does not
+    push it again.
+    """
+    from trainer_module import model_versions
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        found = model_versions.roll_back(loaded.model_base_path, to)
+    except configuration.ConfigError as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    except model_versions.VersionError as error:
+        _stop(stderr, FAILED, str(error))
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or loaded.model_base_path}: {error.strerror or error}")
+    if as_json:
+        print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))
+        return
+    aside = f"; put aside: {', '.join(map(str, found.withdrawn))}" if found.withdrawn else ""
+    text = f"Version {found.served[0]} is the newest in {_escape(loaded.model_base_path)}{aside}."
+    _console(sys.stdout).print(f"{text} Model servers change over by themselves.", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table

@@ -88,7 +88,15 @@ class ServingSection(ServingLimits):
     """`[serving]`: where a blessed model goes, and what is checked before."""
 
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: pipeline.name.")
-    base_directory: Path | None = Field(default=None, description="Default: serving/ in the run's folder.")
+    base_directory: str | None = Field(
+        default=None, min_length=1, description="A folder, or gs://… . Default: serving/ in the run's folder."
+    )
+    keep_versions: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="How many versions stay in the model's folder when a new one comes; all when absent.",
+    )
 
     def limits(self) -> ServingLimits:
         """The part that crosses into ServingValidator."""
@@ -211,10 +219,10 @@ class PipelineConfig(Section):
         return self.serving.model_name or self.pipeline.name
 
     @property
-    def model_base_path(self) -> Path:
+    def model_base_path(self) -> str:
         """The folder of numbered versions that a model server watches."""
-        base = self.serving.base_directory or self.run_dir / "serving"
-        return base.expanduser().absolute() / self.model_name
+        base = absolute(self.serving.base_directory or str(self.run_dir / "serving"))
+        return f"{base.rstrip('/')}/{self.model_name}"
 
     def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
         """The part that crosses into Transform and Trainer.

@@ -7,11 +7,11 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tfx.components import Pusher, Trainer
+from tfx.components import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
-from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
@@ -23,6 +23,7 @@ from components.image_example_gen import layout as layouts
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Options as ExampleGenOptions
 from components.model_report.component import ModelReport
+from components.pusher.component import VersionPusher
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
@@ -196,13 +197,12 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         )
         grad_cam.add_upstream_node(evaluator)
 
-    pusher = Pusher(
+    pusher = VersionPusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_validator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.model_base_path))
-        ),
+        base_directory=config.model_base_path,
+        keep_versions=config.serving.keep_versions,
     )
 
     # Behind Pusher, so that it tells what has really happened: of a refused model too.
@@ -239,7 +239,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         evaluator.with_id("Evaluator"),
         serving_validator,
         *([grad_cam] if grad_cam else []),
-        pusher,
+        pusher.with_id("Pusher"),
         model_report,
     ]
     return tfx_pipeline.Pipeline(

@@ -211,7 +211,7 @@ def execute(
 
     pipeline = dag.create_pipeline(config, layout)
     store = record.open_store(config.metadata_path)
-    results.forget_lost_pushes(store)
+    results.forget_old_pushes(store)
     try:
         local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
     except local.PicturesRefusedError as error:

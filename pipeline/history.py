@@ -25,7 +25,7 @@ from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
 from pipeline import record
 from pipeline.config import ConfigError, PipelineConfig
-from trainer_module import features
+from trainer_module import features, model_versions
 from trainer_module.error_text import did_you_mean
 
 _States = metadata_store_pb2.Execution
@@ -55,12 +55,12 @@ class Verdict(NamedTuple):
     """What became of a run.
 
     Attributes:
-      status: `pushed`; `refused` by a gate; `failed`; `unfinished`, as it goes on or was killed; `stopped`, as it was
-        asked to before Pusher.
+      status: `pushed`, and perhaps `rolled back` since; `refused` by a gate; `failed`; `unfinished`, as it goes on or
+        was killed; `stopped`, as it was asked to before Pusher.
       node: Where that was: the first gate that refused, the node that failed or runs, the last one that ran.
     """
 
-    status: Literal["pushed", "refused", "failed", "unfinished", "stopped"]
+    status: Literal["pushed", "rolled back", "refused", "failed", "unfinished", "stopped"]
     node: str
 
     def __str__(self) -> str:
@@ -410,12 +410,13 @@ def _verdict(executions: record.Executions, outputs: record.Outputs) -> Verdict:
             return Verdict("refused", node)
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value:
-        return Verdict("pushed", "Pusher")
+        destination = pushed.custom_properties["pushed_destination"].string_value
+        return Verdict("rolled back" if model_versions.is_withdrawn(destination) else "pushed", "Pusher")
     return Verdict("stopped", executions[-1][0])
 
 
 def _version(executions: record.Executions, outputs: record.Outputs) -> int | None:
-    if _verdict(executions, outputs).status != "pushed":
+    if _verdict(executions, outputs).status not in ("pushed", "rolled back"):
         return None
     version = outputs["Pusher"]["pushed_model"].custom_properties["pushed_version"].string_value
     return int(version) if _VERSION.fullmatch(version) else None

@@ -23,7 +23,7 @@ from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline.nodes import TUNER
 from pipeline.record import Outputs
-from trainer_module import search_space
+from trainer_module import model_versions, search_space
 
 
 class Refusal(NamedTuple):
@@ -89,6 +89,7 @@ class RunResult:
       checks: ServingValidator's checks.
       pushed_version: Version number, if this model was pushed.
       serving_dir: Folder of that version.
+      rolled_back: Version number, if this model was pushed by an earlier run and has been withdrawn since.
       explanations: Grad-CAM's index page.
       num_explained: Pictures on it.
       report: ModelReport's page.
@@ -106,6 +107,7 @@ class RunResult:
     checks: list[dict[str, Any]] = field(default_factory=list)
     pushed_version: int | None = None
     serving_dir: str | None = None
+    rolled_back: int | None = None
     explanations: str | None = None
     num_explained: int = 0
     report: str | None = None
@@ -128,18 +130,18 @@ class RunResult:
     @property
     def refused(self) -> bool:
         """Whether any gate said no."""
-        return self.blessed is False or self.servable is False
+        return self.blessed is False or self.servable is False or self.rolled_back is not None
 
 
-def forget_lost_pushes(store: metadata_store.MetadataStore) -> None:
-    """Makes Pusher work again where a pushed version has been deleted since.
+def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
+    """Makes Pusher work again where a version is no longer the newest: a run that ends well is the one that is served.
 
     TFX's cache looks at the copy of the model that Pusher keeps among the artifacts; without it, the push is no longer
-    taken from the cache.
+    taken from the cache. A version that was rolled back is not pushed again.
     """
     for artifact in store.get_artifacts_by_type("PushedModel"):
         destination = artifact.custom_properties["pushed_destination"].string_value
-        if destination and not Path(destination, "saved_model.pb").is_file():
+        if destination and not (model_versions.is_newest(destination) or model_versions.is_withdrawn(destination)):
             shutil.rmtree(artifact.uri, ignore_errors=True)
 
 
@@ -175,8 +177,13 @@ def collect(outputs: Outputs) -> RunResult:
         values["num_explained"] = len(json.loads((Path(explanations.uri) / INDEX_FILE).read_text(encoding="utf-8")))
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
-        values["pushed_version"] = int(pushed.custom_properties["pushed_version"].string_value)
-        values["serving_dir"] = pushed.custom_properties["pushed_destination"].string_value
+        version = int(pushed.custom_properties["pushed_version"].string_value)
+        destination = pushed.custom_properties["pushed_destination"].string_value
+        if model_versions.is_withdrawn(destination):
+            values["rolled_back"] = version
+            refusals.append(_of_roll_back(version))
+        else:
+            values["pushed_version"], values["serving_dir"] = version, destination
     if report := outputs.get("ModelReport", {}).get("report"):
         values["report"] = str(Path(report.uri) / REPORT_FILE)
     return RunResult(refusals=refusals, **values)
@@ -237,6 +244,13 @@ def _of_check(check: dict[str, Any]) -> Refusal:
         missed_by=_missed_by(check["value"], check["bound"]),
         detail=f"{check['name']}: {check['detail']}",
     )
+
+
+def _of_roll_back(version: int) -> Refusal:
+    detail = (
+        f"version {version}, this very model, was rolled back; `tfx-vision rollback CONFIG --to {version}` undoes it"
+    )
+    return Refusal("Pusher", "rolled back", "all", None, None, None, detail)
 
 
 def _missed_by(value: float | None, bound: float | None) -> float | None:

@@ -16,7 +16,14 @@ from pipeline.history import Comparison, Difference, Differences, Run, when
 
 _MOST_ROWS = 20
 _SHORT = 6  # characters of a fingerprint, enough to see whether two are the same
-_COLORS = {"pushed": "green", "refused": "red", "failed": "red", "unfinished": "yellow", "stopped": "dim"}
+_COLORS = {
+    "pushed": "green",
+    "rolled back": "yellow",
+    "refused": "red",
+    "failed": "red",
+    "unfinished": "yellow",
+    "stopped": "dim",
+}
 
 
 def show_runs(console: Console, runs: Sequence[Run]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 NUM_BINS = 15
 # Cross-entropy: smallest and largest probability, as Keras clips them.
 _EPSILON = 1e-7
-# Distinct scores that are kept exactly: 16 bytes each, of all classes of a slice together; of many classes so many each.
+# Distinct scores of a slice that are kept exactly, 16 bytes each: of all classes, or of each if that is more.
 _MAX_SCORES = 1 << 16
 _MAX_SCORES_OF_A_CLASS = 1 << 8
 # Probabilities that are noted before they are counted: counting sorts, and does so at leisure.

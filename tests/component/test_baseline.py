@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2
 from tfx.types import standard_artifacts
 
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
-from trainer_module import export
+from trainer_module import export, model_versions
 
 INFRA = standard_artifacts.InfraBlessing
 
@@ -31,11 +32,28 @@ def blessing(model, blessed, kind=standard_artifacts.ModelBlessing):
     return artifact
 
 
-def resolve(models, blessings, candidate, servable=None):
+class Record:
+    """Of ML Metadata what the strategy asks for: where models were pushed to."""
+
+    def __init__(self, pushed=()):
+        """Takes (model, folder) pairs."""
+        self._pushed = pushed
+
+    def get_artifacts_by_type(self, name):
+        """Only pushed models are asked for."""
+        assert name == "PushedModel"
+        for model, folder in self._pushed:
+            artifact = metadata_store_pb2.Artifact()
+            artifact.custom_properties["pushed_destination"].string_value = str(folder)
+            artifact.custom_properties["model_id"].int_value = model.id
+            yield artifact
+
+
+def resolve(models, blessings, candidate, servable=None, pushed=()):
     """Every model can be served, unless it is said which."""
     served = [blessing(model, model in (models if servable is None else servable), INFRA) for model in models]
     inputs = {"model": models, "model_blessing": blessings, "infra_blessing": served, "candidate": [candidate]}
-    resolved = LatestBlessedOtherModelStrategy().resolve_artifacts(None, inputs)
+    resolved = LatestBlessedOtherModelStrategy().resolve_artifacts(Record(pushed), inputs)
     assert set(resolved) == set(inputs)
     assert len(resolved["model"]) == len(resolved["model_blessing"]) == len(resolved["infra_blessing"])
     return resolved["model"]
@@ -54,6 +72,19 @@ def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
     blessings = [blessing(served, 1), blessing(slow, 1)]
     assert resolve([served, slow, new], blessings, new, servable=[served]) == [served]
     assert resolve([served, slow, new], blessings, new, servable=[]) == []
+
+
+def test_a_model_that_was_rolled_back_is_not_the_one_to_beat(model, tmp_path):
+    models = [model(i, ["a", "b"]) for i in (1, 2, 3)]
+    blessings = [blessing(each, 1) for each in models]
+    base = tmp_path / "served"
+    for version in (100, 200):
+        (base / str(version)).mkdir(parents=True)
+        (base / str(version) / "saved_model.pb").touch()
+    pushed = [(models[0], base / "100"), (models[1], base / "200")]
+    assert resolve(models, blessings, models[2], pushed=pushed) == [models[1]]
+    model_versions.roll_back(str(base))
+    assert resolve(models, blessings, models[2], pushed=pushed) == [models[0]]
 
 
 def test_a_first_model_has_no_baseline(model):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_from_files_to_a_served_model(run):
     assert "GradCam" not in {node.id for node in outcome.nodes}
     assert outcome.result.servable is True and outcome.result.blessed is True
     assert all(check["passed"] for check in outcome.result.checks)
-    assert (loaded.model_base_path / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
+    assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
     report = (loaded.run_dir / "report.html").read_text()
     assert "Weakest pictures" in report and f"Pushed as version {outcome.result.pushed_version}" in report
 
@@ -141,7 +142,7 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
 def test_masks_are_served_over_both_protocols(run, street, tmp_path):
     loaded, _outcome = run
     pictures = sorted((street / "images").glob("1*.png"))[:3]
-    server = LocalServer("street", loaded.model_base_path, port=0, rest_api_port=0)
+    server = LocalServer("street", Path(loaded.model_base_path), port=0, rest_api_port=0)
     server.source.poll()
     server.start()
     try:

@@ -40,7 +40,7 @@ def test_every_node_runs_and_the_model_is_pushed(run):
 def test_masks_are_served_as_png(run):
     loaded, outcome = run
     picture = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
-    server = LocalServer("scenes", loaded.model_base_path, port=0, rest_api_port=0)
+    server = LocalServer("scenes", Path(loaded.model_base_path), port=0, rest_api_port=0)
     server.source.poll()
     server.start()
     try:
@@ -75,7 +75,7 @@ def test_a_model_that_falls_short_is_refused(run):
     assert outcome.exit_code == 3
     assert [(row.figure, row.whom) for row in outcome.refusals] == [("mean_iou", "all"), ("iou", "class background")]
     assert {node.id: node.state for node in outcome.nodes}["Trainer"] == "cached"
-    versions = [path.name for path in refused.model_base_path.iterdir()]
+    versions = [path.name for path in Path(refused.model_base_path).iterdir()]
     assert versions == [str(first.result.pushed_version)]
 
 

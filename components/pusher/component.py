@@ -1,0 +1,66 @@
+"""Pusher: hands a model that every gate has let pass to the model server."""
+
+from typing import Any, ClassVar
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import channel, component_spec, standard_artifacts, system_executions
+
+from components.pusher import executor
+
+
+class VersionPusherSpec(component_spec.ComponentSpec):
+    """What the component takes and gives."""
+
+    PARAMETERS: ClassVar[dict[str, Any]] = {
+        "base_directory": component_spec.ExecutionParameter(type=str),
+        "keep_versions": component_spec.ExecutionParameter(type=int),
+    }
+    INPUTS: ClassVar[dict[str, Any]] = {
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
+    }
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel)
+    }
+    TYPE_ANNOTATION = system_executions.Deploy
+
+
+class VersionPusher(base_component.BaseComponent):
+    """Adds a blessed model to a folder of numbered versions, at once and whole.
+
+    Outputs:
+      pushed_model: As TFX's.
+    """
+
+    SPEC_CLASS = VersionPusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        *,
+        model: channel.BaseChannel,
+        model_blessing: channel.BaseChannel,
+        infra_blessing: channel.BaseChannel,
+        base_directory: str,
+        keep_versions: int | None,
+    ) -> None:
+        """Takes what the instance needs.
+
+        Args:
+          model: Trainer's `model`.
+          model_blessing: The Evaluator's.
+          infra_blessing: ServingValidator's.
+          base_directory: The folder that a model server watches.
+          keep_versions: How many versions stay there; all when absent.
+        """
+        super().__init__(
+            spec=VersionPusherSpec(
+                model=model,
+                model_blessing=model_blessing,
+                infra_blessing=infra_blessing,
+                base_directory=base_directory,
+                keep_versions=keep_versions or 0,
+                pushed_model=channel.Channel(type=standard_artifacts.PushedModel),
+            )
+        )

@@ -1,0 +1,107 @@
+"""Pusher: what every gate has let pass becomes a version; what was rolled back is told, and not pushed again."""
+
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tfx.types import standard_artifacts
+
+from components.pusher import executor
+from pipeline import record, results
+from trainer_module import model_versions
+
+
+@pytest.fixture
+def push(tmp_path):
+    """Runs the executor: verdicts of the two gates, versions to keep → PushedModel."""
+    calls = iter(range(100))
+    model = standard_artifacts.Model()
+    model.uri, model.id = str(tmp_path / "model"), 7
+    (tmp_path / "model/Format-Serving/variables").mkdir(parents=True)
+    (tmp_path / "model/Format-Serving/saved_model.pb").write_bytes(b"graph")
+    (tmp_path / "model/Format-Serving/variables/variables.index").write_bytes(b"index")
+
+    def run(blessed=1, servable=1, keep=0):
+        blessing, infra_blessing = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
+        blessing.set_int_custom_property("blessed", blessed)
+        infra_blessing.set_int_custom_property("blessed", servable)
+        infra_blessing.set_string_custom_property("blessing_status", "INFRA_BLESSED" if servable else "")
+        pushed = standard_artifacts.PushedModel()
+        pushed.uri = str(tmp_path / f"pushed-{next(calls)}")
+        context = executor.Executor.Context(tmp_dir=str(tmp_path), unique_id="1")
+        executor.Executor(context).Do(
+            {"model": [model], "model_blessing": [blessing], "infra_blessing": [infra_blessing]},
+            {"pushed_model": [pushed]},
+            {"base_directory": str(tmp_path / "served"), "keep_versions": keep},
+        )
+        return pushed
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A record that holds PushedModel artifacts."""
+    opened = record.open_store(tmp_path / "metadata.sqlite")
+    kind = opened.put_artifact_type(mlmd.ArtifactType(name="PushedModel"))
+
+    def add(*pushed):
+        for artifact in pushed:
+            stored = mlmd.Artifact(type_id=kind, uri=artifact.uri)
+            for name in ("pushed_destination", "pushed_version"):
+                stored.custom_properties[name].string_value = artifact.get_string_custom_property(name)
+            for name in ("pushed", executor.MODEL_ID):
+                stored.custom_properties[name].int_value = artifact.get_int_custom_property(name)
+            opened.put_artifacts([stored])
+        return opened
+
+    return add
+
+
+def test_a_blessed_model_is_pushed_and_the_artifact_says_where(push):
+    pushed = push()
+    destination = pushed.get_string_custom_property("pushed_destination")
+    assert pushed.get_int_custom_property("pushed") == 1 and pushed.get_int_custom_property("model_id") == 7
+    assert destination.endswith("/" + pushed.get_string_custom_property("pushed_version"))
+    assert (
+        Path(destination, "saved_model.pb").read_bytes() == Path(pushed.uri, "saved_model.pb").read_bytes() == b"graph"
+    )
+    assert model_versions.differences(destination) == []
+
+
+@pytest.mark.parametrize(("blessed", "servable"), [(0, 1), (1, 0)])
+def test_what_a_gate_refused_is_not_pushed(push, tmp_path, blessed, servable):
+    assert push(blessed, servable).get_int_custom_property("pushed") == 0
+    assert not (tmp_path / "served").exists()
+
+
+def test_old_versions_go(push, tmp_path):
+    for _ in range(4):
+        newest = push(keep=2)
+    found = model_versions.find(str(tmp_path / "served"))
+    assert len(found.served) == 2 and found.served[0] == int(newest.get_string_custom_property("pushed_version"))
+
+
+def test_only_the_newest_push_is_taken_from_the_cache(push, store, tmp_path):
+    first, second = push(), push()
+    results.forget_old_pushes(store(first, second))
+    # The cache looks for the copies: the first model would be pushed again, as it is not what is served.
+    assert not Path(first.uri).exists() and Path(second.uri).is_dir()
+
+
+def test_a_rolled_back_model_is_neither_pushed_again_nor_said_to_be_served(push, store, tmp_path):
+    push()
+    bad = push()
+    model_versions.roll_back(str(tmp_path / "served"))
+    recorded = store(bad)
+    results.forget_old_pushes(recorded)
+    assert Path(bad.uri).is_dir()
+    (artifact,) = recorded.get_artifacts()
+    collected = results.collect({"Pusher": {"pushed_model": artifact}})
+    version = int(bad.get_string_custom_property("pushed_version"))
+    assert (collected.pushed_version, collected.serving_dir, collected.rolled_back) == (None, None, version)
+    assert collected.refused
+    assert f"rollback CONFIG --to {version}" in collected.refusals[0].text
+    model_versions.roll_back(str(tmp_path / "served"), version)
+    collected = results.collect({"Pusher": {"pushed_model": artifact}})
+    assert collected.pushed_version == version and not collected.refused

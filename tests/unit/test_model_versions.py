@@ -1,0 +1,204 @@
+"""The folder of versions: pushes are whole or not there, old ones go, a bad one can be taken back."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from trainer_module import model_versions
+from trainer_module.model_versions import VersionError, Versions
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder like a SavedModel: a variables file large enough to be caught half-written."""
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "assets.extra").mkdir()
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables/variables.data").write_bytes(os.urandom(8 << 20))
+    (folder / "assets.extra/labels.json").write_text('["a"]')
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every push happens in the same second, unless the test moves the hand."""
+    now = [1_700_000_000]
+    monkeypatch.setattr(model_versions.time, "time", lambda: now[0])
+    return now
+
+
+def push(model, base, **said):
+    return model_versions.push(str(model), str(base), **said)
+
+
+def names(base):
+    return sorted(path.name for path in base.iterdir())
+
+
+def test_a_version_is_the_model_and_a_manifest(model, base, clock):
+    pushed = push(model, base, about={"model": "there"})
+    assert pushed == (1_700_000_000, f"{base}/1700000000", ())
+    folder = Path(pushed.path)
+    for path in model.rglob("*"):
+        assert path.is_dir() or (folder / path.relative_to(model)).read_bytes() == path.read_bytes()
+    manifest = json.loads((folder / "assets.extra/manifest.json").read_text())
+    assert manifest["version"] == pushed.version and manifest["model"] == "there"
+    assert set(manifest["files"]) == {"saved_model.pb", "variables/variables.data", "assets.extra/labels.json"}
+    assert model_versions.differences(pushed.path) == [] and names(base) == ["1700000000"]
+
+
+def test_numbers_only_go_up(model, base, clock):
+    numbers = [push(model, base).version, push(model, base).version]
+    clock[0] -= 500
+    numbers.append(push(model, base).version)
+    model_versions.roll_back(str(base))
+    numbers.append(push(model, base).version)
+    assert numbers == sorted(set(numbers))
+
+
+def test_old_versions_go_and_no_server_loses_what_it_answers_from(model, base, clock):
+    versions = [push(model, base).version for _ in range(4)]
+    pushed = push(model, base, keep=3)
+    assert pushed.removed == (versions[1], versions[0])
+    assert model_versions.find(str(base)) == Versions((pushed.version, versions[3], versions[2]), ())
+    assert names(base) == sorted(map(str, (versions[2], versions[3], pushed.version)))
+    with pytest.raises(ValueError, match="at least 2"):
+        push(model, base, keep=1)
+
+
+def test_what_was_put_aside_goes_when_it_is_older_than_all_that_stays(model, base, clock):
+    first, second, third = (push(model, base).version for _ in range(3))
+    model_versions.roll_back(str(base), first)
+    fourth = push(model, base, keep=2)
+    assert model_versions.find(str(base)) == Versions((fourth.version, first), (third, second))
+    fifth = push(model, base, keep=2)
+    assert set(fifth.removed) == {first, second, third}
+
+
+def test_rolled_back_and_put_back(model, base, clock):
+    first, second, third = (push(model, base).version for _ in range(3))
+    path = f"{base}/{third}"
+    assert model_versions.is_newest(path) and not model_versions.is_withdrawn(path)
+    assert model_versions.roll_back(str(base)) == Versions((second, first), (third,))
+    assert not model_versions.is_newest(path) and model_versions.is_withdrawn(path)
+    assert model_versions.roll_back(str(base)) == Versions((first,), (third, second))
+    assert model_versions.roll_back(str(base), third) == Versions((third, first), (second,))
+    assert model_versions.differences(path) == []
+
+
+def test_what_cannot_be_rolled_back_to(model, base, clock):
+    with pytest.raises(VersionError, match="no version: there is no version before"):
+        model_versions.roll_back(str(base))
+    only = push(model, base).version
+    with pytest.raises(VersionError, match=f"holds {only}: there is no version before"):
+        model_versions.roll_back(str(base))
+    with pytest.raises(VersionError, match=f"no version 7. It holds {only}"):
+        model_versions.roll_back(str(base), 7)
+    push(model, base)
+    (base / str(only) / "variables/variables.data").write_bytes(b"other")
+    with pytest.raises(VersionError, match=r"nothing was changed: variables/variables\.data has changed"):
+        model_versions.roll_back(str(base))
+    assert len(model_versions.find(str(base)).served) == 2
+
+
+def test_every_difference_is_told(model, base):
+    folder = Path(push(model, base).path)
+    (folder / "more").write_text("x")
+    (folder / "assets.extra/labels.json").unlink()
+    assert model_versions.differences(str(folder)) == [
+        "assets.extra/labels.json is missing",
+        "more does not belong to it",
+    ]
+    (folder / "assets.extra/manifest.json").write_text("{")
+    assert model_versions.differences(str(folder)) == ["assets.extra/manifest.json is damaged"]
+    (folder / "saved_model.pb").unlink()
+    assert model_versions.differences(str(folder)) == ["saved_model.pb is missing"]
+    # Of others' models, which have no manifest, nothing is known.
+    assert model_versions.differences(str(model)) == []
+
+
+def test_a_full_disk_leaves_nothing(model, base, monkeypatch):
+    push(model, base)
+    before = names(base)
+
+    def full(path):
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(model_versions, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        push(model, base)
+    assert names(base) == before
+
+
+def test_killed_at_any_moment_a_push_leaves_only_whole_versions(model, base):
+    random.seed(3)
+    start = time.perf_counter()
+    push(model, base)
+    usual = time.perf_counter() - start
+    killed = 0
+    for moment in range(10):
+        pid = os.fork()
+        if pid == 0:  # the child knows only files: no thread of TensorFlow's is asked for anything
+            try:
+                push(model, base)
+            finally:
+                os._exit(0)
+        time.sleep(random.uniform(0.0, usual) if moment else 0.0)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        killed += os.WIFSIGNALED(status)
+        found = model_versions.find(str(base))
+        assert found.served and not found.withdrawn
+        assert [model_versions.differences(f"{base}/{version}") for version in found.served] == [[]] * len(found.served)
+        assert {int(name) for name in names(base) if name.isdigit()} == set(found.served)
+    assert killed >= 5
+    push(model, base)
+    assert not [name for name in names(base) if not name.isdigit()]
+
+
+def test_two_pushes_at_once_are_two_versions(model, base, clock):
+    pids = []
+    for _ in range(2):
+        if (pid := os.fork()) == 0:
+            try:
+                push(model, base)
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    found = model_versions.find(str(base))
+    assert len(found.served) == 2
+    assert not any(model_versions.differences(f"{base}/{version}") for version in found.served)
+
+
+def test_others_at_work_are_left_alone(model, base):
+    base.mkdir()
+    (base / ".staging-5-another.machine-1").mkdir()
+    (base / f".staging-6-{model_versions.socket.gethostname()}-{os.getppid()}").mkdir()
+    (base / "notes").mkdir()
+    push(model, base)
+    assert len(names(base)) == 4
+
+
+def test_on_an_object_store(model, clock):
+    base = "ram://versions/model"
+    first, second = (model_versions.push(str(model), base, keep=2) for _ in range(2))
+    assert tf.io.gfile.exists(f"{base}/{first.version}/saved_model.pb")
+    third = model_versions.push(str(model), base, keep=2)
+    assert third.removed == (first.version,)
+    assert model_versions.find(base) == Versions((third.version, second.version), ())
+    assert model_versions.differences(third.path) == []
+    assert model_versions.roll_back(base) == Versions((second.version,), (third.version,))
+    assert model_versions.roll_back(base, third.version) == Versions((third.version, second.version), ())
