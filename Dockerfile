@@ -1,5 +1,10 @@
-# The same lock, on a system whose C runtime is new enough for TFX 1.21's wheels.
+# One image for pipeline steps, Beam workers and the local server; VARIANT is cpu, or gpu with CUDA's libraries in it.
+#   make image                      tfx-vision:cpu
+#   make image VARIANT=gpu          tfx-vision:gpu
+ARG VARIANT=cpu
+
 FROM debian:13-slim AS build
+ARG VARIANT
 # g++ for pyfarmhash, which has no wheel; it stays behind in this stage.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates g++ python3 python3-pip python3-venv \
@@ -7,27 +12,37 @@ RUN apt-get update \
 # Debian 13 has Python 3.13, TFX's kfp extra ends at 3.11: uv brings that one.
 ENV UV_PYTHON_INSTALL_DIR=/opt/python UV_LINK_MODE=copy
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv
-RUN /opt/uv/bin/uv venv --python 3.11 /opt/tfx-vision
+RUN /opt/uv/bin/uv venv --python 3.11 --managed-python /opt/tfx-vision
 WORKDIR /src
-COPY requirements.lock ./
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/tfx-vision --require-hashes --no-deps -r requirements.lock
+COPY requirements.lock requirements-${VARIANT}.lock ./
+RUN /opt/uv/bin/uv pip install --no-cache --python /opt/tfx-vision --require-hashes --no-deps \
+      -r requirements-${VARIANT}.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY pipeline pipeline
 COPY components components
 COPY trainer_module trainer_module
 COPY serving serving
-RUN /opt/uv/bin/uv pip install --no-cache --python /opt/tfx-vision --no-deps --no-build-isolation .
+# What builds the wheel is locked too, and not part of the image.
+RUN /opt/uv/bin/uv build --no-cache --python /opt/tfx-vision --wheel --out-dir /wheels \
+      --build-constraints requirements.lock --require-hashes \
+ && /opt/uv/bin/uv pip install --no-cache --python /opt/tfx-vision --no-deps /wheels/*.whl
 
 FROM debian:13-slim
+# libstdc++6: every package with native code needs it.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libstdc++6 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 10001 --user-group --create-home tfx-vision
+ && useradd --uid 10001 --user-group --create-home tfx-vision \
+ # Where Kubeflow's launcher puts what a step reads and takes what it writes; it runs as this user.
+ && install --directory --owner tfx-vision --group tfx-vision /minio /s3 /gcs
 COPY --from=build /opt/python /opt/python
 COPY --from=build /opt/tfx-vision /opt/tfx-vision
 ENV PATH=/opt/tfx-vision/bin:$PATH PYTHONUNBUFFERED=1 TF_USE_LEGACY_KERAS=0
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001
 WORKDIR /home/tfx-vision
+# A pipeline step names its own command, as do Beam workers:
+#   python -m apache_beam.runners.worker.worker_pool_main --service_port 50000
+# and the local server: tensorflow_model_server --port=8500 ...
 ENTRYPOINT ["tfx-vision"]
 CMD ["--help"]

@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
+VARIANT := cpu
 
-.PHONY: help setup demo test lint format bench image clean
+.PHONY: help setup demo test lint format bench lock image clean
 
 help: ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +31,11 @@ format: setup ## Formats the code and mends what ruff can mend.
 bench: setup ## Measures the data path against the canonical form (about three minutes).
 	$(BIN)/python tests/bench/data_path.py
 
-image: ## Builds the container image (docker, podman or buildah).
-	@scripts/image.sh
+lock: setup ## Resolves requirements.lock, and those of the images to the same versions.
+	@scripts/lock.sh
+
+image: ## Builds the container image, VARIANT=cpu or gpu (docker, podman or buildah).
+	@scripts/image.sh $(VARIANT)
 
 clean: ## Removes the environment, the private C runtime and all caches; runs/ stays.
 	rm -rf .venv .runtime .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
