@@ -61,6 +61,7 @@ __all__ = [
     "Mask",
     "Metadata",
     "NotFoundError",
+    "OptionKeys",
     "Options",
     "PermissionDeniedError",
     "Picture",

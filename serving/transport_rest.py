@@ -115,7 +115,7 @@ class _Form:
         # Without a connection in time the server is not slow but out of reach.
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return DeadlineExceededError("DEADLINE_EXCEEDED", f"{self._base}: no answer in time ({why})")
-        # A connection that broke off is UNAVAILABLE to gRPC too; asking again does no harm, since nothing is changed by it.
+        # So is a connection that broke off to gRPC. Asking again does no harm: a prediction changes nothing.
         return UnavailableError("UNAVAILABLE", f"{self._base}: {why}")
 
 

@@ -116,22 +116,23 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     image.write_bytes(picture_bytes())
     for option, address in (("--grpc", "127.0.0.1:9"), ("--rest", "http://127.0.0.1:9")):
         assert_one_message(tfx_vision("predict", image, option, address), 1, "UNAVAILABLE")
-    assert_one_message(
-        tfx_vision("predict", image, "--rest", "http://host:port"), 1, "INVALID_ARGUMENT", "http://host:port"
-    )
+    assert_one_message(tfx_vision("predict", image, "--rest", "http://host:port"), 2, "http://host:port")
     assert_one_message(tfx_vision("predict", image, "--rest", "x", "--grpc", "y"), 2, "not both")
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
 
 
 def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
     class Server:
-        def __init__(self, address, model_name):
+        def __init__(self, address, model_name, **options):
             pass
 
         def segment(self, images):
             return [client.Mask(b"mask %d" % number, (1, 2)) for number, _ in enumerate(images)]
 
-        def close(self):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
             pass
 
     monkeypatch.setattr(client, "GrpcClient", Server)
