@@ -39,7 +39,7 @@ _READY_TRY_S = 10.0
 _BATCH_BYTES = 32 * 1024 * 1024
 _RETRIED = (UnavailableError, ResourceExhaustedError)
 # What a server says that is about to be ready.
-_NOT_YET = (*_RETRIED, NotFoundError, DeadlineExceededError)
+_NOT_YET = (*_RETRIED, NotFoundError)
 
 # A grey PNG of 8 x 8 pixels: a model that refuses it refuses the question, not the picture.
 PROBE = bytes.fromhex(
@@ -193,6 +193,7 @@ class Dialogue:
     def wait_until_ready(self, timeout_s: float) -> Steps[int | None]:
         """See `client.Client.wait_until_ready`."""
         deadline = _Deadline(timeout_s)
+        why: ServerError | None = None
         while True:
             try:
                 # Retries would only get in the way of the pauses here.
@@ -203,7 +204,9 @@ class Dialogue:
                     reply: Reply = yield Send(_PROBE.about([PROBE]), deadline.check())
                     return reply.version
                 states = ", ".join(f"{entry.version} {entry.state}" for entry in found) or "no version"
-                why: ServerError = NotFoundError("NOT_FOUND", f"no version is available yet ({states})")
+                why = NotFoundError("NOT_FOUND", f"no version is available yet ({states})")
+            except DeadlineExceededError as error:
+                why = why or error  # what was said before the time was over tells more
             except _NOT_YET as error:
                 why = error
             except InvalidArgumentError as error:
@@ -286,7 +289,8 @@ class _Batches:
         self._reply = reply
         self._question_is_sound = False
 
-    def ask(self, batch: list[tuple[int, bytes]]) -> Steps[None]:
+    def ask(self, batch: list[tuple[int, bytes]], sure: bool = False) -> Steps[None]:
+        """Fills in the answers, or errors, of one batch; `sure` is that its one picture was refused before."""
         request = self._question.about(content for _, content in batch)
         try:
             reply: Reply = yield from self._reply(request, self._deadline)
@@ -294,8 +298,15 @@ class _Batches:
             yield from self._halve(batch, error)
             return
         except InvalidArgumentError as error:
+            if sure:
+                self._found[batch[0][0]] = error
+                return
             yield from self._check_question(error)
-            yield from self._halve(batch, error)
+            if len(batch) > 1:
+                yield from self._halve(batch, error)
+            else:
+                # A server that joins the requests of several clients into a batch refuses all of them for one picture.
+                yield from self.ask(batch, sure=True)
             return
         self._question_is_sound = True
         read = self._question.read(reply.outputs, reply.version)

@@ -436,8 +436,14 @@ def test_a_bad_picture_spoils_nothing_but_itself(client, bad):
 
 def test_halving_asks_few_times(connect, address, script):
     connect(address).predict([b"bad" if number == 20 else b"1" for number in range(32)])
-    # The probe, and two halves on each of five levels.
-    assert len(script.batches) == 1 + 1 + 2 * 5
+    # The probe, two halves on each of five levels, and the one that is refused once more.
+    assert len(script.batches) == 1 + 1 + 2 * 5 + 1
+
+
+def test_a_picture_is_not_blamed_for_what_another_client_sent(client, script):
+    """Servers that batch join requests, and refuse all of a batch for one picture in it."""
+    script.refusals = [("INVALID_ARGUMENT", "Unknown image file format.")]
+    assert client.predict([b"1"])[0].label == "dog"
 
 
 def test_a_file_that_cannot_be_read_is_never_sent(client, script, tmp_path):
@@ -665,7 +671,7 @@ def test_loading_is_not_ready(client, script, monkeypatch):
     monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.05)
     script.states = [(7, 20, "")]
     with pytest.raises(clients.DeadlineExceededError, match="no version is available yet \\(7 LOADING\\)"):
-        client.wait_until_ready(timeout_s=0.5)
+        client.wait_until_ready(timeout_s=1.0)
     assert "predict" not in script.calls
     assert len(script.calls) >= 2
 
