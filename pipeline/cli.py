@@ -205,6 +205,28 @@ def augment(
 
 
 @app.command()
+def deploy(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Receives the files; has to be empty or missing.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+) -> None:
+    """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
+    from pipeline import deployment
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        written = deployment.write(loaded, output)
+    except (configuration.ConfigError, deployment.NotEmptyError) as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    for path in written:
+        print(path)
+
+
+@app.command()
 def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
     """Prints where the last run's report is: one HTML file that says all that is known of the model."""
     from pipeline import execution
