@@ -6,7 +6,6 @@ import functools
 import inspect
 import itertools
 import json
-import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from pipeline.console import BAD_USAGE, FAILED, escape, say, stop, wide_console
+from pipeline.console import BAD_USAGE, FAILED, say, stop
 from trainer_module.error_text import first_line
 
 if TYPE_CHECKING:
@@ -173,11 +172,10 @@ def explain(
     import io
 
     import numpy as np
-    from rich.table import Table
 
     paths = _written_paths(images, output_dir, ".png", "explanation")
     rows, errors = [], Errors()
-    table = Table("picture", "class", "score", "explanation", box=None, padding=(0, 2, 0, 0))
+    table = [("picture", "class", "score", "explanation")]
     pairs = list(zip(images, paths, strict=True))
     asked = _asked(server, images, pairs, lambda client, batch: client.explain(batch), errors, progress=True)
     for (path, written), found in asked:
@@ -196,10 +194,13 @@ def explain(
             _write(heatmap, buffer.getvalue())
             row["heatmap"] = str(heatmap)
         name = f"class {found.class_id}" if found.label is None else found.label
-        table.add_row(*map(escape, (path, name, f"{found.score:.6f}", written)))
+        table.append((str(path), name, f"{found.score:.6f}", str(written)))
         rows.append(row)
     if rows and not as_json:
-        wide_console(sys.stdout).print(table, soft_wrap=True)
+        # By hand, since a table of rich's cuts paths to fit a terminal.
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     _finish({"explanations": rows}, errors, as_json)
 
 
