@@ -490,6 +490,11 @@ def test_a_real_limit_of_a_message_is_understood(script):
     assert [isinstance(answer, clients.RequestTooLargeError) for answer in answers] == [False, True, False]
 
 
+def test_an_answer_may_be_larger_than_grpc_takes_by_itself(client, script, monkeypatch):
+    monkeypatch.setattr(script, "predict", lambda signature, values: {"embedding": np.ones([1, 1_200_000], np.float32)})
+    assert len(client.embed([b"1"])[0].vector) == 1_200_000
+
+
 def test_what_was_answered_is_kept_when_the_server_goes(connect, address, script):
     script.refusals = [None, ("UNAVAILABLE", "gone")]
     answers = connect(address, batch_size=2, retries=0).predict([b"1"] * 6)
