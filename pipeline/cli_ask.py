@@ -225,9 +225,11 @@ def similar(
     if not known:
         stop(stderr, BAD_USAGE, f"{directory} holds no other picture ({', '.join(_PICTURE_SUFFIXES)}).")
     images, errors = [image, *known], Errors()
-    answered = list(_asked(server, images, images, lambda client, batch: client.embed(batch), errors, progress=True))
-    if not answered or answered[0][0] != image:
-        raise typer.Exit(FAILED)
+    asked = _asked(server, images, images, lambda client, batch: client.embed(batch), errors, progress=True)
+    first = next(asked, None)
+    if first is None or first[0] != image:
+        raise typer.Exit(FAILED)  # why has been said
+    answered = [first, *asked]
     if len(versions := {found.version for _, found in answered}) > 1:
         message = f"Versions {', '.join(map(str, versions))} answered, and vectors of two cannot be compared."
         stop(stderr, FAILED, f"{message} Ask again, or pin one with --version.")
