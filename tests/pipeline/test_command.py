@@ -204,6 +204,16 @@ def test_report_prints_where_the_last_one_is(tmp_path):
     assert_one_message(tfx_vision("report", "digits", "--set", "training.epoch=3"), 2, "Unknown key `epoch`")
 
 
+def test_deploy_writes_files_once(tmp_path):
+    done = tfx_vision("deploy", "digits", "--output", tmp_path / "out", "--set", "serving.model_name=cats")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = [Path(line) for line in done.stdout.splitlines()]
+    assert tmp_path / "out" / "compose.yaml" in written and all(path.is_file() for path in written)
+    assert_one_message(tfx_vision("deploy", "digits", "--output", tmp_path / "out"), 2, "is not empty")
+    assert_one_message(tfx_vision("deploy", "digit", "--output", tmp_path / "new"), 2, "Did you mean `digits`?")
+    assert_one_message(tfx_vision("deploy", "digits", "--output", written[0]), 1, str(written[0]))
+
+
 def test_presets_lists_all():
     found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
     assert sorted(found) == config.preset_names()
