@@ -5,23 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
+from pipeline import cli_ask
 from pipeline import config as configuration
+from pipeline.console import BAD_USAGE, DONE, FAILED
+from pipeline.console import escape as _escape
+from pipeline.console import stop as _stop
+from pipeline.console import wide_console as _console
 from trainer_module.error_text import did_you_mean
-
-if TYPE_CHECKING:
-    from serving import client as clients
-
-Answer = TypeVar("Answer")
-
-DONE, FAILED, BAD_USAGE, REFUSED = 0, 1, 2, 3
 
 app = typer.Typer(
     name="tfx-vision",
@@ -41,12 +38,9 @@ DataOption = Annotated[
 OverridesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
 ]
-GrpcOption = Annotated[str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Ask over gRPC (the default).")]
-RestOption = Annotated[str | None, typer.Option("--rest", metavar="URL", help="Ask over REST.")]
 
 
 def main() -> None:
@@ -61,7 +55,7 @@ def run(
     overrides: OverridesOption = None,
     from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
     to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
-    as_json: JsonOption = False,
+    as_json: cli_ask.JsonOption = False,
     debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Runs the pipeline here: from a folder of pictures to a served model.
@@ -164,67 +158,10 @@ def serve(
     server.stop()
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
-    grpc: GrpcOption = None,
-    rest: RestOption = None,
-    model: Annotated[str, typer.Option(help="The name that the server knows.")] = "digits",
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show for each picture.")] = 1,
-    as_json: JsonOption = False,
-) -> None:
-    """Asks a model server what is on pictures."""
-    stderr = Console(stderr=True)
-    predictions = _ask(stderr, images, grpc, rest, model, lambda client, contents: client.predict(contents, top_k))
-    if as_json:
-        rows = [
-            {
-                "image": str(path),
-                "label": prediction.label,
-                "score": prediction.score,
-                "top": [{"label": label, "score": score} for label, score in prediction.top],
-            }
-            for path, prediction in zip(images, predictions, strict=True)
-        ]
-        print(json.dumps({"predictions": rows}, ensure_ascii=False))
-        return
-    for path, prediction in zip(images, predictions, strict=True):
-        ranked = "  ".join(f"{label} {score:.6f}" for label, score in prediction.top)
-        print(f"{path}  {ranked}")
-
-
-@app.command()
-def segment(
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
-    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives a PNG of class ids for every picture.")],
-    grpc: GrpcOption = None,
-    rest: RestOption = None,
-    model: Annotated[str, typer.Option(help="The name that the server knows.")] = "digit-scenes",
-    as_json: JsonOption = False,
-) -> None:
-    """Asks a model server for the class of every pixel."""
-    stderr = Console(stderr=True)
-    paths = _mask_paths(images, output_dir)
-    for path, written in zip(images, paths, strict=True):
-        if path.absolute() == written.absolute():
-            _stop(stderr, BAD_USAGE, f"--output-dir: {path} would be replaced by its own mask. Name another folder.")
-    masks = _ask(stderr, images, grpc, rest, model, lambda client, contents: client.segment(contents))
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for mask, written in zip(masks, paths, strict=True):
-            written.write_bytes(mask.png)
-    except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or output_dir}: {error.strerror or error}")
-    if as_json:
-        rows = [
-            {"image": str(path), "mask": str(written), "class_pixels": list(mask.class_pixels)}
-            for path, written, mask in zip(images, paths, masks, strict=True)
-        ]
-        print(json.dumps({"masks": rows}, ensure_ascii=False))
-        return
-    for path, written, mask in zip(images, paths, masks, strict=True):
-        shares = [f"{count / sum(mask.class_pixels):.1%} {id_}" for id_, count in enumerate(mask.class_pixels) if count]
-        print(f"{path}  {written}  of class: {', '.join(shares)}")
+app.command()(cli_ask.predict)
+app.command()(cli_ask.segment)
+app.command()(cli_ask.explain)
+app.command()(cli_ask.similar)
 
 
 @app.command()
@@ -268,6 +205,28 @@ def augment(
 
 
 @app.command()
+def deploy(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Receives the files; has to be empty or missing.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+) -> None:
+    """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
+    from pipeline import deployment
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        written = deployment.write(loaded, output)
+    except (configuration.ConfigError, deployment.NotEmptyError) as error:
+        _stop(stderr, BAD_USAGE, str(error))
+    except OSError as error:
+        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    for path in written:
+        print(path)
+
+
+@app.command()
 def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
     """Prints where the last run's report is: one HTML file that says all that is known of the model."""
     from pipeline import execution
@@ -302,7 +261,7 @@ def model(
         int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
     ] = None,
     expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
-    as_json: JsonOption = False,
+    as_json: cli_ask.JsonOption = False,
 ) -> None:
     """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
 
@@ -334,7 +293,7 @@ def history(
     data: DataOption = None,
     overrides: OverridesOption = None,
     num: Annotated[int, typer.Option(min=1, help="How many runs to show, the newest ones.")] = 20,
-    as_json: JsonOption = False,
+    as_json: cli_ask.JsonOption = False,
 ) -> None:
     """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
     stderr = Console(stderr=True)
@@ -360,7 +319,7 @@ def compare(
     second: RunArgument,
     data: DataOption = None,
     overrides: OverridesOption = None,
-    as_json: JsonOption = False,
+    as_json: cli_ask.JsonOption = False,
 ) -> None:
     """Shows two runs side by side: figures per class and slice, settings, data and verdicts.
 
@@ -389,7 +348,7 @@ def rollback(
     to: Annotated[int | None, typer.Option(min=0, help="The version; the one before the newest when absent.")] = None,
     data: DataOption = None,
     overrides: OverridesOption = None,
-    as_json: JsonOption = False,
+    as_json: cli_ask.JsonOption = False,
 ) -> None:
     """Makes an earlier version the newest that model servers see; the newer ones are put aside, and can come back.
 
@@ -417,7 +376,7 @@ def rollback(
 
 
 @app.command()
-def presets(as_json: JsonOption = False) -> None:
+def presets(as_json: cli_ask.JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
 
@@ -432,7 +391,7 @@ def presets(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(as_json: cli_ask.JsonOption = False) -> None:
     """Checks this machine and the installed packages."""
     from rich.table import Table
 
@@ -448,47 +407,6 @@ def doctor(as_json: JsonOption = False) -> None:
             table.add_row(mark, check.name, check.detail)
         Console().print(table)
     raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
-
-
-def _ask(
-    stderr: Console,
-    images: list[Path],
-    grpc: str | None,
-    rest: str | None,
-    model: str,
-    question: Callable[[clients.Client, list[bytes]], list[Answer]],
-) -> list[Answer]:
-    """Reads the pictures and asks the server that the options name."""
-    from serving import client as clients
-
-    if grpc and rest:
-        _stop(stderr, BAD_USAGE, "Give --grpc or --rest, not both.")
-    contents = []
-    for path in images:
-        try:
-            contents.append(path.read_bytes())
-        except OSError as error:
-            _stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
-    client: clients.Client
-    try:
-        client = clients.RestClient(rest, model) if rest else clients.GrpcClient(grpc or "127.0.0.1:8500", model)
-        try:
-            return question(client, contents)
-        finally:
-            client.close()
-    except clients.ServerError as error:
-        _stop(stderr, FAILED, str(error))
-
-
-def _mask_paths(images: list[Path], output_dir: Path) -> list[Path]:
-    """A file for every mask; of pictures that have one name, from several folders, the later ones are numbered."""
-    taken: dict[str, None] = {}
-    for path in images:
-        numbered = (f"{path.stem}-{number}.png" for number in itertools.count(2))
-        # `a-2.png` may be the name of a picture too.
-        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in taken)
-        taken[name] = None
-    return [output_dir / name for name in taken]
 
 
 def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
@@ -508,20 +426,3 @@ def _header(text: str) -> str:
     # Comments further down are about single keys.
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return "\n".join(line.removeprefix("#").strip() for line in lines)
-
-
-def _console(file: IO[str]) -> Console:
-    """As wide as the terminal; where there is none wide enough that nothing is cut for who reads it."""
-    return Console(file=file, width=None if file.isatty() else 120)
-
-
-def _stop(console: Console, code: int, message: str) -> NoReturn:
-    """Says what is wrong, in one message without a traceback, and ends."""
-    console.print(f"[bold red]error:[/bold red] {_escape(message)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(code)
-
-
-def _escape(text: Any) -> str:
-    from rich.markup import escape
-
-    return escape(str(text))

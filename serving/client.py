@@ -1,278 +1,339 @@
-"""Asks a model server, over gRPC or REST, what is on pictures. Imports no TensorFlow."""
+"""Asks a model server about pictures: over gRPC or REST, with or without asyncio. Imports no TensorFlow.
+
+    with GrpcClient("127.0.0.1:8500", "digits") as client:
+        for prediction in client.predict(["three.png", "four.png"], top_k=3).or_raise():
+            print(prediction.label, prediction.score, prediction.version)
+
+What is asked, and when again, is in `dialogue`; here it is run.
+"""
 
 from __future__ import annotations
 
-import abc
-import base64
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import asyncio
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
-# Larger than any answer of ours; gRPC's own default of 4 MB is not.
-_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+from serving.answers import (
+    Answers,
+    Embedding,
+    Explanation,
+    Label,
+    Mask,
+    Metadata,
+    Prediction,
+    SignatureSpec,
+    TensorSpec,
+    VersionStatus,
+)
+from serving.dialogue import Dialogue, Pause, Request, Steps
+from serving.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    RequestTooLargeError,
+    ResourceExhaustedError,
+    ServerError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+    UnreadablePictureError,
+)
+from serving.options import OptionKeys, Options
+from serving.pictures import Picture
+
+__all__ = [
+    "Answers",
+    "AsyncClient",
+    "AsyncGrpcClient",
+    "AsyncRestClient",
+    "Client",
+    "DeadlineExceededError",
+    "Embedding",
+    "Explanation",
+    "GrpcClient",
+    "InternalError",
+    "InvalidArgumentError",
+    "Label",
+    "Mask",
+    "Metadata",
+    "NotFoundError",
+    "OptionKeys",
+    "Options",
+    "PermissionDeniedError",
+    "Picture",
+    "Prediction",
+    "RequestTooLargeError",
+    "ResourceExhaustedError",
+    "RestClient",
+    "ServerError",
+    "SignatureSpec",
+    "TensorSpec",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "UnreadablePictureError",
+    "VersionStatus",
+]
+
+Result = TypeVar("Result")
 
 
-class ServerError(Exception):
-    """The server refused or could not be reached.
+class Transport(Protocol):
+    """Sends requests one by one; threads may share it."""
 
-    Attributes:
-      code: The gRPC status name, for example "NOT_FOUND", or "HTTP 404".
+    def send(self, request: Request, timeout_s: float) -> Any:
+        """Gives what the request's kind is answered with, or raises ServerError."""
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+class AsyncTransport(Protocol):
+    """The same for one event loop."""
+
+    async def send(self, request: Request, timeout_s: float) -> Any:
+        """See `Transport.send`."""
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+
+
+class Client:
+    """Asks one model. Threads may share a client, and should: it keeps its connections.
+
+    Make a `GrpcClient` or a `RestClient`. A method with `timeout_s` takes the client's own when it is not given.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        """Takes the status name and what the server said."""
-        super().__init__(f"{code}: {message}")
-        self.code = code
+    def __init__(self, transport: Transport, options: Options) -> None:
+        """Takes what sends the requests, and how to ask."""
+        self._transport = transport
+        self._dialogue = Dialogue(options)
 
-
-class Label(NamedTuple):
-    """A class name and its probability, range [0, 1]."""
-
-    label: str
-    score: float
-
-
-class Prediction(NamedTuple):
-    """The answer for one picture.
-
-    Attributes:
-      label: The most probable class.
-      score: Its probability, range [0, 1].
-      top: The most probable classes, best first.
-    """
-
-    label: str
-    score: float
-    top: tuple[Label, ...]
-
-
-class Mask(NamedTuple):
-    """A class for every pixel of one picture.
-
-    Attributes:
-      png: PNG of class ids, uint8, in the size that the model works in.
-      class_pixels: How many pixels each class has, by id.
-    """
-
-    png: bytes
-    class_pixels: tuple[int, ...]
-
-
-class VersionStatus(NamedTuple):
-    """One version of a model: its number and state ("AVAILABLE", "LOADING", ...)."""
-
-    version: int
-    state: str
-
-
-class Client(abc.ABC):
-    """What both protocols offer."""
-
-    @abc.abstractmethod
-    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
-        """Asks one signature that has one input.
-
-        Args:
-          signature: Its name.
-          alias: The input's name.
-          values: One string for each picture.
-
-        Returns:
-          Output name → a row for each picture.
-
-        Raises:
-          ServerError: If the server refuses, fails, or does not answer in time.
-        """
-
-    def predict(self, images: Sequence[bytes], top_k: int = 1) -> list[Prediction]:
+    def predict(
+        self, images: Iterable[Picture], top_k: int = 1, *, timeout_s: float | None = None
+    ) -> Answers[Prediction]:
         """Classifies pictures.
 
+        A list longer than the batch size is sent in batches. Neither a picture that the model refuses nor one that
+        cannot be read spoils the others: its error stands in its place. An error that is no picture's fault is raised,
+        unless pictures were answered before it came; then it stands in the places of the rest.
+
         Args:
-          images: JPEG or PNG files of any size; nothing is resized here.
+          images: Paths, bytes of JPEG or PNG files, PIL images, or arrays uint8 [h, w, 3]; nothing is resized here.
           top_k: How many classes to return for each.
+          timeout_s: The longest that the call may take.
 
         Raises:
           ServerError: If the server refuses, fails, or does not answer in time.
+          TypeError: If it is not a list of pictures.
         """
-        return _predictions(self.ask(*_question(images, top_k)), top_k)
+        return self._run(self._dialogue.predict(images, top_k, timeout_s))
 
-    def segment(self, images: Sequence[bytes]) -> list[Mask]:
-        """Finds the class of every pixel.
+    def segment(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Mask]:
+        """Finds the class of every pixel; arguments and errors as those of `predict`."""
+        return self._run(self._dialogue.segment(images, timeout_s))
 
-        Args:
-          images: JPEG or PNG files of any size; nothing is resized here.
+    def explain(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Explanation]:
+        """Classifies pictures and shows where the model looked; arguments and errors as those of `predict`."""
+        return self._run(self._dialogue.explain(images, timeout_s))
 
-        Raises:
-          ServerError: If the server refuses, fails, or does not answer in time.
-        """
-        outputs = self.ask("serving_default", "image_bytes", images)
-        if "mask_png_bytes" not in outputs or "class_pixels" not in outputs:
-            raise ServerError("FAILED_PRECONDITION", "the answer holds no masks: is it a model of masks?")
-        return [
-            Mask(png, tuple(int(count) for count in counts))
-            for png, counts in zip(outputs["mask_png_bytes"], outputs["class_pixels"], strict=True)
-        ]
+    def embed(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Embedding]:
+        """Gives the vectors that the model makes of pictures; arguments and errors as those of `predict`."""
+        return self._run(self._dialogue.embed(images, timeout_s))
 
-    @abc.abstractmethod
-    def status(self) -> list[VersionStatus]:
-        """The versions that the server knows, newest first.
+    def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
+        """The versions that the server knows, newest first; of a client with a `version` that one.
 
         Raises:
           ServerError: If the server does not know the model, or cannot be reached.
         """
+        return self._run(self._dialogue.status(timeout_s))
 
-    @abc.abstractmethod
+    def metadata(self, *, timeout_s: float | None = None) -> Metadata:
+        """What can be asked of the model: its signatures, and the version that they are of.
+
+        Raises:
+          ServerError: If the server has not loaded the model, or cannot be reached.
+        """
+        return self._run(self._dialogue.metadata(timeout_s))
+
+    def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
+        """Waits until the model answers: a version is AVAILABLE, and a small grey picture gets a reply.
+
+        The status alone is not enough: a server behind a proxy, or one that warms up, has it before it answers.
+
+        Returns:
+          The version that answered; None where the server does not tell.
+
+        Raises:
+          ServerError: If waiting is no use (wrong token, no version can be loaded, ...), or was not long enough.
+        """
+        return self._run(self._dialogue.wait_until_ready(timeout_s))
+
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[Result]) -> Result:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    reply = self._transport.send(step.request, step.timeout_s)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, awaited. One event loop uses it, any number of tasks at once.
+
+    Make an `AsyncGrpcClient` or an `AsyncRestClient`.
+    """
+
+    def __init__(self, transport: AsyncTransport, options: Options) -> None:
+        """Takes what sends the requests, and how to ask."""
+        self._transport = transport
+        self._dialogue = Dialogue(options)
+
+    async def predict(
+        self, images: Iterable[Picture], top_k: int = 1, *, timeout_s: float | None = None
+    ) -> Answers[Prediction]:
+        """See `Client.predict`."""
+        return await self._run(self._dialogue.predict(images, top_k, timeout_s))
+
+    async def segment(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Mask]:
+        """See `Client.segment`."""
+        return await self._run(self._dialogue.segment(images, timeout_s))
+
+    async def explain(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Explanation]:
+        """See `Client.explain`."""
+        return await self._run(self._dialogue.explain(images, timeout_s))
+
+    async def embed(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Embedding]:
+        """See `Client.embed`."""
+        return await self._run(self._dialogue.embed(images, timeout_s))
+
+    async def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
+        """See `Client.status`."""
+        return await self._run(self._dialogue.status(timeout_s))
+
+    async def metadata(self, *, timeout_s: float | None = None) -> Metadata:
+        """See `Client.metadata`."""
+        return await self._run(self._dialogue.metadata(timeout_s))
+
+    async def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
+        """See `Client.wait_until_ready`."""
+        return await self._run(self._dialogue.wait_until_ready(timeout_s))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, steps: Steps[Result]) -> Result:
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    reply = await self._transport.send(step.request, step.timeout_s)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
 
 
 class GrpcClient(Client):
-    """Speaks to TF Serving's PredictionService."""
+    """Speaks to TF Serving's PredictionService and ModelService."""
 
-    def __init__(self, address: str, model_name: str, timeout_s: float = 30.0) -> None:
-        """Takes what the instance needs.
+    def __init__(self, address: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+        """Opens a channel; it connects when it is used.
 
         Args:
           address: HOST:PORT.
           model_name: As the server knows it.
-          timeout_s: Deadline of a call.
+          **options: See `Options`.
+
+        Raises:
+          ValueError: If address or options cannot be used.
         """
-        import grpc
+        from serving.transport_grpc import GrpcTransport
 
-        from serving import wire
-
-        self._grpc, self._wire = grpc, wire
-        self._model_name, self._timeout_s = model_name, timeout_s
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ],
-        )
-        self._predict = self._method(wire.PREDICT_METHOD, wire.PredictResponse)
-        self._status = self._method(wire.STATUS_METHOD, wire.GetModelStatusResponse)
-
-    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
-        """See `Client.ask`."""
-        request = self._wire.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = self._model_name, signature
-        request.inputs.add(key=alias, value=self._wire.string_tensor(list(values)))
-        return {entry.key: self._wire.to_numpy(entry.value) for entry in self._call(self._predict, request).outputs}
-
-    def status(self) -> list[VersionStatus]:
-        """See `Client.status`."""
-        request = self._wire.GetModelStatusRequest()
-        request.model_spec.name = self._model_name
-        reply = self._call(self._status, request)
-        return [
-            VersionStatus(entry.version, self._wire.STATES.get(entry.state, "UNKNOWN"))
-            for entry in sorted(reply.model_version_status, key=lambda entry: -entry.version)
-        ]
-
-    def close(self) -> None:
-        """See `Client.close`."""
-        self._channel.close()
-
-    def _method(self, path: str, response: Any) -> Any:
-        return self._channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response.FromString,
-        )
-
-    def _call(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, timeout=self._timeout_s)
-        except self._grpc.RpcError as error:
-            raise ServerError(error.code().name, error.details() or "no message") from None
+        checked = Options(**options)
+        super().__init__(GrpcTransport(address, model_name, checked), checked)
 
 
 class RestClient(Client):
     """Speaks to TF Serving's REST interface."""
 
-    def __init__(self, url: str, model_name: str, timeout_s: float = 30.0) -> None:
-        """Takes what the instance needs.
+    def __init__(self, url: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+        """Takes where and how to ask; connects when it is used.
 
         Args:
           url: For example http://127.0.0.1:8501.
           model_name: As the server knows it.
-          timeout_s: Deadline of a call.
+          **options: See `Options`.
+
+        Raises:
+          ValueError: If URL or options cannot be used.
         """
-        import httpx
+        from serving.transport_rest import RestTransport
 
-        self._httpx = httpx
-        self._model_path = f"/v1/models/{model_name}"
-        try:
-            self._client = httpx.Client(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False)
-        except httpx.InvalidURL as error:
-            raise ServerError("INVALID_ARGUMENT", f"{url}: {error}") from None
-
-    def ask(self, signature: str, alias: str, values: Sequence[bytes]) -> dict[str, Any]:
-        """See `Client.ask`; of one input REST does not say the name."""
-        del alias
-        body = {
-            "signature_name": signature,
-            "instances": [{"b64": base64.b64encode(value).decode("ascii")} for value in values],
-        }
-        rows = self._call("POST", f"{self._model_path}:predict", body, "predictions")
-        keys = rows[0] if rows and isinstance(rows[0], dict) else ()
-        return {key: [_decoded(row[key]) for row in rows] for key in keys}
-
-    def status(self) -> list[VersionStatus]:
-        """See `Client.status`."""
-        entries = self._call("GET", self._model_path, None, "model_version_status")
-        found = [VersionStatus(int(entry["version"]), entry["state"]) for entry in entries]
-        return sorted(found, reverse=True)
-
-    def close(self) -> None:
-        """See `Client.close`."""
-        self._client.close()
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None, key: str) -> Any:
-        try:
-            reply = self._client.request(method, path, json=body)
-        except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
-            raise ServerError("UNAVAILABLE", f"{self._client.base_url}: {error}") from None
-        try:
-            answer = reply.json()
-        except ValueError:
-            raise ServerError(f"HTTP {reply.status_code}", f"not a model server: {reply.text[:200]!r}") from None
-        if not isinstance(answer, dict) or (reply.status_code == 200 and key not in answer):
-            raise ServerError(f"HTTP {reply.status_code}", f"not a model server: {reply.text[:200]!r}")
-        if reply.status_code != 200:
-            raise ServerError(f"HTTP {reply.status_code}", answer.get("error", "no message"))
-        return answer[key]
+        checked = Options(**options)
+        super().__init__(RestTransport(url, model_name, checked), checked)
 
 
-def _question(images: Sequence[bytes], top_k: int) -> tuple[str, str, list[bytes]]:
-    """Signature, input name and values. `serving_default` names the best class only, `classify` all of them."""
-    if top_k <= 1:
-        return "serving_default", "image_bytes", list(images)
-    from serving import wire
+class AsyncGrpcClient(AsyncClient):
+    """`GrpcClient` for asyncio."""
 
-    return "classify", "inputs", [wire.image_example(image) for image in images]
+    def __init__(self, address: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+        """See `GrpcClient`."""
+        from serving.transport_grpc import AsyncGrpcTransport
 
-
-def _predictions(outputs: dict[str, Any], top_k: int) -> list[Prediction]:
-    names, scores = ("label", "score") if top_k <= 1 else ("classes", "scores")
-    if names not in outputs or scores not in outputs:
-        raise ServerError(
-            "FAILED_PRECONDITION", f"the answer has no `{names}` and `{scores}`: is it one of our models?"
-        )
-    predictions = []
-    for row_names, row_scores in zip(outputs[names], outputs[scores], strict=True):
-        if top_k <= 1:
-            row_names, row_scores = [row_names], [row_scores]
-        ranked = sorted(zip(row_scores, row_names, strict=True), key=lambda pair: -pair[0])[: max(top_k, 1)]
-        top = tuple(Label(_text(name), float(score)) for score, name in ranked)
-        predictions.append(Prediction(top[0].label, top[0].score, top))
-    return predictions
+        checked = Options(**options)
+        super().__init__(AsyncGrpcTransport(address, model_name, checked), checked)
 
 
-def _decoded(value: Any) -> Any:
-    """TF Serving's way to write bytes in JSON, of outputs whose names end in `_bytes`, undone."""
-    return base64.b64decode(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
+class AsyncRestClient(AsyncClient):
+    """`RestClient` for asyncio."""
 
+    def __init__(self, url: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+        """See `RestClient`."""
+        from serving.transport_rest import AsyncRestTransport
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+        checked = Options(**options)
+        super().__init__(AsyncRestTransport(url, model_name, checked), checked)

@@ -4,8 +4,9 @@ The generated modules of `tensorflow-serving-api` import TensorFlow, ten seconds
 client needs of the messages is declared here instead, field by field under TF Serving's own names and numbers, in a
 descriptor pool of its own, so that both can live in one process.
 
-Source of names and numbers: tensorflow_serving/apis/{model,predict,get_model_status}.proto and
-tensorflow/core/framework/{tensor,tensor_shape,types}.proto, tensorflow/core/example/{example,feature}.proto.
+Source of names and numbers: tensorflow_serving/apis/{model,predict,get_model_status,get_model_metadata}.proto and
+tensorflow/core/framework/{tensor,tensor_shape,types}.proto, tensorflow/core/example/{example,feature}.proto,
+tensorflow/core/protobuf/meta_graph.proto.
 """
 
 from __future__ import annotations
@@ -25,10 +26,22 @@ _OPTIONAL, _REPEATED = _FIELD.LABEL_OPTIONAL, _FIELD.LABEL_REPEATED
 DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_STRING, DT_INT64, DT_BOOL = 1, 2, 3, 4, 7, 9, 10
 
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
+METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 
 # The states of tensorflow.serving.ModelVersionStatus.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
+
+# The names of tensorflow.DataType, as JSON has them.
+TYPE_NAMES = {
+    DT_FLOAT: "DT_FLOAT",
+    DT_DOUBLE: "DT_DOUBLE",
+    DT_INT32: "DT_INT32",
+    DT_UINT8: "DT_UINT8",
+    DT_STRING: "DT_STRING",
+    DT_INT64: "DT_INT64",
+    DT_BOOL: "DT_BOOL",
+}
 
 # Message → field → (number, type, repeated). A type that is a string names a message.
 _MESSAGES: dict[str, dict[str, tuple[int, int | str, bool]]] = {
@@ -74,6 +87,20 @@ _MESSAGES: dict[str, dict[str, tuple[int, int | str, bool]]] = {
         "status": (3, "StatusProto", False),
     },
     "GetModelStatusResponse": {"model_version_status": (1, "ModelVersionStatus", True)},
+    "GetModelMetadataRequest": {"model_spec": (1, "ModelSpec", False), "metadata_field": (2, _FIELD.TYPE_STRING, True)},
+    # google.protobuf.Any
+    "AnyMessage": {"type_url": (1, _FIELD.TYPE_STRING, False), "value": (2, _FIELD.TYPE_BYTES, False)},
+    "MetadataEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "AnyMessage", False)},
+    "GetModelMetadataResponse": {"model_spec": (1, "ModelSpec", False), "metadata": (2, "MetadataEntry", True)},
+    "TensorInfo": {"dtype": (2, _FIELD.TYPE_INT32, False), "tensor_shape": (3, "TensorShapeProto", False)},
+    "TensorInfoEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "TensorInfo", False)},
+    "SignatureDef": {
+        "inputs": (1, "TensorInfoEntry", True),
+        "outputs": (2, "TensorInfoEntry", True),
+        "method_name": (3, _FIELD.TYPE_STRING, False),
+    },
+    "SignatureDefEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "SignatureDef", False)},
+    "SignatureDefMap": {"signature_def": (1, "SignatureDefEntry", True)},
 }
 
 
@@ -103,6 +130,9 @@ PredictRequest = _CLASSES["PredictRequest"]
 PredictResponse = _CLASSES["PredictResponse"]
 GetModelStatusRequest = _CLASSES["GetModelStatusRequest"]
 GetModelStatusResponse = _CLASSES["GetModelStatusResponse"]
+GetModelMetadataRequest = _CLASSES["GetModelMetadataRequest"]
+GetModelMetadataResponse = _CLASSES["GetModelMetadataResponse"]
+SignatureDefMap = _CLASSES["SignatureDefMap"]
 
 # DataType → numpy type, TensorProto field of typed values.
 _NUMPY: dict[int, tuple[Any, str]] = {
@@ -117,9 +147,16 @@ _NUMPY: dict[int, tuple[Any, str]] = {
 
 def string_tensor(values: Sequence[bytes]) -> Any:
     """Makes a TensorProto, string [N]."""
-    tensor = TensorProto(dtype=DT_STRING, string_val=list(values))
-    tensor.tensor_shape.dim.add(size=len(values))
+    tensor = TensorProto()
+    fill_string_tensor(tensor, values)
     return tensor
+
+
+def fill_string_tensor(tensor: Any, values: Sequence[bytes]) -> None:
+    """Makes an empty TensorProto a string [N]; where it already has its place in a request, nothing is copied."""
+    tensor.dtype = DT_STRING
+    tensor.string_val.extend(values)
+    tensor.tensor_shape.dim.add(size=len(values))
 
 
 def image_example(image: bytes) -> bytes:

@@ -116,22 +116,23 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     image.write_bytes(picture_bytes())
     for option, address in (("--grpc", "127.0.0.1:9"), ("--rest", "http://127.0.0.1:9")):
         assert_one_message(tfx_vision("predict", image, option, address), 1, "UNAVAILABLE")
-    assert_one_message(
-        tfx_vision("predict", image, "--rest", "http://host:port"), 1, "INVALID_ARGUMENT", "http://host:port"
-    )
+    assert_one_message(tfx_vision("predict", image, "--rest", "http://host:port"), 2, "http://host:port")
     assert_one_message(tfx_vision("predict", image, "--rest", "x", "--grpc", "y"), 2, "not both")
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
 
 
 def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
     class Server:
-        def __init__(self, address, model_name):
+        def __init__(self, address, model_name, **options):
             pass
 
         def segment(self, images):
             return [client.Mask(b"mask %d" % number, (1, 2)) for number, _ in enumerate(images)]
 
-        def close(self):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
             pass
 
     monkeypatch.setattr(client, "GrpcClient", Server)
@@ -201,6 +202,16 @@ def test_report_prints_where_the_last_one_is(tmp_path):
     assert_one_message(tfx_vision("report", "pictures", *root), 1, "pictures/report.html")
     assert_one_message(tfx_vision("report", "digit"), 2, "Did you mean `digits`?")
     assert_one_message(tfx_vision("report", "digits", "--set", "training.epoch=3"), 2, "Unknown key `epoch`")
+
+
+def test_deploy_writes_files_once(tmp_path):
+    done = tfx_vision("deploy", "digits", "--output", tmp_path / "out", "--set", "serving.model_name=cats")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = [Path(line) for line in done.stdout.splitlines()]
+    assert tmp_path / "out" / "compose.yaml" in written and all(path.is_file() for path in written)
+    assert_one_message(tfx_vision("deploy", "digits", "--output", tmp_path / "out"), 2, "is not empty")
+    assert_one_message(tfx_vision("deploy", "digit", "--output", tmp_path / "new"), 2, "Did you mean `digits`?")
+    assert_one_message(tfx_vision("deploy", "digits", "--output", written[0]), 1, str(written[0]))
 
 
 def test_presets_lists_all():

@@ -1,0 +1,1006 @@
+"""The client against servers that the test writes the answers of, over both protocols, with and without asyncio.
+
+How it fares with a model is in tests/component/test_client.py.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import pickle
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import trustme
+from PIL import Image
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+
+from serving import client as clients
+from serving import dialogue, errors, pictures, wire
+
+CLASSES = ("cat", "dog", "owl")
+
+
+class Refusal(Exception):
+    """What a scripted server answers with instead: a gRPC code and a message."""
+
+
+@dataclass
+class Script:
+    """What the servers of a test answer, and what they were asked.
+
+    A picture is its own answer: `b"2"` is of class 2. `bad...` is refused as TF Serving refuses what is no picture.
+    """
+
+    refusals: list = field(default_factory=list)  # given to the next requests, one each; None lets one pass
+    version: int = 7
+    states: list = field(default_factory=lambda: [(7, 30, "")])
+    largest_batch: int = 1000
+    unknown_label: bool = False
+    delay_s: float = 0.0
+    batches: list = field(default_factory=list)
+    calls: list = field(default_factory=list)
+    headers: list = field(default_factory=list)
+
+    def begin(self, kind, authorization):
+        """Notes a request, and refuses it if that is its turn."""
+        self.calls.append(kind)
+        self.headers.append(authorization)
+        time.sleep(self.delay_s)
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise Refusal(*refusal)
+
+    def predict(self, signature, values):
+        """Gives a signature's outputs."""
+        self.batches.append(list(values))
+        if self.unknown_label:
+            raise Refusal("INVALID_ARGUMENT", "Unrecognized servable version label: x")
+        if len(values) > self.largest_batch:
+            raise Refusal(
+                "INVALID_ARGUMENT",
+                f"Task size {len(values)} is larger than maximum input batch size {self.largest_batch}",
+            )
+        if any(b"bad" in value for value in values):
+            raise Refusal("INVALID_ARGUMENT", "Unknown image file format. One of JPEG, PNG, GIF, BMP required.")
+        if signature == "classify":
+            return {
+                "classes": np.array([[name.encode() for name in CLASSES]] * len(values), object),
+                "scores": np.array([[0.2, 0.5, 0.3]] * len(values), np.float32),
+            }
+        ids = [int(value) if value.isdigit() else 0 for value in values]
+        if signature == "embed":
+            return {"embedding": np.eye(3, dtype=np.float32)[ids]}
+        if signature == "explain":
+            return {
+                "heatmap": np.full([len(ids), 4, 4], np.nan if ids[0] == 2 else 0.5, np.float32),
+                "overlay_png_bytes": np.array([b"png"] * len(ids), object),
+                "class_id": np.array(ids),
+                "score": np.array([0.5] * len(ids), np.float32),
+            }
+        if signature == "masks":
+            return {}
+        return {
+            "label": np.array([CLASSES[id_].encode() for id_ in ids], object),
+            "score": np.array([0.5] * len(ids), np.float32),
+            "mask_png_bytes": np.array([mask_png(id_) for id_ in ids], object),
+            "class_pixels": np.array([[3, 1]] * len(ids)),
+        }
+
+
+def mask_png(id_):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full([2, 2], id_, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tensor_proto(value):
+    if value.dtype == object:
+        tensor = wire.TensorProto(dtype=wire.DT_STRING, string_val=value.ravel().tolist())
+    elif value.dtype == np.float32:
+        tensor = wire.TensorProto(dtype=wire.DT_FLOAT, float_val=value.ravel().tolist())
+    else:
+        tensor = wire.TensorProto(dtype=wire.DT_INT64, int64_val=value.ravel().tolist())
+    for size in value.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return tensor
+
+
+def contents_of(values, signature):
+    """`classify` wraps a picture in a tf.Example; the tests' pictures are found in it as they are."""
+    if signature != "classify":
+        return list(values)
+    examples = [wire._CLASSES["Example"].FromString(value) for value in values]
+    return [example.features.feature[0].value.bytes_list.value[0] for example in examples]
+
+
+class GrpcFake(grpc.GenericRpcHandler):
+    """The three calls, read and written with the generated messages."""
+
+    def __init__(self, script):
+        """Takes what to answer."""
+        self.script = script
+
+    def service(self, details):
+        """Finds what answers a method."""
+        answer = {wire.PREDICT_METHOD: self.predict, wire.STATUS_METHOD: self.status}.get(details.method, self.metadata)
+        headers = dict(details.invocation_metadata)
+
+        def call(request, context):
+            try:
+                kind = answer.__name__
+                self.script.begin(kind, headers.get("authorization"))
+                return answer(request)
+            except Refusal as refusal:
+                code, message = refusal.args
+                context.abort(grpc.StatusCode[code], message)
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    def predict(self, content):
+        """Answers PredictionService.Predict."""
+        request = predict_pb2.PredictRequest.FromString(content)
+        signature = request.model_spec.signature_name
+        (tensor,) = request.inputs.values()
+        outputs = self.script.predict(signature, contents_of(tensor.string_val, signature))
+        reply = wire.PredictResponse()
+        reply.model_spec.version.value = self.script.version
+        for name, value in outputs.items():
+            reply.outputs.add(key=name, value=tensor_proto(value))
+        return reply.SerializeToString()
+
+    def status(self, content):
+        """Answers ModelService.GetModelStatus."""
+        reply = get_model_status_pb2.GetModelStatusResponse()
+        for version, state, error in self.script.states:
+            entry = reply.model_version_status.add(version=version, state=state)
+            entry.status.error_message = error
+        return reply.SerializeToString()
+
+    def metadata(self, content):
+        """Answers PredictionService.GetModelMetadata."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(content)
+        assert list(request.metadata_field) == ["signature_def"]
+        reply = get_model_metadata_pb2.GetModelMetadataResponse()
+        reply.model_spec.version.value = self.script.version
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        definition = signatures.signature_def["embed"]
+        definition.inputs["image_bytes"].dtype = 7
+        definition.inputs["image_bytes"].tensor_shape.dim.add(size=-1)
+        definition.outputs["embedding"].dtype = 1
+        definition.outputs["embedding"].tensor_shape.unknown_rank = True
+        reply.metadata["signature_def"].Pack(signatures)
+        return reply.SerializeToString()
+
+
+def http_handler(script):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments):
+            pass
+
+        def do_GET(self):
+            metadata = self.path.endswith("/metadata")
+            self.answer("metadata" if metadata else "status", self.metadata if metadata else self.status)
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.answer("predict", lambda: self.predict(body))
+
+        def answer(self, kind, compute):
+            try:
+                script.begin(kind, self.headers.get("Authorization"))
+                status, body = 200, compute()
+            except Refusal as refusal:
+                code, message = refusal.args
+                status = code if isinstance(code, int) else errors._CODES[code][1]
+                body = {"error": message}
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def predict(self, body):
+            signature = body["signature_name"]
+            values = [base64.b64decode(row["b64"]) for row in body["instances"]]
+            outputs = script.predict(signature, contents_of(values, signature))
+            if len(outputs) == 1:
+                return {"predictions": next(iter(outputs.values())).tolist()}
+            columns = {}
+            for name, value in outputs.items():
+                rows = value.tolist()
+                if name.endswith("_bytes"):
+                    rows = [{"b64": base64.b64encode(row).decode()} for row in rows]
+                elif value.dtype == object:
+                    rows = np.vectorize(bytes.decode, otypes=[object])(value).tolist()
+                columns[name] = rows
+            return {
+                "predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            }
+
+        def status(self):
+            entries = [
+                {"version": str(version), "state": wire.STATES[state], "status": {"error_message": error}}
+                for version, state, error in script.states
+            ]
+            return {"model_version_status": entries}
+
+        def metadata(self):
+            # As in TF Serving's golden file half_plus_two_model_metadata.json.
+            definition = {
+                "inputs": {
+                    "image_bytes": {
+                        "dtype": "DT_STRING",
+                        "tensor_shape": {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False},
+                        "name": "x:0",
+                    }
+                },
+                "outputs": {
+                    "embedding": {
+                        "dtype": "DT_FLOAT",
+                        "tensor_shape": {"dim": [], "unknown_rank": True},
+                        "name": "y:0",
+                    }
+                },
+                "method_name": "tensorflow/serving/predict",
+            }
+            return {
+                "model_spec": {"name": "m", "signature_name": "", "version": str(script.version)},
+                "metadata": {"signature_def": {"signature_def": {"embed": definition}}},
+            }
+
+    return Handler
+
+
+@contextlib.contextmanager
+def grpc_server(script, credentials=None, options=()):
+    # Two servers must not share a port.
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), *options])
+    server.add_generic_rpc_handlers([GrpcFake(script)])
+    address = "127.0.0.1:0"
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@contextlib.contextmanager
+def rest_server(script, context=None):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), http_handler(script))
+    server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Blocking:
+    """An asynchronous client whose methods wait: one test serves both kinds."""
+
+    def __init__(self, kind, *arguments, **options):
+        """Makes a client of this kind, and a loop for it."""
+        self.runner = asyncio.Runner()
+        self.client = kind(*arguments, **options)
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: self.runner.run(getattr(self.client, name)(*arguments, **options))
+
+    def close(self):
+        """Closes both."""
+        self.runner.run(self.client.close())
+        self.runner.close()
+
+
+@pytest.fixture
+def script():
+    return Script()
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def address(protocol, script):
+    with (grpc_server if protocol == "grpc" else rest_server)(script) as found:
+        yield found
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request, protocol):
+    """Makes a client of each of the four kinds; closes it at the end."""
+    made = []
+
+    def make(address, **options):
+        if request.param == "sync":
+            kind = clients.GrpcClient if protocol == "grpc" else clients.RestClient
+            made.append(kind(address, "m", **options))
+        else:
+            kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+            made.append(Blocking(kind, address, "m", **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def client(connect, address):
+    return connect(address, batch_size=4)
+
+
+# --- Answers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_long_list_goes_in_batches_and_keeps_its_order(client, script):
+    images = [b"%d" % (number % 3) for number in range(10)]
+    answers = client.predict(images)
+    assert [answer.label for answer in answers] == [CLASSES[number % 3] for number in range(10)]
+    assert [len(batch) for batch in script.batches] == [4, 4, 2]
+    assert answers.errors == {}
+
+
+def test_the_version_is_what_the_server_says_or_not_told(client, protocol):
+    answers = client.predict([b"0"])
+    assert answers[0].version == (7 if protocol == "grpc" else None)
+    assert answers.versions == ([7] if protocol == "grpc" else [])
+
+
+def test_top_k_is_ranked(client):
+    (answer,) = client.predict([b"0"], top_k=2)
+    assert answer.top == (("dog", pytest.approx(0.5)), ("owl", pytest.approx(0.3)))
+    assert (answer.label, answer.score) == answer.top[0]
+    (answer,) = client.predict([b"0"], top_k=9)
+    assert len(answer.top) == 3
+
+
+def test_masks_vectors_and_explanations(client):
+    (mask,) = client.segment([b"1"])
+    assert (mask.class_ids().tolist(), mask.class_pixels) == ([[1, 1], [1, 1]], (3, 1))
+    (embedding,) = client.embed([b"1"])
+    assert (embedding.vector.tolist(), embedding.vector.dtype) == ([0, 1, 0], np.float32)
+    first, second = client.explain([b"1", b"0"])
+    assert (first.class_id, second.class_id, first.label, first.overlay_png) == (1, 0, None, b"png")
+    assert (first.heatmap.shape, first.heatmap.dtype) == ((4, 4), np.float32)
+
+
+def test_nan_is_a_number(client):
+    (answer,) = client.explain([b"2"])
+    assert np.isnan(answer.heatmap).all()
+
+
+def test_status_and_metadata(client, script):
+    script.states = [(6, 50, ""), (8, 50, "disk is full"), (7, 30, "")]
+    found = client.status()
+    assert found == [(8, "END"), (7, "AVAILABLE"), (6, "END")]
+    assert [entry.error for entry in found] == ["disk is full", "", ""]
+    assert client.metadata() == clients.Metadata(
+        7,
+        {
+            "embed": clients.SignatureSpec(
+                {"image_bytes": clients.TensorSpec("DT_STRING", (None,))},
+                {"embedding": clients.TensorSpec("DT_FLOAT", None)},
+            )
+        },
+    )
+
+
+def test_an_empty_list_asks_nothing(client, script):
+    assert client.predict([]) == ()
+    assert script.calls == []
+
+
+def test_a_model_without_the_wanted_outputs(client, script, monkeypatch):
+    monkeypatch.setattr(script, "predict", lambda signature, values: {"a": np.array([1]), "b": np.array([1])})
+    with pytest.raises(clients.InvalidArgumentError, match="has no `label` and `score`: is it a model of classes"):
+        client.predict([b"0"])
+
+
+# --- An error per picture ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [(0,), (5,), (4, 5), tuple(range(10)), (9,)], ids=str)
+def test_a_bad_picture_spoils_nothing_but_itself(client, bad):
+    answers = client.predict([b"bad" if number in bad else b"1" for number in range(10)])
+    assert len(answers) == 10
+    for number, answer in enumerate(answers):
+        if number in bad:
+            assert isinstance(answer, clients.InvalidArgumentError)
+            assert answer.code == "INVALID_ARGUMENT"
+            assert "Unknown image file format" in answer.message
+        else:
+            assert answer.label == "dog"
+    assert tuple(answers.errors) == bad
+    with pytest.raises(clients.InvalidArgumentError):
+        answers.or_raise()
+
+
+def test_halving_asks_few_times(connect, address, script):
+    connect(address).predict([b"bad" if number == 20 else b"1" for number in range(32)])
+    # The probe, two halves on each of five levels, and the one that is refused once more.
+    assert len(script.batches) == 1 + 1 + 2 * 5 + 1
+
+
+def test_a_picture_is_not_blamed_for_what_another_client_sent(client, script):
+    """Servers that batch join requests, and refuse all of a batch for one picture in it."""
+    script.refusals = [("INVALID_ARGUMENT", "Unknown image file format.")]
+    assert client.predict([b"1"])[0].label == "dog"
+
+
+def test_a_file_that_cannot_be_read_is_never_sent(client, script, tmp_path):
+    (tmp_path / "1").write_bytes(b"1")
+    answers = client.predict([tmp_path / "missing.png", str(tmp_path / "1"), np.zeros([2, 2], np.float32)])
+    assert isinstance(answers[0], clients.UnreadablePictureError)
+    assert "missing.png: No such file" in str(answers[0])
+    assert answers[1].label == "dog"
+    assert "an array of float32" in str(answers[2])
+    assert script.batches == [[b"1"]]
+
+
+def test_a_question_that_is_wrong_itself_is_raised_and_not_blamed_on_pictures(client, script):
+    script.unknown_label = True
+    with pytest.raises(clients.InvalidArgumentError, match="Unrecognized servable version label"):
+        client.predict([b"1"] * 30)
+    assert len(script.batches) == 2
+
+
+def test_a_batch_that_is_too_large_for_the_server_is_halved(client, script):
+    script.largest_batch = 2
+    assert [answer.label for answer in client.predict([b"0", b"1", b"2", b"1"])] == ["cat", "dog", "owl", "dog"]
+
+
+def test_a_message_that_is_too_large_is_halved(connect, protocol, script, monkeypatch):
+    def predict(signature, values, answer=script.predict):
+        if len(values) > 2:
+            raise Refusal(*too_large)
+        return answer(signature, values)
+
+    monkeypatch.setattr(script, "predict", predict)
+    too_large = (
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 8)") if protocol == "grpc" else (413, "")
+    )
+    with (grpc_server if protocol == "grpc" else rest_server)(script) as address:
+        answers = connect(address).predict([b"0", b"1", b"2", b"1"])
+    assert [answer.label for answer in answers] == ["cat", "dog", "owl", "dog"]
+
+
+def test_a_real_limit_of_a_message_is_understood(script):
+    with grpc_server(script, options=[("grpc.max_receive_message_length", 3000)]) as address:
+        with clients.GrpcClient(address, "m") as client:
+            answers = client.predict([b"0" * 2000, b"0" * 4000, b"0" * 2000])
+    assert [isinstance(answer, clients.RequestTooLargeError) for answer in answers] == [False, True, False]
+
+
+def test_an_answer_may_be_larger_than_grpc_takes_by_itself(client, script, monkeypatch):
+    monkeypatch.setattr(script, "predict", lambda signature, values: {"embedding": np.ones([1, 1_200_000], np.float32)})
+    assert len(client.embed([b"1"])[0].vector) == 1_200_000
+
+
+def test_what_was_answered_is_kept_when_the_server_goes(connect, address, script):
+    script.refusals = [None, ("UNAVAILABLE", "gone")]
+    answers = connect(address, batch_size=2, retries=0).predict([b"1"] * 6)
+    assert [answer.label for answer in answers[:2]] == ["dog", "dog"]
+    assert [answer.code for answer in answers[2:]] == ["UNAVAILABLE"] * 4
+    assert len(script.calls) == 2
+
+
+# --- Retries and the deadline -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_what_passes_is_asked_again(client, script, code):
+    script.refusals = [(code, "busy"), (code, "busy")]
+    assert client.predict([b"1"])[0].label == "dog"
+    assert len(script.calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("FAILED_PRECONDITION", clients.InvalidArgumentError),
+        ("UNAUTHENTICATED", clients.UnauthenticatedError),
+        ("PERMISSION_DENIED", clients.PermissionDeniedError),
+        ("NOT_FOUND", clients.NotFoundError),
+        ("ABORTED", clients.ServerError),
+        ("INTERNAL", clients.InternalError),
+        ("UNKNOWN", clients.InternalError),
+        ("UNIMPLEMENTED", clients.UnimplementedError),
+        ("DEADLINE_EXCEEDED", clients.DeadlineExceededError),
+    ],
+)
+def test_what_does_not_pass_is_not_asked_again(client, script, protocol, code, kind):
+    script.refusals = [(code, "no"), (code, "no")]
+    with pytest.raises(clients.ServerError) as raised:
+        client.status()
+    assert type(raised.value) is kind
+    assert len(script.calls) == 1
+    assert raised.value.message == "no"
+    if protocol == "grpc":
+        assert raised.value.code == code
+    else:
+        assert raised.value.http_status == errors._CODES[code][1]
+
+
+def test_retries_end(connect, address, script):
+    script.refusals = [("UNAVAILABLE", f"{number}") for number in range(9)]
+    with pytest.raises(clients.UnavailableError, match="2"):
+        connect(address, retries=2).predict([b"1"])
+    assert len(script.calls) == 3
+
+
+def test_a_proxy_whose_server_has_gone_is_asked_again(script):
+    script.refusals = [(502, "Bad Gateway")]
+    with rest_server(script) as url, clients.RestClient(url, "m") as client:
+        assert client.predict([b"1"])[0].label == "dog"
+
+
+def test_retries_do_not_outlast_the_deadline(connect, address, script):
+    script.refusals = [("UNAVAILABLE", "busy")] * 1000
+    started = time.monotonic()
+    with pytest.raises(clients.UnavailableError):
+        connect(address, retries=1000, timeout_s=0.6).predict([b"1"])
+    assert time.monotonic() - started < 3.0
+    assert 2 <= len(script.calls) <= 8
+
+
+def test_a_slow_server_is_not_waited_for(connect, address, script):
+    script.delay_s = 1.0
+    client = connect(address, timeout_s=0.2)
+    started = time.monotonic()
+    with pytest.raises(clients.DeadlineExceededError) as raised:
+        client.predict([b"1"])
+    assert time.monotonic() - started < 0.9
+    assert raised.value.code == "DEADLINE_EXCEEDED"
+    assert client.predict([b"1"], timeout_s=10)[0].label == "dog"
+
+
+def test_one_deadline_is_over_all_batches(connect, address, script):
+    script.delay_s = 0.3
+    answers = connect(address, timeout_s=1.0, batch_size=1).predict([b"1"] * 8)
+    answered = [not isinstance(answer, clients.ServerError) for answer in answers]
+    assert 1 <= sum(answered) <= 3
+    assert answered == sorted(answered, reverse=True)
+    assert {answer.code for answer in answers.errors.values()} == {"DEADLINE_EXCEEDED"}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_answer_that_trickles_is_cut_off(kind):
+    def trickle(connection):
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                connection.sendall(b" ")
+                time.sleep(0.1)
+
+    with one_connection(trickle) as url:
+        make = (
+            clients.RestClient if kind == "sync" else lambda *arguments: Blocking(clients.AsyncRestClient, *arguments)
+        )
+        client = make(url, "m")
+        started = time.monotonic()
+        with pytest.raises(clients.DeadlineExceededError):
+            client.status(timeout_s=0.5)
+        assert time.monotonic() - started < 2.0
+        client.close()
+
+
+@contextlib.contextmanager
+def one_connection(answer):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept():
+            connection, _ = listening.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
+def test_no_server(connect, protocol):
+    client = connect("127.0.0.1:9" if protocol == "grpc" else "http://127.0.0.1:9", retries=1)
+    with pytest.raises(clients.UnavailableError):
+        client.predict([b"1"])
+
+
+def test_a_server_that_comes_back_is_found_again(connect, protocol, script):
+    """The retries last longer than gRPC's own first wait, which would be a second."""
+    with (grpc_server if protocol == "grpc" else rest_server)(script) as address:
+        client = connect(address, retries=8, timeout_s=20)
+        client.predict([b"1"])
+        port = int(address.rsplit(":", 1)[1])
+    again = threading.Timer(0.4, lambda: started.append(start(protocol, script, port)))
+    started = []
+    again.start()
+    try:
+        assert client.predict([b"1"])[0].label == "dog"
+    finally:
+        again.join()
+        started[0]()
+
+
+def start(protocol, script, port):
+    if protocol == "grpc":
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        server.add_generic_rpc_handlers([GrpcFake(script)])
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        return lambda: server.stop(None).wait()
+    server = ThreadingHTTPServer(("127.0.0.1", port), http_handler(script))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+
+    def stop():
+        server.shutdown()
+        server.server_close()
+
+    return stop
+
+
+# --- Readiness --------------------------------------------------------------------------------------------------
+
+
+def test_ready_is_available_and_answering(client, script, protocol, monkeypatch):
+    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.02)
+    script.refusals = [("UNAVAILABLE", "starting"), ("NOT_FOUND", "no such model"), None, ("UNAVAILABLE", "warming up")]
+    assert client.wait_until_ready(timeout_s=20) == (7 if protocol == "grpc" else None)
+    assert script.calls == ["status", "status", "status", "predict", "status", "predict"]
+    assert script.batches == [[dialogue.PROBE]]
+
+
+def test_loading_is_not_ready(client, script, monkeypatch):
+    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.05)
+    script.states = [(7, 20, "")]
+    with pytest.raises(clients.DeadlineExceededError, match="no version is available yet \\(7 LOADING\\)"):
+        client.wait_until_ready(timeout_s=1.0)
+    assert "predict" not in script.calls
+    assert len(script.calls) >= 2
+
+
+def test_a_version_that_cannot_be_loaded_is_not_waited_for(client, script):
+    script.states = [(8, 50, "disk is full"), (7, 50, "")]
+    with pytest.raises(clients.InternalError, match="version 8 cannot be loaded: disk is full"):
+        client.wait_until_ready(timeout_s=20)
+
+
+def test_a_wrong_token_is_not_waited_for(client, script):
+    script.refusals = [("UNAUTHENTICATED", "who are you")]
+    with pytest.raises(clients.UnauthenticatedError):
+        client.wait_until_ready(timeout_s=20)
+
+
+def test_a_label_that_is_to_come_is_waited_for(connect, address, script, monkeypatch):
+    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.02)
+    label = ("INVALID_ARGUMENT", "Unrecognized servable version label: x")
+    script.refusals = [None, label, None, None]
+    connect(address, label="x").wait_until_ready(timeout_s=20)
+    script.refusals = [None, label]
+    with pytest.raises(clients.InvalidArgumentError):
+        connect(address).wait_until_ready(timeout_s=20)
+
+
+# --- Pinning, tokens, TLS ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({}, "m"),
+        ({"version": 0}, "m/versions/0"),
+        ({"version": 7}, "m/versions/7"),
+        ({"label": "a b"}, "m/labels/a%20b"),
+    ],
+)
+def test_a_pinned_version_is_asked_for(options, path):
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.raw_path.decode())
+        return httpx.Response(200, json={"predictions": [{"label": "a", "score": NAN}]} if request.content else STATUS)
+
+    with clients.RestClient("http://127.0.0.1:1", "m", **options) as client:
+        client._transport._client = httpx.Client(transport=httpx.MockTransport(answer))
+        (answered,) = client.predict([b"1"])
+        assert answered.version == options.get("version")
+        client.status()
+    without_label = "m" if "label" in options else path
+    assert asked == [f"/v1/models/{path}:predict", f"/v1/models/{without_label}"]
+    # Over gRPC the message says it.
+    with clients.GrpcClient("127.0.0.1:1", "m", **options) as client:
+        message = client._transport._form.message(dialogue.Request("predict", "s", "a", [b"1"]))
+    spec = predict_pb2.PredictRequest.FromString(message.SerializeToString()).model_spec
+    choice = spec.WhichOneof("version_choice")
+    chosen = {None: {}, "version": {"version": spec.version.value}, "version_label": {"label": spec.version_label}}
+    assert chosen[choice] == options
+
+
+NAN = 0.5
+STATUS = {"model_version_status": []}
+
+
+@pytest.mark.parametrize("token", ["abc.def-1", lambda: "fresh"], ids=["text", "function"])
+def test_a_token_is_sent_with_every_request(connect, address, script, token):
+    client = connect(address, token=token)
+    client.predict([b"1"])
+    client.status()
+    assert script.headers == [f"Bearer {token if isinstance(token, str) else 'fresh'}"] * 2
+
+
+@pytest.mark.parametrize("host", ["example.org", "10.0.0.7"])
+def test_a_token_does_not_leave_the_machine_in_the_clear(connect, protocol, host, tmp_path):
+    address = f"{host}:8500" if protocol == "grpc" else f"http://{host}:8501"
+    with pytest.raises(ValueError, match=f"The token would go to {host} without TLS"):
+        connect(address, token="t")
+    connect(address, token="t", allow_insecure_token=True)
+    if protocol == "grpc":
+        connect(address, token="t", tls=True)
+    else:
+        connect(f"https://{host}", token="t")
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/tmp/socket"])
+def test_a_token_may_go_to_this_machine(address):
+    clients.GrpcClient(address, "m", token="t").close()
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def pem(authority, tmp_path):
+    """Files of the authority, and of a certificate for a client."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("client@example.org")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def tls_server(protocol, script, authority):
+    """Wants a certificate of the client's too."""
+    issued = authority.issue_cert("127.0.0.1")
+    if protocol == "grpc":
+        pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+        credentials = grpc.ssl_server_credentials([pair], authority.cert_pem.bytes(), require_client_auth=True)
+        with grpc_server(script, credentials) as address:
+            yield address
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued.configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with rest_server(script, context) as address:
+        yield address
+
+
+def test_tls_with_a_certificate_on_both_sides(connect, protocol, script, authority, pem):
+    with tls_server(protocol, script, authority) as address:
+        files = {"cert_file": pem / "cert.pem", "key_file": pem / "key.pem"}
+        client = connect(address, ca_file=pem / "ca.pem", token="t", **files)
+        assert client.predict([b"1"])[0].label == "dog"
+        assert script.headers == ["Bearer t"]
+        without = connect(address, ca_file=pem / "ca.pem", retries=0, timeout_s=5)
+        with pytest.raises(clients.UnavailableError):
+            without.predict([b"1"])
+        # The system's authorities do not know this one.
+        stranger = connect(address, tls=True, retries=0, timeout_s=5, **files)
+        with pytest.raises(clients.UnavailableError):
+            stranger.predict([b"1"])
+    assert len(script.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"version": 1, "label": "x"}, "version or label, not both"),
+        ({"version": -1}, "negative"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"retries": -1}, "retries"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"cert_file": "a"}, "go together"),
+        ({"token": "two\nlines"}, "line break"),
+        ({"token": ""}, "empty"),
+        ({"ca_file": "/no/such/file"}, "/no/such/file: No such file"),
+    ],
+)
+def test_options_that_cannot_be_used(connect, protocol, options, words):
+    with pytest.raises(ValueError, match=words):
+        connect("h:1" if protocol == "grpc" else "https://h:1", **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "words"),
+    [
+        (clients.GrpcClient, "http://127.0.0.1:8501", "is a URL"),
+        (clients.RestClient, "127.0.0.1:8501", "no URL such as"),
+        (clients.RestClient, "http://host:port", "http://host:port"),
+        (clients.RestClient, "ftp://host", "no URL such as"),
+    ],
+)
+def test_addresses_that_cannot_be_used(kind, address, words):
+    with pytest.raises(ValueError, match=words):
+        kind(address, "m")
+
+
+def test_tls_options_without_tls():
+    with pytest.raises(ValueError, match="write https://"):
+        clients.RestClient("http://127.0.0.1:1", "m", tls=True)
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------
+
+
+def decoded(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 1), (3, 4, 3), (3, 4, 4)])
+def test_arrays_are_encoded_without_loss(rng, shape):
+    array = rng.integers(0, 256, shape, dtype=np.uint8)
+    np.testing.assert_array_equal(
+        decoded(pictures.encoded(array)), array.reshape(shape[:2]) if shape[2:] == (1,) else array
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_pil_images_of_every_mode(rng, mode):
+    image = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).convert(mode)
+    found = Image.open(io.BytesIO(pictures.encoded(image))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
+
+
+def test_a_pil_image_is_turned_as_its_file_would_be(rng):
+    pixels = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    found = decoded(pictures.encoded(Image.open(io.BytesIO(buffer.getvalue()))))
+    np.testing.assert_array_equal(found, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros([2, 2], np.float32), "float32"),
+        (np.zeros([2, 2, 2], np.uint8), "shape"),
+        (np.zeros([0, 2, 3], np.uint8), "shape"),
+        (Image.new("F", (2, 2)), "mode F"),
+        (Image.new("I;16", (2, 2)), "mode I;16"),
+        ("no\0such", "null|NUL"),
+    ],
+    ids=["dtype", "channels", "empty", "float", "16 bits", "name"],
+)
+def test_what_is_no_picture(picture, words):
+    with pytest.raises(clients.UnreadablePictureError, match=words):
+        pictures.encoded(picture)
+
+
+def test_a_pil_image_of_a_file_that_is_cut_off(rng):
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(buffer, "PNG")
+    with pytest.raises(clients.UnreadablePictureError, match="a PIL image"):
+        pictures.encoded(Image.open(io.BytesIO(buffer.getvalue()[:2000])))
+
+
+@pytest.mark.parametrize("one", ["a.png", b"1", np.zeros([2, 2, 3], np.uint8), Image.new("L", (2, 2))])
+def test_one_picture_is_no_list(client, one):
+    with pytest.raises(TypeError, match="a list of one"):
+        client.predict(one)
+
+
+def test_an_array_of_four_dimensions_is_a_list(client, script):
+    assert len(client.predict(np.zeros([3, 2, 2, 3], np.uint8))) == 3
+    assert len(script.batches[0]) == 3
+    with pytest.raises(TypeError, match="int is no picture"):
+        client.predict([1])
+
+
+# --- The rest ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind"),
+    [
+        (200, b"<html>", clients.InternalError),
+        (200, b"[]", clients.InternalError),
+        (200, b"", clients.InternalError),
+        (200, b'{"predictions": 3}', clients.InternalError),
+        (400, b"", clients.InvalidArgumentError),
+        (404, b"<html>", clients.NotFoundError),
+        (302, b"", clients.ServerError),
+        (599, b"[]", clients.InternalError),
+    ],
+)
+def test_what_is_no_model_server(status, content, kind):
+    with clients.RestClient("http://127.0.0.1:1", "m") as client:
+        reply = httpx.MockTransport(lambda request: httpx.Response(status, content=content))
+        client._transport._client = httpx.Client(transport=reply)
+        with pytest.raises(clients.ServerError) as raised:
+            client.predict([b"1"])
+    assert type(raised.value) is kind
+    assert raised.value.http_status == status
+
+
+def test_an_error_survives_a_pool_of_processes():
+    error = pickle.loads(pickle.dumps(errors.from_http(404, "no such model")))
+    assert (type(error), error.code, error.message, error.http_status) == (
+        clients.NotFoundError,
+        "NOT_FOUND",
+        "no such model",
+        404,
+    )
+
+
+def test_threads_share_a_client(address, protocol, script):
+    kind = clients.GrpcClient if protocol == "grpc" else clients.RestClient
+    with kind(address, "m", batch_size=2) as client, futures.ThreadPoolExecutor(8) as pool:
+        asked = [[b"%d" % ((start + number) % 3) for number in range(5)] for start in range(40)]
+        for images, answers in zip(asked, pool.map(client.predict, asked), strict=True):
+            assert [answer.label for answer in answers] == [CLASSES[int(image)] for image in images]
+
+
+def test_tasks_share_a_client(address, protocol):
+    async def ask():
+        kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+        async with kind(address, "m") as client:
+            return await asyncio.gather(*(client.predict([b"%d" % (number % 3)]) for number in range(20)))
+
+    found = [answers[0].label for answers in asyncio.run(ask())]
+    assert found == [CLASSES[number % 3] for number in range(20)]
+
+
+def test_a_task_that_is_cancelled_ends_at_once(address, protocol, script):
+    script.delay_s = 0.5
+
+    async def ask():
+        kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+        async with kind(address, "m") as client:
+            task = asyncio.create_task(client.predict([b"1"]))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(ask())
+
+
+def test_a_client_starts_in_under_a_second_without_tensorflow():
+    code = (
+        "import time; start = time.perf_counter(); import serving.client as c; "
+        "c.GrpcClient('127.0.0.1:1', 'm').close(); c.RestClient('http://127.0.0.1:1', 'm').close(); import sys; "
+        "assert not {'tensorflow', 'keras', 'PIL.Image'} & set(sys.modules); print(time.process_time())"
+    )
+    took = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(2)
+    ]
+    # Of the processor's time: how busy the machine is otherwise says nothing of the client.
+    assert min(took) < 1.0
