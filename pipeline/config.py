@@ -27,6 +27,7 @@ from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
+from pipeline.kubeflow_options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
 from trainer_module.models import scratch_cnn
@@ -141,6 +142,7 @@ class PipelineConfig(Section):
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
+    kubeflow: KubeflowOptions = KubeflowOptions()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -475,6 +477,9 @@ def _known_keys(sections: typing.Sequence[str], table: dict[str, Any]) -> list[s
         if typing.get_origin(annotation) is dict:
             next(names, None)  # a key of the user's
             annotation = typing.get_args(annotation)[1]
+        elif typing.get_origin(annotation) is tuple:
+            next(names, None)  # an index
+            annotation = typing.get_args(annotation)[0]
         model = _model_in(annotation)
     return list(model.model_fields) if model else []
 
