@@ -7,7 +7,6 @@ on a volume, gates end a refused run, an exit handler says what became of it. Po
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -22,7 +21,6 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 
 from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
 from components.image_example_gen import layout as layouts
-from components.image_example_gen.locations import is_remote
 from pipeline import dag
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.kubeflow_options import KubeflowOptions
@@ -55,45 +53,15 @@ class Documents(NamedTuple):
         text: str = yaml.safe_dump_all(self, sort_keys=True, allow_unicode=True)
         return text
 
+    @property
+    def num_nodes(self) -> int:
+        """Tasks that become pods."""
+        return len(self.spec["deploymentSpec"]["executors"])
 
-def on_cluster(config: PipelineConfig) -> PipelineConfig:
-    """The configuration as pods see it: with the cluster's paths.
-
-    Raises:
-      ConfigError: If something is missing without which no pod can run.
-    """
-    options = config.kubeflow
-    needed = {
-        "image": "the container image of this project, in a registry that the cluster reaches",
-        "data_path": "where pods see the pictures: below a mounted volume, or gs:// and the like",
-        "work_path": "a folder on a mounted volume, for what outlives a run",
-    }
-    missing = [f"kubeflow.{key} is missing: {what}." for key, what in needed.items() if getattr(options, key) is None]
-    if missing:
-        raise ConfigError("\n  ".join(missing))
-    if config.training.distribution == "multi_worker":
-        raise ConfigError(
-            'training.distribution = "multi_worker" needs Trainers on several machines, and a node of Kubeflow '
-            'Pipelines is one pod: take "mirrored" for all its GPUs, or "none".'
-        )
-    paths = {
-        "serving.base_directory": config.serving.base_directory,
-        "data.manifest": config.data.manifest,
-        "data.metadata_csv": config.data.metadata_csv,
-    }
-    for name, path in paths.items():
-        if path is not None and not is_remote(str(path)):
-            try:
-                options.check_mounted(name, str(path))
-            except ValueError as error:
-                raise ConfigError(f"{error}.") from None
-    assert options.work_path is not None
-    return config.model_copy(
-        update={
-            "pipeline": config.pipeline.model_copy(update={"root": Path(options.work_path)}),
-            "data": config.data.model_copy(update={"source": "folder", "path": options.data_path}),
-        }
-    )
+    @property
+    def data_path(self) -> str:
+        """Where runs read pictures if nothing else is said."""
+        return str(self.spec["root"]["inputDefinitions"]["parameters"][DATA_PATH]["defaultValue"])
 
 
 def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Documents:
@@ -106,7 +74,7 @@ def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Document
     Raises:
       ConfigError: If the configuration cannot run on a cluster.
     """
-    cluster = on_cluster(config)
+    cluster = config.on_cluster()
     options = cluster.kubeflow
     pipeline = _pipeline(cluster, layout)
     images: dict[str, str] = {"default_image_path": str(options.image)}
