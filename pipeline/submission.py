@@ -18,6 +18,7 @@ from pipeline.nodes import GATE_IDS, KUBEFLOW_NODE_IDS
 PUSHED, REFUSED, FAILED, STARTED, SCHEDULED = "pushed", "refused", "failed", "started", "scheduled"
 
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
+_INTERVAL_S = 5.0
 # A server that is restarted is away for a minute or two.
 _MOST_FAILED_POLLS = 30
 
@@ -175,14 +176,12 @@ class Server:
         submission: Submission,
         *,
         on_task: Callable[[str, str], None] = lambda name, state: None,
-        interval_s: float = 5.0,
     ) -> None:
         """Waits for the end of a run, and sets its status.
 
         Args:
           submission: From `start`.
           on_task: Called with a node's name and its state whenever that changes.
-          interval_s: Between questions.
 
         Raises:
           ServerError: If the server has been away for long.
@@ -205,7 +204,7 @@ class Server:
                 if run.state in _ENDED:
                     submission.status, submission.detail = verdict(run.state, submission.tasks)
                     return
-            time.sleep(interval_s)
+            time.sleep(_INTERVAL_S)
 
 
 def states_of(run: Any) -> dict[str, str]:

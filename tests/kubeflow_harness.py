@@ -6,17 +6,25 @@ properties that KFP adds; the launcher downloads the inputs from the store to a 
 container's command, and uploads the outputs. Every pod has folders of its own, which are removed with it: only the
 store and what is mounted outlive it. A task that fails is not tried again, no other is begun after it, and the exit
 handler runs last.
+
+A container is a process of its own. Loading TFX takes it twenty seconds, so that it may be forked from an interpreter
+that has loaded TFX and nothing of ours, or be this process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +36,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 DAG = "tfx-dag"
 Json = dict[str, Any]
+# Runs a command line, with variables, in a folder, with a log: gives the exit code.
+Container = Callable[[list[str], dict[str, str], Path, Path], int]
 
 
 class HarnessError(Exception):
@@ -76,14 +86,18 @@ class Run:
 class Harness:
     """One installation of Kubeflow Pipelines."""
 
-    def __init__(self, documents: str, folder: Path, *, scheme: str = "minio") -> None:
+    def __init__(
+        self, documents: str, folder: Path, *, scheme: str = "minio", container: Container | None = None
+    ) -> None:
         """Takes what it plays with.
 
         Args:
           documents: The compiled YAML.
           folder: For the store, pods and logs.
           scheme: `minio`, `s3` or `gs`.
+          container: How to run one; by itself as a new process.
         """
+        self.start = container or new_process
         spec, self.platform = yaml.safe_load_all(documents)
         self.spec = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
         self.executors = json_format.ParseDict(
@@ -95,6 +109,10 @@ class Harness:
         self.folder = folder
         self.store = folder / "store"
         self.num_artifacts = 0
+
+    def executor_names(self) -> list[str]:
+        """Names of all tasks that are pods."""
+        return [label.removesuffix("_executor") for label in self.executors]
 
     # --- The workflow -------------------------------------------------------------------------------------------
 
@@ -187,6 +205,12 @@ class Harness:
     def launch(self, name: str, task: Any, executor_input: Json) -> Task:
         """Runs a task's container."""
         root = self.pod(name)
+        try:
+            return self._launch(name, task, executor_input, root)
+        finally:
+            shutil.rmtree(root)
+
+    def _launch(self, name: str, task: Any, executor_input: Json, root: Path) -> Task:
         for said in executor_input["inputs"].get("artifacts", {}).values():
             for artifact in said["artifacts"]:
                 local = self.local_path(root, artifact["uri"])
@@ -199,30 +223,19 @@ class Harness:
         (root / "dev/termination-log").touch()
         log = self.folder / f"{name}.log"
         start = time.monotonic()
-        with log.open("w") as file:
-            done = subprocess.run(
-                self.command(name, task, executor_input),
-                env=self.environment(name, task, root),
-                cwd=root,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=600,
-                check=False,
-            )
+        exit_code = self.start(self.command(task, executor_input), self.environment(task, root), root, log)
         seconds = time.monotonic() - start
         last = (log.read_text(errors="replace").splitlines() or [""])[-1]
-        if done.returncode != 0:
+        if exit_code != 0:
             # What `kubectl describe pod` shows is what the log ends with.
             assert (root / "dev/termination-log").read_text() == last
-        outputs = self.publish(executor_input, root) if done.returncode == 0 else {}
-        shutil.rmtree(root)
-        return Task(name, done.returncode, seconds, last, outputs)
+        return Task(name, exit_code, seconds, last, self.publish(executor_input, root) if exit_code == 0 else {})
 
     def container(self, task: Any) -> Any:
         """The container spec of a task."""
         return self.executors[self.spec.components[task.component_ref.name].executor_label].container
 
-    def command(self, name: str, task: Any, executor_input: Json) -> list[str]:
+    def command(self, task: Any, executor_input: Json) -> list[str]:
         """The container's command line, placeholders replaced."""
         container = self.container(task)
         text = json.dumps(executor_input)
@@ -230,7 +243,7 @@ class Harness:
         assert interpreter == "python"
         return [sys.executable, *(argument.replace("{{$}}", text) for argument in rest)]
 
-    def environment(self, name: str, task: Any, root: Path) -> dict[str, str]:
+    def environment(self, task: Any, root: Path) -> dict[str, str]:
         """The container's variables: its own, and what makes this machine one."""
         own = {said.name: said.value for said in self.container(task).env}
         kept = {key: os.environ[key] for key in ("PATH", "LANG", "NICE") if key in os.environ}
@@ -267,3 +280,133 @@ class Harness:
                 "metadata": {**metadata, "display_name": key, "store_session_info": '{"Provider":"minio"}'},
             }
         return found
+
+
+# --- Containers -------------------------------------------------------------------------------------------------
+
+
+def new_process(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:
+    """As Kubernetes does: nothing is loaded."""
+    with log.open("w") as file:
+        return subprocess.run(
+            command, env=environment, cwd=folder, stdout=file, stderr=subprocess.STDOUT, timeout=600, check=False
+        ).returncode
+
+
+def this_process(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:
+    """Calls the entrypoint here, for tests that put a fault into it."""
+    from pipeline.runners import kubeflow_entrypoint
+
+    assert command[1:3] == ["-m", "pipeline.runners.kubeflow_entrypoint"]
+    before = dict(os.environ)
+    text = io.StringIO()
+    try:
+        os.environ.update(environment)
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            return kubeflow_entrypoint.main(command[3:])
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        log.write_text(text.getvalue())
+
+
+class WarmInterpreter:
+    """A process that has loaded TFX and forks itself for every container."""
+
+    def __init__(self, fresh: set[str]) -> None:
+        """Starts it.
+
+        Args:
+          fresh: Nodes that get a new process all the same.
+        """
+        self._fresh = fresh
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lock = threading.Lock()
+        self._ended: dict[str, int] = {}
+        self._news = threading.Condition()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                said = json.loads(line)
+                self._ended[said["log"]] = said["exit_code"]
+                self._news.notify_all()
+
+    def __call__(self, command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:
+        """Runs a container."""
+        if log.stem in self._fresh:
+            return new_process(command, environment, folder, log)
+        request = {"command": command[1:], "environment": environment, "folder": str(folder), "log": str(log)}
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        with self._news:
+            if not self._news.wait_for(lambda: str(log) in self._ended, timeout=600):
+                raise HarnessError(f"{log.stem} does not end")
+            return self._ended.pop(str(log))
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._process.stdout.close()
+
+
+def _forked(request: Json) -> None:
+    """What a forked container does: it never returns."""
+    descriptor = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    dash_m, module, *arguments = request["command"]
+    assert dash_m == "-m"
+    sys.argv = [module, *arguments]
+    code: Any = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        code = error.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def _serve() -> None:
+    import select
+
+    os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    # Fork needs a process without threads: nothing is computed here.
+    import tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor  # noqa: F401
+
+    running: dict[int, str] = {}
+    is_open, pending = True, b""
+    while is_open or running:
+        readable = select.select([0], [], [], 0.05)[0] if is_open else time.sleep(0.05) or []
+        if readable:
+            chunk = os.read(0, 1 << 20)
+            is_open = bool(chunk)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                request = json.loads(line)
+                child = os.fork()
+                if child == 0:
+                    _forked(request)
+                running[child] = request["log"]
+        while running:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if child == 0:
+                break
+            answer = {"log": running.pop(child), "exit_code": os.waitstatus_to_exitcode(status)}
+            os.write(1, (json.dumps(answer) + "\n").encode())
+
+
+if __name__ == "__main__":
+    _serve()

@@ -172,7 +172,7 @@ class Verdict(PlainExecutor):
             "refused": lambda: f"refused by {' and '.join(found['by'])}: {found['reason']}",
             "failed": lambda: f"failed before any gate has judged (state {found['state']})",
         }
-        print(f"verdict: {told[found['verdict']]()}")
+        print(f"verdict: {' '.join(told[found['verdict']]().split())}")
 
 
 # --- Files ------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ MOUNT_ROOT = "TFX_VISION_MOUNT_ROOT"
 # Where KFP's launcher puts what it downloads, and finds what it uploads.
 _MOUNTS = {"minio://": "minio", "s3://": "s3", "gs://": "gcs"}
 _TERMINATION_LOG = "dev/termination-log"
+_MOST_CHARACTERS = 1000  # Kubernetes keeps 4096 bytes of it
 
 Json = dict[str, Any]
 
@@ -194,8 +195,9 @@ def map_back(invocation: Json, uris: dict[str, str]) -> None:
     path.write_text(json.dumps(output))
 
 
-def _say(root: Path, line: str) -> None:
+def _say(root: Path, text: str) -> None:
     """The last line of the log, and what Kubernetes shows of a pod that has failed."""
+    line = " ".join(text.split())[:_MOST_CHARACTERS]
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
     try:
