@@ -214,7 +214,8 @@ class Harness:
         for said in executor_input["inputs"].get("artifacts", {}).values():
             for artifact in said["artifacts"]:
                 local = self.local_path(root, artifact["uri"])
-                if not local.exists():
+                # What has no files leaves no trace in an object store, and none in the pod.
+                if not local.exists() and self.stored(artifact["uri"]).exists():
                     shutil.copytree(self.stored(artifact["uri"]), local)
         for said in executor_input["outputs"].get("artifacts", {}).values():
             for artifact in said["artifacts"]:
