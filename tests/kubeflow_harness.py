@@ -35,6 +35,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 DAG = "tfx-dag"
+LOGS = "executor-logs"  # which the launcher writes
 Json = dict[str, Any]
 # Runs a command line, with variables, in a folder, with a log: gives the exit code.
 Container = Callable[[list[str], dict[str, str], Path, Path], int]
@@ -178,6 +179,8 @@ class Harness:
             key: {"artifacts": [{"uri": f"{folder}/{key}", "type": json_format.MessageToDict(said.artifact_type)}]}
             for key, said in component.output_definitions.artifacts.items()
         }
+        log = {"uri": f"{folder}/{LOGS}", "type": {"schemaTitle": "system.Artifact"}}
+        outputs[LOGS] = {"artifacts": [log]}
         output_file = str(self.pod(name) / "tmp/kfp_outputs/output_metadata.json")
         executor_input = {
             "inputs": {"parameterValues": values, "artifacts": artifacts},
@@ -220,6 +223,7 @@ class Harness:
         for said in executor_input["outputs"].get("artifacts", {}).values():
             for artifact in said["artifacts"]:
                 self.local_path(root, artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
+        self.local_path(root, executor_input["outputs"]["artifacts"][LOGS]["artifacts"][0]["uri"]).touch()
         (root / "dev").mkdir(parents=True)
         (root / "dev/termination-log").touch()
         log = self.folder / f"{name}.log"
@@ -268,7 +272,7 @@ class Harness:
             local = self.local_path(root, uri)
             if local.exists():
                 # An object store has no empty folders.
-                for file in local.rglob("*"):
+                for file in [local, *local.rglob("*")]:
                     if file.is_file():
                         target = self.stored(uri) / file.relative_to(local)
                         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ it has downloaded the inputs; it uploads the outputs afterwards. Between the two
 * KFP hands artifacts on without their types. They stand in another argument, the component's inputs.
 * KFP's URIs are its store's, `minio://` for one, which TFX cannot read. The files lie in folders of the pod.
 * KFP has no inputs that may be absent. Artifacts that say that they are empty are taken away.
+* KFP adds an output of its own, the log, of a type that TFX does not know.
 
 An executor's failure ends the pod with one line, on standard error and as Kubernetes' termination message. What
 ExampleValidator refuses is no failure: it is written down, and PicturesGate ends the run.
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         invocation = json.loads(args.json_serialized_invocation_args)
         restore_types(invocation, json.loads(args.json_serialized_inputs_spec_args))
         leave_out_absent(invocation)
+        leave_out_logs(invocation)
         uris = map_uris(invocation, root)
         run(args.executor_class_path, invocation, args.json_serialized_inputs_spec_args, beam_args)
         map_back(invocation, uris)
@@ -97,6 +99,15 @@ def leave_out_absent(invocation: Json) -> None:
     absent = {name for name, artifact in _artifacts(inputs) if artifact.get("metadata", {}).get(ABSENT)}
     for name in absent:
         del inputs["artifacts"][name]
+
+
+def leave_out_logs(invocation: Json) -> None:
+    """Takes away the outputs that KFP's launcher writes itself."""
+    outputs = invocation["outputs"]
+    types = {name: artifact.get("type", {}) for name, artifact in _artifacts(outputs)}
+    for name, said in types.items():
+        if said.get("schemaTitle", "").startswith("system."):
+            del outputs["artifacts"][name]
 
 
 def map_uris(invocation: Json, root: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import email
 import json
 import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -138,6 +139,7 @@ def serving(app):
     try:
         while not server.started:
             assert thread.is_alive()
+            time.sleep(0.01)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
