@@ -283,7 +283,8 @@ def source_hash(*, with_report: bool = False) -> str:
         root = Path(str(resources.files(package)))
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
             name = path.relative_to(root).as_posix()
-            if with_report or not name.startswith("model_report/"):
+            # What only Kubeflow Pipelines runs is never cached there, and not run here.
+            if not name.startswith("cluster/") and (with_report or not name.startswith("model_report/")):
                 digest.update(name.encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
