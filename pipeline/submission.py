@@ -117,8 +117,11 @@ class Server:
                 404: " Is this the address of the API, and is it Kubeflow Pipelines 2?",
             }.get(error.status, "")
             raise ServerError(f"{self._target.host} answers {error.status}: {_reason(error)}.{advice}") from None
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, TimeoutError) as error:
             raise ServerError(f"{self._target.host} does not answer: {error}") from None
+        except ValueError as error:
+            # What the client itself refuses, two experiments of one name for example.
+            raise ServerError(f"{self._target.host}: {error}") from None
 
     def upload(self, name: str, documents: Path, version: str) -> tuple[str, str]:
         """Uploads a compiled pipeline, as another version where there is one of that name.
@@ -134,6 +137,12 @@ class Server:
                 uploaded = self._client.upload_pipeline_version(str(documents), version, pipeline_id=pipeline_id)
                 return str(pipeline_id), str(uploaded.pipeline_version_id)
             created = self._client.upload_pipeline(str(documents), name, namespace=self._target.namespace)
+            if not created.pipeline_id:
+                # To the client a page for people is an answer without contents.
+                raise ServerError(
+                    f"{self._target.host} answers, but not as Kubeflow Pipelines' API does. Is there a login before "
+                    "it? Give a token (--token-file)."
+                )
             (first,) = self._client.list_pipeline_versions(created.pipeline_id, page_size=1).pipeline_versions
             return str(created.pipeline_id), str(first.pipeline_version_id)
 

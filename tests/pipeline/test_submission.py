@@ -15,7 +15,7 @@ import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 from typer.testing import CliRunner
 
@@ -282,6 +282,15 @@ def test_without_a_token_one_message_says_what_to_do(submit):
     assert result.stderr.splitlines()[-1].endswith(
         "answers 401: Unauthenticated: no token. Give a valid token (--token-file)."
     )
+
+
+def test_a_page_for_people_is_no_api(submit, fake):
+    page = HTMLResponse("<html>Please log in</html>")
+    everything = Route("/{path:path}", lambda request: page, methods=["GET", "POST"])
+    fake.app = Starlette(routes=[everything])
+    result = submit()
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith("Is there a login before it? Give a token (--token-file).")
 
 
 def test_nobody_there(submit):
