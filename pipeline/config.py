@@ -24,9 +24,10 @@ from pydantic import (
 from components.evaluator.options import EvaluationOptions
 from components.evaluator.options import check as check_evaluation
 from components.example_validator.options import DriftOptions
-from components.image_example_gen.locations import absolute
+from components.image_example_gen.locations import absolute, is_remote
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
+from pipeline.kubeflow_options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
 from trainer_module.models import scratch_cnn
@@ -149,6 +150,7 @@ class PipelineConfig(Section):
     grad_cam: ExplanationOptions = ExplanationOptions()
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
+    kubeflow: KubeflowOptions = KubeflowOptions()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -223,6 +225,57 @@ class PipelineConfig(Section):
         """The folder of numbered versions that a model server watches."""
         base = absolute(self.serving.base_directory or str(self.run_dir / "serving"))
         return f"{base.rstrip('/')}/{self.model_name}"
+
+    def check_cluster(self) -> None:
+        """Refuses what pods of Kubeflow Pipelines could not run.
+
+        Raises:
+          ConfigError: With everything that is missing or does not fit.
+        """
+        options = self.kubeflow
+        needed = {
+            "image": "the container image of this project, in a registry that the cluster reaches",
+            "data_path": "where pods see the pictures: below a mounted volume, or gs:// and the like",
+            "work_path": "a folder on a mounted volume, for what outlives a run",
+        }
+        wrong = [f"kubeflow.{key} is missing: {what}." for key, what in needed.items() if not getattr(options, key)]
+        if self.training.distribution == "multi_worker":
+            wrong.append(
+                'training.distribution = "multi_worker" needs Trainers on several machines, and a node of Kubeflow '
+                'Pipelines is one pod: take "mirrored" for all its GPUs, or "none".'
+            )
+        paths = {
+            "serving.base_directory": self.serving.base_directory,
+            "data.manifest": self.data.manifest,
+            "data.metadata_csv": self.data.metadata_csv,
+        }
+        for name, path in paths.items():
+            if path is not None and not is_remote(str(path)):
+                try:
+                    options.check_mounted(name, str(path))
+                except ValueError as error:
+                    wrong.append(f"{error}.")
+        if is_remote(self.serving.base_directory or ""):
+            wrong.append(
+                "serving.base_directory must lie below a mounted volume: there the run looks for the model to beat."
+            )
+        if wrong:
+            raise ConfigError("\n  ".join(wrong))
+
+    def on_cluster(self) -> PipelineConfig:
+        """The configuration as pods see it: with the cluster's paths.
+
+        Raises:
+          ConfigError: As `check_cluster`.
+        """
+        self.check_cluster()
+        assert self.kubeflow.work_path is not None
+        return self.model_copy(
+            update={
+                "pipeline": self.pipeline.model_copy(update={"root": Path(self.kubeflow.work_path)}),
+                "data": self.data.model_copy(update={"source": "folder", "path": self.kubeflow.data_path}),
+            }
+        )
 
     def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
         """The part that crosses into Transform and Trainer.
@@ -483,6 +536,9 @@ def _known_keys(sections: typing.Sequence[str], table: dict[str, Any]) -> list[s
         if typing.get_origin(annotation) is dict:
             next(names, None)  # a key of the user's
             annotation = typing.get_args(annotation)[1]
+        elif typing.get_origin(annotation) is tuple:
+            next(names, None)  # an index
+            annotation = typing.get_args(annotation)[0]
         model = _model_in(annotation)
     return list(model.model_fields) if model else []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
 from tfx.components import Trainer
+from tfx.dsl.components.base import base_node
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
@@ -35,12 +37,42 @@ from pipeline.nodes import TUNER
 from trainer_module import features
 
 
-def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pipeline:
+def previous_span(statistics: Channel) -> base_node.BaseNode:
+    """Finds, in ML Metadata, what the pictures are held against: outputs `statistics` and `schema`."""
+    return Resolver(
+        strategy_class=PreviousSpanStrategy,
+        statistics=Channel(type=standard_artifacts.ExampleStatistics),
+        schema=Channel(type=standard_artifacts.Schema),
+        anomalies=Channel(type=standard_artifacts.ExampleAnomalies),
+        current=statistics,
+    )
+
+
+def model_to_beat(candidate: Channel) -> base_node.BaseNode:
+    """Finds, in ML Metadata, what the model is held against: output `model`."""
+    return Resolver(
+        strategy_class=LatestBlessedOtherModelStrategy,
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+        infra_blessing=Channel(type=standard_artifacts.InfraBlessing),
+        candidate=candidate,
+    )
+
+
+def create_pipeline(
+    config: PipelineConfig,
+    layout: layouts.Layout,
+    *,
+    find_previous_span: Callable[[Channel], base_node.BaseNode] = previous_span,
+    find_model_to_beat: Callable[[Channel], base_node.BaseNode] = model_to_beat,
+) -> tfx_pipeline.Pipeline:
     """Builds the DAG.
 
     Args:
       config: The whole configuration.
       layout: What was found in the data folder.
+      find_previous_span: Makes the node that finds an earlier span, where a runner has another way than ML Metadata.
+      find_model_to_beat: The same for the last model.
     """
     code = source_hash()
     all_options = config.trainer_options(layout.classes, layout.ignore_id)
@@ -79,19 +111,13 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         with_masks=layout.with_masks,
     )
 
-    previous_span = Resolver(
-        strategy_class=PreviousSpanStrategy,
-        statistics=Channel(type=standard_artifacts.ExampleStatistics),
-        schema=Channel(type=standard_artifacts.Schema),
-        anomalies=Channel(type=standard_artifacts.ExampleAnomalies),
-        current=statistics_gen.outputs["statistics"],
-    ).with_id("PreviousSpan")
+    earlier = find_previous_span(statistics_gen.outputs["statistics"]).with_id("PreviousSpan")
 
     example_validator = ImageExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema_gen.outputs["schema"],
-        previous_statistics=previous_span.outputs["statistics"],
-        previous_schema=previous_span.outputs["schema"],
+        previous_statistics=earlier.outputs["statistics"],
+        previous_schema=earlier.outputs["schema"],
         options=config.validation,
         source_hash=code,
     )
@@ -147,13 +173,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         },
     )
 
-    resolver = Resolver(
-        strategy_class=LatestBlessedOtherModelStrategy,
-        model=Channel(type=standard_artifacts.Model),
-        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
-        infra_blessing=Channel(type=standard_artifacts.InfraBlessing),
-        candidate=trainer.outputs["model"],
-    ).with_id("Resolver")
+    resolver = find_model_to_beat(trainer.outputs["model"]).with_id("Resolver")
 
     evaluation = config.evaluation.of_task(config.model.task)
     evaluator = ImageEvaluator(
@@ -230,7 +250,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         example_gen,
         statistics_gen.with_id("StatisticsGen"),
         schema_gen.with_id("SchemaGen"),
-        previous_span,
+        earlier,
         example_validator.with_id("ExampleValidator"),
         transform.with_id("Transform"),
         *([tuner] if tuner else []),
@@ -263,7 +283,8 @@ def source_hash(*, with_report: bool = False) -> str:
         root = Path(str(resources.files(package)))
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
             name = path.relative_to(root).as_posix()
-            if with_report or not name.startswith("model_report/"):
+            # What only Kubeflow Pipelines runs is never cached there, and not run here.
+            if not name.startswith("cluster/") and (with_report or not name.startswith("model_report/")):
                 digest.update(name.encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -272,6 +272,7 @@ def quiet_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     handler: logging.Handler | None = None
+    level = logging.getLogger().level
     with (
         path.open("w", encoding="utf-8") as log,
         os.fdopen(os.dup(saved[0]), "w") as out,
@@ -290,6 +291,7 @@ def quiet_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
             sys.stderr.flush()
             if handler:
                 logging.getLogger().removeHandler(handler)
+            logging.getLogger().setLevel(level)
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
             for descriptor in saved:

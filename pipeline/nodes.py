@@ -19,3 +19,8 @@ NODE_IDS = (
     "Pusher",
     "ModelReport",
 )
+
+# What only Kubeflow Pipelines runs: gates whose failure is a refusal, and the exit handler.
+PICTURES_GATE, MODEL_GATE, VERDICT = "PicturesGate", "ModelGate", "Verdict"
+GATE_IDS = (PICTURES_GATE, MODEL_GATE)
+KUBEFLOW_NODE_IDS = (*NODE_IDS, PICTURES_GATE, MODEL_GATE, VERDICT)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,9 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the flag that writes golden files anew."""
+    """Adds the flags that write golden files anew, and that start every pod from nothing."""
     parser.addoption("--update-goldens", action="store_true", help="write the golden files instead of comparing")
+    parser.addoption("--fresh-pods", action="store_true", help="a new process for every node of Kubeflow's run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +40,17 @@ def encode(pixels: np.ndarray, format_: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=format_)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def kubeflow_harness() -> Any:
+    """The module that plays Kubeflow Pipelines; folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location("kubeflow_harness", _TESTS / "kubeflow_harness.py")
+    assert spec and spec.loader
+    # Dataclasses look their module up.
+    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
+from components.evaluator.figures import FIGURES_FILE, Evaluation
 from pipeline import config, execution, history
+from pipeline.runners import kubeflow
 from serving.client import GrpcClient, RestClient
 from serving.local_server.server import LocalServer
 from trainer_module import features
@@ -332,6 +334,35 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root)
     assert states["Trainer"] == "complete"
     assert (done.returncode, found["status"], found["error"]) == (0, "done", None)
     assert found["pushed_version"] > first.result.pushed_version
+
+
+def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
+    shutil.copytree(root / "digits" / "data" / "digits", tmp_path / "volume" / "digits")
+    said = [
+        "kubeflow.image=registry.example/tfx-vision:1",
+        f"kubeflow.volumes=[{{claim='shared', mount_path='{tmp_path}/volume'}}]",
+        f"kubeflow.data_path={tmp_path}/volume/digits",
+        f"kubeflow.work_path={tmp_path}/volume/work",
+    ]
+    loaded = config.load("digits", overrides=[*overrides, *said])
+    documents = kubeflow.compile_pipeline(loaded, execution.prepare(loaded))
+    # One pod from nothing, the others from a process that has loaded TFX: that takes five times as long as their work.
+    warm = None if request.config.getoption("--fresh-pods") else kubeflow_harness.WarmInterpreter({"ImageExampleGen"})
+    harness = kubeflow_harness.Harness(documents.as_yaml(), tmp_path / "cluster", container=warm)
+    try:
+        run = harness.run()
+    finally:
+        if warm:
+            warm.close()
+    print(run.table())
+    assert {name: task.exit_code for name, task in run.tasks.items()} == dict.fromkeys(harness.executor_names(), 0)
+    (version,) = (tmp_path / "volume/work/digits/serving/digits").iterdir()
+    assert (version / "saved_model.pb").is_file()
+    assert run.tasks["Verdict"].last_line == f"verdict: pushed version {version.name}: {version}"
+    evaluation = harness.stored(run.tasks["Evaluator"].outputs["evaluation"]["uri"])
+    found = Evaluation.model_validate_json((evaluation / FIGURES_FILE).read_text())
+    assert found.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)
+    assert found.overall.confusion == first.result.slices[0].confusion
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

@@ -192,6 +192,14 @@ def test_an_edit_of_the_page_reaches_the_report_alone(monkeypatch, tmp_path):
     assert not set(hashes()) & {*first, *second}
 
 
+def test_an_edit_of_what_only_kubeflow_runs_reaches_no_node(monkeypatch, tmp_path):
+    (tmp_path / "components/cluster").mkdir(parents=True)
+    monkeypatch.setattr(dag.resources, "files", lambda package: tmp_path / package)
+    before = dag.source_hash(with_report=True)
+    (tmp_path / "components/cluster/executor.py").write_text("another")
+    assert dag.source_hash(with_report=True) == before
+
+
 def test_without_a_test_share_the_validation_split_is_evaluated(compiled):
     split = parameters(compiled("data.splits={train=0.8,validation=0.2,test=0.0}"), "Evaluator")["split"]
     assert split == "validation"

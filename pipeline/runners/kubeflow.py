@@ -1,0 +1,283 @@
+"""Compiles the DAG for Kubeflow Pipelines 2: the pipeline spec, and how Kubernetes makes the pods.
+
+The DAG is the one that runs here, with what Kubeflow Pipelines cannot do replaced: nodes find earlier spans and models
+on a volume, gates end a refused run, an exit handler says what became of it. Pods start with `kubeflow_entrypoint`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any, NamedTuple
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+from tfx.dsl.components.base import base_component
+from tfx.orchestration import data_types
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.kubeflow.decorators import FinalStatusStr
+from tfx.orchestration.kubeflow.utils import TFX_DAG_NAME
+from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
+
+from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
+from components.image_example_gen import layout as layouts
+from pipeline import dag
+from pipeline.config import ConfigError, PipelineConfig
+from pipeline.kubeflow_options import KubeflowOptions
+from pipeline.nodes import GATE_IDS, MODEL_GATE, PICTURES_GATE, VERDICT
+
+ENTRYPOINT = "pipeline.runners.kubeflow_entrypoint"
+DATA_PATH = "data_path"  # the one parameter of a run
+
+# They read what earlier runs left, or decide: an earlier answer is none.
+_NEVER_CACHED = ("PreviousSpan", "Resolver", "Pusher", *GATE_IDS)
+# Kubeflow's driver puts the run's id here.
+_RUN_ID = "{{$.pipeline_job_uuid}}"
+# Linux takes no argument longer than 128 KiB, and a node's parameters are part of one.
+_MOST_PARAMETER_BYTES = 100_000
+
+
+class Documents(NamedTuple):
+    """What Kubeflow Pipelines is given.
+
+    Attributes:
+      spec: PipelineSpec, schema 2.1.0.
+      platform: PlatformSpec: what Kubernetes is told beside.
+    """
+
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    def as_yaml(self) -> str:
+        """Both, as one file."""
+        text: str = yaml.safe_dump_all(self, sort_keys=True, allow_unicode=True)
+        return text
+
+    @property
+    def num_nodes(self) -> int:
+        """Tasks that become pods."""
+        return len(self.spec["deploymentSpec"]["executors"])
+
+    @property
+    def data_path(self) -> str:
+        """Where runs read pictures if nothing else is said."""
+        return str(self.spec["root"]["inputDefinitions"]["parameters"][DATA_PATH]["defaultValue"])
+
+
+def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Documents:
+    """Compiles.
+
+    Args:
+      config: The whole configuration.
+      layout: What was found in the data; pods stop where they find other classes.
+
+    Raises:
+      ConfigError: If the configuration cannot run on a cluster.
+    """
+    cluster = config.on_cluster()
+    options = cluster.kubeflow
+    pipeline = _pipeline(cluster, layout)
+    images: dict[str, str] = {"default_image_path": str(options.image)}
+    if options.gpu.image:
+        images |= {node.id: options.gpu.image for node in pipeline.components if options.accelerators_of(node.id)}
+    runner = KubeflowV2DagRunner(
+        KubeflowV2DagRunnerConfig(
+            default_image=images, default_commands=["python", "-m", ENTRYPOINT], use_pipeline_spec_2_1=True
+        )
+    )
+    runner.set_exit_handler(
+        Verdict(final_status=FinalStatusStr(), verdicts_dir=_verdicts_dir(cluster), run_id=_RUN_ID).with_id(VERDICT)
+    )
+    job = runner.run(pipeline, write_out=False)
+    spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
+    _set_executors(spec, options)
+    _set_tasks(spec, cluster)
+    _pass_parameter_on(spec, cluster.data_location)
+    _refuse_long_parameters(spec)
+    # TFX says its own version; who reads it should know what made this.
+    spec.sdk_version = f"tfx-vision-{importlib.metadata.version('tfx-vision')}"
+    if options.pipeline_root:
+        spec.default_pipeline_root = options.pipeline_root
+    return Documents(json_format.MessageToDict(spec), _platform(spec, options))
+
+
+# --- The DAG ----------------------------------------------------------------------------------------------------
+
+
+def _pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pipeline:
+    spans_dir = str(config.run_dir / "spans")
+    pipeline = dag.create_pipeline(
+        config,
+        layout,
+        find_previous_span=lambda statistics: PreviousSpan(current=statistics, spans_dir=spans_dir),
+        find_model_to_beat=lambda model: ServedModel(candidate=model, model_base_path=config.model_base_path),
+    )
+    nodes: dict[str, base_component.BaseComponent] = {node.id: node for node in pipeline.components}
+    # Known when the pipeline is compiled, and true of no later delivery.
+    nodes["ModelReport"].spec.exec_properties["data_fingerprint"] = ""
+    nodes["ImageExampleGen"].spec.exec_properties["input_base"] = data_types.RuntimeParameter(
+        name=DATA_PATH, ptype=str, default=config.data_location
+    )
+    pictures_gate = PicturesGate(
+        anomalies=nodes["ExampleValidator"].outputs["anomalies"],
+        statistics=nodes["StatisticsGen"].outputs["statistics"],
+        schema=nodes["SchemaGen"].outputs["schema"],
+        spans_dir=spans_dir,
+        verdicts_dir=_verdicts_dir(config),
+        run_id=_RUN_ID,
+    ).with_id(PICTURES_GATE)
+    nodes["Transform"].add_upstream_node(pictures_gate)
+    model_gate = ModelGate(
+        pushed_model=nodes["Pusher"].outputs["pushed_model"],
+        blessing=nodes["Evaluator"].outputs["blessing"],
+        infra_blessing=nodes["ServingValidator"].outputs["blessing"],
+        verdicts_dir=_verdicts_dir(config),
+        run_id=_RUN_ID,
+    ).with_id(MODEL_GATE)
+    # Where one node fails no other is begun: a refused model has its report too.
+    model_gate.add_upstream_node(nodes["ModelReport"])
+    # The pipeline took down its nodes when it was made.
+    registry = pipeline.dsl_context_registry
+    with registry.temporary_mutable():
+        for gate in (pictures_gate, model_gate):
+            registry.put_node(gate)
+    pipeline.components = [*pipeline.components, pictures_gate, model_gate]
+    return pipeline
+
+
+def _verdicts_dir(config: PipelineConfig) -> str:
+    return str(config.run_dir / "verdicts")
+
+
+# --- The pipeline spec ------------------------------------------------------------------------------------------
+
+
+def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOptions) -> None:
+    """Gives every pod its resources, environment and name."""
+    deployment = json_format.ParseDict(
+        json_format.MessageToDict(spec.deployment_spec), pipeline_spec_pb2.PipelineDeploymentConfig()
+    )
+    for label, executor in deployment.executors.items():
+        node = label.removesuffix("_executor")
+        container = executor.container
+        container.args.insert(0, f"--node_id={node}")
+        for name, value in sorted(options.env.items()):
+            container.env.add(name=name, value=value)
+        wanted = options.resources_of(node)
+        container.resources.resource_cpu_request = wanted.cpu_request or ""
+        container.resources.resource_cpu_limit = wanted.cpu_limit or ""
+        container.resources.resource_memory_request = wanted.memory_request or ""
+        container.resources.resource_memory_limit = wanted.memory_limit or ""
+        if count := options.accelerators_of(node):
+            container.resources.accelerator.resource_type = options.gpu.resource
+            container.resources.accelerator.resource_count = str(count)
+    spec.deployment_spec.Clear()
+    spec.deployment_spec.update(json_format.MessageToDict(deployment))
+
+
+def _set_tasks(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> None:
+    """Says what is cached and what is tried again."""
+    options = config.kubeflow
+    for tasks in (spec.root.dag.tasks, spec.components[TFX_DAG_NAME].dag.tasks):
+        for node, task in tasks.items():
+            if node == TFX_DAG_NAME:
+                continue
+            known = options.cache_examples if node == "ImageExampleGen" else node not in (*_NEVER_CACHED, VERDICT)
+            task.caching_options.enable_cache = config.pipeline.cache and known
+            # A gate that is closed stays closed.
+            if options.retries and node not in GATE_IDS:
+                task.retry_policy.max_retry_count = options.retries
+                task.retry_policy.backoff_duration.seconds = options.retry_delay_s
+                task.retry_policy.backoff_factor = 2.0
+
+
+def _pass_parameter_on(spec: pipeline_spec_pb2.PipelineSpec, default: str) -> None:
+    """Hands the run's parameter from the root to the nodes: behind an exit handler TFX leaves it at the root."""
+    parameters = spec.root.input_definitions.parameters
+    # TFX forgets it.
+    parameters[DATA_PATH].default_value.string_value = default
+    parameters[DATA_PATH].description = "The pictures, as pods see them."
+    spec.components[TFX_DAG_NAME].input_definitions.parameters[DATA_PATH].CopyFrom(parameters[DATA_PATH])
+    passed = spec.root.dag.tasks[TFX_DAG_NAME].inputs.parameters[DATA_PATH]
+    passed.component_input_parameter = DATA_PATH
+
+
+def _refuse_long_parameters(spec: pipeline_spec_pb2.PipelineSpec) -> None:
+    for node, task in spec.components[TFX_DAG_NAME].dag.tasks.items():
+        size = len(json_format.MessageToJson(task.inputs).encode())
+        if size > _MOST_PARAMETER_BYTES:
+            raise ConfigError(
+                f"{node} would be told {size:,} bytes of settings, and a container takes {_MOST_PARAMETER_BYTES:,}: "
+                "the data have too many classes, or too long names, for Kubeflow Pipelines."
+            )
+
+
+# --- The platform spec ------------------------------------------------------------------------------------------
+
+
+def _platform(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOptions) -> dict[str, Any]:
+    labels = sorted(json_format.MessageToDict(spec.deployment_spec)["executors"])
+    executors = {label: _pod(label.removesuffix("_executor"), options) for label in labels}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _pod(node: str, options: KubeflowOptions) -> dict[str, Any]:
+    """KubernetesExecutorConfig of a node, as JSON.
+
+    Names of objects are said twice: the first form is deprecated, and the only one that older installations read.
+    """
+    pod: dict[str, Any] = {
+        "imagePullPolicy": options.image_pull_policy,
+        "imagePullSecret": [_named("secretName", name) for name in options.image_pull_secrets],
+        "nodeSelector": {"labels": selector} if (selector := options.node_selector_of(node)) else {},
+        "tolerations": [_toleration(toleration) for toleration in options.tolerations_of(node)],
+        "pvcMount": [
+            {
+                "constant": volume.claim,
+                "pvcNameParameter": _constant(volume.claim),
+                "mountPath": volume.mount_path,
+                **({"subPath": volume.sub_path} if volume.sub_path else {}),
+            }
+            for volume in options.volumes
+        ],
+        "secretAsEnv": [
+            {
+                **_named("secretName", secret.name),
+                "keyToEnv": [{"secretKey": key, "envVar": name} for name, key in sorted(secret.env.items())],
+            }
+            for secret in options.secrets
+            if secret.env
+        ],
+        "secretAsVolume": [
+            {**_named("secretName", secret.name), "mountPath": secret.mount_path}
+            for secret in options.secrets
+            if secret.mount_path
+        ],
+        "emptyDirMounts": [],
+    }
+    if options.gpu.shared_memory and node in options.gpu.nodes:
+        # Not `enabledSharedMemory`, which nothing in Kubeflow Pipelines reads.
+        pod["emptyDirMounts"].append(
+            {
+                "volumeName": "shared-memory",
+                "mountPath": "/dev/shm",
+                "medium": "Memory",
+                "sizeLimit": options.gpu.shared_memory,
+            }
+        )
+    return {key: value for key, value in pod.items() if value}
+
+
+def _toleration(toleration: Any) -> dict[str, Any]:
+    said = toleration.model_dump(exclude_none=True)
+    if "seconds" in said:
+        said["tolerationSeconds"] = str(said.pop("seconds"))
+    return dict(said)
+
+
+def _named(key: str, name: str) -> dict[str, Any]:
+    return {key: name, f"{key}Parameter": _constant(name)}
+
+
+def _constant(value: str) -> dict[str, Any]:
+    return {"runtimeValue": {"constant": value}}

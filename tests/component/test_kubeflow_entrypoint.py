@@ -1,0 +1,216 @@
+"""The entrypoint on every node of small runs, between a driver and a launcher that behave as KFP's; and with faults.
+
+The containers are this process: faults can be put in, and TFX is loaded once.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.image_example_gen import layout as layouts
+from components.image_example_gen import spans
+from pipeline import config, execution
+from pipeline.runners import kubeflow, kubeflow_entrypoint
+
+COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
+
+
+def deliver(folder, *, brightness=1.0):
+    """Writes 16 noisy pictures of each of three classes."""
+    random = np.random.default_rng(3)
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(16):
+            pixels = np.array(color) * brightness + random.normal(0, 30, (12, 12, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """A folder that pods mount, with one span of pictures."""
+    folder = tmp_path_factory.mktemp("volume")
+    deliver(folder / "data" / "day-1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harness(volume, tmp_path_factory, kubeflow_harness):
+    """Compiles, and makes an installation that keeps its store."""
+    folder = tmp_path_factory.mktemp("cluster")
+
+    def make(*overrides, scheme="minio"):
+        loaded = config.load(
+            "pictures",
+            data=str(volume / "data" / "day-{SPAN}"),
+            overrides=[
+                f"pipeline.root={folder / 'here'}",
+                "pipeline.name=days",
+                "transform.image_size=16",
+                "data.splits.by=class",
+                "model.blocks=[[4], [8]]",
+                "training.epochs=1",
+                "training.batch_size=8",
+                "evaluation.thresholds={accuracy=0.0}",
+                "grad_cam.per_class=1",
+                "kubeflow.image=registry.example/tfx-vision:1",
+                f"kubeflow.volumes=[{{claim='shared', mount_path='{volume}'}}]",
+                f"kubeflow.data_path={volume}/data/day-{{SPAN}}",
+                f"kubeflow.work_path={volume}/work",
+                *overrides,
+            ],
+        )
+        documents = kubeflow.compile_pipeline(loaded, execution.prepare(loaded))
+        return kubeflow_harness.Harness(
+            documents.as_yaml(), folder, scheme=scheme, container=kubeflow_harness.this_process
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pushed(harness):
+    """A first run: installation and run."""
+    made = harness()
+    return made, made.run(at_once=1)
+
+
+def again(pushed, node):
+    """Runs one node of the first run once more."""
+    installation, run = pushed
+    task = installation.tasks[node]
+    given = {"data_path": installation.spec.root.input_definitions.parameters["data_path"].default_value.string_value}
+    return installation.launch(node, task, installation.drive(node, task, run, given))
+
+
+def stored(installation, task, key, name):
+    return json.loads((installation.stored(task.outputs[key]["uri"]) / name).read_text())
+
+
+def test_a_run_pushes_its_model_and_says_so(pushed, volume):
+    _, run = pushed
+    assert {task.exit_code for task in run.tasks.values()} == {0}, run.table()
+    (version,) = (volume / "work/days/serving/days").iterdir()
+    assert (version / "saved_model.pb").is_file()
+    assert run.tasks["Verdict"].last_line == f"verdict: pushed version {version.name}: {version}"
+
+
+def test_types_and_properties_survive_ml_metadata(pushed):
+    _, run = pushed
+    examples = run.tasks["ImageExampleGen"].outputs["examples"]
+    assert examples["metadata"]["span"] == 1
+    assert json.loads(examples["metadata"]["split_names"]) == ["train", "validation", "test"]
+    assert all(said["uri"].startswith("minio://") for task in run.tasks.values() for said in task.outputs.values())
+
+
+def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed, harness, volume):
+    installation = harness(
+        "training.seed=2", "evaluation.change_thresholds={cross_entropy=0.0}", "training.learning_rate=1e-6"
+    )
+    run = installation.run(at_once=1)
+    (version,) = (volume / "work/days/serving/days").iterdir()
+    assert run.tasks["Resolver"].outputs["model"]["metadata"]["version"] == version.name
+    assert stored(installation, run.tasks["Evaluator"], "evaluation", "gates.json")["has_baseline"]
+    # The report is there all the same.
+    assert run.tasks["ModelReport"].exit_code == 0
+    assert run.tasks["ModelGate"].exit_code == 3
+    assert run.tasks["ModelGate"].last_line.startswith("refused: ModelGate: Evaluator refused the model")
+    assert run.tasks["Verdict"].last_line.startswith("verdict: refused by Evaluator")
+
+
+def test_pictures_that_have_drifted_end_the_run_with_a_gate(pushed, harness, volume, monkeypatch):
+    deliver(volume / "data" / "day-2", brightness=0.3)
+    try:
+        installation = harness()
+        run = installation.run(at_once=1)
+    finally:
+        (volume / "data" / "day-2").rename(volume / "later")
+    assert run.tasks["ImageExampleGen"].outputs["examples"]["metadata"]["span"] == 2
+    assert stored(installation, run.tasks["ExampleValidator"], "anomalies", "drift.json")["previous_span"] == 1
+    assert {name for name, task in run.tasks.items() if task.exit_code} == {"PicturesGate"}
+    assert run.tasks["PicturesGate"].exit_code == 3
+    assert "drifted from those of span 1" in run.tasks["PicturesGate"].last_line
+    assert "Transform" not in run.tasks
+    assert run.tasks["Verdict"].last_line.startswith("verdict: refused by ExampleValidator")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_every_store_of_kubeflow(pushed, harness, scheme):
+    installation = harness(scheme=scheme)
+    node, task = "ImageExampleGen", installation.tasks["ImageExampleGen"]
+    _, run = pushed
+    given = {"data_path": installation.spec.root.input_definitions.parameters["data_path"].default_value.string_value}
+    done = installation.launch(node, task, installation.drive(node, task, run, given))
+    assert done.exit_code == 0
+    assert done.outputs["examples"]["uri"].startswith(f"{scheme}://")
+
+
+# --- Faults, one in every place ---------------------------------------------------------------------------------
+
+
+def test_without_types_no_input_is_understood(pushed, monkeypatch):
+    monkeypatch.setattr(kubeflow_entrypoint, "restore_types", lambda invocation, spec: None)
+    task = again(pushed, "SchemaGen")
+    assert task.exit_code == 1
+    assert task.last_line.startswith("error: SchemaGen: ")
+
+
+def test_with_the_stores_uris_nothing_is_found(pushed, monkeypatch):
+    monkeypatch.setattr(kubeflow_entrypoint, "map_uris", lambda invocation, root: {})
+    assert again(pushed, "SchemaGen").exit_code == 1
+
+
+def test_with_folders_of_the_pod_in_the_answer_nothing_is_uploaded(pushed, monkeypatch, kubeflow_harness):
+    monkeypatch.setattr(kubeflow_entrypoint, "map_back", lambda invocation, uris: None)
+    with pytest.raises(kubeflow_harness.HarnessError, match="unsupported storage scheme: /"):
+        again(pushed, "SchemaGen")
+
+
+def test_an_artifact_that_stands_for_nothing_is_no_statistics(pushed, monkeypatch):
+    monkeypatch.setattr(kubeflow_entrypoint, "leave_out_absent", lambda invocation: None)
+    assert again(pushed, "ExampleValidator").exit_code == 1
+
+
+def test_without_what_a_driver_does_no_span_is_found(pushed, monkeypatch):
+    def unresolved(pattern, which):
+        return [spans.Span(number=1, version=0, path=pattern.removeprefix(spans.root_of(pattern)).lstrip("/"))]
+
+    monkeypatch.setattr(layouts.spans, "resolve", unresolved)
+    task = again(pushed, "ImageExampleGen")
+    assert task.exit_code == 1
+    assert task.last_line.startswith("error: ImageExampleGen: DatasetError: ")
+
+
+def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
+    installation, run = pushed
+    task = installation.tasks["ImageExampleGen"]
+    (volume / "other").mkdir()
+    for name in ("blue", "yellow"):
+        (volume / "data/day-1" / ("blue" if name == "blue" else "red")).rename(volume / "other" / name)
+    try:
+        invocation = installation.drive("ImageExampleGen", task, run, {"data_path": str(volume / "other")})
+        done = installation.launch("ImageExampleGen", task, invocation)
+    finally:
+        for name in ("blue", "yellow"):
+            (volume / "other" / name).rename(volume / "data/day-1" / ("blue" if name == "blue" else "red"))
+    assert done.exit_code == 1
+    assert "The data have the classes blue, yellow, and the pipeline was made for blue, green, red" in done.last_line
+
+
+@pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 2)])
+def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug, lines):
+    monkeypatch.setenv(kubeflow_entrypoint.DEBUG, debug)
+    monkeypatch.setattr(kubeflow_entrypoint, "restore_types", lambda invocation, spec: {}["a"])
+    task = again(pushed, "PicturesGate")
+    text = (pushed[0].folder / "PicturesGate.log").read_text()
+    assert task.last_line == "error: PicturesGate: KeyError: 'a'"
+    assert ("Traceback" in text) == (lines > 1)
+    assert len(text.splitlines()) == 1 or debug
+
+
+def test_a_store_that_kubeflow_does_not_know_is_named():
+    with pytest.raises(
+        kubeflow_entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"
+    ):
+        kubeflow_entrypoint.local_path("hdfs://a/b", kubeflow_entrypoint.Path("/"))

@@ -1,0 +1,297 @@
+"""What is compiled for Kubeflow Pipelines, against its golden files; `pytest --update-goldens` writes them anew."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from components.image_example_gen import layout
+from pipeline import config, dag, nodes
+from pipeline.runners import kubeflow
+
+GOLDEN = Path(__file__).parent / "golden"
+CLUSTER = """
+[pipeline]
+name = "animals"
+root = "{root}"
+
+[data]
+path = "{data}"
+
+[transform]
+image_size = 16
+
+[evaluation.thresholds]
+accuracy = 0.5
+
+[kubeflow]
+image = "registry.example/tfx-vision:1"
+image_pull_secrets = ["registry"]
+pipeline_root = "minio://mlpipeline/v2/artifacts"
+data_path = "/pictures/animals"
+work_path = "/work"
+node_selector = {{pool = "cpu"}}
+tolerations = [{{key = "batch", value = "yes", effect = "NoExecute", seconds = 60}}]
+env = {{HTTPS_PROXY = "proxy.example:3128"}}
+
+[kubeflow.gpu]
+count = 1
+image = "registry.example/tfx-vision:1-gpu"
+node_selector = {{"cloud.google.com/gke-accelerator" = "nvidia-l4"}}
+tolerations = [{{key = "nvidia.com/gpu", operator = "Exists", effect = "NoSchedule"}}]
+shared_memory = "2Gi"
+
+[kubeflow.nodes.Trainer]
+cpu_limit = 8
+memory_limit = "32Gi"
+accelerators = 4
+
+[[kubeflow.volumes]]
+claim = "pictures"
+mount_path = "/pictures"
+sub_path = "2026"
+
+[[kubeflow.volumes]]
+claim = "work"
+mount_path = "/work"
+
+[[kubeflow.secrets]]
+name = "bucket"
+env = {{AWS_SECRET_ACCESS_KEY = "secretkey"}}
+mount_path = "/secrets/bucket"
+"""
+GPU_NODES = {"Trainer", "Tuner", "GradCam"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures of each of two classes; only their names are looked at."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in "ab":
+        (root / name).mkdir()
+        for index in range(3):
+            (root / name / f"{index}.png").write_bytes(bytes(10))
+    return root
+
+
+@pytest.fixture(scope="module")
+def load(pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("configuration") / "cluster.toml"
+    path.write_text(CLUSTER.format(root=path.parent / "runs", data=pictures))
+    return lambda *overrides: config.load(str(path), overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def compiled(load):
+    def make(*overrides):
+        loaded = load(*overrides)
+        return kubeflow.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def documents(compiled):
+    """With a tuner, so that every node is there."""
+    return compiled("tuner.enabled=true")
+
+
+@pytest.fixture(scope="module")
+def spec(documents):
+    return json_format.ParseDict(documents.spec, pipeline_spec_pb2.PipelineSpec())
+
+
+@pytest.fixture(scope="module")
+def containers(documents):
+    deployment = json_format.ParseDict(documents.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
+    return {label.removesuffix("_executor"): executor.container for label, executor in deployment.executors.items()}
+
+
+@pytest.fixture(scope="module")
+def pods(documents):
+    platform = json_format.ParseDict(documents.platform, pipeline_spec_pb2.PlatformSpec())
+    (name,) = platform.platforms
+    assert name == "kubernetes"
+    executors = platform.platforms[name].deployment_spec.executors
+    return {
+        label.removesuffix("_executor"): json_format.ParseDict(
+            json_format.MessageToDict(said), kubernetes_executor_config_pb2.KubernetesExecutorConfig()
+        )
+        for label, said in executors.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def tasks(spec):
+    return {**spec.components["tfx-dag"].dag.tasks, "Verdict": spec.root.dag.tasks["Verdict"]}
+
+
+def without_details(value):
+    """Settings as text (and the hash of the code, which is among them) are others' golden files."""
+    if isinstance(value, dict):
+        return {key: without_details(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_details(entry) for entry in value]
+    if not isinstance(value, str) or value.startswith("{{$"):
+        return value
+    return "..." if value[:1] in ("{", "[") or "\n" in value or re.fullmatch("[0-9a-f]{16}", value) else value
+
+
+@pytest.mark.parametrize(("name", "index"), [("kubeflow_pipeline.yaml", 0), ("kubeflow_platform.yaml", 1)])
+def test_the_documents_are_the_golden_ones(documents, request, name, index):
+    found = yaml.safe_dump(without_details(documents[index]), sort_keys=True)
+    if request.config.getoption("--update-goldens"):
+        (GOLDEN / name).write_text(found)
+    assert found == (GOLDEN / name).read_text()
+
+
+def test_kubeflows_own_loader_takes_the_file(documents):
+    loaded = components.load_component_from_text(documents.as_yaml())
+    assert loaded.pipeline_spec.pipeline_info.name == "animals"
+    assert set(loaded.platform_spec.platforms) == {"kubernetes"}
+    assert loaded.pipeline_spec.schema_version == "2.1.0"
+    assert loaded.pipeline_spec.default_pipeline_root == "minio://mlpipeline/v2/artifacts"
+
+
+def test_every_node_is_a_pod_and_is_described_to_kubernetes(tasks, containers, pods):
+    assert set(tasks) == set(containers) == set(pods) == set(nodes.KUBEFLOW_NODE_IDS)
+
+
+def test_gpus_go_to_the_nodes_that_compute_with_the_network(containers, pods):
+    for node, container in containers.items():
+        accelerator = container.resources.accelerator
+        if node in GPU_NODES:
+            count = "4" if node == "Trainer" else "1"
+            assert (accelerator.resource_type, accelerator.resource_count) == ("nvidia.com/gpu", count)
+            assert container.image == "registry.example/tfx-vision:1-gpu"
+            assert dict(pods[node].node_selector.labels) == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+            (memory,) = pods[node].empty_dir_mounts
+            assert (memory.mount_path, memory.medium, memory.size_limit) == ("/dev/shm", "Memory", "2Gi")
+        else:
+            assert not container.resources.HasField("accelerator")
+            assert container.image == "registry.example/tfx-vision:1"
+            assert dict(pods[node].node_selector.labels) == {"pool": "cpu"}
+            assert not pods[node].empty_dir_mounts
+        keys = [toleration.key for toleration in pods[node].tolerations]
+        assert keys == (["batch", "nvidia.com/gpu"] if node in GPU_NODES else ["batch"])
+    assert pods["Pusher"].tolerations[0].toleration_seconds == 60
+
+
+def test_requests_and_limits(containers):
+    said = containers["Trainer"].resources
+    assert (said.resource_cpu_request, said.resource_cpu_limit) == ("1", "8")
+    assert (said.resource_memory_request, said.resource_memory_limit) == ("4Gi", "32Gi")
+    assert containers["Pusher"].resources.resource_cpu_limit == ""
+
+
+def test_volumes_secrets_and_variables_reach_every_pod(containers, pods):
+    for node, pod in pods.items():
+        mounts = [(mount.constant, mount.mount_path, mount.sub_path) for mount in pod.pvc_mount]
+        assert mounts == [("pictures", "/pictures", "2026"), ("work", "/work", "")]
+        names = [mount.pvc_name_parameter.runtime_value.constant.string_value for mount in pod.pvc_mount]
+        assert names == ["pictures", "work"]
+        (variable,) = pod.secret_as_env[0].key_to_env
+        assert (pod.secret_as_env[0].secret_name, variable.secret_key, variable.env_var) == (
+            "bucket",
+            "secretkey",
+            "AWS_SECRET_ACCESS_KEY",
+        )
+        assert pod.secret_as_volume[0].mount_path == "/secrets/bucket"
+        assert pod.image_pull_secret[0].secret_name == "registry"
+        assert [(said.name, said.value) for said in containers[node].env] == [("HTTPS_PROXY", "proxy.example:3128")]
+
+
+def test_nothing_is_cached_that_would_lie(compiled, tasks):
+    cached = {node for node, task in tasks.items() if task.caching_options.enable_cache}
+    never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "PicturesGate", "ModelGate", "Verdict"}
+    assert set(nodes.KUBEFLOW_NODE_IDS) - cached == never
+    other = compiled("kubeflow.cache_examples=true").spec["components"]["tfx-dag"]["dag"]["tasks"]
+    assert other["ImageExampleGen"]["cachingOptions"] == {"enableCache": True}
+    none = compiled("pipeline.cache=false", "kubeflow.cache_examples=true").spec["components"]["tfx-dag"]["dag"][
+        "tasks"
+    ]
+    assert not any(task["cachingOptions"] for task in none.values())
+
+
+def test_failures_are_tried_again_and_refusals_are_not(tasks):
+    for node, task in tasks.items():
+        if node in nodes.GATE_IDS:
+            assert not task.HasField("retry_policy")
+        else:
+            assert task.retry_policy.max_retry_count == 2
+            assert task.retry_policy.backoff_duration.seconds == 30
+
+
+def test_the_verdict_comes_last_whatever_happens(spec):
+    handler = spec.root.dag.tasks["Verdict"]
+    completed = pipeline_spec_pb2.PipelineTaskSpec.TriggerPolicy.ALL_UPSTREAM_TASKS_COMPLETED
+    assert handler.trigger_policy.strategy == completed
+    assert list(handler.dependent_tasks) == ["tfx-dag"]
+    assert handler.inputs.parameters["final_status"].task_final_status.producer_task == "tfx-dag"
+
+
+def test_the_gates_stand_where_they_must(tasks):
+    assert "PicturesGate" in tasks["Transform"].dependent_tasks
+    # Where one node fails no other is begun.
+    assert "ModelReport" in tasks["ModelGate"].dependent_tasks
+
+
+def test_every_input_has_the_type_of_the_output_that_it_takes(spec, tasks, containers):
+    for node, task in tasks.items():
+        component = spec.components[node]
+        arguments = list(containers[node].args)
+        told = json.loads(arguments[arguments.index("--json_serialized_inputs_spec_args") + 1])
+        assert told == json_format.MessageToDict(component.input_definitions)
+        assert arguments[0] == f"--node_id={node}"
+        assert list(containers[node].command) == ["python", "-m", "pipeline.runners.kubeflow_entrypoint"]
+        for name, said in task.inputs.artifacts.items():
+            source = said.task_output_artifact
+            given = spec.components[source.producer_task].output_definitions.artifacts[source.output_artifact_key]
+            assert given.artifact_type == component.input_definitions.artifacts[name].artifact_type
+
+
+def test_the_place_of_the_pictures_is_a_parameter_of_the_run(spec, documents):
+    assert documents.data_path == "/pictures/animals"
+    passed = spec.root.dag.tasks["tfx-dag"].inputs.parameters["data_path"]
+    assert passed.component_input_parameter == "data_path"
+    taken = spec.components["tfx-dag"].dag.tasks["ImageExampleGen"].inputs.parameters["input_base"]
+    assert taken.component_input_parameter == "data_path"
+
+
+def test_no_path_of_this_machine_is_in_the_documents(documents, pictures, load):
+    text = documents.as_yaml()
+    assert str(pictures) not in text and str(load().pipeline.root) not in text
+
+
+def test_tfx_own_resolvers_do_not_compile(load, monkeypatch):
+    # A planted fault: without ours, there is nothing to run.
+    monkeypatch.setattr(kubeflow, "PreviousSpan", lambda current, spans_dir: dag.previous_span(current))
+    loaded = load()
+    with pytest.raises(TypeError, match="Unexpected resolver policy"):
+        kubeflow.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+
+
+def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
+    # A planted fault, in the place of ServingValidator.
+    from tfx.components import InfraValidator
+    from tfx.proto import infra_validator_pb2
+
+    def stand_in(*, model, **_):
+        serving = infra_validator_pb2.ServingSpec(tensorflow_serving={"tags": ["latest"]})
+        return InfraValidator(model=model, serving_spec=serving).with_id("ServingValidator")
+
+    monkeypatch.setattr(dag, "ServingValidator", stand_in)
+    with pytest.raises(NotImplementedError, match="InfraValidator"):
+        kubeflow.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
+
+
+def test_too_many_classes_for_a_container_are_refused(load, monkeypatch):
+    monkeypatch.setattr(kubeflow, "_MOST_PARAMETER_BYTES", 500)
+    with pytest.raises(config.ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
+        kubeflow.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))

@@ -1,0 +1,113 @@
+"""`[kubeflow]`: what is accepted, and what is said of the rest; nothing of TFX is needed."""
+
+import pytest
+
+from pipeline import config
+from pipeline.kubeflow_options import KubeflowOptions, amount
+
+MOUNTED = 'kubeflow.volumes=[{claim="pictures", mount_path="/volume"}]'
+READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubeflow.work_path=/volume/work"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kubeflow.imge=x", r"Unknown key `imge` in \[kubeflow\]\. Did you mean `image`\?"),
+        ("kubeflow.gpu.cout=1", r"Unknown key `cout` in \[kubeflow\.gpu\]\. Did you mean `count`\?"),
+        ("kubeflow.nodes.Trainr.cpu_limit=1", r"kubeflow\.nodes: unknown node `Trainr`\. Did you mean `Trainer`\?"),
+        ("kubeflow.nodes.Trainer.cpu_limt=1", r"Unknown key `cpu_limt` in .*Did you mean `cpu_limit`\?"),
+        ("kubeflow.gpu.nodes=['Tuna']", r"kubeflow\.gpu\.nodes: unknown node `Tuna`\. Did you mean `Tuner`\?"),
+        ('kubeflow.resources.memory_limit="4 GB"', r"memory_limit: .*pattern.*\(given: '4 GB'\)"),
+        ('kubeflow.resources={cpu_request="2", cpu_limit="500m"}', r"cpu_request = 2 is above cpu_limit = 500m"),
+        (
+            'kubeflow.nodes.Pusher.memory_limit="1Gi"',
+            r"nodes\.Pusher: with what holds for all nodes, memory_request = 4Gi is above memory_limit = 1Gi",
+        ),
+        ("kubeflow.gpu.resource=gpu", r"gpu\.resource: .*pattern"),
+        ("kubeflow.gpu.count=-1", r"gpu\.count: .*greater than or equal to 0"),
+        ('kubeflow.tolerations=[{key="a", operator="Exists", value="b"}]', r"takes any value: leave value out"),
+        ('kubeflow.tolerations=[{value="b"}]', r"key is missing"),
+        ('kubeflow.tolerations=[{key="a", seconds=3}]', r'seconds is for effect = "NoExecute"'),
+        ('kubeflow.tolerations=[{kee="a"}]', r"Unknown key `kee` in .*Did you mean `key`\?"),
+        ('kubeflow.volumes=[{claim="Not Allowed", mount_path="/a"}]', r"claim: .*pattern"),
+        ('kubeflow.volumes=[{claim="a", mount_path="/minio/x"}]', r"/minio is used by the pods themselves"),
+        ('kubeflow.volumes=[{claim="a", mount_path="/tmp"}]', r"/tmp/kfp_outputs is used by the pods themselves"),
+        (
+            'kubeflow.volumes=[{claim="a", mount_path="/a"}, {claim="b", mount_path="/a/"}]',
+            r"mount_path /a/ is used twice",
+        ),
+        ('kubeflow.secrets=[{name="s"}]', r"secret `s` goes nowhere"),
+        ("kubeflow.data_path=/volume/a", r"kubeflow\.data_path = /volume/a lies on no volume .*\(.*: none\)"),
+        ("kubeflow.work_path=relative", r"work_path: .*pattern"),
+        ("kubeflow.pipeline_root=hdfs://a/b", r"pipeline_root: .*pattern"),
+        ("kubeflow.retries=99", r"retries: .*less than or equal to 10"),
+        ("kubeflow.env={1A='x'}", r"pattern"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(config.ConfigError, match=message) as raised:
+        config.load("digits", overrides=[override])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], r"kubeflow\.image is missing(.|\n)*data_path is missing(.|\n)*work_path is missing"),
+        ([*READY, "training.distribution=multi_worker"], r"a node of Kubeflow Pipelines is one pod"),
+        ([*READY, "serving.base_directory=models"], r"serving\.base_directory = models lies on no volume.*/volume"),
+        ([*READY, "data.metadata_csv=/home/me/a.csv"], r"data\.metadata_csv = /home/me/a\.csv lies on no volume"),
+    ],
+)
+def test_what_pods_could_not_run_is_refused_before_anything_is_compiled(overrides, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.load("digits", overrides=overrides).check_cluster()
+
+
+def test_pods_see_the_clusters_paths():
+    cluster = config.load("digits", overrides=READY).on_cluster()
+    assert cluster.data_location == "/volume/a"
+    assert str(cluster.model_base_path) == "/volume/work/digits/serving/digits"
+    remote = config.load("digits", overrides=[*READY, "kubeflow.data_path=gs://bucket/a/{SPAN}"]).on_cluster()
+    assert remote.data_location == "gs://bucket/a/{SPAN}"
+
+
+def test_the_configuration_survives_its_own_toml(tmp_path):
+    said = [
+        *READY,
+        'kubeflow.gpu.tolerations=[{key="nvidia.com/gpu", operator="Exists"}]',
+        'kubeflow.nodes.Trainer={cpu_limit="8", accelerators=2}',
+        'kubeflow.secrets=[{name="s", env={A="b"}}]',
+    ]
+    loaded = config.load("digits", overrides=said)
+    (tmp_path / "a.toml").write_text(config.as_toml(loaded))
+    assert config.load(str(tmp_path / "a.toml")) == loaded
+
+
+def test_a_nodes_own_words_come_before_those_for_all():
+    options = KubeflowOptions.model_validate(
+        {
+            "resources": {"cpu_request": "1", "memory_request": "2Gi"},
+            "nodes": {"Trainer": {"cpu_request": "4", "accelerators": 2}, "GradCam": {"accelerators": 0}},
+            "node_selector": {"pool": "cpu"},
+            "tolerations": [{"key": "all", "operator": "Exists"}],
+            "gpu": {
+                "count": 1,
+                "node_selector": {"pool": "gpu"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            },
+        }
+    )
+    trainer = options.resources_of("Trainer")
+    assert (trainer.cpu_request, trainer.memory_request, trainer.cpu_limit) == ("4", "2Gi", None)
+    assert [options.accelerators_of(node) for node in ("Trainer", "Tuner", "GradCam", "Pusher")] == [2, 1, 0, 0]
+    assert [options.node_selector_of(node)["pool"] for node in ("Trainer", "GradCam")] == ["gpu", "cpu"]
+    assert [[t.key for t in options.tolerations_of(node)] for node in ("Trainer", "GradCam")] == [
+        ["all", "gpu"],
+        ["all"],
+    ]
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("500m", 0.5), ("2Gi", 2**31), ("1.5M", 1.5e6)])
+def test_quantities_are_kubernetes_own(text, number):
+    assert amount(text) == number
