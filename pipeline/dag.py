@@ -7,15 +7,17 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tfx.components import Pusher, Trainer
+from tfx.components import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
+import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from components.evaluator.component import ImageEvaluator
+from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
 from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
@@ -23,6 +25,7 @@ from components.image_example_gen import layout as layouts
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Options as ExampleGenOptions
 from components.model_report.component import ModelReport
+from components.pusher.component import GatedPusher
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
@@ -32,6 +35,7 @@ from pipeline.config import PipelineConfig, as_toml, slice_feature, with_absolut
 from pipeline.evaluation import eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
+from trainer_module.options import ExplanationOptions, ServedExplanationOptions
 
 
 def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pipeline:
@@ -43,8 +47,9 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
     """
     code = source_hash()
     all_options = config.trainer_options(layout.classes, layout.ignore_id)
-    # How many pictures are explained is GradCam's business alone: another number should not train again.
-    trainer_options = all_options.model_dump_json(exclude={"grad_cam": {"per_class"}})
+    # Which pictures are explained is GradCam's business alone: another number should not train again.
+    served = set(ServedExplanationOptions.model_fields)
+    trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
     example_gen_options = ExampleGenOptions(
         data=config.data.options(),
         classes=layout.classes,
@@ -151,6 +156,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         model=Channel(type=standard_artifacts.Model),
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
         infra_blessing=Channel(type=standard_artifacts.InfraBlessing),
+        explanations=Channel(type=components.GradCamExplanations),
         candidate=trainer.outputs["model"],
     ).with_id("Resolver")
 
@@ -185,25 +191,29 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         source_hash=code,
     )
 
-    grad_cam = None
-    if not layout.with_masks:
-        grad_cam = GradCam(
-            model_run=trainer.outputs["model_run"],
-            examples=example_gen.outputs["examples"],
-            options=all_options.model_dump_json(),
-            split=evaluated,
-            source_hash=code,
-        )
-        grad_cam.add_upstream_node(evaluator)
+    explained = config.grad_cam.slices
+    if explained is None:
+        explained = tuple(name for name in slices if isinstance(name, str) and name != LABEL_GROUP)
+    grad_cam = GradCam(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=example_gen.outputs["examples"],
+        options=all_options.model_dump_json(),
+        split=evaluated,
+        slices=explained,
+        source_hash=code,
+    )
+    grad_cam.add_upstream_node(evaluator)
 
-    pusher = Pusher(
+    pusher = GatedPusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_validator.outputs["blessing"],
+        explanations=grad_cam.outputs["explanations"],
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.model_base_path))
         ),
-    )
+    ).with_id("Pusher")
 
     # Behind Pusher, so that it tells what has really happened: of a refused model too.
     model_report = ModelReport(
@@ -218,7 +228,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         infra_blessing=serving_validator.outputs["blessing"],
         pushed_model=pusher.outputs["pushed_model"],
         baseline_model=resolver.outputs["model"],
-        explanations=grad_cam and grad_cam.outputs["explanations"],
+        explanations=grad_cam.outputs["explanations"],
         tuner_results=tuner and tuner.outputs["tuner_results"],
         name=config.model_name,
         configuration=as_toml(with_absolute_paths(config)),
@@ -238,7 +248,7 @@ def create_pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipel
         resolver,
         evaluator.with_id("Evaluator"),
         serving_validator,
-        *([grad_cam] if grad_cam else []),
+        grad_cam,
         pusher,
         model_report,
     ]

@@ -16,7 +16,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.example_validator.executor import DRIFT_FILE, Finding
-from components.grad_cam.executor import INDEX_FILE
+from components.grad_cam.findings import FAITHFULNESS_FILE, INDEX_FILE, PAGE_FILE, Figure, Report
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.findings import CHECKS_FILE
@@ -91,6 +91,7 @@ class RunResult:
       serving_dir: Folder of that version.
       explanations: Grad-CAM's index page.
       num_explained: Pictures on it.
+      faithfulness: GradCam's figures, and its verdict.
       report: ModelReport's page.
     """
 
@@ -108,6 +109,7 @@ class RunResult:
     serving_dir: str | None = None
     explanations: str | None = None
     num_explained: int = 0
+    faithfulness: Report | None = None
     report: str | None = None
 
     @property
@@ -128,7 +130,8 @@ class RunResult:
     @property
     def refused(self) -> bool:
         """Whether any gate said no."""
-        return self.blessed is False or self.servable is False
+        faithful = self.faithfulness is None or self.faithfulness.blessed
+        return self.blessed is False or self.servable is False or not faithful
 
 
 def forget_lost_pushes(store: metadata_store.MetadataStore) -> None:
@@ -171,8 +174,11 @@ def collect(outputs: Outputs) -> RunResult:
         values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
         refusals += [_of_check(check) for check in values["checks"] if not check["passed"]]
     if explanations := outputs.get("GradCam", {}).get("explanations"):
-        values["explanations"] = str(Path(explanations.uri) / "index.html")
-        values["num_explained"] = len(json.loads((Path(explanations.uri) / INDEX_FILE).read_text(encoding="utf-8")))
+        folder = Path(explanations.uri)
+        values["explanations"] = str(folder / PAGE_FILE)
+        values["num_explained"] = len(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
+        values["faithfulness"] = Report.model_validate_json((folder / FAITHFULNESS_FILE).read_bytes())
+        refusals += map(_of_figure, values["faithfulness"].failures())
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
         values["pushed_version"] = int(pushed.custom_properties["pushed_version"].string_value)
@@ -236,6 +242,18 @@ def _of_check(check: dict[str, Any]) -> Refusal:
         bound=check["bound"],
         missed_by=_missed_by(check["value"], check["bound"]),
         detail=f"{check['name']}: {check['detail']}",
+    )
+
+
+def _of_figure(figure: Figure) -> Refusal:
+    return Refusal(
+        gate="GradCam",
+        figure=figure.name,
+        whom="all",
+        value=figure.value,
+        bound=figure.bound,
+        missed_by=_missed_by(figure.value, figure.bound),
+        detail=figure.detail,
     )
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from tfx.types import standard_artifacts
 
+import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from trainer_module import export
 
@@ -31,13 +32,16 @@ def blessing(model, blessed, kind=standard_artifacts.ModelBlessing):
     return artifact
 
 
-def resolve(models, blessings, candidate, servable=None):
-    """Every model can be served, unless it is said which."""
+def resolve(models, blessings, candidate, servable=None, faithful=None):
+    """Every model can be served and is explained faithfully, unless it is said which."""
     served = [blessing(model, model in (models if servable is None else servable), INFRA) for model in models]
-    inputs = {"model": models, "model_blessing": blessings, "infra_blessing": served, "candidate": [candidate]}
+    of = components.GradCamExplanations
+    explained = [blessing(model, model in (models if faithful is None else faithful), of) for model in models]
+    verdicts = {"model_blessing": blessings, "infra_blessing": served, "explanations": explained}
+    inputs = {"model": models, **verdicts, "candidate": [candidate]}
     resolved = LatestBlessedOtherModelStrategy().resolve_artifacts(None, inputs)
     assert set(resolved) == set(inputs)
-    assert len(resolved["model"]) == len(resolved["model_blessing"]) == len(resolved["infra_blessing"])
+    assert {len(resolved[key]) for key in verdicts} == {len(resolved["model"])}
     return resolved["model"]
 
 
@@ -54,6 +58,7 @@ def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
     blessings = [blessing(served, 1), blessing(slow, 1)]
     assert resolve([served, slow, new], blessings, new, servable=[served]) == [served]
     assert resolve([served, slow, new], blessings, new, servable=[]) == []
+    assert resolve([served, slow, new], blessings, new, faithful=[served]) == [served]
 
 
 def test_a_first_model_has_no_baseline(model):
