@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import grad_cam
+from trainer_module.fused_normalization import fused
 
 _BLURRED_SIDE = 8
 
@@ -54,7 +55,8 @@ def measurer(model: keras.Model, steps: int) -> Callable[[tf.Tensor, grad_cam.Ex
         images = tf.cast(images, tf.float32)
 
         def score(shown: tf.Tensor) -> tf.Tensor:
-            logits = tf.cast(model(shown, training=False), tf.float32)
+            with fused(model):
+                logits = tf.cast(model(shown, training=False), tf.float32)
             return grad_cam.scores(logits, explanation.class_id, explanation.region)
 
         num_pixels = images.shape[1] * images.shape[2]

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer_module.feature_maps import CutNetwork
+from trainer_module.fused_normalization import fused
 from trainer_module.pixel_metrics import count_pixels
 
 Method = Literal["grad_cam", "grad_cam_plus_plus"]
@@ -70,8 +71,9 @@ def explainer(model: keras.Model, method: Method = "grad_cam", layer: str = "") 
     @tf.function(reduce_retracing=True)
     def explain(images: tf.Tensor, class_ids: tf.Tensor | None = None, regions: tf.Tensor | None = None) -> Explanation:
         images = tf.cast(images, tf.float32)
-        feature_map, values = network.before(images)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with fused(model):
+            feature_map, values = network.before(images)
+        with fused(model), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(feature_map)
             logits = tf.cast(network.behind(feature_map, values), tf.float32)
             if network.gives_a_map:

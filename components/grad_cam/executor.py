@@ -20,6 +20,7 @@ from tfx.utils import io_utils
 
 from components.grad_cam import decisions, findings, index_page
 from trainer_module import faithfulness, features, grad_cam, keras_file, overlays
+from trainer_module.fused_normalization import fused
 from trainer_module.options import FAITHFULNESS, OF_MASKS, TrainerOptions
 
 # Of one batch no more pixels are held; of masks fewer, whose networks keep maps of the picture's size.
@@ -35,10 +36,13 @@ class _Network:
 
     def __init__(self, keras_path: str, options: TrainerOptions) -> None:
         model, said = keras_file.load(keras_path), options.grad_cam
-        self.predict = tf.function(
-            lambda images: tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32),
-            reduce_retracing=True,
-        )
+
+        @tf.function(reduce_retracing=True)
+        def predict(images: tf.Tensor) -> tf.Tensor:
+            with fused(model):
+                return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+
+        self.predict = predict
         self.explain = grad_cam.explainer(model, said.method, said.layer)
         self.measure = faithfulness.measurer(model, said.faithfulness_steps)
 
@@ -153,7 +157,7 @@ class _Explain(_NetworkDoFn):
             "heatmap": tf.cast(tf.round(heatmaps * 255.0), tf.uint8)[..., tf.newaxis],
             "overlay": overlays.overlay(pixels, heatmaps, self._colors, self._options.grad_cam.alpha),
         }
-        encoded = {name: overlays.encode_png(image).numpy() for name, image in images.items()}
+        encoded = {name: overlays.encode_png(image, overlays.QUICK).numpy() for name, image in images.items()}
         classes = self._options.classes
         for at, i in enumerate(drawn):
             row, class_id = batch.rows[i], int(verdicts.class_ids[i])

@@ -66,6 +66,7 @@ def test_a_network_for_masks_refuses_whole_pictures(class_folders):
 EVALUATION = (
     "evaluation.thresholds={mean_iou=0.0}",
     "evaluation.min_slice_examples=1",
+    "grad_cam.faithfulness_sample=4",
     "evaluation.label_groups={vehicles=['car'], ground=['road']}",
     'evaluation.slices=["brightness", "label_group", ["brightness", "orientation"]]',
 )

@@ -109,7 +109,7 @@ def explain_signature(model: keras.Model, options: TrainerOptions) -> Callable[[
         blended = overlays.overlay(pixels, explanation.heatmap, colors, said.alpha)
         return {
             "heatmap": explanation.heatmap,
-            "overlay_png_bytes": overlays.encode_png(blended),
+            "overlay_png_bytes": overlays.encode_png(blended, overlays.QUICK),
             "class_id": explanation.class_id,
             "label": tf.gather(names, explanation.class_id),
             "score": explanation.score,
