@@ -10,8 +10,8 @@ import tensorflow as tf
 # Overlays are looked at by people: one with less than this side, pixels, is enlarged by a whole factor.
 SMALLEST_OVERLAY = 224
 
-# Of the compression of overlays: a seventh of the time that zlib's own choice takes, for files a third larger. Otherwise
-# encoding would take several times as long as explaining.
+# Of the compression of overlays: a seventh of the time that zlib's own choice takes, for files a third larger.
+# Otherwise encoding would take several times as long as explaining.
 QUICK = 1
 
 

@@ -69,12 +69,15 @@ class _Judge(_NetworkDoFn):
     SAMPLE = "sample"
 
     def process(self, serialized: list[bytes]) -> Iterable[Any]:
+        named = set()  # a picture may hold several decisions
         for batch in self.batches(serialized):
             found = decisions.judge(self._network.predict(batch.pixels), batch, self._options)
             for i in np.flatnonzero(found.exists):
                 row, class_id = batch.rows[i], int(found.class_ids[i])
                 name = (row.filename, class_id)
-                yield beam.pvalue.TaggedOutput(self.SAMPLE, (row.sha256, row.filename))
+                if row.filename not in named:
+                    named.add(row.filename)
+                    yield beam.pvalue.TaggedOutput(self.SAMPLE, (row.sha256, row.filename))
                 why = findings.CONFIDENT_RIGHT if found.right[i] else findings.CONFIDENT_WRONG
                 group = row.truth if batch.masks is None else class_id
                 of_class = [f"class = {self._options.classes[group]}"] if group >= 0 else []
@@ -311,8 +314,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
             sample = (
                 judged[_Judge.SAMPLE]
-                # A picture of several classes is drawn once.
-                | "Once" >> beam.CombinePerKey(min)
                 | "Sample" >> beam.combiners.Top.Smallest(max(1, sampled))
                 | "Names" >> beam.Map(lambda drawn: frozenset(name for _, name in drawn[:sampled]))
             )

@@ -1,12 +1,13 @@
 """Grad-CAM, pictures a second: ours, the textbook's loop, the libraries tf-keras-vis and xplique, and predicting alone.
 
-python tests/bench/grad_cam.py [--weights mobilenet_v2.h5] [--rounds 3] [--model scratch_cnn] [--model mobilenet_v2]
+python tests/bench/grad_cam.py [--weights mobilenet_v2.h5] [--rounds 3] [--model scratch_cnn] ...
 
 All explain the predicted class of the same random pictures on the same model: the default `scratch_cnn` at 32 pixels,
-and MobileNetV2 at 224 with a head of ten classes (random weights where none are given). The ways take turns, and of
-each the fastest round counts. The textbook is the tutorial's: a model of the feature map and the output for every
-picture, and an eager tape through all of it. A library that is not installed is left out, and said so. They are put
-beside the project's environment, in a folder of their own; xplique asks for an older TensorFlow and runs with this:
+and MobileNetV2 at 224 with a head of ten classes (random weights where none are given); `unet` at 128 is compared with
+predicting alone. The ways take turns, and of each the fastest round counts. The textbook is the tutorial's: a model of
+the feature map and the output for every picture, and an eager tape through all of it. A library that is not installed
+is left out, and said so. They are put beside the project's environment, in a folder of their own; xplique asks for an
+older TensorFlow and runs with this:
 
 uv pip install --python .venv/bin/python --target LIBRARIES --no-deps tf-keras-vis xplique deprecated einops imageio \
   opencv-python-headless scikit-image lazy-loader tifffile networkx tensorflow-probability tf-keras dm-tree
@@ -29,19 +30,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays
+from trainer_module import features, grad_cam, overlays, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
 
-# Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop.
-SIZES = {"scratch_cnn": (32, 1024, 256, 12), "mobilenet_v2": (224, 64, 32, 4)}
+# Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop. Of masks there is
+# nothing to compare with.
+SIZES = {"scratch_cnn": (32, 1024, 256, 12), "mobilenet_v2": (224, 64, 32, 4), "unet": (128, 32, 16, 0)}
 
 
 def build(name: str, weights: str) -> keras.Model:
     """The network, untrained but for a backbone's weights."""
-    if name == "scratch_cnn":
-        said: dict[str, Any] = {"model": {"name": name}, "transform": {"image_size": 32}}
+    if name != "mobilenet_v2":
+        said: dict[str, Any] = {"model": {"name": name}, "transform": {"image_size": SIZES[name][0]}}
     else:
         said = {
             "model": {"name": "transfer", "backbone": name, "weights": weights},
@@ -49,7 +50,7 @@ def build(name: str, weights: str) -> keras.Model:
         }
     keras.utils.set_random_seed(3)
     options = TrainerOptions(classes=tuple("abcdefghij"), **said)
-    return classification.build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
+    return tasks.of(options).build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
 
 
 def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -111,8 +112,8 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
     explain = grad_cam.explainer(model)
     predict = tf.function(lambda images: tf.nn.softmax(model(images, training=False)))
     colors = overlays.color_table("jet")
-    class_ids = np.concatenate([predict(images[i : i + batch_size]).numpy() for i in range(0, count, batch_size)])
-    class_ids = class_ids.argmax(axis=1)
+    starts = range(0, count, batch_size)
+    class_ids = np.concatenate([predict(images[i : i + batch_size]).numpy().argmax(axis=-1) for i in starts])
 
     @tf.function
     def drawn(images: tf.Tensor) -> tf.Tensor:
@@ -123,9 +124,10 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
         "predict": (count, lambda images, start: predict(images).numpy()),
         "ours": (count, lambda images, start: explain(images).heatmap.numpy()),
         "ours, with overlays as PNG": (count, lambda images, start: drawn(images).numpy()),
-        "textbook": (few, lambda images, start: textbook(model, images)),
     }
-    ways |= {library: (count, way) for library, way in libraries(model, class_ids).items()}
+    if few:
+        ways["textbook"] = few, lambda images, start: textbook(model, images)
+        ways |= {library: (count, way) for library, way in libraries(model, class_ids).items()}
     maps: dict[str, np.ndarray] = {}
     best = dict.fromkeys(ways, math.inf)
     for turn in range(rounds + 1):  # the first one compiles
@@ -150,7 +152,7 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
         "model": name,
         "side": side,
         "pictures_a_second": {way: round(1 / seconds, 1) for way, seconds in best.items()},
-        "ours_to_textbook": round(best["textbook"] / best["ours"], 1),
+        "ours_to_textbook": round(best["textbook"] / best["ours"], 1) if few else None,
         "ours_to_best_library": round(min(best[way] for way in known) / best["ours"], 2) if known else None,
         "explaining_to_predicting": round(best["ours"] / best["predict"], 2),
         "lowest_correlation_of_a_map": agreement,
