@@ -31,12 +31,18 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, grad_cam, overlays, tasks
+from trainer_module.fused_normalization import fused
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
 # Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop. Of masks there is
 # nothing to compare with.
-SIZES = {"scratch_cnn": (32, 1024, 256, 12), "mobilenet_v2": (224, 64, 32, 4), "unet": (128, 32, 16, 0)}
+SIZES = {"scratch_cnn": (32, 512, 128, 12), "mobilenet_v2": (224, 32, 32, 4), "unet": (128, 32, 16, 0)}
+
+
+SMALL = "tf-keras-vis, small"
+
+Way = Callable[[np.ndarray], np.ndarray]  # pictures → what is made of them
 
 
 def build(name: str, weights: str) -> keras.Model:
@@ -68,37 +74,39 @@ def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def libraries(model: keras.Model, class_ids: np.ndarray) -> dict[str, Callable[..., np.ndarray]]:
-    """Those that are installed: (pictures, index of the first) → maps."""
-    found: dict[str, Callable[..., np.ndarray]] = {}
+def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dict[str, Way]:
+    """Those that are installed; of tf-keras-vis also, not to be timed, the maps before they are enlarged."""
+    found: dict[str, Way] = {}
     try:
         from tf_keras_vis.gradcam import Gradcam
 
         visual = Gradcam(model, clone=False)
 
-        def by_tf_keras_vis(images: np.ndarray, start: int, **said: bool) -> np.ndarray:
-            ids = class_ids[start : start + len(images)]
-            return visual(
-                lambda logits: tf.gather(logits, ids, batch_dims=1),
-                images,
-                penultimate_layer=features.FEATURES_LAYER,
-                seek_penultimate_conv_layer=False,
-                **said,
-            )
+        def by_tf_keras_vis(images: np.ndarray, **said: bool) -> np.ndarray:
+            maps = []
+            for start in range(0, len(images), batch_size):
+                ids = class_ids[start : start + batch_size]
+                maps.append(
+                    visual(
+                        lambda logits, ids=ids: tf.gather(logits, ids, batch_dims=1),
+                        images[start : start + batch_size],
+                        penultimate_layer=features.FEATURES_LAYER,
+                        seek_penultimate_conv_layer=False,
+                        **said,
+                    )
+                )
+            return np.concatenate(maps)
 
         found["tf-keras-vis"] = by_tf_keras_vis
+        found[SMALL] = lambda images: by_tf_keras_vis(images, expand_cam=False)
     except ImportError as error:
         print(f"tf-keras-vis is left out: {error}", flush=True)
     try:
         from xplique.attributions import GradCAM
 
-        attribution = GradCAM(model, batch_size=None, conv_layer=features.FEATURES_LAYER)
-
-        def by_xplique(images: np.ndarray, start: int) -> np.ndarray:
-            targets = np.eye(10, dtype=np.float32)[class_ids[start : start + len(images)]]
-            return np.asarray(attribution(images, targets))
-
-        found["xplique"] = by_xplique
+        attribution = GradCAM(model, batch_size=batch_size, conv_layer=features.FEATURES_LAYER)
+        targets = np.eye(10, dtype=np.float32)[class_ids]
+        found["xplique"] = lambda images: np.asarray(attribution(images, targets))
     except ImportError as error:
         print(f"xplique is left out: {error}", flush=True)
     return found
@@ -110,43 +118,49 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
     model = build(name, weights)
     images = np.random.default_rng(1).integers(0, 256, (count, side, side, 3)).astype(np.float32)
     explain = grad_cam.explainer(model)
-    predict = tf.function(lambda images: tf.nn.softmax(model(images, training=False)))
+
+    @tf.function
+    def predict(images: tf.Tensor) -> tf.Tensor:
+        with fused(model):  # as it is exported
+            return tf.nn.softmax(model(images, training=False))
+
     colors = overlays.color_table("jet")
-    starts = range(0, count, batch_size)
-    class_ids = np.concatenate([predict(images[i : i + batch_size]).numpy().argmax(axis=-1) for i in starts])
 
     @tf.function
     def drawn(images: tf.Tensor) -> tf.Tensor:
         blended = overlays.overlay(images, explain(images).heatmap, colors, alpha=0.4)
         return overlays.encode_png(blended, overlays.QUICK)
 
-    ways: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
-        "predict": (count, lambda images, start: predict(images).numpy()),
-        "ours": (count, lambda images, start: explain(images).heatmap.numpy()),
-        "ours, with overlays as PNG": (count, lambda images, start: drawn(images).numpy()),
+    def batched(compute: Callable[[np.ndarray], tf.Tensor]) -> Way:
+        starts = range(0, count, batch_size)
+        return lambda images: np.concatenate([compute(images[i : i + batch_size]).numpy() for i in starts])
+
+    ways = {
+        "predict": batched(predict),
+        "ours": batched(lambda images: explain(images).heatmap),
+        "ours, with overlays as PNG": batched(drawn),
     }
+    agreement, unmeasured = {}, {}
     if few:
-        ways["textbook"] = few, lambda images, start: textbook(model, images)
-        ways |= {library: (count, way) for library, way in libraries(model, class_ids).items()}
-    maps: dict[str, np.ndarray] = {}
+        ways["textbook"] = lambda images: textbook(model, images[:few])
+        ways |= libraries(model, ways["predict"](images).argmax(axis=-1), batch_size)
+        # It puts corner upon corner when it enlarges; ours, as TensorFlow, the middle of a position upon its square's.
+        unmeasured = {"tf-keras-vis": ways.pop(SMALL)} if SMALL in ways else {}
+        ours = ways["ours"](images)
+        for way in (way for way in ("textbook", "tf-keras-vis", "xplique") if way in ways):
+            maps = unmeasured.get(way, ways[way])(images)
+            if way in unmeasured:
+                maps = tf.image.resize(maps[..., np.newaxis], [side, side])[..., 0].numpy()
+            pairs = zip(ours, maps, strict=False)
+            agreement[way] = round(min(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs), 5)
     best = dict.fromkeys(ways, math.inf)
     for turn in range(rounds + 1):  # the first one compiles
-        for way, (num, run) in ways.items():
+        for way, run in ways.items():
             start = time.perf_counter()
-            found = [run(images[i : min(i + batch_size, num)], i) for i in range(0, num, batch_size)]
+            run(images)
+            seconds = time.perf_counter() - start
             if turn:
-                best[way] = min(best[way], (time.perf_counter() - start) / num)
-            maps[way] = np.concatenate(found)
-    if "tf-keras-vis" in ways:
-        # It puts corner upon corner when it enlarges, all others the middle of a position upon that of its square.
-        num, run = ways["tf-keras-vis"]
-        small = [run(images[i : i + batch_size], i, expand_cam=False) for i in range(0, num, batch_size)]
-        maps["tf-keras-vis"] = tf.image.resize(np.concatenate(small)[..., np.newaxis], [side, side])[..., 0].numpy()
-    agreement = {}
-    for way in ways:
-        if "ours" not in way and way != "predict":
-            pairs = zip(maps["ours"], maps[way], strict=False)
-            agreement[way] = round(min(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs), 5)
+                best[way] = min(best[way], seconds / (few if way == "textbook" else count))
     known = [way for way in ("tf-keras-vis", "xplique") if way in ways]
     return {
         "model": name,
