@@ -1,7 +1,6 @@
 """The names of the pipeline's nodes, in data-flow order: known without importing TFX."""
 
 TUNER = "Tuner"  # only with tuner.enabled
-GRAD_CAM = "GradCam"  # not with masks
 
 NODE_IDS = (
     "ImageExampleGen",
@@ -15,7 +14,7 @@ NODE_IDS = (
     "Resolver",
     "Evaluator",
     "ServingValidator",
-    GRAD_CAM,
+    "GradCam",
     "Pusher",
     "ModelReport",
 )
