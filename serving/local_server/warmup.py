@@ -62,10 +62,12 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
                 ) from None
             for _ in range(iterations):
                 _answer(servable, log)
+        # A file that is shorter than a record's header is to the reader one that has none.
+        damage = "" if count or not tf.io.gfile.stat(path).length else "truncated record at 0"
     except tf.errors.DataLossError as error:
-        raise RequestError(
-            "DATA_LOSS", f"{error.message}. Please verify your warmup data is in TFRecord format."
-        ) from None
+        damage = error.message
+    if damage:
+        raise RequestError("DATA_LOSS", f"{damage}. Please verify your warmup data is in TFRecord format.")
 
 
 def _answer(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:

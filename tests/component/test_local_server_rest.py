@@ -24,7 +24,7 @@ def http(toy_saved, tmp_path_factory):
     options = Options(
         models=(ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123, "a b": 124}),),
         metrics_path=monitoring.DEFAULT_PATH,
-        rest_timeout_s=3.0,
+        rest_timeout_s=1.0,
         max_request_bytes=200_000,
         load=LoadOptions(max_pixels=10_000),
     )
@@ -199,7 +199,7 @@ def test_gzip(http):
         ('{"signature_name": "scalar", "instances": [1.0]}', 400, "Tensor name: total has no shape information"),
         ('{"signature_name": "strict", "instances": [1.0]}', 400, "eshape"),
         ('{"signature_name": "texts", "instances": [{"b64": "!"}]}', 400, "Unable to base64 decode"),
-        ('{"signature_name": "spin", "instances": [20000]}', 504, "Timed out waiting for notification"),
+        ('{"signature_name": "spin", "instances": [40000]}', 504, "Timed out waiting for notification"),
     ],
 )
 def test_predict_errors(http, body, status, error):
@@ -261,7 +261,7 @@ def test_classify_and_regress(http):
         ("classify", {"instances": [1]}, "key 'examples' is expected and was not found"),
         ("regress", {"signature_name": "regress", "examples": []}, "'examples' value is an empty array"),
         # A whole number makes an int64 feature.
-        ("regress", {"signature_name": "regress", "examples": [{"x": 1}]}, "Feature: x"),
+        ("regress", {"signature_name": "regress", "examples": [{"x": 1}]}, "Data type: int64 but expected type: float"),
         ("regress", {"signature_name": "regress", "examples": [{"x": [[1]]}]}, "unexpected JSON type: Array"),
         ("regress", {"signature_name": "classify", "examples": [{"x": 1.0}]}, "Expected one output Tensor."),
     ],
