@@ -176,8 +176,14 @@ class Server:
     """A server in a process of its own, and the requests that it understands."""
 
     def __init__(
-        self, command: list[str], ports: tuple[int, int], method: str, request: bytes, rest: tuple[str, bytes]
-    ):
+        self,
+        command: list[str],
+        ports: tuple[int, int],
+        method: str,
+        request: bytes,
+        rest: tuple[str, bytes],
+        folder: Path | None = None,
+    ) -> None:
         """Starts it and waits for the first answer.
 
         Args:
