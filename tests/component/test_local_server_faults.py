@@ -233,24 +233,25 @@ def test_tfxs_own_client_finds_it_ready(server, tiny_model):
     assert other._GetServingStatus() == types.ModelServingStatus.NOT_READY
 
 
+# It asks for version 0 where it is told none, which to TF Serving is version 0.
 OVMS = """
 import sys
 import ovmsclient
 from ovmsclient.tfs_compat.base.errors import InvalidInputError, ModelNotFoundError
 for client, port in ((ovmsclient.make_grpc_client, sys.argv[1]), (ovmsclient.make_http_client, sys.argv[2])):
     client = client("127.0.0.1:" + port)
-    status = client.get_model_status("colours")
+    status = client.get_model_status("colours", 1)
     assert status == {1: {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}, status
-    metadata = client.get_model_metadata("colours")
+    metadata = client.get_model_metadata("colours", 1)
     assert metadata["model_version"] == 1, metadata
     assert metadata["inputs"]["image_bytes"]["dtype"] == "DT_STRING", metadata
     image = open(sys.argv[3], "rb").read()
-    answer = client.predict({"image_bytes": [image]}, "colours")
+    answer = client.predict({"image_bytes": [image]}, "colours", 1)
     assert set(answer) == {"probabilities", "class_id", "label", "score"}, answer
     assert answer["probabilities"].shape == (1, 3), answer
     for name, error in (("nobody", ModelNotFoundError), ("colours", InvalidInputError)):
         try:
-            client.predict({"image_bytes": [b"words"]}, name)
+            client.predict({"image_bytes": [b"words"]}, name, 1)
         except error:
             continue
         raise AssertionError(f"{name}: no {error}")
