@@ -272,7 +272,7 @@ def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> C
     labels: np.ndarray = found[_CLASSES] if _CLASSES in found else np.full(shape, b"", dtype=object)
     scores = found[_SCORES] if _SCORES in found else np.zeros(shape, np.float32)
     rows: list[list[bytes]] = labels.tolist()
-    numbers: list[list[Any]] = scores.tolist()
+    numbers: Any = scores.tolist()
     return [
         [(label.decode("utf-8", "replace"), score) for label, score in zip(row, row_scores, strict=True)]
         for row, row_scores in zip(rows, numbers, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -53,7 +54,7 @@ class RestApp:
         self._source, self._options = source, options
         self._threads = options.rest_threads or options.threads
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
-        self._in_flight = 0
+        self._in_flight, self._lock = 0, threading.Lock()
         self.draining = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -89,39 +90,36 @@ class RestApp:
             # Every thread is busy or waits: the body is not even read.
             return _error(RequestError("UNAVAILABLE", "The server is busy. Come again in a moment."))
         started = time.monotonic()
-        self._in_flight += 1
-        future: asyncio.Future[tuple[int, bytes]] | None = None
+        zipped = b"gzip" in headers.get(b"content-encoding", b"")
+        deadline = started + self._options.rest_timeout_s
+        self._count(1)
         try:
-            body = await self._body(headers, receive)
-            deadline = started + self._options.rest_timeout_s
-            future = asyncio.get_running_loop().run_in_executor(
-                self._executor,
-                self._handle,
-                method,
-                path,
-                body,
-                b"gzip" in headers.get(b"content-encoding", b""),
-                deadline,
-            )
-            # What runs already cannot be stopped; its thread stays counted until it is done.
-            done, _ = await asyncio.wait([future], timeout=self._options.rest_timeout_s)
-            if not done:
-                future.cancel()
-                return _error(RequestError("DEADLINE_EXCEEDED", TIMED_OUT))
-            return future.result()
+            async with asyncio.timeout(self._options.rest_timeout_s):
+                body = await self._body(headers, receive)
+            work = self._executor.submit(self._handle, method, path, body, zipped, deadline)
+        except TimeoutError:  # a body that trickles in would keep others out
+            self._count(-1)
+            return _error(RequestError("DEADLINE_EXCEEDED", TIMED_OUT))
         except _BodyTooLargeError:
+            self._count(-1)
             limit = self._options.max_request_bytes
             return 413, json_tensor.dumps({"error": f"The request is larger than {limit} bytes."})
-        except _ClientGoneError:
-            return 499, b""
-        finally:
-            if future is None or future.done():
-                self._in_flight -= 1
-            else:
-                future.add_done_callback(self._left)
+        except BaseException as error:
+            self._count(-1)
+            if isinstance(error, _ClientGoneError):
+                return 499, b""
+            raise
+        # What runs already cannot be stopped: its thread is busy, and counts, until it is done.
+        work.add_done_callback(lambda _: self._count(-1))
+        done, _ = await asyncio.wait([asyncio.wrap_future(work)], timeout=max(deadline - time.monotonic(), 0))
+        if not done:
+            work.cancel()
+            return _error(RequestError("DEADLINE_EXCEEDED", TIMED_OUT))
+        return work.result()
 
-    def _left(self, _: object) -> None:
-        self._in_flight -= 1
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._in_flight += more
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._options.max_request_bytes
@@ -171,6 +169,11 @@ class RestApp:
             return _error(error)
         except _VersionTooLargeError:
             return 400, b""
+        except UnicodeEncodeError:  # a name inside of the body that is no UTF-8
+            monitoring.count(self._source, name, "INVALID_ARGUMENT")
+            return _error(
+                RequestError("INVALID_ARGUMENT", "JSON Parse error: Invalid encoding in string. at offset: 0")
+            )
         except Exception as error:
             monitoring.count(self._source, name, "INTERNAL")
             return _error(RequestError("INTERNAL", f"{type(error).__name__}: {error}"))

@@ -23,6 +23,7 @@ from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
+from serving.local_server.server import LocalServer, ServerStartError
 from serving.local_server.versions import Retries
 
 QUICK = Options(file_system_poll_s=0.05)
@@ -166,6 +167,32 @@ def test_a_failed_load_is_retried_as_often_as_asked(start_server, push_toy, toy_
     eventually(lambda: states(server), [(2, "LOADING"), (1, "AVAILABLE")])
     shutil.copytree(toy_saved(2.0) / "variables", base / "2" / "variables")
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
+
+
+def test_the_only_version_must_be_whole(push_toy, tmp_path):
+    base = tmp_path / "toy"
+    spoil(push_toy(base, 1), "no variables")
+    server = LocalServer("toy", base, port=0, rest_api_port=0)
+    with pytest.raises(ServerStartError, match="Version 1 of toy cannot be loaded: "):
+        server.wait_until_loaded(lambda seconds: False)
+    server.stop()
+
+
+def test_an_empty_base_path_is_waited_for(push_toy, tmp_path):
+    base = tmp_path / "toy"
+    base.mkdir()
+    server = LocalServer("toy", base, port=0, rest_api_port=0)
+    waits = []
+
+    def stopped(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            push_toy(base, 1)
+        return False
+
+    server.wait_until_loaded(stopped)
+    assert len(waits) == 3 and states(server) == [(1, "AVAILABLE")]
+    server.stop()
 
 
 # --- Warm-up ----------------------------------------------------------------------------------------------------
