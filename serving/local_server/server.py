@@ -101,6 +101,8 @@ class LocalServer:
         """
         self.source.assign_labels()
         self._grpc.start()
+        if self._socket:
+            self._socket.listen(2048)  # who connects before uvicorn is up is answered then
         for thread in self._threads:
             thread.start()
         if self._options.file_system_poll_s > 0:

@@ -1,6 +1,7 @@
 """Versions appear, are loaded, and go; nobody who asks notices."""
 
 import shutil
+import socket
 import threading
 import time
 
@@ -167,6 +168,13 @@ def test_a_failed_load_is_retried_as_often_as_asked(start_server, push_toy, toy_
     eventually(lambda: states(server), [(2, "LOADING"), (1, "AVAILABLE")])
     shutil.copytree(toy_saved(2.0) / "variables", base / "2" / "variables")
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
+
+
+def test_both_ports_are_open_when_start_returns(start_server, push_toy, tmp_path):
+    push_toy(tmp_path / "toy", 1)
+    server = start_server("toy", tmp_path / "toy")
+    for port in (server.grpc_port, server.rest_port):
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
 
 
 def test_the_only_version_must_be_whole(push_toy, tmp_path):

@@ -1,6 +1,6 @@
 """Requests a second and latency of the local server, of the bare model, and of another server of the same model.
 
-python tests/bench/serving.py [--weights FILE.h5] [--peer VENV] [--seconds 4] [--rounds 2] [--models digits,mobilenet]
+python tests/bench/serving_speed.py [--weights FILE.h5] [--peer VENV] [--seconds 4] [--rounds 2]
 
 VENV is an environment of its own with `mlserver` and `tensorflow-cpu` (uv venv --python 3.11 VENV; uv pip install
 --python VENV/bin/python mlserver tensorflow-cpu). Everything runs in one go and takes turns, so that other work on the
