@@ -193,8 +193,8 @@ def serve(
             )
         except ServerStartError as error:
             _stop(stderr, FAILED, str(error))
-        except RequestError as error:
-            _stop(stderr, FAILED, error.message)
+        except RequestError as error:  # of the files that the options name
+            _stop(stderr, BAD_USAGE, error.message)
 
 
 @app.command()
