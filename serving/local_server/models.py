@@ -63,7 +63,7 @@ class ModelSource:
             model.watch(interval_s)
 
     def stop(self) -> None:
-        """Ends the watching."""
+        """Ends the watching and lets go of every version."""
         for model in list(self._models.values()):
             model.stop()
 

@@ -63,7 +63,7 @@ class LocalServer:
           RequestError: If a configuration file cannot be used.
         """
         self._options, self._stopped = options, threading.Event()
-        self._batchers: list[batching.Batcher] = []
+        self._batchers: dict[batching.BatchingParameters, batching.Batcher] = {}
         self._runner: Runner = Admission(options.running, options.waiting)
         if options.batching:
             self._runner = self._batcher(options.batching)
@@ -140,14 +140,15 @@ class LocalServer:
         if self._socket:
             self._socket.close()
         self._app.close()
-        self.source.stop()
-        for batcher in self._batchers:
+        for batcher in self._batchers.values():
             batcher.stop()
+        self.source.stop()
 
     def _batcher(self, parameters: batching.BatchingParameters) -> batching.Batcher:
-        batcher = batching.Batcher(parameters)
-        self._batchers.append(batcher)
-        return batcher
+        """Versions whose parameters are the same share queues and threads."""
+        if parameters not in self._batchers:
+            self._batchers[parameters] = batching.Batcher(parameters)
+        return self._batchers[parameters]
 
     def _runner_of(self, folder: str) -> Runner:
         parameters = Path(folder) / _BATCHING_OF_MODEL

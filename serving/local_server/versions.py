@@ -118,10 +118,16 @@ class ServedModel:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the watching."""
+        """Ends the watching and lets go of every version."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
+        with self._lock:
+            for version in self._versions.values():
+                if version.state == AVAILABLE:
+                    version.state = UNLOADING
+                    if not version.users:
+                        _end(version)
 
     def acquire(self, number: int | None) -> Version | None:
         """The newest available version, or the one asked for; it stays loaded until `release`."""
