@@ -242,58 +242,91 @@ def _compiled(
 
 @app.command()
 def serve(
-    model_base_path: Annotated[Path, typer.Option(help="Folder of numbered versions, as Pusher writes them.")],
+    model_base_path: Annotated[
+        Path | None, typer.Option(help="Folder of numbered versions, as Pusher writes them.", show_default=False)
+    ] = None,
     model_name: Annotated[str, typer.Option(help="The name that clients ask for.")] = "digits",
+    model_config_file: Annotated[
+        Path | None, typer.Option(help="Several models: TF Serving's ModelServerConfig, as text.", show_default=False)
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="For gRPC; 0 takes a free one.")] = 8500,
     rest_api_port: Annotated[int, typer.Option(min=0, max=65535, help="For REST; 0 takes a free one.")] = 8501,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    enable_batching: Annotated[
+        bool, typer.Option("--enable-batching", help="Requests share runs of the model.")
+    ] = False,
+    batching_parameters_file: Annotated[
+        Path | None, typer.Option(help="TF Serving's BatchingParameters, as text.", show_default=False)
+    ] = None,
+    monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Show metrics at /monitoring/prometheus/metrics.")
+    ] = False,
+    max_request_mb: Annotated[int, typer.Option(min=1, max=2047, help="Of one request.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of one picture, by its header.")] = 100_000_000,
 ) -> None:
-    """Answers TF Serving's gRPC and REST calls for the newest version of a model, without docker."""
+    """Answers TF Serving's gRPC and REST calls, without docker; `tensorflow_model_server` takes TF Serving's flags."""
     import os
-    import signal
-    import threading
 
     stderr = Console(stderr=True)
-    if not model_base_path.is_dir():
+    if (model_base_path is None) == (model_config_file is None):
+        _stop(stderr, BAD_USAGE, "Give either --model-base-path or --model-config-file.")
+    if model_base_path is not None and not model_base_path.is_dir():
         _stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
+    if batching_parameters_file is not None and not enable_batching:
+        _stop(stderr, BAD_USAGE, "--batching-parameters-file is without effect unless --enable-batching is given.")
     from pipeline.execution import quiet_output
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     # TensorFlow greets at length when it starts and when it loads; what goes wrong comes as an exception.
-    with quiet_output(Path(os.devnull)):
-        from serving.local_server.servables import END
+    with quiet_output(Path(os.devnull)) as (_, err):
+        from serving.local_server import batching, command
+        from serving.local_server import monitoring as metrics
+        from serving.local_server.errors import RequestError
+        from serving.local_server.options import Options
+        from serving.local_server.servable import LoadOptions
         from serving.local_server.server import LocalServer, ServerStartError
 
-        failure: ServerStartError | None = None
-        try:
-            server = LocalServer(
-                model_name, model_base_path.absolute(), port=port, rest_api_port=rest_api_port, host=host
+        stderr = _console(err)
+
+        def announce() -> None:
+            names = ", ".join(
+                f"{name} version {server.source.status(name)[0].number}" for name in server.source.names()
             )
-            # The ports open once there is something to answer with, as TF Serving's do.
-            server.source.poll()
+            stderr.print(
+                f"Serving {names}: gRPC {host}:{server.grpc_port}, REST http://{host}:{server.rest_port}"
+                "  (Ctrl-C ends it)",
+                soft_wrap=True,
+            )
+
+        try:
+            parameters = None
+            if enable_batching:
+                parameters = batching.BatchingParameters()
+                if batching_parameters_file is not None:
+                    parameters = batching.from_file(batching_parameters_file)
+            server = LocalServer(
+                model_name,
+                model_base_path.absolute() if model_base_path else None,
+                port=port,
+                rest_api_port=rest_api_port,
+                host=host,
+                options=Options(
+                    model_config_file=model_config_file,
+                    model_config_poll_s=5.0,
+                    batching=parameters,
+                    metrics_path=metrics.DEFAULT_PATH if monitoring else None,
+                    max_request_bytes=max_request_mb * 2**20,
+                    load=LoadOptions(max_pixels=max_pixels),
+                ),
+            )
+            command.serve(
+                server,
+                announce,
+                waiting=lambda: stderr.print(f"Waiting for a version in {model_base_path or model_config_file} ..."),
+            )
         except ServerStartError as error:
-            failure = error
-    if failure is not None:
-        _stop(stderr, FAILED, str(failure))
-    if not server.source.versions():
-        stderr.print(f"Waiting for a version in {model_base_path} ...")
-    while not server.source.versions() and not stop.wait(1.0):
-        server.source.poll()
-    for version in server.source.versions():
-        if version.state == END:
-            _stop(stderr, FAILED, f"Version {version.number} cannot be loaded: {version.error_message}")
-    if not stop.is_set():
-        server.start()
-        newest = server.source.versions()[0].number
-        stderr.print(
-            f"Serving {model_name} version {newest}: gRPC {host}:{server.grpc_port}, REST http://{host}:{server.rest_port}"
-            "  (Ctrl-C ends it)",
-            soft_wrap=True,
-        )
-        stop.wait()
-    server.stop()
+            _stop(stderr, FAILED, str(error))
+        except RequestError as error:  # of the files that the options name
+            _stop(stderr, BAD_USAGE, error.message)
 
 
 app.command()(cli_ask.predict)

@@ -1,6 +1,7 @@
 """The names of the pipeline's nodes, in data-flow order: known without importing TFX."""
 
 TUNER = "Tuner"  # only with tuner.enabled
+GRAD_CAM = "GradCam"
 
 NODE_IDS = (
     "ImageExampleGen",
@@ -14,7 +15,7 @@ NODE_IDS = (
     "Resolver",
     "Evaluator",
     "ServingValidator",
-    "GradCam",
+    GRAD_CAM,
     "Pusher",
     "ModelReport",
 )
