@@ -231,7 +231,7 @@ def test_the_last_value_stands_for_those_that_are_missing_and_none_is_zero(stub,
 
 
 def test_the_deadline_is_kept(stub):
-    request = predict({"n": proto([10000], tf.int32)}, signature="spin")
+    request = predict({"n": proto([50000], tf.int32)}, signature="spin")
     with pytest.raises(grpc.RpcError) as raised:
         stub.Predict(request, timeout=0.2)
     assert raised.value.code().name == "DEADLINE_EXCEEDED"

@@ -199,7 +199,7 @@ def test_gzip(http):
         ('{"signature_name": "scalar", "instances": [1.0]}', 400, "Tensor name: total has no shape information"),
         ('{"signature_name": "strict", "instances": [1.0]}', 400, "eshape"),
         ('{"signature_name": "texts", "instances": [{"b64": "!"}]}', 400, "Unable to base64 decode"),
-        ('{"signature_name": "spin", "instances": [40000]}', 504, "Timed out waiting for notification"),
+        ('{"signature_name": "spin", "instances": [150000]}', 504, "Timed out waiting for notification"),
     ],
 )
 def test_predict_errors(http, body, status, error):
