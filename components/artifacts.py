@@ -4,7 +4,10 @@ from tfx.types.artifact import Artifact
 
 
 class GradCamExplanations(Artifact):
-    """Grad-CAM overlays and heat maps (PNG), `index.json` and `index.html`."""
+    """Heat maps (TFRecord, PNG), overlays, `index.html`, how faithful they are; see `components.grad_cam.findings`.
+
+    The int property `blessed` is GradCam's verdict on its figures.
+    """
 
     TYPE_NAME = "components.GradCamExplanations"
 

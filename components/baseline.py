@@ -16,6 +16,9 @@ from components.example_validator.executor import SCHEMA_ID, STATISTICS_ID
 from components.pusher.executor import MODEL_ID
 from trainer_module import export, model_versions
 
+# Of the Resolver's inputs those that hold a gate's verdict, in its property `blessed`.
+_VERDICTS = ("model_blessing", "infra_blessing", "explanations")
+
 
 class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
     """The newest model that every gate has let pass, is not the candidate itself, and knows the same classes.
@@ -28,24 +31,20 @@ class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
     def resolve_artifacts(
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]]:
-        """Resolves the inputs `model`, `model_blessing`, `infra_blessing` and `candidate`.
+        """Resolves the inputs `model`, those that hold a gate's verdict, and `candidate`.
 
         Returns:
-          The same keys, with one model and its blessings, or with none where no model fits.
+          The same keys, with one model and its verdicts, or with none where no model fits.
         """
         withdrawn = _withdrawn_models(store)
         (candidate,) = input_dict["candidate"]
         labels = read_labels(candidate)
-        blessings, infra_blessings = (_by_model(input_dict[key]) for key in ("model_blessing", "infra_blessing"))
-        chosen: dict[str, list[types.Artifact]] = {"model": [], "model_blessing": [], "infra_blessing": []}
+        passed = {key: _by_model(input_dict[key]) for key in _VERDICTS}
+        chosen: dict[str, list[types.Artifact]] = {key: [] for key in ("model", *_VERDICTS)}
         for model in sorted(input_dict["model"], key=lambda model: model.id, reverse=True):
-            passed = model.id in blessings and model.id in infra_blessings and model.id not in withdrawn
-            if passed and model.id != candidate.id and read_labels(model) == labels:
-                chosen = {
-                    "model": [model],
-                    "model_blessing": [blessings[model.id]],
-                    "infra_blessing": [infra_blessings[model.id]],
-                }
+            by_all = model.id not in withdrawn and all(model.id in by_model for by_model in passed.values())
+            if by_all and model.id != candidate.id and read_labels(model) == labels:
+                chosen = {"model": [model]} | {key: [by_model[model.id]] for key, by_model in passed.items()}
                 break
         return {**chosen, "candidate": [candidate]}
 

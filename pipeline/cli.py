@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
-from pipeline import cli_ask
+from pipeline import cli_ask, cli_cluster, cli_runs
 from pipeline import config as configuration
-from pipeline.console import BAD_USAGE, DONE, FAILED
-from pipeline.console import escape as _escape
-from pipeline.console import stop as _stop
-from pipeline.console import wide_console as _console
+from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from trainer_module.error_text import did_you_mean
-
-if TYPE_CHECKING:
-    from pipeline.runners.kubeflow import Documents
 
 app = typer.Typer(
     name="tfx-vision",
@@ -32,18 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
-]
-OverridesOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
-]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
-]
 
 
 def main() -> None:
@@ -58,7 +40,7 @@ def run(
     overrides: OverridesOption = None,
     from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
     to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
-    as_json: cli_ask.JsonOption = False,
+    as_json: JsonOption = False,
     debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Runs the pipeline here: from a folder of pictures to a served model.
@@ -80,7 +62,7 @@ def run(
             from pipeline import show
 
             with execution.quiet_output(execution.log_path(loaded)) as (out, err):
-                console = _console(err)
+                console = wide_console(err)
                 show.start(console, loaded, layout)
                 with show.Progress(console) as progress:
                     outcome = execution.execute(
@@ -94,212 +76,112 @@ def run(
                 if as_json:
                     out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
     except (configuration.ConfigError, DatasetError) as error:
-        _stop(stderr, BAD_USAGE, str(error))
+        stop(stderr, BAD_USAGE, str(error))
     except execution.AlreadyRunningError as error:
-        _stop(stderr, FAILED, str(error))
+        stop(stderr, FAILED, str(error))
     except OSError as error:
         # A folder that cannot be read or written, or a full disk.
-        _stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
+        stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
     except KeyboardInterrupt:
-        _stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
+        stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command("compile")
-def compile_(
-    config: ConfigArgument,
-    output: Annotated[Path, typer.Option(metavar="FILE.yaml", help="Both documents; an earlier file is replaced.")],
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-) -> None:
-    """Compiles the pipeline for Kubeflow Pipelines 2: the pipeline and what Kubernetes is told beside.
-
-    The pictures are listed here, since the DAG depends on their classes; pods read them from kubeflow.data_path.
-    """
-    stderr = Console(stderr=True)
-    if output.suffix not in (".yaml", ".yml"):
-        _stop(stderr, BAD_USAGE, f"--output: {output} must end with .yaml.")
-    loaded, documents = _compiled(stderr, config, data, overrides)
-    try:
-        output.write_text(documents.as_yaml(), encoding="utf-8")
-    except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
-    print(f"{output}: {loaded.pipeline.name}, {documents.num_nodes} nodes")
-
-
-@app.command()
-def submit(
-    config: ConfigArgument,
-    host: Annotated[str, typer.Option(metavar="URL", help="Kubeflow Pipelines, as a browser finds it.")],
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-    data_path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Other pictures for this run, as pods see them.")
-    ] = None,
-    experiment: Annotated[str | None, typer.Option(metavar="NAME", help="Default: pipeline.name.")] = None,
-    namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Of a multi-user installation.")] = None,
-    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Holds the bearer token.")] = None,
-    ca_certificate: Annotated[
-        Path | None, typer.Option("--ca-cert", metavar="FILE", help="Certificate that the server's is checked with.")
-    ] = None,
-    cron: Annotated[
-        str | None, typer.Option(metavar="'S M H D M W'", help="Run again and again; six fields, seconds first.")
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
-    as_json: cli_ask.JsonOption = False,
-) -> None:
-    """Runs the pipeline on Kubeflow Pipelines 2, and follows it.
-
-    Exit codes: 0 pushed (or begun, with --no-wait or --cron), 1 failed, 2 bad usage or configuration, 3 a gate refused
-    the pictures or the model.
-    """
-    import datetime
-    import tempfile
-
-    stderr = Console(stderr=True)
-    if not host.startswith(("http://", "https://")):
-        _stop(stderr, BAD_USAGE, f"--host: {host} is no address; it begins with http:// or https://.")
-    if cron is not None and len(cron.split()) != 6:
-        _stop(
-            stderr, BAD_USAGE, f"--cron: {cron!r} needs six fields, seconds first: '0 0 3 * * *' is every night at 3."
-        )
-    for option, file in (("--token-file", token_file), ("--ca-cert", ca_certificate)):
-        if file is not None and not file.is_file():
-            _stop(stderr, BAD_USAGE, f"{option}: there is no file {file}.")
-    loaded, documents = _compiled(stderr, config, data, overrides)
-    if cron is not None and loaded.kubeflow.cache_examples:
-        _stop(
-            stderr,
-            BAD_USAGE,
-            "--cron with kubeflow.cache_examples = true would never see new pictures. Set it to false.",
-        )
-    from pipeline import submission as submissions
-
-    token = token_file.read_text().strip() if token_file else None
-    target = submissions.Target(host, namespace, token, ca_certificate)
-    name = f"{loaded.pipeline.name} {submissions.version_name(datetime.datetime.now())}"
-    try:
-        server = submissions.Server(target)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "pipeline.yaml"
-            path.write_text(documents.as_yaml(), encoding="utf-8")
-            uploaded = server.upload(loaded.pipeline.name, path, name)
-        begun = server.start(
-            name,
-            experiment or loaded.pipeline.name,
-            uploaded,
-            parameters={"data_path": data_path or documents.data_path},
-            pipeline_root=loaded.kubeflow.pipeline_root,
-            service_account=loaded.kubeflow.service_account,
-            cron=cron,
-        )
-        stderr.print(f"{begun.status}: {begun.url}", soft_wrap=True, highlight=False)
-        if wait and cron is None:
-            server.follow(
-                begun, on_task=lambda node, state: stderr.print(f"  {node}: {state.lower()}", highlight=False)
-            )
-            stderr.print(
-                f"{begun.status}{': ' + begun.detail if begun.detail else ''}", soft_wrap=True, highlight=False
-            )
-    except submissions.ServerError as error:
-        _stop(stderr, FAILED, str(error))
-    except KeyboardInterrupt:
-        _stop(stderr, FAILED, "Interrupted. A run that was started goes on; its page can end it.")
-    if as_json:
-        print(json.dumps(begun.as_json(), ensure_ascii=False))
-    else:
-        print(begun.url)
-    raise typer.Exit(begun.exit_code)
-
-
-def _compiled(
-    stderr: Console, config: str, data: str | None, overrides: list[str] | None
-) -> tuple[configuration.PipelineConfig, Documents]:
-    """Lists the pictures and compiles."""
-    import contextlib
-    import os
-
-    from pipeline import execution
-
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or ())
-        loaded.check_cluster()
-        generated = loaded.data.path is None
-        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
-            layout = execution.prepare(loaded)
-        execution.refuse_other_task(loaded, layout, "Trainer")
-        with execution.quiet_output(Path(os.devnull)):
-            from pipeline.runners import kubeflow
-
-            return loaded, kubeflow.compile_pipeline(loaded, layout)
-    except (configuration.ConfigError, DatasetError) as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    except execution.AlreadyRunningError as error:
-        _stop(stderr, FAILED, str(error))
-    except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
+app.command("compile")(cli_cluster.compile_)
+app.command()(cli_cluster.submit)
 
 
 @app.command()
 def serve(
-    model_base_path: Annotated[Path, typer.Option(help="Folder of numbered versions, as Pusher writes them.")],
+    model_base_path: Annotated[
+        Path | None, typer.Option(help="Folder of numbered versions, as Pusher writes them.", show_default=False)
+    ] = None,
     model_name: Annotated[str, typer.Option(help="The name that clients ask for.")] = "digits",
+    model_config_file: Annotated[
+        Path | None, typer.Option(help="Several models: TF Serving's ModelServerConfig, as text.", show_default=False)
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="For gRPC; 0 takes a free one.")] = 8500,
     rest_api_port: Annotated[int, typer.Option(min=0, max=65535, help="For REST; 0 takes a free one.")] = 8501,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    enable_batching: Annotated[
+        bool, typer.Option("--enable-batching", help="Requests share runs of the model.")
+    ] = False,
+    batching_parameters_file: Annotated[
+        Path | None, typer.Option(help="TF Serving's BatchingParameters, as text.", show_default=False)
+    ] = None,
+    monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Show metrics at /monitoring/prometheus/metrics.")
+    ] = False,
+    max_request_mb: Annotated[int, typer.Option(min=1, max=2047, help="Of one request.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of one picture, by its header.")] = 100_000_000,
 ) -> None:
-    """Answers TF Serving's gRPC and REST calls for the newest version of a model, without docker."""
+    """Answers TF Serving's gRPC and REST calls, without docker; `tensorflow_model_server` takes TF Serving's flags."""
     import os
-    import signal
-    import threading
 
     stderr = Console(stderr=True)
-    if not model_base_path.is_dir():
-        _stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
+    if (model_base_path is None) == (model_config_file is None):
+        stop(stderr, BAD_USAGE, "Give either --model-base-path or --model-config-file.")
+    if model_base_path is not None and not model_base_path.is_dir():
+        stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
+    if batching_parameters_file is not None and not enable_batching:
+        stop(stderr, BAD_USAGE, "--batching-parameters-file is without effect unless --enable-batching is given.")
     from pipeline.execution import quiet_output
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     # TensorFlow greets at length when it starts and when it loads; what goes wrong comes as an exception.
-    with quiet_output(Path(os.devnull)):
-        from serving.local_server.servables import END
+    with quiet_output(Path(os.devnull)) as (_, err):
+        from serving.local_server import batching, command
+        from serving.local_server import monitoring as metrics
+        from serving.local_server.errors import RequestError
+        from serving.local_server.options import Options
+        from serving.local_server.servable import LoadOptions
         from serving.local_server.server import LocalServer, ServerStartError
 
-        failure: ServerStartError | None = None
-        try:
-            server = LocalServer(
-                model_name, model_base_path.absolute(), port=port, rest_api_port=rest_api_port, host=host
+        stderr = wide_console(err)
+
+        def announce() -> None:
+            names = ", ".join(
+                f"{name} version {server.source.status(name)[0].number}" for name in server.source.names()
             )
-            # The ports open once there is something to answer with, as TF Serving's do.
-            server.source.poll()
+            stderr.print(
+                f"Serving {names}: gRPC {host}:{server.grpc_port}, REST http://{host}:{server.rest_port}"
+                "  (Ctrl-C ends it)",
+                soft_wrap=True,
+            )
+
+        try:
+            parameters = None
+            if enable_batching:
+                parameters = batching.BatchingParameters()
+                if batching_parameters_file is not None:
+                    parameters = batching.from_file(batching_parameters_file)
+            server = LocalServer(
+                model_name,
+                model_base_path.absolute() if model_base_path else None,
+                port=port,
+                rest_api_port=rest_api_port,
+                host=host,
+                options=Options(
+                    model_config_file=model_config_file,
+                    model_config_poll_s=5.0,
+                    batching=parameters,
+                    metrics_path=metrics.DEFAULT_PATH if monitoring else None,
+                    max_request_bytes=max_request_mb * 2**20,
+                    load=LoadOptions(max_pixels=max_pixels),
+                ),
+            )
+            command.serve(
+                server,
+                announce,
+                waiting=lambda: stderr.print(f"Waiting for a version in {model_base_path or model_config_file} ..."),
+            )
         except ServerStartError as error:
-            failure = error
-    if failure is not None:
-        _stop(stderr, FAILED, str(failure))
-    if not server.source.versions():
-        stderr.print(f"Waiting for a version in {model_base_path} ...")
-    while not server.source.versions() and not stop.wait(1.0):
-        server.source.poll()
-    for version in server.source.versions():
-        if version.state == END:
-            _stop(stderr, FAILED, f"Version {version.number} cannot be loaded: {version.error_message}")
-    if not stop.is_set():
-        server.start()
-        newest = server.source.versions()[0].number
-        stderr.print(
-            f"Serving {model_name} version {newest}: gRPC {host}:{server.grpc_port}, REST http://{host}:{server.rest_port}"
-            "  (Ctrl-C ends it)",
-            soft_wrap=True,
-        )
-        stop.wait()
-    server.stop()
+            stop(stderr, FAILED, str(error))
+        except RequestError as error:  # of the files that the options name
+            stop(stderr, BAD_USAGE, error.message)
 
 
-app.command()(cli_ask.predict)
-app.command()(cli_ask.segment)
-app.command()(cli_ask.explain)
-app.command()(cli_ask.similar)
+for command in (cli_ask.predict, cli_ask.segment, cli_ask.explain, cli_ask.similar):
+    app.command()(command)
 
 
 @app.command()
@@ -318,9 +200,9 @@ def augment(
 
     stderr = Console(stderr=True)
     if output.suffix.lower() != ".png":
-        _stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
+        stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
     if not output.parent.is_dir():
-        _stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
+        stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
     unusable: list[str] = []
     try:
         loaded = configuration.load(config, data=data, overrides=overrides or ())
@@ -332,60 +214,17 @@ def augment(
             sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
         sheet.save(output, "PNG")
     except (configuration.ConfigError, DatasetError) as error:
-        _stop(stderr, BAD_USAGE, str(error))
+        stop(stderr, BAD_USAGE, str(error))
     except execution.AlreadyRunningError as error:
-        _stop(stderr, FAILED, str(error))
+        stop(stderr, FAILED, str(error))
     except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
     for reason in unusable:
-        stderr.print(f"[yellow]left out:[/yellow] {_escape(reason)}", soft_wrap=True, highlight=False)
+        stderr.print(f"[yellow]left out:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
     print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
 
 
-@app.command()
-def deploy(
-    config: ConfigArgument,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Receives the files; has to be empty or missing.")],
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-) -> None:
-    """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
-    from pipeline import deployment
-
-    stderr = Console(stderr=True)
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        written = deployment.write(loaded, output)
-    except (configuration.ConfigError, deployment.NotEmptyError) as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
-    for path in written:
-        print(path)
-
-
-@app.command()
-def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
-    """Prints where the last run's report is: one HTML file that says all that is known of the model."""
-    from pipeline import execution
-
-    stderr = Console(stderr=True)
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-    except configuration.ConfigError as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    path = execution.report_path(loaded)
-    if not path.is_file():
-        _stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
-    print(path)
-    from pipeline import history as runs
-
-    try:
-        note = runs.read(loaded).not_in_the_report()
-    except configuration.ConfigError as error:
-        note = f"which run the report is of is not known: {error}"
-    if note:
-        stderr.print(f"[yellow]note:[/yellow] {_escape(note)}", soft_wrap=True, highlight=False)
+app.command()(cli_cluster.deploy)
 
 
 @app.command()
@@ -399,7 +238,7 @@ def model(
         int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
     ] = None,
     expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
-    as_json: cli_ask.JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
 
@@ -420,101 +259,17 @@ def model(
             if as_json:
                 out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
             else:
-                show_model.show(_console(out), found, expand=expand)
+                show_model.show(wide_console(out), found, expand=expand)
     except configuration.ConfigError as error:
-        _stop(stderr, BAD_USAGE, str(error))
+        stop(stderr, BAD_USAGE, str(error))
+
+
+for command in (cli_runs.report, cli_runs.history, cli_runs.compare, cli_runs.rollback):
+    app.command()(command)
 
 
 @app.command()
-def history(
-    config: ConfigArgument,
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-    num: Annotated[int, typer.Option(min=1, help="How many runs to show, the newest ones.")] = 20,
-    as_json: cli_ask.JsonOption = False,
-) -> None:
-    """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
-    stderr = Console(stderr=True)
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        from pipeline import history as runs
-
-        found = runs.read(loaded).newest(num)
-    except configuration.ConfigError as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    if as_json:
-        print(json.dumps({"runs": [run.as_json() for run in found]}, ensure_ascii=False, allow_nan=False))
-        return
-    from pipeline import show_history
-
-    show_history.show_runs(_console(sys.stdout), found)
-
-
-@app.command()
-def compare(
-    config: ConfigArgument,
-    first: RunArgument,
-    second: RunArgument,
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-    as_json: cli_ask.JsonOption = False,
-) -> None:
-    """Shows two runs side by side: figures per class and slice, settings, data and verdicts.
-
-    A run is its number in `history`, `last`, `last-1` and so on, a pushed version, or the beginning of its id.
-    """
-    stderr = Console(stderr=True)
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        from pipeline import history as runs
-
-        known = runs.read(loaded)
-        found = runs.compare(known.find(first), known.find(second))
-    except configuration.ConfigError as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    if as_json:
-        print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
-        return
-    from pipeline import show_history
-
-    show_history.show_comparison(_console(sys.stdout), found)
-
-
-@app.command()
-def rollback(
-    config: ConfigArgument,
-    to: Annotated[int | None, typer.Option(min=0, help="The version; the one before the newest when absent.")] = None,
-    data: DataOption = None,
-    overrides: OverridesOption = None,
-    as_json: cli_ask.JsonOption = False,
-) -> None:
-    """Makes an earlier version the newest that model servers see; the newer ones are put aside, and can come back.
-
-    A model that was rolled back is no longer the one that a new model has to beat, and the same configuration does not
-    push it again.
-    """
-    from trainer_module import model_versions
-
-    stderr = Console(stderr=True)
-    try:
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        found = model_versions.roll_back(loaded.model_base_path, to)
-    except configuration.ConfigError as error:
-        _stop(stderr, BAD_USAGE, str(error))
-    except model_versions.VersionError as error:
-        _stop(stderr, FAILED, str(error))
-    except OSError as error:
-        _stop(stderr, FAILED, f"{error.filename or loaded.model_base_path}: {error.strerror or error}")
-    if as_json:
-        print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))
-        return
-    aside = f"; put aside: {', '.join(map(str, found.withdrawn))}" if found.withdrawn else ""
-    text = f"Version {found.served[0]} is the newest in {_escape(loaded.model_base_path)}{aside}."
-    _console(sys.stdout).print(f"{text} Model servers change over by themselves.", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def presets(as_json: cli_ask.JsonOption = False) -> None:
+def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
 
@@ -529,7 +284,7 @@ def presets(as_json: cli_ask.JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(as_json: cli_ask.JsonOption = False) -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Checks this machine and the installed packages."""
     from rich.table import Table
 

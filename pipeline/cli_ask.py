@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from pipeline.cli_options import JsonOption
 from pipeline.console import BAD_USAGE, FAILED, say, stop
 from trainer_module.error_text import first_line
 
@@ -28,7 +29,6 @@ Errors = list[dict[str, str]]
 _PICTURE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 @dataclass(frozen=True, kw_only=True)

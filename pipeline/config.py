@@ -40,6 +40,7 @@ from trainer_module.options import (
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
+    check_explanations,
     check_fine_tuning,
     check_labels,
     check_model,
@@ -144,6 +145,7 @@ class PipelineConfig(Section):
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.model, self.augmentation, self.training)
+        check_explanations(self.model, self.grad_cam)
         check_evaluation(self.evaluation.of_task(self.model.task), self.model.task)
         return self
 

@@ -16,8 +16,10 @@ from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
+import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from components.evaluator.component import ImageEvaluator
+from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
 from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
@@ -35,6 +37,7 @@ from pipeline.config import PipelineConfig, as_toml, slice_feature, with_absolut
 from pipeline.evaluation import batch_size, eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features
+from trainer_module.options import ExplanationOptions, ServedExplanationOptions
 
 
 def previous_span(statistics: Channel) -> base_node.BaseNode:
@@ -55,6 +58,7 @@ def model_to_beat(candidate: Channel) -> base_node.BaseNode:
         model=Channel(type=standard_artifacts.Model),
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
         infra_blessing=Channel(type=standard_artifacts.InfraBlessing),
+        explanations=Channel(type=components.GradCamExplanations),
         candidate=candidate,
     )
 
@@ -76,8 +80,9 @@ def create_pipeline(
     """
     code = source_hash()
     all_options = config.trainer_options(layout.classes, layout.ignore_id)
-    # How many pictures are explained is GradCam's business alone: another number should not train again.
-    trainer_options = all_options.model_dump_json(exclude={"grad_cam": {"per_class"}})
+    # Which pictures are explained is GradCam's business alone: another number should not train again.
+    served = set(ServedExplanationOptions.model_fields)
+    trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
     example_gen_options = ExampleGenOptions(
         data=config.data.options(),
         classes=layout.classes,
@@ -206,21 +211,25 @@ def create_pipeline(
         source_hash=code,
     )
 
-    grad_cam = None
-    if not layout.with_masks:
-        grad_cam = GradCam(
-            model_run=trainer.outputs["model_run"],
-            examples=example_gen.outputs["examples"],
-            options=all_options.model_dump_json(),
-            split=evaluated,
-            source_hash=code,
-        )
-        grad_cam.add_upstream_node(evaluator)
+    explained = config.grad_cam.slices
+    if explained is None:
+        explained = tuple(name for name in slices if isinstance(name, str) and name != LABEL_GROUP)
+    grad_cam = GradCam(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=example_gen.outputs["examples"],
+        options=all_options.model_dump_json(),
+        split=evaluated,
+        slices=explained,
+        source_hash=code,
+    )
+    grad_cam.add_upstream_node(evaluator)
 
     pusher = VersionPusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_validator.outputs["blessing"],
+        explanations=grad_cam.outputs["explanations"],
         base_directory=config.model_base_path,
         keep_versions=config.serving.keep_versions,
     )
@@ -238,7 +247,7 @@ def create_pipeline(
         infra_blessing=serving_validator.outputs["blessing"],
         pushed_model=pusher.outputs["pushed_model"],
         baseline_model=resolver.outputs["model"],
-        explanations=grad_cam and grad_cam.outputs["explanations"],
+        explanations=grad_cam.outputs["explanations"],
         tuner_results=tuner and tuner.outputs["tuner_results"],
         name=config.model_name,
         configuration=as_toml(with_absolute_paths(config)),
@@ -258,7 +267,7 @@ def create_pipeline(
         resolver,
         evaluator.with_id("Evaluator"),
         serving_validator,
-        *([grad_cam] if grad_cam else []),
+        grad_cam,
         pusher.with_id("Pusher"),
         model_report,
     ]

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from components.evaluator.options import LABEL_GROUP, could_name
 from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig
-from pipeline.nodes import GRAD_CAM, NODE_IDS
+from pipeline.nodes import NODE_IDS
 from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class Outcome:
             "serving_dir": result.serving_dir if result else None,
             "report": result.report if result else None,
             "explanations": result.explanations if result else None,
+            "faithfulness": {figure.name: figure.value for figure in result.faithfulness.figures}
+            if result and result.faithfulness
+            else {},
             "examples": result.data["examples"] if result and result.data else None,
             "span": result.data["span"] if result and result.data else None,
             "duplicates": result.data["duplicates"] if result and result.data else None,
@@ -164,6 +167,7 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
     for group, members in evaluation.label_groups.items():
         for name in members:
             check(f"label_groups.{group}", "class", name, layout.classes)
+    _check_explained(config, layout)
     for rule, bounds in evaluation.bound_rules().items():
         for name in {name for said in bounds.values() if isinstance(said, dict) for name in said}:
             if rule != "slice_thresholds":
@@ -173,6 +177,20 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
                     f"evaluation.{rule}: `{name}` is no slice that is measured{did_you_mean(name, families) or '.'} "
                     f"Measured are: {', '.join(families)}; evaluation.slices says which, pairs of them included."
                 )
+
+
+def _check_explained(config: PipelineConfig, layout: layouts.Layout) -> None:
+    """The same for `[grad_cam]`."""
+    slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns)
+    for name in config.grad_cam.slices or ():
+        if name not in slices:
+            suggestion = did_you_mean(name, slices) or f". The data have: {', '.join(slices)}."
+            raise ConfigError(f"grad_cam.slices: unknown slice `{name}`{suggestion}")
+    target = config.grad_cam.target
+    targets = ("predicted", "true", *layout.classes)
+    if target not in targets:
+        suggestion = did_you_mean(target, targets) or f". The data have: {', '.join(layout.classes)}."
+        raise ConfigError(f"grad_cam.target: unknown class `{target}`{suggestion}")
 
 
 def execute(
@@ -196,8 +214,6 @@ def execute(
       ConfigError: If nothing lies between `from_node` and `to_node`, or if the model does not fit the data.
     """
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
-    if layout.with_masks and GRAD_CAM in (from_node, to_node):
-        raise ConfigError(f"{GRAD_CAM} explains classes of whole pictures, and is left out where there are masks.")
     from pipeline import dag, record, results
     from pipeline.runners import local
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from components.evaluator import metric_names
 from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gates, SliceFigures
+from components.grad_cam.findings import FAITHFULNESS_FILE, Report
 from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
 from pipeline import record
@@ -378,6 +379,9 @@ def _read_run(number: int, id_: str, executions: record.Executions, outputs: rec
     checks: list[Check] = []
     if blessing := outputs.get("ServingValidator", {}).get("blessing"):
         checks = _stored(list[Check], Path(blessing.uri) / CHECKS_FILE) or []
+    faithfulness: Report | None = None
+    if explanations := outputs.get("GradCam", {}).get("explanations"):
+        faithfulness = _stored(Report, Path(explanations.uri) / FAITHFULNESS_FILE)
     settings = _settings(parameters)
     if model_run := outputs.get("Trainer", {}).get("model_run"):
         settings |= _flat(_table_in(_read_text(Path(model_run.uri) / features.OPTIONS_FILE)))
@@ -391,7 +395,7 @@ def _read_run(number: int, id_: str, executions: record.Executions, outputs: rec
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span,
         evaluation=evaluated if evaluated and evaluated.candidate else None,
-        reasons=_reasons(executions, gates, checks),
+        reasons=_reasons(executions, gates, checks, faithfulness),
         settings=settings,
     )
 
@@ -404,9 +408,11 @@ def _verdict(executions: record.Executions, outputs: record.Outputs) -> Verdict:
             return Verdict("refused" if record.REFUSAL in execution.custom_properties else "failed", node)
         if execution.last_known_state in (_States.RUNNING, _States.NEW):
             return Verdict("unfinished", node)
-    for node in ("Evaluator", "ServingValidator"):
-        blessing = outputs.get(node, {}).get("blessing")
-        if blessing and not blessing.custom_properties["blessed"].int_value:
+    for node, output in (("Evaluator", "blessing"), ("ServingValidator", "blessing"), ("GradCam", "explanations")):
+        blessing = outputs.get(node, {}).get(output)
+        # GradCam of an earlier version gave no verdict.
+        verdict = blessing.custom_properties if blessing else {}
+        if "blessed" in verdict and not verdict["blessed"].int_value:
             return Verdict("refused", node)
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value:
@@ -422,7 +428,9 @@ def _version(executions: record.Executions, outputs: record.Outputs) -> int | No
     return int(version) if _VERSION.fullmatch(version) else None
 
 
-def _reasons(executions: record.Executions, gates: Gates | None, checks: Iterable[Check]) -> list[str]:
+def _reasons(
+    executions: record.Executions, gates: Gates | None, checks: Iterable[Check], faithfulness: Report | None
+) -> list[str]:
     lines = []
     for node, execution in executions:
         if record.REFUSAL in execution.custom_properties:
@@ -430,7 +438,8 @@ def _reasons(executions: record.Executions, gates: Gates | None, checks: Iterabl
                 f"{node}: {line}" for line in execution.custom_properties[record.REFUSAL].string_value.splitlines()
             ]
     lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
-    return lines + [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]
+    lines += [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]
+    return lines + [f"GradCam: {figure.detail}" for figure in (faithfulness.failures() if faithfulness else [])]
 
 
 def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:

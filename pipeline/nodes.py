@@ -1,7 +1,7 @@
 """The names of the pipeline's nodes, in data-flow order: known without importing TFX."""
 
 TUNER = "Tuner"  # only with tuner.enabled
-GRAD_CAM = "GradCam"  # not with masks
+GRAD_CAM = "GradCam"
 
 NODE_IDS = (
     "ImageExampleGen",

@@ -16,7 +16,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.example_validator.executor import DRIFT_FILE, Finding
-from components.grad_cam.executor import INDEX_FILE
+from components.grad_cam.findings import FAITHFULNESS_FILE, INDEX_FILE, PAGE_FILE, Figure, Report
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.findings import CHECKS_FILE
@@ -92,6 +92,7 @@ class RunResult:
       rolled_back: Version number, if this model was pushed by an earlier run and has been withdrawn since.
       explanations: Grad-CAM's index page.
       num_explained: Pictures on it.
+      faithfulness: GradCam's figures, and its verdict.
       report: ModelReport's page.
     """
 
@@ -110,6 +111,7 @@ class RunResult:
     rolled_back: int | None = None
     explanations: str | None = None
     num_explained: int = 0
+    faithfulness: Report | None = None
     report: str | None = None
 
     @property
@@ -130,7 +132,8 @@ class RunResult:
     @property
     def refused(self) -> bool:
         """Whether any gate said no."""
-        return self.blessed is False or self.servable is False or self.rolled_back is not None
+        faithful = self.faithfulness is None or self.faithfulness.blessed
+        return self.blessed is False or self.servable is False or not faithful or self.rolled_back is not None
 
 
 def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
@@ -173,8 +176,11 @@ def collect(outputs: Outputs) -> RunResult:
         values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
         refusals += [_of_check(check) for check in values["checks"] if not check["passed"]]
     if explanations := outputs.get("GradCam", {}).get("explanations"):
-        values["explanations"] = str(Path(explanations.uri) / "index.html")
-        values["num_explained"] = len(json.loads((Path(explanations.uri) / INDEX_FILE).read_text(encoding="utf-8")))
+        folder = Path(explanations.uri)
+        values["explanations"] = str(folder / PAGE_FILE)
+        values["num_explained"] = len(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
+        values["faithfulness"] = Report.model_validate_json((folder / FAITHFULNESS_FILE).read_bytes())
+        refusals += map(_of_figure, values["faithfulness"].failures())
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
         version = int(pushed.custom_properties["pushed_version"].string_value)
@@ -251,6 +257,18 @@ def _of_roll_back(version: int) -> Refusal:
         f"version {version}, this very model, was rolled back; `tfx-vision rollback CONFIG --to {version}` undoes it"
     )
     return Refusal("Pusher", "rolled back", "all", None, None, None, detail)
+
+
+def _of_figure(figure: Figure) -> Refusal:
+    return Refusal(
+        gate="GradCam",
+        figure=figure.name,
+        whom="all",
+        value=figure.value,
+        bound=figure.bound,
+        missed_by=_missed_by(figure.value, figure.bound),
+        detail=figure.detail,
+    )
 
 
 def _missed_by(value: float | None, bound: float | None) -> float | None:

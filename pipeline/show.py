@@ -252,7 +252,9 @@ def _verdict(console: Console, result: RunResult) -> None:
         passed = sum(check["passed"] for check in result.checks)
         say("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
     if result.explanations:
-        say("GradCam", f"{result.num_explained} decisions explained: {escape(result.explanations)}")
+        faithful = result.faithfulness is None or result.faithfulness.blessed
+        word = "" if faithful else "[red]refused[/red]: the explanations are not faithful enough; "
+        say("GradCam", f"{word}{result.num_explained} decisions explained: {escape(result.explanations)}")
     if result.pushed_version is not None:
         say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
     if result.report:

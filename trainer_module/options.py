@@ -6,12 +6,26 @@ value is reported at once.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainer_module import models
+from trainer_module.error_text import did_you_mean
 from trainer_module.section import Fraction, ModelOptions, Rate, Section
+
+# What is measured of explanations, and whether more of it is better.
+FAITHFULNESS = {
+    "deletion_auc": False,
+    "insertion_auc": True,
+    "average_drop": False,
+    "increase_in_confidence": True,
+    "pointing_game": True,
+    "energy_inside": True,
+}
+OF_MASKS = ("pointing_game", "energy_inside")  # need to know where a class is
+
+Count = Annotated[int, Field(ge=0, le=100)]
 
 
 class TransformOptions(Section):
@@ -196,11 +210,18 @@ class FineTuningOptions(Section):
     )
 
 
-class ExplanationOptions(Section):
-    """`[grad_cam]`: how decisions are explained."""
+class ServedExplanationOptions(Section):
+    """The part of `[grad_cam]` that the exported model holds."""
 
-    per_class: int = Field(
-        default=2, ge=0, le=100, description="Explained pictures of each kind (right, wrong) in each class."
+    method: Literal["grad_cam", "grad_cam_plus_plus"] = Field(
+        default="grad_cam",
+        description="How the channels of the feature map are weighed; `grad_cam_plus_plus` shows several things of one "
+        "class more evenly.",
+    )
+    layer: str = Field(
+        default="",
+        description="The layer whose map is explained, as `tfx-vision model --expand` names it; inside a pre-trained "
+        "network also `backbone/NAME`. Empty for the last spatial one, with masks the bottleneck.",
     )
     colormap: str = Field(default="jet", description="Name of a matplotlib colour map.")
     alpha: Fraction = Field(default=0.4, description="Weight of the heat map in the overlay.")
@@ -215,6 +236,59 @@ class ExplanationOptions(Section):
         if value not in matplotlib.colormaps:
             raise ValueError(f"matplotlib has no colour map `{value}`; it has, for example, viridis, magma, turbo")
         return value
+
+
+class ExplanationOptions(ServedExplanationOptions):
+    """`[grad_cam]`: how decisions are explained, which of them, and how faithful the explanations must be."""
+
+    target: str = Field(
+        default="predicted",
+        min_length=1,
+        description="The class that is explained: `predicted`, `true` or a class's name. With masks `predicted` is "
+        "that of the most pixels but the first, the background, and `true` every class in the mask, where it is.",
+    )
+    select: Literal["chosen", "everything"] = Field(
+        default="chosen",
+        description="`chosen` explains as many pictures as the next three keys say of every class, and of every value "
+        "of `slices`; `everything` all pictures of the split, and only the chosen are drawn.",
+    )
+    most_confident_right: Count = Field(default=2, description="Right decisions, the most confident ones.")
+    most_confident_wrong: Count = Field(default=2, description="Wrong decisions, the most confident ones.")
+    least_certain: Count = Field(
+        default=1, description="Decisions whose two most probable classes are nearest to each other."
+    )
+    slices: tuple[str, ...] | None = Field(
+        default=None, description="Slices of whose values pictures are chosen too; those of `[evaluation]` when absent."
+    )
+    faithfulness: bool = Field(
+        default=True, description="Measure, on a sample, whether the model heeds what the heat maps show."
+    )
+    faithfulness_sample: int = Field(
+        default=64, ge=1, le=100_000, description="Pictures of that sample, drawn by the hash of their bytes."
+    )
+    faithfulness_steps: int = Field(
+        default=10, ge=2, le=1000, description="Parts in which pixels are deleted and inserted; each is a prediction."
+    )
+    thresholds: dict[str, float] = Field(
+        default={},
+        description="Bounds on the figures of faithfulness: `insertion_auc`, `increase_in_confidence`, with masks "
+        "`pointing_game` and `energy_inside` (at least), `deletion_auc`, `average_drop` (at most). A model beyond one "
+        "is not pushed.",
+    )
+
+    @model_validator(mode="after")
+    def _figures_are_measured(self) -> ExplanationOptions:
+        for name, bound in self.thresholds.items():
+            if name not in FAITHFULNESS:
+                raise ValueError(
+                    f"thresholds: no figure is called `{name}`"
+                    f"{did_you_mean(name, FAITHFULNESS) or '; there are ' + ', '.join(FAITHFULNESS)}"
+                )
+            if not 0.0 <= bound <= 1.0:
+                raise ValueError(f"thresholds.{name} must lie between 0 and 1 (given: {bound:g})")
+        if self.thresholds and not self.faithfulness:
+            raise ValueError("thresholds are on figures that faithfulness = false does not measure: remove one of them")
+        return self
 
 
 class TrainerOptions(Section):
@@ -240,6 +314,7 @@ class TrainerOptions(Section):
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.model, self.augmentation, self.training)
+        check_explanations(self.model, self.grad_cam)
         return self
 
 
@@ -314,6 +389,20 @@ def check_labels(model: ModelOptions, augmentation: AugmentationOptions, trainin
         raise ValueError(
             f"training.class_weights counts pictures, and {masks}: set segmentation.class_weights, which counts pixels"
         )
+
+
+def check_explanations(model: ModelOptions, explanations: ExplanationOptions) -> None:
+    """Compares what is demanded of explanations with what the data can tell.
+
+    Raises:
+      ValueError: If a figure needs masks, and the model's data have none.
+    """
+    for name in OF_MASKS:
+        if name in explanations.thresholds and model.task != "segmentation":
+            raise ValueError(
+                f'grad_cam.thresholds.{name} needs masks, and model.name = "{model.name}" learns from whole pictures: '
+                "remove it"
+            )
 
 
 def parse_model(value: Any) -> Any:

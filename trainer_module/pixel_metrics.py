@@ -101,3 +101,11 @@ def figures(matrix: tf.Tensor, classes: Sequence[str], ignore_id: int | None = N
 def _mean(values: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
     total = tf.reduce_sum(tf.where(counted, values, 0.0))
     return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(counted, values.dtype)))
+
+
+def count_pixels(masks: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Pixels of every class: int [N, h, w] → int64 [N, num_classes]."""
+    batch_size = tf.shape(masks)[0]
+    ids = tf.cast(masks, tf.int32) + num_classes * tf.range(batch_size)[:, tf.newaxis, tf.newaxis]
+    ones = tf.ones_like(ids, tf.int64)
+    return tf.reshape(tf.math.unsorted_segment_sum(ones, ids, batch_size * num_classes), [batch_size, num_classes])

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
+import components
 from components.cluster import executor
 
 _TEXT = component_spec.ExecutionParameter(type=str)
@@ -149,6 +150,7 @@ class ModelGateSpec(component_spec.ComponentSpec):
         "pushed_model": _artifact(standard_artifacts.PushedModel),
         "blessing": _artifact(standard_artifacts.ModelBlessing),
         "infra_blessing": _artifact(standard_artifacts.InfraBlessing),
+        "explanations": _artifact(components.GradCamExplanations),
     }
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
@@ -165,6 +167,7 @@ class ModelGate(base_component.BaseComponent):
         pushed_model: channel.BaseChannel,
         blessing: channel.BaseChannel,
         infra_blessing: channel.BaseChannel,
+        explanations: channel.BaseChannel,
         verdicts_dir: str,
         run_id: str,
     ) -> None:
@@ -174,6 +177,7 @@ class ModelGate(base_component.BaseComponent):
           pushed_model: From Pusher.
           blessing: From Evaluator.
           infra_blessing: From ServingValidator.
+          explanations: From GradCam.
           verdicts_dir: Receives the verdict, for Verdict.
           run_id: Of the run.
         """
@@ -182,6 +186,7 @@ class ModelGate(base_component.BaseComponent):
                 pushed_model=pushed_model,
                 blessing=blessing,
                 infra_blessing=infra_blessing,
+                explanations=explanations,
                 verdicts_dir=verdicts_dir,
                 run_id=run_id,
             )

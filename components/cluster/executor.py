@@ -137,7 +137,7 @@ class ModelGate(PlainExecutor):
     """Ends the run where nothing was pushed, so that a refused model is seen from outside."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Reads `pushed_model`, `blessing` and `infra_blessing`.
+        """Reads `pushed_model`, `blessing`, `infra_blessing` and `explanations`.
 
         Raises:
           RefusedError: With the names of those that refuse the model.
@@ -148,7 +148,7 @@ class ModelGate(PlainExecutor):
             _note(parameters, {"verdict": "pushed", "version": version, "destination": place})
             print(f"pushed version {version}: {place}")
             return
-        judges = (("Evaluator", "blessing"), ("ServingValidator", "infra_blessing"))
+        judges = (("Evaluator", "blessing"), ("ServingValidator", "infra_blessing"), ("GradCam", "explanations"))
         against = [name for name, key in judges if inputs[key].properties.get("blessed") != 1]
         if not against:
             raise RuntimeError("every gate has let the model pass, and Pusher has not pushed it; its log says why")

@@ -1,5 +1,7 @@
-"""GradCam: shows where the model looked, for the decisions most worth looking at."""
+"""GradCam: shows where the model looked, for the decisions most worth looking at, and whether it is true."""
 
+import json
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tfx.dsl.components.base import base_beam_component, executor_spec
@@ -15,9 +17,11 @@ class GradCamSpec(component_spec.ComponentSpec):
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
         "split": component_spec.ExecutionParameter(type=str),
+        "slices": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[dict[str, Any]] = {
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
     }
@@ -27,10 +31,10 @@ class GradCamSpec(component_spec.ComponentSpec):
 
 
 class GradCam(base_beam_component.BaseBeamComponent):
-    """Explains the most confident right and wrong decisions of every class.
+    """Explains decisions of every class and slice, and measures how faithful the explanations are.
 
     Outputs:
-      explanations: PNG files of pictures, heat maps and overlays, `index.json` and `index.html`.
+      explanations: What `components.grad_cam.findings` names; its property `blessed` is for `GatedPusher`.
     """
 
     SPEC_CLASS = GradCamSpec
@@ -39,27 +43,33 @@ class GradCam(base_beam_component.BaseBeamComponent):
     def __init__(
         self,
         *,
+        model: channel.BaseChannel,
         model_run: channel.BaseChannel,
         examples: channel.BaseChannel,
         options: str,
         split: str,
+        slices: Sequence[str],
         source_hash: str,
     ) -> None:
         """Takes what the instance needs.
 
         Args:
+          model: Trainer's `model`, which the verdict is about.
           model_run: Trainer's `model_run`, which holds the Keras file.
           examples: Raw examples.
           options: TrainerOptions as JSON.
           split: The split to explain.
+          slices: Of whose values pictures are chosen.
           source_hash: Of the code behind this node: an edit runs it again.
         """
         super().__init__(
             spec=GradCamSpec(
+                model=model,
                 model_run=model_run,
                 examples=examples,
                 options=options,
                 split=split,
+                slices=json.dumps(list(slices)),
                 source_hash=source_hash,
                 explanations=channel.Channel(type=components.GradCamExplanations),
             )

@@ -85,7 +85,7 @@ class ModelReport(base_beam_component.BaseBeamComponent):
           configuration: The whole, as TOML.
           data_fingerprint: Digest of the data as they were found.
           source_hash: Of the code behind this node and those before it: an edit runs it again.
-          explanations: GradCam's; there are none for masks.
+          explanations: GradCam's.
           tuner_results: Tuner's, where it ran.
         """
         super().__init__(

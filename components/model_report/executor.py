@@ -27,14 +27,13 @@ from tfx.utils import io_utils
 from components.evaluator import metric_names
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
-from components.grad_cam.executor import INDEX_FILE, RIGHT, WRONG
+from components.grad_cam.findings import FAITHFULNESS_FILE, INDEX_FILE, RIGHT, WRONG, Report
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report import masks, page, pictures, rendering, weakest
 from components.model_report.sources import Explained, Push, Sizes, Sources
 from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
-from trainer_module import features
-from trainer_module import grad_cam as heat_maps
+from trainer_module import features, overlays
 from trainer_module.options import TrainerOptions
 
 REPORT_FILE = "report.html"
@@ -80,7 +79,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         options = TrainerOptions.model_validate_json(_read(present["model_run"], features.OPTIONS_FILE))
         quarantine = present["quarantine"]
         pushed, baseline = present["pushed_model"], present.get("baseline_model")
-        explained = _explanations(present["explanations"]) if "explanations" in present else []
+        # Of masks the page shows the weakest pictures instead.
+        shown = "explanations" in present and evaluation.task != metric_names.SEGMENTATION
+        explained = _explanations(present["explanations"]) if shown else []
         trials = list(_table(present["tuner_results"], TRIALS_FILE)) if "tuner_results" in present else []
         sources = Sources(
             name=exec_properties["name"],
@@ -99,7 +100,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             quarantined=_lines(quarantine, QUARANTINE_FILE),
             duplicates=_lines(quarantine, DUPLICATES_FILE),
             drift=json.loads(_read(present["anomalies"], DRIFT_FILE)),
-            explained="explanations" in present,
+            explained=shown,
+            unfaithful=_unfaithful(present["explanations"]) if "explanations" in present else [],
             mistakes=[decision for kind, decision in explained if kind == WRONG],
             right=[decision for kind, decision in explained if kind == RIGHT],
             scale=_scale(options) if explained else [],
@@ -245,6 +247,11 @@ def _explanations(artifact: types.Artifact) -> list[tuple[str, Explained]]:
     return found
 
 
+def _unfaithful(artifact: types.Artifact) -> list[str]:
+    """What GradCam's gate has against the explanations."""
+    return [figure.detail for figure in Report.model_validate_json(_read(artifact, FAITHFULNESS_FILE)).failures()]
+
+
 def _explained(artifact: types.Artifact, entry: dict[str, Any]) -> Explained:
     def picture(name: str, alt: str) -> pictures.Picture:
         with tf.io.gfile.GFile(os.path.join(artifact.uri, entry[name]), "rb") as file:
@@ -268,7 +275,7 @@ def _draw(found: list[weakest.Predicted], options: TrainerOptions) -> Iterable[s
 
 
 def _scale(options: TrainerOptions) -> list[str]:
-    colors = heat_maps.color_table(options.grad_cam.colormap)[::17].round().astype(int)
+    colors = overlays.color_table(options.grad_cam.colormap)[::17].round().astype(int)
     return [f"rgb({red}, {green}, {blue})" for red, green, blue in colors]
 
 

@@ -75,6 +75,7 @@ class Sources:
       drift: ExampleValidator's comparisons: `previous_span` and `found`; of the splits `skew`, None where it was not
         looked for.
       explained: Whether GradCam has run.
+      unfaithful: What GradCam's gate has against the explanations, a line each.
       mistakes: The most confident wrong decisions, the most confident first.
       right: The most confident right ones.
       scale: Colours of the heat maps as CSS says them, from no evidence to most.
@@ -105,6 +106,7 @@ class Sources:
     duplicates: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)
     explained: bool = False
+    unfaithful: list[str] = field(default_factory=list)
     mistakes: list[Explained] = field(default_factory=list)
     right: list[Explained] = field(default_factory=list)
     scale: list[str] = field(default_factory=list)

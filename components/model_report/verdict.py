@@ -64,15 +64,17 @@ def judge(sources: Sources) -> Verdict:
         for check in sources.checks
         if not check["passed"]
     ]
+    reasons += [Reason("GradCam", "Faithfulness of the explanations", detail) for detail in sources.unfaithful]
     if sources.pushed is not None:
         headline = f"Pushed as version {sources.pushed.version}"
         sentence = f"Every gate agreed. The model is in {sources.pushed.destination}."
-    elif not sources.blessed or not sources.servable:
-        who = [
-            name
-            for name, agreed in (("Evaluator", sources.blessed), ("ServingValidator", sources.servable))
-            if not agreed
-        ]
+    elif not sources.blessed or not sources.servable or sources.unfaithful:
+        verdicts = (
+            ("Evaluator", sources.blessed),
+            ("ServingValidator", sources.servable),
+            ("GradCam", not sources.unfaithful),
+        )
+        who = [name for name, agreed in verdicts if not agreed]
         headline = f"Refused by {' and '.join(who)}"
         sentence = "Nothing was pushed; the version before, if any, is still served."
         if not sources.blessed and not failures:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts, system_executions
 
+import components
 from components.pusher import executor
 
 
@@ -19,6 +20,8 @@ class VersionPusherSpec(component_spec.ComponentSpec):
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
+        # GradCam's verdict is neither about the model's figures nor about serving it: it comes with its artifact.
+        "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations),
     }
     OUTPUTS: ClassVar[dict[str, Any]] = {
         "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel)
@@ -27,7 +30,7 @@ class VersionPusherSpec(component_spec.ComponentSpec):
 
 
 class VersionPusher(base_component.BaseComponent):
-    """Adds a blessed model to a folder of numbered versions, at once and whole.
+    """Adds a model that every gate has let pass to a folder of numbered versions, at once and whole.
 
     Outputs:
       pushed_model: As TFX's.
@@ -42,6 +45,7 @@ class VersionPusher(base_component.BaseComponent):
         model: channel.BaseChannel,
         model_blessing: channel.BaseChannel,
         infra_blessing: channel.BaseChannel,
+        explanations: channel.BaseChannel,
         base_directory: str,
         keep_versions: int | None,
     ) -> None:
@@ -51,6 +55,7 @@ class VersionPusher(base_component.BaseComponent):
           model: Trainer's `model`.
           model_blessing: The Evaluator's.
           infra_blessing: ServingValidator's.
+          explanations: GradCam's, of which the property `blessed` is read.
           base_directory: The folder that a model server watches.
           keep_versions: How many versions stay there; all when absent.
         """
@@ -59,6 +64,7 @@ class VersionPusher(base_component.BaseComponent):
                 model=model,
                 model_blessing=model_blessing,
                 infra_blessing=infra_blessing,
+                explanations=explanations,
                 base_directory=base_directory,
                 keep_versions=keep_versions or 0,
                 pushed_model=channel.Channel(type=standard_artifacts.PushedModel),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tfx import types
@@ -18,6 +19,16 @@ MODEL_ID = "model_id"
 class Executor(executor.Executor):
     """TFX's Pusher, whose versions appear whole or not at all, and which removes old ones."""
 
+    def CheckBlessing(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
+        """Whether Evaluator, ServingValidator and GradCam have let the model pass."""
+        if not super().CheckBlessing(input_dict):
+            return False
+        explanations = artifact_utils.get_single_instance(input_dict["explanations"])
+        if explanations.get_int_custom_property("blessed") != 1:
+            logging.info("The explanations in %s are not as faithful as is demanded.", explanations.uri)
+            return False
+        return True
+
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -27,7 +38,7 @@ class Executor(executor.Executor):
         """Pushes.
 
         Args:
-          input_dict: `model`, `model_blessing`, `infra_blessing`.
+          input_dict: `model`, `model_blessing`, `infra_blessing`, `explanations`.
           output_dict: `pushed_model`: as TFX's, a copy of the model, and where it went.
           exec_properties: `base_directory`; `keep_versions`, 0 for all.
         """

@@ -131,6 +131,7 @@ def _pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pi
         pushed_model=nodes["Pusher"].outputs["pushed_model"],
         blessing=nodes["Evaluator"].outputs["blessing"],
         infra_blessing=nodes["ServingValidator"].outputs["blessing"],
+        explanations=nodes["GradCam"].outputs["explanations"],
         verdicts_dir=_verdicts_dir(config),
         run_id=_RUN_ID,
     ).with_id(MODEL_GATE)

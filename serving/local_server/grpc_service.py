@@ -1,157 +1,286 @@
-"""The gRPC interface: PredictionService.Predict and ModelService.GetModelStatus.
+"""The gRPC interface: PredictionService, ModelService and, on request, gRPC's own health service.
 
-Source: TF Serving's apis/prediction_service.proto and apis/model_service.proto.
+Source: TF Serving's apis/{prediction_service,model_service}.proto and
+model_servers/{prediction_service_impl,model_service_impl,grpc_status_util}.cc.
 """
 
 from __future__ import annotations
 
-import math
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
-import numpy as np
-import tensorflow as tf
 from google.protobuf import message
-from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from serving.local_server import servables
+from serving.local_server import inference, messages, metadata, model_config, monitoring, tensors
 from serving.local_server.errors import RequestError
+from serving.local_server.models import ModelSource
+from serving.local_server.servable import TIMED_OUT
 from trainer_module.features import SERVING_DEFAULT
 
-# model_servers/grpc_status_util.cc
 _LONGEST_MESSAGE = 1024
-# numpy kind and size → TensorProto's field of typed values.
-_TYPED_FIELDS = {
-    np.dtype(np.float32): "float_val",
-    np.dtype(np.float64): "double_val",
-    np.dtype(np.int32): "int_val",
-    np.dtype(np.uint8): "int_val",
-    np.dtype(np.int64): "int64_val",
-    np.dtype(np.bool_): "bool_val",
-}
-_VALUE_FIELDS = ("string_val", *sorted({*_TYPED_FIELDS.values(), "half_val", "uint32_val", "uint64_val"}))
-_MOST_REPEATED = 2**20
+# Deadlines beyond this are none at all: gRPC's own "never" is some 290 years away.
+_NEVER_S = 10**8
+# gRPC's health.proto, and the short names under which TF Serving answers.
+_HEALTH, _SERVING = "grpc.health.v1.Health", 1
+_HEALTHY = ("", "ModelService", "PredictionService")
 
 
-def add_services(server: grpc.Server, source: servables.ModelSource) -> None:
-    """Registers both services for one model."""
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_PredictionService(source), server)
+def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool, health: bool) -> None:
+    """Registers the services.
+
+    Args:
+      server: Not started yet.
+      source: The models.
+      tensor_content: Whether Predict answers with raw bytes instead of typed fields.
+      health: Whether `grpc.health.v1.Health` is answered.
+    """
+    prediction = _PredictionService(source, tensor_content)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
+    if health:
+        server.add_generic_rpc_handlers((_health_handler(),))
 
 
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, source: servables.ModelSource) -> None:
-        self._source = source
+    def __init__(self, source: ModelSource, tensor_content: bool) -> None:
+        self._source, self._tensor_content = source, tensor_content
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
-        return _answer(context, lambda: self._predict(request))
 
-    def _predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        version, model = _find(self._source, request)
-        signature = request.model_spec.signature_name or SERVING_DEFAULT
-        inputs = {alias: _to_numpy(tensor) for alias, tensor in request.inputs.items()}
-        outputs = servables.predict(model, signature, inputs, list(request.output_filter))
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = version
-        response.model_spec.signature_name = signature
-        for name, value in outputs.items():
-            response.outputs[name].CopyFrom(_to_proto(value))
-        return response
+        def answer() -> predict_pb2.PredictResponse:
+            spec = _spec(request)
+            with self._source.use(*_wanted(spec)) as servable:
+                inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in request.inputs.items()}
+                outputs = inference.predict(
+                    servable, spec.signature_name, inputs, list(request.output_filter), _deadline(context)
+                )
+            response = predict_pb2.PredictResponse()
+            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+            for alias, value in outputs.items():
+                tensors.to_proto(value, response.outputs[alias], as_content=self._tensor_content)
+            return response
+
+        return self._answer(context, "Predict", request.model_spec.name, answer)
+
+    def Classify(
+        self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
+    ) -> classification_pb2.ClassificationResponse:
+        """Labels and scores of examples."""
+
+        def answer() -> classification_pb2.ClassificationResponse:
+            spec = _spec(request)
+            with self._source.use(*_wanted(spec)) as servable:
+                classes = inference.classify(servable, spec.signature_name, request.input, _deadline(context))
+            response = classification_pb2.ClassificationResponse()
+            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+            _fill_classes(response.result, classes)
+            return response
+
+        return self._answer(context, "Classify", request.model_spec.name, answer)
+
+    def Regress(
+        self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
+    ) -> regression_pb2.RegressionResponse:
+        """A number for every example."""
+
+        def answer() -> regression_pb2.RegressionResponse:
+            spec = _spec(request)
+            with self._source.use(*_wanted(spec)) as servable:
+                values = inference.regress(servable, spec.signature_name, request.input, _deadline(context))
+            response = regression_pb2.RegressionResponse()
+            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+            _fill_regressions(response.result, values)
+            return response
+
+        return self._answer(context, "Regress", request.model_spec.name, answer)
+
+    def MultiInference(
+        self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Several signatures of one model on the same examples."""
+        name = request.tasks[0].model_spec.name if request.tasks else ""
+
+        def answer() -> inference_pb2.MultiInferenceResponse:
+            spec = _spec(request.tasks[0]) if request.tasks else model_pb2.ModelSpec()
+            with self._source.use(*_wanted(spec)) as servable:
+                results = inference.multi_inference(servable, request, _deadline(context))
+            response = inference_pb2.MultiInferenceResponse()
+            for task, result in zip(request.tasks, results, strict=True):
+                added = response.results.add()
+                _fill(added.model_spec, servable.name, servable.version, task.model_spec.signature_name)
+                if task.method_name == inference.CLASSIFY_METHOD:
+                    _fill_classes(added.classification_result, result)
+                else:
+                    _fill_regressions(added.regression_result, result)
+            return response
+
+        return self._answer(context, "MultiInference", name, answer)
+
+    def GetModelMetadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """The signatures of a version."""
+
+        def answer() -> get_model_metadata_pb2.GetModelMetadataResponse:
+            spec = _spec(request)
+            metadata.check_fields(request.metadata_field)
+            with self._source.use(*_wanted(spec)) as servable:
+                return metadata.response(servable)
+
+        return _answered(context, answer)
+
+    def _answer(self, context: grpc.ServicerContext, api: str, name: str, compute: Callable[[], Any]) -> Any:
+        """Answers and counts."""
+        started = time.perf_counter()
+
+        def counted() -> Any:
+            try:
+                if not context.is_active():
+                    raise RequestError("CANCELLED", "The client has gone.")
+                result = compute()
+            except RequestError as error:
+                monitoring.count(self._source, name, error.code)
+                raise
+            except Exception:
+                monitoring.count(self._source, name, "INTERNAL")
+                raise
+            monitoring.count(self._source, name, "OK")
+            monitoring.REQUEST_LATENCY.labels(name, api, "GRPC").observe((time.perf_counter() - started) * 1e6)
+            return result
+
+        return _answered(context, counted)
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, source: servables.ModelSource) -> None:
+    def __init__(self, source: ModelSource) -> None:
         self._source = source
 
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Tells the state of every version, or of one; labels are ignored, as TF Serving does."""
-        return _answer(context, lambda: self._status(request))
 
-    def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        spec = _spec(request)
-        version = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for entry in self._source.status(spec.name, version):
-            state = get_model_status_pb2.ModelVersionStatus.State.Value(entry.state)
-            status = response.model_version_status.add(version=entry.number, state=state)
-            status.status.error_code = 0 if entry.error_code == "OK" else _code(entry.error_code).value[0]
-            status.status.error_message = entry.error_message
-        return response
+        def answer() -> get_model_status_pb2.GetModelStatusResponse:
+            spec = _spec(request)
+            version = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
+            response = get_model_status_pb2.GetModelStatusResponse()
+            for entry in self._source.status(spec.name, version):
+                state = get_model_status_pb2.ModelVersionStatus.State.Value(entry.state)
+                status = response.model_version_status.add(version=entry.number, state=state)
+                status.status.error_code = _number(entry.error_code)
+                status.status.error_message = entry.error_message
+            return response
+
+        return _answered(context, answer)
+
+    def HandleReloadConfigRequest(
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> model_management_pb2.ReloadConfigResponse:
+        """Serves other models; answers when the new ones are loaded."""
+
+        def answer() -> model_management_pb2.ReloadConfigResponse:
+            if request.config.WhichOneof("config") != "model_config_list":
+                raise RequestError(
+                    "INVALID_ARGUMENT",
+                    "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                    "Only ModelConfigList is currently supported",
+                )
+            self._source.reload(model_config.from_proto(request.config))
+            response = model_management_pb2.ReloadConfigResponse()
+            response.status.error_code = 0
+            return response
+
+        return _answered(context, answer)
 
 
-def _answer(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
+def _health_handler() -> grpc.GenericRpcHandler:
+    def check(request: Any, context: grpc.ServicerContext) -> Any:
+        if request.service not in _HEALTHY:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return messages.HealthCheckResponse(status=_SERVING)
+
+    # Watch is left out: every watcher would keep a thread of the server for itself.
+    handler = grpc.unary_unary_rpc_method_handler(
+        check,
+        request_deserializer=messages.HealthCheckRequest.FromString,
+        response_serializer=messages.HealthCheckResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(_HEALTH, {"Check": handler})
+
+
+def _answered(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
     try:
         return compute()
     except RequestError as error:
-        text = error.message
-        if len(text) > _LONGEST_MESSAGE:
-            text = text[:_LONGEST_MESSAGE] + "...TRUNCATED"
-        context.abort(_code(error.code), text)
+        code, text = grpc.StatusCode[error.code], error.message
+    except Exception as error:  # the client shall not be told more than that, and the log all of it
+        logging.exception("A request failed.")
+        code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    if len(text) > _LONGEST_MESSAGE:
+        text = text[:_LONGEST_MESSAGE] + "...TRUNCATED"
+    context.abort(code, text.encode("utf-8", "replace").decode())
 
 
-def _code(name: str) -> grpc.StatusCode:
-    return grpc.StatusCode[name]
+def _number(code: str) -> int:
+    return 0 if code == "OK" else int(grpc.StatusCode[code].value[0])
 
 
 def _spec(request: message.Message) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
         raise RequestError("INVALID_ARGUMENT", "Missing ModelSpec")
-    spec = request.model_spec
+    return request.model_spec
+
+
+def _wanted(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+    """Name, version and label; version 0 is version 0, not the newest."""
     if not spec.name:
         raise RequestError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
-    return spec
-
-
-def _find(source: servables.ModelSource, request: message.Message) -> tuple[int, Any]:
-    spec = _spec(request)
     choice = spec.WhichOneof("version_choice")
-    return source.find(
+    return (
         spec.name,
         spec.version.value if choice == "version" else None,
         spec.version_label if choice == "version_label" else None,
     )
 
 
-def _to_numpy(tensor: tensor_pb2.TensorProto) -> np.ndarray:
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
-    given = max((len(getattr(tensor, field)) for field in _VALUE_FIELDS), default=0)
-    # One value may stand for many, but not for more than a request could hold: a shape costs the sender nothing.
-    if min(shape, default=0) < 0 or (not tensor.tensor_content and math.prod(shape) > max(given, _MOST_REPEATED)):
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {given} values")
-    try:
-        array: np.ndarray = tf.make_ndarray(tensor)
-    except (TypeError, ValueError) as error:
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: {error}") from None
-    return array
+def _deadline(context: grpc.ServicerContext) -> float | None:
+    remaining: float | None = context.time_remaining()
+    if remaining is None or remaining > _NEVER_S:
+        return None
+    if remaining <= 0:
+        raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
+    return time.monotonic() + remaining
 
 
-def _to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
-    """Typed fields (`float_val`, ...), not raw content: TF Serving's default, which other clients read."""
-    if value.dtype == object:
-        tensor = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum)
-        tensor.string_val.extend(item if isinstance(item, bytes) else item.encode() for item in value.ravel())
-    elif value.dtype in _TYPED_FIELDS:
-        tensor = tensor_pb2.TensorProto(dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum)
-        getattr(tensor, _TYPED_FIELDS[value.dtype]).extend(value.ravel().tolist())
-    else:
-        tensor = tf.make_tensor_proto(value)
-        return tensor
-    for size in value.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    return tensor
+def _fill(spec: model_pb2.ModelSpec, name: str, version: int, signature: str) -> None:
+    spec.name, spec.version.value, spec.signature_name = name, version, signature or SERVING_DEFAULT
+
+
+def _fill_classes(result: classification_pb2.ClassificationResult, classes: Any) -> None:
+    for row in classes:
+        classification = result.classifications.add()
+        for label, score in row:
+            classification.classes.add(label=label, score=score)
+
+
+def _fill_regressions(result: regression_pb2.RegressionResult, values: Any) -> None:
+    for value in values:
+        result.regressions.add(value=value)

@@ -1,4 +1,4 @@
-"""JSON bodies of the REST interface ↔ tensors.
+"""JSON bodies of the REST interface's Predict ↔ tensors.
 
 Source: TF Serving's util/json_tensor.cc, which its REST documentation describes.
 """
@@ -7,58 +7,38 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 import tensorflow as tf
 
 from serving.local_server.errors import RequestError
-from serving.local_server.servables import data_type_name
+from serving.local_server.inference import data_type_name
+from serving.local_server.json_text import is_base64, shown, type_name
 
 ROW, COLUMN = "row", "column"
-# Values inside error messages are cut at this length.
-_SHOWN = 256
-# A request that nests deeper is refused before Python's own recursion limit is near.
+# A request that nests deeper is refused; TensorFlow itself knows no tensor of more dimensions.
 _MOST_DIMENSIONS = 254
+_SMALL_INTEGERS = (tf.int8, tf.int16, tf.uint8)
+_LARGEST = {tf.float32: float(np.finfo(np.float32).max), tf.float64: float(np.finfo(np.float64).max)}
+_INTEGERS = (*_SMALL_INTEGERS, tf.int32, tf.int64, tf.uint32, tf.uint64)
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """Reads the JSON object of a request; what follows it is ignored, NaN and Infinity are numbers.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT.
-    """
-    try:
-        text = body.decode("utf-8").lstrip()
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            "INVALID_ARGUMENT", f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
-        ) from None
-    if not text:
-        raise RequestError("INVALID_ARGUMENT", "JSON Parse error: The document is empty")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text)
-    except json.JSONDecodeError as error:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
-    except RecursionError:
-        raise RequestError("INVALID_ARGUMENT", "JSON Parse error: nested too deeply at offset: 0") from None
-    if not isinstance(value, dict):
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {_shown(value)} is not object")
-    return value
-
-
-def signature_name(request: dict[str, Any], default: str) -> str:
-    """The signature that a request asks for.
+def signature_name(request: dict[str, Any]) -> str:
+    """The signature that a request asks for; empty where it does not say.
 
     Raises:
       RequestError: INVALID_ARGUMENT, if it is not a string.
     """
-    name = request.get("signature_name", default)
+    name = request.get("signature_name", "")
     if not isinstance(name, str):
-        raise RequestError("INVALID_ARGUMENT", "'signature_name' key must be a string value.")
-    return name or default
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"JSON Value: {shown(request)} not formatted correctly. 'signature_name' key must be a string value.",
+        )
+    return name
 
 
 def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], str]:
@@ -72,56 +52,78 @@ def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict
       An array for every input, and the format (the answer has the same).
 
     Raises:
-      RequestError: INVALID_ARGUMENT, as TF Serving words it.
+      RequestError: As TF Serving words it.
     """
     if "instances" in request and "inputs" in request:
         raise RequestError(
-            "INVALID_ARGUMENT", "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+            "INVALID_ARGUMENT",
+            f"JSON Value: {shown(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
+            "keys to exist ",
         )
     if "instances" in request:
-        return _from_rows(request["instances"], inputs), ROW
+        return _from_rows(request, inputs), ROW
     if "inputs" in request:
         return _from_columns(request["inputs"], inputs), COLUMN
     raise RequestError("INVALID_ARGUMENT", "Missing 'inputs' or 'instances' key")
 
 
-def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> dict[str, Any]:
-    """Builds the answer: `predictions` (row format) or `outputs` (column format).
+def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
+    """Writes the answer: `predictions` (row format) or `outputs` (column format).
 
     Raises:
-      RequestError: INVALID_ARGUMENT, if the outputs have no common first dimension for rows.
+      RequestError: INVALID_ARGUMENT, if the outputs have no common first dimension for rows, or a type that JSON
+        does not have.
     """
     if format_ == COLUMN:
-        columns = {name: _to_json(name, value) for name, value in outputs.items()}
-        return {"outputs": next(iter(columns.values())) if len(columns) == 1 else columns}
-    sizes = {value.shape[0] if value.ndim else None for value in outputs.values()}
-    if len(sizes) != 1 or None in sizes:
-        raise RequestError(
-            "INVALID_ARGUMENT", "Cannot convert output tensors to rows: they do not share a batch dimension"
-        )
-    columns = {name: _to_json(name, value) for name, value in outputs.items()}
-    if len(columns) == 1:
-        return {"predictions": next(iter(columns.values()))}
-    rows = zip(*columns.values(), strict=True)
-    return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
-
-
-def _from_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if not isinstance(instances, list) or not instances:
-        raise RequestError("INVALID_ARGUMENT", "Expecting 'instances' value to be an array with at least one element")
-    named = isinstance(instances[0], dict) and not _is_base64(instances[0])
-    if not named:
-        if len(inputs) != 1:
+        columns = {name: to_json(name, value) for name, value in outputs.items()}
+        return dumps({"outputs": next(iter(columns.values())) if len(columns) == 1 else columns})
+    size = None
+    for name, value in outputs.items():
+        if not value.ndim:
+            raise RequestError("INVALID_ARGUMENT", f"Tensor name: {name} has no shape information ")
+        if size not in (None, len(value)):
             raise RequestError(
                 "INVALID_ARGUMENT",
-                "instances is a plain list, but expecting list of objects as multiple input tensors required "
-                "as per tensorinfo_map",
+                f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}",
             )
-        ((name, info),) = inputs.items()
-        return {name: _to_array(instances, info)}
+        size = len(value)
+    columns = {name: to_json(name, value) for name, value in outputs.items()}
+    if len(columns) == 1:
+        return dumps({"predictions": next(iter(columns.values()))})
+    rows = zip(*columns.values(), strict=True)
+    return dumps({"predictions": [dict(zip(columns, row, strict=True)) for row in rows]})
+
+
+def dumps(value: Any) -> bytes:
+    """Writes JSON; arrays of numbers are welcome, those with a NaN or an infinity must have been made lists before."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _from_rows(request: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    instances = request["instances"]
+    if not isinstance(instances, list):
+        raise RequestError(
+            "INVALID_ARGUMENT", f"JSON Value: {shown(request)} Excepting 'instances' to be an list/array"
+        )
+    if not instances:
+        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(request)} No values in 'instances' array")
+    if not isinstance(instances[0], dict) and len(inputs) > 1:
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            "instances is a plain list, but expecting list of objects as multiple input tensors required "
+            "as per tensorinfo_map",
+        )
+    named = _is_object(instances[0])
     for index, instance in enumerate(instances):
-        if not isinstance(instance, dict):
-            raise RequestError("INVALID_ARGUMENT", f"Expecting object at index: {index} of 'instances' list.")
+        if named != _is_object(instance):
+            expected, found = ("object", "list") if named else ("value/list", "object")
+            raise RequestError(
+                "INVALID_ARGUMENT", f"Expecting {expected} but got {found} at item {index} of input list"
+            )
+    if not named:
+        name = next(iter(inputs))
+        return {name: _rows_to_array(instances, inputs[name], "")}
+    for index, instance in enumerate(instances):
         for key in instance:
             if key not in inputs:
                 raise RequestError(
@@ -129,45 +131,96 @@ def _from_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarra
                     f"Failed to process element: {index} key: {key} of 'instances' list. "
                     f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {key}",
                 )
-        missing = [name for name in inputs if name not in instance]
-        if missing:
+        if len(instance) != len(inputs):
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"Failed to process element: {index} of 'instances' list. JSON object keys must be equal to: "
-                f"{','.join(sorted(inputs))}",
+                f"Failed to process element: {index} of 'instances' list. JSON object: {shown(instance)} "
+                f"keys must be equal to: {','.join(sorted(inputs))}",
             )
-    return {name: _to_array([instance[name] for instance in instances], info) for name, info in inputs.items()}
+    return {
+        name: _rows_to_array([instance[name] for instance in instances], info, f"key: {name} ")
+        for name, info in inputs.items()
+    }
 
 
 def _from_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if isinstance(value, dict) and not _is_base64(value):
+    if _is_object(value):
         for name in inputs:
             if name not in value:
                 raise RequestError("INVALID_ARGUMENT", f"Missing named input: {name} in 'inputs' object.")
-        return {name: _to_array(value[name], info) for name, info in inputs.items()}
-    if len(inputs) != 1:
+        return {name: _to_array(value[name], tf.dtypes.as_dtype(info.dtype)) for name, info in inputs.items()}
+    if len(inputs) > 1:
         raise RequestError(
             "INVALID_ARGUMENT",
             "inputs is a plain value/list, but expecting an object as multiple input tensors required "
             "as per tensorinfo_map",
         )
     ((name, info),) = inputs.items()
-    return {name: _to_array(value, info)}
+    return {name: _to_array(value, tf.dtypes.as_dtype(info.dtype))}
 
 
-def _to_array(value: Any, info: Any) -> np.ndarray:
+def _rows_to_array(rows: list[Any], info: Any, where: str) -> np.ndarray:
+    """All rows in one array; the message of a refusal names the row."""
     dtype = tf.dtypes.as_dtype(info.dtype)
+    if (numbers := _numbers(rows, dtype)) is not None:
+        return numbers
+    arrays: list[np.ndarray] = []
+    for index, row in enumerate(rows):
+        try:
+            arrays.append(_to_array(row, dtype))
+            if arrays[-1].shape != arrays[0].shape:
+                first, this = (f"[{','.join(map(str, array.shape))}]" for array in (arrays[0], arrays[-1]))
+                if arrays[-1].size != arrays[0].size:
+                    message = f"Expecting tensor size: {arrays[0].size} but got: {arrays[-1].size}"
+                else:
+                    message = f"Expecting shape {first} but got: {this}"
+                raise RequestError("INVALID_ARGUMENT", message)
+        except RequestError as error:
+            raise RequestError(
+                error.code,
+                f"Failed to process element: {index} {where}of 'instances' list. Error: {error.code}: {error.message}",
+            ) from None
+    return np.stack(arrays)
+
+
+def _to_array(value: Any, dtype: Any) -> np.ndarray:
+    if (array := _numbers(value, dtype)) is not None:
+        return array
     shape = _shape(value)
     flat: list[Any] = []
     _flatten(value, shape, 0, dtype, flat)
-    if dtype == tf.string:
-        array = np.empty(len(flat), dtype=object)
-        array[:] = flat
-        return array.reshape(shape)
+    array = np.empty(len(flat), dtype=object) if dtype == tf.string else np.empty(len(flat), dtype.as_numpy_dtype)
+    array[:] = flat
+    return array.reshape(shape)
+
+
+def _numbers(value: Any, dtype: Any) -> np.ndarray | None:
+    """A list of nothing but fitting numbers at once; None where a closer look must find out what is wrong."""
+    if not isinstance(value, list) or not (dtype in _INTEGERS or dtype in (tf.float32, tf.float64)):
+        return None
     try:
-        return np.array(flat, dtype=dtype.as_numpy_dtype).reshape(shape)
-    except OverflowError:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value is out of range of type: {data_type_name(dtype)}") from None
+        array = np.array(value)
+    except (ValueError, OverflowError):
+        return None
+    # Booleans hide among numbers; a list of nothing but booleans does not, and the types of 20 leaves cost little.
+    if array.dtype.kind not in "iu" + ("" if dtype in _INTEGERS else "f") or _holds_booleans(value):
+        return None
+    if dtype == tf.float64 and array.dtype.kind == "f":
+        return array
+    if dtype == tf.float32:
+        largest = _LARGEST[tf.float32] if array.dtype.kind == "f" else 2**24 - 1
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+        if finite.size and max(finite.max().item(), -finite.min().item()) > largest:
+            return None
+    else:
+        limits = (-(2**53) + 1, 2**53 - 1) if dtype == tf.float64 else (dtype.min, dtype.max)
+        if array.size and (int(array.min()) < limits[0] or int(array.max()) > limits[1]):
+            return None
+    return array.astype(dtype.as_numpy_dtype)
+
+
+def _holds_booleans(value: list[Any]) -> bool:
+    return any(_holds_booleans(item) if isinstance(item, list) else isinstance(item, bool) for item in value)
 
 
 def _shape(value: Any) -> list[int]:
@@ -182,54 +235,127 @@ def _shape(value: Any) -> list[int]:
     return shape
 
 
-def _flatten(value: Any, shape: list[int], depth: int, dtype: Any, flat: list[Any]) -> None:
-    if depth == len(shape):
+def _flatten(value: Any, shape: list[int], level: int, dtype: Any, flat: list[Any]) -> None:
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"JSON Value: {shown(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"Expected at level: {len(shape)}",
+            )
         flat.append(_scalar(value, dtype))
         return
-    if not isinstance(value, list) or len(value) != shape[depth]:
-        size = len(value) if isinstance(value, list) else 0
+    if level >= len(shape):
+        raise RequestError("INVALID_ARGUMENT", f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
         raise RequestError(
             "INVALID_ARGUMENT",
-            f"Encountered list at unexpected size: {size} at level: {depth} expected size: {shape[depth]}",
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}",
         )
     for item in value:
-        _flatten(item, shape, depth + 1, dtype, flat)
+        _flatten(item, shape, level + 1, dtype, flat)
 
 
 def _scalar(value: Any, dtype: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype == tf.string:
         if isinstance(value, str):
-            return value.encode()
-        if _is_base64(value):
-            try:
-                return base64.b64decode(value["b64"], validate=True)
-            except binascii.Error:
-                raise RequestError("INVALID_ARGUMENT", "Unable to base64 decode") from None
+            return to_bytes(value)
+        if isinstance(value, dict):
+            return from_base64(value)
+    elif isinstance(value, dict):
+        pass
     elif dtype == tf.bool:
         if isinstance(value, bool):
             return value
-    elif dtype.is_floating:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-    elif dtype.is_integer:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+    elif dtype in (tf.float32, tf.float64):
+        if number:
+            return _lossless(value, dtype)
+    elif dtype in _INTEGERS:
+        # The small ones are read as int32, and what does not fit wraps, as it does there.
+        low, high = (tf.int32.min, tf.int32.max) if dtype in _SMALL_INTEGERS else (dtype.min, dtype.max)
+        if number and isinstance(value, int) and low <= value <= high:
+            return int(np.array(value).astype(dtype.as_numpy_dtype))
     else:
-        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON to type {data_type_name(dtype)} is not supported")
+        raise RequestError(
+            "UNIMPLEMENTED", f"Conversion of JSON Value: {shown(value)} to type: {data_type_name(dtype)}"
+        )
     raise RequestError(
         "INVALID_ARGUMENT",
-        f"JSON Value: {_shown(value)} Type: {_json_type(value)} is not of expected type: {data_type_name(dtype)}",
+        f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {data_type_name(dtype)}",
     )
 
 
-def _to_json(name: str, value: np.ndarray) -> Any:
+def _lossless(value: int | float, dtype: Any) -> float:
+    digits = 24 if dtype == tf.float32 else 53
+    if isinstance(value, int):
+        fits = abs(value) <= 2**digits - 1
+    else:
+        fits = not np.isfinite(value) or abs(value) <= _LARGEST[dtype]
+    if not fits:
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"Cannot convert JSON value: {shown(value)} to {data_type_name(dtype)} without loss of precision.",
+        )
+    return float(value)
+
+
+def to_bytes(value: str) -> bytes:
+    """The bytes of a JSON string, as the request held them.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, for half of a surrogate pair.
+    """
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise RequestError(
+            "INVALID_ARGUMENT", "JSON Parse error: The surrogate pair in string is invalid. at offset: 0"
+        ) from None
+
+
+def from_base64(value: Any) -> bytes:
+    """Decodes `{"b64": "..."}`.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT.
+    """
+    if not is_base64(value):
+        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    text = value["b64"]
+    try:
+        # Padding may be missing.
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError("INVALID_ARGUMENT", "Unable to base64 decode") from None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and not is_base64(value)
+
+
+def to_json(name: str, value: np.ndarray) -> Any:
+    """What `dumps` writes of a tensor; bytes as `{"b64": ...}` where the name ends in `_bytes`."""
     if value.dtype == object:
         binary = name.endswith("_bytes")
         return _map(value.tolist(), lambda item: _string(item, binary))
-    if value.dtype == np.float32:
-        # The shortest decimal that is this float32, not the sixteen digits of its double.
-        return _map(value.tolist(), lambda item: float(str(np.float32(item))))
-    return value.tolist()
+    if value.dtype.kind == "f":
+        if value.dtype == np.float16:
+            value = value.astype(np.float32)
+        if not np.isfinite(value).all():
+            return _map(value.tolist(), lambda item: _decimal(value.dtype.type(item)))
+    elif value.dtype.kind not in "iub":
+        name_ = data_type_name(tf.dtypes.as_dtype(value.dtype))
+        raise RequestError("INVALID_ARGUMENT", f"Failed to write JSON value for tensor type: {name_}")
+    # orjson writes float32 with the shortest decimal that is this float32; it takes contiguous arrays only.
+    return np.ascontiguousarray(value) if value.ndim else value.item() if value.dtype.kind != "f" else _decimal(value)
+
+
+def _decimal(value: Any) -> orjson.Fragment:
+    """One number; NaN and the infinities are tokens that JSON itself does not have."""
+    if np.isfinite(value):
+        return orjson.Fragment(orjson.dumps(np.asarray([value]), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+    return orjson.Fragment(b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity")
 
 
 def _string(item: bytes | str, binary: bool) -> Any:
@@ -239,18 +365,3 @@ def _string(item: bytes | str, binary: bool) -> Any:
 
 def _map(value: Any, function: Any) -> Any:
     return [_map(item, function) for item in value] if isinstance(value, list) else function(value)
-
-
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
-
-
-def _json_type(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "True", False: "False", None: "Null"}[value]
-    return {str: "String", int: "Number", float: "Number", list: "Array", dict: "Object"}[type(value)]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "...TRUNCATED"

@@ -6,6 +6,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2
 from tfx.types import standard_artifacts
 
+import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
 from trainer_module import export, model_versions
 
@@ -49,13 +50,16 @@ class Record:
             yield artifact
 
 
-def resolve(models, blessings, candidate, servable=None, pushed=()):
-    """Every model can be served, unless it is said which."""
+def resolve(models, blessings, candidate, servable=None, faithful=None, pushed=()):
+    """Every model can be served and is explained faithfully, unless it is said which."""
     served = [blessing(model, model in (models if servable is None else servable), INFRA) for model in models]
-    inputs = {"model": models, "model_blessing": blessings, "infra_blessing": served, "candidate": [candidate]}
+    of = components.GradCamExplanations
+    explained = [blessing(model, model in (models if faithful is None else faithful), of) for model in models]
+    verdicts = {"model_blessing": blessings, "infra_blessing": served, "explanations": explained}
+    inputs = {"model": models, **verdicts, "candidate": [candidate]}
     resolved = LatestBlessedOtherModelStrategy().resolve_artifacts(Record(pushed), inputs)
     assert set(resolved) == set(inputs)
-    assert len(resolved["model"]) == len(resolved["model_blessing"]) == len(resolved["infra_blessing"])
+    assert {len(resolved[key]) for key in verdicts} == {len(resolved["model"])}
     return resolved["model"]
 
 
@@ -72,6 +76,7 @@ def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
     blessings = [blessing(served, 1), blessing(slow, 1)]
     assert resolve([served, slow, new], blessings, new, servable=[served]) == [served]
     assert resolve([served, slow, new], blessings, new, servable=[]) == []
+    assert resolve([served, slow, new], blessings, new, faithful=[served]) == [served]
 
 
 def test_a_model_that_was_rolled_back_is_not_the_one_to_beat(model, tmp_path):

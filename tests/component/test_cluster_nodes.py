@@ -127,11 +127,12 @@ def test_without_another_model_what_is_found_says_so(artifact, places, version):
 # --- Gates and the verdict --------------------------------------------------------------------------------------
 
 
-def judge(artifact, places, *, pushed, blessed=1.0, servable=1.0):
+def judge(artifact, places, *, pushed, blessed=1.0, servable=1.0, faithful=1.0):
     inputs = {
         "pushed_model": artifact("pushed", **pushed),
         "blessing": artifact("blessing", blessed=blessed),
         "infra_blessing": artifact("infra", blessed=servable),
+        "explanations": artifact("explanations", blessed=faithful),
     }
     executor.ModelGate().run(inputs, {}, places)
 
@@ -157,16 +158,17 @@ def test_a_pushed_model(artifact, places, capsys):
 
 
 @pytest.mark.parametrize(
-    ("blessed", "servable", "who"),
+    ("verdicts", "who"),
     [
-        (0.0, 1.0, "Evaluator"),
-        (1.0, 0.0, "ServingValidator"),
-        (0.0, 0.0, "Evaluator and ServingValidator"),
+        ({"blessed": 0.0}, "Evaluator"),
+        ({"servable": 0.0}, "ServingValidator"),
+        ({"faithful": 0.0}, "GradCam"),
+        ({"blessed": 0.0, "servable": 0.0}, "Evaluator and ServingValidator"),
     ],
 )
-def test_a_refused_model(artifact, places, capsys, blessed, servable, who):
+def test_a_refused_model(artifact, places, capsys, verdicts, who):
     with pytest.raises(executor.RefusedError, match=f"^{who} refused the model"):
-        judge(artifact, places, pushed={"pushed": 0.0}, blessed=blessed, servable=servable)
+        judge(artifact, places, pushed={"pushed": 0.0}, **verdicts)
     assert verdict(places, capsys).startswith(f"verdict: refused by {who}: ")
 
 

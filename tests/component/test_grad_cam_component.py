@@ -1,99 +1,369 @@
-"""GradCam: the right pictures are chosen, and what is written is what the algorithm gives."""
+"""GradCam: the right decisions are chosen, and what is written, measured and refused is what the algorithms give."""
 
+import io
 import json
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tfx.components.pusher import executor as tfx_pusher
 from tfx.types import standard_artifacts
 
 import components
-from components.grad_cam import executor, index_page
-from trainer_module import grad_cam, preprocessing
-from trainer_module.tasks import classification
+from components.grad_cam import executor, findings, index_page
+from components.image_example_gen import executor as example_gen
+from components.image_example_gen import picture
+from components.pusher import executor as pusher
+from trainer_module import faithfulness, features, grad_cam, preprocessing
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions, TransformOptions
+from trainer_module.tasks import classification, segmentation
+
+SLICES = ("brightness", "camera")
 
 
-def run_executor(tiny_model, root, options):
+def with_cameras(serialized):
+    """The same examples, each with one of two cameras."""
+    for index, record in enumerate(serialized):
+        example = tf.train.Example.FromString(record)
+        example.features.feature["slice/camera"].bytes_list.value[:] = [b"<front>" if index % 4 else b"rear"]
+        yield example.SerializeToString()
+
+
+def run_executor(examples, run_dir, root, options, slices=SLICES):
+    """Returns the folder and the artifact."""
     split_dir = root / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(split_dir / "data-00000-of-00001")) as writer:
-        for example in tiny_model.examples:
-            writer.write(example)
-    examples, model_run = standard_artifacts.Examples(), standard_artifacts.ModelRun()
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(split_dir / f"data-{shard:05d}-of-00002")) as writer:
+            for example in examples[shard::2]:
+                writer.write(example)
+    inputs = {
+        "examples": standard_artifacts.Examples(),
+        "model_run": standard_artifacts.ModelRun(),
+        "model": standard_artifacts.Model(),
+    }
     explanations = components.GradCamExplanations()
-    examples.uri, examples.split_names = str(root / "examples"), '["test"]'
-    model_run.uri, explanations.uri = tiny_model.run_dir, str(root / "explanations")
+    inputs["examples"].uri, inputs["examples"].split_names = str(root / "examples"), '["test"]'
+    inputs["model_run"].uri, explanations.uri = run_dir, str(root / "explanations")
+    inputs["model"].id = 42
     os.makedirs(explanations.uri)
     executor.Executor().Do(
-        {"examples": [examples], "model_run": [model_run]},
+        {name: [artifact] for name, artifact in inputs.items()},
         {"explanations": [explanations]},
-        {"options": options.model_dump_json(), "split": "test"},
+        {"options": options.model_dump_json(), "split": "test", "slices": json.dumps(slices)},
     )
     return Path(explanations.uri), explanations
 
 
+def heatmaps_in(folder, side=16):
+    """By file name and explained class."""
+    spec = {
+        features.IMAGE_FILENAME: tf.io.FixedLenFeature([], tf.string),
+        features.IMAGE_SHA256: tf.io.FixedLenFeature([], tf.string),
+        findings.CLASS_ID: tf.io.FixedLenFeature([], tf.int64),
+        findings.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string),
+        findings.PREDICTED_TEXT: tf.io.FixedLenFeature([], tf.string),
+        findings.SCORE: tf.io.FixedLenFeature([], tf.float32),
+        findings.IS_RIGHT: tf.io.FixedLenFeature([], tf.int64),
+        findings.HEATMAP: tf.io.FixedLenFeature([side, side], tf.float32),
+        findings.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+        findings.WIDTH: tf.io.FixedLenFeature([], tf.int64),
+    }
+    files = sorted(map(str, folder.glob(f"{findings.HEATMAPS_PREFIX}*.gz")))
+    records = tf.data.TFRecordDataset(files, "GZIP").map(lambda record: tf.io.parse_single_example(record, spec))
+    rows = list(records.as_numpy_iterator())
+    found = {(row[features.IMAGE_FILENAME].decode(), int(row[findings.CLASS_ID])): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def entries_in(folder):
+    return json.loads((folder / findings.INDEX_FILE).read_text())
+
+
+def report_in(folder):
+    return findings.Report.model_validate_json((folder / findings.FAITHFULNESS_FILE).read_text())
+
+
+def options_with(options, **said):
+    return options.model_copy(update={"grad_cam": options.grad_cam.model_copy(update=said)})
+
+
+# --- Whole pictures ---------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
-def explained(tiny_model, tmp_path_factory):
-    return run_executor(tiny_model, tmp_path_factory.mktemp("explain"), tiny_model.options)
+def examples(tiny_model):
+    return list(with_cameras(tiny_model.examples))
 
 
-def test_the_most_confident_decisions_of_every_class_are_explained(tiny_model, explained):
+@pytest.fixture(scope="module")
+def explained(tiny_model, examples, tmp_path_factory):
+    options = options_with(tiny_model.options, most_confident_right=2, most_confident_wrong=1, faithfulness_sample=5)
+    return run_executor(examples, tiny_model.run_dir, tmp_path_factory.mktemp("explain"), options)
+
+
+def test_the_most_telling_decisions_of_every_class_and_slice_are_chosen(tiny_model, examples, explained):
     folder, artifact = explained
-    entries = json.loads((folder / "index.json").read_text())
-    probabilities = classification.expected(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
-    truth = np.array([0, 1, 2] * 4)
+    p = classification.expected(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    truth, best = np.array([0, 1, 2] * 4), np.sort(p, axis=1)
+    right, margin = p.argmax(axis=1) == truth, best[:, -1] - best[:, -2]
+    groups = {f"class = {name}": truth == index for index, name in enumerate(tiny_model.options.classes)}
+    parsed = [tf.train.Example.FromString(record).features.feature for record in examples]
+    for key in SLICES:
+        values = np.array([feature[f"slice/{key}"].bytes_list.value[0].decode() for feature in parsed])
+        groups |= {f"{key} = {value}": values == value for value in set(values)}
+    names = [feature[features.IMAGE_FILENAME].bytes_list.value[0].decode() for feature in parsed]
     expected = set()
-    for class_id, name in enumerate(tiny_model.options.classes):
-        for kind, right in (("right", True), ("wrong", False)):
-            chosen = np.flatnonzero((truth == class_id) & ((probabilities.argmax(axis=1) == truth) == right))
-            best = sorted(chosen, key=lambda i: -probabilities[i].max())[: tiny_model.options.grad_cam.per_class]
-            expected |= {(name, kind, rank, f"{name}/{i}.png") for rank, i in enumerate(best, start=1)}
-    assert {(e["class"], e["kind"], e["rank"], e["filename"]) for e in entries} == expected
-    assert artifact.get_int_custom_property("explained") == len(entries)
+    for group, inside in groups.items():
+        for why, among, order, count in (
+            (findings.CONFIDENT_RIGHT, right, -best[:, -1], 2),
+            (findings.CONFIDENT_WRONG, ~right, -best[:, -1], 1),
+            (findings.UNCERTAIN, np.full(12, True), margin, 1),
+        ):
+            chosen = sorted(np.flatnonzero(inside & among), key=lambda index: order[index])[:count]
+            expected |= {(names[index], group, why, rank) for rank, index in enumerate(chosen, start=1)}
+    entries = entries_in(folder)
+    assert {(e["filename"], r["of"], r["why"], r["rank"]) for e in entries for r in e["reasons"]} == expected
     assert {entry["kind"] for entry in entries} == {"right", "wrong"}
+    assert len({entry["filename"] for entry in entries}) == len(entries)
+    assert artifact.get_int_custom_property("explained") == len(entries)
 
 
-def test_the_written_maps_are_the_algorithms(tiny_model, explained):
+def test_what_is_written_is_what_the_algorithm_gives(tiny_model, explained):
     folder, _ = explained
-    explain = grad_cam.explainer(tiny_model.model)
-    for entry in json.loads((folder / "index.json").read_text()):
+    explain, stored = grad_cam.explainer(tiny_model.model), heatmaps_in(folder)
+    entries = entries_in(folder)
+    assert {entry["filename"] for entry in entries} == {name for name, _ in stored}
+    for entry in entries:
         index = int(entry["filename"].split("/")[1].removesuffix(".png"))
         pixels = preprocessing.decode_and_resize(tf.constant([tiny_model.image_bytes[index]]), 16, 3)
         expected = explain(pixels)
-        written = np.asarray(Image.open(folder / entry["heatmap"]))[..., 0] / 255.0
-        np.testing.assert_allclose(written, expected.heatmap[0], atol=1e-2)
+        class_id = int(expected.class_id[0])
+        row = stored[entry["filename"], class_id]
+        np.testing.assert_allclose(row[findings.HEATMAP], expected.heatmap[0], atol=1e-4)
+        assert row[findings.SCORE] == pytest.approx(float(expected.score[0]), abs=1e-4)
+        assert (row[findings.HEIGHT], row[findings.WIDTH]) == (16, 16)
+        assert row[findings.IS_RIGHT] == (entry["kind"] == "right")
+        name = tiny_model.options.classes[class_id]
+        assert row[findings.CLASS_TEXT].decode() == entry["predicted"] == entry["explained"] == name
         assert entry["score"] == pytest.approx(float(expected.score[0]), abs=1e-4)
-        assert entry["predicted"] == tiny_model.options.classes[int(expected.class_id[0])]
+        written = np.asarray(Image.open(folder / entry["heatmap"])) / 255.0
+        np.testing.assert_allclose(written, expected.heatmap[0], atol=1e-2)
         assert np.asarray(Image.open(folder / entry["overlay"])).shape == (224, 224, 3)
 
 
-def test_what_a_search_changes_is_not_asked_for(tiny_model, explained, tmp_path, other_numbers):
+def test_the_served_explanations_are_the_components(tiny_model, tiny_session, explained):
+    folder, _ = explained
+    answer = tiny_session.run_on("explain", tiny_model.image_bytes)
+    overlays = {entry["filename"]: folder / entry["overlay"] for entry in entries_in(folder)}
+    for (name, class_id), row in heatmaps_in(folder).items():
+        index = int(name.split("/")[1].removesuffix(".png"))
+        np.testing.assert_allclose(row[findings.HEATMAP], answer["heatmap"][index], atol=1e-4)
+        assert answer["class_id"][index] == class_id
+        assert answer["label"][index] == row[findings.CLASS_TEXT]
+        assert answer["score"][index] == pytest.approx(row[findings.SCORE], abs=1e-4)
+        served = np.asarray(Image.open(io.BytesIO(answer["overlay_png_bytes"][index]))).astype(int)
+        # A heat between two colours of the table may be rounded to either.
+        difference = np.abs(served - np.asarray(Image.open(overlays[name])))
+        assert np.mean(difference > 2) < 0.01
+
+
+def test_faithfulness_is_measured_on_a_sample_by_digest(tiny_model, examples, explained):
+    folder, artifact = explained
+    report = report_in(folder)
+    parsed = [tf.train.Example.FromString(record).features.feature for record in examples]
+    digests = [feature[features.IMAGE_SHA256].bytes_list.value[0] for feature in parsed]
+    drawn = sorted(range(12), key=lambda index: digests[index])[:5]
+    pixels = preprocessing.decode_and_resize(tf.constant([tiny_model.image_bytes[i] for i in drawn]), 16, 3)
+    explanation = grad_cam.explainer(tiny_model.model)(pixels)
+    measured = faithfulness.measurer(tiny_model.model, report.steps)(pixels, explanation)
+    assert {figure.name for figure in report.figures} == set(measured._fields)
+    for figure in report.figures:
+        expected = float(np.mean(getattr(measured, figure.name)))
+        assert figure.value == pytest.approx(expected, abs=1e-4)
+        assert (figure.count, figure.bound, figure.passed) == (5, None, None)
+        assert artifact.get_float_custom_property(figure.name) == pytest.approx(expected, abs=1e-4)
+    assert report.decisions == 5 and report.blessed
+    assert artifact.get_int_custom_property("blessed") == 1
+    assert artifact.get_int_custom_property("current_model_id") == 42
+
+
+def test_what_a_search_changes_is_not_asked_for(tiny_model, examples, explained, tmp_path, other_numbers):
     # The component is given the configuration as it was before the search.
-    folders = [explained[0], run_executor(tiny_model, tmp_path, other_numbers)[0]]
-    one, other = (
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in folders
+    same = other_numbers.model_copy(
+        update={"grad_cam": options_with(tiny_model.options, most_confident_wrong=1, faithfulness_sample=5).grad_cam}
     )
+    folders = [explained[0], run_executor(examples, tiny_model.run_dir, tmp_path, same)[0]]
+    one, other = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")} for folder in folders)
     assert one == other and len(one) > 3
+    assert entries_in(folders[0]) == entries_in(folders[1])
+
+
+def test_everything_of_a_given_class_behind_a_gate_that_refuses(tiny_model, examples, tmp_path):
+    options = options_with(
+        tiny_model.options,
+        target="red",
+        select="everything",
+        method="grad_cam_plus_plus",
+        layer="block1_relu1",
+        most_confident_right=0,
+        most_confident_wrong=1,
+        least_certain=0,
+        thresholds={"insertion_auc": 0.99, "deletion_auc": 1.0},
+    )
+    folder, artifact = run_executor(examples, tiny_model.run_dir, tmp_path, options, slices=())
+    stored = heatmaps_in(folder)
+    assert len(stored) == 12 and {class_id for _, class_id in stored} == {2}
+    explain = grad_cam.explainer(tiny_model.model, "grad_cam_plus_plus", "block1_relu1")
+    for (name, _), row in stored.items():
+        index = int(name.split("/")[1].removesuffix(".png"))
+        pixels = preprocessing.decode_and_resize(tf.constant([tiny_model.image_bytes[index]]), 16, 3)
+        np.testing.assert_allclose(row[findings.HEATMAP], explain(pixels, tf.constant([2])).heatmap[0], atol=1e-4)
+    assert {r["why"] for entry in entries_in(folder) for r in entry["reasons"]} == {findings.CONFIDENT_WRONG}
+    report = report_in(folder)
+    (failure,) = report.failures()
+    assert failure.name == "insertion_auc" and "must be at least 0.99" in failure.detail
+    assert not report.blessed and artifact.get_int_custom_property("blessed") == 0
+    page = (folder / findings.PAGE_FILE).read_text()
+    assert "✗ refused: ≥ 0.99" in page and "Grad-CAM++" in page
+
+
+def test_without_faithfulness_nothing_is_measured(tiny_model, examples, tmp_path):
+    options = options_with(tiny_model.options, target="true", faithfulness=False)
+    folder, _ = run_executor(examples, tiny_model.run_dir, tmp_path, options)
+    assert report_in(folder).figures == [] and "Faithfulness" not in (folder / findings.PAGE_FILE).read_text()
+    assert all(entry["explained"] == entry["class"] for entry in entries_in(folder))
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """An untrained network for masks of three classes, eight pictures, and where the network's file is."""
+    keras.utils.set_random_seed(4)
+    options = TrainerOptions(
+        classes=("ground", "box", "disc"),
+        ignore_id=255,
+        transform=TransformOptions(image_size=16),
+        model={"name": "unet", "depth": 1, "filters": 4},
+        grad_cam={"faithfulness_steps": 2, "least_certain": 0},
+    )
+    model = segmentation.build_model(options, PixelStatistics(np.full(3, 90.0, np.float32), np.full(3, 900.0, "f")))
+    random = np.random.default_rng(9)
+    pictures, masks, written = [], [], []
+    for index in range(8):
+        pixels = random.integers(0, 90, (16, 16, 3), dtype=np.uint8)
+        mask = np.zeros((16, 16), np.uint8)
+        mask[2:8, 2 : 4 + index] = 1 + index % 2
+        mask[:, 0] = 255
+        pixels[mask == 1] += 120
+        encoded = [tf.io.encode_png(image).numpy() for image in (pixels, mask[..., np.newaxis])]
+        found = picture.examine(encoded[0], 10_000)
+        example = example_gen.to_example(
+            f"{index}.png", encoded[0], found, class_text="", slices=picture.slices_of(found)
+        )
+        example.features.feature[features.MASK_ENCODED].bytes_list.value[:] = [encoded[1]]
+        pictures.append(pixels)
+        masks.append(mask)
+        written.append(example.SerializeToString())
+    run_dir = tmp_path_factory.mktemp("masked") / "run"
+    run_dir.mkdir()
+    model.save(run_dir / features.KERAS_FILE)
+    return options, model, np.stack(pictures), np.stack(masks), written, str(run_dir)
+
+
+def test_of_masks_the_largest_predicted_class_is_explained(masked, tmp_path):
+    options, model, pictures, masks, examples, run_dir = masked
+    folder, _ = run_executor(examples, run_dir, tmp_path, options_with(options, select="everything"))
+    expected = grad_cam.explainer(model)(tf.constant(pictures))
+    stored = heatmaps_in(folder)
+    assert len(stored) == 8
+    predicted = model(pictures, training=False).numpy().argmax(axis=-1)
+    for index in range(8):
+        class_id = int(expected.class_id[index])
+        row = stored[f"{index}.png", class_id]
+        np.testing.assert_allclose(row[findings.HEATMAP], expected.heatmap[index], atol=1e-4)
+        found, truth = (predicted[index] == class_id) & (masks[index] != 255), masks[index] == class_id
+        assert row[findings.IS_RIGHT] == ((found & truth).sum() / (found | truth).sum() >= 0.5)
+    figures = {figure.name: figure for figure in report_in(folder).figures}
+    inside = masks == expected.class_id.numpy()[:, np.newaxis, np.newaxis]
+    for name, of in (("pointing_game", faithfulness.pointing_game), ("energy_inside", faithfulness.energy_inside)):
+        values = of(expected.heatmap.numpy(), inside)
+        assert figures[name].count == np.sum(~np.isnan(values))
+        assert figures[name].value == (pytest.approx(np.nanmean(values), abs=1e-4) if figures[name].count else None)
+    assert "Seg-Grad-CAM" in (folder / findings.PAGE_FILE).read_text()
+
+
+def test_of_masks_every_true_class_can_be_explained_where_it_is(masked, tmp_path):
+    options, model, pictures, masks, examples, run_dir = masked
+    asked = options_with(options, target="true", select="everything", thresholds={"energy_inside": 1.0})
+    folder, artifact = run_executor(examples, run_dir, tmp_path, asked)
+    stored = heatmaps_in(folder)
+    pairs = [(index, class_id) for index in range(8) for class_id in (0, 1 + index % 2)]
+    assert stored.keys() == {(f"{index}.png", class_id) for index, class_id in pairs}
+    images, class_ids = pictures[[i for i, _ in pairs]], np.array([c for _, c in pairs])
+    regions = masks[[i for i, _ in pairs]] == class_ids[:, np.newaxis, np.newaxis]
+    expected = grad_cam.explainer(model)(tf.constant(images), tf.constant(class_ids), tf.constant(regions))
+    for (index, class_id), heatmap in zip(pairs, expected.heatmap, strict=True):
+        np.testing.assert_allclose(stored[f"{index}.png", class_id][findings.HEATMAP], heatmap, atol=1e-4)
+    pointing = next(figure for figure in report_in(folder).figures if figure.name == "pointing_game")
+    assert pointing.count == len(pairs) and pointing.passed is None
+    assert [figure.name for figure in report_in(folder).failures()] == ["energy_inside"]
+    assert artifact.get_int_custom_property("blessed") == 0
+
+
+# --- The gate before Pusher -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("others", "faithful", "pushes"), [(True, 1, True), (True, 0, False), (False, 1, False)])
+def test_pusher_waits_for_grad_cam(monkeypatch, others, faithful, pushes):
+    monkeypatch.setattr(tfx_pusher.Executor, "CheckBlessing", lambda self, input_dict: others)
+    explanations = components.GradCamExplanations()
+    explanations.set_int_custom_property("blessed", faithful)
+    assert pusher.Executor().CheckBlessing({"explanations": [explanations]}) is pushes
+
+
+def test_a_figure_that_does_not_exist_reaches_no_bound():
+    missing = findings.judge("pointing_game", None, 0.5, True)
+    assert missing.passed is False and "does not exist" in missing.detail
+    assert findings.judge("average_drop", (0.2, 3), 0.2, False).passed is True
+    assert findings.judge("average_drop", (0.21, 3), 0.2, False).passed is False
+
+
+# --- The page ---------------------------------------------------------------------------------------------------
 
 
 def test_names_on_the_page_are_text_not_markup(tiny_model):
     options = tiny_model.options.model_copy(update={"classes": ("<script>alert(1)</script>", "b")})
-    entry = {
-        "class": options.classes[0],
-        "kind": "wrong",
-        "rank": 1,
-        "filename": '"><img src=x onerror=alert(1)>.png',
-        "predicted": "b",
-        "score": 0.9,
-        "empty": False,
-        "picture": "p.png",
-        "overlay": "o.png",
-        "heatmap": "h.png",
-    }
-    page = index_page.render([entry], options, "test")
-    assert "<script>" not in page and "<img src=x" not in page
+    entry = findings.Entry(
+        class_=options.classes[0],
+        kind="wrong",
+        filename='"><img src=x onerror=alert(1)>.png',
+        predicted="b",
+        explained="b",
+        score=0.9,
+        empty=False,
+        reasons=[findings.Reason(of="camera = <b>", why=findings.UNCERTAIN, rank=1)],
+        picture="p.png",
+        overlay="o.png",
+        heatmap="h.png",
+    )
+    report = findings.Report(split="test", method="grad_cam", layer="", steps=2, decisions=0, figures=[])
+    page = index_page.render([entry], report, options)
+    assert "<script>" not in page and "<img src=x" not in page and "camera = <b>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_every_chosen_decision_is_on_the_page_once_a_section(explained):
+    folder, _ = explained
+    page = (folder / findings.PAGE_FILE).read_text()
+    for entry in entries_in(folder):
+        assert page.count(entry["overlay"]) == len({reason["of"] for reason in entry["reasons"]})
+    assert "camera = &lt;front&gt;" in page and "insertion auc" in page

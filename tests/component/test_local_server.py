@@ -19,6 +19,7 @@ from tensorflow_serving.apis import (
 
 from serving.client import GrpcClient, RestClient, ServerError
 from serving.local_server.server import LocalServer, ServerStartError
+from trainer_module import grad_cam, preprocessing
 from trainer_module.session_model import SessionModel
 
 VERSION = 1700000000
@@ -262,6 +263,28 @@ def test_predict_by_columns_and_binary_outputs(http, tiny_model):
     outputs = reply.json()["outputs"]
     assert np.shape(outputs["heatmap"]) == (2, 16, 16)
     assert base64.b64decode(outputs["overlay_png_bytes"][0]["b64"]).startswith(b"\x89PNG")
+
+
+def test_both_protocols_explain_as_the_algorithm_does(http, channel, tiny_model):
+    images = tiny_model.image_bytes[:3]
+    reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(predict_request(images, "explain"))
+    by_grpc = {name: tf.make_ndarray(tensor) for name, tensor in reply.outputs.items()}
+    body = {"signature_name": "explain", "instances": [b64(image) for image in images]}
+    rows = http.post("/v1/models/colours:predict", json=body).json()["predictions"]
+    explain = grad_cam.explainer(tiny_model.model)
+    expected = explain(preprocessing.decode_and_resize(tf.constant(images), 16, 3))
+    names = [tiny_model.options.classes[class_id] for class_id in expected.class_id]
+    assert set(by_grpc) == {"heatmap", "overlay_png_bytes", "class_id", "label", "score"}
+    assert by_grpc["heatmap"].max() == pytest.approx(1.0)
+    np.testing.assert_allclose(by_grpc["heatmap"], expected.heatmap, atol=1e-4)
+    np.testing.assert_allclose(by_grpc["score"], expected.score, atol=1e-4)
+    np.testing.assert_array_equal(by_grpc["class_id"], expected.class_id)
+    assert [label.decode() for label in by_grpc["label"]] == names
+    np.testing.assert_allclose([row["heatmap"] for row in rows], expected.heatmap, atol=1e-4)
+    np.testing.assert_allclose([row["score"] for row in rows], expected.score, atol=1e-4)
+    assert [(row["class_id"], row["label"]) for row in rows] == list(zip(expected.class_id, names, strict=True))
+    pngs = [base64.b64decode(row["overlay_png_bytes"]["b64"]) for row in rows]
+    assert pngs == by_grpc["overlay_png_bytes"].tolist() and pngs[0].startswith(b"\x89PNG")
 
 
 def test_a_single_output_is_bare(http, tiny_model):

@@ -50,7 +50,6 @@ UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.cla
     [
         ((), None, r"has masks.*scratch_cnn tells classes of whole pictures.*model\.name=unet"),
         ((), "Trainer", "has masks"),
-        (UNET, "GradCam", "GradCam explains classes of whole pictures, and is left out where there are masks"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
@@ -68,6 +67,7 @@ def test_a_network_for_masks_refuses_whole_pictures(class_folders):
 EVALUATION = (
     "evaluation.thresholds={mean_iou=0.0}",
     "evaluation.min_slice_examples=1",
+    "grad_cam.faithfulness_sample=4",
     "evaluation.label_groups={vehicles=['car'], ground=['road']}",
     'evaluation.slices=["brightness", "label_group", ["brightness", "orientation"]]',
 )
@@ -84,7 +84,9 @@ def run(street):
 def test_from_files_to_a_served_model(run):
     loaded, outcome = run
     assert (outcome.error, outcome.exit_code) == (None, 0)
-    assert "GradCam" not in {node.id for node in outcome.nodes}
+    assert outcome.result.num_explained and outcome.result.faithfulness.blessed
+    figures = {figure.name: figure.value for figure in outcome.result.faithfulness.figures}
+    assert outcome.as_json()["faithfulness"] == figures and "pointing_game" in figures
     assert outcome.result.servable is True and outcome.result.blessed is True
     assert all(check["passed"] for check in outcome.result.checks)
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
@@ -137,6 +139,40 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
                 assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
         assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
         assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
+
+
+def test_the_served_explanations_are_the_components(run):
+    """Seg-Grad-CAM of the largest class but the background, from a session and from GradCam's files."""
+    import tensorflow as tf
+
+    from components.grad_cam import findings
+
+    loaded, outcome = run
+    artifacts = loaded.run_dir / "artifacts"
+    (shard,) = artifacts.glob("ImageExampleGen/examples/*/Split-test/*")
+    pictures = {}
+    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        (name,), (encoded,) = (feature[f"image/{key}"].bytes_list.value for key in ("filename", "encoded"))
+        pictures[name] = encoded
+    served = SessionModel(str(next(artifacts.glob("Trainer/model/*/Format-Serving"))))
+    answer = served.run_on("explain", list(pictures.values()))
+    masks = served.run_on("serving_default", list(pictures.values()))["class_pixels"]
+    served.close()
+    np.testing.assert_array_equal(answer["class_id"], (masks[:, 1] > 0).astype(int))
+    names = [outcome.result.evaluation.classes[class_id].encode() for class_id in answer["class_id"]]
+    assert answer["label"].tolist() == names
+    assert all(Image.open(io.BytesIO(png)).size == (234, 234) for png in answer["overlay_png_bytes"])
+    (folder,) = artifacts.glob("GradCam/explanations/*")
+    stored = tf.data.TFRecordDataset([str(path) for path in folder.glob("heatmaps*.gz")], "GZIP")
+    found = [tf.train.Example.FromString(record).features.feature for record in stored.as_numpy_iterator()]
+    assert found
+    for feature in found:
+        index = list(pictures).index(feature["image/filename"].bytes_list.value[0])
+        heatmap = np.reshape(feature[findings.HEATMAP].float_list.value, (18, 18))
+        np.testing.assert_allclose(heatmap, answer["heatmap"][index], atol=1e-4)
+        assert feature[findings.CLASS_ID].int64_list.value[0] == answer["class_id"][index]
+        assert feature[findings.SCORE].float_list.value[0] == pytest.approx(answer["score"][index], abs=1e-4)
 
 
 def test_masks_are_served_over_both_protocols(run, street, tmp_path):

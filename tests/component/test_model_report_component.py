@@ -137,9 +137,9 @@ def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
     inputs = inputs_of(evaluation, gates_of(), tiny_model.examples, tiny_model.options, keras_path, pushed=False)
     explanations = artifact(components.GradCamExplanations, tmp_path / "explanations")
     grad_cam.Executor().Do(
-        {key: inputs[key] for key in ("examples", "model_run")},
+        {key: inputs[key] for key in ("examples", "model", "model_run")},
         {"explanations": [explanations]},
-        {"options": tiny_model.options.model_dump_json(), "split": "test"},
+        {"options": tiny_model.options.model_dump_json(), "split": "test", "slices": "[]"},
     )
     inputs["explanations"] = [explanations]
     inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "older", id_=3)]

@@ -6,6 +6,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.types import standard_artifacts
 
+import components
 from components.pusher import executor
 from pipeline import record, results
 from trainer_module import model_versions
@@ -13,7 +14,7 @@ from trainer_module import model_versions
 
 @pytest.fixture
 def push(tmp_path):
-    """Runs the executor: verdicts of the two gates, versions to keep → PushedModel."""
+    """Runs the executor: verdicts of the three gates, versions to keep → PushedModel."""
     calls = iter(range(100))
     model = standard_artifacts.Model()
     model.uri, model.id = str(tmp_path / "model"), 7
@@ -21,16 +22,23 @@ def push(tmp_path):
     (tmp_path / "model/Format-Serving/saved_model.pb").write_bytes(b"graph")
     (tmp_path / "model/Format-Serving/variables/variables.index").write_bytes(b"index")
 
-    def run(blessed=1, servable=1, keep=0):
+    def run(blessed=1, servable=1, faithful=1, keep=0):
         blessing, infra_blessing = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
         blessing.set_int_custom_property("blessed", blessed)
         infra_blessing.set_int_custom_property("blessed", servable)
         infra_blessing.set_string_custom_property("blessing_status", "INFRA_BLESSED" if servable else "")
+        explanations = components.GradCamExplanations()
+        explanations.set_int_custom_property("blessed", faithful)
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(tmp_path / f"pushed-{next(calls)}")
         context = executor.Executor.Context(tmp_dir=str(tmp_path), unique_id="1")
         executor.Executor(context).Do(
-            {"model": [model], "model_blessing": [blessing], "infra_blessing": [infra_blessing]},
+            {
+                "model": [model],
+                "model_blessing": [blessing],
+                "infra_blessing": [infra_blessing],
+                "explanations": [explanations],
+            },
             {"pushed_model": [pushed]},
             {"base_directory": str(tmp_path / "served"), "keep_versions": keep},
         )
@@ -69,9 +77,9 @@ def test_a_blessed_model_is_pushed_and_the_artifact_says_where(push):
     assert model_versions.differences(destination) == []
 
 
-@pytest.mark.parametrize(("blessed", "servable"), [(0, 1), (1, 0)])
-def test_what_a_gate_refused_is_not_pushed(push, tmp_path, blessed, servable):
-    assert push(blessed, servable).get_int_custom_property("pushed") == 0
+@pytest.mark.parametrize("verdicts", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_what_a_gate_refused_is_not_pushed(push, tmp_path, verdicts):
+    assert push(*verdicts).get_int_custom_property("pushed") == 0
     assert not (tmp_path / "served").exists()
 
 

@@ -29,8 +29,8 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     _, outcome = run
     assert (outcome.error, outcome.status, outcome.exit_code) == (None, "done", 0)
     nodes = [node.id for node in outcome.nodes]
-    assert {"ServingValidator", "Evaluator"} == set(nodes[-4:-2]) and nodes[-2:] == ["Pusher", "ModelReport"]
-    assert "GradCam" not in nodes
+    assert {"ServingValidator", "Evaluator", "GradCam"} == set(nodes[-5:-2]) and nodes[-2:] == ["Pusher", "ModelReport"]
+    assert outcome.result.num_explained and "energy_inside" in outcome.as_json()["faithfulness"]
     overall = outcome.result.evaluation.overall
     assert overall.metrics["examples"] == 100
     assert sum(figures["support"] for figures in overall.per_class.values()) == 100 * 64 * 64

@@ -276,6 +276,22 @@ def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
 
 
+def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
+    refused = execute("grad_cam.thresholds={deletion_auc=0.0, insertion_auc=0.0}")
+    assert (refused.status, refused.exit_code) == ("refused", 3)
+    ran = {node.id for node in refused.nodes if node.state == "complete"}
+    assert ran == {"PreviousSpan", "Resolver", "GradCam", "Pusher", "ModelReport"}
+    assert refused.result.blessed and refused.result.servable
+    (refusal,) = refused.result.refusals
+    value = refused.as_json()["faithfulness"]["deletion_auc"]
+    assert (refusal.gate, refusal.figure, refusal.bound, refusal.side) == ("GradCam", "deletion_auc", 0.0, "≤")
+    assert refusal.missed_by == refusal.value == value > 0.0
+    assert refused.result.pushed_version is None
+    assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
+    report = Path(refused.result.report).read_text()
+    assert "Refused by GradCam" in report and "deletion_auc is" in report
+
+
 def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
     record = history.read(config.load("digits", overrides=overrides))
     runs = record.newest(len(record))[::-1]
@@ -289,6 +305,8 @@ def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
     by_size = history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
     assert by_size.settings["serving.max_size_mb"] == (None, 0.001)
     assert any("size in MB" in reason for reason in by_size.second.reasons)
+    (unfaithful,) = [run for run in runs if run.verdict.node == "GradCam"]
+    assert unfaithful.verdict.status == "refused" and "GradCam: deletion_auc is" in unfaithful.reasons[-1]
 
 
 def test_a_part_of_the_pipeline(first, execute):

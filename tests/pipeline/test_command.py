@@ -153,6 +153,19 @@ def test_serve_without_a_folder(tmp_path):
     assert_one_message(done, 2, "--model-base-path", "is not a folder")
 
 
+def test_serve_wants_one_source_of_models_and_batching_for_its_parameters(tmp_path):
+    assert_one_message(tfx_vision("serve"), 2, "--model-base-path", "--model-config-file")
+    both = tfx_vision("serve", "--model-base-path", tmp_path, "--model-config-file", tmp_path / "models.config")
+    assert_one_message(both, 2, "--model-base-path", "--model-config-file")
+    file = tmp_path / "batching.config"
+    alone = tfx_vision("serve", "--model-base-path", tmp_path, "--batching-parameters-file", file)
+    assert_one_message(alone, 2, "--enable-batching")
+    missing = tfx_vision(
+        "serve", "--model-base-path", tmp_path, "--enable-batching", "--batching-parameters-file", file
+    )
+    assert_one_message(missing, 2, str(file), "No such file")
+
+
 def test_augment_draws_a_sheet(tmp_path, class_folders):
     data = class_folders({"a": 3, "b": 3})
     (data / "a" / "0.png").write_bytes(b"nothing")

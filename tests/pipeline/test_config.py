@@ -470,3 +470,39 @@ def test_what_is_demanded_of_one_task_is_not_demanded_of_another():
 def test_an_unknown_colour_map_is_refused():
     with pytest.raises(config.ConfigError, match="no colour map `rainbows`"):
         config.load("digits", overrides=["grad_cam.colormap=rainbows"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["grad_cam.thresholds.insertion=0.5"], "no figure is called `insertion`. Did you mean `insertion_auc`"),
+        (["grad_cam.thresholds.average_drop=1.5"], "average_drop must lie between 0 and 1"),
+        (["grad_cam.thresholds.average_drop=0.5", "grad_cam.faithfulness=false"], "faithfulness = false does not"),
+        (["grad_cam.thresholds.pointing_game=0.5"], 'pointing_game needs masks, and model.name = "scratch_cnn"'),
+        (["grad_cam.method=lime"], "grad_cam.method: Input should be 'grad_cam' or 'grad_cam_plus_plus'"),
+    ],
+)
+def test_explanations_that_cannot_be_are_refused(overrides, message):
+    with pytest.raises(config.ConfigError, match=re.escape(message)):
+        config.load("digits", overrides=overrides)
+
+
+def test_of_masks_more_can_be_demanded():
+    said = ["model.name=unet", "grad_cam.thresholds={pointing_game=0.5, energy_inside=0.3}"]
+    loaded = config.load("pictures", data="x", overrides=said)
+    assert loaded.grad_cam.thresholds == {"pointing_game": 0.5, "energy_inside": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grad_cam.slices=['brigthness']", "grad_cam.slices: unknown slice `brigthness`. Did you mean `brightness`?"),
+        ("grad_cam.target=catt", "grad_cam.target: unknown class `catt`. Did you mean `cat`?"),
+    ],
+)
+def test_explanations_of_what_the_data_do_not_have_are_refused(class_folders, override, message):
+    from pipeline import execution
+
+    loaded = config.load("pictures", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
+    with pytest.raises(config.ConfigError, match=re.escape(message)):
+        execution.prepare(loaded)

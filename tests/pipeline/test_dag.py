@@ -114,7 +114,9 @@ def changed_by(class_folders, tmp_path):
     ("override", "changed"),
     [
         ("training.epochs=3", {"Trainer", "ServingValidator", "GradCam"}),
-        ("grad_cam.per_class=1", {"GradCam"}),
+        ("grad_cam.least_certain=3", {"GradCam"}),
+        ("grad_cam.thresholds.average_drop=0.5", {"GradCam"}),
+        ("grad_cam.layer=block2_relu1", {"Trainer", "ServingValidator", "GradCam"}),
         ("grad_cam.alpha=0.5", {"Trainer", "ServingValidator", "GradCam"}),
         ("transform.image_size=24", {"Transform", "Trainer", "ServingValidator", "GradCam"}),
         ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),

@@ -1,13 +1,18 @@
-"""Grad-CAM where the answer is known in closed form, and its invariances."""
+"""Grad-CAM where the answer is known in closed form, its invariances, and whether it follows the weights."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import features, grad_cam
+from trainer_module import features, grad_cam, overlays
+from trainer_module.feature_maps import CutNetwork
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks import classification, segmentation
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
+STATISTICS = PixelStatistics(np.full(3, 60.0, np.float32), np.full(3, 1200.0, np.float32))
 
 
 @pytest.fixture
@@ -32,12 +37,103 @@ def images(rng):
     return rng.uniform(0, 1, (5, SIZE, SIZE, CHANNELS)).astype(np.float32)
 
 
+@pytest.fixture
+def pictures(rng):
+    return rng.integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+
+
+def network(task=classification, classes=3, **model):
+    keras.utils.set_random_seed(5)
+    names = tuple("abcdefgh"[:classes])
+    normalization = "backbone" if model["name"] == "transfer" else "dataset"
+    transform = {"image_size": 32, "normalization": normalization}
+    given = TrainerOptions(classes=names, transform=transform, model=model)
+    return task.build_model(given, STATISTICS)
+
+
+def scratch_cnn(**keys):
+    return network(name="scratch_cnn", **({"blocks": [[8], [16]], "dense_units": 12} | keys))
+
+
+def unet(classes=3):
+    return network(segmentation, classes, name="unet", depth=2, filters=4)
+
+
+def normalized(maps):
+    maps = np.maximum(maps, 0.0)
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-30)
+
+
+def correlations(ones, others):
+    return [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(ones, others, strict=True)]
+
+
+# --- Closed form ------------------------------------------------------------------------------------------------
+
+
 def test_a_linear_model_gives_the_weighted_feature_map(linear_model, images, weights):
     class_ids = np.array([0, 1, 2, 3, 0])
     explanation = grad_cam.explainer(linear_model)(tf.constant(images), tf.constant(class_ids))
-    maps = np.maximum(np.einsum("nhwc,cn->nhw", images, weights[:, class_ids]), 0.0)
-    expected = maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-30)
+    expected = normalized(np.einsum("nhwc,cn->nhw", images, weights[:, class_ids]))
     np.testing.assert_allclose(explanation.heatmap, expected, atol=1e-5)
+
+
+def test_plus_plus_of_a_linear_model_weighs_by_the_papers_equations(linear_model, images, weights):
+    class_ids = np.array([0, 1, 2, 3, 0])
+    explanation = grad_cam.explainer(linear_model, "grad_cam_plus_plus")(tf.constant(images), tf.constant(class_ids))
+    # Every position has the same gradient: alphas and their sums are those of one position times the area.
+    gradients = weights[:, class_ids].T / SIZE**2
+    alphas = gradients**2 / (2 * gradients**2 + gradients**3 * images.sum(axis=(1, 2)))
+    of_channels = SIZE**2 * alphas * np.maximum(gradients, 0.0)
+    np.testing.assert_allclose(
+        explanation.heatmap, normalized(np.einsum("nhwc,nc->nhw", images, of_channels)), atol=1e-5
+    )
+
+
+@pytest.fixture
+def pixel_model(weights):
+    """Logits of a pixel are a linear function of the 2x2 means below it: an encoder and a decoder in closed form."""
+    inputs = keras.Input([SIZE, SIZE, CHANNELS])
+    x = keras.layers.AveragePooling2D(2, name="coarse")(inputs)
+    x = keras.layers.UpSampling2D(2)(x)
+    outputs = keras.layers.Conv2D(CLASSES, 1, use_bias=False, name=features.LOGITS_LAYER)(x)
+    model = keras.Model(inputs, outputs)
+    model.get_layer(features.LOGITS_LAYER).set_weights([weights[np.newaxis, np.newaxis]])
+    return model
+
+
+def test_of_masks_the_region_weighs_the_channels(pixel_model, images, weights):
+    regions = np.zeros((5, SIZE, SIZE), bool)
+    regions[:, :2, :4] = True
+    class_ids = np.array([0, 1, 2, 3, 0])
+    explanation = grad_cam.explainer(pixel_model)(tf.constant(images), tf.constant(class_ids), tf.constant(regions))
+    coarse = images.reshape(5, 4, 2, 4, 2, CHANNELS).mean(axis=(2, 4))
+    maps = np.maximum(np.einsum("nhwc,cn->nhw", coarse, weights[:, class_ids]), 0.0)
+    # Every channel's weight has the factor 8 / 16, which normalisation takes away.
+    enlarged = tf.image.resize(maps[..., np.newaxis], [SIZE, SIZE])[..., 0].numpy()
+    np.testing.assert_allclose(explanation.heatmap, normalized(enlarged), atol=1e-5)
+    logits = pixel_model(images).numpy()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected = [probabilities[n, :2, :4, class_id].mean() for n, class_id in enumerate(class_ids)]
+    np.testing.assert_allclose(explanation.score, expected, rtol=1e-5)
+
+
+def test_of_masks_the_largest_class_but_the_background_is_explained_where_it_is_predicted(pictures):
+    model = unet(classes=4)
+    # One picture all background, and one whose largest class is the background.
+    predicted = np.array([[[0, 0], [0, 0]], [[0, 0], [3, 2]], [[1, 1], [2, 2]], [[2, 2], [2, 3]]])
+    np.testing.assert_array_equal(grad_cam.largest_class(tf.constant(predicted), 4), [0, 2, 1, 2])
+    explanation = grad_cam.explainer(model)(tf.constant(pictures))
+    masks = model(pictures, training=False).numpy().argmax(axis=-1)
+    largest = [1 + np.bincount(mask.ravel(), minlength=4)[1:].argmax() if mask.any() else 0 for mask in masks]
+    np.testing.assert_array_equal(explanation.class_id, largest)
+    np.testing.assert_array_equal(explanation.region, masks == np.reshape(largest, (-1, 1, 1)))
+
+
+def test_a_region_without_pixels_has_no_evidence(pictures):
+    nowhere = tf.zeros([4, 32, 32], tf.bool)
+    explanation = grad_cam.explainer(unet())(tf.constant(pictures), tf.zeros([4], tf.int64), nowhere)
+    assert not explanation.heatmap.numpy().any() and not explanation.score.numpy().any()
 
 
 def test_the_predicted_class_is_explained_unless_another_is_named(linear_model, images):
@@ -48,49 +144,270 @@ def test_the_predicted_class_is_explained_unless_another_is_named(linear_model, 
     np.testing.assert_allclose(explanation.score, probabilities.max(axis=1), rtol=1e-5)
 
 
-def test_a_batch_gives_what_single_pictures_give(linear_model, images):
-    explain = grad_cam.explainer(linear_model)
-    together = explain(tf.constant(images)).heatmap
-    singly = np.concatenate([explain(tf.constant(images[i : i + 1])).heatmap for i in range(len(images))])
-    np.testing.assert_allclose(together, singly, atol=1e-6)
+def test_a_saturated_softmax_does_not_matter(linear_model, images):
+    before = grad_cam.explainer(linear_model)(tf.constant(images))
+    (weights,) = linear_model.get_layer(features.LOGITS_LAYER).get_weights()
+    linear_model.get_layer(features.LOGITS_LAYER).set_weights([weights * 1e4])
+    after = grad_cam.explainer(linear_model)(tf.constant(images))
+    np.testing.assert_array_equal(after.score, np.ones(5, np.float32))
+    np.testing.assert_allclose(after.heatmap, before.heatmap, atol=1e-5)
 
 
-def test_a_mirrored_picture_gives_the_mirrored_map(linear_model, images):
-    explain = grad_cam.explainer(linear_model)
-    straight = explain(tf.constant(images)).heatmap.numpy()
-    mirrored = explain(tf.constant(images[:, :, ::-1])).heatmap.numpy()
-    np.testing.assert_allclose(straight[:, :, ::-1], mirrored, atol=1e-6)
+# --- Against what everybody writes ------------------------------------------------------------------------------
 
 
-def test_a_map_without_evidence_is_zero_and_finite(linear_model, images):
+def textbook(model, image, class_id, layer):
+    """The tutorial's loop: a model of the layer and the output, one picture, an eager tape through all of it."""
+    inner = keras.Model(model.input, [model.get_layer(layer).output, model.output])
+    with tf.GradientTape() as tape:
+        maps, logits = inner(image[np.newaxis], training=False)
+        score = logits[0, class_id]
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(0, 1, 2))
+    found = np.maximum((maps[0] * weights).numpy().sum(axis=-1), 0.0)
+    return tf.image.resize(found[np.newaxis, ..., np.newaxis], image.shape[:2])[0, ..., 0].numpy()
+
+
+@pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
+def test_the_cut_network_gives_what_the_whole_one_gives(head, pictures):
+    model = scratch_cnn(head=head)
+    for layer in (features.FEATURES_LAYER, "block1_relu1"):
+        explanation = grad_cam.explainer(model, layer=layer)(tf.constant(pictures))
+        expected = [
+            textbook(model, image, int(class_id), layer)
+            for image, class_id in zip(pictures, explanation.class_id, strict=True)
+        ]
+        np.testing.assert_allclose(explanation.heatmap, normalized(np.stack(expected)), atol=1e-4)
+
+
+def test_a_map_inside_a_network_within_the_network(pictures):
+    model = network(name="transfer", backbone="mobilenet_v2", weights="none")
+    base = model.get_layer(features.BACKBONE_LAYER)
+    whole = keras.Model(base.input, [base.get_layer("block_13_expand_relu").output, base.output])
+    head = [model.get_layer(name) for name in (features.FEATURES_LAYER, "pooled", "embedding", features.LOGITS_LAYER)]
+    with tf.GradientTape() as tape:
+        maps, x = whole(pictures, training=False)
+        for layer in head:
+            x = layer(x)
+        total = tf.reduce_sum(x[:, 1])
+    weights = tf.reduce_mean(tape.gradient(total, maps), axis=(1, 2), keepdims=True)
+    found = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1, keepdims=True))
+    expected = normalized(tf.image.resize(found, [32, 32])[..., 0].numpy())
+    for name in ("block_13_expand_relu", "backbone/block_13_expand_relu"):
+        explain = grad_cam.explainer(model, layer=name)
+        np.testing.assert_allclose(explain(tf.constant(pictures), tf.ones([4], tf.int64)).heatmap, expected, atol=1e-3)
+
+
+# --- Which layer ------------------------------------------------------------------------------------------------
+
+
+def test_the_last_spatial_layer_is_found():
+    cut = CutNetwork(scratch_cnn())
+    assert (cut.layer, cut.map_shape) == (features.FEATURES_LAYER, (16, 16, 16))
+    # A pre-trained network ends in one position at 32 pixels: the last map that tells places apart is taken.
+    cut = CutNetwork(network(name="transfer", backbone="mobilenet_v2", weights="none"))
+    assert cut.map_shape[:2] == (2, 2) and cut.layer.startswith("backbone/")
+    only = keras.Sequential([keras.Input([1, 1, 2]), keras.layers.ReLU(name="r"), keras.layers.Flatten()])
+    assert CutNetwork(only).layer == "r"
+
+
+def test_of_an_encoder_decoder_the_bottleneck_is_found():
+    cut = CutNetwork(unet())
+    assert cut.map_shape == (8, 8, 16) and cut.layer == "bottleneck_dropout"
+    model = unet()
+    pictures = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
+    by_name = grad_cam.explainer(model, layer=features.BOTTLENECK_LAYER)(pictures)
+    np.testing.assert_allclose(by_name.heatmap, grad_cam.explainer(model)(pictures).heatmap, atol=1e-6)
+
+
+def test_a_layer_used_twice_and_a_model_used_as_a_layer(images):
+    shared = keras.layers.Conv2D(CHANNELS, 3, padding="same", name="shared")
+    inner = keras.Sequential([keras.Input([SIZE, SIZE, CHANNELS]), shared, keras.layers.ReLU()], name="inner")
+    inputs = keras.Input([SIZE, SIZE, CHANNELS])
+    x = keras.layers.Add()([inner(inner(inputs)), inputs])
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(x)))
+    for layer in ("", "inner", "shared"):
+        cut = CutNetwork(model, layer)
+        feature_map, values = cut.before(tf.constant(images))
+        np.testing.assert_allclose(cut.behind(feature_map, values), model(images), atol=1e-5)
+    assert CutNetwork(model, "shared").layer == "inner/shared"
+
+
+def test_nothing_below_the_map_is_differentiated(pictures):
+    model = unet()
+    cut = CutNetwork(model)
+    feature_map, values = cut.before(tf.constant(pictures))
+    with tf.GradientTape() as tape:
+        logits = cut.behind(feature_map, values)
+    read = {id(variable) for variable in tape.watched_variables()}
+    layers = {variable.path.split("/")[0] for variable in model.trainable_variables if id(variable.value) in read}
+    assert layers and all(name.startswith(("up", "decoder", "logits")) for name in layers)
+    np.testing.assert_allclose(logits, model(pictures, training=False), atol=1e-5)
+
+
+def test_a_layer_that_is_none_is_refused(linear_model):
+    with pytest.raises(ValueError, match=r"needs a layer with output \[N, h, w, c\]; 'embedding' gives \[N, 3\]"):
+        grad_cam.explainer(linear_model, layer=features.EMBEDDING_LAYER)
+    with pytest.raises(ValueError, match=r"no layer 'feature'. Did you mean `features`"):
+        grad_cam.explainer(linear_model, layer="feature")
+    with pytest.raises(ValueError, match=r"no layer 'x'. It has: features"):
+        grad_cam.explainer(linear_model, layer="x")
+    inputs = keras.Input([4])
+    with pytest.raises(ValueError, match="and this model has none"):
+        grad_cam.explainer(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+
+
+def test_a_layer_that_is_none_is_said_before_the_training():
+    with pytest.raises(ValueError, match=r"no layer 'block9_relu1'\. Did you mean `block"):
+        classification.build_model(
+            TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, grad_cam={"layer": "block9_relu1"}),
+            STATISTICS,
+        )
+
+
+# --- Invariances ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("build", [scratch_cnn, unet])
+def test_a_batch_gives_what_single_pictures_give(build, method, pictures):
+    explain = grad_cam.explainer(build(), method)
+    together = explain(tf.constant(pictures))
+    singly = [explain(tf.constant(pictures[i : i + 1])) for i in range(len(pictures))]
+    np.testing.assert_allclose(together.heatmap, np.concatenate([one.heatmap for one in singly]), atol=1e-4)
+    np.testing.assert_array_equal(together.class_id, np.concatenate([one.class_id for one in singly]))
+    assert together.heatmap.numpy().max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("build", [scratch_cnn, unet])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_mirrored_picture_gives_the_mirrored_map(build, method, axis, pictures):
+    model = build()
+    for variable in model.trainable_variables:  # a network that cannot tell left from right, nor up from down
+        if len(variable.shape) == 4:
+            variable.assign(
+                (variable + tf.reverse(variable, [0]) + tf.reverse(variable, [1]) + tf.reverse(variable, [0, 1])) / 4.0
+            )
+    explain = grad_cam.explainer(model, method)
+    straight = explain(tf.constant(pictures)).heatmap.numpy()
+    mirrored = explain(tf.constant(np.flip(pictures, axis))).heatmap.numpy()
+    assert straight.std() > 0.01
+    np.testing.assert_allclose(np.flip(straight, axis), mirrored, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+def test_a_map_without_evidence_is_zero_and_finite(linear_model, images, method):
     linear_model.get_layer(features.LOGITS_LAYER).set_weights([-np.ones((CHANNELS, CLASSES), np.float32)])
-    heatmap = grad_cam.explainer(linear_model)(tf.constant(images)).heatmap.numpy()
-    np.testing.assert_array_equal(heatmap, np.zeros_like(heatmap))
+    for given in (images, np.zeros_like(images)):
+        heatmap = grad_cam.explainer(linear_model, method)(tf.constant(given)).heatmap.numpy()
+        np.testing.assert_array_equal(heatmap, np.zeros_like(heatmap))
 
 
-def test_a_layer_that_is_not_spatial_is_refused(linear_model):
-    with pytest.raises(ValueError, match=r"needs a layer with output \[N, h, w, c\]; 'embedding'"):
-        grad_cam.explainer(linear_model, features.EMBEDDING_LAYER)
+# --- A cue that is known, and weights that are not -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cued():
+    """A network that has learnt which pictures have a bright patch in the upper left, and 64 new ones of them."""
+    random = np.random.default_rng(2)
+
+    def draw(count):
+        images = random.integers(0, 120, (count, 32, 32, 3)).astype(np.float32)
+        labels = np.arange(count) % 2
+        for index in np.flatnonzero(labels):
+            top, left = random.integers(0, 5, 2)
+            images[index, top : top + 8, left : left + 8] += 130.0
+        return images, labels
+
+    model = scratch_cnn(block_dropout=0.0, head_dropout=0.0)
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*draw(512), batch_size=32, epochs=5, verbose=0)
+    images, labels = draw(128)
+    assert np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels) > 0.98
+    return model, images[labels == 1]
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+def test_the_map_points_at_the_cue(cued, method):
+    model, images = cued
+    heatmap = grad_cam.explainer(model, method)(tf.constant(images), tf.ones([len(images)], tf.int64)).heatmap.numpy()
+    rows, columns = np.unravel_index(heatmap.reshape(len(images), -1).argmax(axis=1), (32, 32))
+    assert np.mean((rows < 12) & (columns < 12)) >= 0.95
+    assert heatmap[:, :14, :14].sum() / heatmap.sum() > 0.7
+
+
+def test_random_weights_change_the_map_layer_by_layer(cued):
+    """Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, section 3.1: cascading randomisation, from the top."""
+    model, images = cued
+    images, class_ids = tf.constant(images), tf.ones([len(images)], tf.int64)
+    trained = model.get_weights()
+    learnt = grad_cam.explainer(model)(images, class_ids).heatmap.numpy()
+    keras.utils.set_random_seed(23)
+    means = []
+    try:
+        for name in (features.LOGITS_LAYER, features.EMBEDDING_LAYER, "block2_conv1", "block1_conv1"):
+            kernel = model.get_layer(name).kernel
+            kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
+            random = grad_cam.explainer(model)(images, class_ids).heatmap.numpy()
+            means.append(np.mean(np.nan_to_num(correlations(learnt, random))))
+    finally:
+        model.set_weights(trained)
+    assert means[-1] < 0.5 and min(means) < 0.3
+    np.testing.assert_array_equal(grad_cam.explainer(model)(images, class_ids).heatmap, learnt)
+
+
+# --- Other implementations --------------------------------------------------------------------------------------
+# Neither is installed with the project: tests/bench/grad_cam.py says how they are put beside it.
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+def test_xplique_agrees(cued, method):
+    attributions = pytest.importorskip("xplique.attributions", reason="xplique is not installed")
+    model, images = cued
+    images = images[:16]
+    of = {"grad_cam": attributions.GradCAM, "grad_cam_plus_plus": attributions.GradCAMPP}[method]
+    theirs = of(model, conv_layer=CutNetwork(model).layer)(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
+    ours = grad_cam.explainer(model, method)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    assert min(correlations(np.asarray(ours), np.asarray(theirs))) >= 0.99
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tf_keras_vis_agrees(cued):
+    gradcam = pytest.importorskip("tf_keras_vis.gradcam", reason="tf-keras-vis is not installed")
+    model, images = cued
+    images = images[:16]
+    theirs = gradcam.Gradcam(model, clone=False)(
+        lambda outputs: outputs[:, 1],
+        images,
+        penultimate_layer=CutNetwork(model).layer,
+        seek_penultimate_conv_layer=False,
+    )
+    ours = grad_cam.explainer(model)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    assert min(correlations(np.asarray(ours), theirs)) >= 0.99
+
+
+# --- Overlays ---------------------------------------------------------------------------------------------------
 
 
 def test_overlay_blends_by_alpha(rng):
     images = rng.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     heat = rng.uniform(0, 1, (2, 224, 224)).astype(np.float32)
-    colors = grad_cam.color_table("jet")
-    np.testing.assert_array_equal(grad_cam.overlay(tf.constant(images), heat, colors, 0.0), images)
+    colors = overlays.color_table("jet")
+    np.testing.assert_array_equal(overlays.overlay(tf.constant(images), heat, colors, 0.0), images)
     full = colors[np.round(heat * 255).astype(int)]
     expected = np.round(0.6 * images + 0.4 * full)
-    difference = grad_cam.overlay(tf.constant(images), heat, colors, 0.4).numpy().astype(int) - expected
+    difference = overlays.overlay(tf.constant(images), heat, colors, 0.4).numpy().astype(int) - expected
     assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize(("side", "shown"), [(16, 224), (100, 300), (223, 446), (300, 300)])
 def test_small_overlays_are_enlarged_by_a_whole_factor(side, shown):
     images = tf.zeros([1, side, side, 1], tf.uint8)
-    overlay = grad_cam.overlay(images, tf.zeros([1, side, side]), grad_cam.color_table("viridis"), 0.4)
+    overlay = overlays.overlay(images, tf.zeros([1, side, side]), overlays.color_table("viridis"), 0.4)
     assert overlay.shape == (1, shown, shown, 3)
 
 
 def test_an_unknown_colour_map_names_some():
     with pytest.raises(ValueError, match="Unknown colour map 'rainbows'"):
-        grad_cam.color_table("rainbows")
+        overlays.color_table("rainbows")

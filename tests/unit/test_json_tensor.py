@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.local_server import json_tensor
+from serving.local_server import json_examples, json_tensor, json_text
 from serving.local_server.errors import RequestError
 
 
@@ -19,6 +19,8 @@ def info(dtype):
 
 STRING = {"image_bytes": info(tf.string)}
 FLOAT = {"x": info(tf.float32)}
+SMALL = {"x": info(tf.uint8)}
+LONG = {"x": info(tf.int64)}
 TWO = {"x": info(tf.float32), "n": info(tf.int64)}
 B64 = {"b64": base64.b64encode(b"\x00\xff").decode()}
 
@@ -37,7 +39,7 @@ B64 = {"b64": base64.b64encode(b"\x00\xff").decode()}
     ],
 )
 def test_requests(body, inputs, expected, format_):
-    tensors, found = json_tensor.to_tensors(json_tensor.parse(json.dumps(body).encode()), inputs)
+    tensors, found = json_tensor.to_tensors(json_text.parse(json.dumps(body).encode()), inputs)
     assert found == format_
     assert {name: value.tolist() for name, value in tensors.items()} == expected
 
@@ -49,17 +51,41 @@ def test_requests(body, inputs, expected, format_):
         (b"{", STRING, r"JSON Parse error: .* at offset: \d+"),
         (b"\xff", STRING, "JSON Parse error"),
         (b"[" * 100_000, STRING, "JSON Parse error"),
-        (b"[1]", STRING, "is not object"),
+        (b'{"a": 1 "b": 2}', STRING, "Missing a comma or } after an object member. at offset: 8"),
+        (b'{"a": [1 2]}', STRING, "Missing a comma or ] after an array element. at offset: 9"),
+        (b'{"a" 1}', STRING, "Missing a colon after a name of object member."),
+        (b'{"a": "x', STRING, "Missing a closing quotation mark in string."),
+        (b'{"instances": ' + b"9" * 5000 + b"}", FLOAT, "Number too big to be stored in double."),
+        (b'{"instances": ["\\ud800"]}', STRING, "The surrogate pair in string is invalid."),
+        (
+            b'{"instances": [16777217]}',
+            FLOAT,
+            "Cannot convert JSON value: 16777217 to float without loss of precision.",
+        ),
+        (b'{"instances": [1e39]}', FLOAT, "to float without loss of precision."),
+        (b'{"instances": [[[1]], [[1, 2]]]}', FLOAT, "Expecting tensor size: 1 but got: 2"),
+        (b'{"instances": [[[1, 2]], [[1], [2]]]}', FLOAT, r"Expecting shape \[1,2\] but got: \[2,1\]"),
+        (b'{"instances": [[[1], 2]]}', FLOAT, "found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+        (b'{"instances": [[1, [2]]]}', FLOAT, "Encountered list at unexpected level: 1 expected < 1"),
+        (b'{"instances": [{"x": 1, "n": 2}, 3]}', TWO, "Expecting object but got list at item 1 of input list"),
+        (b'{"instances": [3, {"x": 1}]}', FLOAT, "Expecting value/list but got object at item 1 of input list"),
+        (b'{"instances": [300, 3000000000]}', SMALL, "is not of expected type: uint8"),
+        (b'{"instances": [9223372036854775808]}', LONG, "is not of expected type: int64"),
+        (b'{"instances": [null]}', FLOAT, "Type: Null is not of expected type: float"),
+        (b'{"instances": [{"a": 1, "b64": "eA=="}]}', STRING, "does not have named input: a"),
+        (b'{"inputs": [{"a": 1, "b64": "eA=="}]}', STRING, "not formatted correctly for base64 data"),
+        (b"[1]", STRING, "Is not object"),
         (b"{}", STRING, "Missing 'inputs' or 'instances' key"),
         (b'{"instances": [1], "inputs": 2}', STRING, "only one of"),
-        (b'{"instances": []}', STRING, "at least one element"),
-        (b'{"instances": 3}', STRING, "to be an array"),
+        (b'{"instances": []}', STRING, "No values in 'instances' array"),
+        (b'{"instances": 3}', STRING, "to be an list/array"),
         (b'{"instances": [1]}', STRING, "JSON Value: 1 Type: Number is not of expected type: string"),
         (b'{"instances": [{"b64": "!"}]}', STRING, "base64"),
         (b'{"instances": ["a"]}', FLOAT, 'JSON Value: "a" Type: String is not of expected type: float'),
         (b'{"instances": [true]}', FLOAT, "Type: True is not of expected type: float"),
-        (b'{"instances": [[1], [2, 3]]}', FLOAT, "Encountered list at unexpected size"),
-        (b'{"instances": [[1], 2]}', FLOAT, "Encountered list at unexpected size"),
+        (b'{"instances": [[1], [2, 3]]}', FLOAT, "Expecting tensor size: 1 but got: 2"),
+        (b'{"inputs": [[1], [2, 3]]}', FLOAT, "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
+        (b'{"instances": [[1], 2]}', FLOAT, r"Expecting shape \[1\] but got: \[\]"),
         (b'{"instances": [{"x": 1}]}', TWO, "Failed to process element: 0"),
         (b'{"instances": [{"x": 1, "n": 2, "z": 3}]}', TWO, "element: 0 key: z .*does not have named input: z"),
         (b'{"instances": [{"x": 1, "n": 2.0}]}', TWO, "is not of expected type: int64"),
@@ -69,30 +95,141 @@ def test_requests(body, inputs, expected, format_):
 )
 def test_refusals(body, inputs, message):
     with pytest.raises(RequestError, match=message) as raised:
-        json_tensor.to_tensors(json_tensor.parse(body), inputs)
+        json_tensor.to_tensors(json_text.parse(body), inputs)
     assert raised.value.code == "INVALID_ARGUMENT"
 
 
 def test_bytes_after_the_object_are_ignored_and_nan_is_a_number():
-    tensors, _ = json_tensor.to_tensors(json_tensor.parse(b'{"instances": [NaN, -Infinity]} trailing'), FLOAT)
+    tensors, _ = json_tensor.to_tensors(json_text.parse(b'{"instances": [NaN, -Infinity]} trailing'), FLOAT)
     assert math.isnan(tensors["x"][0]) and tensors["x"][1] == -math.inf
+
+
+def test_what_is_no_utf8_inside_of_a_string_stays_as_it_is():
+    tensors, _ = json_tensor.to_tensors(json_text.parse(b'{"instances": ["a\xff"]}'), STRING)
+    assert tensors["image_bytes"].tolist() == [b"a\xff"]
+
+
+def test_a_value_in_a_message_is_cut():
+    with pytest.raises(RequestError) as raised:
+        json_tensor.to_tensors({"instances": ["a" * 1000]}, FLOAT)
+    assert 256 < len(raised.value.message) < 450
+    assert "...TRUNCATED" in raised.value.message
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.uint16, tf.complex64])
+def test_types_that_json_has_no_numbers_for(dtype):
+    with pytest.raises(RequestError, match="Conversion of JSON Value: 1 to type") as raised:
+        json_tensor.to_tensors({"inputs": [1]}, {"x": info(dtype)})
+    assert raised.value.code == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (tf.float32, [[0.1, 2], [-3, 1e-30]]),
+        (tf.float64, [[0.1, 2]]),
+        (tf.int8, [-128, 127]),
+        (tf.uint8, [[[255]]]),
+        (tf.int16, [-32768]),
+        (tf.int32, [2**31 - 1]),
+        (tf.int64, [2**63 - 1, -(2**63)]),
+        (tf.uint32, [2**32 - 1]),
+        (tf.uint64, [2**64 - 1]),
+        (tf.bool, [True, False]),
+    ],
+)
+def test_numbers_of_every_type_go_in_and_come_out(dtype, values):
+    tensors, format_ = json_tensor.to_tensors({"inputs": values}, {"x": info(dtype)})
+    assert tensors["x"].dtype == dtype.as_numpy_dtype
+    written = json_tensor.from_tensors(tensors, format_)
+    np.testing.assert_array_equal(np.array(json.loads(written)["outputs"], dtype.as_numpy_dtype), tensors["x"])
+
+
+def written(outputs, format_="row"):
+    return json_tensor.from_tensors({name: np.asarray(value) for name, value in outputs.items()}, format_)
 
 
 def test_rows_and_columns():
     outputs = {"score": np.array([1.0, 0.1], np.float32), "label": np.array([b"cat", b"dog"], object)}
-    assert json_tensor.from_tensors(outputs, "row") == {
+    assert json.loads(written(outputs)) == {
         "predictions": [{"score": 1.0, "label": "cat"}, {"score": 0.1, "label": "dog"}]
     }
-    assert json_tensor.from_tensors(outputs, "column") == {"outputs": {"score": [1.0, 0.1], "label": ["cat", "dog"]}}
-    assert json_tensor.from_tensors({"score": outputs["score"]}, "row") == {"predictions": [1.0, 0.1]}
+    columns = {"outputs": {"score": [1.0, 0.1], "label": ["cat", "dog"]}}
+    assert json.loads(written(outputs, "column")) == columns
+    assert json.loads(written({"score": outputs["score"]})) == {"predictions": [1.0, 0.1]}
+
+
+def test_whole_floats_have_a_point_and_float32_has_no_noise():
+    assert written({"x": np.array([3, 0.1], np.float32)}) == b'{"predictions":[3.0,0.1]}'
+    assert written({"x": np.float32(3)}, "column") == b'{"outputs":3.0}'
+    assert written({"x": np.int64(3)}, "column") == b'{"outputs":3}'
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_nan_and_infinity_are_tokens(dtype):
+    text = written({"x": np.array([np.nan, np.inf, -np.inf, 0.5], dtype)})
+    assert text == b'{"predictions":[NaN,Infinity,-Infinity,0.5]}'
 
 
 def test_only_outputs_named_bytes_are_binary():
-    outputs = {"png_bytes": np.array([b"\x89"], object)}
-    assert json_tensor.from_tensors(outputs, "row") == {"predictions": [{"b64": "iQ=="}]}
+    assert json.loads(written({"png_bytes": np.array([b"\x89"], object)})) == {"predictions": [{"b64": "iQ=="}]}
 
 
-@pytest.mark.parametrize("outputs", [{"x": np.float32(1)}, {"x": np.zeros(2), "y": np.zeros(3)}])
-def test_outputs_without_a_common_batch_have_no_rows(outputs):
-    with pytest.raises(RequestError, match="batch dimension"):
-        json_tensor.from_tensors({name: np.asarray(value) for name, value in outputs.items()}, "row")
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"x": np.float32(1)}, "Tensor name: x has no shape information"),
+        ({"x": np.zeros(2), "y": np.zeros(3)}, "Tensor name: y has inconsistent batch size: 3 expecting: 2"),
+        ({"x": np.zeros(2, np.complex64)}, "Failed to write JSON value for tensor type: complex64"),
+    ],
+)
+def test_outputs_that_are_no_rows(outputs, message):
+    with pytest.raises(RequestError, match=message):
+        written(outputs)
+
+
+# --- Classify and Regress ---------------------------------------------------------------------------------------
+
+
+def test_a_number_decides_the_type_of_a_feature():
+    request = {"examples": [{"f": [1.0, 2.0], "i": 3, "b": ["x", B64], "t": [True, False]}, {}]}
+    first, second = json_examples.to_input(request).example_list.examples
+    features = {name: feature for name, feature in first.features.feature.items()}
+    assert features["f"].float_list.value[:] == [1.0, 2.0]
+    assert features["i"].int64_list.value[:] == [3]
+    assert features["b"].bytes_list.value[:] == [b"x", b"\x00\xff"]
+    assert features["t"].int64_list.value[:] == [1, 0]
+    assert not second.features.feature
+
+
+def test_a_context_is_kept_apart():
+    read = json_examples.to_input({"context": {"c": 1}, "examples": [{"f": 2.0}]}).example_list_with_context
+    assert read.context.features.feature["c"].int64_list.value[:] == [1]
+    assert len(read.examples) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "key 'examples' is expected and was not found"),
+        ({"examples": 1}, "Expecting 'examples' value to be an list/array"),
+        ({"examples": []}, "'examples' value is an empty array"),
+        ({"examples": [1]}, "Example must be JSON object but got JSON Number"),
+        ({"examples": [{"f": None}]}, "Feature: f has element with unexpected JSON type: Null"),
+        ({"examples": [{"f": [[1]]}]}, "Feature: f has element with unexpected JSON type: Array"),
+        ({"examples": [{"f": {"a": 1}}]}, "Feature: f has element with unexpected JSON type: Object"),
+        ({"examples": [{"f": [1, "a"]}]}, "Unexpected element type in feature: f expecting type: int64"),
+        ({"examples": [{"f": 2**63}]}, "Feature: f has uint64 element. Only int64 is supported."),
+        ({"examples": [{"f": 1e39}]}, r"Cannot convert JSON value: 1e\+39 to float without loss of precision."),
+    ],
+)
+def test_examples_that_are_none(request_, message):
+    with pytest.raises(RequestError, match=message) as raised:
+        json_examples.to_input(request_)
+    assert raised.value.code == "INVALID_ARGUMENT"
+
+
+def test_classes_and_regressions_are_results():
+    classes = [[("cat", 0.5), ("dog", float(np.float32(0.1)))], [("", 1.0), ("", float("nan"))]]
+    assert json_examples.from_classes(classes) == b'{"results":[[["cat",0.5],["dog",0.1]],[["",1.0],["",NaN]]]}'
+    assert json_examples.from_regressions([2.0, float(np.float32(0.1))]) == b'{"results":[2.0,0.1]}'

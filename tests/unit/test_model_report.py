@@ -207,6 +207,13 @@ def test_a_model_that_nothing_was_held_against_is_refused_with_a_reason(sources_
     assert found.headline == "Refused by Evaluator" and "held against anything" in found.reasons[0].text
 
 
+def test_explanations_that_are_not_faithful_refuse_too(sources_of):
+    found = verdict.judge(sources_of(unfaithful=["insertion_auc is 0.2000; it must be at least 0.5"], pushed=None))
+    assert (found.pushed, found.headline) == (False, "Refused by GradCam")
+    (reason,) = found.reasons
+    assert reason.gate == "GradCam" and "at least 0.5" in reason.text
+
+
 def test_a_figure_that_could_not_be_computed_is_a_reason_in_its_own_words(sources_of):
     gates = Gates(has_baseline=False, gates=[gate(value=None, passed=False, detail="no example of this class")])
     found = verdict.judge(sources_of(gates=gates, blessed=False, pushed=None))

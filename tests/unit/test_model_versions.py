@@ -115,11 +115,13 @@ def test_what_cannot_be_rolled_back_to(model, base, clock):
 
 def test_every_difference_is_told(model, base):
     folder = Path(push(model, base).path)
-    (folder / "more").write_text("x")
+    (folder / "assets.extra/tf_serving_warmup_requests").write_text("x")
+    assert model_versions.differences(str(folder)) == []
     (folder / "assets.extra/labels.json").unlink()
+    (folder / "variables/variables.data").write_bytes(b"other")
     assert model_versions.differences(str(folder)) == [
         "assets.extra/labels.json is missing",
-        "more does not belong to it",
+        "variables/variables.data has changed",
     ]
     (folder / "assets.extra/manifest.json").write_text("{")
     assert model_versions.differences(str(folder)) == ["assets.extra/manifest.json is damaged"]

@@ -299,7 +299,7 @@ def exported(tmp_path_factory):
 def test_the_export_answers_in_a_session(exported):
     given, model, serving_dir, examples = exported
     served = SessionModel(serving_dir)
-    assert set(served.signatures) == {"serving_default", "examples", "transform_features", "embed"}
+    assert set(served.signatures) == {"serving_default", "examples", "transform_features", "explain", "embed"}
     pictures = [checks._image_of(example) for example in examples]
     answer = served.run_on("serving_default", pictures)
     assert set(answer) == {"mask_png_bytes", "class_pixels"}
@@ -323,7 +323,7 @@ def test_serving_validator_compares_pixels(exported):
     given, model, serving_dir, examples = exported
     good = checks.validate(serving_dir, model, given, examples, ServingLimits())
     assert [check.detail for check in good if not check.passed] == []
-    assert len(good) == 8
+    assert len(good) == 9
     other = keras.models.clone_model(model)
     refused = {
         c.name: c.detail for c in checks.validate(serving_dir, other, given, examples, ServingLimits()) if not c.passed

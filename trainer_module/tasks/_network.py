@@ -8,7 +8,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer_module import features, models, precision, preprocessing
+from trainer_module import features, grad_cam, models, overlays, precision, preprocessing
+from trainer_module.feature_maps import CutNetwork
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -49,6 +50,9 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
     Returns:
       Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to logits, float32
       [N, num_classes]; with segmentation [N, image_size, image_size, num_classes].
+
+    Raises:
+      ValueError: If `grad_cam.layer` is no layer of it.
     """
     size, channels = options.transform.image_size, options.transform.channels
     with precision.policy(options.training.precision):
@@ -64,7 +68,10 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
         else:
             x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="normalize")(inputs)
         logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
-        return keras.Model(inputs, logits, name=options.model.name)
+        model = keras.Model(inputs, logits, name=options.model.name)
+    if options.grad_cam.layer:  # to be told now, and not after the training
+        CutNetwork(model, options.grad_cam.layer)
+    return model
 
 
 def pixels_of(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
@@ -78,3 +85,34 @@ def image_bytes_of(examples: tf.Tensor) -> tf.Tensor:
     """Serialised raw examples, string [N] → their pictures' files, string [N]."""
     spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
     return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
+
+
+def explain_signature(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """What `explain` answers, the same for every task: the heat map of the predicted class, and all that goes with it.
+
+    Args:
+      model: As `build_model` makes it.
+      options: `transform`, `classes` and of `grad_cam` the part that is served are read.
+
+    Returns:
+      image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N], label string
+      [N], score float32 [N].
+    """
+    said = options.grad_cam
+    explain = grad_cam.explainer(model, said.method, said.layer)
+    colors = overlays.color_table(said.colormap)
+    names = tf.constant(options.classes)
+
+    def compute(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = pixels_of(image_bytes, options)
+        explanation = explain(pixels)
+        blended = overlays.overlay(pixels, explanation.heatmap, colors, said.alpha)
+        return {
+            "heatmap": explanation.heatmap,
+            "overlay_png_bytes": overlays.encode_png(blended, overlays.QUICK),
+            "class_id": explanation.class_id,
+            "label": tf.gather(names, explanation.class_id),
+            "score": explanation.score,
+        }
+
+    return compute

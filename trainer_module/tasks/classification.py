@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import augmentation, features, grad_cam, input_pipeline, label_losses
+from trainer_module import augmentation, features, input_pipeline, label_losses
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.tasks import _network
 from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
@@ -117,12 +117,10 @@ def endpoints(
         transform_features: examples string [N] → the transformed features but the pixels, the label
           among them.
         explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64
-          [N], score float32 [N].
+          [N], label string [N], score float32 [N]; of the predicted class.
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
     """
     names = tf.constant(options.classes)
-    colors = grad_cam.color_table(options.grad_cam.colormap)
-    explain = grad_cam.explainer(model)
     embedding_model = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -149,17 +147,6 @@ def endpoints(
         transformed.pop(features.IMAGE_PIXELS, None)
         return transformed
 
-    def explain_pictures(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = pixels_of(image_bytes, options)
-        explanation = explain(pixels)
-        blended = grad_cam.overlay(pixels, explanation.heatmap, colors, options.grad_cam.alpha)
-        return {
-            "heatmap": explanation.heatmap,
-            "overlay_png_bytes": grad_cam.encode_png(blended),
-            "class_id": explanation.class_id,
-            "score": explanation.score,
-        }
-
     def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         vectors = embedding_model(pixels_of(image_bytes, options), training=False)
         return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
@@ -171,7 +158,7 @@ def endpoints(
         features.EXAMPLES: Endpoint(predict_examples, examples),
         features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")]),
         features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
-        features.EXPLAIN: Endpoint(explain_pictures, image_bytes),
+        features.EXPLAIN: Endpoint(_network.explain_signature(model, options), image_bytes),
         features.EMBED: Endpoint(embed, image_bytes),
     }
 

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import augmentation, features, grad_cam, pixel_losses, preprocessing
+from trainer_module import augmentation, features, overlays, pixel_losses, preprocessing
 from trainer_module.options import TrainerOptions, TransformOptions
-from trainer_module.pixel_metrics import PixelMetrics
+from trainer_module.pixel_metrics import PixelMetrics, count_pixels
 from trainer_module.tasks import _network
 from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
 
-REQUIRED_SIGNATURES = (features.SERVING_DEFAULT, features.EXAMPLES, features.EMBED)
+REQUIRED_SIGNATURES = (features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED)
 
 # Pixels, normalisation, network: the network alone says what logits are of.
 build_model = _network.build_model
@@ -87,6 +87,8 @@ def endpoints(
           where there are two or more.
         transform_features: examples string [N] → the transformed features but the pixels; the label as a PNG of ids
           and `ignore_id`, uint8 [s, s], as TFMA reads it.
+        explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N],
+          label string [N], score float32 [N]; of the class, the first excepted, that takes up most of the mask.
         embed: image_bytes string [N] → embedding float32 [N, D], the bottleneck's mean, unit length.
     """
     bottleneck = keras.Model(model.inputs, model.get_layer(features.BOTTLENECK_LAYER).output, name="embed")
@@ -113,6 +115,7 @@ def endpoints(
         features.SERVING_DEFAULT: Endpoint(predict, image_bytes),
         features.EXAMPLES: Endpoint(predict_examples, examples),
         features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
+        features.EXPLAIN: Endpoint(_network.explain_signature(model, options), image_bytes),
         features.EMBED: Endpoint(embed, image_bytes),
     }
 
@@ -120,14 +123,6 @@ def endpoints(
 def masks_of(logits: tf.Tensor) -> tf.Tensor:
     """The most probable class of every pixel: float32 [N, h, w, C] → uint8 [N, h, w]."""
     return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
-
-
-def count_pixels(masks: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Pixels of every class: uint8 [N, h, w] → int64 [N, num_classes]."""
-    batch_size = tf.shape(masks)[0]
-    ids = tf.cast(masks, tf.int32) + num_classes * tf.range(batch_size)[:, tf.newaxis, tf.newaxis]
-    ones = tf.ones_like(ids, tf.int64)
-    return tf.reshape(tf.math.unsorted_segment_sum(ones, ids, batch_size * num_classes), [batch_size, num_classes])
 
 
 def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
@@ -162,4 +157,4 @@ def compare(
 
 def _encode(masks: tf.Tensor) -> tf.Tensor:
     """uint8 [N, h, w] → PNG files, string [N]."""
-    return grad_cam.encode_png(masks[..., tf.newaxis])
+    return overlays.encode_png(masks[..., tf.newaxis])

@@ -1,0 +1,170 @@
+"""The commands that hand the work to others: compile and submit to Kubeflow Pipelines, deploy to TF Serving."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from components.image_example_gen.layout import DatasetError
+from pipeline import config as configuration
+from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.console import BAD_USAGE, FAILED, stop
+
+if TYPE_CHECKING:
+    from pipeline.runners.kubeflow import Documents
+
+
+def deploy(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Receives the files; has to be empty or missing.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+) -> None:
+    """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
+    from pipeline import deployment
+
+    stderr = Console(stderr=True)
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        written = deployment.write(loaded, output)
+    except (configuration.ConfigError, deployment.NotEmptyError) as error:
+        stop(stderr, BAD_USAGE, str(error))
+    except OSError as error:
+        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    for path in written:
+        print(path)
+
+
+def compile_(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option(metavar="FILE.yaml", help="Both documents; an earlier file is replaced.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+) -> None:
+    """Compiles the pipeline for Kubeflow Pipelines 2: the pipeline and what Kubernetes is told beside.
+
+    The pictures are listed here, since the DAG depends on their classes; pods read them from kubeflow.data_path.
+    """
+    stderr = Console(stderr=True)
+    if output.suffix not in (".yaml", ".yml"):
+        stop(stderr, BAD_USAGE, f"--output: {output} must end with .yaml.")
+    loaded, documents = _compiled(stderr, config, data, overrides)
+    try:
+        output.write_text(documents.as_yaml(), encoding="utf-8")
+    except OSError as error:
+        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
+    print(f"{output}: {loaded.pipeline.name}, {documents.num_nodes} nodes")
+
+
+def submit(
+    config: ConfigArgument,
+    host: Annotated[str, typer.Option(metavar="URL", help="Kubeflow Pipelines, as a browser finds it.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    data_path: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Other pictures for this run, as pods see them.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(metavar="NAME", help="Default: pipeline.name.")] = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Of a multi-user installation.")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Holds the bearer token.")] = None,
+    ca_certificate: Annotated[
+        Path | None, typer.Option("--ca-cert", metavar="FILE", help="Certificate that the server's is checked with.")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option(metavar="'S M H D M W'", help="Run again and again; six fields, seconds first.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs the pipeline on Kubeflow Pipelines 2, and follows it.
+
+    Exit codes: 0 pushed (or begun, with --no-wait or --cron), 1 failed, 2 bad usage or configuration, 3 a gate refused
+    the pictures or the model.
+    """
+    import datetime
+    import tempfile
+
+    stderr = Console(stderr=True)
+    if not host.startswith(("http://", "https://")):
+        stop(stderr, BAD_USAGE, f"--host: {host} is no address; it begins with http:// or https://.")
+    if cron is not None and len(cron.split()) != 6:
+        stop(stderr, BAD_USAGE, f"--cron: {cron!r} needs six fields, seconds first: '0 0 3 * * *' is every night at 3.")
+    for option, file in (("--token-file", token_file), ("--ca-cert", ca_certificate)):
+        if file is not None and not file.is_file():
+            stop(stderr, BAD_USAGE, f"{option}: there is no file {file}.")
+    loaded, documents = _compiled(stderr, config, data, overrides)
+    if cron is not None and loaded.kubeflow.cache_examples:
+        stop(
+            stderr,
+            BAD_USAGE,
+            "--cron with kubeflow.cache_examples = true would never see new pictures. Set it to false.",
+        )
+    from pipeline import submission as submissions
+
+    token = token_file.read_text().strip() if token_file else None
+    target = submissions.Target(host, namespace, token, ca_certificate)
+    name = f"{loaded.pipeline.name} {submissions.version_name(datetime.datetime.now())}"
+    try:
+        server = submissions.Server(target)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pipeline.yaml"
+            path.write_text(documents.as_yaml(), encoding="utf-8")
+            uploaded = server.upload(loaded.pipeline.name, path, name)
+        begun = server.start(
+            name,
+            experiment or loaded.pipeline.name,
+            uploaded,
+            parameters={"data_path": data_path or documents.data_path},
+            pipeline_root=loaded.kubeflow.pipeline_root,
+            service_account=loaded.kubeflow.service_account,
+            cron=cron,
+        )
+        stderr.print(f"{begun.status}: {begun.url}", soft_wrap=True, highlight=False)
+        if wait and cron is None:
+            server.follow(
+                begun, on_task=lambda node, state: stderr.print(f"  {node}: {state.lower()}", highlight=False)
+            )
+            stderr.print(
+                f"{begun.status}{': ' + begun.detail if begun.detail else ''}", soft_wrap=True, highlight=False
+            )
+    except submissions.ServerError as error:
+        stop(stderr, FAILED, str(error))
+    except KeyboardInterrupt:
+        stop(stderr, FAILED, "Interrupted. A run that was started goes on; its page can end it.")
+    if as_json:
+        print(json.dumps(begun.as_json(), ensure_ascii=False))
+    else:
+        print(begun.url)
+    raise typer.Exit(begun.exit_code)
+
+
+def _compiled(
+    stderr: Console, config: str, data: str | None, overrides: list[str] | None
+) -> tuple[configuration.PipelineConfig, Documents]:
+    """Lists the pictures and compiles."""
+    import contextlib
+    import os
+
+    from pipeline import execution
+
+    try:
+        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        loaded.check_cluster()
+        generated = loaded.data.path is None
+        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            layout = execution.prepare(loaded)
+        execution.refuse_other_task(loaded, layout, "Trainer")
+        with execution.quiet_output(Path(os.devnull)):
+            from pipeline.runners import kubeflow
+
+            return loaded, kubeflow.compile_pipeline(loaded, layout)
+    except (configuration.ConfigError, DatasetError) as error:
+        stop(stderr, BAD_USAGE, str(error))
+    except execution.AlreadyRunningError as error:
+        stop(stderr, FAILED, str(error))
+    except OSError as error:
+        stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")

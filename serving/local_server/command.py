@@ -1,0 +1,203 @@
+"""The executable `tensorflow_model_server`: TF Serving's flags over the local server.
+
+What it says goes to standard output and the exit codes are TF Serving's too: 0, or 255 where it does not start.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving.local_server import flags
+
+if TYPE_CHECKING:
+    from serving.local_server.options import Options
+    from serving.local_server.server import LocalServer
+
+_FAILED = 255  # what `return -1` is to a shell
+
+
+def main() -> None:
+    """Entry point of the executable."""
+    sys.exit(run(sys.argv[0], sys.argv[1:]))
+
+
+def run(program: str, arguments: list[str]) -> int:
+    """Serves until a signal comes.
+
+    Args:
+      program: The name in the usage.
+      arguments: The command line.
+
+    Returns:
+      The exit code.
+    """
+    parsed = flags.parse(arguments)
+    if not parsed.valid:
+        print(flags.usage(program), end="")
+        return _FAILED
+    if parsed.values["version"]:
+        print(f"TensorFlow ModelServer: tfx-vision {_version()}")
+        return 0
+    if parsed.unknown:
+        # TF Serving says this too, but goes on as if nothing had been asked for.
+        print(f"unknown argument: {parsed.unknown[0]}\n{flags.usage(program)}", end="")
+        return _FAILED
+    for flag in flags.FLAGS:
+        if flag.refused and parsed.values[flag.name] != flag.default:
+            return _refuse(f"UNIMPLEMENTED: --{flag.name} cannot be used with this server")
+    given = parsed.values
+    if not given["model_base_path"] and not given["model_config_file"]:
+        return _refuse(
+            "INVALID_ARGUMENT: Both server_options.model_base_path and server_options.model_config_file are empty!"
+        )
+    if not given["port"] and not given["grpc_socket_path"]:
+        return _refuse("INVALID_ARGUMENT: server_options.grpc_port is not set.")
+    if given["batching_parameters_file"] and not given["enable_batching"]:
+        return _refuse(
+            "INVALID_ARGUMENT: server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true."
+        )
+    if given["rest_api_port"] == given["port"]:
+        return _refuse("INVALID_ARGUMENT: --rest_api_port cannot be same as --port.")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from serving.local_server.errors import RequestError
+    from serving.local_server.server import LocalServer, ServerStartError
+
+    try:
+        options = to_options(given)
+        base_path = str(given["model_base_path"])
+        if not options.model_config_file and not base_path.startswith("/") and "://" not in base_path:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"Expected model {given['model_name']} to have an absolute path or URI; got base_path()={base_path}",
+            )
+        server = LocalServer(
+            str(given["model_name"]),
+            base_path,
+            port=_port(given["port"]),
+            rest_api_port=_port(given["rest_api_port"]),
+            host=str(given["host"]),
+            options=options,
+        )
+        serve(server, lambda: logging.info("Running gRPC ModelServer at port %d ...", server.grpc_port))
+    except RequestError as error:
+        return _refuse(f"{error.code}: {error.message}")
+    except ServerStartError as error:
+        return _refuse(f"UNKNOWN: {error}")
+    return 0
+
+
+def serve(server: LocalServer, announce: Callable[[], None], waiting: Callable[[], None] | None = None) -> None:
+    """Loads the models, answers, and drains when SIGTERM or SIGINT comes.
+
+    Args:
+      server: Not started yet.
+      announce: Is called when the ports are open.
+      waiting: Is called when there is nothing to load yet.
+
+    Raises:
+      ServerStartError: If the only version of a model cannot be loaded.
+      RequestError: If the configuration's labels cannot be assigned.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def stopped(seconds: float) -> bool:
+        if waiting is not None and not said:
+            said.append(True)
+            waiting()
+        return stop.wait(seconds)
+
+    said: list[bool] = []
+    try:
+        server.wait_until_loaded(stopped)
+        if not stop.is_set():
+            server.start()
+            announce()
+            stop.wait()
+    finally:
+        server.stop()
+
+
+def to_options(given: dict[str, Any]) -> Options:
+    """Turns flags into options; reads the files that they name.
+
+    Raises:
+      RequestError: If a file cannot be used.
+    """
+    from serving.local_server import batching, messages, monitoring
+    from serving.local_server.model_config import read_text
+    from serving.local_server.options import Options, Tls
+    from serving.local_server.servable import LoadOptions
+    from serving.local_server.versions import Retries
+
+    metrics_path = tls = None
+    if given["monitoring_config_file"]:
+        prometheus = read_text(Path(given["monitoring_config_file"]), messages.MonitoringConfig()).prometheus_config
+        metrics_path = (prometheus.path or monitoring.DEFAULT_PATH) if prometheus.enable else None
+    if given["ssl_config_file"]:
+        ssl = read_text(Path(given["ssl_config_file"]), messages.SSLConfig())
+        tls = Tls(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode(), ssl.client_verify)
+    parameters = None
+    if given["enable_batching"]:
+        path = given["batching_parameters_file"]
+        parameters = batching.from_file(Path(path)) if path else batching.BatchingParameters()
+    threads = given["tensorflow_session_parallelism"]
+    return Options(
+        model_config_file=Path(given["model_config_file"]) if given["model_config_file"] else None,
+        model_config_poll_s=given["model_config_file_poll_wait_seconds"],
+        file_system_poll_s=given["file_system_poll_wait_seconds"],
+        retries=Retries(max(given["max_num_load_retries"], 0), max(given["load_retry_interval_micros"], 0) / 1e6),
+        load=LoadOptions(
+            tags=tuple(given["saved_model_tags"].split(",")),
+            intra_op_threads=given["tensorflow_intra_op_parallelism"] or threads,
+            inter_op_threads=given["tensorflow_inter_op_parallelism"] or threads,
+            gpu_memory_fraction=given["per_process_gpu_memory_fraction"],
+        ),
+        batching=parameters,
+        batching_from_models=given["enable_per_model_batching_parameters"],
+        warmup_iterations=max(given["num_request_iterations_for_warmup"], 1) if given["enable_model_warmup"] else 0,
+        labels_of_unavailable_versions=given["allow_version_labels_for_unavailable_models"],
+        metrics_path=metrics_path,
+        rest_timeout_s=given["rest_api_timeout_in_ms"] / 1000 if given["rest_api_timeout_in_ms"] > 0 else 1e9,
+        rest_threads=given["rest_api_num_threads"],
+        cors=given["rest_api_enable_cors_support"],
+        health_service=given["enable_grpc_healthcheck_service"],
+        tensor_content=given["enable_serialization_as_tensor_content"],
+        grpc_socket_path=given["grpc_socket_path"],
+        grpc_threads=given["grpc_max_threads"],
+        grpc_arguments=_channel_arguments(given["grpc_channel_arguments"]),
+        tls=tls,
+    )
+
+
+def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
+    found: list[tuple[str, str | int]] = []
+    for argument in filter(None, text.split(",")):
+        key, _, value = argument.partition("=")
+        found.append((key, int(value) if value.lstrip("-").isdigit() else value))
+    return tuple(found)
+
+
+def _port(flag: Any) -> int | None:
+    return int(flag) or None
+
+
+def _refuse(status: str) -> int:
+    print(f"Failed to start server. Error: {status}")
+    return _FAILED
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    import tensorflow
+
+    return f"{version('tfx-vision')}\nTensorFlow Library: {tensorflow.__version__}"

@@ -1,0 +1,293 @@
+"""What can be asked of a loaded version: Predict, Classify, Regress and several of them at once.
+
+Source: TF Serving's servables/tensorflow/{predict_util,classifier,regressor,multi_inference,util}.cc. Shapes are the
+graph's business, as they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import inference_pb2, input_pb2
+
+from serving.local_server import monitoring, tensors
+from serving.local_server.errors import RequestError
+from serving.local_server.servable import Servable
+from trainer_module.features import SERVING_DEFAULT
+
+CLASSIFY_METHOD, REGRESS_METHOD = "tensorflow/serving/classify", "tensorflow/serving/regress"
+_CLASSES, _SCORES, _INPUTS, _OUTPUTS = "classes", "scores", "inputs", "outputs"
+
+Classes = list[list[tuple[str, float]]]
+
+
+def data_type_name(dtype: tf.DType) -> str:
+    """TensorFlow's C++ name of a type, which its messages use: float, not float32."""
+    name: str = dtype.name
+    return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
+
+
+def predict(
+    servable: Servable,
+    signature_name: str,
+    inputs: Mapping[str, np.ndarray],
+    output_filter: Sequence[str] = (),
+    deadline: float | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs a signature.
+
+    Args:
+      servable: The loaded version.
+      signature_name: Empty means `serving_default`.
+      inputs: By alias; strings as object arrays of bytes.
+      output_filter: Wanted outputs; empty means all.
+      deadline: On the clock of `time.monotonic`.
+
+    Raises:
+      RequestError: As TF Serving words it.
+    """
+    signature_name = signature_name or SERVING_DEFAULT
+    if signature_name not in servable.signatures:
+        raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
+    definition = servable.signatures[signature_name]
+    feeds = _feeds(definition, inputs)
+    for position, alias in enumerate(output_filter):
+        if alias not in definition.outputs:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{_set(definition.outputs)}.",
+            )
+        if alias in output_filter[:position]:
+            raise RequestError("INVALID_ARGUMENT", f"duplicate output tensor alias: {alias}")
+    aliases = list(output_filter) or sorted(definition.outputs)
+    values = servable.run(feeds, [definition.outputs[alias].name for alias in aliases], "Predict", deadline)
+    return {alias: np.asarray(value) for alias, value in zip(aliases, values, strict=True)}
+
+
+def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    expected = definition.inputs
+    if len(inputs) > len(expected) or (len(inputs) < len(expected) and not definition.defaults):
+        comparison = f"{len(inputs)}!={len(expected)} len({_set(inputs)}) != len({_set(expected)})"
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"input size does not match signature: {comparison}. Sent extra: {_set(set(inputs) - set(expected))}. "
+            f"Missing but required: {_set(set(expected) - set(inputs))}.",
+        )
+    feeds = {}
+    for index, alias in enumerate(sorted(expected)):
+        info = expected[alias]
+        if alias in inputs:
+            value = inputs[alias]
+        elif alias in definition.defaults:
+            value = tensors.to_numpy(definition.defaults[alias])
+        else:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"Signature input alias: {alias}(feed name: {info.name}) not found in request. "
+                f"Inputs expected to be in the set {_set(expected)}.",
+            )
+        wanted = tf.dtypes.as_dtype(info.dtype)
+        given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+        if given != wanted:
+            names = f"{data_type_name(wanted)} but {data_type_name(given)}"
+            raise RequestError("INVALID_ARGUMENT", f"Expects arg[{index}] to be {names} is provided")
+        feeds[info.name] = value
+    return feeds
+
+
+def _set(names: Iterable[str]) -> str:
+    return f"{{{','.join(sorted(names))}}}"
+
+
+def classify(
+    servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
+) -> Classes:
+    """Asks a signature of TF Serving's Classify: for every example (label, score) of every class.
+
+    A label that the signature does not give is empty, a score is 0.
+
+    Raises:
+      RequestError: As TF Serving words it.
+    """
+    definition = _definition(servable, signature_name)
+    feed, fetches = _classification(definition)
+    values = _run(servable, feed, fetches, request, "Classify", deadline)
+    return _classes(definition, fetches, values)
+
+
+def regress(
+    servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
+) -> list[float]:
+    """Asks a signature of TF Serving's Regress: a number for every example.
+
+    Raises:
+      RequestError: As TF Serving words it.
+    """
+    definition = _definition(servable, signature_name)
+    feed, fetches = _regression(definition)
+    return _regressions(definition, fetches, _run(servable, feed, fetches, request, "Regress", deadline))
+
+
+def multi_inference(
+    servable: Servable, request: inference_pb2.MultiInferenceRequest, deadline: float | None = None
+) -> list[Classes | list[float]]:
+    """Runs several signatures on the same examples, in one call of the session.
+
+    Returns:
+      What `classify` or `regress` says, for every task.
+
+    Raises:
+      RequestError: As TF Serving words it.
+    """
+    names: list[str] = []
+    feeds: set[str] = set()
+    fetches: dict[str, None] = {}
+    for task in request.tasks:
+        name = task.model_spec.signature_name or SERVING_DEFAULT
+        if not task.model_spec.name:
+            raise RequestError("INVALID_ARGUMENT", "Found ModelSpec with an empty model name.")
+        if task.model_spec.name != request.tasks[0].model_spec.name:
+            raise RequestError(
+                "INVALID_ARGUMENT", "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        if name in names:
+            raise RequestError("INVALID_ARGUMENT", f"Duplicate evaluation of signature: {name}")
+        names.append(name)
+        if name not in servable.signatures:
+            raise RequestError("INVALID_ARGUMENT", f"Requested signature not found in model graph: {name}")
+        if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
+            raise RequestError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
+        find = _classification if task.method_name == CLASSIFY_METHOD else _regression
+        feed, wanted = find(servable.signatures[name])
+        feeds.add(feed)
+        fetches.update(dict.fromkeys(wanted))
+    if not names:
+        raise RequestError("INVALID_ARGUMENT", "MultiInferenceRequest holds no tasks.")
+    if len(feeds) > 1:
+        raise RequestError("INVALID_ARGUMENT", "Input tensor must be the same for all Signatures.")
+    values = _run(servable, feeds.pop(), list(fetches), request.input, "MultiInference", deadline)
+    return [
+        (_classes if task.method_name == CLASSIFY_METHOD else _regressions)(
+            servable.signatures[name], list(fetches), values
+        )
+        for task, name in zip(request.tasks, names, strict=True)
+    ]
+
+
+def _definition(servable: Servable, signature_name: str) -> Any:
+    name = signature_name or SERVING_DEFAULT
+    if name not in servable.signatures:
+        raise RequestError("INVALID_ARGUMENT", f"No signature was found with the name: {name}")
+    return servable.signatures[name]
+
+
+def _classification(definition: Any) -> tuple[str, list[str]]:
+    """Feed and fetches of a signature of Classify."""
+    if len(definition.inputs) != 1:
+        raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
+    if len(definition.outputs) not in (1, 2):
+        found = len(definition.outputs)
+        raise RequestError("INVALID_ARGUMENT", f"Expected one or two output Tensors, found {found}")
+    if _INPUTS not in definition.inputs:
+        raise RequestError("FAILED_PRECONDITION", f"No classification inputs found in SignatureDef: {definition}")
+    fetches = [definition.outputs[alias].name for alias in (_CLASSES, _SCORES) if alias in definition.outputs]
+    if not fetches:
+        raise RequestError(
+            "FAILED_PRECONDITION",
+            f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}". '
+            f"Signature was: {definition}",
+        )
+    return definition.inputs[_INPUTS].name, fetches
+
+
+def _regression(definition: Any) -> tuple[str, list[str]]:
+    """Feed and fetches of a signature of Regress."""
+    if len(definition.inputs) != 1:
+        raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
+    if len(definition.outputs) != 1:
+        raise RequestError("INVALID_ARGUMENT", "Expected one output Tensor.")
+    if _INPUTS not in definition.inputs:
+        raise RequestError("FAILED_PRECONDITION", f"No regression inputs found in SignatureDef: {definition}")
+    if _OUTPUTS not in definition.outputs:
+        raise RequestError("FAILED_PRECONDITION", f"No regression outputs found in SignatureDef: {definition}")
+    return definition.inputs[_INPUTS].name, [definition.outputs[_OUTPUTS].name]
+
+
+def _run(
+    servable: Servable, feed: str, fetches: list[str], request: input_pb2.Input, api: str, deadline: float | None
+) -> list[np.ndarray]:
+    examples = serialized_examples(request)
+    monitoring.EXAMPLE_COUNTS.labels(servable.name).observe(len(examples))
+    monitoring.EXAMPLE_COUNT_TOTAL.labels(servable.name).inc(len(examples))
+    array = np.empty(len(examples), dtype=object)
+    array[:] = examples
+    values = [np.asarray(value) for value in servable.run({feed: array}, fetches, api, deadline)]
+    for value in values:
+        if not value.ndim or len(value) != len(examples):
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"Input batch size did not match output batch size: {len(examples)} vs. {list(value.shape)}",
+            )
+    return values
+
+
+def serialized_examples(request: input_pb2.Input) -> list[bytes]:
+    """The examples of a request, the shared context in front of each: protobuf merges what follows one another.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if there are none.
+    """
+    kind = request.WhichOneof("kind")
+    context = b""
+    if kind == "example_list_with_context":
+        context = request.example_list_with_context.context.SerializeToString()
+    examples = getattr(request, kind).examples if kind else ()
+    if not examples:
+        raise RequestError("INVALID_ARGUMENT", "Input is empty.")
+    return [context + example.SerializeToString() for example in examples]
+
+
+def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> Classes:
+    found: dict[str, np.ndarray] = {}
+    for alias, kind, name in ((_CLASSES, object, "DT_STRING"), (_SCORES, np.float32, "DT_FLOAT")):
+        if alias not in definition.outputs:
+            continue
+        value = values[fetches.index(definition.outputs[alias].name)]
+        if value.ndim != 2:
+            raise RequestError(
+                "INVALID_ARGUMENT", f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}"
+            )
+        if value.dtype != kind:
+            given = data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+            raise RequestError("INVALID_ARGUMENT", f"Expected {alias} Tensor of {name}. Got: DT_{given}")
+        found[alias] = value
+    shape = next(iter(found.values())).shape
+    if any(value.shape != shape for value in found.values()):
+        sizes = " vs. ".join(str(value.shape[1]) for value in found.values())
+        raise RequestError("INVALID_ARGUMENT", f"Tensors class and score should match in dim_size(1). Got {sizes}")
+    labels: np.ndarray = found[_CLASSES] if _CLASSES in found else np.full(shape, b"", dtype=object)
+    scores = found[_SCORES] if _SCORES in found else np.zeros(shape, np.float32)
+    rows: list[list[bytes]] = labels.tolist()
+    numbers: Any = scores.tolist()
+    return [
+        [(label.decode("utf-8", "replace"), score) for label, score in zip(row, row_scores, strict=True)]
+        for row, row_scores in zip(rows, numbers, strict=True)
+    ]
+
+
+def _regressions(definition: Any, fetches: list[str], values: list[np.ndarray]) -> list[float]:
+    value = values[fetches.index(definition.outputs[_OUTPUTS].name)]
+    if value.ndim != 1 and (value.ndim != 2 or value.shape[1] != 1):
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}",
+        )
+    if value.dtype != np.float32:
+        given = "STRING" if value.dtype == object else data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+        raise RequestError("INVALID_ARGUMENT", f"Expected output Tensor of DT_FLOAT.  Got: DT_{given}")
+    numbers: list[float] = value.ravel().tolist()
+    return numbers

@@ -1,0 +1,60 @@
+"""What a version says of itself: its signatures.
+
+Source: TF Serving's servables/tensorflow/get_model_metadata_impl.cc and model_servers/http_rest_api_util.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import json_format
+from tensorflow_serving.apis import get_model_metadata_pb2
+
+from serving.local_server.errors import RequestError
+from serving.local_server.servable import Servable
+
+SIGNATURE_DEF = "signature_def"
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Refuses a request for anything but signatures.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT.
+    """
+    if not fields:
+        raise RequestError("INVALID_ARGUMENT", "GetModelMetadataRequest must specify at least one metadata_field")
+    for field in fields:
+        if field != SIGNATURE_DEF:
+            raise RequestError("INVALID_ARGUMENT", f"Metadata field {field} is not supported")
+
+
+def response(servable: Servable) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """The answer of gRPC's GetModelMetadata."""
+    answer = get_model_metadata_pb2.GetModelMetadataResponse()
+    answer.model_spec.name, answer.model_spec.version.value = servable.name, servable.version
+    answer.metadata[SIGNATURE_DEF].Pack(_signatures(servable))
+    return answer
+
+
+def as_json(servable: Servable) -> dict[str, Any]:
+    """The answer of REST's /metadata, with every default printed."""
+    return {
+        "model_spec": _to_dict(response(servable).model_spec),
+        "metadata": {SIGNATURE_DEF: _to_dict(_signatures(servable))},
+    }
+
+
+def _signatures(servable: Servable) -> get_model_metadata_pb2.SignatureDefMap:
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    for name, definition in servable.signatures.items():
+        signatures.signature_def[name].CopyFrom(definition)
+    return signatures
+
+
+def _to_dict(message: Any) -> dict[str, Any]:
+    as_dict: dict[str, Any] = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return as_dict

@@ -1,0 +1,130 @@
+"""Which models are served: name, base path, version policy and labels, from TF Serving's ModelServerConfig.
+
+Source: TF Serving's config/model_server_config.proto, sources/storage_path/file_system_storage_path_source.proto and
+the checks of model_servers/server_core.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.local_server.errors import RequestError
+
+_PLATFORM = "tensorflow"
+_TENSORFLOW_TYPE = 1  # the deprecated ModelType
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions that lie in a base path are served.
+
+    Attributes:
+      num_versions: The newest so many; None means all of them.
+      versions: These alone, when there are any; `num_versions` is then without effect.
+    """
+
+    num_versions: int | None = 1
+    versions: tuple[int, ...] = ()
+
+    def aspired(self, present: Collection[int]) -> list[int]:
+        """Chooses from the versions that are there; the newest first."""
+        newest_first = sorted(present, reverse=True)
+        if self.versions:
+            return [version for version in newest_first if version in self.versions]
+        return newest_first[: self.num_versions]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model: the name that clients ask for, the folder of its versions, and which of them are served."""
+
+    name: str
+    base_path: str
+    policy: VersionPolicy = VersionPolicy()
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_text(path: Path, message: Any) -> Any:
+    """Reads a protobuf in text form.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if the file cannot be read or is not such a message.
+    """
+    try:
+        return text_format.Parse(path.read_text(), message)
+    except OSError as error:
+        raise RequestError("NOT_FOUND", f"{path}: {error.strerror}") from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise RequestError("INVALID_ARGUMENT", f"Invalid protobuf file: '{path}': {error}") from None
+
+
+def from_file(path: Path) -> list[ModelConfig]:
+    """Reads --model_config_file.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT or another code, as TF Serving answers.
+    """
+    return from_proto(read_text(path, model_server_config_pb2.ModelServerConfig()))
+
+
+def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
+    """Checks a configuration as TF Serving does.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT or another code, as TF Serving answers.
+    """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise RequestError("UNIMPLEMENTED", "ModelServer does not yet support custom model config.")
+    models: dict[str, ModelConfig] = {}
+    for entry in config.model_config_list.config:
+        if entry.name in models:
+            raise RequestError("INVALID_ARGUMENT", f"Illegal to list model {entry.name} multiple times in config list")
+        if not entry.base_path.startswith("/") and "://" not in entry.base_path:
+            raise RequestError(
+                "INVALID_ARGUMENT",
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
+            )
+        _check_platform(entry)
+        models[entry.name] = ModelConfig(
+            entry.name, entry.base_path, _policy(entry.model_version_policy), dict(entry.version_labels)
+        )
+    return list(models.values())
+
+
+def _check_platform(entry: Any) -> None:
+    if entry.model_type and entry.model_platform:
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
+        )
+    if entry.model_type not in (0, _TENSORFLOW_TYPE):
+        raise RequestError(
+            "INVALID_ARGUMENT", f"ModelServerConfig::model_type choice {entry.model_type} not supported."
+        )
+    if not entry.model_type and not entry.model_platform:
+        raise RequestError(
+            "INVALID_ARGUMENT",
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform.",
+        )
+    if entry.model_platform not in ("", _PLATFORM):
+        raise RequestError(
+            "INVALID_ARGUMENT", f"Model {entry.name} requests unsupported platform {entry.model_platform}"
+        )
+
+
+def _policy(policy: Any) -> VersionPolicy:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return VersionPolicy(num_versions=None)
+    if choice == "specific":
+        if not policy.specific.versions:
+            raise RequestError("INVALID_ARGUMENT", "Specific version policy: at least one version must be named")
+        return VersionPolicy(versions=tuple(policy.specific.versions))
+    # Absent and 0 both mean the newest one.
+    return VersionPolicy(num_versions=policy.latest.num_versions or 1)

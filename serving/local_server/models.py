@@ -1,0 +1,212 @@
+"""All models that the server serves: found by name, version or label, and replaced while requests go on.
+
+Source: TF Serving's model_servers/{server_core,get_model_status_impl}.cc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from serving.local_server import monitoring, warmup
+from serving.local_server.errors import RequestError
+from serving.local_server.model_config import ModelConfig
+from serving.local_server.servable import LoadOptions, Runner, Servable
+from serving.local_server.versions import AVAILABLE, END, Retries, ServedModel, Version
+from trainer_module import model_versions
+
+
+class ModelSource:
+    """Keeps the models of a configuration loaded, and hands them to requests."""
+
+    def __init__(
+        self,
+        configs: Sequence[ModelConfig],
+        runner: Callable[[str], Runner],
+        *,
+        load_options: LoadOptions | None = None,
+        retries: Retries | None = None,
+        warmup_iterations: int = 1,
+        labels_of_unavailable_versions: bool = False,
+    ) -> None:
+        """Takes what the instance needs; nothing is loaded before `poll`.
+
+        Args:
+          configs: The models.
+          runner: A version's folder → what decides when a call runs.
+          load_options: How sessions are made.
+          retries: What is done about a version that cannot be loaded.
+          warmup_iterations: How often each warm-up request is run; 0 leaves warm-up out.
+          labels_of_unavailable_versions: Whether a new label may point to a version that is not available.
+        """
+        self._runner, self._warmup_iterations = runner, warmup_iterations
+        self._load_options, self._retries = load_options or LoadOptions(), retries or Retries()
+        self._any_label = labels_of_unavailable_versions
+        self._configs = {config.name: config for config in configs}
+        self._models = {config.name: self._served(config) for config in configs}
+        self._labels: dict[str, dict[str, int]] = {}
+        self._reloading = threading.Lock()
+        self._interval_s: float | None = None
+
+    def poll(self) -> None:
+        """Looks once at every base path; versions that cannot be loaded are told by `status`."""
+        for model in list(self._models.values()):
+            model.poll()
+
+    def watch(self, interval_s: float = 1.0) -> None:
+        """Polls in threads of its own until `stop`: a model that cannot be reached holds up no other."""
+        self._interval_s = interval_s
+        for model in list(self._models.values()):
+            model.watch(interval_s)
+
+    def stop(self) -> None:
+        """Ends the watching and lets go of every version."""
+        for model in list(self._models.values()):
+            model.stop()
+
+    def ready(self) -> bool:
+        """Whether every configured model has a version that answers."""
+        return all(self._models[name].available() for name in list(self._configs))
+
+    def names(self) -> list[str]:
+        """The configured models."""
+        return list(self._configs)
+
+    def assign_labels(self) -> None:
+        """Makes the configuration's labels known; call it once, when the first versions have been loaded.
+
+        Raises:
+          RequestError: FAILED_PRECONDITION, if a label points to a version that is not available.
+        """
+        self._labels = self._checked_labels(list(self._configs.values()))
+
+    def reload(self, configs: Sequence[ModelConfig]) -> None:
+        """Serves other models, or the same ones otherwise; waits until the new ones are loaded.
+
+        Raises:
+          RequestError: FAILED_PRECONDITION for a label to a version that is not available, and then nothing has
+            changed; UNKNOWN if a new model has no version that can be loaded.
+        """
+        with self._reloading:
+            if not configs:
+                logging.info("Taking no action for empty config.")
+                return
+            labels = self._checked_labels(configs)
+            wanted = {config.name: config for config in configs}
+            new = []
+            for name, config in wanted.items():
+                model = self._models.get(name)
+                if model is None:
+                    model = self._models[name] = self._served(config)
+                    new.append(name)
+                    if self._interval_s is not None:
+                        model.watch(self._interval_s)
+                elif name not in self._configs:
+                    new.append(name)
+                model.configure(config)
+            for name in set(self._configs) - set(wanted):
+                self._models[name].configure(None)
+            before, self._configs, self._labels = self._configs, wanted, labels
+            for name in sorted({*before, *wanted}):
+                if before.get(name) != wanted.get(name):
+                    self._models[name].poll()
+            missing = [name for name in new if not self._models[name].available()]
+            if missing:
+                raise RequestError("UNKNOWN", f"Some models did not become available: {{{', '.join(missing)}}}")
+
+    @contextlib.contextmanager
+    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[Servable]:
+        """The version that a request asks for; it stays loaded inside of the block.
+
+        Raises:
+          RequestError: NOT_FOUND for an unknown model or a version that is not available, INVALID_ARGUMENT for a
+            label.
+        """
+        if label is not None:
+            version = self._labels.get(name, {}).get(label)
+            if version is None:
+                raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
+        model = self._models.get(name)
+        found = model.acquire(version) if model else None
+        if model is None or found is None or found.servable is None:
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
+        try:
+            yield found.servable
+        finally:
+            model.release(found)
+
+    def versions(self) -> list[Version]:
+        """Every version of every model, in the order of the configuration, newest first."""
+        return [version for model in list(self._models.values()) for version in model.versions()]
+
+    def failed(self) -> list[tuple[str, Version]]:
+        """Models without a version that answers, each with the newest one that could not be loaded."""
+        failures = []
+        for name in list(self._configs):
+            versions = self._models[name].versions()
+            broken = [version for version in versions if version.state == END and version.error_code != "OK"]
+            if broken and not any(version.state == AVAILABLE for version in versions):
+                failures.append((name, broken[0]))
+        return failures
+
+    def status(self, name: str, version: int | None = None) -> list[Version]:
+        """The states of all versions, or of one.
+
+        Raises:
+          RequestError: NOT_FOUND.
+        """
+        model = self._models.get(name)
+        found = model.versions() if model else []
+        if version is not None:
+            found = [candidate for candidate in found if candidate.number == version]
+            if not found:
+                raise RequestError("NOT_FOUND", f"Could not find version {version} of model {name}")
+        if not found:
+            raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
+        return [replace(candidate, servable=None) for candidate in found]
+
+    def _served(self, config: ModelConfig) -> ServedModel:
+        return ServedModel(config, self._load, self._retries)
+
+    def _load(self, name: str, version: int, folder: str) -> Servable:
+        started, status = time.perf_counter(), "success"
+        try:
+            if damage := model_versions.differences(folder):
+                raise RequestError("DATA_LOSS", f"{folder} is not what was pushed: {'; '.join(damage)}")
+            servable = Servable(name, version, folder, self._runner(folder), self._load_options)
+            try:
+                if self._warmup_iterations:
+                    warmup.run(servable, folder, self._warmup_iterations)
+            except Exception:
+                servable.close()
+                raise
+        except Exception:
+            status = "fail"
+            raise
+        finally:
+            monitoring.LOAD_COUNT.labels(folder, status).inc()
+            monitoring.LOAD_LATENCY.labels(folder).inc((time.perf_counter() - started) * 1e6)
+        return servable
+
+    def _checked_labels(self, configs: Sequence[ModelConfig]) -> dict[str, dict[str, int]]:
+        labels: dict[str, dict[str, int]] = {}
+        for config in configs:
+            model = self._models.get(config.name)
+            available = (
+                {version.number for version in model.versions() if version.state == AVAILABLE} if model else set()
+            )
+            for label, version in config.labels.items():
+                known = self._labels.get(config.name, {}).get(label)
+                if version not in available and not (self._any_label and known in (None, version)):
+                    raise RequestError(
+                        "FAILED_PRECONDITION",
+                        f"Request to assign label to version {version} of model {config.name}, "
+                        "which is not currently available for inference",
+                    )
+                labels.setdefault(config.name, {})[label] = version
+        return labels

@@ -1,0 +1,125 @@
+"""Metrics under TF Serving's names, in Prometheus' text format.
+
+prometheus-client counts; the text is written here, because TF Serving's counters have no `_total` behind their names.
+
+Source: TF Serving's util/prometheus_exporter.cc, servables/tensorflow/util.cc, batching/batching_session.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+DEFAULT_PATH = "/monitoring/prometheus/metrics"
+CONTENT_TYPE = "text/plain"
+
+_REGISTRY = CollectorRegistry()
+# prometheus-client takes _total off a counter's name and puts it behind every sample's: its name → TF Serving's.
+_COUNTER_NAMES: dict[str, str] = {}
+
+
+class Named(Protocol):
+    """Knows the names of the models."""
+
+    def names(self) -> Collection[str]:
+        """The names."""
+        ...
+
+
+def _exponential(scale: float, growth: float, count: int) -> list[float]:
+    return [scale * growth**index for index in range(count)]
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+    full = f":tensorflow:{name}"
+    _COUNTER_NAMES[full.removesuffix("_total")] = full
+    return Counter(full, text, labels, registry=_REGISTRY)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...], buckets: list[float]) -> Histogram:
+    return Histogram(f":tensorflow:{name}", text, labels, buckets=buckets, registry=_REGISTRY)
+
+
+_LATENCIES = _exponential(10, 1.8, 33)  # µs, up to 20 minutes
+_SIZES = _exponential(1, 2, 15)
+
+REQUEST_COUNT = _counter("serving:request_count", "The total number of requests.", ("model_name", "status"))
+REQUEST_LATENCY = _histogram(
+    "serving:request_latency",
+    "Distribution of wall time (in microseconds) for Tensorflow Serving request.",
+    ("model_name", "API", "entrypoint"),
+    _LATENCIES,
+)
+RUNTIME_LATENCY = _histogram(
+    "serving:runtime_latency",
+    "Distribution of wall time (in microseconds) for Tensorflow runtime.",
+    ("model_name", "API", "runtime"),
+    _LATENCIES,
+)
+EXAMPLE_COUNTS = _histogram(
+    "serving:request_example_counts", "The number of tensorflow.Examples per request.", ("model",), _SIZES
+)
+EXAMPLE_COUNT_TOTAL = _counter(
+    "serving:request_example_count_total", "The total number of tensorflow.Examples.", ("model",)
+)
+WARMUP_LATENCY = _histogram(
+    "serving:model_warmup_latency",
+    "Distribution of wall time (in microseconds) for warming up the model.",
+    ("model_path", "status"),
+    _LATENCIES,
+)
+LOAD_COUNT = _counter(
+    "cc:saved_model:load_attempt_count", "The number of times a SavedModel was loaded.", ("model_path", "status")
+)
+LOAD_LATENCY = _counter(
+    "cc:saved_model:load_latency", "Latency in microseconds for SavedModels that were loaded.", ("model_path",)
+)
+QUEUING_LATENCY = _histogram(
+    "serving:batching_session:queuing_latency",
+    "Distribution of wall time spent (in microseconds) in queuing",
+    ("thread_pool_name",),
+    _exponential(100, 1.2, 52),
+)
+BATCH_INPUT_SIZE = _histogram(
+    "serving:batching_session:input_batch_size", "Tracks the batch size distribution on the inputs.", (), _SIZES
+)
+BATCH_PROCESSED_SIZE = _histogram(
+    "serving:batching_session:processed_batch_size", "Tracks the batch size distribution on processing.", (), _SIZES
+)
+BATCH_PADDING = _histogram(
+    "serving:batching_session:padding_size",
+    "Tracks the padding size distribution on batches.",
+    ("execution_batch_size",),
+    _SIZES,
+)
+WRAPPED_RUN_COUNT = _counter(
+    "serving:batching_session:wrapped_run_count", "Total count of run calls on the wrapped session", ()
+)
+
+
+def count(source: Named, model_name: str, status: str) -> None:
+    """Counts one request. Names that no model has count as one: clients make them up, and each would stay for ever."""
+    REQUEST_COUNT.labels(model_name if model_name in source.names() else "", status).inc()
+
+
+def page() -> str:
+    """Everything that was counted since the process began."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    for metric in _REGISTRY.collect():
+        counter = _COUNTER_NAMES.get(metric.name)
+        yield f"# HELP {counter or metric.name} {metric.documentation}"
+        yield f"# TYPE {counter or metric.name} {metric.type}"
+        for sample in metric.samples:
+            if sample.name.endswith("_created"):
+                continue
+            labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
+            yield f"{counter or sample.name}{{{labels}}} {sample.value:.17g}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

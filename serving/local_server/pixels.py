@@ -1,0 +1,94 @@
+"""Refuses pictures whose header promises more pixels than the machine should decode.
+
+A PNG of a few kilobytes can stand for gigabytes of pixels; the header says so before anything is decoded. Sources: PNG
+specification, 11.2.2 (IHDR); ITU-T T.81, B.2.2 (SOF); GIF89a, 18 (logical screen) and 20 (image descriptor).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+
+from serving.local_server.errors import RequestError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_GIF = re.compile(rb"GIF8[79]a")
+# Start-of-frame markers: C0 to CF but for DHT (C4), JPG (C8) and DAC (CC).
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+
+
+def check(inputs: Mapping[str, np.ndarray], max_pixels: int) -> None:
+    """Looks at every string of a request that is, or holds (a serialised tf.Example does), a JPEG, PNG or GIF file.
+
+    Args:
+      inputs: Arrays by tensor name; those that are not of strings are left alone.
+      max_pixels: Limit of height x width.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT.
+    """
+    for name, values in inputs.items():
+        if values.dtype != object:
+            continue
+        for index, value in enumerate(values.flat):
+            size = size_of(value) if isinstance(value, bytes) else None
+            if size and size[0] * size[1] > max_pixels:
+                raise RequestError(
+                    "INVALID_ARGUMENT",
+                    f"Picture {index} of input {name} has {size[1]} x {size[0]} pixels, more than {max_pixels}.",
+                )
+
+
+def size_of(value: bytes) -> tuple[int, int] | None:
+    """Reads (height, width) of the first picture in a string, None where there is no whole header.
+
+    The longer a format's mark, the less likely it is that it stands in another one's data by chance: JPEG, whose mark
+    is the shortest, is looked for last, unless the string begins with it.
+    """
+    if not value.startswith(_JPEG):
+        at = value.find(_PNG)
+        if at >= 0:
+            if len(value) < at + 24:
+                return None
+            width, height = struct.unpack_from(">II", value, at + 16)
+            return height, width
+        if found := _GIF.search(value):
+            return _gif(value, found.end()) if len(value) >= found.end() + 7 else None
+    at = value.find(_JPEG)
+    return _jpeg(value, at + 2) if at >= 0 else None
+
+
+def _jpeg(value: bytes, at: int) -> tuple[int, int] | None:
+    """Follows the segments to the frame header."""
+    while at + 9 <= len(value) and value[at] == 0xFF:
+        marker = value[at + 1]
+        if marker == 0xFF:  # fill
+            at += 1
+        elif marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", value, at + 5)
+            return height, width
+        elif marker in _STANDALONE:
+            at += 2
+        else:
+            at += 2 + max(struct.unpack_from(">H", value, at + 2)[0], 2)
+    return None
+
+
+def _gif(value: bytes, at: int) -> tuple[int, int]:
+    """The larger of the logical screen and the first image, where that follows the colour table at once."""
+    width, height, packed = struct.unpack_from("<HHB", value, at)
+    at += 7 + (3 << (packed & 7) + 1 if packed & 0x80 else 0)
+    while at + 2 < len(value) and value[at] == 0x21:  # an extension: blocks of their own length until an empty one
+        at += 2
+        while at < len(value) and value[at]:
+            at += value[at] + 1
+        at += 1
+    if at + 9 <= len(value) and value[at] == 0x2C:
+        image_width, image_height = struct.unpack_from("<HH", value, at + 5)
+        return max(height, image_height), max(width, image_width)
+    return height, width

@@ -1,0 +1,119 @@
+"""A model for the local server's tests: small, quick to save, and with a signature for every call."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def toy_builder() -> Callable[[Path, float], None]:
+    """Saves the model into a folder. Its `serving_default` is TF Serving's own half plus two: y = 0.5 x + b."""
+    import tensorflow as tf
+
+    float_ = tf.float32
+
+    class Toy(tf.Module):
+        def __init__(self, b: float) -> None:
+            super().__init__()
+            self.a, self.b = tf.Variable(0.5), tf.Variable(b)
+
+        def signatures(self) -> dict[str, Any]:
+            def spec(dtype: Any, name: str, shape: Any = (None,)) -> tf.TensorSpec:
+                return tf.TensorSpec(shape, dtype, name=name)
+
+            def parsed(examples: tf.Tensor) -> tf.Tensor:
+                return tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([], float_)})["x"]
+
+            def half_plus(x: tf.Tensor) -> tf.Tensor:
+                return self.a * x + self.b
+
+            def scores(examples: tf.Tensor) -> tf.Tensor:
+                x = parsed(examples)
+                return tf.stack([half_plus(x), -half_plus(x)], axis=1)
+
+            def labels(examples: tf.Tensor) -> tf.Tensor:
+                return tf.repeat(tf.constant([["up", "down"]]), tf.shape(examples)[0], axis=0)
+
+            def spin(n: tf.Tensor) -> tf.Tensor:
+                """Keeps a core busy: n[0] steps of about a tenth of a millisecond."""
+                square = tf.eye(96) * 1.0001
+                steps = tf.reduce_max(n)
+                result = tf.while_loop(lambda i, _: i < steps, lambda i, m: (i + 1, m @ square), (0, square))[1]
+                return tf.cast(n, float_) + 0.0 * result[0, 1]
+
+            examples = spec(tf.string, "inputs")
+            functions = {
+                "serving_default": (lambda x: {"y": half_plus(x)}, [spec(float_, "x", (None, 1))]),
+                "named": (
+                    lambda x, n: {"total": x + tf.cast(n, float_), "text": tf.strings.as_string(n)},
+                    [spec(float_, "x"), spec(tf.int64, "n")],
+                ),
+                "plain": (lambda x: {"y": half_plus(x)}, [spec(float_, "x")]),
+                "texts": (lambda s: {"s": s, "s_bytes": s}, [spec(tf.string, "s")]),
+                "scalar": (lambda x: {"total": tf.reduce_sum(x)}, [spec(float_, "x")]),
+                "halves": (lambda h: {"h": h * 2}, [spec(tf.float16, "h")]),
+                "strict": (lambda x: {"y": tf.reshape(x, [-1, 2])}, [spec(float_, "x")]),
+                "spin": (lambda n: {"n": spin(n)}, [spec(tf.int32, "n")]),
+                "classify": (lambda inputs: {"classes": labels(inputs), "scores": scores(inputs)}, [examples]),
+                "scores": (lambda inputs: {"scores": scores(inputs)}, [examples]),
+                "regress": (lambda inputs: {"outputs": half_plus(parsed(inputs))}, [examples]),
+                "regress_column": (lambda inputs: {"outputs": half_plus(parsed(inputs))[:, None]}, [examples]),
+            }
+            return {name: tf.function(function, input_signature=given) for name, (function, given) in functions.items()}
+
+    def build(folder: Path, b: float = 2.0) -> None:
+        toy = Toy(b)
+        tf.saved_model.save(toy, str(folder), signatures=toy.signatures())
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def toy_saved(toy_builder: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
+    """The folder of a saved model, made once for every b."""
+    made: dict[float, Path] = {}
+
+    def get(b: float) -> Path:
+        if b not in made:
+            made[b] = tmp_path_factory.mktemp("toy") / "model"
+            toy_builder(made[b], b)
+        return made[b]
+
+    return get
+
+
+@pytest.fixture
+def push_toy(toy_saved: Callable[[float], Path]) -> Callable[..., Path]:
+    """Copies a version into a base path, all at once, as Pusher does."""
+
+    def push(base: Path, version: int | str, b: float = 2.0) -> Path:
+        base.mkdir(parents=True, exist_ok=True)
+        staged = base / f"staged-{version}"
+        shutil.copytree(toy_saved(b), staged)
+        return staged.rename(base / str(version))
+
+    return push
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Any]]:
+    """Starts servers on free ports of 127.0.0.1, and stops them."""
+    from serving.local_server.server import LocalServer
+
+    started = []
+
+    def start(*arguments: Any, **named: Any) -> LocalServer:
+        server = LocalServer(*arguments, port=0, rest_api_port=0, **named)
+        started.append(server)
+        server.source.poll()
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop(5.0)

@@ -1,0 +1,288 @@
+"""Requests that are wrong in every way: errors of the right class, and the next good one is answered."""
+
+import base64
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorflow_serving.apis import (
+    classification_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.local_server.batching import BatchingParameters
+from serving.local_server.options import Options
+from serving.local_server.server import LocalServer
+
+# Of a request that is wrong, whoever sent it; anything else would say that the server is.
+CLIENTS_FAULT = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
+REST_FAULT = {400, 404, 501}
+
+
+@pytest.fixture(scope="module", params=[None, BatchingParameters(num_batch_threads=2)], ids=["alone", "batched"])
+def server(request, tiny_model, tmp_path_factory):
+    base = tmp_path_factory.mktemp("faults") / "colours"
+    shutil.copytree(tiny_model.serving_dir, base / "1")
+    running = LocalServer("colours", base, port=0, rest_api_port=0, options=Options(batching=request.param))
+    running.source.poll()
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", trust_env=False, timeout=60) as client:
+        yield client
+
+
+def predict_request(*images):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "colours"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
+    return request
+
+
+def rest_body(*images):
+    return {"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}
+
+
+def encoded(pixels, format_="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format_)
+    return buffer.getvalue()
+
+
+def huge(format_):
+    """A small picture whose header says 30,000 x 30,000."""
+    small = bytearray(encoded(np.zeros((8, 8, 3), np.uint8), format_))
+    if format_ == "PNG":
+        small[16:24] = (30_000).to_bytes(4, "big") * 2
+    elif format_ == "GIF":
+        small[6:10] = (30_000).to_bytes(2, "little") * 2
+    else:
+        frame = small.index(b"\xff\xc0")
+        small[frame + 5 : frame + 9] = (30_000).to_bytes(2, "big") * 2
+    return bytes(small)
+
+
+def test_pictures_that_are_none(stub, http, tiny_model):
+    good = tiny_model.image_bytes
+    bad = {
+        "empty": b"",
+        "words": b"not a picture",
+        "truncated JPEG": good[0][: len(good[0]) // 2],
+        "truncated PNG": good[1][: len(good[1]) // 2],
+        "only a mark": good[1][:8],
+        "huge PNG": huge("PNG"),
+        "huge JPEG": huge("JPEG"),
+        "huge GIF": huge("GIF"),
+        "zeros": bytes(100_000),
+    }
+    for what, image in bad.items():
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Predict(predict_request(good[0], image), timeout=60)
+        assert raised.value.code().name == "INVALID_ARGUMENT", what
+        reply = http.post("/v1/models/colours:predict", json=rest_body(good[0], image))
+        assert reply.status_code == 400 and reply.json()["error"], what
+        if what.startswith("huge"):
+            assert "30000 x 30000 pixels" in raised.value.details() and "30000 x 30000" in reply.json()["error"]
+        assert len(stub.Predict(predict_request(good[0]), timeout=60).outputs["label"].string_val) == 1
+    pixel = encoded(np.full((1, 1, 3), 200, np.uint8))
+    assert len(stub.Predict(predict_request(pixel), timeout=60).outputs["probabilities"].float_val) == 3
+    assert http.post("/v1/models/colours:predict", json=rest_body(pixel)).status_code == 200
+
+
+def test_examples_that_are_none(stub, http):
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name, request.model_spec.signature_name = "colours", "classify"
+    request.input.example_list.examples.add().features.feature["image/encoded"].bytes_list.value.append(huge("PNG"))
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.Classify(request, timeout=60)
+    assert raised.value.code().name == "INVALID_ARGUMENT" and "30000 x 30000" in raised.value.details()
+    for example in ({}, {"image/encoded": 1}, {"image/encoded": "words"}, {"image/encoded": [[]]}):
+        body = {"signature_name": "classify", "examples": [example]}
+        assert http.post("/v1/models/colours:classify", json=body).status_code == 400
+
+
+def test_inputs_of_the_wrong_type(stub, http):
+    for value in ([1.0], [1], [True]):
+        request = predict_request()
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(value))
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Predict(request, timeout=60)
+        assert raised.value.code().name == "INVALID_ARGUMENT"
+        assert http.post("/v1/models/colours:predict", json={"instances": value}).status_code == 400
+
+
+def mutated(rng, data):
+    """Bytes that are changed, left out, repeated or put in at a few places."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        at = rng.randrange(len(data)) if data else 0
+        kind = rng.randrange(5)
+        if kind == 0 and data:
+            data[at] = rng.randrange(256)
+        elif kind == 1 and data:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del data[at : at + rng.choice((1, 2, 8, 64))]
+        elif kind == 3:
+            data[at:at] = rng.randbytes(rng.choice((1, 4, 32)))
+        else:
+            data[at:at] = data[at : at + rng.choice((4, 64))] * rng.choice((1, 3))
+    return bytes(data)
+
+
+def test_a_thousand_mutated_requests_over_grpc(server, stub, tiny_model):
+    rng = random.Random(20_26)
+    small = min(tiny_model.image_bytes, key=len)
+    predict = predict_request(small).SerializeToString()
+    classify = classification_pb2.ClassificationRequest()
+    classify.model_spec.name, classify.model_spec.signature_name = "colours", "classify"
+    classify.input.example_list.examples.add().ParseFromString(tiny_model.examples[0])
+    seeds = (("Predict", predict), ("Classify", classify.SerializeToString()))
+    answers = {}
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        for number in range(500):
+            method, seed = seeds[number % 2]
+            call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+            try:
+                call(mutated(rng, seed), timeout=60)
+                answers["OK"] = answers.get("OK", 0) + 1
+            except grpc.RpcError as error:
+                code = error.code().name
+                # gRPC's own word for a message that is none.
+                if "deserializing" not in error.details().lower():
+                    assert code in CLIENTS_FAULT, (number, code, error.details())
+                answers[code] = answers.get(code, 0) + 1
+            if number % 50 == 49:
+                assert stub.Predict(predict_request(small), timeout=60).outputs["label"].string_val
+    assert sum(answers.values()) == 500 and len(answers) >= 3
+
+
+def test_a_thousand_mutated_requests_over_rest(http, tiny_model):
+    rng = random.Random(20_27)
+    small = min(tiny_model.image_bytes, key=len)
+    example = {"image/encoded": {"b64": base64.b64encode(small).decode()}, "x": [1.5, 2], "y": None}
+    seeds = (
+        ("predict", json.dumps(rest_body(small)).encode()),
+        ("predict", json.dumps({"inputs": {"image_bytes": ["a", "b"]}, "signature_name": "embed"}).encode()),
+        ("classify", json.dumps({"signature_name": "classify", "examples": [example]}).encode()),
+    )
+    answers = {}
+    for number in range(500):
+        verb, seed = seeds[number % 3]
+        reply = http.post(f"/v1/models/colours:{verb}", content=mutated(rng, seed))
+        assert reply.status_code == 200 or reply.status_code in REST_FAULT, (number, reply.text)
+        assert reply.status_code == 200 or reply.json()["error"]
+        answers[reply.status_code] = answers.get(reply.status_code, 0) + 1
+        if number % 50 == 49:
+            assert http.post("/v1/models/colours:predict", json=rest_body(small)).status_code == 200
+    assert sum(answers.values()) == 500 and {200, 400} <= set(answers)
+
+
+def test_paths_that_are_none(server, http):
+    rng = random.Random(20_28)
+    for _ in range(100):
+        path = mutated(rng, b"/v1/models/colours/versions/1:predict").decode("latin-1")
+        path = "/" + "".join(each for each in path if each > " " and each not in "\x7f?#\\" and each.isascii())[1:]
+        try:
+            reply = http.post(path, content="{}")
+        except httpx.InvalidURL:
+            continue
+        assert reply.status_code in {400, 404}, path
+    assert http.get("/readyz").status_code == 200
+
+
+def test_a_name_cannot_leave_the_base_path(http):
+    for path in ("/v1/models/%2e%2e%2fcolours", "/v1/models/colours%2f1", "/v1/models/..%2f..%2fetc%2fpasswd"):
+        assert http.get(path).status_code == 404
+        assert http.post(f"{path}:predict", content='{"instances": ["a"]}').status_code == 404
+
+
+# --- Clients of others ------------------------------------------------------------------------------------------
+
+
+def test_tfxs_own_client_finds_it_ready(server, tiny_model):
+    from tfx.components.infra_validator import types
+    from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
+
+    client = tensorflow_serving_client.TensorFlowServingClient(f"127.0.0.1:{server.grpc_port}", "colours")
+    assert client._GetServingStatus() == types.ModelServingStatus.READY
+    client.WaitUntilModelLoaded(deadline=2e10, polling_interval_sec=1)
+    client.SendRequests([predict_request(tiny_model.image_bytes[0])])
+    other = tensorflow_serving_client.TensorFlowServingClient(f"127.0.0.1:{server.grpc_port}", "nobody")
+    assert other._GetServingStatus() == types.ModelServingStatus.NOT_READY
+
+
+# It asks for version 0 where it is told none, which to TF Serving is version 0.
+OVMS = """
+import sys
+import ovmsclient
+from ovmsclient.tfs_compat.base.errors import InvalidInputError, ModelNotFoundError
+for client, port in ((ovmsclient.make_grpc_client, sys.argv[1]), (ovmsclient.make_http_client, sys.argv[2])):
+    client = client("127.0.0.1:" + port)
+    status = client.get_model_status("colours", 1)
+    assert status == {1: {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}, status
+    # Over HTTP it reads names in camel case, which are not TF Serving's.
+    if "grpc" in type(client).__module__:
+        metadata = client.get_model_metadata("colours", 1)
+        assert metadata["model_version"] == 1, metadata
+        assert metadata["inputs"]["image_bytes"]["dtype"] == "DT_STRING", metadata
+    image = open(sys.argv[3], "rb").read()
+    answer = client.predict({"image_bytes": [image]}, "colours", 1)
+    assert set(answer) == {"probabilities", "class_id", "label", "score"}, answer
+    assert answer["probabilities"].shape == (1, 3), answer
+    for name, error in (("nobody", ModelNotFoundError), ("colours", InvalidInputError)):
+        try:
+            client.predict({"image_bytes": [b"words"]}, name, 1)
+        except error:
+            continue
+        raise AssertionError(f"{name}: no {error}")
+print("ok")
+"""
+
+
+@pytest.fixture(scope="session")
+def ovms_python(tmp_path_factory):
+    """An environment of its own: the package wants a protobuf that nothing else here can use."""
+    uv = shutil.which("uv") or str(Path(__file__).parents[2] / ".runtime" / "uv" / "bin" / "uv")
+    if not Path(uv).exists():
+        pytest.skip("there is no uv to make an environment with")
+    folder = tmp_path_factory.mktemp("ovms") / "venv"
+    python = folder / "bin" / "python"
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True, timeout=60)
+    install = [uv, "pip", "install", "-q", "--python", str(python), "ovmsclient", "protobuf<4", "setuptools<81"]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"ovmsclient cannot be installed: {done.stderr.strip()[-200:]}")
+    return python
+
+
+def test_ovmsclient_is_content(server, ovms_python, tiny_model, tmp_path):
+    (tmp_path / "picture").write_bytes(tiny_model.image_bytes[0])
+    done = subprocess.run(
+        [ovms_python, "-c", OVMS, str(server.grpc_port), str(server.rest_port), str(tmp_path / "picture")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr

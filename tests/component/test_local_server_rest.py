@@ -1,0 +1,358 @@
+"""What TF Serving answers over REST, row by row."""
+
+import base64
+import gzip
+import json
+import shutil
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.local_server import monitoring
+from serving.local_server.model_config import ModelConfig, VersionPolicy
+from serving.local_server.options import Options
+from serving.local_server.servable import LoadOptions
+from serving.local_server.server import LocalServer
+
+
+@pytest.fixture(scope="module")
+def http(toy_saved, tmp_path_factory):
+    base = tmp_path_factory.mktemp("rest") / "toy"
+    for version, b in ((123, 2.0), (124, 3.0)):
+        shutil.copytree(toy_saved(b), base / str(version))
+    options = Options(
+        models=(ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123, "a b": 124}),),
+        metrics_path=monitoring.DEFAULT_PATH,
+        rest_timeout_s=1.0,
+        max_request_bytes=200_000,
+        load=LoadOptions(max_pixels=10_000),
+    )
+    running = LocalServer(port=None, rest_api_port=0, options=options)
+    running.source.poll()
+    running.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.rest_port}", trust_env=False, timeout=30) as client:
+        yield client
+    running.stop()
+
+
+TOY = "/v1/models/toy"
+B64 = {"b64": base64.b64encode(b"\x00\xff").decode()}
+
+
+# --- Routes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (f"{TOY}:predict", 3.5),
+        ("/V1/MODELS/toy:predict", 3.5),
+        ("/v1/models/%74oy:predict", 3.5),
+        (f"{TOY}/versions/123:predict", 2.5),
+        (f"{TOY}/versions/0000124:predict", 3.5),
+        (f"{TOY}/labels/stable:predict", 2.5),
+        (f"{TOY}/labels/a%20b:predict", 3.5),
+    ],
+)
+def test_routes_of_predict(http, path, expected):
+    reply = http.post(path, content='{"instances": [[1.0]]}', headers={"content-type": "text/nonsense"})
+    assert (reply.status_code, reply.json()) == (200, {"predictions": [[expected]]})
+    assert reply.headers["content-type"] == "application/json"
+    assert "content-encoding" not in reply.headers and "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"{TOY}:predict?x=1"),
+        ("POST", f"{TOY}%3Apredict"),
+        ("POST", f"{TOY}:Predict"),
+        ("POST", f"{TOY}:explain"),
+        ("POST", f"{TOY}/versions/x:predict"),
+        ("POST", f"{TOY}/versions/123/labels/stable:predict"),
+        ("POST", TOY),
+        ("GET", f"{TOY}:predict"),
+        ("GET", f"{TOY}/other"),
+        ("PUT", f"{TOY}:predict"),
+        ("DELETE", TOY),
+        ("PATCH", TOY),
+        ("GET", "/v1/"),
+    ],
+)
+def test_malformed(http, method, path):
+    reply = http.request(method, path, content="{}" if method != "GET" else None)
+    assert (reply.status_code, reply.json()) == (400, {"error": f"Malformed request: {method} {path}"})
+
+
+@pytest.mark.parametrize(("path", "method"), [("/", "GET"), ("/v2/models/toy", "GET"), ("/v1", "POST")])
+def test_outside_of_v1_the_answer_is_html(http, path, method):
+    reply = http.request(method, path)
+    assert reply.status_code == 404 and reply.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("POST", "/v1/models/m:predict", 404, "Servable not found for request: Latest(m)"),
+        ("POST", f"{TOY}/versions/7:predict", 404, "Servable not found for request: Specific(toy, 7)"),
+        ("POST", f"{TOY}/versions/7:regress", 404, "Servable not found for request: Specific(toy, 7)"),
+        ("POST", f"{TOY}/labels/x:predict", 400, "Unrecognized servable version label: x"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("GET", "/v1/models/m", 404, "Could not find any versions of model m"),
+        ("GET", f"{TOY}/versions/7", 404, "Could not find version 7 of model toy"),
+        ("GET", "/v1/models/m/metadata", 404, "Servable not found for request: Latest(m)"),
+        ("GET", f"{TOY}/labels/x/metadata", 400, "Unrecognized servable version label: x"),
+    ],
+)
+def test_what_is_not_there(http, method, path, status, error):
+    content = '{"examples": [{"x": 1.0}]}' if "regress" in path else None
+    reply = http.request(method, path, content=content)
+    assert (reply.status_code, reply.json()) == (status, {"error": error})
+
+
+@pytest.mark.parametrize("path", [f"{TOY}/versions/9223372036854775808", f"{TOY}/versions/{'9' * 3000}"])
+def test_a_version_beyond_int64_has_an_empty_answer(http, path):
+    for reply in (http.get(path), http.get(f"{path}/metadata"), http.post(f"{path}:predict", content="{}")):
+        assert (reply.status_code, reply.content) == (400, b"")
+
+
+# --- Predict ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"instances": [1, 3.0]}, {"predictions": [3.5, 4.5]}),
+        ({"instances": [{"x": 1.0}]}, {"predictions": [3.5]}),
+        ({"inputs": [1.0, 3.0]}, {"outputs": [3.5, 4.5]}),
+        ({"inputs": {"x": [1.0], "extra": 5}}, {"outputs": [3.5]}),
+        ({"inputs": 1.0}, {"outputs": 3.5}),
+    ],
+)
+def test_row_and_column(http, body, expected):
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "plain", **body})
+    assert reply.json() == expected
+
+
+def test_several_inputs_and_outputs(http):
+    rows = [{"n": 2, "x": 1.5}, {"x": -1, "n": 1}]
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "named", "instances": rows})
+    assert reply.json() == {"predictions": [{"text": "2", "total": 3.5}, {"text": "1", "total": 0.0}]}
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "named", "inputs": {"x": [1.5], "n": [2]}})
+    assert reply.json() == {"outputs": {"text": ["2"], "total": [3.5]}}
+    assert b"3.5" in reply.content and b'"total":[3.5]' in reply.content.replace(b" ", b"")
+
+
+def test_bytes_go_in_by_b64_and_come_out_by_the_name(http):
+    plain = {"b64": base64.b64encode(b"plain").decode()}
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "texts", "instances": [plain, "text"]})
+    assert reply.json()["predictions"] == [
+        {"s": "plain", "s_bytes": plain},
+        {"s": "text", "s_bytes": {"b64": base64.b64encode(b"text").decode()}},
+    ]
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "texts", "inputs": {"s": [B64]}})
+    assert reply.json()["outputs"]["s_bytes"] == [B64]
+
+
+def test_nan_and_infinity_both_ways(http):
+    body = '{"signature_name": "plain", "instances": [NaN, Infinity, -Infinity, 2]} and more'
+    reply = http.post(f"{TOY}:predict", content=body)
+    assert reply.content == b'{"predictions":[NaN,Infinity,-Infinity,4.0]}'
+
+
+def test_gzip(http):
+    body = b'{"instances": [[1.0]]}'
+    headers = {"content-encoding": "gzip"}
+    assert http.post(f"{TOY}:predict", content=gzip.compress(body), headers=headers).json() == {"predictions": [[3.5]]}
+    bomb = gzip.compress(b" " * 3_000_000 + body)
+    for broken in (body, gzip.compress(body)[:-9], bomb, b""):
+        reply = http.post(f"{TOY}:predict", content=broken, headers=headers)
+        assert (reply.status_code, reply.json()) == (400, {"error": "JSON Parse error: The document is empty"})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("", 400, "JSON Parse error: The document is empty"),
+        ("{", 400, "JSON Parse error: Missing a name for object member. at offset: 1"),
+        ("[]", 400, "JSON Value: [] Is not object"),
+        ("{}", 400, "Missing 'inputs' or 'instances' key"),
+        ('{"signature_name": "x", "instances": [1]}', 400, 'Serving signature name: "x" not found in signature def'),
+        ('{"signature_name": 100}', 400, "'signature_name' key must be a string value."),
+        ('{"instances": [1], "inputs": 1}', 400, "expecting only one of 'inputs' or 'instances' keys to exist"),
+        ('{"instances": []}', 400, "No values in 'instances' array"),
+        (
+            '{"instances": [{"z": 1}]}',
+            400,
+            "Failed to process element: 0 key: z of 'instances' list. "
+            "Error: INVALID_ARGUMENT: JSON object: does not have named input: z",
+        ),
+        ('{"inputs": {"z": 1}}', 400, "Missing named input: x in 'inputs' object."),
+        ('{"instances": ["a"]}', 400, 'JSON Value: "a" Type: String is not of expected type: float'),
+        ('{"instances": [true]}', 400, "JSON Value: true Type: True is not of expected type: float"),
+        ('{"inputs": [[1], [2, 3]]}', 400, "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
+        ('{"instances": [[[1, 2]], [[1], [2]]]}', 400, "Expecting shape [1,2] but got: [2,1]"),
+        ('{"signature_name": "named", "instances": [{"x": 1, "n": 2.0}]}', 400, "is not of expected type: int64"),
+        ('{"signature_name": "named", "instances": [1]}', 400, "as multiple input tensors required"),
+        ('{"signature_name": "halves", "inputs": [1.0]}', 501, "to type: half"),
+        ('{"signature_name": "scalar", "instances": [1.0]}', 400, "Tensor name: total has no shape information"),
+        ('{"signature_name": "strict", "instances": [1.0]}', 400, "eshape"),
+        ('{"signature_name": "texts", "instances": [{"b64": "!"}]}', 400, "Unable to base64 decode"),
+        ('{"signature_name": "spin", "instances": [40000]}', 504, "Timed out waiting for notification"),
+    ],
+)
+def test_predict_errors(http, body, status, error):
+    reply = http.post(f"{TOY}:predict", content=body)
+    assert reply.status_code == status
+    assert set(reply.json()) == {"error"} and error in reply.json()["error"]
+    assert reply.headers["content-type"] == "application/json"
+
+
+def test_the_server_answers_while_a_call_that_nobody_waits_for_still_runs(http):
+    assert http.post(f"{TOY}:predict", content='{"instances": [[1.0]]}').json() == {"predictions": [[3.5]]}
+
+
+def test_shapes_are_not_held_against_the_signature(http):
+    reply = http.post(f"{TOY}:predict", content='{"instances": [[1.0, 2.0], [3.0, 4.0]]}')
+    assert reply.json() == {"predictions": [[3.5, 4.0], [4.5, 5.0]]}
+
+
+def test_a_body_that_is_too_large_is_not_read(http):
+    reply = http.post(f"{TOY}:predict", content=b"x" * 300_000)
+    assert reply.status_code == 413 and "200000" in reply.json()["error"]
+
+    def chunks():
+        for _ in range(30):
+            yield b"x" * 10_000
+
+    assert http.post(f"{TOY}:predict", content=chunks()).status_code == 413
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded(http):
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2
+    picture = {"b64": base64.b64encode(header).decode()}
+    for verb, body in (
+        ("predict", {"signature_name": "texts", "instances": [picture]}),
+        ("regress", {"signature_name": "regress", "examples": [{"image/encoded": picture, "x": 1.0}]}),
+    ):
+        reply = http.post(f"{TOY}:{verb}", json=body)
+        assert reply.status_code == 400 and "30000 x 30000 pixels" in reply.json()["error"]
+
+
+# --- Classify and Regress ---------------------------------------------------------------------------------------
+
+
+def test_classify_and_regress(http):
+    examples = {"examples": [{"x": 1.0}, {"x": [3.0]}]}
+    reply = http.post(f"{TOY}/versions/123:classify", json={"signature_name": "classify", **examples})
+    assert reply.json() == {"results": [[["up", 2.5], ["down", -2.5]], [["up", 3.5], ["down", -3.5]]]}
+    reply = http.post(f"{TOY}:regress", json={"signature_name": "regress", **examples})
+    assert reply.json() == {"results": [3.5, 4.5]}
+    shared = {"signature_name": "regress", "context": {"x": 1.0}, "examples": [{}, {"x": 5.0}]}
+    assert http.post(f"{TOY}/labels/stable:regress", json=shared).json() == {"results": [2.5, 4.5]}
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "error"),
+    [
+        ("classify", {"signature_name": "x", "examples": [{}]}, "No signature was found with the name: x"),
+        ("regress", {"signature_name": "x", "examples": [{}]}, "No signature was found with the name: x"),
+        ("classify", {"instances": [1]}, "key 'examples' is expected and was not found"),
+        ("regress", {"signature_name": "regress", "examples": []}, "'examples' value is an empty array"),
+        # A whole number makes an int64 feature.
+        ("regress", {"signature_name": "regress", "examples": [{"x": 1}]}, "Data type: int64 but expected type: float"),
+        ("regress", {"signature_name": "regress", "examples": [{"x": [[1]]}]}, "unexpected JSON type: Array"),
+        ("regress", {"signature_name": "classify", "examples": [{"x": 1.0}]}, "Expected one output Tensor."),
+    ],
+)
+def test_classify_and_regress_errors(http, verb, body, error):
+    reply = http.post(f"{TOY}:{verb}", json=body)
+    assert reply.status_code == 400 and error in reply.json()["error"]
+
+
+# --- Status, metadata, CORS, metrics ----------------------------------------------------------------------------
+
+
+def state(version):
+    return {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+
+
+@pytest.mark.parametrize(
+    ("path", "versions"),
+    [
+        (TOY, [124, 123]),
+        (f"{TOY}/versions/123", [123]),
+        (f"{TOY}/labels/nonsense", [124, 123]),  # labels are ignored
+        (f"{TOY}/METADATA", [124, 123]),  # the word is matched in small letters only
+    ],
+)
+def test_status(http, path, versions):
+    assert http.get(path).json() == {"model_version_status": [state(version) for version in versions]}
+
+
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [(TOY, "124"), (f"{TOY}/versions/123", "123"), (f"{TOY}/labels/stable", "123")],
+)
+def test_metadata(http, path, version):
+    reply = http.get(f"{path}/metadata").json()
+    assert reply["model_spec"] == {"name": "toy", "signature_name": "", "version": version}
+    signature = reply["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["x"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "1", "name": ""}], "unknown_rank": False},
+        "name": "serving_default_x:0",
+    }
+    assert signature["method_name"] == "tensorflow/serving/predict"
+
+
+def test_options_wants_an_origin(http):
+    assert http.options(f"{TOY}:predict").status_code == 400
+    reply = http.options(f"{TOY}:predict", headers={"origin": "https://example.org"})
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_cors(start_server, push_toy, tmp_path):
+    push_toy(tmp_path / "toy", 1)
+    running = start_server("toy", tmp_path / "toy", options=Options(cors=True))
+    url = f"http://127.0.0.1:{running.rest_port}{TOY}"
+    reply = httpx.get(url, trust_env=False)
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["access-control-allow-methods"] == "POST, GET"
+    assert reply.headers["access-control-allow-headers"] == "Content-Type"
+    # Metrics are shown only where they were asked for.
+    assert httpx.get(url.replace(TOY, monitoring.DEFAULT_PATH), trust_env=False).status_code == 404
+
+
+def metric(http, start):
+    lines = http.get(monitoring.DEFAULT_PATH).text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(start)}
+
+
+def test_metrics_have_tf_servings_names(http):
+    ok = ':tensorflow:serving:request_count{model_name="toy",status="OK"}'
+    before = metric(http, ok).get(ok, 0)
+    for _ in range(3):
+        http.post(f"{TOY}:predict", content='{"instances": [[1.0]]}')
+    assert metric(http, ok)[ok] == before + 3
+    http.post("/v1/models/made-up:predict", content="{}")
+    text = http.get(monitoring.DEFAULT_PATH).text
+    assert "made-up" not in text
+    assert ':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"}' in text
+    assert "# TYPE :tensorflow:serving:request_count counter" in text
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in text
+    labels = 'model_name="toy",API="predict",entrypoint="REST"'
+    buckets = metric(http, f":tensorflow:serving:request_latency_bucket{{{labels}")
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert len(buckets) == 34 and any(key.endswith('le="+Inf"}') for key in buckets)
+    (count,) = metric(http, f":tensorflow:serving:request_latency_count{{{labels}").values()
+    assert count == max(buckets.values()) >= 3
+    assert any(":runtime_latency_sum" in line and 'runtime="TF1"' in line for line in text.splitlines())
+    assert "request_example_count_total{" in text
+
+
+def test_every_answer_is_json_that_others_read(http):
+    reply = http.post(f"{TOY}:predict", json={"signature_name": "plain", "instances": list(np.arange(50.0))})
+    assert json.loads(reply.content)["predictions"] == list(0.5 * np.arange(50) + 3)
