@@ -306,6 +306,8 @@ def of_one_process(inputs, tmp_path_factory):
     return find
 
 
+# Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_writes_what_it_writes_in_one_process(node, engine, inputs, of_one_process, tmp_path):
     found = NODES[node](engine, tmp_path, inputs)
