@@ -14,6 +14,8 @@ ENGINES = ("flink", "spark", "dataflow")
 
 Endpoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 GcsPath = Annotated[str, StringConstraints(pattern=r"^gs://[^/]+(/.*)?$")]
+# How long a worker without work stays, milliseconds.
+_KEPT_MS = 60_000
 _FLINK_MASTER = r"^(\[local\]|(https?://)?[A-Za-z0-9.-]+:[0-9]{1,5})$"
 _LOCAL_SPARK = re.compile(r"local(\[.+\])?")
 
@@ -64,6 +66,8 @@ class WorkerOptions(Section):
             said.append(f"--environment_config={self.worker_pool}")
         elif self.environment == "docker":
             said.append(f"--environment_config={self.image}")
+        # A job has several stages, and a worker that starts for each of them imports TensorFlow and TFX every time.
+        said.append(f"--environment_cache_millis={_KEPT_MS}")
         return [*said, f"--sdk_worker_parallelism={self.worker_processes}"]
 
 

@@ -157,6 +157,13 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _workers_see_the_data(self) -> PipelineConfig:
+        path = self.data.path
+        if self.beam.runner == "dataflow" and path is not None and not path.startswith("gs://"):
+            raise ValueError(f'beam.runner = "dataflow" reads gs:// alone, and data.path is {path}')
+        return self
+
+    @model_validator(mode="after")
     def _tuner_can_search(self) -> PipelineConfig:
         if self.tuner.enabled:
             if self.training.distribution == "multi_worker":

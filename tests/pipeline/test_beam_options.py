@@ -1,10 +1,12 @@
 """`[beam]`: what is accepted, what is said of the rest, and that Beam understands what it is given."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline import config, execution
 from pipeline.beam_options import ENGINES, BeamSection
 
 DATAFLOW = {
@@ -92,6 +94,7 @@ def test_flink_is_told_where_its_cluster_and_its_workers_are():
         "--flink_version=1.19",
         "--environment_type=EXTERNAL",
         "--environment_config=localhost:50000",
+        "--environment_cache_millis=60000",
         "--sdk_worker_parallelism=4",
         "--sdk_container_image=none",
         "--tfxio_use_byte_size_batching=true",
@@ -145,6 +148,23 @@ def test_every_key_is_documented_with_its_description():
         assert f"## `[beam.{name}]`" in text
         for key, field in section.model_fields.items():
             assert f"| `{key}` |" in text and field.description in text, (name, key)
+
+
+def test_the_configurations_that_the_documents_show_are_accepted():
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    runners = [BeamSection.model_validate(tomllib.loads(block)["beam"]).runner for block in shown]
+    assert runners == ["multi_processing", "flink", "flink"]
+
+
+def test_dataflow_reads_buckets_alone():
+    said = [f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items()]
+    loaded = config.load("pictures", data="gs://bucket/birds", overrides=["beam.runner=dataflow", *said])
+    assert "--runner=DataflowRunner" in loaded.beam.arguments()
+    with pytest.raises(config.ConfigError, match=r"reads gs:// alone, and data.path is /data/birds"):
+        config.load("pictures", data="/data/birds", overrides=["beam.runner=dataflow", *said])
+    with pytest.raises(config.ConfigError, match=r"Dataflow's workers mount no folder"):
+        execution.refuse_several_machines(loaded)
 
 
 def test_a_pods_folders_are_not_an_engines():
