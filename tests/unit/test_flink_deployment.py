@@ -2,6 +2,7 @@
 
 import copy
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -152,3 +153,14 @@ def test_the_images_are_of_one_version(kustomization):
 def test_the_sidecar_starts_a_module_that_beam_has(manifests):
     module = containers(manifests)["python"]["command"][-1]
     assert module.replace(".", "/") + ".py" in map(str, metadata.files("apache-beam"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(["--jar", "/nowhere.jar"], 3, "flink_job_server: "), (["--colour", "red"], 2, "unknown option --colour")],
+)
+def test_the_script_says_what_it_lacks(arguments, code, said):
+    """3 is what the tests on Flink are skipped by; a mistake must not be."""
+    script = Path(__file__).parents[2] / "scripts" / "flink_job_server.sh"
+    done = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code and said in done.stderr
