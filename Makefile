@@ -4,10 +4,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 VARIANT := cpu
 
-.PHONY: help setup demo test lint format bench lock image clean
+.PHONY: help setup demo test test-flink lint format bench lock image clean
 
 help: ## Shows this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Creates .venv from requirements.lock; does nothing when that is done.
 	@scripts/setup.sh
@@ -17,6 +17,9 @@ demo: setup ## Trains, checks, explains, pushes and serves a model of handwritte
 
 test: setup ## Runs all tests.
 	$(BIN)/python -m pytest
+
+test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).
+	$(BIN)/python -m pytest tests/component/test_beam_engines.py --flink
 
 lint: setup ## Checks format, style, types and the direction of imports.
 	$(BIN)/ruff format --check .

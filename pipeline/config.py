@@ -27,6 +27,7 @@ from components.example_validator.options import DriftOptions
 from components.image_example_gen.locations import absolute, is_remote
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
+from pipeline.beam_options import ENGINES, BeamSection
 from pipeline.kubeflow_options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
@@ -105,35 +106,6 @@ class ServingSection(ServingLimits):
         return ServingLimits.model_validate(self.model_dump(include=set(ServingLimits.model_fields)))
 
 
-class BeamSection(Section):
-    """`[beam]`: how the data-parallel nodes run."""
-
-    runner: Literal["local", "multi_processing"] = Field(
-        default="local", description="`local` is this process; `multi_processing` starts workers beside it."
-    )
-    workers: int = Field(default=2, ge=1, le=1024, description="Processes, with runner = multi_processing.")
-    options: tuple[str, ...] = Field(default=(), description="Further Beam pipeline options, as on its command line.")
-
-    def arguments(self) -> list[str]:
-        """The command line that Beam is given.
-
-        FnApiRunner is named since Beam's default first tries to download a binary.
-        """
-        mode = "in_memory" if self.runner == "local" else "multi_processing"
-        workers = 1 if self.runner == "local" else self.workers
-        return [
-            "--runner=FnApiRunner",
-            f"--direct_running_mode={mode}",
-            f"--direct_num_workers={workers}",
-            # No container is used here. Without an image's name TFX would pack itself up for workers on other
-            # machines before every node, which takes longer than many a node.
-            "--sdk_container_image=none",
-            # Batches of examples by their bytes, 20 MiB: a thousand photographs at once may be gigabytes.
-            "--tfxio_use_byte_size_batching=true",
-            *self.options,
-        ]
-
-
 class PipelineConfig(Section):
     """The whole configuration of a run."""
 
@@ -182,6 +154,13 @@ class PipelineConfig(Section):
         needed = (info.context or {}).get("needs_data", True)
         if needed and self.data.source == "folder" and self.data.path is None:
             raise ValueError("data.path is missing: name the folder of your pictures there, or give --data DIR")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_see_the_data(self) -> PipelineConfig:
+        path = self.data.path
+        if self.beam.runner == "dataflow" and path is not None and not path.startswith("gs://"):
+            raise ValueError(f'beam.runner = "dataflow" reads gs:// alone, and data.path is {path}')
         return self
 
     @model_validator(mode="after")
@@ -241,6 +220,12 @@ class PipelineConfig(Section):
             "work_path": "a folder on a mounted volume, for what outlives a run",
         }
         wrong = [f"kubeflow.{key} is missing: {what}." for key, what in needed.items() if not getattr(options, key)]
+        if self.beam.runner in ENGINES:
+            wrong.append(
+                f'beam.runner = "{self.beam.runner}" does not see the folders of a pod, where Kubeflow puts what a '
+                'node reads and writes: take "multi_processing" with the cores of kubeflow.nodes, or `tfx-vision run` '
+                "on a volume that the engine's workers mount."
+            )
         if self.training.distribution == "multi_worker":
             wrong.append(
                 'training.distribution = "multi_worker" needs Trainers on several machines, and a node of Kubeflow '

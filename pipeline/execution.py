@@ -114,12 +114,17 @@ def refuse_several_machines(config: PipelineConfig) -> None:
     """Refuses, before anything is looked at, what a run on one machine would wait for in vain.
 
     Raises:
-      ConfigError: If the training is meant for several machines.
+      ConfigError: If the training is meant for several machines, or Beam's workers cannot see what the run writes.
     """
     if config.training.distribution == "multi_worker":
         raise ConfigError(
             'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
             'run is on one: take "mirrored" for all its GPUs, or "none".'
+        )
+    if config.beam.runner == "dataflow":
+        raise ConfigError(
+            'beam.runner = "dataflow": a run from here keeps what nodes hand on below pipeline.root, and Dataflow\'s '
+            'workers mount no folder. Take "flink" or "spark" with workers that do.'
         )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ml_metadata.proto import metadata_store_pb2
@@ -84,6 +87,7 @@ def run(
       PicturesRefusedError: If ExampleValidator refuses the pictures; the nodes behind it do not run.
       NodeFailedError: If a node fails; the nodes behind it do not run.
     """
+    let_workers_find_python()
     compiled = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(compiled)
@@ -98,6 +102,13 @@ def run(
     _close_abandoned_executions(connection)
     for node in (entry.pipeline_node for entry in compiled.nodes):
         on_node(_run_node(node, compiled, deployment, connection, on_node))
+
+
+def let_workers_find_python() -> None:
+    """Puts this interpreter's folder first on PATH: Beam's pools start their workers as `python`, whichever that is."""
+    folder, found = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if found.partition(os.pathsep)[0] != folder:
+        os.environ["PATH"] = f"{folder}{os.pathsep}{found}"
 
 
 def _run_node(

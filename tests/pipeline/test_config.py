@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
+from pipeline.beam_options import BeamSection
 
 
 @pytest.mark.parametrize("name", config.preset_names())
@@ -429,14 +430,14 @@ def test_the_trainers_part_survives_json():
 
 
 def test_beam_arguments():
-    assert config.BeamSection().arguments() == [
+    assert BeamSection().arguments() == [
         "--runner=FnApiRunner",
         "--direct_running_mode=in_memory",
         "--direct_num_workers=1",
         "--sdk_container_image=none",
         "--tfxio_use_byte_size_batching=true",
     ]
-    several = config.BeamSection(runner="multi_processing", workers=3, options=("--x=1",)).arguments()
+    several = BeamSection(runner="multi_processing", workers=3, options=("--x=1",)).arguments()
     assert several == [
         "--runner=FnApiRunner",
         "--direct_running_mode=multi_processing",

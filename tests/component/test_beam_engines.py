@@ -1,0 +1,321 @@
+"""The data-parallel nodes on Flink and in several processes: what one process writes, they write.
+
+Every node runs once in this process and once on the engine, on the same inputs. `make test-flink` runs them; it needs
+Java and Beam's job server (`scripts/flink_job_server.sh` says how that is found).
+"""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+import tensorflow_transform as tft
+from google.protobuf import json_format
+from PIL import Image
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx.types import artifact_utils, standard_artifacts
+
+import components
+from components.evaluator import executor as evaluator
+from components.evaluator.options import EvaluationOptions
+from components.grad_cam import executor as grad_cam
+from components.image_example_gen import executor as example_gen
+from components.image_example_gen import layout
+from components.image_example_gen.options import DataOptions
+from components.statistics_gen import executor as statistics_gen
+from components.transform import executor as transform
+from pipeline.beam_options import BeamSection
+from pipeline.evaluation import eval_config
+from pipeline.runners import local
+from trainer_module import features
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "flink_job_server.sh"
+# Said by the user of `make test-flink` where a job server runs already, or where its classes are.
+ENDPOINT = "FLINK_JOB_ENDPOINT"
+FLOATS = [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
+SLICES = ("brightness", "orientation")
+START_TIMEOUT_S = 60
+
+
+# --- Engines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def job_endpoint(request, tmp_path_factory):
+    """A Flink job server: the one that is named, or one of our own for the time of the tests."""
+    if not request.config.getoption("--flink"):
+        pytest.skip("needs Java and Beam's Flink job server: make test-flink")
+    if os.environ.get(ENDPOINT):
+        yield os.environ[ENDPOINT]
+        return
+    log = tmp_path_factory.mktemp("flink") / "job-server.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with log.open("w") as output:
+        server = subprocess.Popen([str(SCRIPT), "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            await_server(server, port, log)
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def await_server(server, port, log):
+    """Returns when the port is open; where there is no job server to start, its absence is no failure of ours."""
+    deadline = None
+    while True:
+        if server.poll() is not None:
+            said = log.read_text().strip()
+            if server.returncode == 3:  # the script's word for what is absent
+                pytest.skip(said.splitlines()[-1])
+            pytest.fail(f"the job server ended with {server.returncode}: {said[-2000:]}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if deadline is None and "starting" in log.read_text():  # what was there to download is there
+            deadline = time.monotonic() + START_TIMEOUT_S
+        assert deadline is None or time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module", params=["flink", "flink in two processes", "multi_processing"])
+def engine(request):
+    """Beam's arguments, as the configuration gives them."""
+    if not request.config.getoption("--flink"):
+        pytest.skip("needs Java and Beam's Flink job server: make test-flink")
+    if request.param == "multi_processing":
+        return BeamSection(runner="multi_processing", workers=2).arguments()
+    local.let_workers_find_python()
+    said = {"job_endpoint": request.getfixturevalue("job_endpoint"), "parallelism": 2}
+    if request.param == "flink in two processes":
+        said["worker_processes"] = 2
+    return BeamSection(runner="flink", flink=said).arguments()
+
+
+# --- Inputs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model, tmp_path_factory):
+    """Folders of pictures that the tiny model knows, with noise; and what comes of them in one process."""
+    root = tmp_path_factory.mktemp("inputs")
+    random = np.random.default_rng(5)
+    for index in range(150):
+        encoded = tiny_model.image_bytes[index % 12]
+        pixels = tf.io.decode_image(encoded).numpy()
+        noisy = np.clip(pixels + random.normal(0, 60, pixels.shape), 0, 255).astype(np.uint8)
+        path = root / "pictures" / tiny_model.options.classes[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(path)
+    path.write_text("not a picture")
+    found = {"tiny_model": tiny_model, "pictures": root / "pictures"}
+    image_example_gen(BeamSection().arguments(), root, found)
+    examples = standard_artifacts.Examples()
+    examples.uri, examples.split_names = str(root / "examples"), '["train", "validation", "test"]'
+    schema = standard_artifacts.Schema()
+    schema.uri = str(root / "schema")
+    (record, *_) = records(root / "examples" / "Split-train")
+    (root / "schema").mkdir()
+    (root / "schema" / "schema.pbtxt").write_text(str(schema_of(record)))
+    return found | {"examples": examples, "schema": schema}
+
+
+def schema_of(example):
+    schema = schema_pb2.Schema()
+    kinds = {"bytes_list": schema_pb2.BYTES, "float_list": schema_pb2.FLOAT, "int64_list": schema_pb2.INT}
+    for name, feature in sorted(example.features.feature.items()):
+        entry = schema.feature.add(name=name, type=kinds[feature.WhichOneof("kind")])
+        entry.presence.min_fraction = 1.0
+        entry.shape.dim.add(size=1)
+    return schema
+
+
+def run(executor, arguments, root, inputs, outputs, exec_properties):
+    """Runs an executor; the outputs' artifacts get folders below root."""
+    for name, artifact in outputs.items():
+        artifact.uri = str(root / name)
+        os.makedirs(artifact.uri)
+    context = executor.Executor.Context(beam_pipeline_args=arguments, tmp_dir=str(root / "tmp"), unique_id="1")
+    executor.Executor(context).Do(
+        {name: [artifact] for name, artifact in inputs.items()},
+        {name: [artifact] for name, artifact in outputs.items()},
+        exec_properties,
+    )
+
+
+# --- Nodes: run one below a folder, and read what it has written ------------------------------------------------
+
+
+def image_example_gen(arguments, root, inputs):
+    data = DataOptions(max_bad_fraction=0.1)
+    found = layout.inspect(str(inputs["pictures"]), data)
+    options = example_gen.Options(data=data, classes=found.classes)
+    outputs = {"examples": standard_artifacts.Examples(), "quarantine": components.Quarantine()}
+    properties = {"input_base": str(inputs["pictures"]), "options": options.model_dump_json()}
+    with pytest.MonkeyPatch.context() as patch:
+        # Several shards of few pictures: otherwise there were nothing to share out.
+        patch.setattr(example_gen, "_FILES_PER_SHARD", 20)
+        run(example_gen, arguments, root, {}, outputs, properties)
+    splits = artifact_utils.decode_split_names(outputs["examples"].split_names)
+    folders = {split: root / "examples" / f"Split-{split}" for split in splits}
+    # Which file holds a record may differ, what is in it may not.
+    return {
+        "examples": {
+            split: sorted(record.SerializeToString(deterministic=True) for record in records(folder))
+            for split, folder in folders.items()
+        },
+        "quarantine": files(root / "quarantine"),
+    }
+
+
+def statistics(arguments, root, inputs):
+    outputs = {"statistics": standard_artifacts.ExampleStatistics()}
+    options = tfdv.StatsOptions(feature_allowlist=[features.CLASS_TEXT, features.IMAGE_HEIGHT, *FLOATS])
+    properties = {"stats_options_json": options.to_json(), "exclude_splits": "[]"}
+    run(statistics_gen, arguments, root, {"examples": inputs["examples"]}, outputs, properties)
+    found = {}
+    for split in ("train", "validation", "test"):
+        proto = tfdv.load_stats_binary(str(root / "statistics" / f"Split-{split}" / "FeatureStats.pb"))
+        found[split] = json_format.MessageToDict(proto)
+    return found
+
+
+def transform_graph(arguments, root, inputs):
+    said = {"classes": list(inputs["tiny_model"].options.classes), "transform": '{"image_size": 8}'}
+    properties = {
+        "preprocessing_fn": "trainer_module.hooks.transform.preprocessing_fn",
+        "custom_config": json.dumps(said | {"task": "classification"}),
+        "splits_config": '{"analyze": ["train"]}',
+        "disable_statistics": 1,
+    }
+    known = {name: inputs[name] for name in ("examples", "schema")}
+    run(transform, arguments, root, known, {"transform_graph": standard_artifacts.TransformGraph()}, properties)
+    output = tft.TFTransformOutput(str(root / "transform_graph"))
+    some = records(Path(inputs["examples"].uri) / "Split-test")[:1]
+    parsed = tf.io.parse_example([record.SerializeToString() for record in some], output.raw_feature_spec())
+    transformed = output.transform_features_layer()(parsed)  # the moments of the train split are among it
+    return {name: values.numpy().tolist() for name, values in transformed.items()}
+
+
+def evaluation(arguments, root, inputs):
+    model = inputs["tiny_model"]
+    artifact = standard_artifacts.Model()
+    artifact.uri, artifact.id = str(Path(model.serving_dir).parent), 4
+    options = EvaluationOptions(label_groups={"warm": ("red",)}, thresholds={"accuracy": 0.0})
+    options = options.of_task("classification")
+    properties = {
+        "eval_config": json_format.MessageToJson(
+            eval_config(options, "classification", model.options.classes, (*SLICES, "label_group"))
+        ),
+        "split": "train",
+        "batch_size": 16,
+        "task": "classification",
+        "classes": json.dumps(model.options.classes),
+        "options": options.model_dump_json(),
+    }
+    known = {name: inputs[name] for name in ("examples", "schema")} | {"model": artifact}
+    outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
+    run(evaluator, arguments, root, known, outputs, properties)
+    found = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("figures.json", "gates.json")}
+    return found | {"blessing": sorted(os.listdir(root / "blessing"))}
+
+
+def explanations(arguments, root, inputs):
+    model = inputs["tiny_model"]
+    known = {
+        "examples": inputs["examples"],
+        "model_run": standard_artifacts.ModelRun(),
+        "model": standard_artifacts.Model(),
+    }
+    known["model_run"].uri, known["model"].id = model.run_dir, 4
+    properties = {"options": model.options.model_dump_json(), "split": "train", "slices": json.dumps(SLICES)}
+    run(grad_cam, arguments, root, known, {"explanations": components.GradCamExplanations()}, properties)
+    return files(root / "explanations")
+
+
+NODES = {
+    "ImageExampleGen": image_example_gen,
+    "StatisticsGen": statistics,
+    "Transform": transform_graph,
+    "Evaluator": evaluation,
+    "GradCam": explanations,
+}
+
+
+def records(folder):
+    found = [str(path) for path in sorted(folder.iterdir())]
+    return [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(found).as_numpy_iterator()]
+
+
+def files(folder):
+    """What the files of a folder say; TFRecords as a whole, since records may be in any file and order."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".json":
+            found[name] = json.loads(path.read_text())
+        elif path.suffix == ".jsonl":
+            found[name] = [json.loads(line) for line in path.read_text().splitlines()]
+        elif path.suffix == ".png":
+            found[name] = np.asarray(Image.open(path)).astype(int)
+        elif path.suffix == ".gz":
+            for record in tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator():
+                said = json_format.MessageToDict(tf.train.Example.FromString(record))["features"]["feature"]
+                filename = said[features.IMAGE_FILENAME]["bytesList"]["value"][0]
+                found[f"{name.partition('-')[0]} of {filename}"] = said
+    return found
+
+
+def assert_same(one, other, place="", tolerance=1e-6):
+    """Compares nested lists and dicts; numbers to the tolerance, pixels of pictures to one step."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_same(value, other[key], f"{place}/{key}", tolerance)
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            assert_same(mine, theirs, f"{place}/{index}", tolerance)
+    elif isinstance(one, np.ndarray):
+        assert one.shape == other.shape and np.abs(one - other).max() <= 1, place
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=tolerance, abs=tolerance, nan_ok=True), place
+    else:
+        assert one == other, place
+
+
+@pytest.fixture(scope="module")
+def of_one_process(inputs, tmp_path_factory):
+    """What a node writes in this process, by its name; made when it is asked for."""
+    made = {}
+
+    def find(node):
+        if node not in made:
+            made[node] = NODES[node](BeamSection().arguments(), tmp_path_factory.mktemp("one"), inputs)
+        return made[node]
+
+    return find
+
+
+# Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("node", NODES)
+def test_a_node_writes_what_it_writes_in_one_process(node, engine, inputs, of_one_process, tmp_path):
+    found = NODES[node](engine, tmp_path, inputs)
+    expected = of_one_process(node)
+    assert found
+    assert_same(found, expected)
+
+
+def test_a_difference_is_seen():
+    for other in ({"a": [1.0, 2.1]}, {"a": [1.0]}, {"b": [1.0, 2.0]}):
+        with pytest.raises(AssertionError):
+            assert_same({"a": [1.0, 2.0]}, other)

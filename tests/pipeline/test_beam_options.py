@@ -1,0 +1,173 @@
+"""`[beam]`: what is accepted, what is said of the rest, and that Beam understands what it is given."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, execution
+from pipeline.beam_options import ENGINES, BeamSection
+
+DATAFLOW = {
+    "project": "pictures-prod",
+    "region": "europe-west4",
+    "temp_location": "gs://bucket/tmp",
+    "image": "europe-docker.pkg.dev/pictures-prod/images/tfx-vision:beam",
+}
+CONFIGURATIONS = {
+    "local": {},
+    "multi_processing": {"runner": "multi_processing", "workers": 3},
+    "flink on this machine": {"runner": "flink"},
+    "flink, a jar": {"runner": "flink", "flink": {"job_server_jar": "/opt/job-server.jar", "parallelism": 4}},
+    "flink, a cluster and its workers": {
+        "runner": "flink",
+        "flink": {
+            "master": "flink:8081",
+            "version": "1.19",
+            "parallelism": 16,
+            "environment": "external",
+            "worker_pool": "localhost:50000",
+            "worker_processes": 4,
+        },
+    },
+    "flink, its job server": {
+        "runner": "flink",
+        "flink": {"job_endpoint": "flink:8099", "environment": "docker", "image": "registry/tfx-vision:beam"},
+    },
+    "spark on this machine": {"runner": "spark"},
+    "spark, a cluster": {
+        "runner": "spark",
+        "spark": {"master": "spark://spark:7077", "environment": "docker", "image": "registry/tfx-vision:beam"},
+    },
+    "spark, its job server": {
+        "runner": "spark",
+        "spark": {"job_endpoint": "spark:8099", "environment": "external", "worker_pool": "localhost:50000"},
+    },
+    "spark, a jar": {"runner": "spark", "spark": {"master": "local[8]", "job_server_jar": "/opt/job-server.jar"}},
+    "dataflow": {
+        "runner": "dataflow",
+        "dataflow": DATAFLOW
+        | {
+            "machine_type": "n2-standard-8",
+            "max_workers": 50,
+            "disk_size_gb": 100,
+            "service_account": "beam@pictures-prod.iam.gserviceaccount.com",
+        },
+        "options": ("--no_use_public_ips", "--subnetwork=regions/europe-west4/subnetworks/private"),
+    },
+}
+
+
+@pytest.mark.parametrize("said", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_beam_understands_every_argument(said):
+    from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
+
+    # The one flag that tfx_bsl reads.
+    arguments = BeamSection.model_validate(said).arguments()
+    arguments.remove("--tfxio_use_byte_size_batching=true")
+    options = PipelineOptions(arguments)
+    unknown = options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys()
+    assert not unknown
+    options.view_as(TestOptions).dry_run = True  # otherwise the bucket is asked for
+    runner = create_runner(options.get_all_options()["runner"])
+    assert PipelineOptionsValidator(options, runner).validate() == []
+
+
+def test_an_unknown_argument_would_be_seen():
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    options = PipelineOptions([*BeamSection().arguments(), "--parallelsm=3"])
+    assert (
+        "parallelsm" in options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys()
+    )
+
+
+def test_flink_is_told_where_its_cluster_and_its_workers_are():
+    said = BeamSection.model_validate(CONFIGURATIONS["flink, a cluster and its workers"])
+    assert said.arguments() == [
+        "--runner=FlinkRunner",
+        "--parallelism=16",
+        "--flink_master=flink:8081",
+        "--flink_version=1.19",
+        "--environment_type=EXTERNAL",
+        "--environment_config=localhost:50000",
+        "--environment_cache_millis=60000",
+        "--sdk_worker_parallelism=4",
+        "--sdk_container_image=none",
+        "--tfxio_use_byte_size_batching=true",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"flink": {"parallelism": 4}}, r'\[beam.flink\] has no effect with runner = "local": set runner = "flink"'),
+        ({"runner": "flink", "spark": {"master": "local[2]"}}, r"\[beam.spark\] has no effect"),
+        ({"runner": "flink", "flink": {"environment": "external"}}, r'"external" needs worker_pool'),
+        ({"runner": "flink", "flink": {"environment": "docker"}}, r'"docker" needs image'),
+        ({"runner": "flink", "flink": {"worker_pool": "x:1"}}, r'worker_pool has no effect .*: set it to "external"'),
+        ({"runner": "flink", "flink": {"master": "flink:8081"}}, r"flink:8081 is a cluster, which does not reach it"),
+        ({"runner": "flink", "flink": {"master": "flink"}}, r"flink\.master: String should match"),
+        ({"runner": "flink", "flink": {"job_endpoint": "x:1", "master": "[local]"}}, r"master is for one of our own"),
+        (
+            {"runner": "flink", "flink": {"job_endpoint": "x:1", "job_server_jar": "x.jar"}},
+            r"job_server_jar is for one",
+        ),
+        ({"runner": "flink", "flink": {"version": "1.20", "job_server_jar": "x.jar"}}, r"none is: keep one"),
+        ({"runner": "spark", "spark": {"master": "spark://s:7077"}}, r"is a cluster, which does not reach it"),
+        ({"runner": "spark", "spark": {"master": "yarn"}}, r"spark\.master: String should match"),
+        (
+            {"runner": "dataflow", "dataflow": {"project": "pictures-prod"}},
+            r"needs dataflow.region, dataflow.temp_location",
+        ),
+        (
+            {"runner": "dataflow", "dataflow": DATAFLOW | {"temp_location": "/tmp"}},
+            r"temp_location: String should match",
+        ),
+        ({"options": ["parallelism=3"]}, r"`parallelism=3` is no option; write it as on a command line"),
+        ({"options": ["--runner=DaskRunner"]}, r"say beam.runner instead"),
+        ({"runner": "dask"}, r"Input should be 'local', 'multi_processing', 'flink', 'spark' or 'dataflow'"),
+    ],
+)
+def test_what_cannot_work_is_refused(said, message, tmp_path):
+    import tomlkit
+
+    path = tmp_path / "birds.toml"
+    path.write_text(tomlkit.dumps({"data": {"path": "gs://bucket/birds"}, "beam": said}))
+    with pytest.raises(config.ConfigError, match=message):
+        config.load(str(path))
+
+
+def test_every_key_is_documented_with_its_description():
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for name in ENGINES:
+        section = BeamSection.model_fields[name].annotation
+        assert f"## `[beam.{name}]`" in text
+        for key, field in section.model_fields.items():
+            assert f"| `{key}` |" in text and field.description in text, (name, key)
+
+
+def test_the_configurations_that_the_documents_show_are_accepted():
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    runners = [BeamSection.model_validate(tomllib.loads(block)["beam"]).runner for block in shown]
+    assert runners == ["multi_processing", "flink", "flink"]
+
+
+def test_dataflow_reads_buckets_alone():
+    said = [f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items()]
+    loaded = config.load("pictures", data="gs://bucket/birds", overrides=["beam.runner=dataflow", *said])
+    assert "--runner=DataflowRunner" in loaded.beam.arguments()
+    with pytest.raises(config.ConfigError, match=r"reads gs:// alone, and data.path is /data/birds"):
+        config.load("pictures", data="/data/birds", overrides=["beam.runner=dataflow", *said])
+    with pytest.raises(config.ConfigError, match=r"Dataflow's workers mount no folder"):
+        execution.refuse_several_machines(loaded)
+
+
+def test_a_pods_folders_are_not_an_engines():
+    loaded = config.load("digits", overrides=["beam.runner=flink"])
+    with pytest.raises(config.ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
+        loaded.check_cluster()
