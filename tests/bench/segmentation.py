@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from pipeline import config
 from trainer_module import fitting, preprocessing
+from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import Pictures
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
@@ -73,12 +74,15 @@ def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
     return TrainerOptions.model_validate(said)
 
 
-def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str) -> keras.Model:
+def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str, checkpoint: CheckpointFile) -> keras.Model:
     """Trains by the code that the pipeline's Trainer calls."""
     pixels = parts["train"].images.reshape(-1, 3).astype(np.float64)
     statistics = PixelStatistics(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32))
     model, _ = fitting.fit(
-        options, Pictures(statistics, parts["train"].examples(), parts["validation"].examples()), run_dir
+        options,
+        Pictures(statistics, parts["train"].examples(), parts["validation"].examples()),
+        run_dir,
+        checkpoint=checkpoint,
     )
     return model
 
@@ -101,6 +105,7 @@ def main() -> None:
     parser.add_argument("--only", choices=(PLAIN, PRETRAINED, TEXTBOOK))
     parser.add_argument("--options", default="{}", help="JSON: sections and keys that differ from the preset's")
     parser.add_argument("--minutes", type=float, default=20.0, help="of the textbook's form, where it is the only one")
+    parser.add_argument("--checkpoint", help="file from which an interrupted training goes on; for one form")
     parser.add_argument("--keep", type=Path, help="folder that receives histories and weights")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
@@ -115,7 +120,8 @@ def main() -> None:
             if form == TEXTBOOK:
                 model = segmentation_textbook.train(parts["train"], parts["validation"], minutes)
             else:
-                model = train(options, parts, run_dir)
+                checkpoint = CheckpointFile(arguments.checkpoint, key=options.model_dump_json())
+                model = train(options, parts, run_dir, checkpoint)
         taken = (time.perf_counter() - start) / 60
         minutes = taken if form == PRETRAINED else minutes
         if arguments.keep:

@@ -51,6 +51,14 @@ def test_it_is_ready(client, protocol):
     assert client.status() == [(VERSION, "AVAILABLE")]
 
 
+def test_what_the_model_can_be_asked(client):
+    found = client.metadata()
+    names = {"serving_default", "examples", "classify", "transform_features", "explain", "embed"}
+    assert found.version == VERSION and names <= set(found.signatures)
+    assert found.signatures["serving_default"].inputs == {"image_bytes": ("DT_STRING", (None,))}
+    assert found.signatures["serving_default"].outputs["probabilities"] == ("DT_FLOAT", (None, 3))
+
+
 def test_every_form_of_a_picture_has_the_same_answer(client, tiny_model, tmp_path):
     content = tiny_model.image_bytes[1]  # a PNG file, so that nothing is lost
     path = tmp_path / "picture.png"
