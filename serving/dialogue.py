@@ -261,11 +261,15 @@ class Dialogue:
 
     def _reply(self, request: Request, deadline: _Deadline) -> Steps[Any]:
         """Sends a request, again and again where that can help."""
+        refused: ServerError | None = None
         for attempt in itertools.count():
-            remaining_s = deadline.check()
             try:
-                return (yield Send(request, remaining_s))
+                return (yield Send(request, deadline.check()))
+            except DeadlineExceededError as error:
+                # What the server said to the try before is worth more than that the time was up on this one.
+                raise refused or error from None
             except _RETRIED as error:
+                refused = error
                 # Jitter, so that many clients that were refused at once do not come back at once.
                 pause_s = random.uniform(0.5, 1.0) * min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
                 if attempt >= self._options.retries or pause_s >= deadline.remaining_s():

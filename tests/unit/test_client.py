@@ -998,9 +998,9 @@ def test_a_client_starts_in_under_a_second_without_tensorflow():
         "c.GrpcClient('127.0.0.1:1', 'm').close(); c.RestClient('http://127.0.0.1:1', 'm').close(); import sys; "
         "assert not {'tensorflow', 'keras', 'PIL.Image'} & set(sys.modules); print(time.process_time())"
     )
-    took = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(2)
-    ]
-    # Of the processor's time: how busy the machine is otherwise says nothing of the client.
-    assert min(took) < 1.0
+
+    def took() -> float:
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    # Of the processor's time, and the best of several: a machine that is busy otherwise says nothing of the client.
+    assert any(took() < 1.0 for _ in range(6))
