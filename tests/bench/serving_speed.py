@@ -386,43 +386,45 @@ def main() -> None:
         )
         models = export_models(folder, arguments.weights, arguments.models.split(","))
         for name, (saved, image) in models.items():
-            picture = folder / f"{name}.picture"
-            picture.write_bytes(image)
-            bare = Bare(saved, picture)
-            servers = {
-                "ours": ours(saved, image),
-                "ours, batching": ours(saved, image, "--enable_batching", f"--batching_parameters_file={batching}"),
-            }
-            if arguments.peer:
-                servers["mlserver"] = peer(arguments.peer, saved, image, folder / f"peer-{name}")
-            best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
+            with contextlib.ExitStack() as running:  # whatever happens, no server is left behind
+                picture = folder / f"{name}.picture"
+                picture.write_bytes(image)
+                bare = Bare(saved, picture)
+                running.callback(bare.close)
+                servers = {"ours": ours(saved, image)}
+                running.callback(servers["ours"].close)
+                flags = ("--enable_batching", f"--batching_parameters_file={batching}")
+                servers["ours, batching"] = ours(saved, image, *flags)
+                running.callback(servers["ours, batching"].close)
+                if arguments.peer:
+                    servers["mlserver"] = peer(arguments.peer, saved, image, folder / f"peer-{name}")
+                    running.callback(servers["mlserver"].close)
+                best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
 
-            def measured(key: tuple[str, str, int], times: list[float], into: Any = best) -> None:
-                found = figures(times, arguments.seconds)
-                into[key] = max(into.get(key, (0.0, 0.0, 0.0)), found)
+                def measured(key: tuple[str, str, int], times: list[float], into: Any = best) -> None:
+                    found = figures(times, arguments.seconds)
+                    into[key] = max(into.get(key, (0.0, 0.0, 0.0)), found)
 
-            for _ in range(arguments.rounds):
-                for count in clients:
-                    for protocol in ("grpc", "rest"):
-                        measured(("bare", "", 1), bare.run(arguments.seconds))
-                        for title, server in servers.items():
-                            measured((title, protocol, count), server.run(protocol, count, arguments.seconds))
-            print(f"\n{name}: {len(image)} bytes a picture")
-            limit = best["bare", "", 1][0]
-            for (title, protocol, count), (rate, median, tail) in sorted(
-                best.items(), key=lambda item: item[0][1:] + item[0][:1]
-            ):
-                print(
-                    f"{title:16} {protocol:5} clients {count:2}  {rate:8.1f}/s  p50 {median:7.2f} ms  "
-                    f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare"
-                )
-            for title, server in servers.items():
-                print(
-                    f"{title:16} starts in {server.start_s:.1f} s, holds {server.memory_mb():.0f} MB at most",
-                    flush=True,
-                )
-                server.close()
-            bare.close()
+                for _ in range(arguments.rounds):
+                    for count in clients:
+                        for protocol in ("grpc", "rest"):
+                            measured(("bare", "", 1), bare.run(arguments.seconds))
+                            for title, server in servers.items():
+                                measured((title, protocol, count), server.run(protocol, count, arguments.seconds))
+                print(f"\n{name}: {len(image)} bytes a picture")
+                limit = best["bare", "", 1][0]
+                for (title, protocol, count), (rate, median, tail) in sorted(
+                    best.items(), key=lambda item: item[0][1:] + item[0][:1]
+                ):
+                    print(
+                        f"{title:16} {protocol:5} clients {count:2}  {rate:8.1f}/s  p50 {median:7.2f} ms  "
+                        f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare"
+                    )
+                for title, server in servers.items():
+                    print(
+                        f"{title:16} starts in {server.start_s:.1f} s, holds {server.memory_mb():.0f} MB at most",
+                        flush=True,
+                    )
     print(f"load after: {os.getloadavg()[0]:.1f}")
 
 
