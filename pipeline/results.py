@@ -144,7 +144,10 @@ def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
     """
     for artifact in store.get_artifacts_by_type("PushedModel"):
         destination = artifact.custom_properties["pushed_destination"].string_value
-        if destination and not (model_versions.is_newest(destination) or model_versions.is_withdrawn(destination)):
+        # Of most runs the copy is gone already: the folder of versions may be far away, and is not asked for these.
+        if not destination or not Path(artifact.uri).exists():
+            continue
+        if not (model_versions.is_newest(destination) or model_versions.is_withdrawn(destination)):
             shutil.rmtree(artifact.uri, ignore_errors=True)
 
 

@@ -148,13 +148,14 @@ def roll_back(base: str, to: int | None = None) -> Versions:
 def is_withdrawn(path: str) -> bool:
     """Whether the version in this folder was put aside by `roll_back`."""
     base, _, version = path.rstrip("/").rpartition("/")
-    return bool(version) and int(version) in find(base).withdrawn if _VERSION.fullmatch(version) else False
+    aside = _join(base, f"withdrawn-{version}", MODEL_FILE)
+    return _VERSION.fullmatch(version) is not None and bool(_files(base).exists(aside))
 
 
 def is_newest(path: str) -> bool:
     """Whether the folder of a version is the one that a server chooses among its neighbours."""
     base, _, version = path.rstrip("/").rpartition("/")
-    return find(base).served[:1] == (int(version),) if _VERSION.fullmatch(version) else False
+    return _VERSION.fullmatch(version) is not None and find(base).served[:1] == (int(version),)
 
 
 def differences(path: str) -> list[str]:

@@ -16,8 +16,8 @@ import tensorflow as tf
 from serving.local_server.errors import RequestError, from_tensorflow
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
+from trainer_module import model_versions
 
-_MODEL_FILE = "saved_model.pb"
 _LARGEST_VERSION = 2**63 - 1
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
 
@@ -211,7 +211,7 @@ def _version_folders(base_path: str) -> dict[int, str]:
         if not (name.isascii() and name.isdigit()) or len(name) > 64 or int(name) > _LARGEST_VERSION:
             continue
         folder = f"{base_path.rstrip('/')}/{name}"
-        if not tf.io.gfile.exists(f"{folder}/{_MODEL_FILE}"):
+        if not tf.io.gfile.exists(f"{folder}/{model_versions.MODEL_FILE}"):
             continue
         if int(name) in found:
             logging.warning("Duplicate version directories %s and %s: the latter is used.", found[int(name)], folder)
