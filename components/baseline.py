@@ -14,7 +14,7 @@ from tfx.utils import path_utils
 
 from components.example_validator.executor import SCHEMA_ID, STATISTICS_ID
 from components.pusher.executor import MODEL_ID
-from trainer_module import export, model_versions
+from trainer_module import features, model_versions
 
 # Of the Resolver's inputs those that hold a gate's verdict, in its property `blessed`.
 _VERDICTS = ("model_blessing", "infra_blessing", "explanations")
@@ -94,7 +94,7 @@ def _withdrawn_models(store: mlmd.MetadataStore) -> set[int]:
 
 def read_labels(model: types.Artifact) -> str | None:
     """The exported model's list of class names as it is stored, or None if the export is gone."""
-    path = os.path.join(path_utils.serving_model_path(model.uri), export.LABELS_FILE)
+    path = os.path.join(path_utils.serving_model_path(model.uri), features.LABELS_FILE)
     try:
         with tf.io.gfile.GFile(path) as file:
             text: str = file.read()

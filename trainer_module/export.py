@@ -13,9 +13,6 @@ from trainer_module import features, tasks
 from trainer_module.fused_normalization import fused
 from trainer_module.options import TrainerOptions
 
-# Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
-LABELS_FILE = "assets.extra/labels.json"
-
 
 def export(
     model: keras.Model,
@@ -46,7 +43,7 @@ def export(
         for name, endpoint in tasks.of(options).endpoints(model, options, tft_layer, raw_feature_spec).items():
             archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
         archive.write_out(serving_dir, verbose=False)
-    labels_path = os.path.join(serving_dir, LABELS_FILE)
+    labels_path = os.path.join(serving_dir, features.LABELS_FILE)
     tf.io.gfile.makedirs(os.path.dirname(labels_path))
     with tf.io.gfile.GFile(labels_path, "w") as file:
         file.write(json.dumps(options.classes, ensure_ascii=False))

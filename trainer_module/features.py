@@ -69,3 +69,7 @@ BACKBONE_LAYER = "backbone"  # the base, a model of its own: pixels [0, 255] →
 KERAS_FILE = "model.keras"
 HISTORY_FILE = "history.csv"
 OPTIONS_FILE = "options.json"  # TrainerOptions, with what Tuner found
+
+# --- Of the model artifact ----------------------------------------------------------------------------------------
+# Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
+LABELS_FILE = "assets.extra/labels.json"

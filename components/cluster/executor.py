@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer_module import model_versions
+from trainer_module import features, model_versions
 
 # Of an artifact: there is nothing in it. Kubeflow Pipelines has no inputs that are sometimes there and sometimes not,
 # so the entrypoint takes an input with this property away before an executor sees it.
@@ -25,7 +25,6 @@ ABSENT = "absent"
 REFUSAL = "refusal"
 
 _EXPORT_FOLDER = "Format-Serving"  # where TFX looks for the SavedModel of a Model
-_LABELS_FILE = "assets.extra/labels.json"
 
 
 @dataclass
@@ -195,7 +194,7 @@ def _leave_absent(output: Artifact, reason: str) -> None:
 
 
 def _labels(export: Path) -> str | None:
-    path = export / _LABELS_FILE
+    path = export / features.LABELS_FILE
     return path.read_text() if path.is_file() else None
 
 

@@ -8,7 +8,7 @@ from tfx.types import standard_artifacts
 
 import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
-from trainer_module import export, model_versions
+from trainer_module import features, model_versions
 
 INFRA = standard_artifacts.InfraBlessing
 
@@ -18,7 +18,7 @@ def model(tmp_path):
     def make(id_, labels):
         artifact = standard_artifacts.Model()
         artifact.uri, artifact.id = str(tmp_path / str(id_)), id_
-        path = tmp_path / str(id_) / "Format-Serving" / export.LABELS_FILE
+        path = tmp_path / str(id_) / "Format-Serving" / features.LABELS_FILE
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(labels))
         return artifact

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer_module import export, features, grad_cam, preprocessing
+from trainer_module import features, grad_cam, preprocessing
 from trainer_module.tasks import classification
 
 
@@ -74,7 +74,7 @@ def test_embeddings_have_unit_length(tiny_session, tiny_model):
 
 
 def test_labels_lie_beside_the_model(tiny_model):
-    labels = json.loads((Path(tiny_model.serving_dir) / export.LABELS_FILE).read_text())
+    labels = json.loads((Path(tiny_model.serving_dir) / features.LABELS_FILE).read_text())
     assert labels == list(tiny_model.options.classes)
     assert not list(Path(tiny_model.serving_dir).rglob("*.keras"))
     assert (Path(tiny_model.run_dir) / features.KERAS_FILE).is_file()
