@@ -24,13 +24,13 @@ from pydantic import (
 from components.evaluator.options import EvaluationOptions
 from components.evaluator.options import check as check_evaluation
 from components.example_validator.options import DriftOptions
-from components.image_example_gen.locations import absolute, is_remote
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
 from pipeline.beam_options import ENGINES, BeamSection
 from pipeline.kubeflow_options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
+from trainer_module.locations import absolute, is_remote, join
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -62,7 +62,17 @@ class PipelineSection(Section):
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
         description="Small letters, digits and hyphens; the run's folder below root.",
     )
-    root: Path = Field(default=Path("runs"), description="Folder of all runs; artifacts and metadata go below it.")
+    root: Path = Field(
+        default=Path("runs"),
+        description="Folder of all runs; metadata, logs and, unless said otherwise, artifacts and served versions go "
+        "below it.",
+    )
+    artifacts: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder for what the nodes hand on, that all of Beam's machines see: a volume, or gs://…, a folder "
+        "for each pipeline. Default: artifacts/ in the run's folder.",
+    )
     cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
 
 
@@ -157,10 +167,19 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _workers_see_the_data(self) -> PipelineConfig:
-        path = self.data.path
-        if self.beam.runner == "dataflow" and path is not None and not path.startswith("gs://"):
-            raise ValueError(f'beam.runner = "dataflow" reads gs:// alone, and data.path is {path}')
+    def _workers_see_the_files(self) -> PipelineConfig:
+        if self.beam.runner != "dataflow":
+            return self
+        for key, location in (("data.path", self.data.path), ("pipeline.artifacts", self.pipeline.artifacts)):
+            if location is not None and not location.startswith("gs://"):
+                raise ValueError(f'beam.runner = "dataflow" reads gs:// alone, and {key} is {location}')
+        if self.pipeline.artifacts is None:
+            raise ValueError('beam.runner = "dataflow" needs pipeline.artifacts, a folder at gs://')
+        if self.data.source != "folder" and self.data.path is None:
+            raise ValueError(
+                f'beam.runner = "dataflow" reads gs:// alone, and data.source = "{self.data.source}" writes to a '
+                "folder here: say a gs:// folder of pictures in data.path"
+            )
         return self
 
     @model_validator(mode="after")
@@ -181,13 +200,20 @@ class PipelineConfig(Section):
 
     @property
     def run_dir(self) -> Path:
-        """Everything that this pipeline keeps: metadata, artifacts, logs, generated data, served versions."""
+        """What this pipeline keeps: metadata, logs, generated data and, if nothing is said, artifacts and versions."""
         return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
 
     @property
     def metadata_path(self) -> Path:
         """ML Metadata's SQLite file: the record of all runs."""
         return self.run_dir / "metadata.sqlite"
+
+    @property
+    def artifacts_location(self) -> str:
+        """Where the nodes' results lie."""
+        if self.pipeline.artifacts is None:
+            return str(self.run_dir / "artifacts")
+        return join(absolute(self.pipeline.artifacts), self.pipeline.name)
 
     @property
     def data_location(self) -> str:
@@ -225,6 +251,10 @@ class PipelineConfig(Section):
                 f'beam.runner = "{self.beam.runner}" does not see the folders of a pod, where Kubeflow puts what a '
                 'node reads and writes: take "multi_processing" with the cores of kubeflow.nodes, or `tfx-vision run` '
                 "on a volume that the engine's workers mount."
+            )
+        if self.pipeline.artifacts is not None:
+            wrong.append(
+                "pipeline.artifacts is of `tfx-vision run`: a cluster keeps artifacts in kubeflow.pipeline_root."
             )
         if self.training.distribution == "multi_worker":
             wrong.append(
@@ -477,7 +507,7 @@ def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
     files = [key for key in weights if getattr(model, key) not in (backbones.IMAGENET, backbones.RANDOM)]
     return config.model_copy(
         update={
-            "pipeline": config.pipeline.model_copy(update=of(config.pipeline, "root")),
+            "pipeline": config.pipeline.model_copy(update=of(config.pipeline, "root", "artifacts")),
             "data": config.data.model_copy(update=of(config.data, "path", "manifest", "metadata_csv")),
             "model": model.model_copy(update=of(model, *files)),
             "serving": config.serving.model_copy(update=of(config.serving, "base_directory")),

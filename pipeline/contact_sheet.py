@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.image_example_gen import files, layout
-from components.image_example_gen.locations import join
 from pipeline.config import ConfigError, PipelineConfig
 from trainer_module import features
 from trainer_module.error_text import first_line
+from trainer_module.locations import join
 
 SAMPLES = 7  # of every picture
 

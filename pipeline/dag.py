@@ -273,7 +273,7 @@ def create_pipeline(
     ]
     return tfx_pipeline.Pipeline(
         pipeline_name=config.pipeline.name,
-        pipeline_root=str(config.run_dir / "artifacts"),
+        pipeline_root=config.artifacts_location,
         components=nodes,
         enable_cache=config.pipeline.cache,
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata_path)),

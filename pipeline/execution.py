@@ -9,7 +9,6 @@ import fcntl
 import logging
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from components.evaluator.options import LABEL_GROUP, could_name
 from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.nodes import NODE_IDS
+from trainer_module import locations
 from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
@@ -114,17 +114,12 @@ def refuse_several_machines(config: PipelineConfig) -> None:
     """Refuses, before anything is looked at, what a run on one machine would wait for in vain.
 
     Raises:
-      ConfigError: If the training is meant for several machines, or Beam's workers cannot see what the run writes.
+      ConfigError: If the training is meant for several machines.
     """
     if config.training.distribution == "multi_worker":
         raise ConfigError(
             'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
             'run is on one: take "mirrored" for all its GPUs, or "none".'
-        )
-    if config.beam.runner == "dataflow":
-        raise ConfigError(
-            'beam.runner = "dataflow": a run from here keeps what nodes hand on below pipeline.root, and Dataflow\'s '
-            'workers mount no folder. Take "flink" or "spark" with workers that do.'
         )
 
 
@@ -245,7 +240,7 @@ def execute(
     if outcome.result.report:
         # The artifact stays where it is, one for every run; this is where people look for the last.
         newest = report_path(config)
-        shutil.copyfile(outcome.result.report, newest.with_suffix(".tmp"))
+        newest.with_suffix(".tmp").write_bytes(locations.read(outcome.result.report))
         newest.with_suffix(".tmp").replace(newest)
         outcome.result = dataclasses.replace(outcome.result, report=str(newest))
     return outcome

@@ -26,8 +26,9 @@ from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
 from pipeline import record
 from pipeline.config import ConfigError, PipelineConfig
-from trainer_module import features, model_versions
+from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean
+from trainer_module.locations import join
 
 _States = metadata_store_pb2.Execution
 _FAILED_QUERY = re.compile(r"executing query: (.+?) query:")
@@ -368,23 +369,23 @@ def _read_run(number: int, id_: str, executions: record.Executions, outputs: rec
     parameters = {node: execution.custom_properties for node, execution in executions}
     summary = _Summary()
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        summary = _stored(_Summary, Path(quarantine.uri) / SUMMARY_FILE) or summary
+        summary = _stored(_Summary, join(quarantine.uri, SUMMARY_FILE)) or summary
     said = _parameter(parameters, "ImageExampleGen", "options")
     fingerprint = said.get("fingerprint")
     evaluated: Evaluation | None = None
     gates: Gates | None = None
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
-        evaluated = _stored(Evaluation, Path(evaluation.uri) / FIGURES_FILE)
-        gates = _stored(Gates, Path(evaluation.uri) / GATES_FILE)
+        evaluated = _stored(Evaluation, join(evaluation.uri, FIGURES_FILE))
+        gates = _stored(Gates, join(evaluation.uri, GATES_FILE))
     checks: list[Check] = []
     if blessing := outputs.get("ServingValidator", {}).get("blessing"):
-        checks = _stored(list[Check], Path(blessing.uri) / CHECKS_FILE) or []
+        checks = _stored(list[Check], join(blessing.uri, CHECKS_FILE)) or []
     faithfulness: Report | None = None
     if explanations := outputs.get("GradCam", {}).get("explanations"):
-        faithfulness = _stored(Report, Path(explanations.uri) / FAITHFULNESS_FILE)
+        faithfulness = _stored(Report, join(explanations.uri, FAITHFULNESS_FILE))
     settings = _settings(parameters)
     if model_run := outputs.get("Trainer", {}).get("model_run"):
-        settings |= _flat(_table_in(_read_text(Path(model_run.uri) / features.OPTIONS_FILE)))
+        settings |= _flat(_table_in(_read_text(join(model_run.uri, features.OPTIONS_FILE))))
     return Run(
         number=number,
         id=id_,
@@ -465,9 +466,9 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _read_text(path: Path) -> str | None:
+def _read_text(location: str) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return locations.read(location).decode()
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -485,9 +486,9 @@ def _table_in(text: str | None) -> dict[str, Any]:
 
 # Runs that take a result from the cache have the same file, and mostly follow one another.
 @functools.lru_cache(maxsize=8)
-def _stored(kind: type[_Stored], path: Path) -> _Stored | None:
+def _stored(kind: type[_Stored], location: str) -> _Stored | None:
     """What a file holds; None where it is missing, damaged, or of a version that this one does not know."""
-    text = _read_text(path)
+    text = _read_text(location)
     try:
         return None if text is None else TypeAdapter(kind).validate_json(text)
     except ValidationError:

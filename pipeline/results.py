@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_metadata import metadata_store
@@ -23,7 +22,8 @@ from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline.nodes import TUNER
 from pipeline.record import Outputs
-from trainer_module import model_versions, search_space
+from trainer_module import locations, model_versions, search_space
+from trainer_module.locations import join
 
 
 class Refusal(NamedTuple):
@@ -145,10 +145,11 @@ def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
     for artifact in store.get_artifacts_by_type("PushedModel"):
         destination = artifact.custom_properties["pushed_destination"].string_value
         # Of most runs the copy is gone already: the folder of versions may be far away, and is not asked for these.
-        if not destination or not Path(artifact.uri).exists():
+        copies = locations.files(artifact.uri)
+        if not destination or not copies.exists(artifact.uri):
             continue
         if not (model_versions.is_newest(destination) or model_versions.is_withdrawn(destination)):
-            shutil.rmtree(artifact.uri, ignore_errors=True)
+            copies.rmtree(artifact.uri)
 
 
 def collect(outputs: Outputs) -> RunResult:
@@ -159,30 +160,26 @@ def collect(outputs: Outputs) -> RunResult:
     """
     values: dict[str, Any] = {}
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        folder = Path(quarantine.uri)
-        values["data"] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        lines = (folder / QUARANTINE_FILE).read_text(encoding="utf-8").splitlines()
-        values["quarantined"] = [json.loads(line) for line in lines]
-        values["duplicates"] = str(folder / DUPLICATES_FILE)
+        values["data"] = json.loads(_read(quarantine, SUMMARY_FILE))
+        values["quarantined"] = [json.loads(line) for line in _read(quarantine, QUARANTINE_FILE).splitlines()]
+        values["duplicates"] = join(quarantine.uri, DUPLICATES_FILE)
     if anomalies := outputs.get("ExampleValidator", {}).get("anomalies"):
-        values["drift"] = json.loads((Path(anomalies.uri) / DRIFT_FILE).read_text(encoding="utf-8"))
+        values["drift"] = json.loads(_read(anomalies, DRIFT_FILE))
     if TUNER in outputs:
         values["tuning"] = _tuning(outputs[TUNER])
     refusals: list[Refusal] = []
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
-        folder = Path(evaluation.uri)
-        values["evaluation"] = Evaluation.model_validate_json((folder / FIGURES_FILE).read_bytes())
-        values["gates"] = Gates.model_validate_json((folder / GATES_FILE).read_bytes())
+        values["evaluation"] = Evaluation.model_validate_json(_read(evaluation, FIGURES_FILE))
+        values["gates"] = Gates.model_validate_json(_read(evaluation, GATES_FILE))
         refusals += map(of_gate, values["gates"].failures())
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
-        values["checks"] = json.loads((Path(infra.uri) / CHECKS_FILE).read_text(encoding="utf-8"))
+        values["checks"] = json.loads(_read(infra, CHECKS_FILE))
         refusals += [_of_check(check) for check in values["checks"] if not check["passed"]]
     if explanations := outputs.get("GradCam", {}).get("explanations"):
-        folder = Path(explanations.uri)
-        values["explanations"] = str(folder / PAGE_FILE)
-        values["num_explained"] = len(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
-        values["faithfulness"] = Report.model_validate_json((folder / FAITHFULNESS_FILE).read_bytes())
+        values["explanations"] = join(explanations.uri, PAGE_FILE)
+        values["num_explained"] = len(json.loads(_read(explanations, INDEX_FILE)))
+        values["faithfulness"] = Report.model_validate_json(_read(explanations, FAITHFULNESS_FILE))
         refusals += map(_of_figure, values["faithfulness"].failures())
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
@@ -194,24 +191,27 @@ def collect(outputs: Outputs) -> RunResult:
         else:
             values["pushed_version"], values["serving_dir"] = version, destination
     if report := outputs.get("ModelReport", {}).get("report"):
-        values["report"] = str(Path(report.uri) / REPORT_FILE)
+        values["report"] = join(report.uri, REPORT_FILE)
     return RunResult(refusals=refusals, **values)
 
 
 def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
-    (chosen,) = Path(outputs["best_hyperparameters"].uri).iterdir()
-    table = Path(outputs["tuner_results"].uri) / TRIALS_FILE
-    with table.open(newline="", encoding="utf-8") as file:
-        trials = list(csv.DictReader(file))
+    chosen, results = outputs["best_hyperparameters"], outputs["tuner_results"]
+    (name,) = locations.files(chosen.uri).listdir(chosen.uri)
+    trials = list(csv.DictReader(io.StringIO(_read(results, TRIALS_FILE).decode(), newline="")))
     (best,) = (trial for trial in trials if trial["rank"] == "1")
     return {
         "objective": best["objective"],
         "value": float(best["value"]),
-        "values": search_space.found_values(json.loads(chosen.read_text(encoding="utf-8"))),
+        "values": search_space.found_values(json.loads(_read(chosen, name))),
         "trials": len(trials),
         "failed": sum(not trial["rank"] for trial in trials),
-        "table": str(table),
+        "table": join(results.uri, TRIALS_FILE),
     }
+
+
+def _read(artifact: metadata_store_pb2.Artifact, name: str) -> bytes:
+    return locations.read(join(artifact.uri, name))
 
 
 def of_gate(gate: Gate) -> Refusal:

@@ -43,15 +43,28 @@ def encode(pixels: np.ndarray, format_: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="session")
-def kubeflow_harness() -> Any:
-    """The module that plays Kubeflow Pipelines; folders of tests are no packages."""
-    spec = importlib.util.spec_from_file_location("kubeflow_harness", _TESTS / "kubeflow_harness.py")
+def _module(name: str) -> Any:
+    """A module beside this one; folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location(name, _TESTS / f"{name}.py")
     assert spec and spec.loader
     # Dataclasses look their module up.
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def kubeflow_harness() -> Any:
+    """The module that plays Kubeflow Pipelines."""
+    return _module("kubeflow_harness")
+
+
+@pytest.fixture(scope="module")
+def ram_files() -> Iterator[None]:
+    """TFX and Beam know `ram://`, as TensorFlow does."""
+    with pytest.MonkeyPatch.context() as patch:
+        _module("ram_files").register(patch)
+        yield
 
 
 @pytest.fixture

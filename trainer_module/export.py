@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -47,5 +46,5 @@ def export(
     tf.io.gfile.makedirs(os.path.dirname(labels_path))
     with tf.io.gfile.GFile(labels_path, "w") as file:
         file.write(json.dumps(options.classes, ensure_ascii=False))
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    model.save(str(Path(run_dir) / features.KERAS_FILE))
+    tf.io.gfile.makedirs(run_dir)
+    model.save(os.path.join(run_dir, features.KERAS_FILE))

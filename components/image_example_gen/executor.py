@@ -24,11 +24,11 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.image_example_gen import files, layout, mask, picture, splits
-from components.image_example_gen.locations import join
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features
 from trainer_module.error_text import first_line
+from trainer_module.locations import join
 from trainer_module.section import Section
 
 _UNDIVIDED_FOLDER = ".undivided"

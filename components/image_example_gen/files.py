@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from components.image_example_gen.locations import is_remote, join
 from trainer_module.error_text import first_line
+from trainer_module.locations import is_remote, join
 
 if TYPE_CHECKING:
     import tensorflow as tf

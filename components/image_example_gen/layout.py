@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.image_example_gen import files, spans, tables
-from components.image_example_gen.locations import join
 from components.image_example_gen.options import DataOptions, LayoutKind
 from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES as BUILT_IN_SLICE_NAMES
 from trainer_module import features
 from trainer_module.error_text import first_line
+from trainer_module.locations import join
 
 METADATA_FILE = "metadata.csv"
 FILENAME_COLUMN = "filename"

@@ -37,23 +37,23 @@ def build(size: int, num_ids: int) -> keras.Model:
 
 
 class _Clock(keras.callbacks.Callback):
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, cpu_minutes: float) -> None:
         super().__init__()
-        self._end = time.monotonic() + 60 * minutes
+        self._end = time.process_time() + 60 * cpu_minutes
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.model.stop_training = time.monotonic() > self._end
+        self.model.stop_training = time.process_time() > self._end
 
 
 def train(
-    train_part: tuple[np.ndarray, np.ndarray], validation_part: tuple[np.ndarray, np.ndarray], minutes: float
+    train_part: tuple[np.ndarray, np.ndarray], validation_part: tuple[np.ndarray, np.ndarray], cpu_minutes: float
 ) -> keras.Model:
-    """Trains for so many minutes and keeps the epoch of the lowest validation loss.
+    """Trains for so long and keeps the epoch of the lowest validation loss.
 
     Args:
       train_part: Pictures uint8 [n, s, s, 3] and masks uint8 [n, s, s].
       validation_part: The same.
-      minutes: Time to train; the epoch in which it is over is the last one.
+      cpu_minutes: Processor time of all cores; the epoch in which it is over is the last one.
     """
     keras.utils.set_random_seed(17)
 
@@ -73,6 +73,8 @@ def train(
     with tempfile.NamedTemporaryFile(suffix=".weights.h5") as best:
         saved = keras.callbacks.ModelCheckpoint(best.name, save_best_only=True, save_weights_only=True)
         validation_data = tf.data.Dataset.from_tensor_slices(tuple(validation_part)).batch(_BATCH_SIZE)
-        model.fit(data, validation_data=validation_data, epochs=10_000, callbacks=[saved, _Clock(minutes)], verbose=2)
+        model.fit(
+            data, validation_data=validation_data, epochs=10_000, callbacks=[saved, _Clock(cpu_minutes)], verbose=2
+        )
         model.load_weights(best.name)
     return model

@@ -154,17 +154,31 @@ def test_the_configurations_that_the_documents_show_are_accepted():
     text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
     shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     runners = [BeamSection.model_validate(tomllib.loads(block)["beam"]).runner for block in shown]
-    assert runners == ["multi_processing", "flink", "flink"]
+    assert runners == ["multi_processing", "flink", "flink", "dataflow"]
 
 
 def test_dataflow_reads_buckets_alone():
-    said = [f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items()]
-    loaded = config.load("pictures", data="gs://bucket/birds", overrides=["beam.runner=dataflow", *said])
+    said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
+    place = "pipeline.artifacts=gs://bucket/runs"
+    loaded = config.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
-    with pytest.raises(config.ConfigError, match=r"reads gs:// alone, and data.path is /data/birds"):
-        config.load("pictures", data="/data/birds", overrides=["beam.runner=dataflow", *said])
-    with pytest.raises(config.ConfigError, match=r"Dataflow's workers mount no folder"):
-        execution.refuse_several_machines(loaded)
+    assert loaded.artifacts_location == "gs://bucket/runs/birds"
+    execution.refuse_several_machines(loaded)
+    for preset, data, overrides, message in (
+        ("pictures", "/data/birds", [place], r"reads gs:// alone, and data.path is /data/birds"),
+        ("pictures", "gs://bucket/birds", ["pipeline.artifacts=/nfs"], r"reads gs:// alone, and pipeline.artifacts is"),
+        ("pictures", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
+        ("digits", None, [place], r'data.source = "digits" writes to a folder here'),
+    ):
+        with pytest.raises(config.ConfigError, match=message):
+            config.load(preset, data=data, overrides=[*said, *overrides])
+
+
+def test_artifacts_lie_where_it_is_said(tmp_path):
+    inside = config.load("digits", overrides=[f"pipeline.root={tmp_path}"])
+    assert inside.artifacts_location == str(inside.run_dir / "artifacts")
+    volume = config.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
+    assert volume.artifacts_location == f"{tmp_path}/volume/digits"
 
 
 def test_a_pods_folders_are_not_an_engines():

@@ -54,6 +54,7 @@ def test_mistakes_are_named(override, message):
     ("overrides", "message"),
     [
         ([], r"kubeflow\.image is missing(.|\n)*data_path is missing(.|\n)*work_path is missing"),
+        ([*READY, "pipeline.artifacts=gs://bucket/runs"], r"a cluster keeps artifacts in kubeflow.pipeline_root"),
         ([*READY, "training.distribution=multi_worker"], r"a node of Kubeflow Pipelines is one pod"),
         ([*READY, "serving.base_directory=models"], r"serving\.base_directory = models lies on no volume.*/volume"),
         ([*READY, "data.metadata_csv=/home/me/a.csv"], r"data\.metadata_csv = /home/me/a\.csv lies on no volume"),

@@ -7,6 +7,7 @@ from tfx.components.tuner.component import TunerFnResult
 
 from trainer_module import tuning
 from trainer_module.hooks import pictures
+from trainer_module.locations import is_remote
 from trainer_module.options import TrainerOptions
 from trainer_module.search_space import TunerOptions
 
@@ -22,6 +23,6 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
     tuner = TunerOptions.model_validate_json(fn_args.custom_config["tuner"])
     # What trainings write while they run has to be local; on Kubeflow TFX's folder may be in a bucket.
-    scratch = tempfile.mkdtemp(dir=None if "://" in fn_args.working_dir else fn_args.working_dir)
+    scratch = tempfile.mkdtemp(dir=None if is_remote(fn_args.working_dir) else fn_args.working_dir)
     inputs = pictures.read(fn_args, options, f"{scratch}/cache", tuner.max_examples)
     return TunerFnResult(tuner=tuning.Search(options, tuner, inputs.pictures, scratch), fit_kwargs={})

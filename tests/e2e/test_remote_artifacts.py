@@ -1,0 +1,77 @@
+"""A run whose artifacts are not local files: in a bucket, for engines whose workers share no folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import config, execution, history
+from pipeline.nodes import NODE_IDS, TUNER
+
+PLACE = "ram://bucket/runs"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three colours, 20 pictures each."""
+    folder = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(3)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir()
+        for number in range(20):
+            pixels = random.integers(0, 80, (16, 16, 3), np.uint8)
+            pixels[..., channel] += 150
+            (folder / name / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (folder / "red" / "empty.png").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(pictures, ram_files, tmp_path_factory):
+    return config.load(
+        "pictures",
+        data=str(pictures),
+        overrides=[
+            f"pipeline.root={tmp_path_factory.mktemp('runs')}",
+            f"pipeline.artifacts={PLACE}",
+            "data.max_bad_fraction=0.05",
+            "data.splits.by=class",
+            "transform.image_size=16",
+            "training.epochs=2",
+            "evaluation.thresholds={accuracy=0.0}",
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(loaded):
+    return execution.execute(loaded, execution.prepare(loaded))
+
+
+def test_every_node_reads_and_writes_there(loaded, outcome):
+    assert outcome.error is None
+    assert {node.id for node in outcome.nodes if node.state == "complete"} == {*NODE_IDS} - {TUNER}
+    for node in ("ImageExampleGen", "Transform", "Trainer", "Evaluator", "GradCam", "ModelReport"):
+        assert tf.io.gfile.isdir(f"{PLACE}/{loaded.pipeline.name}/{node}")
+    assert not (loaded.run_dir / "artifacts").exists()
+    # What is not handed on from node to node stays here: the served model, the record, the last report.
+    served = Path(outcome.result.serving_dir)
+    assert served.name == str(outcome.result.pushed_version) and served.is_relative_to(loaded.run_dir)
+    assert (served / "saved_model.pb").is_file()
+    assert "<html" in execution.report_path(loaded).read_text(encoding="utf-8")
+
+
+def test_what_became_of_it_is_read_from_there(loaded, outcome):
+    assert [entry["path"] for entry in outcome.result.quarantined] == ["red/empty.png"]
+    (run,) = history.read(loaded).newest(1)
+    assert str(run.verdict) == "pushed"
+    assert run.evaluation == outcome.result.evaluation and run.settings["training.epochs"] == 2
+
+
+def test_a_second_run_takes_all_of_it_from_the_cache(loaded, outcome):
+    again = execution.execute(loaded, execution.prepare(loaded))
+    assert again.error is None and again.result.evaluation == outcome.result.evaluation
+    assert {node.id for node in again.nodes if node.state != "cached"} <= {"Resolver", "PreviousSpan"}
