@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from components.image_example_gen.layout import DatasetError
 from pipeline import cli_ask, cli_cluster, cli_runs
 from pipeline import config as configuration
+from pipeline.cli_errors import one_message
 from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
 from pipeline.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from trainer_module.error_text import did_you_mean
@@ -52,8 +52,9 @@ def run(
     """
     from pipeline import execution
 
-    stderr = Console(stderr=True)
-    try:
+    with one_message(
+        lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
+    ):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         execution.refuse_several_machines(loaded)
@@ -75,15 +76,6 @@ def run(
                     traceback.print_exception(outcome.error[1], file=err)
                 if as_json:
                     out.write(json.dumps(outcome.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
-    except (configuration.ConfigError, DatasetError) as error:
-        stop(stderr, BAD_USAGE, str(error))
-    except execution.AlreadyRunningError as error:
-        stop(stderr, FAILED, str(error))
-    except OSError as error:
-        # A folder that cannot be read or written, or a full disk.
-        stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        stop(stderr, FAILED, "Interrupted. The same command goes on where this one stopped.")
     raise typer.Exit(outcome.exit_code)
 
 
@@ -204,7 +196,7 @@ def augment(
     if not output.parent.is_dir():
         stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
     unusable: list[str] = []
-    try:
+    with one_message(lambda: output):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         generated = loaded.data.path is None
         with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
@@ -213,12 +205,6 @@ def augment(
         with execution.quiet_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
         sheet.save(output, "PNG")
-    except (configuration.ConfigError, DatasetError) as error:
-        stop(stderr, BAD_USAGE, str(error))
-    except execution.AlreadyRunningError as error:
-        stop(stderr, FAILED, str(error))
-    except OSError as error:
-        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
     for reason in unusable:
         stderr.print(f"[yellow]left out:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
     print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
@@ -248,8 +234,7 @@ def model(
 
     from pipeline.execution import quiet_output
 
-    stderr = Console(stderr=True)
-    try:
+    with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         # TensorFlow greets at length when it starts.
         with quiet_output(Path(os.devnull)) as (out, _):
@@ -260,8 +245,6 @@ def model(
                 out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
             else:
                 show_model.show(wide_console(out), found, expand=expand)
-    except configuration.ConfigError as error:
-        stop(stderr, BAD_USAGE, str(error))
 
 
 for command in (cli_runs.report, cli_runs.history, cli_runs.compare, cli_runs.rollback):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from pipeline.cli_errors import one_message
 from pipeline.cli_options import JsonOption
 from pipeline.console import BAD_USAGE, FAILED, say, stop
 from trainer_module.error_text import first_line
@@ -331,11 +332,9 @@ def _written_paths(images: list[Path], output_dir: Path, suffix: str, what: str)
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
+    with one_message(lambda: path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    except OSError as error:
-        stop(Console(stderr=True), FAILED, f"{error.filename or path}: {error.strerror or error}")
 
 
 def _pictures_below(directory: Path) -> list[Path]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from components.image_example_gen.layout import DatasetError
 from pipeline import config as configuration
+from pipeline.cli_errors import one_message
 from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.console import BAD_USAGE, FAILED, stop
+from pipeline.console import BAD_USAGE, stop
 
 if TYPE_CHECKING:
     from pipeline.runners.kubeflow import Documents
@@ -27,14 +27,9 @@ def deploy(
     """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
     from pipeline import deployment
 
-    stderr = Console(stderr=True)
-    try:
+    with one_message(lambda: output):
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         written = deployment.write(loaded, output)
-    except (configuration.ConfigError, deployment.NotEmptyError) as error:
-        stop(stderr, BAD_USAGE, str(error))
-    except OSError as error:
-        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
     for path in written:
         print(path)
 
@@ -49,14 +44,11 @@ def compile_(
 
     The pictures are listed here, since the DAG depends on their classes; pods read them from kubeflow.data_path.
     """
-    stderr = Console(stderr=True)
     if output.suffix not in (".yaml", ".yml"):
-        stop(stderr, BAD_USAGE, f"--output: {output} must end with .yaml.")
-    loaded, documents = _compiled(stderr, config, data, overrides)
-    try:
+        stop(Console(stderr=True), BAD_USAGE, f"--output: {output} must end with .yaml.")
+    loaded, documents = _compiled(config, data, overrides)
+    with one_message(lambda: output):
         output.write_text(documents.as_yaml(), encoding="utf-8")
-    except OSError as error:
-        stop(stderr, FAILED, f"{error.filename or output}: {error.strerror or error}")
     print(f"{output}: {loaded.pipeline.name}, {documents.num_nodes} nodes")
 
 
@@ -96,7 +88,7 @@ def submit(
     for option, file in (("--token-file", token_file), ("--ca-cert", ca_certificate)):
         if file is not None and not file.is_file():
             stop(stderr, BAD_USAGE, f"{option}: there is no file {file}.")
-    loaded, documents = _compiled(stderr, config, data, overrides)
+    loaded, documents = _compiled(config, data, overrides)
     if cron is not None and loaded.kubeflow.cache_examples:
         stop(
             stderr,
@@ -108,7 +100,7 @@ def submit(
     token = token_file.read_text().strip() if token_file else None
     target = submissions.Target(host, namespace, token, ca_certificate)
     name = f"{loaded.pipeline.name} {submissions.version_name(datetime.datetime.now())}"
-    try:
+    with one_message(interrupted="Interrupted. A run that was started goes on; its page can end it."):
         server = submissions.Server(target)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "pipeline.yaml"
@@ -131,10 +123,6 @@ def submit(
             stderr.print(
                 f"{begun.status}{': ' + begun.detail if begun.detail else ''}", soft_wrap=True, highlight=False
             )
-    except submissions.ServerError as error:
-        stop(stderr, FAILED, str(error))
-    except KeyboardInterrupt:
-        stop(stderr, FAILED, "Interrupted. A run that was started goes on; its page can end it.")
     if as_json:
         print(json.dumps(begun.as_json(), ensure_ascii=False))
     else:
@@ -143,7 +131,7 @@ def submit(
 
 
 def _compiled(
-    stderr: Console, config: str, data: str | None, overrides: list[str] | None
+    config: str, data: str | None, overrides: list[str] | None
 ) -> tuple[configuration.PipelineConfig, Documents]:
     """Lists the pictures and compiles."""
     import contextlib
@@ -151,7 +139,7 @@ def _compiled(
 
     from pipeline import execution
 
-    try:
+    with one_message(lambda: loaded.run_dir):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         loaded.check_cluster()
         generated = loaded.data.path is None
@@ -162,9 +150,3 @@ def _compiled(
             from pipeline.runners import kubeflow
 
             return loaded, kubeflow.compile_pipeline(loaded, layout)
-    except (configuration.ConfigError, DatasetError) as error:
-        stop(stderr, BAD_USAGE, str(error))
-    except execution.AlreadyRunningError as error:
-        stop(stderr, FAILED, str(error))
-    except OSError as error:
-        stop(stderr, FAILED, f"{error.filename or loaded.run_dir}: {error.strerror or error}")

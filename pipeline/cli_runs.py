@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from pipeline import config as configuration
+from pipeline.cli_errors import one_message
 from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.console import BAD_USAGE, FAILED, escape, stop, wide_console
+from pipeline.console import FAILED, escape, stop, wide_console
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
@@ -23,10 +24,8 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     from pipeline import execution
 
     stderr = Console(stderr=True)
-    try:
+    with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-    except configuration.ConfigError as error:
-        stop(stderr, BAD_USAGE, str(error))
     path = execution.report_path(loaded)
     if not path.is_file():
         stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
@@ -49,14 +48,11 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
-    stderr = Console(stderr=True)
-    try:
+    with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline import history as runs
 
         found = runs.read(loaded).newest(num)
-    except configuration.ConfigError as error:
-        stop(stderr, BAD_USAGE, str(error))
     if as_json:
         print(json.dumps({"runs": [run.as_json() for run in found]}, ensure_ascii=False, allow_nan=False))
         return
@@ -77,15 +73,12 @@ def compare(
 
     A run is its number in `history`, `last`, `last-1` and so on, a pushed version, or the beginning of its id.
     """
-    stderr = Console(stderr=True)
-    try:
+    with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline import history as runs
 
         known = runs.read(loaded)
         found = runs.compare(known.find(first), known.find(second))
-    except configuration.ConfigError as error:
-        stop(stderr, BAD_USAGE, str(error))
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
         return
@@ -108,16 +101,9 @@ def rollback(
     """
     from trainer_module import model_versions
 
-    stderr = Console(stderr=True)
-    try:
+    with one_message(lambda: loaded.model_base_path):
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         found = model_versions.roll_back(loaded.model_base_path, to)
-    except configuration.ConfigError as error:
-        stop(stderr, BAD_USAGE, str(error))
-    except model_versions.VersionError as error:
-        stop(stderr, FAILED, str(error))
-    except OSError as error:
-        stop(stderr, FAILED, f"{error.filename or loaded.model_base_path}: {error.strerror or error}")
     if as_json:
         print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))
         return

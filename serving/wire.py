@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2
 
+from serving import message_classes
 from trainer_module import features
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_OPTIONAL, _REPEATED = _FIELD.LABEL_OPTIONAL, _FIELD.LABEL_REPEATED
 
 # tensorflow.DataType
 DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_STRING, DT_INT64, DT_BOOL = 1, 2, 3, 4, 7, 9, 10
@@ -43,87 +43,66 @@ TYPE_NAMES = {
     DT_BOOL: "DT_BOOL",
 }
 
-# Message → field → (number, type, repeated). A type that is a string names a message.
-_MESSAGES: dict[str, dict[str, tuple[int, int | str, bool]]] = {
-    "Int64Value": {"value": (1, _FIELD.TYPE_INT64, False)},
+_MESSAGES: message_classes.Messages = {
+    "Int64Value": {"value": (1, _FIELD.TYPE_INT64)},
     "ModelSpec": {
-        "name": (1, _FIELD.TYPE_STRING, False),
-        "version": (2, "Int64Value", False),
-        "version_label": (4, _FIELD.TYPE_STRING, False),
-        "signature_name": (3, _FIELD.TYPE_STRING, False),
+        "name": (1, _FIELD.TYPE_STRING),
+        "version": (2, "Int64Value"),
+        "version_label": (4, _FIELD.TYPE_STRING),
+        "signature_name": (3, _FIELD.TYPE_STRING),
     },
-    "Dim": {"size": (1, _FIELD.TYPE_INT64, False), "name": (2, _FIELD.TYPE_STRING, False)},
-    "TensorShapeProto": {"dim": (2, "Dim", True), "unknown_rank": (3, _FIELD.TYPE_BOOL, False)},
+    "Dim": {"size": (1, _FIELD.TYPE_INT64), "name": (2, _FIELD.TYPE_STRING)},
+    "TensorShapeProto": {"*dim": (2, "Dim"), "unknown_rank": (3, _FIELD.TYPE_BOOL)},
     "TensorProto": {
-        "dtype": (1, _FIELD.TYPE_INT32, False),
-        "tensor_shape": (2, "TensorShapeProto", False),
-        "tensor_content": (4, _FIELD.TYPE_BYTES, False),
-        "float_val": (5, _FIELD.TYPE_FLOAT, True),
-        "double_val": (6, _FIELD.TYPE_DOUBLE, True),
-        "int_val": (7, _FIELD.TYPE_INT32, True),
-        "string_val": (8, _FIELD.TYPE_BYTES, True),
-        "int64_val": (10, _FIELD.TYPE_INT64, True),
-        "bool_val": (11, _FIELD.TYPE_BOOL, True),
+        "dtype": (1, _FIELD.TYPE_INT32),
+        "tensor_shape": (2, "TensorShapeProto"),
+        "tensor_content": (4, _FIELD.TYPE_BYTES),
+        "*float_val": (5, _FIELD.TYPE_FLOAT),
+        "*double_val": (6, _FIELD.TYPE_DOUBLE),
+        "*int_val": (7, _FIELD.TYPE_INT32),
+        "*string_val": (8, _FIELD.TYPE_BYTES),
+        "*int64_val": (10, _FIELD.TYPE_INT64),
+        "*bool_val": (11, _FIELD.TYPE_BOOL),
     },
     # A map<string, TensorProto> is, on the wire, a repeated message of key and value.
-    "TensorEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "TensorProto", False)},
+    "TensorEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "TensorProto")},
     "PredictRequest": {
-        "model_spec": (1, "ModelSpec", False),
-        "inputs": (2, "TensorEntry", True),
-        "output_filter": (3, _FIELD.TYPE_STRING, True),
+        "model_spec": (1, "ModelSpec"),
+        "*inputs": (2, "TensorEntry"),
+        "*output_filter": (3, _FIELD.TYPE_STRING),
     },
-    "PredictResponse": {"outputs": (1, "TensorEntry", True), "model_spec": (2, "ModelSpec", False)},
+    "PredictResponse": {"*outputs": (1, "TensorEntry"), "model_spec": (2, "ModelSpec")},
     # tf.Example with features of bytes only; maps as above.
-    "BytesList": {"value": (1, _FIELD.TYPE_BYTES, True)},
-    "Feature": {"bytes_list": (1, "BytesList", False)},
-    "FeatureEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "Feature", False)},
-    "Features": {"feature": (1, "FeatureEntry", True)},
-    "Example": {"features": (1, "Features", False)},
-    "GetModelStatusRequest": {"model_spec": (1, "ModelSpec", False)},
-    "StatusProto": {"error_code": (1, _FIELD.TYPE_INT32, False), "error_message": (2, _FIELD.TYPE_STRING, False)},
+    "BytesList": {"*value": (1, _FIELD.TYPE_BYTES)},
+    "Feature": {"bytes_list": (1, "BytesList")},
+    "FeatureEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "Feature")},
+    "Features": {"*feature": (1, "FeatureEntry")},
+    "Example": {"features": (1, "Features")},
+    "GetModelStatusRequest": {"model_spec": (1, "ModelSpec")},
+    "StatusProto": {"error_code": (1, _FIELD.TYPE_INT32), "error_message": (2, _FIELD.TYPE_STRING)},
     "ModelVersionStatus": {
-        "version": (1, _FIELD.TYPE_INT64, False),
-        "state": (2, _FIELD.TYPE_INT32, False),
-        "status": (3, "StatusProto", False),
+        "version": (1, _FIELD.TYPE_INT64),
+        "state": (2, _FIELD.TYPE_INT32),
+        "status": (3, "StatusProto"),
     },
-    "GetModelStatusResponse": {"model_version_status": (1, "ModelVersionStatus", True)},
-    "GetModelMetadataRequest": {"model_spec": (1, "ModelSpec", False), "metadata_field": (2, _FIELD.TYPE_STRING, True)},
+    "GetModelStatusResponse": {"*model_version_status": (1, "ModelVersionStatus")},
+    "GetModelMetadataRequest": {"model_spec": (1, "ModelSpec"), "*metadata_field": (2, _FIELD.TYPE_STRING)},
     # google.protobuf.Any
-    "AnyMessage": {"type_url": (1, _FIELD.TYPE_STRING, False), "value": (2, _FIELD.TYPE_BYTES, False)},
-    "MetadataEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "AnyMessage", False)},
-    "GetModelMetadataResponse": {"model_spec": (1, "ModelSpec", False), "metadata": (2, "MetadataEntry", True)},
-    "TensorInfo": {"dtype": (2, _FIELD.TYPE_INT32, False), "tensor_shape": (3, "TensorShapeProto", False)},
-    "TensorInfoEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "TensorInfo", False)},
+    "AnyMessage": {"type_url": (1, _FIELD.TYPE_STRING), "value": (2, _FIELD.TYPE_BYTES)},
+    "MetadataEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "AnyMessage")},
+    "GetModelMetadataResponse": {"model_spec": (1, "ModelSpec"), "*metadata": (2, "MetadataEntry")},
+    "TensorInfo": {"dtype": (2, _FIELD.TYPE_INT32), "tensor_shape": (3, "TensorShapeProto")},
+    "TensorInfoEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "TensorInfo")},
     "SignatureDef": {
-        "inputs": (1, "TensorInfoEntry", True),
-        "outputs": (2, "TensorInfoEntry", True),
-        "method_name": (3, _FIELD.TYPE_STRING, False),
+        "*inputs": (1, "TensorInfoEntry"),
+        "*outputs": (2, "TensorInfoEntry"),
+        "method_name": (3, _FIELD.TYPE_STRING),
     },
-    "SignatureDefEntry": {"key": (1, _FIELD.TYPE_STRING, False), "value": (2, "SignatureDef", False)},
-    "SignatureDefMap": {"signature_def": (1, "SignatureDefEntry", True)},
+    "SignatureDefEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "SignatureDef")},
+    "SignatureDefMap": {"*signature_def": (1, "SignatureDefEntry")},
 }
 
-
-def _build() -> dict[str, Any]:
-    package = "tfx_vision.wire"
-    file = descriptor_pb2.FileDescriptorProto(name="tfx_vision/wire.proto", package=package, syntax="proto3")
-    for message_name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for field_name, (number, kind, repeated) in fields.items():
-            field = message.field.add(name=field_name, number=number, label=_REPEATED if repeated else _OPTIONAL)
-            if isinstance(kind, str):
-                field.type = _FIELD.TYPE_MESSAGE
-                field.type_name = f".{package}.{kind}"
-            else:
-                field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in _MESSAGES
-    }
-
-
-_CLASSES = _build()
+_CLASSES = message_classes.build("tfx_vision.wire", _MESSAGES)
 ModelSpec = _CLASSES["ModelSpec"]
 TensorProto = _CLASSES["TensorProto"]
 PredictRequest = _CLASSES["PredictRequest"]

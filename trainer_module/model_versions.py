@@ -188,22 +188,24 @@ def differences(path: str) -> list[str]:
 
 
 def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | None) -> None:
-    names = sorted(name for name in _walk(model_dir) if name != MANIFEST_FILE)
-    names.sort(key=lambda name: name == MODEL_FILE)
-    copied = {name: _copy(_join(model_dir, name), _join(target, name)) for name in names if name != MODEL_FILE}
-    model = _digest(_join(model_dir, MODEL_FILE))
+    names = sorted(name for name in _walk(model_dir) if name not in (MANIFEST_FILE, MODEL_FILE))
+    digests = {name: _copy(_join(model_dir, name), _join(target, name)) for name in names}
+    # Kept until it is written as the last file, after the manifest that names its digest.
+    model = b"".join(_chunks(_join(model_dir, MODEL_FILE)))
+    digests[MODEL_FILE] = hashlib.sha256(model).hexdigest()
     said = {
         "version": version,
         "pushed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **(about or {}),
-        "files": {name: {"sha256": digest} for name, digest in sorted((copied | {MODEL_FILE: model}).items())},
+        "files": {name: {"sha256": digest} for name, digest in sorted(digests.items())},
     }
     manifest = _join(target, MANIFEST_FILE)
     files = _files(target)
     files.makedirs(os.path.dirname(manifest))
     with files.GFile(manifest, "wb") as file:
         file.write(json.dumps(said, indent=2, ensure_ascii=False).encode())
-    _copy(_join(model_dir, MODEL_FILE), _join(target, MODEL_FILE))
+    with files.GFile(_join(target, MODEL_FILE), "wb") as file:
+        file.write(model)
     if not _is_remote(target):
         for folder, _, inside in os.walk(target):
             for path in [*(os.path.join(folder, name) for name in inside), folder]:

@@ -1,0 +1,43 @@
+"""Protocol buffer messages without generated modules: their fields are declared in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+
+# Message → field → (number, type). A leading * says repeated. A type that is a string names a message: one of the same
+# table, or with a leading dot any other, by its full name.
+Messages = Mapping[str, Mapping[str, tuple[int, int | str]]]
+
+
+def build(package: str, messages: Messages, dependencies: Iterable[Any] = ()) -> dict[str, Any]:
+    """Makes a class for every message, in a descriptor pool of their own.
+
+    Args:
+      package: The protocol buffer package that they belong to.
+      messages: What they consist of.
+      dependencies: Descriptors of the files that declare the other messages.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{package.replace('.', '/')}.proto", package=package, syntax="proto3"
+    )
+    for descriptor in dependencies:
+        pool.AddSerializedFile(descriptor.serialized_pb)
+        file.dependency.append(descriptor.name)
+    for message_name, fields in messages.items():
+        message = file.message_type.add(name=message_name)
+        for name, (number, kind) in fields.items():
+            label = _FIELD.LABEL_REPEATED if name.startswith("*") else _FIELD.LABEL_OPTIONAL
+            field = message.field.add(name=name.removeprefix("*"), number=number, label=label)
+            if isinstance(kind, str):
+                field.type = _FIELD.TYPE_MESSAGE
+                field.type_name = kind if kind.startswith(".") else f".{package}.{kind}"
+            else:
+                field.type = kind
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in messages}
