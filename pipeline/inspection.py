@@ -9,6 +9,7 @@ from pipeline import sources
 from pipeline.config import ConfigError, PipelineConfig
 from trainer_module import architecture
 from trainer_module.architecture import Architecture, Layer, ReceptiveField
+from trainer_module.locations import is_remote
 
 ASSUMED_CLASSES = 10
 
@@ -90,7 +91,7 @@ def count_classes(config: PipelineConfig) -> NumClasses:
         if data.source in sources.CLASSES:
             return NumClasses(len(sources.CLASSES[data.source]), f"data.source = {data.source}")
         return _assumed("the configuration names no pictures (--data DIR)")
-    if "://" in data.path:
+    if is_remote(data.path):
         return _assumed(f"{data.path} is not listed, since it is not on this machine")
     try:
         layout = layouts.inspect(config.data_location, data.options())

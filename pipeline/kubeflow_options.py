@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from pipeline.nodes import GRAD_CAM, KUBEFLOW_NODE_IDS, TUNER
 from trainer_module.error_text import did_you_mean
+from trainer_module.locations import is_remote
 from trainer_module.section import Section
 
 
@@ -196,7 +197,7 @@ class KubeflowOptions(Section):
     def _paths_are_mounted(self) -> KubeflowOptions:
         for name in ("data_path", "work_path"):
             path = getattr(self, name)
-            if path is not None and "://" not in path:
+            if path is not None and not is_remote(path):
                 self.check_mounted(f"kubeflow.{name}", path)
         return self
 

@@ -18,6 +18,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from trainer_module import locations
+from trainer_module.locations import is_remote, join
+
 MODEL_FILE = "saved_model.pb"
 # TensorFlow Serving leaves this folder of a SavedModel alone.
 MANIFEST_FILE = "assets.extra/manifest.json"
@@ -66,12 +69,12 @@ def find(base: str) -> Versions:
     Args:
       base: The folder; none where it does not exist.
     """
-    files = _files(base)
+    files = locations.files(base)
     names = [name.rstrip("/") for name in files.listdir(base)] if files.exists(base) else []
 
     def numbers(pattern: re.Pattern[str], group: int) -> tuple[int, ...]:
         found = [(int(match[group]), name) for name in names if (match := pattern.fullmatch(name))]
-        return tuple(sorted((n for n, name in found if files.exists(_join(base, name, MODEL_FILE))), reverse=True))
+        return tuple(sorted((n for n, name in found if files.exists(join(base, name, MODEL_FILE))), reverse=True))
 
     return Versions(numbers(_VERSION, 0), numbers(_WITHDRAWN, 1))
 
@@ -95,13 +98,13 @@ def push(model_dir: str, base: str, *, keep: int | None = None, about: dict[str,
     """
     if keep is not None and keep < FEWEST_KEPT:
         raise ValueError(f"at least {FEWEST_KEPT} versions must be kept, not {keep}")
-    files = _files(base)
+    files = locations.files(base)
     files.makedirs(base)
     _remove_leftovers(base)
     # Unix seconds, as TFX's; but always upwards, whatever the clock does.
     version = max([int(time.time()), *(number + 1 for numbers in find(base) for number in numbers[:1])])
-    if _is_remote(base):
-        target = _join(base, str(version))
+    if is_remote(base):
+        target = join(base, str(version))
         _write(model_dir, target, version, about)
     else:
         target = _private(base, "staging", version)
@@ -111,7 +114,7 @@ def push(model_dir: str, base: str, *, keep: int | None = None, about: dict[str,
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
-    return Pushed(version, _join(base, str(version)), _prune(base, keep) if keep is not None else ())
+    return Pushed(version, join(base, str(version)), _prune(base, keep) if keep is not None else ())
 
 
 def roll_back(base: str, to: int | None = None) -> Versions:
@@ -135,7 +138,7 @@ def roll_back(base: str, to: int | None = None) -> Versions:
     if to not in found.served + found.withdrawn:
         raise VersionError(f"{base} holds no version {to}. It holds {_told(found)}.")
     folder = str(to) if to in found.served else f"withdrawn-{to}"
-    if damage := differences(_join(base, folder)):
+    if damage := differences(join(base, folder)):
         raise VersionError(f"Version {to} is not what was pushed, and nothing was changed: {'; '.join(damage)}.")
     if to not in found.served:
         _rename(base, folder, str(to))
@@ -148,8 +151,8 @@ def roll_back(base: str, to: int | None = None) -> Versions:
 def is_withdrawn(path: str) -> bool:
     """Whether the version in this folder was put aside by `roll_back`."""
     base, _, version = path.rstrip("/").rpartition("/")
-    aside = _join(base, f"withdrawn-{version}", MODEL_FILE)
-    return _VERSION.fullmatch(version) is not None and bool(_files(base).exists(aside))
+    aside = join(base, f"withdrawn-{version}", MODEL_FILE)
+    return _VERSION.fullmatch(version) is not None and bool(locations.files(base).exists(aside))
 
 
 def is_newest(path: str) -> bool:
@@ -166,8 +169,8 @@ def differences(path: str) -> list[str]:
     Args:
       path: The version's folder.
     """
-    files, manifest_path = _files(path), _join(path, MANIFEST_FILE)
-    if not files.exists(_join(path, MODEL_FILE)):
+    files, manifest_path = locations.files(path), join(path, MANIFEST_FILE)
+    if not files.exists(join(path, MODEL_FILE)):
         return [f"{MODEL_FILE} is missing"]
     if not files.exists(manifest_path):
         return []
@@ -179,7 +182,7 @@ def differences(path: str) -> list[str]:
     present = set(_walk(path))
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - present)]
     for name in sorted(present & expected.keys()):
-        if _digest(_join(path, name)) != expected[name]:
+        if _digest(join(path, name)) != expected[name]:
             wrong.append(f"{name} has changed")
     return wrong
 
@@ -189,9 +192,9 @@ def differences(path: str) -> list[str]:
 
 def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | None) -> None:
     names = sorted(name for name in _walk(model_dir) if name not in (MANIFEST_FILE, MODEL_FILE))
-    digests = {name: _copy(_join(model_dir, name), _join(target, name)) for name in names}
+    digests = {name: _copy(join(model_dir, name), join(target, name)) for name in names}
     # Kept until it is written as the last file, after the manifest that names its digest.
-    model = b"".join(_chunks(_join(model_dir, MODEL_FILE)))
+    model = b"".join(_chunks(join(model_dir, MODEL_FILE)))
     digests[MODEL_FILE] = hashlib.sha256(model).hexdigest()
     said = {
         "version": version,
@@ -199,14 +202,14 @@ def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | No
         **(about or {}),
         "files": {name: {"sha256": digest} for name, digest in sorted(digests.items())},
     }
-    manifest = _join(target, MANIFEST_FILE)
-    files = _files(target)
+    manifest = join(target, MANIFEST_FILE)
+    files = locations.files(target)
     files.makedirs(os.path.dirname(manifest))
     with files.GFile(manifest, "wb") as file:
         file.write(json.dumps(said, indent=2, ensure_ascii=False).encode())
-    with files.GFile(_join(target, MODEL_FILE), "wb") as file:
+    with files.GFile(join(target, MODEL_FILE), "wb") as file:
         file.write(model)
-    if not _is_remote(target):
+    if not is_remote(target):
         for folder, _, inside in os.walk(target):
             for path in [*(os.path.join(folder, name) for name in inside), folder]:
                 _sync(path)
@@ -216,9 +219,9 @@ def _publish(staged: str, base: str, version: int) -> int:
     """Renames what is whole; should another have taken the number meanwhile, the next one is taken."""
     while True:
         try:
-            os.rename(staged, _join(base, str(version)))
+            os.rename(staged, join(base, str(version)))
         except OSError:
-            if not os.path.exists(_join(base, str(version))):
+            if not os.path.exists(join(base, str(version))):
                 raise
             version += 1
             continue
@@ -234,24 +237,24 @@ def _prune(base: str, keep: int) -> tuple[int, ...]:
     if len(kept) == keep:
         old += [(f"withdrawn-{version}", version) for version in found.withdrawn if version < kept[-1]]
     for name, version in old:
-        if _is_remote(base):
-            _files(base).rmtree(_join(base, name))
+        if is_remote(base):
+            locations.files(base).rmtree(join(base, name))
         else:
             # Renamed first: a server must not see a version vanish file by file.
             doomed = _private(base, "removed", version)
-            os.rename(_join(base, name), doomed)
+            os.rename(join(base, name), doomed)
             shutil.rmtree(doomed)
     return tuple(version for _, version in old)
 
 
 def _remove_leftovers(base: str) -> None:
     """Removes what pushes have left that were killed on this machine; others may still be at work."""
-    if _is_remote(base):
+    if is_remote(base):
         return
     for name in os.listdir(base):
         match = _STAGING.fullmatch(name)
         if match and match["host"] == socket.gethostname() and not _is_alive(int(match["pid"])):
-            shutil.rmtree(_join(base, name), ignore_errors=True)
+            shutil.rmtree(join(base, name), ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:
@@ -265,18 +268,18 @@ def _is_alive(pid: int) -> bool:
 
 
 def _private(base: str, what: str, version: int) -> str:
-    return _join(base, f".{what}-{version}-{socket.gethostname()}-{os.getpid()}")
+    return join(base, f".{what}-{version}-{socket.gethostname()}-{os.getpid()}")
 
 
 def _rename(base: str, old: str, new: str) -> None:
-    if not _is_remote(base):
-        os.rename(_join(base, old), _join(base, new))
+    if not is_remote(base):
+        os.rename(join(base, old), join(base, new))
         _sync(base)
         return
     # An object store renames file by file, and not all of TensorFlow's file systems do: the model comes last here too.
-    for name in sorted(_walk(_join(base, old)), key=lambda name: name == MODEL_FILE):
-        _copy(_join(base, old, name), _join(base, new, name))
-    _files(base).rmtree(_join(base, old))
+    for name in sorted(_walk(join(base, old)), key=lambda name: name == MODEL_FILE):
+        _copy(join(base, old, name), join(base, new, name))
+    locations.files(base).rmtree(join(base, old))
 
 
 def _sync(path: str) -> None:
@@ -289,9 +292,9 @@ def _sync(path: str) -> None:
 
 def _copy(source: str, target: str) -> str:
     """Copies a file and gives its SHA-256."""
-    _files(target).makedirs(os.path.dirname(target))
+    locations.files(target).makedirs(os.path.dirname(target))
     digest = hashlib.sha256()
-    with _files(target).GFile(target, "wb") as file:
+    with locations.files(target).GFile(target, "wb") as file:
         for chunk in _chunks(source):
             digest.update(chunk)
             file.write(chunk)
@@ -306,14 +309,14 @@ def _digest(path: str) -> str:
 
 
 def _chunks(path: str) -> Iterator[bytes]:
-    with _files(path).GFile(path, "rb") as file:
+    with locations.files(path).GFile(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
 def _walk(path: str) -> Iterator[str]:
     """Names of all files below, with `/` between folders."""
-    for folder, _, names in _files(path).walk(path):
+    for folder, _, names in locations.files(path).walk(path):
         inside = folder.removeprefix(path).strip("/")
         for name in names:
             yield str(PurePosixPath(inside, name))
@@ -322,35 +325,3 @@ def _walk(path: str) -> Iterator[str]:
 def _told(found: Versions) -> str:
     told = ", ".join(map(str, found.served)) or "no version"
     return told + (f", and withdrawn {', '.join(map(str, found.withdrawn))}" if found.withdrawn else "")
-
-
-# --- Local or not -------------------------------------------------------------------------------------------------
-
-
-class _LocalFiles:
-    """What is used of `tf.io.gfile`, for local paths."""
-
-    exists = staticmethod(os.path.exists)
-    listdir = staticmethod(os.listdir)
-    walk = staticmethod(os.walk)
-    GFile = staticmethod(open)
-
-    @staticmethod
-    def makedirs(path: str) -> None:
-        os.makedirs(path, exist_ok=True)
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def _files(path: str) -> Any:
-    if not _is_remote(path):
-        return _LocalFiles
-    import tensorflow as tf
-
-    return tf.io.gfile
-
-
-def _join(*parts: str) -> str:
-    return "/".join([parts[0].rstrip("/"), *parts[1:]])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.local_server import flags
+from trainer_module.locations import is_remote
 
 if TYPE_CHECKING:
     from serving.local_server.options import Options
@@ -72,7 +73,7 @@ def run(program: str, arguments: list[str]) -> int:
     try:
         options = to_options(given)
         base_path = str(given["model_base_path"])
-        if not options.model_config_file and not base_path.startswith("/") and "://" not in base_path:
+        if not options.model_config_file and not base_path.startswith("/") and not is_remote(base_path):
             raise RequestError(
                 "INVALID_ARGUMENT",
                 f"Expected model {given['model_name']} to have an absolute path or URI; got base_path()={base_path}",

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.local_server.errors import RequestError
+from trainer_module.locations import is_remote
 
 _PLATFORM = "tensorflow"
 _TENSORFLOW_TYPE = 1  # the deprecated ModelType
@@ -85,7 +86,7 @@ def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelC
     for entry in config.model_config_list.config:
         if entry.name in models:
             raise RequestError("INVALID_ARGUMENT", f"Illegal to list model {entry.name} multiple times in config list")
-        if not entry.base_path.startswith("/") and "://" not in entry.base_path:
+        if not entry.base_path.startswith("/") and not is_remote(entry.base_path):
             raise RequestError(
                 "INVALID_ARGUMENT",
                 f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",

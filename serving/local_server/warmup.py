@@ -6,7 +6,6 @@ Source: TF Serving's servables/tensorflow/saved_model_warmup{,_util}.cc.
 from __future__ import annotations
 
 import time
-from pathlib import PurePosixPath
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -15,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.local_server import inference, monitoring, tensors
 from serving.local_server.errors import RequestError
 from serving.local_server.servable import Servable
+from trainer_module import locations
 
 _FILE = "assets.extra/tf_serving_warmup_requests"
 _MOST_RECORDS = 1000
@@ -31,7 +31,7 @@ def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
     Raises:
       RequestError: If the file or an answer is not as it should be; the version must then not be served.
     """
-    path = str(PurePosixPath(export_dir, _FILE)) if "://" not in export_dir else f"{export_dir}/{_FILE}"
+    path = locations.join(export_dir, _FILE)
     if not tf.io.gfile.exists(path):
         return
     started, status = time.perf_counter(), "OK"
