@@ -7,6 +7,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,24 @@ def tiny_session(tiny_model: TinyModel) -> Iterator[Any]:
     model = SessionModel(tiny_model.serving_dir)
     yield model
     model.close()
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Callable[..., AbstractContextManager[Any]]:
+    """Serves what is there, on free ports of 127.0.0.1, as long as a block lasts."""
+    from serving.local_server.server import LocalServer
+
+    @contextmanager
+    def run(*arguments: Any, port: int | None = 0, **named: Any) -> Iterator[LocalServer]:
+        server = LocalServer(*arguments, port=port, rest_api_port=0, **named)
+        try:
+            server.source.poll()
+            server.start()
+            yield server
+        finally:
+            server.stop(5.0)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +102,7 @@ def push_toy(toy_saved: Callable[[float], Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[..., Any]]:
-    """Starts servers on free ports of 127.0.0.1, and stops them."""
-    from serving.local_server.server import LocalServer
-
-    started = []
-
-    def start(*arguments: Any, **named: Any) -> LocalServer:
-        server = LocalServer(*arguments, port=0, rest_api_port=0, **named)
-        started.append(server)
-        server.source.poll()
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.stop(5.0)
+def start_server(running_server: Callable[..., AbstractContextManager[Any]]) -> Iterator[Callable[..., Any]]:
+    """Starts servers that run as long as the test."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **named: stack.enter_context(running_server(*arguments, **named))

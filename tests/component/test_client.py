@@ -13,20 +13,16 @@ from typer.testing import CliRunner
 from pipeline import cli
 from serving import client as clients
 from serving import similarity
-from serving.local_server.server import LocalServer
 
 VERSION = 1700000000
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model, tmp_path_factory):
+def server(tiny_model, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("models") / "colours"
     shutil.copytree(tiny_model.serving_dir, base / str(VERSION))
-    running = LocalServer("colours", base, port=0, rest_api_port=0)
-    running.source.poll()
-    running.start()
-    yield running
-    running.stop()
+    with running_server("colours", base) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

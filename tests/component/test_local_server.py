@@ -26,15 +26,12 @@ VERSION = 1700000000
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model, tmp_path_factory):
+def server(tiny_model, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("models") / "colours"
     shutil.copytree(tiny_model.serving_dir, base / str(VERSION))
     (base / "not-a-version").mkdir()
-    running = LocalServer("colours", base, port=0, rest_api_port=0)
-    running.source.poll()
-    running.start()
-    yield running
-    running.stop()
+    with running_server("colours", base) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +357,7 @@ def test_outside_of_v1_there_is_only_health(http):
 
 
 @pytest.fixture
-def lifecycle(tiny_model, tmp_path):
+def lifecycle(tiny_model, start_server, tmp_path):
     """A server over an empty base path, a function that copies a version there, and a client."""
     base = tmp_path / "colours"
     base.mkdir()
@@ -370,13 +367,9 @@ def lifecycle(tiny_model, tmp_path):
         (tmp_path / "staged").rename(base / str(version))
 
     push(1)
-    running = LocalServer("colours", base, port=0, rest_api_port=0)
-    running.source.poll()
-    running.start()
-    client = GrpcClient(f"127.0.0.1:{running.grpc_port}", "colours")
-    yield base, push, client
-    client.close()
-    running.stop()
+    running = start_server("colours", base)
+    with GrpcClient(f"127.0.0.1:{running.grpc_port}", "colours") as client:
+        yield base, push, client
 
 
 def eventually(client, expected):

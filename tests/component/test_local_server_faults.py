@@ -23,7 +23,6 @@ from tensorflow_serving.apis import (
 
 from serving.local_server.batching import BatchingParameters
 from serving.local_server.options import Options
-from serving.local_server.server import LocalServer
 
 # Of a request that is wrong, whoever sent it; anything else would say that the server is.
 CLIENTS_FAULT = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
@@ -31,14 +30,11 @@ REST_FAULT = {400, 404, 501}
 
 
 @pytest.fixture(scope="module", params=[None, BatchingParameters(num_batch_threads=2)], ids=["alone", "batched"])
-def server(request, tiny_model, tmp_path_factory):
+def server(request, tiny_model, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("faults") / "colours"
     shutil.copytree(tiny_model.serving_dir, base / "1")
-    running = LocalServer("colours", base, port=0, rest_api_port=0, options=Options(batching=request.param))
-    running.source.poll()
-    running.start()
-    yield running
-    running.stop()
+    with running_server("colours", base, options=Options(batching=request.param)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,10 @@ from serving.local_server import messages
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
-from serving.local_server.server import LocalServer
 
 
 @pytest.fixture(scope="module")
-def server(toy_saved, tmp_path_factory):
+def server(toy_saved, running_server, tmp_path_factory):
     import shutil
 
     base = tmp_path_factory.mktemp("grpc") / "toy"
@@ -34,11 +33,8 @@ def server(toy_saved, tmp_path_factory):
     shutil.copytree(toy_saved(3.0), base / "124")
     models = (ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123}),)
     options = Options(models=models, health_service=True, load=LoadOptions(max_pixels=10_000))
-    running = LocalServer(port=0, rest_api_port=0, options=options)
-    running.source.poll()
-    running.start()
-    yield running
-    running.stop()
+    with running_server(options=options) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ from serving.local_server import monitoring
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
-from serving.local_server.server import LocalServer
 
 
 @pytest.fixture(scope="module")
-def http(toy_saved, tmp_path_factory):
+def http(toy_saved, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("rest") / "toy"
     for version, b in ((123, 2.0), (124, 3.0)):
         shutil.copytree(toy_saved(b), base / str(version))
@@ -28,12 +27,11 @@ def http(toy_saved, tmp_path_factory):
         max_request_bytes=200_000,
         load=LoadOptions(max_pixels=10_000),
     )
-    running = LocalServer(port=None, rest_api_port=0, options=options)
-    running.source.poll()
-    running.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{running.rest_port}", trust_env=False, timeout=30) as client:
+    with (
+        running_server(port=None, options=options) as running,
+        httpx.Client(base_url=f"http://127.0.0.1:{running.rest_port}", trust_env=False, timeout=30) as client,
+    ):
         yield client
-    running.stop()
 
 
 TOY = "/v1/models/toy"

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from components.image_example_gen import layout
 from pipeline import cli, config, execution
-from serving.local_server.server import LocalServer
 from trainer_module import features
 from trainer_module.session_model import SessionModel
 
@@ -175,13 +174,10 @@ def test_the_served_explanations_are_the_components(run):
         assert feature[findings.SCORE].float_list.value[0] == pytest.approx(answer["score"][index], abs=1e-4)
 
 
-def test_masks_are_served_over_both_protocols(run, street, tmp_path):
+def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_path):
     loaded, _outcome = run
     pictures = sorted((street / "images").glob("1*.png"))[:3]
-    server = LocalServer("street", Path(loaded.model_base_path), port=0, rest_api_port=0)
-    server.source.poll()
-    server.start()
-    try:
+    with running_server("street", Path(loaded.model_base_path)) as server:
         ports = (f"--grpc=127.0.0.1:{server.grpc_port}", f"--rest=http://127.0.0.1:{server.rest_port}")
         answers = []
         for number, port in enumerate(ports):
@@ -198,8 +194,6 @@ def test_masks_are_served_over_both_protocols(run, street, tmp_path):
         np.testing.assert_array_equal(*answers)
         refused = CliRunner().invoke(cli.app, ["predict", str(pictures[0]), ports[0], "--model=street"])
         assert refused.exit_code == 1 and "the answer has no `label` and `score`" in refused.stderr
-    finally:
-        server.stop()
 
 
 def test_a_picture_is_not_replaced_by_its_mask(street):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipeline import config, execution
 from serving.client import GrpcClient, RestClient
-from serving.local_server.server import LocalServer
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,10 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     assert {"brightness = dark", "brightness = bright"} <= {figures.name for figures in outcome.result.slices}
 
 
-def test_masks_are_served_as_png(run):
+def test_masks_are_served_as_png(run, running_server):
     loaded, outcome = run
     picture = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
-    server = LocalServer("scenes", Path(loaded.model_base_path), port=0, rest_api_port=0)
-    server.source.poll()
-    server.start()
-    try:
+    with running_server("scenes", Path(loaded.model_base_path)) as server:
         answers = []
         for client in (
             GrpcClient(f"127.0.0.1:{server.grpc_port}", "scenes"),
@@ -56,8 +52,6 @@ def test_masks_are_served_as_png(run):
             client.close()
         assert answers[0].shape == (64, 64)
         np.testing.assert_array_equal(*answers)
-    finally:
-        server.stop()
 
 
 def test_a_model_that_falls_short_is_refused(run):

@@ -25,7 +25,6 @@ from components.evaluator.figures import FIGURES_FILE, Evaluation
 from pipeline import config, execution, history
 from pipeline.runners import kubeflow
 from serving.client import GrpcClient, RestClient
-from serving.local_server.server import LocalServer
 from trainer_module import features
 
 EPOCHS = 8
@@ -126,20 +125,15 @@ def test_every_example_is_in_one_split(first):
 
 
 @pytest.fixture(scope="module")
-def served(first):
+def served(first, running_server):
     """The pushed model behind both protocols, on loopback."""
     base = Path(first.result.serving_dir).parent
-    server = LocalServer("digits", base, port=0, rest_api_port=0)
-    server.source.poll()
-    server.start()
-    clients = (
-        GrpcClient(f"127.0.0.1:{server.grpc_port}", "digits"),
-        RestClient(f"http://127.0.0.1:{server.rest_port}", "digits"),
-    )
-    yield clients
-    for client in clients:
-        client.close()
-    server.stop()
+    with (
+        running_server("digits", base) as server,
+        GrpcClient(f"127.0.0.1:{server.grpc_port}", "digits") as by_grpc,
+        RestClient(f"http://127.0.0.1:{server.rest_port}", "digits") as by_rest,
+    ):
+        yield by_grpc, by_rest
 
 
 def test_both_protocols_answer_alike(served, first, test_examples):
