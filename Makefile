@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 VARIANT := cpu
 
-.PHONY: help setup demo test test-flink lint format bench lock image clean
+.PHONY: help setup demo test test-flink test-spark lint format bench lock image clean
 
 help: ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ test: setup ## Runs all tests.
 	$(BIN)/python -m pytest
 
 test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).
-	$(BIN)/python -m pytest tests/component/test_beam_engines.py --flink
+	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine flink --engine multi_processing
+
+test-spark: setup ## Runs the data-parallel nodes on a local Spark (needs Java; docs/scaling.md).
+	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine spark
 
 lint: setup ## Checks format, style, types and the direction of imports.
 	$(BIN)/ruff format --check .

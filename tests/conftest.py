@@ -23,9 +23,15 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the flags that write golden files anew, start every pod from nothing, and allow a Flink job server."""
+    """Adds the flags that write golden files anew, start every pod from nothing, and allow an engine of Beam's."""
     parser.addoption("--update-goldens", action="store_true", help="write the golden files instead of comparing")
-    parser.addoption("--flink", action="store_true", help="run the data-parallel nodes on Flink too")
+    parser.addoption(
+        "--engine",
+        action="append",
+        default=[],
+        choices=("flink", "spark", "multi_processing"),
+        help="run the data-parallel nodes there too; may be said several times",
+    )
     parser.addoption("--fresh-pods", action="store_true", help="a new process for every node of Kubeflow's run")
 
 

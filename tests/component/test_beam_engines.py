@@ -1,9 +1,10 @@
-"""The data-parallel nodes on Flink and in several processes: what one process writes, they write.
+"""The data-parallel nodes on Flink, on Spark and in several processes: what one process writes, they write.
 
-Every node runs once in this process and once on the engine, on the same inputs. `make test-flink` runs them; it needs
-Java and Beam's job server (`scripts/flink_job_server.sh` says how that is found).
+Every node runs once in this process and once on the engine, on the same inputs. `make test-flink` and `make test-spark`
+run them; they need Java and Beam's job server (`scripts/job_server.sh` says how that is found).
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -35,12 +36,18 @@ from pipeline.evaluation import eval_config
 from pipeline.runners import local
 from trainer_module import features
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "flink_job_server.sh"
-# Said by the user of `make test-flink` where a job server runs already, or where its classes are.
-ENDPOINT = "FLINK_JOB_ENDPOINT"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "job_server.sh"
+# Engine → environment variable in which the user says where a job server of it runs already.
+ENDPOINTS = {"flink": "FLINK_JOB_ENDPOINT", "spark": "SPARK_JOB_ENDPOINT"}
 FLOATS = [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
 SLICES = ("brightness", "orientation")
 START_TIMEOUT_S = 60
+pytestmark = [
+    # Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # Threads of workers in this process end with an error when Spark, which keeps them for the next job, hangs up.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 
 # --- Engines ----------------------------------------------------------------------------------------------------
@@ -48,18 +55,27 @@ START_TIMEOUT_S = 60
 
 @pytest.fixture(scope="module")
 def job_endpoint(request, tmp_path_factory):
-    """A Flink job server: the one that is named, or one of our own for the time of the tests."""
-    if not request.config.getoption("--flink"):
-        pytest.skip("needs Java and Beam's Flink job server: make test-flink")
-    if os.environ.get(ENDPOINT):
-        yield os.environ[ENDPOINT]
-        return
-    log = tmp_path_factory.mktemp("flink") / "job-server.log"
+    """Gives an engine's job server, host:port: the one that is named, or one of our own for the time of the tests."""
+    with contextlib.ExitStack() as servers:
+        known = {}
+
+        def find(name):
+            if name not in known:
+                known[name] = os.environ.get(ENDPOINTS[name]) or servers.enter_context(
+                    job_server(name, tmp_path_factory.mktemp(name) / "job-server.log")
+                )
+            return known[name]
+
+        yield find
+
+
+@contextlib.contextmanager
+def job_server(name, log):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with log.open("w") as output:
-        server = subprocess.Popen([str(SCRIPT), "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
+        server = subprocess.Popen([str(SCRIPT), name, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
         try:
             await_server(server, port, log)
             yield f"127.0.0.1:{port}"
@@ -86,18 +102,23 @@ def await_server(server, port, log):
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module", params=["flink", "flink in two processes", "multi_processing"])
-def engine(request):
+@pytest.fixture(scope="module", params=["flink", "flink in two processes", "spark", "multi_processing"])
+def engine(request, job_endpoint):
     """Beam's arguments, as the configuration gives them."""
-    if not request.config.getoption("--flink"):
-        pytest.skip("needs Java and Beam's Flink job server: make test-flink")
-    if request.param == "multi_processing":
-        return BeamSection(runner="multi_processing", workers=2).arguments()
+    name = request.param.partition(" ")[0]
+    if name not in request.config.getoption("--engine"):
+        pytest.skip(
+            f"takes a minute and more, and an engine in Java: --engine {name} (make test-flink, make test-spark)"
+        )
+    if name == "multi_processing":
+        return BeamSection(runner=name, workers=2).arguments()
     local.let_workers_find_python()
-    said = {"job_endpoint": request.getfixturevalue("job_endpoint"), "parallelism": 2}
+    said = {"job_endpoint": job_endpoint(name)}
+    if name == "flink":
+        said["parallelism"] = 2
     if request.param == "flink in two processes":
         said["worker_processes"] = 2
-    return BeamSection(runner="flink", flink=said).arguments()
+    return BeamSection.model_validate({"runner": name, name: said}).arguments()
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------
@@ -305,8 +326,6 @@ def of_one_process(inputs, tmp_path_factory):
     return find
 
 
-# Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_writes_what_it_writes_in_one_process(node, engine, inputs, of_one_process, tmp_path):
     found = NODES[node](engine, tmp_path, inputs)

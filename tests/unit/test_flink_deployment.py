@@ -157,10 +157,15 @@ def test_the_sidecar_starts_a_module_that_beam_has(manifests):
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
-    [(["--jar", "/nowhere.jar"], 3, "flink_job_server: "), (["--colour", "red"], 2, "unknown option --colour")],
+    [
+        (["flink", "--jar", "/nowhere.jar"], 3, "job_server: "),
+        (["spark", "--jar", "/nowhere.jar"], 3, "job_server: "),
+        (["flink", "--colour", "red"], 2, "unknown option --colour"),
+        ([], 2, "say flink or spark"),
+    ],
 )
 def test_the_script_says_what_it_lacks(arguments, code, said):
-    """3 is what the tests on Flink are skipped by; a mistake must not be."""
-    script = Path(__file__).parents[2] / "scripts" / "flink_job_server.sh"
+    """3 is what the tests on engines are skipped by; a mistake must not be."""
+    script = Path(__file__).parents[2] / "scripts" / "job_server.sh"
     done = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code and said in done.stderr
