@@ -64,6 +64,14 @@ def test_every_node_reads_and_writes_there(loaded, outcome):
     assert "<html" in execution.report_path(loaded).read_text(encoding="utf-8")
 
 
+def test_a_store_that_is_not_there_is_told_before_anything_runs(loaded, outcome):
+    elsewhere = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"artifacts": "s4://bucket"})})
+    with pytest.raises(
+        config.ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"
+    ):
+        execution.execute(elsewhere, execution.prepare(elsewhere))
+
+
 def test_what_became_of_it_is_read_from_there(loaded, outcome):
     assert [entry["path"] for entry in outcome.result.quarantined] == ["red/empty.png"]
     (run,) = history.read(loaded).newest(1)
