@@ -258,8 +258,8 @@ def _check_artifacts(location: str) -> None:
         tf.io.gfile.makedirs(location)
     except tf.errors.OpError as error:
         raise ConfigError(
-            f"pipeline.artifacts: nothing can be written to {location}: {first_line(error)}. Look at its name, and at who "
-            "may write there."
+            f"pipeline.artifacts: nothing can be written to {location}: {first_line(error)}. Look at its name, and at "
+            "who may write there."
         ) from None
 
 
