@@ -125,13 +125,13 @@ def main() -> None:
     train, validation, test = (
         (images[indices[part]], labels[indices[part]]) for part in ("train", "validation", "test")
     )
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     if arguments.recipe == "textbook":
         model, history = textbook(train, validation, arguments.weights, arguments.seed)
     else:
         checkpoint = CheckpointFile(arguments.checkpoint, key=json.dumps(overrides))
         model, history = preset(chosen.trainer_options(classes), train, validation, checkpoint)
-    minutes = (time.perf_counter() - start) / 60
+    minutes, cpu_minutes = (time.perf_counter() - start) / 60, (time.process_time() - cpu_start) / 60
     logits = np.concatenate([model(test[0][i : i + 32], training=False) for i in range(0, len(test[0]), 32)])
     print(
         json.dumps(
@@ -142,6 +142,7 @@ def main() -> None:
                 **{f"{part}_pictures": len(chosen) for part, chosen in indices.items()},
                 "test_accuracy": round(float(np.mean(logits.argmax(axis=1) == test[1])), 4),
                 "minutes": round(minutes, 1),
+                "cpu_minutes": round(cpu_minutes, 1),
                 "val_accuracy": [round(value, 3) for value in history["val_accuracy"]],
                 "val_loss": [round(value, 3) for value in history["val_loss"]],
             }
