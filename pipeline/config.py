@@ -30,7 +30,7 @@ from pipeline.beam_options import ENGINES, BeamSection
 from pipeline.kubeflow_options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
-from trainer_module.locations import absolute, is_remote, join
+from trainer_module.locations import absolute, is_remote, is_whole, join
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -74,6 +74,13 @@ class PipelineSection(Section):
         "for each pipeline. Default: artifacts/ in the run's folder.",
     )
     cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
+
+    @field_validator("artifacts")
+    @classmethod
+    def _store_has_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not is_whole(value):
+            raise ValueError(f"`{value}` names no store; write it as gs://bucket/folder")
+        return value
 
 
 class DataSection(DataOptions):

@@ -20,7 +20,7 @@ from components.image_example_gen import layout as layouts
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
-from trainer_module.error_text import did_you_mean, first_line
+from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
     from components.example_validator.executor import AnomaliesFoundError
@@ -212,11 +212,10 @@ def execute(
 
     Raises:
       ConfigError: If nothing lies between `from_node` and `to_node`, if the model does not fit the data, or if
-        nothing can be written to `pipeline.artifacts`.
+        `pipeline.artifacts` cannot be used.
     """
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
-    _check_artifacts(config.artifacts_location)
-    from pipeline import dag, record, results
+    from pipeline import artifact_store, dag, record, results
     from pipeline.runners import local
 
     run_id = datetime.datetime.now().isoformat()
@@ -227,6 +226,7 @@ def execute(
             outcome.nodes.append(result)
         on_node(result)
 
+    artifact_store.claim(config)
     pipeline = dag.create_pipeline(config, layout)
     store = record.open_store(config.metadata_path)
     results.forget_old_pushes(store)
@@ -246,21 +246,6 @@ def execute(
         newest.with_suffix(".tmp").replace(newest)
         outcome.result = dataclasses.replace(outcome.result, report=str(newest))
     return outcome
-
-
-def _check_artifacts(location: str) -> None:
-    """Asks a store for the folder of artifacts, before a node does so in vain; local folders are made when needed."""
-    if not locations.is_remote(location):
-        return
-    import tensorflow as tf
-
-    try:
-        tf.io.gfile.makedirs(location)
-    except tf.errors.OpError as error:
-        raise ConfigError(
-            f"pipeline.artifacts: nothing can be written to {location}: {first_line(error)}. Look at its name, and at "
-            "who may write there."
-        ) from None
 
 
 def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:

@@ -1,6 +1,6 @@
 """The runs of a pipeline, read from ML Metadata and the artifacts: a list of them, and what differs between two.
 
-Nothing here needs TFX or TensorFlow, so that it answers at once.
+Nothing here needs TFX, nor TensorFlow unless artifacts lie in a store, so that it answers at once.
 """
 
 from __future__ import annotations
@@ -469,7 +469,9 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_text(location: str) -> str | None:
     try:
         return locations.read(location).decode()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        if locations.is_remote(location) and not isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{location} cannot be read: {error}") from None
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -144,12 +145,19 @@ def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
     """
     for artifact in store.get_artifacts_by_type("PushedModel"):
         destination = artifact.custom_properties["pushed_destination"].string_value
-        # Of most runs the copy is gone already: the folder of versions may be far away, and is not asked for these.
-        copies = locations.files(artifact.uri)
-        if not destination or not copies.exists(artifact.uri):
+        # Of most runs the copy is gone already, and the folder of versions is not asked for these.
+        if not destination:
             continue
-        if not (model_versions.is_newest(destination) or model_versions.is_withdrawn(destination)):
-            copies.rmtree(artifact.uri)
+        try:
+            with locations.errors_of_the_system(artifact.uri), locations.errors_of_the_system(destination):
+                copies = locations.files(artifact.uri)
+                if not copies.exists(artifact.uri) or model_versions.is_newest(destination):
+                    continue
+                if not model_versions.is_withdrawn(destination):
+                    copies.rmtree(artifact.uri)
+        except OSError as error:
+            # A store of earlier runs that is gone, for one. At worst a model that was pushed before is not pushed anew.
+            logging.getLogger(__name__).warning("The copy of a push at %s is left: %s", artifact.uri, error)
 
 
 def collect(outputs: Outputs) -> RunResult:
@@ -197,7 +205,8 @@ def collect(outputs: Outputs) -> RunResult:
 
 def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     chosen, results = outputs["best_hyperparameters"], outputs["tuner_results"]
-    (name,) = locations.files(chosen.uri).listdir(chosen.uri)
+    with locations.errors_of_the_system(chosen.uri):
+        (name,) = locations.files(chosen.uri).listdir(chosen.uri)
     trials = list(csv.DictReader(io.StringIO(_read(results, TRIALS_FILE).decode(), newline="")))
     (best,) = (trial for trial in trials if trial["rank"] == "1")
     return {

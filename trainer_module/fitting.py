@@ -34,6 +34,7 @@ def fit(
     *,
     strategy: tf.distribute.Strategy | None = None,
     checkpoint: CheckpointFile | None = None,
+    cache_dir: str | None = None,
 ) -> tuple[keras.Model, keras.callbacks.History]:
     """Builds and trains a network; the same options and pictures give the same weights.
 
@@ -43,6 +44,7 @@ def fit(
       run_dir: Receives what `training.train` writes.
       strategy: That of `options`, if it had to be made earlier.
       checkpoint: As `training.train` takes it.
+      cache_dir: As `training.train` takes it.
 
     Returns:
       The network from pixels to logits, and Keras's history.
@@ -61,5 +63,6 @@ def fit(
             validation_data=input_pipeline.batched(pictures.validation, batch_size),
             run_dir=run_dir,
             checkpoint=checkpoint,
+            cache_dir=cache_dir,
         )
     return model, history

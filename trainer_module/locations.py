@@ -5,14 +5,27 @@ TensorFlow is imported only where it is needed.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
+
+from trainer_module.error_text import first_line
+
+_STORE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+(/.*)?")
 
 
 def is_remote(location: str) -> bool:
     """Whether TensorFlow's file system is needed: `gs://bucket/folder`."""
     return "://" in location
+
+
+def is_whole(location: str) -> bool:
+    """Whether a remote location names a store: `gs://` alone, or `gs:///folder`, does not."""
+    return not is_remote(location) or _STORE.fullmatch(location) is not None
 
 
 def absolute(location: str) -> str:
@@ -54,15 +67,25 @@ def read(location: str) -> bytes:
     Raises:
       OSError: If it cannot be read; FileNotFoundError if there is none.
     """
+    with errors_of_the_system(location), files(location).GFile(location, "rb") as file:
+        return bytes(file.read())
+
+
+@contextlib.contextmanager
+def errors_of_the_system(location: str) -> Iterator[None]:
+    """Makes TensorFlow's errors, inside, those that a local file gives.
+
+    Raises:
+      OSError: For what a store refuses; FileNotFoundError for what is not there.
+    """
     if not is_remote(location):
-        with open(location, "rb") as file:
-            return file.read()
+        yield
+        return
     import tensorflow as tf
 
     try:
-        with tf.io.gfile.GFile(location, "rb") as file:
-            return bytes(file.read())
+        yield
     except tf.errors.NotFoundError:
-        raise FileNotFoundError(2, "No such file or directory", location) from None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location) from None
     except tf.errors.OpError as error:
-        raise OSError(None, str(error.message), location) from None
+        raise OSError(errno.EIO, first_line(error), location) from None

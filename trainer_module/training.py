@@ -171,6 +171,7 @@ def train(
     validation_data: tf.data.Dataset,
     run_dir: str,
     checkpoint: CheckpointFile | None = None,
+    cache_dir: str | None = None,
 ) -> keras.callbacks.History:
     """Compiles and fits; the model ends with the weights of the epoch whose validation loss was lowest.
 
@@ -185,9 +186,11 @@ def train(
         gives it.
       validation_data: The same, in any order.
       run_dir: Receives `history.csv`, whose epochs go on from phase to phase, and TensorBoard's `train/` and
-        `validation/`; `cache/` in it is used while training.
+        `validation/`.
       checkpoint: Written after every epoch; an interrupted call goes on from it. The order of the pictures and of
         random changes in tf.data begins anew then. It is left for the caller to delete. None keeps nothing.
+      cache_dir: Where features are kept that do not fit in memory; `cache/` in run_dir if not said. It is left for the
+        caller to delete.
 
     Returns:
       Keras's history of all phases, one value an epoch for every figure of `trainer_module.history`.
@@ -196,6 +199,7 @@ def train(
       TrainingDivergedError: If the loss of a step becomes NaN, or that of the validation split is not finite.
     """
     checkpoint = checkpoint or CheckpointFile(None, key="")
+    cache_dir = cache_dir or os.path.join(run_dir, "cache")
     saved = checkpoint.read()
     records = History(run_dir, saved.state["rows"] if saved else None)
     if saved:
@@ -213,7 +217,7 @@ def train(
         before = model.get_weights() if earlier else []
         if phase.name == FINE_TUNING:
             models.get(options.model.name).unfreeze(model, options.fine_tuning.unfreeze_layers)
-        _fit(_prepared(model, options, phase, train_data, validation_data, run_dir), phase, shared, before, saved)
+        _fit(_prepared(model, options, phase, train_data, validation_data, cache_dir), phase, shared, before, saved)
         saved = None
         if before and records.lowest_loss(earlier) <= records.lowest_loss({phase.name}):
             model.set_weights(before)  # the phase made nothing better
@@ -236,7 +240,7 @@ def _prepared(
     phase: _Phase,
     train_data: tf.data.Dataset,
     validation_data: tf.data.Dataset,
-    run_dir: str,
+    cache_dir: str,
 ) -> _Fitted:
     """The model with augmentation, or its head on kept features.
 
@@ -256,7 +260,7 @@ def _prepared(
             encoder,
             data,
             batch_size=options.training.batch_size,
-            cache_path=os.path.join(run_dir, "cache", f"features-{split}"),
+            cache_path=os.path.join(cache_dir, f"features-{split}"),
             shuffle_seed=shuffle_seed,
         )
 

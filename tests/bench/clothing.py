@@ -55,7 +55,7 @@ def split(labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def textbook(train: Arrays, validation: Arrays, weights: str, seed: int) -> tuple[keras.Model, dict[str, list[float]]]:
-    """Transfer learning as the guide of Keras shows it: frozen base, then all of it at a low rate."""
+    """Transfer learning as the guide of Keras shows it: frozen base, then all but batch normalisation at a low rate."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     size, classes = train[0].shape[1], int(train[1].max()) + 1

@@ -45,7 +45,8 @@ START_TIMEOUT_S = 60
 pytestmark = [
     # Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    # Threads of workers in this process end with an error when Spark, which keeps them for the next job, hangs up.
+    # Threads of workers in this process end with an error when Spark, which keeps them for the next job, hangs up: in
+    # whichever test the job server ends.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
 
@@ -102,7 +103,10 @@ def await_server(server, port, log):
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module", params=["flink", "flink in two processes", "spark", "multi_processing"])
+@pytest.fixture(
+    scope="module",
+    params=["flink", "flink in two processes", "spark", "multi_processing"],
+)
 def engine(request, job_endpoint):
     """Beam's arguments, as the configuration gives them."""
     name = request.param.partition(" ")[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import config, execution, history
+from pipeline import artifact_store, config, execution, history
 from pipeline.nodes import NODE_IDS, TUNER
 
 PLACE = "ram://bucket/runs"
@@ -70,6 +70,24 @@ def test_a_store_that_is_not_there_is_told_before_anything_runs(loaded, outcome)
         config.ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"
     ):
         execution.execute(elsewhere, execution.prepare(elsewhere))
+
+
+def test_a_store_belongs_to_one_record_of_runs(loaded, outcome, tmp_path):
+    """Another one counts its executions from 1 again, and would write into the folders that are there."""
+    place = f"{PLACE}/{loaded.pipeline.name}"
+    before = sorted(tf.io.gfile.listdir(place))
+    other = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"root": tmp_path})})
+    with pytest.raises(config.ConfigError, match=r"holds what another record of runs knows, not /.*metadata.sqlite"):
+        execution.execute(other, execution.prepare(other))
+    assert sorted(tf.io.gfile.listdir(place)) == before and not other.metadata_path.exists()
+
+
+def test_a_claim_of_a_run_that_never_began_is_no_hindrance(loaded, tmp_path):
+    of = {"root": tmp_path / "root", "artifacts": str(tmp_path / "volume")}
+    chosen = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update=of)})
+    for _ in range(2):
+        artifact_store.claim(chosen)
+    assert [path.name for path in Path(chosen.artifacts_location).iterdir()] == [artifact_store.MARKER]
 
 
 def test_what_became_of_it_is_read_from_there(loaded, outcome):

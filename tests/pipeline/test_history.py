@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -307,7 +308,7 @@ def test_no_run_at_all(tmp_path):
 def test_only_what_is_shown_is_read(loaded, monkeypatch):
     opened = []
     read_text = history._read_text
-    monkeypatch.setattr(history, "_read_text", lambda path: (opened.append(path.parent.name), read_text(path))[1])
+    monkeypatch.setattr(history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1])
     history._stored.cache_clear()
     runs = history.read(loaded)
     assert len(runs) == 8 and not opened
@@ -316,6 +317,11 @@ def test_only_what_is_shown_is_read(loaded, monkeypatch):
     del opened[:]
     assert runs.find("1700000001").number == 1
     assert "evaluation-1" in opened and "evaluation-3" not in opened
+
+
+def test_a_store_that_cannot_be_read_is_no_run_without_figures():
+    with pytest.raises(config.ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
+        history._read_text("s4://bucket/figures.json")
 
 
 def test_two_runs_compared(runs):

@@ -10,6 +10,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from trainer_module import distribution, export, features, fitting, search_space
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.hooks import pictures
+from trainer_module.locations import is_remote
 from trainer_module.options import TrainerOptions
 
 
@@ -42,9 +43,12 @@ def run_fn(fn_args: FnArgs) -> None:
     )
     with tempfile.TemporaryDirectory() as thrown_away:
         run_dir = fn_args.model_run_dir if is_chief else thrown_away
-        cache_dir = os.path.join(run_dir, "cache")
+        # What is read in every epoch should be near: of a store's run_dir, on this machine.
+        cache_dir = os.path.join(thrown_away if is_remote(run_dir) else run_dir, "cache")
         inputs = pictures.read(fn_args, options, cache_dir)
-        model, _ = fitting.fit(options, inputs.pictures, run_dir, strategy=strategy, checkpoint=checkpoint)
+        model, _ = fitting.fit(
+            options, inputs.pictures, run_dir, strategy=strategy, checkpoint=checkpoint, cache_dir=cache_dir
+        )
         if is_chief:
             export.export(
                 model,

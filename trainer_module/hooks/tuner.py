@@ -1,6 +1,8 @@
 """What TFX Tuner calls."""
 
+import shutil
 import tempfile
+import weakref
 
 from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
@@ -22,7 +24,9 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
     tuner = TunerOptions.model_validate_json(fn_args.custom_config["tuner"])
-    # What trainings write while they run has to be local; on Kubeflow TFX's folder may be in a bucket.
+    # What trainings write while they run has to be local, and TFX's folder may be in a store.
     scratch = tempfile.mkdtemp(dir=None if is_remote(fn_args.working_dir) else fn_args.working_dir)
     inputs = pictures.read(fn_args, options, f"{scratch}/cache", tuner.max_examples)
-    return TunerFnResult(tuner=tuning.Search(options, tuner, inputs.pictures, scratch), fit_kwargs={})
+    search = tuning.Search(options, tuner, inputs.pictures, scratch)
+    weakref.finalize(search, shutil.rmtree, scratch, ignore_errors=True)
+    return TunerFnResult(tuner=search, fit_kwargs={})

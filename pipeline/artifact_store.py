@@ -1,0 +1,56 @@
+"""The folder of artifacts, where it is not in the run's own: it belongs to one record of runs.
+
+TFX counts a record's executions, and the folders of artifacts are called by these numbers. A second record would count
+from one again, and mix its files with those that are there.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from pipeline.config import ConfigError, PipelineConfig
+from trainer_module import locations
+
+MARKER = "record.id"
+
+
+def claim(config: PipelineConfig) -> None:
+    """Marks the folder as that of this record, or sees that it is; does nothing where `pipeline.artifacts` is not said.
+
+    Raises:
+      ConfigError: If nothing can be written there, or if it is another record's.
+    """
+    if config.pipeline.artifacts is None:
+        return
+    location = config.artifacts_location
+    own = _id_of_record(config)
+    marker = locations.join(location, MARKER)
+    try:
+        with locations.errors_of_the_system(location):
+            files = locations.files(location)
+            files.makedirs(location)
+            names = {name.rstrip("/") for name in files.listdir(location)}
+            if names <= {MARKER}:  # nothing else is there yet
+                with files.GFile(marker, "w") as file:
+                    file.write(own)
+                return
+        found = locations.read(marker).decode() if MARKER in names else ""
+    except OSError as error:
+        raise ConfigError(
+            f"pipeline.artifacts: nothing can be written to {location}: {error.strerror}. Look at its name, and at who "
+            "may write there."
+        ) from None
+    if found != own:
+        raise ConfigError(
+            f"pipeline.artifacts: {location} holds what another record of runs knows, not {config.metadata_path}. Give "
+            "this pipeline another name (--set pipeline.name=NAME) or another folder, or put that record back."
+        )
+
+
+def _id_of_record(config: PipelineConfig) -> str:
+    """What tells this record from others; a record that was begun anew is another one."""
+    path = config.run_dir / MARKER
+    if not config.metadata_path.exists() or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text()
