@@ -23,7 +23,9 @@ def claim(config: PipelineConfig) -> None:
     if config.pipeline.artifacts is None:
         return
     location = config.artifacts_location
-    own = _id_of_record(config)
+    own_path = config.run_dir / MARKER
+    # A record that was begun anew is another one; the id of the one before is left for who puts that back.
+    own = own_path.read_text() if own_path.exists() and config.metadata_path.exists() else ""
     marker = locations.join(location, MARKER)
     try:
         with locations.errors_of_the_system(location):
@@ -31,26 +33,20 @@ def claim(config: PipelineConfig) -> None:
             files.makedirs(location)
             names = {name.rstrip("/") for name in files.listdir(location)}
             if names <= {MARKER}:  # nothing else is there yet
+                own = own or uuid.uuid4().hex
+                own_path.parent.mkdir(parents=True, exist_ok=True)
+                own_path.write_text(own)
                 with files.GFile(marker, "w") as file:
                     file.write(own)
                 return
         found = locations.read(marker).decode() if MARKER in names else ""
     except OSError as error:
         raise ConfigError(
-            f"pipeline.artifacts: nothing can be written to {location}: {error.strerror}. Look at its name, and at who "
-            "may write there."
+            f"pipeline.artifacts: nothing can be written to {error.filename or location}: {error.strerror}. Look at "
+            "its name, and at who may write there."
         ) from None
-    if found != own:
+    if not own or found != own:
         raise ConfigError(
             f"pipeline.artifacts: {location} holds what another record of runs knows, not {config.metadata_path}. Give "
             "this pipeline another name (--set pipeline.name=NAME) or another folder, or put that record back."
         )
-
-
-def _id_of_record(config: PipelineConfig) -> str:
-    """What tells this record from others; a record that was begun anew is another one."""
-    path = config.run_dir / MARKER
-    if not config.metadata_path.exists() or not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()

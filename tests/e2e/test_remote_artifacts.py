@@ -90,6 +90,14 @@ def test_a_claim_of_a_run_that_never_began_is_no_hindrance(loaded, tmp_path):
     assert [path.name for path in Path(chosen.artifacts_location).iterdir()] == [artifact_store.MARKER]
 
 
+def test_a_record_that_is_put_back_finds_its_artifacts_again(loaded, outcome, tmp_path):
+    moved = loaded.metadata_path.rename(tmp_path / "metadata.sqlite")
+    with pytest.raises(config.ConfigError, match=r"or put that record back"):
+        artifact_store.claim(loaded)
+    moved.rename(loaded.metadata_path)
+    artifact_store.claim(loaded)
+
+
 def test_what_became_of_it_is_read_from_there(loaded, outcome):
     assert [entry["path"] for entry in outcome.result.quarantined] == ["red/empty.png"]
     (run,) = history.read(loaded).newest(1)
