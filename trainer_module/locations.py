@@ -71,6 +71,16 @@ def read(location: str) -> bytes:
         return bytes(file.read())
 
 
+def write(location: str, content: bytes) -> None:
+    """Writes a file; its folder has to exist.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    with errors_of_the_system(location), files(location).GFile(location, "wb") as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def errors_of_the_system(location: str) -> Iterator[None]:
     """Makes TensorFlow's errors, inside, those that a local file gives.
