@@ -300,15 +300,15 @@ def new_process(command: list[str], environment: dict[str, str], folder: Path, l
 
 def this_process(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:
     """Calls the entrypoint here, for tests that put a fault into it."""
-    from pipeline.runners import kubeflow_entrypoint
+    from pipeline.kubeflow import entrypoint
 
-    assert command[1:3] == ["-m", "pipeline.runners.kubeflow_entrypoint"]
+    assert command[1:3] == ["-m", "pipeline.kubeflow.entrypoint"]
     before = dict(os.environ)
     text = io.StringIO()
     try:
         os.environ.update(environment)
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-            return kubeflow_entrypoint.main(command[3:])
+            return entrypoint.main(command[3:])
     finally:
         os.environ.clear()
         os.environ.update(before)

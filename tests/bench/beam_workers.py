@@ -27,15 +27,17 @@ SETTINGS = (
 
 def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[str]) -> dict[str, float]:
     """Runs the pipeline in this process: seconds of every node."""
-    from pipeline import config, dag, execution
-    from pipeline.runners import local
+    from pipeline import dag
+    from pipeline.config import sections
+    from pipeline.execution import local_run
+    from pipeline.execution import node_runner
 
     said = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
-    loaded = config.load("pictures", data=data, overrides=said)
+    loaded = sections.load("pictures", data=data, overrides=said)
     loaded.run_dir.mkdir(parents=True)
     results: list = []
-    local.run(
-        dag.create_pipeline(loaded, execution.prepare(loaded)), run_id=runner, to_node="GradCam", on_node=results.append
+    node_runner.run(
+        dag.create_pipeline(loaded, local_run.prepare(loaded)), run_id=runner, to_node="GradCam", on_node=results.append
     )
     return {node.id: node.seconds for node in results if node.state == "complete"}
 

@@ -31,9 +31,9 @@ from components.image_example_gen import layout
 from components.image_example_gen.options import DataOptions
 from components.statistics_gen import executor as statistics_gen
 from components.transform import executor as transform
-from pipeline.beam_options import BeamSection
-from pipeline.evaluation import eval_config
-from pipeline.runners import local
+from pipeline.execution.beam_options import BeamSection
+from pipeline.eval_config import eval_config
+from pipeline.execution import node_runner
 from trainer_module import features
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "job_server.sh"
@@ -116,7 +116,7 @@ def engine(request, job_endpoint):
         )
     if name == "multi_processing":
         return BeamSection(runner=name, workers=2).arguments()
-    local.let_workers_find_python()
+    node_runner.let_workers_find_python()
     said = {"job_endpoint": job_endpoint(name)}
     if name == "flink":
         said["parallelism"] = 2

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline.cli.app import app
 from serving import client as clients
 from serving import similarity
 
@@ -152,7 +152,7 @@ def pictures(tiny_model, tmp_path):
 def ask(protocol, addresses):
     def run(*arguments):
         server = [f"--{protocol}", addresses[protocol], "--model", "colours", "--batch-size", "3"]
-        return CliRunner().invoke(cli.app, [*map(str, arguments), *server])
+        return CliRunner().invoke(app, [*map(str, arguments), *server])
 
     return run
 

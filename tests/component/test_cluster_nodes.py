@@ -38,7 +38,7 @@ def places(tmp_path):
 
 def test_they_load_neither_tfx_nor_tensorflow():
     code = (
-        "import sys; import pipeline.runners.kubeflow_entrypoint, components.cluster.executor; "
+        "import sys; import pipeline.kubeflow.entrypoint, components.cluster.executor; "
         "print([name for name in ('tfx', 'tensorflow', 'apache_beam', 'kfp') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from tfx.types import standard_artifacts
 from components.evaluator import executor
 from components.evaluator.figures import Evaluation, Gates
 from components.evaluator.options import EvaluationOptions
-from pipeline.evaluation import batch_size, eval_config
+from pipeline.eval_config import batch_size, eval_config
 from trainer_module import features
 
 SLICES = ("brightness", "camera", ("brightness", "camera"), "label_group")

@@ -11,8 +11,10 @@ from PIL import Image
 
 from components.image_example_gen import layout as layouts
 from components.image_example_gen import spans
-from pipeline import config, execution
-from pipeline.runners import kubeflow, kubeflow_entrypoint
+from pipeline.config import sections
+from pipeline.execution import local_run
+from pipeline.kubeflow import compiler
+from pipeline.kubeflow import entrypoint
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -41,7 +43,7 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
     folder = tmp_path_factory.mktemp("cluster")
 
     def make(*overrides, scheme="minio"):
-        loaded = config.load(
+        loaded = sections.load(
             "pictures",
             data=str(volume / "data" / "day-{SPAN}"),
             overrides=[
@@ -62,7 +64,7 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
                 *overrides,
             ],
         )
-        documents = kubeflow.compile_pipeline(loaded, execution.prepare(loaded))
+        documents = compiler.compile_pipeline(loaded, local_run.prepare(loaded))
         return kubeflow_harness.Harness(
             documents.as_yaml(), folder, scheme=scheme, container=kubeflow_harness.this_process
         )
@@ -151,25 +153,25 @@ def test_every_store_of_kubeflow(pushed, harness, scheme):
 
 
 def test_without_types_no_input_is_understood(pushed, monkeypatch):
-    monkeypatch.setattr(kubeflow_entrypoint, "restore_types", lambda invocation, spec: None)
+    monkeypatch.setattr(entrypoint, "restore_types", lambda invocation, spec: None)
     task = again(pushed, "SchemaGen")
     assert task.exit_code == 1
     assert task.last_line.startswith("error: SchemaGen: ")
 
 
 def test_with_the_stores_uris_nothing_is_found(pushed, monkeypatch):
-    monkeypatch.setattr(kubeflow_entrypoint, "map_uris", lambda invocation, root: {})
+    monkeypatch.setattr(entrypoint, "map_uris", lambda invocation, root: {})
     assert again(pushed, "SchemaGen").exit_code == 1
 
 
 def test_with_folders_of_the_pod_in_the_answer_nothing_is_uploaded(pushed, monkeypatch, kubeflow_harness):
-    monkeypatch.setattr(kubeflow_entrypoint, "map_back", lambda invocation, uris: None)
+    monkeypatch.setattr(entrypoint, "map_back", lambda invocation, uris: None)
     with pytest.raises(kubeflow_harness.HarnessError, match="unsupported storage scheme: /"):
         again(pushed, "SchemaGen")
 
 
 def test_an_artifact_that_stands_for_nothing_is_no_statistics(pushed, monkeypatch):
-    monkeypatch.setattr(kubeflow_entrypoint, "leave_out_absent", lambda invocation: None)
+    monkeypatch.setattr(entrypoint, "leave_out_absent", lambda invocation: None)
     assert again(pushed, "ExampleValidator").exit_code == 1
 
 
@@ -201,8 +203,8 @@ def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 2)])
 def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug, lines):
-    monkeypatch.setenv(kubeflow_entrypoint.DEBUG, debug)
-    monkeypatch.setattr(kubeflow_entrypoint, "restore_types", lambda invocation, spec: {}["a"])
+    monkeypatch.setenv(entrypoint.DEBUG, debug)
+    monkeypatch.setattr(entrypoint, "restore_types", lambda invocation, spec: {}["a"])
     task = again(pushed, "PicturesGate")
     text = (pushed[0].folder / "PicturesGate.log").read_text()
     assert task.last_line == "error: PicturesGate: KeyError: 'a'"
@@ -212,6 +214,6 @@ def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug,
 
 def test_a_store_that_kubeflow_does_not_know_is_named():
     with pytest.raises(
-        kubeflow_entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"
+        entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"
     ):
-        kubeflow_entrypoint.local_path("hdfs://a/b", kubeflow_entrypoint.Path("/"))
+        entrypoint.local_path("hdfs://a/b", entrypoint.Path("/"))

@@ -11,7 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from components.image_example_gen import layout
-from pipeline import cli, config, execution
+from pipeline.cli.app import app
+from pipeline.config import sections
+from pipeline.execution import local_run
 from trainer_module import features
 from trainer_module.session_model import SessionModel
 
@@ -37,8 +39,8 @@ def street(tmp_path_factory):
 def load(street, *overrides):
     said = ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
     said += ["training.epochs=2", "training.batch_size=4", *overrides]
-    loaded = config.load("pictures", data=str(street), overrides=said)
-    return loaded, execution.prepare(loaded)
+    loaded = sections.load("pictures", data=str(street), overrides=said)
+    return loaded, local_run.prepare(loaded)
 
 
 UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.class_weights=balanced")
@@ -52,15 +54,15 @@ UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.cla
     ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
-    with pytest.raises(config.ConfigError, match=message):
-        execution.execute(*load(street, *(model or ["model.blocks=[[4], [4]]"])), to_node=to_node)
+    with pytest.raises(sections.ConfigError, match=message):
+        local_run.execute(*load(street, *(model or ["model.blocks=[[4], [4]]"])), to_node=to_node)
 
 
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
     root = class_folders({"a": 3, "b": 3})
-    loaded = config.load("pictures", data=str(root), overrides=[UNET[0]])
-    with pytest.raises(config.ConfigError, match="unet needs a mask for every picture"):
-        execution.execute(loaded, execution.prepare(loaded), to_node="Trainer")
+    loaded = sections.load("pictures", data=str(root), overrides=[UNET[0]])
+    with pytest.raises(sections.ConfigError, match="unet needs a mask for every picture"):
+        local_run.execute(loaded, local_run.prepare(loaded), to_node="Trainer")
 
 
 EVALUATION = (
@@ -77,7 +79,7 @@ def run(street):
     """The whole way: the configuration, and what became of it."""
     loaded, found = load(street, *UNET, *EVALUATION)
     assert (found.classes, found.ignore_id) == (("road", "car"), 255)
-    return loaded, execution.execute(loaded, found)
+    return loaded, local_run.execute(loaded, found)
 
 
 def test_from_files_to_a_served_model(run):
@@ -183,7 +185,7 @@ def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_p
         for number, port in enumerate(ports):
             folder = tmp_path / str(number)
             command = ["segment", *map(str, pictures), "--output-dir", str(folder), port, "--model=street", "--json"]
-            done = CliRunner().invoke(cli.app, command)
+            done = CliRunner().invoke(app, command)
             assert done.exit_code == 0, done.output
             rows = json.loads(done.stdout)["masks"]
             assert [row["image"] for row in rows] == list(map(str, pictures))
@@ -192,13 +194,13 @@ def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_p
                 assert mask.shape == (18, 18) and mask.dtype == np.uint8
                 assert np.bincount(mask.ravel(), minlength=2).tolist() == row["class_pixels"]
         np.testing.assert_array_equal(*answers)
-        refused = CliRunner().invoke(cli.app, ["predict", str(pictures[0]), ports[0], "--model=street"])
+        refused = CliRunner().invoke(app, ["predict", str(pictures[0]), ports[0], "--model=street"])
         assert refused.exit_code == 1 and "the answer has no `label` and `score`" in refused.stderr
 
 
 def test_a_picture_is_not_replaced_by_its_mask(street):
     picture = street / "images" / "1.png"
-    refused = CliRunner().invoke(cli.app, ["segment", str(picture), "--output-dir", str(picture.parent)])
+    refused = CliRunner().invoke(app, ["segment", str(picture), "--output-dir", str(picture.parent)])
     assert refused.exit_code == 2 and "would be replaced by its own mask" in refused.stderr
 
 

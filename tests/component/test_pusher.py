@@ -8,7 +8,8 @@ from tfx.types import standard_artifacts
 
 import components
 from components.pusher import executor
-from pipeline import record, results
+from pipeline.history import metadata_store
+from pipeline.execution import results
 from trainer_module import model_versions
 
 
@@ -50,7 +51,7 @@ def push(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     """A record that holds PushedModel artifacts."""
-    opened = record.open_store(tmp_path / "metadata.sqlite")
+    opened = metadata_store.open_store(tmp_path / "metadata.sqlite")
     kind = opened.put_artifact_type(mlmd.ArtifactType(name="PushedModel"))
 
     def add(*pushed):

@@ -22,8 +22,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
 from components.evaluator.figures import FIGURES_FILE, Evaluation
-from pipeline import config, execution, history
-from pipeline.runners import kubeflow
+from pipeline.config import sections
+from pipeline.execution import local_run
+from pipeline.history import run_history
+from pipeline.kubeflow import compiler
 from serving.client import GrpcClient, RestClient
 from trainer_module import features
 
@@ -50,8 +52,8 @@ def execute(overrides):
     """Runs the pipeline in this process, which has imported TFX already."""
 
     def run(*more, **arguments):
-        loaded = config.load("digits", overrides=[*overrides, *more])
-        return execution.execute(loaded, execution.prepare(loaded), **arguments)
+        loaded = sections.load("digits", overrides=[*overrides, *more])
+        return local_run.execute(loaded, local_run.prepare(loaded), **arguments)
 
     return run
 
@@ -102,7 +104,7 @@ def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, roo
     saved = tmp_path / "model.toml"
     (encoded,) = re.findall(r'href="data:application/toml;base64,([^"]+)" download="model.toml"', text)
     saved.write_bytes(base64.b64decode(encoded))
-    again = config.load(str(saved))
+    again = sections.load(str(saved))
     assert again.pipeline.root == root and again.training.epochs == EPOCHS
 
 
@@ -191,7 +193,7 @@ def executions_of_last_run(root):
         executions = handle.store.get_executions_by_context(max(runs, key=lambda run: run.id).id)
         types = {kind.id: kind.name.rsplit(".", 1)[-1] for kind in handle.store.get_execution_types()}
     state = metadata_store_pb2.Execution.State
-    return {types[execution.type_id]: state.Name(execution.last_known_state) for execution in executions}
+    return {types[local_run.type_id]: state.Name(local_run.last_known_state) for execution in executions}
 
 
 def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
@@ -287,7 +289,7 @@ def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
 
 
 def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
-    record = history.read(config.load("digits", overrides=overrides))
+    record = run_history.read(sections.load("digits", overrides=overrides))
     runs = record.newest(len(record))[::-1]
     version = first.result.pushed_version
     assert [(str(run.verdict), run.version) for run in runs[:3]] == [
@@ -296,7 +298,7 @@ def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
         ("refused by Evaluator", None),
     ]
     assert {run.examples for run in runs} == {1797} and len({run.fingerprint for run in runs}) == 1
-    by_size = history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
+    by_size = run_history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
     assert by_size.settings["serving.max_size_mb"] == (None, 0.001)
     assert any("size in MB" in reason for reason in by_size.second.reasons)
     (unfaithful,) = [run for run in runs if run.verdict.node == "GradCam"]
@@ -311,7 +313,7 @@ def test_a_part_of_the_pipeline(first, execute):
 
 
 def test_nothing_between_two_nodes_is_a_mistake(first, execute):
-    with pytest.raises(config.ConfigError, match="--from ServingValidator does not lead to --to GradCam"):
+    with pytest.raises(sections.ConfigError, match="--from ServingValidator does not lead to --to GradCam"):
         execute(from_node="ServingValidator", to_node="GradCam")
 
 
@@ -356,8 +358,8 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
         f"kubeflow.data_path={tmp_path}/volume/digits",
         f"kubeflow.work_path={tmp_path}/volume/work",
     ]
-    loaded = config.load("digits", overrides=[*overrides, *said])
-    documents = kubeflow.compile_pipeline(loaded, execution.prepare(loaded))
+    loaded = sections.load("digits", overrides=[*overrides, *said])
+    documents = compiler.compile_pipeline(loaded, local_run.prepare(loaded))
     # One pod from nothing, the others from a process that has loaded TFX: that takes five times as long as their work.
     warm = None if request.config.getoption("--fresh-pods") else kubeflow_harness.WarmInterpreter({"ImageExampleGen"})
     harness = kubeflow_harness.Harness(documents.as_yaml(), tmp_path / "cluster", container=warm)
@@ -379,8 +381,8 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
 
 def test_two_runs_at_once_are_refused(tmp_path):
     with (
-        execution.only_run(tmp_path),
-        pytest.raises(execution.AlreadyRunningError, match="Another run uses"),
-        execution.only_run(tmp_path),
+        local_run.only_run(tmp_path),
+        pytest.raises(local_run.AlreadyRunningError, match="Another run uses"),
+        local_run.only_run(tmp_path),
     ):
         pass

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import config, execution, history, show
+from pipeline.config import sections
+from pipeline.execution import local_run
+from pipeline.history import run_history
+from pipeline.cli import run_output
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -38,11 +41,11 @@ def run(tmp_path_factory):
 
     def load(span, *overrides):
         overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
-        return config.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
+        return sections.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
 
     def execute(span, *overrides, to_node="ExampleValidator"):
         loaded = load(span, *overrides)
-        return execution.execute(loaded, execution.prepare(loaded), to_node=to_node)
+        return local_run.execute(loaded, local_run.prepare(loaded), to_node=to_node)
 
     execute.load = load
 
@@ -76,12 +79,12 @@ def test_a_darker_span_is_caught_and_named(run):
     assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
     assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
     assert "image/mean/luma" in luma["detail"]
-    assert [str(found.verdict) for found in history.read(run.load("3")).newest(2)] == [
+    assert [str(found.verdict) for found in run_history.read(run.load("3")).newest(2)] == [
         "refused by ExampleValidator",
         "stopped after ExampleValidator",
     ]
     shown = io.StringIO()
-    show.summary(Console(file=shown, width=80), outcome, run.load("3"))
+    run_output.summary(Console(file=shown, width=80), outcome, run.load("3"))
     assert "ExampleValidator refused the pictures. The pictures have drifted from those of span 2." in shown.getvalue()
     assert "nothing pushed" in shown.getvalue() and max(map(len, table_of(shown.getvalue()))) <= 80
 
@@ -136,5 +139,5 @@ def test_a_split_unlike_the_others_is_told(run):
     assert outcome.status == "done"
     assert any("image/mean/luma" in line for line in outcome.as_json()["drift"]["skew"])
     shown = io.StringIO()
-    show.summary(Console(file=shown, width=80), outcome, run.load("6", *HELD_OUT))
+    run_output.summary(Console(file=shown, width=80), outcome, run.load("6", *HELD_OUT))
     assert "The splits differ:\n  test split, image/" in shown.getvalue()

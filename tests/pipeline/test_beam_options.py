@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
-from pipeline.beam_options import ENGINES, BeamSection
+from pipeline.config import sections
+from pipeline.execution.beam_options import ENGINES, BeamSection
 
 DATAFLOW = {
     "project": "pictures-prod",
@@ -137,8 +137,8 @@ def test_what_cannot_work_is_refused(said, message, tmp_path):
 
     path = tmp_path / "birds.toml"
     path.write_text(tomlkit.dumps({"data": {"path": "gs://bucket/birds"}, "beam": said}))
-    with pytest.raises(config.ConfigError, match=message):
-        config.load(str(path))
+    with pytest.raises(sections.ConfigError, match=message):
+        sections.load(str(path))
 
 
 def test_every_key_is_documented_with_its_description():
@@ -155,7 +155,7 @@ def test_the_configurations_that_the_documents_show_are_accepted():
     shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     tables = [tomllib.loads(block) for block in shown]
     for table in tables:
-        config.PipelineSection.model_validate(table.get("pipeline", {}))
+        sections.PipelineSection.model_validate(table.get("pipeline", {}))
     runners = [BeamSection.model_validate(table["beam"]).runner for table in tables]
     assert runners == ["multi_processing", "flink", "flink", "dataflow"]
 
@@ -163,7 +163,7 @@ def test_the_configurations_that_the_documents_show_are_accepted():
 def test_dataflow_reads_buckets_alone():
     said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
     place = "pipeline.artifacts=gs://bucket/runs"
-    loaded = config.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
+    loaded = sections.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
     assert loaded.artifacts_location == "gs://bucket/runs/birds"
     for preset, data, overrides, message in (
@@ -172,25 +172,25 @@ def test_dataflow_reads_buckets_alone():
         ("pictures", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
         ("digits", None, [place], r'data.source = "digits" writes to a folder here'),
     ):
-        with pytest.raises(config.ConfigError, match=message):
-            config.load(preset, data=data, overrides=[*said, *overrides])
+        with pytest.raises(sections.ConfigError, match=message):
+            sections.load(preset, data=data, overrides=[*said, *overrides])
 
 
 @pytest.mark.parametrize("location", ["gs://", "gs:///runs"])
 def test_a_store_without_a_name_is_refused(location):
     """As `gs://$BUCKET` gives where BUCKET is not set."""
-    with pytest.raises(config.ConfigError, match=r"names no store; write it as gs://bucket/folder"):
-        config.load("digits", overrides=[f"pipeline.artifacts={location}"])
+    with pytest.raises(sections.ConfigError, match=r"names no store; write it as gs://bucket/folder"):
+        sections.load("digits", overrides=[f"pipeline.artifacts={location}"])
 
 
 def test_artifacts_lie_where_it_is_said(tmp_path):
-    inside = config.load("digits", overrides=[f"pipeline.root={tmp_path}"])
+    inside = sections.load("digits", overrides=[f"pipeline.root={tmp_path}"])
     assert inside.artifacts_location == str(inside.run_dir / "artifacts")
-    volume = config.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
+    volume = sections.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
     assert volume.artifacts_location == f"{tmp_path}/volume/digits"
 
 
 def test_a_pods_folders_are_not_an_engines():
-    loaded = config.load("digits", overrides=["beam.runner=flink"])
-    with pytest.raises(config.ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
+    loaded = sections.load("digits", overrides=["beam.runner=flink"])
+    with pytest.raises(sections.ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
         loaded.check_cluster()

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import cli, config
+from pipeline.cli.app import app
+from pipeline.config import sections
 from serving import client
 
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
@@ -141,7 +142,7 @@ def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatc
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture_bytes())
     masks = tmp_path / "masks"
-    done = CliRunner().invoke(cli.app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--json"])
+    done = CliRunner().invoke(app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--json"])
     assert done.exit_code == 0, done.output
     written = [row["mask"] for row in json.loads(done.stdout)["masks"]]
     assert written == [str(masks / name) for name in ("a.png", "a-2.png", "a-2-2.png", "a-2-3.png", "a-3.png")]
@@ -229,18 +230,18 @@ def test_deploy_writes_files_once(tmp_path):
 
 def test_presets_lists_all():
     found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
-    assert sorted(found) == config.preset_names()
+    assert sorted(found) == sections.preset_names()
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "from pipeline import cli",
+        "from pipeline.cli import app",
         "import serving.client, serving.wire",
-        "from pipeline import config; config.load('digits')",
-        "from pipeline import execution; from components.image_example_gen import layout",
-        "from pipeline import contact_sheet",
-        "from pipeline import history, show_history",
+        "from pipeline.config import sections; sections.load('digits')",
+        "from pipeline.execution import local_run; from components.image_example_gen import layout",
+        "from pipeline.preview import contact_sheet",
+        "from pipeline.history import run_history; from pipeline.cli import history_output",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )

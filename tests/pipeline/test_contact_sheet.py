@@ -6,13 +6,14 @@ import tensorflow as tf
 from PIL import Image
 
 from components.image_example_gen import layout
-from pipeline import config, contact_sheet
+from pipeline.config import sections
+from pipeline.preview import contact_sheet
 from trainer_module import features, tasks
 
 
 def configured(data, *overrides):
     size = ("transform.image_size=16",)
-    loaded = config.load("pictures", data=str(data), overrides=[*size, *overrides])
+    loaded = sections.load("pictures", data=str(data), overrides=[*size, *overrides])
     return loaded, layout.inspect(loaded.data_location, loaded.data.options())
 
 
@@ -52,7 +53,7 @@ def test_what_cannot_be_used_is_named_and_replaced(class_folders):
     assert sorted(left_out) == [f"{name}: not a JPEG, PNG or GIF file" for name in ("a/0.png", "a/1.png")]
     for path in data.rglob("*.png"):
         path.write_bytes(b"nothing")
-    with pytest.raises(config.ConfigError, match="no picture that can be used"):
+    with pytest.raises(sections.ConfigError, match="no picture that can be used"):
         contact_sheet.read(*configured(data), 6, left_out.append)
 
 

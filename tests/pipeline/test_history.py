@@ -14,8 +14,11 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich.console import Console
 
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
-from pipeline import config, history, record, show_history
-from pipeline.config import ConfigError
+from pipeline.config import sections
+from pipeline.history import run_history
+from pipeline.history import metadata_store
+from pipeline.cli import history_output
+from pipeline.config.sections import ConfigError
 
 STATES = mlmd.Execution
 
@@ -26,10 +29,10 @@ class Recorder:
     def __init__(self, folder):
         """Makes an empty record in a folder."""
         self.folder = folder
-        self.store = record.open_store(folder / "metadata.sqlite")
+        self.store = metadata_store.open_store(folder / "metadata.sqlite")
         self.types = {
             name: self.store.put_context_type(mlmd.ContextType(name=name))
-            for name in (record.RUN_CONTEXT, record.NODE_CONTEXT)
+            for name in (metadata_store.RUN_CONTEXT, metadata_store.NODE_CONTEXT)
         }
         self.artifact_type = self.store.put_artifact_type(mlmd.ArtifactType(name="Any"))
         self.execution_type = self.store.put_execution_type(mlmd.ExecutionType(name="Any"))
@@ -42,10 +45,10 @@ class Recorder:
 
     def run(self, id_, *done):
         """Each of `done` is (node, state, parameters, outputs); an output is an artifact, new or of an earlier run."""
-        run = self.context(record.RUN_CONTEXT, id_)
+        run = self.context(metadata_store.RUN_CONTEXT, id_)
         for node, state, parameters, outputs in done:
             if node not in self.nodes:
-                self.nodes[node] = self.context(record.NODE_CONTEXT, f"birds.{node}")
+                self.nodes[node] = self.context(metadata_store.NODE_CONTEXT, f"birds.{node}")
             execution = mlmd.Execution(type_id=self.execution_type, last_known_state=state)
             for name, value in parameters.items():
                 execution.custom_properties[name].string_value = value
@@ -214,7 +217,7 @@ def recorded(tmp_path_factory):
         ),
     )
     said = "The pictures have drifted from those of span 2.\n  train split, image/mean/luma: moved"
-    write.run("2026-01-05T10:00:00.5", read, ("ExampleValidator", STATES.FAILED, {record.REFUSAL: said}, {}))
+    write.run("2026-01-05T10:00:00.5", read, ("ExampleValidator", STATES.FAILED, {metadata_store.REFUSAL: said}, {}))
     write.run("2026-01-06T10:00:00.5", read, ("Trainer", STATES.FAILED, {}, {}))
     write.run("2026-01-06T10:30:00.5", read, ("Trainer", STATES.RUNNING, {}, {}))
     write.run("2026-01-07T10:00:00.5", read)
@@ -223,14 +226,14 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(recorded):
-    return config.load(
+    return sections.load(
         "pictures", overrides=[f"pipeline.root={recorded.parent}", "pipeline.name=birds"], needs_data=False
     )
 
 
 @pytest.fixture(scope="module")
 def runs(loaded):
-    return history.read(loaded).newest(100)[::-1]
+    return run_history.read(loaded).newest(100)[::-1]
 
 
 def test_every_end_of_a_run_is_told(runs):
@@ -264,7 +267,7 @@ def test_a_run_as_json(runs):
 def test_the_list_as_people_see_it(runs):
     for width in (80, 120):
         out = io.StringIO()
-        show_history.show_runs(Console(file=out, width=width), runs[::-1])
+        history_output.show_runs(Console(file=out, width=width), runs[::-1])
         lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines() if line.strip()]
         assert lines[0] == ["began", "data", "accuracy", "verdict"]
         assert lines[-1] == ["1", "2026-01-01 10:00", "100 aaaaaa", "0.9000", "pushed 1700000001"]
@@ -278,7 +281,7 @@ def test_the_list_as_people_see_it(runs):
     [("3", 3), ("last", 8), ("last-1", 7), ("last-7", 1), ("1700000001", 1), ("2026-01-05", 5), ("2026-01-06T10:3", 7)],
 )
 def test_ways_to_name_a_run(loaded, name, number):
-    assert history.read(loaded).find(name).number == number
+    assert run_history.read(loaded).find(name).number == number
 
 
 @pytest.mark.parametrize(
@@ -296,7 +299,7 @@ def test_ways_to_name_a_run(loaded, name, number):
 )
 def test_a_run_that_there_is_not(loaded, name, message):
     with pytest.raises(ConfigError, match=message):
-        history.read(loaded).find(name)
+        run_history.read(loaded).find(name)
 
 
 def test_no_run_at_all(tmp_path):
@@ -307,25 +310,25 @@ def test_no_run_at_all(tmp_path):
 
 def test_only_what_is_shown_is_read(loaded, monkeypatch):
     opened = []
-    read_text = history._read_text
-    monkeypatch.setattr(history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1])
-    history._stored.cache_clear()
-    runs = history.read(loaded)
+    read_text = run_history._read_text
+    monkeypatch.setattr(run_history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1])
+    run_history._stored.cache_clear()
+    runs = run_history.read(loaded)
     assert len(runs) == 8 and not opened
     assert [run.number for run in runs.newest(5)] == [8, 7, 6, 5, 4]
     assert "evaluation-4" in opened and not {"evaluation-1", "evaluation-3", "model-run-1"} & set(opened)
     del opened[:]
-    assert runs.find("1700000001").number == 1
+    assert run_history.find("1700000001").number == 1
     assert "evaluation-1" in opened and "evaluation-3" not in opened
 
 
 def test_a_store_that_cannot_be_read_is_no_run_without_figures():
-    with pytest.raises(config.ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
-        history._read_text("s4://bucket/figures.json")
+    with pytest.raises(sections.ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
+        run_history._read_text("s4://bucket/figures.json")
 
 
 def test_two_runs_compared(runs):
-    found = history.compare(runs[0], runs[2]).as_json()
+    found = run_history.compare(runs[0], runs[2]).as_json()
     change = found["metrics"]["accuracy"]
     assert change == {"first": 0.9, "second": 0.85, "change": pytest.approx(-0.05), "better": False}
     assert found["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
@@ -352,7 +355,7 @@ def test_two_runs_compared(runs):
 
 def shown(first, second, width=80):
     out = io.StringIO()
-    show_history.show_comparison(Console(file=out, width=width), history.compare(first, second))
+    history_output.show_comparison(Console(file=out, width=width), run_history.compare(first, second))
     return out.getvalue()
 
 
@@ -380,8 +383,8 @@ def test_two_runs_side_by_side(runs):
 
 def test_better_is_green_and_worse_is_red(runs):
     out = io.StringIO()
-    found = history.compare(runs[0], runs[2])
-    show_history.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
+    found = run_history.compare(runs[0], runs[2])
+    history_output.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
     red, green = "\x1b[31m", "\x1b[32m"
     assert f"{red}-0.0500" in out.getvalue() and f"{red}+0.0500" in out.getvalue()  # accuracy, and cross-entropy
     assert f"{green}+0.0200" in out.getvalue()
@@ -400,7 +403,7 @@ def read_in(folder):
     """The runs of a record in a folder."""
     target = name_of(folder)
     overrides = [f"pipeline.root={folder}", f"pipeline.name={target}"]
-    return history.read(config.load("pictures", overrides=overrides, needs_data=False))
+    return run_history.read(sections.load("pictures", overrides=overrides, needs_data=False))
 
 
 def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):
@@ -438,7 +441,7 @@ def test_parameters_of_another_version_hide_no_run(tmp_path, options):
     )
     assert not [key for key in old.settings if key.startswith("data.")]
     assert new.settings["data.max_pixels"] == 7
-    for text in (json.dumps(history.compare(old, new).as_json(), allow_nan=False), shown(old, new)):
+    for text in (json.dumps(run_history.compare(old, new).as_json(), allow_nan=False), shown(old, new)):
         assert "max_pixels" in text
 
 
@@ -477,9 +480,9 @@ def test_files_of_another_version_hide_no_run(tmp_path, content):
     (run,) = read_in(tmp_path).newest(9)
     assert (run.evaluation, run.examples, run.splits, run.reasons, run.version) == (None, None, {}, [], None)
     assert str(run.verdict) == "pushed"
-    json.dumps(history.compare(run, run).as_json() | run.as_json(), allow_nan=False)
+    json.dumps(run_history.compare(run, run).as_json() | run.as_json(), allow_nan=False)
     out = io.StringIO()
-    show_history.show_runs(Console(file=out, width=120), [run])
+    history_output.show_runs(Console(file=out, width=120), [run])
     assert re.search(r"- -\s+-\s+pushed", out.getvalue())
 
 
@@ -487,11 +490,11 @@ def test_what_is_stored_is_text_to_the_terminal(tmp_path):
     write = Recorder(tmp_path)
     parameters = {"options": json.dumps({"fingerprint": "[/x]..", "data": {"[/red]": "[/bold]"}})}
     write.run("2026-01-01T10:00:00.5", ("ImageExampleGen", STATES.COMPLETE, parameters, {}))
-    write.run("2026-01-02T10:00:00.5", ("[/red]", STATES.FAILED, {record.REFUSAL: "[/red]"}, {}))
+    write.run("2026-01-02T10:00:00.5", ("[/red]", STATES.FAILED, {metadata_store.REFUSAL: "[/red]"}, {}))
     new, old = read_in(tmp_path).newest(9)
     text = shown(old, new)
     assert "[/x].." in text and "data.[/red]" in text and "refused by [/red]" in text
-    show_history.show_runs(Console(file=io.StringIO()), [new, old])
+    history_output.show_runs(Console(file=io.StringIO()), [new, old])
 
 
 def name_of(folder):
@@ -507,15 +510,15 @@ def test_what_a_run_begins_while_it_is_read_does_not_disturb(tmp_path):
     write.run("2026-01-01T10:00:00.5", ("Trainer", STATES.COMPLETE, {}, {}))
     runs = read_in(tmp_path)
     execution = mlmd.Execution(type_id=write.execution_type, last_known_state=STATES.RUNNING)
-    (context,) = write.store.get_contexts_by_type(record.RUN_CONTEXT)
+    (context,) = write.store.get_contexts_by_type(metadata_store.RUN_CONTEXT)
     write.store.put_execution(execution, [], [context, write.nodes["Trainer"]])
     (run,) = runs.newest(1)
     assert str(run.verdict) == "stopped after Trainer"
 
 
 def test_a_run_that_is_going_on_does_not_keep_readers_out(recorded, loaded):
-    writer = record.open_store(recorded / "metadata.sqlite")
-    assert len(history.read(loaded)) == len(writer.get_contexts_by_type(record.RUN_CONTEXT))
+    writer = metadata_store.open_store(recorded / "metadata.sqlite")
+    assert len(run_history.read(loaded)) == len(writer.get_contexts_by_type(metadata_store.RUN_CONTEXT))
 
 
 # --- The commands -----------------------------------------------------------------------------------------------
@@ -537,7 +540,7 @@ def test_the_commands_print_json(recorded, runs):
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"runs": [runs[7].as_json(), runs[6].as_json()]}
     done = tfx_vision("compare", "pictures", 1, "last-5", "--json", *of(recorded))
-    assert json.loads(done.stdout) == json.loads(json.dumps(history.compare(runs[0], runs[2]).as_json()))
+    assert json.loads(done.stdout) == json.loads(json.dumps(run_history.compare(runs[0], runs[2]).as_json()))
 
 
 def test_the_commands_print_tables(recorded):
@@ -562,7 +565,7 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
     write.run("2026-01-01T10:00:00.5", reported)
     write.run("2026-01-02T10:00:00.5", ("ModelReport", STATES.CACHED, {}, dict(reported[3])))
     assert report() == ""
-    refused = {record.REFUSAL: "The pictures have drifted."}
+    refused = {metadata_store.REFUSAL: "The pictures have drifted."}
     write.run("2026-01-03T10:00:00.5", ("ExampleValidator", STATES.FAILED, refused, {}))
     assert report() == (
         "note: the report is of run 2 (2026-01-02 10:00); the last run, 3 (2026-01-03 10:00), has none: refused by "

@@ -12,8 +12,9 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.image_example_gen import layout
-from pipeline import config, dag, nodes
-from pipeline.runners import kubeflow
+from pipeline import dag, nodes
+from pipeline.config import sections
+from pipeline.kubeflow import compiler
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER = """
@@ -84,14 +85,14 @@ def pictures(tmp_path_factory):
 def load(pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("configuration") / "cluster.toml"
     path.write_text(CLUSTER.format(root=path.parent / "runs", data=pictures))
-    return lambda *overrides: config.load(str(path), overrides=overrides)
+    return lambda *overrides: sections.load(str(path), overrides=overrides)
 
 
 @pytest.fixture(scope="module")
 def compiled(load):
     def make(*overrides):
         loaded = load(*overrides)
-        return kubeflow.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+        return compiler.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
 
     return make
 
@@ -249,7 +250,7 @@ def test_every_input_has_the_type_of_the_output_that_it_takes(spec, tasks, conta
         told = json.loads(arguments[arguments.index("--json_serialized_inputs_spec_args") + 1])
         assert told == json_format.MessageToDict(component.input_definitions)
         assert arguments[0] == f"--node_id={node}"
-        assert list(containers[node].command) == ["python", "-m", "pipeline.runners.kubeflow_entrypoint"]
+        assert list(containers[node].command) == ["python", "-m", "pipeline.kubeflow.entrypoint"]
         for name, said in task.inputs.artifacts.items():
             source = said.task_output_artifact
             given = spec.components[source.producer_task].output_definitions.artifacts[source.output_artifact_key]
@@ -271,10 +272,10 @@ def test_no_path_of_this_machine_is_in_the_documents(documents, pictures, load):
 
 def test_tfx_own_resolvers_do_not_compile(load, monkeypatch):
     # A planted fault: without ours, there is nothing to run.
-    monkeypatch.setattr(kubeflow, "PreviousSpan", lambda current, spans_dir: dag.previous_span(current))
+    monkeypatch.setattr(compiler, "PreviousSpan", lambda current, spans_dir: dag.previous_span(current))
     loaded = load()
     with pytest.raises(TypeError, match="Unexpected resolver policy"):
-        kubeflow.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+        compiler.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
 
 
 def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
@@ -288,10 +289,10 @@ def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
 
     monkeypatch.setattr(dag, "ServingValidator", stand_in)
     with pytest.raises(NotImplementedError, match="InfraValidator"):
-        kubeflow.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
+        compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
 
 
 def test_too_many_classes_for_a_container_are_refused(load, monkeypatch):
-    monkeypatch.setattr(kubeflow, "_MOST_PARAMETER_BYTES", 500)
-    with pytest.raises(config.ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
-        kubeflow.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
+    monkeypatch.setattr(compiler, "_MOST_PARAMETER_BYTES", 500)
+    with pytest.raises(sections.ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
+        compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import config
-from pipeline.kubeflow_options import KubeflowOptions, amount
+from pipeline.config import sections
+from pipeline.kubeflow.options import KubeflowOptions, amount
 
 MOUNTED = 'kubeflow.volumes=[{claim="pictures", mount_path="/volume"}]'
 READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubeflow.work_path=/volume/work"]
@@ -45,8 +45,8 @@ READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubef
     ],
 )
 def test_mistakes_are_named(override, message):
-    with pytest.raises(config.ConfigError, match=message) as raised:
-        config.load("digits", overrides=[override])
+    with pytest.raises(sections.ConfigError, match=message) as raised:
+        sections.load("digits", overrides=[override])
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -61,15 +61,15 @@ def test_mistakes_are_named(override, message):
     ],
 )
 def test_what_pods_could_not_run_is_refused_before_anything_is_compiled(overrides, message):
-    with pytest.raises(config.ConfigError, match=message):
-        config.load("digits", overrides=overrides).check_cluster()
+    with pytest.raises(sections.ConfigError, match=message):
+        sections.load("digits", overrides=overrides).check_cluster()
 
 
 def test_pods_see_the_clusters_paths():
-    cluster = config.load("digits", overrides=READY).on_cluster()
+    cluster = sections.load("digits", overrides=READY).on_cluster()
     assert cluster.data_location == "/volume/a"
     assert str(cluster.model_base_path) == "/volume/work/digits/serving/digits"
-    remote = config.load("digits", overrides=[*READY, "kubeflow.data_path=gs://bucket/a/{SPAN}"]).on_cluster()
+    remote = sections.load("digits", overrides=[*READY, "kubeflow.data_path=gs://bucket/a/{SPAN}"]).on_cluster()
     assert remote.data_location == "gs://bucket/a/{SPAN}"
 
 
@@ -80,9 +80,9 @@ def test_the_configuration_survives_its_own_toml(tmp_path):
         'kubeflow.nodes.Trainer={cpu_limit="8", accelerators=2}',
         'kubeflow.secrets=[{name="s", env={A="b"}}]',
     ]
-    loaded = config.load("digits", overrides=said)
-    (tmp_path / "a.toml").write_text(config.as_toml(loaded))
-    assert config.load(str(tmp_path / "a.toml")) == loaded
+    loaded = sections.load("digits", overrides=said)
+    (tmp_path / "a.toml").write_text(sections.as_toml(loaded))
+    assert sections.load(str(tmp_path / "a.toml")) == loaded
 
 
 def test_a_nodes_own_words_come_before_those_for_all():

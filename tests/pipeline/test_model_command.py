@@ -8,7 +8,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline import config, inspection, show_model
+from pipeline.config import sections
+from pipeline.preview import network_summary
+from pipeline.cli import network_output
 
 TINY = ["model.blocks=[[2],[3]]", "model.dense_units=4"]
 
@@ -19,12 +21,12 @@ def tfx_vision(*arguments):
 
 
 def loaded(*overrides, data=None, name="pictures"):
-    return config.load(name, data=data and str(data), overrides=overrides, needs_data=False)
+    return sections.load(name, data=data and str(data), overrides=overrides, needs_data=False)
 
 
 def shown(found, width=80, expand=False):
     out = io.StringIO()
-    show_model.show(Console(file=out, width=width), found, expand=expand)
+    network_output.show(Console(file=out, width=width), found, expand=expand)
     return out.getvalue()
 
 
@@ -53,8 +55,8 @@ def test_bad_names_are_answered_at_once(arguments, words):
 
 def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
     overrides = ["model.name=transfer", "model.backbone=saved_model", "transform.normalization=backbone"]
-    with pytest.raises(config.ConfigError, match=r"cannot be built: There is no SavedModel in 'nowhere'"):
-        inspection.inspect(loaded(*overrides, "model.weights=nowhere"))
+    with pytest.raises(sections.ConfigError, match=r"cannot be built: There is no SavedModel in 'nowhere'"):
+        network_summary.inspect(loaded(*overrides, "model.weights=nowhere"))
 
 
 # --- The number of classes --------------------------------------------------------------------------------------
@@ -69,13 +71,13 @@ def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
     ],
 )
 def test_the_configuration_says_how_many_classes(name, overrides, number, origin):
-    found = inspection.count_classes(loaded(*overrides, name=name))
+    found = network_summary.count_classes(loaded(*overrides, name=name))
     assert found == (number, origin, "")
 
 
 def test_folders_are_counted(class_folders):
     folder = class_folders({"a": 3, "b": 3, "c": 3})
-    assert inspection.count_classes(loaded(data=folder)) == (3, str(folder), "")
+    assert network_summary.count_classes(loaded(data=folder)) == (3, str(folder), "")
 
 
 @pytest.mark.parametrize(
@@ -87,11 +89,11 @@ def test_folders_are_counted(class_folders):
     ],
 )
 def test_otherwise_ten_are_assumed_and_said_to_be(data, problem):
-    found = inspection.inspect(loaded(*TINY, data=data))
+    found = network_summary.inspect(loaded(*TINY, data=data))
     assert (found.num_classes.number, found.num_classes.origin) == (10, "assumed")
     assert problem in found.num_classes.problem
     assert f"note: 10 classes are assumed: {found.num_classes.problem}" in shown(found, 300)
-    assert "note" not in shown(inspection.inspect(loaded(*TINY, data=data), num_classes=3))
+    assert "note" not in shown(network_summary.inspect(loaded(*TINY, data=data), num_classes=3))
 
 
 # --- What is shown ----------------------------------------------------------------------------------------------
@@ -99,9 +101,9 @@ def test_otherwise_ten_are_assumed_and_said_to_be(data, problem):
 
 def test_the_command_prints_one_object_and_imports_no_tfx():
     code = (
-        "import sys; from pipeline import cli\n"
+        "import sys; from pipeline.cli import app\n"
         "sys.argv = ['tfx-vision', 'model', 'digits', '--num-classes', '7', '--json']\n"
-        "try: cli.main()\n"
+        "try: app.main()\n"
         "except SystemExit as done: assert done.code in (0, None)\n"
         "assert not {'tfx', 'apache_beam', 'tensorflow_transform'} & set(sys.modules)\n"
     )
@@ -122,13 +124,13 @@ def test_the_command_prints_one_object_and_imports_no_tfx():
 @pytest.fixture(scope="module")
 def with_backbone():
     overrides = ["model.name=transfer", "transform.normalization=backbone", "transform.image_size=64"]
-    return inspection.inspect(loaded(*overrides), num_classes=4)
+    return network_summary.inspect(loaded(*overrides), num_classes=4)
 
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_every_layer_has_a_line_with_its_figures(width):
     keys = ["model.convolution=mobilenet", "model.downsampling=stride", "transform.image_size=96"]
-    found = inspection.inspect(loaded(*keys), num_classes=1234)
+    found = network_summary.inspect(loaded(*keys), num_classes=1234)
     text = shown(found, width)
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     for row in found.architecture.layers:
@@ -156,4 +158,4 @@ def test_a_backbone_is_one_line_or_all_of_them(with_backbone):
     [(7, "7"), (999, "999"), (1000, "1 k"), (55_021_952, "55 M"), (999_999, "1 M"), (1_700_167_680, "1.7 G")],
 )
 def test_large_numbers_are_short(number, text):
-    assert show_model._short(number) == text
+    assert network_output._short(number) == text

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline.cli.app import app
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def base(tmp_path):
 def rollback(tmp_path):
     def run(*arguments):
         where = f"pipeline.root={tmp_path / 'runs'}"
-        return CliRunner().invoke(cli.app, ["rollback", "digits", "--set", where, *arguments])
+        return CliRunner().invoke(app, ["rollback", "digits", "--set", where, *arguments])
 
     return run
 

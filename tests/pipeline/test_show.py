@@ -7,21 +7,21 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from components.evaluator.figures import Evaluation, SliceFigures
-from pipeline import show
-from pipeline.results import Refusal
+from pipeline.cli import run_output
+from pipeline.execution.results import Refusal
 
 
 def test_tuned_integers_are_shown_whole():
     values = {"training.batch_size": 65535, "training.learning_rate": 0.0001234567}
     tuning = {"trials": 2, "failed": 0, "objective": "val_loss", "value": 0.5, "values": values, "table": "trials.csv"}
     out = io.StringIO()
-    show._tuning(Console(file=out), SimpleNamespace(tuning=tuning))
+    run_output._tuning(Console(file=out), SimpleNamespace(tuning=tuning))
     assert "  training.batch_size = 65535\n  training.learning_rate = 0.0001235\n" in out.getvalue()
 
 
 def refused(width, *rows):
     out = io.StringIO()
-    show.refusals(Console(file=out, width=width), rows)
+    run_output.refusals(Console(file=out, width=width), rows)
     return out.getvalue()
 
 
@@ -70,7 +70,7 @@ def shown(part, *arguments):
 
 def test_drift_and_skew_are_told_where_they_were_looked_for():
     def told(**drift):
-        return shown(show._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift))
+        return shown(run_output._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift))
 
     assert told() == told(skew=[]) == ""
     assert told(skew=["test split, image/width: differs"]) == "The splits differ:\n  test split, image/width: differs\n"
@@ -88,5 +88,5 @@ def test_slices_show_the_figures_that_there_are():
             classes=["a", "b"],
             candidate=[row("all", **metrics), row("camera = b", **metrics)],
         )
-        lines = [line.split("  ") for line in shown(show._slices, evaluation).splitlines()]
+        lines = [line.split("  ") for line in shown(run_output._slices, evaluation).splitlines()]
         assert [cell.strip() for cell in lines[2] if cell.strip()] == ["slice", *heads, "examples"]

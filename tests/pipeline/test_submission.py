@@ -19,7 +19,8 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from pipeline import cli, submission
+from pipeline.cli.app import app
+from pipeline.kubeflow import submission
 
 TOKEN = "let me in"
 ALL = ["ImageExampleGen", "ExampleValidator", "PicturesGate", "Trainer", "Pusher", "ModelReport", "ModelGate"]
@@ -178,7 +179,7 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
         if with_token:
             command += ["--token-file", str(token)]
         with serving(fake.app) as address:
-            return CliRunner().invoke(cli.app, [*command, "--host", host or address, *arguments])
+            return CliRunner().invoke(app, [*command, "--host", host or address, *arguments])
 
     return run
 
@@ -328,7 +329,7 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
         "kubeflow.work_path=/volume/work",
     ):
         command += ["--set", override]
-    result = CliRunner().invoke(cli.app, command)
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{output}: pictures, 16 nodes\n"
     spec, platform = yaml.safe_load_all(output.read_text())
@@ -344,7 +345,7 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
 def test_compile_says_what_is_missing(class_folders, tmp_path, output, words):
     data = class_folders({"a": 3, "b": 3})
     result = CliRunner().invoke(
-        cli.app, ["compile", "pictures", "--data", str(data), "--output", str(tmp_path / output)]
+        app, ["compile", "pictures", "--data", str(data), "--output", str(tmp_path / output)]
     )
     assert result.exit_code == 2 and words in result.stderr.replace("\n", " ")
     assert not (tmp_path / output).exists()

@@ -15,7 +15,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 import serving
-from pipeline import config, deployment
+from pipeline.config import sections
+from pipeline.deploy import model_server
 from serving.options import Options
 
 DEPLOY = Path(serving.__path__[0]) / "deploy"
@@ -379,11 +380,11 @@ def test_the_health_check_tells_a_loaded_model(compose, status, healthy):
 
 
 def test_deploy_writes_them_for_a_model(tmp_path):
-    with pytest.raises(config.ConfigError):
-        config.load("digits", overrides=["serving.model_name=../x"], needs_data=False)
+    with pytest.raises(sections.ConfigError):
+        sections.load("digits", overrides=["serving.model_name=../x"], needs_data=False)
     overrides = ["serving.model_name=cats-2", f"pipeline.root={tmp_path}/runs"]
-    loaded = config.load("digits", overrides=overrides, needs_data=False)
-    written = deployment.write(loaded, tmp_path / "out")
+    loaded = sections.load("digits", overrides=overrides, needs_data=False)
+    written = model_server.write(loaded, tmp_path / "out")
     shipped = sorted(path.relative_to(DEPLOY) for path in DEPLOY.rglob("*") if path.is_file())
     assert [path.relative_to(tmp_path / "out") for path in written] == sorted([Path(".env"), *shipped])
     models = parsed(
@@ -398,5 +399,5 @@ def test_deploy_writes_them_for_a_model(tmp_path):
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/cats-2/metadata"
     assert not [path for path in written if path.name != ".env" and "digits" in path.read_text()]
     assert (tmp_path / "out" / ".env").read_text() == f"MODELS_DIR='{tmp_path}/runs/digits/serving/cats-2'\n"
-    with pytest.raises(deployment.NotEmptyError, match="not empty"):
-        deployment.write(loaded, tmp_path / "out")
+    with pytest.raises(model_server.NotEmptyError, match="not empty"):
+        model_server.write(loaded, tmp_path / "out")

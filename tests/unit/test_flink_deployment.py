@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline.beam_options import BeamSection
+from pipeline.execution.beam_options import BeamSection
 
 FOLDER = Path(pipeline.__path__[0]) / "deploy" / "flink"
 KUBERNETES = ("1.29", str(kubernetes_validate.latest_version()))

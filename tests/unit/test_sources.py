@@ -8,16 +8,16 @@ from PIL import Image
 
 from components.image_example_gen import layout
 from components.image_example_gen.options import DataOptions
-from pipeline import sources
+from pipeline.execution import generated_datasets
 
 
 def test_digits(tmp_path):
     from sklearn.datasets import load_digits
 
     target = tmp_path / "digits"
-    sources.write_digits(target)
+    generated_datasets.write_digits(target)
     found = layout.inspect(str(target), DataOptions())
-    assert found.classes == tuple("0123456789") == sources.CLASSES["digits"]
+    assert found.classes == tuple("0123456789") == generated_datasets.CLASSES["digits"]
     assert sum(found.num_files.values()) == 1797
     assert found.columns == ("slant",)
     digits = load_digits()
@@ -25,16 +25,16 @@ def test_digits(tmp_path):
     np.testing.assert_array_equal(np.round(pixels / 255 * 16), digits.images[100])
 
     times = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    sources.write_digits(target)
+    generated_datasets.write_digits(target)
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == times
 
 
 def test_an_interrupted_folder_is_written_anew(tmp_path):
     target = tmp_path / "digits"
-    sources.write_digits(target)
+    generated_datasets.write_digits(target)
     (target / ".complete").unlink()
     (target / "metadata.csv").unlink()
-    sources.write_digits(target)
+    generated_datasets.write_digits(target)
     with (target / "metadata.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 1797
 
@@ -44,15 +44,15 @@ def test_slant_of_a_straight_stroke(shift, expected):
     ink = np.zeros((8, 16))
     for row in range(8):
         ink[row, 8 + shift * (row - 4)] = 1.0
-    assert sources.slant(ink) == expected
+    assert generated_datasets.slant(ink) == expected
 
 
 def test_digit_scenes(tmp_path):
     target = tmp_path / "scenes"
-    sources.write_digit_scenes(target)
+    generated_datasets.write_digit_scenes(target)
     found = layout.inspect(str(target), DataOptions())
     assert found.with_masks and found.refused == ()
-    assert found.classes == ("background", *"0123456789") == sources.CLASSES["digit_scenes"]
+    assert found.classes == ("background", *"0123456789") == generated_datasets.CLASSES["digit_scenes"]
     assert found.own_splits == ("train", "validation", "test")
     assert len(found.entries) == 800
     masks = np.stack([np.asarray(Image.open(target / entry.mask)) for entry in found.entries])
@@ -62,14 +62,14 @@ def test_digit_scenes(tmp_path):
     assert all(np.ptp(pixels[0][masks[0] == value], axis=0).max() == 0 for value in np.unique(masks[0])[1:2])
 
     again = tmp_path / "again"
-    sources.write_digit_scenes(again)
+    generated_datasets.write_digit_scenes(again)
     assert all((again / e.path).read_bytes() == (target / e.path).read_bytes() for e in found.entries[::100])
 
 
 def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):
     photograph = np.arange(100 * 90 * 3).reshape(100, 90, 3).astype(np.uint8)
     inks = rng.integers(0, 17, (5, 8, 8)).astype(float)
-    picture, mask = sources.scene(photograph, inks, np.arange(5), rng)
+    picture, mask = generated_datasets.scene(photograph, inks, np.arange(5), rng)
     crops = np.lib.stride_tricks.sliding_window_view(photograph, (64, 64, 3))[:, :, 0]
     same = (crops == picture) | (mask != 0)[..., np.newaxis]
     assert same.all(axis=(2, 3, 4)).any()

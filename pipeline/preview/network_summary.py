@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from components.image_example_gen import layout as layouts
-from pipeline import sources
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.execution import generated_datasets
+from pipeline.config.sections import ConfigError, PipelineConfig
 from trainer_module import architecture
 from trainer_module.architecture import Architecture, Layer, ReceptiveField
 from trainer_module.locations import is_remote
@@ -88,8 +88,8 @@ def count_classes(config: PipelineConfig) -> NumClasses:
     if data.classes is not None:
         return NumClasses(len(data.classes), "data.classes")
     if data.path is None:
-        if data.source in sources.CLASSES:
-            return NumClasses(len(sources.CLASSES[data.source]), f"data.source = {data.source}")
+        if data.source in generated_datasets.CLASSES:
+            return NumClasses(len(generated_datasets.CLASSES[data.source]), f"data.source = {data.source}")
         return _assumed("the configuration names no pictures (--data DIR)")
     if is_remote(data.path):
         return _assumed(f"{data.path} is not listed, since it is not on this machine")

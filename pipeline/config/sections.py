@@ -26,8 +26,8 @@ from components.evaluator.options import check as check_evaluation
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
-from pipeline.beam_options import ENGINES, BeamSection
-from pipeline.kubeflow_options import KubeflowOptions
+from pipeline.execution.beam_options import ENGINES, BeamSection
+from pipeline.kubeflow.options import KubeflowOptions
 from trainer_module import backbones, features, models, search_space
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import absolute, is_remote, is_whole, join

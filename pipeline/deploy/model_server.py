@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import serving
-from pipeline.config import PipelineConfig
+from pipeline.config.sections import PipelineConfig
 
 # The files as they are shipped are whole, and for this model.
 _SHIPPED_MODEL = "digits"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline import config as configuration
-from pipeline.cli_errors import one_message
-from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.console import BAD_USAGE, stop
+from pipeline.config import sections as configuration
+from pipeline.cli.errors import one_message
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.cli.console import BAD_USAGE, stop
 
 if TYPE_CHECKING:
-    from pipeline.runners.kubeflow import Documents
+    from pipeline.kubeflow.compiler import Documents
 
 
 def deploy(
@@ -25,11 +25,11 @@ def deploy(
     overrides: OverridesOption = None,
 ) -> None:
     """Writes what TF Serving needs in production: a compose file and Kubernetes manifests, for CPU and GPU."""
-    from pipeline import deployment
+    from pipeline.deploy import model_server
 
     with one_message(lambda: output):
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        written = deployment.write(loaded, output)
+        written = model_server.write(loaded, output)
     for path in written:
         print(path)
 
@@ -95,7 +95,7 @@ def submit(
             BAD_USAGE,
             "--cron with kubeflow.cache_examples = true would never see new pictures. Set it to false.",
         )
-    from pipeline import submission as submissions
+    from pipeline.kubeflow import submission as submissions
 
     token = token_file.read_text().strip() if token_file else None
     target = submissions.Target(host, namespace, token, ca_certificate)
@@ -137,16 +137,16 @@ def _compiled(
     import contextlib
     import os
 
-    from pipeline import execution
+    from pipeline.execution import local_run
 
     with one_message(lambda: loaded.run_dir):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         loaded.check_cluster()
         generated = loaded.data.path is None
-        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
-            layout = execution.prepare(loaded)
-        execution.refuse_other_task(loaded, layout, "Trainer")
-        with execution.quiet_output(Path(os.devnull)):
-            from pipeline.runners import kubeflow
+        with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            layout = local_run.prepare(loaded)
+        local_run.refuse_other_task(loaded, layout, "Trainer")
+        with local_run.quiet_output(Path(os.devnull)):
+            from pipeline.kubeflow import compiler
 
-            return loaded, kubeflow.compile_pipeline(loaded, layout)
+            return loaded, compiler.compile_pipeline(loaded, layout)

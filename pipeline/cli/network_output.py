@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.inspection import Inspection
+from pipeline.preview.network_summary import Inspection
 from trainer_module.architecture import Layer, ReceptiveField
 
 # A terminal with fewer columns than this gets a table without the receptive fields.

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline import cli_ask, cli_cluster, cli_runs
-from pipeline import config as configuration
-from pipeline.cli_errors import one_message
-from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
+from pipeline.cli import client_commands
+from pipeline.cli import deployment_commands
+from pipeline.cli import history_commands
+from pipeline.config import sections as configuration
+from pipeline.cli.errors import one_message
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.cli.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from trainer_module.error_text import did_you_mean
 
 app = typer.Typer(
@@ -50,26 +52,26 @@ def run(
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
     model.
     """
-    from pipeline import execution
+    from pipeline.execution import local_run
 
     with one_message(
         lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
     ):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
-        execution.refuse_several_machines(loaded)
-        with execution.only_run(loaded.run_dir):
-            layout = execution.prepare(loaded)
-            from pipeline import show
+        local_run.refuse_several_machines(loaded)
+        with local_run.only_run(loaded.run_dir):
+            layout = local_run.prepare(loaded)
+            from pipeline.cli import run_output
 
-            with execution.quiet_output(execution.log_path(loaded)) as (out, err):
+            with local_run.quiet_output(local_run.log_path(loaded)) as (out, err):
                 console = wide_console(err)
-                show.start(console, loaded, layout)
-                with show.Progress(console) as progress:
-                    outcome = execution.execute(
+                run_output.start(console, loaded, layout)
+                with run_output.Progress(console) as progress:
+                    outcome = local_run.execute(
                         loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
                     )
-                show.summary(console, outcome, loaded)
+                run_output.summary(console, outcome, loaded)
                 if debug and outcome.error:
                     import traceback
 
@@ -79,8 +81,8 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-app.command("compile")(cli_cluster.compile_)
-app.command()(cli_cluster.submit)
+app.command("compile")(deployment_commands.compile_)
+app.command()(deployment_commands.submit)
 
 
 @app.command()
@@ -117,7 +119,7 @@ def serve(
         stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
     if batching_parameters_file is not None and not enable_batching:
         stop(stderr, BAD_USAGE, "--batching-parameters-file is without effect unless --enable-batching is given.")
-    from pipeline.execution import quiet_output
+    from pipeline.execution.local_run import quiet_output
 
     # TensorFlow greets at length when it starts and when it loads; what goes wrong comes as an exception.
     with quiet_output(Path(os.devnull)) as (_, err):
@@ -172,7 +174,7 @@ def serve(
             stop(stderr, BAD_USAGE, error.message)
 
 
-for command in (cli_ask.predict, cli_ask.segment, cli_ask.explain, cli_ask.similar):
+for command in (client_commands.predict, client_commands.segment, client_commands.explain, client_commands.similar):
     app.command()(command)
 
 
@@ -188,7 +190,8 @@ def augment(
     import contextlib
     import os
 
-    from pipeline import contact_sheet, execution
+    from pipeline.preview import contact_sheet
+    from pipeline.execution import local_run
 
     stderr = Console(stderr=True)
     if output.suffix.lower() != ".png":
@@ -199,10 +202,10 @@ def augment(
     with one_message(lambda: output):
         loaded = configuration.load(config, data=data, overrides=overrides or ())
         generated = loaded.data.path is None
-        with execution.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
-            found = execution.prepare(loaded)
-        execution.refuse_other_task(loaded, found, "Trainer")
-        with execution.quiet_output(Path(os.devnull)):
+        with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            found = local_run.prepare(loaded)
+        local_run.refuse_other_task(loaded, found, "Trainer")
+        with local_run.quiet_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
@@ -210,7 +213,7 @@ def augment(
     print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
 
 
-app.command()(cli_cluster.deploy)
+app.command()(deployment_commands.deploy)
 
 
 @app.command()
@@ -232,22 +235,23 @@ def model(
     """
     import os
 
-    from pipeline.execution import quiet_output
+    from pipeline.execution.local_run import quiet_output
 
     with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         # TensorFlow greets at length when it starts.
         with quiet_output(Path(os.devnull)) as (out, _):
-            from pipeline import inspection, show_model
+            from pipeline.preview import network_summary
+            from pipeline.cli import network_output
 
-            found = inspection.inspect(loaded, num_classes)
+            found = network_summary.inspect(loaded, num_classes)
             if as_json:
                 out.write(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False) + "\n")
             else:
-                show_model.show(wide_console(out), found, expand=expand)
+                network_output.show(wide_console(out), found, expand=expand)
 
 
-for command in (cli_runs.report, cli_runs.history, cli_runs.compare, cli_runs.rollback):
+for command in (history_commands.report, history_commands.history, history_commands.compare, history_commands.rollback):
     app.command()(command)
 
 
@@ -271,7 +275,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """Checks this machine and the installed packages."""
     from rich.table import Table
 
-    from pipeline import doctor as checks
+    from pipeline.cli import doctor as checks
 
     found = checks.examine()
     if as_json:

@@ -10,7 +10,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.metric_names import SEGMENTATION
 from components.evaluator.options import EvaluationOptions, Slice
-from pipeline.config import slice_feature
+from pipeline.config.sections import slice_feature
 from trainer_module import features
 
 # As many pixels at once as memory easily takes, whatever their size: activations are a hundred times as large.

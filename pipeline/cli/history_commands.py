@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline import config as configuration
-from pipeline.cli_errors import one_message
-from pipeline.cli_options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.console import FAILED, escape, stop, wide_console
+from pipeline.config import sections as configuration
+from pipeline.cli.errors import one_message
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.cli.console import FAILED, escape, stop, wide_console
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
@@ -21,16 +21,16 @@ RunArgument = Annotated[
 
 def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
     """Prints where the last run's report is: one HTML file that says all that is known of the model."""
-    from pipeline import execution
+    from pipeline.execution import local_run
 
     stderr = Console(stderr=True)
     with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-    path = execution.report_path(loaded)
+    path = local_run.report_path(loaded)
     if not path.is_file():
         stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
     print(path)
-    from pipeline import history as runs
+    from pipeline.history import run_history as runs
 
     try:
         note = runs.read(loaded).not_in_the_report()
@@ -50,15 +50,15 @@ def history(
     """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
     with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        from pipeline import history as runs
+        from pipeline.history import run_history as runs
 
         found = runs.read(loaded).newest(num)
     if as_json:
         print(json.dumps({"runs": [run.as_json() for run in found]}, ensure_ascii=False, allow_nan=False))
         return
-    from pipeline import show_history
+    from pipeline.cli import history_output
 
-    show_history.show_runs(wide_console(sys.stdout), found)
+    history_output.show_runs(wide_console(sys.stdout), found)
 
 
 def compare(
@@ -75,16 +75,16 @@ def compare(
     """
     with one_message():
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-        from pipeline import history as runs
+        from pipeline.history import run_history as runs
 
         known = runs.read(loaded)
         found = runs.compare(known.find(first), known.find(second))
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
         return
-    from pipeline import show_history
+    from pipeline.cli import history_output
 
-    show_history.show_comparison(wide_console(sys.stdout), found)
+    history_output.show_comparison(wide_console(sys.stdout), found)
 
 
 def rollback(

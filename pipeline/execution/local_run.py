@@ -17,15 +17,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 from components.evaluator.options import LABEL_GROUP, could_name
 from components.image_example_gen import layout as layouts
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config.sections import ConfigError, PipelineConfig
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
 from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
     from components.example_validator.executor import AnomaliesFoundError
-    from pipeline.results import Refusal, RunResult
-    from pipeline.runners.local import NodeResult
+    from pipeline.execution.results import Refusal, RunResult
+    from pipeline.execution.node_runner import NodeResult
 
 
 class AlreadyRunningError(Exception):
@@ -62,7 +62,7 @@ class Outcome:
     @property
     def refusals(self) -> list[Refusal]:
         """What any gate has against the pictures or the model."""
-        from pipeline import results
+        from pipeline.execution import results
 
         found = results.of_pictures(self.refusal.findings) if self.refusal is not None else []
         return found + (self.result.refusals if self.result else [])
@@ -131,9 +131,9 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
       ConfigError: If the configuration names what the data do not have.
     """
     if config.data.source != "folder" and config.data.path is None:
-        from pipeline import sources
+        from pipeline.execution import generated_datasets
 
-        sources.WRITERS[config.data.source](Path(config.data_location))
+        generated_datasets.WRITERS[config.data.source](Path(config.data_location))
     layout = layouts.inspect(config.data_location, config.data.options())
     check_names(config, layout)
     return layout
@@ -215,8 +215,11 @@ def execute(
         `pipeline.artifacts` cannot be used.
     """
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
-    from pipeline import artifact_store, dag, record, results
-    from pipeline.runners import local
+    from pipeline import dag
+    from pipeline.execution import artifact_store
+    from pipeline.history import metadata_store
+    from pipeline.execution import results
+    from pipeline.execution import node_runner
 
     run_id = datetime.datetime.now().isoformat()
     outcome = Outcome(log_path=log_path(config))
@@ -228,17 +231,17 @@ def execute(
 
     artifact_store.claim(config)
     pipeline = dag.create_pipeline(config, layout)
-    store = record.open_store(config.metadata_path)
+    store = metadata_store.open_store(config.metadata_path)
     results.forget_old_pushes(store)
     try:
-        local.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
-    except local.PicturesRefusedError as error:
+        node_runner.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
+    except node_runner.PicturesRefusedError as error:
         outcome.refusal = error.cause
-    except local.NodeFailedError as error:
+    except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
-    except local.NothingToRunError:
+    except node_runner.NothingToRunError:
         raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
-    outcome.result = results.collect(record.outputs_of_run(store, run_id))
+    outcome.result = results.collect(metadata_store.outputs_of_run(store, run_id))
     if outcome.result.report:
         # The artifact stays where it is, one for every run; this is where people look for the last.
         newest = report_path(config)

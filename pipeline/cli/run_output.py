@@ -17,13 +17,13 @@ from rich.table import Table
 from components.evaluator import metric_names
 from components.evaluator.figures import Evaluation
 from components.image_example_gen.layout import Layout
-from pipeline.config import PipelineConfig
+from pipeline.config.sections import PipelineConfig
 from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
-    from pipeline.execution import Outcome
-    from pipeline.results import Refusal, RunResult
-    from pipeline.runners.local import NodeResult
+    from pipeline.execution.local_run import Outcome
+    from pipeline.execution.results import Refusal, RunResult
+    from pipeline.execution.node_runner import NodeResult
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
 _PROGRESS_LOGGER = "tfx_vision.progress"

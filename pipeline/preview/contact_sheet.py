@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.image_example_gen import files, layout
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config.sections import ConfigError, PipelineConfig
 from trainer_module import features
 from trainer_module.error_text import first_line
 from trainer_module.locations import join

@@ -24,8 +24,8 @@ from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluati
 from components.grad_cam.findings import FAITHFULNESS_FILE, Report
 from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
-from pipeline import record
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.history import metadata_store
+from pipeline.config.sections import ConfigError, PipelineConfig
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import join
@@ -226,10 +226,10 @@ class Runs:
         """
         self._path = path
         with _explained(path):
-            self._store = record.open_store(path, read_only=True)
-            contexts = self._store.get_contexts_by_type(record.RUN_CONTEXT)
+            self._store = metadata_store.open_store(path, read_only=True)
+            contexts = self._store.get_contexts_by_type(metadata_store.RUN_CONTEXT)
             self._contexts = sorted(contexts, key=lambda context: context.id)
-            self._nodes = record.node_names(self._store)
+            self._nodes = metadata_store.node_names(self._store)
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -292,10 +292,10 @@ class Runs:
             "`tfx-vision history` lists them."
         )
 
-    def _done(self, number: int) -> tuple[record.Executions, record.Outputs]:
+    def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
         with _explained(self._path):
-            executions = record.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
-            return executions, record.outputs_of(self._store, executions)
+            executions = metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
+            return executions, metadata_store.outputs_of(self._store, executions)
 
     def _version(self, number: int) -> int | None:
         return _version(*self._done(number))
@@ -364,7 +364,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _read_run(number: int, id_: str, executions: record.Executions, outputs: record.Outputs) -> Run:
+def _read_run(number: int, id_: str, executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Run:
     """What is known of a run; of what another version has left otherwise, or somebody has changed, nothing is."""
     parameters = {node: execution.custom_properties for node, execution in executions}
     summary = _Summary()
@@ -401,12 +401,12 @@ def _read_run(number: int, id_: str, executions: record.Executions, outputs: rec
     )
 
 
-def _verdict(executions: record.Executions, outputs: record.Outputs) -> Verdict:
+def _verdict(executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Verdict:
     if not executions:
         return Verdict("unfinished", "the start")
     for node, execution in executions:
         if execution.last_known_state == _States.FAILED:
-            return Verdict("refused" if record.REFUSAL in execution.custom_properties else "failed", node)
+            return Verdict("refused" if metadata_store.REFUSAL in execution.custom_properties else "failed", node)
         if execution.last_known_state in (_States.RUNNING, _States.NEW):
             return Verdict("unfinished", node)
     for node, output in (("Evaluator", "blessing"), ("ServingValidator", "blessing"), ("GradCam", "explanations")):
@@ -422,7 +422,7 @@ def _verdict(executions: record.Executions, outputs: record.Outputs) -> Verdict:
     return Verdict("stopped", executions[-1][0])
 
 
-def _version(executions: record.Executions, outputs: record.Outputs) -> int | None:
+def _version(executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> int | None:
     if _verdict(executions, outputs).status not in ("pushed", "rolled back"):
         return None
     version = outputs["Pusher"]["pushed_model"].custom_properties["pushed_version"].string_value
@@ -430,13 +430,13 @@ def _version(executions: record.Executions, outputs: record.Outputs) -> int | No
 
 
 def _reasons(
-    executions: record.Executions, gates: Gates | None, checks: Iterable[Check], faithfulness: Report | None
+    executions: metadata_store.Executions, gates: Gates | None, checks: Iterable[Check], faithfulness: Report | None
 ) -> list[str]:
     lines = []
     for node, execution in executions:
-        if record.REFUSAL in execution.custom_properties:
+        if metadata_store.REFUSAL in execution.custom_properties:
             lines += [
-                f"{node}: {line}" for line in execution.custom_properties[record.REFUSAL].string_value.splitlines()
+                f"{node}: {line}" for line in execution.custom_properties[metadata_store.REFUSAL].string_value.splitlines()
             ]
     lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
     lines += [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]

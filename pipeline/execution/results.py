@@ -22,7 +22,7 @@ from components.model_report.executor import REPORT_FILE
 from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
 from pipeline.nodes import TUNER
-from pipeline.record import Outputs
+from pipeline.history.metadata_store import Outputs
 from trainer_module import locations, model_versions, search_space
 from trainer_module.locations import join
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config.sections import ConfigError, PipelineConfig
 from trainer_module import locations
 
 MARKER = "record.id"

@@ -1,7 +1,7 @@
 """Compiles the DAG for Kubeflow Pipelines 2: the pipeline spec, and how Kubernetes makes the pods.
 
 The DAG is the one that runs here, with what Kubeflow Pipelines cannot do replaced: nodes find earlier spans and models
-on a volume, gates end a refused run, an exit handler says what became of it. Pods start with `kubeflow_entrypoint`.
+on a volume, gates end a refused run, an exit handler says what became of it. Pods start with `pipeline.kubeflow.entrypoint`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
 from components.image_example_gen import layout as layouts
 from pipeline import dag
-from pipeline.config import ConfigError, PipelineConfig
-from pipeline.kubeflow_options import KubeflowOptions
+from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.kubeflow.options import KubeflowOptions
 from pipeline.nodes import GATE_IDS, MODEL_GATE, PICTURES_GATE, VERDICT
 
-ENTRYPOINT = "pipeline.runners.kubeflow_entrypoint"
+ENTRYPOINT = "pipeline.kubeflow.entrypoint"
 DATA_PATH = "data_path"  # the one parameter of a run
 
 # They read what earlier runs left, or decide: an earlier answer is none.

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.evaluator import metric_names
-from pipeline.history import Comparison, Difference, Differences, Run, when
+from pipeline.history.run_history import Comparison, Difference, Differences, Run, when
 
 _MOST_ROWS = 20
 _SHORT = 6  # characters of a fingerprint, enough to see whether two are the same

@@ -1,6 +1,6 @@
 """What a pod of Kubeflow Pipelines runs: makes of KFP's words what TFX understands, and of TFX's what KFP does.
 
-KFP's launcher starts it as `python -m pipeline.runners.kubeflow_entrypoint` with the arguments that TFX compiles, when
+KFP's launcher starts it as `python -m pipeline.kubeflow.entrypoint` with the arguments that TFX compiles, when
 it has downloaded the inputs; it uploads the outputs afterwards. Between the two TFX 1.21 fails by itself:
 
 * KFP hands artifacts on without their types. They stand in another argument, the component's inputs.

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
-from pipeline.config import ConfigError
-from pipeline.console import BAD_USAGE, FAILED, stop
-from pipeline.deployment import NotEmptyError
-from pipeline.execution import AlreadyRunningError
-from pipeline.submission import ServerError
+from pipeline.config.sections import ConfigError
+from pipeline.cli.console import BAD_USAGE, FAILED, stop
+from pipeline.deploy.model_server import NotEmptyError
+from pipeline.execution.local_run import AlreadyRunningError
+from pipeline.kubeflow.submission import ServerError
 from trainer_module.model_versions import VersionError
 
 

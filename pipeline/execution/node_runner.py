@@ -19,7 +19,7 @@ from tfx.orchestration.portable import launcher, partial_run_utils, runtime_para
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.example_validator.executor import AnomaliesFoundError
-from pipeline.record import REFUSAL, RUN_CONTEXT
+from pipeline.history.metadata_store import REFUSAL, RUN_CONTEXT
 
 NodeState = Literal["running", "complete", "cached", "skipped", "refused", "failed"]
 
