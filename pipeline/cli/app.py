@@ -10,13 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli import client_commands
-from pipeline.cli import deployment_commands
-from pipeline.cli import history_commands
-from pipeline.config import sections as configuration
+from pipeline.cli import client_commands, deployment_commands, history_commands
+from pipeline.cli.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.cli.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
+from pipeline.config import sections as configuration
 from trainer_module.error_text import did_you_mean
 
 app = typer.Typer(
@@ -190,8 +188,8 @@ def augment(
     import contextlib
     import os
 
-    from pipeline.preview import contact_sheet
     from pipeline.execution import local_run
+    from pipeline.preview import contact_sheet
 
     stderr = Console(stderr=True)
     if output.suffix.lower() != ".png":
@@ -241,8 +239,8 @@ def model(
         loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
         # TensorFlow greets at length when it starts.
         with quiet_output(Path(os.devnull)) as (out, _):
-            from pipeline.preview import network_summary
             from pipeline.cli import network_output
+            from pipeline.preview import network_summary
 
             found = network_summary.inspect(loaded, num_classes)
             if as_json:

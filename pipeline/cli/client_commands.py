@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from pipeline.cli.console import BAD_USAGE, FAILED, say, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import JsonOption
-from pipeline.cli.console import BAD_USAGE, FAILED, say, stop
 from trainer_module.error_text import first_line
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import sections as configuration
+from pipeline.cli.console import BAD_USAGE, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.cli.console import BAD_USAGE, stop
+from pipeline.config import sections as configuration
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.compiler import Documents

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
-from pipeline.config.sections import ConfigError
 from pipeline.cli.console import BAD_USAGE, FAILED, stop
+from pipeline.config.sections import ConfigError
 from pipeline.deploy.model_server import NotEmptyError
 from pipeline.execution.local_run import AlreadyRunningError
 from pipeline.kubeflow.submission import ServerError

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import sections as configuration
+from pipeline.cli.console import FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.cli.console import FAILED, escape, stop, wide_console
+from pipeline.config import sections as configuration
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")

@@ -22,8 +22,8 @@ from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
     from pipeline.execution.local_run import Outcome
-    from pipeline.execution.results import Refusal, RunResult
     from pipeline.execution.node_runner import NodeResult
+    from pipeline.execution.results import Refusal, RunResult
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
 _PROGRESS_LOGGER = "tfx_vision.progress"

@@ -24,8 +24,8 @@ from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
     from components.example_validator.executor import AnomaliesFoundError
-    from pipeline.execution.results import Refusal, RunResult
     from pipeline.execution.node_runner import NodeResult
+    from pipeline.execution.results import Refusal, RunResult
 
 
 class AlreadyRunningError(Exception):
@@ -216,10 +216,8 @@ def execute(
     """
     refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag
-    from pipeline.execution import artifact_store
+    from pipeline.execution import artifact_store, node_runner, results
     from pipeline.history import metadata_store
-    from pipeline.execution import results
-    from pipeline.execution import node_runner
 
     run_id = datetime.datetime.now().isoformat()
     outcome = Outcome(log_path=log_path(config))

@@ -21,8 +21,8 @@ from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.findings import CHECKS_FILE
 from components.tuner.executor import TRIALS_FILE
-from pipeline.nodes import TUNER
 from pipeline.history.metadata_store import Outputs
+from pipeline.nodes import TUNER
 from trainer_module import locations, model_versions, search_space
 from trainer_module.locations import join
 

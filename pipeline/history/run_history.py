@@ -24,8 +24,8 @@ from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluati
 from components.grad_cam.findings import FAITHFULNESS_FILE, Report
 from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
-from pipeline.history import metadata_store
 from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.history import metadata_store
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import join
@@ -436,7 +436,8 @@ def _reasons(
     for node, execution in executions:
         if metadata_store.REFUSAL in execution.custom_properties:
             lines += [
-                f"{node}: {line}" for line in execution.custom_properties[metadata_store.REFUSAL].string_value.splitlines()
+                f"{node}: {line}"
+                for line in execution.custom_properties[metadata_store.REFUSAL].string_value.splitlines()
             ]
     lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
     lines += [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]

@@ -1,7 +1,8 @@
 """Compiles the DAG for Kubeflow Pipelines 2: the pipeline spec, and how Kubernetes makes the pods.
 
 The DAG is the one that runs here, with what Kubeflow Pipelines cannot do replaced: nodes find earlier spans and models
-on a volume, gates end a refused run, an exit handler says what became of it. Pods start with `pipeline.kubeflow.entrypoint`.
+on a volume, gates end a refused run, an exit handler says what became of it. Pods start with
+`pipeline.kubeflow.entrypoint`.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[
     """Runs the pipeline in this process: seconds of every node."""
     from pipeline import dag
     from pipeline.config import sections
-    from pipeline.execution import local_run
-    from pipeline.execution import node_runner
+    from pipeline.execution import local_run, node_runner
 
     said = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
     loaded = sections.load("pictures", data=data, overrides=said)

@@ -60,8 +60,7 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
     """Runs one form in this process: seconds of every node, peak memory, bytes on disk."""
     from pipeline import dag
     from pipeline.config import sections
-    from pipeline.execution import local_run
-    from pipeline.execution import node_runner
+    from pipeline.execution import local_run, node_runner
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     results: list = []

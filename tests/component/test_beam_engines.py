@@ -31,9 +31,9 @@ from components.image_example_gen import layout
 from components.image_example_gen.options import DataOptions
 from components.statistics_gen import executor as statistics_gen
 from components.transform import executor as transform
-from pipeline.execution.beam_options import BeamSection
 from pipeline.eval_config import eval_config
 from pipeline.execution import node_runner
+from pipeline.execution.beam_options import BeamSection
 from trainer_module import features
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "job_server.sh"

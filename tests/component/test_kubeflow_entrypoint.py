@@ -13,8 +13,7 @@ from components.image_example_gen import layout as layouts
 from components.image_example_gen import spans
 from pipeline.config import sections
 from pipeline.execution import local_run
-from pipeline.kubeflow import compiler
-from pipeline.kubeflow import entrypoint
+from pipeline.kubeflow import compiler, entrypoint
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -213,7 +212,5 @@ def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug,
 
 
 def test_a_store_that_kubeflow_does_not_know_is_named():
-    with pytest.raises(
-        entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"
-    ):
+    with pytest.raises(entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"):
         entrypoint.local_path("hdfs://a/b", entrypoint.Path("/"))

@@ -8,8 +8,8 @@ from tfx.types import standard_artifacts
 
 import components
 from components.pusher import executor
-from pipeline.history import metadata_store
 from pipeline.execution import results
+from pipeline.history import metadata_store
 from trainer_module import model_versions
 
 

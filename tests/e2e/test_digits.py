@@ -193,7 +193,7 @@ def executions_of_last_run(root):
         executions = handle.store.get_executions_by_context(max(runs, key=lambda run: run.id).id)
         types = {kind.id: kind.name.rsplit(".", 1)[-1] for kind in handle.store.get_execution_types()}
     state = metadata_store_pb2.Execution.State
-    return {types[local_run.type_id]: state.Name(local_run.last_known_state) for execution in executions}
+    return {types[execution.type_id]: state.Name(execution.last_known_state) for execution in executions}
 
 
 def test_a_second_run_takes_everything_from_the_cache(first, execute, root):

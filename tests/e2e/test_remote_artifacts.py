@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.execution import artifact_store
 from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.execution import artifact_store, local_run
 from pipeline.history import run_history
 from pipeline.nodes import NODE_IDS, TUNER
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipeline.cli import run_output
 from pipeline.config import sections
 from pipeline.execution import local_run
 from pipeline.history import run_history
-from pipeline.cli import run_output
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 

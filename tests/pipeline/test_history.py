@@ -14,11 +14,10 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich.console import Console
 
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
-from pipeline.config import sections
-from pipeline.history import run_history
-from pipeline.history import metadata_store
 from pipeline.cli import history_output
+from pipeline.config import sections
 from pipeline.config.sections import ConfigError
+from pipeline.history import metadata_store, run_history
 
 STATES = mlmd.Execution
 
@@ -311,14 +310,16 @@ def test_no_run_at_all(tmp_path):
 def test_only_what_is_shown_is_read(loaded, monkeypatch):
     opened = []
     read_text = run_history._read_text
-    monkeypatch.setattr(run_history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1])
+    monkeypatch.setattr(
+        run_history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1]
+    )
     run_history._stored.cache_clear()
     runs = run_history.read(loaded)
     assert len(runs) == 8 and not opened
     assert [run.number for run in runs.newest(5)] == [8, 7, 6, 5, 4]
     assert "evaluation-4" in opened and not {"evaluation-1", "evaluation-3", "model-run-1"} & set(opened)
     del opened[:]
-    assert run_history.find("1700000001").number == 1
+    assert runs.find("1700000001").number == 1
     assert "evaluation-1" in opened and "evaluation-3" not in opened
 
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 from rich.console import Console
 
+from pipeline.cli import network_output
 from pipeline.config import sections
 from pipeline.preview import network_summary
-from pipeline.cli import network_output
 
 TINY = ["model.blocks=[[2],[3]]", "model.dense_units=4"]
 

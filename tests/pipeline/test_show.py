@@ -70,7 +70,9 @@ def shown(part, *arguments):
 
 def test_drift_and_skew_are_told_where_they_were_looked_for():
     def told(**drift):
-        return shown(run_output._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift))
+        return shown(
+            run_output._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift)
+        )
 
     assert told() == told(skew=[]) == ""
     assert told(skew=["test split, image/width: differs"]) == "The splits differ:\n  test split, image/width: differs\n"

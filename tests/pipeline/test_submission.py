@@ -344,8 +344,6 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
 )
 def test_compile_says_what_is_missing(class_folders, tmp_path, output, words):
     data = class_folders({"a": 3, "b": 3})
-    result = CliRunner().invoke(
-        app, ["compile", "pictures", "--data", str(data), "--output", str(tmp_path / output)]
-    )
+    result = CliRunner().invoke(app, ["compile", "pictures", "--data", str(data), "--output", str(tmp_path / output)])
     assert result.exit_code == 2 and words in result.stderr.replace("\n", " ")
     assert not (tmp_path / output).exists()
