@@ -33,7 +33,8 @@ from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
-from pipeline.config.sections import PipelineConfig, as_toml, slice_feature, with_absolute_paths
+from pipeline.config.loading import as_toml, with_absolute_paths
+from pipeline.config.sections import PipelineConfig, slice_feature
 from pipeline.eval_config import batch_size, eval_config
 from pipeline.nodes import TUNER
 from trainer_module import features

@@ -14,7 +14,8 @@ from pipeline.cli import client_commands, deployment_commands, history_commands
 from pipeline.cli.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.config import sections as configuration
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from trainer_module.error_text import did_you_mean
 
 app = typer.Typer(
@@ -50,19 +51,19 @@ def run(
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
     model.
     """
-    from pipeline.execution import local_run
+    from pipeline.execution import dataset, local_run, log
 
     with one_message(
         lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
     ):
-        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        loaded = loading.load(config, data=data, overrides=overrides or ())
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         local_run.refuse_several_machines(loaded)
         with local_run.only_run(loaded.run_dir):
-            layout = local_run.prepare(loaded)
+            layout = dataset.prepare(loaded)
             from pipeline.cli import run_output
 
-            with local_run.quiet_output(local_run.log_path(loaded)) as (out, err):
+            with log.quiet_output(loaded.log_path) as (out, err):
                 console = wide_console(err)
                 run_output.start(console, loaded, layout)
                 with run_output.Progress(console) as progress:
@@ -117,7 +118,7 @@ def serve(
         stop(stderr, BAD_USAGE, f"--model-base-path: {model_base_path} is not a folder. A finished run names it.")
     if batching_parameters_file is not None and not enable_batching:
         stop(stderr, BAD_USAGE, "--batching-parameters-file is without effect unless --enable-batching is given.")
-    from pipeline.execution.local_run import quiet_output
+    from pipeline.execution.log import quiet_output
 
     # TensorFlow greets at length when it starts and when it loads; what goes wrong comes as an exception.
     with quiet_output(Path(os.devnull)) as (_, err):
@@ -188,7 +189,7 @@ def augment(
     import contextlib
     import os
 
-    from pipeline.execution import local_run
+    from pipeline.execution import dataset, local_run, log
     from pipeline.preview import contact_sheet
 
     stderr = Console(stderr=True)
@@ -198,12 +199,12 @@ def augment(
         stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
     unusable: list[str] = []
     with one_message(lambda: output):
-        loaded = configuration.load(config, data=data, overrides=overrides or ())
+        loaded = loading.load(config, data=data, overrides=overrides or ())
         generated = loaded.data.path is None
         with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
-            found = local_run.prepare(loaded)
-        local_run.refuse_other_task(loaded, found, "Trainer")
-        with local_run.quiet_output(Path(os.devnull)):
+            found = dataset.prepare(loaded)
+        dataset.refuse_other_task(loaded, found, "Trainer")
+        with log.quiet_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
@@ -233,10 +234,10 @@ def model(
     """
     import os
 
-    from pipeline.execution.local_run import quiet_output
+    from pipeline.execution.log import quiet_output
 
     with one_message():
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
         # TensorFlow greets at length when it starts.
         with quiet_output(Path(os.devnull)) as (out, _):
             from pipeline.cli import network_output
@@ -258,7 +259,7 @@ def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
 
-    headers = {name: _header(configuration.preset_text(name)) for name in configuration.preset_names()}
+    headers = {name: _header(loading.preset_text(name)) for name in loading.preset_names()}
     if as_json:
         print(json.dumps({"presets": headers}, ensure_ascii=False))
         return
@@ -293,11 +294,11 @@ def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
-            raise configuration.ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+            raise ConfigError(f"{option}: unknown node `{node}`{suggestion}")
         if node == TUNER and not with_tuner:
-            raise configuration.ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
+            raise ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
-        raise configuration.ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
+        raise ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
 
 
 def _header(text: str) -> str:

@@ -12,7 +12,8 @@ from rich.console import Console
 from pipeline.cli.console import BAD_USAGE, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.config import sections as configuration
+from pipeline.config import loading
+from pipeline.config.sections import PipelineConfig
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.compiler import Documents
@@ -28,7 +29,7 @@ def deploy(
     from pipeline.deploy import model_server
 
     with one_message(lambda: output):
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
         written = model_server.write(loaded, output)
     for path in written:
         print(path)
@@ -130,23 +131,22 @@ def submit(
     raise typer.Exit(begun.exit_code)
 
 
-def _compiled(
-    config: str, data: str | None, overrides: list[str] | None
-) -> tuple[configuration.PipelineConfig, Documents]:
+def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tuple[PipelineConfig, Documents]:
     """Lists the pictures and compiles."""
     import contextlib
     import os
 
-    from pipeline.execution import local_run
+    from pipeline.execution import dataset, local_run, log
+    from pipeline.kubeflow import cluster_config
 
     with one_message(lambda: loaded.run_dir):
-        loaded = configuration.load(config, data=data, overrides=overrides or ())
-        loaded.check_cluster()
+        loaded = loading.load(config, data=data, overrides=overrides or ())
+        cluster_config.check(loaded)
         generated = loaded.data.path is None
         with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
-            layout = local_run.prepare(loaded)
-        local_run.refuse_other_task(loaded, layout, "Trainer")
-        with local_run.quiet_output(Path(os.devnull)):
+            layout = dataset.prepare(loaded)
+        dataset.refuse_other_task(loaded, layout, "Trainer")
+        with log.quiet_output(Path(os.devnull)):
             from pipeline.kubeflow import compiler
 
             return loaded, compiler.compile_pipeline(loaded, layout)

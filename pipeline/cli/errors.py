@@ -10,7 +10,7 @@ from rich.console import Console
 
 from components.image_example_gen.layout import DatasetError
 from pipeline.cli.console import BAD_USAGE, FAILED, stop
-from pipeline.config.sections import ConfigError
+from pipeline.config.messages import ConfigError
 from pipeline.deploy.model_server import NotEmptyError
 from pipeline.execution.local_run import AlreadyRunningError
 from pipeline.kubeflow.submission import ServerError

@@ -12,7 +12,8 @@ from rich.console import Console
 from pipeline.cli.console import FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.config import sections as configuration
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number of `history`, `last`, `last-1`, a version, or an id.")
@@ -21,12 +22,10 @@ RunArgument = Annotated[
 
 def report(config: ConfigArgument, data: DataOption = None, overrides: OverridesOption = None) -> None:
     """Prints where the last run's report is: one HTML file that says all that is known of the model."""
-    from pipeline.execution import local_run
-
     stderr = Console(stderr=True)
     with one_message():
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
-    path = local_run.report_path(loaded)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+    path = loaded.report_path
     if not path.is_file():
         stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
     print(path)
@@ -34,7 +33,7 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
 
     try:
         note = runs.read(loaded).not_in_the_report()
-    except configuration.ConfigError as error:
+    except ConfigError as error:
         note = f"which run the report is of is not known: {error}"
     if note:
         stderr.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
@@ -49,7 +48,7 @@ def history(
 ) -> None:
     """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
     with one_message():
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline.history import run_history as runs
 
         found = runs.read(loaded).newest(num)
@@ -74,7 +73,7 @@ def compare(
     A run is its number in `history`, `last`, `last-1` and so on, a pushed version, or the beginning of its id.
     """
     with one_message():
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
         from pipeline.history import run_history as runs
 
         known = runs.read(loaded)
@@ -102,7 +101,7 @@ def rollback(
     from trainer_module import model_versions
 
     with one_message(lambda: loaded.model_base_path):
-        loaded = configuration.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
         found = model_versions.roll_back(loaded.model_base_path, to)
     if as_json:
         print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))

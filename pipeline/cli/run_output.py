@@ -21,8 +21,8 @@ from pipeline.config.sections import PipelineConfig
 from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
-    from pipeline.execution.local_run import Outcome
     from pipeline.execution.node_runner import NodeResult
+    from pipeline.execution.outcome import Outcome
     from pipeline.execution.results import Refusal, RunResult
 
 # trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.

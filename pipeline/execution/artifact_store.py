@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import uuid
 
-from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
 from trainer_module import locations
 
 MARKER = "record.id"

@@ -24,7 +24,8 @@ from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluati
 from components.grad_cam.findings import FAITHFULNESS_FILE, Report
 from components.image_example_gen.quarantine import SUMMARY_FILE
 from components.serving_validator.findings import CHECKS_FILE, Check
-from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
 from pipeline.history import metadata_store
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean

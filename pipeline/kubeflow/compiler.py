@@ -23,7 +23,9 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
 from components.image_example_gen import layout as layouts
 from pipeline import dag
-from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
+from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions
 from pipeline.nodes import GATE_IDS, MODEL_GATE, PICTURES_GATE, VERDICT
 
@@ -75,7 +77,7 @@ def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Document
     Raises:
       ConfigError: If the configuration cannot run on a cluster.
     """
-    cluster = config.on_cluster()
+    cluster = cluster_config.for_pods(config)
     options = cluster.kubeflow
     pipeline = _pipeline(cluster, layout)
     images: dict[str, str] = {"default_image_path": str(options.image)}

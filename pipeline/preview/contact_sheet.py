@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components.image_example_gen import files, layout
-from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
 from trainer_module import features
 from trainer_module.error_text import first_line
 from trainer_module.locations import join

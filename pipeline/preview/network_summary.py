@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from components.image_example_gen import layout as layouts
-from pipeline.config.sections import ConfigError, PipelineConfig
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
 from pipeline.execution import generated_datasets
 from trainer_module import architecture
 from trainer_module.architecture import Architecture, Layer, ReceptiveField

@@ -28,15 +28,15 @@ SETTINGS = (
 def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[str]) -> dict[str, float]:
     """Runs the pipeline in this process: seconds of every node."""
     from pipeline import dag
-    from pipeline.config import sections
-    from pipeline.execution import local_run, node_runner
+    from pipeline.config import loading
+    from pipeline.execution import dataset, node_runner
 
     said = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
-    loaded = sections.load("pictures", data=data, overrides=said)
+    loaded = loading.load("pictures", data=data, overrides=said)
     loaded.run_dir.mkdir(parents=True)
     results: list = []
     node_runner.run(
-        dag.create_pipeline(loaded, local_run.prepare(loaded)), run_id=runner, to_node="GradCam", on_node=results.append
+        dag.create_pipeline(loaded, dataset.prepare(loaded)), run_id=runner, to_node="GradCam", on_node=results.append
     )
     return {node.id: node.seconds for node in results if node.state == "complete"}
 

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import sections
+from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import Pictures
@@ -89,7 +89,7 @@ def preset(
 ) -> keras.callbacks.History:
     """The preset `cifar10`, trained by the code that the pipeline's Trainer calls."""
     overrides = overrides + ([f"training.epochs={epochs}"] if epochs else [])
-    options = sections.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
+    options = loading.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
     pixels = train[0].reshape(-1, 3).astype(np.float64)
     pictures = Pictures(
         PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32)),

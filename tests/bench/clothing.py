@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import sections
+from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import Pictures
@@ -119,7 +119,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
 
     overrides = [f"model.weights={arguments.weights}", *arguments.set]
-    chosen = sections.load("clothing", data=str(arguments.pictures), overrides=overrides)
+    chosen = loading.load("clothing", data=str(arguments.pictures), overrides=overrides)
     classes, (images, labels) = read(arguments.pictures, chosen.transform.image_size)
     indices = split(labels)
     train, validation, test = (

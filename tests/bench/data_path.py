@@ -59,8 +59,8 @@ def bytes_below(folder: Path) -> int:
 def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) -> dict:
     """Runs one form in this process: seconds of every node, peak memory, bytes on disk."""
     from pipeline import dag
-    from pipeline.config import sections
-    from pipeline.execution import local_run, node_runner
+    from pipeline.config import loading
+    from pipeline.execution import dataset, node_runner
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     results: list = []
@@ -69,11 +69,11 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
 
         pipeline, to_node = canonical.create_pipeline(data, run_dir, BEAM), None
     else:
-        loaded = sections.load(
+        loaded = loading.load(
             "pictures", data=data, overrides=[f"pipeline.root={run_dir}", f"transform.image_size={image_size}"]
         )
         loaded.run_dir.mkdir(parents=True)
-        pipeline, to_node = dag.create_pipeline(loaded, local_run.prepare(loaded)), "Transform"
+        pipeline, to_node = dag.create_pipeline(loaded, dataset.prepare(loaded)), "Transform"
     with cProfile.Profile() if profile else contextlib.nullcontext() as profiler:
         node_runner.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
     if profile:

@@ -50,7 +50,7 @@ def export_model(classes: list[str], root: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from pipeline.config import sections
+    from pipeline.config import loading
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
     from trainer_module.tasks import classification
@@ -66,7 +66,7 @@ def export_model(classes: list[str], root: Path) -> None:
         def __call__(self, raw: dict[str, Any]) -> dict[str, Any]:
             return {features.LABEL: self.table.lookup(raw[features.CLASS_TEXT])}
 
-    options = sections.load("cifar10", data="unused").trainer_options(tuple(classes))
+    options = loading.load("cifar10", data="unused").trainer_options(tuple(classes))
     model = classification.build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
     export.export(
         model,

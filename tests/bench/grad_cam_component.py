@@ -52,12 +52,12 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
 
     import components
     from components.grad_cam import executor
-    from pipeline.config import sections
+    from pipeline.config import loading
     from trainer_module import features
     from trainer_module.input_pipeline import PixelStatistics
     from trainer_module.tasks import classification
 
-    loaded = sections.load("cifar10", data="unused", overrides=[f"grad_cam.select={select}"])
+    loaded = loading.load("cifar10", data="unused", overrides=[f"grad_cam.select={select}"])
     options = loaded.trainer_options(tuple(classes))
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

@@ -24,7 +24,7 @@ import numpy as np
 import segmentation_textbook
 import tensorflow as tf
 
-from pipeline.config import sections
+from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import Pictures
@@ -60,7 +60,7 @@ def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, P
 
 def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
     """The preset's, for the plain form with an encoder from random weights in as many epochs."""
-    chosen = sections.load(
+    chosen = loading.load(
         "camvid", data=str(arguments.camvid), overrides=[f"model.encoder_weights='{arguments.weights}'"]
     )
     said = json.loads(chosen.trainer_options(chosen.data.classes or ()).model_dump_json())

@@ -11,8 +11,8 @@ from PIL import Image
 
 from components.image_example_gen import layout as layouts
 from components.image_example_gen import spans
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.execution import dataset
 from pipeline.kubeflow import compiler, entrypoint
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
@@ -42,7 +42,7 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
     folder = tmp_path_factory.mktemp("cluster")
 
     def make(*overrides, scheme="minio"):
-        loaded = sections.load(
+        loaded = loading.load(
             "pictures",
             data=str(volume / "data" / "day-{SPAN}"),
             overrides=[
@@ -63,7 +63,7 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
                 *overrides,
             ],
         )
-        documents = compiler.compile_pipeline(loaded, local_run.prepare(loaded))
+        documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded))
         return kubeflow_harness.Harness(
             documents.as_yaml(), folder, scheme=scheme, container=kubeflow_harness.this_process
         )

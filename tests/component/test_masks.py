@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from components.image_example_gen import layout
 from pipeline.cli.app import app
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.execution import dataset, local_run
 from trainer_module import features
 from trainer_module.session_model import SessionModel
 
@@ -39,8 +40,8 @@ def street(tmp_path_factory):
 def load(street, *overrides):
     said = ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
     said += ["training.epochs=2", "training.batch_size=4", *overrides]
-    loaded = sections.load("pictures", data=str(street), overrides=said)
-    return loaded, local_run.prepare(loaded)
+    loaded = loading.load("pictures", data=str(street), overrides=said)
+    return loaded, dataset.prepare(loaded)
 
 
 UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.class_weights=balanced")
@@ -54,15 +55,15 @@ UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.cla
     ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
-    with pytest.raises(sections.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         local_run.execute(*load(street, *(model or ["model.blocks=[[4], [4]]"])), to_node=to_node)
 
 
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
     root = class_folders({"a": 3, "b": 3})
-    loaded = sections.load("pictures", data=str(root), overrides=[UNET[0]])
-    with pytest.raises(sections.ConfigError, match="unet needs a mask for every picture"):
-        local_run.execute(loaded, local_run.prepare(loaded), to_node="Trainer")
+    loaded = loading.load("pictures", data=str(root), overrides=[UNET[0]])
+    with pytest.raises(ConfigError, match="unet needs a mask for every picture"):
+        local_run.execute(loaded, dataset.prepare(loaded), to_node="Trainer")
 
 
 EVALUATION = (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.execution import dataset, local_run
 from serving.client import GrpcClient, RestClient
 
 
@@ -21,8 +21,8 @@ def run(tmp_path_factory):
         "training.epochs=2",
         "evaluation.thresholds={pixel_accuracy=0.8}",
     ]
-    loaded = sections.load("digit_scenes", overrides=said)
-    return loaded, local_run.execute(loaded, local_run.prepare(loaded))
+    loaded = loading.load("digit_scenes", overrides=said)
+    return loaded, local_run.execute(loaded, dataset.prepare(loaded))
 
 
 def test_every_node_runs_and_the_model_is_pushed(run):
@@ -57,7 +57,7 @@ def test_masks_are_served_as_png(run, running_server):
 
 def test_a_model_that_falls_short_is_refused(run):
     loaded, first = run
-    refused = sections.load(
+    refused = loading.load(
         "digit_scenes",
         overrides=[
             f"pipeline.root={loaded.pipeline.root}",
@@ -66,7 +66,7 @@ def test_a_model_that_falls_short_is_refused(run):
             "evaluation.class_thresholds={iou={background=0.999}}",
         ],
     )
-    outcome = local_run.execute(refused, local_run.prepare(refused))
+    outcome = local_run.execute(refused, dataset.prepare(refused))
     assert outcome.exit_code == 3
     assert [(row.figure, row.whom) for row in outcome.refusals] == [("mean_iou", "all"), ("iou", "class background")]
     assert {node.id: node.state for node in outcome.nodes}["Trainer"] == "cached"

@@ -22,8 +22,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
 from components.evaluator.figures import FIGURES_FILE, Evaluation
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.execution import dataset, local_run
 from pipeline.history import run_history
 from pipeline.kubeflow import compiler
 from serving.client import GrpcClient, RestClient
@@ -52,8 +53,8 @@ def execute(overrides):
     """Runs the pipeline in this process, which has imported TFX already."""
 
     def run(*more, **arguments):
-        loaded = sections.load("digits", overrides=[*overrides, *more])
-        return local_run.execute(loaded, local_run.prepare(loaded), **arguments)
+        loaded = loading.load("digits", overrides=[*overrides, *more])
+        return local_run.execute(loaded, dataset.prepare(loaded), **arguments)
 
     return run
 
@@ -104,7 +105,7 @@ def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, roo
     saved = tmp_path / "model.toml"
     (encoded,) = re.findall(r'href="data:application/toml;base64,([^"]+)" download="model.toml"', text)
     saved.write_bytes(base64.b64decode(encoded))
-    again = sections.load(str(saved))
+    again = loading.load(str(saved))
     assert again.pipeline.root == root and again.training.epochs == EPOCHS
 
 
@@ -289,7 +290,7 @@ def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
 
 
 def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
-    record = run_history.read(sections.load("digits", overrides=overrides))
+    record = run_history.read(loading.load("digits", overrides=overrides))
     runs = record.newest(len(record))[::-1]
     version = first.result.pushed_version
     assert [(str(run.verdict), run.version) for run in runs[:3]] == [
@@ -313,7 +314,7 @@ def test_a_part_of_the_pipeline(first, execute):
 
 
 def test_nothing_between_two_nodes_is_a_mistake(first, execute):
-    with pytest.raises(sections.ConfigError, match="--from ServingValidator does not lead to --to GradCam"):
+    with pytest.raises(ConfigError, match="--from ServingValidator does not lead to --to GradCam"):
         execute(from_node="ServingValidator", to_node="GradCam")
 
 
@@ -358,8 +359,8 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
         f"kubeflow.data_path={tmp_path}/volume/digits",
         f"kubeflow.work_path={tmp_path}/volume/work",
     ]
-    loaded = sections.load("digits", overrides=[*overrides, *said])
-    documents = compiler.compile_pipeline(loaded, local_run.prepare(loaded))
+    loaded = loading.load("digits", overrides=[*overrides, *said])
+    documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded))
     # One pod from nothing, the others from a process that has loaded TFX: that takes five times as long as their work.
     warm = None if request.config.getoption("--fresh-pods") else kubeflow_harness.WarmInterpreter({"ImageExampleGen"})
     harness = kubeflow_harness.Harness(documents.as_yaml(), tmp_path / "cluster", container=warm)

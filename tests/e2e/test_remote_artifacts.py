@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import sections
-from pipeline.execution import artifact_store, local_run
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.execution import artifact_store, dataset, local_run
 from pipeline.history import run_history
 from pipeline.nodes import NODE_IDS, TUNER
 
@@ -33,7 +34,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(pictures, ram_files, tmp_path_factory):
-    return sections.load(
+    return loading.load(
         "pictures",
         data=str(pictures),
         overrides=[
@@ -50,7 +51,7 @@ def loaded(pictures, ram_files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(loaded):
-    return local_run.execute(loaded, local_run.prepare(loaded))
+    return local_run.execute(loaded, dataset.prepare(loaded))
 
 
 def test_every_node_reads_and_writes_there(loaded, outcome):
@@ -63,15 +64,13 @@ def test_every_node_reads_and_writes_there(loaded, outcome):
     served = Path(outcome.result.serving_dir)
     assert served.name == str(outcome.result.pushed_version) and served.is_relative_to(loaded.run_dir)
     assert (served / "saved_model.pb").is_file()
-    assert "<html" in local_run.report_path(loaded).read_text(encoding="utf-8")
+    assert "<html" in loaded.report_path.read_text(encoding="utf-8")
 
 
 def test_a_store_that_is_not_there_is_told_before_anything_runs(loaded, outcome):
     elsewhere = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"artifacts": "s4://bucket"})})
-    with pytest.raises(
-        sections.ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"
-    ):
-        local_run.execute(elsewhere, local_run.prepare(elsewhere))
+    with pytest.raises(ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"):
+        local_run.execute(elsewhere, dataset.prepare(elsewhere))
 
 
 def test_a_store_belongs_to_one_record_of_runs(loaded, outcome, tmp_path):
@@ -79,8 +78,8 @@ def test_a_store_belongs_to_one_record_of_runs(loaded, outcome, tmp_path):
     place = f"{PLACE}/{loaded.pipeline.name}"
     before = sorted(tf.io.gfile.listdir(place))
     other = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"root": tmp_path})})
-    with pytest.raises(sections.ConfigError, match=r"holds what another record of runs knows, not /.*metadata.sqlite"):
-        local_run.execute(other, local_run.prepare(other))
+    with pytest.raises(ConfigError, match=r"holds what another record of runs knows, not /.*metadata.sqlite"):
+        local_run.execute(other, dataset.prepare(other))
     assert sorted(tf.io.gfile.listdir(place)) == before and not other.metadata_path.exists()
 
 
@@ -94,7 +93,7 @@ def test_a_claim_of_a_run_that_never_began_is_no_hindrance(loaded, tmp_path):
 
 def test_a_record_that_is_put_back_finds_its_artifacts_again(loaded, outcome, tmp_path):
     moved = loaded.metadata_path.rename(tmp_path / "metadata.sqlite")
-    with pytest.raises(sections.ConfigError, match=r"or put that record back"):
+    with pytest.raises(ConfigError, match=r"or put that record back"):
         artifact_store.claim(loaded)
     moved.rename(loaded.metadata_path)
     artifact_store.claim(loaded)
@@ -108,6 +107,6 @@ def test_what_became_of_it_is_read_from_there(loaded, outcome):
 
 
 def test_a_second_run_takes_all_of_it_from_the_cache(loaded, outcome):
-    again = local_run.execute(loaded, local_run.prepare(loaded))
+    again = local_run.execute(loaded, dataset.prepare(loaded))
     assert again.error is None and again.result.evaluation == outcome.result.evaluation
     assert {node.id for node in again.nodes if node.state != "cached"} <= {"Resolver", "PreviousSpan"}

@@ -8,8 +8,8 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.cli import run_output
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.execution import dataset, local_run
 from pipeline.history import run_history
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
@@ -41,11 +41,11 @@ def run(tmp_path_factory):
 
     def load(span, *overrides):
         overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
-        return sections.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
+        return loading.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
 
     def execute(span, *overrides, to_node="ExampleValidator"):
         loaded = load(span, *overrides)
-        return local_run.execute(loaded, local_run.prepare(loaded), to_node=to_node)
+        return local_run.execute(loaded, dataset.prepare(loaded), to_node=to_node)
 
     execute.load = load
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import sections
-from pipeline.execution import local_run
+from pipeline.config import loading
+from pipeline.execution import dataset, local_run
 from trainer_module import features
 from trainer_module.options import TrainerOptions
 
@@ -30,8 +30,8 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
     ]
 
     def execute(*more, to_node="Trainer", **arguments):
-        loaded = sections.load("pictures", data=str(root), overrides=[*overrides, *more])
-        outcome = local_run.execute(loaded, local_run.prepare(loaded), to_node=to_node, **arguments)
+        loaded = loading.load("pictures", data=str(root), overrides=[*overrides, *more])
+        outcome = local_run.execute(loaded, dataset.prepare(loaded), to_node=to_node, **arguments)
         assert outcome.error is None
         return outcome, {node.id: node.state for node in outcome.nodes}
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import sections
+from pipeline.config import loading, sections
+from pipeline.config.messages import ConfigError
 from pipeline.execution.beam_options import ENGINES, BeamSection
+from pipeline.kubeflow import cluster_config
 
 DATAFLOW = {
     "project": "pictures-prod",
@@ -137,8 +139,8 @@ def test_what_cannot_work_is_refused(said, message, tmp_path):
 
     path = tmp_path / "birds.toml"
     path.write_text(tomlkit.dumps({"data": {"path": "gs://bucket/birds"}, "beam": said}))
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(str(path))
+    with pytest.raises(ConfigError, match=message):
+        loading.load(str(path))
 
 
 def test_every_key_is_documented_with_its_description():
@@ -163,7 +165,7 @@ def test_the_configurations_that_the_documents_show_are_accepted():
 def test_dataflow_reads_buckets_alone():
     said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
     place = "pipeline.artifacts=gs://bucket/runs"
-    loaded = sections.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
+    loaded = loading.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
     assert loaded.artifacts_location == "gs://bucket/runs/birds"
     for preset, data, overrides, message in (
@@ -172,25 +174,25 @@ def test_dataflow_reads_buckets_alone():
         ("pictures", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
         ("digits", None, [place], r'data.source = "digits" writes to a folder here'),
     ):
-        with pytest.raises(sections.ConfigError, match=message):
-            sections.load(preset, data=data, overrides=[*said, *overrides])
+        with pytest.raises(ConfigError, match=message):
+            loading.load(preset, data=data, overrides=[*said, *overrides])
 
 
 @pytest.mark.parametrize("location", ["gs://", "gs:///runs"])
 def test_a_store_without_a_name_is_refused(location):
     """As `gs://$BUCKET` gives where BUCKET is not set."""
-    with pytest.raises(sections.ConfigError, match=r"names no store; write it as gs://bucket/folder"):
-        sections.load("digits", overrides=[f"pipeline.artifacts={location}"])
+    with pytest.raises(ConfigError, match=r"names no store; write it as gs://bucket/folder"):
+        loading.load("digits", overrides=[f"pipeline.artifacts={location}"])
 
 
 def test_artifacts_lie_where_it_is_said(tmp_path):
-    inside = sections.load("digits", overrides=[f"pipeline.root={tmp_path}"])
+    inside = loading.load("digits", overrides=[f"pipeline.root={tmp_path}"])
     assert inside.artifacts_location == str(inside.run_dir / "artifacts")
-    volume = sections.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
+    volume = loading.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
     assert volume.artifacts_location == f"{tmp_path}/volume/digits"
 
 
 def test_a_pods_folders_are_not_an_engines():
-    loaded = sections.load("digits", overrides=["beam.runner=flink"])
-    with pytest.raises(sections.ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
-        loaded.check_cluster()
+    loaded = loading.load("digits", overrides=["beam.runner=flink"])
+    with pytest.raises(ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
+        cluster_config.check(loaded)

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.config import sections
+from pipeline.config import loading
 from serving import client
 
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
@@ -230,7 +230,7 @@ def test_deploy_writes_files_once(tmp_path):
 
 def test_presets_lists_all():
     found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
-    assert sorted(found) == sections.preset_names()
+    assert sorted(found) == loading.preset_names()
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_presets_lists_all():
     [
         "from pipeline.cli import app",
         "import serving.client, serving.wire",
-        "from pipeline.config import sections; sections.load('digits')",
+        "from pipeline.config import loading; loading.load('digits')",
         "from pipeline.execution import local_run; from components.image_example_gen import layout",
         "from pipeline.preview import contact_sheet",
         "from pipeline.history import run_history; from pipeline.cli import history_output",

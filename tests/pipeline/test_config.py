@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import sections
+from pipeline.config import loading, sections
+from pipeline.config.messages import ConfigError
 from pipeline.execution.beam_options import BeamSection
 
 
-@pytest.mark.parametrize("name", sections.preset_names())
+@pytest.mark.parametrize("name", loading.preset_names())
 def test_every_preset_is_valid_and_says_what_it_is(name):
-    data = None if 'source = "' in sections.preset_text(name) else "."
-    loaded = sections.load(name, data=data)
+    data = None if 'source = "' in loading.preset_text(name) else "."
+    loaded = loading.load(name, data=data)
     assert data is not None or loaded.pipeline.name == name.replace("_", "-")
-    header = [line for line in sections.preset_text(name).splitlines() if line.startswith("#")]
+    header = [line for line in loading.preset_text(name).splitlines() if line.startswith("#")]
     said = {word: [line for line in header if line.startswith(f"# {word}:")] for word in ("command", "cost", "result")}
     assert all(len(lines) == 1 for lines in said.values())
     for line in said["cost"] + said["result"]:  # measured
@@ -60,24 +61,24 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
     ],
 )
 def test_mistakes_are_named(override, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load("digits", overrides=[override])
+    with pytest.raises(ConfigError, match=message):
+        loading.load("digits", overrides=[override])
 
 
 @pytest.mark.parametrize("override", ["epochs=3", "training=3", "training.epochs", "training.=3", ".x=3", "=3"])
 def test_a_malformed_override_shows_the_form(override):
-    with pytest.raises(sections.ConfigError, match=r"expected section\.key=value"):
-        sections.load("digits", overrides=[override])
+    with pytest.raises(ConfigError, match=r"expected section\.key=value"):
+        loading.load("digits", overrides=[override])
 
 
 def test_all_mistakes_are_told_at_once():
-    with pytest.raises(sections.ConfigError) as raised:
-        sections.load("digits", overrides=["training.epoch=3", "transform.chanels=1", "training.batch_size=0"])
+    with pytest.raises(ConfigError) as raised:
+        loading.load("digits", overrides=["training.epoch=3", "transform.chanels=1", "training.batch_size=0"])
     assert all(word in str(raised.value) for word in ("epoch", "chanels", "batch_size"))
 
 
 def test_values_are_toml_or_bare_words():
-    loaded = sections.load(
+    loaded = loading.load(
         "digits", overrides=["training.learning_rate=1e-2", "grad_cam.colormap=magma", "model.blocks=[[8],[16]]"]
     )
     assert loaded.training.learning_rate == 0.01
@@ -86,14 +87,14 @@ def test_values_are_toml_or_bare_words():
 
 
 def test_a_mistake_in_one_of_several_kinds_is_told_once():
-    with pytest.raises(sections.ConfigError) as raised:
-        sections.load("digits", overrides=["model.convolution=depthwise"])
+    with pytest.raises(ConfigError) as raised:
+        loading.load("digits", overrides=["model.convolution=depthwise"])
     assert len(str(raised.value).splitlines()) == 1
 
 
 def test_one_kind_for_all_blocks_or_one_for_every_block():
     overrides = ["model.convolution=separable", 'model.downsampling=["stride", "max", "average"]']
-    loaded = sections.load("digits", overrides=overrides)
+    loaded = loading.load("digits", overrides=overrides)
     assert loaded.model.convolution == "separable"
     assert loaded.model.downsampling == ("stride", "max", "average")
     options = loaded.trainer_options(("a", "b"))
@@ -101,20 +102,20 @@ def test_one_kind_for_all_blocks_or_one_for_every_block():
 
 
 def test_only_a_run_needs_pictures():
-    assert sections.load("pictures", needs_data=False).data.path is None
-    with pytest.raises(sections.ConfigError, match=r"data\.path is missing"):
-        sections.load("pictures")
+    assert loading.load("pictures", needs_data=False).data.path is None
+    with pytest.raises(ConfigError, match=r"data\.path is missing"):
+        loading.load("pictures")
 
 
 def test_another_model_does_not_inherit_the_presets_keys():
-    assert sections.load("digits", overrides=["model.depth=2", "model.name=unet"]).model.depth == 2
-    with pytest.raises(sections.ConfigError, match=r"Unknown key `filtrs` in \[model\]\. Did you mean `filters`\?"):
-        sections.load("digits", overrides=["model.name='unet'", "model.filtrs=3"])
-    assert len(sections.load("digits", overrides=["model.name=scratch_cnn"]).model.blocks) == 3
+    assert loading.load("digits", overrides=["model.depth=2", "model.name=unet"]).model.depth == 2
+    with pytest.raises(ConfigError, match=r"Unknown key `filtrs` in \[model\]\. Did you mean `filters`\?"):
+        loading.load("digits", overrides=["model.name='unet'", "model.filtrs=3"])
+    assert len(loading.load("digits", overrides=["model.name=scratch_cnn"]).model.blocks) == 3
 
 
 def test_data_replaces_the_source(tmp_path):
-    loaded = sections.load("digits", data=str(tmp_path))
+    loaded = loading.load("digits", data=str(tmp_path))
     assert loaded.data.source == "folder"
     assert loaded.data_location == str(tmp_path)
 
@@ -133,13 +134,13 @@ def test_data_replaces_the_source(tmp_path):
     ],
 )
 def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):
-    assert sections.load("digits", data=str(tmp_path / folder)).pipeline.name == name
-    named = sections.load("digits", data=str(tmp_path / folder), overrides=["pipeline.name=mine"])
+    assert loading.load("digits", data=str(tmp_path / folder)).pipeline.name == name
+    named = loading.load("digits", data=str(tmp_path / folder), overrides=["pipeline.name=mine"])
     assert named.pipeline.name == "mine"
 
 
 def test_remote_places_stay_as_they_are():
-    loaded = sections.load("pictures", data="gs://bucket/birds")
+    loaded = loading.load("pictures", data="gs://bucket/birds")
     assert loaded.data_location == "gs://bucket/birds"
     assert loaded.pipeline.name == "birds"
 
@@ -159,8 +160,8 @@ def test_remote_places_stay_as_they_are():
     ],
 )
 def test_what_cannot_be_said_of_data(override, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load("digits", overrides=[override])
+    with pytest.raises(ConfigError, match=message):
+        loading.load("digits", overrides=[override])
 
 
 @pytest.fixture
@@ -181,33 +182,33 @@ def transfer_file(tmp_path):
     ],
 )
 def test_what_a_pre_trained_base_needs(transfer_file, override, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(transfer_file, overrides=[override])
+    with pytest.raises(ConfigError, match=message):
+        loading.load(transfer_file, overrides=[override])
 
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_a_frozen_base_cannot_be_fine_tuned(transfer_file, layers):
     tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", f"fine_tuning.unfreeze_layers={layers}"]
-    with pytest.raises(sections.ConfigError, match=r"fine_tuning\.epochs must be 0: .* cannot be trained"):
-        sections.load(transfer_file, overrides=tuned)
+    with pytest.raises(ConfigError, match=r"fine_tuning\.epochs must be 0: .* cannot be trained"):
+        loading.load(transfer_file, overrides=tuned)
 
 
 def test_a_second_phase_trains_some_layers_of_the_base(transfer_file):
     message = r"fine_tuning\.epochs = 2 with fine_tuning\.unfreeze_layers = 0 would train the head alone once more"
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(transfer_file, overrides=["fine_tuning.epochs=2"])
+    with pytest.raises(ConfigError, match=message):
+        loading.load(transfer_file, overrides=["fine_tuning.epochs=2"])
     # One key switches a preset's second phase off.
-    off = sections.load("clothing", data=".", overrides=["fine_tuning.epochs=0"])
+    off = loading.load("clothing", data=".", overrides=["fine_tuning.epochs=0"])
     assert off.fine_tuning.unfreeze_layers > 0
 
 
 def test_the_warm_up_leaves_something_of_each_phase(transfer_file):
     warm = ["training.schedule=cosine", "training.warmup_epochs=3", "fine_tuning.unfreeze_layers=1"]
     message = r"warmup_epochs = 3 is of each phase and must be less than fine_tuning\.epochs = 3"
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(transfer_file, overrides=[*warm, "fine_tuning.epochs=3"])
+    with pytest.raises(ConfigError, match=message):
+        loading.load(transfer_file, overrides=[*warm, "fine_tuning.epochs=3"])
     for epochs in (0, 4):
-        sections.load(transfer_file, overrides=[*warm, f"fine_tuning.epochs={epochs}"])
+        loading.load(transfer_file, overrides=[*warm, f"fine_tuning.epochs={epochs}"])
 
 
 @pytest.mark.parametrize(
@@ -218,12 +219,12 @@ def test_the_warm_up_leaves_something_of_each_phase(transfer_file):
     ],
 )
 def test_what_needs_a_pre_trained_base(override, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load("digits", overrides=[override])
+    with pytest.raises(ConfigError, match=message):
+        loading.load("digits", overrides=[override])
 
 
 def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
-    loaded = sections.load(transfer_file, overrides=["fine_tuning.epochs=2", "fine_tuning.unfreeze_layers=5"])
+    loaded = loading.load(transfer_file, overrides=["fine_tuning.epochs=2", "fine_tuning.unfreeze_layers=5"])
     options = loaded.trainer_options(("a", "b"))
     assert options.model.backbone == "mobilenet_v2"
     assert (options.fine_tuning.epochs, options.fine_tuning.unfreeze_layers) == (2, 5)
@@ -249,12 +250,12 @@ def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
     ],
 )
 def test_what_cannot_be_asked_of_labels(preset, override, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(preset, overrides=override.split())
+    with pytest.raises(ConfigError, match=message):
+        loading.load(preset, overrides=override.split())
 
 
 def tuned(*overrides):
-    return sections.load("digits", overrides=["tuner.enabled=true", *overrides])
+    return loading.load("digits", overrides=["tuner.enabled=true", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def tuned(*overrides):
     ],
 )
 def test_where_there_is_nothing_to_search(override, message):
-    with pytest.raises(sections.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         tuned(override)
 
 
@@ -311,7 +312,7 @@ def test_where_there_is_nothing_to_search(override, message):
 def test_what_nothing_reads_is_not_tuned(name, others, needed):
     colour = ["transform.channels=3", "transform.normalization=backbone"] if "encoder" in others else []
     field = re.escape(name.partition("=")[0])
-    with pytest.raises(sections.ConfigError, match=f"`{field}` has no effect: it is read only with {needed}$"):
+    with pytest.raises(ConfigError, match=f"`{field}` has no effect: it is read only with {needed}$"):
         tuned(*others.split(), *colour, "transform.image_size=32", f"tuner.space.{name}")
 
 
@@ -321,7 +322,7 @@ def test_what_something_reads_is_tuned(transfer_file):
     tuned("tuner.space.training.plateau_factor={min=0.2,max=0.5}")
     tuned("model.name=unet", "tuner.space.model.depth={choices=[3,4]}")
     second_phase = ["fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=1", "tuner.enabled=true"]
-    sections.load(transfer_file, overrides=[*second_phase, "tuner.space.fine_tuning.learning_rate={choices=[1e-4]}"])
+    loading.load(transfer_file, overrides=[*second_phase, "tuner.space.fine_tuning.learning_rate={choices=[1e-4]}"])
 
 
 @pytest.mark.parametrize(("algorithm", "refused"), [("random", False), ("hyperband", True)])
@@ -334,10 +335,10 @@ def test_values_are_held_against_the_shortest_trial(algorithm, refused):
         tuned(*tuned_warmup)
         tuned(*fixed_warmup)
         return
-    with pytest.raises(sections.ConfigError, match=r"`training\.warmup_epochs` = 5: .*less than epochs = 1 "):
+    with pytest.raises(ConfigError, match=r"`training\.warmup_epochs` = 5: .*less than epochs = 1 "):
         tuned(*tuned_warmup)
     with pytest.raises(
-        sections.ConfigError,
+        ConfigError,
         match=r"tuner\.epochs = 9 leaves the shortest trials too few of them: .*less than epochs = 1 ",
     ):
         tuned(*fixed_warmup)
@@ -345,20 +346,20 @@ def test_values_are_held_against_the_shortest_trial(algorithm, refused):
 
 def test_hyperband_halves_what_a_training_really_has():
     search = ["tuner.algorithm=hyperband", "tuner.epochs=81"]
-    with pytest.raises(sections.ConfigError, match=r"must be 3 or more \(given: 81 and 2\)"):
+    with pytest.raises(ConfigError, match=r"must be 3 or more \(given: 81 and 2\)"):
         tuned(*search, "tuner.trials=1000", "training.epochs=2")
-    with pytest.raises(sections.ConfigError, match=r"trials of 3 epochs needs tuner\.trials = 4 or more"):
+    with pytest.raises(ConfigError, match=r"trials of 3 epochs needs tuner\.trials = 4 or more"):
         tuned(*search, "tuner.trials=3", "training.epochs=3")
     tuned(*search, "tuner.trials=4", "training.epochs=3")  # 81 epochs would need more
 
 
 def test_a_search_is_looked_at_without_pictures():
-    assert sections.load("pictures", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
+    assert loading.load("pictures", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
 
 
 def test_a_loss_is_not_compared_with_another():
     unet = ["model.name=unet", "segmentation.loss=focal", "tuner.space.segmentation.focal_gamma={min=0,max=5}"]
-    with pytest.raises(sections.ConfigError, match="changes the loss itself"):
+    with pytest.raises(ConfigError, match="changes the loss itself"):
         tuned(*unet)
     assert tuned(*unet, "tuner.objective=val_mean_iou").tuner.objective == "val_mean_iou"
 
@@ -367,13 +368,13 @@ def test_a_value_must_go_with_the_rest(transfer_file):
     # Each value is right by itself.
     search = ["tuner.enabled=true", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=5"]
     space = "tuner.space.fine_tuning.unfreeze_layers={choices=[5, 0]}"
-    with pytest.raises(sections.ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train the head alone"):
-        sections.load(transfer_file, overrides=[*search, space])
+    with pytest.raises(ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train the head alone"):
+        loading.load(transfer_file, overrides=[*search, space])
 
 
 def test_a_search_that_is_off_is_not_in_the_way_of_another_model():
     space = "tuner.space.model.dense_units={min=1,max=9}"
-    assert not sections.load("digits", overrides=["model.name=unet", space]).tuner.enabled
+    assert not loading.load("digits", overrides=["model.name=unet", space]).tuner.enabled
 
 
 def test_names_of_the_search_in_every_form_of_toml(tmp_path):
@@ -386,19 +387,19 @@ def test_names_of_the_search_in_every_form_of_toml(tmp_path):
     for form in forms:
         path = tmp_path / "mine.toml"
         path.write_text('data.path = "x"\ntuner.enabled = true\n' + form)
-        found.append(sections.load(str(path)).tuner.space)
+        found.append(loading.load(str(path)).tuner.space)
     assert found[0] == found[1] == found[2]
     assert found[0]["training.batch_size"].choices == (32, 64)
 
 
 def test_groups_come_from_one_place():
-    with pytest.raises(sections.ConfigError, match="exclude each other"):
-        sections.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
+    with pytest.raises(ConfigError, match="exclude each other"):
+        loading.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
 
 
 def test_home_is_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    loaded = sections.load("digits", data="~/photos", overrides=["pipeline.root='~/runs'"])
+    loaded = loading.load("digits", data="~/photos", overrides=["pipeline.root='~/runs'"])
     assert loaded.run_dir == tmp_path / "runs" / "photos"
     assert loaded.data_location == str(tmp_path / "photos")
 
@@ -406,26 +407,26 @@ def test_home_is_understood(monkeypatch, tmp_path):
 def test_a_toml_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[pipeline]\nname = "mine"\n[data]\npath = "photos"\n')
-    assert sections.load(str(path)).model_name == "mine"
+    assert loading.load(str(path)).model_name == "mine"
 
 
 @pytest.mark.parametrize(("text", "message"), [("[pipeline\n", "not valid TOML"), ("", "data.path is missing")])
 def test_an_unusable_toml_file(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load(str(path))
+    with pytest.raises(ConfigError, match=message):
+        loading.load(str(path))
 
 
 def test_an_unknown_preset_suggests_one():
-    with pytest.raises(sections.ConfigError, match=r"Did you mean `digits`\?"):
-        sections.load("digts")
+    with pytest.raises(ConfigError, match=r"Did you mean `digits`\?"):
+        loading.load("digts")
 
 
 def test_the_trainers_part_survives_json():
     from trainer_module.options import TrainerOptions
 
-    options = sections.load("digits").trainer_options(("a", "b"))
+    options = loading.load("digits").trainer_options(("a", "b"))
     assert TrainerOptions.model_validate_json(options.model_dump_json()) == options
 
 
@@ -462,14 +463,14 @@ def test_every_key_is_documented():
 
 
 def test_what_is_demanded_of_one_task_is_not_demanded_of_another():
-    assert sections.load("pictures", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
-    masks = sections.load("pictures", data="x", overrides=["model.name=unet", "evaluation.thresholds.mean_iou=0.4"])
+    assert loading.load("pictures", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
+    masks = loading.load("pictures", data="x", overrides=["model.name=unet", "evaluation.thresholds.mean_iou=0.4"])
     assert masks.evaluation.thresholds == {"mean_iou": 0.4}
 
 
 def test_an_unknown_colour_map_is_refused():
-    with pytest.raises(sections.ConfigError, match="no colour map `rainbows`"):
-        sections.load("digits", overrides=["grad_cam.colormap=rainbows"])
+    with pytest.raises(ConfigError, match="no colour map `rainbows`"):
+        loading.load("digits", overrides=["grad_cam.colormap=rainbows"])
 
 
 @pytest.mark.parametrize(
@@ -483,13 +484,13 @@ def test_an_unknown_colour_map_is_refused():
     ],
 )
 def test_explanations_that_cannot_be_are_refused(overrides, message):
-    with pytest.raises(sections.ConfigError, match=re.escape(message)):
-        sections.load("digits", overrides=overrides)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        loading.load("digits", overrides=overrides)
 
 
 def test_of_masks_more_can_be_demanded():
     said = ["model.name=unet", "grad_cam.thresholds={pointing_game=0.5, energy_inside=0.3}"]
-    loaded = sections.load("pictures", data="x", overrides=said)
+    loaded = loading.load("pictures", data="x", overrides=said)
     assert loaded.grad_cam.thresholds == {"pointing_game": 0.5, "energy_inside": 0.3}
 
 
@@ -501,8 +502,8 @@ def test_of_masks_more_can_be_demanded():
     ],
 )
 def test_explanations_of_what_the_data_do_not_have_are_refused(class_folders, override, message):
-    from pipeline.execution import local_run
+    from pipeline.execution import dataset
 
-    loaded = sections.load("pictures", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
-    with pytest.raises(sections.ConfigError, match=re.escape(message)):
-        local_run.prepare(loaded)
+    loaded = loading.load("pictures", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataset.prepare(loaded)

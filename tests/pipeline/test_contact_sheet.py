@@ -6,14 +6,15 @@ import tensorflow as tf
 from PIL import Image
 
 from components.image_example_gen import layout
-from pipeline.config import sections
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from pipeline.preview import contact_sheet
 from trainer_module import features, tasks
 
 
 def configured(data, *overrides):
     size = ("transform.image_size=16",)
-    loaded = sections.load("pictures", data=str(data), overrides=[*size, *overrides])
+    loaded = loading.load("pictures", data=str(data), overrides=[*size, *overrides])
     return loaded, layout.inspect(loaded.data_location, loaded.data.options())
 
 
@@ -53,7 +54,7 @@ def test_what_cannot_be_used_is_named_and_replaced(class_folders):
     assert sorted(left_out) == [f"{name}: not a JPEG, PNG or GIF file" for name in ("a/0.png", "a/1.png")]
     for path in data.rglob("*.png"):
         path.write_bytes(b"nothing")
-    with pytest.raises(sections.ConfigError, match="no picture that can be used"):
+    with pytest.raises(ConfigError, match="no picture that can be used"):
         contact_sheet.read(*configured(data), 6, left_out.append)
 
 

@@ -10,7 +10,7 @@ from tfx.dsl.compiler import compiler
 from components.evaluator.options import EvaluationOptions
 from components.image_example_gen import layout
 from pipeline import dag, nodes
-from pipeline.config import sections
+from pipeline.config import loading
 from pipeline.eval_config import eval_config
 
 GOLDEN = Path(__file__).parent / "golden" / "dag.json"
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "dag.json"
 def compiled(class_folders, tmp_path):
     def make(*overrides, counts=None):
         root = class_folders(counts or {"a": 3, "b": 3})
-        loaded = sections.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
+        loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
         pipeline = dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
         return compiler.Compiler().compile(pipeline)
 
@@ -97,7 +97,7 @@ def changed_by(class_folders, tmp_path):
         root = class_folders({"a": 3, "b": 3})
 
         def compile_with(*overrides):
-            loaded = sections.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
+            loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
             return compiler.Compiler().compile(
                 dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
             )
@@ -153,7 +153,7 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
     root = class_folders({"a": 3, "b": 3})
 
     def compile_now():
-        loaded = sections.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}"])
+        loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}"])
         return compiler.Compiler().compile(
             dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
         )
@@ -170,7 +170,7 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
 def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
     before = compiled()
     monkeypatch.setattr(dag, "source_hash", lambda **_: "another")
-    loaded = sections.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
+    loaded = loading.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
     after = compiler.Compiler().compile(
         dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
     )

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
 from pipeline.cli import history_output
-from pipeline.config import sections
-from pipeline.config.sections import ConfigError
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from pipeline.history import metadata_store, run_history
 
 STATES = mlmd.Execution
@@ -225,7 +225,7 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(recorded):
-    return sections.load(
+    return loading.load(
         "pictures", overrides=[f"pipeline.root={recorded.parent}", "pipeline.name=birds"], needs_data=False
     )
 
@@ -324,7 +324,7 @@ def test_only_what_is_shown_is_read(loaded, monkeypatch):
 
 
 def test_a_store_that_cannot_be_read_is_no_run_without_figures():
-    with pytest.raises(sections.ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
+    with pytest.raises(ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
         run_history._read_text("s4://bucket/figures.json")
 
 
@@ -404,7 +404,7 @@ def read_in(folder):
     """The runs of a record in a folder."""
     target = name_of(folder)
     overrides = [f"pipeline.root={folder}", f"pipeline.name={target}"]
-    return run_history.read(sections.load("pictures", overrides=overrides, needs_data=False))
+    return run_history.read(loading.load("pictures", overrides=overrides, needs_data=False))
 
 
 def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):

@@ -13,7 +13,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.image_example_gen import layout
 from pipeline import dag, nodes
-from pipeline.config import sections
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from pipeline.kubeflow import compiler
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,7 +86,7 @@ def pictures(tmp_path_factory):
 def load(pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("configuration") / "cluster.toml"
     path.write_text(CLUSTER.format(root=path.parent / "runs", data=pictures))
-    return lambda *overrides: sections.load(str(path), overrides=overrides)
+    return lambda *overrides: loading.load(str(path), overrides=overrides)
 
 
 @pytest.fixture(scope="module")
@@ -294,5 +295,5 @@ def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
 
 def test_too_many_classes_for_a_container_are_refused(load, monkeypatch):
     monkeypatch.setattr(compiler, "_MOST_PARAMETER_BYTES", 500)
-    with pytest.raises(sections.ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
+    with pytest.raises(ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
         compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))

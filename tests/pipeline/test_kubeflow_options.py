@@ -2,7 +2,9 @@
 
 import pytest
 
-from pipeline.config import sections
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions, amount
 
 MOUNTED = 'kubeflow.volumes=[{claim="pictures", mount_path="/volume"}]'
@@ -45,8 +47,8 @@ READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubef
     ],
 )
 def test_mistakes_are_named(override, message):
-    with pytest.raises(sections.ConfigError, match=message) as raised:
-        sections.load("digits", overrides=[override])
+    with pytest.raises(ConfigError, match=message) as raised:
+        loading.load("digits", overrides=[override])
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -61,15 +63,17 @@ def test_mistakes_are_named(override, message):
     ],
 )
 def test_what_pods_could_not_run_is_refused_before_anything_is_compiled(overrides, message):
-    with pytest.raises(sections.ConfigError, match=message):
-        sections.load("digits", overrides=overrides).check_cluster()
+    with pytest.raises(ConfigError, match=message):
+        cluster_config.check(loading.load("digits", overrides=overrides))
 
 
 def test_pods_see_the_clusters_paths():
-    cluster = sections.load("digits", overrides=READY).on_cluster()
+    cluster = cluster_config.for_pods(loading.load("digits", overrides=READY))
     assert cluster.data_location == "/volume/a"
     assert str(cluster.model_base_path) == "/volume/work/digits/serving/digits"
-    remote = sections.load("digits", overrides=[*READY, "kubeflow.data_path=gs://bucket/a/{SPAN}"]).on_cluster()
+    remote = cluster_config.for_pods(
+        loading.load("digits", overrides=[*READY, "kubeflow.data_path=gs://bucket/a/{SPAN}"])
+    )
     assert remote.data_location == "gs://bucket/a/{SPAN}"
 
 
@@ -80,9 +84,9 @@ def test_the_configuration_survives_its_own_toml(tmp_path):
         'kubeflow.nodes.Trainer={cpu_limit="8", accelerators=2}',
         'kubeflow.secrets=[{name="s", env={A="b"}}]',
     ]
-    loaded = sections.load("digits", overrides=said)
-    (tmp_path / "a.toml").write_text(sections.as_toml(loaded))
-    assert sections.load(str(tmp_path / "a.toml")) == loaded
+    loaded = loading.load("digits", overrides=said)
+    (tmp_path / "a.toml").write_text(loading.as_toml(loaded))
+    assert loading.load(str(tmp_path / "a.toml")) == loaded
 
 
 def test_a_nodes_own_words_come_before_those_for_all():

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import network_output
-from pipeline.config import sections
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from pipeline.preview import network_summary
 
 TINY = ["model.blocks=[[2],[3]]", "model.dense_units=4"]
@@ -21,7 +22,7 @@ def tfx_vision(*arguments):
 
 
 def loaded(*overrides, data=None, name="pictures"):
-    return sections.load(name, data=data and str(data), overrides=overrides, needs_data=False)
+    return loading.load(name, data=data and str(data), overrides=overrides, needs_data=False)
 
 
 def shown(found, width=80, expand=False):
@@ -55,7 +56,7 @@ def test_bad_names_are_answered_at_once(arguments, words):
 
 def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
     overrides = ["model.name=transfer", "model.backbone=saved_model", "transform.normalization=backbone"]
-    with pytest.raises(sections.ConfigError, match=r"cannot be built: There is no SavedModel in 'nowhere'"):
+    with pytest.raises(ConfigError, match=r"cannot be built: There is no SavedModel in 'nowhere'"):
         network_summary.inspect(loaded(*overrides, "model.weights=nowhere"))
 
 

@@ -15,7 +15,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 import serving
-from pipeline.config import sections
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
 from pipeline.deploy import model_server
 from serving.options import Options
 
@@ -380,10 +381,10 @@ def test_the_health_check_tells_a_loaded_model(compose, status, healthy):
 
 
 def test_deploy_writes_them_for_a_model(tmp_path):
-    with pytest.raises(sections.ConfigError):
-        sections.load("digits", overrides=["serving.model_name=../x"], needs_data=False)
+    with pytest.raises(ConfigError):
+        loading.load("digits", overrides=["serving.model_name=../x"], needs_data=False)
     overrides = ["serving.model_name=cats-2", f"pipeline.root={tmp_path}/runs"]
-    loaded = sections.load("digits", overrides=overrides, needs_data=False)
+    loaded = loading.load("digits", overrides=overrides, needs_data=False)
     written = model_server.write(loaded, tmp_path / "out")
     shipped = sorted(path.relative_to(DEPLOY) for path in DEPLOY.rglob("*") if path.is_file())
     assert [path.relative_to(tmp_path / "out") for path in written] == sorted([Path(".env"), *shipped])

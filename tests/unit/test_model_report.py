@@ -24,7 +24,7 @@ from PIL import Image
 from components.evaluator.figures import Evaluation, Gate, Gates, SliceFigures
 from components.model_report import charts, figure_tables, masks, page, pictures, rendering, tables, verdict
 from components.model_report.sources import Explained, Push, Sizes, Sources
-from pipeline.config import sections
+from pipeline.config import loading
 
 NASTY = "<script>alert(1)</script>"
 NASTY_FILE = "\"'><img src=x onerror=alert(1)>/a.png"
@@ -112,7 +112,7 @@ def sources_of(evaluation_of, rng):
             "right": [dataclasses.replace(decision, predicted=names[0])],
             "lineage": [("Code", "0123456789abcdef"), ("Data fingerprint", "ab" * 32)],
             "versions": [("tfx", "1.21.0")],
-            "configuration": sections.as_toml(sections.load("digits")),
+            "configuration": loading.as_toml(loading.load("digits")),
             "created": datetime.datetime(2026, 11, 22, 10, 0, tzinfo=datetime.UTC),
         }
         return Sources(**said | replaced)
@@ -656,12 +656,12 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
 
 def test_the_configuration_on_the_page_gives_the_same_pipeline(sources_of, tmp_path):
     overrides = ["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
-    loaded = sections.with_absolute_paths(sections.load("clothing", data=str(tmp_path), overrides=overrides))
-    found = Document(render(sources_of(configuration=sections.as_toml(loaded))))
+    loaded = loading.with_absolute_paths(loading.load("clothing", data=str(tmp_path), overrides=overrides))
+    found = Document(render(sources_of(configuration=loading.as_toml(loaded))))
     (link,) = [of for of in found.of("a") if of.get("download") == "model.toml"]
     saved = tmp_path / "model.toml"
     saved.write_bytes(base64.b64decode(link["href"].split(",")[1]))
-    assert sections.load(str(saved)) == loaded
+    assert loading.load(str(saved)) == loaded
     assert saved.read_text() in found.text
 
 
@@ -701,11 +701,11 @@ def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeyp
         "serving.base_directory=served",
         *model,
     ]
-    loaded = sections.load("pictures", overrides=overrides)
-    (elsewhere / "model.toml").write_text(sections.as_toml(sections.with_absolute_paths(loaded)))
+    loaded = loading.load("pictures", overrides=overrides)
+    (elsewhere / "model.toml").write_text(loading.as_toml(loading.with_absolute_paths(loaded)))
     places = (loaded.run_dir, loaded.model_base_path, loaded.data_location, loaded.data.options())
     monkeypatch.chdir(elsewhere)
-    saved = sections.load("model.toml")
+    saved = loading.load("model.toml")
     assert (saved.run_dir, saved.model_base_path, saved.data_location, saved.data.options()) == places
     assert saved.run_dir == here / ".." / "runs" / "pictures" and saved.data_location == f"{tmp_path}/pets/{{SPAN}}"
     expected = {"weights": here / "nets" / "a.weights.h5", "encoder_weights": tmp_path / "a.h5"}[weights]
@@ -715,18 +715,18 @@ def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeyp
 
 def test_what_is_no_local_path_stays_as_it_is():
     overrides = ["pipeline.root=/runs", "data.path=gs://bucket/pets", "model.weights=imagenet"]
-    loaded = sections.load("clothing", overrides=overrides)
-    assert sections.with_absolute_paths(loaded) == loaded
-    generated = sections.with_absolute_paths(sections.load("digits"))
+    loaded = loading.load("clothing", overrides=overrides)
+    assert loading.with_absolute_paths(loaded) == loaded
+    generated = loading.with_absolute_paths(loading.load("digits"))
     assert generated.data.path is None and generated.serving.base_directory is None
 
 
-@pytest.mark.parametrize("name", sections.preset_names())
+@pytest.mark.parametrize("name", loading.preset_names())
 def test_a_configuration_as_toml_is_the_same_configuration(name, tmp_path):
-    loaded = sections.load(name, needs_data=False)
+    loaded = loading.load(name, needs_data=False)
     path = tmp_path / "model.toml"
-    path.write_text(sections.as_toml(loaded))
-    assert sections.load(str(path), needs_data=False) == loaded
+    path.write_text(loading.as_toml(loaded))
+    assert loading.load(str(path), needs_data=False) == loaded
     assert tomllib.loads(path.read_text())["training"]["epochs"] == loaded.training.epochs
 
 

@@ -1,0 +1,100 @@
+"""The dataset of a run: generate it if necessary, inspect it, check the configuration against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.evaluator.options import LABEL_GROUP, could_name
+from components.image_example_gen import layout as layouts
+from pipeline.config.messages import ConfigError
+from pipeline.config.sections import PipelineConfig
+from pipeline.nodes import NODE_IDS
+from trainer_module.error_text import did_you_mean
+
+
+def prepare(config: PipelineConfig) -> layouts.Layout:
+    """Writes a generated data set if need be, looks at the data, and checks what depends on it.
+
+    Raises:
+      DatasetError: If the data cannot be trained on.
+      ConfigError: If the configuration names what the data do not have.
+    """
+    if config.data.source != "folder" and config.data.path is None:
+        from pipeline.execution import generated_datasets
+
+        generated_datasets.WRITERS[config.data.source](Path(config.data_location))
+    layout = layouts.inspect(config.data_location, config.data.options())
+    check_names(config, layout)
+    return layout
+
+
+def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
+    """Compares the classes and slices that `[evaluation]` names with those of the data.
+
+    Raises:
+      ConfigError: If there is no such class or slice.
+    """
+    evaluation = config.evaluation
+    if evaluation.label_groups and LABEL_GROUP in layout.columns:
+        raise ConfigError(
+            f"The table has a column `{LABEL_GROUP}`, as the slices of evaluation.label_groups are called. Give the "
+            "column another name."
+        )
+    groups = (LABEL_GROUP,) if evaluation.label_groups else ()
+    available = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
+    measured = evaluation.measured_slices(layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
+
+    def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
+        if name not in known:
+            suggestion = did_you_mean(name, known) or f". The data have: {', '.join(known)}."
+            raise ConfigError(f"evaluation.{rule}: unknown {kind} `{name}`{suggestion}")
+
+    for entry in evaluation.slices or ():
+        for name in (entry,) if isinstance(entry, str) else entry:
+            check("slices", "slice", name, available)
+    for group, members in evaluation.label_groups.items():
+        for name in members:
+            check(f"label_groups.{group}", "class", name, layout.classes)
+    _check_explained(config, layout)
+    for rule, bounds in evaluation.bound_rules().items():
+        for name in {name for said in bounds.values() if isinstance(said, dict) for name in said}:
+            if rule != "slice_thresholds":
+                check(rule, "class", name, layout.classes)
+            elif not could_name(name, measured):
+                raise ConfigError(
+                    f"evaluation.{rule}: `{name}` is no slice that is measured{did_you_mean(name, families) or '.'} "
+                    f"Measured are: {', '.join(families)}; evaluation.slices says which, pairs of them included."
+                )
+
+
+def _check_explained(config: PipelineConfig, layout: layouts.Layout) -> None:
+    """The same for `[grad_cam]`."""
+    slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns)
+    for name in config.grad_cam.slices or ():
+        if name not in slices:
+            suggestion = did_you_mean(name, slices) or f". The data have: {', '.join(slices)}."
+            raise ConfigError(f"grad_cam.slices: unknown slice `{name}`{suggestion}")
+    target = config.grad_cam.target
+    targets = ("predicted", "true", *layout.classes)
+    if target not in targets:
+        suggestion = did_you_mean(target, targets) or f". The data have: {', '.join(layout.classes)}."
+        raise ConfigError(f"grad_cam.target: unknown class `{target}`{suggestion}")
+
+
+def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
+    """Refuses a model that the data cannot train."""
+    if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
+        return
+    name = config.model.name
+    if layout.with_masks and config.model.task != "segmentation":
+        raise ConfigError(
+            f"{layout.root} has masks, and model.name = {name} tells classes of whole pictures. Use one for masks "
+            "(--set model.name=unet); --to ExampleValidator only reads, divides and checks these data."
+        )
+    if not layout.with_masks and config.model.task == "segmentation":
+        raise ConfigError(
+            f"model.name = {name} needs a mask for every picture, and {layout.root} has classes of whole pictures. "
+            "Use another model (--set model.name=scratch_cnn), or bring images/ and masks/."
+        )
