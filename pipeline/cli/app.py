@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline.cli import client_commands, deployment_commands, history_commands
 from pipeline.cli.console import BAD_USAGE, DONE, FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from trainer_module.error_text import did_you_mean
@@ -56,7 +56,7 @@ def run(
     with one_message(
         lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
     ):
-        loaded = loading.load(config, data=data, overrides=overrides or ())
+        loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         local_run.refuse_several_machines(loaded)
         with local_run.only_run(loaded.run_dir):
@@ -199,7 +199,7 @@ def augment(
         stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
     unusable: list[str] = []
     with one_message(lambda: output):
-        loaded = loading.load(config, data=data, overrides=overrides or ())
+        loaded = load_config(config, data, overrides)
         generated = loaded.data.path is None
         with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
             found = dataset.prepare(loaded)
@@ -237,7 +237,7 @@ def model(
     from pipeline.execution.log import quiet_output
 
     with one_message():
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
         # TensorFlow greets at length when it starts.
         with quiet_output(Path(os.devnull)) as (out, _):
             from pipeline.cli import network_output

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, stop
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.config import loading
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from pipeline.config.sections import PipelineConfig
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def deploy(
     from pipeline.deploy import model_server
 
     with one_message(lambda: output):
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
         written = model_server.write(loaded, output)
     for path in written:
         print(path)
@@ -140,7 +139,7 @@ def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tup
     from pipeline.kubeflow import cluster_config
 
     with one_message(lambda: loaded.run_dir):
-        loaded = loading.load(config, data=data, overrides=overrides or ())
+        loaded = load_config(config, data, overrides)
         cluster_config.check(loaded)
         generated = loaded.data.path is None
         with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():

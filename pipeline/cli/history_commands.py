@@ -11,8 +11,7 @@ from rich.console import Console
 
 from pipeline.cli.console import FAILED, escape, stop, wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption
-from pipeline.config import loading
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from pipeline.config.messages import ConfigError
 
 RunArgument = Annotated[
@@ -24,7 +23,7 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     """Prints where the last run's report is: one HTML file that says all that is known of the model."""
     stderr = Console(stderr=True)
     with one_message():
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
     path = loaded.report_path
     if not path.is_file():
         stop(stderr, FAILED, f"There is no {path}: no run of this configuration has come as far as ModelReport yet.")
@@ -48,7 +47,7 @@ def history(
 ) -> None:
     """Lists the runs of a pipeline, newest first: when, data, figure, verdict, version."""
     with one_message():
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
         from pipeline.history import run_history as runs
 
         found = runs.read(loaded).newest(num)
@@ -73,7 +72,7 @@ def compare(
     A run is its number in `history`, `last`, `last-1` and so on, a pushed version, or the beginning of its id.
     """
     with one_message():
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
         from pipeline.history import run_history as runs
 
         known = runs.read(loaded)
@@ -101,7 +100,7 @@ def rollback(
     from trainer_module import model_versions
 
     with one_message(lambda: loaded.model_base_path):
-        loaded = loading.load(config, data=data, overrides=overrides or (), needs_data=False)
+        loaded = load_config(config, data, overrides, needs_data=False)
         found = model_versions.roll_back(loaded.model_base_path, to)
     if as_json:
         print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-import typing
+import warnings
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from components.evaluator.options import EvaluationOptions
+from pipeline.config import dotted_names, renamed_keys
 from pipeline.config.messages import ConfigError, explain
-from pipeline.config.sections import PipelineConfig
+from pipeline.config.sections import PipelineConfig, PipelineSection
 from trainer_module import backbones, models
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import absolute
@@ -31,8 +33,17 @@ def preset_text(name: str) -> str:
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, FutureWarning, stacklevel=3)
+
+
 def load(
-    name_or_path: str, *, data: str | None = None, overrides: typing.Sequence[str] = (), needs_data: bool = True
+    name_or_path: str,
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    needs_data: bool = True,
+    warn: renamed_keys.Warn = _warn,
 ) -> PipelineConfig:
     """Reads a preset or a TOML file.
 
@@ -40,20 +51,28 @@ def load(
       name_or_path: A preset's name, or the path of a TOML file.
       data: Replaces `data.path` (and makes `data.source` a folder).
       overrides: `section.key=value` strings; the value is TOML, or a bare word for a string.
-      needs_data: Whether it is a mistake to say nothing of where the pictures are.
+      needs_data: Whether the location of the images is required.
+      warn: Called with one message per deprecated name; by default a `FutureWarning`.
 
     Raises:
-      ConfigError: With everything that is wrong, one line each.
+      ConfigError: With all errors, one line each.
     """
+    if not Path(name_or_path).expanduser().is_file():
+        name_or_path = renamed_keys.renamed_preset(name_or_path, warn)
     table = _read(name_or_path)
-    _forget_another_model(table, overrides)
-    for override in overrides:
-        _apply(table, override)
+    renamed_keys.rename(table, warn)
+    settings = [_parsed(override, warn) for override in overrides]
+    _forget_another_model(table, settings)
+    for key, value in settings:
+        dotted_names.put(table, key, value)
+    renamed_keys.rename(table, warn)  # an override may set a table that contains a deprecated key
+    renamed_keys.add_implied(table, warn)
     if data is not None:
-        _section(table, "data").update(path=data, source="folder")
-        if is_preset(name_or_path) and not any(o.strip().startswith("pipeline.name") for o in overrides):
+        dotted_names.section(table, "data").update(path=data, source="folder")
+        if is_preset(name_or_path) and "pipeline.name" not in dict(settings):
             # Runs on different pictures are different pipelines: one must not replace the other's served model.
-            _section(table, "pipeline")["name"] = _slug(data)
+            dotted_names.put(table, "pipeline.name", _slug(data))
+    _keep_default_name(table, warn)
     try:
         return PipelineConfig.model_validate(table, context={"needs_data": needs_data})
     except ValidationError as error:
@@ -79,7 +98,16 @@ def _slug(data: str) -> str:
     elif "{" in data and not data.partition("{")[0].endswith("/"):
         last = f"{above}-{last}"
     words = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
-    return words[:62] or "pictures"
+    return words[:62] or "images"
+
+
+def _keep_default_name(table: dict[str, Any], warn: renamed_keys.Warn) -> None:
+    """Keeps the default `pipeline.name` of the previous release if that has runs."""
+    root = dotted_names.get(table, "pipeline.root") or PipelineSection.model_fields["root"].default
+    old = Path(str(root)).expanduser() / renamed_keys.OLD_DEFAULT_NAME
+    if dotted_names.get(table, "pipeline.name") is None and (old / "metadata.sqlite").is_file():
+        dotted_names.put(table, "pipeline.name", old.name)
+        warn(f'{old} contains runs: set `pipeline.name = "{old.name}"`, which is not the default in the next release.')
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -97,44 +125,33 @@ def _read(name_or_path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
-def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
-    section = table.setdefault(name, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"`{name}` must be a section, not a value.")
-    return section
-
-
-def _forget_another_model(table: dict[str, Any], overrides: typing.Sequence[str]) -> None:
+def _forget_another_model(table: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
     """Empties `[model]` where an override names another model: what it says are the keys of the first.
 
     Of a model with another task nothing that is demanded of the first one's figures stays either.
     """
-    model = _section(table, "model")
+    model = dotted_names.section(table, "model")
     before = model.get("name", models.DEFAULT)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        name = text.strip().strip("\"'")
-        if key.strip() == "model.name" and name != before:
+    for key, name in settings:
+        if key == "model.name" and name != before:
             table["model"] = {}
             known = {before, name} <= set(models.names())
             if known and models.get(before).Options.task != models.get(name).Options.task:
                 said = EvaluationOptions()
                 for rule in {**said.overall_rules(), **said.bound_rules()}:
-                    _section(table, "evaluation").pop(rule, None)
+                    dotted_names.section(table, "evaluation").pop(rule, None)
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    *sections, last = key.strip().split(".")
-    if not separator or not sections or not all([*sections, last]):
+def _parsed(override: str, warn: renamed_keys.Warn) -> tuple[str, Any]:
+    """Key and value of `section.key=value`; a deprecated key is replaced."""
+    key, separator, text = (part.strip() for part in override.partition("="))
+    if not separator or "." not in key or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected section.key=value, for example training.epochs=5.")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for section in sections:
-        table = _section(table, section)
-    table[last] = value
+        value = text
+    return renamed_keys.renamed(key, warn), value
 
 
 def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:

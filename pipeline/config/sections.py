@@ -46,7 +46,7 @@ class PipelineSection(Section):
     """`[pipeline]`: what the run is called and where it keeps its things."""
 
     name: str = Field(
-        default="pictures",
+        default="images",
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
         description="Small letters, digits and hyphens; the run's folder below root.",
     )

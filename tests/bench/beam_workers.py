@@ -2,7 +2,7 @@
 
     python tests/bench/beam_workers.py PICTURES [--num 10000] [--workers 2] [--rounds 2] [--set section.key=value]
 
-Runs the preset `pictures` at 32 px, one epoch, up to GradCam: with `[beam] runner = "local"`, then with
+Runs the preset `images` at 32 px, one epoch, up to GradCam: with `[beam] runner = "local"`, then with
 `multi_processing`, and so on by turns, each in a process of its own on the first N pictures of the class folders. Other
 work on the machine touches both; the least of all rounds counts.
 """
@@ -32,7 +32,7 @@ def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[
     from pipeline.execution import dataset, node_runner
 
     said = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
-    loaded = loading.load("pictures", data=data, overrides=said)
+    loaded = loading.load("images", data=data, overrides=said)
     loaded.run_dir.mkdir(parents=True)
     results: list = []
     node_runner.run(

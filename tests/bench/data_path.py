@@ -70,7 +70,7 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
         pipeline, to_node = canonical.create_pipeline(data, run_dir, BEAM), None
     else:
         loaded = loading.load(
-            "pictures", data=data, overrides=[f"pipeline.root={run_dir}", f"transform.image_size={image_size}"]
+            "images", data=data, overrides=[f"pipeline.root={run_dir}", f"transform.image_size={image_size}"]
         )
         loaded.run_dir.mkdir(parents=True)
         pipeline, to_node = dag.create_pipeline(loaded, dataset.prepare(loaded)), "Transform"

@@ -43,7 +43,7 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
 
     def make(*overrides, scheme="minio"):
         loaded = loading.load(
-            "pictures",
+            "images",
             data=str(volume / "data" / "day-{SPAN}"),
             overrides=[
                 f"pipeline.root={folder / 'here'}",

@@ -40,7 +40,7 @@ def street(tmp_path_factory):
 def load(street, *overrides):
     said = ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
     said += ["training.epochs=2", "training.batch_size=4", *overrides]
-    loaded = loading.load("pictures", data=str(street), overrides=said)
+    loaded = loading.load("images", data=str(street), overrides=said)
     return loaded, dataset.prepare(loaded)
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, me
 
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
     root = class_folders({"a": 3, "b": 3})
-    loaded = loading.load("pictures", data=str(root), overrides=[UNET[0]])
+    loaded = loading.load("images", data=str(root), overrides=[UNET[0]])
     with pytest.raises(ConfigError, match="unet needs a mask for every picture"):
         local_run.execute(loaded, dataset.prepare(loaded), to_node="Trainer")
 

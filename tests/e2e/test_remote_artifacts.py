@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(pictures, ram_files, tmp_path_factory):
     return loading.load(
-        "pictures",
+        "images",
         data=str(pictures),
         overrides=[
             f"pipeline.root={tmp_path_factory.mktemp('runs')}",

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
     def load(span, *overrides):
         overrides = [f"pipeline.root={root / 'runs'}", f"data.spans={span}", "data.splits.by=class", *overrides]
-        return loading.load("pictures", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
+        return loading.load("images", data=f"{root}/data/day-{{SPAN}}", overrides=overrides)
 
     def execute(span, *overrides, to_node="ExampleValidator"):
         loaded = load(span, *overrides)

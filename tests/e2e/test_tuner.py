@@ -30,7 +30,7 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
     ]
 
     def execute(*more, to_node="Trainer", **arguments):
-        loaded = loading.load("pictures", data=str(root), overrides=[*overrides, *more])
+        loaded = loading.load("images", data=str(root), overrides=[*overrides, *more])
         outcome = local_run.execute(loaded, dataset.prepare(loaded), to_node=to_node, **arguments)
         assert outcome.error is None
         return outcome, {node.id: node.state for node in outcome.nodes}

@@ -165,13 +165,13 @@ def test_the_configurations_that_the_documents_show_are_accepted():
 def test_dataflow_reads_buckets_alone():
     said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
     place = "pipeline.artifacts=gs://bucket/runs"
-    loaded = loading.load("pictures", data="gs://bucket/birds", overrides=[*said, place])
+    loaded = loading.load("images", data="gs://bucket/birds", overrides=[*said, place])
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
     assert loaded.artifacts_location == "gs://bucket/runs/birds"
     for preset, data, overrides, message in (
-        ("pictures", "/data/birds", [place], r"reads gs:// alone, and data.path is /data/birds"),
-        ("pictures", "gs://bucket/birds", ["pipeline.artifacts=/nfs"], r"reads gs:// alone, and pipeline.artifacts is"),
-        ("pictures", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
+        ("images", "/data/birds", [place], r"reads gs:// alone, and data.path is /data/birds"),
+        ("images", "gs://bucket/birds", ["pipeline.artifacts=/nfs"], r"reads gs:// alone, and pipeline.artifacts is"),
+        ("images", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
         ("digits", None, [place], r'data.source = "digits" writes to a folder here'),
     ):
         with pytest.raises(ConfigError, match=message):

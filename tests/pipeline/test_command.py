@@ -171,7 +171,7 @@ def test_augment_draws_a_sheet(tmp_path, class_folders):
     data = class_folders({"a": 3, "b": 3})
     (data / "a" / "0.png").write_bytes(b"nothing")
     sheet = tmp_path / "sheet.png"
-    done = tfx_vision("augment", "pictures", "--data", data, "--output", sheet, "--num", 6, cwd=tmp_path)
+    done = tfx_vision("augment", "images", "--data", data, "--output", sheet, "--num", 6, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{sheet}: 5 pictures, 7 samples of each\n")
     assert done.stderr == "left out: a/0.png: not a JPEG, PNG or GIF file\n"
     with Image.open(sheet) as image:
@@ -213,7 +213,7 @@ def test_report_prints_where_the_last_one_is(tmp_path):
         assert (done.returncode, done.stdout) == (0, f"{tmp_path}/{name}/report.html\n")
         assert done.stderr.startswith("note: which run the report is of is not known: ")
     # Where the pictures are does not matter to where the report is.
-    assert_one_message(tfx_vision("report", "pictures", *root), 1, "pictures/report.html")
+    assert_one_message(tfx_vision("report", "images", *root), 1, "images/report.html")
     assert_one_message(tfx_vision("report", "digit"), 2, "Did you mean `digits`?")
     assert_one_message(tfx_vision("report", "digits", "--set", "training.epoch=3"), 2, "Unknown key `epoch`")
 

@@ -102,9 +102,9 @@ def test_one_kind_for_all_blocks_or_one_for_every_block():
 
 
 def test_only_a_run_needs_pictures():
-    assert loading.load("pictures", needs_data=False).data.path is None
+    assert loading.load("images", needs_data=False).data.path is None
     with pytest.raises(ConfigError, match=r"data\.path is missing"):
-        loading.load("pictures")
+        loading.load("images")
 
 
 def test_another_model_does_not_inherit_the_presets_keys():
@@ -125,7 +125,7 @@ def test_data_replaces_the_source(tmp_path):
     [
         ("Cats & Dogs", "cats-dogs"),
         ("x" * 99, "x" * 62),
-        ("猫", "pictures"),
+        ("猫", "images"),
         ("2024_run", "2024-run"),
         ("birds/day-{SPAN}", "birds-day"),
         ("birds/{SPAN}", "birds"),
@@ -140,7 +140,7 @@ def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):
 
 
 def test_remote_places_stay_as_they_are():
-    loaded = loading.load("pictures", data="gs://bucket/birds")
+    loaded = loading.load("images", data="gs://bucket/birds")
     assert loaded.data_location == "gs://bucket/birds"
     assert loaded.pipeline.name == "birds"
 
@@ -354,7 +354,7 @@ def test_hyperband_halves_what_a_training_really_has():
 
 
 def test_a_search_is_looked_at_without_pictures():
-    assert loading.load("pictures", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
+    assert loading.load("images", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
 
 
 def test_a_loss_is_not_compared_with_another():
@@ -463,8 +463,8 @@ def test_every_key_is_documented():
 
 
 def test_what_is_demanded_of_one_task_is_not_demanded_of_another():
-    assert loading.load("pictures", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
-    masks = loading.load("pictures", data="x", overrides=["model.name=unet", "evaluation.thresholds.mean_iou=0.4"])
+    assert loading.load("images", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
+    masks = loading.load("images", data="x", overrides=["model.name=unet", "evaluation.thresholds.mean_iou=0.4"])
     assert masks.evaluation.thresholds == {"mean_iou": 0.4}
 
 
@@ -490,7 +490,7 @@ def test_explanations_that_cannot_be_are_refused(overrides, message):
 
 def test_of_masks_more_can_be_demanded():
     said = ["model.name=unet", "grad_cam.thresholds={pointing_game=0.5, energy_inside=0.3}"]
-    loaded = loading.load("pictures", data="x", overrides=said)
+    loaded = loading.load("images", data="x", overrides=said)
     assert loaded.grad_cam.thresholds == {"pointing_game": 0.5, "energy_inside": 0.3}
 
 
@@ -504,6 +504,6 @@ def test_of_masks_more_can_be_demanded():
 def test_explanations_of_what_the_data_do_not_have_are_refused(class_folders, override, message):
     from pipeline.execution import dataset
 
-    loaded = loading.load("pictures", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
+    loaded = loading.load("images", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
     with pytest.raises(ConfigError, match=re.escape(message)):
         dataset.prepare(loaded)

@@ -14,7 +14,7 @@ from trainer_module import features, tasks
 
 def configured(data, *overrides):
     size = ("transform.image_size=16",)
-    loaded = loading.load("pictures", data=str(data), overrides=[*size, *overrides])
+    loaded = loading.load("images", data=str(data), overrides=[*size, *overrides])
     return loaded, layout.inspect(loaded.data_location, loaded.data.options())
 
 

@@ -226,7 +226,7 @@ def recorded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(recorded):
     return loading.load(
-        "pictures", overrides=[f"pipeline.root={recorded.parent}", "pipeline.name=birds"], needs_data=False
+        "images", overrides=[f"pipeline.root={recorded.parent}", "pipeline.name=birds"], needs_data=False
     )
 
 
@@ -404,7 +404,7 @@ def read_in(folder):
     """The runs of a record in a folder."""
     target = name_of(folder)
     overrides = [f"pipeline.root={folder}", f"pipeline.name={target}"]
-    return run_history.read(loading.load("pictures", overrides=overrides, needs_data=False))
+    return run_history.read(loading.load("images", overrides=overrides, needs_data=False))
 
 
 def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):
@@ -536,18 +536,18 @@ def of(recorded):
 
 def test_the_commands_print_json(recorded, runs):
     start = time.monotonic()
-    done = tfx_vision("history", "pictures", "--num", 2, "--json", *of(recorded))
+    done = tfx_vision("history", "images", "--num", 2, "--json", *of(recorded))
     assert time.monotonic() - start < 30  # a second or two on an idle machine; TFX alone takes forty
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"runs": [runs[7].as_json(), runs[6].as_json()]}
-    done = tfx_vision("compare", "pictures", 1, "last-5", "--json", *of(recorded))
+    done = tfx_vision("compare", "images", 1, "last-5", "--json", *of(recorded))
     assert json.loads(done.stdout) == json.loads(json.dumps(run_history.compare(runs[0], runs[2]).as_json()))
 
 
 def test_the_commands_print_tables(recorded):
-    done = tfx_vision("history", "pictures", *of(recorded))
+    done = tfx_vision("history", "images", *of(recorded))
     assert done.returncode == 0 and "refused by ServingValidator" in done.stdout
-    done = tfx_vision("compare", "pictures", 1, 3, *of(recorded))
+    done = tfx_vision("compare", "images", 1, 3, *of(recorded))
     assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
@@ -559,7 +559,7 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
 
     def report():
         overrides = ("--set", f"pipeline.root={tmp_path}", "--set", f"pipeline.name={name_of(tmp_path)}")
-        done = tfx_vision("report", "pictures", *overrides)
+        done = tfx_vision("report", "images", *overrides)
         assert (done.returncode, done.stdout) == (0, f"{tmp_path}/record/report.html\n")
         return done.stderr
 
@@ -581,15 +581,15 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("history", "pictures", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
-        (("compare", "pictures", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
-        (("history", "pictures", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
-        (("compare", "pictures", "", "1"), ("name of a run is empty",)),
+        (("history", "images", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
+        (("compare", "images", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
+        (("history", "images", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
+        (("compare", "images", "", "1"), ("name of a run is empty",)),
         (
-            ("history", "pictures", "--set", "pipeline.name=broken"),
+            ("history", "images", "--set", "pipeline.name=broken"),
             ("cannot be read: file is not a database.", "move it away", "begins a new record"),
         ),
-        (("history", "pictures", "--set", "pipeline.name=empty"), ("cannot be read: no such table", "move it away")),
+        (("history", "images", "--set", "pipeline.name=empty"), ("cannot be read: no such table", "move it away")),
     ],
     ids=["never run", "no such run", "wrong key", "empty name", "no database", "empty file"],
 )

@@ -21,7 +21,7 @@ def tfx_vision(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def loaded(*overrides, data=None, name="pictures"):
+def loaded(*overrides, data=None, name="images"):
     return loading.load(name, data=data and str(data), overrides=overrides, needs_data=False)
 
 
@@ -68,7 +68,7 @@ def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
     [
         ("digits", [], 10, "data.source = digits"),
         ("digit_scenes", [], 11, "data.source = digit_scenes"),
-        ("pictures", ['data.classes=["a", "b", "c"]'], 3, "data.classes"),
+        ("images", ['data.classes=["a", "b", "c"]'], 3, "data.classes"),
     ],
 )
 def test_the_configuration_says_how_many_classes(name, overrides, number, origin):

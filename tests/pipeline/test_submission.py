@@ -173,7 +173,7 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
     ]
 
     def run(*arguments, host=None, with_token=True):
-        command = ["submit", "pictures", "--data", str(data)]
+        command = ["submit", "images", "--data", str(data)]
         for override in said:
             command += ["--set", override]
         if with_token:
@@ -320,7 +320,7 @@ def test_mistakes_are_told_before_anybody_is_asked(submit, fake, arguments, word
 
 def test_compile_writes_both_documents(class_folders, tmp_path):
     data, output = class_folders({"a": 3, "b": 3}), tmp_path / "pipeline.yaml"
-    command = ["compile", "pictures", "--data", str(data), "--output", str(output)]
+    command = ["compile", "images", "--data", str(data), "--output", str(output)]
     for override in (
         f"pipeline.root={tmp_path / 'runs'}",
         "kubeflow.image=registry.example/tfx-vision:1",
@@ -344,6 +344,6 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
 )
 def test_compile_says_what_is_missing(class_folders, tmp_path, output, words):
     data = class_folders({"a": 3, "b": 3})
-    result = CliRunner().invoke(app, ["compile", "pictures", "--data", str(data), "--output", str(tmp_path / output)])
+    result = CliRunner().invoke(app, ["compile", "images", "--data", str(data), "--output", str(tmp_path / output)])
     assert result.exit_code == 2 and words in result.stderr.replace("\n", " ")
     assert not (tmp_path / output).exists()

@@ -701,13 +701,13 @@ def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeyp
         "serving.base_directory=served",
         *model,
     ]
-    loaded = loading.load("pictures", overrides=overrides)
+    loaded = loading.load("images", overrides=overrides)
     (elsewhere / "model.toml").write_text(loading.as_toml(loading.with_absolute_paths(loaded)))
     places = (loaded.run_dir, loaded.model_base_path, loaded.data_location, loaded.data.options())
     monkeypatch.chdir(elsewhere)
     saved = loading.load("model.toml")
     assert (saved.run_dir, saved.model_base_path, saved.data_location, saved.data.options()) == places
-    assert saved.run_dir == here / ".." / "runs" / "pictures" and saved.data_location == f"{tmp_path}/pets/{{SPAN}}"
+    assert saved.run_dir == here / ".." / "runs" / "images" and saved.data_location == f"{tmp_path}/pets/{{SPAN}}"
     expected = {"weights": here / "nets" / "a.weights.h5", "encoder_weights": tmp_path / "a.h5"}[weights]
     assert getattr(saved.model, weights) == str(expected)
     assert saved.data.metadata_csv == str(here / "meta.csv")
