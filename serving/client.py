@@ -161,6 +161,18 @@ class Client:
         """
         return self._run(self._dialogue.metadata(timeout_s))
 
+    def model_names(self, *, timeout_s: float | None = None) -> list[str]:
+        """Lists the models that the server is configured to serve.
+
+        TF Serving has no call for this. The local server adds the names to the response of a status request without a
+        model name, on both protocols; every other server fails this call. Needs no `model_name`.
+
+        Raises:
+          UnimplementedError: If the server does not list its models.
+          ServerError: If the server cannot be reached, or another error occurs.
+        """
+        return self._run(self._dialogue.model_names(timeout_s))
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
         """Waits until the model answers: a version is AVAILABLE, and a small grey picture gets a reply.
 
@@ -242,6 +254,10 @@ class AsyncClient:
         """See `Client.metadata`."""
         return await self._run(self._dialogue.metadata(timeout_s))
 
+    async def model_names(self, *, timeout_s: float | None = None) -> list[str]:
+        """See `Client.model_names`."""
+        return await self._run(self._dialogue.model_names(timeout_s))
+
     async def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
         """See `Client.wait_until_ready`."""
         return await self._run(self._dialogue.wait_until_ready(timeout_s))
@@ -280,12 +296,12 @@ class AsyncClient:
 class GrpcClient(Client):
     """Speaks to TF Serving's PredictionService and ModelService."""
 
-    def __init__(self, address: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, address: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
         """Opens a channel; it connects when it is used.
 
         Args:
           address: HOST:PORT.
-          model_name: As the server knows it.
+          model_name: As the server knows it; only `model_names` does without.
           **options: See `Options`.
 
         Raises:
@@ -300,12 +316,12 @@ class GrpcClient(Client):
 class RestClient(Client):
     """Speaks to TF Serving's REST interface."""
 
-    def __init__(self, url: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, url: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
         """Takes where and how to ask; connects when it is used.
 
         Args:
           url: For example http://127.0.0.1:8501.
-          model_name: As the server knows it.
+          model_name: As the server knows it; only `model_names` does without.
           **options: See `Options`.
 
         Raises:
@@ -320,7 +336,7 @@ class RestClient(Client):
 class AsyncGrpcClient(AsyncClient):
     """`GrpcClient` for asyncio."""
 
-    def __init__(self, address: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, address: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
         """See `GrpcClient`."""
         from serving.transport_grpc import AsyncGrpcTransport
 
@@ -331,7 +347,7 @@ class AsyncGrpcClient(AsyncClient):
 class AsyncRestClient(AsyncClient):
     """`RestClient` for asyncio."""
 
-    def __init__(self, url: str, model_name: str, **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, url: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
         """See `RestClient`."""
         from serving.transport_rest import AsyncRestTransport
 

@@ -59,7 +59,7 @@ class Request(NamedTuple):
       only_output: Of `predict`: what the output is called if there is but one, since REST leaves that name out.
     """
 
-    kind: Literal["predict", "status", "metadata"]
+    kind: Literal["predict", "status", "metadata", "model_names"]
     signature: str = ""
     alias: str = ""
     values: Sequence[bytes] = ()
@@ -190,6 +190,11 @@ class Dialogue:
         found: answers.Metadata = yield from self._reply(Request("metadata"), self._deadline(timeout_s))
         return found
 
+    def model_names(self, timeout_s: float | None) -> Steps[list[str]]:
+        """See `client.Client.model_names`."""
+        names: list[str] = yield from self._reply(Request("model_names"), self._deadline(timeout_s))
+        return names
+
     def wait_until_ready(self, timeout_s: float) -> Steps[int | None]:
         """See `client.Client.wait_until_ready`."""
         deadline = _Deadline(timeout_s)
@@ -313,7 +318,12 @@ class _Batches:
                 yield from self.ask(batch, sure=True)
             return
         self._question_is_sound = True
-        read = self._question.read(reply.outputs, reply.version)
+        try:
+            read = self._question.read(reply.outputs, reply.version)
+        except ServerError:
+            raise
+        except Exception as error:  # the outputs come from outside: ragged rows, a column too short, text for a number
+            raise InternalError("INTERNAL", f"unexpected outputs: {error}") from error
         if len(read) != len(batch):
             raise InternalError("INTERNAL", f"{len(read)} answers to {len(batch)} pictures")
         for (index, _), answer in zip(batch, read, strict=True):

@@ -103,6 +103,11 @@ _OF_STATUS[413] = ("RESOURCE_EXHAUSTED", RequestTooLargeError)
 _TOO_LARGE = re.compile(r"(Received|Sent) message larger than max")
 
 
+def names_not_listed() -> UnimplementedError:
+    """Makes the exception for a server that does not list its models."""
+    return UnimplementedError("UNIMPLEMENTED", "this server does not list its models; specify the model name")
+
+
 def from_code(code: str, message: str) -> ServerError:
     """Makes the exception of a gRPC status."""
     kind = _CODES.get(code, (ServerError, 0))[0]

@@ -11,7 +11,15 @@ import grpc
 from serving import wire
 from serving.answers import Metadata, SignatureSpec, TensorSpec, VersionStatus
 from serving.dialogue import Reply, Request
-from serving.errors import InternalError, ServerError, from_code
+from serving.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServerError,
+    UnavailableError,
+    from_code,
+    names_not_listed,
+)
 from serving.options import Options, read_pem
 
 # Larger than any answer of ours; gRPC's own default of 4 MB is not: 32 heat maps of 224 x 224 floats take 6 MB.
@@ -19,6 +27,8 @@ MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Model names are trailing metadata; the default of 8 KB ends at some hundred names.
+    ("grpc.max_metadata_size", 1024 * 1024),
     # A name that stands for several servers (a headless Service of Kubernetes) is asked by turns; by default gRPC stays
     # with the first one for ever.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -31,6 +41,7 @@ _METHODS = {
     "predict": (wire.PREDICT_METHOD, wire.PredictResponse),
     "status": (wire.STATUS_METHOD, wire.GetModelStatusResponse),
     "metadata": (wire.METADATA_METHOD, wire.GetModelMetadataResponse),
+    "model_names": (wire.STATUS_METHOD, wire.GetModelStatusResponse),
 }
 
 
@@ -68,15 +79,45 @@ class _Form:
             wire.fill_string_tensor(tensor, request.values)
         elif request.kind == "status":
             message = wire.GetModelStatusRequest(model_spec=self._spec)
+        elif request.kind == "model_names":
+            message = wire.GetModelStatusRequest(model_spec=wire.ModelSpec())
         else:
             message = wire.GetModelMetadataRequest(model_spec=self._spec, metadata_field=["signature_def"])
         return message
 
     def read(self, request: Request, reply: Any) -> Any:
+        """Reads a response.
+
+        Raises:
+          InternalError: If it is not a model server's: no message of this type, an unknown dtype, a wrong shape.
+        """
         try:
             return _READERS[request.kind](reply)
-        except ValueError as error:  # a type that our signatures have not; shape and values that do not fit
-            raise InternalError("INTERNAL", str(error)) from None
+        except ServerError:
+            raise
+        except Exception as error:  # the bytes come from outside: readers raise what numpy and protobuf raise
+            raise InternalError("INTERNAL", f"unexpected response: {error}") from error
+
+    def read_error(self, request: Request, error: Exception) -> Any:
+        """Raises the error of a call; only the names of the models come with one.
+
+        Raises:
+          ServerError: Always, unless the error carries the names that were requested.
+        """
+        if not isinstance(error, grpc.RpcError):
+            # A closed channel or a wrong event loop: grpc has no common class for these.
+            raise UnavailableError("UNAVAILABLE", f"{self.address}: {str(error) or type(error).__name__}") from error
+        known = from_code(error.code().name, error.details() or "no message")
+        if request.kind != "model_names":
+            raise known from None
+        for key, value in error.trailing_metadata() or ():
+            if key == wire.MODEL_NAMES_KEY:
+                try:
+                    return wire.decode_model_names(value)
+                except ValueError as malformed:
+                    raise InternalError("INTERNAL", f"unexpected response: {malformed}") from None
+        # TF Serving: "Could not find any versions of model".
+        raise (names_not_listed() if isinstance(known, NotFoundError | InvalidArgumentError) else known) from None
 
 
 class GrpcTransport:
@@ -107,10 +148,11 @@ class GrpcTransport:
           ServerError: If there is none, or it is an error.
         """
         form = self._form
+        message, metadata = form.message(request), form.call_metadata()
         try:
-            reply = self._methods[request.kind](form.message(request), timeout=timeout_s, metadata=form.call_metadata())
-        except grpc.RpcError as error:
-            raise _error(error) from None
+            reply = self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
+        except Exception as error:
+            return form.read_error(request, error)
         return form.read(request, reply)
 
     def close(self) -> None:
@@ -130,14 +172,13 @@ class AsyncGrpcTransport:
     async def send(self, request: Request, timeout_s: float) -> Any:
         """See `GrpcTransport.send`."""
         form = self._form
-        if self._channel is None:
-            self._open()
+        message, metadata = form.message(request), form.call_metadata()
         try:
-            reply = await self._methods[request.kind](
-                form.message(request), timeout=timeout_s, metadata=form.call_metadata()
-            )
-        except grpc.RpcError as error:
-            raise _error(error) from None
+            if self._channel is None:
+                self._open()
+            reply = await self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
+        except Exception as error:
+            return form.read_error(request, error)
         return form.read(request, reply)
 
     async def close(self) -> None:
@@ -163,10 +204,6 @@ def _methods(channel: Any) -> dict[str, Any]:
         )
         for kind, (path, response) in _METHODS.items()
     }
-
-
-def _error(error: Any) -> ServerError:
-    return from_code(error.code().name, error.details() or "no message")
 
 
 def _credentials(options: Options) -> Any:
@@ -217,4 +254,13 @@ def _tensor_specs(entries: Sequence[Any]) -> dict[str, TensorSpec]:
     return specs
 
 
-_READERS = {"predict": _read_predict, "status": _read_status, "metadata": _read_metadata}
+def _read_model_names(reply: Any) -> list[str]:
+    raise names_not_listed()  # the names come with an error
+
+
+_READERS = {
+    "predict": _read_predict,
+    "status": _read_status,
+    "metadata": _read_metadata,
+    "model_names": _read_model_names,
+}

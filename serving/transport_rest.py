@@ -12,9 +12,17 @@ from urllib.parse import quote
 
 import httpx
 
+from serving import wire
 from serving.answers import Metadata, SignatureSpec, TensorSpec, VersionStatus
 from serving.dialogue import Reply, Request
-from serving.errors import DeadlineExceededError, InternalError, ServerError, UnavailableError, from_http
+from serving.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ServerError,
+    UnavailableError,
+    from_http,
+    names_not_listed,
+)
 from serving.options import Options, read_pem
 
 _SHOWN = 200
@@ -84,33 +92,47 @@ class _Form:
             headers["Content-Type"] = "application/json"
             url = f"{self._base}{self.version_path}:predict"
             return httpx.Request("POST", url, headers=headers, content=content.encode(), extensions=extensions)
-        if request.kind == "metadata":
+        if request.kind == "model_names":
+            path = "/v1/models"
+        elif request.kind == "metadata":
             path = f"{self.version_path}/metadata"
         else:
             # A status by label is none of TF Serving's paths; over gRPC it ignores the label.
             path = self.version_path if self._options.label is None else self.model_path
         return httpx.Request("GET", self._base + path, headers=headers, extensions=extensions)
 
-    def read(self, request: Request, status: int, content: bytes) -> Any:
+    def read(self, request: Request, status: int, headers: httpx.Headers, content: bytes) -> Any:
+        """Reads a response.
+
+        Raises:
+          ServerError: If it is an error, or not a model server's.
+        """
         body: Any
         try:
             # NaN and Infinity, which TF Serving writes as they are, are numbers to Python's parser.
             body = json.loads(content) if content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
-        if status != 200:
-            known = body.get("error") if isinstance(body, dict) else f"not a model server: {_shown(content)}"
-            raise from_http(status, str(known or "no message"))
         try:
+            if request.kind == "model_names" and wire.MODEL_NAMES_KEY in headers:
+                return wire.decode_model_names(headers[wire.MODEL_NAMES_KEY])
+            if request.kind == "model_names" and status in (200, 400):  # TF Serving: "Missing model name in request."
+                raise names_not_listed()
+            if status != 200:
+                known = body.get("error") if isinstance(body, dict) else f"not a model server: {_shown(content)}"
+                raise from_http(status, str(known or "no message"))
             if request.kind == "predict":
                 return Reply(_outputs(request, body["predictions"]), self._options.version)
             if request.kind == "status":
                 return [_version_status(entry) for entry in body["model_version_status"]]
             return _metadata(body)
-        except (KeyError, TypeError, ValueError):
+        except ServerError:
+            raise
+        except Exception:  # the body comes from outside: reading what is not as expected raises many classes
             raise InternalError("INTERNAL", f"not a model server: {_shown(content)}", status) from None
 
-    def error(self, error: httpx.HTTPError | httpx.InvalidURL, timeouts: _TimeLeft) -> ServerError:
+    def error(self, error: Exception) -> ServerError:
+        """Makes the exception for a request that has no response."""
         why = str(error) or type(error).__name__
         # Without a connection in time the server is not slow but out of reach.
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
@@ -143,8 +165,9 @@ class RestTransport:
           ServerError: If there is none, or it is an error.
         """
         form, timeouts = self._form, _TimeLeft(timeout_s)
+        http_request = form.http(request, timeouts)
         try:
-            reply = self._client.send(form.http(request, timeouts), stream=True)
+            reply = self._client.send(http_request, stream=True)
             try:
                 content = bytearray()
                 for part in reply.iter_bytes():
@@ -154,9 +177,9 @@ class RestTransport:
                         raise httpx.ReadTimeout("the answer was cut off")
             finally:
                 reply.close()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise form.error(error, timeouts) from None
-        return form.read(request, reply.status_code, bytes(content))
+        except Exception as error:  # see AsyncRestTransport.send
+            raise form.error(error) from error
+        return form.read(request, reply.status_code, reply.headers, bytes(content))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -173,15 +196,18 @@ class AsyncRestTransport:
 
     async def send(self, request: Request, timeout_s: float) -> Any:
         """See `RestTransport.send`."""
-        form, timeouts = self._form, _TimeLeft(timeout_s)
+        form = self._form
+        http_request = form.http(request, _TimeLeft(timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await self._client.send(form.http(request, timeouts))
+                reply = await self._client.send(http_request)
         except TimeoutError:
-            raise form.error(httpx.ReadTimeout("the answer was cut off"), timeouts) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise form.error(error, timeouts) from None
-        return form.read(request, reply.status_code, reply.content)
+            raise form.error(httpx.ReadTimeout("the answer was cut off")) from None
+        # Not only httpx.HTTPError: httpx translates what httpcore translates, and that lets some errors of the layers
+        # below through, for example the ssl.SSLError of a TLS 1.3 alert that arrives after the handshake.
+        except Exception as error:
+            raise form.error(error) from error
+        return form.read(request, reply.status_code, reply.headers, reply.content)
 
     async def close(self) -> None:
         """Closes the connections."""

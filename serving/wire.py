@@ -11,6 +11,7 @@ tensorflow/core/protobuf/meta_graph.proto.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_STRING, DT_INT64, DT_BOOL = 1, 2, 3,
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
+
+# TF Serving has no call that lists its models: without a name GetModelStatus and `GET /v1/models` are errors. The local
+# server adds this key to those errors (gRPC trailing metadata, HTTP header) and leaves their code and body unchanged.
+MODEL_NAMES_KEY = "model-names"
 
 # The states of tensorflow.serving.ModelVersionStatus.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
@@ -122,6 +127,23 @@ _NUMPY: dict[int, tuple[Any, str]] = {
     DT_INT64: (np.int64, "int64_val"),
     DT_BOOL: (np.bool_, "bool_val"),
 }
+
+
+def encode_model_names(names: Sequence[str]) -> str:
+    """Returns the value of `MODEL_NAMES_KEY`: a JSON array in ASCII."""
+    return json.dumps(names)
+
+
+def decode_model_names(value: str) -> list[str]:
+    """Reads the value of `MODEL_NAMES_KEY`.
+
+    Raises:
+      ValueError: If it is not a JSON array of strings.
+    """
+    names = json.loads(value)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{MODEL_NAMES_KEY} is not a JSON array of strings: {value[:200]!r}.")
+    return names
 
 
 def string_tensor(values: Sequence[bytes]) -> Any:

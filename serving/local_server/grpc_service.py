@@ -26,6 +26,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving import wire
 from serving.local_server import inference, messages, metadata, model_config, monitoring, tensors
 from serving.local_server.errors import RequestError
 from serving.local_server.models import ModelSource
@@ -180,6 +181,9 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
         def answer() -> get_model_status_pb2.GetModelStatusResponse:
             spec = _spec(request)
+            if not spec.name:  # an error, as TF Serving's, that lists the models
+                names = wire.encode_model_names(self._source.names())
+                context.set_trailing_metadata(((wire.MODEL_NAMES_KEY, names),))
             version = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
             response = get_model_status_pb2.GetModelStatusResponse()
             for entry in self._source.status(spec.name, version):

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
+from serving import wire
 from serving.local_server import inference, json_examples, json_tensor, json_text, metadata, monitoring
 from serving.local_server.errors import HTTP_STATUS, RequestError
 from serving.local_server.models import ModelSource
@@ -70,9 +71,11 @@ class RestApp:
         elif not path.lower().startswith("/v1/"):
             await _reply(send, 404, _NOT_FOUND, "text/html")
         else:
-            headers = dict(scope["headers"])
-            status, body = await self._answer(scope["method"], path, headers, receive)
-            await _reply(send, status, body, "application/json", _CORS if self._options.cors else [])
+            status, body = await self._answer(scope["method"], path, dict(scope["headers"]), receive)
+            headers = list(_CORS) if self._options.cors else []
+            if path.lower() == "/v1/models":  # an error, as TF Serving's, that lists the models
+                headers.append((wire.MODEL_NAMES_KEY.encode(), wire.encode_model_names(self._source.names()).encode()))
+            await _reply(send, status, body, "application/json", headers)
 
     def close(self) -> None:
         """Ends the threads."""

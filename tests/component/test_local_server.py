@@ -90,6 +90,10 @@ def test_status(client):
     assert client.status() == [(VERSION, "AVAILABLE")]
 
 
+def test_model_names(client):
+    assert client.model_names() == ["colours"]
+
+
 def test_a_bad_picture_is_the_clients_fault_and_harms_nobody(client, tiny_model):
     with pytest.raises(ServerError) as raised:
         client.predict([b"not a picture"]).or_raise()

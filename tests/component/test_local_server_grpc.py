@@ -438,6 +438,13 @@ def test_reload_errors_change_nothing(models, stub, text, code, message):
     assert stub.Predict(predict(X)).outputs["y"].float_val[0] == 3.5
 
 
+def test_the_status_without_a_name_is_an_error_that_lists_the_models(models):
+    with pytest.raises(grpc.RpcError) as raised:
+        models.GetModelStatus(spec(get_model_status_pb2.GetModelStatusRequest(), name=""))
+    assert (raised.value.code().name, raised.value.details()) == ("NOT_FOUND", "Could not find any versions of model ")
+    assert dict(raised.value.trailing_metadata())["model-names"] == '["toy"]'
+
+
 def test_health_is_known_by_its_short_names(channel):
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",

@@ -109,6 +109,12 @@ def test_what_is_not_there(http, method, path, status, error):
     assert (reply.status_code, reply.json()) == (status, {"error": error})
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/V1/Models"])
+def test_the_error_of_a_missing_model_name_lists_the_models_in_a_header(http, path):
+    assert http.get(path).headers["model-names"] == '["toy"]'
+    assert "model-names" not in http.get("/v1/models/m").headers
+
+
 @pytest.mark.parametrize("path", [f"{TOY}/versions/9223372036854775808", f"{TOY}/versions/{'9' * 3000}"])
 def test_a_version_beyond_int64_has_an_empty_answer(http, path):
     for reply in (http.get(path), http.get(f"{path}/metadata"), http.post(f"{path}:predict", content="{}")):

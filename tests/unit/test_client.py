@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import ssl
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+import h11
 import httpx
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
 from serving import client as clients
-from serving import dialogue, errors, pictures, wire
+from serving import dialogue, errors, pictures, transport_grpc, wire
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -48,6 +50,7 @@ class Script:
     states: list = field(default_factory=lambda: [(7, 30, "")])
     largest_batch: int = 1000
     unknown_label: bool = False
+    model_names: list | None = None  # None: as TF Serving, which does not list its models
     delay_s: float = 0.0
     batches: list = field(default_factory=list)
     calls: list = field(default_factory=list)
@@ -141,6 +144,9 @@ class GrpcFake(grpc.GenericRpcHandler):
             try:
                 kind = answer.__name__
                 self.script.begin(kind, headers.get("authorization"))
+                if kind == "status" and self.script.model_names is not None:
+                    names = wire.encode_model_names(self.script.model_names)
+                    context.set_trailing_metadata(((wire.MODEL_NAMES_KEY, names),))
                 return answer(request)
             except Refusal as refusal:
                 code, message = refusal.args
@@ -162,6 +168,10 @@ class GrpcFake(grpc.GenericRpcHandler):
 
     def status(self, content):
         """Answers ModelService.GetModelStatus."""
+        request = get_model_status_pb2.GetModelStatusRequest.FromString(content)
+        assert request.HasField("model_spec")
+        if not request.model_spec.name:
+            raise Refusal("NOT_FOUND", "Could not find any versions of model ")
         reply = get_model_status_pb2.GetModelStatusResponse()
         for version, state, error in self.script.states:
             entry = reply.model_version_status.add(version=version, state=state)
@@ -210,6 +220,8 @@ def http_handler(script):
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
+            if script.model_names is not None:
+                self.send_header(wire.MODEL_NAMES_KEY, wire.encode_model_names(script.model_names))
             self.end_headers()
             self.wfile.write(content)
 
@@ -232,6 +244,8 @@ def http_handler(script):
             }
 
         def status(self):
+            if self.path == "/v1/models":
+                raise Refusal("INVALID_ARGUMENT", "Missing model name in request.")
             entries = [
                 {"version": str(version), "state": wire.STATES[state], "status": {"error_message": error}}
                 for version, state, error in script.states
@@ -402,6 +416,47 @@ def test_status_and_metadata(client, script):
             )
         },
     )
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["digits"], ["a,b", "größe\n"], [f"model-{number}" for number in range(2000)]], ids=len
+)
+def test_model_names(client, script, names):
+    script.model_names = names
+    assert client.model_names() == names
+
+
+def test_a_server_that_does_not_list_its_models(client, script):
+    """TF Serving itself."""
+    with pytest.raises(clients.UnimplementedError, match="does not list its models; specify the model name"):
+        client.model_names()
+    assert len(script.calls) == 1
+
+
+def test_other_errors_of_listing_models_stay_what_they_are(client, script):
+    script.refusals = [("UNAVAILABLE", "busy"), ("UNAUTHENTICATED", "no")]
+    with pytest.raises(clients.UnauthenticatedError):
+        client.model_names()
+    assert len(script.calls) == 2
+
+
+def test_model_names_that_are_not_a_list_of_names(client, script):
+    script.model_names = {"a": 1}
+    with pytest.raises(clients.InternalError):
+        client.model_names()
+
+
+def test_a_server_that_reports_a_status_without_a_name_does_not_list_its_models(monkeypatch, script):
+    response = httpx.MockTransport(lambda request: httpx.Response(200, json=STATUS))
+    with clients.RestClient("http://127.0.0.1:1") as client:
+        client._transport._client = httpx.Client(transport=response)
+        with pytest.raises(clients.UnimplementedError):
+            client.model_names()
+    status = get_model_status_pb2.GetModelStatusResponse().SerializeToString()
+    monkeypatch.setattr(GrpcFake, "status", lambda self, content: status)
+    with grpc_server(script) as address, clients.GrpcClient(address) as client:
+        with pytest.raises(clients.UnimplementedError):
+            client.model_names()
 
 
 def test_an_empty_list_asks_nothing(client, script):
@@ -814,6 +869,112 @@ def test_tls_with_a_certificate_on_both_sides(connect, protocol, script, authori
         with pytest.raises(clients.UnavailableError):
             stranger.predict([b"1"])
     assert len(script.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # Whether the alert arrives while the request is sent or while the response is read is a matter of timing.
+        ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        OSError(5, "Input/output error"),
+        EOFError(),
+        h11.RemoteProtocolError("illegal chunk header"),
+        h11.LocalProtocolError("Too little data for declared Content-Length"),
+        httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
+        httpx.WriteError("broken pipe"),
+        httpx.DecodingError("incorrect header check"),
+        httpx.StreamClosed(),
+        httpx.InvalidURL("Invalid redirect"),
+        RuntimeError("the channel is closed"),
+        ValueError("Cannot invoke RPC on closed channel!"),
+    ],
+    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
+)
+def test_only_server_errors_leave_a_transport(connect, protocol, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(transport_grpc, "_methods", lambda channel: {"predict": fail})
+    for kind in (httpx.Client, httpx.AsyncClient):
+        monkeypatch.setattr(kind, "send", fail)
+    client = connect("h:1" if protocol == "grpc" else "https://h:1", retries=0)
+    with pytest.raises(clients.UnavailableError, match=re.escape(str(error)) or type(error).__name__):
+        client.predict([b"1"])
+
+
+@pytest.mark.parametrize("protocol", ["rest"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"\x15\x03\x01\x00\x02\x02\x16",
+    ],
+    ids=["nothing", "truncated", "chunks", "gzip", "TLS"],
+)
+def test_a_response_that_is_not_http_or_not_whole(connect, response):
+    def respond(connection):
+        connection.recv(65536)
+        connection.sendall(response)
+
+    with one_connection(respond) as url, pytest.raises(clients.UnavailableError):
+        connect(url, retries=0).status()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[",
+        "[" * 100_000,
+        "\xff",
+        "null",
+        "7",
+        '{"predictions": 7}',
+        '{"predictions": {"a": 1}}',
+        '{"predictions": [1, 2]}',
+        '{"predictions": [{"label": "a", "score": 0.5}, 7]}',
+        '{"predictions": [{"label": "a", "score": "high"}]}',
+        '{"predictions": [{"label": "a", "score": null}]}',
+        '{"predictions": [{"label": "a", "score": {"b64": "?"}}]}',
+        '{"predictions": [{"label": {"b64": 7}, "score": 0.5}]}',
+    ],
+    ids=lambda body: body[:50],
+)
+def test_a_body_that_is_not_a_model_servers(body):
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body.encode("latin-1")))
+    with clients.RestClient("http://127.0.0.1:1", "m") as client:
+        client._transport._client = httpx.Client(transport=transport)
+        with pytest.raises(clients.ServerError):
+            client.predict([b"1"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model_version_status": [{"version": Infinity, "state": "AVAILABLE"}]}',
+        '{"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": []}]}',
+        '{"model_version_status": [7]}',
+    ],
+)
+def test_a_status_that_is_not_a_model_servers(body):
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
+    with clients.RestClient("http://127.0.0.1:1", "m") as client:
+        client._transport._client = httpx.Client(transport=transport)
+        with pytest.raises(clients.InternalError, match="not a model server"):
+            client.status()
+
+
+@pytest.mark.parametrize("protocol", ["grpc"])
+def test_messages_that_are_not_a_model_servers(client, monkeypatch):
+    for name in ("predict", "status", "metadata"):
+        monkeypatch.setattr(GrpcFake, name, lambda self, content: b"\xff\xff")
+    for call in (lambda: client.predict([b"1"]), client.status, client.metadata):
+        with pytest.raises(clients.InternalError):
+            call()
 
 
 @pytest.mark.parametrize(
