@@ -1,10 +1,10 @@
-"""Asks a model server about pictures: over gRPC or REST, with or without asyncio. Imports no TensorFlow.
+"""Clients of a model server, over gRPC or REST, with or without asyncio. Imports no TensorFlow.
 
     with GrpcClient("127.0.0.1:8500", "digits") as client:
         for prediction in client.predict(["three.png", "four.png"], top_k=3).or_raise():
             print(prediction.label, prediction.score, prediction.version)
 
-What is asked, and when again, is in `dialogue`; here it is run.
+`request_flow` defines the requests and retries; the clients here run them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
-from serving.answers import (
-    Answers,
-    Embedding,
-    Explanation,
-    Label,
-    Mask,
-    Metadata,
-    Prediction,
-    SignatureSpec,
-    TensorSpec,
-    VersionStatus,
-)
-from serving.dialogue import Dialogue, Pause, Request, Steps
+from serving.client_options import ClientOptionKeys, ClientOptions
 from serving.errors import (
     DeadlineExceededError,
     InternalError,
@@ -40,42 +28,54 @@ from serving.errors import (
     UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
-    UnreadablePictureError,
+    UnreadableImageError,
 )
-from serving.options import OptionKeys, Options
-from serving.pictures import Picture
+from serving.image_encoding import ImageInput
+from serving.request_flow import Flow, Pause, Request, RequestFlows
+from serving.responses import (
+    Embedding,
+    Explanation,
+    Mask,
+    ModelMetadata,
+    Prediction,
+    Responses,
+    ScoredLabel,
+    SignatureSpec,
+    TensorSpec,
+    VersionStatus,
+)
 
 __all__ = [
-    "Answers",
     "AsyncClient",
     "AsyncGrpcClient",
     "AsyncRestClient",
     "Client",
+    "ClientOptionKeys",
+    "ClientOptions",
     "DeadlineExceededError",
     "Embedding",
     "Explanation",
     "GrpcClient",
+    "ImageInput",
     "InternalError",
     "InvalidArgumentError",
-    "Label",
     "Mask",
-    "Metadata",
+    "ModelMetadata",
     "NotFoundError",
-    "OptionKeys",
-    "Options",
     "PermissionDeniedError",
-    "Picture",
     "Prediction",
     "RequestTooLargeError",
     "ResourceExhaustedError",
+    "Responses",
     "RestClient",
+    "ScoredLabel",
     "ServerError",
     "SignatureSpec",
     "TensorSpec",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
-    "UnreadablePictureError",
+    "UnreadableImageError",
     "VersionStatus",
 ]
 
@@ -83,17 +83,17 @@ Result = TypeVar("Result")
 
 
 class Transport(Protocol):
-    """Sends requests one by one; threads may share it."""
+    """Sends single requests; threads may share it."""
 
     def send(self, request: Request, timeout_s: float) -> Any:
-        """Gives what the request's kind is answered with, or raises ServerError."""
+        """Returns the response, whose type depends on the request's kind, or raises ServerError."""
 
     def close(self) -> None:
         """Closes the connections."""
 
 
 class AsyncTransport(Protocol):
-    """The same for one event loop."""
+    """`Transport` for one event loop."""
 
     async def send(self, request: Request, timeout_s: float) -> Any:
         """See `Transport.send`."""
@@ -103,63 +103,63 @@ class AsyncTransport(Protocol):
 
 
 class Client:
-    """Asks one model. Threads may share a client, and should: it keeps its connections.
+    """A client of one model. Threads can share a client, and should: it reuses its connections.
 
-    Make a `GrpcClient` or a `RestClient`. A method with `timeout_s` takes the client's own when it is not given.
+    Create a `GrpcClient` or a `RestClient`. `timeout_s` of a method defaults to the client's own.
     """
 
-    def __init__(self, transport: Transport, options: Options) -> None:
-        """Takes what sends the requests, and how to ask."""
+    def __init__(self, transport: Transport, options: ClientOptions) -> None:
+        """Takes the transport and the options."""
         self._transport = transport
-        self._dialogue = Dialogue(options)
+        self._flows = RequestFlows(options)
 
     def predict(
-        self, images: Iterable[Picture], top_k: int = 1, *, timeout_s: float | None = None
-    ) -> Answers[Prediction]:
-        """Classifies pictures.
+        self, images: Iterable[ImageInput], top_k: int = 1, *, timeout_s: float | None = None
+    ) -> Responses[Prediction]:
+        """Classifies images.
 
-        A list longer than the batch size is sent in batches. Neither a picture that the model refuses nor one that
-        cannot be read spoils the others: its error stands in its place. An error that is no picture's fault is raised,
-        unless pictures were answered before it came; then it stands in the places of the rest.
+        A list longer than the batch size is sent in batches. An image that cannot be read, or that the model refuses,
+        does not affect the others: its entry is its error. An error that is not of a single image is raised, unless
+        there are results already; then it is the entry of every remaining image.
 
         Args:
           images: Paths, bytes of JPEG or PNG files, PIL images, or arrays uint8 [h, w, 3]; nothing is resized here.
-          top_k: How many classes to return for each.
-          timeout_s: The longest that the call may take.
+          top_k: How many classes to return per image.
+          timeout_s: Deadline of the call.
 
         Raises:
-          ServerError: If the server refuses, fails, or does not answer in time.
-          TypeError: If it is not a list of pictures.
+          ServerError: If the server refuses, fails, or does not respond in time.
+          TypeError: If it is not a list of images.
         """
-        return self._run(self._dialogue.predict(images, top_k, timeout_s))
+        return self._run(self._flows.predict(images, top_k, timeout_s))
 
-    def segment(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Mask]:
-        """Finds the class of every pixel; arguments and errors as those of `predict`."""
-        return self._run(self._dialogue.segment(images, timeout_s))
+    def segment(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Mask]:
+        """Predicts the class of every pixel; arguments and errors as for `predict`."""
+        return self._run(self._flows.segment(images, timeout_s))
 
-    def explain(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Explanation]:
-        """Classifies pictures and shows where the model looked; arguments and errors as those of `predict`."""
-        return self._run(self._dialogue.explain(images, timeout_s))
+    def explain(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Explanation]:
+        """Classifies images and explains the predictions (Grad-CAM); arguments and errors as for `predict`."""
+        return self._run(self._flows.explain(images, timeout_s))
 
-    def embed(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Embedding]:
-        """Gives the vectors that the model makes of pictures; arguments and errors as those of `predict`."""
-        return self._run(self._dialogue.embed(images, timeout_s))
+    def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
+        """Computes the embeddings of images; arguments and errors as for `predict`."""
+        return self._run(self._flows.embed(images, timeout_s))
 
     def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
-        """The versions that the server knows, newest first; of a client with a `version` that one.
+        """Returns the status of all versions, newest first; only of the client's `version` if it has one.
 
         Raises:
           ServerError: If the server does not know the model, or cannot be reached.
         """
-        return self._run(self._dialogue.status(timeout_s))
+        return self._run(self._flows.status(timeout_s))
 
-    def metadata(self, *, timeout_s: float | None = None) -> Metadata:
-        """What can be asked of the model: its signatures, and the version that they are of.
+    def metadata(self, *, timeout_s: float | None = None) -> ModelMetadata:
+        """Returns the model's signatures and their version.
 
         Raises:
           ServerError: If the server has not loaded the model, or cannot be reached.
         """
-        return self._run(self._dialogue.metadata(timeout_s))
+        return self._run(self._flows.metadata(timeout_s))
 
     def model_names(self, *, timeout_s: float | None = None) -> list[str]:
         """Lists the models that the server is configured to serve.
@@ -171,20 +171,20 @@ class Client:
           UnimplementedError: If the server does not list its models.
           ServerError: If the server cannot be reached, or another error occurs.
         """
-        return self._run(self._dialogue.model_names(timeout_s))
+        return self._run(self._flows.model_names(timeout_s))
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
-        """Waits until the model answers: a version is AVAILABLE, and a small grey picture gets a reply.
+        """Waits until a version is AVAILABLE and responds to a small grey image.
 
-        The status alone is not enough: a server behind a proxy, or one that warms up, has it before it answers.
+        The status alone is not enough: a server that warms up, or is behind a proxy, reports it before it responds.
 
         Returns:
-          The version that answered; None where the server does not tell.
+          The version that responded; None if the server does not report it.
 
         Raises:
-          ServerError: If waiting is no use (wrong token, no version can be loaded, ...), or was not long enough.
+          ServerError: If waiting is pointless (wrong token, no version can be loaded, ...), or the time is over.
         """
-        return self._run(self._dialogue.wait_until_ready(timeout_s))
+        return self._run(self._flows.wait_until_ready(timeout_s))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -198,69 +198,69 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, steps: Steps[Result]) -> Result:
+    def _run(self, flow: Flow[Result]) -> Result:
         try:
-            step = next(steps)
+            step = next(flow)
             while True:
                 if isinstance(step, Pause):
                     time.sleep(step.seconds)
-                    step = next(steps)
+                    step = next(flow)
                     continue
                 try:
-                    reply = self._transport.send(step.request, step.timeout_s)
+                    response = self._transport.send(step.request, step.timeout_s)
                 except ServerError as error:
-                    step = steps.throw(error)
+                    step = flow.throw(error)
                 else:
-                    step = steps.send(reply)
+                    step = flow.send(response)
         except StopIteration as stop:
             result: Result = stop.value
             return result
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited. One event loop uses it, any number of tasks at once.
+    """`Client` for asyncio: the same methods, awaited. For one event loop and any number of tasks.
 
-    Make an `AsyncGrpcClient` or an `AsyncRestClient`.
+    Create an `AsyncGrpcClient` or an `AsyncRestClient`.
     """
 
-    def __init__(self, transport: AsyncTransport, options: Options) -> None:
-        """Takes what sends the requests, and how to ask."""
+    def __init__(self, transport: AsyncTransport, options: ClientOptions) -> None:
+        """Takes the transport and the options."""
         self._transport = transport
-        self._dialogue = Dialogue(options)
+        self._flows = RequestFlows(options)
 
     async def predict(
-        self, images: Iterable[Picture], top_k: int = 1, *, timeout_s: float | None = None
-    ) -> Answers[Prediction]:
+        self, images: Iterable[ImageInput], top_k: int = 1, *, timeout_s: float | None = None
+    ) -> Responses[Prediction]:
         """See `Client.predict`."""
-        return await self._run(self._dialogue.predict(images, top_k, timeout_s))
+        return await self._run(self._flows.predict(images, top_k, timeout_s))
 
-    async def segment(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Mask]:
+    async def segment(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Mask]:
         """See `Client.segment`."""
-        return await self._run(self._dialogue.segment(images, timeout_s))
+        return await self._run(self._flows.segment(images, timeout_s))
 
-    async def explain(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Explanation]:
+    async def explain(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Explanation]:
         """See `Client.explain`."""
-        return await self._run(self._dialogue.explain(images, timeout_s))
+        return await self._run(self._flows.explain(images, timeout_s))
 
-    async def embed(self, images: Iterable[Picture], *, timeout_s: float | None = None) -> Answers[Embedding]:
+    async def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """See `Client.embed`."""
-        return await self._run(self._dialogue.embed(images, timeout_s))
+        return await self._run(self._flows.embed(images, timeout_s))
 
     async def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
         """See `Client.status`."""
-        return await self._run(self._dialogue.status(timeout_s))
+        return await self._run(self._flows.status(timeout_s))
 
-    async def metadata(self, *, timeout_s: float | None = None) -> Metadata:
+    async def metadata(self, *, timeout_s: float | None = None) -> ModelMetadata:
         """See `Client.metadata`."""
-        return await self._run(self._dialogue.metadata(timeout_s))
+        return await self._run(self._flows.metadata(timeout_s))
 
     async def model_names(self, *, timeout_s: float | None = None) -> list[str]:
         """See `Client.model_names`."""
-        return await self._run(self._dialogue.model_names(timeout_s))
+        return await self._run(self._flows.model_names(timeout_s))
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
         """See `Client.wait_until_ready`."""
-        return await self._run(self._dialogue.wait_until_ready(timeout_s))
+        return await self._run(self._flows.wait_until_ready(timeout_s))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -274,82 +274,82 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, steps: Steps[Result]) -> Result:
+    async def _run(self, flow: Flow[Result]) -> Result:
         try:
-            step = next(steps)
+            step = next(flow)
             while True:
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
-                    step = next(steps)
+                    step = next(flow)
                     continue
                 try:
-                    reply = await self._transport.send(step.request, step.timeout_s)
+                    response = await self._transport.send(step.request, step.timeout_s)
                 except ServerError as error:
-                    step = steps.throw(error)
+                    step = flow.throw(error)
                 else:
-                    step = steps.send(reply)
+                    step = flow.send(response)
         except StopIteration as stop:
             result: Result = stop.value
             return result
 
 
 class GrpcClient(Client):
-    """Speaks to TF Serving's PredictionService and ModelService."""
+    """A client of TF Serving's PredictionService and ModelService."""
 
-    def __init__(self, address: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
-        """Opens a channel; it connects when it is used.
+    def __init__(self, address: str, model_name: str = "", **options: Unpack[ClientOptionKeys]) -> None:
+        """Opens a channel; it connects at the first call.
 
         Args:
           address: HOST:PORT.
-          model_name: As the server knows it; only `model_names` does without.
-          **options: See `Options`.
+          model_name: Name on the server; only `model_names` works without.
+          **options: See `ClientOptions`.
 
         Raises:
-          ValueError: If address or options cannot be used.
+          ValueError: If the address or an option is invalid.
         """
         from serving.transport_grpc import GrpcTransport
 
-        checked = Options(**options)
+        checked = ClientOptions(**options)
         super().__init__(GrpcTransport(address, model_name, checked), checked)
 
 
 class RestClient(Client):
-    """Speaks to TF Serving's REST interface."""
+    """A client of TF Serving's REST API."""
 
-    def __init__(self, url: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
-        """Takes where and how to ask; connects when it is used.
+    def __init__(self, url: str, model_name: str = "", **options: Unpack[ClientOptionKeys]) -> None:
+        """Checks the options; connects at the first call.
 
         Args:
           url: For example http://127.0.0.1:8501.
-          model_name: As the server knows it; only `model_names` does without.
-          **options: See `Options`.
+          model_name: Name on the server; only `model_names` works without.
+          **options: See `ClientOptions`.
 
         Raises:
-          ValueError: If URL or options cannot be used.
+          ValueError: If the URL or an option is invalid.
         """
         from serving.transport_rest import RestTransport
 
-        checked = Options(**options)
+        checked = ClientOptions(**options)
         super().__init__(RestTransport(url, model_name, checked), checked)
 
 
 class AsyncGrpcClient(AsyncClient):
     """`GrpcClient` for asyncio."""
 
-    def __init__(self, address: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, address: str, model_name: str = "", **options: Unpack[ClientOptionKeys]) -> None:
         """See `GrpcClient`."""
         from serving.transport_grpc import AsyncGrpcTransport
 
-        checked = Options(**options)
+        checked = ClientOptions(**options)
         super().__init__(AsyncGrpcTransport(address, model_name, checked), checked)
 
 
 class AsyncRestClient(AsyncClient):
     """`RestClient` for asyncio."""
 
-    def __init__(self, url: str, model_name: str = "", **options: Unpack[OptionKeys]) -> None:
+    def __init__(self, url: str, model_name: str = "", **options: Unpack[ClientOptionKeys]) -> None:
         """See `RestClient`."""
         from serving.transport_rest import AsyncRestTransport
 
-        checked = Options(**options)
+        checked = ClientOptions(**options)
         super().__init__(AsyncRestTransport(url, model_name, checked), checked)

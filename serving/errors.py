@@ -1,9 +1,9 @@
-"""What can go wrong between a client and a model server: one family of exceptions for gRPC and REST.
+"""Errors between a client and a model server: one family of exceptions for gRPC and REST.
 
-REST has one number where gRPC has several codes (400 is INVALID_ARGUMENT, FAILED_PRECONDITION and OUT_OF_RANGE), so a
-class stands for a number, and whoever catches one need not know which protocol was spoken. The exact code is in `code`.
+REST has one HTTP status for several gRPC codes (400: INVALID_ARGUMENT, FAILED_PRECONDITION and OUT_OF_RANGE), so there
+is one class per HTTP status, and code that catches one does not depend on the protocol. `code` is the exact code.
 
-Source of codes and numbers: TF Serving's model_servers/http_server.cc.
+Source of codes and HTTP statuses: TF Serving's model_servers/http_server.cc.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ import re
 
 
 class ServerError(Exception):
-    """The server refused, failed, or could not be reached.
+    """The server refused a request, failed, or could not be reached.
 
     Attributes:
-      code: The gRPC status name, for example "NOT_FOUND". Of an answer over REST it is the likeliest of its number.
-      message: What the server said.
-      http_status: The number of an answer over REST; None otherwise.
+      code: The gRPC status name, for example "NOT_FOUND". For REST it is the most likely one of the HTTP status.
+      message: The server's message.
+      http_status: The HTTP status of a REST response; None otherwise.
     """
 
     def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
-        """Takes the status name, what the server said, and the number if there is one."""
+        """Takes the status name, the message, and the HTTP status if there is one."""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.http_status = http_status
 
     def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, int | None]]:
-        """Lets a pool of processes hand an error on, which Exception alone could not build again."""
+        """Makes the error picklable, for example in a process pool."""
         return type(self), (self.code, self.message, self.http_status)
 
 
 class InvalidArgumentError(ServerError):
-    """The request is at fault: INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE; HTTP 400."""
+    """The request is invalid: INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE; HTTP 400."""
 
 
-class UnreadablePictureError(InvalidArgumentError):
-    """A picture that was never sent: the file cannot be read, or the array is no picture."""
+class UnreadableImageError(InvalidArgumentError):
+    """An image that was not sent: the file cannot be read, or the array is not an image."""
 
 
 class UnauthenticatedError(ServerError):
@@ -53,30 +53,30 @@ class NotFoundError(ServerError):
 
 
 class ResourceExhaustedError(ServerError):
-    """The server has more to do than it can: RESOURCE_EXHAUSTED; HTTP 429."""
+    """The server is overloaded: RESOURCE_EXHAUSTED; HTTP 429."""
 
 
 class RequestTooLargeError(ServerError):
-    """A message is beyond a limit of the server or the client: RESOURCE_EXHAUSTED; HTTP 413."""
+    """A message exceeds a limit of the server or the client: RESOURCE_EXHAUSTED; HTTP 413."""
 
 
 class InternalError(ServerError):
-    """INTERNAL, UNKNOWN, DATA_LOSS; HTTP 500; or an answer that is none of a model server's."""
+    """INTERNAL, UNKNOWN, DATA_LOSS; HTTP 500; or the response is not from a model server."""
 
 
 class UnimplementedError(ServerError):
-    """The server does not know this call: UNIMPLEMENTED; HTTP 501."""
+    """The server does not implement this call: UNIMPLEMENTED; HTTP 501."""
 
 
 class UnavailableError(ServerError):
-    """The server cannot be reached, or takes no more requests just now: UNAVAILABLE; HTTP 502 and 503."""
+    """The server cannot be reached, or accepts no requests at the moment: UNAVAILABLE; HTTP 502 and 503."""
 
 
 class DeadlineExceededError(ServerError):
-    """No answer in time: DEADLINE_EXCEEDED; HTTP 504."""
+    """No response before the deadline: DEADLINE_EXCEEDED; HTTP 504."""
 
 
-# Code → class and HTTP number. Of the codes that share a number the first one is what the number alone is taken for.
+# Code → class and HTTP status. A status that several codes share is read as the first of them.
 _CODES: dict[str, tuple[type[ServerError], int]] = {
     "INVALID_ARGUMENT": (InvalidArgumentError, 400),
     "FAILED_PRECONDITION": (InvalidArgumentError, 400),
@@ -95,11 +95,11 @@ _CODES: dict[str, tuple[type[ServerError], int]] = {
     "UNAVAILABLE": (UnavailableError, 503),
     "DEADLINE_EXCEEDED": (DeadlineExceededError, 504),
 }
-_OF_STATUS = {status: (code, kind) for code, (kind, status) in reversed(_CODES.items())}
-# A proxy whose server has just gone; gRPC, too, counts it as UNAVAILABLE (grpc/doc/http-grpc-status-mapping.md).
-_OF_STATUS[502] = ("UNAVAILABLE", UnavailableError)
-_OF_STATUS[413] = ("RESOURCE_EXHAUSTED", RequestTooLargeError)
-# gRPC's core says this, at either end, of a message above `grpc.max_{receive,send}_message_length`.
+_BY_STATUS = {status: (code, kind) for code, (kind, status) in reversed(_CODES.items())}
+# A proxy whose server has just stopped; gRPC maps it to UNAVAILABLE too (grpc/doc/http-grpc-status-mapping.md).
+_BY_STATUS[502] = ("UNAVAILABLE", UnavailableError)
+_BY_STATUS[413] = ("RESOURCE_EXHAUSTED", RequestTooLargeError)
+# The message of gRPC's core, at either end, for a message above `grpc.max_{receive,send}_message_length`.
 _TOO_LARGE = re.compile(r"(Received|Sent) message larger than max")
 
 
@@ -118,5 +118,5 @@ def from_code(code: str, message: str) -> ServerError:
 
 def from_http(status: int, message: str) -> ServerError:
     """Makes the exception of an HTTP status other than 200."""
-    code, kind = _OF_STATUS.get(status, ("UNKNOWN", InternalError if status >= 500 else ServerError))
+    code, kind = _BY_STATUS.get(status, ("UNKNOWN", InternalError if status >= 500 else ServerError))
     return kind(code, message, status)

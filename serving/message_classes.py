@@ -1,4 +1,4 @@
-"""Protocol buffer messages without generated modules: their fields are declared in a table."""
+"""Protocol buffer message classes from a table of fields, without generated modules."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
-# Message → field → (number, type). A leading * says repeated. A type that is a string names a message: one of the same
-# table, or with a leading dot any other, by its full name.
+# Message → field → (number, type). A leading * marks a repeated field. A string is the name of a message type: of the
+# same table, or with a leading dot the full name of any other.
 Messages = Mapping[str, Mapping[str, tuple[int, int | str]]]
 
 
 def build(package: str, messages: Messages, dependencies: Iterable[Any] = ()) -> dict[str, Any]:
-    """Makes a class for every message, in a descriptor pool of their own.
+    """Builds a class for every message, in a separate descriptor pool.
 
     Args:
-      package: The protocol buffer package that they belong to.
-      messages: What they consist of.
-      dependencies: Descriptors of the files that declare the other messages.
+      package: Protocol buffer package of the messages.
+      messages: Their fields.
+      dependencies: Descriptors of the files that declare other messages.
     """
     pool = descriptor_pool.DescriptorPool()
     file = descriptor_pb2.FileDescriptorProto(

@@ -1,4 +1,4 @@
-"""The REST side of a client: `:predict` in row format, status, and metadata."""
+"""The REST transport of a client: `:predict` in row format, status, and metadata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from serving import wire
-from serving.answers import Metadata, SignatureSpec, TensorSpec, VersionStatus
-from serving.dialogue import Reply, Request
+from serving.client_options import ClientOptions, read_pem
 from serving.errors import (
     DeadlineExceededError,
     InternalError,
@@ -23,15 +22,16 @@ from serving.errors import (
     from_http,
     names_not_listed,
 )
-from serving.options import Options, read_pem
+from serving.request_flow import PredictResponse, Request
+from serving.responses import ModelMetadata, SignatureSpec, TensorSpec, VersionStatus
 
-_SHOWN = 200
+_SHOWN_BYTES = 200
 
 
-class _TimeLeft(dict[str, float]):
-    """The timeouts of connecting, writing and reading: each the time that is left when it begins.
+class _RemainingTime(dict[str, float]):
+    """The timeouts of connecting, writing and reading: the time that remains when each begins.
 
-    Plain numbers would give every phase the whole time again.
+    Plain numbers would give the whole timeout to every phase.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -39,50 +39,50 @@ class _TimeLeft(dict[str, float]):
         self._end = time.monotonic() + timeout_s
 
     def get(self, key: str, default: Any = None) -> float:
-        """What is left, seconds, above 0: httpcore takes 0 for "at once"."""
+        """Returns the remaining time, seconds, above 0: httpcore reads 0 as "do not wait"."""
         return max(self._end - time.monotonic(), 0.001)
 
-    def over(self) -> bool:
-        """Whether nothing is left."""
+    def is_over(self) -> bool:
+        """Whether no time remains."""
         return time.monotonic() > self._end
 
 
-class _Form:
-    """What both clients share: the requests as HTTP, and the answers read."""
+class _RestCodec:
+    """Shared by both transports: encodes requests, reads responses and errors."""
 
-    def __init__(self, url: str, model_name: str, options: Options) -> None:
+    def __init__(self, url: str, model_name: str, options: ClientOptions) -> None:
         """Checks URL and options.
 
         Raises:
-          ValueError: If they cannot be used, or do not go together.
+          ValueError: If one is invalid, or they contradict each other.
         """
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise ValueError(f"{url}: {error}.") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ValueError(f"{url} is no URL such as http://127.0.0.1:8501, which REST takes.")
+            raise ValueError(f"{url} is not a URL; REST requires one, for example http://127.0.0.1:8501.")
         encrypted = parsed.scheme == "https"
         if options.wants_tls and not encrypted:
-            raise ValueError(f"{url} is not encrypted, so tls, ca_file and cert_file have no use: write https://.")
+            raise ValueError(f"{url} does not use TLS, but tls, ca_file or cert_file is set. Use https://.")
         options.check_token_is_safe(parsed.host, encrypted=encrypted)
         self._options = options
         self._base = url.rstrip("/")
-        self.model_path = f"/v1/models/{quote(model_name, safe='')}"
-        self.version_path = self.model_path
+        self._model_path = f"/v1/models/{quote(model_name, safe='')}"
+        self._version_path = self._model_path
         if options.version is not None:
-            self.version_path += f"/versions/{options.version}"
+            self._version_path += f"/versions/{options.version}"
         elif options.label is not None:
-            self.version_path += f"/labels/{quote(options.label, safe='')}"
+            self._version_path += f"/labels/{quote(options.label, safe='')}"
         self.client_arguments: dict[str, Any] = {
-            # Neither proxies nor passwords out of the environment: what a client asks is what its caller wrote.
+            # No proxies or passwords from the environment: only the caller's arguments count.
             "trust_env": False,
             "verify": _tls(options) if encrypted else True,
-            # Idle connections are kept for as many threads or tasks as may ask at once.
+            # Keeps idle connections for as many threads or tasks as may send requests at once.
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
         }
 
-    def http(self, request: Request, timeouts: _TimeLeft) -> httpx.Request:
+    def http(self, request: Request, timeouts: _RemainingTime) -> httpx.Request:
         authorization = self._options.authorization()
         headers = {} if authorization is None else {"Authorization": authorization}
         extensions = {"timeout": timeouts}
@@ -90,96 +90,98 @@ class _Form:
             rows = ",".join(f'{{"b64":"{base64.b64encode(value).decode("ascii")}"}}' for value in request.values)
             content = f'{{"signature_name":{json.dumps(request.signature)},"instances":[{rows}]}}'
             headers["Content-Type"] = "application/json"
-            url = f"{self._base}{self.version_path}:predict"
+            url = f"{self._base}{self._version_path}:predict"
             return httpx.Request("POST", url, headers=headers, content=content.encode(), extensions=extensions)
         if request.kind == "model_names":
             path = "/v1/models"
         elif request.kind == "metadata":
-            path = f"{self.version_path}/metadata"
+            path = f"{self._version_path}/metadata"
         else:
-            # A status by label is none of TF Serving's paths; over gRPC it ignores the label.
-            path = self.version_path if self._options.label is None else self.model_path
+            # TF Serving has no path for the status of a label; over gRPC it ignores the label.
+            path = self._version_path if self._options.label is None else self._model_path
         return httpx.Request("GET", self._base + path, headers=headers, extensions=extensions)
 
-    def read(self, request: Request, status: int, headers: httpx.Headers, content: bytes) -> Any:
+    def read(self, request: Request, response: httpx.Response, content: bytes) -> Any:
         """Reads a response.
 
         Raises:
-          ServerError: If it is an error, or not a model server's.
+          ServerError: If it is an error, or not from a model server.
         """
         body: Any
         try:
-            # NaN and Infinity, which TF Serving writes as they are, are numbers to Python's parser.
+            # TF Serving writes NaN and Infinity as such, and Python's parser reads them as numbers.
             body = json.loads(content) if content else {}
         except (ValueError, RecursionError):
             body = None
+        status = response.status_code
         try:
-            if request.kind == "model_names" and wire.MODEL_NAMES_KEY in headers:
-                return wire.decode_model_names(headers[wire.MODEL_NAMES_KEY])
-            if request.kind == "model_names" and status in (200, 400):  # TF Serving: "Missing model name in request."
-                raise names_not_listed()
+            if request.kind == "model_names":
+                if wire.MODEL_NAMES_KEY in response.headers:
+                    return wire.decode_model_names(response.headers[wire.MODEL_NAMES_KEY])
+                if status in (200, 400):  # TF Serving: "Missing model name in request."
+                    raise names_not_listed()
             if status != 200:
-                known = body.get("error") if isinstance(body, dict) else f"not a model server: {_shown(content)}"
-                raise from_http(status, str(known or "no message"))
+                message = body.get("error") if isinstance(body, dict) else f"not a model server: {_shown(content)}"
+                raise from_http(status, str(message or "no message"))
             if request.kind == "predict":
-                return Reply(_outputs(request, body["predictions"]), self._options.version)
+                return PredictResponse(_outputs(request, body["predictions"]), self._options.version)
             if request.kind == "status":
                 return [_version_status(entry) for entry in body["model_version_status"]]
             return _metadata(body)
         except ServerError:
             raise
-        except Exception:  # the body comes from outside: reading what is not as expected raises many classes
+        except Exception:  # the body comes from outside, and a wrong structure raises many classes
             raise InternalError("INTERNAL", f"not a model server: {_shown(content)}", status) from None
 
     def error(self, error: Exception) -> ServerError:
-        """Makes the exception for a request that has no response."""
-        why = str(error) or type(error).__name__
-        # Without a connection in time the server is not slow but out of reach.
+        """Returns the exception for a request that has no response."""
+        reason = str(error) or type(error).__name__
+        # Without a connection in time the server is not slow but unreachable.
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            return DeadlineExceededError("DEADLINE_EXCEEDED", f"{self._base}: no answer in time ({why})")
-        # So is a connection that broke off to gRPC. Asking again does no harm: a prediction changes nothing.
-        return UnavailableError("UNAVAILABLE", f"{self._base}: {why}")
+            return DeadlineExceededError("DEADLINE_EXCEEDED", f"{self._base}: no response in time ({reason})")
+        # gRPC reports a broken connection like this too. A retry does no harm: a prediction changes nothing.
+        return UnavailableError("UNAVAILABLE", f"{self._base}: {reason}")
 
 
 class RestTransport:
-    """Sends over kept connections, which all threads share."""
+    """Sends over persistent connections, which all threads share."""
 
-    def __init__(self, url: str, model_name: str, options: Options) -> None:
-        """Takes where and how to ask; connects when it is used.
+    def __init__(self, url: str, model_name: str, options: ClientOptions) -> None:
+        """Checks the options; connects at the first request.
 
         Args:
           url: For example http://127.0.0.1:8501.
-          model_name: As the server knows it.
-          options: How to ask.
+          model_name: Name on the server.
+          options: Options of the client.
 
         Raises:
-          ValueError: If URL or options cannot be used.
+          ValueError: If the URL or an option is invalid.
         """
-        self._form = _Form(url, model_name, options)
-        self._client = httpx.Client(**self._form.client_arguments)
+        self._codec = _RestCodec(url, model_name, options)
+        self._client = httpx.Client(**self._codec.client_arguments)
 
     def send(self, request: Request, timeout_s: float) -> Any:
-        """Sends a request and reads the reply.
+        """Sends a request and reads the response.
 
         Raises:
-          ServerError: If there is none, or it is an error.
+          ServerError: If there is no response, or it is an error.
         """
-        form, timeouts = self._form, _TimeLeft(timeout_s)
-        http_request = form.http(request, timeouts)
+        codec, timeouts = self._codec, _RemainingTime(timeout_s)
+        http_request = codec.http(request, timeouts)
         try:
-            reply = self._client.send(http_request, stream=True)
+            response = self._client.send(http_request, stream=True)
             try:
                 content = bytearray()
-                for part in reply.iter_bytes():
+                for part in response.iter_bytes():
                     content += part
-                    # Read by read there is an end to waiting, but not to how often a little comes.
-                    if timeouts.over():
-                        raise httpx.ReadTimeout("the answer was cut off")
+                    # The read timeout limits every single read, but not the number of small ones.
+                    if timeouts.is_over():
+                        raise httpx.ReadTimeout("the response was incomplete")
             finally:
-                reply.close()
+                response.close()
         except Exception as error:  # see AsyncRestTransport.send
-            raise form.error(error) from error
-        return form.read(request, reply.status_code, reply.headers, bytes(content))
+            raise codec.error(error) from error
+        return codec.read(request, response, bytes(content))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -187,34 +189,34 @@ class RestTransport:
 
 
 class AsyncRestTransport:
-    """Sends over kept connections of the event loop that it is first used in."""
+    """Sends over persistent connections of the event loop of the first request."""
 
-    def __init__(self, url: str, model_name: str, options: Options) -> None:
-        """Takes where and how to ask; see `RestTransport`."""
-        self._form = _Form(url, model_name, options)
-        self._client = httpx.AsyncClient(**self._form.client_arguments)
+    def __init__(self, url: str, model_name: str, options: ClientOptions) -> None:
+        """Checks the options; see `RestTransport`."""
+        self._codec = _RestCodec(url, model_name, options)
+        self._client = httpx.AsyncClient(**self._codec.client_arguments)
 
     async def send(self, request: Request, timeout_s: float) -> Any:
         """See `RestTransport.send`."""
-        form = self._form
-        http_request = form.http(request, _TimeLeft(timeout_s))
+        codec = self._codec
+        http_request = codec.http(request, _RemainingTime(timeout_s))
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await self._client.send(http_request)
+                response = await self._client.send(http_request)
         except TimeoutError:
-            raise form.error(httpx.ReadTimeout("the answer was cut off")) from None
-        # Not only httpx.HTTPError: httpx translates what httpcore translates, and that lets some errors of the layers
-        # below through, for example the ssl.SSLError of a TLS 1.3 alert that arrives after the handshake.
+            raise codec.error(httpx.ReadTimeout("the response was incomplete")) from None
+        # Not only httpx.HTTPError: httpx translates the errors that httpcore translates, and httpcore lets some of the
+        # layers below through, for example the ssl.SSLError of a TLS 1.3 alert that arrives after the handshake.
         except Exception as error:
-            raise form.error(error) from error
-        return form.read(request, reply.status_code, reply.headers, reply.content)
+            raise codec.error(error) from error
+        return codec.read(request, response, response.content)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
 
 
-def _tls(options: Options) -> ssl.SSLContext:
+def _tls(options: ClientOptions) -> ssl.SSLContext:
     context = ssl.create_default_context()
     try:
         if options.ca_file is not None:
@@ -224,7 +226,7 @@ def _tls(options: Options) -> ssl.SSLContext:
             context.load_cert_chain(options.cert_file, options.key_file)
     except (ssl.SSLError, UnicodeDecodeError) as error:
         files = ", ".join(str(path) for path in (options.ca_file, options.cert_file, options.key_file) if path)
-        raise ValueError(f"{files}: not the PEM files of a certificate and its key ({error}).") from None
+        raise ValueError(f"{files}: not PEM files of a certificate and its key ({error}).") from None
     return context
 
 
@@ -236,7 +238,7 @@ def _outputs(request: Request, rows: list[Any]) -> dict[str, Any]:
 
 
 def _decoded(value: Any) -> Any:
-    """TF Serving's way to write bytes in JSON, of outputs whose names end in `_bytes`, undone."""
+    """Decodes bytes: TF Serving writes outputs whose names end in `_bytes` as `{"b64": ...}`."""
     return base64.b64decode(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
 
 
@@ -244,17 +246,16 @@ def _version_status(entry: dict[str, Any]) -> VersionStatus:
     return VersionStatus(int(entry["version"]), entry["state"], entry.get("status", {}).get("error_message", ""))
 
 
-def _metadata(body: dict[str, Any]) -> Metadata:
-    signatures = body["metadata"]["signature_def"]["signature_def"]
-    found = {
-        name: SignatureSpec(*({key: _tensor_spec(info) for key, info in side.items()} for side in _sides(definition)))
-        for name, definition in signatures.items()
+def _metadata(body: dict[str, Any]) -> ModelMetadata:
+    signatures = {
+        name: SignatureSpec(_tensor_specs(definition["inputs"]), _tensor_specs(definition["outputs"]))
+        for name, definition in body["metadata"]["signature_def"]["signature_def"].items()
     }
-    return Metadata(int(body["model_spec"]["version"]), found)
+    return ModelMetadata(int(body["model_spec"]["version"]), signatures)
 
 
-def _sides(definition: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return definition["inputs"], definition["outputs"]
+def _tensor_specs(infos: dict[str, Any]) -> dict[str, TensorSpec]:
+    return {name: _tensor_spec(info) for name, info in infos.items()}
 
 
 def _tensor_spec(info: dict[str, Any]) -> TensorSpec:
@@ -265,4 +266,4 @@ def _tensor_spec(info: dict[str, Any]) -> TensorSpec:
 
 
 def _shown(content: bytes) -> str:
-    return repr(content[:_SHOWN].decode(errors="replace"))
+    return repr(content[:_SHOWN_BYTES].decode(errors="replace"))

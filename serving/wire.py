@@ -1,8 +1,8 @@
 """TF Serving's gRPC messages, without TensorFlow.
 
-The generated modules of `tensorflow-serving-api` import TensorFlow, ten seconds that a client has no use for. What a
-client needs of the messages is declared here instead, field by field under TF Serving's own names and numbers, in a
-descriptor pool of its own, so that both can live in one process.
+The generated modules of `tensorflow-serving-api` import TensorFlow, which takes ten seconds. This module declares the
+fields that a client needs instead, with TF Serving's names and numbers, in a separate descriptor pool, so that both can
+be used in one process.
 
 Source of names and numbers: tensorflow_serving/apis/{model,predict,get_model_status,get_model_metadata}.proto and
 tensorflow/core/framework/{tensor,tensor_shape,types}.proto, tensorflow/core/example/{example,feature}.proto,
@@ -30,14 +30,14 @@ PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 
-# TF Serving has no call that lists its models: without a name GetModelStatus and `GET /v1/models` are errors. The local
+# TF Serving has no call that lists its models; GetModelStatus without a name and `GET /v1/models` are errors. The local
 # server adds this key to those errors (gRPC trailing metadata, HTTP header) and leaves their code and body unchanged.
 MODEL_NAMES_KEY = "model-names"
 
 # The states of tensorflow.serving.ModelVersionStatus.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
-# The names of tensorflow.DataType, as JSON has them.
+# The names of tensorflow.DataType, as in JSON.
 TYPE_NAMES = {
     DT_FLOAT: "DT_FLOAT",
     DT_DOUBLE: "DT_DOUBLE",
@@ -147,21 +147,21 @@ def decode_model_names(value: str) -> list[str]:
 
 
 def string_tensor(values: Sequence[bytes]) -> Any:
-    """Makes a TensorProto, string [N]."""
+    """Returns a TensorProto, string [N]."""
     tensor = TensorProto()
     fill_string_tensor(tensor, values)
     return tensor
 
 
 def fill_string_tensor(tensor: Any, values: Sequence[bytes]) -> None:
-    """Makes an empty TensorProto a string [N]; where it already has its place in a request, nothing is copied."""
+    """Fills an empty TensorProto with string [N]; within a request this avoids a copy."""
     tensor.dtype = DT_STRING
     tensor.string_val.extend(values)
     tensor.tensor_shape.dim.add(size=len(values))
 
 
 def image_example(image: bytes) -> bytes:
-    """Serialises a tf.Example that holds one encoded picture, as `ImageExampleGen` names it."""
+    """Serializes a tf.Example of one encoded image, with the feature key of `ImageExampleGen`."""
     example = _CLASSES["Example"]()
     entry = example.features.feature.add(key=features.IMAGE_ENCODED)
     entry.value.bytes_list.value.append(image)
@@ -170,19 +170,19 @@ def image_example(image: bytes) -> bytes:
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Reads a TensorProto, typed values or raw content alike; strings become an object array of bytes.
+    """Reads a TensorProto, with typed values or raw content; strings become an object array of bytes.
 
     Raises:
-      ValueError: If the type is not one that our signatures answer with.
+      ValueError: If no signature of this project has this dtype.
     """
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype == DT_STRING:
         return np.array(list(tensor.string_val), dtype=object).reshape(shape)
     if tensor.dtype not in _NUMPY:
-        raise ValueError(f"The server answered with a tensor of DataType {tensor.dtype}, which is not supported.")
+        raise ValueError(f"The response contains a tensor of DataType {tensor.dtype}, which is not supported.")
     dtype, field = _NUMPY[tensor.dtype]
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
     values = np.array(getattr(tensor, field), dtype=dtype)
-    # One value stands for as many as the shape says; that is how TensorProto shortens constants.
+    # TensorProto shortens constants: one value for all elements of the shape.
     return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)

@@ -125,9 +125,9 @@ def serve(
         from serving.local_server import batching, command
         from serving.local_server import monitoring as metrics
         from serving.local_server.errors import RequestError
-        from serving.local_server.options import Options
         from serving.local_server.servable import LoadOptions
         from serving.local_server.server import LocalServer, ServerStartError
+        from serving.local_server.server_options import ServerOptions
 
         stderr = wide_console(err)
 
@@ -153,7 +153,7 @@ def serve(
                 port=port,
                 rest_api_port=rest_api_port,
                 host=host,
-                options=Options(
+                options=ServerOptions(
                     model_config_file=model_config_file,
                     model_config_poll_s=5.0,
                     batching=parameters,

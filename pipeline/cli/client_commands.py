@@ -65,7 +65,7 @@ class Server:
 
         if self.grpc and self.rest:
             raise ValueError("Give --grpc or --rest, not both.")
-        options: clients.OptionKeys = {
+        options: clients.ClientOptionKeys = {
             "version": self.version,
             "label": self.label,
             "timeout_s": self.timeout,

@@ -17,8 +17,8 @@ from serving.local_server import flags
 from trainer_module.locations import is_remote
 
 if TYPE_CHECKING:
-    from serving.local_server.options import Options
     from serving.local_server.server import LocalServer
+    from serving.local_server.server_options import ServerOptions
 
 _FAILED = 255  # what `return -1` is to a shell
 
@@ -127,7 +127,7 @@ def serve(server: LocalServer, announce: Callable[[], None], waiting: Callable[[
         server.stop()
 
 
-def to_options(given: dict[str, Any]) -> Options:
+def to_options(given: dict[str, Any]) -> ServerOptions:
     """Turns flags into options; reads the files that they name.
 
     Raises:
@@ -135,9 +135,9 @@ def to_options(given: dict[str, Any]) -> Options:
     """
     from serving.local_server import batching, messages, monitoring
     from serving.local_server.model_config import read_text
-    from serving.local_server.options import Options, Tls
     from serving.local_server.servable import LoadOptions
-    from serving.local_server.versions import Retries
+    from serving.local_server.server_options import ServerOptions, TlsOptions
+    from serving.local_server.versions import LoadRetries
 
     metrics_path = tls = None
     if given["monitoring_config_file"]:
@@ -145,17 +145,17 @@ def to_options(given: dict[str, Any]) -> Options:
         metrics_path = (prometheus.path or monitoring.DEFAULT_PATH) if prometheus.enable else None
     if given["ssl_config_file"]:
         ssl = read_text(Path(given["ssl_config_file"]), messages.SSLConfig())
-        tls = Tls(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode(), ssl.client_verify)
+        tls = TlsOptions(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode(), ssl.client_verify)
     parameters = None
     if given["enable_batching"]:
         path = given["batching_parameters_file"]
         parameters = batching.from_file(Path(path)) if path else batching.BatchingParameters()
     threads = given["tensorflow_session_parallelism"]
-    return Options(
+    return ServerOptions(
         model_config_file=Path(given["model_config_file"]) if given["model_config_file"] else None,
         model_config_poll_s=given["model_config_file_poll_wait_seconds"],
         file_system_poll_s=given["file_system_poll_wait_seconds"],
-        retries=Retries(max(given["max_num_load_retries"], 0), max(given["load_retry_interval_micros"], 0) / 1e6),
+        retries=LoadRetries(max(given["max_num_load_retries"], 0), max(given["load_retry_interval_micros"], 0) / 1e6),
         load=LoadOptions(
             tags=tuple(given["saved_model_tags"].split(",")),
             intra_op_threads=given["tensorflow_intra_op_parallelism"] or threads,

@@ -16,7 +16,7 @@ from serving.local_server import monitoring, warmup
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import LoadOptions, Runner, Servable
-from serving.local_server.versions import AVAILABLE, END, Retries, ServedModel, Version
+from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, Version
 from trainer_module import model_versions
 
 
@@ -29,7 +29,7 @@ class ModelSource:
         runner: Callable[[str], Runner],
         *,
         load_options: LoadOptions | None = None,
-        retries: Retries | None = None,
+        retries: LoadRetries | None = None,
         warmup_iterations: int = 1,
         labels_of_unavailable_versions: bool = False,
     ) -> None:
@@ -44,7 +44,7 @@ class ModelSource:
           labels_of_unavailable_versions: Whether a new label may point to a version that is not available.
         """
         self._runner, self._warmup_iterations = runner, warmup_iterations
-        self._load_options, self._retries = load_options or LoadOptions(), retries or Retries()
+        self._load_options, self._retries = load_options or LoadOptions(), retries or LoadRetries()
         self._any_label = labels_of_unavailable_versions
         self._configs = {config.name: config for config in configs}
         self._models = {config.name: self._served(config) for config in configs}

@@ -20,8 +20,8 @@ from serving import wire
 from serving.local_server import inference, json_examples, json_tensor, json_text, metadata, monitoring
 from serving.local_server.errors import HTTP_STATUS, RequestError
 from serving.local_server.models import ModelSource
-from serving.local_server.options import Options
 from serving.local_server.servable import TIMED_OUT
+from serving.local_server.server_options import ServerOptions
 from trainer_module.features import SERVING_DEFAULT
 
 _POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
@@ -50,7 +50,7 @@ class _BodyTooLargeError(Exception):
 class RestApp:
     """The ASGI application that answers for all models."""
 
-    def __init__(self, source: ModelSource, options: Options) -> None:
+    def __init__(self, source: ModelSource, options: ServerOptions) -> None:
         """Takes what the instance needs."""
         self._source, self._options = source, options
         self._threads = options.rest_threads or options.threads

@@ -17,12 +17,12 @@ from serving.local_server.admission import Admission
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.models import ModelSource
-from serving.local_server.options import Options
 from serving.local_server.rest import RestApp
 from serving.local_server.servable import Runner
+from serving.local_server.server_options import ServerOptions
 
 _BATCHING_OF_MODEL = "batching_params.pbtxt"
-_DEFAULT = Options()
+_DEFAULT = ServerOptions()
 
 
 class ServerStartError(Exception):
@@ -46,7 +46,7 @@ class LocalServer:
         port: int | None = 8500,
         rest_api_port: int | None = 8501,
         host: str = "127.0.0.1",
-        options: Options = _DEFAULT,
+        options: ServerOptions = _DEFAULT,
     ) -> None:
         """Binds the ports; nothing is loaded or answered before `start`.
 

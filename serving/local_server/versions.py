@@ -38,7 +38,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Retries:
+class LoadRetries:
     """What is done about a version that cannot be loaded.
 
     Attributes:
@@ -58,7 +58,7 @@ class ServedModel:
     writes last.
     """
 
-    def __init__(self, config: ModelConfig, load: Load, retries: Retries) -> None:
+    def __init__(self, config: ModelConfig, load: Load, retries: LoadRetries) -> None:
         """Takes what the instance needs; nothing is loaded before `poll`.
 
         Args:

@@ -16,7 +16,7 @@ from serving.local_server import batching
 from serving.local_server.admission import Admission
 from serving.local_server.batching import Batcher, BatchingParameters
 from serving.local_server.errors import RequestError
-from serving.local_server.options import Options
+from serving.local_server.server_options import ServerOptions
 
 # --- Parameters -------------------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ def spin_request(steps):
 def test_answers_are_the_same_with_batching(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     server = start_server(
-        "toy", tmp_path / "toy", options=Options(batching=BatchingParameters(batch_timeout_micros=2000))
+        "toy", tmp_path / "toy", options=ServerOptions(batching=BatchingParameters(batch_timeout_micros=2000))
     )
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/toy"
 
@@ -265,7 +265,7 @@ def test_answers_are_the_same_with_batching(start_server, push_toy, tmp_path):
 def test_a_models_own_parameters(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     (tmp_path / "toy" / "1" / "batching_params.pbtxt").write_text("max_batch_size { value: 2 }")
-    options = Options(batching=BatchingParameters(), batching_from_models=True)
+    options = ServerOptions(batching=BatchingParameters(), batching_from_models=True)
     server = start_server("toy", tmp_path / "toy", options=options)
     reply = httpx.post(
         f"http://127.0.0.1:{server.rest_port}/v1/models/toy:predict",
@@ -281,7 +281,7 @@ def test_ten_times_too_much(start_server, push_toy, tmp_path, batched):
     """Some are answered, the rest is told to come again; memory stays, and so does the server."""
     push_toy(tmp_path / "toy", 1)
     few = BatchingParameters(max_batch_size=1, max_execution_batch_size=1, max_enqueued_batches=6, num_batch_threads=2)
-    options = Options(running=2, waiting=6, batching=few if batched else None)
+    options = ServerOptions(running=2, waiting=6, batching=few if batched else None)
     server = start_server("toy", tmp_path / "toy", options=options)
     before = psutil.Process().memory_info().rss
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/toy:predict"

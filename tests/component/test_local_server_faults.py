@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.local_server.batching import BatchingParameters
-from serving.local_server.options import Options
+from serving.local_server.server_options import ServerOptions
 
 # Of a request that is wrong, whoever sent it; anything else would say that the server is.
 CLIENTS_FAULT = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
@@ -33,7 +33,7 @@ REST_FAULT = {400, 404, 501}
 def server(request, tiny_model, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("faults") / "colours"
     shutil.copytree(tiny_model.serving_dir, base / "1")
-    with running_server("colours", base, options=Options(batching=request.param)) as running:
+    with running_server("colours", base, options=ServerOptions(batching=request.param)) as running:
         yield running
 
 

@@ -20,8 +20,8 @@ from tensorflow_serving.apis import (
 
 from serving.local_server import messages
 from serving.local_server.model_config import ModelConfig, VersionPolicy
-from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
+from serving.local_server.server_options import ServerOptions
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def server(toy_saved, running_server, tmp_path_factory):
     shutil.copytree(toy_saved(2.0), base / "00000123")
     shutil.copytree(toy_saved(3.0), base / "124")
     models = (ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123}),)
-    options = Options(models=models, health_service=True, load=LoadOptions(max_pixels=10_000))
+    options = ServerOptions(models=models, health_service=True, load=LoadOptions(max_pixels=10_000))
     with running_server(options=options) as running:
         yield running
 
@@ -459,7 +459,7 @@ def test_health_is_known_by_its_short_names(channel):
 
 def test_health_is_off_unless_asked_for_and_content_is_raw_when_asked(toy_saved, start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
-    running = start_server("toy", tmp_path / "toy", options=Options(tensor_content=True))
+    running = start_server("toy", tmp_path / "toy", options=ServerOptions(tensor_content=True))
     with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as opened:
         reply = prediction_service_pb2_grpc.PredictionServiceStub(opened).Predict(predict(X))
         assert reply.outputs["y"].tensor_content == np.float32(2.5).tobytes()

@@ -11,8 +11,8 @@ import pytest
 
 from serving.local_server import monitoring
 from serving.local_server.model_config import ModelConfig, VersionPolicy
-from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
+from serving.local_server.server_options import ServerOptions
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def http(toy_saved, running_server, tmp_path_factory):
     base = tmp_path_factory.mktemp("rest") / "toy"
     for version, b in ((123, 2.0), (124, 3.0)):
         shutil.copytree(toy_saved(b), base / str(version))
-    options = Options(
+    options = ServerOptions(
         models=(ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123, "a b": 124}),),
         metrics_path=monitoring.DEFAULT_PATH,
         rest_timeout_s=1.0,
@@ -320,7 +320,7 @@ def test_options_wants_an_origin(http):
 
 def test_cors(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
-    running = start_server("toy", tmp_path / "toy", options=Options(cors=True))
+    running = start_server("toy", tmp_path / "toy", options=ServerOptions(cors=True))
     url = f"http://127.0.0.1:{running.rest_port}{TOY}"
     reply = httpx.get(url, trust_env=False)
     assert reply.headers["access-control-allow-origin"] == "*"

@@ -22,13 +22,13 @@ from tensorflow_serving.apis import (
 from serving.local_server import model_config
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig, VersionPolicy
-from serving.local_server.options import Options
 from serving.local_server.servable import LoadOptions
 from serving.local_server.server import LocalServer, ServerStartError
-from serving.local_server.versions import Retries
+from serving.local_server.server_options import ServerOptions
+from serving.local_server.versions import LoadRetries
 from trainer_module import model_versions
 
-QUICK = Options(file_system_poll_s=0.05)
+QUICK = ServerOptions(file_system_poll_s=0.05)
 
 
 def states(server, name="toy"):
@@ -79,7 +79,9 @@ def test_folders_that_are_no_versions_are_left_alone(start_server, push_toy, tmp
     push_toy(base, "9" * 19)  # more than int64
     (base / "12").mkdir()  # still being copied
     (base / "13").write_text("a file")
-    server = start_server("toy", base, options=Options(models=(ModelConfig("toy", str(base), VersionPolicy(None)),)))
+    server = start_server(
+        "toy", base, options=ServerOptions(models=(ModelConfig("toy", str(base), VersionPolicy(None)),))
+    )
     assert states(server) == [(7, "AVAILABLE")]
 
 
@@ -191,7 +193,7 @@ def test_rolled_back_and_put_back_while_it_is_served(start_server, toy_saved, tm
 def test_a_failed_load_is_retried_as_often_as_asked(start_server, push_toy, toy_saved, tmp_path):
     base = tmp_path / "toy"
     push_toy(base, 1, 1.0)
-    options = Options(file_system_poll_s=0.05, retries=Retries(200, 0.05))
+    options = ServerOptions(file_system_poll_s=0.05, retries=LoadRetries(200, 0.05))
     server = start_server("toy", base, options=options)
     spoil(push_toy(base, "staged", 2.0), "no variables").rename(base / "2")
     eventually(lambda: states(server), [(2, "LOADING"), (1, "AVAILABLE")])
@@ -306,7 +308,7 @@ def test_any_error_of_the_warm_up_fails_the_load(start_server, push_toy, tmp_pat
 def test_warm_up_can_be_left_out(start_server, push_toy, tmp_path):
     base = tmp_path / "toy"
     write_warmup(push_toy(base, 1), b"no record")
-    assert states(start_server("toy", base, options=Options(warmup_iterations=0))) == [(1, "AVAILABLE")]
+    assert states(start_server("toy", base, options=ServerOptions(warmup_iterations=0))) == [(1, "AVAILABLE")]
 
 
 # --- Several models, labels, reload -----------------------------------------------------------------------------
@@ -332,7 +334,7 @@ def test_models_are_added_changed_and_removed(start_server, push_toy, tmp_path):
         push_toy(tmp_path / name, 1, b)
         push_toy(tmp_path / name, 2, b * 10)
     models = tuple(ModelConfig(name, str(tmp_path / name)) for name in ("one", "two"))
-    server = start_server(options=Options(models=models))
+    server = start_server(options=ServerOptions(models=models))
     assert (answer(server, "one"), answer(server, "two")) == (10.0, 20.0)
     assert answer(server, "three") == (404, "Servable not found for request: Latest(three)")
     reply = reload(server, config_text(tmp_path, "two", "three", policy="model_version_policy { all {} }"))
@@ -363,7 +365,7 @@ def test_labels_move_only_to_what_is_available(start_server, push_toy, tmp_path)
     push_toy(tmp_path / "toy", 2, 2.0)
     both, labels = "model_version_policy { all {} }", 'version_labels {{ key: "stable" value: {} }}'
     server = start_server(
-        options=Options(models=(ModelConfig("toy", str(tmp_path / "toy"), VersionPolicy(None), {"stable": 1}),))
+        options=ServerOptions(models=(ModelConfig("toy", str(tmp_path / "toy"), VersionPolicy(None), {"stable": 1}),))
     )
     assert answer(server, path="/labels/stable") == 1.0
     reload(server, config_text(tmp_path, "toy", policy=both, labels=labels.format(2)))
@@ -378,9 +380,9 @@ def test_labels_of_versions_to_come(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1, 1.0)
     model = ModelConfig("toy", str(tmp_path / "toy"), labels={"next": 2})
     with pytest.raises(RequestError, match="assign label to version 2 of model toy, which is not currently available"):
-        start_server(options=Options(models=(model,)))
+        start_server(options=ServerOptions(models=(model,)))
     server = start_server(
-        options=Options(models=(model,), labels_of_unavailable_versions=True, file_system_poll_s=0.05)
+        options=ServerOptions(models=(model,), labels_of_unavailable_versions=True, file_system_poll_s=0.05)
     )
     assert answer(server, path="/labels/next") == (404, "Servable not found for request: Specific(toy, 2)")
     push_toy(tmp_path / "toy", 2, 2.0)
@@ -395,7 +397,9 @@ def test_the_configuration_file_is_followed(start_server, push_toy, tmp_path):
         push_toy(tmp_path / name, 1, b)
     path = tmp_path / "models.config"
     path.write_text(config_text(tmp_path, "one"))
-    server = start_server(options=Options(model_config_file=path, model_config_poll_s=0.05, file_system_poll_s=0.05))
+    server = start_server(
+        options=ServerOptions(model_config_file=path, model_config_poll_s=0.05, file_system_poll_s=0.05)
+    )
     assert answer(server, "one") == 1.0
     path.write_text("model_config_list { config { what: 1 } }")
     time.sleep(0.2)
@@ -406,10 +410,10 @@ def test_the_configuration_file_is_followed(start_server, push_toy, tmp_path):
 
 def test_sessions_have_the_threads_and_tags_that_were_asked_for(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
-    server = start_server("toy", tmp_path / "toy", options=Options(load=LoadOptions(intra_op_threads=1)))
+    server = start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(intra_op_threads=1)))
     with server.source.use("toy") as servable:
         assert servable._session._config.intra_op_parallelism_threads == 1
-    other = start_server("toy", tmp_path / "toy", options=Options(load=LoadOptions(tags=("train",))))
+    other = start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(tags=("train",))))
     (version,) = other.source.status("toy")
     assert version.state == "END" and "train" in version.error_message
 

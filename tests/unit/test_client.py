@@ -1,6 +1,6 @@
-"""The client against servers that the test writes the answers of, over both protocols, with and without asyncio.
+"""The client against servers with scripted responses, over both protocols, with and without asyncio.
 
-How it fares with a model is in tests/component/test_client.py.
+tests/component/test_client.py tests it against a model.
 """
 
 import asyncio
@@ -29,20 +29,20 @@ from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
 from serving import client as clients
-from serving import dialogue, errors, pictures, transport_grpc, wire
+from serving import errors, image_encoding, request_flow, transport_grpc, wire
 
 CLASSES = ("cat", "dog", "owl")
 
 
 class Refusal(Exception):
-    """What a scripted server answers with instead: a gRPC code and a message."""
+    """The error of a scripted server: a gRPC code and a message."""
 
 
 @dataclass
 class Script:
-    """What the servers of a test answer, and what they were asked.
+    """The responses of a test's servers, and the requests that they received.
 
-    A picture is its own answer: `b"2"` is of class 2. `bad...` is refused as TF Serving refuses what is no picture.
+    An image contains its own class: `b"2"` is of class 2. `bad...` is refused as TF Serving refuses a non-image.
     """
 
     refusals: list = field(default_factory=list)  # given to the next requests, one each; None lets one pass
@@ -57,7 +57,7 @@ class Script:
     headers: list = field(default_factory=list)
 
     def begin(self, kind, authorization):
-        """Notes a request, and refuses it if that is its turn."""
+        """Records a request, and refuses it if a refusal is next."""
         self.calls.append(kind)
         self.headers.append(authorization)
         time.sleep(self.delay_s)
@@ -66,7 +66,7 @@ class Script:
             raise Refusal(*refusal)
 
     def predict(self, signature, values):
-        """Gives a signature's outputs."""
+        """Returns a signature's outputs."""
         self.batches.append(list(values))
         if self.unknown_label:
             raise Refusal("INVALID_ARGUMENT", "Unrecognized servable version label: x")
@@ -121,7 +121,7 @@ def tensor_proto(value):
 
 
 def contents_of(values, signature):
-    """`classify` wraps a picture in a tf.Example; the tests' pictures are found in it as they are."""
+    """Returns the images: `classify` wraps each in a tf.Example."""
     if signature != "classify":
         return list(values)
     examples = [wire._CLASSES["Example"].FromString(value) for value in values]
@@ -132,22 +132,24 @@ class GrpcFake(grpc.GenericRpcHandler):
     """The three calls, read and written with the generated messages."""
 
     def __init__(self, script):
-        """Takes what to answer."""
+        """Takes the responses."""
         self.script = script
 
     def service(self, details):
-        """Finds what answers a method."""
-        answer = {wire.PREDICT_METHOD: self.predict, wire.STATUS_METHOD: self.status}.get(details.method, self.metadata)
+        """Finds the handler of a method."""
+        respond = {wire.PREDICT_METHOD: self.predict, wire.STATUS_METHOD: self.status}.get(
+            details.method, self.metadata
+        )
         headers = dict(details.invocation_metadata)
 
         def call(request, context):
             try:
-                kind = answer.__name__
+                kind = respond.__name__
                 self.script.begin(kind, headers.get("authorization"))
                 if kind == "status" and self.script.model_names is not None:
                     names = wire.encode_model_names(self.script.model_names)
                     context.set_trailing_metadata(((wire.MODEL_NAMES_KEY, names),))
-                return answer(request)
+                return respond(request)
             except Refusal as refusal:
                 code, message = refusal.args
                 context.abort(grpc.StatusCode[code], message)
@@ -155,43 +157,43 @@ class GrpcFake(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(call)
 
     def predict(self, content):
-        """Answers PredictionService.Predict."""
+        """Handles PredictionService.Predict."""
         request = predict_pb2.PredictRequest.FromString(content)
         signature = request.model_spec.signature_name
         (tensor,) = request.inputs.values()
         outputs = self.script.predict(signature, contents_of(tensor.string_val, signature))
-        reply = wire.PredictResponse()
-        reply.model_spec.version.value = self.script.version
+        response = wire.PredictResponse()
+        response.model_spec.version.value = self.script.version
         for name, value in outputs.items():
-            reply.outputs.add(key=name, value=tensor_proto(value))
-        return reply.SerializeToString()
+            response.outputs.add(key=name, value=tensor_proto(value))
+        return response.SerializeToString()
 
     def status(self, content):
-        """Answers ModelService.GetModelStatus."""
+        """Handles ModelService.GetModelStatus."""
         request = get_model_status_pb2.GetModelStatusRequest.FromString(content)
         assert request.HasField("model_spec")
         if not request.model_spec.name:
             raise Refusal("NOT_FOUND", "Could not find any versions of model ")
-        reply = get_model_status_pb2.GetModelStatusResponse()
+        response = get_model_status_pb2.GetModelStatusResponse()
         for version, state, error in self.script.states:
-            entry = reply.model_version_status.add(version=version, state=state)
+            entry = response.model_version_status.add(version=version, state=state)
             entry.status.error_message = error
-        return reply.SerializeToString()
+        return response.SerializeToString()
 
     def metadata(self, content):
-        """Answers PredictionService.GetModelMetadata."""
+        """Handles PredictionService.GetModelMetadata."""
         request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(content)
         assert list(request.metadata_field) == ["signature_def"]
-        reply = get_model_metadata_pb2.GetModelMetadataResponse()
-        reply.model_spec.version.value = self.script.version
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.version.value = self.script.version
         signatures = get_model_metadata_pb2.SignatureDefMap()
         definition = signatures.signature_def["embed"]
         definition.inputs["image_bytes"].dtype = 7
         definition.inputs["image_bytes"].tensor_shape.dim.add(size=-1)
         definition.outputs["embedding"].dtype = 1
         definition.outputs["embedding"].tensor_shape.unknown_rank = True
-        reply.metadata["signature_def"].Pack(signatures)
-        return reply.SerializeToString()
+        response.metadata["signature_def"].Pack(signatures)
+        return response.SerializeToString()
 
 
 def http_handler(script):
@@ -203,13 +205,13 @@ def http_handler(script):
 
         def do_GET(self):
             metadata = self.path.endswith("/metadata")
-            self.answer("metadata" if metadata else "status", self.metadata if metadata else self.status)
+            self.respond("metadata" if metadata else "status", self.metadata if metadata else self.status)
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.answer("predict", lambda: self.predict(body))
+            self.respond("predict", lambda: self.predict(body))
 
-        def answer(self, kind, compute):
+        def respond(self, kind, compute):
             try:
                 script.begin(kind, self.headers.get("Authorization"))
                 status, body = 200, compute()
@@ -306,12 +308,12 @@ def rest_server(script, context=None):
 
 
 class Blocking:
-    """An asynchronous client whose methods wait: one test serves both kinds."""
+    """An asynchronous client with blocking methods: one test covers both kinds."""
 
-    def __init__(self, kind, *arguments, **options):
-        """Makes a client of this kind, and a loop for it."""
+    def __init__(self, client_class, *arguments, **options):
+        """Creates a client of this class, and an event loop for it."""
         self.runner = asyncio.Runner()
-        self.client = kind(*arguments, **options)
+        self.client = client_class(*arguments, **options)
 
     def __getattr__(self, name):
         return lambda *arguments, **options: self.runner.run(getattr(self.client, name)(*arguments, **options))
@@ -334,27 +336,27 @@ def protocol(request):
 
 @pytest.fixture
 def address(protocol, script):
-    with (grpc_server if protocol == "grpc" else rest_server)(script) as found:
-        yield found
+    with (grpc_server if protocol == "grpc" else rest_server)(script) as address:
+        yield address
 
 
 @pytest.fixture(params=["sync", "async"])
 def connect(request, protocol):
-    """Makes a client of each of the four kinds; closes it at the end."""
-    made = []
+    """Creates clients of the four kinds; closes them at the end."""
+    created = []
 
     def make(address, **options):
         if request.param == "sync":
-            kind = clients.GrpcClient if protocol == "grpc" else clients.RestClient
-            made.append(kind(address, "m", **options))
+            client_class = clients.GrpcClient if protocol == "grpc" else clients.RestClient
+            created.append(client_class(address, "m", **options))
         else:
-            kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
-            made.append(Blocking(kind, address, "m", **options))
-        return made[-1]
+            client_class = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+            created.append(Blocking(client_class, address, "m", **options))
+        return created[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for client in created:
+        client.close()
 
 
 @pytest.fixture
@@ -362,32 +364,32 @@ def client(connect, address):
     return connect(address, batch_size=4)
 
 
-# --- Answers ----------------------------------------------------------------------------------------------------
+# --- Responses ----------------------------------------------------------------------------------------------------
 
 
 def test_a_long_list_goes_in_batches_and_keeps_its_order(client, script):
     images = [b"%d" % (number % 3) for number in range(10)]
-    answers = client.predict(images)
-    assert [answer.label for answer in answers] == [CLASSES[number % 3] for number in range(10)]
+    responses = client.predict(images)
+    assert [result.label for result in responses] == [CLASSES[number % 3] for number in range(10)]
     assert [len(batch) for batch in script.batches] == [4, 4, 2]
-    assert answers.errors == {}
+    assert responses.errors == {}
 
 
-def test_the_version_is_what_the_server_says_or_not_told(client, protocol):
-    answers = client.predict([b"0"])
-    assert answers[0].version == (7 if protocol == "grpc" else None)
-    assert answers.versions == ([7] if protocol == "grpc" else [])
+def test_the_version_is_the_servers_or_none(client, protocol):
+    responses = client.predict([b"0"])
+    assert responses[0].version == (7 if protocol == "grpc" else None)
+    assert responses.versions == ([7] if protocol == "grpc" else [])
 
 
 def test_top_k_is_ranked(client):
-    (answer,) = client.predict([b"0"], top_k=2)
-    assert answer.top == (("dog", pytest.approx(0.5)), ("owl", pytest.approx(0.3)))
-    assert (answer.label, answer.score) == answer.top[0]
-    (answer,) = client.predict([b"0"], top_k=9)
-    assert len(answer.top) == 3
+    (prediction,) = client.predict([b"0"], top_k=2)
+    assert prediction.top == (("dog", pytest.approx(0.5)), ("owl", pytest.approx(0.3)))
+    assert (prediction.label, prediction.score) == prediction.top[0]
+    (prediction,) = client.predict([b"0"], top_k=9)
+    assert len(prediction.top) == 3
 
 
-def test_masks_vectors_and_explanations(client):
+def test_masks_embeddings_and_explanations(client):
     (mask,) = client.segment([b"1"])
     assert (mask.class_ids().tolist(), mask.class_pixels) == ([[1, 1], [1, 1]], (3, 1))
     (embedding,) = client.embed([b"1"])
@@ -398,16 +400,16 @@ def test_masks_vectors_and_explanations(client):
 
 
 def test_nan_is_a_number(client):
-    (answer,) = client.explain([b"2"])
-    assert np.isnan(answer.heatmap).all()
+    (explanation,) = client.explain([b"2"])
+    assert np.isnan(explanation.heatmap).all()
 
 
 def test_status_and_metadata(client, script):
     script.states = [(6, 50, ""), (8, 50, "disk is full"), (7, 30, "")]
-    found = client.status()
-    assert found == [(8, "END"), (7, "AVAILABLE"), (6, "END")]
-    assert [entry.error for entry in found] == ["disk is full", "", ""]
-    assert client.metadata() == clients.Metadata(
+    versions = client.status()
+    assert versions == [(8, "END"), (7, "AVAILABLE"), (6, "END")]
+    assert [entry.error for entry in versions] == ["disk is full", "", ""]
+    assert client.metadata() == clients.ModelMetadata(
         7,
         {
             "embed": clients.SignatureSpec(
@@ -433,7 +435,7 @@ def test_a_server_that_does_not_list_its_models(client, script):
     assert len(script.calls) == 1
 
 
-def test_other_errors_of_listing_models_stay_what_they_are(client, script):
+def test_listing_models_reports_other_errors_as_they_are(client, script):
     script.refusals = [("UNAVAILABLE", "busy"), ("UNAUTHENTICATED", "no")]
     with pytest.raises(clients.UnauthenticatedError):
         client.model_names()
@@ -446,7 +448,7 @@ def test_model_names_that_are_not_a_list_of_names(client, script):
         client.model_names()
 
 
-def test_a_server_that_reports_a_status_without_a_name_does_not_list_its_models(monkeypatch, script):
+def test_a_status_without_a_name_is_no_list_of_models(monkeypatch, script):
     response = httpx.MockTransport(lambda request: httpx.Response(200, json=STATUS))
     with clients.RestClient("http://127.0.0.1:1") as client:
         client._transport._client = httpx.Client(transport=response)
@@ -459,59 +461,61 @@ def test_a_server_that_reports_a_status_without_a_name_does_not_list_its_models(
             client.model_names()
 
 
-def test_an_empty_list_asks_nothing(client, script):
+def test_an_empty_list_sends_no_request(client, script):
     assert client.predict([]) == ()
     assert script.calls == []
 
 
-def test_a_model_without_the_wanted_outputs(client, script, monkeypatch):
+def test_a_signature_without_the_required_outputs(client, script, monkeypatch):
     monkeypatch.setattr(script, "predict", lambda signature, values: {"a": np.array([1]), "b": np.array([1])})
-    with pytest.raises(clients.InvalidArgumentError, match="has no `label` and `score`: is it a model of classes"):
+    with pytest.raises(
+        clients.InvalidArgumentError, match="the model's response has no `label` and `score`; it has `a` and `b`"
+    ):
         client.predict([b"0"])
 
 
-# --- An error per picture ---------------------------------------------------------------------------------------
+# --- An error per image ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [(0,), (5,), (4, 5), tuple(range(10)), (9,)], ids=str)
-def test_a_bad_picture_spoils_nothing_but_itself(client, bad):
-    answers = client.predict([b"bad" if number in bad else b"1" for number in range(10)])
-    assert len(answers) == 10
-    for number, answer in enumerate(answers):
+def test_an_invalid_image_does_not_affect_the_others(client, bad):
+    responses = client.predict([b"bad" if number in bad else b"1" for number in range(10)])
+    assert len(responses) == 10
+    for number, result in enumerate(responses):
         if number in bad:
-            assert isinstance(answer, clients.InvalidArgumentError)
-            assert answer.code == "INVALID_ARGUMENT"
-            assert "Unknown image file format" in answer.message
+            assert isinstance(result, clients.InvalidArgumentError)
+            assert result.code == "INVALID_ARGUMENT"
+            assert "Unknown image file format" in result.message
         else:
-            assert answer.label == "dog"
-    assert tuple(answers.errors) == bad
+            assert result.label == "dog"
+    assert tuple(responses.errors) == bad
     with pytest.raises(clients.InvalidArgumentError):
-        answers.or_raise()
+        responses.or_raise()
 
 
-def test_halving_asks_few_times(connect, address, script):
+def test_halving_sends_few_requests(connect, address, script):
     connect(address).predict([b"bad" if number == 20 else b"1" for number in range(32)])
-    # The probe, two halves on each of five levels, and the one that is refused once more.
+    # The batch, the probe, two halves on each of five levels, and the invalid image once more.
     assert len(script.batches) == 1 + 1 + 2 * 5 + 1
 
 
-def test_a_picture_is_not_blamed_for_what_another_client_sent(client, script):
-    """Servers that batch join requests, and refuse all of a batch for one picture in it."""
+def test_an_image_gets_no_error_for_the_images_of_another_client(client, script):
+    """Servers that batch requests refuse a whole batch for one invalid image."""
     script.refusals = [("INVALID_ARGUMENT", "Unknown image file format.")]
     assert client.predict([b"1"])[0].label == "dog"
 
 
 def test_a_file_that_cannot_be_read_is_never_sent(client, script, tmp_path):
     (tmp_path / "1").write_bytes(b"1")
-    answers = client.predict([tmp_path / "missing.png", str(tmp_path / "1"), np.zeros([2, 2], np.float32)])
-    assert isinstance(answers[0], clients.UnreadablePictureError)
-    assert "missing.png: No such file" in str(answers[0])
-    assert answers[1].label == "dog"
-    assert "an array of float32" in str(answers[2])
+    responses = client.predict([tmp_path / "missing.png", str(tmp_path / "1"), np.zeros([2, 2], np.float32)])
+    assert isinstance(responses[0], clients.UnreadableImageError)
+    assert "missing.png: No such file" in str(responses[0])
+    assert responses[1].label == "dog"
+    assert "array of dtype float32" in str(responses[2])
     assert script.batches == [[b"1"]]
 
 
-def test_a_question_that_is_wrong_itself_is_raised_and_not_blamed_on_pictures(client, script):
+def test_an_invalid_call_is_raised_and_is_no_error_of_an_image(client, script):
     script.unknown_label = True
     with pytest.raises(clients.InvalidArgumentError, match="Unrecognized servable version label"):
         client.predict([b"1"] * 30)
@@ -520,41 +524,41 @@ def test_a_question_that_is_wrong_itself_is_raised_and_not_blamed_on_pictures(cl
 
 def test_a_batch_that_is_too_large_for_the_server_is_halved(client, script):
     script.largest_batch = 2
-    assert [answer.label for answer in client.predict([b"0", b"1", b"2", b"1"])] == ["cat", "dog", "owl", "dog"]
+    assert [result.label for result in client.predict([b"0", b"1", b"2", b"1"])] == ["cat", "dog", "owl", "dog"]
 
 
 def test_a_message_that_is_too_large_is_halved(connect, protocol, script, monkeypatch):
-    def predict(signature, values, answer=script.predict):
+    def predict(signature, values, respond=script.predict):
         if len(values) > 2:
             raise Refusal(*too_large)
-        return answer(signature, values)
+        return respond(signature, values)
 
     monkeypatch.setattr(script, "predict", predict)
     too_large = (
         ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 8)") if protocol == "grpc" else (413, "")
     )
     with (grpc_server if protocol == "grpc" else rest_server)(script) as address:
-        answers = connect(address).predict([b"0", b"1", b"2", b"1"])
-    assert [answer.label for answer in answers] == ["cat", "dog", "owl", "dog"]
+        responses = connect(address).predict([b"0", b"1", b"2", b"1"])
+    assert [result.label for result in responses] == ["cat", "dog", "owl", "dog"]
 
 
-def test_a_real_limit_of_a_message_is_understood(script):
+def test_grpcs_own_limit_of_a_message_is_recognized(script):
     with grpc_server(script, options=[("grpc.max_receive_message_length", 3000)]) as address:
         with clients.GrpcClient(address, "m") as client:
-            answers = client.predict([b"0" * 2000, b"0" * 4000, b"0" * 2000])
-    assert [isinstance(answer, clients.RequestTooLargeError) for answer in answers] == [False, True, False]
+            responses = client.predict([b"0" * 2000, b"0" * 4000, b"0" * 2000])
+    assert [isinstance(result, clients.RequestTooLargeError) for result in responses] == [False, True, False]
 
 
-def test_an_answer_may_be_larger_than_grpc_takes_by_itself(client, script, monkeypatch):
+def test_a_response_may_exceed_grpcs_default_limit(client, script, monkeypatch):
     monkeypatch.setattr(script, "predict", lambda signature, values: {"embedding": np.ones([1, 1_200_000], np.float32)})
     assert len(client.embed([b"1"])[0].vector) == 1_200_000
 
 
-def test_what_was_answered_is_kept_when_the_server_goes(connect, address, script):
+def test_results_are_kept_when_the_server_stops(connect, address, script):
     script.refusals = [None, ("UNAVAILABLE", "gone")]
-    answers = connect(address, batch_size=2, retries=0).predict([b"1"] * 6)
-    assert [answer.label for answer in answers[:2]] == ["dog", "dog"]
-    assert [answer.code for answer in answers[2:]] == ["UNAVAILABLE"] * 4
+    responses = connect(address, batch_size=2, retries=0).predict([b"1"] * 6)
+    assert [result.label for result in responses[:2]] == ["dog", "dog"]
+    assert [result.code for result in responses[2:]] == ["UNAVAILABLE"] * 4
     assert len(script.calls) == 2
 
 
@@ -562,14 +566,14 @@ def test_what_was_answered_is_kept_when_the_server_goes(connect, address, script
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
-def test_what_passes_is_asked_again(client, script, code):
+def test_temporary_errors_are_retried(client, script, code):
     script.refusals = [(code, "busy"), (code, "busy")]
     assert client.predict([b"1"])[0].label == "dog"
     assert len(script.calls) == 3
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "error_class"),
     [
         ("FAILED_PRECONDITION", clients.InvalidArgumentError),
         ("UNAUTHENTICATED", clients.UnauthenticatedError),
@@ -582,11 +586,11 @@ def test_what_passes_is_asked_again(client, script, code):
         ("DEADLINE_EXCEEDED", clients.DeadlineExceededError),
     ],
 )
-def test_what_does_not_pass_is_not_asked_again(client, script, protocol, code, kind):
+def test_permanent_errors_are_not_retried(client, script, protocol, code, error_class):
     script.refusals = [(code, "no"), (code, "no")]
     with pytest.raises(clients.ServerError) as raised:
         client.status()
-    assert type(raised.value) is kind
+    assert type(raised.value) is error_class
     assert len(script.calls) == 1
     assert raised.value.message == "no"
     if protocol == "grpc":
@@ -602,7 +606,7 @@ def test_retries_end(connect, address, script):
     assert len(script.calls) == 3
 
 
-def test_a_proxy_whose_server_has_gone_is_asked_again(script):
+def test_bad_gateway_is_retried(script):
     script.refusals = [(502, "Bad Gateway")]
     with rest_server(script) as url, clients.RestClient(url, "m") as client:
         assert client.predict([b"1"])[0].label == "dog"
@@ -617,7 +621,7 @@ def test_retries_do_not_outlast_the_deadline(connect, address, script):
     assert 2 <= len(script.calls) <= 8
 
 
-def test_a_slow_server_is_not_waited_for(connect, address, script):
+def test_a_slow_server_exceeds_the_deadline(connect, address, script):
     script.delay_s = 1.0
     client = connect(address, timeout_s=0.2)
     started = time.monotonic()
@@ -628,17 +632,17 @@ def test_a_slow_server_is_not_waited_for(connect, address, script):
     assert client.predict([b"1"], timeout_s=10)[0].label == "dog"
 
 
-def test_one_deadline_is_over_all_batches(connect, address, script):
+def test_all_batches_share_one_deadline(connect, address, script):
     script.delay_s = 0.3
-    answers = connect(address, timeout_s=1.0, batch_size=1).predict([b"1"] * 8)
-    answered = [not isinstance(answer, clients.ServerError) for answer in answers]
-    assert 1 <= sum(answered) <= 3
-    assert answered == sorted(answered, reverse=True)
-    assert {answer.code for answer in answers.errors.values()} == {"DEADLINE_EXCEEDED"}
+    responses = connect(address, timeout_s=1.0, batch_size=1).predict([b"1"] * 8)
+    succeeded = [not isinstance(result, clients.ServerError) for result in responses]
+    assert 1 <= sum(succeeded) <= 3
+    assert succeeded == sorted(succeeded, reverse=True)
+    assert {result.code for result in responses.errors.values()} == {"DEADLINE_EXCEEDED"}
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_an_answer_that_trickles_is_cut_off(kind):
+def test_a_response_that_trickles_is_cut_off(kind):
     def trickle(connection):
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
@@ -660,7 +664,7 @@ def test_an_answer_that_trickles_is_cut_off(kind):
 
 
 @contextlib.contextmanager
-def one_connection(answer):
+def one_connection(respond):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -668,7 +672,7 @@ def one_connection(answer):
         def accept():
             connection, _ = listening.accept()
             with connection:
-                answer(connection)
+                respond(connection)
 
         thread = threading.Thread(target=accept)
         thread.start()
@@ -682,8 +686,8 @@ def test_no_server(connect, protocol):
         client.predict([b"1"])
 
 
-def test_a_server_that_comes_back_is_found_again(connect, protocol, script):
-    """The retries last longer than gRPC's own first wait, which would be a second."""
+def test_a_restarted_server_is_reached_again(connect, protocol, script):
+    """The retries last longer than gRPC's first reconnect pause, which defaults to a second."""
     with (grpc_server if protocol == "grpc" else rest_server)(script) as address:
         client = connect(address, retries=8, timeout_s=20)
         client.predict([b"1"])
@@ -719,16 +723,16 @@ def start(protocol, script, port):
 # --- Readiness --------------------------------------------------------------------------------------------------
 
 
-def test_ready_is_available_and_answering(client, script, protocol, monkeypatch):
-    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.02)
+def test_ready_is_available_and_responding(client, script, protocol, monkeypatch):
+    monkeypatch.setattr(request_flow, "_READY_PAUSE_S", 0.02)
     script.refusals = [("UNAVAILABLE", "starting"), ("NOT_FOUND", "no such model"), None, ("UNAVAILABLE", "warming up")]
     assert client.wait_until_ready(timeout_s=20) == (7 if protocol == "grpc" else None)
     assert script.calls == ["status", "status", "status", "predict", "status", "predict"]
-    assert script.batches == [[dialogue.PROBE]]
+    assert script.batches == [[request_flow.PROBE]]
 
 
 def test_loading_is_not_ready(client, script, monkeypatch):
-    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.05)
+    monkeypatch.setattr(request_flow, "_READY_PAUSE_S", 0.05)
     script.states = [(7, 20, "")]
     with pytest.raises(clients.DeadlineExceededError, match="no version is available yet \\(7 LOADING\\)"):
         client.wait_until_ready(timeout_s=1.0)
@@ -736,20 +740,20 @@ def test_loading_is_not_ready(client, script, monkeypatch):
     assert len(script.calls) >= 2
 
 
-def test_a_version_that_cannot_be_loaded_is_not_waited_for(client, script):
+def test_waiting_ends_when_a_version_failed_to_load(client, script):
     script.states = [(8, 50, "disk is full"), (7, 50, "")]
-    with pytest.raises(clients.InternalError, match="version 8 cannot be loaded: disk is full"):
+    with pytest.raises(clients.InternalError, match="version 8 failed to load: disk is full"):
         client.wait_until_ready(timeout_s=20)
 
 
-def test_a_wrong_token_is_not_waited_for(client, script):
+def test_waiting_ends_at_a_wrong_token(client, script):
     script.refusals = [("UNAUTHENTICATED", "who are you")]
     with pytest.raises(clients.UnauthenticatedError):
         client.wait_until_ready(timeout_s=20)
 
 
-def test_a_label_that_is_to_come_is_waited_for(connect, address, script, monkeypatch):
-    monkeypatch.setattr(dialogue, "_READY_PAUSE_S", 0.02)
+def test_waiting_goes_on_until_a_label_is_known(connect, address, script, monkeypatch):
+    monkeypatch.setattr(request_flow, "_READY_PAUSE_S", 0.02)
     label = ("INVALID_ARGUMENT", "Unrecognized servable version label: x")
     script.refusals = [None, label, None, None]
     connect(address, label="x").wait_until_ready(timeout_s=20)
@@ -770,23 +774,23 @@ def test_a_label_that_is_to_come_is_waited_for(connect, address, script, monkeyp
         ({"label": "a b"}, "m/labels/a%20b"),
     ],
 )
-def test_a_pinned_version_is_asked_for(options, path):
-    asked = []
+def test_a_pinned_version_is_requested(options, path):
+    paths = []
 
-    def answer(request):
-        asked.append(request.url.raw_path.decode())
+    def respond(request):
+        paths.append(request.url.raw_path.decode())
         return httpx.Response(200, json={"predictions": [{"label": "a", "score": NAN}]} if request.content else STATUS)
 
     with clients.RestClient("http://127.0.0.1:1", "m", **options) as client:
-        client._transport._client = httpx.Client(transport=httpx.MockTransport(answer))
-        (answered,) = client.predict([b"1"])
-        assert answered.version == options.get("version")
+        client._transport._client = httpx.Client(transport=httpx.MockTransport(respond))
+        (prediction,) = client.predict([b"1"])
+        assert prediction.version == options.get("version")
         client.status()
     without_label = "m" if "label" in options else path
-    assert asked == [f"/v1/models/{path}:predict", f"/v1/models/{without_label}"]
-    # Over gRPC the message says it.
+    assert paths == [f"/v1/models/{path}:predict", f"/v1/models/{without_label}"]
+    # Over gRPC the version is in the message.
     with clients.GrpcClient("127.0.0.1:1", "m", **options) as client:
-        message = client._transport._form.message(dialogue.Request("predict", "s", "a", [b"1"]))
+        message = client._transport._codec.message(request_flow.Request("predict", "s", "a", [b"1"]))
     spec = predict_pb2.PredictRequest.FromString(message.SerializeToString()).model_spec
     choice = spec.WhichOneof("version_choice")
     chosen = {None: {}, "version": {"version": spec.version.value}, "version_label": {"label": spec.version_label}}
@@ -806,9 +810,9 @@ def test_a_token_is_sent_with_every_request(connect, address, script, token):
 
 
 @pytest.mark.parametrize("host", ["example.org", "10.0.0.7"])
-def test_a_token_does_not_leave_the_machine_in_the_clear(connect, protocol, host, tmp_path):
+def test_a_token_does_not_leave_the_machine_unencrypted(connect, protocol, host, tmp_path):
     address = f"{host}:8500" if protocol == "grpc" else f"http://{host}:8501"
-    with pytest.raises(ValueError, match=f"The token would go to {host} without TLS"):
+    with pytest.raises(ValueError, match=f"The token would be sent to {host} without TLS"):
         connect(address, token="t")
     connect(address, token="t", allow_insecure_token=True)
     if protocol == "grpc":
@@ -829,7 +833,7 @@ def authority():
 
 @pytest.fixture
 def pem(authority, tmp_path):
-    """Files of the authority, and of a certificate for a client."""
+    """Files of the certificate authority, and of a certificate for a client."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     issued = authority.issue_cert("client@example.org")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
@@ -839,7 +843,7 @@ def pem(authority, tmp_path):
 
 @contextlib.contextmanager
 def tls_server(protocol, script, authority):
-    """Wants a certificate of the client's too."""
+    """Requires a certificate from the client too."""
     issued = authority.issue_cert("127.0.0.1")
     if protocol == "grpc":
         pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
@@ -864,7 +868,7 @@ def test_tls_with_a_certificate_on_both_sides(connect, protocol, script, authori
         without = connect(address, ca_file=pem / "ca.pem", retries=0, timeout_s=5)
         with pytest.raises(clients.UnavailableError):
             without.predict([b"1"])
-        # The system's authorities do not know this one.
+        # The system does not trust this authority.
         stranger = connect(address, tls=True, retries=0, timeout_s=5, **files)
         with pytest.raises(clients.UnavailableError):
             stranger.predict([b"1"])
@@ -896,8 +900,8 @@ def test_only_server_errors_leave_a_transport(connect, protocol, monkeypatch, er
         raise error
 
     monkeypatch.setattr(transport_grpc, "_methods", lambda channel: {"predict": fail})
-    for kind in (httpx.Client, httpx.AsyncClient):
-        monkeypatch.setattr(kind, "send", fail)
+    for client_class in (httpx.Client, httpx.AsyncClient):
+        monkeypatch.setattr(client_class, "send", fail)
     client = connect("h:1" if protocol == "grpc" else "https://h:1", retries=0)
     with pytest.raises(clients.UnavailableError, match=re.escape(str(error)) or type(error).__name__):
         client.predict([b"1"])
@@ -915,7 +919,7 @@ def test_only_server_errors_leave_a_transport(connect, protocol, monkeypatch, er
     ],
     ids=["nothing", "truncated", "chunks", "gzip", "TLS"],
 )
-def test_a_response_that_is_not_http_or_not_whole(connect, response):
+def test_an_incomplete_response_or_another_protocol(connect, response):
     def respond(connection):
         connection.recv(65536)
         connection.sendall(response)
@@ -944,7 +948,7 @@ def test_a_response_that_is_not_http_or_not_whole(connect, response):
     ],
     ids=lambda body: body[:50],
 )
-def test_a_body_that_is_not_a_model_servers(body):
+def test_a_body_that_is_not_from_a_model_server(body):
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body.encode("latin-1")))
     with clients.RestClient("http://127.0.0.1:1", "m") as client:
         client._transport._client = httpx.Client(transport=transport)
@@ -960,7 +964,7 @@ def test_a_body_that_is_not_a_model_servers(body):
         '{"model_version_status": [7]}',
     ],
 )
-def test_a_status_that_is_not_a_model_servers(body):
+def test_a_status_that_is_not_from_a_model_server(body):
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
     with clients.RestClient("http://127.0.0.1:1", "m") as client:
         client._transport._client = httpx.Client(transport=transport)
@@ -969,7 +973,7 @@ def test_a_status_that_is_not_a_model_servers(body):
 
 
 @pytest.mark.parametrize("protocol", ["grpc"])
-def test_messages_that_are_not_a_model_servers(client, monkeypatch):
+def test_messages_that_are_not_from_a_model_server(client, monkeypatch):
     for name in ("predict", "status", "metadata"):
         monkeypatch.setattr(GrpcFake, name, lambda self, content: b"\xff\xff")
     for call in (lambda: client.predict([b"1"]), client.status, client.metadata):
@@ -978,44 +982,44 @@ def test_messages_that_are_not_a_model_servers(client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"version": 1, "label": "x"}, "version or label, not both"),
         ({"version": -1}, "negative"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"retries": -1}, "retries"),
         ({"batch_size": 0}, "batch_size"),
-        ({"cert_file": "a"}, "go together"),
+        ({"cert_file": "a"}, "belong together"),
         ({"token": "two\nlines"}, "line break"),
         ({"token": ""}, "empty"),
         ({"ca_file": "/no/such/file"}, "/no/such/file: No such file"),
     ],
 )
-def test_options_that_cannot_be_used(connect, protocol, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_options(connect, protocol, options, message):
+    with pytest.raises(ValueError, match=message):
         connect("h:1" if protocol == "grpc" else "https://h:1", **options)
 
 
 @pytest.mark.parametrize(
-    ("kind", "address", "words"),
+    ("client_class", "address", "message"),
     [
         (clients.GrpcClient, "http://127.0.0.1:8501", "is a URL"),
-        (clients.RestClient, "127.0.0.1:8501", "no URL such as"),
+        (clients.RestClient, "127.0.0.1:8501", "is not a URL"),
         (clients.RestClient, "http://host:port", "http://host:port"),
-        (clients.RestClient, "ftp://host", "no URL such as"),
+        (clients.RestClient, "ftp://host", "is not a URL"),
     ],
 )
-def test_addresses_that_cannot_be_used(kind, address, words):
-    with pytest.raises(ValueError, match=words):
-        kind(address, "m")
+def test_invalid_addresses(client_class, address, message):
+    with pytest.raises(ValueError, match=message):
+        client_class(address, "m")
 
 
 def test_tls_options_without_tls():
-    with pytest.raises(ValueError, match="write https://"):
+    with pytest.raises(ValueError, match="Use https://"):
         clients.RestClient("http://127.0.0.1:1", "m", tls=True)
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------
+# --- Images ---------------------------------------------------------------------------------------------------
 
 
 def decoded(content):
@@ -1026,15 +1030,15 @@ def decoded(content):
 def test_arrays_are_encoded_without_loss(rng, shape):
     array = rng.integers(0, 256, shape, dtype=np.uint8)
     np.testing.assert_array_equal(
-        decoded(pictures.encoded(array)), array.reshape(shape[:2]) if shape[2:] == (1,) else array
+        decoded(image_encoding.encode(array)), array.reshape(shape[:2]) if shape[2:] == (1,) else array
     )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_pil_images_of_every_mode(rng, mode):
     image = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).convert(mode)
-    found = Image.open(io.BytesIO(pictures.encoded(image))).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
+    stored = Image.open(io.BytesIO(image_encoding.encode(image))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(stored), np.asarray(image.convert("RGB")))
 
 
 def test_a_pil_image_is_turned_as_its_file_would_be(rng):
@@ -1043,12 +1047,12 @@ def test_a_pil_image_is_turned_as_its_file_would_be(rng):
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    found = decoded(pictures.encoded(Image.open(io.BytesIO(buffer.getvalue()))))
-    np.testing.assert_array_equal(found, np.rot90(pixels, -1))
+    upright = decoded(image_encoding.encode(Image.open(io.BytesIO(buffer.getvalue()))))
+    np.testing.assert_array_equal(upright, np.rot90(pixels, -1))
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "message"),
     [
         (np.zeros([2, 2], np.float32), "float32"),
         (np.zeros([2, 2, 2], np.uint8), "shape"),
@@ -1059,20 +1063,20 @@ def test_a_pil_image_is_turned_as_its_file_would_be(rng):
     ],
     ids=["dtype", "channels", "empty", "float", "16 bits", "name"],
 )
-def test_what_is_no_picture(picture, words):
-    with pytest.raises(clients.UnreadablePictureError, match=words):
-        pictures.encoded(picture)
+def test_unreadable_images(image, message):
+    with pytest.raises(clients.UnreadableImageError, match=message):
+        image_encoding.encode(image)
 
 
 def test_a_pil_image_of_a_file_that_is_cut_off(rng):
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(buffer, "PNG")
-    with pytest.raises(clients.UnreadablePictureError, match="a PIL image"):
-        pictures.encoded(Image.open(io.BytesIO(buffer.getvalue()[:2000])))
+    with pytest.raises(clients.UnreadableImageError, match="PIL image: "):
+        image_encoding.encode(Image.open(io.BytesIO(buffer.getvalue()[:2000])))
 
 
 @pytest.mark.parametrize("one", ["a.png", b"1", np.zeros([2, 2, 3], np.uint8), Image.new("L", (2, 2))])
-def test_one_picture_is_no_list(client, one):
+def test_a_single_image_is_not_a_list(client, one):
     with pytest.raises(TypeError, match="a list of one"):
         client.predict(one)
 
@@ -1080,7 +1084,7 @@ def test_one_picture_is_no_list(client, one):
 def test_an_array_of_four_dimensions_is_a_list(client, script):
     assert len(client.predict(np.zeros([3, 2, 2, 3], np.uint8))) == 3
     assert len(script.batches[0]) == 3
-    with pytest.raises(TypeError, match="int is no picture"):
+    with pytest.raises(TypeError, match="int is not an image"):
         client.predict([1])
 
 
@@ -1088,7 +1092,7 @@ def test_an_array_of_four_dimensions_is_a_list(client, script):
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "kind"),
+    ("status", "content", "error_class"),
     [
         (200, b"<html>", clients.InternalError),
         (200, b"[]", clients.InternalError),
@@ -1100,13 +1104,13 @@ def test_an_array_of_four_dimensions_is_a_list(client, script):
         (599, b"[]", clients.InternalError),
     ],
 )
-def test_what_is_no_model_server(status, content, kind):
+def test_responses_that_are_not_from_a_model_server(status, content, error_class):
     with clients.RestClient("http://127.0.0.1:1", "m") as client:
-        reply = httpx.MockTransport(lambda request: httpx.Response(status, content=content))
-        client._transport._client = httpx.Client(transport=reply)
+        response = httpx.MockTransport(lambda request: httpx.Response(status, content=content))
+        client._transport._client = httpx.Client(transport=response)
         with pytest.raises(clients.ServerError) as raised:
             client.predict([b"1"])
-    assert type(raised.value) is kind
+    assert type(raised.value) is error_class
     assert raised.value.http_status == status
 
 
@@ -1121,36 +1125,36 @@ def test_an_error_survives_a_pool_of_processes():
 
 
 def test_threads_share_a_client(address, protocol, script):
-    kind = clients.GrpcClient if protocol == "grpc" else clients.RestClient
-    with kind(address, "m", batch_size=2) as client, futures.ThreadPoolExecutor(8) as pool:
-        asked = [[b"%d" % ((start + number) % 3) for number in range(5)] for start in range(40)]
-        for images, answers in zip(asked, pool.map(client.predict, asked), strict=True):
-            assert [answer.label for answer in answers] == [CLASSES[int(image)] for image in images]
+    client_class = clients.GrpcClient if protocol == "grpc" else clients.RestClient
+    with client_class(address, "m", batch_size=2) as client, futures.ThreadPoolExecutor(8) as pool:
+        batches = [[b"%d" % ((start + number) % 3) for number in range(5)] for start in range(40)]
+        for images, responses in zip(batches, pool.map(client.predict, batches), strict=True):
+            assert [result.label for result in responses] == [CLASSES[int(image)] for image in images]
 
 
 def test_tasks_share_a_client(address, protocol):
-    async def ask():
-        kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
-        async with kind(address, "m") as client:
+    async def run():
+        client_class = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+        async with client_class(address, "m") as client:
             return await asyncio.gather(*(client.predict([b"%d" % (number % 3)]) for number in range(20)))
 
-    found = [answers[0].label for answers in asyncio.run(ask())]
-    assert found == [CLASSES[number % 3] for number in range(20)]
+    labels = [responses[0].label for responses in asyncio.run(run())]
+    assert labels == [CLASSES[number % 3] for number in range(20)]
 
 
 def test_a_task_that_is_cancelled_ends_at_once(address, protocol, script):
     script.delay_s = 0.5
 
-    async def ask():
-        kind = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
-        async with kind(address, "m") as client:
+    async def run():
+        client_class = clients.AsyncGrpcClient if protocol == "grpc" else clients.AsyncRestClient
+        async with client_class(address, "m") as client:
             task = asyncio.create_task(client.predict([b"1"]))
             await asyncio.sleep(0.1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-    asyncio.run(ask())
+    asyncio.run(run())
 
 
 def test_a_client_starts_in_under_a_second_without_tensorflow():
@@ -1163,5 +1167,5 @@ def test_a_client_starts_in_under_a_second_without_tensorflow():
     def took() -> float:
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
-    # Of the processor's time, and the best of several: a machine that is busy otherwise says nothing of the client.
+    # Processor time, the best of several runs: other load of the machine does not matter.
     assert any(took() < 1.0 for _ in range(6))

@@ -18,7 +18,7 @@ import serving
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.deploy import model_server
-from serving.options import Options
+from serving.client_options import ClientOptions
 
 DEPLOY = Path(serving.__path__[0]) / "deploy"
 BASE, OVERLAYS = DEPLOY / "kubernetes" / "base", DEPLOY / "kubernetes" / "overlays"
@@ -270,7 +270,7 @@ def test_the_model_config_is_the_servers_message():
 def test_the_batching_files_are_the_servers_message(overlay):
     found = parsed((DEPLOY / "config" / f"batching-{overlay}.config").read_text(), batching_message())
     # A request of our client fits in, and the queue has an end.
-    assert found.max_batch_size.value >= Options().batch_size
+    assert found.max_batch_size.value >= ClientOptions().batch_size
     assert found.max_enqueued_batches.value > 0
     sizes = list(found.allowed_batch_sizes)
     assert sizes == sorted(set(sizes))

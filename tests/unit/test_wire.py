@@ -1,4 +1,4 @@
-"""Our declaration of TF Serving's messages against the generated one, byte for byte."""
+"""The declared messages of TF Serving against the generated ones, byte for byte."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 from serving import wire
 
 
-def test_a_request_is_read_by_the_generated_messages():
+def test_the_generated_messages_read_a_request():
     ours = wire.PredictRequest()
     ours.model_spec.name, ours.model_spec.signature_name = "m", "explain"
     ours.model_spec.version.value = 7
@@ -45,12 +45,12 @@ def test_tensors_of_both_forms_are_read(value):
         typed.ClearField(field)
         getattr(typed, field).extend(value.ravel().tolist())
     ours = wire.PredictResponse.FromString(theirs.SerializeToString())
-    found = {entry.key: wire.to_numpy(entry.value) for entry in ours.outputs}
-    np.testing.assert_array_equal(found["raw"], value)
-    np.testing.assert_array_equal(found["typed"], value)
+    values = {entry.key: wire.to_numpy(entry.value) for entry in ours.outputs}
+    np.testing.assert_array_equal(values["raw"], value)
+    np.testing.assert_array_equal(values["typed"], value)
 
 
-def test_an_unknown_type_is_named():
+def test_the_error_of_an_unknown_type_names_it():
     tensor = wire.TensorProto(dtype=8)  # complex64
     with pytest.raises(ValueError, match="DataType 8"):
         wire.to_numpy(tensor)

@@ -9,13 +9,13 @@ from pathlib import Path
 from serving.local_server.batching import BatchingParameters
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import LoadOptions
-from serving.local_server.versions import Retries
+from serving.local_server.versions import LoadRetries
 
 _CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
-class Tls:
+class TlsOptions:
     """PEM texts of gRPC's certificate, and whether clients must show one of their own."""
 
     key: bytes
@@ -25,7 +25,7 @@ class Tls:
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """Everything but the model's name, its folder and the ports.
 
     Attributes:
@@ -58,7 +58,7 @@ class Options:
     model_config_file: Path | None = None
     model_config_poll_s: float = 0.0
     file_system_poll_s: float = 1.0
-    retries: Retries = field(default_factory=Retries)
+    retries: LoadRetries = field(default_factory=LoadRetries)
     load: LoadOptions = field(default_factory=LoadOptions)
     batching: BatchingParameters | None = None
     batching_from_models: bool = False
@@ -73,7 +73,7 @@ class Options:
     grpc_socket_path: str = ""
     grpc_threads: int = 0
     grpc_arguments: tuple[tuple[str, str | int], ...] = ()
-    tls: Tls | None = None
+    tls: TlsOptions | None = None
     running: int = _CORES
     waiting: int = 128
     max_request_bytes: int = 64 * 2**20

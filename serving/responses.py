@@ -1,9 +1,9 @@
-"""What a client's questions are answered with, and how a server's outputs become that."""
+"""The results of a client's calls, and how they are read from a signature's outputs."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from serving.errors import InvalidArgumentError, ServerError
 Item = TypeVar("Item")
 
 
-class Label(NamedTuple):
+class ScoredLabel(NamedTuple):
     """A class name and its probability, range [0, 1]."""
 
     label: str
@@ -21,28 +21,28 @@ class Label(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answer for one picture.
+    """The classification of one image.
 
     Attributes:
       label: The most probable class.
       score: Its probability, range [0, 1].
       top: The most probable classes, best first.
-      version: Of the model that answered; None where the server does not tell.
+      version: Model version; None if the server does not report it.
     """
 
     label: str
     score: float
-    top: tuple[Label, ...]
+    top: tuple[ScoredLabel, ...]
     version: int | None = None
 
 
 class Mask(NamedTuple):
-    """A class for every pixel of one picture.
+    """A class for every pixel of one image.
 
     Attributes:
-      png: PNG of class ids, uint8, in the size that the model works in.
-      class_pixels: How many pixels each class has, by id.
-      version: Of the model that answered; None where the server does not tell.
+      png: PNG of class ids, uint8, in the model's image size.
+      class_pixels: Number of pixels per class, by class id.
+      version: Model version; None if the server does not report it.
     """
 
     png: bytes
@@ -50,22 +50,22 @@ class Mask(NamedTuple):
     version: int | None = None
 
     def class_ids(self) -> np.ndarray:
-        """The mask as an array, uint8 [s, s]."""
+        """Returns the mask as an array, uint8 [s, s]."""
         from PIL import Image
 
         return np.asarray(Image.open(io.BytesIO(self.png)))
 
 
 class Explanation(NamedTuple):
-    """Where the model looked (Grad-CAM), for the class that it found.
+    """The Grad-CAM heat map of one image, for the predicted class.
 
     Attributes:
       heatmap: float32 [s, s], range [0, 1]; s is the model's image size.
-      overlay_png: The picture with the heat map over it, a PNG file.
-      class_id: Of the class.
-      label: The class's name; None if the model does not give it.
-      score: The class's probability, range [0, 1].
-      version: Of the model that answered; None where the server does not tell.
+      overlay_png: The image with the heat map over it, a PNG file.
+      class_id: The predicted class.
+      label: Its name; None if the model does not return it.
+      score: Its probability, range [0, 1].
+      version: Model version; None if the server does not report it.
     """
 
     heatmap: np.ndarray
@@ -77,46 +77,46 @@ class Explanation(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """What the model's last layer but one makes of a picture.
+    """The output of the model's penultimate layer for one image.
 
     Attributes:
       vector: float32 [D], unit length.
-      version: Of the model that answered; None where the server does not tell. Vectors of different versions cannot
-        be compared.
+      version: Model version; None if the server does not report it. Embeddings of different versions are not
+        comparable.
     """
 
     vector: np.ndarray
     version: int | None = None
 
 
-class Answers(tuple[Item | ServerError, ...], Generic[Item]):
-    """One entry for every picture, in their order: its answer, or the error that stands in its place."""
+class Responses(tuple[Item | ServerError, ...], Generic[Item]):
+    """One entry per image, in the order of the images: its result or its error."""
 
     __slots__ = ()
 
     @property
     def errors(self) -> dict[int, ServerError]:
-        """The errors, by the place of the picture."""
+        """The errors, by index of the image."""
         return {index: entry for index, entry in enumerate(self) if isinstance(entry, ServerError)}
 
     @property
     def versions(self) -> list[int]:
-        """The versions that answered, ascending: several if a new one was loaded meanwhile, none if not told."""
-        found = {getattr(entry, "version", None) for entry in self}
-        return sorted(version for version in found if version is not None)
+        """The versions that responded, ascending: several if a new one was loaded meanwhile, none if not reported."""
+        versions = {getattr(entry, "version", None) for entry in self}
+        return sorted(version for version in versions if version is not None)
 
     def or_raise(self) -> list[Item]:
-        """The answers.
+        """Returns the results.
 
         Raises:
-          ServerError: The first error, if any picture has one.
+          ServerError: The first error, if any image has one.
         """
-        answers: list[Item] = []
+        results: list[Item] = []
         for entry in self:
             if isinstance(entry, ServerError):
                 raise entry
-            answers.append(entry)
-        return answers
+            results.append(entry)
+        return results
 
 
 class _VersionState(NamedTuple):
@@ -130,16 +130,16 @@ class VersionStatus(_VersionState):
     Attributes:
       version: Its number.
       state: "START", "LOADING", "AVAILABLE", "UNLOADING", "END" or "UNKNOWN".
-      error: Why it cannot be loaded; empty if nothing is wrong.
+      error: Why it failed to load; empty if it did not.
     """
 
     error: str
 
     def __new__(cls, version: int, state: str, error: str = "") -> VersionStatus:
         """Takes number, state and error."""
-        made = super().__new__(cls, version, state)
-        made.error = error
-        return made
+        status = super().__new__(cls, version, state)
+        status.error = error
+        return status
 
 
 class TensorSpec(NamedTuple):
@@ -147,7 +147,7 @@ class TensorSpec(NamedTuple):
 
     Attributes:
       dtype: TensorFlow's name, for example "DT_STRING".
-      shape: Sizes, None where any will do; None as a whole if not even the rank is known.
+      shape: Sizes, None for any size; None as a whole if the rank is unknown.
     """
 
     dtype: str
@@ -155,17 +155,17 @@ class TensorSpec(NamedTuple):
 
 
 class SignatureSpec(NamedTuple):
-    """What a signature takes and answers, by name."""
+    """Inputs and outputs of a signature, by name."""
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
 
 
-class Metadata(NamedTuple):
-    """What a version of a model can be asked.
+class ModelMetadata(NamedTuple):
+    """The signatures of a model version.
 
     Attributes:
-      version: The version that was described.
+      version: The version.
       signatures: By name.
     """
 
@@ -177,47 +177,46 @@ def predictions(outputs: Mapping[str, Any], version: int | None) -> list[Predict
     """Reads `label` [N] and `score` [N] of `serving_default`.
 
     Raises:
-      ServerError: If the outputs are not a classifier's.
+      InvalidArgumentError: If the signature does not have these outputs.
     """
-    labels, scores = _columns(outputs, ("label", "score"), "a model of classes")
-    found = [Label(_text(name), float(score)) for name, score in zip(labels, scores, strict=True)]
-    return [Prediction(best.label, best.score, (best,), version) for best in found]
+    labels, scores = _columns(outputs, ("label", "score"))
+    best = [ScoredLabel(_text(name), float(score)) for name, score in zip(labels, scores, strict=True)]
+    return [Prediction(first.label, first.score, (first,), version) for first in best]
 
 
-def ranked(outputs: Mapping[str, Any], version: int | None, top_k: int) -> list[Prediction]:
+def top_predictions(outputs: Mapping[str, Any], version: int | None, top_k: int) -> list[Prediction]:
     """Reads `classes` [N, C] and `scores` [N, C] of `classify`.
 
     Raises:
-      ServerError: If the outputs are not a classifier's.
+      InvalidArgumentError: If the signature does not have these outputs.
     """
-    classes, scores = _columns(outputs, ("classes", "scores"), "a model of classes")
-    answers = []
+    classes, scores = _columns(outputs, ("classes", "scores"))
+    ranked = []
     for row_names, row_scores in zip(classes, scores, strict=True):
         # Stable, so that equal scores stay in the order of the class ids on both protocols; NaN goes last.
         best = np.argsort(-np.asarray(row_scores, np.float64), kind="stable")[:top_k]
-        top = tuple(Label(_text(row_names[index]), float(row_scores[index])) for index in best.tolist())
-        answers.append(Prediction(top[0].label, top[0].score, top, version))
-    return answers
+        top = tuple(ScoredLabel(_text(row_names[index]), float(row_scores[index])) for index in best.tolist())
+        ranked.append(Prediction(top[0].label, top[0].score, top, version))
+    return ranked
 
 
 def masks(outputs: Mapping[str, Any], version: int | None) -> list[Mask]:
     """Reads `mask_png_bytes` [N] and `class_pixels` [N, C] of `serving_default`.
 
     Raises:
-      ServerError: If the outputs are not those of a model of masks.
+      InvalidArgumentError: If the signature does not have these outputs.
     """
-    pngs, pixels = _columns(outputs, ("mask_png_bytes", "class_pixels"), "a model of masks")
+    pngs, pixels = _columns(outputs, ("mask_png_bytes", "class_pixels"))
     return [Mask(png, tuple(int(count) for count in counts), version) for png, counts in zip(pngs, pixels, strict=True)]
 
 
 def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explanation]:
-    """Reads `heatmap` [N, s, s], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if given, `label` [N].
+    """Reads `heatmap` [N, s, s], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if present, `label` [N].
 
     Raises:
-      ServerError: If the outputs are not explanations.
+      InvalidArgumentError: If the signature does not have these outputs.
     """
-    names = ("heatmap", "overlay_png_bytes", "class_id", "score")
-    columns = _columns(outputs, names, "a model that explains its classes")
+    columns = _columns(outputs, ("heatmap", "overlay_png_bytes", "class_id", "score"))
     labels = outputs.get("label", [None] * len(columns[0]))
     return [
         Explanation(
@@ -233,20 +232,25 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
 
 
 def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embedding]:
-    """Reads `embedding` [N, D].
+    """Reads `embedding` [N, D] of `embed`.
 
     Raises:
-      ServerError: If the outputs hold no embedding.
+      InvalidArgumentError: If the signature does not have this output.
     """
-    (vectors,) = _columns(outputs, ("embedding",), "one of our models")
+    (vectors,) = _columns(outputs, ("embedding",))
     return [Embedding(np.asarray(vector, np.float32), version) for vector in vectors]
 
 
-def _columns(outputs: Mapping[str, Any], names: Sequence[str], kind: str) -> list[Any]:
+def _columns(outputs: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     if missing := [name for name in names if name not in outputs]:
-        wanted = " and ".join(f"`{name}`" for name in missing)
-        raise InvalidArgumentError("FAILED_PRECONDITION", f"the answer has no {wanted}: is it {kind}?")
+        message = f"the model's response has no {_quoted(missing)}; it has {_quoted(outputs)}"
+        raise InvalidArgumentError("FAILED_PRECONDITION", message)
     return [outputs[name] for name in names]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    # REST omits the name of an only output.
+    return " and ".join(f"`{name}`" if name else "one output" for name in names)
 
 
 def _text(value: Any) -> str:
