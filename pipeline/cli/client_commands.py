@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
-import json
-import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import BAD_USAGE, FAILED, say, stop
+from pipeline.cli.console import BAD_USAGE, FAILED, print_json, say, stop
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import JsonOption
+from pipeline.cli.options import JsonOption, with_options
 from trainer_module.error_text import first_line
 
 if TYPE_CHECKING:
@@ -91,33 +87,7 @@ class Server:
             raise ValueError(f"--token-file: {self.token_file}: {reason}") from None
 
 
-def _asks_a_server(model: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of `Server` in place of its parameter `server`.
-
-    Args:
-      model: The default of --model.
-    """
-    hints = typing.get_type_hints(Server, include_extras=True)
-    options = [
-        parameter.replace(annotation=hints[name], default=model if name == "model" else parameter.default)
-        for name, parameter in inspect.signature(Server).parameters.items()
-    ]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(**arguments: Any) -> None:
-            server = Server(**{option.name: arguments.pop(option.name) for option in options})
-            command(**arguments, server=server)
-
-        signature = inspect.signature(command, eval_str=True)
-        own = [parameter for name, parameter in signature.parameters.items() if name != "server"]
-        run.__signature__ = signature.replace(parameters=own + options)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
-@_asks_a_server(model="digits")
+@with_options(Server, "server")
 def predict(
     images: ImagesArgument,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show for each picture.")] = 1,
@@ -133,10 +103,10 @@ def predict(
             print(f"{path}  {'  '.join(f'{label} {score:.6f}' for label, score in prediction.top)}")
         top = [{"label": label, "score": score} for label, score in prediction.top]
         rows.append({"image": str(path), "label": prediction.label, "score": prediction.score, "top": top})
-    _finish({"predictions": rows}, errors, as_json)
+    _finish("predict", {"predictions": rows}, errors, as_json)
 
 
-@_asks_a_server(model="digit-scenes")
+@with_options(Server, "server")
 def segment(
     images: ImagesArgument,
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives a PNG of class ids for every picture.")],
@@ -155,10 +125,10 @@ def segment(
             shares = [f"{count / total:.1%} {id_}" for id_, count in enumerate(mask.class_pixels) if count]
             print(f"{path}  {written}  of class: {', '.join(shares)}")
         rows.append({"image": str(path), "mask": str(written), "class_pixels": list(mask.class_pixels)})
-    _finish({"masks": rows}, errors, as_json)
+    _finish("segment", {"masks": rows}, errors, as_json)
 
 
-@_asks_a_server(model="digits")
+@with_options(Server, "server")
 def explain(
     images: ImagesArgument,
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives every picture with its heat map over it.")],
@@ -202,10 +172,10 @@ def explain(
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    _finish({"explanations": rows}, errors, as_json)
+    _finish("explain", {"explanations": rows}, errors, as_json)
 
 
-@_asks_a_server(model="digits")
+@with_options(Server, "server")
 def similar(
     image: Annotated[Path, typer.Argument(help="JPEG or PNG file to look for.", metavar="IMAGE")],
     directory: Annotated[Path, typer.Argument(help="Where to look, folders below included.", metavar="DIR")],
@@ -243,7 +213,7 @@ def similar(
     if not as_json:
         for place, cosine in matches:
             print(f"{cosine:.6f}  {others[place][0]}")
-    _finish({"image": str(image), "searched": len(others), "similar": rows}, errors, as_json)
+    _finish("similar", {"image": str(image), "searched": len(others), "similar": rows}, errors, as_json)
 
 
 def _asked(
@@ -307,10 +277,10 @@ def _asked(
                 break
 
 
-def _finish(found: dict[str, Any], errors: Errors, as_json: bool) -> None:
+def _finish(command: str, values: dict[str, Any], errors: Errors, as_json: bool) -> None:
     """Prints the JSON object if that is wanted; ends with 1 if a picture has no answer."""
     if as_json:
-        print(json.dumps({**found, "errors": errors}, ensure_ascii=False))
+        print_json(command, {**values, "errors": errors})
     if errors:
         raise typer.Exit(FAILED)
 

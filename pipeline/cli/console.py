@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
 import typer
@@ -31,3 +32,15 @@ def escape(text: Any) -> str:
     from rich.markup import escape as escape_markup
 
     return escape_markup(str(text))
+
+
+def print_json(command: str, values: Mapping[str, Any]) -> None:
+    """Prints the object of `--json` on standard output.
+
+    Args:
+      command: Name of the command; decides the schema.
+      values: The keys of the object.
+    """
+    from pipeline.cli import json_output
+
+    print(json_output.OUTPUTS[command].model_validate(values).as_text())

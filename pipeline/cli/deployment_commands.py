@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,7 +123,9 @@ def submit(
                 f"{begun.status}{': ' + begun.detail if begun.detail else ''}", soft_wrap=True, highlight=False
             )
     if as_json:
-        print(json.dumps(begun.as_json(), ensure_ascii=False))
+        from pipeline.cli import json_output
+
+        print(json_output.submit_output(begun).as_text())
     else:
         print(begun.url)
     raise typer.Exit(begun.exit_code)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import FAILED, escape, stop, wide_console
+from pipeline.cli.console import FAILED, escape, print_json, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from pipeline.config.messages import ConfigError
@@ -52,11 +51,13 @@ def history(
 
         found = runs.read(loaded).newest(num)
     if as_json:
-        print(json.dumps({"runs": [run.as_json() for run in found]}, ensure_ascii=False, allow_nan=False))
-        return
-    from pipeline.cli import history_output
+        from pipeline.cli import json_output
 
-    history_output.show_runs(wide_console(sys.stdout), found)
+        print(json_output.HistoryOutput(runs=[json_output.history_run(run) for run in found]).as_text())
+        return
+    from pipeline.cli import history_tables
+
+    history_tables.show_runs(wide_console(sys.stdout), found)
 
 
 def compare(
@@ -78,11 +79,13 @@ def compare(
         known = runs.read(loaded)
         found = runs.compare(known.find(first), known.find(second))
     if as_json:
-        print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
-        return
-    from pipeline.cli import history_output
+        from pipeline.cli import json_output
 
-    history_output.show_comparison(wide_console(sys.stdout), found)
+        print(json_output.compare_output(found).as_text())
+        return
+    from pipeline.cli import history_tables
+
+    history_tables.show_comparison(wide_console(sys.stdout), found)
 
 
 def rollback(
@@ -103,7 +106,7 @@ def rollback(
         loaded = load_config(config, data, overrides, needs_data=False)
         found = model_versions.roll_back(loaded.model_base_path, to)
     if as_json:
-        print(json.dumps({"base_path": loaded.model_base_path, **found._asdict()}))
+        print_json("rollback", {"base_path": loaded.model_base_path, **found._asdict()})
         return
     aside = f"; put aside: {', '.join(map(str, found.withdrawn))}" if found.withdrawn else ""
     text = f"Version {found.served[0]} is the newest in {escape(loaded.model_base_path)}{aside}."

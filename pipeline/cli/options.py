@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,3 +40,27 @@ def load_config(
         stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True, highlight=False)
 
     return loading.load(config, data=data, overrides=overrides or (), needs_data=needs_data, warn=warn)
+
+
+def with_options(options: type[Any], parameter: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the fields of a dataclass as options, in place of one keyword parameter.
+
+    Args:
+      options: A dataclass whose fields are annotated as options.
+      parameter: The parameter that receives an instance of it.
+    """
+    hints = typing.get_type_hints(options, include_extras=True)
+    fields = [field.replace(annotation=hints[name]) for name, field in inspect.signature(options).parameters.items()]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            given = options(**{field.name: arguments.pop(field.name) for field in fields})
+            command(**arguments, **{parameter: given})
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [entry for name, entry in signature.parameters.items() if name != parameter]
+        run.__signature__ = signature.replace(parameters=own + fields)  # type: ignore[attr-defined]
+        return run
+
+    return decorate

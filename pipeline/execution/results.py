@@ -63,13 +63,6 @@ class Refusal(NamedTuple):
         """The side of the bound on which the figure should lie: `≥` or `≤`."""
         return "≥" if self.value is not None and self.bound is not None and self.value < self.bound else "≤"
 
-    def as_json(self) -> dict[str, Any]:
-        """The columns; a number that does not exist is null."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in self._asdict().items()
-        }
-
 
 @dataclass(frozen=True)
 class RunResult:

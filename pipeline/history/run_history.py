@@ -111,23 +111,6 @@ class Run:
         """Its value over all examples; NaN if it is not known."""
         return self.evaluation.overall.metrics.get(self.main_metric or "", math.nan) if self.evaluation else math.nan
 
-    def as_json(self) -> dict[str, Any]:
-        """The object that `history --json` gives for a run."""
-        return {
-            "number": self.number,
-            "id": self.id,
-            "verdict": self.verdict._asdict(),
-            "version": self.version,
-            "data": {
-                "examples": self.examples,
-                "splits": {split: sum(counts.values()) for split, counts in self.splits.items()},
-                "fingerprint": self.fingerprint,
-                "span": self.span,
-            },
-            "metric": {"name": self.main_metric, "value": _finite(self.main_value)} if self.main_metric else None,
-            "reasons": self.reasons,
-        }
-
 
 class Difference(NamedTuple):
     """A figure of two runs.
@@ -161,10 +144,6 @@ class Difference(NamedTuple):
             return math.inf
         return self.change if self.higher_is_better is not False else -self.change
 
-    def as_json(self) -> dict[str, Any]:
-        """Both figures, the change, and whether it is one for the better."""
-        return {"first": self.first, "second": self.second, "change": self.change, "better": self.is_better}
-
 
 Differences = dict[str, Difference]
 
@@ -192,25 +171,6 @@ class Comparison:
     slices: dict[str, Differences]
     settings: dict[str, tuple[Any, Any]]
     data: dict[str, tuple[Any, Any]]
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `compare --json` prints."""
-
-        def table(rows: Mapping[str, Differences]) -> dict[str, Any]:
-            return {name: {key: found.as_json() for key, found in figures.items()} for name, figures in rows.items()}
-
-        def pairs(found: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-            return {key: {"first": first, "second": second} for key, (first, second) in found.items()}
-
-        return {
-            "first": self.first.as_json(),
-            "second": self.second.as_json(),
-            "metrics": {name: found.as_json() for name, found in self.metrics.items()},
-            "classes": table(self.classes),
-            "slices": table(self.slices),
-            "settings": pairs(self.settings),
-            "data": pairs(self.data),
-        }
 
 
 class Runs:

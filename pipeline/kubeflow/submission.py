@@ -67,16 +67,6 @@ class Submission:
         """0 pushed (or begun, if nobody waits), 1 failed, 3 refused."""
         return {FAILED: 1, REFUSED: 3}.get(self.status, 0)
 
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        return {
-            "status": self.status,
-            "run_id": self.run_id,
-            "url": self.url,
-            "tasks": self.tasks,
-            "detail": self.detail or None,
-        }
-
 
 class Server:
     """Kubeflow Pipelines' API, by its own client."""

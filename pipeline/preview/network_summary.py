@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from components.image_example_gen import layout as layouts
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution import generated_datasets
 from trainer_module import architecture
-from trainer_module.architecture import Architecture, Layer, ReceptiveField
+from trainer_module.architecture import Architecture
 from trainer_module.locations import is_remote
 
 ASSUMED_CLASSES = 10
@@ -41,27 +41,6 @@ class Inspection(NamedTuple):
     config: PipelineConfig
     num_classes: NumClasses
     architecture: Architecture
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints.
-
-        `macs` is null where it is not known, `receptive_field` too; its `size` is null for the whole picture.
-        """
-        network, transform = self.architecture, self.config.transform
-        feature_map = network.feature_map
-        return {
-            "model": self.config.model.name,
-            "task": self.config.model.task,
-            "input_shape": [transform.image_size, transform.image_size, transform.channels],
-            "num_classes": self.num_classes.number,
-            "num_classes_from": self.num_classes.origin,
-            "note": self.num_classes.problem or None,
-            "parameters": network.parameters,
-            "trainable_parameters": network.trainable_parameters,
-            "macs": network.macs,
-            "feature_map": feature_map and _layer_as_json(feature_map),
-            "layers": [_layer_as_json(row) for row in network.layers],
-        }
 
 
 def inspect(config: PipelineConfig, num_classes: int | None = None) -> Inspection:
@@ -105,15 +84,3 @@ def count_classes(config: PipelineConfig) -> NumClasses:
 
 def _assumed(problem: str) -> NumClasses:
     return NumClasses(ASSUMED_CLASSES, "assumed", problem)
-
-
-def _layer_as_json(row: Layer) -> dict[str, Any]:
-    return {
-        **row._asdict(),
-        "receptive_field": row.receptive_field and _field_as_json(row.receptive_field),
-        "layers": [_layer_as_json(inner) for inner in row.layers],
-    }
-
-
-def _field_as_json(field: ReceptiveField) -> dict[str, Any]:
-    return {"size": None if field.is_whole_picture else field.size, "stride": field.stride}

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from components.image_example_gen import layout
 from pipeline.cli.app import app
+from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import dataset, local_run
@@ -88,7 +89,7 @@ def test_from_files_to_a_served_model(run):
     assert (outcome.error, outcome.exit_code) == (None, 0)
     assert outcome.result.num_explained and outcome.result.faithfulness.blessed
     figures = {figure.name: figure.value for figure in outcome.result.faithfulness.figures}
-    assert outcome.as_json()["faithfulness"] == figures and "pointing_game" in figures
+    assert run_output(outcome).model_dump()["faithfulness"] == figures and "pointing_game" in figures
     assert outcome.result.servable is True and outcome.result.blessed is True
     assert all(check["passed"] for check in outcome.result.checks)
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()

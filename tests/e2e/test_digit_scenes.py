@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from serving.client import GrpcClient, RestClient
@@ -30,7 +31,7 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     assert (outcome.error, outcome.status, outcome.exit_code) == (None, "done", 0)
     nodes = [node.id for node in outcome.nodes]
     assert {"ServingValidator", "Evaluator", "GradCam"} == set(nodes[-5:-2]) and nodes[-2:] == ["Pusher", "ModelReport"]
-    assert outcome.result.num_explained and "energy_inside" in outcome.as_json()["faithfulness"]
+    assert outcome.result.num_explained and "energy_inside" in run_output(outcome).model_dump()["faithfulness"]
     overall = outcome.result.evaluation.overall
     assert overall.metrics["examples"] == 100
     assert sum(figures["support"] for figures in overall.per_class.values()) == 100 * 64 * 64

@@ -22,6 +22,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
 from components.evaluator.figures import FIGURES_FILE, Evaluation
+from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import dataset, local_run
@@ -98,7 +99,7 @@ def test_the_first_run_pushes_a_good_model(first):
 
 def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, root, tmp_path):
     path = root / "digits" / "report.html"
-    assert first.as_json()["report"] == str(path) and os.listdir(path.parent).count("report.tmp") == 0
+    assert run_output(first).model_dump()["report"] == str(path) and os.listdir(path.parent).count("report.tmp") == 0
     text = path.read_text()
     assert f"Pushed as version {first.result.pushed_version}" in text and len(text) < 5_000_000
     assert f"{first.result.slices[0].metrics['accuracy']:.4f}" in text
@@ -110,7 +111,7 @@ def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, roo
 
 
 def test_the_json_object_has_every_key_of_the_contract(first):
-    found = json.loads(json.dumps(first.as_json(), allow_nan=False))
+    found = json.loads(run_output(first).as_text())
     assert {"status", "nodes", "metrics", "blessed", "pushed_version", "serving_dir", "report", "quarantined"} <= set(
         found
     )
@@ -222,7 +223,7 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
     (refusal,) = refused.result.refusals
     assert refusal.text.startswith("Evaluator: cross-entropy is 0.")
     assert "must be at most 0" in refusal.text
-    assert refused.as_json()["refusals"] == [refusal.as_json()]
+    assert run_output(refused).model_dump()["refusals"] == [refusal._asdict()]
     assert (refusal.whom, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
@@ -266,7 +267,7 @@ def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
     refused = execute("serving.max_size_mb=0.001", "serving.max_latency_ms=0.0001")
     assert (refused.status, refused.exit_code) == ("refused", 3)
     assert refused.result.blessed and not refused.result.servable
-    rows = {row["figure"]: row for row in refused.as_json()["refusals"]}
+    rows = {row["figure"]: row for row in run_output(refused).model_dump()["refusals"]}
     assert set(rows) == {"size in MB", "latency in ms, 95th percentile"}
     assert rows["size in MB"]["value"] == pytest.approx(0.001 + rows["size in MB"]["missed_by"])
     assert refused.result.pushed_version is None
@@ -280,7 +281,7 @@ def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
     assert ran == {"PreviousSpan", "Resolver", "GradCam", "Pusher", "ModelReport"}
     assert refused.result.blessed and refused.result.servable
     (refusal,) = refused.result.refusals
-    value = refused.as_json()["faithfulness"]["deletion_auc"]
+    value = run_output(refused).model_dump()["faithfulness"]["deletion_auc"]
     assert (refusal.gate, refusal.figure, refusal.bound, refusal.side) == ("GradCam", "deletion_auc", 0.0, "≤")
     assert refusal.missed_by == refusal.value == value > 0.0
     assert refused.result.pushed_version is None

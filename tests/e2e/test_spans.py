@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.cli import run_output
+from pipeline.cli import run_summary
+from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from pipeline.history import run_history
@@ -56,14 +57,14 @@ def test_a_first_span_has_nothing_to_be_compared_with(run):
     outcome = run("1")
     assert outcome.status == "done"
     assert run.load("1").pipeline.name == "data-day"
-    assert outcome.as_json()["drift"] == {"previous_span": None, "found": [], "skew": []}
-    assert outcome.as_json()["span"] == 1
+    assert run_output(outcome).model_dump()["drift"] == {"previous_span": None, "found": [], "skew": []}
+    assert run_output(outcome).model_dump()["span"] == 1
 
 
 def test_a_span_like_the_one_before_passes(run):
     outcome = run("2")
     assert outcome.status == "done"
-    assert outcome.as_json()["drift"] == {"previous_span": 1, "found": [], "skew": []}
+    assert run_output(outcome).model_dump()["drift"] == {"previous_span": 1, "found": [], "skew": []}
 
 
 def test_a_darker_span_is_caught_and_named(run):
@@ -74,7 +75,7 @@ def test_a_darker_span_is_caught_and_named(run):
     assert "image/mean/luma" in text and "image/mean/red" in text
     assert "image/class/text" not in text and "image/height" not in text
     assert (outcome.nodes[-1].id, outcome.nodes[-1].state) == ("ExampleValidator", "refused")
-    rows = {row["figure"]: row for row in outcome.as_json()["refusals"]}
+    rows = {row["figure"]: row for row in run_output(outcome).model_dump()["refusals"]}
     luma = rows["drift of image/mean/luma"]
     assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
     assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
@@ -84,7 +85,7 @@ def test_a_darker_span_is_caught_and_named(run):
         "stopped after ExampleValidator",
     ]
     shown = io.StringIO()
-    run_output.summary(Console(file=shown, width=80), outcome, run.load("3"))
+    run_summary.summary(Console(file=shown, width=80), outcome, run.load("3"))
     assert "ExampleValidator refused the pictures. The pictures have drifted from those of span 2." in shown.getvalue()
     assert "nothing pushed" in shown.getvalue() and max(map(len, table_of(shown.getvalue()))) <= 80
 
@@ -99,27 +100,27 @@ def table_of(text):
 def test_another_class_balance_is_caught_and_named(run):
     outcome = run("5")
     assert (outcome.status, outcome.exit_code) == ("refused", 3)
-    row, *_ = outcome.as_json()["refusals"]  # the colours of the pictures change with their classes
+    row, *_ = run_output(outcome).model_dump()["refusals"]  # the colours of the pictures change with their classes
     assert (row["figure"], row["whom"]) == ("drift of image/class/text", "train split, red")
     assert "33.3% before, 71.4% now" in str(outcome.refusal)
 
 
 def test_a_span_that_did_not_pass_is_no_reference(run):
-    assert run("4").as_json()["drift"] == {"previous_span": 2, "found": [], "skew": []}
+    assert run_output(run("4")).model_dump()["drift"] == {"previous_span": 2, "found": [], "skew": []}
 
 
 def test_a_wanted_change_is_accepted_and_becomes_the_reference(run):
     accepted = run("3", "validation.on_drift=warn")
     assert accepted.status == "done"
-    drift = accepted.as_json()["drift"]
+    drift = run_output(accepted).model_dump()["drift"]
     assert drift["previous_span"] == 2 and any("image/mean/luma" in line for line in drift["found"])
     assert "drifted from those of span 3" in str(run("4").refusal)
 
 
 def test_several_spans_are_read_together(run):
     outcome = run("1-2")
-    assert outcome.as_json()["examples"] == 360
-    assert outcome.as_json()["span"] == 2
+    assert run_output(outcome).model_dump()["examples"] == 360
+    assert run_output(outcome).model_dump()["span"] == 2
 
 
 HELD_OUT = ("pipeline.name=held-out", "data.split_pattern=(?P<test>night-)")
@@ -130,14 +131,14 @@ def test_a_split_unlike_the_others_is_refused_if_that_is_asked_for(run):
     assert (outcome.status, outcome.exit_code) == ("refused", 3)
     assert outcome.nodes[-1].id == "ExampleValidator"
     assert "The splits differ." in str(outcome.refusal) and 'validation.on_skew="warn"' in str(outcome.refusal)
-    assert {row["whom"] for row in outcome.as_json()["refusals"]} == {"test split"}
-    assert "skew of image/mean/luma" in {row["figure"] for row in outcome.as_json()["refusals"]}
+    assert {row["whom"] for row in run_output(outcome).model_dump()["refusals"]} == {"test split"}
+    assert "skew of image/mean/luma" in {row["figure"] for row in run_output(outcome).model_dump()["refusals"]}
 
 
 def test_a_split_unlike_the_others_is_told(run):
     outcome = run("6", *HELD_OUT)
     assert outcome.status == "done"
-    assert any("image/mean/luma" in line for line in outcome.as_json()["drift"]["skew"])
+    assert any("image/mean/luma" in line for line in run_output(outcome).model_dump()["drift"]["skew"])
     shown = io.StringIO()
-    run_output.summary(Console(file=shown, width=80), outcome, run.load("6", *HELD_OUT))
+    run_summary.summary(Console(file=shown, width=80), outcome, run.load("6", *HELD_OUT))
     assert "The splits differ:\n  test split, image/" in shown.getvalue()

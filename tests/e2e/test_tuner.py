@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from trainer_module import features
@@ -37,7 +38,7 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
 
     first, states = execute()
     assert states["Tuner"] == states["Trainer"] == "complete"
-    found = first.as_json()["tuning"]
+    found = run_output(first).model_dump()["tuning"]
     assert (found["objective"], found["trials"], found["failed"]) == ("val_loss", 2, 0)
     with open(found["table"], newline="") as file:
         trials = list(csv.DictReader(file))
@@ -59,8 +60,8 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
 
     again, states = execute()
     assert (states["Tuner"], states["Trainer"]) == ("cached", "cached")
-    assert json.dumps(again.as_json()["tuning"]) == json.dumps(found)
+    assert json.dumps(run_output(again).model_dump()["tuning"]) == json.dumps(found)
 
     fewer, states = execute("tuner.trials=1", from_node="Tuner", to_node="Tuner")
     assert {node for node, state in states.items() if state != "skipped"} == {"Tuner"}
-    assert fewer.as_json()["tuning"]["trials"] == 1
+    assert run_output(fewer).model_dump()["tuning"]["trials"] == 1

@@ -241,7 +241,7 @@ def test_presets_lists_all():
         "from pipeline.config import loading; loading.load('digits')",
         "from pipeline.execution import local_run; from components.image_example_gen import layout",
         "from pipeline.preview import contact_sheet",
-        "from pipeline.history import run_history; from pipeline.cli import history_output",
+        "from pipeline.history import run_history; from pipeline.cli import history_tables",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )

@@ -14,7 +14,8 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich.console import Console
 
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
-from pipeline.cli import history_output
+from pipeline.cli import history_tables
+from pipeline.cli.json_output import compare_output, history_run
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.history import metadata_store, run_history
@@ -249,7 +250,7 @@ def test_every_end_of_a_run_is_told(runs):
 
 
 def test_a_run_as_json(runs):
-    assert runs[2].as_json() == {
+    assert history_run(runs[2]).model_dump() == {
         "number": 3,
         "id": "2026-01-03T10:00:00.5",
         "verdict": {"status": "refused", "node": "Evaluator"},
@@ -258,7 +259,7 @@ def test_a_run_as_json(runs):
         "metric": {"name": "accuracy", "value": 0.85},
         "reasons": ["Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6"],
     }
-    assert runs[3].as_json()["metric"] is None  # of an older version: what is known is told
+    assert history_run(runs[3]).model_dump()["metric"] is None  # of an older version: what is known is told
     assert runs[3].reasons == ["ServingValidator: latency: 9 ms, allowed 1"]
     assert runs[4].reasons[-1] == "ExampleValidator:   train split, image/mean/luma: moved"
 
@@ -266,7 +267,7 @@ def test_a_run_as_json(runs):
 def test_the_list_as_people_see_it(runs):
     for width in (80, 120):
         out = io.StringIO()
-        history_output.show_runs(Console(file=out, width=width), runs[::-1])
+        history_tables.show_runs(Console(file=out, width=width), runs[::-1])
         lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines() if line.strip()]
         assert lines[0] == ["began", "data", "accuracy", "verdict"]
         assert lines[-1] == ["1", "2026-01-01 10:00", "100 aaaaaa", "0.9000", "pushed 1700000001"]
@@ -329,7 +330,7 @@ def test_a_store_that_cannot_be_read_is_no_run_without_figures():
 
 
 def test_two_runs_compared(runs):
-    found = run_history.compare(runs[0], runs[2]).as_json()
+    found = compare_output(run_history.compare(runs[0], runs[2])).model_dump()
     change = found["metrics"]["accuracy"]
     assert change == {"first": 0.9, "second": 0.85, "change": pytest.approx(-0.05), "better": False}
     assert found["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
@@ -350,13 +351,13 @@ def test_two_runs_compared(runs):
         "examples.train.finch": {"first": 80, "second": 60},
         "fingerprint": {"first": "aaaaaaaaaaaa", "second": "bbbbbbbbbbbb"},
     }
-    assert found["first"] == runs[0].as_json() and found["second"] == runs[2].as_json()
+    assert found["first"] == history_run(runs[0]).model_dump() and found["second"] == history_run(runs[2]).model_dump()
     json.dumps(found, allow_nan=False)
 
 
 def shown(first, second, width=80):
     out = io.StringIO()
-    history_output.show_comparison(Console(file=out, width=width), run_history.compare(first, second))
+    history_tables.show_comparison(Console(file=out, width=width), run_history.compare(first, second))
     return out.getvalue()
 
 
@@ -385,7 +386,7 @@ def test_two_runs_side_by_side(runs):
 def test_better_is_green_and_worse_is_red(runs):
     out = io.StringIO()
     found = run_history.compare(runs[0], runs[2])
-    history_output.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
+    history_tables.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
     red, green = "\x1b[31m", "\x1b[32m"
     assert f"{red}-0.0500" in out.getvalue() and f"{red}+0.0500" in out.getvalue()  # accuracy, and cross-entropy
     assert f"{green}+0.0200" in out.getvalue()
@@ -442,7 +443,7 @@ def test_parameters_of_another_version_hide_no_run(tmp_path, options):
     )
     assert not [key for key in old.settings if key.startswith("data.")]
     assert new.settings["data.max_pixels"] == 7
-    for text in (json.dumps(run_history.compare(old, new).as_json(), allow_nan=False), shown(old, new)):
+    for text in (compare_output(run_history.compare(old, new)).as_text(), shown(old, new)):
         assert "max_pixels" in text
 
 
@@ -481,9 +482,9 @@ def test_files_of_another_version_hide_no_run(tmp_path, content):
     (run,) = read_in(tmp_path).newest(9)
     assert (run.evaluation, run.examples, run.splits, run.reasons, run.version) == (None, None, {}, [], None)
     assert str(run.verdict) == "pushed"
-    json.dumps(run_history.compare(run, run).as_json() | run.as_json(), allow_nan=False)
+    assert compare_output(run_history.compare(run, run)).as_text()
     out = io.StringIO()
-    history_output.show_runs(Console(file=out, width=120), [run])
+    history_tables.show_runs(Console(file=out, width=120), [run])
     assert re.search(r"- -\s+-\s+pushed", out.getvalue())
 
 
@@ -495,7 +496,7 @@ def test_what_is_stored_is_text_to_the_terminal(tmp_path):
     new, old = read_in(tmp_path).newest(9)
     text = shown(old, new)
     assert "[/x].." in text and "data.[/red]" in text and "refused by [/red]" in text
-    history_output.show_runs(Console(file=io.StringIO()), [new, old])
+    history_tables.show_runs(Console(file=io.StringIO()), [new, old])
 
 
 def name_of(folder):
@@ -539,9 +540,9 @@ def test_the_commands_print_json(recorded, runs):
     done = tfx_vision("history", "images", "--num", 2, "--json", *of(recorded))
     assert time.monotonic() - start < 30  # a second or two on an idle machine; TFX alone takes forty
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {"runs": [runs[7].as_json(), runs[6].as_json()]}
+    assert json.loads(done.stdout) == {"runs": [history_run(runs[7]).model_dump(), history_run(runs[6]).model_dump()]}
     done = tfx_vision("compare", "images", 1, "last-5", "--json", *of(recorded))
-    assert json.loads(done.stdout) == json.loads(json.dumps(run_history.compare(runs[0], runs[2]).as_json()))
+    assert json.loads(done.stdout) == compare_output(run_history.compare(runs[0], runs[2])).model_dump()
 
 
 def test_the_commands_print_tables(recorded):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline.cli import network_output
+from pipeline.cli import network_table
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.preview import network_summary
@@ -27,7 +27,7 @@ def loaded(*overrides, data=None, name="images"):
 
 def shown(found, width=80, expand=False):
     out = io.StringIO()
-    network_output.show(Console(file=out, width=width), found, expand=expand)
+    network_table.show(Console(file=out, width=width), found, expand=expand)
     return out.getvalue()
 
 
@@ -159,4 +159,4 @@ def test_a_backbone_is_one_line_or_all_of_them(with_backbone):
     [(7, "7"), (999, "999"), (1000, "1 k"), (55_021_952, "55 M"), (999_999, "1 M"), (1_700_167_680, "1.7 G")],
 )
 def test_large_numbers_are_short(number, text):
-    assert network_output._short(number) == text
+    assert network_table._short(number) == text

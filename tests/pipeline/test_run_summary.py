@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from components.evaluator.figures import Evaluation, SliceFigures
-from pipeline.cli import run_output
+from pipeline.cli import json_output, run_summary
 from pipeline.execution.results import Refusal
 
 
@@ -15,13 +15,13 @@ def test_tuned_integers_are_shown_whole():
     values = {"training.batch_size": 65535, "training.learning_rate": 0.0001234567}
     tuning = {"trials": 2, "failed": 0, "objective": "val_loss", "value": 0.5, "values": values, "table": "trials.csv"}
     out = io.StringIO()
-    run_output._tuning(Console(file=out), SimpleNamespace(tuning=tuning))
+    run_summary._tuning(Console(file=out), SimpleNamespace(tuning=tuning))
     assert "  training.batch_size = 65535\n  training.learning_rate = 0.0001235\n" in out.getvalue()
 
 
 def refused(width, *rows):
     out = io.StringIO()
-    run_output.refusals(Console(file=out, width=width), rows)
+    run_summary.refusals(Console(file=out, width=width), rows)
     return out.getvalue()
 
 
@@ -59,7 +59,10 @@ def test_nothing_refused_says_nothing():
 
 
 def test_refusals_as_json_have_no_nan():
-    assert ROWS[3].as_json()["value"] is None and ROWS[3].as_json()["bound"] == 0.8
+    assert json_output.Refusal.model_validate(ROWS[3]._asdict()).model_dump() == ROWS[3]._asdict() | {
+        "value": None,
+        "missed_by": None,
+    }
 
 
 def shown(part, *arguments):
@@ -71,7 +74,7 @@ def shown(part, *arguments):
 def test_drift_and_skew_are_told_where_they_were_looked_for():
     def told(**drift):
         return shown(
-            run_output._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift)
+            run_summary._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift)
         )
 
     assert told() == told(skew=[]) == ""
@@ -90,5 +93,5 @@ def test_slices_show_the_figures_that_there_are():
             classes=["a", "b"],
             candidate=[row("all", **metrics), row("camera = b", **metrics)],
         )
-        lines = [line.split("  ") for line in shown(run_output._slices, evaluation).splitlines()]
+        lines = [line.split("  ") for line in shown(run_summary._slices, evaluation).splitlines()]
         assert [cell.strip() for cell in lines[2] if cell.strip()] == ["slice", *heads, "examples"]

@@ -1,0 +1,602 @@
+"""The objects that commands print with `--json`. `tfx-vision schema COMMAND` prints the JSON schema of one.
+
+The files in `schemas/` are the contract; `pytest tests/pipeline/test_json_output.py --update-goldens` writes them. A
+renamed key keeps its old name beside the new one for one release.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.json_schema import GenerateJsonSchema
+
+if TYPE_CHECKING:
+    from pipeline.execution import results
+    from pipeline.execution.outcome import Outcome
+    from pipeline.history import run_history
+    from pipeline.kubeflow.submission import Submission
+    from pipeline.preview.network_summary import Inspection
+    from trainer_module import architecture
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no NaN and no infinity: a number that is undefined is null.
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Metrics = dict[str, Number]
+
+
+class JsonObject(BaseModel):
+    """An object, or a part of one, that a command prints."""
+
+    # A later release may add keys: the schema does not forbid them.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra=lambda schema: schema.pop("additionalProperties", None),
+    )
+
+    def as_text(self) -> str:
+        """One line of JSON."""
+        # An optional key that is not set is absent.
+        return json.dumps(self.model_dump(mode="json", exclude_unset=True), ensure_ascii=False, allow_nan=False)
+
+
+# --- run --------------------------------------------------------------------------------------------------------
+
+
+class Node(JsonObject):
+    """One node of a run."""
+
+    id: str
+    state: Literal["complete", "cached", "skipped", "refused", "failed"]
+    seconds: float
+    """Wall time."""
+
+
+class Refusal(JsonObject):
+    """A value that a gate compared with a bound, or another reason why a gate refused."""
+
+    gate: str
+    """The node that refused."""
+    figure: str
+    """The metric."""
+    whom: str
+    """The class, slice or split; `all` for all examples."""
+    value: Number
+    bound: Number
+    missed_by: Number
+    """Distance of the value from the bound."""
+    detail: str
+    """All of it as one line of text."""
+
+
+class Tuning(JsonObject):
+    """The result of Tuner."""
+
+    objective: str
+    value: float
+    """The best value of the objective."""
+    values: dict[str, int | float]
+    """The hyperparameters of the best trial: `section.key` → value."""
+    trials: int
+    failed: int
+    """Failed trials."""
+    table: str
+    """CSV file of all trials."""
+
+
+class Duplicates(JsonObject):
+    """Images that occur several times in the dataset."""
+
+    groups: int
+    copies: int
+    """Images that are duplicates of others."""
+    astride: int
+    """Groups that span several splits: leakage."""
+
+
+class Drift(JsonObject):
+    """The comparison with the previous span, and of the splits with each other."""
+
+    previous_span: int | None
+    found: list[str]
+    """Drift from the previous span, one line per feature and split."""
+    skew: list[str] | None
+    """Differences between the splits; null if they were not compared."""
+
+
+class QuarantinedFile(JsonObject):
+    """A file that cannot be used."""
+
+    path: str
+    reason: str
+
+
+class RunOutput(JsonObject):
+    """Output of `tfx-vision run --json`. A key whose node did not run is null or empty."""
+
+    status: Literal["done", "refused", "failed"]
+    nodes: list[Node]
+    """In the order in which they ran."""
+    tuning: Tuning | None
+    task: str | None
+    metrics: Metrics
+    """Metrics over all examples."""
+    classes: dict[str, Metrics]
+    """Metrics per class."""
+    confusion_matrix: list[list[int]]
+    """Number of examples (pixels with masks) by [actual class id][predicted class id]."""
+    slices: dict[str, Metrics]
+    """Metrics per slice."""
+    blessed: bool | None
+    """Verdict of Evaluator."""
+    servable: bool | None
+    """Verdict of ServingValidator."""
+    not_held: list[Refusal]
+    """Thresholds of Evaluator that could not be evaluated."""
+    refusals: list[Refusal]
+    """Reasons of all gates that refused."""
+    pushed_version: int | None
+    serving_dir: str | None
+    """Folder of the pushed version."""
+    report: str | None
+    """HTML file of ModelReport."""
+    explanations: str | None
+    """Index page of GradCam."""
+    faithfulness: Metrics
+    """Faithfulness metrics of GradCam."""
+    examples: int | None
+    """Images that were used."""
+    span: int | None
+    """The newest span that was read."""
+    duplicates: dict[Literal["exact", "near"], Duplicates] | None
+    drift: Drift | None
+    quarantined: list[QuarantinedFile]
+    log: str
+    """Log file."""
+    error: str | None
+    """The failed node and its error message."""
+
+
+def run_output(outcome: Outcome) -> RunOutput:
+    """Describes the outcome of a run."""
+    result = outcome.result
+    slices = result.slices if result else []
+    data, drift = (result.data, result.drift) if result else (None, None)
+    return RunOutput.model_validate(
+        {
+            "status": outcome.status,
+            "nodes": [
+                {"id": node.id, "state": node.state, "seconds": round(node.seconds, 2)} for node in outcome.nodes
+            ],
+            "tuning": result and result.tuning,
+            "task": result.evaluation.task if result and result.evaluation else None,
+            "metrics": slices[0].metrics if slices else {},
+            "classes": slices[0].per_class if slices else {},
+            "confusion_matrix": slices[0].confusion if slices else [],
+            "slices": {entry.name: entry.metrics for entry in slices[1:]},
+            "blessed": result and result.blessed,
+            "servable": result and result.servable,
+            "not_held": [_refusal(row) for row in result.not_held] if result else [],
+            "refusals": [_refusal(row) for row in outcome.refusals],
+            "pushed_version": result and result.pushed_version,
+            "serving_dir": result and result.serving_dir,
+            "report": result and result.report,
+            "explanations": result and result.explanations,
+            "faithfulness": {figure.name: figure.value for figure in result.faithfulness.figures}
+            if result and result.faithfulness
+            else {},
+            "examples": data and data["examples"],
+            "span": data and data["span"],
+            "duplicates": data
+            and {
+                kind: {key: counts[key] for key in Duplicates.model_fields}
+                for kind, counts in data["duplicates"].items()
+            },
+            "drift": drift and {key: drift[key] for key in Drift.model_fields},
+            "quarantined": [
+                {key: file[key] for key in QuarantinedFile.model_fields}
+                for file in (result.quarantined if result else [])
+            ],
+            "log": str(outcome.log_path),
+            "error": f"{outcome.error[0]}: {outcome.error[1]}" if outcome.error else None,
+        }
+    )
+
+
+def _refusal(row: results.Refusal) -> Refusal:
+    return Refusal.model_validate(row._asdict())
+
+
+# --- history, compare, rollback ---------------------------------------------------------------------------------
+
+
+class Verdict(JsonObject):
+    """The end of a run."""
+
+    status: Literal["pushed", "rolled back", "refused", "failed", "unfinished", "stopped"]
+    node: str
+    """The gate that refused, the node that failed or is running, or the last one that ran."""
+
+
+class Dataset(JsonObject):
+    """The dataset of a run."""
+
+    examples: int | None
+    splits: dict[str, int]
+    """Number of images per split."""
+    fingerprint: str | None
+    """Digest of the paths, sizes and modification times of the files."""
+    span: int | None
+
+
+class MainMetric(JsonObject):
+    """The main metric of the task, over all examples."""
+
+    name: str
+    value: Number
+
+
+class Run(JsonObject):
+    """One run of a pipeline."""
+
+    number: int
+    """1 for the oldest."""
+    id: str
+    """ISO time of its start."""
+    verdict: Verdict
+    version: int | None
+    """The pushed version."""
+    data: Dataset
+    metric: MainMetric | None
+    reasons: list[str]
+    """Reasons of the gates that refused."""
+
+
+class HistoryOutput(JsonObject):
+    """Output of `tfx-vision history --json`."""
+
+    runs: list[Run]
+    """The newest first."""
+
+
+class Difference(JsonObject):
+    """A metric of two runs."""
+
+    first: Number
+    second: Number
+    change: Number
+    """second - first; null if one is missing."""
+    better: bool | None
+    """Whether the second value is better; null for counts, equal and missing values."""
+
+
+class Pair(JsonObject):
+    """Two values that differ."""
+
+    first: Any
+    second: Any
+
+
+class CompareOutput(JsonObject):
+    """Output of `tfx-vision compare --json`."""
+
+    first: Run
+    second: Run
+    metrics: dict[str, Difference]
+    """Over all examples."""
+    classes: dict[str, dict[str, Difference]]
+    slices: dict[str, dict[str, Difference]]
+    settings: dict[str, Pair]
+    """`section.key` → the values of both runs, if they differ."""
+    data: dict[str, Pair]
+    """Properties of the datasets that differ."""
+
+
+class RollbackOutput(JsonObject):
+    """Output of `tfx-vision rollback --json`."""
+
+    base_path: str
+    """The folder of versions."""
+    served: list[int]
+    """Versions that model servers see, the newest first."""
+    withdrawn: list[int]
+
+
+def history_run(run: run_history.Run) -> Run:
+    """Describes one run of the history."""
+    metric = {"name": run.main_metric, "value": run.main_value} if run.main_metric else None
+    return Run.model_validate(
+        {
+            "number": run.number,
+            "id": run.id,
+            "verdict": run.verdict._asdict(),
+            "version": run.version,
+            "data": {
+                "examples": run.examples,
+                "splits": {split: sum(counts.values()) for split, counts in run.splits.items()},
+                "fingerprint": run.fingerprint,
+                "span": run.span,
+            },
+            "metric": metric,
+            "reasons": run.reasons,
+        }
+    )
+
+
+def compare_output(comparison: run_history.Comparison) -> CompareOutput:
+    """Describes the differences of two runs."""
+
+    def differences(metrics: run_history.Differences) -> dict[str, Difference]:
+        return {
+            name: Difference(first=pair.first, second=pair.second, change=pair.change, better=pair.is_better)
+            for name, pair in metrics.items()
+        }
+
+    def pairs(values: Mapping[str, tuple[Any, Any]]) -> dict[str, Pair]:
+        return {key: Pair(first=first, second=second) for key, (first, second) in values.items()}
+
+    return CompareOutput(
+        first=history_run(comparison.first),
+        second=history_run(comparison.second),
+        metrics=differences(comparison.metrics),
+        classes={name: differences(metrics) for name, metrics in comparison.classes.items()},
+        slices={name: differences(metrics) for name, metrics in comparison.slices.items()},
+        settings=pairs(comparison.settings),
+        data=pairs(comparison.data),
+    )
+
+
+# --- predict, segment, explain, similar -------------------------------------------------------------------------
+
+
+class ImageError(JsonObject):
+    """An image without a response."""
+
+    image: str
+    code: str
+    """Status code of gRPC: `INVALID_ARGUMENT`, for one."""
+    message: str
+
+
+class ClassScore(JsonObject):
+    """A class and its probability."""
+
+    label: str
+    score: float
+
+
+class Prediction(JsonObject):
+    """The predicted class of an image."""
+
+    image: str
+    label: str
+    score: float
+    top: list[ClassScore]
+    """The `--top-k` best classes, the best first."""
+
+
+class PredictOutput(JsonObject):
+    """Output of `tfx-vision predict --json`."""
+
+    predictions: list[Prediction]
+    errors: list[ImageError]
+
+
+class Mask(JsonObject):
+    """The predicted mask of an image."""
+
+    image: str
+    mask: str
+    """PNG file of class ids."""
+    class_pixels: list[int]
+    """Number of pixels by class id."""
+
+
+class SegmentOutput(JsonObject):
+    """Output of `tfx-vision segment --json`."""
+
+    masks: list[Mask]
+    errors: list[ImageError]
+
+
+class Explanation(JsonObject):
+    """The Grad-CAM explanation of an image."""
+
+    image: str
+    label: str | None
+    """The explained class; null if the model does not return names."""
+    class_id: int
+    score: float
+    overlay: str
+    """PNG file: the image with the heat map over it."""
+    heatmap: str | None = None
+    """NPY file of the heat map, with `--heatmaps`."""
+
+
+class ExplainOutput(JsonObject):
+    """Output of `tfx-vision explain --json`."""
+
+    explanations: list[Explanation]
+    errors: list[ImageError]
+
+
+class SimilarImage(JsonObject):
+    """An image that is similar to the query."""
+
+    image: str
+    similarity: float
+    """Cosine of the embeddings, in [-1, 1]."""
+
+
+class SimilarOutput(JsonObject):
+    """Output of `tfx-vision similar --json`."""
+
+    image: str
+    """The query."""
+    searched: int
+    """Number of images that were compared with it."""
+    similar: list[SimilarImage]
+    """The most similar first."""
+    errors: list[ImageError]
+
+
+# --- submit, model, presets, doctor -----------------------------------------------------------------------------
+
+
+class SubmitOutput(JsonObject):
+    """Output of `tfx-vision submit --json`."""
+
+    status: Literal["started", "scheduled", "pushed", "refused", "failed"]
+    run_id: str
+    """Of the run, or of the recurring run."""
+    url: str
+    """Its page."""
+    tasks: dict[str, str]
+    """State of every node that has started."""
+    detail: str | None
+    """Why the run was not successful."""
+
+
+class ReceptiveField(JsonObject):
+    """The part of the image that one position of a feature map depends on."""
+
+    size: tuple[int | float, int | float] | None
+    """Height and width, pixels; null for the whole image."""
+    stride: tuple[int, int]
+    """Distance of neighbouring positions, pixels: down and across."""
+
+
+class Layer(JsonObject):
+    """One use of a layer."""
+
+    name: str
+    type: str
+    output_shapes: list[list[int | None]]
+    """Shape of every output, without the batch dimension."""
+    kernel: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    parameters: int
+    trainable_parameters: int
+    macs: int | None
+    """Multiply-adds for one image; null if unknown."""
+    receptive_field: ReceptiveField | None
+    layers: list[Layer]
+    """The layers of a network within the network."""
+
+
+class ModelOutput(JsonObject):
+    """Output of `tfx-vision model --json`."""
+
+    model: str
+    task: str
+    input_shape: list[int]
+    num_classes: int
+    num_classes_from: str
+    """The source of the number of classes."""
+    note: str | None
+    """Why the number of classes is assumed."""
+    parameters: int
+    trainable_parameters: int
+    macs: int | None
+    """Multiply-adds for one image; null if unknown."""
+    feature_map: Layer | None
+    """The layer that Grad-CAM explains."""
+    layers: list[Layer]
+
+
+class PresetsOutput(JsonObject):
+    """Output of `tfx-vision presets --json`."""
+
+    presets: dict[str, str]
+    """Name → description."""
+
+
+class Check(JsonObject):
+    """One check of the machine."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class DoctorOutput(JsonObject):
+    """Output of `tfx-vision doctor --json`."""
+
+    checks: list[Check]
+
+
+def submit_output(submission: Submission) -> SubmitOutput:
+    """Describes a submitted run."""
+    return SubmitOutput.model_validate(
+        {
+            "status": submission.status,
+            "run_id": submission.run_id,
+            "url": submission.url,
+            "tasks": submission.tasks,
+            "detail": submission.detail or None,
+        }
+    )
+
+
+def model_output(inspection: Inspection) -> ModelOutput:
+    """Describes a network."""
+    network, transform = inspection.architecture, inspection.config.transform
+    return ModelOutput(
+        model=inspection.config.model.name,
+        task=inspection.config.model.task,
+        input_shape=[transform.image_size, transform.image_size, transform.channels],
+        num_classes=inspection.num_classes.number,
+        num_classes_from=inspection.num_classes.origin,
+        note=inspection.num_classes.problem or None,
+        parameters=network.parameters,
+        trainable_parameters=network.trainable_parameters,
+        macs=network.macs,
+        feature_map=network.feature_map and _layer(network.feature_map),
+        layers=[_layer(layer) for layer in network.layers],
+    )
+
+
+def _layer(layer: architecture.Layer) -> Layer:
+    field = layer.receptive_field
+    return Layer.model_validate(
+        {
+            **layer._asdict(),
+            "receptive_field": field
+            and ReceptiveField(size=None if field.is_whole_picture else field.size, stride=field.stride),
+            "layers": [_layer(inner) for inner in layer.layers],
+        }
+    )
+
+
+# --- Schemas ----------------------------------------------------------------------------------------------------
+
+OUTPUTS: Mapping[str, type[JsonObject]] = {
+    "run": RunOutput,
+    "submit": SubmitOutput,
+    "predict": PredictOutput,
+    "segment": SegmentOutput,
+    "explain": ExplainOutput,
+    "similar": SimilarOutput,
+    "model": ModelOutput,
+    "history": HistoryOutput,
+    "compare": CompareOutput,
+    "rollback": RollbackOutput,
+    "presets": PresetsOutput,
+    "doctor": DoctorOutput,
+}
+
+
+def schema(command: str) -> str:
+    """Generates the JSON schema of a command's output, as text."""
+    document = {"$schema": GenerateJsonSchema.schema_dialect}
+    document |= OUTPUTS[command].model_json_schema(mode="serialization")
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

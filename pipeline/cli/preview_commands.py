@@ -1,0 +1,83 @@
+"""The commands that show what a configuration does, without a run: augment, model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.console import BAD_USAGE, escape, stop, wide_console
+from pipeline.cli.errors import one_message
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+
+
+def augment(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet; an earlier one is replaced.")],
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    num: Annotated[int, typer.Option(min=1, max=100, help="Pictures, each with seven samples.")] = 8,
+) -> None:
+    """Draws what augmentation does: some pictures, and beside each what training sees of it."""
+    import contextlib
+    import os
+
+    from pipeline.execution import dataset, local_run, log
+    from pipeline.preview import contact_sheet
+
+    stderr = Console(stderr=True)
+    if output.suffix.lower() != ".png":
+        stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
+    if not output.parent.is_dir():
+        stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
+    unusable: list[str] = []
+    with one_message(lambda: output):
+        loaded = load_config(config, data, overrides)
+        generated = loaded.data.path is None
+        with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+            found = dataset.prepare(loaded)
+        dataset.refuse_other_task(loaded, found, "Trainer")
+        with log.quiet_output(Path(os.devnull)):
+            sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
+        sheet.save(output, "PNG")
+    for reason in unusable:
+        stderr.print(f"[yellow]left out:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
+    print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
+
+
+def model(
+    config: ConfigArgument,
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Pictures, for the number of classes; replaces data.path.")
+    ] = None,
+    overrides: OverridesOption = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
+    ] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
+
+    Nothing is trained, and no pre-trained weights are needed.
+    """
+    import os
+
+    from pipeline.execution.log import quiet_output
+
+    with one_message():
+        loaded = load_config(config, data, overrides, needs_data=False)
+        # TensorFlow greets at length when it starts.
+        with quiet_output(Path(os.devnull)) as (out, _):
+            from pipeline.cli import network_table
+            from pipeline.preview import network_summary
+
+            found = network_summary.inspect(loaded, num_classes)
+            if as_json:
+                from pipeline.cli import json_output
+
+                out.write(json_output.model_output(found).as_text() + "\n")
+            else:
+                network_table.show(wide_console(out), found, expand=expand)

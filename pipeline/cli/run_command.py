@@ -1,0 +1,73 @@
+"""The command `run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.console import wide_console
+from pipeline.cli.errors import one_message
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+from pipeline.config.messages import ConfigError
+from trainer_module.error_text import did_you_mean
+
+
+def run(
+    config: ConfigArgument,
+    data: DataOption = None,
+    overrides: OverridesOption = None,
+    from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
+    to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
+    as_json: JsonOption = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Runs the pipeline here: from a folder of pictures to a served model.
+
+    A run that failed or was killed goes on where it stopped when the same command is given again.
+
+    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
+    model.
+    """
+    from pipeline.execution import dataset, local_run, log
+
+    with one_message(
+        lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
+    ):
+        loaded = load_config(config, data, overrides)
+        _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
+        local_run.refuse_several_machines(loaded)
+        with local_run.only_run(loaded.run_dir):
+            layout = dataset.prepare(loaded)
+            from pipeline.cli import run_summary
+
+            with log.quiet_output(loaded.log_path) as (out, err):
+                console = wide_console(err)
+                run_summary.start(console, loaded, layout)
+                with run_summary.Progress(console) as progress:
+                    outcome = local_run.execute(
+                        loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
+                    )
+                run_summary.summary(console, outcome, loaded)
+                if debug and outcome.error:
+                    import traceback
+
+                    traceback.print_exception(outcome.error[1], file=err)
+                if as_json:
+                    from pipeline.cli import json_output
+
+                    out.write(json_output.run_output(outcome).as_text() + "\n")
+    raise typer.Exit(outcome.exit_code)
+
+
+def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
+    from pipeline.nodes import NODE_IDS, TUNER
+
+    for option, node in (("--from", from_node), ("--to", to_node)):
+        if node is not None and node not in NODE_IDS:
+            suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
+            raise ConfigError(f"{option}: unknown node `{node}`{suggestion}")
+        if node == TUNER and not with_tuner:
+            raise ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
+    if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
+        raise ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
