@@ -1,4 +1,4 @@
-"""How many calls run at once, and how many may wait: the rest is told to come again."""
+"""Limits how many calls run at once and how many wait; further calls are refused."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from serving.local_server.servable import TIMED_OUT, Servable
 
 
 class Admission:
-    """Lets a few calls into the sessions at a time, in the order in which they came.
+    """Runs a limited number of calls at a time, in the order of their arrival.
 
-    More than the machine has cores only makes each of them slower, and a queue without an end makes all of them late.
+    More calls than cores only make each call slower, and an unbounded queue makes all calls late.
     """
 
-    def __init__(self, running: int, waiting: int) -> None:
-        """Takes what the instance needs.
+    def __init__(self, max_running: int, max_waiting: int) -> None:
+        """Takes the limits.
 
         Args:
-          running: How many calls run at once.
-          waiting: How many more may wait for their turn.
+          max_running: How many calls run at once.
+          max_waiting: How many more may wait.
         """
-        self._free, self._waiting = running, waiting
-        self._line: deque[threading.Event] = deque()
+        self._free, self._max_waiting = max_running, max_waiting
+        self._queue: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
     def run(
         self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
     ) -> list[np.ndarray]:
-        """Runs the call when it is its turn, see `Servable.run`."""
+        """Runs the call when it is its turn; see `Servable.run`."""
         self._enter(deadline)
         try:
             return servable.run_now(feeds, fetches)
@@ -45,29 +45,28 @@ class Admission:
             if self._free:
                 self._free -= 1
                 return
-            if len(self._line) >= self._waiting:
+            if len(self._queue) >= self._max_waiting:
                 raise RequestError(
-                    "UNAVAILABLE",
-                    f"The server is busy: {self._waiting} requests wait already. Come again in a moment.",
+                    "UNAVAILABLE", f"The server is busy: {self._max_waiting} requests are waiting. Retry later."
                 )
             turn = threading.Event()
-            self._line.append(turn)
+            self._queue.append(turn)
         if turn.wait(None if deadline is None else max(deadline - time.monotonic(), 0)):
             return
         with self._lock:
-            if turn in self._line:
-                self._line.remove(turn)
+            if turn in self._queue:
+                self._queue.remove(turn)
             else:
-                self._free += 1  # the turn came in this very moment, and nobody will use it
-                self._pass_on()
+                self._free += 1  # its turn came at this moment, but the call does not use it
+                self._start_next()
         raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
 
     def _leave(self) -> None:
         with self._lock:
             self._free += 1
-            self._pass_on()
+            self._start_next()
 
-    def _pass_on(self) -> None:
-        if self._free and self._line:
+    def _start_next(self) -> None:
+        if self._free and self._queue:
             self._free -= 1
-            self._line.popleft().set()
+            self._queue.popleft().set()

@@ -1,8 +1,8 @@
-"""Dynamic batching: calls that wait at the same time run as one, from a queue that has an end.
+"""Dynamic batching: calls that wait at the same time run as one batch, from a bounded queue.
 
 Source: TF Serving's batching/batching_session.cc and TensorFlow's kernels/batching_util/shared_batch_scheduler.h. Two
-things are better here: calls whose shapes differ never meet in a batch, and a batch that fails is run again call by
-call, so that one bad picture is the trouble of nobody but its sender.
+differences are deliberate: calls of different shapes never share a batch, and a failed batch runs again call by call,
+so that an invalid image affects only its own call.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from serving.local_server.servable import TIMED_OUT, Servable
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """TF Serving's parameters and their defaults.
+    """TF Serving's parameters, with its defaults.
 
     Attributes:
-      max_batch_size: Of a call, and of a batch too unless `max_execution_batch_size` says otherwise.
-      batch_timeout_micros: How long a batch that is not full waits for more.
+      max_batch_size: Limit of a call, and of a batch too unless `max_execution_batch_size` sets another.
+      batch_timeout_micros: How long a batch that is not full waits for more calls.
       max_enqueued_batches: How many batches wait in each queue.
       num_batch_threads: How many batches run at once.
       thread_pool_name: A label of the metrics.
-      allowed_batch_sizes: A batch is padded to the next of these.
-      pad_variable_length_inputs: Whether calls of other shapes are padded with zeros and so share a batch.
-      max_execution_batch_size: Calls that are larger are split, where `enable_large_batch_splitting` asks for it.
+      allowed_batch_sizes: A batch is padded to the next of these sizes.
+      pad_variable_length_inputs: Whether calls of different shapes are padded with zeros to share a batch.
+      max_execution_batch_size: Larger calls are split if `enable_large_batch_splitting` is set.
     """
 
     max_batch_size: int = 1000
@@ -52,48 +52,48 @@ def from_file(path: Path) -> BatchingParameters:
     """Reads --batching_parameters_file.
 
     Raises:
-      RequestError: If it cannot be read, or its values do not go together.
+      RequestError: If it cannot be read, or its values contradict each other.
     """
-    read = read_text(path, messages.BatchingParameters())
-    given = {
-        name: getattr(read, name).value
+    message = read_text(path, messages.BatchingParameters())
+    values = {
+        name: getattr(message, name).value
         for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-        if read.HasField(name)
+        if message.HasField(name)
     }
-    for name, value in given.items():
+    for name, value in values.items():
         if value < (0 if name == "batch_timeout_micros" else 1):
             raise RequestError("INVALID_ARGUMENT", f"{name} must be positive; was {value}")
-    if read.HasField("thread_pool_name"):
-        given["thread_pool_name"] = read.thread_pool_name.value
-    max_batch_size = given.get("max_batch_size", BatchingParameters.max_batch_size)
+    if message.HasField("thread_pool_name"):
+        values["thread_pool_name"] = message.thread_pool_name.value
+    max_batch_size = values.get("max_batch_size", BatchingParameters.max_batch_size)
     execution_size = max_batch_size
-    if read.enable_large_batch_splitting.value:
-        if read.HasField("max_execution_batch_size"):
-            execution_size = read.max_execution_batch_size.value
+    if message.enable_large_batch_splitting.value:
+        if message.HasField("max_execution_batch_size"):
+            execution_size = message.max_execution_batch_size.value
         if not 1 <= execution_size <= max_batch_size:
             raise RequestError(
                 "INVALID_ARGUMENT",
                 "max_execution_batch_size should be less than or equal to max_batch_size, and positive",
             )
-    sizes = tuple(read.allowed_batch_sizes)
+    sizes = tuple(message.allowed_batch_sizes)
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1):
         raise RequestError("INVALID_ARGUMENT", "allowed_batch_sizes entries must be in increasing order")
     if sizes and sizes[-1] != execution_size:
-        which = "max_execution_batch_size" if read.enable_large_batch_splitting.value else "max_batch_size"
+        limit = "max_execution_batch_size" if message.enable_large_batch_splitting.value else "max_batch_size"
         raise RequestError(
-            "INVALID_ARGUMENT", f"Last entry in allowed_batch_sizes must match {which}; last entry was {sizes[-1]}"
+            "INVALID_ARGUMENT", f"Last entry in allowed_batch_sizes must match {limit}; last entry was {sizes[-1]}"
         )
     return BatchingParameters(
-        **given,
+        **values,
         allowed_batch_sizes=sizes,
-        pad_variable_length_inputs=read.pad_variable_length_inputs,
+        pad_variable_length_inputs=message.pad_variable_length_inputs,
         max_execution_batch_size=execution_size,
     )
 
 
 @dataclass(eq=False)
 class _Task:
-    """A call, or a piece of one that is larger than a batch."""
+    """A call, or a part of one that is larger than a batch."""
 
     feeds: Mapping[str, np.ndarray]
     size: int
@@ -109,18 +109,18 @@ class _Batch:
     key: tuple[Any, ...]
     servable: Servable
     fetches: tuple[str, ...]
-    due: float  # when it is taken even though it is not full
+    due: float  # when it runs even if it is not full
     tasks: list[_Task] = field(default_factory=list)
     size: int = 0
 
 
 class Batcher:
-    """Collects calls into batches and runs them in threads of its own."""
+    """Collects calls into batches and runs them in its own threads."""
 
     def __init__(self, parameters: BatchingParameters) -> None:
         """Starts the threads."""
         self._parameters = parameters
-        self._batches: list[_Batch] = []  # in the order in which they are due; all queues together
+        self._batches: list[_Batch] = []  # of all queues, in the order of `due`
         self._changed = threading.Condition()
         self._stopped = False
         self._threads = [
@@ -131,7 +131,7 @@ class Batcher:
             thread.start()
 
     def stop(self) -> None:
-        """Runs what is queued and ends the threads."""
+        """Runs the queued batches and ends the threads."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -141,7 +141,7 @@ class Batcher:
     def run(
         self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
     ) -> list[np.ndarray]:
-        """Runs the call together with others, see `Servable.run`."""
+        """Runs the call together with others; see `Servable.run`."""
         size = _batch_size(feeds)
         if size > self._parameters.max_batch_size:
             raise RequestError(
@@ -149,7 +149,7 @@ class Batcher:
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}",
             )
         if not size:
-            return servable.run_now(feeds, fetches)  # nothing to share
+            return servable.run_now(feeds, fetches)  # no rows to batch
         monitoring.BATCH_INPUT_SIZE.observe(size)
         step = self._parameters.max_execution_batch_size
         tasks = [
@@ -159,8 +159,8 @@ class Batcher:
         self._enqueue(servable, fetches, tasks)
         for task in tasks:
             if not task.done.wait(None if deadline is None else max(deadline - time.monotonic(), 0)):
-                for late in tasks:
-                    late.abandoned = True  # nobody waits for it any more: what is not running yet never will
+                for part in tasks:
+                    part.abandoned = True  # the client no longer waits; parts that do not run yet never will
                 raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
             if task.error:
                 raise task.error
@@ -175,7 +175,7 @@ class Batcher:
             shapes = ()
         key = (servable, types, fetches, shapes)
         with self._changed:
-            # Batches of other shapes are of the same queue: its length is what is bounded.
+            # Batches of different shapes share one queue, whose length is limited.
             queue = [batch for batch in self._batches if batch.key[:3] == key[:3]]
             target = next((batch for batch in reversed(queue) if batch.key == key), None)
             room = self._parameters.max_execution_batch_size - (target.size if target else 0)
@@ -202,7 +202,7 @@ class Batcher:
             self._changed.notify()
 
     def _next(self) -> _Batch | None:
-        """Waits for a batch that is full or due; None at the end."""
+        """Waits for a batch that is full or due; returns None when the server stops."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -230,7 +230,7 @@ class Batcher:
                     tasks[0].error = error
                 else:
                     self._run_alone(batch, tasks)
-            except Exception as error:  # a thread that dies would leave its callers waiting
+            except Exception as error:  # if the thread died, its callers would wait forever
                 for task in tasks:
                     task.error = RequestError("INTERNAL", f"{type(error).__name__}: {error}")
             for task in batch.tasks:
@@ -283,13 +283,13 @@ def _batch_size(feeds: Mapping[str, np.ndarray]) -> int:
 
 
 def _join(values: list[np.ndarray], padding: int) -> np.ndarray:
-    """One array of all rows; shapes that differ get zeros, the batch is filled up with its first row."""
+    """Concatenates all rows; different shapes are padded with zeros, the batch with copies of its first row."""
     if len(values) == 1 and not padding:
         return values[0]
     shape = np.max([value.shape[1:] for value in values], axis=0).astype(int) if values[0].ndim > 1 else ()
-    filled = []
+    padded = []
     for value in values:
-        width = [(0, 0), *((0, int(wanted - given)) for wanted, given in zip(shape, value.shape[1:], strict=True))]
+        width = [(0, 0), *((0, int(target - size)) for target, size in zip(shape, value.shape[1:], strict=True))]
         filler = b"" if value.dtype == object else 0
-        filled.append(np.pad(value, width, constant_values=filler) if any(after for _, after in width) else value)
-    return np.concatenate([*filled, *[filled[0][:1]] * padding])
+        padded.append(np.pad(value, width, constant_values=filler) if any(after for _, after in width) else value)
+    return np.concatenate([*padded, *[padded[0][:1]] * padding])

@@ -1,6 +1,6 @@
-"""The executable `tensorflow_model_server`: TF Serving's flags over the local server.
+"""The executable `tensorflow_model_server`: the local server with TF Serving's flags.
 
-What it says goes to standard output and the exit codes are TF Serving's too: 0, or 255 where it does not start.
+Its messages go to standard output, and its exit codes are TF Serving's: 0, or 255 if it does not start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from serving.local_server.server import LocalServer
     from serving.local_server.server_options import ServerOptions
 
-_FAILED = 255  # what `return -1` is to a shell
+_FAILED = 255  # `return -1`, as a shell sees it
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
 
 
 def run(program: str, arguments: list[str]) -> int:
-    """Serves until a signal comes.
+    """Serves until a signal arrives.
 
     Args:
-      program: The name in the usage.
+      program: Name of the program in the usage message.
       arguments: The command line.
 
     Returns:
@@ -46,44 +46,44 @@ def run(program: str, arguments: list[str]) -> int:
         print(f"TensorFlow ModelServer: tfx-vision {_version()}")
         return 0
     if parsed.unknown:
-        # TF Serving says this too, but goes on as if nothing had been asked for.
+        # TF Serving prints this too, but then starts without the flag.
         print(f"unknown argument: {parsed.unknown[0]}\n{flags.usage(program)}", end="")
         return _FAILED
     for flag in flags.FLAGS:
         if flag.refused and parsed.values[flag.name] != flag.default:
             return _refuse(f"UNIMPLEMENTED: --{flag.name} cannot be used with this server")
-    given = parsed.values
-    if not given["model_base_path"] and not given["model_config_file"]:
+    values = parsed.values
+    if not values["model_base_path"] and not values["model_config_file"]:
         return _refuse(
             "INVALID_ARGUMENT: Both server_options.model_base_path and server_options.model_config_file are empty!"
         )
-    if not given["port"] and not given["grpc_socket_path"]:
+    if not values["port"] and not values["grpc_socket_path"]:
         return _refuse("INVALID_ARGUMENT: server_options.grpc_port is not set.")
-    if given["batching_parameters_file"] and not given["enable_batching"]:
+    if values["batching_parameters_file"] and not values["enable_batching"]:
         return _refuse(
             "INVALID_ARGUMENT: server_options.batching_parameters_file is set without setting "
             "server_options.enable_batching to true."
         )
-    if given["rest_api_port"] == given["port"]:
+    if values["rest_api_port"] == values["port"]:
         return _refuse("INVALID_ARGUMENT: --rest_api_port cannot be same as --port.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from serving.local_server.errors import RequestError
     from serving.local_server.server import LocalServer, ServerStartError
 
     try:
-        options = to_options(given)
-        base_path = str(given["model_base_path"])
+        options = to_options(values)
+        base_path = str(values["model_base_path"])
         if not options.model_config_file and not base_path.startswith("/") and not is_remote(base_path):
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f"Expected model {given['model_name']} to have an absolute path or URI; got base_path()={base_path}",
+                f"Expected model {values['model_name']} to have an absolute path or URI; got base_path()={base_path}",
             )
         server = LocalServer(
-            str(given["model_name"]),
+            str(values["model_name"]),
             base_path,
-            port=_port(given["port"]),
-            rest_api_port=_port(given["rest_api_port"]),
-            host=str(given["host"]),
+            port=_port(values["port"]),
+            rest_api_port=_port(values["rest_api_port"]),
+            host=str(values["host"]),
             options=options,
         )
         serve(server, lambda: logging.info("Running gRPC ModelServer at port %d ...", server.grpc_port))
@@ -95,12 +95,12 @@ def run(program: str, arguments: list[str]) -> int:
 
 
 def serve(server: LocalServer, announce: Callable[[], None], waiting: Callable[[], None] | None = None) -> None:
-    """Loads the models, answers, and drains when SIGTERM or SIGINT comes.
+    """Loads the models and serves them; drains on SIGTERM or SIGINT.
 
     Args:
       server: Not started yet.
-      announce: Is called when the ports are open.
-      waiting: Is called when there is nothing to load yet.
+      announce: Called when the ports are open.
+      waiting: Called once if a model has no version yet.
 
     Raises:
       ServerStartError: If the only version of a model cannot be loaded.
@@ -110,15 +110,8 @@ def serve(server: LocalServer, announce: Callable[[], None], waiting: Callable[[
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    def stopped(seconds: float) -> bool:
-        if waiting is not None and not said:
-            said.append(True)
-            waiting()
-        return stop.wait(seconds)
-
-    said: list[bool] = []
     try:
-        server.wait_until_loaded(stopped)
+        server.wait_until_loaded(stop.wait, waiting)
         if not stop.is_set():
             server.start()
             announce()
@@ -127,8 +120,8 @@ def serve(server: LocalServer, announce: Callable[[], None], waiting: Callable[[
         server.stop()
 
 
-def to_options(given: dict[str, Any]) -> ServerOptions:
-    """Turns flags into options; reads the files that they name.
+def to_options(values: dict[str, Any]) -> ServerOptions:
+    """Converts flags to options; reads the files that they name.
 
     Raises:
       RequestError: If a file cannot be used.
@@ -140,51 +133,51 @@ def to_options(given: dict[str, Any]) -> ServerOptions:
     from serving.local_server.versions import LoadRetries
 
     metrics_path = tls = None
-    if given["monitoring_config_file"]:
-        prometheus = read_text(Path(given["monitoring_config_file"]), messages.MonitoringConfig()).prometheus_config
+    if values["monitoring_config_file"]:
+        prometheus = read_text(Path(values["monitoring_config_file"]), messages.MonitoringConfig()).prometheus_config
         metrics_path = (prometheus.path or monitoring.DEFAULT_PATH) if prometheus.enable else None
-    if given["ssl_config_file"]:
-        ssl = read_text(Path(given["ssl_config_file"]), messages.SSLConfig())
+    if values["ssl_config_file"]:
+        ssl = read_text(Path(values["ssl_config_file"]), messages.SSLConfig())
         tls = TlsOptions(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode(), ssl.client_verify)
     parameters = None
-    if given["enable_batching"]:
-        path = given["batching_parameters_file"]
+    if values["enable_batching"]:
+        path = values["batching_parameters_file"]
         parameters = batching.from_file(Path(path)) if path else batching.BatchingParameters()
-    threads = given["tensorflow_session_parallelism"]
+    threads = values["tensorflow_session_parallelism"]
     return ServerOptions(
-        model_config_file=Path(given["model_config_file"]) if given["model_config_file"] else None,
-        model_config_poll_s=given["model_config_file_poll_wait_seconds"],
-        file_system_poll_s=given["file_system_poll_wait_seconds"],
-        retries=LoadRetries(max(given["max_num_load_retries"], 0), max(given["load_retry_interval_micros"], 0) / 1e6),
+        model_config_file=Path(values["model_config_file"]) if values["model_config_file"] else None,
+        model_config_poll_s=values["model_config_file_poll_wait_seconds"],
+        file_system_poll_s=values["file_system_poll_wait_seconds"],
+        retries=LoadRetries(max(values["max_num_load_retries"], 0), max(values["load_retry_interval_micros"], 0) / 1e6),
         load=LoadOptions(
-            tags=tuple(given["saved_model_tags"].split(",")),
-            intra_op_threads=given["tensorflow_intra_op_parallelism"] or threads,
-            inter_op_threads=given["tensorflow_inter_op_parallelism"] or threads,
-            gpu_memory_fraction=given["per_process_gpu_memory_fraction"],
+            tags=tuple(values["saved_model_tags"].split(",")),
+            intra_op_threads=values["tensorflow_intra_op_parallelism"] or threads,
+            inter_op_threads=values["tensorflow_inter_op_parallelism"] or threads,
+            gpu_memory_fraction=values["per_process_gpu_memory_fraction"],
         ),
         batching=parameters,
-        batching_from_models=given["enable_per_model_batching_parameters"],
-        warmup_iterations=max(given["num_request_iterations_for_warmup"], 1) if given["enable_model_warmup"] else 0,
-        labels_of_unavailable_versions=given["allow_version_labels_for_unavailable_models"],
+        batching_from_models=values["enable_per_model_batching_parameters"],
+        warmup_iterations=max(values["num_request_iterations_for_warmup"], 1) if values["enable_model_warmup"] else 0,
+        labels_of_unavailable_versions=values["allow_version_labels_for_unavailable_models"],
         metrics_path=metrics_path,
-        rest_timeout_s=given["rest_api_timeout_in_ms"] / 1000 if given["rest_api_timeout_in_ms"] > 0 else 1e9,
-        rest_threads=given["rest_api_num_threads"],
-        cors=given["rest_api_enable_cors_support"],
-        health_service=given["enable_grpc_healthcheck_service"],
-        tensor_content=given["enable_serialization_as_tensor_content"],
-        grpc_socket_path=given["grpc_socket_path"],
-        grpc_threads=given["grpc_max_threads"],
-        grpc_arguments=_channel_arguments(given["grpc_channel_arguments"]),
+        rest_timeout_s=values["rest_api_timeout_in_ms"] / 1000 if values["rest_api_timeout_in_ms"] > 0 else 1e9,
+        rest_threads=values["rest_api_num_threads"],
+        cors=values["rest_api_enable_cors_support"],
+        health_service=values["enable_grpc_healthcheck_service"],
+        tensor_content=values["enable_serialization_as_tensor_content"],
+        grpc_socket_path=values["grpc_socket_path"],
+        grpc_threads=values["grpc_max_threads"],
+        grpc_arguments=_channel_arguments(values["grpc_channel_arguments"]),
         tls=tls,
     )
 
 
 def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
-    found: list[tuple[str, str | int]] = []
+    arguments: list[tuple[str, str | int]] = []
     for argument in filter(None, text.split(",")):
         key, _, value = argument.partition("=")
-        found.append((key, int(value) if value.lstrip("-").isdigit() else value))
-    return tuple(found)
+        arguments.append((key, int(value) if value.lstrip("-").isdigit() else value))
+    return tuple(arguments)
 
 
 def _port(flag: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""The errors of TF Serving: one gRPC code and message each, and the HTTP status that goes with the code."""
+"""The errors of TF Serving: a gRPC code and a message, and the HTTP status of the code."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _NAMES = {
 
 
 class RequestError(Exception):
-    """A request that is answered with an error.
+    """The error response to a request.
 
     Attributes:
       code: The gRPC status name.
-      message: What the client is told.
+      message: The message for the client.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -61,5 +61,5 @@ class RequestError(Exception):
 
 
 def from_tensorflow(error: Any) -> RequestError:
-    """Turns what a graph raised (tf.errors.OpError) into an answer: code and message stay."""
+    """Converts an error of a graph (tf.errors.OpError); code and message stay the same."""
     return RequestError(_NAMES.get(error.error_code, "UNKNOWN"), error.message)

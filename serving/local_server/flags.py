@@ -1,7 +1,7 @@
-"""TF Serving's command line: `--name=value`, and `--name` alone for what is true or false.
+"""TF Serving's command line: `--name=value`, and `--name` alone for a boolean.
 
-Source: TF Serving's model_servers/main.cc and TensorFlow's core/util/command_line_flags.cc. Imports nothing
-heavy: a wrong flag is answered at once.
+Source: TF Serving's model_servers/main.cc and TensorFlow's core/util/command_line_flags.cc. Imports nothing heavy, so
+that a wrong flag is reported at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 Value = str | int | float | bool
 
 _CORES = os.cpu_count() or 1
-_NONE = "Without effect here."
+_NO_EFFECT = "No effect in this server."
 _KINDS: dict[type, str] = {str: "string", int: "int32", float: "float", bool: "bool"}
 
 
@@ -25,9 +25,9 @@ class Flag:
 
     Attributes:
       name: Without the dashes.
-      default: Its type is the flag's.
-      usage: What it does.
-      refused: Whether it is known, and yet nothing here can do what it asks for.
+      default: Its type is the type of the flag.
+      usage: Help text.
+      refused: Whether this server refuses the flag because it cannot implement it.
     """
 
     name: str
@@ -38,78 +38,75 @@ class Flag:
 
 FLAGS = (
     Flag("port", 8500, "TCP port to listen on for gRPC. Disabled if set to zero."),
-    Flag("host", "127.0.0.1", "Address to listen on; 0.0.0.0 is every one. TF Serving has no such flag."),
+    Flag("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all. TF Serving does not have this flag."),
     Flag("grpc_socket_path", "", "If non-empty, listen to a UNIX socket for gRPC on the given path."),
-    Flag("rest_api_port", 0, "Port to listen on for HTTP/REST. Disabled if zero; not the one of --port."),
-    Flag("rest_api_num_threads", 0, "Threads for REST; 0 is as many as requests can wait and run."),
+    Flag("rest_api_port", 0, "Port to listen on for HTTP/REST. Disabled if zero; must differ from --port."),
+    Flag("rest_api_num_threads", 0, "Threads for REST; 0 for one per request that can run or wait."),
     Flag("rest_api_timeout_in_ms", 30000, "Timeout for HTTP/REST API calls."),
     Flag("rest_api_enable_cors_support", False, "Enable CORS headers in response."),
     Flag("enable_batching", False, "Enable batching."),
     Flag("batching_parameters_file", "", "If non-empty, read a BatchingParameters protobuf in text form."),
-    Flag("enable_per_model_batching_parameters", False, "A version's batching_params.pbtxt goes before the above."),
-    Flag("allow_version_labels_for_unavailable_models", False, "A new label may name a version not available yet."),
+    Flag("enable_per_model_batching_parameters", False, "A version's batching_params.pbtxt overrides the file above."),
+    Flag("allow_version_labels_for_unavailable_models", False, "A new label may point to an unavailable version."),
     Flag("model_config_file", "", "If non-empty, read a ModelServerConfig in text form and serve its models."),
-    Flag("model_config_file_poll_wait_seconds", 0, "Interval between readings of that file; 0 reads it once."),
+    Flag("model_config_file_poll_wait_seconds", 0, "Interval at which that file is read again; 0 reads it once."),
     Flag("model_name", "default", "Name of the model (ignored if --model_config_file is set)."),
     Flag("model_base_path", "", "Folder of versions (ignored if --model_config_file is set, otherwise required)."),
-    Flag("num_load_threads", 0, f"Each model has its own thread. {_NONE}"),
-    Flag("num_unload_threads", 0, _NONE),
-    Flag("max_num_load_retries", 0, "How often loading is tried again after a failure. TF Serving's default is 5."),
-    Flag("load_retry_interval_micros", 60_000_000, "Interval between those; negative does not wait."),
-    Flag("file_system_poll_wait_seconds", 1, "Interval between looks at the base paths; 0 looks once."),
-    Flag("flush_filesystem_caches", True, _NONE),
+    Flag("num_load_threads", 0, f"Each model has its own thread. {_NO_EFFECT}"),
+    Flag("num_unload_threads", 0, _NO_EFFECT),
+    Flag("max_num_load_retries", 0, "How often a failed load is retried. TF Serving's default is 5."),
+    Flag("load_retry_interval_micros", 60_000_000, "Interval between retries; no wait if negative."),
+    Flag("file_system_poll_wait_seconds", 1, "Interval at which base paths are polled; 0 polls once."),
+    Flag("flush_filesystem_caches", True, _NO_EFFECT),
     Flag("tensorflow_session_parallelism", 0, "Threads of a session; 0 lets TensorFlow choose."),
     Flag("tensorflow_intra_op_parallelism", 0, "Threads for one operation; 0 lets TensorFlow choose."),
-    Flag("tensorflow_inter_op_parallelism", 0, "Threads for operations side by side; 0 lets TensorFlow choose."),
+    Flag("tensorflow_inter_op_parallelism", 0, "Threads for concurrent operations; 0 lets TensorFlow choose."),
     Flag("tensorflow_session_config_file", "", "A ConfigProto in text form.", refused=True),
     Flag("use_alts_credentials", False, "Use Google ALTS credentials.", refused=True),
-    Flag("ssl_config_file", "", "If non-empty, read an SSLConfig in text form, and let gRPC speak TLS only."),
+    Flag("ssl_config_file", "", "If non-empty, read an SSLConfig in text form; gRPC then requires TLS."),
     Flag("platform_config_file", "", "A PlatformConfigMap in text form.", refused=True),
-    Flag("per_process_gpu_memory_fraction", 0.0, "Share of each GPU's memory; 0 takes what is needed."),
+    Flag("per_process_gpu_memory_fraction", 0.0, "Fraction of each GPU's memory; 0 allocates as needed."),
     Flag("saved_model_tags", "serve", "Comma-separated tags of the meta graph to load."),
-    Flag("grpc_channel_arguments", "", "Comma-separated arguments for gRPC, as grpc.max_connection_age_ms=2000."),
-    Flag("grpc_max_threads", 0, "Threads for gRPC; 0 is as many as requests can wait and run."),
+    Flag("grpc_channel_arguments", "", "Comma-separated arguments for gRPC, e.g. grpc.max_connection_age_ms=2000."),
+    Flag("grpc_max_threads", 0, "Threads for gRPC; 0 for one per request that can run or wait."),
     Flag("enable_model_warmup", True, "Replay a version's warm-up requests before it is available."),
-    Flag("num_request_iterations_for_warmup", 1, "How often each of them is run."),
+    Flag("num_request_iterations_for_warmup", 1, "How often each warm-up request runs."),
     Flag("version", False, "Display version."),
     Flag("monitoring_config_file", "", "If non-empty, read a MonitoringConfig in text form."),
-    Flag("remove_unused_fields_from_bundle_metagraph", True, _NONE),
-    Flag("prefer_tflite_model", False, "Load model.tflite where there is one.", refused=True),
-    Flag("num_tflite_pools", 0, _NONE),
-    Flag("num_tflite_interpreters_per_pool", 0, _NONE),
+    Flag("remove_unused_fields_from_bundle_metagraph", True, _NO_EFFECT),
+    Flag("prefer_tflite_model", False, "Load model.tflite if present.", refused=True),
+    Flag("num_tflite_pools", 0, _NO_EFFECT),
+    Flag("num_tflite_interpreters_per_pool", 0, _NO_EFFECT),
     Flag("enable_signature_method_name_check", False, "Check a signature's method_name.", refused=True),
-    Flag("xla_cpu_compilation_enabled", False, _NONE),
-    Flag("xla_gpu_compilation_enabled", False, _NONE),
-    Flag("enable_profiler", True, "There is no profiler service here. " + _NONE),
+    Flag("xla_cpu_compilation_enabled", False, _NO_EFFECT),
+    Flag("xla_gpu_compilation_enabled", False, _NO_EFFECT),
+    Flag("enable_profiler", True, f"This server has no profiler service. {_NO_EFFECT}"),
     Flag("thread_pool_factory_config_file", "", "A ThreadPoolConfig in text form.", refused=True),
     Flag("mixed_precision", "", "Change the precision of a model.", refused=True),
-    Flag("skip_initialize_tpu", False, _NONE),
-    Flag("enable_grpc_healthcheck_service", False, "Answer grpc.health.v1.Health."),
-    Flag("enable_serialization_as_tensor_content", False, "Predict answers with raw bytes, not with typed fields."),
+    Flag("skip_initialize_tpu", False, _NO_EFFECT),
+    Flag("enable_grpc_healthcheck_service", False, "Enable the service grpc.health.v1.Health."),
+    Flag("enable_serialization_as_tensor_content", False, "Predict returns raw bytes instead of typed fields."),
 )
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedFlags:
     """A command line.
 
     Attributes:
-      values: Of every flag.
-      given: The flags that were named.
-      unknown: What is no flag.
-      valid: Whether every value could be read.
+      values: Value of every flag.
+      unknown: Arguments that are not flags.
+      valid: Whether every value could be parsed.
     """
 
     values: dict[str, Value]
-    given: frozenset[str]
     unknown: tuple[str, ...]
     valid: bool
 
 
-def parse(arguments: Sequence[str]) -> Parsed:
-    """Reads a command line as TensorFlow's own parser does; a value that cannot be read is told on standard error."""
+def parse(arguments: Sequence[str]) -> ParsedFlags:
+    """Parses a command line as TensorFlow's parser does; reports invalid values on standard error."""
     values = {flag.name: flag.default for flag in FLAGS}
-    given: set[str] = set()
     unknown: list[str] = []
     valid = True
     for position, argument in enumerate(arguments):
@@ -130,8 +127,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
             valid = False
         else:
             values[name] = value
-            given.add(name)
-    return Parsed(values, frozenset(given), tuple(unknown), valid and unknown[:1] != ["--help"])
+    return ParsedFlags(values, tuple(unknown), valid and unknown[:1] != ["--help"])
 
 
 def _value(text: str, kind: type) -> Value | None:
@@ -148,10 +144,12 @@ def _value(text: str, kind: type) -> Value | None:
 
 
 def usage(program: str) -> str:
-    """The list of flags, laid out as TensorFlow's."""
+    """Returns the list of flags, formatted as TensorFlow does."""
     lines = [f"usage: {program}", "Flags:"]
     for flag in FLAGS:
-        shown = {True: "true", False: "false"}[flag.default] if isinstance(flag.default, bool) else flag.default
-        text = f'"{shown}"' if isinstance(flag.default, str) else f"{shown:f}" if isinstance(shown, float) else shown
+        default = {True: "true", False: "false"}[flag.default] if isinstance(flag.default, bool) else flag.default
+        if isinstance(flag.default, str):
+            default = f'"{default}"'
+        text = f"{default:f}" if isinstance(default, float) else default
         lines.append(f"\t{f'--{flag.name}={text}':<33}\t{_KINDS[type(flag.default)]}\t{flag.usage}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The gRPC interface: PredictionService, ModelService and, on request, gRPC's own health service.
+"""The gRPC interface: PredictionService, ModelService and, if enabled, gRPC's health service.
 
 Source: TF Serving's apis/{prediction_service,model_service}.proto and
 model_servers/{prediction_service_impl,model_service_impl,grpc_status_util}.cc.
@@ -33,10 +33,10 @@ from serving.local_server.models import ModelSource
 from serving.local_server.servable import TIMED_OUT
 from trainer_module.features import SERVING_DEFAULT
 
-_LONGEST_MESSAGE = 1024
-# Deadlines beyond this are none at all: gRPC's own "never" is some 290 years away.
+_MAX_MESSAGE = 1024
+# Longer deadlines count as none: gRPC represents "no deadline" as some 290 years.
 _NEVER_S = 10**8
-# gRPC's health.proto, and the short names under which TF Serving answers.
+# gRPC's health.proto, and TF Serving's short service names.
 _HEALTH, _SERVING = "grpc.health.v1.Health", 1
 _HEALTHY = ("", "ModelService", "PredictionService")
 
@@ -47,8 +47,8 @@ def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bo
     Args:
       server: Not started yet.
       source: The models.
-      tensor_content: Whether Predict answers with raw bytes instead of typed fields.
-      health: Whether `grpc.health.v1.Health` is answered.
+      tensor_content: Whether Predict returns raw bytes instead of typed fields.
+      health: Whether to add `grpc.health.v1.Health`.
     """
     prediction = _PredictionService(source, tensor_content)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
@@ -66,9 +66,9 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
 
-        def answer() -> predict_pb2.PredictResponse:
+        def respond() -> predict_pb2.PredictResponse:
             spec = _spec(request)
-            with self._source.use(*_wanted(spec)) as servable:
+            with self._source.use(*_selection(spec)) as servable:
                 inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in request.inputs.items()}
                 outputs = inference.predict(
                     servable, spec.signature_name, inputs, list(request.output_filter), _deadline(context)
@@ -79,49 +79,49 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 tensors.to_proto(value, response.outputs[alias], as_content=self._tensor_content)
             return response
 
-        return self._answer(context, "Predict", request.model_spec.name, answer)
+        return self._counted(context, "Predict", request.model_spec.name, respond)
 
     def Classify(
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
-        """Labels and scores of examples."""
+        """Computes labels and scores of examples."""
 
-        def answer() -> classification_pb2.ClassificationResponse:
+        def respond() -> classification_pb2.ClassificationResponse:
             spec = _spec(request)
-            with self._source.use(*_wanted(spec)) as servable:
+            with self._source.use(*_selection(spec)) as servable:
                 classes = inference.classify(servable, spec.signature_name, request.input, _deadline(context))
             response = classification_pb2.ClassificationResponse()
             _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
             _fill_classes(response.result, classes)
             return response
 
-        return self._answer(context, "Classify", request.model_spec.name, answer)
+        return self._counted(context, "Classify", request.model_spec.name, respond)
 
     def Regress(
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
-        """A number for every example."""
+        """Computes a number for every example."""
 
-        def answer() -> regression_pb2.RegressionResponse:
+        def respond() -> regression_pb2.RegressionResponse:
             spec = _spec(request)
-            with self._source.use(*_wanted(spec)) as servable:
+            with self._source.use(*_selection(spec)) as servable:
                 values = inference.regress(servable, spec.signature_name, request.input, _deadline(context))
             response = regression_pb2.RegressionResponse()
             _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
             _fill_regressions(response.result, values)
             return response
 
-        return self._answer(context, "Regress", request.model_spec.name, answer)
+        return self._counted(context, "Regress", request.model_spec.name, respond)
 
     def MultiInference(
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
     ) -> inference_pb2.MultiInferenceResponse:
-        """Several signatures of one model on the same examples."""
+        """Runs several signatures of one model on the same examples."""
         name = request.tasks[0].model_spec.name if request.tasks else ""
 
-        def answer() -> inference_pb2.MultiInferenceResponse:
+        def respond() -> inference_pb2.MultiInferenceResponse:
             spec = _spec(request.tasks[0]) if request.tasks else model_pb2.ModelSpec()
-            with self._source.use(*_wanted(spec)) as servable:
+            with self._source.use(*_selection(spec)) as servable:
                 results = inference.multi_inference(servable, request, _deadline(context))
             response = inference_pb2.MultiInferenceResponse()
             for task, result in zip(request.tasks, results, strict=True):
@@ -133,29 +133,29 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                     _fill_regressions(added.regression_result, result)
             return response
 
-        return self._answer(context, "MultiInference", name, answer)
+        return self._counted(context, "MultiInference", name, respond)
 
     def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures of a version."""
+        """Returns the signatures of a version."""
 
-        def answer() -> get_model_metadata_pb2.GetModelMetadataResponse:
+        def respond() -> get_model_metadata_pb2.GetModelMetadataResponse:
             spec = _spec(request)
             metadata.check_fields(request.metadata_field)
-            with self._source.use(*_wanted(spec)) as servable:
+            with self._source.use(*_selection(spec)) as servable:
                 return metadata.response(servable)
 
-        return _answered(context, answer)
+        return _response(context, respond)
 
-    def _answer(self, context: grpc.ServicerContext, api: str, name: str, compute: Callable[[], Any]) -> Any:
-        """Answers and counts."""
+    def _counted(self, context: grpc.ServicerContext, api: str, name: str, compute: Callable[[], Any]) -> Any:
+        """Computes a response and counts the request."""
         started = time.perf_counter()
 
-        def counted() -> Any:
+        def respond() -> Any:
             try:
                 if not context.is_active():
-                    raise RequestError("CANCELLED", "The client has gone.")
+                    raise RequestError("CANCELLED", "The client has cancelled the request.")
                 result = compute()
             except RequestError as error:
                 monitoring.count(self._source, name, error.code)
@@ -167,7 +167,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             monitoring.REQUEST_LATENCY.labels(name, api, "GRPC").observe((time.perf_counter() - started) * 1e6)
             return result
 
-        return _answered(context, counted)
+        return _response(context, respond)
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -177,9 +177,9 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """Tells the state of every version, or of one; labels are ignored, as TF Serving does."""
+        """Returns the state of every version, or of one; ignores labels, as TF Serving does."""
 
-        def answer() -> get_model_status_pb2.GetModelStatusResponse:
+        def respond() -> get_model_status_pb2.GetModelStatusResponse:
             spec = _spec(request)
             if not spec.name:  # an error, as TF Serving's, that lists the models
                 names = wire.encode_model_names(self._source.names())
@@ -193,14 +193,14 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 status.status.error_message = entry.error_message
             return response
 
-        return _answered(context, answer)
+        return _response(context, respond)
 
     def HandleReloadConfigRequest(
         self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
     ) -> model_management_pb2.ReloadConfigResponse:
-        """Serves other models; answers when the new ones are loaded."""
+        """Changes the models; returns when the new ones are loaded."""
 
-        def answer() -> model_management_pb2.ReloadConfigResponse:
+        def respond() -> model_management_pb2.ReloadConfigResponse:
             if request.config.WhichOneof("config") != "model_config_list":
                 raise RequestError(
                     "INVALID_ARGUMENT",
@@ -212,7 +212,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
             response.status.error_code = 0
             return response
 
-        return _answered(context, answer)
+        return _response(context, respond)
 
 
 def _health_handler() -> grpc.GenericRpcHandler:
@@ -221,7 +221,7 @@ def _health_handler() -> grpc.GenericRpcHandler:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return messages.HealthCheckResponse(status=_SERVING)
 
-    # Watch is left out: every watcher would keep a thread of the server for itself.
+    # Without Watch: every watcher would occupy a thread of the server.
     handler = grpc.unary_unary_rpc_method_handler(
         check,
         request_deserializer=messages.HealthCheckRequest.FromString,
@@ -230,16 +230,16 @@ def _health_handler() -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(_HEALTH, {"Check": handler})
 
 
-def _answered(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
+def _response(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
     try:
         return compute()
     except RequestError as error:
         code, text = grpc.StatusCode[error.code], error.message
-    except Exception as error:  # the client shall not be told more than that, and the log all of it
+    except Exception as error:  # the client gets only the message, the log the whole traceback
         logging.exception("A request failed.")
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-    if len(text) > _LONGEST_MESSAGE:
-        text = text[:_LONGEST_MESSAGE] + "...TRUNCATED"
+    if len(text) > _MAX_MESSAGE:
+        text = text[:_MAX_MESSAGE] + "...TRUNCATED"
     context.abort(code, text.encode("utf-8", "replace").decode())
 
 
@@ -253,8 +253,8 @@ def _spec(request: message.Message) -> model_pb2.ModelSpec:
     return request.model_spec
 
 
-def _wanted(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
-    """Name, version and label; version 0 is version 0, not the newest."""
+def _selection(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+    """Returns name, version and label; version 0 is version 0, not the newest."""
     if not spec.name:
         raise RequestError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")

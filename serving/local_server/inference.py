@@ -1,7 +1,7 @@
-"""What can be asked of a loaded version: Predict, Classify, Regress and several of them at once.
+"""The calls of a loaded version: Predict, Classify, Regress and MultiInference.
 
-Source: TF Serving's servables/tensorflow/{predict_util,classifier,regressor,multi_inference,util}.cc. Shapes are the
-graph's business, as they are there.
+Source: TF Serving's servables/tensorflow/{predict_util,classifier,regressor,multi_inference,util}.cc. As there, the
+graph checks the shapes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Classes = list[list[tuple[str, float]]]
 
 
 def data_type_name(dtype: tf.DType) -> str:
-    """TensorFlow's C++ name of a type, which its messages use: float, not float32."""
+    """Returns TensorFlow's C++ name of a dtype, as in its messages: float, not float32."""
     name: str = dtype.name
     return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
 
@@ -43,11 +43,11 @@ def predict(
       servable: The loaded version.
       signature_name: Empty means `serving_default`.
       inputs: By alias; strings as object arrays of bytes.
-      output_filter: Wanted outputs; empty means all.
+      output_filter: Names of the outputs to return; empty means all.
       deadline: On the clock of `time.monotonic`.
 
     Raises:
-      RequestError: As TF Serving words it.
+      RequestError: With TF Serving's message.
     """
     signature_name = signature_name or SERVING_DEFAULT
     if signature_name not in servable.signatures:
@@ -90,10 +90,10 @@ def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request. "
                 f"Inputs expected to be in the set {_set(expected)}.",
             )
-        wanted = tf.dtypes.as_dtype(info.dtype)
-        given = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
-        if given != wanted:
-            names = f"{data_type_name(wanted)} but {data_type_name(given)}"
+        expected_dtype = tf.dtypes.as_dtype(info.dtype)
+        dtype = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
+        if dtype != expected_dtype:
+            names = f"{data_type_name(expected_dtype)} but {data_type_name(dtype)}"
             raise RequestError("INVALID_ARGUMENT", f"Expects arg[{index}] to be {names} is provided")
         feeds[info.name] = value
     return feeds
@@ -106,12 +106,12 @@ def _set(names: Iterable[str]) -> str:
 def classify(
     servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
 ) -> Classes:
-    """Asks a signature of TF Serving's Classify: for every example (label, score) of every class.
+    """Runs a Classify signature; returns (label, score) of every class for every example.
 
-    A label that the signature does not give is empty, a score is 0.
+    Labels are empty, or scores 0, if the signature does not return them.
 
     Raises:
-      RequestError: As TF Serving words it.
+      RequestError: With TF Serving's message.
     """
     definition = _definition(servable, signature_name)
     feed, fetches = _classification(definition)
@@ -122,10 +122,10 @@ def classify(
 def regress(
     servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
 ) -> list[float]:
-    """Asks a signature of TF Serving's Regress: a number for every example.
+    """Runs a Regress signature; returns a number for every example.
 
     Raises:
-      RequestError: As TF Serving words it.
+      RequestError: With TF Serving's message.
     """
     definition = _definition(servable, signature_name)
     feed, fetches = _regression(definition)
@@ -138,10 +138,10 @@ def multi_inference(
     """Runs several signatures on the same examples, in one call of the session.
 
     Returns:
-      What `classify` or `regress` says, for every task.
+      The result of `classify` or `regress`, for every task.
 
     Raises:
-      RequestError: As TF Serving words it.
+      RequestError: With TF Serving's message.
     """
     names: list[str] = []
     feeds: set[str] = set()
@@ -161,10 +161,10 @@ def multi_inference(
             raise RequestError("INVALID_ARGUMENT", f"Requested signature not found in model graph: {name}")
         if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
             raise RequestError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
-        find = _classification if task.method_name == CLASSIFY_METHOD else _regression
-        feed, wanted = find(servable.signatures[name])
+        select = _classification if task.method_name == CLASSIFY_METHOD else _regression
+        feed, outputs = select(servable.signatures[name])
         feeds.add(feed)
-        fetches.update(dict.fromkeys(wanted))
+        fetches.update(dict.fromkeys(outputs))
     if not names:
         raise RequestError("INVALID_ARGUMENT", "MultiInferenceRequest holds no tasks.")
     if len(feeds) > 1:
@@ -186,12 +186,12 @@ def _definition(servable: Servable, signature_name: str) -> Any:
 
 
 def _classification(definition: Any) -> tuple[str, list[str]]:
-    """Feed and fetches of a signature of Classify."""
+    """Returns feed and fetches of a Classify signature."""
     if len(definition.inputs) != 1:
         raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
-        found = len(definition.outputs)
-        raise RequestError("INVALID_ARGUMENT", f"Expected one or two output Tensors, found {found}")
+        count = len(definition.outputs)
+        raise RequestError("INVALID_ARGUMENT", f"Expected one or two output Tensors, found {count}")
     if _INPUTS not in definition.inputs:
         raise RequestError("FAILED_PRECONDITION", f"No classification inputs found in SignatureDef: {definition}")
     fetches = [definition.outputs[alias].name for alias in (_CLASSES, _SCORES) if alias in definition.outputs]
@@ -205,7 +205,7 @@ def _classification(definition: Any) -> tuple[str, list[str]]:
 
 
 def _regression(definition: Any) -> tuple[str, list[str]]:
-    """Feed and fetches of a signature of Regress."""
+    """Returns feed and fetches of a Regress signature."""
     if len(definition.inputs) != 1:
         raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
     if len(definition.outputs) != 1:
@@ -236,7 +236,7 @@ def _run(
 
 
 def serialized_examples(request: input_pb2.Input) -> list[bytes]:
-    """The examples of a request, the shared context in front of each: protobuf merges what follows one another.
+    """Returns the examples of a request, each after the shared context: protobuf merges concatenated messages.
 
     Raises:
       RequestError: INVALID_ARGUMENT, if there are none.
@@ -252,8 +252,8 @@ def serialized_examples(request: input_pb2.Input) -> list[bytes]:
 
 
 def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> Classes:
-    found: dict[str, np.ndarray] = {}
-    for alias, kind, name in ((_CLASSES, object, "DT_STRING"), (_SCORES, np.float32, "DT_FLOAT")):
+    columns: dict[str, np.ndarray] = {}
+    for alias, dtype, name in ((_CLASSES, object, "DT_STRING"), (_SCORES, np.float32, "DT_FLOAT")):
         if alias not in definition.outputs:
             continue
         value = values[fetches.index(definition.outputs[alias].name)]
@@ -261,16 +261,16 @@ def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> C
             raise RequestError(
                 "INVALID_ARGUMENT", f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}"
             )
-        if value.dtype != kind:
-            given = data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
-            raise RequestError("INVALID_ARGUMENT", f"Expected {alias} Tensor of {name}. Got: DT_{given}")
-        found[alias] = value
-    shape = next(iter(found.values())).shape
-    if any(value.shape != shape for value in found.values()):
-        sizes = " vs. ".join(str(value.shape[1]) for value in found.values())
+        if value.dtype != dtype:
+            actual = data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+            raise RequestError("INVALID_ARGUMENT", f"Expected {alias} Tensor of {name}. Got: DT_{actual}")
+        columns[alias] = value
+    shape = next(iter(columns.values())).shape
+    if any(value.shape != shape for value in columns.values()):
+        sizes = " vs. ".join(str(value.shape[1]) for value in columns.values())
         raise RequestError("INVALID_ARGUMENT", f"Tensors class and score should match in dim_size(1). Got {sizes}")
-    labels: np.ndarray = found[_CLASSES] if _CLASSES in found else np.full(shape, b"", dtype=object)
-    scores = found[_SCORES] if _SCORES in found else np.zeros(shape, np.float32)
+    labels: np.ndarray = columns[_CLASSES] if _CLASSES in columns else np.full(shape, b"", dtype=object)
+    scores = columns[_SCORES] if _SCORES in columns else np.zeros(shape, np.float32)
     rows: list[list[bytes]] = labels.tolist()
     numbers: Any = scores.tolist()
     return [
@@ -287,7 +287,7 @@ def _regressions(definition: Any, fetches: list[str], values: list[np.ndarray]) 
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}",
         )
     if value.dtype != np.float32:
-        given = "STRING" if value.dtype == object else data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
-        raise RequestError("INVALID_ARGUMENT", f"Expected output Tensor of DT_FLOAT.  Got: DT_{given}")
+        actual = "STRING" if value.dtype == object else data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+        raise RequestError("INVALID_ARGUMENT", f"Expected output Tensor of DT_FLOAT.  Got: DT_{actual}")
     numbers: list[float] = value.ravel().tolist()
     return numbers

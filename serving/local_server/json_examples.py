@@ -1,4 +1,4 @@
-"""JSON bodies of the REST interface's Classify and Regress ↔ tf.Examples.
+"""JSON bodies of REST's Classify and Regress ↔ tf.Examples.
 
 Source: TF Serving's util/json_tensor.cc.
 """
@@ -21,10 +21,10 @@ _INT64 = (-(2**63), 2**63 - 1)
 
 
 def to_input(request: dict[str, Any]) -> input_pb2.Input:
-    """Reads `examples` and the `context` that they share.
+    """Reads `examples` and their shared `context`.
 
     Raises:
-      RequestError: INVALID_ARGUMENT, as TF Serving words it.
+      RequestError: INVALID_ARGUMENT, with TF Serving's message.
     """
     result = input_pb2.Input()
     examples = result.example_list
@@ -48,7 +48,7 @@ def to_input(request: dict[str, Any]) -> input_pb2.Input:
 
 
 def from_classes(classes: Classes) -> bytes:
-    """Writes the answer of Classify: pairs of label and score, whatever the documentation calls them, as `results`."""
+    """Writes the response of Classify: (label, score) pairs under `results`, which TF Serving's docs call `result`."""
     rows = []
     for row in classes:
         scores = to_json("", np.array([score for _, score in row], np.float32)[:, None])
@@ -57,7 +57,7 @@ def from_classes(classes: Classes) -> bytes:
 
 
 def from_regressions(values: list[float]) -> bytes:
-    """Writes the answer of Regress."""
+    """Writes the response of Regress."""
     return dumps({"results": to_json("", np.array(values, np.float32))})
 
 
@@ -72,7 +72,7 @@ def _fill(value: Any, example: example_pb2.Example) -> None:
 
 
 def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
-    """Adds one value; the type of the first decides that of all."""
+    """Adds one value; the first value determines the type of all."""
     if isinstance(value, bool):
         _list_of(feature, "int64_list", name).append(int(value))
     elif isinstance(value, str):
@@ -96,8 +96,8 @@ def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
 
 
 def _list_of(feature: feature_pb2.Feature, kind: str, name: str) -> Any:
-    found = feature.WhichOneof("kind")
-    if found not in (None, kind):
-        expected = found.removesuffix("_list")
+    current = feature.WhichOneof("kind")
+    if current not in (None, kind):
+        expected = current.removesuffix("_list")
         raise RequestError("INVALID_ARGUMENT", f"Unexpected element type in feature: {name} expecting type: {expected}")
     return getattr(feature, kind).value

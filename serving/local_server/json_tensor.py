@@ -1,6 +1,6 @@
-"""JSON bodies of the REST interface's Predict ↔ tensors.
+"""JSON bodies of REST's Predict ↔ tensors.
 
-Source: TF Serving's util/json_tensor.cc, which its REST documentation describes.
+Source: TF Serving's util/json_tensor.cc and its REST documentation.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from serving.local_server.inference import data_type_name
 from serving.local_server.json_text import is_base64, shown, type_name
 
 ROW, COLUMN = "row", "column"
-# A request that nests deeper is refused; TensorFlow itself knows no tensor of more dimensions.
-_MOST_DIMENSIONS = 254
+# Deeper nesting is refused; TensorFlow supports no more dimensions.
+_MAX_DIMENSIONS = 254
 _SMALL_INTEGERS = (tf.int8, tf.int16, tf.uint8)
 _LARGEST = {tf.float32: float(np.finfo(np.float32).max), tf.float64: float(np.finfo(np.float64).max)}
 _INTEGERS = (*_SMALL_INTEGERS, tf.int32, tf.int64, tf.uint32, tf.uint64)
 
 
 def signature_name(request: dict[str, Any]) -> str:
-    """The signature that a request asks for; empty where it does not say.
+    """Returns the signature of a request; empty if it has none.
 
     Raises:
       RequestError: INVALID_ARGUMENT, if it is not a string.
@@ -49,10 +49,10 @@ def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict
       inputs: TensorInfo of every input of the signature.
 
     Returns:
-      An array for every input, and the format (the answer has the same).
+      One array per input, and the format, which is also that of the response.
 
     Raises:
-      RequestError: As TF Serving words it.
+      RequestError: With TF Serving's message.
     """
     if "instances" in request and "inputs" in request:
         raise RequestError(
@@ -68,11 +68,11 @@ def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict
 
 
 def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
-    """Writes the answer: `predictions` (row format) or `outputs` (column format).
+    """Writes the response: `predictions` (row format) or `outputs` (column format).
 
     Raises:
-      RequestError: INVALID_ARGUMENT, if the outputs have no common first dimension for rows, or a type that JSON
-        does not have.
+      RequestError: INVALID_ARGUMENT, if the outputs have no common first dimension for rows, or a dtype that JSON
+        cannot represent.
     """
     if format_ == COLUMN:
         columns = {name: to_json(name, value) for name, value in outputs.items()}
@@ -95,7 +95,7 @@ def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
 
 
 def dumps(value: Any) -> bytes:
-    """Writes JSON; arrays of numbers are welcome, those with a NaN or an infinity must have been made lists before."""
+    """Writes JSON; arrays of numbers are allowed, but arrays with NaN or infinity must be converted to lists first."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -116,9 +116,9 @@ def _from_rows(request: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, 
     named = _is_object(instances[0])
     for index, instance in enumerate(instances):
         if named != _is_object(instance):
-            expected, found = ("object", "list") if named else ("value/list", "object")
+            expected, actual = ("object", "list") if named else ("value/list", "object")
             raise RequestError(
-                "INVALID_ARGUMENT", f"Expecting {expected} but got {found} at item {index} of input list"
+                "INVALID_ARGUMENT", f"Expecting {expected} but got {actual} at item {index} of input list"
             )
     if not named:
         name = next(iter(inputs))
@@ -160,7 +160,7 @@ def _from_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray
 
 
 def _rows_to_array(rows: list[Any], info: Any, where: str) -> np.ndarray:
-    """All rows in one array; the message of a refusal names the row."""
+    """Converts all rows to one array; an error names the row."""
     dtype = tf.dtypes.as_dtype(info.dtype)
     if (numbers := _numbers(rows, dtype)) is not None:
         return numbers
@@ -195,14 +195,14 @@ def _to_array(value: Any, dtype: Any) -> np.ndarray:
 
 
 def _numbers(value: Any, dtype: Any) -> np.ndarray | None:
-    """A list of nothing but fitting numbers at once; None where a closer look must find out what is wrong."""
+    """Converts a list of valid numbers at once; returns None if it needs a detailed check."""
     if not isinstance(value, list) or not (dtype in _INTEGERS or dtype in (tf.float32, tf.float64)):
         return None
     try:
         array = np.array(value)
     except (ValueError, OverflowError):
         return None
-    # Booleans hide among numbers; a list of nothing but booleans does not, and the types of 20 leaves cost little.
+    # numpy converts booleans among numbers to numbers, so they need a check of their own.
     if array.dtype.kind not in "iu" + ("" if dtype in _INTEGERS else "f") or _holds_booleans(value):
         return None
     if dtype == tf.float64 and array.dtype.kind == "f":
@@ -227,7 +227,7 @@ def _shape(value: Any) -> list[int]:
     shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
-        if len(shape) > _MOST_DIMENSIONS:
+        if len(shape) > _MAX_DIMENSIONS:
             raise RequestError("INVALID_ARGUMENT", "JSON array has too many dimensions")
         if not value:
             break
@@ -272,7 +272,7 @@ def _scalar(value: Any, dtype: Any) -> Any:
         if number:
             return _lossless(value, dtype)
     elif dtype in _INTEGERS:
-        # The small ones are read as int32, and what does not fit wraps, as it does there.
+        # Small integers are read as int32 and wrap around, as in TF Serving.
         low, high = (tf.int32.min, tf.int32.max) if dtype in _SMALL_INTEGERS else (dtype.min, dtype.max)
         if number and isinstance(value, int) and low <= value <= high:
             return int(np.array(value).astype(dtype.as_numpy_dtype))
@@ -301,10 +301,10 @@ def _lossless(value: int | float, dtype: Any) -> float:
 
 
 def to_bytes(value: str) -> bytes:
-    """The bytes of a JSON string, as the request held them.
+    """Returns the bytes of a JSON string as in the request.
 
     Raises:
-      RequestError: INVALID_ARGUMENT, for half of a surrogate pair.
+      RequestError: INVALID_ARGUMENT, for half a surrogate pair.
     """
     try:
         return value.encode("utf-8", "surrogateescape")
@@ -335,7 +335,7 @@ def _is_object(value: Any) -> bool:
 
 
 def to_json(name: str, value: np.ndarray) -> Any:
-    """What `dumps` writes of a tensor; bytes as `{"b64": ...}` where the name ends in `_bytes`."""
+    """Converts a tensor for `dumps`; bytes become `{"b64": ...}` if the name ends in `_bytes`."""
     if value.dtype == object:
         binary = name.endswith("_bytes")
         return _map(value.tolist(), lambda item: _string(item, binary))
@@ -347,12 +347,12 @@ def to_json(name: str, value: np.ndarray) -> Any:
     elif value.dtype.kind not in "iub":
         name_ = data_type_name(tf.dtypes.as_dtype(value.dtype))
         raise RequestError("INVALID_ARGUMENT", f"Failed to write JSON value for tensor type: {name_}")
-    # orjson writes float32 with the shortest decimal that is this float32; it takes contiguous arrays only.
+    # orjson writes the shortest decimal of a float32, and requires contiguous arrays.
     return np.ascontiguousarray(value) if value.ndim else value.item() if value.dtype.kind != "f" else _decimal(value)
 
 
 def _decimal(value: Any) -> orjson.Fragment:
-    """One number; NaN and the infinities are tokens that JSON itself does not have."""
+    """Formats one number; NaN and the infinities are tokens outside the JSON standard."""
     if np.isfinite(value):
         return orjson.Fragment(orjson.dumps(np.asarray([value]), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
     return orjson.Fragment(b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity")

@@ -1,4 +1,4 @@
-"""Reading JSON text, and saying what is wrong with it, in RapidJSON's words."""
+"""Parses JSON text, with RapidJSON's error messages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from serving.local_server.errors import RequestError
 
-# Values inside error messages are cut at this length.
-_SHOWN = 256
+# Values in error messages are truncated to this length.
+_MAX_SHOWN = 256
 _DECODER = json.JSONDecoder()
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-# The standard library's words → RapidJSON's.
-_WORDS = {
+# The standard library's messages → RapidJSON's.
+_MESSAGES = {
     "Expecting value": "Invalid value.",
     "Expecting property name enclosed in double quotes": "Missing a name for object member.",
     "Illegal trailing comma before end of object": "Missing a name for object member.",
@@ -26,9 +26,9 @@ _WORDS = {
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Reads the JSON object of a request; what follows it is ignored, NaN and Infinity are numbers.
+    """Parses the JSON object of a request; ignores trailing text, accepts NaN and Infinity as numbers.
 
-    Bytes that are no UTF-8 stay as they are inside of strings.
+    Bytes in strings that are not UTF-8 stay unchanged.
 
     Raises:
       RequestError: INVALID_ARGUMENT.
@@ -40,11 +40,11 @@ def parse(body: bytes) -> dict[str, Any]:
         value, _ = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         raise RequestError(
-            "INVALID_ARGUMENT", f"JSON Parse error: {_words(text, error)} at offset: {error.pos}"
+            "INVALID_ARGUMENT", f"JSON Parse error: {_message(text, error)} at offset: {error.pos}"
         ) from None
     except RecursionError:
         raise RequestError("INVALID_ARGUMENT", "JSON Parse error: nested too deeply at offset: 0") from None
-    except ValueError:  # a number of more digits than Python reads
+    except ValueError:  # a number with more digits than Python parses
         raise RequestError(
             "INVALID_ARGUMENT", "JSON Parse error: Number too big to be stored in double. at offset: 0"
         ) from None
@@ -54,31 +54,31 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value inside of an error message."""
+    """Formats a value for an error message."""
     text = json.dumps(value, indent=4, ensure_ascii=True)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "...TRUNCATED"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...TRUNCATED"
 
 
 def type_name(value: Any) -> str:
-    """RapidJSON's name of a value's type."""
+    """Returns RapidJSON's name of a value's type."""
     if isinstance(value, bool) or value is None:
         return {True: "True", False: "False", None: "Null"}[value]
     return {str: "String", int: "Number", float: "Number", list: "Array", dict: "Object"}[type(value)]
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value stands for bytes: an object of nothing but the string `b64`."""
+    """Whether a value represents bytes: an object with the string `b64` as its only key."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _words(text: str, error: json.JSONDecodeError) -> str:
+def _message(text: str, error: json.JSONDecodeError) -> str:
     if error.msg != "Expecting ',' delimiter":
-        return next((ours for theirs, ours in _WORDS.items() if error.msg.startswith(theirs)), error.msg)
+        return next((ours for theirs, ours in _MESSAGES.items() if error.msg.startswith(theirs)), error.msg)
     opened = ""
-    for found in _STRUCTURE.finditer(text, 0, error.pos):
-        if found[0] in "[{":
-            opened += found[0]
-        elif found[0] in "]}":
+    for token in _STRUCTURE.finditer(text, 0, error.pos):
+        if token[0] in "[{":
+            opened += token[0]
+        elif token[0] in "]}":
             opened = opened[:-1]
     if opened.endswith("["):
         return "Missing a comma or ] after an array element."

@@ -1,7 +1,7 @@
-"""Messages of TF Serving that `tensorflow-serving-api` does not ship, declared field by field under their own names.
+"""Messages of TF Serving that `tensorflow-serving-api` does not contain, declared with TF Serving's field names.
 
 Source: TF Serving's servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto,
-config/ssl_config.proto, and gRPC's health.proto. The three configurations are read as text, where only names count.
+config/ssl_config.proto, and gRPC's health.proto. The three configurations are read as text: only names matter.
 """
 
 from __future__ import annotations

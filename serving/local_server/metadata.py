@@ -1,4 +1,4 @@
-"""What a version says of itself: its signatures.
+"""The metadata of a model version: its signatures.
 
 Source: TF Serving's servables/tensorflow/get_model_metadata_impl.cc and model_servers/http_rest_api_util.cc.
 """
@@ -18,7 +18,7 @@ SIGNATURE_DEF = "signature_def"
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Refuses a request for anything but signatures.
+    """Refuses a request for other fields than the signatures.
 
     Raises:
       RequestError: INVALID_ARGUMENT.
@@ -31,15 +31,15 @@ def check_fields(fields: Sequence[str]) -> None:
 
 
 def response(servable: Servable) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """The answer of gRPC's GetModelMetadata."""
-    answer = get_model_metadata_pb2.GetModelMetadataResponse()
-    answer.model_spec.name, answer.model_spec.version.value = servable.name, servable.version
-    answer.metadata[SIGNATURE_DEF].Pack(_signatures(servable))
-    return answer
+    """Returns the response of gRPC's GetModelMetadata."""
+    message = get_model_metadata_pb2.GetModelMetadataResponse()
+    message.model_spec.name, message.model_spec.version.value = servable.name, servable.version
+    message.metadata[SIGNATURE_DEF].Pack(_signatures(servable))
+    return message
 
 
 def as_json(servable: Servable) -> dict[str, Any]:
-    """The answer of REST's /metadata, with every default printed."""
+    """Returns the response of REST's /metadata, with every default value."""
     return {
         "model_spec": _to_dict(response(servable).model_spec),
         "metadata": {SIGNATURE_DEF: _to_dict(_signatures(servable))},

@@ -1,4 +1,4 @@
-"""Which models are served: name, base path, version policy and labels, from TF Serving's ModelServerConfig.
+"""The configuration of models: name, base path, version policy and labels, from TF Serving's ModelServerConfig.
 
 Source: TF Serving's config/model_server_config.proto, sources/storage_path/file_system_storage_path_source.proto and
 the checks of model_servers/server_core.cc.
@@ -23,18 +23,18 @@ _TENSORFLOW_TYPE = 1  # the deprecated ModelType
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which of the versions that lie in a base path are served.
+    """Selects the versions of a base path to serve.
 
     Attributes:
-      num_versions: The newest so many; None means all of them.
-      versions: These alone, when there are any; `num_versions` is then without effect.
+      num_versions: How many of the newest versions; None for all.
+      versions: Specific versions; they override `num_versions`.
     """
 
     num_versions: int | None = 1
     versions: tuple[int, ...] = ()
 
     def aspired(self, present: Collection[int]) -> list[int]:
-        """Chooses from the versions that are there; the newest first."""
+        """Returns the selected ones of the present versions, newest first."""
         newest_first = sorted(present, reverse=True)
         if self.versions:
             return [version for version in newest_first if version in self.versions]
@@ -43,7 +43,7 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model: the name that clients ask for, the folder of its versions, and which of them are served."""
+    """One model: its name, the folder of its versions, which of them are served, and their labels."""
 
     name: str
     base_path: str
@@ -55,7 +55,7 @@ def read_text(path: Path, message: Any) -> Any:
     """Reads a protobuf in text form.
 
     Raises:
-      RequestError: INVALID_ARGUMENT, if the file cannot be read or is not such a message.
+      RequestError: NOT_FOUND if the file cannot be read, INVALID_ARGUMENT if it is not such a message.
     """
     try:
         return text_format.Parse(path.read_text(), message)
@@ -69,7 +69,7 @@ def from_file(path: Path) -> list[ModelConfig]:
     """Reads --model_config_file.
 
     Raises:
-      RequestError: INVALID_ARGUMENT or another code, as TF Serving answers.
+      RequestError: With the code and message of TF Serving.
     """
     return from_proto(read_text(path, model_server_config_pb2.ModelServerConfig()))
 
@@ -78,7 +78,7 @@ def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelC
     """Checks a configuration as TF Serving does.
 
     Raises:
-      RequestError: INVALID_ARGUMENT or another code, as TF Serving answers.
+      RequestError: With the code and message of TF Serving.
     """
     if config.WhichOneof("config") == "custom_model_config":
         raise RequestError("UNIMPLEMENTED", "ModelServer does not yet support custom model config.")

@@ -1,4 +1,4 @@
-"""All models that the server serves: found by name, version or label, and replaced while requests go on.
+"""All models of the server: looked up by name, version or label, and reloaded without interrupting requests.
 
 Source: TF Serving's model_servers/{server_core,get_model_status_impl}.cc.
 """
@@ -15,69 +15,69 @@ from dataclasses import replace
 from serving.local_server import monitoring, warmup
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
-from serving.local_server.servable import LoadOptions, Runner, Servable
-from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, Version
+from serving.local_server.servable import LoadOptions, Servable, SessionRunner
+from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, ServedVersion
 from trainer_module import model_versions
 
 
 class ModelSource:
-    """Keeps the models of a configuration loaded, and hands them to requests."""
+    """Keeps the models of a configuration loaded, and provides them to requests."""
 
     def __init__(
         self,
         configs: Sequence[ModelConfig],
-        runner: Callable[[str], Runner],
+        runner: Callable[[str], SessionRunner],
         *,
         load_options: LoadOptions | None = None,
         retries: LoadRetries | None = None,
         warmup_iterations: int = 1,
         labels_of_unavailable_versions: bool = False,
     ) -> None:
-        """Takes what the instance needs; nothing is loaded before `poll`.
+        """Takes the configuration; nothing is loaded before `poll`.
 
         Args:
           configs: The models.
-          runner: A version's folder → what decides when a call runs.
-          load_options: How sessions are made.
-          retries: What is done about a version that cannot be loaded.
-          warmup_iterations: How often each warm-up request is run; 0 leaves warm-up out.
+          runner: A version's folder → its runner, which decides when a call runs.
+          load_options: Options of the sessions.
+          retries: Retries of a version that cannot be loaded.
+          warmup_iterations: How often each warm-up request runs; 0 disables warm-up.
           labels_of_unavailable_versions: Whether a new label may point to a version that is not available.
         """
         self._runner, self._warmup_iterations = runner, warmup_iterations
         self._load_options, self._retries = load_options or LoadOptions(), retries or LoadRetries()
         self._any_label = labels_of_unavailable_versions
         self._configs = {config.name: config for config in configs}
-        self._models = {config.name: self._served(config) for config in configs}
+        self._models = {config.name: self._served_model(config) for config in configs}
         self._labels: dict[str, dict[str, int]] = {}
         self._reloading = threading.Lock()
         self._interval_s: float | None = None
 
     def poll(self) -> None:
-        """Looks once at every base path; versions that cannot be loaded are told by `status`."""
+        """Polls every base path once; `status` reports versions that cannot be loaded."""
         for model in list(self._models.values()):
             model.poll()
 
     def watch(self, interval_s: float = 1.0) -> None:
-        """Polls in threads of its own until `stop`: a model that cannot be reached holds up no other."""
+        """Polls in one thread per model until `stop`: an unreachable base path does not delay other models."""
         self._interval_s = interval_s
         for model in list(self._models.values()):
             model.watch(interval_s)
 
     def stop(self) -> None:
-        """Ends the watching and lets go of every version."""
+        """Ends the polling and unloads every version."""
         for model in list(self._models.values()):
             model.stop()
 
     def ready(self) -> bool:
-        """Whether every configured model has a version that answers."""
+        """Whether every configured model has an available version."""
         return all(self._models[name].available() for name in list(self._configs))
 
     def names(self) -> list[str]:
-        """The configured models."""
+        """Returns the names of the configured models."""
         return list(self._configs)
 
     def assign_labels(self) -> None:
-        """Makes the configuration's labels known; call it once, when the first versions have been loaded.
+        """Assigns the configuration's labels; call it once, when the first versions are loaded.
 
         Raises:
           RequestError: FAILED_PRECONDITION, if a label points to a version that is not available.
@@ -85,34 +85,34 @@ class ModelSource:
         self._labels = self._checked_labels(list(self._configs.values()))
 
     def reload(self, configs: Sequence[ModelConfig]) -> None:
-        """Serves other models, or the same ones otherwise; waits until the new ones are loaded.
+        """Changes the configuration; waits until new models are loaded.
 
         Raises:
-          RequestError: FAILED_PRECONDITION for a label to a version that is not available, and then nothing has
-            changed; UNKNOWN if a new model has no version that can be loaded.
+          RequestError: FAILED_PRECONDITION for a label to a version that is not available; nothing changes then.
+            UNKNOWN if no version of a new model can be loaded.
         """
         with self._reloading:
             if not configs:
                 logging.info("Taking no action for empty config.")
                 return
             labels = self._checked_labels(configs)
-            wanted = {config.name: config for config in configs}
+            after = {config.name: config for config in configs}
             new = []
-            for name, config in wanted.items():
+            for name, config in after.items():
                 model = self._models.get(name)
                 if model is None:
-                    model = self._models[name] = self._served(config)
+                    model = self._models[name] = self._served_model(config)
                     new.append(name)
                     if self._interval_s is not None:
                         model.watch(self._interval_s)
                 elif name not in self._configs:
                     new.append(name)
                 model.configure(config)
-            for name in set(self._configs) - set(wanted):
+            for name in set(self._configs) - set(after):
                 self._models[name].configure(None)
-            before, self._configs, self._labels = self._configs, wanted, labels
-            for name in sorted({*before, *wanted}):
-                if before.get(name) != wanted.get(name):
+            before, self._configs, self._labels = self._configs, after, labels
+            for name in sorted({*before, *after}):
+                if before.get(name) != after.get(name):
                     self._models[name].poll()
             missing = [name for name in new if not self._models[name].available()]
             if missing:
@@ -120,7 +120,7 @@ class ModelSource:
 
     @contextlib.contextmanager
     def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[Servable]:
-        """The version that a request asks for; it stays loaded inside of the block.
+        """Provides the requested version; it stays loaded inside the block.
 
         Raises:
           RequestError: NOT_FOUND for an unknown model or a version that is not available, INVALID_ARGUMENT for a
@@ -131,21 +131,21 @@ class ModelSource:
             if version is None:
                 raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
         model = self._models.get(name)
-        found = model.acquire(version) if model else None
-        if model is None or found is None or found.servable is None:
-            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
+        acquired = model.acquire(version) if model else None
+        if model is None or acquired is None or acquired.servable is None:
+            request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise RequestError("NOT_FOUND", f"Servable not found for request: {request}")
         try:
-            yield found.servable
+            yield acquired.servable
         finally:
-            model.release(found)
+            model.release(acquired)
 
-    def versions(self) -> list[Version]:
-        """Every version of every model, in the order of the configuration, newest first."""
+    def versions(self) -> list[ServedVersion]:
+        """Returns every version of every model, in the order of the configuration, newest first."""
         return [version for model in list(self._models.values()) for version in model.versions()]
 
-    def failed(self) -> list[tuple[str, Version]]:
-        """Models without a version that answers, each with the newest one that could not be loaded."""
+    def failed(self) -> list[tuple[str, ServedVersion]]:
+        """Returns the models without an available version, each with its newest version that failed to load."""
         failures = []
         for name in list(self._configs):
             versions = self._models[name].versions()
@@ -154,30 +154,30 @@ class ModelSource:
                 failures.append((name, broken[0]))
         return failures
 
-    def status(self, name: str, version: int | None = None) -> list[Version]:
-        """The states of all versions, or of one.
+    def status(self, name: str, version: int | None = None) -> list[ServedVersion]:
+        """Returns the states of all versions, or of one.
 
         Raises:
           RequestError: NOT_FOUND.
         """
         model = self._models.get(name)
-        found = model.versions() if model else []
+        versions = model.versions() if model else []
         if version is not None:
-            found = [candidate for candidate in found if candidate.number == version]
-            if not found:
+            versions = [candidate for candidate in versions if candidate.number == version]
+            if not versions:
                 raise RequestError("NOT_FOUND", f"Could not find version {version} of model {name}")
-        if not found:
+        if not versions:
             raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
-        return [replace(candidate, servable=None) for candidate in found]
+        return [replace(candidate, servable=None) for candidate in versions]
 
-    def _served(self, config: ModelConfig) -> ServedModel:
+    def _served_model(self, config: ModelConfig) -> ServedModel:
         return ServedModel(config, self._load, self._retries)
 
     def _load(self, name: str, version: int, folder: str) -> Servable:
         started, status = time.perf_counter(), "success"
         try:
             if damage := model_versions.differences(folder):
-                raise RequestError("DATA_LOSS", f"{folder} is not what was pushed: {'; '.join(damage)}")
+                raise RequestError("DATA_LOSS", f"{folder} differs from its manifest: {'; '.join(damage)}")
             servable = Servable(name, version, folder, self._runner(folder), self._load_options)
             try:
                 if self._warmup_iterations:

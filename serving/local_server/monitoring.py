@@ -1,6 +1,6 @@
-"""Metrics under TF Serving's names, in Prometheus' text format.
+"""Metrics with TF Serving's names, in Prometheus' text format.
 
-prometheus-client counts; the text is written here, because TF Serving's counters have no `_total` behind their names.
+prometheus-client counts, but cannot write the text: it appends `_total` to the names of counters, TF Serving does not.
 
 Source: TF Serving's util/prometheus_exporter.cc, servables/tensorflow/util.cc, batching/batching_session.cc.
 """
@@ -16,15 +16,15 @@ DEFAULT_PATH = "/monitoring/prometheus/metrics"
 CONTENT_TYPE = "text/plain"
 
 _REGISTRY = CollectorRegistry()
-# prometheus-client takes _total off a counter's name and puts it behind every sample's: its name → TF Serving's.
+# prometheus-client removes _total from a counter's name and appends it to every sample's: its name → TF Serving's.
 _COUNTER_NAMES: dict[str, str] = {}
 
 
-class Named(Protocol):
-    """Knows the names of the models."""
+class ModelNames(Protocol):
+    """Provides the names of the models."""
 
     def names(self) -> Collection[str]:
-        """The names."""
+        """Returns the names."""
         ...
 
 
@@ -99,13 +99,13 @@ WRAPPED_RUN_COUNT = _counter(
 )
 
 
-def count(source: Named, model_name: str, status: str) -> None:
-    """Counts one request. Names that no model has count as one: clients make them up, and each would stay for ever."""
+def count(source: ModelNames, model_name: str, status: str) -> None:
+    """Counts one request. All unknown model names share one label: clients could fill the memory with made-up names."""
     REQUEST_COUNT.labels(model_name if model_name in source.names() else "", status).inc()
 
 
 def page() -> str:
-    """Everything that was counted since the process began."""
+    """Returns the metrics since the start of the process."""
     return "\n".join(_lines()) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""Refuses pictures whose header promises more pixels than the machine should decode.
+"""Refuses images whose header announces more pixels than the server should decode.
 
-A PNG of a few kilobytes can stand for gigabytes of pixels; the header says so before anything is decoded. Sources: PNG
+A PNG of a few kilobytes can decode to gigabytes of pixels; its header contains the size. Sources: PNG
 specification, 11.2.2 (IHDR); ITU-T T.81, B.2.2 (SOF); GIF89a, 18 (logical screen) and 20 (image descriptor).
 """
 
@@ -17,16 +17,16 @@ from serving.local_server.errors import RequestError
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GIF = re.compile(rb"GIF8[79]a")
-# Start-of-frame markers: C0 to CF but for DHT (C4), JPG (C8) and DAC (CC).
+# Start-of-frame markers: C0 to CF except DHT (C4), JPG (C8) and DAC (CC).
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 
 
-def check(inputs: Mapping[str, np.ndarray], max_pixels: int) -> None:
-    """Looks at every string of a request that is, or holds (a serialised tf.Example does), a JPEG, PNG or GIF file.
+def refuse_large_images(inputs: Mapping[str, np.ndarray], max_pixels: int) -> None:
+    """Checks every string of a request that is, or contains (as a serialized tf.Example), a JPEG, PNG or GIF file.
 
     Args:
-      inputs: Arrays by tensor name; those that are not of strings are left alone.
+      inputs: Arrays by tensor name; arrays that do not contain strings are skipped.
       max_pixels: Limit of height x width.
 
     Raises:
@@ -36,19 +36,19 @@ def check(inputs: Mapping[str, np.ndarray], max_pixels: int) -> None:
         if values.dtype != object:
             continue
         for index, value in enumerate(values.flat):
-            size = size_of(value) if isinstance(value, bytes) else None
+            size = image_size(value) if isinstance(value, bytes) else None
             if size and size[0] * size[1] > max_pixels:
                 raise RequestError(
                     "INVALID_ARGUMENT",
-                    f"Picture {index} of input {name} has {size[1]} x {size[0]} pixels, more than {max_pixels}.",
+                    f"Image {index} of input {name} has {size[1]} x {size[0]} pixels, more than {max_pixels}.",
                 )
 
 
-def size_of(value: bytes) -> tuple[int, int] | None:
-    """Reads (height, width) of the first picture in a string, None where there is no whole header.
+def image_size(value: bytes) -> tuple[int, int] | None:
+    """Returns (height, width) of the first image in a string; None without a complete header.
 
-    The longer a format's mark, the less likely it is that it stands in another one's data by chance: JPEG, whose mark
-    is the shortest, is looked for last, unless the string begins with it.
+    The longer a format's signature, the less likely it occurs in the data of another format by chance: JPEG, which has
+    the shortest, is searched last, unless the string begins with it.
     """
     if not value.startswith(_JPEG):
         at = value.find(_PNG)
@@ -57,14 +57,14 @@ def size_of(value: bytes) -> tuple[int, int] | None:
                 return None
             width, height = struct.unpack_from(">II", value, at + 16)
             return height, width
-        if found := _GIF.search(value):
-            return _gif(value, found.end()) if len(value) >= found.end() + 7 else None
+        if match := _GIF.search(value):
+            return _gif(value, match.end()) if len(value) >= match.end() + 7 else None
     at = value.find(_JPEG)
     return _jpeg(value, at + 2) if at >= 0 else None
 
 
 def _jpeg(value: bytes, at: int) -> tuple[int, int] | None:
-    """Follows the segments to the frame header."""
+    """Skips the segments before the frame header."""
     while at + 9 <= len(value) and value[at] == 0xFF:
         marker = value[at + 1]
         if marker == 0xFF:  # fill
@@ -80,10 +80,10 @@ def _jpeg(value: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _gif(value: bytes, at: int) -> tuple[int, int]:
-    """The larger of the logical screen and the first image, where that follows the colour table at once."""
+    """Returns the larger of the logical screen and the first image, if that follows the colour table."""
     width, height, packed = struct.unpack_from("<HHB", value, at)
     at += 7 + (3 << (packed & 7) + 1 if packed & 0x80 else 0)
-    while at + 2 < len(value) and value[at] == 0x21:  # an extension: blocks of their own length until an empty one
+    while at + 2 < len(value) and value[at] == 0x21:  # an extension: blocks with a length each, until an empty one
         at += 2
         while at < len(value) and value[at]:
             at += value[at] + 1

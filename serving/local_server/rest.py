@@ -1,7 +1,7 @@
-"""The REST interface: `/v1/models/NAME[/versions/N|/labels/L][:predict|:classify|:regress|/metadata]`.
+"""The REST API: `/v1/models/NAME[/versions/N|/labels/L][:predict|:classify|:regress|/metadata]`.
 
 Source: TF Serving's model_servers/{http_server,http_rest_api_handler,http_rest_api_util}.cc. A plain ASGI application:
-there are no routes for a framework to know, and each of its layers costs time.
+TF Serving's routes do not fit a framework's, and every layer of a framework costs time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainer_module.features import SERVING_DEFAULT
 _POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
 _GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
 _LARGEST_VERSION = 2**63 - 1
-_MOST_UNZIPPED = 100 * 2**20  # util/net_http/compression/gzip_zlib.h
+_MAX_UNZIPPED = 100 * 2**20  # util/net_http/compression/gzip_zlib.h
 _NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
 _CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -40,18 +40,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class _VersionTooLargeError(Exception):
-    """TF Serving returns before it has words for this: 400 with an empty body."""
+    """TF Serving responds with 400 and an empty body."""
 
 
 class _BodyTooLargeError(Exception):
-    """TF Serving has no such limit, and so no words for it either."""
+    """TF Serving has no such limit, and so no message for it."""
 
 
 class RestApp:
-    """The ASGI application that answers for all models."""
+    """The ASGI application for all models."""
 
     def __init__(self, source: ModelSource, options: ServerOptions) -> None:
-        """Takes what the instance needs."""
+        """Takes models and options; starts the threads."""
         self._source, self._options = source, options
         self._threads = options.rest_threads or options.threads
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
@@ -59,23 +59,23 @@ class RestApp:
         self.draining = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        # The query string is part of the matched path, and %3A never stands for the colon of the verb.
+        """Handles one request."""
+        # TF Serving matches the path with the query string, and undecoded: %3A is not the colon before the verb.
         path = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         if path in ("/healthz", "/readyz"):
             await self._health(send, alive=path == "/healthz")
         elif path == self._options.metrics_path:
-            await _reply(send, 200, monitoring.page().encode(), monitoring.CONTENT_TYPE)
+            await _send_response(send, 200, monitoring.page().encode(), monitoring.CONTENT_TYPE)
         elif not path.lower().startswith("/v1/"):
-            await _reply(send, 404, _NOT_FOUND, "text/html")
+            await _send_response(send, 404, _NOT_FOUND, "text/html")
         else:
-            status, body = await self._answer(scope["method"], path, dict(scope["headers"]), receive)
+            status, body = await self._respond(scope["method"], path, dict(scope["headers"]), receive)
             headers = list(_CORS) if self._options.cors else []
             if path.lower() == "/v1/models":  # an error, as TF Serving's, that lists the models
                 headers.append((wire.MODEL_NAMES_KEY.encode(), wire.encode_model_names(self._source.names()).encode()))
-            await _reply(send, status, body, "application/json", headers)
+            await _send_response(send, status, body, "application/json", headers)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -84,14 +84,16 @@ class RestApp:
     async def _health(self, send: Send, alive: bool) -> None:
         ready = not self.draining and self._source.ready()
         text = b"ok\n" if ready or alive else b"draining\n" if self.draining else b"no version is available\n"
-        await _reply(send, 200 if ready or alive else 503, text, "text/plain")
+        await _send_response(send, 200 if ready or alive else 503, text, "text/plain")
 
-    async def _answer(self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive) -> tuple[int, bytes]:
+    async def _respond(
+        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
+    ) -> tuple[int, bytes]:
         if method == "OPTIONS":
             return (200 if re.match(rb"https?://", headers.get(b"origin", b"")) else 400), b""
         if self._in_flight >= self._threads:
-            # Every thread is busy or waits: the body is not even read.
-            return _error(RequestError("UNAVAILABLE", "The server is busy. Come again in a moment."))
+            # Every thread is busy or waits: do not read the body.
+            return _error(RequestError("UNAVAILABLE", "The server is busy. Retry later."))
         started = time.monotonic()
         zipped = b"gzip" in headers.get(b"content-encoding", b"")
         deadline = started + self._options.rest_timeout_s
@@ -100,7 +102,7 @@ class RestApp:
             async with asyncio.timeout(self._options.rest_timeout_s):
                 body = await self._body(headers, receive)
             work = self._executor.submit(self._handle, method, path, body, zipped, deadline)
-        except TimeoutError:  # a body that trickles in would keep others out
+        except TimeoutError:  # a slow body would block other requests
             self._count(-1)
             return _error(RequestError("DEADLINE_EXCEEDED", TIMED_OUT))
         except _BodyTooLargeError:
@@ -112,7 +114,7 @@ class RestApp:
             if isinstance(error, _ClientGoneError):
                 return 499, b""
             raise
-        # What runs already cannot be stopped: its thread is busy, and counts, until it is done.
+        # A running call cannot be stopped: its thread counts as busy until it is done.
         work.add_done_callback(lambda _: self._count(-1))
         done, _ = await asyncio.wait([asyncio.wrap_future(work)], timeout=max(deadline - time.monotonic(), 0))
         if not done:
@@ -143,7 +145,7 @@ class RestApp:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _handle(self, method: str, path: str, body: bytes, zipped: bool, deadline: float) -> tuple[int, bytes]:
-        """Answers in a thread; whatever happens, it answers."""
+        """Computes the response in a thread; never raises."""
         started = time.perf_counter()
         name = verb = ""
         try:
@@ -153,8 +155,8 @@ class RestApp:
                 if verb not in ("classify", "regress", "predict"):  # the pattern ignores case, the verbs do not
                     raise RequestError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
                 if zipped:
-                    body = _unzip(body, min(_MOST_UNZIPPED, self._options.max_request_bytes))
-                answer = self._infer(name, number, unquote(label) if label else None, verb, body, deadline)
+                    body = _unzip(body, min(_MAX_UNZIPPED, self._options.max_request_bytes))
+                response = self._infer(name, number, unquote(label) if label else None, verb, body, deadline)
             elif method == "GET" and (match := _GET.fullmatch(path)):
                 encoded, version, label, subresource = match.groups()
                 name, number = unquote(encoded or ""), _number(version)
@@ -162,9 +164,9 @@ class RestApp:
                     raise RequestError("INVALID_ARGUMENT", "Missing model name in request.")
                 if subresource == "metadata":
                     with self._source.use(name, number, unquote(label) if label else None) as servable:
-                        answer = json_tensor.dumps(metadata.as_json(servable))
+                        response = json_tensor.dumps(metadata.as_json(servable))
                 else:
-                    answer = self._status(name, number)
+                    response = self._status(name, number)
             else:
                 raise RequestError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
         except RequestError as error:
@@ -172,7 +174,7 @@ class RestApp:
             return _error(error)
         except _VersionTooLargeError:
             return 400, b""
-        except UnicodeEncodeError:  # a name inside of the body that is no UTF-8
+        except UnicodeEncodeError:  # a name in the body that is not UTF-8
             monitoring.count(self._source, name, "INVALID_ARGUMENT")
             return _error(
                 RequestError("INVALID_ARGUMENT", "JSON Parse error: Invalid encoding in string. at offset: 0")
@@ -183,7 +185,7 @@ class RestApp:
         monitoring.count(self._source, name, "OK")
         if verb:
             monitoring.REQUEST_LATENCY.labels(name, verb, "REST").observe((time.perf_counter() - started) * 1e6)
-        return 200, answer
+        return 200, response
 
     def _infer(
         self, name: str, version: int | None, label: str | None, verb: str, body: bytes, deadline: float
@@ -223,7 +225,7 @@ class RestApp:
 
 
 class _ClientGoneError(Exception):
-    """There is nobody to answer."""
+    """The client has closed the connection."""
 
 
 def _error(error: RequestError) -> tuple[int, bytes]:
@@ -241,7 +243,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _unzip(body: bytes, limit: int) -> bytes:
-    """What TF Serving makes of a body that it cannot unzip, or that grows too large: nothing."""
+    """Decompresses a body; as in TF Serving, one that is invalid or too large becomes empty."""
     decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         text = decompressor.decompress(body, limit)
@@ -250,7 +252,7 @@ def _unzip(body: bytes, limit: int) -> bytes:
     return text if decompressor.eof else b""
 
 
-async def _reply(
+async def _send_response(
     send: Send, status: int, body: bytes, content_type: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
     fixed = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]

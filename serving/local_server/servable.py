@@ -1,4 +1,4 @@
-"""One version of a model, loaded as TF Serving loads it: a session and its signatures, no Python objects."""
+"""One model version, loaded as TF Serving loads it: a session and its signatures, no Python objects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TIMED_OUT = "Timed out waiting for notification"
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How sessions are made, and what is let into them.
+    """Options of a session, and limits of its inputs.
 
     Attributes:
-      tags: Which meta graph of the SavedModel is loaded.
-      intra_op_threads: For one operation; 0 lets TensorFlow choose.
-      inter_op_threads: For operations side by side; 0 lets TensorFlow choose.
-      gpu_memory_fraction: Of each GPU, taken at once; 0 takes what is needed as it is needed.
-      max_pixels: Of one picture, by its header.
+      tags: Tags of the meta graph to load.
+      intra_op_threads: Threads for one operation; 0 lets TensorFlow choose.
+      inter_op_threads: Threads for concurrent operations; 0 lets TensorFlow choose.
+      gpu_memory_fraction: Fraction of each GPU's memory, allocated at once; 0 allocates as needed.
+      max_pixels: Limit of an image's pixels, according to its header.
     """
 
     tags: tuple[str, ...] = (tf.saved_model.SERVING,)
@@ -37,37 +37,37 @@ class LoadOptions:
     max_pixels: int = 100_000_000
 
 
-class Runner(Protocol):
-    """Decides when a call runs, and with which others."""
+class SessionRunner(Protocol):
+    """Decides when a call runs, and together with which others."""
 
     def run(
         self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
     ) -> list[np.ndarray]:
-        """Runs the servable's session, see `Servable.run`."""
+        """Runs the servable's session; see `Servable.run`."""
         ...
 
 
 class Servable:
-    """A loaded SavedModel; safe to use from several threads.
+    """A loaded SavedModel; thread-safe.
 
     Attributes:
-      name: The model's.
-      version: Its number.
-      meta_graph: The MetaGraphDef without its graph: signatures above all.
+      name: Name of the model.
+      version: Version number.
+      meta_graph: The MetaGraphDef without its graph; contains the signatures.
     """
 
-    def __init__(self, name: str, version: int, export_dir: str, runner: Runner, options: LoadOptions) -> None:
+    def __init__(self, name: str, version: int, export_dir: str, runner: SessionRunner, options: LoadOptions) -> None:
         """Loads the model.
 
         Args:
-          name: The model's.
-          version: Its number.
+          name: Name of the model.
+          version: Version number.
           export_dir: Folder with `saved_model.pb` and `variables/`.
           runner: Decides when a call runs.
-          options: How the session is made.
+          options: Options of the session.
 
         Raises:
-          Exception: Whatever the loader raises for an export that is not whole; the errors have no common class.
+          Exception: From the loader, for an incomplete export; its errors have no common class.
         """
         self.name, self.version = name, version
         self._runner, self._options = runner, options
@@ -94,38 +94,38 @@ class Servable:
 
     @property
     def signatures(self) -> Mapping[str, Any]:
-        """SignatureDef by name."""
+        """The SignatureDefs, by name."""
         signatures: Mapping[str, Any] = self.meta_graph.signature_def
         return signatures
 
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], api: str, deadline: float | None
     ) -> list[np.ndarray]:
-        """Runs the session, when its turn has come.
+        """Runs the session, when the runner allows it.
 
         Args:
-          feeds: Arrays by tensor name; strings as object arrays of bytes. Shapes are the graph's business.
+          feeds: Arrays by tensor name; strings as object arrays of bytes. The graph checks their shapes.
           fetches: Names of tensors.
           api: "Predict", "Classify", ...: a label of the metrics.
-          deadline: On the clock of `time.monotonic`; None waits for ever.
+          deadline: On the clock of `time.monotonic`; None waits without limit.
 
         Returns:
-          An array for every fetch.
+          One array per fetch.
 
         Raises:
-          RequestError: What the graph, the queue or the deadline refuses.
+          RequestError: If the graph refuses the inputs, the queue is full, or the deadline is over.
         """
-        pixels.check(feeds, self._options.max_pixels)
+        pixels.refuse_large_images(feeds, self._options.max_pixels)
         started = time.perf_counter()
         values = self._runner.run(self, feeds, tuple(fetches), deadline)
         monitoring.RUNTIME_LATENCY.labels(self.name, api, "TF1").observe((time.perf_counter() - started) * 1e6)
         return values
 
     def run_now(self, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
-        """Runs the session in this thread, at once.
+        """Runs the session in this thread, without waiting.
 
         Raises:
-          RequestError: With the graph's own code and message.
+          RequestError: With the graph's code and message.
         """
         names = tuple(feeds)
         call = self._callables.get((names, fetches)) or self._callable(names, fetches)
@@ -133,15 +133,15 @@ class Servable:
             values: list[np.ndarray] = call(*feeds.values())
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from None
-        except (ValueError, TypeError) as error:  # what no tensor can be made of
+        except (ValueError, TypeError) as error:  # not convertible to a tensor
             raise RequestError("INVALID_ARGUMENT", str(error)) from None
         return values
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable[..., Any]:
-        """The session's C++ entry point.
+        """Returns the session's C++ entry point.
 
-        `Session.make_callable` and `Session.run` hold every value against the placeholder's shape, which TF Serving
-        does not, and cost ten times as much.
+        `Session.make_callable` and `Session.run` check every value against the placeholder's shape, which TF Serving
+        does not, and take ten times as long.
         """
         with self._lock:
             if (feeds, fetches) not in self._callables:

@@ -1,4 +1,4 @@
-"""Both interfaces over one set of models, on one machine, without docker."""
+"""The local server: gRPC and REST over one set of models, on one machine, without docker."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.models import ModelSource
 from serving.local_server.rest import RestApp
-from serving.local_server.servable import Runner
+from serving.local_server.servable import SessionRunner
 from serving.local_server.server_options import ServerOptions
 
-_BATCHING_OF_MODEL = "batching_params.pbtxt"
+_MODEL_BATCHING_FILE = "batching_params.pbtxt"
 _DEFAULT = ServerOptions()
 
 
 class ServerStartError(Exception):
-    """The server cannot start; the message says why."""
+    """The server cannot start."""
 
 
 class LocalServer:
-    """Answers gRPC and REST as TF Serving does.
+    """Serves models over gRPC and REST as TF Serving does.
 
     Attributes:
       source: The models.
-      grpc_port: The bound port; 0 where there is none.
-      rest_port: The bound port; 0 where there is none.
+      grpc_port: The bound port; 0 without gRPC.
+      rest_port: The bound port; 0 without REST.
     """
 
     def __init__(
@@ -48,23 +48,23 @@ class LocalServer:
         host: str = "127.0.0.1",
         options: ServerOptions = _DEFAULT,
     ) -> None:
-        """Binds the ports; nothing is loaded or answered before `start`.
+        """Binds the ports; nothing is loaded or served before `start`.
 
         Args:
-          model_name: The name that clients ask for.
-          model_base_path: Folder of numbered versions. Where the options name several models, both are without effect.
-          port: For gRPC; 0 takes a free one, None has none.
-          rest_api_port: For REST; 0 takes a free one, None has none.
+          model_name: Name of the model for clients.
+          model_base_path: Folder of numbered versions. Name and folder are ignored if the options contain models.
+          port: For gRPC; 0 selects a free port, None disables gRPC.
+          rest_api_port: For REST; 0 selects a free port, None disables REST.
           host: Address to listen on.
-          options: Everything else.
+          options: All other options.
 
         Raises:
-          ServerStartError: If a port is taken.
-          RequestError: If a configuration file cannot be used.
+          ServerStartError: If a port is in use.
+          RequestError: If a configuration file is invalid.
         """
         self._options, self._stopped = options, threading.Event()
         self._batchers: dict[batching.BatchingParameters, batching.Batcher] = {}
-        self._runner: Runner = Admission(options.running, options.waiting)
+        self._runner: SessionRunner = Admission(options.max_running, options.max_waiting)
         if options.batching:
             self._runner = self._batcher(options.batching)
         configs = options.models
@@ -74,7 +74,7 @@ class LocalServer:
             configs = (ModelConfig(model_name, str(model_base_path)),)
         self.source = ModelSource(
             configs,
-            self._runner_of,
+            self._runner_for,
             load_options=options.load,
             retries=options.retries,
             warmup_iterations=options.warmup_iterations,
@@ -84,7 +84,7 @@ class LocalServer:
         self._app = RestApp(self.source, options)
         self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
-        # httptools needs half of h11's processor time for a request.
+        # httptools needs half the processor time of h11 per request.
         config = uvicorn.Config(
             self._app, http="httptools", loop="asyncio", log_level="warning", lifespan="off", access_log=False
         )
@@ -94,7 +94,7 @@ class LocalServer:
             self._threads.append(threading.Thread(target=self._follow_config, name="model-config", daemon=True))
 
     def start(self) -> None:
-        """Begins to answer and to follow base paths; call `source.poll()` first to have versions at once.
+        """Starts to serve and to poll the base paths; call `source.poll()` first to load versions before.
 
         Raises:
           RequestError: If a label of the configuration points to a version that is not available.
@@ -102,17 +102,18 @@ class LocalServer:
         self.source.assign_labels()
         self._grpc.start()
         if self._socket:
-            self._socket.listen(2048)  # who connects before uvicorn is up is answered then
+            self._socket.listen(2048)  # clients can connect before uvicorn has started
         for thread in self._threads:
             thread.start()
         if self._options.file_system_poll_s > 0:
             self.source.watch(self._options.file_system_poll_s)
 
-    def wait_until_loaded(self, stopped: Callable[[float], bool]) -> None:
-        """Loads the first version of every model; waits for those that have none yet.
+    def wait_until_loaded(self, stopped: Callable[[float], bool], waiting: Callable[[], None] | None = None) -> None:
+        """Loads the first version of every model; waits for models that have none yet.
 
         Args:
-          stopped: Waits for so many seconds, and says whether to give up.
+          stopped: Waits for some seconds and returns whether to give up.
+          waiting: Called once if a model has no version yet.
 
         Raises:
           ServerStartError: If a version that would be the only one cannot be loaded.
@@ -121,15 +122,20 @@ class LocalServer:
             self.source.poll()
             for name, version in self.source.failed():
                 raise ServerStartError(f"Version {version.number} of {name} cannot be loaded: {version.error_message}")
-            if self.source.ready() or stopped(1.0):
+            if self.source.ready():
+                return
+            if waiting is not None:
+                waiting()
+                waiting = None
+            if stopped(1.0):
                 return
 
     def drain(self) -> None:
-        """Says that it is not ready any more, and goes on answering."""
+        """Reports not ready from now on, but still serves."""
         self._app.draining = True
 
     def stop(self, grace_s: float = 30.0) -> None:
-        """Finishes the requests in flight and closes the ports; new ones are refused at once."""
+        """Refuses new requests, finishes those in flight and closes the ports."""
         self.drain()
         self._stopped.set()
         self._rest.should_exit = True
@@ -145,13 +151,13 @@ class LocalServer:
         self.source.stop()
 
     def _batcher(self, parameters: batching.BatchingParameters) -> batching.Batcher:
-        """Versions whose parameters are the same share queues and threads."""
+        """Returns the batcher of these parameters: versions with equal parameters share queues and threads."""
         if parameters not in self._batchers:
             self._batchers[parameters] = batching.Batcher(parameters)
         return self._batchers[parameters]
 
-    def _runner_of(self, folder: str) -> Runner:
-        parameters = Path(folder) / _BATCHING_OF_MODEL
+    def _runner_for(self, folder: str) -> SessionRunner:
+        parameters = Path(folder) / _MODEL_BATCHING_FILE
         if self._options.batching_from_models and self._options.batching and parameters.is_file():
             return self._batcher(batching.from_file(parameters))
         return self._runner
@@ -159,7 +165,7 @@ class LocalServer:
     def _bind_grpc(self, host: str, port: int | None) -> tuple[grpc.Server, int]:
         options = self._options
         arguments: dict[str, str | int] = {
-            # Without this two servers could share a port, each with half of the requests.
+            # Otherwise two servers could share a port, each with half of the requests.
             "grpc.so_reuseport": 0,
             "grpc.max_receive_message_length": options.max_request_bytes,
             "grpc.max_send_message_length": -1,
@@ -185,19 +191,19 @@ class LocalServer:
                 else:
                     bound = server.add_insecure_port(address)
         except RuntimeError:
-            raise ServerStartError(f"Port {port} on {host} is taken. Choose another with --port.") from None
+            raise ServerStartError(f"Port {port} on {host} is in use. Choose another with --port.") from None
         try:
             if options.grpc_socket_path:
                 server.add_insecure_port(f"unix:{options.grpc_socket_path}")
         except RuntimeError:
-            raise ServerStartError(f"--grpc_socket_path: {options.grpc_socket_path} cannot be listened to.") from None
+            raise ServerStartError(f"--grpc_socket_path: cannot listen on {options.grpc_socket_path}.") from None
         return server, bound
 
     def _serve_rest(self) -> None:
         self._rest.run(sockets=[self._socket] if self._socket else None)
 
     def _follow_config(self) -> None:
-        """Reads the file again and again; what is wrong with it goes to the log, and the models stay as they are."""
+        """Polls the configuration file; after an error, which is logged, the models stay unchanged."""
         path = self._options.model_config_file
         applied: list[ModelConfig] | None = None
         while path and not self._stopped.wait(self._options.model_config_poll_s):
@@ -207,12 +213,12 @@ class LocalServer:
                     self.source.reload(configs)
                     applied = configs
             except RequestError as error:
-                logging.error("%s is not followed: %s: %s", path, error.code, error.message)
+                logging.error("Ignored the changed %s: %s: %s", path, error.code, error.message)
 
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio switches Nagle's algorithm off only for sockets that say TCP; with it every answer is 40 ms late.
+    # asyncio disables Nagle's algorithm only for sockets of protocol TCP; with it every response is 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -220,6 +226,6 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ServerStartError(
-            f"Port {port} on {host} cannot be used ({error.strerror}). Choose another with --rest-api-port."
+            f"Port {port} on {host} is not available ({error.strerror}). Choose another with --rest-api-port."
         ) from None
     return bound

@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""Options of a local server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class TlsOptions:
-    """PEM texts of gRPC's certificate, and whether clients must show one of their own."""
+    """PEM texts of gRPC's certificate, and whether clients need a certificate too."""
 
     key: bytes
     certificate: bytes
@@ -26,32 +26,32 @@ class TlsOptions:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Everything but the model's name, its folder and the ports.
+    """All options except the model's name, its folder and the ports.
 
     Attributes:
-      models: Several models; name and folder of the only one are then without effect.
-      model_config_file: Is read again every `model_config_poll_s`, where that is not 0.
-      model_config_poll_s: In seconds.
-      file_system_poll_s: How often base paths are looked at, in seconds; 0 looks once, when the server starts.
-      retries: What is done about a version that cannot be loaded.
-      load: How sessions are made.
-      batching: Calls share a run of the model; None runs each alone.
-      batching_from_models: A version's own `batching_params.pbtxt` goes before `batching`.
-      warmup_iterations: How often each warm-up request is run; 0 leaves warm-up out.
+      models: Several models; they replace the name and folder of a single one.
+      model_config_file: TF Serving's ModelServerConfig as text.
+      model_config_poll_s: Interval at which that file is read again, seconds; 0 reads it once.
+      file_system_poll_s: Interval at which base paths are polled, seconds; 0 polls once, when the server starts.
+      retries: Retries of a version that cannot be loaded.
+      load: Options of the sessions.
+      batching: Batches calls; None runs each call alone.
+      batching_from_models: Whether a version's own `batching_params.pbtxt` overrides `batching`.
+      warmup_iterations: How often each warm-up request runs; 0 disables warm-up.
       labels_of_unavailable_versions: Whether a new label may point to a version that is not available.
-      metrics_path: Where REST shows metrics; None shows none.
-      rest_timeout_s: Of a call over REST.
-      rest_threads: That read and write bodies of REST; 0 is as many as calls can wait and run.
+      metrics_path: REST path of the metrics; None disables it.
+      rest_timeout_s: Deadline of a REST call.
+      rest_threads: Threads of REST; 0 for one per call that can run or wait.
       cors: Whether REST allows pages of other origins.
-      health_service: Whether gRPC answers `grpc.health.v1.Health`.
-      tensor_content: Whether Predict answers with raw bytes instead of typed fields.
-      grpc_socket_path: A UNIX socket for gRPC, besides its port.
+      health_service: Whether gRPC has the service `grpc.health.v1.Health`.
+      tensor_content: Whether Predict returns raw bytes instead of typed fields.
+      grpc_socket_path: A UNIX socket for gRPC, in addition to its port.
       grpc_threads: As `rest_threads`.
       grpc_arguments: Channel arguments of gRPC.
-      tls: Of gRPC.
-      running: How many calls run at once, without batching.
-      waiting: How many more may wait; the next ones are told UNAVAILABLE.
-      max_request_bytes: Of one request, over both protocols, after decompression.
+      tls: TLS of gRPC.
+      max_running: How many calls run at once, without batching.
+      max_waiting: How many more calls wait; further calls get UNAVAILABLE.
+      max_request_bytes: Limit of a request on both protocols, after decompression.
     """
 
     models: tuple[ModelConfig, ...] = ()
@@ -74,11 +74,11 @@ class ServerOptions:
     grpc_threads: int = 0
     grpc_arguments: tuple[tuple[str, str | int], ...] = ()
     tls: TlsOptions | None = None
-    running: int = _CORES
-    waiting: int = 128
+    max_running: int = _CORES
+    max_waiting: int = 128
     max_request_bytes: int = 64 * 2**20
 
     @property
     def threads(self) -> int:
-        """That let every call that may run or wait do so, and tell some more that they may not."""
-        return self.running + self.waiting + 8
+        """The default number of threads: one per call that can run or wait, and some to refuse further calls."""
+        return self.max_running + self.max_waiting + 8

@@ -1,4 +1,4 @@
-"""TensorProto ↔ numpy arrays, as TF Serving reads and writes them."""
+"""TensorProto ↔ numpy arrays, as in TF Serving."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _TYPED_FIELDS = {
     np.dtype(np.uint64): "uint64_val",
     np.dtype(np.bool_): "bool_val",
 }
-# Their values travel as the numbers that their bits make.
+# Their values are stored as the integers of their bits.
 _HALF_TYPES = (np.dtype(np.float16), np.dtype(tf.bfloat16.as_numpy_dtype))
 _VALUE_FIELDS = ("string_val", *sorted({*_TYPED_FIELDS.values(), "half_val", "scomplex_val", "dcomplex_val"}))
-_MOST_REPEATED = 2**20
+_MAX_REPEATED = 2**20
 
 
 def to_numpy(tensor: tensor_pb2.TensorProto) -> np.ndarray:
     """Reads a tensor of a request; strings become an object array of bytes.
 
     Raises:
-      RequestError: INVALID_ARGUMENT, if shape, type and values do not belong together.
+      RequestError: INVALID_ARGUMENT, if shape, dtype and values contradict each other.
     """
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype == tf.string.as_datatype_enum and len(shape) == 1 == len(tensor.string_val) == shape[0]:
-        one = np.empty(1, dtype=object)
-        one[0] = tensor.string_val[0]
-        return one
-    # One value may stand for many, but not for more than a request could hold: a shape costs the sender nothing.
-    given = max(len(getattr(tensor, field)) for field in _VALUE_FIELDS)
+        single = np.empty(1, dtype=object)
+        single[0] = tensor.string_val[0]
+        return single
+    # One value may be repeated, but not more often than a request could contain: a shape costs the sender nothing.
+    num_values = max(len(getattr(tensor, field)) for field in _VALUE_FIELDS)
     size = math.prod(shape)
-    if min(shape, default=0) < 0 or (not tensor.tensor_content and size > max(given, _MOST_REPEATED)):
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {given} values")
+    if min(shape, default=0) < 0 or (not tensor.tensor_content and size > max(num_values, _MAX_REPEATED)):
+        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {num_values} values")
     try:
         array = np.asarray(tf.make_ndarray(tensor))
     except (TypeError, ValueError, IndexError, OverflowError, KeyError) as error:
@@ -56,7 +56,7 @@ def to_numpy(tensor: tensor_pb2.TensorProto) -> np.ndarray:
 
 
 def to_proto(value: np.ndarray, tensor: tensor_pb2.TensorProto, *, as_content: bool = False) -> None:
-    """Writes a tensor of an answer.
+    """Writes a tensor of a response.
 
     Args:
       value: An output of the model.
@@ -76,7 +76,7 @@ def to_proto(value: np.ndarray, tensor: tensor_pb2.TensorProto, *, as_content: b
         elif value.dtype in _HALF_TYPES:
             tensor.half_val.extend(value.ravel().view(np.uint16).tolist())
         else:
-            # Complex numbers: pairs of real and imaginary part.
+            # Complex numbers are pairs of real and imaginary part.
             single = value.dtype == np.complex64
             pairs = value.ravel().view(np.float32 if single else np.float64).tolist()
             (tensor.scomplex_val if single else tensor.dcomplex_val).extend(pairs)

@@ -1,4 +1,4 @@
-"""The versions of one model: they appear, are loaded, and go, as in TF Serving.
+"""The versions of one model: discovered, loaded and unloaded as in TF Serving.
 
 Source: TF Serving's sources/storage_path/file_system_storage_path_source.cc and
 core/{availability_preserving_policy,loader_harness}.cc.
@@ -25,8 +25,8 @@ Load = Callable[[str, int, str], Servable]
 
 
 @dataclass
-class Version:
-    """One version of the model and what has become of it."""
+class ServedVersion:
+    """One version of the model and its state."""
 
     number: int
     state: str = START
@@ -34,16 +34,16 @@ class Version:
     error_message: str = ""
     servable: Servable | None = None
     users: int = 0  # requests in flight
-    failed_stamp: tuple[tuple[str, int, int], ...] | None = None  # of the folder that could not be loaded
+    failed_stamp: tuple[tuple[str, int, int], ...] | None = None  # of the folder that failed to load
 
 
 @dataclass(frozen=True)
 class LoadRetries:
-    """What is done about a version that cannot be loaded.
+    """Retries of a version that cannot be loaded.
 
     Attributes:
-      count: How often it is tried again before it is given up.
-      interval_s: How long after each failure.
+      count: Number of retries.
+      interval_s: Pause before each retry, seconds.
     """
 
     count: int = 0
@@ -51,51 +51,50 @@ class LoadRetries:
 
 
 class ServedModel:
-    """Follows a base path: what the version policy asks for is loaded, what it no longer asks for is let go.
+    """Polls a base path: loads the versions that the version policy selects, and unloads the others.
 
-    A new version is loaded before an old one is let go; one that cannot be loaded leaves the old one serving, and is
-    tried again when its folder changes. A folder counts as a version once its `saved_model.pb` is there, which Pusher
-    writes last.
+    A new version is loaded before an old one is unloaded. If it fails to load, the old one stays, and the new one is
+    retried when its folder changes. A folder is a version once it contains `saved_model.pb`, which Pusher writes last.
     """
 
     def __init__(self, config: ModelConfig, load: Load, retries: LoadRetries) -> None:
-        """Takes what the instance needs; nothing is loaded before `poll`.
+        """Takes configuration and loader; nothing is loaded before `poll`.
 
         Args:
           config: Name, base path and policy.
-          load: (model name, version, folder) → a version that is ready to answer.
-          retries: What is done about a version that cannot be loaded.
+          load: (model name, version, folder) → a loaded version.
+          retries: Retries of a version that cannot be loaded.
         """
         self._config: ModelConfig | None = config
         self._name, self._load, self._retries = config.name, load, retries
-        self._versions: dict[int, Version] = {}
-        self._lock = threading.Lock()  # of the versions' states; never held while something is loaded
+        self._versions: dict[int, ServedVersion] = {}
+        self._lock = threading.Lock()  # guards the versions' states; not held during a load
         self._polling = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def configure(self, config: ModelConfig | None) -> None:
-        """Takes another base path or policy, which the next `poll` follows; None lets go of every version."""
+        """Changes base path or policy at the next `poll`; None unloads every version."""
         self._config = config
 
     def poll(self) -> None:
-        """Looks once at the base path."""
+        """Polls the base path once."""
         with self._polling:
             config = self._config
-            found: dict[int, str] = {}
+            folders: dict[int, str] = {}
             if config is not None:
                 try:
-                    found = _version_folders(config.base_path)
+                    folders = _version_folders(config.base_path)
                 except tf.errors.OpError as error:
                     logging.warning(
                         "Could not find base path %s for servable %s: %s", config.base_path, self._name, error
                     )
-                    return  # a base path that is gone, perhaps for a moment, unloads nothing
-            aspired = config.policy.aspired(found) if config is not None else []
+                    return  # a missing base path, perhaps only for a moment, unloads nothing
+            aspired = config.policy.aspired(folders) if config is not None else []
             for number in aspired:
                 if self._stopped.is_set():
                     return
-                self._load_unless_known(number, found[number])
+                self._load_unless_known(number, folders[number])
             with self._lock:
                 ready = [number for number in aspired if self._versions[number].state == AVAILABLE]
                 for version in self._versions.values():
@@ -105,20 +104,20 @@ class ServedModel:
                             _end(version)
 
     def watch(self, interval_s: float) -> None:
-        """Polls in a thread of its own until `stop`."""
+        """Polls in a separate thread until `stop`."""
 
         def loop() -> None:
             while not self._stopped.wait(interval_s):
                 try:
                     self.poll()
-                except Exception:  # the next look may succeed, and without a thread there would be none
+                except Exception:  # the next poll may succeed; without this the thread would end
                     logging.exception("Looking for versions of %s failed.", self._name)
 
         self._thread = threading.Thread(target=loop, name=f"versions-of-{self._name}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the watching and lets go of every version."""
+        """Ends the polling and unloads every version."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
@@ -129,33 +128,33 @@ class ServedModel:
                     if not version.users:
                         _end(version)
 
-    def acquire(self, number: int | None) -> Version | None:
-        """The newest available version, or the one asked for; it stays loaded until `release`."""
+    def acquire(self, number: int | None) -> ServedVersion | None:
+        """Returns the newest available version, or the requested one; it stays loaded until `release`."""
         with self._lock:
             available = [version for version in self._versions.values() if version.state == AVAILABLE]
-            found = max(
+            acquired = max(
                 (version for version in available if number in (None, version.number)),
                 key=lambda version: version.number,
                 default=None,
             )
-            if found:
-                found.users += 1
-            return found
+            if acquired:
+                acquired.users += 1
+            return acquired
 
-    def release(self, version: Version) -> None:
-        """Gives a version back; the last request in flight frees one that is to go."""
+    def release(self, version: ServedVersion) -> None:
+        """Releases a version; the last request in flight unloads it if that is due."""
         with self._lock:
             version.users -= 1
             if version.state == UNLOADING and not version.users:
                 _end(version)
 
-    def versions(self) -> list[Version]:
-        """All versions ever seen, newest first."""
+    def versions(self) -> list[ServedVersion]:
+        """Returns all versions since the start, newest first."""
         with self._lock:
             return sorted(self._versions.values(), key=lambda version: -version.number)
 
     def available(self) -> bool:
-        """Whether there is a version that answers."""
+        """Whether a version is available."""
         return any(version.state == AVAILABLE for version in self.versions())
 
     def _load_unless_known(self, number: int, folder: str) -> None:
@@ -165,7 +164,7 @@ class ServedModel:
                 return
             if known.failed_stamp is not None and known.failed_stamp == _stamp(folder):
                 return
-        version = Version(number, LOADING)
+        version = ServedVersion(number, LOADING)
         with self._lock:
             self._versions[number] = version
         error = RequestError("UNKNOWN", "")
@@ -175,7 +174,7 @@ class ServedModel:
             stamp = _stamp(folder)
             try:
                 servable = self._load(self._name, number, folder)
-            except Exception as raised:  # loaders raise whatever they like
+            except Exception as raised:  # loaders raise many classes
                 error = _as_request_error(raised)
                 logging.error("Loading servable {%s %d} failed: %s", self._name, number, error.message)
                 continue
@@ -188,7 +187,7 @@ class ServedModel:
             version.error_code, version.error_message = error.code, error.message
 
 
-def _end(version: Version) -> None:
+def _end(version: ServedVersion) -> None:
     servable, version.servable, version.state = version.servable, None, END
     if servable:
         servable.close()
@@ -204,8 +203,8 @@ def _as_request_error(error: Exception) -> RequestError:
 
 
 def _version_folders(base_path: str) -> dict[int, str]:
-    """Version → folder. Of 1 and 01 the later name wins, as it does in TF Serving."""
-    found: dict[int, str] = {}
+    """Returns version → folder. Of 1 and 01 the later name wins, as in TF Serving."""
+    folders: dict[int, str] = {}
     for entry in sorted(tf.io.gfile.listdir(base_path)):
         name = entry.rstrip("/")  # object stores end folders with a slash
         if not (name.isascii() and name.isdigit()) or len(name) > 64 or int(name) > _LARGEST_VERSION:
@@ -213,14 +212,14 @@ def _version_folders(base_path: str) -> dict[int, str]:
         folder = f"{base_path.rstrip('/')}/{name}"
         if not tf.io.gfile.exists(f"{folder}/{model_versions.MODEL_FILE}"):
             continue
-        if int(name) in found:
-            logging.warning("Duplicate version directories %s and %s: the latter is used.", found[int(name)], folder)
-        found[int(name)] = folder
-    return found
+        if int(name) in folders:
+            logging.warning("Duplicate version directories %s and %s: the latter is used.", folders[int(name)], folder)
+        folders[int(name)] = folder
+    return folders
 
 
 def _stamp(folder: str) -> tuple[tuple[str, int, int], ...]:
-    """Changes with any file below the folder: (path, size, time) of each."""
+    """Returns a stamp that changes with any file in the folder: (path, size, time) of each."""
     stamps = []
     try:
         for root, _, files in tf.io.gfile.walk(folder):
@@ -228,5 +227,5 @@ def _stamp(folder: str) -> tuple[tuple[str, int, int], ...]:
                 status = tf.io.gfile.stat(f"{root}/{name}")
                 stamps.append((f"{root}/{name}", int(status.length), int(status.mtime_nsec)))
     except tf.errors.OpError:
-        pass  # it is being changed this moment: the next look sees more
+        pass  # the folder is changing at this moment; the next poll sees more
     return tuple(sorted(stamps))

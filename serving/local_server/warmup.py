@@ -1,4 +1,4 @@
-"""Requests that a version answers before clients may ask it, so that none of them pays for the first run.
+"""Warm-up requests: they run before a version is available, so that no client waits for the slow first run.
 
 Source: TF Serving's servables/tensorflow/saved_model_warmup{,_util}.cc.
 """
@@ -17,7 +17,7 @@ from serving.local_server.servable import Servable
 from trainer_module import locations
 
 _FILE = "assets.extra/tf_serving_warmup_requests"
-_MOST_RECORDS = 1000
+_MAX_RECORDS = 1000
 
 
 def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
@@ -26,10 +26,10 @@ def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
     Args:
       servable: The loaded version.
       export_dir: Its folder.
-      iterations: How often each is run.
+      iterations: How often each request runs.
 
     Raises:
-      RequestError: If the file or an answer is not as it should be; the version must then not be served.
+      RequestError: If the file is invalid or a request fails; the version must not be served then.
     """
     path = locations.join(export_dir, _FILE)
     if not tf.io.gfile.exists(path):
@@ -49,10 +49,10 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
             count += 1
-            if count > _MOST_RECORDS:
+            if count > _MAX_RECORDS:
                 raise RequestError(
                     "INVALID_ARGUMENT",
-                    f"Number of warmup records exceeds the maximum ({_MOST_RECORDS}) at {path}",
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}",
                 )
             try:
                 log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -61,8 +61,8 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
                     "INVALID_ARGUMENT", f"Failed to parse warmup record: {record[:64]!r} from {path}"
                 ) from None
             for _ in range(iterations):
-                _answer(servable, log)
-        # A file that is shorter than a record's header is to the reader one that has none.
+                _run_request(servable, log)
+        # The reader sees no records in a file that is shorter than the header of one.
         damage = "" if count or not tf.io.gfile.stat(path).length else "truncated record at 0"
     except tf.errors.DataLossError as error:
         damage = error.message
@@ -70,7 +70,7 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
         raise RequestError("DATA_LOSS", f"{damage}. Please verify your warmup data is in TFRecord format.")
 
 
-def _answer(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
+def _run_request(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         predict = log.predict_log.request

@@ -76,21 +76,21 @@ def toy_builder() -> Callable[[Path, float], None]:
 
 @pytest.fixture(scope="session")
 def toy_saved(toy_builder: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Path]:
-    """The folder of a saved model, made once for every b."""
-    made: dict[float, Path] = {}
+    """Returns the folder of a saved model, created once for every b."""
+    saved: dict[float, Path] = {}
 
     def get(b: float) -> Path:
-        if b not in made:
-            made[b] = tmp_path_factory.mktemp("toy") / "model"
-            toy_builder(made[b], b)
-        return made[b]
+        if b not in saved:
+            saved[b] = tmp_path_factory.mktemp("toy") / "model"
+            toy_builder(saved[b], b)
+        return saved[b]
 
     return get
 
 
 @pytest.fixture
 def push_toy(toy_saved: Callable[[float], Path]) -> Callable[..., Path]:
-    """Copies a version into a base path, all at once, as Pusher does."""
+    """Copies a version into a base path and renames it there, as Pusher does."""
 
     def push(base: Path, version: int | str, b: float = 2.0) -> Path:
         base.mkdir(parents=True, exist_ok=True)
@@ -103,6 +103,6 @@ def push_toy(toy_saved: Callable[[float], Path]) -> Callable[..., Path]:
 
 @pytest.fixture
 def start_server(running_server: Callable[..., AbstractContextManager[Any]]) -> Iterator[Callable[..., Any]]:
-    """Starts servers that run as long as the test."""
+    """Starts servers that run until the end of the test."""
     with ExitStack() as stack:
         yield lambda *arguments, **named: stack.enter_context(running_server(*arguments, **named))

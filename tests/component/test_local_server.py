@@ -1,4 +1,4 @@
-"""The local server over both protocols, asked by our clients and by the generated stubs."""
+"""The local server over both protocols, with this project's clients and the generated stubs."""
 
 import base64
 import json
@@ -56,21 +56,21 @@ def expected(tiny_model):
 @pytest.fixture(params=["grpc", "rest"])
 def client(request, server):
     if request.param == "grpc":
-        made = GrpcClient(f"127.0.0.1:{server.grpc_port}", "colours")
+        client = GrpcClient(f"127.0.0.1:{server.grpc_port}", "colours")
     else:
-        made = RestClient(f"http://127.0.0.1:{server.rest_port}", "colours")
-    yield made
-    made.close()
+        client = RestClient(f"http://127.0.0.1:{server.rest_port}", "colours")
+    yield client
+    client.close()
 
 
 def b64(image):
     return {"b64": base64.b64encode(image).decode()}
 
 
-# --- Our clients ------------------------------------------------------------------------------------------------
+# --- The clients ------------------------------------------------------------------------------------------------
 
 
-def test_both_clients_give_the_models_answers(client, tiny_model, expected):
+def test_both_clients_return_the_models_predictions(client, tiny_model, expected):
     predictions = client.predict(tiny_model.image_bytes)
     assert [prediction.label.encode() for prediction in predictions] == expected["label"].tolist()
     np.testing.assert_allclose([prediction.score for prediction in predictions], expected["score"], rtol=1e-6)
@@ -94,25 +94,25 @@ def test_model_names(client):
     assert client.model_names() == ["colours"]
 
 
-def test_a_bad_picture_is_the_clients_fault_and_harms_nobody(client, tiny_model):
+def test_an_invalid_image_is_an_error_of_the_request(client, tiny_model):
     with pytest.raises(ServerError) as raised:
-        client.predict([b"not a picture"]).or_raise()
+        client.predict([b"not an image"]).or_raise()
     assert raised.value.code == "INVALID_ARGUMENT"
     assert len(client.predict(tiny_model.image_bytes[:1])) == 1
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_an_unknown_model(server, protocol):
-    made = (
+    client = (
         GrpcClient(f"127.0.0.1:{server.grpc_port}", "nope")
         if protocol == "grpc"
         else RestClient(f"http://127.0.0.1:{server.rest_port}", "nope")
     )
     with pytest.raises(ServerError, match=r"Servable not found for request: Latest\(nope\)"):
-        made.predict([b""])
+        client.predict([b""])
     with pytest.raises(ServerError, match="Could not find any versions of model nope"):
-        made.status()
-    made.close()
+        client.status()
+    client.close()
 
 
 # --- gRPC, by the generated stubs -------------------------------------------------------------------------------
@@ -127,30 +127,30 @@ def predict_request(values, signature="", name="colours", alias="image_bytes", v
     return request
 
 
-def test_predict_answers_with_the_resolved_version_and_typed_fields(channel, tiny_model, expected):
+def test_predict_returns_the_resolved_version_and_typed_fields(channel, tiny_model, expected):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    reply = stub.Predict(predict_request(tiny_model.image_bytes))
-    assert (reply.model_spec.name, reply.model_spec.version.value) == ("colours", VERSION)
-    assert reply.model_spec.signature_name == "serving_default"
-    assert set(reply.outputs) == {"probabilities", "class_id", "label", "score"}
-    assert reply.outputs["probabilities"].tensor_content == b""
-    assert len(reply.outputs["probabilities"].float_val) == 36
-    np.testing.assert_allclose(tf.make_ndarray(reply.outputs["probabilities"]), expected["probabilities"], rtol=1e-6)
+    response = stub.Predict(predict_request(tiny_model.image_bytes))
+    assert (response.model_spec.name, response.model_spec.version.value) == ("colours", VERSION)
+    assert response.model_spec.signature_name == "serving_default"
+    assert set(response.outputs) == {"probabilities", "class_id", "label", "score"}
+    assert response.outputs["probabilities"].tensor_content == b""
+    assert len(response.outputs["probabilities"].float_val) == 36
+    np.testing.assert_allclose(tf.make_ndarray(response.outputs["probabilities"]), expected["probabilities"], rtol=1e-6)
 
 
-def test_an_output_filter_chooses(channel, tiny_model):
+def test_an_output_filter(channel, tiny_model):
     request = predict_request(tiny_model.image_bytes, version=VERSION)
     request.output_filter.append("score")
-    reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
-    assert set(reply.outputs) == {"score"}
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
+    assert set(response.outputs) == {"score"}
 
 
 @pytest.mark.parametrize("signature", ["explain", "embed"])
 def test_other_signatures(channel, tiny_model, signature):
-    reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(
         predict_request(tiny_model.image_bytes[:2], signature)
     )
-    assert all(tensor.tensor_shape.dim[0].size == 2 for tensor in reply.outputs.values())
+    assert all(tensor.tensor_shape.dim[0].size == 2 for tensor in response.outputs.values())
 
 
 def with_filter(*names):
@@ -192,7 +192,7 @@ def labelled(label):
             "input size does not match signature: 0!=1 len({}) != len({image_bytes}). "
             "Sent extra: {}. Missing but required: {image_bytes}.",
         ),
-        (predict_request([b""], alias="picture"), "INVALID_ARGUMENT", "Signature input alias: image_bytes"),
+        (predict_request([b""], alias="image"), "INVALID_ARGUMENT", "Signature input alias: image_bytes"),
         (predict_request([1.0]), "INVALID_ARGUMENT", "Expects arg[0] to be string but float is provided"),
         (
             with_filter("z"),
@@ -250,26 +250,26 @@ def test_model_status(channel):
 )
 def test_predict_by_rows(http, tiny_model, expected, path, body):
     text = json.dumps(body).replace('"IMAGE"', json.dumps(b64(tiny_model.image_bytes[0])))
-    reply = http.post(path, content=text)
-    assert reply.status_code == 200
-    assert reply.headers["content-type"] == "application/json"
-    (row,) = reply.json()["predictions"]
+    response = http.post(path, content=text)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    (row,) = response.json()["predictions"]
     assert row["label"].encode() == expected["label"][0]
     np.testing.assert_allclose(row["probabilities"], expected["probabilities"][0], rtol=1e-5)
 
 
 def test_predict_by_columns_and_binary_outputs(http, tiny_model):
     images = [b64(image) for image in tiny_model.image_bytes[:2]]
-    reply = http.post("/v1/models/colours:predict", json={"signature_name": "explain", "inputs": images})
-    outputs = reply.json()["outputs"]
+    response = http.post("/v1/models/colours:predict", json={"signature_name": "explain", "inputs": images})
+    outputs = response.json()["outputs"]
     assert np.shape(outputs["heatmap"]) == (2, 16, 16)
     assert base64.b64decode(outputs["overlay_png_bytes"][0]["b64"]).startswith(b"\x89PNG")
 
 
-def test_both_protocols_explain_as_the_algorithm_does(http, channel, tiny_model):
+def test_both_protocols_explain_like_grad_cam_itself(http, channel, tiny_model):
     images = tiny_model.image_bytes[:3]
-    reply = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(predict_request(images, "explain"))
-    by_grpc = {name: tf.make_ndarray(tensor) for name, tensor in reply.outputs.items()}
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(predict_request(images, "explain"))
+    by_grpc = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
     body = {"signature_name": "explain", "instances": [b64(image) for image in images]}
     rows = http.post("/v1/models/colours:predict", json=body).json()["predictions"]
     explain = grad_cam.explainer(tiny_model.model)
@@ -289,11 +289,11 @@ def test_both_protocols_explain_as_the_algorithm_does(http, channel, tiny_model)
 
 
 def test_a_single_output_is_bare(http, tiny_model):
-    reply = http.post(
+    response = http.post(
         "/v1/models/colours:predict",
         json={"signature_name": "embed", "instances": [b64(tiny_model.image_bytes[0])]},
     )
-    assert np.shape(reply.json()["predictions"]) == (1, 12)
+    assert np.shape(response.json()["predictions"]) == (1, 12)
 
 
 @pytest.mark.parametrize(
@@ -334,14 +334,14 @@ def test_a_single_output_is_bare(http, tiny_model):
     ],
 )
 def test_rest_errors(http, method, path, body, status, error):
-    reply = http.request(method, path, content=body)
-    assert (reply.status_code, reply.json()) == (status, {"error": error})
+    response = http.request(method, path, content=body)
+    assert (response.status_code, response.json()) == (status, {"error": error})
 
 
 @pytest.mark.parametrize("digits", ["9223372036854775808", "9" * 5000])
-def test_a_version_beyond_int64_is_answered_without_a_body(http, digits):
-    reply = http.get(f"/v1/models/colours/versions/{digits}")
-    assert (reply.status_code, reply.content) == (400, b"")
+def test_a_version_beyond_int64_gets_an_empty_response(http, digits):
+    response = http.get(f"/v1/models/colours/versions/{digits}")
+    assert (response.status_code, response.content) == (400, b"")
 
 
 def test_status_json(http):
@@ -362,7 +362,7 @@ def test_outside_of_v1_there_is_only_health(http):
 
 @pytest.fixture
 def lifecycle(tiny_model, start_server, tmp_path):
-    """A server over an empty base path, a function that copies a version there, and a client."""
+    """A base path with version 1, a function that adds a version, and a client of its server."""
     base = tmp_path / "colours"
     base.mkdir()
 
@@ -383,7 +383,7 @@ def eventually(client, expected):
     assert client.status() == expected
 
 
-def test_a_new_version_is_taken_and_a_broken_one_is_not(lifecycle, tiny_model):
+def test_a_new_version_is_loaded_and_a_broken_one_is_not(lifecycle, tiny_model):
     base, push, client = lifecycle
     push(2)
     eventually(client, [(2, "AVAILABLE"), (1, "END")])
@@ -392,7 +392,7 @@ def test_a_new_version_is_taken_and_a_broken_one_is_not(lifecycle, tiny_model):
     eventually(client, [(3, "END"), (2, "AVAILABLE"), (1, "END")])
     assert len(client.predict(tiny_model.image_bytes)) == 12
 
-    # Mended, it is tried again.
+    # Once fixed, it is loaded.
     shutil.rmtree(base / "3")
     push(3)
     eventually(client, [(3, "AVAILABLE"), (2, "END"), (1, "END")])
@@ -420,8 +420,8 @@ def test_deleting_the_last_version_unloads_and_a_vanished_base_path_does_not(lif
         client.predict(tiny_model.image_bytes)
 
 
-def test_a_port_that_is_taken_is_named(server, tmp_path):
-    with pytest.raises(ServerStartError, match=f"Port {server.grpc_port} on 127.0.0.1 is taken"):
+def test_a_port_in_use_is_named(server, tmp_path):
+    with pytest.raises(ServerStartError, match=f"Port {server.grpc_port} on 127.0.0.1 is in use"):
         LocalServer("m", tmp_path, port=server.grpc_port, rest_api_port=0)
-    with pytest.raises(ServerStartError, match=f"Port {server.rest_port} on 127.0.0.1 cannot be used"):
+    with pytest.raises(ServerStartError, match=f"Port {server.rest_port} on 127.0.0.1 is not available"):
         LocalServer("m", tmp_path, port=0, rest_api_port=server.rest_port)

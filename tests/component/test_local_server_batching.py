@@ -1,4 +1,4 @@
-"""Calls that share a run of the model, and what happens when there are too many of them."""
+"""Calls that share a run of the model, and overload."""
 
 import threading
 import time
@@ -49,17 +49,17 @@ def test_parameters_are_read(tmp_path):
         ),
     ],
 )
-def test_parameters_that_do_not_go_together(tmp_path, text, message):
+def test_parameters_that_contradict_each_other(tmp_path, text, message):
     (tmp_path / "batching.config").write_text(text)
     with pytest.raises(RequestError, match=message):
         batching.from_file(tmp_path / "batching.config")
 
 
-# --- The scheduler, over a model that only notes what it is given -------------------------------------------------
+# --- The scheduler, with a model that only records its inputs -----------------------------------------------------
 
 
 class Recorder:
-    """Answers with twice its input; notes every run, waits for `gate` and refuses what is negative."""
+    """Returns twice its input; records every run, waits for `gate` and refuses negative values."""
 
     def __init__(self):  # noqa: D107
         self.runs, self.gate = [], threading.Event()
@@ -81,15 +81,15 @@ def recorder():
 
 @pytest.fixture
 def batcher():
-    made = []
+    created = []
 
     def make(**parameters):
-        made.append(Batcher(BatchingParameters(**{"num_batch_threads": 1, **parameters})))
-        return made[-1]
+        created.append(Batcher(BatchingParameters(**{"num_batch_threads": 1, **parameters})))
+        return created[-1]
 
     yield make
-    for each in made:
-        each.stop()
+    for scheduler in created:
+        scheduler.stop()
 
 
 def together(batcher, recorder, values, deadline=None, fetches=("y",)):
@@ -103,7 +103,7 @@ def together(batcher, recorder, values, deadline=None, fetches=("y",)):
 
     with ThreadPoolExecutor(len(values) + 1) as pool:
         recorder.gate.clear()
-        # Keeps the only thread busy until all the others wait.
+        # Keeps the only thread busy until all other calls wait.
         first = pool.submit(call, np.zeros(1))
         while batcher._batches:
             time.sleep(0.001)
@@ -117,46 +117,46 @@ def together(batcher, recorder, values, deadline=None, fetches=("y",)):
 
 
 def test_calls_that_wait_together_run_together(batcher, recorder):
-    answers = together(batcher(), recorder, [np.full(2, 1.0), np.full(1, 2.0), np.full(3, 3.0)])
-    assert [answer.tolist() for answer in answers] == [[2.0, 2.0], [4.0], [6.0, 6.0, 6.0]]
+    results = together(batcher(), recorder, [np.full(2, 1.0), np.full(1, 2.0), np.full(3, 3.0)])
+    assert [result.tolist() for result in results] == [[2.0, 2.0], [4.0], [6.0, 6.0, 6.0]]
     assert recorder.runs == [(1,), (6,)]
 
 
-def test_a_full_batch_takes_no_more(batcher, recorder):
+def test_a_full_batch_accepts_no_more(batcher, recorder):
     together(batcher(max_batch_size=4, max_execution_batch_size=4), recorder, [np.ones(3), np.ones(2), np.ones(2)])
     assert recorder.runs == [(1,), (3,), (4,)]
 
 
-def test_batches_are_filled_up_to_an_allowed_size(batcher, recorder):
-    made = batcher(max_batch_size=8, max_execution_batch_size=8, allowed_batch_sizes=(4, 8))
-    (answer,) = together(made, recorder, [np.ones(3)])
-    assert answer.tolist() == [2.0] * 3
+def test_batches_are_padded_to_an_allowed_size(batcher, recorder):
+    scheduler = batcher(max_batch_size=8, max_execution_batch_size=8, allowed_batch_sizes=(4, 8))
+    (result,) = together(scheduler, recorder, [np.ones(3)])
+    assert result.tolist() == [2.0] * 3
     assert recorder.runs == [(4,), (4,)]
 
 
-def test_other_shapes_do_not_meet(batcher, recorder):
-    answers = together(batcher(), recorder, [np.ones((1, 2)), np.ones((1, 3)), np.ones((2, 2))])
-    assert [answer.shape for answer in answers] == [(1, 2), (1, 3), (2, 2)]
+def test_different_shapes_do_not_share_a_batch(batcher, recorder):
+    results = together(batcher(), recorder, [np.ones((1, 2)), np.ones((1, 3)), np.ones((2, 2))])
+    assert [result.shape for result in results] == [(1, 2), (1, 3), (2, 2)]
     assert sorted(recorder.runs[1:]) == [(1, 3), (3, 2)]
 
 
-def test_other_shapes_are_padded_where_that_is_asked_for(batcher, recorder):
-    answers = together(batcher(pad_variable_length_inputs=True), recorder, [np.ones((1, 2)), np.ones((1, 3))])
+def test_different_shapes_are_padded_if_enabled(batcher, recorder):
+    results = together(batcher(pad_variable_length_inputs=True), recorder, [np.ones((1, 2)), np.ones((1, 3))])
     assert recorder.runs[1:] == [(2, 3)]
-    assert answers[0].tolist() == [[2.0, 2.0, 0.0]]
+    assert results[0].tolist() == [[2.0, 2.0, 0.0]]
 
 
 def test_a_large_call_is_split(batcher, recorder):
-    made = batcher(max_batch_size=10, max_execution_batch_size=4)
-    (answer,) = together(made, recorder, [np.arange(10.0)])
-    assert answer.tolist() == (2 * np.arange(10.0)).tolist()
+    scheduler = batcher(max_batch_size=10, max_execution_batch_size=4)
+    (result,) = together(scheduler, recorder, [np.arange(10.0)])
+    assert result.tolist() == (2 * np.arange(10.0)).tolist()
     assert recorder.runs[1:] == [(4,), (4,), (2,)]
 
 
-def test_one_bad_call_is_the_trouble_of_nobody_else(batcher, recorder):
-    answers = together(batcher(), recorder, [np.ones(1), np.full(1, -1.0), np.ones(2)])
-    assert answers[0].tolist() == [2.0] and answers[2].tolist() == [2.0, 2.0]
-    assert isinstance(answers[1], RequestError) and answers[1].code == "INVALID_ARGUMENT"
+def test_an_invalid_call_does_not_affect_the_others(batcher, recorder):
+    results = together(batcher(), recorder, [np.ones(1), np.full(1, -1.0), np.ones(2)])
+    assert results[0].tolist() == [2.0] and results[2].tolist() == [2.0, 2.0]
+    assert isinstance(results[1], RequestError) and results[1].code == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
@@ -174,38 +174,38 @@ def test_calls_that_cannot_be_batched(batcher, recorder, feeds, message):
     assert (raised.value.code, raised.value.message) == ("INVALID_ARGUMENT", message)
 
 
-def test_outputs_without_a_batch_dimension_are_told(batcher, recorder):
-    answers = together(batcher(), recorder, [np.ones(1), np.ones(1)], fetches=("scalar",))
-    # Run alone they are what the model says.
-    assert [np.shape(answer) for answer in answers] == [(), ()]
+def test_outputs_without_a_batch_dimension_run_alone(batcher, recorder):
+    results = together(batcher(), recorder, [np.ones(1), np.ones(1)], fetches=("scalar",))
+    # In a run of their own they are valid.
+    assert [np.shape(result) for result in results] == [(), ()]
 
 
-def test_the_queue_has_an_end(batcher, recorder):
-    made = batcher(max_batch_size=2, max_execution_batch_size=2, max_enqueued_batches=2)
-    answers = together(made, recorder, [np.ones(2)] * 4)
-    assert [type(answer) is RequestError for answer in answers] == [False, False, True, True]
-    assert answers[2].code == "UNAVAILABLE"
-    assert answers[2].message.startswith("The batch scheduling queue to which this task was submitted is full")
-    assert together(made, recorder, [np.ones(2)])[0].tolist() == [2.0, 2.0]
+def test_the_queue_is_bounded(batcher, recorder):
+    scheduler = batcher(max_batch_size=2, max_execution_batch_size=2, max_enqueued_batches=2)
+    results = together(scheduler, recorder, [np.ones(2)] * 4)
+    assert [type(result) is RequestError for result in results] == [False, False, True, True]
+    assert results[2].code == "UNAVAILABLE"
+    assert results[2].message.startswith("The batch scheduling queue to which this task was submitted is full")
+    assert together(scheduler, recorder, [np.ones(2)])[0].tolist() == [2.0, 2.0]
 
 
-def test_what_nobody_waits_for_any_more_is_not_run(batcher, recorder):
-    made = batcher()
-    (late,) = together(made, recorder, [np.ones(5)], deadline=time.monotonic() + 0.005)
+def test_a_call_after_its_deadline_does_not_run(batcher, recorder):
+    scheduler = batcher()
+    (late,) = together(scheduler, recorder, [np.ones(5)], deadline=time.monotonic() + 0.005)
     assert late.code == "DEADLINE_EXCEEDED"
-    made.stop()
+    scheduler.stop()
     assert (5,) not in recorder.runs
 
 
 def test_a_batch_that_is_not_full_waits_for_more(batcher, recorder):
-    made = batcher(num_batch_threads=2, batch_timeout_micros=300_000)
+    scheduler = batcher(num_batch_threads=2, batch_timeout_micros=300_000)
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(made.run, recorder, {"x": np.ones(1)}, ("y",), None) for _ in range(2)]
+        futures = [pool.submit(scheduler.run, recorder, {"x": np.ones(1)}, ("y",), None) for _ in range(2)]
         assert [future.result()[0].tolist() for future in futures] == [[2.0], [2.0]]
     assert recorder.runs == [(2,)]
 
 
-def test_without_batching_calls_take_turns_in_order():
+def test_without_batching_calls_run_in_order():
     recorder, admission, order = Recorder(), Admission(1, 2), []
     recorder.gate.clear()
 
@@ -244,22 +244,24 @@ def spin_request(steps):
     return request
 
 
-def test_answers_are_the_same_with_batching(start_server, push_toy, tmp_path):
+def test_responses_are_the_same_with_batching(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     server = start_server(
         "toy", tmp_path / "toy", options=ServerOptions(batching=BatchingParameters(batch_timeout_micros=2000))
     )
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/toy"
 
-    def ask(number):
+    def predict(number):
         body = {"signature_name": "plain", "instances": [float(number)] * (number % 3 + 1)}
         return httpx.post(f"{url}:predict", json=body, trust_env=False, timeout=30).json()["predictions"]
 
     with ThreadPoolExecutor(8) as pool:
-        for number, answer in enumerate(pool.map(ask, range(24))):
-            assert answer == [0.5 * number + 2] * (number % 3 + 1)
-    reply = httpx.post(f"{url}:regress", json={"signature_name": "regress", "examples": [{"x": 1.0}]}, trust_env=False)
-    assert reply.json() == {"results": [2.5]}
+        for number, result in enumerate(pool.map(predict, range(24))):
+            assert result == [0.5 * number + 2] * (number % 3 + 1)
+    response = httpx.post(
+        f"{url}:regress", json={"signature_name": "regress", "examples": [{"x": 1.0}]}, trust_env=False
+    )
+    assert response.json() == {"results": [2.5]}
 
 
 def test_a_models_own_parameters(start_server, push_toy, tmp_path):
@@ -267,50 +269,52 @@ def test_a_models_own_parameters(start_server, push_toy, tmp_path):
     (tmp_path / "toy" / "1" / "batching_params.pbtxt").write_text("max_batch_size { value: 2 }")
     options = ServerOptions(batching=BatchingParameters(), batching_from_models=True)
     server = start_server("toy", tmp_path / "toy", options=options)
-    reply = httpx.post(
+    response = httpx.post(
         f"http://127.0.0.1:{server.rest_port}/v1/models/toy:predict",
         json={"signature_name": "plain", "instances": [1.0, 2.0, 3.0]},
         trust_env=False,
     )
-    assert reply.status_code == 400
-    assert reply.json() == {"error": "Task size 3 is larger than maximum input batch size 2"}
+    assert response.status_code == 400
+    assert response.json() == {"error": "Task size 3 is larger than maximum input batch size 2"}
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_ten_times_too_much(start_server, push_toy, tmp_path, batched):
-    """Some are answered, the rest is told to come again; memory stays, and so does the server."""
+def test_ten_times_the_capacity(start_server, push_toy, tmp_path, batched):
+    """Some calls succeed, the others get UNAVAILABLE; memory use is stable, and the server still works."""
     push_toy(tmp_path / "toy", 1)
-    few = BatchingParameters(max_batch_size=1, max_execution_batch_size=1, max_enqueued_batches=6, num_batch_threads=2)
-    options = ServerOptions(running=2, waiting=6, batching=few if batched else None)
+    parameters = BatchingParameters(
+        max_batch_size=1, max_execution_batch_size=1, max_enqueued_batches=6, num_batch_threads=2
+    )
+    options = ServerOptions(max_running=2, max_waiting=6, batching=parameters if batched else None)
     server = start_server("toy", tmp_path / "toy", options=options)
     before = psutil.Process().memory_info().rss
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/toy:predict"
-    # A body of a megabyte: what waits must not be kept ten times over.
+    # A body of one megabyte: refused calls must not keep theirs in memory.
     body = '{"signature_name": "spin", "inputs": [200], "padding": "' + "x" * 2**20 + '"}'
-    answers = []
+    results = []
 
     def over_grpc():
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
             try:
                 prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(spin_request(200), timeout=30)
-                answers.append("OK")
+                results.append("OK")
             except grpc.RpcError as error:
-                answers.append(error.code().name)
+                results.append(error.code().name)
 
     def over_rest():
-        reply = httpx.post(url, content=body, trust_env=False, timeout=30)
-        answers.append(reply.status_code)
+        response = httpx.post(url, content=body, trust_env=False, timeout=30)
+        results.append(response.status_code)
 
     with ThreadPoolExecutor(80) as pool:
         for _ in range(40):
             pool.submit(over_grpc)
             pool.submit(over_rest)
-    assert len(answers) == 80
-    assert set(answers) <= {"OK", "UNAVAILABLE", 200, 503}
-    assert {"UNAVAILABLE", 503} <= set(answers) and ("OK" in answers or 200 in answers)
+    assert len(results) == 80
+    assert set(results) <= {"OK", "UNAVAILABLE", 200, 503}
+    assert {"UNAVAILABLE", 503} <= set(results) and ("OK" in results or 200 in results)
     assert psutil.Process().memory_info().rss - before < 300 * 2**20
-    reply = httpx.post(url, content='{"signature_name": "plain", "instances": [1.0]}', trust_env=False, timeout=30)
-    assert reply.json() == {"predictions": [2.5]}
-    answers.clear()
+    response = httpx.post(url, content='{"signature_name": "plain", "instances": [1.0]}', trust_env=False, timeout=30)
+    assert response.json() == {"predictions": [2.5]}
+    results.clear()
     over_grpc()
-    assert answers == ["OK"]
+    assert results == ["OK"]

@@ -1,4 +1,4 @@
-"""The executable `tensorflow_model_server`, in a process of its own."""
+"""The executable `tensorflow_model_server`, in a separate process."""
 
 import signal
 import socket
@@ -19,11 +19,11 @@ PROGRAM = Path(sys.executable).parent / "tensorflow_model_server"
 
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for unused in sockets:
+        unused.bind(("127.0.0.1", 0))
+    ports = [unused.getsockname()[1] for unused in sockets]
+    for unused in sockets:
+        unused.close()
     return ports
 
 
@@ -45,12 +45,12 @@ def launch(tmp_path):
         log.close()
 
 
-def until(look, process, log):
+def until(check, process, log):
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         try:
-            if found := look():
-                return found
+            if result := check():
+                return result
         except (httpx.HTTPError, grpc.RpcError):
             pass
         if process.poll() is not None:
@@ -68,7 +68,7 @@ def predict(values, signature="plain", alias="x", dtype=tf.float32):
 
 
 def certificate(folder):
-    """A key and a certificate of its own for localhost, PEM."""
+    """Creates a key and a self-signed certificate for localhost, PEM."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
@@ -77,7 +77,7 @@ def certificate(folder):
 
 
 def test_every_file_is_read_and_sigterm_drains(launch, push_toy, tmp_path):
-    """One start for all: importing TensorFlow takes its time."""
+    """One process for all checks: importing TensorFlow is slow."""
     push_toy(tmp_path / "toy", 1)
     grpc_port, rest_port = free_ports(2)
     key, cert = certificate(tmp_path)
@@ -128,18 +128,18 @@ def test_every_file_is_read_and_sigterm_drains(launch, push_toy, tmp_path):
         assert too_large.json() == {"error": "Task size 5 is larger than maximum input batch size 4"}
         assert ":tensorflow:serving:request_count{" in httpx.get(f"{url}/metrics", trust_env=False).text
 
-        # Requests that are under way when the signal comes.
-        answers = []
+        # Requests in flight when the signal arrives.
+        results = []
 
         def slowly_over_grpc():
-            answers.append(stub.Predict(predict([8000], "spin", "n", tf.int32), timeout=60).outputs["n"].float_val[0])
+            results.append(stub.Predict(predict([8000], "spin", "n", tf.int32), timeout=60).outputs["n"].float_val[0])
 
         def slowly_over_rest():
             body = {"signature_name": "spin", "instances": [8000]}
-            reply = httpx.post(f"{url}/v1/models/toy:predict", json=body, trust_env=False, timeout=60)
-            answers.append(reply.json()["predictions"][0])
+            response = httpx.post(f"{url}/v1/models/toy:predict", json=body, trust_env=False, timeout=60)
+            results.append(response.json()["predictions"][0])
 
-        threads = [threading.Thread(target=each) for each in (slowly_over_grpc, slowly_over_rest)]
+        threads = [threading.Thread(target=run) for run in (slowly_over_grpc, slowly_over_rest)]
         for thread in threads:
             thread.start()
         time.sleep(0.15)
@@ -147,6 +147,6 @@ def test_every_file_is_read_and_sigterm_drains(launch, push_toy, tmp_path):
         assert process.wait(60) == 0
         for thread in threads:
             thread.join(30)
-        assert answers == [8000.0, 8000.0]
+        assert results == [8000.0, 8000.0]
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz", trust_env=False)

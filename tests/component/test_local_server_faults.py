@@ -1,4 +1,4 @@
-"""Requests that are wrong in every way: errors of the right class, and the next good one is answered."""
+"""Invalid requests of every kind: they get errors of the right class, and the next valid request succeeds."""
 
 import base64
 import io
@@ -24,9 +24,9 @@ from tensorflow_serving.apis import (
 from serving.local_server.batching import BatchingParameters
 from serving.local_server.server_options import ServerOptions
 
-# Of a request that is wrong, whoever sent it; anything else would say that the server is.
-CLIENTS_FAULT = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
-REST_FAULT = {400, 404, 501}
+# Errors of an invalid request; any other would be an error of the server.
+CLIENT_ERRORS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
+REST_CLIENT_ERRORS = {400, 404, 501}
 
 
 @pytest.fixture(scope="module", params=[None, BatchingParameters(num_batch_threads=2)], ids=["alone", "batched"])
@@ -67,7 +67,7 @@ def encoded(pixels, format_="PNG"):
 
 
 def huge(format_):
-    """A small picture whose header says 30,000 x 30,000."""
+    """Creates a small image whose header claims 30,000 x 30,000 pixels."""
     small = bytearray(encoded(np.zeros((8, 8, 3), np.uint8), format_))
     if format_ == "PNG":
         small[16:24] = (30_000).to_bytes(4, "big") * 2
@@ -79,34 +79,34 @@ def huge(format_):
     return bytes(small)
 
 
-def test_pictures_that_are_none(stub, http, tiny_model):
+def test_invalid_images(stub, http, tiny_model):
     good = tiny_model.image_bytes
     bad = {
         "empty": b"",
-        "words": b"not a picture",
+        "words": b"not an image",
         "truncated JPEG": good[0][: len(good[0]) // 2],
         "truncated PNG": good[1][: len(good[1]) // 2],
-        "only a mark": good[1][:8],
+        "only a signature": good[1][:8],
         "huge PNG": huge("PNG"),
         "huge JPEG": huge("JPEG"),
         "huge GIF": huge("GIF"),
         "zeros": bytes(100_000),
     }
-    for what, image in bad.items():
+    for case, image in bad.items():
         with pytest.raises(grpc.RpcError) as raised:
             stub.Predict(predict_request(good[0], image), timeout=60)
-        assert raised.value.code().name == "INVALID_ARGUMENT", what
-        reply = http.post("/v1/models/colours:predict", json=rest_body(good[0], image))
-        assert reply.status_code == 400 and reply.json()["error"], what
-        if what.startswith("huge"):
-            assert "30000 x 30000 pixels" in raised.value.details() and "30000 x 30000" in reply.json()["error"]
+        assert raised.value.code().name == "INVALID_ARGUMENT", case
+        response = http.post("/v1/models/colours:predict", json=rest_body(good[0], image))
+        assert response.status_code == 400 and response.json()["error"], case
+        if case.startswith("huge"):
+            assert "30000 x 30000 pixels" in raised.value.details() and "30000 x 30000" in response.json()["error"]
         assert len(stub.Predict(predict_request(good[0]), timeout=60).outputs["label"].string_val) == 1
     pixel = encoded(np.full((1, 1, 3), 200, np.uint8))
     assert len(stub.Predict(predict_request(pixel), timeout=60).outputs["probabilities"].float_val) == 3
     assert http.post("/v1/models/colours:predict", json=rest_body(pixel)).status_code == 200
 
 
-def test_examples_that_are_none(stub, http):
+def test_invalid_examples(stub, http):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "colours", "classify"
     request.input.example_list.examples.add().features.feature["image/encoded"].bytes_list.value.append(huge("PNG"))
@@ -129,7 +129,7 @@ def test_inputs_of_the_wrong_type(stub, http):
 
 
 def mutated(rng, data):
-    """Bytes that are changed, left out, repeated or put in at a few places."""
+    """Changes, deletes, repeats or inserts bytes at a few positions."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         at = rng.randrange(len(data)) if data else 0
@@ -155,23 +155,23 @@ def test_a_thousand_mutated_requests_over_grpc(server, stub, tiny_model):
     classify.model_spec.name, classify.model_spec.signature_name = "colours", "classify"
     classify.input.example_list.examples.add().ParseFromString(tiny_model.examples[0])
     seeds = (("Predict", predict), ("Classify", classify.SerializeToString()))
-    answers = {}
+    counts = {}
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         for number in range(500):
             method, seed = seeds[number % 2]
             call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
             try:
                 call(mutated(rng, seed), timeout=60)
-                answers["OK"] = answers.get("OK", 0) + 1
+                counts["OK"] = counts.get("OK", 0) + 1
             except grpc.RpcError as error:
                 code = error.code().name
-                # gRPC's own word for a message that is none.
+                # gRPC's own error for an invalid message.
                 if "deserializing" not in error.details().lower():
-                    assert code in CLIENTS_FAULT, (number, code, error.details())
-                answers[code] = answers.get(code, 0) + 1
+                    assert code in CLIENT_ERRORS, (number, code, error.details())
+                counts[code] = counts.get(code, 0) + 1
             if number % 50 == 49:
                 assert stub.Predict(predict_request(small), timeout=60).outputs["label"].string_val
-    assert sum(answers.values()) == 500 and len(answers) >= 3
+    assert sum(counts.values()) == 500 and len(counts) >= 3
 
 
 def test_a_thousand_mutated_requests_over_rest(http, tiny_model):
@@ -183,28 +183,28 @@ def test_a_thousand_mutated_requests_over_rest(http, tiny_model):
         ("predict", json.dumps({"inputs": {"image_bytes": ["a", "b"]}, "signature_name": "embed"}).encode()),
         ("classify", json.dumps({"signature_name": "classify", "examples": [example]}).encode()),
     )
-    answers = {}
+    counts = {}
     for number in range(500):
         verb, seed = seeds[number % 3]
-        reply = http.post(f"/v1/models/colours:{verb}", content=mutated(rng, seed))
-        assert reply.status_code == 200 or reply.status_code in REST_FAULT, (number, reply.text)
-        assert reply.status_code == 200 or reply.json()["error"]
-        answers[reply.status_code] = answers.get(reply.status_code, 0) + 1
+        response = http.post(f"/v1/models/colours:{verb}", content=mutated(rng, seed))
+        assert response.status_code == 200 or response.status_code in REST_CLIENT_ERRORS, (number, response.text)
+        assert response.status_code == 200 or response.json()["error"]
+        counts[response.status_code] = counts.get(response.status_code, 0) + 1
         if number % 50 == 49:
             assert http.post("/v1/models/colours:predict", json=rest_body(small)).status_code == 200
-    assert sum(answers.values()) == 500 and {200, 400} <= set(answers)
+    assert sum(counts.values()) == 500 and {200, 400} <= set(counts)
 
 
-def test_paths_that_are_none(server, http):
+def test_invalid_paths(server, http):
     rng = random.Random(20_28)
     for _ in range(100):
         path = mutated(rng, b"/v1/models/colours/versions/1:predict").decode("latin-1")
-        path = "/" + "".join(each for each in path if each > " " and each not in "\x7f?#\\" and each.isascii())[1:]
+        path = "/" + "".join(char for char in path if char > " " and char not in "\x7f?#\\" and char.isascii())[1:]
         try:
-            reply = http.post(path, content="{}")
+            response = http.post(path, content="{}")
         except httpx.InvalidURL:
             continue
-        assert reply.status_code in {400, 404}, path
+        assert response.status_code in {400, 404}, path
     assert http.get("/readyz").status_code == 200
 
 
@@ -214,10 +214,10 @@ def test_a_name_cannot_leave_the_base_path(http):
         assert http.post(f"{path}:predict", content='{"instances": ["a"]}').status_code == 404
 
 
-# --- Clients of others ------------------------------------------------------------------------------------------
+# --- Other clients ----------------------------------------------------------------------------------------------
 
 
-def test_tfxs_own_client_finds_it_ready(server, tiny_model):
+def test_tfxs_client_reports_it_ready(server, tiny_model):
     from tfx.components.infra_validator import types
     from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
 
@@ -229,7 +229,7 @@ def test_tfxs_own_client_finds_it_ready(server, tiny_model):
     assert other._GetServingStatus() == types.ModelServingStatus.NOT_READY
 
 
-# It asks for version 0 where it is told none, which to TF Serving is version 0.
+# Without a version ovmsclient requests version 0, which TF Serving takes literally.
 OVMS = """
 import sys
 import ovmsclient
@@ -238,15 +238,15 @@ for client, port in ((ovmsclient.make_grpc_client, sys.argv[1]), (ovmsclient.mak
     client = client("127.0.0.1:" + port)
     status = client.get_model_status("colours", 1)
     assert status == {1: {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}, status
-    # Over HTTP it reads names in camel case, which are not TF Serving's.
+    # Over HTTP it expects names in camel case, which TF Serving does not use.
     if "grpc" in type(client).__module__:
         metadata = client.get_model_metadata("colours", 1)
         assert metadata["model_version"] == 1, metadata
         assert metadata["inputs"]["image_bytes"]["dtype"] == "DT_STRING", metadata
     image = open(sys.argv[3], "rb").read()
-    answer = client.predict({"image_bytes": [image]}, "colours", 1)
-    assert set(answer) == {"probabilities", "class_id", "label", "score"}, answer
-    assert answer["probabilities"].shape == (1, 3), answer
+    outputs = client.predict({"image_bytes": [image]}, "colours", 1)
+    assert set(outputs) == {"probabilities", "class_id", "label", "score"}, outputs
+    assert outputs["probabilities"].shape == (1, 3), outputs
     for name, error in (("nobody", ModelNotFoundError), ("colours", InvalidInputError)):
         try:
             client.predict({"image_bytes": [b"words"]}, name, 1)
@@ -259,10 +259,10 @@ print("ok")
 
 @pytest.fixture(scope="session")
 def ovms_python(tmp_path_factory):
-    """An environment of its own: the package wants a protobuf that nothing else here can use."""
+    """Creates an environment for ovmsclient, which requires an old protobuf."""
     uv = shutil.which("uv") or str(Path(__file__).parents[2] / ".runtime" / "uv" / "bin" / "uv")
     if not Path(uv).exists():
-        pytest.skip("there is no uv to make an environment with")
+        pytest.skip("creating an environment requires uv")
     folder = tmp_path_factory.mktemp("ovms") / "venv"
     python = folder / "bin" / "python"
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True, timeout=60)
@@ -273,10 +273,10 @@ def ovms_python(tmp_path_factory):
     return python
 
 
-def test_ovmsclient_is_content(server, ovms_python, tiny_model, tmp_path):
-    (tmp_path / "picture").write_bytes(tiny_model.image_bytes[0])
+def test_ovmsclient_works(server, ovms_python, tiny_model, tmp_path):
+    (tmp_path / "image").write_bytes(tiny_model.image_bytes[0])
     done = subprocess.run(
-        [ovms_python, "-c", OVMS, str(server.grpc_port), str(server.rest_port), str(tmp_path / "picture")],
+        [ovms_python, "-c", OVMS, str(server.grpc_port), str(server.rest_port), str(tmp_path / "image")],
         capture_output=True,
         text=True,
         timeout=60,

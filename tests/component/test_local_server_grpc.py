@@ -1,4 +1,4 @@
-"""What TF Serving answers over gRPC, row by row."""
+"""TF Serving's gRPC responses, case by case."""
 
 import grpc
 import numpy as np
@@ -75,10 +75,10 @@ def proto(value, dtype=tf.float32):
 
 def example(**features):
     kinds = {float: "float_list", int: "int64_list", bytes: "bytes_list"}
-    made = tf.train.Example()
+    message = tf.train.Example()
     for name, value in features.items():
-        getattr(made.features.feature[name], kinds[type(value)]).value.append(value)
-    return made
+        getattr(message.features.feature[name], kinds[type(value)]).value.append(value)
+    return message
 
 
 def with_examples(request, *values, context=None):
@@ -104,18 +104,18 @@ def refused(call, request):
     ("named", "version", "expected"),
     [({}, 124, 3.5), ({"version": 123}, 123, 2.5), ({"version": 124}, 124, 3.5), ({"label": "stable"}, 123, 2.5)],
 )
-def test_version_and_label_choose_and_the_reply_tells(stub, named, version, expected):
-    reply = stub.Predict(predict({"x": [[1.0]]}, **named))
-    assert (reply.model_spec.name, reply.model_spec.version.value) == ("toy", version)
-    assert reply.model_spec.signature_name == "serving_default"
-    assert list(reply.outputs["y"].float_val) == [expected]
-    assert reply.outputs["y"].tensor_content == b""
+def test_version_and_label_select_and_the_response_reports_the_version(stub, named, version, expected):
+    response = stub.Predict(predict({"x": [[1.0]]}, **named))
+    assert (response.model_spec.name, response.model_spec.version.value) == ("toy", version)
+    assert response.model_spec.signature_name == "serving_default"
+    assert list(response.outputs["y"].float_val) == [expected]
+    assert response.outputs["y"].tensor_content == b""
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (), (2, 0)])
-def test_no_shape_is_held_against_the_signature(stub, shape):
-    reply = stub.Predict(predict({"x": np.ones(shape, np.float32)}))
-    np.testing.assert_array_equal(tf.make_ndarray(reply.outputs["y"]), np.full(shape, 3.5, np.float32))
+def test_shapes_are_not_checked_against_the_signature(stub, shape):
+    response = stub.Predict(predict({"x": np.ones(shape, np.float32)}))
+    np.testing.assert_array_equal(tf.make_ndarray(response.outputs["y"]), np.full(shape, 3.5, np.float32))
 
 
 def test_typed_content_and_repeated_values_are_read_alike(stub):
@@ -126,22 +126,22 @@ def test_typed_content_and_repeated_values_are_read_alike(stub):
     typed.tensor_shape.dim.add(size=3)
     raw = proto(np.full(3, 4.0, np.float32))
     assert raw.tensor_content
-    answers = [
+    results = [
         list(stub.Predict(predict({"x": value}, signature="plain")).outputs["y"].float_val) for value in (typed, raw)
     ]
-    assert answers == [[5.0] * 3] * 2
+    assert results == [[5.0] * 3] * 2
 
 
-def test_other_types_travel_in_their_own_fields(stub):
-    reply = stub.Predict(predict({"h": proto([1.5], tf.float16)}, signature="halves"))
-    assert list(reply.outputs["h"].half_val) == [np.float16(3).view(np.uint16)]
-    reply = stub.Predict(predict({"s": proto([b"\xff", b"b"], tf.string)}, signature="texts"))
-    assert list(reply.outputs["s"].string_val) == [b"\xff", b"b"]
-    reply = stub.Predict(predict({"x": [1.0, 2.0]}, signature="scalar"))
-    assert list(reply.outputs["total"].float_val) == [3.0] and not reply.outputs["total"].tensor_shape.dim
+def test_other_dtypes_use_their_own_fields(stub):
+    response = stub.Predict(predict({"h": proto([1.5], tf.float16)}, signature="halves"))
+    assert list(response.outputs["h"].half_val) == [np.float16(3).view(np.uint16)]
+    response = stub.Predict(predict({"s": proto([b"\xff", b"b"], tf.string)}, signature="texts"))
+    assert list(response.outputs["s"].string_val) == [b"\xff", b"b"]
+    response = stub.Predict(predict({"x": [1.0, 2.0]}, signature="scalar"))
+    assert list(response.outputs["total"].float_val) == [3.0] and not response.outputs["total"].tensor_shape.dim
 
 
-def test_an_output_filter_runs_only_what_is_asked(stub):
+def test_an_output_filter_runs_only_the_requested_outputs(stub):
     inputs = {"x": [1.0], "n": proto([2], tf.int64)}
     assert set(stub.Predict(predict(inputs, signature="named")).outputs) == {"total", "text"}
     assert set(stub.Predict(predict(inputs, "text", signature="named")).outputs) == {"text"}
@@ -205,7 +205,7 @@ def test_a_wrong_shape_is_the_operations_own_error(stub):
     assert code == "INVALID_ARGUMENT" and "reshape" in message.lower()
 
 
-def test_long_messages_are_cut(stub):
+def test_long_messages_are_truncated(stub):
     _, message = refused(stub.Predict, predict(X, signature="x" * 2000))
     assert len(message) == 1024 + len("...TRUNCATED") and message.endswith("...TRUNCATED")
 
@@ -220,13 +220,13 @@ def test_a_shape_that_the_values_do_not_fill_is_refused(stub, sizes, values):
 
 
 @pytest.mark.parametrize(("size", "values", "expected"), [(5, 3, 3.5), (2, 0, 3.0)])
-def test_the_last_value_stands_for_those_that_are_missing_and_none_is_zero(stub, size, values, expected):
+def test_the_last_value_is_repeated_and_no_value_means_zero(stub, size, values, expected):
     tensor = tensor_pb2.TensorProto(dtype=1, float_val=[1.0] * values)
     tensor.tensor_shape.dim.add(size=size)
     assert list(stub.Predict(predict({"x": tensor})).outputs["y"].float_val) == [expected] * size
 
 
-def test_the_deadline_is_kept(stub):
+def test_the_deadline_is_enforced(stub):
     request = predict({"n": proto([50000], tf.int32)}, signature="spin")
     with pytest.raises(grpc.RpcError) as raised:
         stub.Predict(request, timeout=0.2)
@@ -234,7 +234,7 @@ def test_the_deadline_is_kept(stub):
     assert stub.Predict(predict(X)).outputs["y"].float_val[0] == 3.5
 
 
-def test_a_picture_of_too_many_pixels_is_not_decoded(stub):
+def test_an_image_of_too_many_pixels_is_not_decoded(stub):
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2
     for values, signature in ([header], "texts"), ([b"\n\x09features" + header], "texts"):
         code, message = refused(stub.Predict, predict({"s": proto(values, tf.string)}, signature=signature))
@@ -253,13 +253,13 @@ def regress(signature="regress", **named):
 
 
 def test_classify(stub):
-    reply = stub.Classify(with_examples(classify(version=123), 1.0, 3.0))
-    assert (reply.model_spec.name, reply.model_spec.version.value, reply.model_spec.signature_name) == (
+    response = stub.Classify(with_examples(classify(version=123), 1.0, 3.0))
+    assert (response.model_spec.name, response.model_spec.version.value, response.model_spec.signature_name) == (
         "toy",
         123,
         "classify",
     )
-    rows = [[(c.label, c.score) for c in row.classes] for row in reply.result.classifications]
+    rows = [[(c.label, c.score) for c in row.classes] for row in response.result.classifications]
     assert rows == [[("up", 2.5), ("down", -2.5)], [("up", 3.5), ("down", -3.5)]]
 
 
@@ -270,9 +270,9 @@ def test_scores_without_labels(stub):
 
 @pytest.mark.parametrize("signature", ["regress", "regress_column"])
 def test_regress(stub, signature):
-    reply = stub.Regress(with_examples(regress(signature), 1.0, 3.0))
-    assert [entry.value for entry in reply.result.regressions] == [3.5, 4.5]
-    assert reply.model_spec.signature_name == signature and reply.model_spec.version.value == 124
+    response = stub.Regress(with_examples(regress(signature), 1.0, 3.0))
+    assert [entry.value for entry in response.result.regressions] == [3.5, 4.5]
+    assert response.model_spec.signature_name == signature and response.model_spec.version.value == 124
 
 
 def test_a_context_is_shared_by_all_examples(stub):
@@ -302,8 +302,8 @@ def test_a_context_is_shared_by_all_examples(stub):
     ],
 )
 def test_classify_and_regress_errors(stub, method, request_, code, message):
-    found, text = refused(getattr(stub, method), request_)
-    assert found == code and message in text
+    actual, text = refused(getattr(stub, method), request_)
+    assert actual == code and message in text
 
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -317,7 +317,7 @@ def multi(*tasks, values=(1.0,), name="toy"):
 
 
 def test_multi_inference(stub):
-    # Signatures that share an input tensor: those of TF 2 never do, so the same signature's is asked alone.
+    # Several tasks need signatures that share an input tensor, which those of TF 2 never do; hence a single task.
     for signature, method in (("classify", CLASSIFY), ("regress", REGRESS)):
         (result,) = stub.MultiInference(multi((signature, method))).results
         assert (result.model_spec.version.value, result.model_spec.signature_name) == (124, signature)
@@ -339,11 +339,11 @@ def test_multi_inference(stub):
     ],
 )
 def test_multi_inference_errors(stub, request_, code, message):
-    found, text = refused(stub.MultiInference, request_)
-    assert found == code and message in text
+    actual, text = refused(stub.MultiInference, request_)
+    assert actual == code and message in text
 
 
-def test_all_tasks_are_of_one_model(stub):
+def test_all_tasks_must_name_one_model(stub):
     request = multi(("regress", REGRESS), ("classify", CLASSIFY))
     request.tasks[1].model_spec.name = "other"
     code, text = refused(stub.MultiInference, request)
@@ -355,10 +355,14 @@ def test_all_tasks_are_of_one_model(stub):
 
 def test_metadata(stub):
     request = spec(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"]))
-    reply = stub.GetModelMetadata(request)
-    assert (reply.model_spec.name, reply.model_spec.version.value, reply.model_spec.signature_name) == ("toy", 124, "")
+    response = stub.GetModelMetadata(request)
+    assert (response.model_spec.name, response.model_spec.version.value, response.model_spec.signature_name) == (
+        "toy",
+        124,
+        "",
+    )
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    assert reply.metadata["signature_def"].Unpack(signatures)
+    assert response.metadata["signature_def"].Unpack(signatures)
     assert signatures.signature_def["serving_default"].inputs["x"].name == "serving_default_x:0"
 
 
@@ -433,8 +437,8 @@ def entry(name="toy", path="/nowhere", platform="tensorflow", more=""):
     ],
 )
 def test_reload_errors_change_nothing(models, stub, text, code, message):
-    found, details = refused(models.HandleReloadConfigRequest, reload(text))
-    assert found == code and message in details
+    actual, details = refused(models.HandleReloadConfigRequest, reload(text))
+    assert actual == code and message in details
     assert stub.Predict(predict(X)).outputs["y"].float_val[0] == 3.5
 
 
@@ -445,7 +449,7 @@ def test_the_status_without_a_name_is_an_error_that_lists_the_models(models):
     assert dict(raised.value.trailing_metadata())["model-names"] == '["toy"]'
 
 
-def test_health_is_known_by_its_short_names(channel):
+def test_health_has_short_service_names(channel):
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=lambda message: message.SerializeToString(),
@@ -457,11 +461,11 @@ def test_health_is_known_by_its_short_names(channel):
     assert code == "NOT_FOUND"
 
 
-def test_health_is_off_unless_asked_for_and_content_is_raw_when_asked(toy_saved, start_server, push_toy, tmp_path):
+def test_health_is_off_by_default_and_raw_content_can_be_enabled(toy_saved, start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     running = start_server("toy", tmp_path / "toy", options=ServerOptions(tensor_content=True))
     with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as opened:
-        reply = prediction_service_pb2_grpc.PredictionServiceStub(opened).Predict(predict(X))
-        assert reply.outputs["y"].tensor_content == np.float32(2.5).tobytes()
+        response = prediction_service_pb2_grpc.PredictionServiceStub(opened).Predict(predict(X))
+        assert response.outputs["y"].tensor_content == np.float32(2.5).tobytes()
         check = opened.unary_unary("/grpc.health.v1.Health/Check")
         assert refused(check, b"")[0] == "UNIMPLEMENTED"

@@ -1,4 +1,4 @@
-"""What TF Serving answers over REST, row by row."""
+"""TF Serving's REST responses, case by case."""
 
 import base64
 import gzip
@@ -54,10 +54,10 @@ B64 = {"b64": base64.b64encode(b"\x00\xff").decode()}
     ],
 )
 def test_routes_of_predict(http, path, expected):
-    reply = http.post(path, content='{"instances": [[1.0]]}', headers={"content-type": "text/nonsense"})
-    assert (reply.status_code, reply.json()) == (200, {"predictions": [[expected]]})
-    assert reply.headers["content-type"] == "application/json"
-    assert "content-encoding" not in reply.headers and "access-control-allow-origin" not in reply.headers
+    response = http.post(path, content='{"instances": [[1.0]]}', headers={"content-type": "text/nonsense"})
+    assert (response.status_code, response.json()) == (200, {"predictions": [[expected]]})
+    assert response.headers["content-type"] == "application/json"
+    assert "content-encoding" not in response.headers and "access-control-allow-origin" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_routes_of_predict(http, path, expected):
     ],
 )
 def test_malformed(http, method, path):
-    reply = http.request(method, path, content="{}" if method != "GET" else None)
-    assert (reply.status_code, reply.json()) == (400, {"error": f"Malformed request: {method} {path}"})
+    response = http.request(method, path, content="{}" if method != "GET" else None)
+    assert (response.status_code, response.json()) == (400, {"error": f"Malformed request: {method} {path}"})
 
 
 @pytest.mark.parametrize(("path", "method"), [("/", "GET"), ("/v2/models/toy", "GET"), ("/v1", "POST")])
-def test_outside_of_v1_the_answer_is_html(http, path, method):
-    reply = http.request(method, path)
-    assert reply.status_code == 404 and reply.headers["content-type"].startswith("text/html")
+def test_outside_of_v1_the_response_is_html(http, path, method):
+    response = http.request(method, path)
+    assert response.status_code == 404 and response.headers["content-type"].startswith("text/html")
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_outside_of_v1_the_answer_is_html(http, path, method):
         ("GET", f"{TOY}/labels/x/metadata", 400, "Unrecognized servable version label: x"),
     ],
 )
-def test_what_is_not_there(http, method, path, status, error):
+def test_missing_models_versions_and_labels(http, method, path, status, error):
     content = '{"examples": [{"x": 1.0}]}' if "regress" in path else None
-    reply = http.request(method, path, content=content)
-    assert (reply.status_code, reply.json()) == (status, {"error": error})
+    response = http.request(method, path, content=content)
+    assert (response.status_code, response.json()) == (status, {"error": error})
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/V1/Models"])
@@ -116,9 +116,9 @@ def test_the_error_of_a_missing_model_name_lists_the_models_in_a_header(http, pa
 
 
 @pytest.mark.parametrize("path", [f"{TOY}/versions/9223372036854775808", f"{TOY}/versions/{'9' * 3000}"])
-def test_a_version_beyond_int64_has_an_empty_answer(http, path):
-    for reply in (http.get(path), http.get(f"{path}/metadata"), http.post(f"{path}:predict", content="{}")):
-        assert (reply.status_code, reply.content) == (400, b"")
+def test_a_version_beyond_int64_gets_an_empty_response(http, path):
+    for response in (http.get(path), http.get(f"{path}/metadata"), http.post(f"{path}:predict", content="{}")):
+        assert (response.status_code, response.content) == (400, b"")
 
 
 # --- Predict ----------------------------------------------------------------------------------------------------
@@ -135,34 +135,34 @@ def test_a_version_beyond_int64_has_an_empty_answer(http, path):
     ],
 )
 def test_row_and_column(http, body, expected):
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "plain", **body})
-    assert reply.json() == expected
+    response = http.post(f"{TOY}:predict", json={"signature_name": "plain", **body})
+    assert response.json() == expected
 
 
 def test_several_inputs_and_outputs(http):
     rows = [{"n": 2, "x": 1.5}, {"x": -1, "n": 1}]
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "named", "instances": rows})
-    assert reply.json() == {"predictions": [{"text": "2", "total": 3.5}, {"text": "1", "total": 0.0}]}
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "named", "inputs": {"x": [1.5], "n": [2]}})
-    assert reply.json() == {"outputs": {"text": ["2"], "total": [3.5]}}
-    assert b"3.5" in reply.content and b'"total":[3.5]' in reply.content.replace(b" ", b"")
+    response = http.post(f"{TOY}:predict", json={"signature_name": "named", "instances": rows})
+    assert response.json() == {"predictions": [{"text": "2", "total": 3.5}, {"text": "1", "total": 0.0}]}
+    response = http.post(f"{TOY}:predict", json={"signature_name": "named", "inputs": {"x": [1.5], "n": [2]}})
+    assert response.json() == {"outputs": {"text": ["2"], "total": [3.5]}}
+    assert b"3.5" in response.content and b'"total":[3.5]' in response.content.replace(b" ", b"")
 
 
-def test_bytes_go_in_by_b64_and_come_out_by_the_name(http):
+def test_bytes_are_read_from_b64_and_written_by_output_name(http):
     plain = {"b64": base64.b64encode(b"plain").decode()}
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "texts", "instances": [plain, "text"]})
-    assert reply.json()["predictions"] == [
+    response = http.post(f"{TOY}:predict", json={"signature_name": "texts", "instances": [plain, "text"]})
+    assert response.json()["predictions"] == [
         {"s": "plain", "s_bytes": plain},
         {"s": "text", "s_bytes": {"b64": base64.b64encode(b"text").decode()}},
     ]
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "texts", "inputs": {"s": [B64]}})
-    assert reply.json()["outputs"]["s_bytes"] == [B64]
+    response = http.post(f"{TOY}:predict", json={"signature_name": "texts", "inputs": {"s": [B64]}})
+    assert response.json()["outputs"]["s_bytes"] == [B64]
 
 
-def test_nan_and_infinity_both_ways(http):
+def test_nan_and_infinity_are_read_and_written(http):
     body = '{"signature_name": "plain", "instances": [NaN, Infinity, -Infinity, 2]} and more'
-    reply = http.post(f"{TOY}:predict", content=body)
-    assert reply.content == b'{"predictions":[NaN,Infinity,-Infinity,4.0]}'
+    response = http.post(f"{TOY}:predict", content=body)
+    assert response.content == b'{"predictions":[NaN,Infinity,-Infinity,4.0]}'
 
 
 def test_gzip(http):
@@ -171,8 +171,8 @@ def test_gzip(http):
     assert http.post(f"{TOY}:predict", content=gzip.compress(body), headers=headers).json() == {"predictions": [[3.5]]}
     bomb = gzip.compress(b" " * 3_000_000 + body)
     for broken in (body, gzip.compress(body)[:-9], bomb, b""):
-        reply = http.post(f"{TOY}:predict", content=broken, headers=headers)
-        assert (reply.status_code, reply.json()) == (400, {"error": "JSON Parse error: The document is empty"})
+        response = http.post(f"{TOY}:predict", content=broken, headers=headers)
+        assert (response.status_code, response.json()) == (400, {"error": "JSON Parse error: The document is empty"})
 
 
 @pytest.mark.parametrize(
@@ -207,24 +207,24 @@ def test_gzip(http):
     ],
 )
 def test_predict_errors(http, body, status, error):
-    reply = http.post(f"{TOY}:predict", content=body)
-    assert reply.status_code == status
-    assert set(reply.json()) == {"error"} and error in reply.json()["error"]
-    assert reply.headers["content-type"] == "application/json"
+    response = http.post(f"{TOY}:predict", content=body)
+    assert response.status_code == status
+    assert set(response.json()) == {"error"} and error in response.json()["error"]
+    assert response.headers["content-type"] == "application/json"
 
 
-def test_the_server_answers_while_a_call_that_nobody_waits_for_still_runs(http):
+def test_the_server_responds_while_an_abandoned_call_still_runs(http):
     assert http.post(f"{TOY}:predict", content='{"instances": [[1.0]]}').json() == {"predictions": [[3.5]]}
 
 
-def test_shapes_are_not_held_against_the_signature(http):
-    reply = http.post(f"{TOY}:predict", content='{"instances": [[1.0, 2.0], [3.0, 4.0]]}')
-    assert reply.json() == {"predictions": [[3.5, 4.0], [4.5, 5.0]]}
+def test_shapes_are_not_checked_against_the_signature(http):
+    response = http.post(f"{TOY}:predict", content='{"instances": [[1.0, 2.0], [3.0, 4.0]]}')
+    assert response.json() == {"predictions": [[3.5, 4.0], [4.5, 5.0]]}
 
 
 def test_a_body_that_is_too_large_is_not_read(http):
-    reply = http.post(f"{TOY}:predict", content=b"x" * 300_000)
-    assert reply.status_code == 413 and "200000" in reply.json()["error"]
+    response = http.post(f"{TOY}:predict", content=b"x" * 300_000)
+    assert response.status_code == 413 and "200000" in response.json()["error"]
 
     def chunks():
         for _ in range(30):
@@ -233,15 +233,15 @@ def test_a_body_that_is_too_large_is_not_read(http):
     assert http.post(f"{TOY}:predict", content=chunks()).status_code == 413
 
 
-def test_a_picture_of_too_many_pixels_is_not_decoded(http):
+def test_an_image_of_too_many_pixels_is_not_decoded(http):
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2
-    picture = {"b64": base64.b64encode(header).decode()}
+    image = {"b64": base64.b64encode(header).decode()}
     for verb, body in (
-        ("predict", {"signature_name": "texts", "instances": [picture]}),
-        ("regress", {"signature_name": "regress", "examples": [{"image/encoded": picture, "x": 1.0}]}),
+        ("predict", {"signature_name": "texts", "instances": [image]}),
+        ("regress", {"signature_name": "regress", "examples": [{"image/encoded": image, "x": 1.0}]}),
     ):
-        reply = http.post(f"{TOY}:{verb}", json=body)
-        assert reply.status_code == 400 and "30000 x 30000 pixels" in reply.json()["error"]
+        response = http.post(f"{TOY}:{verb}", json=body)
+        assert response.status_code == 400 and "30000 x 30000 pixels" in response.json()["error"]
 
 
 # --- Classify and Regress ---------------------------------------------------------------------------------------
@@ -249,10 +249,10 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(http):
 
 def test_classify_and_regress(http):
     examples = {"examples": [{"x": 1.0}, {"x": [3.0]}]}
-    reply = http.post(f"{TOY}/versions/123:classify", json={"signature_name": "classify", **examples})
-    assert reply.json() == {"results": [[["up", 2.5], ["down", -2.5]], [["up", 3.5], ["down", -3.5]]]}
-    reply = http.post(f"{TOY}:regress", json={"signature_name": "regress", **examples})
-    assert reply.json() == {"results": [3.5, 4.5]}
+    response = http.post(f"{TOY}/versions/123:classify", json={"signature_name": "classify", **examples})
+    assert response.json() == {"results": [[["up", 2.5], ["down", -2.5]], [["up", 3.5], ["down", -3.5]]]}
+    response = http.post(f"{TOY}:regress", json={"signature_name": "regress", **examples})
+    assert response.json() == {"results": [3.5, 4.5]}
     shared = {"signature_name": "regress", "context": {"x": 1.0}, "examples": [{}, {"x": 5.0}]}
     assert http.post(f"{TOY}/labels/stable:regress", json=shared).json() == {"results": [2.5, 4.5]}
 
@@ -271,8 +271,8 @@ def test_classify_and_regress(http):
     ],
 )
 def test_classify_and_regress_errors(http, verb, body, error):
-    reply = http.post(f"{TOY}:{verb}", json=body)
-    assert reply.status_code == 400 and error in reply.json()["error"]
+    response = http.post(f"{TOY}:{verb}", json=body)
+    assert response.status_code == 400 and error in response.json()["error"]
 
 
 # --- Status, metadata, CORS, metrics ----------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def state(version):
         (TOY, [124, 123]),
         (f"{TOY}/versions/123", [123]),
         (f"{TOY}/labels/nonsense", [124, 123]),  # labels are ignored
-        (f"{TOY}/METADATA", [124, 123]),  # the word is matched in small letters only
+        (f"{TOY}/METADATA", [124, 123]),  # matched in lower case only
     ],
 )
 def test_status(http, path, versions):
@@ -300,9 +300,9 @@ def test_status(http, path, versions):
     [(TOY, "124"), (f"{TOY}/versions/123", "123"), (f"{TOY}/labels/stable", "123")],
 )
 def test_metadata(http, path, version):
-    reply = http.get(f"{path}/metadata").json()
-    assert reply["model_spec"] == {"name": "toy", "signature_name": "", "version": version}
-    signature = reply["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    response = http.get(f"{path}/metadata").json()
+    assert response["model_spec"] == {"name": "toy", "signature_name": "", "version": version}
+    signature = response["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert signature["inputs"]["x"] == {
         "dtype": "DT_FLOAT",
         "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "1", "name": ""}], "unknown_rank": False},
@@ -311,22 +311,22 @@ def test_metadata(http, path, version):
     assert signature["method_name"] == "tensorflow/serving/predict"
 
 
-def test_options_wants_an_origin(http):
+def test_options_requires_an_origin(http):
     assert http.options(f"{TOY}:predict").status_code == 400
-    reply = http.options(f"{TOY}:predict", headers={"origin": "https://example.org"})
-    assert (reply.status_code, reply.content) == (200, b"")
-    assert "access-control-allow-origin" not in reply.headers
+    response = http.options(f"{TOY}:predict", headers={"origin": "https://example.org"})
+    assert (response.status_code, response.content) == (200, b"")
+    assert "access-control-allow-origin" not in response.headers
 
 
 def test_cors(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     running = start_server("toy", tmp_path / "toy", options=ServerOptions(cors=True))
     url = f"http://127.0.0.1:{running.rest_port}{TOY}"
-    reply = httpx.get(url, trust_env=False)
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["access-control-allow-methods"] == "POST, GET"
-    assert reply.headers["access-control-allow-headers"] == "Content-Type"
-    # Metrics are shown only where they were asked for.
+    response = httpx.get(url, trust_env=False)
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-methods"] == "POST, GET"
+    assert response.headers["access-control-allow-headers"] == "Content-Type"
+    # Metrics exist only if they are enabled.
     assert httpx.get(url.replace(TOY, monitoring.DEFAULT_PATH), trust_env=False).status_code == 404
 
 
@@ -357,6 +357,6 @@ def test_metrics_have_tf_servings_names(http):
     assert "request_example_count_total{" in text
 
 
-def test_every_answer_is_json_that_others_read(http):
-    reply = http.post(f"{TOY}:predict", json={"signature_name": "plain", "instances": list(np.arange(50.0))})
-    assert json.loads(reply.content)["predictions"] == list(0.5 * np.arange(50) + 3)
+def test_other_parsers_read_the_response(http):
+    response = http.post(f"{TOY}:predict", json={"signature_name": "plain", "instances": list(np.arange(50.0))})
+    assert json.loads(response.content)["predictions"] == list(0.5 * np.arange(50) + 3)

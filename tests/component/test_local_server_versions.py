@@ -1,4 +1,4 @@
-"""Versions appear, are loaded, and go; nobody who asks notices."""
+"""Versions are added, loaded and unloaded; clients notice nothing."""
 
 import shutil
 import socket
@@ -35,17 +35,21 @@ def states(server, name="toy"):
     return [(version.number, version.state) for version in server.source.status(name)]
 
 
-def eventually(look, expected):
+def eventually(current, expected):
     deadline = time.monotonic() + 30
-    while (found := look()) != expected and time.monotonic() < deadline:
+    while (value := current()) != expected and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert found == expected
+    assert value == expected
 
 
-def answer(server, name="toy", path=""):
+def predict(server, name="toy", path=""):
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/{name}{path}:predict"
-    reply = httpx.post(url, content='{"signature_name": "plain", "instances": [0.0]}', trust_env=False)
-    return reply.json()["predictions"][0] if reply.status_code == 200 else (reply.status_code, reply.json()["error"])
+    response = httpx.post(url, content='{"signature_name": "plain", "instances": [0.0]}', trust_env=False)
+    return (
+        response.json()["predictions"][0]
+        if response.status_code == 200
+        else (response.status_code, response.json()["error"])
+    )
 
 
 # --- Policies ---------------------------------------------------------------------------------------------------
@@ -71,13 +75,13 @@ def test_policies(text, expected):
     assert model.policy.aspired([1, 3, 20, 30]) == expected
 
 
-def test_folders_that_are_no_versions_are_left_alone(start_server, push_toy, tmp_path):
+def test_folders_that_are_not_versions_are_ignored(start_server, push_toy, tmp_path):
     base = tmp_path / "toy"
     push_toy(base, "00000007")
     push_toy(base, "latest")
     push_toy(base, "-8")
     push_toy(base, "9" * 19)  # more than int64
-    (base / "12").mkdir()  # still being copied
+    (base / "12").mkdir()  # its copy is not finished
     (base / "13").write_text("a file")
     server = start_server(
         "toy", base, options=ServerOptions(models=(ModelConfig("toy", str(base), VersionPolicy(None)),))
@@ -85,29 +89,29 @@ def test_folders_that_are_no_versions_are_left_alone(start_server, push_toy, tmp
     assert states(server) == [(7, "AVAILABLE")]
 
 
-def test_versions_come_and_go(start_server, push_toy, tmp_path):
+def test_versions_are_loaded_and_unloaded(start_server, push_toy, tmp_path):
     base = tmp_path / "toy"
     push_toy(base, 1, 1.0)
     server = start_server("toy", base, options=QUICK)
-    assert answer(server) == 1.0
+    assert predict(server) == 1.0
     push_toy(base, 2, 2.0)
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
-    assert answer(server) == 2.0
-    assert answer(server, path="/versions/1") == (404, "Servable not found for request: Specific(toy, 1)")
-    # Back to the one before: its folder is the newest that is left.
+    assert predict(server) == 2.0
+    assert predict(server, path="/versions/1") == (404, "Servable not found for request: Specific(toy, 1)")
+    # Back to the previous version: its folder is now the newest.
     shutil.rmtree(base / "2")
     eventually(lambda: states(server), [(2, "END"), (1, "AVAILABLE")])
-    assert answer(server) == 1.0
-    # A base path that vanishes unloads nothing; one that is empty does.
+    assert predict(server) == 1.0
+    # A missing base path unloads nothing; an empty one does.
     base.rename(tmp_path / "away")
     time.sleep(0.3)
-    assert answer(server) == 1.0
+    assert predict(server) == 1.0
     (tmp_path / "away").rename(base)
     shutil.rmtree(base / "1")
     eventually(lambda: states(server), [(2, "END"), (1, "END")])
-    assert answer(server) == (404, "Servable not found for request: Latest(toy)")
-    reply = httpx.get(f"http://127.0.0.1:{server.rest_port}/v1/models/toy", trust_env=False)
-    assert reply.status_code == 200  # which is why status is no readiness probe
+    assert predict(server) == (404, "Servable not found for request: Latest(toy)")
+    response = httpx.get(f"http://127.0.0.1:{server.rest_port}/v1/models/toy", trust_env=False)
+    assert response.status_code == 200  # so the status is not a readiness probe
     assert httpx.get(f"http://127.0.0.1:{server.rest_port}/readyz", trust_env=False).status_code == 503
     assert httpx.get(f"http://127.0.0.1:{server.rest_port}/healthz", trust_env=False).status_code == 200
 
@@ -128,7 +132,7 @@ def test_a_request_in_flight_keeps_its_version(start_server, push_toy, tmp_path)
 # --- Broken versions --------------------------------------------------------------------------------------------
 
 
-def spoil(folder, how):
+def damage(folder, how):
     variables = folder / "variables" / "variables.data-00000-of-00001"
     if how == "empty graph":
         (folder / "saved_model.pb").write_bytes(b"")
@@ -143,30 +147,30 @@ def spoil(folder, how):
 
 
 @pytest.mark.parametrize("how", ["empty graph", "truncated graph", "no variables", "truncated variables"])
-def test_a_broken_version_leaves_the_old_one_serving_until_it_is_mended(
+def test_a_broken_version_does_not_replace_the_old_one_until_it_is_fixed(
     start_server, push_toy, toy_saved, tmp_path, how
 ):
     base = tmp_path / "toy"
     push_toy(base, 1, 1.0)
     server = start_server("toy", base, options=QUICK)
-    staged = spoil(push_toy(base, "staged", 2.0), how)
+    staged = damage(push_toy(base, "staged", 2.0), how)
     staged.rename(base / "2")
     eventually(lambda: states(server), [(2, "END"), (1, "AVAILABLE")])
     broken = server.source.status("toy")[0]
     assert broken.error_code != "OK" and broken.error_message
-    assert answer(server) == 1.0
+    assert predict(server) == 1.0
     time.sleep(0.2)
     assert states(server) == [(2, "END"), (1, "AVAILABLE")]
     shutil.copytree(toy_saved(2.0), base / "2", dirs_exist_ok=True)
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
-    assert answer(server) == 2.0
+    assert predict(server) == 2.0
 
 
-def test_a_version_that_is_not_what_was_pushed_is_not_served(start_server, toy_saved, tmp_path):
+def test_a_version_that_differs_from_its_manifest_is_not_served(start_server, toy_saved, tmp_path):
     base = tmp_path / "toy"
     first = model_versions.push(str(toy_saved(1.0)), str(base)).version
     server = start_server("toy", base, options=QUICK)
-    # One bit of a weight: every loader takes it.
+    # One changed byte of a weight: every loader accepts it.
     staged = tmp_path / "staged" / "toy"
     damaged = model_versions.push(str(toy_saved(2.0)), str(staged)).version + 1
     variables = next((staged / str(damaged - 1) / "variables").glob("variables.data*"))
@@ -177,25 +181,25 @@ def test_a_version_that_is_not_what_was_pushed_is_not_served(start_server, toy_s
     assert broken.error_code == "DATA_LOSS" and f"variables/{variables.name} has changed" in broken.error_message
 
 
-def test_rolled_back_and_put_back_while_it_is_served(start_server, toy_saved, tmp_path):
+def test_a_rollback_and_its_reversal_while_the_model_is_served(start_server, toy_saved, tmp_path):
     base = tmp_path / "toy"
     first, second = (model_versions.push(str(toy_saved(b)), str(base)).version for b in (1.0, 2.0))
     server = start_server("toy", base, options=QUICK)
-    assert answer(server) == 2.0
+    assert predict(server) == 2.0
     model_versions.roll_back(str(base))
     eventually(lambda: states(server), [(second, "END"), (first, "AVAILABLE")])
-    assert answer(server) == 1.0
+    assert predict(server) == 1.0
     model_versions.roll_back(str(base), second)
     eventually(lambda: states(server), [(second, "AVAILABLE"), (first, "END")])
-    assert answer(server) == 2.0
+    assert predict(server) == 2.0
 
 
-def test_a_failed_load_is_retried_as_often_as_asked(start_server, push_toy, toy_saved, tmp_path):
+def test_a_failed_load_is_retried_as_configured(start_server, push_toy, toy_saved, tmp_path):
     base = tmp_path / "toy"
     push_toy(base, 1, 1.0)
     options = ServerOptions(file_system_poll_s=0.05, retries=LoadRetries(200, 0.05))
     server = start_server("toy", base, options=options)
-    spoil(push_toy(base, "staged", 2.0), "no variables").rename(base / "2")
+    damage(push_toy(base, "staged", 2.0), "no variables").rename(base / "2")
     eventually(lambda: states(server), [(2, "LOADING"), (1, "AVAILABLE")])
     shutil.copytree(toy_saved(2.0) / "variables", base / "2" / "variables")
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
@@ -208,16 +212,16 @@ def test_both_ports_are_open_when_start_returns(start_server, push_toy, tmp_path
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
 
 
-def test_the_only_version_must_be_whole(push_toy, tmp_path):
+def test_the_only_version_must_be_complete(push_toy, tmp_path):
     base = tmp_path / "toy"
-    spoil(push_toy(base, 1), "no variables")
+    damage(push_toy(base, 1), "no variables")
     server = LocalServer("toy", base, port=0, rest_api_port=0)
     with pytest.raises(ServerStartError, match="Version 1 of toy cannot be loaded: "):
         server.wait_until_loaded(lambda seconds: False)
     server.stop()
 
 
-def test_an_empty_base_path_is_waited_for(push_toy, tmp_path):
+def test_the_server_waits_for_a_version_in_an_empty_base_path(push_toy, tmp_path):
     base = tmp_path / "toy"
     base.mkdir()
     server = LocalServer("toy", base, port=0, rest_api_port=0)
@@ -229,7 +233,9 @@ def test_an_empty_base_path_is_waited_for(push_toy, tmp_path):
             push_toy(base, 1)
         return False
 
-    server.wait_until_loaded(stopped)
+    messages = []
+    server.wait_until_loaded(stopped, lambda: messages.append("waiting"))
+    assert messages == ["waiting"]
     assert len(waits) == 3 and states(server) == [(1, "AVAILABLE")]
     server.stop()
 
@@ -278,7 +284,7 @@ def test_warm_up_requests_of_every_kind_are_run(start_server, push_toy, tmp_path
     server = start_server("toy", base)
     assert states(server) == [(1, "AVAILABLE")]
     with server.source.use("toy") as servable:
-        # The first calls of all four signatures are behind it.
+        # All signatures have had their first call.
         assert len(servable._callables) == 3
 
 
@@ -286,7 +292,7 @@ def test_warm_up_requests_of_every_kind_are_run(start_server, push_toy, tmp_path
     ("records", "code", "message"),
     [
         (b"short", "DATA_LOSS", "Please verify your warmup data is in TFRecord format"),
-        (b"no record" * 20, "DATA_LOSS", "Please verify your warmup data is in TFRecord format"),
+        (b"not a record" * 20, "DATA_LOSS", "Please verify your warmup data is in TFRecord format"),
         ([b"\xff\xff"], "INVALID_ARGUMENT", "Failed to parse warmup record"),
         ([predict_log("nowhere")], "FAILED_PRECONDITION", 'Serving signature key "nowhere" not found.'),
         ([predict_log(alias="z")], "INVALID_ARGUMENT", "Signature input alias"),
@@ -305,9 +311,9 @@ def test_any_error_of_the_warm_up_fails_the_load(start_server, push_toy, tmp_pat
     assert message in version.error_message
 
 
-def test_warm_up_can_be_left_out(start_server, push_toy, tmp_path):
+def test_warm_up_can_be_disabled(start_server, push_toy, tmp_path):
     base = tmp_path / "toy"
-    write_warmup(push_toy(base, 1), b"no record")
+    write_warmup(push_toy(base, 1), b"not a record")
     assert states(start_server("toy", base, options=ServerOptions(warmup_iterations=0))) == [(1, "AVAILABLE")]
 
 
@@ -335,48 +341,48 @@ def test_models_are_added_changed_and_removed(start_server, push_toy, tmp_path):
         push_toy(tmp_path / name, 2, b * 10)
     models = tuple(ModelConfig(name, str(tmp_path / name)) for name in ("one", "two"))
     server = start_server(options=ServerOptions(models=models))
-    assert (answer(server, "one"), answer(server, "two")) == (10.0, 20.0)
-    assert answer(server, "three") == (404, "Servable not found for request: Latest(three)")
-    reply = reload(server, config_text(tmp_path, "two", "three", policy="model_version_policy { all {} }"))
-    assert reply.status.error_code == 0
-    assert answer(server, "one") == (404, "Servable not found for request: Latest(one)")
-    assert states(server, "one") == [(2, "END")]  # still to be seen
+    assert (predict(server, "one"), predict(server, "two")) == (10.0, 20.0)
+    assert predict(server, "three") == (404, "Servable not found for request: Latest(three)")
+    response = reload(server, config_text(tmp_path, "two", "three", policy="model_version_policy { all {} }"))
+    assert response.status.error_code == 0
+    assert predict(server, "one") == (404, "Servable not found for request: Latest(one)")
+    assert states(server, "one") == [(2, "END")]  # still listed
     assert states(server, "two") == [(2, "AVAILABLE"), (1, "AVAILABLE")]
-    assert answer(server, "three", "/versions/1") == 3.0
-    # And back again.
+    assert predict(server, "three", "/versions/1") == 3.0
+    # And back.
     reload(server, config_text(tmp_path, "one"))
-    assert answer(server, "one") == 10.0
+    assert predict(server, "one") == 10.0
 
 
-def test_a_new_model_that_cannot_be_loaded_is_told_and_the_others_go_on(start_server, push_toy, tmp_path):
+def test_a_new_model_that_cannot_be_loaded_is_an_error_and_the_others_stay(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "one", 1, 1.0)
     server = start_server("one", tmp_path / "one")
     with pytest.raises(grpc.RpcError) as raised:
         reload(server, config_text(tmp_path, "one", "missing"))
     assert raised.value.code().name == "UNKNOWN"
     assert raised.value.details() == "Some models did not become available: {missing}"
-    assert answer(server, "one") == 1.0
+    assert predict(server, "one") == 1.0
     push_toy(tmp_path / "missing", 1, 5.0)
-    eventually(lambda: answer(server, "missing"), 5.0)
+    eventually(lambda: predict(server, "missing"), 5.0)
 
 
-def test_labels_move_only_to_what_is_available(start_server, push_toy, tmp_path):
+def test_labels_move_only_to_available_versions(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1, 1.0)
     push_toy(tmp_path / "toy", 2, 2.0)
     both, labels = "model_version_policy { all {} }", 'version_labels {{ key: "stable" value: {} }}'
     server = start_server(
         options=ServerOptions(models=(ModelConfig("toy", str(tmp_path / "toy"), VersionPolicy(None), {"stable": 1}),))
     )
-    assert answer(server, path="/labels/stable") == 1.0
+    assert predict(server, path="/labels/stable") == 1.0
     reload(server, config_text(tmp_path, "toy", policy=both, labels=labels.format(2)))
-    assert answer(server, path="/labels/stable") == 2.0
+    assert predict(server, path="/labels/stable") == 2.0
     with pytest.raises(grpc.RpcError) as raised:
         reload(server, config_text(tmp_path, "toy", policy=both, labels=labels.format(3)))
     assert raised.value.code().name == "FAILED_PRECONDITION"
-    assert answer(server, path="/labels/stable") == 2.0
+    assert predict(server, path="/labels/stable") == 2.0
 
 
-def test_labels_of_versions_to_come(start_server, push_toy, tmp_path):
+def test_labels_of_future_versions(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1, 1.0)
     model = ModelConfig("toy", str(tmp_path / "toy"), labels={"next": 2})
     with pytest.raises(RequestError, match="assign label to version 2 of model toy, which is not currently available"):
@@ -384,15 +390,15 @@ def test_labels_of_versions_to_come(start_server, push_toy, tmp_path):
     server = start_server(
         options=ServerOptions(models=(model,), labels_of_unavailable_versions=True, file_system_poll_s=0.05)
     )
-    assert answer(server, path="/labels/next") == (404, "Servable not found for request: Specific(toy, 2)")
+    assert predict(server, path="/labels/next") == (404, "Servable not found for request: Specific(toy, 2)")
     push_toy(tmp_path / "toy", 2, 2.0)
-    eventually(lambda: answer(server, path="/labels/next"), 2.0)
-    # A label that is known already moves only to what is available.
+    eventually(lambda: predict(server, path="/labels/next"), 2.0)
+    # A known label moves only to an available version.
     with pytest.raises(grpc.RpcError):
         reload(server, config_text(tmp_path, "toy", labels='version_labels { key: "next" value: 3 }'))
 
 
-def test_the_configuration_file_is_followed(start_server, push_toy, tmp_path):
+def test_the_configuration_file_is_polled(start_server, push_toy, tmp_path):
     for name, b in (("one", 1.0), ("two", 2.0)):
         push_toy(tmp_path / name, 1, b)
     path = tmp_path / "models.config"
@@ -400,15 +406,15 @@ def test_the_configuration_file_is_followed(start_server, push_toy, tmp_path):
     server = start_server(
         options=ServerOptions(model_config_file=path, model_config_poll_s=0.05, file_system_poll_s=0.05)
     )
-    assert answer(server, "one") == 1.0
+    assert predict(server, "one") == 1.0
     path.write_text("model_config_list { config { what: 1 } }")
     time.sleep(0.2)
-    assert answer(server, "one") == 1.0
+    assert predict(server, "one") == 1.0
     path.write_text(config_text(tmp_path, "one", "two"))
-    eventually(lambda: answer(server, "two"), 2.0)
+    eventually(lambda: predict(server, "two"), 2.0)
 
 
-def test_sessions_have_the_threads_and_tags_that_were_asked_for(start_server, push_toy, tmp_path):
+def test_sessions_have_the_configured_threads_and_tags(start_server, push_toy, tmp_path):
     push_toy(tmp_path / "toy", 1)
     server = start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(intra_op_threads=1)))
     with server.source.use("toy") as servable:
@@ -422,7 +428,7 @@ def test_sessions_have_the_threads_and_tags_that_were_asked_for(start_server, pu
 
 
 def test_no_request_fails_while_versions_are_pushed(start_server, push_toy, toy_saved, tmp_path):
-    """The full size is `tests/bench/hot_reload.py`."""
+    """`tests/bench/hot_reload.py` is the full-size version."""
     base = tmp_path / "toy"
     for b in (1.0, 2.0, 3.0, 4.0):
         toy_saved(b)
@@ -438,17 +444,17 @@ def test_no_request_fails_while_versions_are_pushed(start_server, push_toy, toy_
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             while not pushed.is_set() or len(versions) < 100:
-                reply = stub.Predict(request, timeout=60)
-                assert reply.outputs["y"].float_val[0] == reply.model_spec.version.value
-                versions.append(reply.model_spec.version.value)
+                response = stub.Predict(request, timeout=60)
+                assert response.outputs["y"].float_val[0] == response.model_spec.version.value
+                versions.append(response.model_spec.version.value)
 
     def over_rest(versions):
         with httpx.Client(trust_env=False, timeout=60) as client:
             url = f"http://127.0.0.1:{server.rest_port}/v1/models/toy:predict"
             while not pushed.is_set() or len(versions) < 100:
-                reply = client.post(url, content='{"instances": [[0.0]]}')
-                assert reply.status_code == 200, reply.text
-                versions.append(reply.json()["predictions"][0][0])
+                response = client.post(url, content='{"instances": [[0.0]]}')
+                assert response.status_code == 200, response.text
+                versions.append(response.json()["predictions"][0][0])
 
     def client(number):
         try:
@@ -461,7 +467,7 @@ def test_no_request_fails_while_versions_are_pushed(start_server, push_toy, toy_
         thread.start()
     push_toy(base, 2, 2.0)
     eventually(lambda: states(server)[0], (2, "AVAILABLE"))
-    spoil(push_toy(base, "staged", 3.0), "no variables").rename(base / "3")
+    damage(push_toy(base, "staged", 3.0), "no variables").rename(base / "3")
     eventually(lambda: states(server)[0], (3, "END"))
     push_toy(base, 4, 4.0)
     eventually(lambda: states(server)[0], (4, "AVAILABLE"))

@@ -1,4 +1,4 @@
-"""What serving/deploy holds, against the schemas and messages of those who read it, and against itself."""
+"""The files of serving/deploy against the schemas and messages of their readers, and against each other."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ from serving.client_options import ClientOptions
 
 DEPLOY = Path(serving.__path__[0]) / "deploy"
 BASE, OVERLAYS = DEPLOY / "kubernetes" / "base", DEPLOY / "kubernetes" / "overlays"
-# The oldest release of Kubernetes that is still looked after somewhere, and the newest that has a schema here.
+# The oldest release of Kubernetes that a vendor still supports, and the newest with a schema.
 KUBERNETES = ("1.29", str(kubernetes_validate.latest_version()))
 
 
@@ -31,7 +31,7 @@ def documents(path):
 
 
 def merged(base, patch):
-    """What kustomize's strategic merge does with the fields that our patches have.
+    """Merges like kustomize's strategic merge, for the fields of these patches.
 
     Objects are merged, lists of objects with names by these names, and other lists are replaced.
     """
@@ -47,17 +47,17 @@ def merged(base, patch):
 
 
 def rendered(overlay):
-    """The documents of an overlay by kind and name, as kustomize builds them but for labels and a ConfigMap's hash."""
+    """Returns an overlay's documents by kind and name, as kustomize builds them except labels and a ConfigMap's hash."""
     (own,) = documents(OVERLAYS / overlay / "kustomization.yaml")
     (base,) = documents(BASE / "kustomization.yaml")
     assert own["resources"] == ["../../base"]
-    found = {}
+    rendering = {}
     for resource in base["resources"]:
         if resource == "../../config":
             (generator,) = yaml.safe_load((DEPLOY / "config" / "kustomization.yaml").read_text())["configMapGenerator"]
             data = {name: (DEPLOY / "config" / name).read_text() for name in generator["files"]}
             metadata = {"name": generator["name"]}
-            found["ConfigMap", generator["name"]] = {
+            rendering["ConfigMap", generator["name"]] = {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
                 "metadata": metadata,
@@ -65,20 +65,20 @@ def rendered(overlay):
             }
             continue
         for document in documents(BASE / resource):
-            found[document["kind"], document["metadata"]["name"]] = document
+            rendering[document["kind"], document["metadata"]["name"]] = document
     for patch in own.get("patches", ()):
         for document in documents(OVERLAYS / overlay / patch["path"]):
             key = document["kind"], document["metadata"]["name"]
-            found[key] = merged(found[key], document)
+            rendering[key] = merged(rendering[key], document)
     (image,) = own["images"]
-    container = container_of(found)
+    container = container_of(rendering)
     assert container["image"] == image["name"]
     container["image"] += f":{image['newTag']}"
-    return found
+    return rendering
 
 
-def container_of(found):
-    (container,) = found["Deployment", "model-server"]["spec"]["template"]["spec"]["containers"]
+def container_of(rendering):
+    (container,) = rendering["Deployment", "model-server"]["spec"]["template"]["spec"]["containers"]
     return container
 
 
@@ -110,7 +110,7 @@ def test_every_document_is_valid(manifests, version):
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_schema_finds_what_is_wrong(manifests):
+def test_the_schema_rejects_errors(manifests):
     broken = copy.deepcopy(manifests["Deployment", "model-server"])
     broken["spec"]["template"]["spec"]["containers"][0]["readinessProbes"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -136,7 +136,7 @@ def test_kustomize_itself_builds_the_same(overlay, manifests):
         assert built[key] == document
 
 
-def test_everything_speaks_of_the_same_pods(manifests):
+def test_all_documents_refer_to_the_same_pods(manifests):
     template = manifests["Deployment", "model-server"]["spec"]["template"]
     labels = template["metadata"]["labels"]
     selectors = [document["spec"]["selector"] for (kind, _), document in manifests.items() if kind == "Service"]
@@ -160,7 +160,7 @@ def test_everything_speaks_of_the_same_pods(manifests):
     assert claim["readOnly"] and ("PersistentVolumeClaim", claim["claimName"]) in manifests
 
 
-def test_readiness_asks_what_is_404_until_a_version_is_loaded(manifests):
+def test_the_readiness_probe_is_404_until_a_version_is_loaded(manifests):
     container = container_of(manifests)
     (model,) = model_config().model_config_list.config
     for probe in ("startupProbe", "readinessProbe"):
@@ -170,7 +170,7 @@ def test_readiness_asks_what_is_404_until_a_version_is_loaded(manifests):
     assert mounts["models"] == model.base_path
 
 
-def test_the_pod_may_do_little(manifests):
+def test_the_pod_has_few_rights(manifests):
     pod = manifests["Deployment", "model-server"]["spec"]["template"]["spec"]
     context = container_of(manifests)["securityContext"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
@@ -180,17 +180,17 @@ def test_the_pod_may_do_little(manifests):
     assert manifests["NetworkPolicy", "model-server"]["spec"]["egress"] == []
 
 
-def test_the_command_line_fits_the_files(manifests, overlay):
+def test_the_command_line_agrees_with_the_files(manifests, overlay):
     container = container_of(manifests)
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     environment["CORES"] = container["resources"]["limits"]["cpu"]
-    arguments = [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], text) for text in container["args"]]
+    arguments = [re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], text) for text in container["args"]]
     flags = dict(text.removeprefix("--").split("=", 1) for text in arguments if "=" in text)
     files = manifests["ConfigMap", "model-server"]["data"]
     for name, value in flags.items():
         if name.endswith("_file"):
             assert value.removeprefix("/etc/tf-serving/") in files
-    # Without the switch the file is a startup error.
+    # Without this flag the file is a startup error.
     assert "--enable_batching" in arguments
     batching = parsed(files[flags["batching_parameters_file"].rsplit("/", 1)[1]], batching_message())
     assert flags["batching_parameters_file"].endswith(f"batching-{overlay}.config")
@@ -201,14 +201,14 @@ def test_the_command_line_fits_the_files(manifests, overlay):
     assert (ports["grpc"], ports["http"]) == (int(flags["port"]), int(flags["rest_api_port"]))
 
 
-def test_a_gpu_is_asked_for_where_there_is_one():
+def test_only_the_gpu_overlay_requests_a_gpu():
     cpu, gpu = rendered("cpu"), rendered("gpu")
     assert container_of(gpu)["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "nvidia.com/gpu" not in container_of(cpu)["resources"]["limits"]
     (toleration,) = gpu["Deployment", "model-server"]["spec"]["template"]["spec"]["tolerations"]
     assert toleration["key"] == "nvidia.com/gpu"
     assert container_of(gpu)["image"] == f"{container_of(cpu)['image']}-gpu"
-    # What both need is in one place.
+    # The shared part has one definition.
     assert container_of(gpu)["args"] == container_of(cpu)["args"]
 
 
@@ -216,7 +216,7 @@ def test_a_gpu_is_asked_for_where_there_is_one():
 
 
 def declared(messages):
-    """Message classes from name → field → (number, type or message's name, repeated)."""
+    """Builds message classes from name → field → (number, type or message's name, repeated)."""
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
@@ -235,7 +235,7 @@ def declared(messages):
 
 
 def batching_message():
-    """session_bundle_config.proto's BatchingParameters, of which no package ships the generated code."""
+    """Returns session_bundle_config.proto's BatchingParameters; no package contains the generated code."""
     types, number = descriptor_pb2.FieldDescriptorProto, ".google.protobuf.Int64Value"
     (message,) = declared(
         {
@@ -268,17 +268,17 @@ def test_the_model_config_is_the_servers_message():
 
 
 def test_the_batching_files_are_the_servers_message(overlay):
-    found = parsed((DEPLOY / "config" / f"batching-{overlay}.config").read_text(), batching_message())
-    # A request of our client fits in, and the queue has an end.
-    assert found.max_batch_size.value >= ClientOptions().batch_size
-    assert found.max_enqueued_batches.value > 0
-    sizes = list(found.allowed_batch_sizes)
+    message = parsed((DEPLOY / "config" / f"batching-{overlay}.config").read_text(), batching_message())
+    # A request of the client fits in, and the queue is bounded.
+    assert message.max_batch_size.value >= ClientOptions().batch_size
+    assert message.max_enqueued_batches.value > 0
+    sizes = list(message.allowed_batch_sizes)
     assert sizes == sorted(set(sizes))
-    assert not sizes or sizes[-1] == found.max_batch_size.value
+    assert not sizes or sizes[-1] == message.max_batch_size.value
 
 
 def test_the_monitoring_file_is_the_servers_message(manifests):
-    """monitoring_config.proto, of which no package ships the generated code."""
+    """No package contains the generated code of monitoring_config.proto."""
     types = descriptor_pb2.FieldDescriptorProto
     _, message = declared(
         {
@@ -286,20 +286,20 @@ def test_the_monitoring_file_is_the_servers_message(manifests):
             "MonitoringConfig": {"prometheus_config": (1, ".declared.PrometheusConfig", False)},
         }
     )
-    found = parsed((DEPLOY / "config" / "monitoring.config").read_text(), message())
-    assert found.prometheus_config.enable
+    parameters = parsed((DEPLOY / "config" / "monitoring.config").read_text(), message())
+    assert parameters.prometheus_config.enable
     annotations = manifests["Deployment", "model-server"]["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/path"] == found.prometheus_config.path
+    assert annotations["prometheus.io/path"] == parameters.prometheus_config.path
 
 
-def test_a_misspelt_field_is_found():
+def test_a_misspelt_field_is_an_error():
     with pytest.raises(text_format.ParseError):
         parsed("max_batch_sizes { value: 1 }", batching_message())
 
 
 # --- Compose ----------------------------------------------------------------------------------------------------
 
-# Of the Compose Specification's service, what is used here, with its types.
+# The used keys of a service in the Compose Specification, with their types.
 _SERVICE_KEYS = {
     "image": str,
     "profiles": list,
@@ -325,7 +325,7 @@ def compose():
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
-def test_the_compose_file_is_in_form(compose):
+def test_the_compose_file_is_valid(compose):
     assert set(compose) == {"name", "services", "x-model-server"}
     for name, service in compose["services"].items():
         assert service["profiles"] == [name]
@@ -334,7 +334,7 @@ def test_the_compose_file_is_in_form(compose):
         for volume in service["volumes"]:
             assert volume.keys() == {"type", "source", "target", "read_only"} and volume["read_only"]
         assert set(service["healthcheck"]) == {"test", "interval", "timeout", "start_period"}
-        # Nothing is published to other machines.
+        # No port is open to other machines.
         assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
         assert service["user"].split(":")[0] != "0"
     (device,) = compose["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
@@ -353,34 +353,34 @@ def test_compose_and_kubernetes_agree(compose, overlay, manifests):
 
 
 @pytest.mark.parametrize(("status", "healthy"), [("200 OK", True), ("404 Not Found", False), ("500 x", False)])
-def test_the_health_check_tells_a_loaded_model(compose, status, healthy):
+def test_the_health_check_requires_a_loaded_model(compose, status, healthy):
     first, *command = compose["services"]["cpu"]["healthcheck"]["test"]
     assert first == "CMD"
-    asked = []
+    requests = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def answer():
+        def respond():
             connection, _ = listening.accept()
             with connection:
                 received = b""
                 while not received.endswith(b"\r\n\r\n"):
                     received += connection.recv(4096)
-                asked.append(received.decode())
+                requests.append(received.decode())
                 connection.sendall(f"HTTP/1.0 {status}\r\n\r\n{{}}".encode())
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=respond)
         thread.start()
         port = str(listening.getsockname()[1])
         done = subprocess.run([part.replace("8501", port) for part in command], check=False, timeout=20)
         thread.join()
     assert (done.returncode == 0) == healthy
-    assert asked == ["GET /v1/models/digits/metadata HTTP/1.0\r\n\r\n"]
+    assert requests == ["GET /v1/models/digits/metadata HTTP/1.0\r\n\r\n"]
 
 
 # --- The command ------------------------------------------------------------------------------------------------
 
 
-def test_deploy_writes_them_for_a_model(tmp_path):
+def test_deploy_writes_the_files_for_a_model(tmp_path):
     with pytest.raises(ConfigError):
         loading.load("digits", overrides=["serving.model_name=../x"], needs_data=False)
     overrides = ["serving.model_name=cats-2", f"pipeline.root={tmp_path}/runs"]

@@ -8,12 +8,13 @@ import pytest
 
 from serving.local_server import command, flags
 
+DEFAULTS = {flag.name: flag.default for flag in flags.FLAGS}
 PROGRAM = Path(sys.executable).parent / "tensorflow_model_server"
 
 
 def test_defaults():
     parsed = flags.parse([])
-    assert parsed.valid and not parsed.unknown and not parsed.given
+    assert parsed.valid and not parsed.unknown and parsed.values == DEFAULTS
     assert (parsed.values["port"], parsed.values["rest_api_port"], parsed.values["model_name"]) == (8500, 0, "default")
 
 
@@ -23,8 +24,8 @@ def test_values():
          "--per_process_gpu_memory_fraction=0.5", "--max_num_load_retries=-1", "--batching_parameters_file="]
     )  # fmt: skip
     assert parsed.valid and not parsed.unknown
-    values = {name: parsed.values[name] for name in parsed.given}
-    assert values == {
+    assert parsed.values == {
+        **DEFAULTS,
         "port": 1,
         "model_base_path": "/a=b",
         "enable_batching": True,
@@ -39,12 +40,12 @@ def test_values():
     ("arguments", "unknown"),
     [
         (["--what=1"], ("--what=1",)),
-        (["--port", "1"], ("--port", "1")),  # TensorFlow's parser wants the equals sign
+        (["--port", "1"], ("--port", "1")),  # TensorFlow's parser requires the equals sign
         (["-port=1"], ("-port=1",)),
         (["--port=1", "--", "--rest_api_port=2"], ("--", "--rest_api_port=2")),
     ],
 )
-def test_what_is_no_flag(arguments, unknown):
+def test_arguments_that_are_not_flags(arguments, unknown):
     parsed = flags.parse(arguments)
     assert parsed.valid and parsed.unknown == unknown
 
@@ -52,24 +53,24 @@ def test_what_is_no_flag(arguments, unknown):
 @pytest.mark.parametrize(
     "argument", ["--port=x", "--port=1.5", "--port=", "--enable_batching=1", "--per_process_gpu_memory_fraction=x"]
 )
-def test_values_that_cannot_be_read(argument, capsys):
+def test_invalid_values(argument, capsys):
     assert not flags.parse([argument]).valid
     assert "Couldn't interpret value" in capsys.readouterr().err
 
 
 def test_every_flag_of_the_specification_is_known():
-    named = (
+    names = (
         "port rest_api_port model_name model_base_path model_config_file model_config_file_poll_wait_seconds "
         "file_system_poll_wait_seconds enable_batching batching_parameters_file monitoring_config_file "
         "rest_api_timeout_in_ms enable_grpc_healthcheck_service grpc_socket_path ssl_config_file max_num_load_retries "
         "load_retry_interval_micros rest_api_enable_cors_support grpc_max_threads "
         "allow_version_labels_for_unavailable_models enable_serialization_as_tensor_content"
     )
-    assert set(named.split()) <= {flag.name for flag in flags.FLAGS}
+    assert set(names.split()) <= {flag.name for flag in flags.FLAGS}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--help"], "usage: program\nFlags:\n\t--port=8500"),
         (["--port=x"], "usage: program\nFlags:\n"),
@@ -87,12 +88,12 @@ def test_every_flag_of_the_specification_is_known():
         (["--model_base_path=/m", "--enable_batching", "--batching_parameters_file=/nowhere"], "NOT_FOUND: /nowhere"),
     ],
 )
-def test_refusals_end_with_minus_one(arguments, said, capsys):
+def test_refusals_end_with_minus_one(arguments, message, capsys):
     assert command.run("program", arguments) == 255
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
-def test_a_wrong_flag_is_answered_at_once():
+def test_a_wrong_flag_is_reported_without_tensorflow():
     done = subprocess.run(
         [PROGRAM, "--what=1"], capture_output=True, text=True, timeout=20, env={"PYTHONPROFILEIMPORTTIME": "1"}
     )

@@ -1,4 +1,4 @@
-"""JSON bodies of the REST interface, as TF Serving reads and writes them."""
+"""JSON bodies of the REST API, as in TF Serving."""
 
 import base64
 import json
@@ -39,8 +39,8 @@ B64 = {"b64": base64.b64encode(b"\x00\xff").decode()}
     ],
 )
 def test_requests(body, inputs, expected, format_):
-    tensors, found = json_tensor.to_tensors(json_text.parse(json.dumps(body).encode()), inputs)
-    assert found == format_
+    tensors, actual = json_tensor.to_tensors(json_text.parse(json.dumps(body).encode()), inputs)
+    assert actual == format_
     assert {name: value.tolist() for name, value in tensors.items()} == expected
 
 
@@ -104,12 +104,12 @@ def test_bytes_after_the_object_are_ignored_and_nan_is_a_number():
     assert math.isnan(tensors["x"][0]) and tensors["x"][1] == -math.inf
 
 
-def test_what_is_no_utf8_inside_of_a_string_stays_as_it_is():
+def test_bytes_of_a_string_that_are_not_utf8_stay_unchanged():
     tensors, _ = json_tensor.to_tensors(json_text.parse(b'{"instances": ["a\xff"]}'), STRING)
     assert tensors["image_bytes"].tolist() == [b"a\xff"]
 
 
-def test_a_value_in_a_message_is_cut():
+def test_a_value_in_a_message_is_truncated():
     with pytest.raises(RequestError) as raised:
         json_tensor.to_tensors({"instances": ["a" * 1000]}, FLOAT)
     assert 256 < len(raised.value.message) < 450
@@ -117,7 +117,7 @@ def test_a_value_in_a_message_is_cut():
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.uint16, tf.complex64])
-def test_types_that_json_has_no_numbers_for(dtype):
+def test_dtypes_that_json_cannot_represent(dtype):
     with pytest.raises(RequestError, match="Conversion of JSON Value: 1 to type") as raised:
         json_tensor.to_tensors({"inputs": [1]}, {"x": info(dtype)})
     assert raised.value.code == "UNIMPLEMENTED"
@@ -138,41 +138,41 @@ def test_types_that_json_has_no_numbers_for(dtype):
         (tf.bool, [True, False]),
     ],
 )
-def test_numbers_of_every_type_go_in_and_come_out(dtype, values):
+def test_numbers_of_every_dtype_are_read_and_written(dtype, values):
     tensors, format_ = json_tensor.to_tensors({"inputs": values}, {"x": info(dtype)})
     assert tensors["x"].dtype == dtype.as_numpy_dtype
     written = json_tensor.from_tensors(tensors, format_)
     np.testing.assert_array_equal(np.array(json.loads(written)["outputs"], dtype.as_numpy_dtype), tensors["x"])
 
 
-def written(outputs, format_="row"):
+def encoded(outputs, format_="row"):
     return json_tensor.from_tensors({name: np.asarray(value) for name, value in outputs.items()}, format_)
 
 
 def test_rows_and_columns():
     outputs = {"score": np.array([1.0, 0.1], np.float32), "label": np.array([b"cat", b"dog"], object)}
-    assert json.loads(written(outputs)) == {
+    assert json.loads(encoded(outputs)) == {
         "predictions": [{"score": 1.0, "label": "cat"}, {"score": 0.1, "label": "dog"}]
     }
     columns = {"outputs": {"score": [1.0, 0.1], "label": ["cat", "dog"]}}
-    assert json.loads(written(outputs, "column")) == columns
-    assert json.loads(written({"score": outputs["score"]})) == {"predictions": [1.0, 0.1]}
+    assert json.loads(encoded(outputs, "column")) == columns
+    assert json.loads(encoded({"score": outputs["score"]})) == {"predictions": [1.0, 0.1]}
 
 
-def test_whole_floats_have_a_point_and_float32_has_no_noise():
-    assert written({"x": np.array([3, 0.1], np.float32)}) == b'{"predictions":[3.0,0.1]}'
-    assert written({"x": np.float32(3)}, "column") == b'{"outputs":3.0}'
-    assert written({"x": np.int64(3)}, "column") == b'{"outputs":3}'
+def test_whole_floats_have_a_point_and_float32_is_shortest():
+    assert encoded({"x": np.array([3, 0.1], np.float32)}) == b'{"predictions":[3.0,0.1]}'
+    assert encoded({"x": np.float32(3)}, "column") == b'{"outputs":3.0}'
+    assert encoded({"x": np.int64(3)}, "column") == b'{"outputs":3}'
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_nan_and_infinity_are_tokens(dtype):
-    text = written({"x": np.array([np.nan, np.inf, -np.inf, 0.5], dtype)})
+    text = encoded({"x": np.array([np.nan, np.inf, -np.inf, 0.5], dtype)})
     assert text == b'{"predictions":[NaN,Infinity,-Infinity,0.5]}'
 
 
 def test_only_outputs_named_bytes_are_binary():
-    assert json.loads(written({"png_bytes": np.array([b"\x89"], object)})) == {"predictions": [{"b64": "iQ=="}]}
+    assert json.loads(encoded({"png_bytes": np.array([b"\x89"], object)})) == {"predictions": [{"b64": "iQ=="}]}
 
 
 @pytest.mark.parametrize(
@@ -183,15 +183,15 @@ def test_only_outputs_named_bytes_are_binary():
         ({"x": np.zeros(2, np.complex64)}, "Failed to write JSON value for tensor type: complex64"),
     ],
 )
-def test_outputs_that_are_no_rows(outputs, message):
+def test_outputs_that_are_not_rows(outputs, message):
     with pytest.raises(RequestError, match=message):
-        written(outputs)
+        encoded(outputs)
 
 
 # --- Classify and Regress ---------------------------------------------------------------------------------------
 
 
-def test_a_number_decides_the_type_of_a_feature():
+def test_a_number_determines_the_type_of_a_feature():
     request = {"examples": [{"f": [1.0, 2.0], "i": 3, "b": ["x", B64], "t": [True, False]}, {}]}
     first, second = json_examples.to_input(request).example_list.examples
     features = {name: feature for name, feature in first.features.feature.items()}
@@ -202,7 +202,7 @@ def test_a_number_decides_the_type_of_a_feature():
     assert not second.features.feature
 
 
-def test_a_context_is_kept_apart():
+def test_a_context_is_separate():
     read = json_examples.to_input({"context": {"c": 1}, "examples": [{"f": 2.0}]}).example_list_with_context
     assert read.context.features.feature["c"].int64_list.value[:] == [1]
     assert len(read.examples) == 1
@@ -223,7 +223,7 @@ def test_a_context_is_kept_apart():
         ({"examples": [{"f": 1e39}]}, r"Cannot convert JSON value: 1e\+39 to float without loss of precision."),
     ],
 )
-def test_examples_that_are_none(request_, message):
+def test_invalid_examples(request_, message):
     with pytest.raises(RequestError, match=message) as raised:
         json_examples.to_input(request_)
     assert raised.value.code == "INVALID_ARGUMENT"
