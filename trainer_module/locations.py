@@ -1,6 +1,6 @@
-"""Names of places, and the files there: local ones by the operating system, `gs://` and the like by TensorFlow.
+"""Paths and storage URIs, and the files there: local files by the operating system, `gs://` and others by TensorFlow.
 
-TensorFlow is imported only where it is needed.
+Imports TensorFlow only if a URI needs it.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 
 from trainer_module.error_text import first_line
 
-_STORE = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+(/.*)?")
+_STORAGE_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+(/.*)?")
 
 
 def is_remote(location: str) -> bool:
-    """Whether TensorFlow's file system is needed: `gs://bucket/folder`."""
+    """Whether it is a URI, such as `gs://bucket/folder`, that requires TensorFlow's file system."""
     return "://" in location
 
 
-def is_whole(location: str) -> bool:
-    """Whether a remote location names a store: `gs://` alone, or `gs:///folder`, does not."""
-    return not is_remote(location) or _STORE.fullmatch(location) is not None
+def is_complete(location: str) -> bool:
+    """Whether it is a local path or a URI with a bucket; `gs://` and `gs:///folder` are not."""
+    return not is_remote(location) or _STORAGE_URI.fullmatch(location) is not None
 
 
 def absolute(location: str) -> str:
-    """A local path from the root of the file system; remote ones as they are."""
+    """Returns the absolute path of a local path; URIs stay unchanged."""
     return location if is_remote(location) else os.path.abspath(os.path.expanduser(location))
 
 
 def join(location: str, *names: str) -> str:
-    """The location of a file below another; empty names are left out."""
+    """Returns the location of a file in a folder; ignores empty names."""
     return "/".join([location.rstrip("/"), *filter(None, names)]) if any(names) else location
 
 
 class _LocalFiles:
-    """What is used of `tf.io.gfile`, for local paths."""
+    """The used part of `tf.io.gfile`, for local paths."""
 
     exists = staticmethod(os.path.exists)
     listdir = staticmethod(os.listdir)
@@ -52,8 +52,11 @@ class _LocalFiles:
         os.makedirs(path, exist_ok=True)
 
 
-def files(location: str) -> Any:
-    """The file system of a place: `tf.io.gfile`, or what has the same functions for local paths."""
+# Not etils.epath (1.15): it supports gs:// and s3:// only (hdfs:// and the tests' ram:// are a KeyError), hides local
+# files whose names end in "~", and raises most of TensorFlow's errors as they are. Not fsspec: gs:// needs gcsfs, a
+# second client of the store beside those of TensorFlow and Beam, with its own credentials.
+def file_system(location: str) -> Any:
+    """Returns the file system of a location: `tf.io.gfile`, or the same functions for local paths."""
     if not is_remote(location):
         return _LocalFiles
     import tensorflow as tf
@@ -62,31 +65,31 @@ def files(location: str) -> Any:
 
 
 def read(location: str) -> bytes:
-    """What a file holds.
+    """Reads a file.
 
     Raises:
-      OSError: If it cannot be read; FileNotFoundError if there is none.
+      OSError: If it cannot be read; FileNotFoundError if it does not exist.
     """
-    with errors_of_the_system(location), files(location).GFile(location, "rb") as file:
+    with os_errors(location), file_system(location).GFile(location, "rb") as file:
         return bytes(file.read())
 
 
 def write(location: str, content: bytes) -> None:
-    """Writes a file; its folder has to exist.
+    """Writes a file; its folder must exist.
 
     Raises:
       OSError: If it cannot be written.
     """
-    with errors_of_the_system(location), files(location).GFile(location, "wb") as file:
+    with os_errors(location), file_system(location).GFile(location, "wb") as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def errors_of_the_system(location: str) -> Iterator[None]:
-    """Makes TensorFlow's errors, inside, those that a local file gives.
+def os_errors(location: str) -> Iterator[None]:
+    """Converts TensorFlow's errors in the block to the errors of local files.
 
     Raises:
-      OSError: For what a store refuses; FileNotFoundError for what is not there.
+      OSError: If the store refuses the access; FileNotFoundError if the file does not exist.
     """
     if not is_remote(location):
         yield

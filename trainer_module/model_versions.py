@@ -69,7 +69,7 @@ def find(base: str) -> Versions:
     Args:
       base: The folder; none where it does not exist.
     """
-    files = locations.files(base)
+    files = locations.file_system(base)
     names = [name.rstrip("/") for name in files.listdir(base)] if files.exists(base) else []
 
     def numbers(pattern: re.Pattern[str], group: int) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def push(model_dir: str, base: str, *, keep: int | None = None, about: dict[str,
     """
     if keep is not None and keep < FEWEST_KEPT:
         raise ValueError(f"at least {FEWEST_KEPT} versions must be kept, not {keep}")
-    files = locations.files(base)
+    files = locations.file_system(base)
     files.makedirs(base)
     _remove_leftovers(base)
     # Unix seconds, as TFX's; but always upwards, whatever the clock does.
@@ -152,7 +152,7 @@ def is_withdrawn(path: str) -> bool:
     """Whether the version in this folder was put aside by `roll_back`."""
     base, _, version = path.rstrip("/").rpartition("/")
     aside = join(base, f"withdrawn-{version}", MODEL_FILE)
-    return _VERSION.fullmatch(version) is not None and bool(locations.files(base).exists(aside))
+    return _VERSION.fullmatch(version) is not None and bool(locations.file_system(base).exists(aside))
 
 
 def is_newest(path: str) -> bool:
@@ -169,7 +169,7 @@ def differences(path: str) -> list[str]:
     Args:
       path: The version's folder.
     """
-    files, manifest_path = locations.files(path), join(path, MANIFEST_FILE)
+    files, manifest_path = locations.file_system(path), join(path, MANIFEST_FILE)
     if not files.exists(join(path, MODEL_FILE)):
         return [f"{MODEL_FILE} is missing"]
     if not files.exists(manifest_path):
@@ -203,7 +203,7 @@ def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | No
         "files": {name: {"sha256": digest} for name, digest in sorted(digests.items())},
     }
     manifest = join(target, MANIFEST_FILE)
-    files = locations.files(target)
+    files = locations.file_system(target)
     files.makedirs(os.path.dirname(manifest))
     with files.GFile(manifest, "wb") as file:
         file.write(json.dumps(said, indent=2, ensure_ascii=False).encode())
@@ -238,7 +238,7 @@ def _prune(base: str, keep: int) -> tuple[int, ...]:
         old += [(f"withdrawn-{version}", version) for version in found.withdrawn if version < kept[-1]]
     for name, version in old:
         if is_remote(base):
-            locations.files(base).rmtree(join(base, name))
+            locations.file_system(base).rmtree(join(base, name))
         else:
             # Renamed first: a server must not see a version vanish file by file.
             doomed = _private(base, "removed", version)
@@ -279,7 +279,7 @@ def _rename(base: str, old: str, new: str) -> None:
     # An object store renames file by file, and not all of TensorFlow's file systems do: the model comes last here too.
     for name in sorted(_walk(join(base, old)), key=lambda name: name == MODEL_FILE):
         _copy(join(base, old, name), join(base, new, name))
-    locations.files(base).rmtree(join(base, old))
+    locations.file_system(base).rmtree(join(base, old))
 
 
 def _sync(path: str) -> None:
@@ -292,9 +292,9 @@ def _sync(path: str) -> None:
 
 def _copy(source: str, target: str) -> str:
     """Copies a file and gives its SHA-256."""
-    locations.files(target).makedirs(os.path.dirname(target))
+    locations.file_system(target).makedirs(os.path.dirname(target))
     digest = hashlib.sha256()
-    with locations.files(target).GFile(target, "wb") as file:
+    with locations.file_system(target).GFile(target, "wb") as file:
         for chunk in _chunks(source):
             digest.update(chunk)
             file.write(chunk)
@@ -309,14 +309,14 @@ def _digest(path: str) -> str:
 
 
 def _chunks(path: str) -> Iterator[bytes]:
-    with locations.files(path).GFile(path, "rb") as file:
+    with locations.file_system(path).GFile(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
 def _walk(path: str) -> Iterator[str]:
     """Names of all files below, with `/` between folders."""
-    for folder, _, names in locations.files(path).walk(path):
+    for folder, _, names in locations.file_system(path).walk(path):
         inside = folder.removeprefix(path).strip("/")
         for name in names:
             yield str(PurePosixPath(inside, name))

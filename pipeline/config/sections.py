@@ -22,7 +22,7 @@ from pipeline.config import tuner_checks
 from pipeline.execution.beam_options import BeamSection
 from pipeline.kubeflow.options import KubeflowOptions
 from trainer_module import features
-from trainer_module.locations import absolute, is_whole, join
+from trainer_module.locations import absolute, is_complete, join
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
     AugmentationOptions,
@@ -66,7 +66,7 @@ class PipelineSection(Section):
     @field_validator("artifacts")
     @classmethod
     def _store_has_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not is_whole(value):
+        if value is not None and not is_complete(value):
             raise ValueError(f"`{value}` names no store; write it as gs://bucket/folder")
         return value
 

@@ -29,8 +29,8 @@ def claim(config: PipelineConfig) -> None:
     own = own_path.read_text() if own_path.exists() and config.metadata_path.exists() else ""
     marker = locations.join(location, MARKER)
     try:
-        with locations.errors_of_the_system(location):
-            files = locations.files(location)
+        with locations.os_errors(location):
+            files = locations.file_system(location)
             files.makedirs(location)
             names = {name.rstrip("/") for name in files.listdir(location)}
             if names <= {MARKER}:  # nothing else is there yet

@@ -142,8 +142,8 @@ def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
         if not destination:
             continue
         try:
-            with locations.errors_of_the_system(artifact.uri), locations.errors_of_the_system(destination):
-                copies = locations.files(artifact.uri)
+            with locations.os_errors(artifact.uri), locations.os_errors(destination):
+                copies = locations.file_system(artifact.uri)
                 if not copies.exists(artifact.uri) or model_versions.is_newest(destination):
                     continue
                 if not model_versions.is_withdrawn(destination):
@@ -198,8 +198,8 @@ def collect(outputs: Outputs) -> RunResult:
 
 def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     chosen, results = outputs["best_hyperparameters"], outputs["tuner_results"]
-    with locations.errors_of_the_system(chosen.uri):
-        (name,) = locations.files(chosen.uri).listdir(chosen.uri)
+    with locations.os_errors(chosen.uri):
+        (name,) = locations.file_system(chosen.uri).listdir(chosen.uri)
     trials = list(csv.DictReader(io.StringIO(_read(results, TRIALS_FILE).decode(), newline="")))
     (best,) = (trial for trial in trials if trial["rank"] == "1")
     return {

@@ -47,7 +47,7 @@ def merged(base, patch):
 
 
 def rendered(overlay):
-    """Returns an overlay's documents by kind and name, as kustomize builds them except labels and a ConfigMap's hash."""
+    """Returns an overlay's documents by kind and name, as kustomize builds them without labels and hashes."""
     (own,) = documents(OVERLAYS / overlay / "kustomization.yaml")
     (base,) = documents(BASE / "kustomization.yaml")
     assert own["resources"] == ["../../base"]

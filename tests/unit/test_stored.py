@@ -41,7 +41,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
 
 def test_a_remote_file_too():
     sheet = Sheet(cells=())
-    locations.files("ram://stored").makedirs("ram://stored/sheet")
+    locations.file_system("ram://stored").makedirs("ram://stored/sheet")
     sheet.write("ram://stored/sheet")
     assert Sheet.read("ram://stored/sheet") == sheet
 
