@@ -1,4 +1,4 @@
-"""The commands that ask a model server: predict, segment, explain, similar. They start without TensorFlow."""
+"""The commands that send images to a model server: predict, segment, explain, similar. They need no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import BAD_USAGE, FAILED, print_json, say, stop
+from pipeline.cli.console import BAD_USAGE, FAILED, print_error, print_json, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import JsonOption, with_options
 from trainer_module.error_text import first_line
@@ -19,43 +19,52 @@ from trainer_module.error_text import first_line
 if TYPE_CHECKING:
     from serving import client as clients
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Entry = TypeVar("Entry")
 Errors = list[dict[str, str]]
 
-_PICTURE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
+_IMAGE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")]
 
 
+class UnknownModelError(Exception):
+    """The options do not name a model, and the server does not decide which one is meant."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """The server that a command asks. The fields are options of all the commands here."""
+    """The model server of a command. The fields are options of all commands here."""
 
-    model: Annotated[str, typer.Option(help="The name that the server knows.")] = "digits"
-    grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask over gRPC (the default).")] = None
-    rest: Annotated[str | None, typer.Option(metavar="URL", help="Ask over REST.")] = None
-    version: Annotated[int | None, typer.Option(min=0, help="Ask this version; default: the newest.")] = None
-    label: Annotated[str | None, typer.Option(help="Ask the version of this label.")] = None
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="The longest that a batch may take, retries included.")
-    ] = 30.0
-    batch_size: Annotated[int, typer.Option(min=1, help="The most pictures in one request.")] = 32
-    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS over gRPC; REST does so by https://.")] = False
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Authorities to trust instead of the system's.")
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model; not needed if the server has only one.", show_default=False)
     ] = None
-    cert_file: Annotated[Path | None, typer.Option(metavar="PEM", help="The client's own certificate.")] = None
-    key_file: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None
+    grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Use gRPC (the default).")] = None
+    rest: Annotated[str | None, typer.Option(metavar="URL", help="Use REST.")] = None
+    version: Annotated[int | None, typer.Option(min=0, help="Model version; default: the newest.")] = None
+    label: Annotated[str | None, typer.Option(help="Label of the model version.")] = None
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Deadline of a batch, retries included.")
+    ] = 30.0
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of images in one request.")] = 32
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS with gRPC; REST uses it with https://.")] = False
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate authorities; default: the system's.")
+    ] = None
+    cert_file: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate of the client.")] = None
+    key_file: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds the bearer token; needs TLS but on this machine.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Contains the bearer token; requires TLS except on this machine."),
     ] = None
 
     def connect(self) -> clients.Client:
-        """Makes the client.
+        """Creates the client.
 
         Raises:
-          ValueError: If options do not go together, or a file cannot be read.
+          ValueError: If options do not fit together, or a file cannot be read.
+          UnknownModelError: If `--model` is required.
+          ServerError: If the server cannot be asked for its models.
         """
         from serving import client as clients
 
@@ -72,33 +81,47 @@ class Server:
             "key_file": self.key_file,
             "token": self._token(),
         }
-        if self.rest:
-            return clients.RestClient(self.rest, self.model, **options)
-        return clients.GrpcClient(self.grpc or "127.0.0.1:8500", self.model, **options)
+
+        def client(model: str) -> clients.Client:
+            if self.rest:
+                return clients.RestClient(self.rest, model, **options)
+            return clients.GrpcClient(self.grpc or "127.0.0.1:8500", model, **options)
+
+        if self.model is not None:
+            return client(self.model)
+        with client("") as nameless:
+            try:
+                names = nameless.model_names()
+            except clients.UnimplementedError:
+                raise UnknownModelError("The server does not list its models. Give --model NAME.") from None
+        if len(names) != 1:
+            models = f"several models: {', '.join(sorted(names))}" if names else "no model"
+            raise UnknownModelError(f"The server has {models}. Give --model NAME.")
+        return client(names[0])
 
     def _token(self) -> str | None:
-        """Out of a file: whoever lists the processes of a machine reads their command lines."""
+        """Reads the token from a file: the command line of a process is visible to all users of a machine."""
         if self.token_file is None:
             return None
         try:
             return self.token_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "not a text file"
             raise ValueError(f"--token-file: {self.token_file}: {reason}") from None
 
 
 @with_options(Server, "server")
 def predict(
     images: ImagesArgument,
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show for each picture.")] = 1,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 1,
     as_json: JsonOption = False,
     *,
     server: Server,
 ) -> None:
-    """Asks a model server what is on pictures."""
+    """Classifies images with a model server."""
     rows, errors = [], Errors()
-    asked = _asked(server, images, images, lambda client, batch: client.predict(batch, top_k), errors)
-    for path, prediction in asked:
+    results = _results(server, images, images, lambda client, batch: client.predict(batch, top_k), errors)
+    for path, prediction in results:
         if not as_json:
             print(f"{path}  {'  '.join(f'{label} {score:.6f}' for label, score in prediction.top)}")
         top = [{"label": label, "score": score} for label, score in prediction.top]
@@ -109,29 +132,29 @@ def predict(
 @with_options(Server, "server")
 def segment(
     images: ImagesArgument,
-    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives a PNG of class ids for every picture.")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one PNG of class ids per image.")],
     as_json: JsonOption = False,
     *,
     server: Server,
 ) -> None:
-    """Asks a model server for the class of every pixel."""
-    paths = _written_paths(images, output_dir, ".png", "mask")
+    """Predicts the class of every pixel with a model server."""
+    paths = _output_paths(images, output_dir, "mask")
     rows, errors = [], Errors()
     pairs = list(zip(images, paths, strict=True))
-    for (path, written), mask in _asked(server, images, pairs, lambda client, batch: client.segment(batch), errors):
-        _write(written, mask.png)
+    for (path, output), mask in _results(server, images, pairs, lambda client, batch: client.segment(batch), errors):
+        _write(output, mask.png)
         if not as_json:
             total = sum(mask.class_pixels)
             shares = [f"{count / total:.1%} {id_}" for id_, count in enumerate(mask.class_pixels) if count]
-            print(f"{path}  {written}  of class: {', '.join(shares)}")
-        rows.append({"image": str(path), "mask": str(written), "class_pixels": list(mask.class_pixels)})
+            print(f"{path}  {output}  pixels by class id: {', '.join(shares)}")
+        rows.append({"image": str(path), "mask": str(output), "class_pixels": list(mask.class_pixels)})
     _finish("segment", {"masks": rows}, errors, as_json)
 
 
 @with_options(Server, "server")
 def explain(
     images: ImagesArgument,
-    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Receives every picture with its heat map over it.")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one overlay per image.")],
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Write the heat maps too: .npy, float32, range [0, 1].")
     ] = False,
@@ -139,36 +162,36 @@ def explain(
     *,
     server: Server,
 ) -> None:
-    """Asks a model server where it looks on pictures (Grad-CAM), and what it finds there."""
+    """Writes Grad-CAM overlays for images and prints the explained predictions."""
     import io
 
     import numpy as np
 
-    paths = _written_paths(images, output_dir, ".png", "explanation")
+    paths = _output_paths(images, output_dir, "explanation")
     rows, errors = [], Errors()
-    table = [("picture", "class", "score", "explanation")]
+    table = [("image", "class", "score", "explanation")]
     pairs = list(zip(images, paths, strict=True))
-    asked = _asked(server, images, pairs, lambda client, batch: client.explain(batch), errors, progress=True)
-    for (path, written), found in asked:
-        _write(written, found.overlay_png)
+    results = _results(server, images, pairs, lambda client, batch: client.explain(batch), errors, progress=True)
+    for (path, output), explanation in results:
+        _write(output, explanation.overlay_png)
         row = {
             "image": str(path),
-            "label": found.label,
-            "class_id": found.class_id,
-            "score": found.score,
-            "overlay": str(written),
+            "label": explanation.label,
+            "class_id": explanation.class_id,
+            "score": explanation.score,
+            "overlay": str(output),
         }
         if heatmaps:
             buffer = io.BytesIO()
-            np.save(buffer, found.heatmap)
-            heatmap = written.with_name(f"{written.stem}.npy")
+            np.save(buffer, explanation.heatmap)
+            heatmap = output.with_name(f"{output.stem}.npy")
             _write(heatmap, buffer.getvalue())
             row["heatmap"] = str(heatmap)
-        name = f"class {found.class_id}" if found.label is None else found.label
-        table.append((str(path), name, f"{found.score:.6f}", str(written)))
+        name = f"class {explanation.class_id}" if explanation.label is None else explanation.label
+        table.append((str(path), name, f"{explanation.score:.6f}", str(output)))
         rows.append(row)
     if rows and not as_json:
-        # By hand, since a table of rich's cuts paths to fit a terminal.
+        # Not a table of rich, which cuts paths to fit a terminal.
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -177,14 +200,14 @@ def explain(
 
 @with_options(Server, "server")
 def similar(
-    image: Annotated[Path, typer.Argument(help="JPEG or PNG file to look for.", metavar="IMAGE")],
-    directory: Annotated[Path, typer.Argument(help="Where to look, folders below included.", metavar="DIR")],
-    top_k: Annotated[int, typer.Option(min=1, help="How many pictures to show.")] = 5,
+    image: Annotated[Path, typer.Argument(help="JPEG or PNG file to compare with.", metavar="IMAGE")],
+    directory: Annotated[Path, typer.Argument(help="Folder to search, subfolders included.", metavar="DIR")],
+    top_k: Annotated[int, typer.Option(min=1, help="Number of images to show.")] = 5,
     as_json: JsonOption = False,
     *,
     server: Server,
 ) -> None:
-    """Finds the pictures of a folder that look most like another one to the model."""
+    """Finds the images of a folder that are most similar to one image, by the model's embeddings."""
     from serving import similarity
 
     stderr = Console(stderr=True)
@@ -192,51 +215,51 @@ def similar(
         stop(stderr, BAD_USAGE, f"{directory} is not a folder.")
     if not image.is_file():
         stop(stderr, BAD_USAGE, f"{image}: No such file")
-    known = [path for path in _pictures_below(directory) if not path.samefile(image)]
-    if not known:
-        stop(stderr, BAD_USAGE, f"{directory} holds no other picture ({', '.join(_PICTURE_SUFFIXES)}).")
-    images, errors = [image, *known], Errors()
-    asked = _asked(server, images, images, lambda client, batch: client.embed(batch), errors, progress=True)
-    first = next(asked, None)
+    candidates = [path for path in _images_below(directory) if not path.samefile(image)]
+    if not candidates:
+        stop(stderr, BAD_USAGE, f"{directory} contains no other image ({', '.join(_IMAGE_SUFFIXES)}).")
+    images, errors = [image, *candidates], Errors()
+    results = _results(server, images, images, lambda client, batch: client.embed(batch), errors, progress=True)
+    first = next(results, None)
     if first is None or first[0] != image:
-        raise typer.Exit(FAILED)  # why has been said
-    answered = [first, *asked]
-    if len(versions := {found.version for _, found in answered}) > 1:
-        message = f"Versions {', '.join(map(str, versions))} answered, and vectors of two cannot be compared."
-        stop(stderr, FAILED, f"{message} Ask again, or pin one with --version.")
-    (_, query), *others = answered
+        raise typer.Exit(FAILED)  # the reason is printed already
+    embeddings = [first, *results]
+    if len(versions := {embedding.version for _, embedding in embeddings}) > 1:
+        message = f"Several model versions responded ({', '.join(map(str, versions))}): their embeddings differ."
+        stop(stderr, FAILED, f"{message} Run the command again, or choose one with --version.")
+    (_, query), *others = embeddings
     try:
-        matches = similarity.most_similar(query.vector, [found.vector for _, found in others], top_k)
+        matches = similarity.most_similar(query.vector, [embedding.vector for _, embedding in others], top_k)
     except ValueError as error:
-        stop(stderr, FAILED, f"The model's vectors cannot be compared: {error}")
-    rows = [{"image": str(others[place][0]), "similarity": cosine} for place, cosine in matches]
+        stop(stderr, FAILED, f"The embeddings cannot be compared: {error}")
+    rows = [{"image": str(others[position][0]), "similarity": cosine} for position, cosine in matches]
     if not as_json:
-        for place, cosine in matches:
-            print(f"{cosine:.6f}  {others[place][0]}")
+        for position, cosine in matches:
+            print(f"{cosine:.6f}  {others[position][0]}")
     _finish("similar", {"image": str(image), "searched": len(others), "similar": rows}, errors, as_json)
 
 
-def _asked(
+def _results(
     server: Server,
     images: Sequence[Path],
     entries: Sequence[Entry],
-    question: Callable[[clients.Client, list[Path]], Iterable[Answer | clients.ServerError]],
+    request: Callable[[clients.Client, list[Path]], Iterable[Result | clients.ServerError]],
     errors: Errors,
     *,
     progress: bool = False,
-) -> Iterator[tuple[Entry, Answer]]:
-    """Asks batch by batch, each with the whole timeout; ends the command if nothing can be answered.
+) -> Iterator[tuple[Entry, Result]]:
+    """Sends the images batch by batch, each with the whole timeout; ends the command if nothing succeeds.
 
     Args:
-      server: Whom to ask.
-      images: The pictures.
-      entries: What to give back with the answer to each.
-      question: What to ask about a batch.
-      errors: Receives those of pictures that have no answer; each is also said.
-      progress: Whether to show on a terminal how far it is.
+      server: The server.
+      images: The images.
+      entries: One entry per image, which is returned with its result.
+      request: Sends one batch.
+      errors: Receives the errors of single images, which are also printed.
+      progress: Whether to show a progress bar on a terminal.
 
     Yields:
-      Entry and answer, as they come.
+      Entry and result, as they arrive.
     """
     from rich.progress import track
 
@@ -250,54 +273,56 @@ def _asked(
             stop(stderr, BAD_USAGE, f"{path}: {error.strerror}")
     try:
         client = server.connect()
-    except ValueError as error:
+    except (ValueError, UnknownModelError) as error:
         stop(stderr, BAD_USAGE, str(error))
+    except clients.ServerError as error:
+        stop(stderr, FAILED, f"{error.code}: {first_line(error)}")
     starts = range(0, len(images), server.batch_size)
     hidden = not progress or len(starts) == 1 or not stderr.is_terminal
-    answered = False
+    succeeded = False
     with client:
-        for start in track(starts, "asking", console=stderr, transient=True, disable=hidden):
+        for start in track(starts, "sending", console=stderr, transient=True, disable=hidden):
             batch = slice(start, start + server.batch_size)
             try:
-                answers = list(question(client, list(images[batch])))
+                results = list(request(client, list(images[batch])))
             except clients.ServerError as error:
-                if not answered:
+                if not succeeded:
                     stop(stderr, FAILED, f"{error.code}: {first_line(error)}")
-                # Not a picture's fault: the rest is not asked any more, and what was answered stands.
+                # Not an error of one image: the rest is not sent, and the earlier results are kept.
                 batch = slice(start, len(images))
-                answers = [error] * len(images[batch])
-            for path, entry, answer in zip(images[batch], entries[batch], answers, strict=True):
-                if isinstance(answer, clients.ServerError):
-                    say(stderr, f"{path}: {answer.code}: {first_line(answer)}")
-                    errors.append({"image": str(path), "code": answer.code, "message": answer.message})
+                results = [error] * len(images[batch])
+            for path, entry, result in zip(images[batch], entries[batch], results, strict=True):
+                if isinstance(result, clients.ServerError):
+                    print_error(stderr, f"{path}: {result.code}: {first_line(result)}")
+                    errors.append({"image": str(path), "code": result.code, "message": result.message})
                 else:
-                    answered = True
-                    yield entry, answer
+                    succeeded = True
+                    yield entry, result
             if batch.stop >= len(images):
                 break
 
 
 def _finish(command: str, values: dict[str, Any], errors: Errors, as_json: bool) -> None:
-    """Prints the JSON object if that is wanted; ends with 1 if a picture has no answer."""
+    """Prints the JSON object if requested; ends with exit code 1 if an image has no result."""
     if as_json:
         print_json(command, {**values, "errors": errors})
     if errors:
         raise typer.Exit(FAILED)
 
 
-def _written_paths(images: list[Path], output_dir: Path, suffix: str, what: str) -> list[Path]:
-    """A file for every picture; of those that have one name, from several folders, the later ones are numbered."""
-    taken: dict[str, None] = {}
+def _output_paths(images: list[Path], output_dir: Path, noun: str) -> list[Path]:
+    """One PNG file per image; numbers tell images with the same name in several folders apart."""
+    names: dict[str, None] = {}
     for path in images:
-        numbered = (f"{path.stem}-{number}{suffix}" for number in itertools.count(2))
-        # `a-2.png` may be the name of a picture too.
-        name = next(name for name in itertools.chain([f"{path.stem}{suffix}"], numbered) if name not in taken)
-        taken[name] = None
-    paths = [output_dir / name for name in taken]
-    stderr = Console(stderr=True)
-    for path, written in zip(images, paths, strict=True):
-        if path.absolute() == written.absolute():
-            stop(stderr, BAD_USAGE, f"--output-dir: {path} would be replaced by its own {what}. Name another folder.")
+        numbered = (f"{path.stem}-{number}.png" for number in itertools.count(2))
+        # `a-2.png` can be the name of an image too.
+        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in names)
+        names[name] = None
+    paths = [output_dir / name for name in names]
+    for path, output in zip(images, paths, strict=True):
+        if path.absolute() == output.absolute():
+            message = f"--output-dir: {path} would be replaced by its own {noun}. Choose another folder."
+            stop(Console(stderr=True), BAD_USAGE, message)
     return paths
 
 
@@ -307,5 +332,5 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
 
-def _pictures_below(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file())
+def _images_below(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file())

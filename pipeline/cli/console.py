@@ -1,4 +1,4 @@
-"""How every command ends, and how it says what is wrong."""
+"""Exit codes, consoles and error messages of all commands."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ DONE, FAILED, BAD_USAGE, REFUSED = 0, 1, 2, 3
 
 
 def wide_console(file: IO[str]) -> Console:
-    """As wide as the terminal; where there is none wide enough that nothing is cut for who reads it."""
+    """A console as wide as the terminal; without one, wide enough that nothing is cut."""
     return Console(file=file, width=None if file.isatty() else 120)
 
 
-def say(console: Console, message: str) -> None:
-    """Says what is wrong, in one message without a traceback."""
+def print_error(console: Console, message: str) -> None:
+    """Prints an error message, without a traceback."""
     console.print(f"[bold red]error:[/bold red] {escape(message)}", soft_wrap=True, highlight=False)
 
 
 def stop(console: Console, code: int, message: str) -> NoReturn:
-    """Says what is wrong, and ends."""
-    say(console, message)
+    """Prints an error message and ends the command."""
+    print_error(console, message)
     raise typer.Exit(code)
 
 
 def escape(text: Any) -> str:
-    """Text that rich prints as it is."""
+    """Escapes the markup of rich."""
     from rich.markup import escape as escape_markup
 
     return escape_markup(str(text))

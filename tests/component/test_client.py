@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
+from pipeline.cli.serve_command import ServeOptions
 from serving import client as clients
 from serving import similarity
 
@@ -176,12 +177,19 @@ def test_predict_reports_every_result_it_has(run_command, image_dir):
     assert (missing.exit_code, missing.stdout) == (2, "")
 
 
+@pytest.mark.parametrize("option", [[], ["--version", VERSION]])
+def test_the_only_model_needs_no_name(protocol, addresses, image_dir, option):
+    command = ["predict", image_dir / "0.jpg", f"--{protocol}", addresses[protocol], *option]
+    done = CliRunner().invoke(app, list(map(str, command)))
+    assert done.exit_code == 0, done.output
+
+
 def test_explain_writes_overlays_and_heat_maps(run_command, image_dir, tmp_path, tiny_model):
     out = tmp_path / "out"
     done = run_command("explain", image_dir / "0.jpg", image_dir / "1.PNG", "--output-dir", out, "--heatmaps")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["picture", "class", "score", "explanation"]
+    assert lines[0].split() == ["image", "class", "score", "explanation"]
     assert [line.split()[-1] for line in lines[1:]] == [str(out / "0.png"), str(out / "1.png")]
     assert sorted(path.name for path in out.iterdir()) == ["0.npy", "0.png", "1.npy", "1.png"]
     heatmap = np.load(out / "0.npy")
@@ -224,7 +232,7 @@ def test_similar_to_a_file_that_is_not_an_image(run_command, image_dir, tmp_path
     assert "notes.txt: INVALID_ARGUMENT" in done.stderr
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        ((image_dir / "1.PNG", tmp_path / "empty"), "holds no other picture"),
+        ((image_dir / "1.PNG", tmp_path / "empty"), "contains no other image"),
         ((image_dir / "1.PNG", tmp_path / "missing"), "is not a folder"),
         ((image_dir / "missing.png", image_dir), "No such file"),
     ):
@@ -258,3 +266,12 @@ def test_invalid_options_of_a_command(run_command, image_dir, tmp_path, protocol
     ):
         done = run_command("predict", image_dir / "1.PNG", *arguments)
         assert done.exit_code == 2 and message in done.stderr, done.output
+
+
+def test_serve_takes_the_name_of_the_model_from_its_folder(tmp_path):
+    (tmp_path / "colours").mkdir()
+    server = ServeOptions(model_base_path=tmp_path / "colours", port=0, rest_api_port=0, max_pixels=123).server()
+    try:
+        assert server.source.names() == ["colours"]
+    finally:
+        server.stop()

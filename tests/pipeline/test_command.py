@@ -122,6 +122,28 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     assert_one_message(tfx_vision("predict", tmp_path / "missing.png"), 2, "missing.png", "No such file")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["digits", "cats"], "error: The server has several models: cats, digits. Give --model NAME.\n"),
+        ([], "error: The server has no model. Give --model NAME.\n"),
+        (None, "error: The server does not list its models. Give --model NAME.\n"),
+    ],
+    ids=["several", "none", "no listing"],
+)
+def test_the_model_must_be_named_unless_there_is_only_one(tmp_path, picture_bytes, monkeypatch, names, message):
+    def model_names(self):
+        if names is None:
+            raise client.UnimplementedError("UNIMPLEMENTED", "not listed")
+        return names
+
+    monkeypatch.setattr(client.Client, "model_names", model_names)
+    image = tmp_path / "a.png"
+    image.write_bytes(picture_bytes())
+    done = CliRunner().invoke(app, ["predict", str(image)])
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", message)
+
+
 def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
     class Server:
         def __init__(self, address, model_name, **options):
@@ -142,7 +164,7 @@ def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatc
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture_bytes())
     masks = tmp_path / "masks"
-    done = CliRunner().invoke(app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--json"])
+    done = CliRunner().invoke(app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--model=m", "--json"])
     assert done.exit_code == 0, done.output
     written = [row["mask"] for row in json.loads(done.stdout)["masks"]]
     assert written == [str(masks / name) for name in ("a.png", "a-2.png", "a-2-2.png", "a-2-3.png", "a-3.png")]
