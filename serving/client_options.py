@@ -72,8 +72,10 @@ class ClientOptions:
             raise ValueError(f"version: {self.version} is negative.")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s: {self.timeout_s} is not above 0.")
-        if self.retries < 0 or self.batch_size < 1:
-            raise ValueError(f"retries: {self.retries} is negative, or batch_size: {self.batch_size} is below 1.")
+        if self.retries < 0:
+            raise ValueError(f"retries: {self.retries} is negative.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: {self.batch_size} is below 1.")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together: set both or neither.")
         if isinstance(self.token, str):
