@@ -56,8 +56,8 @@ class _GrpcCodec:
         """
         if address.startswith(("http://", "https://")):
             raise ValueError(f"{address} is a URL; gRPC requires HOST:PORT.")
-        self.address = address
-        self.credentials = _credentials(options) if options.wants_tls else None
+        self._address = address
+        self._credentials = _credentials(options) if options.wants_tls else None
         options.check_token_is_safe(_host(address), encrypted=options.wants_tls)
         self._options = options
         self._spec = wire.ModelSpec(name=model_name)
@@ -66,6 +66,12 @@ class _GrpcCodec:
             self._spec.version.value = options.version
         elif options.label is not None:
             self._spec.version_label = options.label
+
+    def channel(self, api: Any) -> Any:
+        """Opens a channel of `grpc` or `grpc.aio`."""
+        if self._credentials is None:
+            return api.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
+        return api.secure_channel(self._address, self._credentials, options=_CHANNEL_OPTIONS)
 
     def call_metadata(self) -> tuple[tuple[str, str], ...] | None:
         authorization = self._options.authorization()
@@ -106,20 +112,15 @@ class _GrpcCodec:
         """
         if not isinstance(error, grpc.RpcError):
             # A closed channel or another event loop: grpc has no common class for these.
-            raise UnavailableError("UNAVAILABLE", f"{self.address}: {str(error) or type(error).__name__}") from error
+            raise UnavailableError("UNAVAILABLE", f"{self._address}: {str(error) or type(error).__name__}") from error
         server_error = from_code(error.code().name, error.details() or "no message")
-        if request.kind != "model_names":
-            raise server_error from None
-        for key, value in error.trailing_metadata() or ():
-            if key == wire.MODEL_NAMES_KEY:
-                try:
-                    return wire.decode_model_names(value)
-                except ValueError as malformed:
-                    raise InternalError("INTERNAL", f"unexpected response: {malformed}") from None
-        if isinstance(
-            server_error, NotFoundError | InvalidArgumentError
-        ):  # TF Serving: "Could not find any versions of model"
-            server_error = names_not_listed()
+        if request.kind == "model_names":
+            names = dict(error.trailing_metadata() or ()).get(wire.MODEL_NAMES_KEY)
+            if names is not None:
+                return self.read(request, names)
+            # TF Serving: NOT_FOUND, "Could not find any versions of model".
+            if isinstance(server_error, NotFoundError | InvalidArgumentError):
+                raise names_not_listed() from None
         raise server_error from None
 
 
@@ -137,11 +138,8 @@ class GrpcTransport:
         Raises:
           ValueError: If the address or an option is invalid.
         """
-        self._codec = codec = _GrpcCodec(address, model_name, options)
-        if codec.credentials is None:
-            self._channel = grpc.insecure_channel(codec.address, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(codec.address, codec.credentials, options=_CHANNEL_OPTIONS)
+        self._codec = _GrpcCodec(address, model_name, options)
+        self._channel = self._codec.channel(grpc)
         self._methods = _methods(self._channel)
 
     def send(self, request: Request, timeout_s: float) -> Any:
@@ -178,7 +176,8 @@ class AsyncGrpcTransport:
         message, metadata = codec.message(request), codec.call_metadata()
         try:
             if self._channel is None:
-                self._open()
+                self._channel = codec.channel(grpc.aio)
+                self._methods = _methods(self._channel)
             response = await self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
         except Exception as error:
             return codec.read_error(request, error)
@@ -188,14 +187,6 @@ class AsyncGrpcTransport:
         """Closes the channel."""
         if self._channel is not None:
             await self._channel.close()
-
-    def _open(self) -> None:
-        codec = self._codec
-        if codec.credentials is None:
-            self._channel = grpc.aio.insecure_channel(codec.address, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(codec.address, codec.credentials, options=_CHANNEL_OPTIONS)
-        self._methods = _methods(self._channel)
 
 
 def _methods(channel: Any) -> dict[str, Any]:
@@ -257,8 +248,10 @@ def _tensor_specs(entries: Sequence[Any]) -> dict[str, TensorSpec]:
     return specs
 
 
-def _read_model_names(response: Any) -> list[str]:
-    raise names_not_listed()  # a server that lists them returns an error
+def _read_model_names(value: Any) -> list[str]:
+    if not isinstance(value, str):  # a response instead of an error
+        raise names_not_listed()
+    return wire.decode_model_names(value)
 
 
 _READERS = {

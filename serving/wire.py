@@ -146,13 +146,6 @@ def decode_model_names(value: str) -> list[str]:
     return names
 
 
-def string_tensor(values: Sequence[bytes]) -> Any:
-    """Returns a TensorProto, string [N]."""
-    tensor = TensorProto()
-    fill_string_tensor(tensor, values)
-    return tensor
-
-
 def fill_string_tensor(tensor: Any, values: Sequence[bytes]) -> None:
     """Fills an empty TensorProto with string [N]; within a request this avoids a copy."""
     tensor.dtype = DT_STRING

@@ -140,10 +140,6 @@ class ModelSource:
         finally:
             model.release(acquired)
 
-    def versions(self) -> list[ServedVersion]:
-        """Returns every version of every model, in the order of the configuration, newest first."""
-        return [version for model in list(self._models.values()) for version in model.versions()]
-
     def failed(self) -> list[tuple[str, ServedVersion]]:
         """Returns the models without an available version, each with its newest version that failed to load."""
         failures = []

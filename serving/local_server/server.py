@@ -130,13 +130,9 @@ class LocalServer:
             if stopped(1.0):
                 return
 
-    def drain(self) -> None:
-        """Reports not ready from now on, but still serves."""
-        self._app.draining = True
-
     def stop(self, grace_s: float = 30.0) -> None:
         """Refuses new requests, finishes those in flight and closes the ports."""
-        self.drain()
+        self._app.draining = True
         self._stopped.set()
         self._rest.should_exit = True
         self._grpc.stop(grace_s).wait()

@@ -12,7 +12,7 @@ def test_the_generated_messages_read_a_request():
     ours = wire.PredictRequest()
     ours.model_spec.name, ours.model_spec.signature_name = "m", "explain"
     ours.model_spec.version.value = 7
-    ours.inputs.add(key="image_bytes", value=wire.string_tensor([b"one", b"two"]))
+    wire.fill_string_tensor(ours.inputs.add(key="image_bytes").value, [b"one", b"two"])
     ours.output_filter.append("heatmap")
     theirs = predict_pb2.PredictRequest.FromString(ours.SerializeToString())
     assert (theirs.model_spec.name, theirs.model_spec.signature_name) == ("m", "explain")
