@@ -1,9 +1,9 @@
-"""What our client costs over a raw call: a request that was built beforehand, whose reply nobody reads.
+"""The overhead of the client over a raw call, whose request exists already and whose response is not read.
 
 Usage: .venv/bin/python tests/bench/client.py [--weights FILE] [--calls 60] [--batches 1 8]
 
 The server is a process of its own and serves a MobileNetV2 of 224 pixels (without --weights random ones, which take as
-long). Raw calls and ours are made by turns, so that whatever else the machine does falls on both alike; the overhead is
+long). Raw calls and client calls alternate, so that other load of the machine affects both equally; the overhead is
 the median of the differences of neighbouring calls, over the median of the raw ones.
 """
 
@@ -74,8 +74,8 @@ def server(base_path: Path) -> Iterator[tuple[str, str]]:
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if found := re.search(r"gRPC (\S+), REST (\S+)", line):
-                yield found[1], found[2]
+            if match := re.search(r"gRPC (\S+), REST (\S+)", line):
+                yield match[1], match[2]
                 break
         else:
             raise SystemExit("the server did not start")
@@ -93,7 +93,7 @@ def photograph(random: np.random.Generator) -> bytes:
 
 
 def measure(raw: Callable[[], object], ours: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Median of the raw calls in ms, and the overhead of ours in ms."""
+    """Returns the median of the raw calls and the overhead of the client, ms."""
     times: dict[Callable[[], object], list[float]] = {raw: [], ours: []}
     for number in range(calls + 5):
         for call in (raw, ours) if number % 2 else (ours, raw):
@@ -166,7 +166,7 @@ def main() -> None:
         export_model(Path(folder), arguments.weights)
         with server(Path(folder) / _MODEL) as (grpc_address, url):
             print(f"a JPEG of {len(image) / 1024:.0f} KiB, medians of {arguments.calls} calls\n")
-            print(f"{'client':<16}{'pictures':>9}{'raw, ms':>10}{'ours, +ms':>11}{'overhead':>10}")
+            print(f"{'client':<16}{'images':>9}{'raw, ms':>10}{'client, +ms':>11}{'overhead':>10}")
             for batch in arguments.batches:
                 for name, raw, more in compare(grpc_address, url, [image] * batch, arguments.calls):
                     print(f"{name:<16}{batch:>9}{raw:>10.1f}{more:>11.2f}{more / raw:>10.1%}", flush=True)

@@ -1,9 +1,9 @@
-"""Requests while versions come, one of them broken: none may fail, and answers only go to newer versions.
+"""Requests while versions are pushed, one of them broken: none may fail, and versions only increase.
 
 python tests/bench/hot_reload.py [--requests 10000] [--clients 8]
 
 Half of the clients ask over gRPC, half over REST. Version 1 is served when they begin; 2, 3 (its variables are cut
-short) and 4 are pushed when a quarter, a half and three quarters of the requests have been answered. Ends with 1 if
+short) and 4 are pushed when a quarter, a half and three quarters of the requests are done. Ends with 1 if
 anything went wrong.
 """
 
@@ -28,7 +28,7 @@ from serving.local_server.server import LocalServer
 
 
 def save(folder: Path, version: int) -> None:
-    """A model that answers with its version."""
+    """Saves a model that returns its version."""
 
     class Constant(tf.Module):
         def __init__(self) -> None:
@@ -44,7 +44,7 @@ def save(folder: Path, version: int) -> None:
 
 
 class Tally:
-    """What the clients have seen."""
+    """The versions that the clients have received."""
 
     def __init__(self, clients: int) -> None:
         """Nothing yet."""
@@ -52,7 +52,7 @@ class Tally:
         self.times: list[float] = []
         self.failures: list[str] = []
 
-    def answered(self) -> int:
+    def num_done(self) -> int:
         """Requests so far."""
         return sum(map(len, self.versions))
 
@@ -66,11 +66,13 @@ def ask_grpc(port: int, tally: Tally, mine: list[int], count: int) -> None:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         for _ in range(count):
             start = time.perf_counter()
-            reply = stub.Predict(request, timeout=60)
+            response = stub.Predict(request, timeout=60)
             tally.times.append(time.perf_counter() - start)
-            if reply.outputs["y"].float_val[0] != reply.model_spec.version.value:
-                raise RuntimeError(f"version {reply.model_spec.version.value} answered for another: {reply}")
-            mine.append(reply.model_spec.version.value)
+            if response.outputs["y"].float_val[0] != response.model_spec.version.value:
+                raise RuntimeError(
+                    f"version {response.model_spec.version.value} returned the output of another: {response}"
+                )
+            mine.append(response.model_spec.version.value)
 
 
 def ask_rest(port: int, tally: Tally, mine: list[int], count: int) -> None:
@@ -79,11 +81,11 @@ def ask_rest(port: int, tally: Tally, mine: list[int], count: int) -> None:
     for _ in range(count):
         start = time.perf_counter()
         connection.request("POST", "/v1/models/model:predict", '{"instances": [0.0]}')
-        reply = connection.getresponse()
-        text = reply.read()
+        response = connection.getresponse()
+        text = response.read()
         tally.times.append(time.perf_counter() - start)
-        if reply.status != 200:
-            raise RuntimeError(f"{reply.status}: {text.decode()}")
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {text.decode()}")
         mine.append(int(json.loads(text)["predictions"][0]))
     connection.close()
 
@@ -120,7 +122,7 @@ def main() -> int:
         for thread in threads:
             thread.start()
         for position, version in enumerate((2, 3, 4), start=1):
-            while tally.answered() < position * arguments.requests // 4 and any(t.is_alive() for t in threads):
+            while tally.num_done() < position * arguments.requests // 4 and any(t.is_alive() for t in threads):
                 time.sleep(0.01)
             (staged / str(version)).rename(base / str(version))
         for thread in threads:
@@ -131,11 +133,11 @@ def main() -> int:
     seen = sorted({version for versions in tally.versions for version in versions})
     upwards = all(versions == sorted(versions) for versions in tally.versions)
     median, tail = np.percentile(tally.times, (50, 99)) * 1000
-    print(f"{tally.answered()} of {each * arguments.clients} requests answered in {seconds:.1f} s, "
+    print(f"{tally.num_done()} of {each * arguments.clients} requests done in {seconds:.1f} s, "
           f"p50 {median:.1f} ms, p99 {tail:.1f} ms, longest {max(tally.times) * 1000:.0f} ms")  # fmt: skip
     print(f"failures: {tally.failures or 'none'}; versions seen: {seen}, only upwards: {upwards}; states: {states}")
     good = not tally.failures and upwards and 3 not in seen and len(seen) > 1
-    return 0 if good and tally.answered() == each * arguments.clients else 1
+    return 0 if good and tally.num_done() == each * arguments.clients else 1
 
 
 if __name__ == "__main__":

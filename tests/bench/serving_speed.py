@@ -82,7 +82,7 @@ class SavedModel(MLModel):
 
 
 def export_models(folder: Path, weights: str, names: list[str]) -> dict[str, tuple[Path, bytes]]:
-    """Writes the models, untrained, as a trainer exports them: name → (SavedModel, a picture)."""
+    """Writes the models, untrained, as a trainer exports them: name → (SavedModel, an image)."""
     import keras
     import tensorflow as tf
     from PIL import Image
@@ -143,10 +143,10 @@ def export_models(folder: Path, weights: str, names: list[str]) -> dict[str, tup
 class Bare:
     """The loop without a server, in a process of its own."""
 
-    def __init__(self, saved: Path, picture: Path) -> None:
+    def __init__(self, saved: Path, image_path: Path) -> None:
         """Loads the model."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BARE, str(saved), str(picture)],
+            [sys.executable, "-c", BARE, str(saved), str(image_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -184,11 +184,11 @@ class Server:
         rest: tuple[str, bytes],
         folder: Path | None = None,
     ) -> None:
-        """Starts it and waits for the first answer.
+        """Starts it and waits for the first response.
 
         Args:
           command: Its command line.
-          ports: Of gRPC and REST.
+          ports: Ports of gRPC and REST.
           method: gRPC's path.
           request: The serialised message.
           rest: Path and body.
@@ -217,7 +217,7 @@ class Server:
         if protocol == "grpc":
             import grpc
 
-            # Channels to one address share their connection unless told otherwise.
+            # Channels to one address share their connection by default.
             options = [("grpc.use_local_subchannel_pool", 1)]
             with grpc.insecure_channel(f"127.0.0.1:{self._grpc_port}", options) as channel:
                 call = channel.unary_unary(self._method)
@@ -229,16 +229,16 @@ class Server:
 
         def post() -> None:
             connection.request("POST", self._path, self._body, {"content-type": "application/json"})
-            reply = connection.getresponse()
-            text = reply.read()
-            if reply.status != 200:
+            response = connection.getresponse()
+            text = response.read()
+            if response.status != 200:
                 raise RuntimeError(text)
 
         yield post
         connection.close()
 
     def run(self, protocol: str, clients: int, seconds: float) -> list[float]:
-        """Seconds of every request that so many clients send as fast as they are answered."""
+        """Returns the seconds of every request of some clients that send as fast as they get responses."""
         times: list[list[float]] = [[] for _ in range(clients)]
         failures: list[Exception] = []
         together = threading.Barrier(clients + 1)
@@ -283,7 +283,7 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens to at the moment."""
+    """Returns unused ports."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -340,9 +340,9 @@ def peer(venv: Path, saved: Path, image: bytes, folder: Path) -> Server:
         "i.contents.bytes_contents.append(open(sys.argv[1], 'rb').read());"
         "sys.stdout.buffer.write(r.SerializeToString())"
     )
-    picture = folder / "picture"
-    picture.write_bytes(image)
-    request = subprocess.run([venv / "bin" / "python", "-c", code, picture], capture_output=True, check=True).stdout
+    image_path = folder / "image"
+    image_path.write_bytes(image)
+    request = subprocess.run([venv / "bin" / "python", "-c", code, image_path], capture_output=True, check=True).stdout
     body = {
         "inputs": [
             {
@@ -387,9 +387,9 @@ def main() -> None:
         models = export_models(folder, arguments.weights, arguments.models.split(","))
         for name, (saved, image) in models.items():
             with contextlib.ExitStack() as running:  # whatever happens, no server is left behind
-                picture = folder / f"{name}.picture"
-                picture.write_bytes(image)
-                bare = Bare(saved, picture)
+                image_path = folder / f"{name}.image"
+                image_path.write_bytes(image)
+                bare = Bare(saved, image_path)
                 running.callback(bare.close)
                 servers = {"ours": ours(saved, image)}
                 running.callback(servers["ours"].close)
@@ -402,8 +402,8 @@ def main() -> None:
                 best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
 
                 def measured(key: tuple[str, str, int], times: list[float], into: Any = best) -> None:
-                    found = figures(times, arguments.seconds)
-                    into[key] = max(into.get(key, (0.0, 0.0, 0.0)), found)
+                    result = figures(times, arguments.seconds)
+                    into[key] = max(into.get(key, (0.0, 0.0, 0.0)), result)
 
                 for _ in range(arguments.rounds):
                     for count in clients:
@@ -411,7 +411,7 @@ def main() -> None:
                             measured(("bare", "", 1), bare.run(arguments.seconds))
                             for title, server in servers.items():
                                 measured((title, protocol, count), server.run(protocol, count, arguments.seconds))
-                print(f"\n{name}: {len(image)} bytes a picture")
+                print(f"\n{name}: {len(image)} bytes per image")
                 limit = best["bare", "", 1][0]
                 for (title, protocol, count), (rate, median, tail) in sorted(
                     best.items(), key=lambda item: item[0][1:] + item[0][:1]
