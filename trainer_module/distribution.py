@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer_module import private_api
+
 
 def strategy(name: str) -> tf.distribute.Strategy:
     """The strategy under whose `scope()` the model is built and trained.
@@ -73,7 +75,7 @@ def prepare(fitted: keras.Model, data: tf.data.Dataset) -> None:
     batch = tf.nest.map_structure(
         lambda spec: keras.KerasTensor([side or 1 for side in spec.shape], spec.dtype.name), data.element_spec
     )
-    fitted._maybe_symbolic_build = lambda **_: fitted._symbolic_build(data_batch=batch)
+    private_api.prepare(private_api.MULTI_WORKER_FIT, lambda: _set_batch(fitted, batch))
 
     def over_workers(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         def function(iterator: Any) -> dict[str, Any]:
@@ -84,3 +86,9 @@ def prepare(fitted: keras.Model, data: tf.data.Dataset) -> None:
 
     fitted.train_function = over_workers(fitted.train_step)
     fitted.test_function = over_workers(fitted.test_step)
+
+
+def _set_batch(fitted: keras.Model, batch: Any) -> None:
+    """Gives Keras the shapes of a batch, for which it would otherwise read one."""
+    build, _ = fitted._symbolic_build, fitted._maybe_symbolic_build  # a renamed one fails here
+    fitted._maybe_symbolic_build = lambda **_: build(data_batch=batch)

@@ -1,4 +1,4 @@
-"""StatisticsGen for pictures: as TFX's, computed in fewer Beam stages."""
+"""ImageStatisticsGen: TFX's StatisticsGen in fewer Beam stages."""
 
 from tfx.components import StatisticsGen
 from tfx.dsl.components.base import executor_spec
@@ -7,6 +7,6 @@ from components.statistics_gen import executor
 
 
 class ImageStatisticsGen(StatisticsGen):
-    """TFX's StatisticsGen with another executor; inputs and outputs are the same."""
+    """TFX's StatisticsGen with an executor that reads the examples once; inputs and outputs are the same."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)

@@ -1,4 +1,4 @@
-"""Transform for pictures: as TFX's, computed in fewer Beam stages."""
+"""ImageTransform: TFX's Transform in fewer Beam stages."""
 
 from tfx.components import Transform
 from tfx.dsl.components.base import executor_spec
@@ -7,6 +7,6 @@ from components.transform import executor
 
 
 class ImageTransform(Transform):
-    """TFX's Transform with another executor, which writes a transform graph and nothing else."""
+    """TFX's Transform with an executor that reads the examples once; inputs and outputs are the same."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)

@@ -1,11 +1,17 @@
-"""Our StatisticsGen and Transform write what TFX's do."""
+"""ImageStatisticsGen and ImageTransform write what TFX's StatisticsGen and Transform write, with other releases too."""
 
+import ast
+import importlib
+import importlib.metadata
 import json
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainer_module import features
+from trainer_module import features, private_api
 
 pytestmark = pytest.mark.component
 
@@ -62,37 +68,117 @@ def context(tmp_path):
     )
 
 
-@pytest.mark.parametrize("sample_rate", [None, 1.0], ids=["ours", "handed to TFX"])
-def test_statistics_are_those_of_tfx(artifacts, tmp_path, sample_rate):
+# --- Other releases ---------------------------------------------------------------------------------------------
+
+
+def install(monkeypatch, package, version):
+    """Makes a package look like another release."""
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == package else installed(name))
+
+
+def rename(monkeypatch, module, name, user):
+    """Hides a name of a module from `user`, which is imported again. The module itself still works."""
+    renamed = types.ModuleType(module)
+    renamed.__dict__.update(vars(importlib.import_module(module)))
+    delattr(renamed, name)
+    monkeypatch.setitem(sys.modules, module, renamed)
+    package, _, submodule = user.rpartition(".")
+    monkeypatch.delitem(sys.modules, user, raising=False)
+    monkeypatch.delattr(importlib.import_module(package), submodule, raising=False)
+
+
+def lines_logged(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "root"]
+
+
+@pytest.mark.parametrize("api", [private_api.TRANSFORM, private_api.STATISTICS], ids=lambda api: api.module)
+def test_any_renamed_name_is_detected_before_anything_runs(api, caplog):
+    path = Path(importlib.import_module(api.module).__file__)
+    private = ("tensorflow_transform.", "tensorflow_data_validation.", "tfx_bsl.", "tfx.components.")
+    names = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith(private)
+        for alias in node.names
+    ]
+    assert len(names) >= 5
+    for module, name in names:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            rename(monkeypatch, module, name, api.module)
+            caplog.clear()
+            assert private_api.prepare(api, lambda: importlib.import_module(api.module)) is None, name
+            assert len(caplog.records) == 1
+
+
+# --- StatisticsGen ----------------------------------------------------------------------------------------------
+
+
+def statistics(executor, artifacts, tmp_path, **options):
+    """Runs an executor; returns the features of the train split by name."""
     import tensorflow_data_validation as tfdv
-    from tfx.components.statistics_gen import executor as tfx_executor
     from tfx.types import standard_artifacts
+
+    examples, _ = artifacts
+    options = tfdv.StatsOptions(feature_allowlist=[features.CLASS_TEXT, features.IMAGE_HEIGHT, *FLOATS], **options)
+    artifact = standard_artifacts.ExampleStatistics()
+    artifact.uri = str(tmp_path / executor.__name__)
+    executor.Executor(context(tmp_path)).Do(
+        {"examples": [examples]},
+        {"statistics": [artifact]},
+        {"stats_options_json": options.to_json(), "exclude_splits": '["validation"]'},
+    )
+    assert artifact.split_names == '["train"]'
+    (dataset,) = tfdv.load_stats_binary(f"{artifact.uri}/Split-train/FeatureStats.pb").datasets
+    assert dataset.num_examples == 140
+    return {feature.path.step[0]: feature for feature in dataset.features}
+
+
+def assert_same_statistics(actual, expected):
+    assert list(actual) == list(expected)
+    assert actual[features.CLASS_TEXT] == expected[features.CLASS_TEXT]
+    for name in FLOATS:
+        for value in ("mean", "std_dev", "min", "median", "max"):
+            assert getattr(actual[name].num_stats, value) == pytest.approx(getattr(expected[name].num_stats, value))
+
+
+@pytest.fixture(scope="module")
+def expected_statistics(artifacts, tmp_path_factory):
+    from tfx.components.statistics_gen import executor
+
+    return statistics(executor, artifacts, tmp_path_factory.mktemp("statistics"))
+
+
+def test_statistics_are_those_of_tfx(artifacts, tmp_path, expected_statistics, caplog):
+    from components.statistics_gen import executor
+
+    assert_same_statistics(statistics(executor, artifacts, tmp_path), expected_statistics)
+    assert lines_logged(caplog) == []
+
+
+def test_statistics_with_another_release_are_those_of_tfx(
+    artifacts, tmp_path, expected_statistics, monkeypatch, caplog
+):
+    from components.statistics_gen import executor
+
+    install(monkeypatch, "tensorflow-data-validation", "1.22.0")
+    assert_same_statistics(statistics(executor, artifacts, tmp_path), expected_statistics)
+    assert lines_logged(caplog) == [
+        "components.statistics_gen.single_pass is not used, TFX's StatisticsGen executor runs instead: "
+        "tensorflow-data-validation 1.22.0 (supported: 1.21)."
+    ]
+
+
+def test_statistics_with_other_options_are_those_of_tfx(artifacts, tmp_path):
+    from tfx.components.statistics_gen import executor as tfx_executor
 
     from components.statistics_gen import executor
 
-    examples, _ = artifacts
-    options = tfdv.StatsOptions(
-        feature_allowlist=[features.CLASS_TEXT, features.IMAGE_HEIGHT, *FLOATS], sample_rate=sample_rate
-    )
-    found = {}
-    for of in (executor, tfx_executor):
-        statistics = standard_artifacts.ExampleStatistics()
-        statistics.uri = str(tmp_path / of.__name__)
-        of.Executor(context(tmp_path)).Do(
-            {"examples": [examples]},
-            {"statistics": [statistics]},
-            {"stats_options_json": options.to_json(), "exclude_splits": '["validation"]'},
-        )
-        assert statistics.split_names == '["train"]'
-        (dataset,) = tfdv.load_stats_binary(f"{statistics.uri}/Split-train/FeatureStats.pb").datasets
-        assert dataset.num_examples == 140
-        found[of] = {feature.path.step[0]: feature for feature in dataset.features}
-    ours, theirs = found[executor], found[tfx_executor]
-    assert list(ours) == list(theirs)
-    assert ours[features.CLASS_TEXT] == theirs[features.CLASS_TEXT]
-    for name in FLOATS:
-        for figure in ("mean", "std_dev", "min", "median", "max"):
-            assert getattr(ours[name].num_stats, figure) == pytest.approx(getattr(theirs[name].num_stats, figure))
+    actual, expected = (statistics(module, artifacts, tmp_path, sample_rate=1.0) for module in (executor, tfx_executor))
+    assert_same_statistics(actual, expected)
+
+
+# --- Transform --------------------------------------------------------------------------------------------------
 
 
 def transform(executor, artifacts, tmp_path):
@@ -123,39 +209,62 @@ def transform(executor, artifacts, tmp_path):
     return output.transformed_metadata.schema, output.transform_features_layer()(parsed)
 
 
-def test_transform_graph_is_that_of_tfx(artifacts, tmp_path):
-    from tfx.components.transform import executor as tfx_executor
+@pytest.fixture(scope="module")
+def expected_transform(artifacts, tmp_path_factory):
+    from tfx.components.transform import executor
 
+    return transform(executor, artifacts, tmp_path_factory.mktemp("transform"))
+
+
+def assert_same_transform(actual, expected):
+    (schema, tensors), (expected_schema, expected_tensors) = actual, expected
+    assert schema == expected_schema
+    assert set(tensors) == set(expected_tensors)
+    for name, values in expected_tensors.items():
+        if values.dtype.is_floating:
+            np.testing.assert_allclose(tensors[name], values, rtol=1e-6)
+        else:
+            assert np.array_equal(tensors[name], values)
+
+
+def test_transform_graph_is_that_of_tfx(artifacts, tmp_path, expected_transform, caplog):
     from components.transform import executor
 
-    schema, ours = transform(executor, artifacts, tmp_path)
-    expected_schema, theirs = transform(tfx_executor, artifacts, tmp_path)
-    assert schema == expected_schema
-    assert set(ours) == set(theirs)
-    for name, values in theirs.items():
-        if values.dtype.is_floating:
-            np.testing.assert_allclose(ours[name], values, rtol=1e-6)
-        else:
-            assert np.array_equal(ours[name], values)
+    assert_same_transform(transform(executor, artifacts, tmp_path), expected_transform)
+    assert lines_logged(caplog) == []
 
 
-def test_other_analyzers_are_found():
+def test_transform_graph_after_a_renaming_is_that_of_tfx(artifacts, tmp_path, expected_transform, monkeypatch, caplog):
+    from components.transform import executor
+
+    rename(
+        monkeypatch, "tensorflow_transform.impl_helper", "trace_and_write_v2_saved_model", private_api.TRANSFORM.module
+    )
+    assert_same_transform(transform(executor, artifacts, tmp_path), expected_transform)
+    (line,) = lines_logged(caplog)
+    assert line.startswith(
+        "components.transform.single_pass is not used, TFX's Transform executor runs instead: ImportError: "
+        "cannot import name 'trace_and_write_v2_saved_model' from 'tensorflow_transform.impl_helper'"
+    )
+
+
+def test_unsupported_analyzers_are_detected():
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from components.transform import executor
+    from components.transform import single_pass
 
     spec = {"x": tf.io.FixedLenFeature([1], tf.float32), "s": tf.io.FixedLenFeature([1], tf.string)}
 
     def centred(inputs):
         return inputs["x"] - tft.mean(inputs["x"])
 
-    analysis = executor.find_analysis(lambda inputs: {"x": centred(inputs)}, spec)
+    analysis = single_pass.find_analysis(lambda inputs: {"x": centred(inputs)}, spec)
     assert list(analysis.spec) == ["x"] and len(analysis.analyzers) == 1
     for function in (
         lambda inputs: dict(inputs),
         lambda inputs: {"x": centred(inputs) / tft.max(centred(inputs))},
         lambda inputs: {"s": tft.compute_and_apply_vocabulary(inputs["s"])},
     ):
-        with pytest.raises(executor.OtherAnalyzerError):
-            executor.find_analysis(function, spec)
+        with pytest.raises(single_pass.UnsupportedAnalyzerError):
+            single_pass.find_analysis(function, spec)

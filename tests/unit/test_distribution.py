@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainer_module import distribution
+from trainer_module import distribution, private_api
 
 # A process of its own each: devices and workers are settled before TensorFlow computes anything.
 PROGRAM = """
@@ -106,6 +106,15 @@ def test_two_devices_and_two_workers_find_the_same_weights(tmp_path):
     assert first[2] == second[2]
     for one, other in zip(first[2], mirrored[2], strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_batch_is_given_only_to_a_keras_that_asks_for_it(caplog):
+    keras_as_it_is = type("Model", (), {"_symbolic_build": dict, "_maybe_symbolic_build": None})()
+    distribution._set_batch(keras_as_it_is, "batch")
+    assert keras_as_it_is._maybe_symbolic_build(iterator=None) == {"data_batch": "batch"}
+    renamed = type("Model", (), {"_symbolic_build": dict})()
+    assert private_api.prepare(private_api.MULTI_WORKER_FIT, lambda: distribution._set_batch(renamed, "batch")) is None
+    assert not vars(renamed) and len(caplog.records) == 1
 
 
 def test_where_there_is_no_gpu():
