@@ -1,203 +1,158 @@
-"""A network cut in two at one of its feature maps: what leads to it, and what follows from it.
-
-What is asked of a map, such as a gradient, then costs nothing below it: the part before runs once, forward only.
-"""
+"""Feature maps of a network: which layer gives one, and the network with that map as an output."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
-import tensorflow as tf
 
+from trainer_module import layer_graph
 from trainer_module.error_text import did_you_mean
 
 _MOST_NAMED = 8
 
 
-class _Step(NamedTuple):
-    """One use of an operation, models within the model unfolded.
+@dataclass(frozen=True, eq=False)
+class _Tensor:
+    """A tensor of the network.
 
     Attributes:
-      operation: The layer.
-      arguments: What Keras recorded of its call.
-      reads: Of every tensor in its arguments, by identity, the number under which its value is kept.
-      writes: The numbers of its outputs.
+      shape: With the batch dimension, None.
+      sources: The tensors from which its layer computes it.
+      is_learned: Whether it depends on a convolution; before the first, maps are the image itself, rescaled or padded.
+      is_bordered: Whether a border was just added or removed, which shifts the positions of a map.
     """
 
-    operation: Any
-    arguments: Any
-    reads: dict[int, int]
-    writes: list[int]
-
-
-class CutNetwork:
-    """A functional or sequential model as the steps before and behind one feature map.
-
-    Attributes:
-      layer: The name of the layer that gives the map, with the models that hold it: `backbone/block_13_expand`.
-      map_shape: [h, w, c] of the map.
-    """
-
-    def __init__(self, model: keras.Model, layer: str = "") -> None:
-        """Finds the map.
-
-        Args:
-          model: Of one input and one output, float32 [N, num_classes] or [N, h, w, num_classes].
-          layer: The layer whose output is the map: its name, or where several models hold that name, the name with
-            theirs (`backbone/conv1`). Empty for the last map that leads to the output; where the output is itself a
-            map, for the last of the coarsest, the bottleneck of an encoder-decoder. Maps of one position tell no places
-            apart and are taken only where no convolution gives another.
-
-        Raises:
-          ValueError: If there is no such layer, its output is no map, or nothing leads from it to the output.
-        """
-        graph = _graph(model)
-        if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise ValueError("Grad-CAM needs a functional or sequential model of one input and one output.")
-        self._input = 0
-        numbers = itertools.count(1)
-        self._shapes: dict[int, tuple[int | None, ...]] = {}
-        self._names: dict[str, int] = {}
-        self._bordered: set[int] = set()  # maps with a border, or without theirs: their positions are shifted
-        steps, (self._output,) = self._unfold(graph, [self._input], "", numbers)
-        self._learnt = self._behind_kernels(steps)
-        # What does not lead to the output is not computed.
-        needed, useful = {self._output}, []
-        for step in reversed(steps):
-            if needed.intersection(step.writes):
-                needed.update(step.reads.values())
-                useful.append(step)
-        steps = useful[::-1]
-        self.layer, self._map = self._find(layer, needed)
-        self.map_shape = self._shapes[self._map][1:]
-        depending, self._behind = {self._map}, []
-        for step in steps:
-            if depending.intersection(step.reads.values()) and self._map not in step.writes:
-                depending.update(step.writes)
-                self._behind.append(step)
-        behind = set(map(id, self._behind))
-        self._before = [step for step in steps if id(step) not in behind]
-        self._num_outputs = len(self._shapes[self._output])
+    shape: tuple[int | None, ...]
+    sources: tuple[_Tensor, ...] = ()
+    is_learned: bool = False
+    is_bordered: bool = False
 
     @property
-    def gives_a_map(self) -> bool:
-        """Whether the output has a class for every pixel."""
-        return self._num_outputs == 4
+    def is_map(self) -> bool:
+        return len(self.shape) == 4
 
-    def before(self, images: tf.Tensor) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
-        """Runs what does not depend on the map, and so what leads to it.
-
-        Args:
-          images: As the model takes them.
-
-        Returns:
-          The map, [N, h, w, c], and all that `behind` needs beside it: of an encoder-decoder the other maps.
-        """
-        values = _run(self._before, {self._input: images})
-        return values[self._map], values
-
-    def behind(self, feature_map: tf.Tensor, values: dict[int, tf.Tensor]) -> tf.Tensor:
-        """Runs what depends on the map.
-
-        Args:
-          feature_map: [N, h, w, c].
-          values: From `before`.
-
-        Returns:
-          The model's output.
-        """
-        return _run(self._behind, values | {self._map: feature_map})[self._output]
-
-    def _unfold(
-        self, graph: Any, inputs: Sequence[int], prefix: str, numbers: Iterator[int]
-    ) -> tuple[list[_Step], list[int]]:
-        """The steps of a model in the order in which they are computed, and the numbers of its outputs."""
-        known = dict(zip(map(id, graph.inputs), inputs, strict=True))
-        steps = []
-        # Keras has no public way to the uses of layers.
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                reads = {id(tensor): known[id(tensor)] for tensor in node.input_tensors}
-                name = prefix + node.operation.name
-                inner = _graph(node.operation)
-                if inner is not None:
-                    given = [known[id(tensor)] for tensor in node.input_tensors]
-                    unfolded, writes = self._unfold(inner, given, f"{name}/", numbers)
-                    steps += unfolded
-                else:
-                    writes = [next(numbers) for _ in node.outputs]
-                    steps.append(_Step(node.operation, node.arguments, reads, writes))
-                    if isinstance(node.operation, keras.layers.ZeroPadding2D | keras.layers.Cropping2D):
-                        self._bordered.update(writes)
-                for tensor, number in zip(node.outputs, writes, strict=True):
-                    known[id(tensor)] = number
-                    self._shapes.setdefault(number, tuple(tensor.shape))
-                # Of several outputs the last, as of several uses: a name stands for one map.
-                self._names.pop(name, None)
-                self._names[name] = writes[-1]
-        return steps, [known[id(tensor)] for tensor in graph.outputs]
-
-    def _behind_kernels(self, steps: Sequence[_Step]) -> set[int]:
-        """What depends on a convolution: before the first, maps are the picture itself, rescaled or padded."""
-        found: set[int] = set()
-        for step in steps:
-            weights = getattr(step.operation, "weights", [])
-            if found.intersection(step.reads.values()) or any(len(weight.shape) > 2 for weight in weights):
-                found.update(step.writes)
-        return found
-
-    def _find(self, layer: str, needed: set[int]) -> tuple[str, int]:
-        maps = {name: number for name, number in self._names.items() if self._is_map(number) and number in needed}
-        if not layer:
-            maps = {name: number for name, number in maps.items() if number not in (self._output, *self._bordered)}
-            single = {name: number for name, number in maps.items() if self._positions(number) == 1}
-            wide = {name: number for name, number in maps.items() if name not in single and number in self._learnt}
-            found = wide or single or maps
-            if not found:
-                raise ValueError("Grad-CAM needs a layer with output [N, h, w, c], and this model has none.")
-            if len(self._shapes[self._output]) == 4:
-                coarsest = min(map(self._positions, found.values()))
-                found = {name: number for name, number in found.items() if self._positions(number) == coarsest}
-            return list(found.items())[-1]
-        named = [name for name in self._names if name == layer or name.endswith(f"/{layer}")]
-        if not named:
-            some = ", ".join(list(maps)[-_MOST_NAMED:])
-            raise ValueError(f"The model has no layer {layer!r}{did_you_mean(layer, maps) or f'. It has: {some}.'}")
-        chosen = layer if layer in named else named[-1]
-        number = self._names[chosen]
-        if len(self._shapes[number]) != 4:
-            shape = ", ".join(str(side or "N") for side in self._shapes[number])
-            raise ValueError(f"Grad-CAM needs a layer with output [N, h, w, c]; {chosen!r} gives [{shape}].")
-        if number not in needed:
-            raise ValueError(f"Nothing leads from the layer {chosen!r} to the model's output.")
-        return chosen, number
-
-    def _is_map(self, number: int) -> bool:
-        return len(self._shapes[number]) == 4
-
-    def _positions(self, number: int) -> int:
-        _, height, width, _ = self._shapes[number]
-        return (height or 1) * (width or 1)
+    @property
+    def positions(self) -> int:
+        return math.prod(side or 1 for side in self.shape[1:3])
 
 
-def _graph(operation: Any) -> Any:
-    """What holds the layers of a model; None of anything else."""
-    graph = getattr(operation, "_functional", operation)  # of a Sequential
-    return graph if hasattr(graph, "_nodes_by_depth") else None
+def find_layer(model: keras.Model, layer: str = "") -> str:
+    """Finds the layer whose output is the feature map.
+
+    Args:
+      model: Functional or sequential, of one input and one output, float32 [N, num_classes] or [N, h, w, num_classes].
+      layer: The layer's name, or where several models within the model have a layer of that name, the name with
+        theirs (`backbone/conv1`). Empty for the last map that leads to the output; where the output is itself a map,
+        for the last of the coarsest, the bottleneck of an encoder-decoder. Maps of one position cannot show where the
+        evidence is and are taken only where no convolution gives another.
+
+    Returns:
+      The layer's name, with the names of the models that contain it. Of a layer used several times the last use counts.
+
+    Raises:
+      ValueError: If there is no such layer, its output is not a map, or nothing leads from it to the output.
+    """
+    if not layer_graph.is_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError("Grad-CAM needs a functional or sequential model of one input and one output.")
+    by_name: dict[str, _Tensor] = {}
+    (output,) = _collect(model, [_Tensor(model.inputs[0].shape)], "", by_name)
+    used = _ancestors(output)
+    maps = {name: tensor for name, tensor in by_name.items() if tensor.is_map and tensor in used}
+    return _named(layer, by_name, maps, used) if layer else _default(maps, output)
 
 
-def _run(steps: Sequence[_Step], values: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
-    values = dict(values)
-    for step in steps:
-        positional, named = step.arguments.fill_in({key: values[number] for key, number in step.reads.items()})
-        if "training" in inspect.signature(step.operation.call).parameters:
-            named["training"] = False
-        outputs = tf.nest.flatten(step.operation(*positional, **named))
-        values.update(zip(step.writes, outputs, strict=True))
-    return values
+def with_feature_map(model: keras.Model, layer: str) -> keras.Model:
+    """The same network with the feature map as a first output; weights are shared.
+
+    Args:
+      model: As for `find_layer`.
+      layer: From `find_layer`.
+
+    Returns:
+      Model from pixels to `[feature map [N, h, w, c], output]`.
+    """
+    name, _, rest = layer.partition("/")
+    maps: list[keras.KerasTensor] = []
+
+    def call(called: Any, *args: Any, **kwargs: Any) -> Any:
+        if called.name != name:
+            return called(*args, **kwargs)
+        if not rest:
+            outputs = called(*args, **kwargs)
+            maps.append(keras.tree.flatten(outputs)[-1])
+            return outputs
+        feature_map, *outputs = with_feature_map(called, rest)(*args, **kwargs)
+        maps.append(feature_map)
+        return outputs
+
+    graph = layer_graph.trace(model, call)
+    return keras.Model([call.outputs[0] for call in graph.inputs], [maps[-1], *graph.outputs])
+
+
+def _collect(model: keras.Model, inputs: Sequence[_Tensor], prefix: str, by_name: dict[str, _Tensor]) -> list[_Tensor]:
+    """Adds the last output of every layer to `by_name`, in the order of the calls.
+
+    Returns:
+      The model's outputs.
+    """
+    graph = layer_graph.trace(model)
+    tensors = {id(call.outputs[0]): tensor for call, tensor in zip(graph.inputs, inputs, strict=True)}
+    for layer, arguments, outputs in graph.calls:
+        sources = tuple(tensors[id(argument)] for argument in arguments)
+        name = prefix + layer.name
+        if layer_graph.is_graph(layer):
+            results = _collect(layer, sources, f"{name}/", by_name)
+        else:
+            is_learned = any(source.is_learned for source in sources) or _has_kernel(layer)
+            is_bordered = isinstance(layer, keras.layers.ZeroPadding2D | keras.layers.Cropping2D)
+            results = [_Tensor(tuple(tensor.shape), sources, is_learned, is_bordered) for tensor in outputs]
+        tensors.update(zip(map(id, outputs), results, strict=True))
+        by_name.pop(name, None)  # a layer used again moves to the end
+        by_name[name] = results[-1]
+    return [tensors[id(tensor)] for tensor in graph.outputs]
+
+
+def _has_kernel(layer: Any) -> bool:
+    return any(len(weight.shape) > 2 for weight in getattr(layer, "weights", []))
+
+
+def _ancestors(output: _Tensor) -> set[_Tensor]:
+    """All tensors that the output depends on, and itself."""
+    seen, waiting = {output}, [output]
+    while waiting:
+        new = [source for source in waiting.pop().sources if source not in seen]
+        seen.update(new)
+        waiting += new
+    return seen
+
+
+def _default(maps: dict[str, _Tensor], output: _Tensor) -> str:
+    maps = {name: tensor for name, tensor in maps.items() if tensor is not output and not tensor.is_bordered}
+    single = {name: tensor for name, tensor in maps.items() if tensor.positions == 1}
+    wide = {name: tensor for name, tensor in maps.items() if name not in single and tensor.is_learned}
+    candidates = wide or single or maps
+    if not candidates:
+        raise ValueError("Grad-CAM needs a layer with output [N, h, w, c], and this model has none.")
+    if output.is_map:
+        coarsest = min(tensor.positions for tensor in candidates.values())
+        candidates = {name: tensor for name, tensor in candidates.items() if tensor.positions == coarsest}
+    return list(candidates)[-1]
+
+
+def _named(layer: str, by_name: dict[str, _Tensor], maps: dict[str, _Tensor], used: set[_Tensor]) -> str:
+    matches = [name for name in by_name if name == layer or name.endswith(f"/{layer}")]
+    if not matches:
+        some = ", ".join(list(maps)[-_MOST_NAMED:])
+        raise ValueError(f"The model has no layer {layer!r}{did_you_mean(layer, maps) or f'. It has: {some}.'}")
+    name = layer if layer in matches else matches[-1]
+    tensor = by_name[name]
+    if not tensor.is_map:
+        shape = ", ".join(str(side or "N") for side in tensor.shape)
+        raise ValueError(f"Grad-CAM needs a layer with output [N, h, w, c]; {name!r} gives [{shape}].")
+    if tensor not in used:
+        raise ValueError(f"Nothing leads from the layer {name!r} to the model's output.")
+    return name

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer_module.feature_maps import CutNetwork
+from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.fused_normalization import fused
 from trainer_module.pixel_metrics import count_pixels
 
@@ -41,8 +41,8 @@ def explainer(model: keras.Model, method: Method = "grad_cam", layer: str = "") 
     """Builds, once a model, the function that explains batches; it can be traced into a SavedModel signature.
 
     What is explained is S, the class's logit; with masks its sum over a region. It is not the probability: where
-    softmax saturates, its gradient vanishes. The network is cut at the feature map A: it runs forward once, and only
-    what lies behind A is differentiated. With g = dS/dA and k a channel of A, the weights of channels are
+    softmax saturates, its gradient vanishes. The network runs forward once, and only the layers after the feature map A
+    are differentiated. With g = dS/dA and k a channel of A, the weights of channels are
 
       Grad-CAM: w_k = mean of g_k over all positions (equation 1 of Selvaraju et al.; equation 1 of Vinogradova et al.,
         where S is the sum over a region);
@@ -54,7 +54,7 @@ def explainer(model: keras.Model, method: Method = "grad_cam", layer: str = "") 
     Args:
       model: Maps pixels [N, h, w, c], range [0, 255], to logits [N, num_classes] or [N, h, w, num_classes].
       method: How channels are weighed.
-      layer: The feature map, as `CutNetwork` takes it; empty for the one that it finds itself.
+      layer: The feature map, as `feature_maps.find_layer` takes it; empty for the default.
 
     Returns:
       `explain(images, class_ids=None, regions=None) -> Explanation`. Without class ids (int [N]) it explains the
@@ -65,25 +65,25 @@ def explainer(model: keras.Model, method: Method = "grad_cam", layer: str = "") 
     Raises:
       ValueError: If the model has no such layer.
     """
-    network = CutNetwork(model, layer)
+    network = with_feature_map(model, find_layer(model, layer))
     weigh = {"grad_cam": _mean_gradients, "grad_cam_plus_plus": _weighted_gradients}[method]
 
     @tf.function(reduce_retracing=True)
     def explain(images: tf.Tensor, class_ids: tf.Tensor | None = None, regions: tf.Tensor | None = None) -> Explanation:
         images = tf.cast(images, tf.float32)
-        with fused(model):
-            feature_map, values = network.before(images)
-        with fused(model), tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(feature_map)
-            logits = tf.cast(network.behind(feature_map, values), tf.float32)
-            if network.gives_a_map:
-                class_ids, regions = target(logits, class_ids, regions)
-            elif class_ids is None:
-                class_ids = tf.argmax(logits, axis=-1)
-            of_class = tf.gather(logits, class_ids, axis=-1, batch_dims=1)
-            # Rows do not depend on each other at inference: the gradient of the sum is every row's own gradient.
-            total = tf.reduce_sum(of_class if regions is None else tf.where(regions, of_class, 0.0))
-        gradients = tf.cast(tape.gradient(total, feature_map), tf.float32)
+        with fused(network):
+            feature_map, logits = network(images, training=False)
+        logits = tf.cast(logits, tf.float32)
+        if len(logits.shape) == 4:
+            class_ids, regions = target(logits, class_ids, regions)
+        elif class_ids is None:
+            class_ids = tf.argmax(logits, axis=-1)
+        of_class = tf.gather(logits, class_ids, axis=-1, batch_dims=1)
+        # Rows do not depend on each other at inference: the gradient of the sum is every row's own gradient.
+        total = tf.reduce_sum(of_class if regions is None else tf.where(regions, of_class, 0.0))
+        # Unlike a tape, it adds nothing below the map to the graph, not even where skip connections pass the map by.
+        (gradients,) = tf.gradients(total, feature_map)
+        gradients = tf.cast(gradients, tf.float32)
         activations = tf.cast(feature_map, tf.float32)
         maps = tf.nn.relu(tf.einsum("nhwk,nk->nhw", activations, weigh(gradients, activations)))
         maps = tf.image.resize(maps[..., tf.newaxis], tf.shape(images)[1:3], method="bilinear")[..., 0]

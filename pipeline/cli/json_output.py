@@ -571,7 +571,7 @@ def _layer(layer: architecture.Layer) -> Layer:
         {
             **layer._asdict(),
             "receptive_field": field
-            and ReceptiveField(size=None if field.is_whole_picture else field.size, stride=field.stride),
+            and ReceptiveField(size=None if field.is_whole_image else field.size, stride=field.stride),
             "layers": [_layer(inner) for inner in layer.layers],
         }
     )

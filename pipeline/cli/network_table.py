@@ -109,15 +109,13 @@ def _stride(stride: tuple[int, int]) -> str:
 def _field(field: ReceptiveField | None) -> str:
     if field is None:
         return ""
-    return "all" if field.is_whole_picture else _by(field.size)
+    return "all" if field.is_whole_image else _by(field.size)
 
 
 def _sees(field: ReceptiveField | None, side: int) -> str:
     if field is None:
         return "what a position sees is not known"
-    part = (
-        "the whole picture" if field.is_whole_picture else f"{_by(field.size)} pixels (the picture has {side}x{side})"
-    )
+    part = "the whole picture" if field.is_whole_image else f"{_by(field.size)} pixels (the picture has {side}x{side})"
     return f"a position sees {part}; the next one lies {_stride(field.stride)} pixels further"
 
 

@@ -115,7 +115,7 @@ def test_dense_layers():
     assert (rows["pointwise"].parameters, rows["pointwise"].macs) == (7 * 4 + 4, 5 * 6 * 7 * 4)
     assert rows["pointwise"].receptive_field == rows["flat"].receptive_field == ((1, 1), (1, 1))
     assert rows["whole"].parameters == rows["whole"].macs == 5 * 6 * 4 * 3
-    assert rows["whole"].receptive_field.is_whole_picture
+    assert rows["whole"].receptive_field.is_whole_image
 
 
 def test_batch_normalisation_has_two_numbers_a_channel_that_training_does_not_change():
@@ -172,7 +172,7 @@ def test_a_gate_over_the_mean_of_a_map_makes_it_see_everything():
     y = layers.Conv2D(4, 3, strides=2, padding="same")(x)
     gate = layers.Dense(4)(layers.Reshape([1, 1, 4])(layers.GlobalAveragePooling2D()(y)))
     row = rows_of(keras.Model(x, layers.Multiply(name="gated")([y, gate])))["gated"]
-    assert row.receptive_field.is_whole_picture and row.receptive_field.stride == (2, 2)
+    assert row.receptive_field.is_whole_image and row.receptive_field.stride == (2, 2)
 
 
 class _OwnLayer(layers.Layer):
@@ -332,7 +332,7 @@ def test_scratch_cnn_in_every_combination_by_formula(kind, downsampling, head, s
     assert (found.parameters, found.macs) == (parameters, macs)
     assert found.parameters == network.count_params()
     assert found.trainable_parameters == sum(math.prod(weight.shape) for weight in network.trainable_weights)
-    assert rows[features.LOGITS_LAYER].receptive_field.is_whole_picture
+    assert rows[features.LOGITS_LAYER].receptive_field.is_whole_image
 
 
 def test_scratch_cnn_as_it_comes():

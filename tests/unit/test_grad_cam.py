@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer_module import features, grad_cam, overlays
-from trainer_module.feature_maps import CutNetwork
+from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification, segmentation
@@ -200,19 +200,22 @@ def test_a_map_inside_a_network_within_the_network(pictures):
 # --- Which layer ------------------------------------------------------------------------------------------------
 
 
+def found_map(model):
+    layer = find_layer(model)
+    return layer, with_feature_map(model, layer).outputs[0].shape[1:]
+
+
 def test_the_last_spatial_layer_is_found():
-    cut = CutNetwork(scratch_cnn())
-    assert (cut.layer, cut.map_shape) == (features.FEATURES_LAYER, (16, 16, 16))
+    assert found_map(scratch_cnn()) == (features.FEATURES_LAYER, (16, 16, 16))
     # A pre-trained network ends in one position at 32 pixels: the last map that tells places apart is taken.
-    cut = CutNetwork(network(name="transfer", backbone="mobilenet_v2", weights="none"))
-    assert cut.map_shape[:2] == (2, 2) and cut.layer.startswith("backbone/")
+    layer, shape = found_map(network(name="transfer", backbone="mobilenet_v2", weights="none"))
+    assert shape[:2] == (2, 2) and layer.startswith("backbone/")
     only = keras.Sequential([keras.Input([1, 1, 2]), keras.layers.ReLU(name="r"), keras.layers.Flatten()])
-    assert CutNetwork(only).layer == "r"
+    assert find_layer(only) == "r"
 
 
 def test_of_an_encoder_decoder_the_bottleneck_is_found():
-    cut = CutNetwork(unet())
-    assert cut.map_shape == (8, 8, 16) and cut.layer == "bottleneck_dropout"
+    assert found_map(unet()) == ("bottleneck_dropout", (8, 8, 16))
     model = unet()
     pictures = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
     by_name = grad_cam.explainer(model, layer=features.BOTTLENECK_LAYER)(pictures)
@@ -225,23 +228,37 @@ def test_a_layer_used_twice_and_a_model_used_as_a_layer(images):
     inputs = keras.Input([SIZE, SIZE, CHANNELS])
     x = keras.layers.Add()([inner(inner(inputs)), inputs])
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(x)))
+    images = tf.constant(images)
     for layer in ("", "inner", "shared"):
-        cut = CutNetwork(model, layer)
-        feature_map, values = cut.before(tf.constant(images))
-        np.testing.assert_allclose(cut.behind(feature_map, values), model(images), atol=1e-5)
-    assert CutNetwork(model, "shared").layer == "inner/shared"
+        feature_map, outputs = with_feature_map(model, find_layer(model, layer))(images)
+        assert feature_map.shape == (5, SIZE, SIZE, CHANNELS)
+        np.testing.assert_allclose(outputs, model(images), atol=1e-5)
+    assert find_layer(model, "shared") == "inner/shared"
+    # The last use counts.
+    last, _ = with_feature_map(model, "inner/shared")(images)
+    np.testing.assert_allclose(last, shared(inner(images)), atol=1e-5)
 
 
 def test_nothing_below_the_map_is_differentiated(pictures):
     model = unet()
-    cut = CutNetwork(model)
-    feature_map, values = cut.before(tf.constant(pictures))
-    with tf.GradientTape() as tape:
-        logits = cut.behind(feature_map, values)
-    read = {id(variable) for variable in tape.watched_variables()}
-    layers = {variable.path.split("/")[0] for variable in model.trainable_variables if id(variable.value) in read}
-    assert layers and all(name.startswith(("up", "decoder", "logits")) for name in layers)
+    explain = grad_cam.explainer(model).get_concrete_function(tf.TensorSpec([None, 32, 32, 3]))
+    operations = [operation.type for operation in explain.graph.get_operations()]
+    # Two convolutions in each of three encoder levels and two decoder levels, the logits, and two up-convolutions,
+    # which are themselves gradients of a convolution.
+    assert (operations.count("Conv2D"), operations.count("Conv2DBackpropInput")) == (11 + 2, 5 + 2)
+    logits = explain(tf.constant(pictures)).logits
     np.testing.assert_allclose(logits, model(pictures, training=False), atol=1e-5)
+
+
+def test_explaining_leaves_the_model_as_it_is(pictures, tmp_path):
+    model = network(name="transfer", backbone="mobilenet_v2", weights="none")
+    before = model.get_config(), model(pictures, training=False).numpy()
+    for layer in ("", "backbone/block_13_expand_relu"):
+        grad_cam.explainer(model, layer=layer)(tf.constant(pictures))
+    assert model.get_config() == before[0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(pictures, training=False), before[1])
 
 
 def test_a_layer_that_is_none_is_refused(linear_model):
@@ -367,7 +384,7 @@ def test_xplique_agrees(cued, method):
     model, images = cued
     images = images[:16]
     of = {"grad_cam": attributions.GradCAM, "grad_cam_plus_plus": attributions.GradCAMPP}[method]
-    theirs = of(model, conv_layer=CutNetwork(model).layer)(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
+    theirs = of(model, conv_layer=find_layer(model))(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
     ours = grad_cam.explainer(model, method)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
     assert min(correlations(np.asarray(ours), np.asarray(theirs))) >= 0.99
 
@@ -380,7 +397,7 @@ def test_tf_keras_vis_agrees(cued):
     theirs = gradcam.Gradcam(model, clone=False)(
         lambda outputs: outputs[:, 1],
         images,
-        penultimate_layer=CutNetwork(model).layer,
+        penultimate_layer=find_layer(model),
         seek_penultimate_conv_layer=False,
     )
     ours = grad_cam.explainer(model)(tf.constant(images), tf.ones([16], tf.int64)).heatmap

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from trainer_module import features, grad_cam, models, overlays, precision, preprocessing
-from trainer_module.feature_maps import CutNetwork
+from trainer_module.feature_maps import find_layer
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -70,7 +70,7 @@ def build_model(options: TrainerOptions, statistics: PixelStatistics) -> keras.M
         logits = models.get(options.model.name).build(options.model, x=x, num_classes=len(options.classes))
         model = keras.Model(inputs, logits, name=options.model.name)
     if options.grad_cam.layer:  # to be told now, and not after the training
-        CutNetwork(model, options.grad_cam.layer)
+        find_layer(model, options.grad_cam.layer)
     return model
 
 
