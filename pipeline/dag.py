@@ -139,7 +139,7 @@ def create_pipeline(
         custom_config={
             "classes": list(layout.classes),
             "transform": config.transform.model_dump_json(),
-            "task": config.model.task,
+            "task": config.task.name,
             "source_hash": code,
         },
         materialize=False,
@@ -181,7 +181,7 @@ def create_pipeline(
 
     resolver = find_model_to_beat(trainer.outputs["model"]).with_id("Resolver")
 
-    evaluation = config.evaluation.of_task(config.model.task)
+    evaluation = config.evaluation.of_task(config.task.name)
     evaluator = ImageEvaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
@@ -190,13 +190,13 @@ def create_pipeline(
         split=evaluated,
         eval_config=eval_config(
             evaluation,
-            config.model.task,
+            config.task.name,
             layout.classes,
             slices,
             ignore_id=all_options.ignore_id,
         ),
         batch_size=batch_size(config.transform.image_size),
-        task=config.model.task,
+        task=config.task.name,
         classes=layout.classes,
         options=evaluation,
         source_hash=code,

@@ -137,8 +137,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     from components.image_example_gen import executor, picture
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
+    from trainer_module.network import build as build_network
     from trainer_module.options import TrainerOptions, TransformOptions
-    from trainer_module.tasks import classification
 
     class TransformLayer(tf.Module):
         """Stands in for Transform's graph: class name → label."""
@@ -157,10 +157,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     options = TrainerOptions(
         classes=("blue", "green", "red"),
         transform=TransformOptions(image_size=16),
-        model={"name": "scratch_cnn", "blocks": [[8], [16]], "dense_units": 12},
+        model={"name": "scratch_cnn", "blocks": [[8], [16]]},
+        task={"dense_units": 12},
     )
     statistics = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 2500.0, np.float32))
-    model = classification.build_model(options, statistics)
+    model = build_network(options, statistics)
     random = np.random.default_rng(3)
     image_bytes, examples = [], []
     for index in range(12):

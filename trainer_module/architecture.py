@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer_module import features, layer_graph, models, tasks
+from trainer_module import features, layer_graph, models
+from trainer_module import network as network_builder
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.layer_graph import LayerCall
 from trainer_module.options import TrainerOptions
@@ -87,7 +88,7 @@ class Architecture(NamedTuple):
       parameters: Sum over all layers.
       trainable_parameters: Sum over all layers.
       macs: Sum over all layers; None if one of them is unknown.
-      feature_map: The layer before the head, named `features` or `bottleneck`; None if there is neither.
+      feature_map: The layer `features`; None if there is none.
     """
 
     layers: tuple[Layer, ...]
@@ -113,7 +114,7 @@ def network(options: TrainerOptions) -> keras.Model:
     statistics = PixelStatistics(np.zeros(channels, np.float32), np.ones(channels, np.float32))
     described = options.model
     options = options.model_copy(update={"model": described.with_random_weights()})
-    model: keras.Model = tasks.of(options).build_model(options, statistics)
+    model: keras.Model = network_builder.build(options, statistics)
     if described.begins_frozen():
         model.get_layer(features.BACKBONE_LAYER).trainable = False
     elif described.can_unfreeze():  # trained from the start, except batch normalisation
@@ -145,7 +146,7 @@ def describe(model: keras.Model) -> Architecture:
         parameters=sum(row.parameters for row in rows),
         trainable_parameters=sum(row.trainable_parameters for row in rows),
         macs=_sum_of_known(rows),
-        feature_map=by_name.get(features.FEATURES_LAYER) or by_name.get(features.BOTTLENECK_LAYER),
+        feature_map=by_name.get(features.FEATURES_LAYER),
     )
 
 

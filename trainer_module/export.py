@@ -39,7 +39,9 @@ def export(
     archive.track(model)
     archive.track(tft_layer)
     with fused(model):
-        for name, endpoint in tasks.of(options).endpoints(model, options, tft_layer, raw_feature_spec).items():
+        for name, endpoint in (
+            tasks.get(options.task.name).export.signatures(model, options, tft_layer, raw_feature_spec).items()
+        ):
             archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
         archive.write_out(serving_dir, verbose=False)
     labels_path = os.path.join(serving_dir, features.LABELS_FILE)

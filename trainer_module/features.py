@@ -8,9 +8,9 @@ IMAGE_HEIGHT = "image/height"  # int64, pixels, upright, before any resizing
 IMAGE_WIDTH = "image/width"  # int64, pixels
 IMAGE_FILENAME = "image/filename"  # path relative to the data folder, with forward slashes
 IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
-CLASS_TEXT = "image/class/text"  # classification: the class's name
-MASK_ENCODED = "mask/encoded"  # segmentation: PNG of uint8 class ids [height, width]
-MASK_CLASSES = "mask/class/text"  # segmentation: names of the classes that occur in the mask, any number
+CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the image
+MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]
+MASK_CLASSES = "mask/class/text"  # names of the classes that occur in the mask, any number
 
 # Of every picture as it was found: mean and standard deviation of each channel, float32, range [0, 255].
 COLORS = ("red", "green", "blue")
@@ -54,16 +54,12 @@ TRANSFORM_FEATURES = "transform_features"
 EXPLAIN = "explain"
 EMBED = "embed"
 
-# --- Layers of every classification model -----------------------------------------------------------------------
-FEATURES_LAYER = "features"  # the last spatial feature map [N, h, w, c]
-POOLED_LAYER = "pooled"  # what the head reads of that map: its mean or maximum [N, c], or all of it [N, h*w*c]
-EMBEDDING_LAYER = "embedding"  # the vector [N, d] that the class layer reads
-LOGITS_LAYER = "logits"  # [N, num_classes]
-
-# --- Layers of every segmentation model, beside logits [N, image_size, image_size, num_classes] ------------------
-BOTTLENECK_LAYER = "bottleneck"  # the coarsest feature map [N, h, w, c]
-# --- Of models with a pre-trained base -----------------------------------------------------------------------------
-BACKBONE_LAYER = "backbone"  # the base, a model of its own: pixels [0, 255] → the last spatial feature map
+# --- Layers of the network --------------------------------------------------------------------------------------
+BACKBONE_LAYER = "backbone"  # a pre-trained network, a model of its own: pixels [0, 255] → feature maps
+FEATURES_LAYER = "features"  # the coarsest feature map of a model [N, h, w, c]
+POOLED_LAYER = "pooled"  # in heads that pool: mean or maximum [N, c] of that map, or all of it [N, h*w*c]
+EMBEDDING_LAYER = "embedding"  # in heads that pool: the vector [N, d] that the class layer reads
+LOGITS_LAYER = "logits"  # the output of the head
 
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer_module import distribution, input_pipeline, tasks, training
+from trainer_module import distribution, input_pipeline, network, training
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
@@ -55,7 +55,7 @@ def fit(
     seed, batch_size = options.training.seed, options.training.batch_size
     keras.utils.set_random_seed(seed)
     with (strategy or distribution.strategy(options.training.distribution)).scope():
-        model = tasks.of(options).build_model(options, pictures.statistics)
+        model = network.build(options, pictures.statistics)
         history = training.train(
             model,
             options,

@@ -55,11 +55,6 @@ def read_pixel_statistics(file_patterns: Sequence[str], transform: TransformGrap
     raise ValueError(f"No examples in {list(file_patterns)}.")
 
 
-def read_class_id(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
-    """The label of a whole picture, int64 [n]."""
-    return transformed[features.LABEL]
-
-
 def examples(
     file_patterns: Sequence[str],
     transform: TransformGraph,
@@ -68,7 +63,7 @@ def examples(
     num_examples: int,
     cache_dir: str,
     cache: Cache = "auto",
-    read_label: ReadLabel = read_class_id,
+    read_label: ReadLabel,
 ) -> tf.data.Dataset:
     """Reads raw examples as (pixels, label), in file order.
 

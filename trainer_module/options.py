@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from trainer_module import models
+from trainer_module import models, tasks
 from trainer_module.error_text import did_you_mean
-from trainer_module.section import Fraction, ModelOptions, Rate, Section
+from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
 # What is measured of explanations, and whether more of it is better.
 FAITHFULNESS = {
@@ -156,16 +156,6 @@ class TrainingOptions(Section):
         "memory up to 2 GiB, else a file that is deleted in the end; `none` decodes anew in every epoch.",
     )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
-    label_smoothing: Rate = Field(
-        default=0.0,
-        description="How much of a label is shared among all classes, in the training and the validation loss. Not "
-        "with masks.",
-    )
-    class_weights: Literal["none", "balanced"] = Field(
-        default="none",
-        description="`balanced` weighs a picture in the training loss by the inverse of its class's share of the train "
-        "split; the mean weight is 1. With masks: `segmentation.class_weights`.",
-    )
 
     @model_validator(mode="after")
     def _keys_agree(self) -> TrainingOptions:
@@ -182,22 +172,6 @@ class TrainingOptions(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be less than epochs = {self.epochs} (given: {self.warmup_epochs:g})")
         return self
-
-
-class SegmentationOptions(Section):
-    """`[segmentation]`: what counts as a good mask while training."""
-
-    loss: Literal["cross_entropy", "dice", "cross_entropy_dice", "focal"] = Field(
-        default="cross_entropy", description="`cross_entropy_dice` is the sum of both."
-    )
-    class_weights: Literal["none", "balanced", "median_frequency", "log"] = Field(
-        default="none",
-        description="`balanced` weighs a class by the inverse of its share of all pixels, `median_frequency` of its "
-        "share in the pictures that show it; `log` of the logarithm of 1.02 and its share, the mildest of them.",
-    )
-    focal_gamma: float = Field(
-        default=2.0, ge=0.0, le=10.0, description="With `focal`: how little well classified pixels count; 0 is none."
-    )
 
 
 class FineTuningOptions(Section):
@@ -298,9 +272,9 @@ class TrainerOptions(Section):
     ignore_id: int | None = Field(default=None, ge=0, le=255, description="In masks: pixels that count for nothing.")
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
+    task: SerializeAsAny[TaskOptions] = Field(default_factory=lambda: parse_task({}))
     model: SerializeAsAny[ModelOptions]
     training: TrainingOptions = TrainingOptions()
-    segmentation: SegmentationOptions = SegmentationOptions()
     fine_tuning: FineTuningOptions = FineTuningOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
 
@@ -309,12 +283,17 @@ class TrainerOptions(Section):
     def _model_by_name(cls, value: Any) -> Any:
         return parse_model(value)
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, value: Any) -> Any:
+        return parse_task(value)
+
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainerOptions:
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
-        check_labels(self.model, self.augmentation, self.training)
-        check_explanations(self.model, self.grad_cam)
+        check_labels(self.task, self.augmentation, self.training)
+        check_explanations(self.task, self.grad_cam)
         return self
 
 
@@ -362,47 +341,49 @@ def check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tunin
         )
 
 
-def check_labels(model: ModelOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
-    """Refuses what cannot be done with the labels: nothing to mix, or masks where one label is meant.
+def check_labels(task: TaskOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
+    """Rejects augmentation that does not fit the labels.
 
     Raises:
-      ValueError: If a picture would be mixed with itself, or masks would be mixed, erased, changed without their
-        pictures, or treated as labels.
+      ValueError: If a batch has nothing to mix, or if the task's labels cannot follow the augmentation.
     """
     if augmentation.mixes() and training.batch_size == 1:
         raise ValueError(
-            "mixup and cutmix mix pictures of one batch, and training.batch_size is 1: raise it, or set both to 0"
+            "mixup and cutmix mix images of one batch, and training.batch_size is 1: raise it, or set both to 0"
         )
-    if model.task != "segmentation":
-        return
-    masks = f'model.name = "{model.name}" learns masks'
-    for key in ("random_erasing", "mixup", "cutmix"):
+    spec = tasks.get(task.name)
+    for key in spec.unsupported_augmentation:
         if getattr(augmentation, key):
-            raise ValueError(f"augmentation.{key} is for pictures with one label, and {masks}: set it to 0")
-    if augmentation.placement == "in_model":
+            raise ValueError(
+                f'augmentation.{key} does not support labels of task.name = "{task.name}" ({spec.label_noun}): set it '
+                "to 0"
+            )
+    if spec.geometry_moves_labels and augmentation.placement == "in_model":
         raise ValueError(
-            f'{masks}, which move with their pictures: set augmentation.placement = "in_dataset" (or "auto")'
-        )
-    if training.label_smoothing:
-        raise ValueError(f"training.label_smoothing is for pictures with one label, and {masks}: set it to 0")
-    if training.class_weights != "none":
-        raise ValueError(
-            f"training.class_weights counts pictures, and {masks}: set segmentation.class_weights, which counts pixels"
+            f'task.name = "{task.name}" has labels that move with the image: set augmentation.placement = "in_dataset" '
+            '(or "auto")'
         )
 
 
-def check_explanations(model: ModelOptions, explanations: ExplanationOptions) -> None:
-    """Compares what is demanded of explanations with what the data can tell.
+def check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> None:
+    """Compares the required explanation metrics with the labels.
 
     Raises:
-      ValueError: If a figure needs masks, and the model's data have none.
+      ValueError: If a metric needs regions of ground truth, and the task's labels have none.
     """
     for name in OF_MASKS:
-        if name in explanations.thresholds and model.task != "segmentation":
+        if name in explanations.thresholds and not tasks.get(task.name).explanation.has_regions:
             raise ValueError(
-                f'grad_cam.thresholds.{name} needs masks, and model.name = "{model.name}" learns from whole pictures: '
-                "remove it"
+                f'grad_cam.thresholds.{name} requires labels with regions, and task.name = "{task.name}" has '
+                f"{tasks.get(task.name).label_noun}: remove it"
             )
+
+
+def parse_task(value: Any) -> Any:
+    """Turns the `[task]` table into the options class of the task that its `name` asks for."""
+    if not isinstance(value, dict):
+        return value
+    return tasks.get(value.get("name", tasks.DEFAULT)).options.model_validate(value)
 
 
 def parse_model(value: Any) -> Any:

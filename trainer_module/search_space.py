@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from trainer_module import tasks
+from trainer_module.error_text import did_you_mean
 from trainer_module.section import Section
 
 Number = int | float
@@ -17,13 +19,10 @@ Options = TypeVar("Options", bound=Section)
 
 # Sections whose numbers can be tuned. Nothing behind Trainer reads them: what a tuned model is asked, and how, is the
 # same as without.
-SECTIONS = ("training", "augmentation", "model", "segmentation", "fine_tuning")
+SECTIONS = ("training", "augmentation", "model", "task", "fine_tuning")
 
 # How long a trial takes is `tuner.epochs`'s business, and a lucky seed is no better setting.
 NOT_TUNED = ("training.epochs", "training.seed", "fine_tuning.epochs")
-
-# Numbers that the loss itself is made of: with another one, another thing is measured.
-LOSS_FIELDS = ("segmentation.focal_gamma", "training.label_smoothing")
 
 # Numbers that are read under a condition: their names, or how these begin; when, and whether that holds of a
 # configuration.
@@ -36,15 +35,7 @@ _READ_WHEN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "training.warmup_epochs": ('training.schedule = "cosine"', lambda options: options.training.schedule == "cosine"),
     "training.plateau_": ('training.schedule = "plateau"', lambda options: options.training.schedule == "plateau"),
     "model.depth": ("model.encoder empty", lambda options: not options.model.encoder),
-    "segmentation.": ("a model that learns masks", lambda options: options.model.task == "segmentation"),
-    "segmentation.focal_gamma": ('segmentation.loss = "focal"', lambda options: options.segmentation.loss == "focal"),
     "fine_tuning.": ("fine_tuning.epochs above 0", lambda options: options.fine_tuning.epochs > 0),
-}
-
-# Figures of the validation split that a task's training gives, and which side is the good one.
-OBJECTIVES: dict[str, dict[str, Literal["min", "max"]]] = {
-    "classification": {"val_loss": "min", "val_accuracy": "max"},
-    "segmentation": {"val_loss": "min", "val_mean_iou": "max", "val_dice": "max", "val_pixel_accuracy": "max"},
 }
 
 # What Hyperband divides the trials of a round by, and multiplies their epochs by, for the next one.
@@ -131,8 +122,8 @@ class TunerOptions(Section):
     )
     objective: str = Field(
         default="val_loss",
-        description="What is compared, at the end of a trial: `val_loss`, `val_accuracy`; with masks also "
-        "`val_mean_iou`, `val_dice`, `val_pixel_accuracy`.",
+        description="Value of the validation split that is compared at the end of a trial: `val_loss`, or a metric of "
+        "the task such as `val_accuracy` or `val_mean_iou`.",
     )
     max_examples: int | None = Field(
         default=None, ge=1, description="Pictures of the train split that trials learn from; all when absent."
@@ -234,8 +225,38 @@ def missing_condition(options: Any, name: str) -> str:
       options: Has the sections.
       name: One of `numeric_fields`.
     """
-    conditions = (condition for key, condition in _READ_WHEN.items() if name.startswith(key))
-    return next((words for words, holds in conditions if not holds(options)), "")
+    for key, (text, holds) in _READ_WHEN.items():
+        if name.startswith(key) and not holds(options):
+            return text
+    condition = tasks.get(options.task.name).option_conditions.get(name.removeprefix("task."))
+    return condition.text if name.startswith("task.") and condition and not condition.holds(options.task) else ""
+
+
+def changes_loss(options: Any, name: str) -> bool:
+    """Whether a number is part of the loss itself, so that losses of two trials cannot be compared.
+
+    Args:
+      options: Has the sections.
+      name: One of `numeric_fields`.
+    """
+    return name in {f"task.{key}" for key in tasks.get(options.task.name).loss_options}
+
+
+def objective(task: str, name: str) -> tasks.Objective:
+    """Returns the objective of that name.
+
+    Args:
+      task: Name of the task.
+      name: Column of the training history.
+
+    Raises:
+      ValueError: If the task has no such objective; the message lists those that it has.
+    """
+    known = {entry.name: entry for entry in tasks.get(task).objectives}
+    if name not in known:
+        suggestion = did_you_mean(name, known) or f". It has: {', '.join(known)}."
+        raise ValueError(f"tuner.objective: {task} has no `{name}`{suggestion}")
+    return known[name]
 
 
 def shown(value: Number) -> str:
@@ -259,6 +280,8 @@ def numeric_fields(options: Section) -> dict[str, type[int] | type[float]]:
 
 
 def _number_type(annotation: Any) -> type[int] | type[float] | None:
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         numbers = [_number_type(part) for part in typing.get_args(annotation) if part is not type(None)]
         return numbers[0] if len(numbers) == 1 else None

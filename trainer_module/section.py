@@ -20,10 +20,12 @@ class ModelOptions(Section):
     """`[model]`: every model adds its own keys in its own file.
 
     Attributes:
-      task: What the model is made for: a name of `trainer_module.tasks`.
+      head_dense_units: Default size of the dense layer of a head that pools; 0 for none.
+      head_dropout: Default dropout of such a head.
     """
 
-    task: ClassVar[str] = "classification"
+    head_dense_units: ClassVar[int] = 0
+    head_dropout: ClassVar[float] = 0.2
     name: str
 
     def smallest_image(self) -> int:
@@ -45,3 +47,9 @@ class ModelOptions(Section):
     def can_unfreeze(self) -> bool:
         """Whether there is a pre-trained network whose layers can be trained further."""
         return False
+
+
+class TaskOptions(Section):
+    """`[task]`: every task adds its own keys in its own file."""
+
+    name: str

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import distribution, features, history, models, optimizers, precision, tasks
+from trainer_module import augmentation, distribution, features, history, models, optimizers, precision, tasks
 from trainer_module.checkpoints import Checkpoint, CheckpointFile
 from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
@@ -204,9 +204,9 @@ def train(
     records = History(run_dir, saved.state["rows"] if saved else None)
     if saved:
         logging.getLogger(PROGRESS_LOGGER).info("going on after epoch %d", len(records.rows))
-    task = tasks.of(options)
+    task = tasks.get(options.task.name)
     shared = _Shared(options, task.loss(options, train_data), int(train_data.cardinality()), records, checkpoint)
-    train_data = task.weighted(train_data, options)
+    train_data = task.sample_weight(train_data, options)
 
     phases = _phases(options)
     names = [phase.name for phase in phases]
@@ -242,13 +242,14 @@ def _prepared(
     validation_data: tf.data.Dataset,
     cache_dir: str,
 ) -> _Fitted:
-    """The model with augmentation, or its head on kept features.
+    """Returns the model with augmentation, or its head on cached features.
 
-    Only vectors are kept: the maps that a decoder reads would be many times as large as the pictures.
+    Only pooled vectors are cached: the maps that a decoder reads would be many times as large as the images.
     """
-    fitted, changed = tasks.of(options).augmented(model, train_data, options)
+    fitted, changed = augmented(model, train_data, options)
     is_augmented = fitted is not model or changed is not train_data
-    if phase.name != HEAD or is_augmented or options.model.task != "classification":
+    pools = any(layer.name == features.POOLED_LAYER for layer in model.layers)
+    if phase.name != HEAD or is_augmented or not pools:
         return _Fitted(fitted, changed, validation_data)
 
     pooled = model.get_layer(features.POOLED_LAYER).output
@@ -268,6 +269,16 @@ def _prepared(
     return _Fitted(head, encoded(train_data, features.TRAIN, seed), encoded(validation_data, features.VALIDATION))
 
 
+def augmented(
+    model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
+) -> tuple[keras.Model, tf.data.Dataset]:
+    """Adds the augmentation to the data where labels change with the images, otherwise to the model."""
+    task, chosen, seed = tasks.get(options.task.name), options.augmentation, options.training.seed
+    if task.geometry_moves_labels or chosen.placement == "in_dataset" or chosen.mixes():
+        return model, augmentation.in_dataset(train_data, task.augment(options), chosen, seed)
+    return augmentation.in_model(model, chosen, seed), train_data
+
+
 def _fit(fitted: _Fitted, phase: _Phase, shared: _Shared, before: list[np.ndarray], saved: Checkpoint | None) -> None:
     """One phase; it ends with the weights of its best epoch."""
     model, training = fitted.model, shared.options.training
@@ -280,7 +291,7 @@ def _fit(fitted: _Fitted, phase: _Phase, shared: _Shared, before: list[np.ndarra
     )
     optimizer.build(model.trainable_variables)
     # Loss scaling is the optimizer's here, whatever the policy of the layers in front of the model.
-    metrics = tasks.of(shared.options).metrics(shared.options)
+    metrics = tasks.get(shared.options.task.name).training_metrics(shared.options)
     model.compile(optimizer, shared.loss, metrics=metrics, auto_scale_loss=False)
     done = saved.state["epochs"] if saved else 0
     if saved:

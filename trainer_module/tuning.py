@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from trainer_module import fitting, search_space
 from trainer_module.options import TrainerOptions
-from trainer_module.search_space import OBJECTIVES, Number, TunerOptions
+from trainer_module.search_space import Number, TunerOptions
 from trainer_module.training import PROGRESS_LOGGER, TrainingDivergedError
 
 COMPLETE, FAILED = "complete", "failed"
@@ -196,7 +196,7 @@ def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
             new = space.Int if kind is int else space.Float
             new(name, *map(kind, chosen.bounds()), sampling=chosen.sampling)
     arguments = {
-        "objective": keras_tuner.Objective(tuner.objective, OBJECTIVES[options.model.task][tuner.objective]),
+        "objective": keras_tuner.Objective(*search_space.objective(options.task.name, tuner.objective)),
         "hyperparameters": space,
         "allow_new_entries": False,
         "tune_new_entries": False,

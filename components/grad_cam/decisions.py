@@ -11,7 +11,7 @@ import tensorflow as tf
 from components.evaluator.options import slice_name
 from trainer_module import features, grad_cam, preprocessing
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import segmentation
+from trainer_module.tasks.segmentation import masks_of
 
 PREDICTED, TRUE = "predicted", "true"
 # With masks a decision is right where the region and the truth cover each other so far.
@@ -116,7 +116,7 @@ def batches(rows: Sequence[Row], options: TrainerOptions, size: int) -> Iterator
         tf.constant([row.encoded for row in rows]), transform.image_size, transform.channels
     )
     masks: np.ndarray | None = None
-    if options.model.task == "segmentation":
+    if options.task.name == "segmentation":
         encoded = tf.constant([row.mask for row in rows])
         masks = preprocessing.decode_and_resize_masks(encoded, transform.image_size).numpy()
     indices = [*range(len(rows))]
@@ -183,7 +183,7 @@ def _judge_masks(logits: tf.Tensor, batch: Batch, masks: np.ndarray, ignore_id: 
     margins = np.where(regions, best[..., 0] - best[..., 1], 0.0).sum(axis=(1, 2)) / np.maximum(sizes, 1)
     of_class = class_ids[:, np.newaxis, np.newaxis]
     counted = masks != (-1 if ignore_id is None else ignore_id)
-    found, truth = (segmentation.masks_of(logits).numpy() == of_class) & counted, masks == of_class
+    found, truth = (masks_of(logits).numpy() == of_class) & counted, masks == of_class
     union = (found | truth).sum(axis=(1, 2))
     iou = (found & truth).sum(axis=(1, 2)) / np.maximum(union, 1)
     return Verdicts(class_ids, class_ids, scores, scores, margins, iou >= _RIGHT_IOU, sizes > 0)

@@ -204,7 +204,7 @@ class _Explain(_NetworkDoFn):
 
 
 def _batch_size(options: TrainerOptions) -> int:
-    most = _MOST_PIXELS[options.model.task] // options.transform.image_size**2
+    most = _MOST_PIXELS[options.task.name] // options.transform.image_size**2
     return max(1, min(_LARGEST_BATCH, most))
 
 
@@ -350,7 +350,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def _report(options: TrainerOptions, split: str, figures: Mapping[str, tuple[float, int]]) -> findings.Report:
     said = options.grad_cam
-    names = [name for name in FAITHFULNESS if options.model.task == "segmentation" or name not in OF_MASKS]
+    names = [name for name in FAITHFULNESS if options.task.name == "segmentation" or name not in OF_MASKS]
     return findings.Report(
         split=split,
         method=said.method,

@@ -54,7 +54,7 @@ def render(entries: Sequence[Entry], report: Report, options: TrainerOptions) ->
     stops = ", ".join(
         f"rgb({', '.join(str(round(channel)) for channel in colors[index])})" for index in range(0, 256, 15)
     )
-    masks = options.model.task == "segmentation"
+    masks = options.task.name == "segmentation"
     method = _METHODS[report.method]
     return environment.from_string(template).render(
         sections=_sections(entries, options),

@@ -13,7 +13,7 @@ import tensorflow as tf
 from components.model_report.masks import pixel_accuracy
 from trainer_module import features, keras_file, preprocessing
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import segmentation
+from trainer_module.tasks.segmentation import masks_of
 
 _BATCH_SIZE = 32
 
@@ -54,7 +54,7 @@ class _Predict(beam.DoFn):
         self._options = TrainerOptions.model_validate_json(self._options_json)
         model = keras_file.load(self._keras_path)
         self._predict = tf.function(
-            lambda images: segmentation.masks_of(model(tf.cast(images, tf.float32), training=False)),
+            lambda images: masks_of(model(tf.cast(images, tf.float32), training=False)),
             reduce_retracing=True,
         )
 

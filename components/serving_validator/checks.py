@@ -86,12 +86,12 @@ def _ask(
     serialized_examples: Sequence[bytes],
     limits: ServingLimits,
 ) -> list[Check]:
-    task = tasks.of(options)
+    export = tasks.get(options.task.name).export
     checks = [Check(LOADS, True, f"signatures: {', '.join(sorted(served.signatures))}")]
-    missing = [name for name in task.REQUIRED_SIGNATURES if name not in served.signatures]
+    missing = [name for name in export.required if name not in served.signatures]
     checks.append(Check("has all signatures", not missing, f"missing: {', '.join(missing)}" if missing else "yes"))
     image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-    expected = task.expected(model, options, image_bytes)
+    expected = export.reference(model, options, image_bytes)
     for signature, values in (
         (features.SERVING_DEFAULT, image_bytes),
         (features.EXAMPLES, list(serialized_examples)),
@@ -116,7 +116,9 @@ def _compare(
 ) -> Check:
     name = f"{signature} agrees with the Keras model"
     try:
-        found = tasks.of(options).compare(served.run_on(signature, values), expected, options, tolerance)
+        found = tasks.get(options.task.name).export.compare(
+            served.run_on(signature, values), expected, options, tolerance
+        )
     except Exception as error:
         return Check(name, False, first_line(error))
     detail = f"{len(values)} examples, {found.detail}" if found.passed else found.detail

@@ -552,7 +552,7 @@ def model_output(inspection: Inspection) -> ModelOutput:
     network, transform = inspection.architecture, inspection.config.transform
     return ModelOutput(
         model=inspection.config.model.name,
-        task=inspection.config.model.task,
+        task=inspection.config.task.name,
         input_shape=[transform.image_size, transform.image_size, transform.channels],
         num_classes=inspection.num_classes.number,
         num_classes_from=inspection.num_classes.origin,

@@ -30,7 +30,7 @@ def show(console: Console, found: Inspection, *, expand: bool) -> None:
     side, channels = config.transform.image_size, config.transform.channels
     _line(
         console,
-        f"[bold]{escape(config.model.name)}[/bold]  {config.model.task} of {side}x{side} "
+        f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {side}x{side} "
         f"{'colour' if channels == 3 else 'grey'} pictures, {found.num_classes.number:,} classes "
         f"({escape(found.num_classes.origin)})",
     )

@@ -18,6 +18,7 @@ from components.evaluator import metric_names
 from components.evaluator.figures import Evaluation
 from components.image_example_gen.layout import Layout
 from pipeline.config.sections import PipelineConfig
+from trainer_module import tasks
 from trainer_module.search_space import shown
 
 if TYPE_CHECKING:
@@ -108,8 +109,7 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         if result.pushed_version is not None and not outcome.error:
             base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
             _line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
-            masks = config.model.task == metric_names.SEGMENTATION
-            question = "segment IMAGE --output-dir DIR" if masks else "predict IMAGE"
+            question = tasks.get(config.task.name).export.command
             _line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
     if outcome.refusal is not None:
         _line(console, f"\n[bold red]ExampleValidator refused the pictures.[/bold red] {escape(str(outcome.refusal))}")

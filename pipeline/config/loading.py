@@ -17,7 +17,7 @@ from components.evaluator.options import EvaluationOptions
 from pipeline.config import dotted_names, renamed_keys
 from pipeline.config.messages import ConfigError, explain
 from pipeline.config.sections import PipelineConfig, PipelineSection
-from trainer_module import backbones, models
+from trainer_module import backbones, models, tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import absolute
 
@@ -62,7 +62,7 @@ def load(
     table = _read(name_or_path)
     renamed_keys.rename(table, warn)
     settings = [_parsed(override, warn) for override in overrides]
-    _forget_another_model(table, settings)
+    _drop_keys_of_another_entry(table, settings)
     for key, value in settings:
         dotted_names.put(table, key, value)
     renamed_keys.rename(table, warn)  # an override may set a table that contains a deprecated key
@@ -125,20 +125,20 @@ def _read(name_or_path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
-def _forget_another_model(table: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
-    """Empties `[model]` where an override names another model: what it says are the keys of the first.
+def _drop_keys_of_another_entry(table: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
+    """Empties `[model]` or `[task]` if an override names another one: its keys are those of the first.
 
-    Of a model with another task nothing that is demanded of the first one's figures stays either.
+    With another task, bounds on the metrics of the first one are dropped too.
     """
-    model = dotted_names.section(table, "model")
-    before = model.get("name", models.DEFAULT)
-    for key, name in settings:
-        if key == "model.name" and name != before:
-            table["model"] = {}
-            known = {before, name} <= set(models.names())
-            if known and models.get(before).Options.task != models.get(name).Options.task:
-                said = EvaluationOptions()
-                for rule in {**said.overall_rules(), **said.bound_rules()}:
+    for section, default in (("model", models.DEFAULT), ("task", tasks.DEFAULT)):
+        before = dotted_names.section(table, section).get("name", default)
+        for key, name in settings:
+            if key != f"{section}.name" or name == before:
+                continue
+            table[section] = {}
+            if section == "task":
+                evaluation = EvaluationOptions()
+                for rule in {**evaluation.overall_rules(), **evaluation.bound_rules()}:
                     dotted_names.section(table, "evaluation").pop(rule, None)
 
 

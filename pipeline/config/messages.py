@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer_module import models
+from trainer_module import models, tasks
 from trainer_module.error_text import did_you_mean
 
 
@@ -47,6 +47,9 @@ def _known_keys(sections: typing.Sequence[str], table: dict[str, Any], config: t
             return []
         if name == "model" and model is config:
             model = models.get(table["model"].get("name", models.DEFAULT)).Options
+            continue
+        if name == "task" and model is config:
+            model = tasks.get(table["task"].get("name", tasks.DEFAULT)).options
             continue
         annotation = model.model_fields[name].annotation if name in model.model_fields else None
         if typing.get_origin(annotation) is dict:

@@ -28,8 +28,15 @@ class ImpliedSetting(NamedTuple):
 
 
 # Old dotted name → new dotted name. The name of a section stands for all its keys.
-RENAMED: Mapping[str, str] = {}
-IMPLIED: tuple[ImpliedSetting, ...] = ()
+RENAMED: Mapping[str, str] = {
+    "segmentation": "task",
+    "training.label_smoothing": "task.label_smoothing",
+    "training.class_weights": "task.class_weights",
+    "model.head": "task.pooling",
+    "model.dense_units": "task.dense_units",
+    "model.head_dropout": "task.dropout",
+}
+IMPLIED: tuple[ImpliedSetting, ...] = (ImpliedSetting("model.name", "unet", "task.name", "segmentation"),)
 RENAMED_PRESETS: Mapping[str, str] = {"pictures": "images"}
 OLD_DEFAULT_NAME = "pictures"  # of `pipeline.name`
 

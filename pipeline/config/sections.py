@@ -28,7 +28,6 @@ from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
     FineTuningOptions,
-    SegmentationOptions,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
@@ -37,9 +36,10 @@ from trainer_module.options import (
     check_labels,
     check_model,
     parse_model,
+    parse_task,
 )
 from trainer_module.search_space import TunerOptions
-from trainer_module.section import ModelOptions, Section
+from trainer_module.section import ModelOptions, Section, TaskOptions
 
 
 class PipelineSection(Section):
@@ -121,7 +121,7 @@ class PipelineConfig(Section):
     augmentation: AugmentationOptions = AugmentationOptions()
     model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
-    segmentation: SegmentationOptions = SegmentationOptions()
+    task: SerializeAsAny[TaskOptions] = Field(default_factory=lambda: parse_task({}))
     fine_tuning: FineTuningOptions = FineTuningOptions()
     tuner: TunerOptions = TunerOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
@@ -134,6 +134,11 @@ class PipelineConfig(Section):
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return parse_model(value)
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, value: Any) -> Any:
+        return parse_task(value)
 
     @model_validator(mode="after")
     def _picture_large_enough(self) -> PipelineConfig:
@@ -149,9 +154,9 @@ class PipelineConfig(Section):
     def _sections_agree(self) -> PipelineConfig:
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
-        check_labels(self.model, self.augmentation, self.training)
-        check_explanations(self.model, self.grad_cam)
-        check_evaluation(self.evaluation.of_task(self.model.task), self.model.task)
+        check_labels(self.task, self.augmentation, self.training)
+        check_explanations(self.task, self.grad_cam)
+        check_evaluation(self.evaluation.of_task(self.task.name), self.task.name)
         return self
 
     @model_validator(mode="after")
@@ -242,7 +247,7 @@ class PipelineConfig(Section):
             augmentation=self.augmentation,
             model=self.model,
             training=self.training,
-            segmentation=self.segmentation,
+            task=self.task,
             fine_tuning=self.fine_tuning,
             grad_cam=self.grad_cam,
         )

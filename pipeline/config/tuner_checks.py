@@ -24,22 +24,12 @@ def check(config: PipelineConfig) -> None:
             'training.distribution = "multi_worker" and tuner.enabled do not go together: every worker would '
             "search by itself. Search first, and set what was found"
         )
-    _check_objective(config)
+    search_space.objective(config.task.name, config.tuner.objective)
     search_space.check_room_for_halving(config, config.tuner)
     _check_shortest_trial(config)
     mistakes = [text for name in config.tuner.space for text in _mistakes_in_space(config, name)]
     if mistakes:
         raise ValueError("\n  ".join(mistakes))
-
-
-def _check_objective(config: PipelineConfig) -> None:
-    objective, task = config.tuner.objective, config.model.task
-    known = search_space.OBJECTIVES[task]
-    if objective not in known:
-        raise ValueError(
-            f"tuner.objective: {task} has no `{objective}`"
-            f"{did_you_mean(objective, known) or '. It has: ' + ', '.join(known) + '.'}"
-        )
 
 
 def _in_shortest_trial(config: PipelineConfig, values: dict[str, search_space.Number]) -> str:
@@ -71,7 +61,7 @@ def _mistakes_in_space(config: PipelineConfig, name: str) -> list[str]:
         return [f"{where} is unknown{did_you_mean(name, known) or '. Numbers: ' + ', '.join(some) + '.'}"]
     if needed := search_space.missing_condition(config, name):
         return [f"{where} has no effect: it is read only with {needed}"]
-    if name in search_space.LOSS_FIELDS and config.tuner.objective == "val_loss":
+    if search_space.changes_loss(config, name) and config.tuner.objective == "val_loss":
         return [f"{where} changes the loss itself, which then compares nothing: set another tuner.objective"]
     # Each value is put into the whole configuration, as a trial will do it: whatever is refused there is refused here.
     chosen = config.tuner.space[name]

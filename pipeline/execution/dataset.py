@@ -10,6 +10,7 @@ from components.image_example_gen import layout as layouts
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.nodes import NODE_IDS
+from trainer_module import features, tasks
 from trainer_module.error_text import did_you_mean
 
 
@@ -87,14 +88,14 @@ def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: s
     """Refuses a model that the data cannot train."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
-    name = config.model.name
-    if layout.with_masks and config.model.task != "segmentation":
-        raise ConfigError(
-            f"{layout.root} has masks, and model.name = {name} tells classes of whole pictures. Use one for masks "
-            "(--set model.name=unet); --to ExampleValidator only reads, divides and checks these data."
-        )
-    if not layout.with_masks and config.model.task == "segmentation":
-        raise ConfigError(
-            f"model.name = {name} needs a mask for every picture, and {layout.root} has classes of whole pictures. "
-            "Use another model (--set model.name=scratch_cnn), or bring images/ and masks/."
-        )
+    provided = {features.MASK_ENCODED if layout.with_masks else features.CLASS_TEXT}
+    task = tasks.get(config.task.name)
+    if provided.issuperset(task.label_features):
+        return
+    fitting = [name for name in tasks.names() if provided.issuperset(tasks.get(name).label_features)]
+    raise ConfigError(
+        f'task.name = "{task.name}" requires {task.label_noun}, and {layout.root} has '
+        f"{' or '.join(tasks.get(name).label_noun for name in fitting)}. Use "
+        f"{' or '.join(f'--set task.name={name}' for name in fitting)}; or use --to ExampleValidator, which only "
+        "reads, splits and checks these data."
+    )

@@ -232,7 +232,7 @@ def samples_of(
     from trainer_module import tasks
 
     options = config.trainer_options(classes)
-    change = tasks.of(options).changes(options)
+    change = tasks.get(options.task.name).augment(options)
     pixels = tf.constant(np.stack([picture.pixels for picture in pictures]))
     masks = [picture.mask for picture in pictures if picture.mask is not None]
     truth = tf.constant(

@@ -42,8 +42,8 @@ def export_model(folder: Path, weights: str) -> None:
 
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
+    from trainer_module.network import build as build_network
     from trainer_module.options import TrainerOptions
-    from trainer_module.tasks import classification
 
     class TransformLayer(tf.Module):
         def __call__(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -55,7 +55,7 @@ def export_model(folder: Path, weights: str) -> None:
         transform={"image_size": 224, "normalization": "backbone"},
         model={"name": "transfer", "backbone": "mobilenet_v2", "weights": weights},
     )
-    model = classification.build_model(options, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    model = build_network(options, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
     export.export(
         model,
         options,

@@ -53,7 +53,7 @@ def export_model(classes: list[str], root: Path) -> None:
     from pipeline.config import loading
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
-    from trainer_module.tasks import classification
+    from trainer_module.network import build as build_network
 
     class Labels(tf.Module):
         """Class name → label, as Transform's graph."""
@@ -67,7 +67,7 @@ def export_model(classes: list[str], root: Path) -> None:
             return {features.LABEL: self.table.lookup(raw[features.CLASS_TEXT])}
 
     options = loading.load("cifar10", data="unused").trainer_options(tuple(classes))
-    model = classification.build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
+    model = build_network(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
     export.export(
         model,
         options,

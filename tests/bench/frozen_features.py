@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from trainer_module import preprocessing, training
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
 
@@ -75,7 +76,7 @@ def main() -> None:
     train_data, validation_data = data(held_out, len(labels)), data(0, held_out)
     statistics = PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32))
     keras.utils.set_random_seed(17)
-    model = classification.build_model(options, statistics)
+    model = build_network(options, statistics)
     first = model.get_weights()
 
     start = time.perf_counter()
@@ -84,7 +85,11 @@ def main() -> None:
     cached = time.perf_counter() - start
 
     model.set_weights(first)
-    model.compile(keras.optimizers.Adam(1e-3), classification.loss(options), metrics=classification.metrics(options))
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        classification.TASK.loss(options),
+        metrics=classification.TASK.training_metrics(options),
+    )
     times = _Times()
     model.fit(train_data, validation_data=validation_data, epochs=arguments.measured, callbacks=[times], verbose=0)
     later = float(np.mean(times.seconds[1:]))

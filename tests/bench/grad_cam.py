@@ -30,9 +30,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays, tasks
+from trainer_module import features, grad_cam, overlays
 from trainer_module.fused_normalization import fused
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 
 # Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop. Of masks there is
@@ -56,7 +57,7 @@ def build(name: str, weights: str) -> keras.Model:
         }
     keras.utils.set_random_seed(3)
     options = TrainerOptions(classes=tuple("abcdefghij"), **said)
-    return tasks.of(options).build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
+    return build_network(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
 
 
 def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:

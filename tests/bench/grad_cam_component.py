@@ -55,7 +55,7 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
     from pipeline.config import loading
     from trainer_module import features
     from trainer_module.input_pipeline import PixelStatistics
-    from trainer_module.tasks import classification
+    from trainer_module.network import build as build_network
 
     loaded = loading.load("cifar10", data="unused", overrides=[f"grad_cam.select={select}"])
     options = loaded.trainer_options(tuple(classes))
@@ -64,7 +64,7 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
         for name in ("examples/Split-test", "model_run", "explanations"):
             (root / name).mkdir(parents=True)
         write_examples(files, root / "examples/Split-test")
-        model = classification.build_model(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
+        model = build_network(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
         model.save(root / "model_run" / features.KERAS_FILE)
         inputs = {
             "examples": standard_artifacts.Examples(),

@@ -89,8 +89,8 @@ def export_models(folder: Path, weights: str, names: list[str]) -> dict[str, tup
 
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
+    from trainer_module.network import build as build_network
     from trainer_module.options import TrainerOptions, TransformOptions
-    from trainer_module.tasks import classification
 
     classes = tuple("0123456789")
 
@@ -124,7 +124,7 @@ def export_models(folder: Path, weights: str, names: list[str]) -> dict[str, tup
         statistics = PixelStatistics(np.full(channels, 100.0, np.float32), np.full(channels, 2500.0, np.float32))
         saved = folder / name / "1"
         export.export(
-            classification.build_model(options, statistics),
+            build_network(options, statistics),
             options,
             tft_layer=TransformLayer(),
             raw_feature_spec={features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)},

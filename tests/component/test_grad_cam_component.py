@@ -20,8 +20,9 @@ from components.image_example_gen import picture
 from components.pusher import executor as pusher
 from trainer_module import faithfulness, features, grad_cam, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
-from trainer_module.tasks import classification, segmentation
+from trainer_module.tasks import classification
 
 SLICES = ("brightness", "camera")
 
@@ -110,7 +111,7 @@ def explained(tiny_model, examples, tmp_path_factory):
 
 def test_the_most_telling_decisions_of_every_class_and_slice_are_chosen(tiny_model, examples, explained):
     folder, artifact = explained
-    p = classification.expected(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    p = classification.TASK.export.reference(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     truth, best = np.array([0, 1, 2] * 4), np.sort(p, axis=1)
     right, margin = p.argmax(axis=1) == truth, best[:, -1] - best[:, -2]
     groups = {f"class = {name}": truth == index for index, name in enumerate(tiny_model.options.classes)}
@@ -253,9 +254,10 @@ def masked(tmp_path_factory):
         ignore_id=255,
         transform=TransformOptions(image_size=16),
         model={"name": "unet", "depth": 1, "filters": 4},
+        task={"name": "segmentation"},
         grad_cam={"faithfulness_steps": 2, "least_certain": 0},
     )
-    model = segmentation.build_model(options, PixelStatistics(np.full(3, 90.0, np.float32), np.full(3, 900.0, "f")))
+    model = build_network(options, PixelStatistics(np.full(3, 90.0, np.float32), np.full(3, 900.0, "f")))
     random = np.random.default_rng(9)
     pictures, masks, written = [], [], []
     for index in range(8):

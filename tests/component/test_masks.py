@@ -45,7 +45,7 @@ def load(street, *overrides):
     return loaded, dataset.prepare(loaded)
 
 
-UNET = ("model.name=unet", "model.depth=2", "model.filters=4", "segmentation.class_weights=balanced")
+UNET = ("task.name=segmentation", "model.name=unet", "model.depth=2", "model.filters=4", "task.class_weights=balanced")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from components.image_example_gen import picture
 from components.model_report import executor, masks
 from trainer_module import features, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
 from trainer_module.tasks import segmentation
 
@@ -175,10 +176,9 @@ def mask_model(tmp_path_factory):
         ignore_id=255,
         transform=TransformOptions(image_size=16),
         model={"name": "unet", "depth": 1, "filters": 4},
+        task={"name": "segmentation"},
     )
-    model = segmentation.build_model(
-        options, PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np.float32))
-    )
+    model = build_network(options, PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np.float32)))
     path = str(tmp_path_factory.mktemp("masks") / "model.keras")
     model.save(path)
     random = np.random.default_rng(5)

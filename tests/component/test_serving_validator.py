@@ -61,7 +61,7 @@ def test_what_a_search_changes_is_not_asked_for(tiny_model, other_numbers, good)
 def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
     # The whole set of signatures, saved as TFX's own examples save a model: tf.saved_model.load takes it, and answers.
     options = tiny_model.options
-    endpoints = classification.endpoints(tiny_model.model, options, tft_layer=None, raw_feature_spec={})
+    endpoints = classification.TASK.export.signatures(tiny_model.model, options, tft_layer=None, raw_feature_spec={})
     del endpoints["transform_features"]
     signatures = {
         name: tf.function(endpoint.compute, input_signature=endpoint.inputs) for name, endpoint in endpoints.items()
@@ -70,7 +70,7 @@ def test_a_model_exported_the_wrong_way_is_refused(tiny_model, tmp_path):
     tf.saved_model.save(tiny_model.model, wrong, signatures=signatures)
     loaded = tf.saved_model.load(wrong).signatures["serving_default"]
     answer = loaded(image_bytes=tf.constant(tiny_model.image_bytes))["probabilities"]
-    expected = classification.expected(tiny_model.model, options, tiny_model.image_bytes)
+    expected = classification.TASK.export.reference(tiny_model.model, options, tiny_model.image_bytes)
     np.testing.assert_allclose(answer, expected, atol=1e-5)
 
     found = failures(validate(wrong, tiny_model))

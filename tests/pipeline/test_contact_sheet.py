@@ -81,7 +81,7 @@ def test_the_samples_are_what_training_sees(class_folders):
     options = chosen.trainer_options(found.classes)
     pixels = tf.constant(np.stack([picture.pixels for picture in pictures]))
     seed = tf.constant([chosen.training.seed, 2], tf.int64)
-    expected, shares = tasks.of(options).changes(options)(seed, pixels, tf.constant([0, 1, 0, 1], tf.int64))
+    expected, shares = tasks.get(options.task.name).augment(options)(seed, pixels, tf.constant([0, 1, 0, 1], tf.int64))
     for row, pixels, share in zip(samples, expected.numpy(), shares.numpy(), strict=True):
         np.testing.assert_allclose(row[2].pixels, pixels, atol=0.5 + 1e-3)
         np.testing.assert_array_equal(row[2].shares, share)
@@ -111,7 +111,7 @@ def test_a_mask_is_painted_upon_its_picture_but_for_the_background(tmp_path):
         mask[4:12, 4:12] = 1
         Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(tmp_path / "images" / f"{index}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{index}.png")
-    overrides = ("model.name=unet", "model.depth=1", "augmentation.vertical_flip=true")
+    overrides = ("task.name=segmentation", "model.name=unet", "model.depth=1", "augmentation.vertical_flip=true")
     chosen, found = configured(tmp_path, *overrides)
     sheet, count = contact_sheet.make(chosen, found, 5, unused)
     assert count == 2
@@ -132,7 +132,7 @@ def test_ignored_pixels_are_no_reason_to_leave_a_picture_out(tmp_path, said):
     mask[:4] = 255
     Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(tmp_path / "images" / "0.png")
     Image.fromarray(mask).save(tmp_path / "masks" / "0.png")
-    overrides = ("model.name=unet", "augmentation.vertical_flip=true")
+    overrides = ("task.name=segmentation", "model.name=unet", "augmentation.vertical_flip=true")
     chosen, found = configured(tmp_path, *overrides, *(["data.ignore_id=255"] if said == "option" else []))
     (picture,) = contact_sheet.read(chosen, found, 1, unused)
     np.testing.assert_array_equal(picture.mask, mask)

@@ -13,7 +13,7 @@ from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.preview import network_summary
 
-TINY = ["model.blocks=[[2],[3]]", "model.dense_units=4"]
+TINY = ["model.blocks=[[2],[3]]", "task.dense_units=4"]
 
 
 def tfx_vision(*arguments):

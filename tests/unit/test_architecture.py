@@ -20,9 +20,10 @@ def rows_of(model):
     return {row.name: row for row in architecture.describe(model).layers}
 
 
-def options(model, size=32, channels=3, classes=10, normalization="dataset"):
+def options(model, size=32, channels=3, classes=10, normalization="dataset", task=None):
     transform = TransformOptions(image_size=size, channels=channels, normalization=normalization)
-    return TrainerOptions(classes=tuple(map(str, range(classes))), transform=transform, model=model)
+    task = task or {"name": "segmentation" if model["name"] == "unet" else "classification"}
+    return TrainerOptions(classes=tuple(map(str, range(classes))), transform=transform, model=model, task=task)
 
 
 def side_after(side, kernel, stride, same, dilation=1):
@@ -301,8 +302,8 @@ def test_the_receptive_field_of_a_graph_is_what_gradients_reach():
 @pytest.mark.parametrize("kind", KINDS)
 def test_scratch_cnn_in_every_combination_by_formula(kind, downsampling, head, size, channels):
     blocks, units, classes = ((4, 6), (8,), (10, 12)), 16, 7
-    model = {"name": "scratch_cnn", "blocks": blocks, "convolution": kind, "downsampling": downsampling, "head": head}
-    given = options(model | {"dense_units": units}, size, channels, classes)
+    model = {"name": "scratch_cnn", "blocks": blocks, "convolution": kind, "downsampling": downsampling}
+    given = options(model, size, channels, classes, task={"pooling": head, "dense_units": units})
     network = architecture.network(given)
     found = architecture.describe(network)
     rows = {row.name: row for row in found.layers}
@@ -345,7 +346,7 @@ def test_scratch_cnn_as_it_comes():
     ("model", "feature_map"),
     [
         ({"name": "transfer", "weights": "nowhere.h5"}, features.FEATURES_LAYER),
-        ({"name": "unet", "encoder": "mobilenet_v2", "filters": 2}, features.BOTTLENECK_LAYER),
+        ({"name": "unet", "encoder": "mobilenet_v2", "filters": 2}, features.FEATURES_LAYER),
     ],
     ids=["transfer", "unet"],
 )
@@ -366,6 +367,6 @@ def test_pre_trained_weights_are_not_needed(model, feature_map, monkeypatch):
 def test_past_the_bottleneck_of_a_unet_nothing_is_said_of_receptive_fields():
     rows = rows_of(architecture.network(options({"name": "unet", "depth": 2, "filters": 2}, size=16)))
     # Two 3x3 convolutions at strides 1, 2 and 4, two poolings between them.
-    assert rows[features.BOTTLENECK_LAYER].receptive_field == ((1 + 2 * 2 + 1 + 2 * 4 + 2 + 2 * 8,) * 2, (4, 4))
+    assert rows[features.FEATURES_LAYER].receptive_field == ((1 + 2 * 2 + 1 + 2 * 4 + 2 + 2 * 8,) * 2, (4, 4))
     assert rows["up1"].receptive_field is rows["skip1"].receptive_field is rows["logits"].receptive_field is None
     assert rows["up1"].macs == 4 * 4 * 2 * 2 * 8 * 4

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from trainer_module import augmentation
+from trainer_module import augmentation, training
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions
 from trainer_module.tasks import classification, segmentation
 
@@ -268,14 +269,14 @@ def options(task="classification", **augmented):
         model={"name": "scratch_cnn", "blocks": [[8], [8]]}
         if task == "classification"
         else {"name": "unet", "depth": 1, "filters": 4},
+        task={"name": task},
         training={"batch_size": 4, "epochs": 1},
     )
 
 
 def network(chosen):
     keras.utils.set_random_seed(2)
-    task = classification if chosen.model.task == "classification" else segmentation
-    return task.build_model(chosen, PixelStatistics(np.full(3, 127.0, np.float32), np.full(3, 900.0, np.float32)))
+    return build_network(chosen, PixelStatistics(np.full(3, 127.0, np.float32), np.full(3, 900.0, np.float32)))
 
 
 @pytest.fixture
@@ -298,7 +299,7 @@ def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixin
 
     def run():
         keras.utils.set_random_seed(17)  # as the trainer does
-        return epochs(classification.augmented(None, data, chosen)[1])
+        return epochs(training.augmented(None, data, chosen)[1])
 
     (first, second), again = run(), run()
     assert equal(first, again[0]) and equal(second, again[1])
@@ -311,7 +312,7 @@ def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixin
 
 def test_the_data_of_a_reproducible_run_keep_their_length_and_weights(data):
     weighted = data.map(lambda images, labels: (images, labels, tf.cast(labels, tf.float32)))
-    _, result = classification.augmented(None, weighted, options(mixup=1.0))
+    _, result = training.augmented(None, weighted, options(mixup=1.0))
     assert int(result.cardinality()) == 3
     for _, labels, weights in result:
         np.testing.assert_allclose(weights.numpy(), labels.numpy() @ np.arange(3.0), atol=1e-5)
@@ -334,7 +335,7 @@ def test_a_model_with_changes_is_reproducible_and_uses_the_same_function(images)
 def test_nothing_changes_outside_training(images):
     chosen = options(**EVERYTHING)
     model = network(chosen)
-    fitted, _ = classification.augmented(model, None, chosen)
+    fitted, _ = training.augmented(model, None, chosen)
     expected = model(images, training=False).numpy()
     assert fitted is not model
     np.testing.assert_array_equal(fitted(images, training=False), expected)
@@ -350,9 +351,9 @@ def test_both_placements_train(data, placement):
     chosen = options(placement=placement, **EVERYTHING)
     model = network(chosen)
     before = model.get_weights()
-    fitted, changed_data = classification.augmented(model, data, chosen)
+    fitted, changed_data = training.augmented(model, data, chosen)
     assert (fitted is model) == (placement == "in_dataset") == (changed_data is not data)
-    fitted.compile("adam", classification.loss(chosen), metrics=classification.metrics(chosen))
+    fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
     history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
     assert np.isfinite(history.history["loss"]).all() and np.isfinite(history.history["val_loss"]).all()
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
@@ -361,9 +362,9 @@ def test_both_placements_train(data, placement):
 def test_mixed_labels_train(data):
     chosen = options(mixup=0.3, cutmix=1.0)
     model = network(chosen)
-    fitted, changed_data = classification.augmented(model, data, chosen)
+    fitted, changed_data = training.augmented(model, data, chosen)
     assert fitted is model
-    fitted.compile("adam", classification.loss(chosen), metrics=classification.metrics(chosen))
+    fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
     history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert 0 <= history.history["val_accuracy"][0] <= 1
@@ -374,13 +375,13 @@ def test_masks_are_changed_in_the_data(rng):
     data = tf.data.Dataset.from_tensor_slices((images, images[..., 0] // 86)).batch(4)
     chosen = options("segmentation", **GEOMETRY)
     model = network(chosen)
-    fitted, changed_data = segmentation.augmented(model, data, chosen)
+    fitted, changed_data = training.augmented(model, data, chosen)
     assert fitted is model
     keras.utils.set_random_seed(17)
-    one = epochs(segmentation.augmented(model, data, chosen)[1], 1)
+    one = epochs(training.augmented(model, data, chosen)[1], 1)
     keras.utils.set_random_seed(17)
-    assert equal(one[0], epochs(segmentation.augmented(model, data, chosen)[1], 1)[0])
-    fitted.compile("adam", segmentation.loss(chosen), metrics=segmentation.metrics(chosen))
+    assert equal(one[0], epochs(training.augmented(model, data, chosen)[1], 1)[0])
+    fitted.compile("adam", segmentation.TASK.loss(chosen), metrics=segmentation.TASK.training_metrics(chosen))
     assert np.isfinite(fitted.fit(changed_data, shuffle=False, verbose=0).history["loss"]).all()
 
 
@@ -396,20 +397,20 @@ def test_nothing_asked_for_is_nothing_done(task):
 
 
 @pytest.mark.parametrize(
-    ("augmented", "training", "message"),
+    ("augmented", "task", "message"),
     [
-        ({"random_erasing": 0.1}, {}, r"augmentation\.random_erasing is for pictures with one label"),
-        ({"mixup": 0.1}, {}, r"augmentation\.mixup is for .*set it to 0"),
-        ({"cutmix": 0.1}, {}, r"augmentation\.cutmix is for"),
+        ({"random_erasing": 0.1}, {}, r"augmentation\.random_erasing does not support pictures with one label"),
+        ({"mixup": 0.1}, {}, r"augmentation\.mixup does not support .*set it to 0"),
+        ({"cutmix": 0.1}, {}, r"augmentation\.cutmix does not support"),
         ({"placement": "in_model"}, {}, r'set augmentation\.placement = "in_dataset"'),
-        ({}, {"label_smoothing": 0.1}, r"training\.label_smoothing is for"),
-        ({}, {"class_weights": "balanced"}, r"set segmentation\.class_weights, which counts pixels"),
+        ({}, {"label_smoothing": 0.1}, r"task\.label_smoothing\s+Extra inputs"),
     ],
 )
-def test_what_does_not_go_with_masks(augmented, training, message):
-    TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, augmentation=augmented, training=training)
+def test_options_that_masks_do_not_support(augmented, task, message):
+    TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, augmentation=augmented, task=task)
+    masks = {"name": "segmentation", **task}
     with pytest.raises(ValueError, match=message):
-        TrainerOptions(classes=("a", "b"), model={"name": "unet"}, augmentation=augmented, training=training)
+        TrainerOptions(classes=("a", "b"), model={"name": "unet"}, augmentation=augmented, task=masks)
 
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])

@@ -1,5 +1,6 @@
 """Conformance: what holds for every backbone in the folder, with random weights; and where weights come from."""
 
+import dataclasses
 import functools
 import os
 import pickle
@@ -17,6 +18,7 @@ from components.serving_validator import graph_walk
 from trainer_module import backbones, export, features, keras_file
 from trainer_module.backbones import _torch_file, _weights, efficientnet_lite0, mobilenet_v2
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 from trainer_module.precision import to_float32
 from trainer_module.session_model import SessionModel
@@ -65,7 +67,7 @@ def model(options):
         module = types.SimpleNamespace(build=functools.partial(random_base, module.build))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "get", lambda _: module)
-        model = classification.build_model(options, STATISTICS)
+        model = build_network(options, STATISTICS)
     calibrate(model.get_layer(features.BACKBONE_LAYER))
     return model
 
@@ -141,10 +143,13 @@ def test_the_keras_file_and_the_session_give_the_same_numbers(name, model, optio
     spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
     if name != "saved_model":
         # A trace of a large network takes seconds, and its gradient more: the others are traced where it is quick.
-        every = classification.endpoints
-        monkeypatch.setattr(
-            classification, "endpoints", lambda *args: {features.SERVING_DEFAULT: every(*args)["serving_default"]}
-        )
+        every = classification.TASK.export.signatures
+
+        def signatures(*args):
+            return {features.SERVING_DEFAULT: every(*args)[features.SERVING_DEFAULT]}
+
+        replaced = dataclasses.replace(classification.TASK.export, signatures=signatures)
+        monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, export=replaced))
     serving_dir, run_dir = str(tmp_path / "serving"), str(tmp_path / "run")
     export.export(
         model, options, tft_layer=NoTransform(), raw_feature_spec=spec, serving_dir=serving_dir, run_dir=run_dir
@@ -176,7 +181,7 @@ def check_the_other_signatures(session, encoded, model):
 def test_mixed_precision_ends_in_float32(small, precision, vector_folder, images):
     weights = vector_folder if small == "saved_model" else "none"
     mixed = transfer_options(small, weights, training={"precision": precision})
-    model = classification.build_model(mixed, STATISTICS)
+    model = build_network(mixed, STATISTICS)
     assert model.get_layer(features.POOLED_LAYER).compute_dtype == precision.removeprefix("mixed_")
     logits = model(images, training=False)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
@@ -190,12 +195,12 @@ def test_mixed_precision_ends_in_float32(small, precision, vector_folder, images
 def test_a_base_of_random_weights_is_trained_from_the_start():
     chosen = transfer_options("mobilenet_v2", "none")
     assert not chosen.model.begins_frozen()
-    base = classification.build_model(chosen, STATISTICS).get_layer(features.BACKBONE_LAYER)
+    base = build_network(chosen, STATISTICS).get_layer(features.BACKBONE_LAYER)
     assert all(layer.trainable for layer in base.layers)
 
 
 def test_statistics_of_random_weights_are_learnt_within_a_few_steps():
-    base = classification.build_model(transfer_options("mobilenet_v2"), STATISTICS).get_layer(features.BACKBONE_LAYER)
+    base = build_network(transfer_options("mobilenet_v2"), STATISTICS).get_layer(features.BACKBONE_LAYER)
     first = next(layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization))
     maps = np.random.default_rng(3).normal(5.0, 2.0, (8, 6, 6, first.moving_mean.shape[0])).astype(np.float32)
     for _ in range(60):
@@ -207,7 +212,7 @@ def test_statistics_of_random_weights_are_learnt_within_a_few_steps():
 def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, images):
     from trainer_module import grad_cam
 
-    model = classification.build_model(transfer_options("saved_model", vector_folder), STATISTICS)
+    model = build_network(transfer_options("saved_model", vector_folder), STATISTICS)
     heatmap = grad_cam.explainer(model)(tf.constant(images)).heatmap.numpy()
     assert all(len(np.unique(one)) == 1 and one.flat[0] in (0.0, 1.0) for one in heatmap)
 

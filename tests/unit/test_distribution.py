@@ -36,7 +36,8 @@ keras.utils.set_random_seed(1)
 options = TrainerOptions(
     classes=("a", "b"),
     transform={"image_size": 8},
-    model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4, "block_dropout": 0, "head_dropout": 0},
+    model={"name": "scratch_cnn", "blocks": [[4], [4]], "block_dropout": 0},
+    task={"dense_units": 4, "dropout": 0},
     training={"epochs": 3, "batch_size": 8, "distribution": name},
 )
 if len(sys.argv) > 3:  # ends after so many epochs, as if it were killed
@@ -49,7 +50,7 @@ if len(sys.argv) > 3:  # ends after so many epochs, as if it were killed
 images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
 data = tf.data.Dataset.from_tensor_slices((images, np.arange(24) % 2)).batch(8)
 with strategy.scope():
-    model = classification.build_model(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
+    model = build_network(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
     # One file for all workers, as in a folder that they share; one of them writes it.
     checkpoint = CheckpointFile(run_dir + "/../kept.npz", "key", is_written=distribution.is_chief(strategy))
     history = training.train(

@@ -28,7 +28,7 @@ def test_all_signatures_are_there(tiny_session):
 def test_predictions_are_the_keras_models(tiny_session, tiny_model, signature):
     values = tiny_model.image_bytes if signature == "serving_default" else tiny_model.examples
     answer = tiny_session.run_on(signature, values)
-    expected = classification.expected(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    expected = classification.TASK.export.reference(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     np.testing.assert_array_equal(answer["class_id"], expected.argmax(axis=1))
     assert [label.decode() for label in answer["label"]] == [

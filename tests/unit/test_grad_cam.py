@@ -8,8 +8,8 @@ import tensorflow as tf
 from trainer_module import features, grad_cam, overlays
 from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification, segmentation
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 STATISTICS = PixelStatistics(np.full(3, 60.0, np.float32), np.full(3, 1200.0, np.float32))
@@ -42,21 +42,21 @@ def pictures(rng):
     return rng.integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
 
 
-def network(task=classification, classes=3, **model):
+def network(task="classification", classes=3, head=None, **model):
     keras.utils.set_random_seed(5)
     names = tuple("abcdefgh"[:classes])
     normalization = "backbone" if model["name"] == "transfer" else "dataset"
     transform = {"image_size": 32, "normalization": normalization}
-    given = TrainerOptions(classes=names, transform=transform, model=model)
-    return task.build_model(given, STATISTICS)
+    given = TrainerOptions(classes=names, transform=transform, model=model, task={"name": task, **(head or {})})
+    return build_network(given, STATISTICS)
 
 
-def scratch_cnn(**keys):
-    return network(name="scratch_cnn", **({"blocks": [[8], [16]], "dense_units": 12} | keys))
+def scratch_cnn(head=None, **keys):
+    return network(name="scratch_cnn", head={"dense_units": 12} | (head or {}), **({"blocks": [[8], [16]]} | keys))
 
 
 def unet(classes=3):
-    return network(segmentation, classes, name="unet", depth=2, filters=4)
+    return network("segmentation", classes, name="unet", depth=2, filters=4)
 
 
 def normalized(maps):
@@ -169,7 +169,7 @@ def textbook(model, image, class_id, layer):
 
 @pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
 def test_the_cut_network_gives_what_the_whole_one_gives(head, pictures):
-    model = scratch_cnn(head=head)
+    model = scratch_cnn({"pooling": head})
     for layer in (features.FEATURES_LAYER, "block1_relu1"):
         explanation = grad_cam.explainer(model, layer=layer)(tf.constant(pictures))
         expected = [
@@ -218,7 +218,7 @@ def test_of_an_encoder_decoder_the_bottleneck_is_found():
     assert found_map(unet()) == ("bottleneck_dropout", (8, 8, 16))
     model = unet()
     pictures = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
-    by_name = grad_cam.explainer(model, layer=features.BOTTLENECK_LAYER)(pictures)
+    by_name = grad_cam.explainer(model, layer=features.FEATURES_LAYER)(pictures)
     np.testing.assert_allclose(by_name.heatmap, grad_cam.explainer(model)(pictures).heatmap, atol=1e-6)
 
 
@@ -275,7 +275,7 @@ def test_a_layer_that_is_none_is_refused(linear_model):
 
 def test_a_layer_that_is_none_is_said_before_the_training():
     with pytest.raises(ValueError, match=r"no layer 'block9_relu1'\. Did you mean `block"):
-        classification.build_model(
+        build_network(
             TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, grad_cam={"layer": "block9_relu1"}),
             STATISTICS,
         )
@@ -336,7 +336,7 @@ def cued():
             images[index, top : top + 8, left : left + 8] += 130.0
         return images, labels
 
-    model = scratch_cnn(block_dropout=0.0, head_dropout=0.0)
+    model = scratch_cnn({"dropout": 0.0}, block_dropout=0.0)
     model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*draw(512), batch_size=32, epochs=5, verbose=0)
     images, labels = draw(128)

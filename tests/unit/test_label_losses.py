@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from trainer_module import backbones, features, label_losses, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.label_losses import LabelLoss
+from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
 
@@ -73,16 +74,18 @@ LABELS = np.array([0] * 8 + [1] * 3 + [2] * 1)
 
 def options(model="transfer", **sections):
     models = {
-        "transfer": {"name": "transfer", "backbone": "mobilenet_v2", "head_dropout": 0.0},
-        "scratch_cnn": {"name": "scratch_cnn", "blocks": [[4]], "dense_units": 4, "head_dropout": 0.0},
+        "transfer": {"name": "transfer", "backbone": "mobilenet_v2"},
+        "scratch_cnn": {"name": "scratch_cnn", "blocks": [[4]]},
     }
     normalization = "backbone" if model == "transfer" else "dataset"
-    said = {"batch_size": 12, "epochs": 1, "learning_rate": 1e-6} | sections.pop("training", {})
+    training = {"batch_size": 12, "epochs": 1, "learning_rate": 1e-6} | sections.pop("training", {})
+    task = {"dropout": 0.0} | ({"dense_units": 4} if model == "scratch_cnn" else {}) | sections.pop("task", {})
     return TrainerOptions(
         classes=("a", "b", "c"),
         transform={"image_size": SIZE, "normalization": normalization},
         model=models[model],
-        training=said,
+        training=training,
+        task=task,
         **sections,
     )
 
@@ -103,14 +106,14 @@ def data():
 def build(chosen, monkeypatch):
     monkeypatch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone))
     keras.utils.set_random_seed(4)
-    return classification.build_model(chosen, PixelStatistics(np.full(3, 127.0), np.full(3, 5000.0)))
+    return build_network(chosen, PixelStatistics(np.full(3, 127.0), np.full(3, 5000.0)))
 
 
 @pytest.mark.parametrize("model", ["scratch_cnn", "transfer"])
 def test_weights_and_smoothing_reach_the_training_loss_and_smoothing_alone_validation(
     model, data, tmp_path, monkeypatch
 ):
-    chosen = options(model, training={"class_weights": "balanced", "label_smoothing": 0.2})
+    chosen = options(model, task={"class_weights": "balanced", "label_smoothing": 0.2})
     network = build(chosen, monkeypatch)
     if model == "scratch_cnn":  # batch normalisation would make the training loss another
         network.get_layer("block1_bn1").trainable = False
@@ -127,7 +130,7 @@ def test_weights_and_smoothing_reach_the_training_loss_and_smoothing_alone_valid
 
 def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
     chosen = options(
-        training={"class_weights": "balanced", "label_smoothing": 0.1},
+        task={"class_weights": "balanced", "label_smoothing": 0.1},
         fine_tuning={"epochs": 1, "learning_rate": 1e-6, "unfreeze_layers": 1},
     )
     history = training.train(
@@ -140,9 +143,9 @@ def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
 
 
 def test_weights_are_mixed_as_labels_are(data):
-    chosen = options("scratch_cnn", training={"class_weights": "balanced"}, augmentation={"cutmix": 1.0})
+    chosen = options("scratch_cnn", task={"class_weights": "balanced"}, augmentation={"cutmix": 1.0})
     weights = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    _, changed = classification.augmented(None, classification.weighted(data, chosen), chosen)
+    _, changed = training.augmented(None, classification.TASK.sample_weight(data, chosen), chosen)
     ((_, shares, found),) = list(changed)
     np.testing.assert_allclose(found, shares.numpy() @ weights, rtol=1e-5)
     assert len(np.unique(shares)) > 4
@@ -153,7 +156,7 @@ def test_labels_are_counted_once(data):
     watched = data.map(
         lambda x, y: (x, tf.ensure_shape(tf.py_function(lambda y: counted.append(1) or y, [y], y.dtype), [None]))
     )
-    weighted = classification.weighted(watched, options("scratch_cnn", training={"class_weights": "balanced"}))
+    weighted = classification.TASK.sample_weight(watched, options("scratch_cnn", task={"class_weights": "balanced"}))
     assert len(counted) == 1
     for _ in range(2):
         for _batch in weighted:

@@ -1,5 +1,7 @@
 """Conformance: what holds for every model in the folder."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from pydantic import ValidationError
 from components.serving_validator import graph_walk
 from trainer_module import augmentation, export, features, grad_cam, models, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
 from trainer_module.session_model import SessionModel
 from trainer_module.tasks import classification
@@ -20,18 +23,19 @@ ALL_AUGMENTATIONS = AugmentationOptions(
 
 # Kinds of the same network for which the same holds, by the name of the test.
 VARIANTS = {
-    "scratch_cnn separable": {"convolution": "separable", "downsampling": "stride", "head": "flatten"},
-    "scratch_cnn mobilenet": {"convolution": "mobilenet", "downsampling": "average", "head": "global_max"},
+    "scratch_cnn separable": {"convolution": "separable", "downsampling": "stride", "pooling": "flatten"},
+    "scratch_cnn mobilenet": {"convolution": "mobilenet", "downsampling": "average", "pooling": "global_max"},
     "scratch_cnn mixed": {
         "convolution": ["standard", "mobilenet", "separable"],
         "downsampling": ["average", "stride", "max"],
-        "head": "flatten",
+        "pooling": "flatten",
     },
 }
 
 
 def options(name: str, **sections) -> TrainerOptions:
-    name, keys = name.partition(" ")[0], VARIANTS.get(name, {})
+    name, keys = name.partition(" ")[0], dict(VARIANTS.get(name, {}))
+    task = {"name": "classification", **{key: keys.pop(key) for key in ("pooling",) if key in keys}}
     model, normalization = {"name": name, **keys}, "dataset"
     if models.get(name).Options().has_backbone():
         model, normalization = {"name": name, "weights": "none"}, "backbone"
@@ -39,8 +43,12 @@ def options(name: str, **sections) -> TrainerOptions:
         classes=("a", "b", "c"),
         transform=TransformOptions(image_size=32, normalization=normalization),
         model=model,
-        **sections,
+        **{"task": task} | sections,
     )
+
+
+# A batch of four labels per task.
+LABELS = {"classification": np.array([0, 1, 2, 0]), "segmentation": np.zeros((4, 32, 32), np.uint8)}
 
 
 @pytest.fixture
@@ -48,17 +56,13 @@ def images(rng):
     return rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 
-# Those that tell classes of whole pictures; masks have tests of their own.
-CLASSIFIERS = [name for name in models.names() if models.get(name).Options.task == "classification"]
-
-
-@pytest.fixture(params=[*CLASSIFIERS, *VARIANTS])
+@pytest.fixture(params=[*models.names(), *VARIANTS])
 def name(request):
     return request.param
 
 
 def test_shapes_and_named_layers(name, images):
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     assert model(images).shape == (4, 3)
     assert len(model.get_layer(features.FEATURES_LAYER).output.shape) == 4
     assert len(model.get_layer(features.POOLED_LAYER).output.shape) == 2
@@ -66,14 +70,14 @@ def test_shapes_and_named_layers(name, images):
 
 
 def test_the_keras_file_gives_the_same_numbers(name, images, tmp_path):
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(model(images), again(images))
 
 
 def test_augmentation_is_off_outside_training_and_on_inside(name, images):
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     fitted = augmentation.in_model(model, ALL_AUGMENTATIONS, seed=3)
     np.testing.assert_array_equal(model(images), fitted(images, training=False))
     np.testing.assert_array_equal(model(images), model(images))  # nothing random is in what is saved and exported
@@ -84,12 +88,12 @@ def test_augmentation_is_off_outside_training_and_on_inside(name, images):
 
 
 def test_no_augmentation_is_the_model_itself(name):
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     assert augmentation.in_model(model, AugmentationOptions(), seed=3) is model
 
 
 def test_one_picture_alone_is_answered_as_in_a_batch(name, images):
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     singly = np.concatenate([model(images[i : i + 1]) for i in range(len(images))])
     np.testing.assert_allclose(model(images), singly, atol=1e-5)
 
@@ -97,9 +101,9 @@ def test_one_picture_alone_is_answered_as_in_a_batch(name, images):
 def test_every_trainable_weight_gets_a_gradient(name, images):
     import tensorflow as tf
 
-    model = classification.build_model(options(name), STATISTICS)
+    model = build_network(options(name), STATISTICS)
     with tf.GradientTape() as tape:
-        loss = classification.loss(options(name))(
+        loss = tasks.get("classification").loss(options(name))(
             np.array([0, 1, 2, 0]), model(tf.cast(images, tf.float32), training=True)
         )
     gradients = tape.gradient(loss, model.trainable_weights)
@@ -107,16 +111,16 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("task", tasks.names())
 @pytest.mark.parametrize("name", models.names())
-def test_mixed_precision_learns_and_is_saved_in_float32(name, precision, images, tmp_path):
+def test_mixed_precision_learns_and_is_saved_in_float32(name, task, precision, images, tmp_path):
     import tensorflow as tf
 
-    chosen = options(name, training={"precision": precision, "epochs": 1, "batch_size": 4})
-    task = tasks.of(chosen)
-    model = task.build_model(chosen, STATISTICS)
+    chosen = options(name, task={"name": task}, training={"precision": precision, "epochs": 1, "batch_size": 4})
+    model = build_network(chosen, STATISTICS)
     assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in model.layers}
     before = [np.array(weight) for weight in model.trainable_weights]
-    labels = np.zeros((4, 32, 32), np.uint8) if chosen.model.task == "segmentation" else np.array([0, 1, 2, 0])
+    labels = LABELS[task]
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
     history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
     assert np.isfinite(history.history["loss"]).all()
@@ -141,7 +145,7 @@ def test_an_unknown_model_names_the_known_ones():
 
 
 def test_normalisation_by_the_data_sets_statistics(images):
-    model = classification.build_model(options("scratch_cnn"), STATISTICS)
+    model = build_network(options("scratch_cnn"), STATISTICS)
     normalized = model.get_layer("normalize")(images.astype(np.float32))
     expected = (images - STATISTICS.mean) / np.sqrt(STATISTICS.variance)
     np.testing.assert_allclose(normalized, expected, atol=1e-5)
@@ -184,7 +188,7 @@ def scratch_cnn(side: int, **keys) -> keras.Model:
     """For pictures of any size, also of those that `[transform]` would refuse."""
     x = keras.Input([side, side, 3])
     module = models.get("scratch_cnn")
-    return keras.Model(x, module.build(module.Options(**keys), x=x, num_classes=2))
+    return keras.Model(x, module.build(module.Options(**keys), x=x).encoded)
 
 
 def test_scratch_cnn_puts_the_stride_on_the_blocks_last_convolution():
@@ -199,8 +203,7 @@ def test_scratch_cnn_puts_the_stride_on_the_blocks_last_convolution():
 
 @pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
 def test_scratch_cnn_reads_its_last_map_as_the_head_says(head, images):
-    given = options("scratch_cnn").model_dump() | {"model": {"name": "scratch_cnn", "head": head}}
-    model = classification.build_model(TrainerOptions.model_validate(given), STATISTICS)
+    model = build_network(options("scratch_cnn", task={"pooling": head}), STATISTICS)
     inner = keras.Model(model.input, [model.get_layer(name).output for name in (features.FEATURES_LAYER, "pooled")])
     maps, pooled = (np.asarray(value) for value in inner(images))
     expected = {
@@ -219,10 +222,15 @@ def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, mo
             return {features.LABEL: tf.strings.length(raw[features.CLASS_TEXT])}
 
     spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
-    every, traced = classification.endpoints, ("serving_default", "explain", "embed")  # a trace takes seconds
-    monkeypatch.setattr(classification, "endpoints", lambda *args: {name: every(*args)[name] for name in traced})
+    task = classification.TASK
+
+    def signatures(*args):  # a trace takes seconds
+        return {key: task.export.signatures(*args)[key] for key in ("serving_default", "explain", "embed")}
+
+    replaced = dataclasses.replace(task, export=dataclasses.replace(task.export, signatures=signatures))
+    monkeypatch.setattr(classification, "TASK", replaced)
     given = options("scratch_cnn mixed")
-    model = classification.build_model(given, STATISTICS)
+    model = build_network(given, STATISTICS)
     serving_dir = str(tmp_path / "serving")
     export.export(
         model,
@@ -249,6 +257,6 @@ def test_scratch_cnn_default_size():
     convolutions = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128)]
     expected = sum(9 * c_in * c_out + 4 * c_out for c_in, c_out in convolutions)
     expected += 128 * 256 + 256 + 256 * 3 + 3
-    model = classification.build_model(options("scratch_cnn"), STATISTICS)
+    model = build_network(options("scratch_cnn"), STATISTICS)
     in_normalisation = model.get_layer("normalize").count_params()
     assert model.count_params() - in_normalisation == expected

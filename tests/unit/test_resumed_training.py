@@ -10,8 +10,8 @@ import tensorflow as tf
 from trainer_module import backbones, features, training
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
 from trainer_module.options import FineTuningOptions, TrainerOptions, TrainingOptions
-from trainer_module.tasks import classification
 
 STATISTICS = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np.float32))
 
@@ -25,7 +25,8 @@ def whole():
     return TrainerOptions(
         classes=("a", "b"),
         transform={"image_size": 8},
-        model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4},
+        model={"name": "scratch_cnn", "blocks": [[4], [4]]},
+        task={"dense_units": 4},
         augmentation={"horizontal_flip": True},
         training={"epochs": 5, "learning_rate": 0.3, "plateau_patience": 1, "early_stopping_patience": 3},
     )
@@ -44,7 +45,8 @@ def two_phases():
         classes=("a", "b"),
         transform={"image_size": 32, "normalization": "backbone"},
         # The kept features are shuffled, and another order would meet other random numbers.
-        model={"name": "transfer", "head_dropout": 0.0},
+        model={"name": "transfer"},
+        task={"dropout": 0.0},
         training={"epochs": 2, "learning_rate": 0.05, "schedule": "one_cycle"},
         fine_tuning={"epochs": 2, "learning_rate": 0.01, "unfreeze_layers": 2},
     )
@@ -73,7 +75,7 @@ def run(monkeypatch, tmp_path):
         # One batch an epoch: the order of the pictures, which begins anew, makes no difference.
         data = tf.data.Dataset.from_tensor_slices((images, np.arange(12, dtype=np.int64) % 2)).batch(12)
         keras.utils.set_random_seed(3)
-        model = classification.build_model(options, STATISTICS)
+        model = build_network(options, STATISTICS)
         checkpoint = CheckpointFile(str(tmp_path / f"{name}.npz"), "key")
         with monkeypatch.context() as patch:
             if killed_after:

@@ -77,8 +77,8 @@ def test_hyperband_has_trials_for_its_first_bracket(epochs, longer):
 
 
 def test_names_may_be_quoted_or_nested():
-    quoted = TunerOptions(space={"model.head_dropout": {"min": 0.1, "max": 0.2}})
-    assert TunerOptions(space={"model": {"head_dropout": {"min": 0.1, "max": 0.2}}}) == quoted
+    quoted = TunerOptions(space={"task.dropout": {"min": 0.1, "max": 0.2}})
+    assert TunerOptions(space={"task": {"dropout": {"min": 0.1, "max": 0.2}}}) == quoted
     assert TunerOptions.model_validate_json(quoted.model_dump_json()) == quoted
 
 
@@ -86,7 +86,7 @@ def test_every_number_but_length_and_seed_can_be_tuned():
     found = search_space.numeric_fields(options())
     assert found["training.batch_size"] is int
     assert found["augmentation.rotation"] is float
-    assert found["model.dense_units"] is int
+    assert found["task.dense_units"] is int
     assert not {"model.blocks", "augmentation.horizontal_flip", "model.name"} & set(found)
     assert not set(search_space.NOT_TUNED) & set(found)
     for name in search_space.NOT_TUNED:  # they exist
@@ -95,7 +95,11 @@ def test_every_number_but_length_and_seed_can_be_tuned():
 
 
 def test_every_condition_is_of_a_field():
-    encoded = options(model={"name": "unet", "encoder": "mobilenet_v2"}, transform={"normalization": "backbone"})
+    encoded = options(
+        task={"name": "segmentation"},
+        model={"name": "unet", "encoder": "mobilenet_v2"},
+        transform={"normalization": "backbone"},
+    )
     for key in search_space._READ_WHEN:
         assert any(name.startswith(key) for name in search_space.numeric_fields(encoded)), key
 
@@ -108,11 +112,11 @@ def test_integers_are_shown_whole(value, text):
 
 
 def test_values_are_put_in_and_checked_anew():
-    found = search_space.with_values(options(), {"training.learning_rate": 0.5, "model.dense_units": 7})
-    assert (found.training.learning_rate, found.model.dense_units) == (0.5, 7)
-    assert found.model_copy(update={"training": options().training, "model": options().model}) == options()
+    found = search_space.with_values(options(), {"training.learning_rate": 0.5, "task.dense_units": 7})
+    assert (found.training.learning_rate, found.task.dense_units) == (0.5, 7)
+    assert found.model_copy(update={"training": options().training, "task": options().task}) == options()
     with pytest.raises(ValidationError, match="less than 1"):
-        search_space.with_values(options(), {"model.head_dropout": 1.0})
+        search_space.with_values(options(), {"task.dropout": 1.0})
     with pytest.raises(ValidationError, match="no base that begins frozen"):
         search_space.with_values(options(), {"fine_tuning.epochs": 1})
 

@@ -14,6 +14,7 @@ from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import transfer
+from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions
 from trainer_module.tasks import classification
 
@@ -58,7 +59,7 @@ def model():
 def small_model():
     keras.utils.set_random_seed(2)
     statistics = PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32))
-    return classification.build_model(options(), statistics)
+    return build_network(options(), statistics)
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
     history = training.train(
         fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
     )
-    fresh.compile(loss=classification.loss(options()), metrics=classification.metrics(options()))
+    fresh.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
     loss, _ = fresh.evaluate(data, verbose=0)
     assert loss == pytest.approx(min(history.history["val_loss"]), rel=1e-4)
     assert history.history["val_loss"][-1] > min(history.history["val_loss"])
@@ -196,10 +197,11 @@ def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision):
     chosen = TrainerOptions(
         classes=("a", "b", "c"),
         transform={"image_size": SIZE, "normalization": "rescale"},
-        model={"name": "scratch_cnn", "blocks": [[4], [4]], "dense_units": 4},
+        model={"name": "scratch_cnn", "blocks": [[4], [4]]},
+        task={"dense_units": 4},
         training={"batch_size": 6, "epochs": 2, "precision": precision},
     )
-    model = classification.build_model(chosen, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    model = build_network(chosen, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
     computed_in = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
     assert computed_in == {precision.removeprefix("mixed_")}
     history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))

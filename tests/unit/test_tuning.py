@@ -1,6 +1,7 @@
 """The search: trials are trainings, a bad one is no end, and the same seed finds the same."""
 
 import csv
+import dataclasses
 import logging
 
 import keras
@@ -12,6 +13,7 @@ from trainer_module import fitting, input_pipeline, search_space, tasks, trainin
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.search_space import TunerOptions
+from trainer_module.tasks import classification
 
 SIZE, COUNT = 8, 24
 RATES = {"training.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}}
@@ -21,7 +23,8 @@ def options(**sections):
     return TrainerOptions(
         classes=("a", "b", "c"),
         transform={"image_size": SIZE},
-        model={"name": "scratch_cnn", "blocks": [[4]], "dense_units": 4},
+        model={"name": "scratch_cnn", "blocks": [[4]]},
+        task={"dense_units": 4},
         **({"training": {"batch_size": 6, "epochs": 5}} | sections),
     )
 
@@ -175,7 +178,7 @@ def test_a_real_divergence_is_a_failed_trial(search):
         return lambda truth, logits: tf.reduce_mean(logits) * (np.nan if rate > 1 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks.get("classification"), "loss", nan_loss)
+        patch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, loss=nan_loss))
         results = search(space=space).results()
     assert {r.values["training.learning_rate"]: r.state for r in results} == {1e-3: "complete", 10.0: "failed"}
 
@@ -205,7 +208,7 @@ def test_if_all_fail_the_run_says_why(search, quick):
 
 
 def test_values_that_do_not_go_together_are_a_failed_trial(search, quick):
-    space = {"model.head_dropout": {"min": 1.0, "max": 2.0}}
+    space = {"task.dropout": {"min": 1.0, "max": 2.0}}
     with pytest.raises(tuning.NoTrialSucceededError, match="less than 1"):
         search(space=space)
 
@@ -233,12 +236,12 @@ def test_integers_are_reported_whole(search, quick, said):
 
 
 def test_the_table(search, quick, tmp_path):
-    space = {"training.learning_rate": {"choices": [0.01, 0.1]}, "model.dense_units": {"choices": [3]}}
+    space = {"training.learning_rate": {"choices": [0.01, 0.1]}, "task.dense_units": {"choices": [3]}}
     found = search(space=space)
     tuning.write_table(found.results(), str(tmp_path / "trials.csv"))
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["rank"], reverse=True)
-    assert [(row["rank"], row["state"], row["training.learning_rate"], row["model.dense_units"]) for row in rows] == [
+    assert [(row["rank"], row["state"], row["training.learning_rate"], row["task.dense_units"]) for row in rows] == [
         ("1", "complete", "0.01", "3"),
         ("", "failed", "0.1", "3"),
     ]
@@ -248,11 +251,10 @@ def test_the_table(search, quick, tmp_path):
 
 @pytest.mark.parametrize("task", tasks.names())
 def test_objectives_are_figures_of_the_task(task):
-    model = {"classification": "scratch_cnn", "segmentation": "unet"}[task]
-    chosen = TrainerOptions(classes=("a", "b"), model={"name": model})
+    chosen = TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, task={"name": task})
     figures = {"val_loss"}
-    for metric in tasks.get(task).metrics(chosen):
+    for metric in tasks.get(task).training_metrics(chosen):
         result = metric.result()
         names = result if isinstance(result, dict) else [metric.name]
         figures |= {f"val_{name}" for name in names if "/" not in name}
-    assert set(search_space.OBJECTIVES[task]) == figures
+    assert {entry.name for entry in tasks.get(task).objectives} == figures

@@ -15,7 +15,8 @@ from components.serving_validator.options import ServingLimits
 from trainer_module import backbones, export, features, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import unet
-from trainer_module.options import AugmentationOptions, SegmentationOptions, TrainerOptions, TransformOptions
+from trainer_module.network import build as build_network
+from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
 from trainer_module.session_model import SessionModel
 
 STATISTICS = PixelStatistics(np.array([100.0, 110.0, 120.0], np.float32), np.array([900.0, 400.0, 2500.0], np.float32))
@@ -26,15 +27,16 @@ def options(size=16, **sections):
     model = {"name": "unet", "depth": 2, "filters": 4} | sections.pop("model", {})
     normalization = "backbone" if model.get("encoder") else "dataset"
     transform = TransformOptions(image_size=size, normalization=normalization)
-    return TrainerOptions(classes=CLASSES, transform=transform, model=model, **sections)
+    task = {"name": "segmentation"} | sections.pop("task", {})
+    return TrainerOptions(classes=CLASSES, transform=transform, model=model, task=task, **sections)
 
 
 def build(given):
-    return tasks.of(given).build_model(given, STATISTICS)
+    return build_network(given, STATISTICS)
 
 
-def test_the_model_says_the_task():
-    assert tasks.of(options()).__name__.endswith("segmentation")
+def test_tasks_by_name():
+    assert tasks.get("segmentation").name == "segmentation"
     assert tasks.names() == ["classification", "segmentation"]
     with pytest.raises(ValueError, match="Unknown task 'detection'"):
         tasks.get("detection")
@@ -45,7 +47,7 @@ def test_the_model_says_the_task():
 def test_every_pixel_gets_logits_at_any_size(rng, size, depth):
     model = build(options(size, model={"depth": depth}))
     assert model(rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)).shape == (2, size, size, 3)
-    bottleneck = model.get_layer(features.BOTTLENECK_LAYER).output
+    bottleneck = model.get_layer(features.FEATURES_LAYER).output
     assert bottleneck.shape[1:] == (-(-size // 2**depth), -(-size // 2**depth), 4 * 2**depth)
 
 
@@ -73,7 +75,7 @@ def test_every_trainable_weight_gets_a_gradient(rng):
     model = build(given)
     with tf.GradientTape() as tape:
         logits = model(rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32), training=True)
-        loss = tasks.of(given).loss(given)(rng.integers(0, 3, (2, 16, 16)), logits)
+        loss = tasks.get(given.task.name).loss(given)(rng.integers(0, 3, (2, 16, 16)), logits)
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_weights))
 
 
@@ -118,7 +120,7 @@ def test_its_maps_reach_the_decoder(tiny, rng, tmp_path):
     images = rng.integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
     assert model(images).shape == (2, 40, 40, 3)
     assert "normalize" not in {layer.name for layer in model.layers}
-    assert model.get_layer(features.BOTTLENECK_LAYER).output.shape[1:] == (2, 2, 4)
+    assert model.get_layer(features.FEATURES_LAYER).output.shape[1:] == (2, 2, 4)
     maps = [model.get_layer(f"skip{level}").input[0].shape[1] for level in range(5)]
     assert maps == [64, 32, 16, 8, 4]  # one a level, and that at full size is the decoder's own
     model.save(tmp_path / "model.keras")
@@ -220,7 +222,7 @@ def test_it_learns_squares(tmp_path):
     keras.utils.set_random_seed(1)
     given = options(
         ignore_id=255,
-        segmentation=SegmentationOptions(loss="cross_entropy_dice", class_weights="balanced"),
+        task={"loss": "cross_entropy_dice", "class_weights": "balanced"},
         augmentation=AugmentationOptions(horizontal_flip=True, translation=0.1, contrast=0.1),
         training={"epochs": 6, "batch_size": 8, "learning_rate": 0.01},
     )
@@ -304,7 +306,7 @@ def test_the_export_answers_in_a_session(exported):
     answer = served.run_on("serving_default", pictures)
     assert set(answer) == {"mask_png_bytes", "class_pixels"}
     masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in answer["mask_png_bytes"]]
-    np.testing.assert_array_equal(masks, tasks.of(given).expected(model, given, pictures))
+    np.testing.assert_array_equal(masks, tasks.get(given.task.name).export.reference(model, given, pictures))
     assert masks[0].dtype == np.uint8
     np.testing.assert_array_equal(answer["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
     alone = served.run_on("examples", examples[1:2])
@@ -338,7 +340,7 @@ def test_one_pixel_in_a_thousand_can_be_allowed(exported):
     answer = {"mask_png_bytes": [png(masks[0])], "class_pixels": np.array([[2500, 0, 0]])}
     expected = masks.copy()
     expected[0, 0, 0] = 2
-    task = tasks.of(given)
+    task = tasks.get(given.task.name).export
     assert task.compare(answer, expected, given, 1e-3)[0]
     assert not task.compare(answer, expected, given, 1e-4)[0]
     wrong = answer | {"class_pixels": np.array([[2499, 1, 0]])}

@@ -51,7 +51,7 @@ def read(fn_args: FnArgs, options: TrainerOptions, cache_dir: str, most_train_ex
             num_examples=min(count, most or count),
             cache_dir=f"{cache_dir}/{split}",
             cache=options.training.cache,
-            read_label=tasks.of(options).read_label,
+            read_label=tasks.get(options.task.name).read_label,
         )
 
     pictures = Pictures(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from trainer_module import features
+from trainer_module.models import FeatureMaps
 from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ Value = TypeVar("Value", bound=str)
 
 class Options(ModelOptions):
     """`[model]` with `name = "scratch_cnn"`."""
+
+    head_dense_units: ClassVar[int] = 256
+    head_dropout: ClassVar[float] = 0.5
 
     name: Literal["scratch_cnn"] = "scratch_cnn"
     blocks: tuple[Annotated[tuple[Filters, ...], Field(min_length=1)], ...] = Field(
@@ -39,13 +43,6 @@ class Options(ModelOptions):
         "list has one for every block, and the last block's counts for nothing.",
     )
     block_dropout: Rate = Field(default=0.25, description="Dropout after every block but the last.")
-    head: Literal["global_average", "global_max", "flatten"] = Field(
-        default="global_average",
-        description="What the dense layer reads of the last map: every channel's mean, its maximum, or all of the map; "
-        "with `flatten` the parameters grow with the picture.",
-    )
-    dense_units: int = Field(default=256, ge=1, le=65536, description="Size of the embedding.")
-    head_dropout: Rate = Field(default=0.5, description="Dropout before the class layer.")
 
     @field_validator("convolution", "downsampling", mode="wrap")
     @classmethod
@@ -77,38 +74,29 @@ class Options(ModelOptions):
         return side
 
 
-def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to a normalised image tensor.
 
     Every convolution is 3x3, "same", without a bias (batch normalisation brings one) and followed by batch
     normalisation and ReLU; `mobilenet` is a depthwise 3x3 and a pointwise 1x1 convolution, each of them so followed.
     A block ends with 2x2 pooling, or with stride 2 of its last convolution (of the depthwise one where there are two),
-    and dropout; the last block keeps its resolution, since that map is what Grad-CAM explains. Head: pooling or
-    flattening, one dense layer, dropout, class layer.
+    and dropout; the last block keeps its resolution, since Grad-CAM explains that map.
 
     Args:
-      options: Filters, kinds of layers, dropout rates and head size.
+      options: Filters, kinds of layers and dropout rates.
       x: float32 [N, image_size, image_size, channels], normalised.
-      num_classes: Number of classes.
 
     Returns:
-      Logits, float32 [N, num_classes]. The layers `features`, `pooled` and `embedding` (see
-      `trainer_module.features`) are part of the graph.
+      The last map, output of the layer `features`.
 
     Reference: Simonyan & Zisserman 2015, https://arxiv.org/abs/1409.1556, section 2.1 (stacked 3x3 convolutions);
     Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.2 (where batch normalisation goes);
-    Lin et al. 2014, https://arxiv.org/abs/1312.4400, section 3.2 (global average pooling);
     Howard et al. 2017, https://arxiv.org/abs/1704.04861, section 3.1 and figure 3 (`separable`, `mobilenet`);
     Springenberg et al. 2015, https://arxiv.org/abs/1412.6806, section 2 (stride instead of pooling).
     """
     from keras import layers
 
     pooling = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
-    head = {
-        "global_average": layers.GlobalAveragePooling2D,
-        "global_max": layers.GlobalMaxPooling2D,
-        "flatten": layers.Flatten,
-    }
     kinds = zip(
         options.blocks,
         _of_every_block(options.convolution, options),
@@ -127,11 +115,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
             if downsampling in pooling:
                 x = pooling[downsampling](2, name=f"block{block}_pool")(x)
             x = layers.Dropout(options.block_dropout, name=f"block{block}_dropout")(x)
-
-    x = head[options.head](name=features.POOLED_LAYER)(x)
-    x = layers.Dense(options.dense_units, activation="relu", name=features.EMBEDDING_LAYER)(x)
-    x = layers.Dropout(options.head_dropout, name="head_dropout")(x)
-    return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
+    return FeatureMaps(x, x)
 
 
 def _convolution(

@@ -1,4 +1,4 @@
-"""A network trained on ImageNet, with a head of one's own."""
+"""A network trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.models import FeatureMaps
 from trainer_module.models._pretrained import learn_statistics_soon
 from trainer_module.models._pretrained import unfreeze as unfreeze
-from trainer_module.section import ModelOptions, Rate
+from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
     import keras
@@ -25,8 +26,6 @@ class Options(ModelOptions):
         min_length=1,
         description="`imagenet`, `none` (random), or the path of a weights file; with `saved_model` a folder.",
     )
-    dense_units: int = Field(default=0, ge=0, le=65536, description="Size of a dense layer in the head; 0 for none.")
-    head_dropout: Rate = Field(default=0.2, description="Dropout before the class layer.")
 
     @field_validator("backbone")
     @classmethod
@@ -56,19 +55,15 @@ class Options(ModelOptions):
         return self.begins_frozen() and self.backbone != "saved_model"
 
 
-def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """Adds backbone and head to a tensor of pixels; the backbone is frozen, unless its weights are random.
-
-    Head: global average pooling, a dense layer with ReLU if wanted, dropout, class layer.
+def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
+    """Adds the backbone to a tensor of pixels; it is frozen unless its weights are random.
 
     Args:
-      options: Backbone, weights and head.
+      options: Backbone and weights.
       x: float32 [N, image_size, image_size, 3], range [0, 255]: the backbone normalises.
-      num_classes: Number of classes.
 
     Returns:
-      Logits, float32 [N, num_classes]. The layers `backbone`, `features`, `pooled` and `embedding` (see
-      `trainer_module.features`) are part of the graph.
+      The backbone's map. The layers `backbone` and `features` (see `trainer_module.features`) are part of the graph.
 
     Raises:
       MissingWeightsError: If the weights are not there.
@@ -85,10 +80,4 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
         learn_statistics_soon(backbone)
     x = backbone(x)
     x = layers.Activation("linear", name=features.FEATURES_LAYER)(x)
-    x = layers.GlobalAveragePooling2D(name=features.POOLED_LAYER)(x)
-    if options.dense_units:
-        x = layers.Dense(options.dense_units, activation="relu", name=features.EMBEDDING_LAYER)(x)
-    else:
-        x = layers.Activation("linear", name=features.EMBEDDING_LAYER)(x)
-    x = layers.Dropout(options.head_dropout, name="head_dropout")(x)
-    return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
+    return FeatureMaps(x, x)

@@ -1,12 +1,13 @@
-"""An encoder-decoder with skip connections: a class for every pixel."""
+"""An encoder-decoder with skip connections: a map of the size of the image."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.models import FeatureMaps
 from trainer_module.models._pretrained import learn_statistics_soon, train_last
 from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions, Rate
@@ -20,8 +21,6 @@ _BACKBONE_DEPTH = 5
 
 class Options(ModelOptions):
     """`[model]` with `name = "unet"`."""
-
-    task: ClassVar[str] = "segmentation"
 
     name: Literal["unet"] = "unet"
     depth: int = Field(
@@ -73,12 +72,12 @@ class Options(ModelOptions):
         return self.model_copy(update={"encoder_weights": backbones.RANDOM})
 
 
-def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to an image tensor.
 
     Two 3x3 convolutions a level, each followed by batch normalisation and ReLU; 2x2 max pooling on the way down,
     2x2 up-convolution and the encoder's map of the same size on the way up. Unlike the paper's, convolutions keep the
-    size ("same"), so that every pixel of the picture gets a class. A side that cannot be halved often enough is
+    size ("same"), so that every pixel of the image has a position in it. A side that cannot be halved often enough is
     padded with zeros (the mean colour, after normalisation by the data set) and the result cropped.
 
     With a backbone as encoder, the map at full size is that of two convolutions on the pixels: a backbone has none.
@@ -87,11 +86,10 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
       options: Depth, filters, dropout, encoder.
       x: float32 [N, height, width, channels], static but for N; normalised, or pixels with range [0, 255] where
         `options.has_backbone()`.
-      num_classes: Number of classes.
 
     Returns:
-      Logits, float32 [N, height, width, num_classes]. The layer `bottleneck` (see `trainer_module.features`) is part
-      of the graph, and with a backbone `backbone`: the encoder, without its full-size map.
+      The bottleneck, output of the layer `features`, and the decoder's map [N, height, width, c]. With a backbone, the
+      layer `backbone` is the encoder, without its full-size map.
 
     Raises:
       MissingWeightsError: If a backbone's weights are not there.
@@ -106,6 +104,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
     if any(map(sum, borders)):
         x = layers.ZeroPadding2D(borders, name="pad")(x)
     x, skips = _backbone(options, x) if options.encoder else _encoder(options, x)
+    bottleneck = x
     x = layers.Dropout(options.block_dropout, name="bottleneck_dropout")(x)
     for level in reversed(range(depth)):
         filters = options.filters * 2**level
@@ -114,7 +113,7 @@ def build(options: Options, *, x: keras.KerasTensor, num_classes: int) -> keras.
         x = _convolutions(x, filters, f"decoder{level}")
     if any(map(sum, borders)):
         x = layers.Cropping2D(borders, name="crop")(x)
-    return layers.Conv2D(num_classes, 1, dtype="float32", name=features.LOGITS_LAYER)(x)
+    return FeatureMaps(bottleneck, x)
 
 
 def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
@@ -127,7 +126,7 @@ def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor,
         x = layers.MaxPooling2D(2, name=f"pool{level}")(skips[level])
         x = layers.Dropout(options.block_dropout, name=f"dropout{level}")(x)
     x = _convolutions(x, options.filters * 2**options.depth, "bottom")
-    return layers.Identity(name=features.BOTTLENECK_LAYER)(x), skips
+    return layers.Identity(name=features.FEATURES_LAYER)(x), skips
 
 
 def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
@@ -149,7 +148,7 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     pixels = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="full_size")(x)
     *skips, x = base(x)
     full = _convolutions(pixels, options.filters, "encoder0")
-    return layers.Identity(name=features.BOTTLENECK_LAYER)(x), [full, *skips]
+    return layers.Identity(name=features.FEATURES_LAYER)(x), [full, *skips]
 
 
 def _convolutions(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

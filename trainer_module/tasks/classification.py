@@ -1,37 +1,69 @@
-"""Single-label classification: the whole network, its loss and metrics, and what its SavedModel answers."""
+"""Single-label classification: one class per image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-import keras
-import numpy as np
-import tensorflow as tf
+from pydantic import Field
 
-from trainer_module import augmentation, features, input_pipeline, label_losses
-from trainer_module.options import TrainerOptions, TransformOptions
-from trainer_module.tasks import _network
-from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
+from trainer_module import features
+from trainer_module.section import Rate, TaskOptions
+from trainer_module.tasks._spec import Agreement, Endpoint, Explanation, Export, Objective, TaskSpec
 
-REQUIRED_SIGNATURES = (
-    features.SERVING_DEFAULT,
-    features.EXAMPLES,
-    features.CLASSIFY,
-    features.EXPLAIN,
-    features.EMBED,
-)
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
 
-build_model = _network.build_model
-read_label = input_pipeline.read_class_id
+    from trainer_module.models import FeatureMaps
+    from trainer_module.options import TrainerOptions, TransformOptions
 
 
-def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """A raw example's class name → its id, int64 [N]; -1 for an unknown name.
+class Options(TaskOptions):
+    """`[task]` with `name = "classification"`."""
 
-    The vocabulary is the configuration's, in alphabetical order: ids do not depend on how often a class occurs, and a
-    class that appears later is an anomaly, not a silent change of every id.
+    name: Literal["classification"] = "classification"
+    pooling: Literal["global_average", "global_max", "flatten"] = Field(
+        default="global_average",
+        description="How the head reads the last feature map: the mean of every channel, its maximum, or all values; "
+        "with `flatten` the number of parameters grows with the image.",
+    )
+    dense_units: int | None = Field(
+        default=None,
+        ge=0,
+        le=65536,
+        description="Size of the dense layer in the head, whose output is the embedding; 0 for none. If absent, the "
+        "model's default: 256 for `scratch_cnn`, otherwise 0.",
+    )
+    dropout: Rate | None = Field(
+        default=None,
+        description="Dropout before the class layer. If absent, the model's default: 0.5 for `scratch_cnn`, otherwise "
+        "0.2.",
+    )
+    label_smoothing: Rate = Field(
+        default=0.0,
+        description="Share of a label that is distributed over all classes, in the training and the validation loss.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="`balanced` weights an image in the training loss by the inverse of its class's share of the train "
+        "split; the mean weight is 1.",
+    )
+
+
+# === Labels ===
+
+
+def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
+    """Maps the class name of a raw example to its id, int64 [N]; -1 for an unknown name.
+
+    The vocabulary is the configuration's, in its order: ids do not depend on how often a class occurs, and a class that
+    appears later is an anomaly, not a silent change of every id.
     """
+    import tensorflow as tf
+
     ids = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
         default_value=-1,
@@ -39,41 +71,80 @@ def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], opt
     return ids.lookup(tf.reshape(inputs[features.CLASS_TEXT], [-1]))
 
 
-def weighted(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
-    """The data with a weight for every picture, as Keras reads it; validation goes without, as with Keras's own.
+def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
+    """Reads the class ids of a batch, int64 [n]."""
+    return transformed[features.LABEL]
+
+
+# === Network ===
+
+
+def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
+    """Adds pooling, an optional dense layer with ReLU, dropout and the class layer.
+
+    Args:
+      maps: The model's feature maps; `encoded` is read.
+      num_classes: Number of classes.
+      options: `task` and the defaults of `model` are read.
+
+    Returns:
+      Logits, float32 [N, num_classes]. The layers `pooled` and `embedding` (see `trainer_module.features`) are part of
+      the graph.
+
+    Reference: Lin et al. 2014, https://arxiv.org/abs/1312.4400, section 3.2 (global average pooling); Kornblith et al.
+    2019, https://arxiv.org/abs/1805.08974, section 4.
+    """
+    from keras import layers
+
+    own = options.task
+    assert isinstance(own, Options)
+    units = options.model.head_dense_units if own.dense_units is None else own.dense_units
+    dropout = options.model.head_dropout if own.dropout is None else own.dropout
+    pooling = {
+        "global_average": layers.GlobalAveragePooling2D,
+        "global_max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }
+    x = pooling[own.pooling](name=features.POOLED_LAYER)(maps.encoded)
+    if units:
+        x = layers.Dense(units, activation="relu", name=features.EMBEDDING_LAYER)(x)
+    else:
+        x = layers.Activation("linear", name=features.EMBEDDING_LAYER)(x)
+    x = layers.Dropout(dropout, name="head_dropout")(x)
+    return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
+
+
+# === Training ===
+
+
+def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
+    """Adds a weight to every image if `task.class_weights` asks for it.
 
     Args:
       train_data: (images, int64 [n]) batches.
-      options: `training.class_weights` is read.
+      options: `task` and `classes` are read.
 
     Returns:
-      (images, int64 [n], float32 [n]) batches; the data themselves where no weights are asked for.
+      (images, int64 [n], float32 [n]) batches, or the data unchanged. The validation data have no weights, as in Keras.
     """
-    kind = options.training.class_weights
+    import tensorflow as tf
+
+    from trainer_module import label_losses
+
+    assert isinstance(options.task, Options)
+    kind = options.task.class_weights
     if kind == "none":
         return train_data
     weights = tf.constant(label_losses.class_weights(kind, train_data, len(options.classes)))
     return train_data.map(lambda images, labels: (images, labels, tf.gather(weights, labels)))
 
 
-def augmented(
-    model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
-) -> tuple[keras.Model, tf.data.Dataset]:
-    """The model, or the data, with random changes; labels become float32 [n, C] where pictures are mixed.
+def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Changes images; labels become float32 [n, C] where images are mixed."""
+    import tensorflow as tf
 
-    Args:
-      model: From pixels to logits.
-      train_data: (images, int64 [n]) batches, with weights float32 [n] if there are any.
-      options: `augmentation`, `training.seed` and `classes` are read.
-    """
-    chosen, seed = options.augmentation, options.training.seed
-    if chosen.placement == "in_dataset" or chosen.mixes():
-        return model, augmentation.in_dataset(train_data, changes(options), chosen, seed)
-    return augmentation.in_model(model, chosen, seed), train_data
+    from trainer_module import augmentation
 
-
-def changes(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """What happens to a batch in training: (seed int [2], images, labels, *weights) → the same, changed."""
     chosen = options.augmentation
 
     def change(seed: tf.Tensor, images: tf.Tensor, *targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -87,44 +158,45 @@ def changes(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
     return change
 
 
-def loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
-    """Cross-entropy of logits and labels, integer or soft; weights of classes come with the data (`weighted`)."""
-    return label_losses.LabelLoss(options.training.label_smoothing)
+def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
+    """Returns the cross-entropy of logits and labels, integer or soft; class weights come with the data."""
+    from trainer_module import label_losses
+
+    assert isinstance(options.task, Options)
+    return label_losses.LabelLoss(options.task.label_smoothing)
 
 
-def metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
-    """What is shown while training."""
+def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
+    import keras
+
+    from trainer_module import label_losses
+
     return [keras.metrics.MeanMetricWrapper(label_losses.is_hit, name="accuracy")]
 
 
-def endpoints(
-    model: keras.Model, options: TrainerOptions, tft_layer: tf.keras.layers.Layer, raw_feature_spec: dict[str, object]
-) -> dict[str, Endpoint]:
-    """The signatures of the exported SavedModel.
+# === Export ===
 
-    Args:
-      model: As `build_model` makes it.
-      options: The whole configuration of the run.
-      tft_layer: The transform graph: raw features → transformed features.
-      raw_feature_spec: How to parse a raw example.
+
+def _signatures(
+    model: keras.Model, options: TrainerOptions, tft_layer: Any, raw_feature_spec: dict[str, Any]
+) -> dict[str, Endpoint]:
+    """Builds the signatures of the SavedModel.
 
     Returns:
-      By name, with N the batch size, C the number of classes, s the image size and D the embedding's size:
-        serving_default: image_bytes string [N] → probabilities float32 [N, C], class_id int64 [N],
-          label string [N], score float32 [N].
-        examples: examples string [N] (serialised raw examples) → the same.
-        classify: inputs string [N] (serialised raw examples) → classes string [N, C], scores float32 [N, C].
-        transform_features: examples string [N] → the transformed features but the pixels, the label
-          among them.
-        explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64
-          [N], label string [N], score float32 [N]; of the predicted class.
-        embed: image_bytes string [N] → embedding float32 [N, D], unit length.
+      Those of `_signatures.common`, and with N the batch size and C the number of classes:
+        serving_default: image_bytes string [N] → probabilities float32 [N, C], class_id int64 [N], label string [N],
+          score float32 [N].
+        classify: inputs string [N] (serialized raw examples) → classes string [N, C], scores float32 [N, C].
     """
+    import keras
+    import tensorflow as tf
+
+    from trainer_module.tasks import _signatures
+
     names = tf.constant(options.classes)
-    embedding_model = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(pixels_of(image_bytes, options), training=False)
+        logits = model(_signatures.pixels_of(image_bytes, options), training=False)
         probabilities = tf.nn.softmax(logits)
         class_id = tf.argmax(probabilities, axis=-1)
         return {
@@ -134,58 +206,87 @@ def endpoints(
             "score": tf.reduce_max(probabilities, axis=-1),
         }
 
-    def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return predict(image_bytes_of(examples))
-
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = predict_examples(inputs)["probabilities"]
+        scores = predict(_signatures.image_bytes_of(inputs))["probabilities"]
         return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
 
-    def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
-        # The pixels are left out: who wants a prediction asks `examples`, and should not decode every picture twice.
-        transformed.pop(features.IMAGE_PIXELS, None)
-        return transformed
-
-    def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        vectors = embedding_model(pixels_of(image_bytes, options), training=False)
-        return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
-
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-    examples = [tf.TensorSpec([None], tf.string, name="examples")]
-    return {
-        features.SERVING_DEFAULT: Endpoint(predict, image_bytes),
-        features.EXAMPLES: Endpoint(predict_examples, examples),
-        features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")]),
-        features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
-        features.EXPLAIN: Endpoint(_network.explain_signature(model, options), image_bytes),
-        features.EMBED: Endpoint(embed, image_bytes),
-    }
+    embedding = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
+    endpoints = _signatures.common(model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding)
+    return endpoints | {features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])}
 
 
-def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """The Keras model's own answer, probabilities float32 [N, C]: the reference that an export is compared with."""
-    pixels = pixels_of(tf.constant(list(image_bytes)), options)
+def _reference(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
+    """Computes the Keras model's own probabilities, float32 [N, C]."""
+    import tensorflow as tf
+
+    from trainer_module.tasks import _signatures
+
+    pixels = _signatures.pixels_of(tf.constant(list(image_bytes)), options)
     probabilities: np.ndarray = tf.nn.softmax(model(pixels, training=False)).numpy()
     return probabilities
 
 
-def compare(
-    answer: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+def _compare(
+    response: Mapping[str, np.ndarray], reference: np.ndarray, options: TrainerOptions, tolerance: float
 ) -> Agreement:
-    """Whether an export answers what the Keras model does.
+    """Compares probabilities; the tolerance is the largest difference of one that counts as equal."""
+    import numpy as np
 
-    Args:
-      answer: Outputs of `serving_default` or `examples`.
-      expected: From `expected`.
-      options: The configuration of the run.
-      tolerance: Largest difference of a probability that counts as equal.
-    """
-    difference = float(np.max(np.abs(answer["probabilities"] - expected)))
+    difference = float(np.max(np.abs(response["probabilities"] - reference)))
     if not difference <= tolerance:  # NaN is a failure too
         detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
         return Agreement(False, detail, difference if math.isfinite(difference) else None)
-    labels = [label.decode() for label in answer["label"]]
-    if labels != [options.classes[index] for index in answer["probabilities"].argmax(axis=-1)]:
+    labels = [label.decode() for label in response["label"]]
+    if labels != [options.classes[index] for index in response["probabilities"].argmax(axis=-1)]:
         return Agreement(False, "the labels are not those of the most probable classes")
     return Agreement(True, f"largest difference of a probability {difference:.2g}", difference)
+
+
+# === Explanation ===
+
+
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> tuple[tf.Tensor, Any]:
+    """Explains the most probable class, over the whole image."""
+    import tensorflow as tf
+
+    return (tf.argmax(logits, axis=-1) if class_ids is None else class_ids), None
+
+
+def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
+    """Returns the probability of the class, float32 [N]."""
+    import tensorflow as tf
+
+    return tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
+
+
+TASK = TaskSpec(
+    name="classification",
+    label_noun="one class per image",
+    options=Options,
+    label_features=(features.CLASS_TEXT,),
+    class_features=(features.CLASS_TEXT,),
+    transform_label=_transform_label,
+    read_label=_read_label,
+    augment=_augment,
+    head=_head,
+    loss=_loss,
+    sample_weight=_sample_weight,
+    training_metrics=_training_metrics,
+    objectives=(Objective("val_loss", "min"), Objective("val_accuracy", "max")),
+    loss_options=("label_smoothing",),
+    option_conditions={},
+    export=Export(
+        required=(
+            features.SERVING_DEFAULT,
+            features.EXAMPLES,
+            features.CLASSIFY,
+            features.EXPLAIN,
+            features.EMBED,
+        ),
+        signatures=_signatures,
+        reference=_reference,
+        compare=_compare,
+        command="predict IMAGE",
+    ),
+    explanation=Explanation(target=_target, score=_score),
+)

@@ -1,160 +1,272 @@
-"""Semantic segmentation, a class for every pixel: label, loss and metrics, and what the SavedModel answers."""
+"""Semantic segmentation: one class per pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-import keras
-import numpy as np
-import tensorflow as tf
+from pydantic import Field
 
-from trainer_module import augmentation, features, overlays, pixel_losses, preprocessing
-from trainer_module.options import TrainerOptions, TransformOptions
-from trainer_module.pixel_metrics import PixelMetrics, count_pixels
-from trainer_module.tasks import _network
-from trainer_module.tasks._network import Agreement, Endpoint, image_bytes_of, pixels_of
+from trainer_module import features
+from trainer_module.section import TaskOptions
+from trainer_module.tasks._spec import Agreement, Condition, Endpoint, Explanation, Export, Objective, TaskSpec
 
-REQUIRED_SIGNATURES = (features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED)
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
 
-# Pixels, normalisation, network: the network alone says what logits are of.
-build_model = _network.build_model
+    from trainer_module.models import FeatureMaps
+    from trainer_module.options import TrainerOptions, TransformOptions
 
 
-def transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """A raw example's mask → uint8 ids [image_size, image_size] in one string, string [N]."""
+class Options(TaskOptions):
+    """`[task]` with `name = "segmentation"`."""
+
+    name: Literal["segmentation"] = "segmentation"
+    loss: Literal["cross_entropy", "dice", "cross_entropy_dice", "focal"] = Field(
+        default="cross_entropy", description="`cross_entropy_dice` is the sum of both."
+    )
+    class_weights: Literal["none", "balanced", "median_frequency", "log"] = Field(
+        default="none",
+        description="`balanced` weights a class by the inverse of its share of all pixels, `median_frequency` by that "
+        "of its share in the images that contain it; `log` by that of the logarithm of 1.02 plus its share, the "
+        "mildest of the three.",
+    )
+    focal_gamma: float = Field(
+        default=2.0,
+        ge=0.0,
+        le=10.0,
+        description="With `focal`: how strongly well classified pixels are down-weighted; 0 is not at all.",
+    )
+
+
+# === Labels ===
+
+
+def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
+    """Resizes the mask of a raw example: uint8 ids [image_size, image_size] in one string, string [N]."""
+    import tensorflow as tf
+
+    from trainer_module import preprocessing
+
     encoded = tf.reshape(inputs[features.MASK_ENCODED], [-1])
     return preprocessing.pack(preprocessing.decode_and_resize_masks(encoded, options.image_size))
 
 
-def read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
-    """The masks of a batch, uint8 [n, image_size, image_size]."""
+def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
+    """Reads the masks of a batch, uint8 [n, image_size, image_size]."""
+    from trainer_module import preprocessing
+
     return preprocessing.unpack(transformed[features.LABEL], options.image_size, channels=1)[..., 0]
 
 
-def weighted(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
-    """The data themselves: pixels have weights, in the loss, and pictures have none."""
+# === Network ===
+
+
+def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
+    """Adds a 1x1 convolution on the decoded map, enlarged bilinearly where that is smaller than the image.
+
+    Args:
+      maps: The model's feature maps; `decoded` is read.
+      num_classes: Number of classes.
+      options: `transform.image_size` is read.
+
+    Returns:
+      Logits, float32 [N, image_size, image_size, num_classes].
+
+    Reference: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 3 (class scores per position, upsampled).
+    """
+    from keras import layers
+
+    size = options.transform.image_size
+    if maps.decoded.shape[1:3] == (size, size):
+        return layers.Conv2D(num_classes, 1, dtype="float32", name=features.LOGITS_LAYER)(maps.decoded)
+    x = layers.Conv2D(num_classes, 1, dtype="float32", name="class_scores")(maps.decoded)
+    return layers.Resizing(size, size, dtype="float32", name=features.LOGITS_LAYER)(x)
+
+
+# === Training ===
+
+
+def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
+    """Returns the data unchanged: pixels have weights, in the loss, and images have none."""
     return train_data
 
 
-def augmented(
-    model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
-) -> tuple[keras.Model, tf.data.Dataset]:
-    """The data with random changes: a mask moves with its picture, and so they cannot be the model's."""
-    seed = options.training.seed
-    return model, augmentation.in_dataset(train_data, changes(options), options.augmentation, seed)
+def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Moves image and mask alike: (seed int [2], images, masks) → the same, changed."""
+    from trainer_module import augmentation
 
-
-def changes(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """What happens to a batch in training: (seed int [2], images, masks) → the same, changed."""
     return lambda seed, images, masks: augmentation.change_pictures_and_masks(images, masks, options.augmentation, seed)
 
 
-def loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
-    """The configured loss.
+def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
+    """Returns the configured loss.
 
     Args:
-      options: `segmentation`, `classes` and `ignore_id` are read.
-      train_data: (images, uint8 [n, h, w]) batches, from which class weights are found.
+      options: `task`, `classes` and `ignore_id` are read.
+      train_data: (images, uint8 [n, h, w]) batches, from which class weights are computed.
     """
-    chosen = options.segmentation
-    weights = pixel_losses.class_weights(chosen.class_weights, train_data, len(options.classes), options.ignore_id)
-    return pixel_losses.PixelLoss(
-        chosen.loss, weights.tolist(), ignore_id=options.ignore_id, focal_gamma=chosen.focal_gamma
-    )
+    from trainer_module import pixel_losses
+
+    own = options.task
+    assert isinstance(own, Options)
+    weights = pixel_losses.class_weights(own.class_weights, train_data, len(options.classes), options.ignore_id)
+    return pixel_losses.PixelLoss(own.loss, weights.tolist(), ignore_id=options.ignore_id, focal_gamma=own.focal_gamma)
 
 
-def metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
-    """What is shown while training."""
+def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
+    from trainer_module.pixel_metrics import PixelMetrics
+
     return [PixelMetrics(options.classes, options.ignore_id)]
 
 
-def endpoints(
-    model: keras.Model, options: TrainerOptions, tft_layer: tf.keras.layers.Layer, raw_feature_spec: dict[str, object]
-) -> dict[str, Endpoint]:
-    """The signatures of the exported SavedModel.
-
-    Args:
-      model: As `build_model` makes it.
-      options: The whole configuration of the run.
-      tft_layer: The transform graph: raw features → transformed features.
-      raw_feature_spec: How to parse a raw example.
-
-    Returns:
-      By name, with N the batch size, C the number of classes, s the image size and D the bottleneck's channels:
-        serving_default: image_bytes string [N] → mask_png_bytes string [N] (PNG of class ids, uint8 [s, s]),
-          class_pixels int64 [N, C].
-        examples: examples string [N] (serialised raw examples) → the same. TFMA takes an output by its name only
-          where there are two or more.
-        transform_features: examples string [N] → the transformed features but the pixels; the label as a PNG of ids
-          and `ignore_id`, uint8 [s, s], as TFMA reads it.
-        explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N],
-          label string [N], score float32 [N]; of the class, the first excepted, that takes up most of the mask.
-        embed: image_bytes string [N] → embedding float32 [N, D], the bottleneck's mean, unit length.
-    """
-    bottleneck = keras.Model(model.inputs, model.get_layer(features.BOTTLENECK_LAYER).output, name="embed")
-
-    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        masks = masks_of(model(pixels_of(image_bytes, options), training=False))
-        return {"mask_png_bytes": _encode(masks), "class_pixels": count_pixels(masks, len(options.classes))}
-
-    def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return predict(image_bytes_of(examples))
-
-    def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
-        transformed.pop(features.IMAGE_PIXELS, None)
-        return transformed | {features.LABEL: _encode(read_label(transformed, options.transform))}
-
-    def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        maps = tf.cast(bottleneck(pixels_of(image_bytes, options), training=False), tf.float32)
-        return {"embedding": tf.math.l2_normalize(tf.reduce_mean(maps, axis=[1, 2]), axis=-1)}
-
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-    examples = [tf.TensorSpec([None], tf.string, name="examples")]
-    return {
-        features.SERVING_DEFAULT: Endpoint(predict, image_bytes),
-        features.EXAMPLES: Endpoint(predict_examples, examples),
-        features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
-        features.EXPLAIN: Endpoint(_network.explain_signature(model, options), image_bytes),
-        features.EMBED: Endpoint(embed, image_bytes),
-    }
+# === Export ===
 
 
 def masks_of(logits: tf.Tensor) -> tf.Tensor:
-    """The most probable class of every pixel: float32 [N, h, w, C] → uint8 [N, h, w]."""
+    """Takes the most probable class of every pixel: float32 [N, h, w, C] → uint8 [N, h, w]."""
+    import tensorflow as tf
+
     return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
 
 
-def expected(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """The Keras model's own answer, masks uint8 [N, s, s]: the reference that an export is compared with."""
-    pixels = pixels_of(tf.constant(list(image_bytes)), options)
+def _encode(masks: tf.Tensor) -> tf.Tensor:
+    """Encodes masks as PNG: uint8 [N, h, w] → string [N]."""
+    import tensorflow as tf
+
+    from trainer_module import overlays
+
+    return overlays.encode_png(masks[..., tf.newaxis])
+
+
+def _signatures(
+    model: keras.Model, options: TrainerOptions, tft_layer: Any, raw_feature_spec: dict[str, Any]
+) -> dict[str, Endpoint]:
+    """Builds the signatures of the SavedModel.
+
+    Returns:
+      Those of `_signatures.common`, and with N the batch size, C the number of classes and s the image size:
+        serving_default: image_bytes string [N] → mask_png_bytes string [N] (PNG of class ids, uint8 [s, s]),
+          class_pixels int64 [N, C]. TFMA reads an output by its name only if there are two or more.
+        transform_features: the label is a PNG of class ids and `ignore_id`, uint8 [s, s].
+        explain: for the class, except the first, that covers most of the mask.
+        embed: the mean of the encoded map.
+    """
+    import keras
+
+    from trainer_module.pixel_metrics import count_pixels
+    from trainer_module.tasks import _signatures
+
+    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        masks = masks_of(model(_signatures.pixels_of(image_bytes, options), training=False))
+        return {"mask_png_bytes": _encode(masks), "class_pixels": count_pixels(masks, len(options.classes))}
+
+    def label(transformed: dict[str, tf.Tensor]) -> tf.Tensor:
+        return _encode(_read_label(transformed, options.transform))
+
+    embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
+    return _signatures.common(
+        model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding, label=label
+    )
+
+
+def _reference(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
+    """Computes the Keras model's own masks, uint8 [N, s, s]."""
+    import tensorflow as tf
+
+    from trainer_module.tasks import _signatures
+
+    pixels = _signatures.pixels_of(tf.constant(list(image_bytes)), options)
     masks: np.ndarray = masks_of(model(pixels, training=False)).numpy()
     return masks
 
 
-def compare(
-    answer: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+def _compare(
+    response: Mapping[str, np.ndarray], reference: np.ndarray, options: TrainerOptions, tolerance: float
 ) -> Agreement:
-    """Whether an export answers what the Keras model does.
+    """Compares masks.
 
-    Args:
-      answer: Outputs of `serving_default` or `examples`.
-      expected: From `expected`.
-      options: The configuration of the run.
-      tolerance: Largest share of differing pixels that counts as equal: where two classes are equally probable, the
-        last digit decides.
+    The tolerance is the largest share of differing pixels that counts as equal: where two classes are equally probable,
+    rounding decides.
     """
-    masks = np.stack([tf.io.decode_png(encoded).numpy()[..., 0] for encoded in answer["mask_png_bytes"]])
-    if masks.shape != expected.shape:
-        return Agreement(False, f"masks of shape {masks.shape}, expected {expected.shape}")
-    differing = float(np.mean(masks != expected))
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer_module.pixel_metrics import count_pixels
+
+    masks = np.stack([tf.io.decode_png(encoded).numpy()[..., 0] for encoded in response["mask_png_bytes"]])
+    if masks.shape != reference.shape:
+        return Agreement(False, f"masks of shape {masks.shape}, expected {reference.shape}")
+    differing = float(np.mean(masks != reference))
     if differing > tolerance:
         return Agreement(False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}", differing)
-    if not np.array_equal(answer["class_pixels"], count_pixels(tf.constant(masks), len(options.classes))):
+    if not np.array_equal(response["class_pixels"], count_pixels(tf.constant(masks), len(options.classes))):
         return Agreement(False, "class_pixels are not those of the masks")
     return Agreement(True, f"{differing:.2g} of the pixels differ", differing)
 
 
-def _encode(masks: tf.Tensor) -> tf.Tensor:
-    """uint8 [N, h, w] → PNG files, string [N]."""
-    return overlays.encode_png(masks[..., tf.newaxis])
+# === Explanation ===
+
+
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Explains a class where it is predicted.
+
+    Without class ids it is the class that covers the most pixels, except the first one, the background, wherever there
+    is another; without regions, the pixels where the class is predicted.
+
+    Args:
+      logits: float32 [N, h, w, num_classes].
+      class_ids: int [N], or None.
+      regions: bool [N, h, w], or None.
+
+    Returns:
+      Class ids int [N] and regions bool [N, h, w].
+
+    Reference: Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434, section 3.
+    """
+    from trainer_module import grad_cam
+
+    return grad_cam.target(logits, class_ids, regions)
+
+
+def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+    """Returns the mean probability of the class over its region, float32 [N]; 0 where that is empty."""
+    from trainer_module import grad_cam
+
+    return grad_cam.scores(logits, class_ids, regions)
+
+
+TASK = TaskSpec(
+    name="segmentation",
+    label_noun="a mask per image",
+    options=Options,
+    label_features=(features.MASK_ENCODED,),
+    class_features=(features.MASK_CLASSES,),
+    transform_label=_transform_label,
+    read_label=_read_label,
+    geometry_moves_labels=True,
+    unsupported_augmentation=("random_erasing", "mixup", "cutmix"),
+    augment=_augment,
+    head=_head,
+    loss=_loss,
+    sample_weight=_sample_weight,
+    training_metrics=_training_metrics,
+    objectives=(
+        Objective("val_loss", "min"),
+        Objective("val_mean_iou", "max"),
+        Objective("val_dice", "max"),
+        Objective("val_pixel_accuracy", "max"),
+    ),
+    loss_options=("focal_gamma",),
+    option_conditions={"focal_gamma": Condition('task.loss = "focal"', lambda own: own.loss == "focal")},
+    export=Export(
+        required=(features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED),
+        signatures=_signatures,
+        reference=_reference,
+        compare=_compare,
+        command="segment IMAGE --output-dir DIR",
+    ),
+    explanation=Explanation(target=_target, score=_score, has_regions=True, method_prefix="Seg-", pixels_at_once=2**20),
+)

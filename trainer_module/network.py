@@ -1,0 +1,45 @@
+"""The whole network of a run: pixels, normalisation, model, head of the task."""
+
+from __future__ import annotations
+
+import keras
+
+from trainer_module import models, precision, tasks
+from trainer_module.feature_maps import find_layer
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.options import TrainerOptions
+
+
+def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
+    """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
+
+    Args:
+      options: The whole configuration of the run.
+      statistics: Those of the train split; used if `transform.normalization` is "dataset".
+
+    Returns:
+      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to the logits of the
+      task's head, float32.
+
+    Raises:
+      ValueError: If `grad_cam.layer` is not a layer of it.
+    """
+    size, channels = options.transform.image_size, options.transform.channels
+    with precision.policy(options.training.precision):
+        inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
+        if options.transform.normalization == "dataset":
+            # Transform computes the statistics once and they become weights: the .keras file and the SavedModel agree
+            # by construction. A constant channel has variance 0; Keras guards the division.
+            x = keras.layers.Normalization(
+                mean=statistics.mean, variance=statistics.variance, dtype="float32", name="normalize"
+            )(inputs)
+        elif options.transform.normalization == "backbone":
+            x = inputs
+        else:
+            x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="normalize")(inputs)
+        maps = models.get(options.model.name).build(options.model, x=x)
+        logits = tasks.get(options.task.name).head(maps, len(options.classes), options)
+        model = keras.Model(inputs, logits, name=options.model.name)
+    if options.grad_cam.layer:  # fail now, not after the training
+        find_layer(model, options.grad_cam.layer)
+    return model

@@ -1,0 +1,108 @@
+"""Building blocks of the signatures that every task exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from trainer_module import features, grad_cam, overlays, preprocessing
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks._spec import Endpoint
+
+if TYPE_CHECKING:
+    import keras
+
+Outputs = dict[str, tf.Tensor]
+
+
+def pixels_of(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+    """Decodes image files, string [N], to the model input: float32 [N, s, s, channels], range [0, 255]."""
+    transform = options.transform
+    pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels)
+    return tf.cast(pixels, tf.float32)
+
+
+def image_bytes_of(examples: tf.Tensor) -> tf.Tensor:
+    """Reads the image files of serialized raw examples: string [N] → string [N]."""
+    spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+    return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
+
+
+def common(
+    model: keras.Model,
+    options: TrainerOptions,
+    tft_layer: Any,
+    raw_feature_spec: dict[str, Any],
+    *,
+    predict: Callable[[tf.Tensor], Outputs],
+    embedding: keras.Model,
+    label: Callable[[Outputs], tf.Tensor] = lambda transformed: transformed[features.LABEL],
+) -> dict[str, Endpoint]:
+    """Builds the signatures that do not depend on the task's output.
+
+    Args:
+      model: From `network.build`.
+      options: The whole configuration of the run.
+      tft_layer: The transform graph: raw features → transformed features.
+      raw_feature_spec: How to parse a raw example.
+      predict: image_bytes string [N] → the outputs of `serving_default`.
+      embedding: Model from pixels to vectors [N, D] or maps [N, h, w, D], whose mean over positions is taken.
+      label: Transformed features of a batch → the label, as the Evaluator reads it.
+
+    Returns:
+      By name, with N the batch size, s the image size and D the embedding's size:
+        serving_default: image_bytes string [N] → the outputs of `predict`.
+        examples: examples string [N] (serialized raw examples) → the same.
+        transform_features: examples string [N] → the transformed features without pixels, the label among them.
+        explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N],
+          label string [N], score float32 [N]; for the predicted class.
+        embed: image_bytes string [N] → embedding float32 [N, D], unit length.
+    """
+
+    def predict_examples(examples: tf.Tensor) -> Outputs:
+        return predict(image_bytes_of(examples))
+
+    def transform_features(examples: tf.Tensor) -> Outputs:
+        transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
+        # `examples` decodes the image for the prediction; this signature should not decode it a second time.
+        transformed.pop(features.IMAGE_PIXELS, None)
+        return transformed | {features.LABEL: label(transformed)}
+
+    def embed(image_bytes: tf.Tensor) -> Outputs:
+        vectors = embedding(pixels_of(image_bytes, options), training=False)
+        if len(vectors.shape) == 4:
+            vectors = tf.reduce_mean(tf.cast(vectors, tf.float32), axis=[1, 2])
+        return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
+
+    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    examples = [tf.TensorSpec([None], tf.string, name="examples")]
+    return {
+        features.SERVING_DEFAULT: Endpoint(predict, image_bytes),
+        features.EXAMPLES: Endpoint(predict_examples, examples),
+        features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
+        features.EXPLAIN: Endpoint(_explain(model, options), image_bytes),
+        features.EMBED: Endpoint(embed, image_bytes),
+    }
+
+
+def _explain(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], Outputs]:
+    explanation = options.grad_cam
+    explain = grad_cam.explainer(model, explanation.method, explanation.layer)
+    colors = overlays.color_table(explanation.colormap)
+    names = tf.constant(options.classes)
+
+    def compute(image_bytes: tf.Tensor) -> Outputs:
+        pixels = pixels_of(image_bytes, options)
+        explained = explain(pixels)
+        blended = overlays.overlay(pixels, explained.heatmap, colors, explanation.alpha)
+        return {
+            "heatmap": explained.heatmap,
+            "overlay_png_bytes": overlays.encode_png(blended, overlays.QUICK),
+            "class_id": explained.class_id,
+            "label": tf.gather(names, explained.class_id),
+            "score": explained.score,
+        }
+
+    return compute

@@ -1,0 +1,299 @@
+"""The records that describe a task: everything that the rest of the product needs to know about one.
+
+Importing this module, or a task, imports neither TensorFlow nor Keras: a configuration is checked, a report is rendered
+and a metric is described without them. The functions of a task import what they use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from trainer_module.section import TaskOptions
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer_module.models import FeatureMaps
+    from trainer_module.options import TrainerOptions, TransformOptions
+
+Direction = Literal["higher_is_better", "lower_is_better"]
+Scope = Literal["overall", "per_class"]
+
+
+# === Metrics ===
+
+
+class MetricSpec(BaseModel):
+    """One metric of a task: its name, its meaning, its range and how it is computed.
+
+    The record is stored with the evaluated values, without `compute`, so that a report describes what it shows.
+
+    Attributes:
+      name: As in configuration files and artifacts: lower case, words joined by underscores.
+      description: One sentence that explains the value to a reader of the report.
+      scope: `overall` has one value per slice, `per_class` one value per class and slice.
+      direction: Whether a higher or a lower value is better.
+      minimum: Smallest possible value; None if there is none.
+      maximum: Largest possible value; None if there is none.
+      undefined_when: The condition under which the value is NaN, as a clause: "the class has no examples".
+      title: The words for it inside a sentence; derived from the name if empty.
+      main: Whether it is the metric of its scope that runs and classes are ranked by. Each scope has exactly one.
+      in_slices: Whether tables of slices show it.
+      threshold: Default bound of `evaluation.thresholds`; None if it has none.
+      change_threshold: Default bound of `evaluation.change_thresholds`; None if it has none.
+      compute: Accumulated counts of a slice → float, or float64 [num_classes] for `per_class`. None in stored records.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str = Field(min_length=20)
+    scope: Scope = "overall"
+    direction: Direction = "higher_is_better"
+    minimum: float | None = 0.0
+    maximum: float | None = 1.0
+    undefined_when: str = Field(min_length=1)
+    title: str = ""
+    main: bool = False
+    in_slices: bool = False
+    threshold: float | None = None
+    change_threshold: float | None = None
+    compute: Callable[[Any], Any] | None = Field(default=None, exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> MetricSpec:
+        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
+            raise ValueError(f"metric {self.name}: minimum {self.minimum:g} is not below maximum {self.maximum:g}")
+        if self.threshold is not None and not self.allows(self.threshold):
+            raise ValueError(f"metric {self.name}: threshold {self.threshold:g} is outside {self.range_text}")
+        return self
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher value is better."""
+        return self.direction == "higher_is_better"
+
+    @property
+    def range_text(self) -> str:
+        """The possible values in words: `between 0 and 1`, `0 or more`."""
+        if self.minimum is None:
+            return "any number" if self.maximum is None else f"{self.maximum:g} or less"
+        return f"{self.minimum:g} or more" if self.maximum is None else f"between {self.minimum:g} and {self.maximum:g}"
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is possible."""
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        return low <= value <= high
+
+    def allows_change(self, value: float) -> bool:
+        """Whether the metric can differ by this much: at most the width of its range."""
+        width = math.inf if None in (self.minimum, self.maximum) else (self.maximum or 0.0) - (self.minimum or 0.0)
+        return 0.0 <= value <= width
+
+    def clip(self, value: float) -> float:
+        """Limits a value, such as the end of a confidence interval, to the possible range."""
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        return min(max(value, low), high)
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether a value is strictly better than another."""
+        return value > other if self.higher_is_better else value < other
+
+
+class Accumulator(Protocol):
+    """Counts of a slice that can be added up in any order; of bounded size, and picklable."""
+
+    def add(self, element: Any) -> None:
+        """Adds one example, as `Evaluation.element` returns it."""
+
+    def merge(self, other: Any) -> None:
+        """Adds the counts of another accumulator, which is not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a task is evaluated: examples → counts → metrics.
+
+    Attributes:
+      prediction_key: Output of the signature `examples` that is compared with the label.
+      accumulator: (num_classes, top_k, ignore_id) → empty counts.
+      element: (label, prediction, num_classes, ignore_id) → what one example adds to the counts. The label is the
+        output `label` of the signature `transform_features`, the prediction that of `prediction_key`; both without
+        batch dimension.
+      metrics: top_k → all metrics, in the order in which they are shown.
+      confusion_matrix: Counts → int64 [num_classes, num_classes], rows are the ground truth; None if there is none.
+      reliability: Counts → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
+        bin of confidence; None if there is no such curve.
+      count_unit: The unit of a class's support and of the confusion matrix: "examples", "pixels", "boxes".
+    """
+
+    prediction_key: str
+    accumulator: Callable[[int, int, int | None], Accumulator]
+    element: Callable[[Any, Any, int, int | None], Any]
+    metrics: Callable[[int], tuple[MetricSpec, ...]]
+    confusion_matrix: Callable[[Any], np.ndarray] | None = None
+    reliability: Callable[[Any], np.ndarray] | None = None
+    count_unit: str = "examples"
+
+
+# === Training ===
+
+
+class Objective(NamedTuple):
+    """A value of the training history that Tuner can optimise.
+
+    Attributes:
+      name: Column of the history, such as `val_accuracy`.
+      direction: Whether Tuner looks for the smallest or the largest value.
+    """
+
+    name: str
+    direction: Literal["min", "max"]
+
+
+class Condition(NamedTuple):
+    """When an option of a task has an effect.
+
+    Attributes:
+      text: The condition, as it is written in the configuration: `task.loss = "focal"`.
+      holds: Options of the task → whether it holds.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+# === Export ===
+
+
+class Endpoint(NamedTuple):
+    """One signature of an export.
+
+    Attributes:
+      compute: Maps tensors to a dict of named tensors, all with a batch dimension.
+      inputs: The specification of each argument, named.
+    """
+
+    compute: Callable[..., dict[str, tf.Tensor]]
+    inputs: list[tf.TensorSpec]
+
+
+class Agreement(NamedTuple):
+    """Whether an export responds as the Keras model does.
+
+    Attributes:
+      passed: Whether the responses are equal within the tolerance.
+      detail: The difference, or what went wrong.
+      difference: The value that was compared with the tolerance; None if there is no such number.
+    """
+
+    passed: bool
+    detail: str
+    difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The signatures of a task's SavedModel, and how they are verified.
+
+    Attributes:
+      required: Signatures that every export must have.
+      signatures: (model, options, tft_layer, raw_feature_spec) → name → endpoint.
+      reference: (model, options, image_bytes) → the Keras model's own predictions.
+      compare: (response, reference, options, tolerance) → whether a response of `serving_default` or `examples`
+        equals the reference.
+      command: The CLI command for one prediction, without `tfx-vision`: "predict IMAGE".
+    """
+
+    required: tuple[str, ...]
+    signatures: Callable[[keras.Model, TrainerOptions, Any, dict[str, Any]], dict[str, Endpoint]]
+    reference: Callable[[keras.Model, TrainerOptions, Sequence[bytes]], np.ndarray]
+    compare: Callable[[Mapping[str, np.ndarray], np.ndarray, TrainerOptions, float], Agreement]
+    command: str
+
+
+# === Explanation ===
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What Grad-CAM explains of a prediction.
+
+    Attributes:
+      target: (logits, class ids int [N] or None, regions bool [N, h, w] or None) → class ids int [N] and regions, None
+        where the whole image is explained. Without class ids, those of the prediction.
+      score: (logits, class ids, regions) → the explained class's probability, float32 [N].
+      has_regions: Whether a region of the image is explained, and its ground truth is known; metrics of localisation
+        need it.
+      method_prefix: Put before the method's name in the report: "Seg-".
+      pixels_at_once: Most pixels, images times height times width, of a batch; limits memory.
+    """
+
+    target: Callable[[tf.Tensor, Any, Any], tuple[tf.Tensor, Any]]
+    score: Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]
+    has_regions: bool = False
+    method_prefix: str = ""
+    pixels_at_once: int = 2**22
+
+
+# === Task ===
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """Everything task-specific. Code outside `trainer_module/tasks` reads this record and never compares names.
+
+    In the signatures N is the batch size, C the number of classes, h and w the size of the model input.
+
+    Attributes:
+      name: Name of the module, and of the task in configurations.
+      label_noun: What one example is labelled with, in messages: "one class per image", "a mask per image".
+      options: The keys of `[task]`.
+      label_features: Raw example features that hold the label; a layout must write all of them.
+      class_features: Raw example features of class names, for slices, schema and label groups.
+      transform_label: (raw features, classes, transform options) → the label in the transform graph.
+      read_label: (transformed features, transform options) → a batch of labels for training.
+      geometry_moves_labels: Whether geometric augmentation changes labels too; it then runs in tf.data.
+      unsupported_augmentation: Keys of `[augmentation]` that do not fit the label.
+      augment: options → (seed int [2], images, labels, *sample weights) → the same, changed.
+      head: (feature maps, num_classes, options) → logits, with the layer name `features.LOGITS_LAYER`.
+      loss: (options, train data) → the loss of logits and labels; without train data class weights are 1.
+      sample_weight: (train data, options) → the train data, with a third component where examples have weights.
+      training_metrics: options → metrics shown and recorded while training.
+      objectives: Values that Tuner can optimise.
+      loss_options: Keys of `[task]` that change the loss itself, so that losses are not comparable.
+      option_conditions: Key of `[task]` → when it has an effect.
+      evaluation: How it is evaluated.
+      export: How it is served.
+      explanation: How a prediction is explained.
+    """
+
+    name: str
+    label_noun: str
+    options: type[TaskOptions]
+    label_features: tuple[str, ...]
+    class_features: tuple[str, ...]
+    transform_label: Callable[[Mapping[str, tf.Tensor], Sequence[str], TransformOptions], tf.Tensor]
+    read_label: Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
+    geometry_moves_labels: bool = False
+    unsupported_augmentation: tuple[str, ...] = ()
+    augment: Callable[[TrainerOptions], Callable[..., tuple[tf.Tensor, ...]]]
+    head: Callable[[FeatureMaps, int, TrainerOptions], keras.KerasTensor]
+    loss: Callable[..., keras.losses.Loss]
+    sample_weight: Callable[[tf.data.Dataset, TrainerOptions], tf.data.Dataset]
+    training_metrics: Callable[[TrainerOptions], list[keras.metrics.Metric]]
+    objectives: tuple[Objective, ...]
+    loss_options: tuple[str, ...] = ()
+    option_conditions: Mapping[str, Condition]
+    evaluation: Evaluation | None = None
+    export: Export
+    explanation: Explanation
