@@ -266,7 +266,7 @@ def tuned(*overrides):
         ),
         (
             "tuner.space.model.filters={min=1,max=2}",
-            r"`model\.filters` is unknown\. Numbers: model\.block_dropout, model",
+            r"`model\.filters` is unknown\. Numbers: model\.block_dropout\.",
         ),
         ("tuner.space.transform.image_size={choices=[8]}", r"`transform\.image_size` is unknown\. Numbers: training"),
         ("tuner.space.training.learning_rate={mn=1e-4,max=1}", r"Unknown key `mn` in .* Did you mean `min`\?"),
