@@ -3,8 +3,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 VARIANT := cpu
+# A test file stays in one process, so that its fixtures are made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test test-flink test-spark lint format bench lock image clean
+.PHONY: help setup demo test test-fast test-flink test-spark lint format bench lock image clean
 
 help: ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +17,11 @@ setup: ## Creates .venv from requirements.lock; does nothing when that is done.
 demo: setup ## Trains, checks, explains, pushes and serves a model of handwritten digits, and asks it.
 	@scripts/demo.sh
 
-test: setup ## Runs all tests.
-	$(BIN)/python -m pytest
+test: setup ## Runs all tests, in two processes.
+	$(PYTEST)
+
+test-fast: setup ## Runs the unit and pipeline tests only (about three minutes).
+	$(PYTEST) -m "unit or pipeline"
 
 test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).
 	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine flink --engine multi_processing
@@ -24,13 +29,14 @@ test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two pr
 test-spark: setup ## Runs the data-parallel nodes on a local Spark (needs Java; docs/scaling.md).
 	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine spark
 
-lint: setup ## Checks format, style, types and the direction of imports.
+lint: setup ## Checks format, style, types, the direction of imports and the vocabulary.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
-format: setup ## Formats the code and mends what ruff can mend.
+format: setup ## Formats the code and fixes what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

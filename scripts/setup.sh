@@ -162,7 +162,8 @@ if ! command -v "${CXX:-g++}" >/dev/null; then
 fi
 
 say "installing the locked packages"
-"$uv" pip install --quiet --python "$venv/bin/python" --require-hashes --no-deps -r requirements.lock
+# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile TensorFlow and TFX again.
+"$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes --no-deps -r requirements.lock
 "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
 printf '%s' "$fingerprint" >"$stamp"
 say "ready: $venv/bin/tfx-vision"
