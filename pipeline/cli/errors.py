@@ -1,4 +1,4 @@
-"""What may go wrong in a command without a fault of the program, and how the command ends then."""
+"""Expected errors of commands: one message and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from trainer_module.model_versions import VersionError
 
 @contextlib.contextmanager
 def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: str = "") -> Iterator[None]:
-    """Ends the command with one message and an exit code where the work inside cannot be done.
+    """Ends the command with one message and an exit code if the work inside raises an expected error.
 
     Args:
-      path: What an error of the disk is about that names no file; asked only then, since the work may find it out.
-        When absent, errors of the disk are not expected, and pass.
-      interrupted: What is said to who interrupts; when absent, that passes too.
+      path: Returns the path for an OSError without a file name; called only then. Without it, an OSError propagates.
+      interrupted: Message after Ctrl-C; without it, KeyboardInterrupt propagates.
     """
     stderr = Console(stderr=True)
     try:
@@ -34,7 +33,7 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
     except (AlreadyRunningError, ServerError, VersionError) as error:
         stop(stderr, FAILED, str(error))
     except OSError as error:
-        # A folder that cannot be read or written, or a full disk.
+        # No permission, or a full disk.
         if path is None:
             raise
         stop(stderr, FAILED, f"{error.filename or path()}: {error.strerror or error}")

@@ -36,10 +36,10 @@ def augment(
     with one_message(lambda: output):
         loaded = load_config(config, data, overrides)
         generated = loaded.data.path is None
-        with local_run.only_run(loaded.run_dir) if generated else contextlib.nullcontext():
+        with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
             found = dataset.prepare(loaded)
         dataset.refuse_other_task(loaded, found, "Trainer")
-        with log.quiet_output(Path(os.devnull)):
+        with log.redirected_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
@@ -65,12 +65,12 @@ def model(
     """
     import os
 
-    from pipeline.execution.log import quiet_output
+    from pipeline.execution.log import redirected_output
 
     with one_message():
         loaded = load_config(config, data, overrides, needs_data=False)
         # TensorFlow greets at length when it starts.
-        with quiet_output(Path(os.devnull)) as (out, _):
+        with redirected_output(Path(os.devnull)) as (out, _):
             from pipeline.cli import network_table
             from pipeline.preview import network_summary
 

@@ -36,12 +36,12 @@ def run(
     ):
         loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
-        local_run.refuse_several_machines(loaded)
-        with local_run.only_run(loaded.run_dir):
+        local_run.check_distribution(loaded)
+        with local_run.run_lock(loaded.run_dir):
             layout = dataset.prepare(loaded)
             from pipeline.cli import run_summary
 
-            with log.quiet_output(loaded.log_path) as (out, err):
+            with log.redirected_output(loaded.log_path) as (out, err):
                 console = wide_console(err)
                 run_summary.start(console, loaded, layout)
                 with run_summary.Progress(console) as progress:

@@ -98,11 +98,11 @@ class ServeOptions:
 @with_options(ServeOptions, "options")
 def serve(*, options: ServeOptions) -> None:
     """Serves models over gRPC and REST like TF Serving, without docker; `tensorflow_model_server` takes its flags."""
-    from pipeline.execution.log import quiet_output
+    from pipeline.execution.log import redirected_output
 
     options.check()
     # TensorFlow prints much when it starts and when it loads a model; its errors arrive as exceptions.
-    with quiet_output(Path(os.devnull)) as (_, err):
+    with redirected_output(Path(os.devnull)) as (_, err):
         from serving.local_server import command
         from serving.local_server.errors import RequestError
         from serving.local_server.server import ServerStartError

@@ -1,7 +1,7 @@
-"""The folder of artifacts, where it is not in the run's own: it belongs to one record of runs.
+"""Ownership of `pipeline.artifacts`: a folder of artifacts outside the run's folder belongs to one metadata store.
 
-TFX counts a record's executions, and the folders of artifacts are called by these numbers. A second record would count
-from one again, and mix its files with those that are there.
+TFX names the folders of artifacts by the ids of the executions. A second metadata store would count from one again, and
+mix its files with the existing ones.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ MARKER = "record.id"
 
 
 def claim(config: PipelineConfig) -> None:
-    """Marks the folder as that of this record, or sees that it is; does nothing where `pipeline.artifacts` is not said.
+    """Marks the folder as that of this metadata store, or checks the mark; does nothing without `pipeline.artifacts`.
 
     Raises:
-      ConfigError: If nothing can be written there, or if it is another record's.
+      ConfigError: If the folder is not writable, or belongs to another metadata store.
     """
     if config.pipeline.artifacts is None:
         return
     location = config.artifacts_location
     own_path = config.run_dir / MARKER
-    # A record that was begun anew is another one; the id of the one before is left for who puts that back.
+    # A new metadata store has no id yet; the file keeps the id of the previous one, in case that is restored.
     own = own_path.read_text() if own_path.exists() and config.metadata_path.exists() else ""
     marker = locations.join(location, MARKER)
     try:
@@ -33,21 +33,22 @@ def claim(config: PipelineConfig) -> None:
             files = locations.file_system(location)
             files.makedirs(location)
             names = {name.rstrip("/") for name in files.listdir(location)}
-            if names <= {MARKER}:  # nothing else is there yet
+            if names <= {MARKER}:  # the folder is new
                 own = own or uuid.uuid4().hex
                 own_path.parent.mkdir(parents=True, exist_ok=True)
                 own_path.write_text(own)
                 with files.GFile(marker, "w") as file:
                     file.write(own)
                 return
-        found = locations.read(marker).decode() if MARKER in names else ""
+        owner = locations.read(marker).decode() if MARKER in names else ""
     except OSError as error:
         raise ConfigError(
-            f"pipeline.artifacts: nothing can be written to {error.filename or location}: {error.strerror}. Look at "
-            "its name, and at who may write there."
+            f"pipeline.artifacts: cannot write to {error.filename or location}: {error.strerror}. Check the name "
+            "and the permissions."
         ) from None
-    if not own or found != own:
+    if not own or owner != own:
         raise ConfigError(
-            f"pipeline.artifacts: {location} holds what another record of runs knows, not {config.metadata_path}. Give "
-            "this pipeline another name (--set pipeline.name=NAME) or another folder, or put that record back."
+            f"pipeline.artifacts: {location} contains artifacts of another metadata store than {config.metadata_path}. "
+            "Give this pipeline another name (--set pipeline.name=NAME) or another folder, or restore that metadata "
+            "store."
         )

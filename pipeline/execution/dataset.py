@@ -15,11 +15,11 @@ from trainer_module.error_text import did_you_mean
 
 
 def prepare(config: PipelineConfig) -> layouts.Layout:
-    """Writes a generated data set if need be, looks at the data, and checks what depends on it.
+    """Generates the dataset if necessary, inspects its layout, and checks the configuration against it.
 
     Raises:
-      DatasetError: If the data cannot be trained on.
-      ConfigError: If the configuration names what the data do not have.
+      DatasetError: If the dataset cannot be used for training.
+      ConfigError: If the configuration names classes or slices that the dataset does not have.
     """
     if config.data.source != "folder" and config.data.path is None:
         from pipeline.execution import generated_datasets
@@ -31,16 +31,16 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
 
 
 def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
-    """Compares the classes and slices that `[evaluation]` names with those of the data.
+    """Checks the classes and slices that `[evaluation]` and `[grad_cam]` name.
 
     Raises:
-      ConfigError: If there is no such class or slice.
+      ConfigError: If the dataset does not have such a class or slice.
     """
     evaluation = config.evaluation
     if evaluation.label_groups and LABEL_GROUP in layout.columns:
         raise ConfigError(
-            f"The table has a column `{LABEL_GROUP}`, as the slices of evaluation.label_groups are called. Give the "
-            "column another name."
+            f"The table has a column `{LABEL_GROUP}`, which is the name of the slices of evaluation.label_groups. "
+            "Rename the column."
         )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
     available = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
@@ -49,7 +49,7 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
         if name not in known:
-            suggestion = did_you_mean(name, known) or f". The data have: {', '.join(known)}."
+            suggestion = did_you_mean(name, known) or f". The dataset has: {', '.join(known)}."
             raise ConfigError(f"evaluation.{rule}: unknown {kind} `{name}`{suggestion}")
 
     for entry in evaluation.slices or ():
@@ -58,29 +58,28 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
     for group, members in evaluation.label_groups.items():
         for name in members:
             check(f"label_groups.{group}", "class", name, layout.classes)
-    _check_explained(config, layout)
+    _check_explanations(config, layout)
     for rule, bounds in evaluation.bound_rules().items():
-        for name in {name for said in bounds.values() if isinstance(said, dict) for name in said}:
+        for name in {name for bound in bounds.values() if isinstance(bound, dict) for name in bound}:
             if rule != "slice_thresholds":
                 check(rule, "class", name, layout.classes)
             elif not could_name(name, measured):
                 raise ConfigError(
-                    f"evaluation.{rule}: `{name}` is no slice that is measured{did_you_mean(name, families) or '.'} "
-                    f"Measured are: {', '.join(families)}; evaluation.slices says which, pairs of them included."
+                    f"evaluation.{rule}: `{name}` is not an evaluated slice{did_you_mean(name, families) or '.'} "
+                    f"Evaluated slices: {', '.join(families)}; evaluation.slices sets them, pairs included."
                 )
 
 
-def _check_explained(config: PipelineConfig, layout: layouts.Layout) -> None:
-    """The same for `[grad_cam]`."""
+def _check_explanations(config: PipelineConfig, layout: layouts.Layout) -> None:
     slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns)
     for name in config.grad_cam.slices or ():
         if name not in slices:
-            suggestion = did_you_mean(name, slices) or f". The data have: {', '.join(slices)}."
+            suggestion = did_you_mean(name, slices) or f". The dataset has: {', '.join(slices)}."
             raise ConfigError(f"grad_cam.slices: unknown slice `{name}`{suggestion}")
     target = config.grad_cam.target
     targets = ("predicted", "true", *layout.classes)
     if target not in targets:
-        suggestion = did_you_mean(target, targets) or f". The data have: {', '.join(layout.classes)}."
+        suggestion = did_you_mean(target, targets) or f". The dataset has: {', '.join(layout.classes)}."
         raise ConfigError(f"grad_cam.target: unknown class `{target}`{suggestion}")
 
 

@@ -1,4 +1,4 @@
-"""Data sets that the product writes itself, from packages it depends on: no network, no files of ours."""
+"""Datasets that are generated from installed packages: no network and no other files are needed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image
 from components.image_example_gen import layout
 from trainer_module import features
 
-# Written last: a folder without it was left by an interrupted call.
+# Written last: a folder without this file is incomplete.
 _COMPLETE = ".complete"
 
-# Scenes of every split, and its share of the digits and of the photographs' width.
+# Number of scenes per split, and the share of the split in the digits and in the width of the photographs.
 SCENES = {features.TRAIN: (600, 0.7), features.VALIDATION: (100, 0.15), features.TEST: (100, 0.15)}
 SCENE_SIDE = 64
 
-# What there is to tell apart, by source: known before anything is written.
+# Class names by source: known before the dataset is written.
 _DIGITS = tuple(map(str, range(10)))
 CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS)}
 
@@ -30,8 +30,8 @@ CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS)}
 def write_digits(data_dir: Path) -> None:
     """Writes scikit-learn's 1,797 handwritten digits as `<digit>/<index>.png`, 8x8 grey, with `metadata.csv`.
 
-    The metadata's column `slant` says how the writer's hand leant (`left`, `upright`, `right`), from the strokes'
-    second moments. A folder that is complete is left as it is, so that its files keep their time of change.
+    The column `slant` of the metadata is the slant of the handwriting (`left`, `upright`, `right`), from the second
+    moments of the strokes. A complete folder is not written again: its files keep their modification times.
 
     Reference: E. Alpaydin & C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
     https://doi.org/10.24432/C50P49; scikit-learn ships the test part.
@@ -43,11 +43,11 @@ def write_digit_scenes(data_dir: Path) -> None:
     """Writes 800 scenes of 64x64 pixels: handwritten digits on photographs, with exact masks.
 
     `images/<split>/<index>.png`, `masks/<split>/<index>.png` and `classes.txt`: 0 is the background, 1 to 10 are the
-    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs, on which some of its 8x8 digits
-    lie, enlarged to 16 to 32 pixels, each in one colour that differs from what it covers. No digit and no part of a
-    photograph occurs in two splits. The same scenes in every call; a complete folder is left as it is.
+    digits 0 to 9. A scene is a crop of one of scikit-learn's two sample photographs with some of its 8x8 digits on top,
+    enlarged to 16 to 32 pixels, each in one colour that differs from the background. No digit and no part of a
+    photograph occurs in two splits. Every call writes the same scenes; a complete folder is not written again.
 
-    Reference: as `write_digits`; the photographs are china.jpg and flower.jpg of scikit-learn (CC BY, their authors
+    Reference: See `write_digits`; the photographs are china.jpg and flower.jpg of scikit-learn (CC BY, their authors
     are named in its `sklearn/datasets/images/README.txt`).
     """
     _write_once(data_dir, _digit_scenes_into)
@@ -99,8 +99,8 @@ def _digit_scenes_into(staging: Path) -> None:
             (staging / folder / split).mkdir(parents=True)
         for index in range(count):
             part = parts[index % len(parts)]
-            picture, mask = scene(part, digits.images[own], digits.target[own], random)
-            Image.fromarray(picture).save(staging / layout.IMAGES_FOLDER / split / f"{index:04d}.png")
+            image, mask = scene(part, digits.images[own], digits.target[own], random)
+            Image.fromarray(image).save(staging / layout.IMAGES_FOLDER / split / f"{index:04d}.png")
             Image.fromarray(mask).save(staging / layout.MASKS_FOLDER / split / f"{index:04d}.png")
         begin = end
 
@@ -108,46 +108,45 @@ def _digit_scenes_into(staging: Path) -> None:
 def scene(
     photograph: np.ndarray, inks: np.ndarray, targets: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts digits on a crop of a photograph.
+    """Places digits on a crop of a photograph.
 
-    A pixel is a digit's where its enlarged ink (bicubic) is at least half of the strongest; it takes the digit's colour
-    there and nowhere else, so that the mask is exact. A digit that would overlap another, also by its square, is left
-    out.
+    A pixel belongs to a digit if its enlarged ink (bicubic) is at least half of the maximum; exactly these pixels take
+    the colour of the digit, so the mask is exact. A digit whose square overlaps that of another one is skipped.
 
     Args:
       photograph: uint8 [height, width, 3], at least 64 x 64.
       inks: float [n, 8, 8], range [0, 16].
-      targets: int [n], the digits that they show.
-      random: Decides everything.
+      targets: int [n], the digits.
+      random: Source of all random choices.
 
     Returns:
-      Picture uint8 [64, 64, 3] and mask uint8 [64, 64], 0 for the background and 1 + digit.
+      Image uint8 [64, 64, 3] and mask uint8 [64, 64], 0 for the background and 1 + digit.
     """
     top, left = (random.integers(0, size - SCENE_SIDE + 1) for size in photograph.shape[:2])
-    picture = photograph[top : top + SCENE_SIDE, left : left + SCENE_SIDE].copy()
+    image = photograph[top : top + SCENE_SIDE, left : left + SCENE_SIDE].copy()
     mask = np.zeros((SCENE_SIDE, SCENE_SIDE), np.uint8)
-    taken = np.zeros_like(mask, bool)
+    occupied = np.zeros_like(mask, bool)
     for _ in range(random.integers(3, 13)):
         chosen, side = random.integers(len(inks)), int(random.integers(16, 33))
         row, column = random.integers(0, SCENE_SIDE - side + 1, 2)
         place: Any = np.s_[row : row + side, column : column + side]
-        if taken[place].any():
+        if occupied[place].any():
             continue
-        taken[place] = True
+        occupied[place] = True
         enlarged = Image.fromarray(inks[chosen].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
         is_ink = np.asarray(enlarged) >= inks[chosen].max() / 2
-        # Half of the range away from what it covers, in every channel: visible on any ground.
-        ground = picture[place].reshape(-1, 3).mean(axis=0)
-        picture[place][is_ink] = ((ground + random.uniform(96, 160, 3)) % 256).astype(np.uint8)
+        # About half of the range away from the mean of the background, in every channel: always visible.
+        background = image[place].reshape(-1, 3).mean(axis=0)
+        image[place][is_ink] = ((background + random.uniform(96, 160, 3)) % 256).astype(np.uint8)
         mask[place][is_ink] = 1 + targets[chosen]
-    return picture, mask
+    return image, mask
 
 
 def slant(ink: np.ndarray) -> str:
-    """How far the strokes lean: `left`, `upright` or `right`.
+    """Slant of the strokes: `left`, `upright` or `right`.
 
     The horizontal shift per row of the best-fitting axis is cov(x, y) / var(y), weighted by ink; y points down, so a
-    hand that leans to the right has a negative one. Below a tenth of a pixel a row it counts as upright.
+    slant to the right is negative. Below a tenth of a pixel per row, it counts as upright.
 
     Args:
       ink: [height, width], non-negative, not all zero.

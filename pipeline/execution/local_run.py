@@ -26,16 +26,16 @@ class AlreadyRunningError(Exception):
     """Another process runs this pipeline."""
 
 
-def refuse_several_machines(config: PipelineConfig) -> None:
-    """Refuses, before anything is looked at, what a run on one machine would wait for in vain.
+def check_distribution(config: PipelineConfig) -> None:
+    """Rejects a configuration that requires several machines: a run here would wait for them forever.
 
     Raises:
-      ConfigError: If the training is meant for several machines.
+      ConfigError: If the training is distributed over several machines.
     """
     if config.training.distribution == "multi_worker":
         raise ConfigError(
-            'training.distribution = "multi_worker" is for Trainers that a cluster starts on several machines; this '
-            'run is on one: take "mirrored" for all its GPUs, or "none".'
+            'training.distribution = "multi_worker" requires Trainers that a cluster starts on several machines, and '
+            'this run uses one: set "mirrored" for all its GPUs, or "none".'
         )
 
 
@@ -47,28 +47,28 @@ def execute(
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
 ) -> Outcome:
-    """Runs the pipeline in this process; TFX is imported here.
+    """Runs the pipeline in this process; imports TFX.
 
     Args:
       config: The whole configuration.
-      layout: From `prepare`.
+      layout: From `dataset.prepare`.
       from_node: First node to run.
       to_node: Last node to run.
-      on_node: Called as nodes start and end.
+      on_node: Called when nodes start and end.
 
     Raises:
-      ConfigError: If nothing lies between `from_node` and `to_node`, if the model does not fit the data, or if
+      ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, or if
         `pipeline.artifacts` cannot be used.
     """
     dataset.refuse_other_task(config, layout, to_node or NODE_IDS[-1])
     from pipeline import dag
-    from pipeline.execution import artifact_store, node_runner, results
+    from pipeline.execution import artifact_store, node_runner, push_cache, results
     from pipeline.history import metadata_store
 
     run_id = datetime.datetime.now().isoformat()
     outcome = Outcome(log_path=config.log_path)
 
-    def note(result: NodeResult) -> None:
+    def add_result(result: NodeResult) -> None:
         if result.state != "running":
             outcome.nodes.append(result)
         on_node(result)
@@ -76,18 +76,18 @@ def execute(
     artifact_store.claim(config)
     pipeline = dag.create_pipeline(config, layout)
     store = metadata_store.open_store(config.metadata_path)
-    results.forget_old_pushes(store)
+    push_cache.invalidate(store)
     try:
-        node_runner.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=note)
-    except node_runner.PicturesRefusedError as error:
+        node_runner.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=add_result)
+    except node_runner.ImagesRefusedError as error:
         outcome.refusal = error.cause
     except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
     except node_runner.NothingToRunError:
-        raise ConfigError(f"--from {from_node} does not lead to --to {to_node}: nothing would run.") from None
+        raise ConfigError(f"--from {from_node} is not connected with --to {to_node}: no node would run.") from None
     outcome.result = results.collect(metadata_store.outputs_of_run(store, run_id))
     if outcome.result.report:
-        # The artifact stays where it is, one for every run; this is where people look for the last.
+        # Every run has its own artifact; this copy is the report of the last one.
         newest = config.report_path
         newest.with_suffix(".tmp").write_bytes(locations.read(outcome.result.report))
         newest.with_suffix(".tmp").replace(newest)
@@ -96,11 +96,11 @@ def execute(
 
 
 @contextlib.contextmanager
-def only_run(run_dir: Path) -> Iterator[None]:
-    """Keeps every other run of this pipeline out: its metadata store, data and log serve one at a time.
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Locks the folder of a pipeline: one run at a time uses its metadata store, data and log.
 
     Raises:
-      AlreadyRunningError: If there is one.
+      AlreadyRunningError: If another process holds the lock.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as lock:
@@ -108,7 +108,7 @@ def only_run(run_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunningError(
-                f"Another run uses {run_dir}. Wait for it to end, or give this one another name "
+                f"Another run uses {run_dir}. Wait until it ends, or give this one another name "
                 "(--set pipeline.name=NAME)."
             ) from None
         yield

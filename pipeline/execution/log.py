@@ -12,14 +12,14 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def quiet_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
-    """Sends all that libraries write to standard output and error, C++ included, to a log file.
+def redirected_output(path: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Redirects everything that libraries write to standard output and standard error, C++ included, to a log file.
 
     Args:
-      path: The log; an earlier one is overwritten.
+      path: The log; an existing one is replaced.
 
     Yields:
-      The real standard output and the real standard error, for what people should see.
+      The real standard output and the real standard error, for messages to the user.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

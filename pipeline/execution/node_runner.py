@@ -1,4 +1,4 @@
-"""Runs the DAG in this process, node by node, and says what became of each."""
+"""Runs the DAG in this process, node by node, and reports the result of each."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NodeState = Literal["running", "complete", "cached", "skipped", "refused", "fail
 
 
 class NodeResult(NamedTuple):
-    """What became of a node.
+    """The result of a node.
 
     Attributes:
-      id: The node's name.
-      state: `complete` (its executor ran), `cached`, `skipped` (not asked for), `refused` (by a gate; nothing behind it
-        runs), `failed`, or, while it does, `running`.
+      id: Name of the node.
+      state: `running`, and in the end `complete` (the executor ran), `cached`, `skipped` (not requested), `refused` (by
+        a gate; no later node runs) or `failed`.
       seconds: Wall time.
     """
 
@@ -40,24 +40,24 @@ class NodeResult(NamedTuple):
 
 
 class NothingToRunError(Exception):
-    """No node lies between the first and the last one asked for."""
+    """There is no node between the first and the last requested one."""
 
 
 class NodeFailedError(Exception):
-    """A node's executor raised; the cause is chained."""
+    """The executor of a node raised an exception, which is the cause."""
 
     def __init__(self, node_id: str, cause: BaseException) -> None:
-        """Names the node and keeps the cause."""
+        """Takes the name of the node and the exception."""
         super().__init__(f"{node_id}: {cause}")
         self.node_id = node_id
         self.cause = cause
 
 
-class PicturesRefusedError(Exception):
-    """ExampleValidator has refused the pictures; the cause says why."""
+class ImagesRefusedError(Exception):
+    """ExampleValidator refused the images; the cause says why."""
 
     def __init__(self, cause: AnomaliesFoundError) -> None:
-        """Keeps the cause."""
+        """Takes the exception of ExampleValidator."""
         super().__init__(str(cause))
         self.cause = cause
 
@@ -70,29 +70,29 @@ def run(
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
 ) -> None:
-    """Runs a pipeline, as TFX's LocalDagRunner does, and reports every node as it starts and ends.
+    """Runs a pipeline like TFX's LocalDagRunner, and reports every node when it starts and ends.
 
-    A node whose inputs, parameters and code have not changed since it last succeeded is taken from the cache: after a
-    failure the same call resumes at the node that failed.
+    A node whose inputs, parameters and code have not changed since its last success is taken from the cache: after a
+    failure, the same call resumes at the failed node.
 
     Args:
       pipeline: From `dag.create_pipeline`.
-      run_id: Names this run in ML Metadata.
-      from_node: First node to run; what comes before is taken from the last run.
+      run_id: Name of this run in ML Metadata.
+      from_node: First node to run; the outputs of earlier nodes are those of the last run.
       to_node: Last node to run.
-      on_node: Called with state `running` before, and with the result after every node.
+      on_node: Called with state `running` before every node, and with the result after it.
 
     Raises:
       NothingToRunError: If no node lies between `from_node` and `to_node`.
-      PicturesRefusedError: If ExampleValidator refuses the pictures; the nodes behind it do not run.
-      NodeFailedError: If a node fails; the nodes behind it do not run.
+      ImagesRefusedError: If ExampleValidator refuses the images; later nodes do not run.
+      NodeFailedError: If a node fails; later nodes do not run.
     """
     let_workers_find_python()
     compiled = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(compiled)
-    which = deployment.metadata_connection_config.WhichOneof("connection_config")
-    connection = getattr(deployment.metadata_connection_config, which)
+    connection_kind = deployment.metadata_connection_config.WhichOneof("connection_config")
+    connection = getattr(deployment.metadata_connection_config, connection_kind)
     if from_node or to_node:
         partial_run_utils.mark_pipeline(
             compiled, from_nodes=[from_node] if from_node else None, to_nodes=[to_node] if to_node else None
@@ -105,10 +105,10 @@ def run(
 
 
 def let_workers_find_python() -> None:
-    """Puts this interpreter's folder first on PATH: Beam's pools start their workers as `python`, whichever that is."""
-    folder, found = str(Path(sys.executable).parent), os.environ.get("PATH", "")
-    if found.partition(os.pathsep)[0] != folder:
-        os.environ["PATH"] = f"{folder}{os.pathsep}{found}"
+    """Puts the folder of this interpreter first on PATH: Beam's worker pools start the `python` of PATH."""
+    folder, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if path.partition(os.pathsep)[0] != folder:
+        os.environ["PATH"] = f"{folder}{os.pathsep}{path}"
 
 
 def _run_node(
@@ -138,9 +138,9 @@ def _run_node(
         state = _state_of(connection, info.execution_id if info else None)
     except AnomaliesFoundError as error:
         logging.error("%s: %s", node_id, error)
-        _note_refusal(connection, compiled.runtime_spec.pipeline_run_id.field_value.string_value, error)
+        _store_refusal(connection, compiled.runtime_spec.pipeline_run_id.field_value.string_value, error)
         on_node(NodeResult(node_id, "refused", time.monotonic() - start))
-        raise PicturesRefusedError(error) from error
+        raise ImagesRefusedError(error) from error
     except Exception as error:
         logging.exception("%s failed.", node_id)
         on_node(NodeResult(node_id, "failed", time.monotonic() - start))
@@ -149,7 +149,7 @@ def _run_node(
 
 
 def _state_of(connection: metadata_store_pb2.ConnectionConfig, execution_id: int | None) -> NodeState:
-    """Reads the verdict from ML Metadata: the launcher swallows a failed input resolution."""
+    """Reads the state from ML Metadata: the launcher hides a failed input resolution."""
     if execution_id is None:
         return "complete"
     with metadata.Metadata(connection) as handle:
@@ -160,13 +160,12 @@ def _state_of(connection: metadata_store_pb2.ConnectionConfig, execution_id: int
     if execution.last_known_state == states.COMPLETE:
         return "complete"
     raise RuntimeError(
-        "its inputs could not be found; the nodes before it have not run for this configuration. "
-        "Run again without --from."
+        "its inputs do not exist: the nodes before it have not run for this configuration. Run again without --from."
     )
 
 
-def _note_refusal(connection: metadata_store_pb2.ConnectionConfig, run_id: str, error: AnomaliesFoundError) -> None:
-    """Writes to the newest execution of the run why it failed: ML Metadata knows refusals as failures only."""
+def _store_refusal(connection: metadata_store_pb2.ConnectionConfig, run_id: str, error: AnomaliesFoundError) -> None:
+    """Stores the refusal with the newest execution of the run: for ML Metadata, it is only a failure."""
     with metadata.Metadata(connection) as handle:
         context = handle.store.get_context_by_type_and_name(RUN_CONTEXT, run_id)
         execution = max(handle.store.get_executions_by_context(context.id), key=lambda execution: execution.id)
@@ -175,7 +174,7 @@ def _note_refusal(connection: metadata_store_pb2.ConnectionConfig, run_id: str, 
 
 
 def _close_abandoned_executions(connection: metadata_store_pb2.ConnectionConfig) -> None:
-    """Marks what a killed run left as running: one run at a time uses this store, so nothing else is running."""
+    """Marks running executions as failed: only one run at a time uses this store, so they are those of a killed run."""
     with metadata.Metadata(connection) as handle:
         abandoned = [
             execution

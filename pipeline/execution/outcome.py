@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
-      nodes: In the order in which they ran.
-      result: What they left; None if nothing could be read back.
-      error: The failed node's name and cause, or None.
-      refusal: What ExampleValidator has against the pictures, or None; nothing behind it has run.
-      log_path: Everything that TFX, Beam and TensorFlow said.
+      log_path: The log of TFX, Beam and TensorFlow.
+      nodes: Results in the order in which the nodes ran.
+      result: Results that were read from the artifacts; None if there are none.
+      error: Name of the failed node and its exception, or None.
+      refusal: The exception of ExampleValidator if it refused the images, or None; no later node has run.
     """
 
     log_path: Path
@@ -41,11 +41,11 @@ class Outcome:
 
     @property
     def refusals(self) -> list[Refusal]:
-        """What any gate has against the pictures or the model."""
+        """The reasons of all gates that refused the images or the model."""
         from pipeline.execution import results
 
-        found = results.of_pictures(self.refusal.findings) if self.refusal is not None else []
-        return found + (self.result.refusals if self.result else [])
+        refusals = results.of_images(self.refusal.findings) if self.refusal is not None else []
+        return refusals + (self.result.refusals if self.result else [])
 
     @property
     def exit_code(self) -> int:

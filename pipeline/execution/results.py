@@ -1,17 +1,15 @@
-"""What a run came to: read back from ML Metadata and the artifacts, for the summary and for `--json`."""
+"""Results of a run, read from ML Metadata and the artifacts, for the summary and for `--json`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
@@ -28,15 +26,15 @@ from trainer_module.locations import join
 
 
 class Refusal(NamedTuple):
-    """What failed, by how much, and for whom.
+    """One reason why a gate refused.
 
     Attributes:
       gate: The node that refused.
-      figure: What was held against a bound.
+      figure: The metric that was compared with a bound.
       whom: The slice, class or split; `all` for all examples.
-      value: The figure; None where it is no number or does not exist.
-      bound: What it was held against; None where there is no such number.
-      missed_by: How far the figure lies on the wrong side of the bound.
+      value: Value of the metric; None if it is not a number or undefined.
+      bound: The bound; None if there is none.
+      missed_by: Distance of the value from the bound.
       detail: All of it in one line.
     """
 
@@ -50,44 +48,44 @@ class Refusal(NamedTuple):
 
     @property
     def text(self) -> str:
-        """One line: the gate and what it has to say."""
+        """One line: the gate and the detail."""
         return f"{self.gate}: {self.detail}"
 
     @property
     def is_measured(self) -> bool:
-        """Whether it is a number that was held against another."""
+        """Whether a number was compared with a bound."""
         return self.value is not None and self.bound is not None and math.isfinite(self.value - self.bound)
 
     @property
     def side(self) -> str:
-        """The side of the bound on which the figure should lie: `≥` or `≤`."""
+        """The required relation of value and bound: `≥` or `≤`."""
         return "≥" if self.value is not None and self.bound is not None and self.value < self.bound else "≤"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the nodes of one run left; None where a node has not run.
+    """The results of the nodes of one run; None if a node has not run.
 
     Attributes:
       data: ImageExampleGen's summary: counts by split and class.
-      quarantined: Path and reason of every refused file.
-      duplicates: The file that lists copies and pictures that look alike.
-      drift: ExampleValidator's comparison with the span before: `previous_span` (None if there is none), `found`; and
-        of the splits with each other: `skew`, None where it was not looked for.
-      tuning: What Tuner found: `objective`, its best `value`, the `values` that gave it by name of the field, how many
-        `trials` there were and how many `failed`, and their `table`.
-      evaluation: The Evaluator's figures.
-      gates: Its verdicts.
-      refusals: What each gate that refused has to say.
-      servable: ServingValidator's verdict.
-      checks: ServingValidator's checks.
+      quarantined: Path and reason of every rejected file.
+      duplicates: The file that lists duplicates and near duplicates.
+      drift: ExampleValidator's comparison with the previous span: `previous_span` (None if there is none), `found`; and
+        of the splits with each other: `skew`, None if it was not checked.
+      tuning: The result of Tuner: `objective`, its best `value`, the `values` of the best trial by name of the setting,
+        the number of `trials` and of `failed` ones, and their `table`.
+      evaluation: The metrics of Evaluator.
+      gates: The verdicts of Evaluator.
+      refusals: The reasons of every gate that refused.
+      servable: The verdict of ServingValidator.
+      checks: The checks of ServingValidator.
       pushed_version: Version number, if this model was pushed.
       serving_dir: Folder of that version.
-      rolled_back: Version number, if this model was pushed by an earlier run and has been withdrawn since.
-      explanations: Grad-CAM's index page.
-      num_explained: Pictures on it.
-      faithfulness: GradCam's figures, and its verdict.
-      report: ModelReport's page.
+      rolled_back: Version number, if an earlier run pushed this model and it was rolled back since.
+      explanations: Index page of GradCam.
+      num_explained: Number of explained images.
+      faithfulness: Faithfulness metrics and verdict of GradCam.
+      report: HTML file of ModelReport.
     """
 
     data: dict[str, Any] | None = None
@@ -110,54 +108,31 @@ class RunResult:
 
     @property
     def slices(self) -> list[SliceFigures]:
-        """Figures over all examples first, then slice by slice."""
+        """Metrics over all examples first, then slice by slice."""
         return self.evaluation.candidate if self.evaluation else []
 
     @property
     def not_held(self) -> list[Refusal]:
-        """Rules of the Evaluator that nothing was held against."""
+        """Thresholds of Evaluator that could not be evaluated."""
         return [of_gate(gate) for gate in self.gates.not_held()] if self.gates else []
 
     @property
     def blessed(self) -> bool | None:
-        """The Evaluator's verdict."""
+        """The verdict of Evaluator."""
         return self.gates.blessed if self.gates else None
 
     @property
     def refused(self) -> bool:
-        """Whether any gate said no."""
+        """Whether a gate refused."""
         faithful = self.faithfulness is None or self.faithfulness.blessed
         return self.blessed is False or self.servable is False or not faithful or self.rolled_back is not None
-
-
-def forget_old_pushes(store: metadata_store.MetadataStore) -> None:
-    """Makes Pusher work again where a version is no longer the newest: a run that ends well is the one that is served.
-
-    TFX's cache looks at the copy of the model that Pusher keeps among the artifacts; without it, the push is no longer
-    taken from the cache. A version that was rolled back is not pushed again.
-    """
-    for artifact in store.get_artifacts_by_type("PushedModel"):
-        destination = artifact.custom_properties["pushed_destination"].string_value
-        # Of most runs the copy is gone already, and the folder of versions is not asked for these.
-        if not destination:
-            continue
-        try:
-            with locations.os_errors(artifact.uri), locations.os_errors(destination):
-                copies = locations.file_system(artifact.uri)
-                if not copies.exists(artifact.uri) or model_versions.is_newest(destination):
-                    continue
-                if not model_versions.is_withdrawn(destination):
-                    copies.rmtree(artifact.uri)
-        except OSError as error:
-            # A store of earlier runs that is gone, for one. At worst a model that was pushed before is not pushed anew.
-            logging.getLogger(__name__).warning("The copy of a push at %s is left: %s", artifact.uri, error)
 
 
 def collect(outputs: Outputs) -> RunResult:
     """Reads the artifacts of a run.
 
     Args:
-      outputs: From `record.outputs_of_run`.
+      outputs: From `metadata_store.outputs_of_run`.
     """
     values: dict[str, Any] = {}
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
@@ -217,7 +192,7 @@ def _read(artifact: metadata_store_pb2.Artifact, name: str) -> bytes:
 
 
 def of_gate(gate: Gate) -> Refusal:
-    """A verdict of the Evaluator: for whom, the figure, the bound, and by how much it was missed."""
+    """Describes a failed or skipped threshold of Evaluator."""
     return Refusal(
         gate="Evaluator",
         figure=gate.metric,
@@ -229,8 +204,8 @@ def of_gate(gate: Gate) -> Refusal:
     )
 
 
-def of_pictures(findings: Iterable[Finding]) -> list[Refusal]:
-    """What ExampleValidator has against the pictures."""
+def of_images(findings: Iterable[Finding]) -> list[Refusal]:
+    """Describes the findings of ExampleValidator."""
     return [
         Refusal(
             gate="ExampleValidator",
@@ -258,9 +233,7 @@ def _of_check(check: dict[str, Any]) -> Refusal:
 
 
 def _of_roll_back(version: int) -> Refusal:
-    detail = (
-        f"version {version}, this very model, was rolled back; `tfx-vision rollback CONFIG --to {version}` undoes it"
-    )
+    detail = f"version {version}, this model, was rolled back; `tfx-vision rollback CONFIG --to {version}` undoes that"
     return Refusal("Pusher", "rolled back", "all", None, None, None, detail)
 
 

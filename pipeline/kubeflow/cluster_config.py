@@ -11,30 +11,32 @@ from trainer_module.locations import is_remote
 
 
 def check(config: PipelineConfig) -> None:
-    """Refuses what pods of Kubeflow Pipelines could not run.
+    """Checks that pods of Kubeflow Pipelines can run the pipeline.
 
     Raises:
       ConfigError: With everything that is missing or does not fit.
     """
     options = config.kubeflow
-    needed = {
-        "image": "the container image of this project, in a registry that the cluster reaches",
-        "data_path": "where pods see the pictures: below a mounted volume, or gs:// and the like",
-        "work_path": "a folder on a mounted volume, for what outlives a run",
+    required = {
+        "image": "the container image of this project, in a registry that the cluster can reach",
+        "data_path": "the path of the images in the pods: below a mounted volume, or gs:// and the like",
+        "work_path": "a folder on a mounted volume, for data that outlives a run",
     }
-    wrong = [f"kubeflow.{key} is missing: {what}." for key, what in needed.items() if not getattr(options, key)]
+    errors = [f"kubeflow.{key} is missing: {value}." for key, value in required.items() if not getattr(options, key)]
     if config.beam.runner in ENGINES:
-        wrong.append(
-            f'beam.runner = "{config.beam.runner}" does not see the folders of a pod, where Kubeflow puts what a '
-            'node reads and writes: take "multi_processing" with the cores of kubeflow.nodes, or `tfx-vision run` '
-            "on a volume that the engine's workers mount."
+        errors.append(
+            f'beam.runner = "{config.beam.runner}" cannot read the folders of a pod, where Kubeflow keeps inputs and '
+            'outputs of a node: use "multi_processing" with the cores of kubeflow.nodes, or `tfx-vision run` on a '
+            "volume that the engine's workers mount."
         )
     if config.pipeline.artifacts is not None:
-        wrong.append("pipeline.artifacts is of `tfx-vision run`: a cluster keeps artifacts in kubeflow.pipeline_root.")
+        errors.append(
+            "pipeline.artifacts is only for `tfx-vision run`: a cluster stores artifacts in kubeflow.pipeline_root."
+        )
     if config.training.distribution == "multi_worker":
-        wrong.append(
-            'training.distribution = "multi_worker" needs Trainers on several machines, and a node of Kubeflow '
-            'Pipelines is one pod: take "mirrored" for all its GPUs, or "none".'
+        errors.append(
+            'training.distribution = "multi_worker" requires Trainers on several machines, and a node of Kubeflow '
+            'Pipelines is one pod: use "mirrored" for all its GPUs, or "none".'
         )
     paths = {
         "serving.base_directory": config.serving.base_directory,
@@ -46,17 +48,17 @@ def check(config: PipelineConfig) -> None:
             try:
                 options.check_mounted(name, str(path))
             except ValueError as error:
-                wrong.append(f"{error}.")
+                errors.append(f"{error}.")
     if is_remote(config.serving.base_directory or ""):
-        wrong.append(
-            "serving.base_directory must lie below a mounted volume: there the run looks for the model to beat."
+        errors.append(
+            "serving.base_directory must be below a mounted volume: the run reads the baseline model from there."
         )
-    if wrong:
-        raise ConfigError("\n  ".join(wrong))
+    if errors:
+        raise ConfigError("\n  ".join(errors))
 
 
 def for_pods(config: PipelineConfig) -> PipelineConfig:
-    """The configuration as pods see it: with the cluster's paths.
+    """The configuration with the paths of the pods.
 
     Raises:
       ConfigError: As `check`.

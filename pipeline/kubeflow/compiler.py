@@ -1,7 +1,7 @@
-"""Compiles the DAG for Kubeflow Pipelines 2: the pipeline spec, and how Kubernetes makes the pods.
+"""Compiles the DAG for Kubeflow Pipelines 2: the pipeline spec, and the settings of the pods for Kubernetes.
 
-The DAG is the one that runs here, with what Kubeflow Pipelines cannot do replaced: nodes find earlier spans and models
-on a volume, gates end a refused run, an exit handler says what became of it. Pods start with
+The DAG is that of a local run, with replacements for what Kubeflow Pipelines cannot do: nodes read the previous span
+and the baseline model from a volume, gates end a refused run, and an exit handler reports the result. Pods start
 `pipeline.kubeflow.entrypoint`.
 """
 
@@ -26,53 +26,53 @@ from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.kubeflow import cluster_config
-from pipeline.kubeflow.options import KubeflowOptions
+from pipeline.kubeflow.options import KubeflowOptions, Toleration
 from pipeline.nodes import GATE_IDS, MODEL_GATE, PICTURES_GATE, VERDICT
 
 ENTRYPOINT = "pipeline.kubeflow.entrypoint"
-DATA_PATH = "data_path"  # the one parameter of a run
+DATA_PATH = "data_path"  # the only parameter of a run
 
-# They read what earlier runs left, or decide: an earlier answer is none.
+# Their results depend on earlier runs: a cached result would be wrong.
 _NEVER_CACHED = ("PreviousSpan", "Resolver", "Pusher", *GATE_IDS)
-# Kubeflow's driver puts the run's id here.
+# Kubeflow's driver replaces this by the id of the run.
 _RUN_ID = "{{$.pipeline_job_uuid}}"
-# Linux takes no argument longer than 128 KiB, and a node's parameters are part of one.
-_MOST_PARAMETER_BYTES = 100_000
+# Linux limits an argument to 128 KiB, and the parameters of a node are part of one.
+_MAX_PARAMETER_BYTES = 100_000
 
 
 class Documents(NamedTuple):
-    """What Kubeflow Pipelines is given.
+    """The two documents for Kubeflow Pipelines.
 
     Attributes:
       spec: PipelineSpec, schema 2.1.0.
-      platform: PlatformSpec: what Kubernetes is told beside.
+      platform: PlatformSpec: the settings for Kubernetes.
     """
 
     spec: dict[str, Any]
     platform: dict[str, Any]
 
     def as_yaml(self) -> str:
-        """Both, as one file."""
+        """Both documents as one YAML file."""
         text: str = yaml.safe_dump_all(self, sort_keys=True, allow_unicode=True)
         return text
 
     @property
     def num_nodes(self) -> int:
-        """Tasks that become pods."""
+        """Number of tasks that become pods."""
         return len(self.spec["deploymentSpec"]["executors"])
 
     @property
     def data_path(self) -> str:
-        """Where runs read pictures if nothing else is said."""
+        """Default path of the images."""
         return str(self.spec["root"]["inputDefinitions"]["parameters"][DATA_PATH]["defaultValue"])
 
 
 def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Documents:
-    """Compiles.
+    """Compiles the pipeline of a configuration.
 
     Args:
       config: The whole configuration.
-      layout: What was found in the data; pods stop where they find other classes.
+      layout: The layout of the dataset; pods fail if they find other classes.
 
     Raises:
       ConfigError: If the configuration cannot run on a cluster.
@@ -95,9 +95,9 @@ def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Document
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
     _set_executors(spec, options)
     _set_tasks(spec, cluster)
-    _pass_parameter_on(spec, cluster.data_location)
-    _refuse_long_parameters(spec)
-    # TFX says its own version; who reads it should know what made this.
+    _pass_parameter(spec, cluster.data_location)
+    _check_parameter_sizes(spec)
+    # TFX writes its own version; readers should know which program compiled the pipeline.
     spec.sdk_version = f"tfx-vision-{importlib.metadata.version('tfx-vision')}"
     if options.pipeline_root:
         spec.default_pipeline_root = options.pipeline_root
@@ -116,7 +116,7 @@ def _pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pi
         find_model_to_beat=lambda model: ServedModel(candidate=model, model_base_path=config.model_base_path),
     )
     nodes: dict[str, base_component.BaseComponent] = {node.id: node for node in pipeline.components}
-    # Known when the pipeline is compiled, and true of no later delivery.
+    # Known when the pipeline is compiled, but wrong for later spans.
     nodes["ModelReport"].spec.exec_properties["data_fingerprint"] = ""
     nodes["ImageExampleGen"].spec.exec_properties["input_base"] = data_types.RuntimeParameter(
         name=DATA_PATH, ptype=str, default=config.data_location
@@ -138,9 +138,9 @@ def _pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pi
         verdicts_dir=_verdicts_dir(config),
         run_id=_RUN_ID,
     ).with_id(MODEL_GATE)
-    # Where one node fails no other is begun: a refused model has its report too.
+    # After a failed node no other starts, but a refused model needs a report too.
     model_gate.add_upstream_node(nodes["ModelReport"])
-    # The pipeline took down its nodes when it was made.
+    # The pipeline registered its nodes when it was created.
     registry = pipeline.dsl_context_registry
     with registry.temporary_mutable():
         for gate in (pictures_gate, model_gate):
@@ -157,7 +157,7 @@ def _verdicts_dir(config: PipelineConfig) -> str:
 
 
 def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOptions) -> None:
-    """Gives every pod its resources, environment and name."""
+    """Sets resources, environment and node name of every pod."""
     deployment = json_format.ParseDict(
         json_format.MessageToDict(spec.deployment_spec), pipeline_spec_pb2.PipelineDeploymentConfig()
     )
@@ -167,11 +167,11 @@ def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOption
         container.args.insert(0, f"--node_id={node}")
         for name, value in sorted(options.env.items()):
             container.env.add(name=name, value=value)
-        wanted = options.resources_of(node)
-        container.resources.resource_cpu_request = wanted.cpu_request or ""
-        container.resources.resource_cpu_limit = wanted.cpu_limit or ""
-        container.resources.resource_memory_request = wanted.memory_request or ""
-        container.resources.resource_memory_limit = wanted.memory_limit or ""
+        resources = options.resources_of(node)
+        container.resources.resource_cpu_request = resources.cpu_request or ""
+        container.resources.resource_cpu_limit = resources.cpu_limit or ""
+        container.resources.resource_memory_request = resources.memory_request or ""
+        container.resources.resource_memory_limit = resources.memory_limit or ""
         if count := options.accelerators_of(node):
             container.resources.accelerator.resource_type = options.gpu.resource
             container.resources.accelerator.resource_count = str(count)
@@ -180,39 +180,39 @@ def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOption
 
 
 def _set_tasks(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> None:
-    """Says what is cached and what is tried again."""
+    """Sets caching and retries of every task."""
     options = config.kubeflow
     for tasks in (spec.root.dag.tasks, spec.components[TFX_DAG_NAME].dag.tasks):
         for node, task in tasks.items():
             if node == TFX_DAG_NAME:
                 continue
-            known = options.cache_examples if node == "ImageExampleGen" else node not in (*_NEVER_CACHED, VERDICT)
-            task.caching_options.enable_cache = config.pipeline.cache and known
-            # A gate that is closed stays closed.
+            cacheable = options.cache_examples if node == "ImageExampleGen" else node not in (*_NEVER_CACHED, VERDICT)
+            task.caching_options.enable_cache = config.pipeline.cache and cacheable
+            # Retrying a gate does not change its verdict.
             if options.retries and node not in GATE_IDS:
                 task.retry_policy.max_retry_count = options.retries
                 task.retry_policy.backoff_duration.seconds = options.retry_delay_s
                 task.retry_policy.backoff_factor = 2.0
 
 
-def _pass_parameter_on(spec: pipeline_spec_pb2.PipelineSpec, default: str) -> None:
-    """Hands the run's parameter from the root to the nodes: behind an exit handler TFX leaves it at the root."""
+def _pass_parameter(spec: pipeline_spec_pb2.PipelineSpec, default: str) -> None:
+    """Passes the parameter of the run to the nodes: with an exit handler, TFX leaves it at the root."""
     parameters = spec.root.input_definitions.parameters
-    # TFX forgets it.
+    # TFX omits it.
     parameters[DATA_PATH].default_value.string_value = default
-    parameters[DATA_PATH].description = "The pictures, as pods see them."
+    parameters[DATA_PATH].description = "Path of the images in the pods."
     spec.components[TFX_DAG_NAME].input_definitions.parameters[DATA_PATH].CopyFrom(parameters[DATA_PATH])
     passed = spec.root.dag.tasks[TFX_DAG_NAME].inputs.parameters[DATA_PATH]
     passed.component_input_parameter = DATA_PATH
 
 
-def _refuse_long_parameters(spec: pipeline_spec_pb2.PipelineSpec) -> None:
+def _check_parameter_sizes(spec: pipeline_spec_pb2.PipelineSpec) -> None:
     for node, task in spec.components[TFX_DAG_NAME].dag.tasks.items():
         size = len(json_format.MessageToJson(task.inputs).encode())
-        if size > _MOST_PARAMETER_BYTES:
+        if size > _MAX_PARAMETER_BYTES:
             raise ConfigError(
-                f"{node} would be told {size:,} bytes of settings, and a container takes {_MOST_PARAMETER_BYTES:,}: "
-                "the data have too many classes, or too long names, for Kubeflow Pipelines."
+                f"{node} has {size:,} bytes of parameters, and a container accepts {_MAX_PARAMETER_BYTES:,}: the "
+                "dataset has too many classes, or too long class names, for Kubeflow Pipelines."
             )
 
 
@@ -228,7 +228,7 @@ def _platform(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOptions) ->
 def _pod(node: str, options: KubeflowOptions) -> dict[str, Any]:
     """KubernetesExecutorConfig of a node, as JSON.
 
-    Names of objects are said twice: the first form is deprecated, and the only one that older installations read.
+    Names of objects occur twice: the first form is deprecated, but older installations read no other.
     """
     pod: dict[str, Any] = {
         "imagePullPolicy": options.image_pull_policy,
@@ -260,7 +260,7 @@ def _pod(node: str, options: KubeflowOptions) -> dict[str, Any]:
         "emptyDirMounts": [],
     }
     if options.gpu.shared_memory and node in options.gpu.nodes:
-        # Not `enabledSharedMemory`, which nothing in Kubeflow Pipelines reads.
+        # Not `enabledSharedMemory`, which Kubeflow Pipelines ignores.
         pod["emptyDirMounts"].append(
             {
                 "volumeName": "shared-memory",
@@ -272,11 +272,11 @@ def _pod(node: str, options: KubeflowOptions) -> dict[str, Any]:
     return {key: value for key, value in pod.items() if value}
 
 
-def _toleration(toleration: Any) -> dict[str, Any]:
-    said = toleration.model_dump(exclude_none=True)
-    if "seconds" in said:
-        said["tolerationSeconds"] = str(said.pop("seconds"))
-    return dict(said)
+def _toleration(toleration: Toleration) -> dict[str, Any]:
+    fields: dict[str, Any] = toleration.model_dump(exclude_none=True)
+    if "seconds" in fields:
+        fields["tolerationSeconds"] = str(fields.pop("seconds"))
+    return fields
 
 
 def _named(key: str, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`[kubeflow]`: how pods of Kubeflow Pipelines are made. Imports nothing heavy."""
+"""`[kubeflow]`: the pods of Kubeflow Pipelines. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer_module.section import Section
 
 
 def _as_text(value: Any) -> Any:
-    """`cpu_limit = 8` is as good as `"8"`."""
+    """Accepts `cpu_limit = 8` as well as `"8"`."""
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -25,76 +25,80 @@ Quantity = Annotated[
     StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"),
 ]
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
-# Of a Kubernetes object.
+# Name of a Kubernetes object.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,315}[A-Za-z0-9])?$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MountPath = Annotated[str, StringConstraints(pattern=r"^/[^:{}]+$")]
 
-# Where Kubeflow's launcher and the kernel keep their own things.
-_TAKEN_PATHS = ("/gcs", "/minio", "/s3", "/oci", "/kfp-launcher", "/tmp/kfp_outputs", "/proc", "/sys", "/dev")
+# Paths that Kubeflow's launcher and the kernel use.
+_RESERVED_PATHS = ("/gcs", "/minio", "/s3", "/oci", "/kfp-launcher", "/tmp/kfp_outputs", "/proc", "/sys", "/dev")
 
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTP", start=1)}
 
 
 def amount(quantity: str) -> float:
-    """A quantity as a number: `500m` → 0.5, `2Gi` → 2147483648."""
+    """Converts a quantity to a number: `500m` → 0.5, `2Gi` → 2147483648."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]
     return float(number) * _UNITS[unit]
 
 
 class Toleration(Section):
-    """A taint of nodes that pods may run on all the same."""
+    """A taint of machines that pods tolerate."""
 
-    key: str | None = Field(default=None, min_length=1, description="Key of the taint; every key, with Exists.")
-    operator: Literal["Equal", "Exists"] = Field(default="Equal", description="Exists takes any value of the key.")
+    key: str | None = Field(
+        default=None, min_length=1, description="Key of the taint; without it every key, with Exists."
+    )
+    operator: Literal["Equal", "Exists"] = Field(
+        default="Equal", description="`Exists` matches every value of the key."
+    )
     value: str | None = Field(default=None, description="Value of the taint, with Equal.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect of the taint; every effect if it is not said."
+        default=None, description="Effect of the taint; default: every effect."
     )
-    seconds: int | None = Field(default=None, ge=0, description="How long the pod may stay, with NoExecute.")
+    seconds: int | None = Field(default=None, ge=0, description="How long the pod stays, with NoExecute.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Toleration:
         if self.operator == "Exists" and self.value is not None:
-            raise ValueError('operator = "Exists" takes any value: leave value out')
+            raise ValueError('operator = "Exists" matches every value: remove value')
         if self.operator == "Equal" and self.key is None:
-            raise ValueError('key is missing (every key is tolerated with operator = "Exists")')
+            raise ValueError('key is missing; operator = "Exists" tolerates every key')
         if self.seconds is not None and self.effect != "NoExecute":
-            raise ValueError('seconds is for effect = "NoExecute"')
+            raise ValueError('seconds requires effect = "NoExecute"')
         return self
 
 
 class Volume(Section):
-    """A persistent volume claim, mounted into every pod."""
+    """A persistent volume claim that every pod mounts."""
 
-    claim: Name = Field(description="Name of the claim, which exists in the namespace of the runs.")
-    mount_path: MountPath = Field(description="Where pods see it.")
-    sub_path: str = Field(default="", description="A folder in it; its root if nothing is said.")
+    claim: Name = Field(description="Name of the claim, in the namespace of the runs.")
+    mount_path: MountPath = Field(description="Mount path in the pods.")
+    sub_path: str = Field(default="", description="Folder of the volume; default: its root.")
 
 
 class Secret(Section):
-    """A secret, given to every pod as variables, as files, or both."""
+    """A secret that every pod receives as environment variables, as files, or both."""
 
-    name: Name = Field(description="Name of the secret, which exists in the namespace of the runs.")
+    name: Name = Field(description="Name of the secret, in the namespace of the runs.")
     env: dict[Variable, str] = Field(default={}, description="Environment variable → key of the secret.")
-    mount_path: MountPath | None = Field(default=None, description="Folder that receives a file for every key.")
+    mount_path: MountPath | None = Field(default=None, description="Folder with one file per key.")
 
     @model_validator(mode="after")
-    def _is_given_somehow(self) -> Secret:
+    def _is_used(self) -> Secret:
         if not self.env and self.mount_path is None:
-            raise ValueError(f"secret `{self.name}` goes nowhere: name variables in env, or a mount_path")
+            raise ValueError(f"secret `{self.name}` is not used: set env or mount_path")
         return self
 
 
 class Resources(Section):
-    """What pods ask the cluster for, and may use at most."""
+    """Resource requests and limits of pods."""
 
-    cpu_request: Quantity | None = Field(default=None, description="Cores that are kept free for it.")
-    cpu_limit: Quantity | None = Field(default=None, description="Cores that it may use.")
-    memory_request: Quantity | None = Field(default=None, description="Bytes that are kept free for it.")
-    memory_limit: Quantity | None = Field(default=None, description="Bytes above which it is killed.")
+    cpu_request: Quantity | None = Field(default=None, description="Reserved cores.")
+    cpu_limit: Quantity | None = Field(default=None, description="Maximum cores.")
+    memory_request: Quantity | None = Field(default=None, description="Reserved memory.")
+    memory_limit: Quantity | None = Field(default=None, description="Maximum memory; a pod that exceeds it is killed.")
 
     @model_validator(mode="after")
     def _requests_below_limits(self) -> Resources:
@@ -106,26 +110,26 @@ class Resources(Section):
 
 
 class NodeResources(Resources):
-    """What one node's pod is made of; what is not said is as for all."""
+    """Settings of the pod of one node; the others apply where a setting is absent."""
 
-    accelerators: int | None = Field(default=None, ge=0, le=64, description="GPUs; instead of gpu.count.")
-    node_selector: dict[Label, str] | None = Field(default=None, description="Instead of what holds for the others.")
-    tolerations: tuple[Toleration, ...] | None = Field(
-        default=None, description="Instead of what holds for the others."
-    )
+    accelerators: int | None = Field(default=None, ge=0, le=64, description="Number of GPUs; replaces gpu.count.")
+    node_selector: dict[Label, str] | None = Field(default=None, description="Replaces the setting of all nodes.")
+    tolerations: tuple[Toleration, ...] | None = Field(default=None, description="Replaces the setting of all nodes.")
 
 
 class Gpu(Section):
-    """The GPUs of the nodes that compute with the network."""
+    """The GPUs of the nodes that run the network."""
 
-    resource: ResourceName = Field(default="nvidia.com/gpu", description="What the device plugin calls them.")
-    count: int = Field(default=0, ge=0, le=64, description="For each of these nodes; 0 for none.")
-    nodes: tuple[str, ...] = Field(default=("Trainer", TUNER, GRAD_CAM), description="Which nodes get them.")
-    image: str | None = Field(default=None, min_length=1, description="Image of these nodes; that of all if not said.")
+    resource: ResourceName = Field(default="nvidia.com/gpu", description="Resource name of the device plugin.")
+    count: int = Field(default=0, ge=0, le=64, description="GPUs per node in gpu.nodes; 0 for none.")
+    nodes: tuple[str, ...] = Field(default=("Trainer", TUNER, GRAD_CAM), description="Nodes with GPUs.")
+    image: str | None = Field(
+        default=None, min_length=1, description="Container image of these nodes; default: kubeflow.image."
+    )
     node_selector: dict[Label, str] = Field(default={}, description="Labels of the machines with GPUs.")
     tolerations: tuple[Toleration, ...] = Field(default=(), description="Taints of the machines with GPUs.")
     shared_memory: Quantity | None = Field(
-        default=None, description="Size of /dev/shm; several GPUs need more than the usual 64 MiB."
+        default=None, description="Size of /dev/shm; several GPUs require more than the default 64 MiB."
     )
 
     @field_validator("nodes")
@@ -135,45 +139,49 @@ class Gpu(Section):
 
 
 class KubeflowOptions(Section):
-    """`[kubeflow]`: read by `compile` and `submit` alone."""
+    """`[kubeflow]`: read only by `compile` and `submit`."""
 
     image: str | None = Field(
-        default=None, min_length=1, description="Container image of this project, in a registry the cluster can reach."
+        default=None,
+        min_length=1,
+        description="Container image of this project, in a registry that the cluster can reach.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When machines fetch it."
+        default="IfNotPresent", description="When machines pull the image."
     )
-    image_pull_secrets: tuple[Name, ...] = Field(default=(), description="Secrets of that registry.")
+    image_pull_secrets: tuple[Name, ...] = Field(default=(), description="Secrets for the registry.")
     pipeline_root: str | None = Field(
         default=None,
         pattern=r"^(minio|s3|gs)://[^/]+(/.*)?$",
-        description="Where artifacts go; the installation's default (minio://mlpipeline/v2/artifacts) if not said.",
+        description="Folder of the artifacts; default: the installation's own (minio://mlpipeline/v2/artifacts).",
     )
     data_path: str | None = Field(
-        default=None, description="data.path as pods see it: below a volume's mount_path, or gs:// and the like."
+        default=None, description="data.path in the pods: below the mount_path of a volume, or gs:// and the like."
     )
     work_path: MountPath | None = Field(
         default=None,
-        description="pipeline.root as pods see it, below a volume's mount_path: served versions, checkpoints and what "
-        "spans and models are compared with outlive a run there.",
+        description="pipeline.root in the pods, below the mount_path of a volume: served versions, checkpoints, and "
+        "the previous span and model stay there after a run.",
     )
     resources: Resources = Field(
-        default=Resources(cpu_request="1", memory_request="4Gi"), description="Of the pods of all nodes."
+        default=Resources(cpu_request="1", memory_request="4Gi"), description="Resources of the pods of all nodes."
     )
-    nodes: dict[str, NodeResources] = Field(default={}, description="Of single nodes, by name.")
+    nodes: dict[str, NodeResources] = Field(default={}, description="Settings of single nodes, by name.")
     node_selector: dict[Label, str] = Field(default={}, description="Labels of the machines for nodes without GPU.")
     tolerations: tuple[Toleration, ...] = Field(default=(), description="Taints that all pods tolerate.")
     gpu: Gpu = Gpu()
-    volumes: tuple[Volume, ...] = Field(default=(), description="Claims that all pods mount.")
-    secrets: tuple[Secret, ...] = Field(default=(), description="Secrets that all pods are given.")
+    volumes: tuple[Volume, ...] = Field(default=(), description="Volumes of all pods.")
+    secrets: tuple[Secret, ...] = Field(default=(), description="Secrets of all pods.")
     env: dict[Variable, str] = Field(default={}, description="Environment variables of all pods.")
-    service_account: Name | None = Field(default=None, description="Account of the pods; given with the run.")
-    retries: int = Field(default=2, ge=0, le=10, description="How often a node that failed is tried again.")
-    retry_delay_s: int = Field(default=30, ge=0, le=3600, description="Wait before that, twice as long every time.")
+    service_account: Name | None = Field(default=None, description="Service account of the pods.")
+    retries: int = Field(default=2, ge=0, le=10, description="How often a failed node is retried.")
+    retry_delay_s: int = Field(
+        default=30, ge=0, le=3600, description="Delay before the first retry; doubles with every retry."
+    )
     cache_examples: bool = Field(
         default=False,
-        description="Take earlier examples where the data were the same when the pipeline was compiled. Not for "
-        "recurring runs, which would not see new pictures.",
+        description="Reuse the examples of an earlier run if the data was the same when the pipeline was compiled. Not "
+        "for recurring runs, which would not see new images.",
     )
 
     @field_validator("nodes")
@@ -182,13 +190,13 @@ class KubeflowOptions(Section):
         return {_known_node(node): resources for node, resources in nodes.items()}
 
     @model_validator(mode="after")
-    def _mounts_do_not_meet(self) -> KubeflowOptions:
+    def _mounts_are_distinct(self) -> KubeflowOptions:
         mounts = [volume.mount_path for volume in self.volumes]
         mounts += [secret.mount_path for secret in self.secrets if secret.mount_path]
         for index, mount in enumerate(mounts):
-            taken = next((path for path in _TAKEN_PATHS if is_below(mount, path) or is_below(path, mount)), None)
-            if taken:
-                raise ValueError(f"mount_path {mount}: {taken} is used by the pods themselves; take another path")
+            reserved = next((path for path in _RESERVED_PATHS if is_below(mount, path) or is_below(path, mount)), None)
+            if reserved:
+                raise ValueError(f"mount_path {mount}: pods use {reserved} themselves; choose another path")
             if any(mount.rstrip("/") == other.rstrip("/") for other in mounts[:index]):
                 raise ValueError(f"mount_path {mount} is used twice")
         return self
@@ -208,32 +216,32 @@ class KubeflowOptions(Section):
                 self.resources_of(node)
             except ValidationError as error:
                 text = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"nodes.{node}: with what holds for all nodes, {text}") from None
+                raise ValueError(f"nodes.{node}: together with kubeflow.resources, {text}") from None
         return self
 
     def check_mounted(self, name: str, path: str) -> None:
-        """Refuses a path that no pod can see, or that is gone with the pod.
+        """Rejects a path that pods cannot see or that does not outlive the pod.
 
         Raises:
-          ValueError: If no volume holds it.
+          ValueError: If no volume contains it.
         """
         if not any(is_below(path.partition("{")[0], volume.mount_path) for volume in self.volumes):
             mounts = ", ".join(volume.mount_path for volume in self.volumes) or "none"
-            raise ValueError(f"{name} = {path} lies on no volume that pods mount (kubeflow.volumes: {mounts})")
+            raise ValueError(f"{name} = {path} is not on a mounted volume (kubeflow.volumes: {mounts})")
 
     def resources_of(self, node: str) -> Resources:
-        """What a node's pod asks for: its own words before those for all."""
+        """Resources of a node's pod: its own settings, then those of all nodes."""
         own = self.nodes.get(node, NodeResources())
-        said = {key: getattr(own, key) or getattr(self.resources, key) for key in Resources.model_fields}
-        return Resources.model_validate(said)
+        values = {key: getattr(own, key) or getattr(self.resources, key) for key in Resources.model_fields}
+        return Resources.model_validate(values)
 
     def accelerators_of(self, node: str) -> int:
-        """How many GPUs a node's pod asks for."""
+        """Number of GPUs of a node's pod."""
         own = self.nodes.get(node, NodeResources()).accelerators
         return own if own is not None else self.gpu.count if node in self.gpu.nodes else 0
 
     def node_selector_of(self, node: str) -> dict[str, str]:
-        """Labels of the machines on which a node may run."""
+        """Labels of the machines that can run a node."""
         own = self.nodes.get(node, NodeResources()).node_selector
         if own is not None:
             return own
@@ -248,7 +256,7 @@ class KubeflowOptions(Section):
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it."""
+    """Whether a path is a folder or inside it."""
     return PurePosixPath(path).is_relative_to(PurePosixPath(folder))
 
 

@@ -1,4 +1,4 @@
-"""One `tfx-vision submit`: upload a compiled pipeline, start a run of it, follow it to its verdict."""
+"""Uploads a compiled pipeline to Kubeflow Pipelines, starts a run, and follows it to the end."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ PUSHED, REFUSED, FAILED, STARTED, SCHEDULED = "pushed", "refused", "failed", "st
 
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 _INTERVAL_S = 5.0
-# A server that is restarted is away for a minute or two.
-_MOST_FAILED_POLLS = 30
+# A server that restarts is unavailable for a minute or two.
+_MAX_FAILED_POLLS = 30
 
 
 class ServerError(Exception):
-    """Kubeflow Pipelines does not answer, or says no; the message says what to do."""
+    """Kubeflow Pipelines does not respond, or refuses the request; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to submit to.
+    """The installation of Kubeflow Pipelines.
 
     Attributes:
       host: Address of the API.
-      namespace: Of a multi-user installation.
+      namespace: Namespace of a multi-user installation.
       token: Bearer token.
-      ca_certificate: File of the authority that signed the server's.
+      ca_certificate: Certificate file of the authority that signed the server's certificate.
     """
 
     host: str
@@ -46,14 +46,14 @@ class Target:
 
 @dataclass
 class Submission:
-    """What became of it.
+    """A submitted run.
 
     Attributes:
-      run_id: Of the run, or of the schedule.
+      run_id: Id of the run, or of the recurring run.
       url: Its page.
       status: `started`, `scheduled`, `pushed`, `refused` or `failed`.
-      tasks: State of every node that has begun, by name.
-      detail: Why the run has not been successful.
+      tasks: State of every node that has started, by name.
+      detail: Why the run was not successful.
     """
 
     run_id: str
@@ -64,26 +64,26 @@ class Submission:
 
     @property
     def exit_code(self) -> int:
-        """0 pushed (or begun, if nobody waits), 1 failed, 3 refused."""
+        """0 pushed (or started, without waiting), 1 failed, 3 refused."""
         return {FAILED: 1, REFUSED: 3}.get(self.status, 0)
 
 
 class Server:
-    """Kubeflow Pipelines' API, by its own client."""
+    """The API of Kubeflow Pipelines, through its own client."""
 
     def __init__(self, target: Target) -> None:
         """Connects.
 
         Raises:
-          ServerError: If nobody answers.
+          ServerError: If the server does not respond.
         """
         self._target = target
         with warnings.catch_warnings():
-            # Of every version of the client: that servers before 2.0 will not do.
+            # Every version of the client warns that servers before 2.0 are not supported.
             warnings.simplefilter("ignore")
             import kfp
 
-            with self._asking():
+            with self._translated_errors():
                 self._client = kfp.Client(
                     host=target.host,
                     namespace=target.namespace or "kubeflow",
@@ -92,8 +92,8 @@ class Server:
                 )
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Makes one message of whatever goes wrong on the way; the client prints addresses, which are not wanted."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Turns all errors of the client into one message, and suppresses the addresses that the client prints."""
         import kfp_server_api
         import urllib3
 
@@ -103,35 +103,37 @@ class Server:
         except kfp_server_api.ApiException as error:
             advice = {
                 401: " Give a valid token (--token-file).",
-                403: " The token may not do this in this namespace (--namespace, --token-file).",
-                404: " Is this the address of the API, and is it Kubeflow Pipelines 2?",
+                403: " The token has no permission in this namespace (--namespace, --token-file).",
+                404: " Check that this is the address of the API of Kubeflow Pipelines 2.",
             }.get(error.status, "")
-            raise ServerError(f"{self._target.host} answers {error.status}: {_reason(error)}.{advice}") from None
+            raise ServerError(f"{self._target.host} responds {error.status}: {_reason(error)}.{advice}") from None
         except (urllib3.exceptions.HTTPError, TimeoutError) as error:
-            raise ServerError(f"{self._target.host} does not answer: {error}") from None
+            raise ServerError(f"{self._target.host} does not respond: {error}") from None
         except ValueError as error:
-            # What the client itself refuses, two experiments of one name for example.
+            # Errors of the client itself, for example two experiments with one name.
             raise ServerError(f"{self._target.host}: {error}") from None
 
     def upload(self, name: str, documents: Path, version: str) -> tuple[str, str]:
-        """Uploads a compiled pipeline, as another version where there is one of that name.
+        """Uploads a compiled pipeline, as a new version if a pipeline of that name exists.
 
         Returns:
-          Ids of the pipeline and of its version.
+          Ids of the pipeline and of the version.
         """
-        named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-        with self._asking():
-            known = self._client.list_pipelines(filter=json.dumps(named), namespace=self._target.namespace).pipelines
-            if known:
-                pipeline_id = known[0].pipeline_id
+        name_filter = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+        with self._translated_errors():
+            pipelines = self._client.list_pipelines(
+                filter=json.dumps(name_filter), namespace=self._target.namespace
+            ).pipelines
+            if pipelines:
+                pipeline_id = pipelines[0].pipeline_id
                 uploaded = self._client.upload_pipeline_version(str(documents), version, pipeline_id=pipeline_id)
                 return str(pipeline_id), str(uploaded.pipeline_version_id)
             created = self._client.upload_pipeline(str(documents), name, namespace=self._target.namespace)
             if not created.pipeline_id:
-                # To the client a page for people is an answer without contents.
+                # The client reads an HTML page as an empty response.
                 raise ServerError(
-                    f"{self._target.host} answers, but not as Kubeflow Pipelines' API does. Is there a login before "
-                    "it? Give a token (--token-file)."
+                    f"{self._target.host} responds, but not as the API of Kubeflow Pipelines. If it has a login page, "
+                    "give a token (--token-file)."
                 )
             (first,) = self._client.list_pipeline_versions(created.pipeline_id, page_size=1).pipeline_versions
             return str(created.pipeline_id), str(first.pipeline_version_id)
@@ -147,9 +149,9 @@ class Server:
         service_account: str | None,
         cron: str | None = None,
     ) -> Submission:
-        """Starts a run, or has one started at the times of `cron`."""
+        """Starts a run, or a recurring run with the schedule `cron`."""
         pipeline_id, version_id = uploaded
-        said: dict[str, Any] = {
+        run_options: dict[str, Any] = {
             "job_name": name,
             "pipeline_id": pipeline_id,
             "version_id": version_id,
@@ -157,17 +159,17 @@ class Server:
             "pipeline_root": pipeline_root,
             "service_account": service_account,
         }
-        with self._asking():
-            found = self._client.create_experiment(experiment, namespace=self._target.namespace)
+        with self._translated_errors():
+            created = self._client.create_experiment(experiment, namespace=self._target.namespace)
             host = self._target.host.rstrip("/")
             if cron is not None:
-                # One at a time: two runs would push over each other. What was missed is not made up for.
+                # One at a time: two runs would replace each other's model. Missed runs are not made up for.
                 recurring = self._client.create_recurring_run(
-                    found.experiment_id, cron_expression=cron, max_concurrency=1, no_catchup=True, **said
+                    created.experiment_id, cron_expression=cron, max_concurrency=1, no_catchup=True, **run_options
                 )
                 run_id = recurring.recurring_run_id
                 return Submission(run_id, f"{host}/#/recurringrun/details/{run_id}", SCHEDULED)
-            run = self._client.run_pipeline(found.experiment_id, **said)
+            run = self._client.run_pipeline(created.experiment_id, **run_options)
             return Submission(run.run_id, f"{host}/#/runs/details/{run.run_id}", STARTED)
 
     def follow(
@@ -180,34 +182,34 @@ class Server:
 
         Args:
           submission: From `start`.
-          on_task: Called with a node's name and its state whenever that changes.
+          on_task: Called with the name of a node and its state whenever that changes.
 
         Raises:
-          ServerError: If the server has been away for long.
+          ServerError: If the server is unavailable for several minutes.
         """
         failed_polls = 0
         while True:
             try:
-                with self._asking():
+                with self._translated_errors():
                     run = self._client.get_run(submission.run_id)
             except ServerError:
                 failed_polls += 1
-                if failed_polls > _MOST_FAILED_POLLS:
+                if failed_polls > _MAX_FAILED_POLLS:
                     raise
             else:
                 failed_polls = 0
-                for name, state in states_of(run).items():
+                for name, state in task_states(run).items():
                     if submission.tasks.get(name) != state:
                         submission.tasks[name] = state
                         on_task(name, state)
                 if run.state in _ENDED:
-                    submission.status, submission.detail = verdict(run.state, submission.tasks)
+                    submission.status, submission.detail = final_status(run.state, submission.tasks)
                     return
             time.sleep(_INTERVAL_S)
 
 
-def states_of(run: Any) -> dict[str, str]:
-    """The state of every node of a run. A try that failed has another name; of two the better one counts."""
+def task_states(run: Any) -> dict[str, str]:
+    """The state of every node of a run. A failed attempt has another name; of two attempts the better one counts."""
     states: dict[str, str] = {}
     for task in (run.run_details and run.run_details.task_details) or []:
         if task.display_name in KUBEFLOW_NODE_IDS and task.state and states.get(task.display_name) != "SUCCEEDED":
@@ -215,29 +217,29 @@ def states_of(run: Any) -> dict[str, str]:
     return states
 
 
-def verdict(state: str, tasks: dict[str, str]) -> tuple[str, str]:
-    """Status and detail of a run that has ended: it is refused if a gate, and nothing but a gate, has failed."""
+def final_status(state: str, tasks: dict[str, str]) -> tuple[str, str]:
+    """Status and detail of a run that has ended. It is refused if gates failed, and no other node."""
     if state == "SUCCEEDED":
         return PUSHED, ""
     failed = [name for name in KUBEFLOW_NODE_IDS if tasks.get(name) in ("FAILED", "ERROR")]
     if failed and set(failed) <= set(GATE_IDS):
-        what = "the pictures" if failed[0] == GATE_IDS[0] else "the model"
-        return REFUSED, f"{failed[0]}: a gate refused {what}; its log says which and why."
+        subject = "the images" if failed[0] == GATE_IDS[0] else "the model"
+        return REFUSED, f"{failed[0]}: a gate refused {subject}; its log says which gate and why."
     if failed:
-        return FAILED, f"{', '.join(failed)} failed; the last line of its log says why."
-    return FAILED, f"the run is {state.lower()}, and no node says why; its page may."
+        return FAILED, f"{', '.join(failed)} failed; the last line of its log gives the reason."
+    return FAILED, f"the run is {state.lower()}, and no node gives a reason; see its page."
 
 
 def version_name(now: datetime.datetime) -> str:
-    """Names a version, or a run, by its time."""
+    """Name of a version, or of a run: its time."""
     return now.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _reason(error: Any) -> str:
-    """The server's own words, without its stack."""
+    """The server's message, without its stack trace."""
     try:
-        said = json.loads(error.body or "{}")
+        body = json.loads(error.body or "{}")
     except ValueError:
-        said = {}
-    text = str(said.get("error_message") or said.get("message") or said.get("error") or error.reason)
+        body = {}
+    text = str(body.get("error_message") or body.get("message") or body.get("error") or error.reason)
     return text.splitlines()[0].rstrip(".")[:300]

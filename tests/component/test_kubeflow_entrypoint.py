@@ -164,13 +164,13 @@ def test_with_the_stores_uris_nothing_is_found(pushed, monkeypatch):
 
 
 def test_with_folders_of_the_pod_in_the_answer_nothing_is_uploaded(pushed, monkeypatch, kubeflow_harness):
-    monkeypatch.setattr(entrypoint, "map_back", lambda invocation, uris: None)
+    monkeypatch.setattr(entrypoint, "restore_uris", lambda invocation, uris: None)
     with pytest.raises(kubeflow_harness.HarnessError, match="unsupported storage scheme: /"):
         again(pushed, "SchemaGen")
 
 
 def test_an_artifact_that_stands_for_nothing_is_no_statistics(pushed, monkeypatch):
-    monkeypatch.setattr(entrypoint, "leave_out_absent", lambda invocation: None)
+    monkeypatch.setattr(entrypoint, "remove_absent", lambda invocation: None)
     assert again(pushed, "ExampleValidator").exit_code == 1
 
 
@@ -212,5 +212,5 @@ def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug,
 
 
 def test_a_store_that_kubeflow_does_not_know_is_named():
-    with pytest.raises(entrypoint.UnknownStoreError, match=r"hdfs://a/b is in no store of minio://, s3://, gs"):
+    with pytest.raises(entrypoint.UnknownStoreError, match=r"hdfs://a/b is not a URI of minio://, s3://, gs"):
         entrypoint.local_path("hdfs://a/b", entrypoint.Path("/"))

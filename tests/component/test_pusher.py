@@ -8,7 +8,7 @@ from tfx.types import standard_artifacts
 
 import components
 from components.pusher import executor
-from pipeline.execution import results
+from pipeline.execution import push_cache, results
 from pipeline.history import metadata_store
 from trainer_module import model_versions
 
@@ -93,7 +93,7 @@ def test_old_versions_go(push, tmp_path):
 
 def test_only_the_newest_push_is_taken_from_the_cache(push, store, tmp_path):
     first, second = push(), push()
-    results.forget_old_pushes(store(first, second))
+    push_cache.invalidate(store(first, second))
     # The cache looks for the copies: the first model would be pushed again, as it is not what is served.
     assert not Path(first.uri).exists() and Path(second.uri).is_dir()
 
@@ -103,7 +103,7 @@ def test_a_rolled_back_model_is_neither_pushed_again_nor_said_to_be_served(push,
     bad = push()
     model_versions.roll_back(str(tmp_path / "served"))
     recorded = store(bad)
-    results.forget_old_pushes(recorded)
+    push_cache.invalidate(recorded)
     assert Path(bad.uri).is_dir()
     (artifact,) = recorded.get_artifacts()
     collected = results.collect({"Pusher": {"pushed_model": artifact}})

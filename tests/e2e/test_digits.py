@@ -383,8 +383,8 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
 
 def test_two_runs_at_once_are_refused(tmp_path):
     with (
-        local_run.only_run(tmp_path),
+        local_run.run_lock(tmp_path),
         pytest.raises(local_run.AlreadyRunningError, match="Another run uses"),
-        local_run.only_run(tmp_path),
+        local_run.run_lock(tmp_path),
     ):
         pass
