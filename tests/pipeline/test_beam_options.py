@@ -1,4 +1,4 @@
-"""`[beam]`: what is accepted, what is said of the rest, and that Beam understands what it is given."""
+"""`[beam]`: valid settings, messages for invalid ones, and arguments that Beam accepts."""
 
 import re
 import tomllib
@@ -12,10 +12,10 @@ from pipeline.execution.beam_options import ENGINES, BeamSection
 from pipeline.kubeflow import cluster_config
 
 DATAFLOW = {
-    "project": "pictures-prod",
+    "project": "images-prod",
     "region": "europe-west4",
     "temp_location": "gs://bucket/tmp",
-    "image": "europe-docker.pkg.dev/pictures-prod/images/tfx-vision:beam",
+    "image": "europe-docker.pkg.dev/images-prod/images/tfx-vision:beam",
 }
 CONFIGURATIONS = {
     "local": {},
@@ -54,31 +54,31 @@ CONFIGURATIONS = {
             "machine_type": "n2-standard-8",
             "max_workers": 50,
             "disk_size_gb": 100,
-            "service_account": "beam@pictures-prod.iam.gserviceaccount.com",
+            "service_account": "beam@images-prod.iam.gserviceaccount.com",
         },
         "options": ("--no_use_public_ips", "--subnetwork=regions/europe-west4/subnetworks/private"),
     },
 }
 
 
-@pytest.mark.parametrize("said", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_beam_understands_every_argument(said):
+@pytest.mark.parametrize("section", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_beam_accepts_every_argument(section):
     from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.runner import create_runner
 
-    # The one flag that tfx_bsl reads.
-    arguments = BeamSection.model_validate(said).arguments()
+    # The only flag of tfx_bsl.
+    arguments = BeamSection.model_validate(section).arguments()
     arguments.remove("--tfxio_use_byte_size_batching=true")
     options = PipelineOptions(arguments)
     unknown = options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys()
     assert not unknown
-    options.view_as(TestOptions).dry_run = True  # otherwise the bucket is asked for
+    options.view_as(TestOptions).dry_run = True  # otherwise the bucket is accessed
     runner = create_runner(options.get_all_options()["runner"])
     assert PipelineOptionsValidator(options, runner).validate() == []
 
 
-def test_an_unknown_argument_would_be_seen():
+def test_an_unknown_argument_is_detected():
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = PipelineOptions([*BeamSection().arguments(), "--parallelsm=3"])
@@ -87,9 +87,9 @@ def test_an_unknown_argument_would_be_seen():
     )
 
 
-def test_flink_is_told_where_its_cluster_and_its_workers_are():
-    said = BeamSection.model_validate(CONFIGURATIONS["flink, a cluster and its workers"])
-    assert said.arguments() == [
+def test_the_arguments_of_flink_with_a_cluster_and_a_worker_pool():
+    section = BeamSection.model_validate(CONFIGURATIONS["flink, a cluster and its workers"])
+    assert section.arguments() == [
         "--runner=FlinkRunner",
         "--parallelism=16",
         "--flink_master=flink:8081",
@@ -104,41 +104,50 @@ def test_flink_is_told_where_its_cluster_and_its_workers_are():
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("section", "message"),
     [
-        ({"flink": {"parallelism": 4}}, r'\[beam.flink\] has no effect with runner = "local": set runner = "flink"'),
-        ({"runner": "flink", "spark": {"master": "local[2]"}}, r"\[beam.spark\] has no effect"),
-        ({"runner": "flink", "flink": {"environment": "external"}}, r'"external" needs worker_pool'),
-        ({"runner": "flink", "flink": {"environment": "docker"}}, r'"docker" needs image'),
-        ({"runner": "flink", "flink": {"worker_pool": "x:1"}}, r'worker_pool has no effect .*: set it to "external"'),
-        ({"runner": "flink", "flink": {"master": "flink:8081"}}, r"flink:8081 is a cluster, which does not reach it"),
+        ({"flink": {"parallelism": 4}}, r'\[beam.flink\] requires runner = "flink", not "local"'),
+        ({"runner": "flink", "spark": {"master": "local[2]"}}, r"\[beam.spark\] requires runner = \"spark\""),
+        ({"runner": "flink", "flink": {"environment": "external"}}, r'"external" requires worker_pool'),
+        ({"runner": "flink", "flink": {"environment": "docker"}}, r'"docker" requires image'),
+        (
+            {"runner": "flink", "flink": {"worker_pool": "x:1"}},
+            r'`worker_pool` requires environment = "external", not "loopback"',
+        ),
+        ({"runner": "flink", "flink": {"master": "flink:8081"}}, r"which the cluster flink:8081 cannot reach"),
         ({"runner": "flink", "flink": {"master": "flink"}}, r"flink\.master: String should match"),
-        ({"runner": "flink", "flink": {"job_endpoint": "x:1", "master": "[local]"}}, r"master is for one of our own"),
+        (
+            {"runner": "flink", "flink": {"job_endpoint": "x:1", "master": "[local]"}},
+            r"master is for one that Beam starts",
+        ),
         (
             {"runner": "flink", "flink": {"job_endpoint": "x:1", "job_server_jar": "x.jar"}},
-            r"job_server_jar is for one",
+            r"job_server_jar is for one that Beam starts",
         ),
-        ({"runner": "flink", "flink": {"version": "1.20", "job_server_jar": "x.jar"}}, r"none is: keep one"),
-        ({"runner": "spark", "spark": {"master": "spark://s:7077"}}, r"is a cluster, which does not reach it"),
+        (
+            {"runner": "flink", "flink": {"version": "1.20", "job_server_jar": "x.jar"}},
+            r"job_server_jar replaces it: keep one",
+        ),
+        ({"runner": "spark", "spark": {"master": "spark://s:7077"}}, r"which the cluster spark://s:7077 cannot reach"),
         ({"runner": "spark", "spark": {"master": "yarn"}}, r"spark\.master: String should match"),
         (
-            {"runner": "dataflow", "dataflow": {"project": "pictures-prod"}},
-            r"needs dataflow.region, dataflow.temp_location",
+            {"runner": "dataflow", "dataflow": {"project": "images-prod"}},
+            r"requires dataflow.region, dataflow.temp_location",
         ),
         (
             {"runner": "dataflow", "dataflow": DATAFLOW | {"temp_location": "/tmp"}},
             r"temp_location: String should match",
         ),
-        ({"options": ["parallelism=3"]}, r"`parallelism=3` is no option; write it as on a command line"),
-        ({"options": ["--runner=DaskRunner"]}, r"say beam.runner instead"),
+        ({"options": ["parallelism=3"]}, r"`parallelism=3` is not an option; use the form --name=value"),
+        ({"options": ["--runner=DaskRunner"]}, r"set beam.runner instead"),
         ({"runner": "dask"}, r"Input should be 'local', 'multi_processing', 'flink', 'spark' or 'dataflow'"),
     ],
 )
-def test_what_cannot_work_is_refused(said, message, tmp_path):
+def test_errors_name_the_setting(section, message, tmp_path):
     import tomlkit
 
     path = tmp_path / "birds.toml"
-    path.write_text(tomlkit.dumps({"data": {"path": "gs://bucket/birds"}, "beam": said}))
+    path.write_text(tomlkit.dumps({"data": {"path": "gs://bucket/birds"}, "beam": section}))
     with pytest.raises(ConfigError, match=message):
         loading.load(str(path))
 
@@ -152,17 +161,17 @@ def test_every_key_is_documented_with_its_description():
             assert f"| `{key}` |" in text and field.description in text, (name, key)
 
 
-def test_the_configurations_that_the_documents_show_are_accepted():
+def test_the_examples_of_the_documentation_are_valid():
     text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
-    shown = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    tables = [tomllib.loads(block) for block in shown]
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    tables = [tomllib.loads(block) for block in blocks]
     for table in tables:
         sections.PipelineSection.model_validate(table.get("pipeline", {}))
     runners = [BeamSection.model_validate(table["beam"]).runner for table in tables]
     assert runners == ["multi_processing", "flink", "flink", "dataflow"]
 
 
-def test_dataflow_reads_buckets_alone():
+def test_dataflow_reads_only_buckets():
     said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
     place = "pipeline.artifacts=gs://bucket/runs"
     loaded = loading.load("images", data="gs://bucket/birds", overrides=[*said, place])
@@ -179,20 +188,20 @@ def test_dataflow_reads_buckets_alone():
 
 
 @pytest.mark.parametrize("location", ["gs://", "gs:///runs"])
-def test_a_store_without_a_name_is_refused(location):
-    """As `gs://$BUCKET` gives where BUCKET is not set."""
+def test_a_storage_uri_without_a_bucket_is_rejected(location):
+    """The result of `gs://$BUCKET` if BUCKET is not set."""
     with pytest.raises(ConfigError, match=r"names no store; write it as gs://bucket/folder"):
         loading.load("digits", overrides=[f"pipeline.artifacts={location}"])
 
 
-def test_artifacts_lie_where_it_is_said(tmp_path):
+def test_the_folder_of_artifacts(tmp_path):
     inside = loading.load("digits", overrides=[f"pipeline.root={tmp_path}"])
     assert inside.artifacts_location == str(inside.run_dir / "artifacts")
     volume = loading.load("digits", overrides=[f"pipeline.artifacts={tmp_path}/volume"])
     assert volume.artifacts_location == f"{tmp_path}/volume/digits"
 
 
-def test_a_pods_folders_are_not_an_engines():
+def test_engines_cannot_read_the_folders_of_a_pod():
     loaded = loading.load("digits", overrides=["beam.runner=flink"])
-    with pytest.raises(ConfigError, match=r'beam.runner = "flink" does not see the folders of a pod'):
+    with pytest.raises(ConfigError, match=r'beam.runner = "flink" cannot read the folders of a pod'):
         cluster_config.check(loaded)

@@ -1,4 +1,4 @@
-"""What is compiled for Kubeflow Pipelines, against its golden files; `pytest --update-goldens` writes them anew."""
+"""The documents for Kubeflow Pipelines against golden files; `pytest --update-goldens` writes the files."""
 
 import json
 import re
@@ -72,8 +72,8 @@ GPU_NODES = {"Trainer", "Tuner", "GradCam"}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Three pictures of each of two classes; only their names are looked at."""
+def image_dir(tmp_path_factory):
+    """Three images of each of two classes; only their names are read."""
     root = tmp_path_factory.mktemp("pictures")
     for name in "ab":
         (root / name).mkdir()
@@ -83,9 +83,9 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def load(pictures, tmp_path_factory):
+def load(image_dir, tmp_path_factory):
     path = tmp_path_factory.mktemp("configuration") / "cluster.toml"
-    path.write_text(CLUSTER.format(root=path.parent / "runs", data=pictures))
+    path.write_text(CLUSTER.format(root=path.parent / "runs", data=image_dir))
     return lambda *overrides: loading.load(str(path), overrides=overrides)
 
 
@@ -100,7 +100,7 @@ def compiled(load):
 
 @pytest.fixture(scope="module")
 def documents(compiled):
-    """With a tuner, so that every node is there."""
+    """Documents with a tuner, so that they contain every node."""
     return compiled("tuner.enabled=true")
 
 
@@ -123,9 +123,9 @@ def pods(documents):
     executors = platform.platforms[name].deployment_spec.executors
     return {
         label.removesuffix("_executor"): json_format.ParseDict(
-            json_format.MessageToDict(said), kubernetes_executor_config_pb2.KubernetesExecutorConfig()
+            json_format.MessageToDict(executor), kubernetes_executor_config_pb2.KubernetesExecutorConfig()
         )
-        for label, said in executors.items()
+        for label, executor in executors.items()
     }
 
 
@@ -135,7 +135,7 @@ def tasks(spec):
 
 
 def without_details(value):
-    """Settings as text (and the hash of the code, which is among them) are others' golden files."""
+    """Replaces settings as text and the hash of the code, which other golden files cover."""
     if isinstance(value, dict):
         return {key: without_details(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -146,14 +146,14 @@ def without_details(value):
 
 
 @pytest.mark.parametrize(("name", "index"), [("kubeflow_pipeline.yaml", 0), ("kubeflow_platform.yaml", 1)])
-def test_the_documents_are_the_golden_ones(documents, request, name, index):
-    found = yaml.safe_dump(without_details(documents[index]), sort_keys=True)
+def test_the_documents_equal_the_golden_files(documents, request, name, index):
+    text = yaml.safe_dump(without_details(documents[index]), sort_keys=True)
     if request.config.getoption("--update-goldens"):
-        (GOLDEN / name).write_text(found)
-    assert found == (GOLDEN / name).read_text()
+        (GOLDEN / name).write_text(text)
+    assert text == (GOLDEN / name).read_text()
 
 
-def test_kubeflows_own_loader_takes_the_file(documents):
+def test_the_loader_of_kubeflow_reads_the_file(documents):
     loaded = components.load_component_from_text(documents.as_yaml())
     assert loaded.pipeline_spec.pipeline_info.name == "animals"
     assert set(loaded.platform_spec.platforms) == {"kubernetes"}
@@ -161,11 +161,11 @@ def test_kubeflows_own_loader_takes_the_file(documents):
     assert loaded.pipeline_spec.default_pipeline_root == "minio://mlpipeline/v2/artifacts"
 
 
-def test_every_node_is_a_pod_and_is_described_to_kubernetes(tasks, containers, pods):
+def test_every_node_is_a_pod_with_settings_for_kubernetes(tasks, containers, pods):
     assert set(tasks) == set(containers) == set(pods) == set(nodes.KUBEFLOW_NODE_IDS)
 
 
-def test_gpus_go_to_the_nodes_that_compute_with_the_network(containers, pods):
+def test_the_nodes_that_run_the_network_have_gpus(containers, pods):
     for node, container in containers.items():
         accelerator = container.resources.accelerator
         if node in GPU_NODES:
@@ -186,9 +186,9 @@ def test_gpus_go_to_the_nodes_that_compute_with_the_network(containers, pods):
 
 
 def test_requests_and_limits(containers):
-    said = containers["Trainer"].resources
-    assert (said.resource_cpu_request, said.resource_cpu_limit) == ("1", "8")
-    assert (said.resource_memory_request, said.resource_memory_limit) == ("4Gi", "32Gi")
+    resources = containers["Trainer"].resources
+    assert (resources.resource_cpu_request, resources.resource_cpu_limit) == ("1", "8")
+    assert (resources.resource_memory_request, resources.resource_memory_limit) == ("4Gi", "32Gi")
     assert containers["Pusher"].resources.resource_cpu_limit == ""
 
 
@@ -206,10 +206,12 @@ def test_volumes_secrets_and_variables_reach_every_pod(containers, pods):
         )
         assert pod.secret_as_volume[0].mount_path == "/secrets/bucket"
         assert pod.image_pull_secret[0].secret_name == "registry"
-        assert [(said.name, said.value) for said in containers[node].env] == [("HTTPS_PROXY", "proxy.example:3128")]
+        assert [(variable.name, variable.value) for variable in containers[node].env] == [
+            ("HTTPS_PROXY", "proxy.example:3128")
+        ]
 
 
-def test_nothing_is_cached_that_would_lie(compiled, tasks):
+def test_nodes_that_depend_on_earlier_runs_are_not_cached(compiled, tasks):
     cached = {node for node, task in tasks.items() if task.caching_options.enable_cache}
     never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "PicturesGate", "ModelGate", "Verdict"}
     assert set(nodes.KUBEFLOW_NODE_IDS) - cached == never
@@ -221,7 +223,7 @@ def test_nothing_is_cached_that_would_lie(compiled, tasks):
     assert not any(task["cachingOptions"] for task in none.values())
 
 
-def test_failures_are_tried_again_and_refusals_are_not(tasks):
+def test_failures_are_retried_and_refusals_are_not(tasks):
     for node, task in tasks.items():
         if node in nodes.GATE_IDS:
             assert not task.HasField("retry_policy")
@@ -230,7 +232,7 @@ def test_failures_are_tried_again_and_refusals_are_not(tasks):
             assert task.retry_policy.backoff_duration.seconds == 30
 
 
-def test_the_verdict_comes_last_whatever_happens(spec):
+def test_the_exit_handler_always_runs_last(spec):
     handler = spec.root.dag.tasks["Verdict"]
     completed = pipeline_spec_pb2.PipelineTaskSpec.TriggerPolicy.ALL_UPSTREAM_TASKS_COMPLETED
     assert handler.trigger_policy.strategy == completed
@@ -238,49 +240,49 @@ def test_the_verdict_comes_last_whatever_happens(spec):
     assert handler.inputs.parameters["final_status"].task_final_status.producer_task == "tfx-dag"
 
 
-def test_the_gates_stand_where_they_must(tasks):
+def test_the_gates_are_upstream_of_the_right_nodes(tasks):
     assert "PicturesGate" in tasks["Transform"].dependent_tasks
-    # Where one node fails no other is begun.
+    # After a failed node no other starts.
     assert "ModelReport" in tasks["ModelGate"].dependent_tasks
 
 
-def test_every_input_has_the_type_of_the_output_that_it_takes(spec, tasks, containers):
+def test_every_input_has_the_type_of_its_output(spec, tasks, containers):
     for node, task in tasks.items():
         component = spec.components[node]
         arguments = list(containers[node].args)
-        told = json.loads(arguments[arguments.index("--json_serialized_inputs_spec_args") + 1])
-        assert told == json_format.MessageToDict(component.input_definitions)
+        inputs_spec = json.loads(arguments[arguments.index("--json_serialized_inputs_spec_args") + 1])
+        assert inputs_spec == json_format.MessageToDict(component.input_definitions)
         assert arguments[0] == f"--node_id={node}"
         assert list(containers[node].command) == ["python", "-m", "pipeline.kubeflow.entrypoint"]
-        for name, said in task.inputs.artifacts.items():
-            source = said.task_output_artifact
-            given = spec.components[source.producer_task].output_definitions.artifacts[source.output_artifact_key]
-            assert given.artifact_type == component.input_definitions.artifacts[name].artifact_type
+        for name, artifact in task.inputs.artifacts.items():
+            source = artifact.task_output_artifact
+            output = spec.components[source.producer_task].output_definitions.artifacts[source.output_artifact_key]
+            assert output.artifact_type == component.input_definitions.artifacts[name].artifact_type
 
 
-def test_the_place_of_the_pictures_is_a_parameter_of_the_run(spec, documents):
+def test_the_path_of_the_images_is_a_parameter_of_the_run(spec, documents):
     assert documents.data_path == "/pictures/animals"
     passed = spec.root.dag.tasks["tfx-dag"].inputs.parameters["data_path"]
     assert passed.component_input_parameter == "data_path"
-    taken = spec.components["tfx-dag"].dag.tasks["ImageExampleGen"].inputs.parameters["input_base"]
-    assert taken.component_input_parameter == "data_path"
+    received = spec.components["tfx-dag"].dag.tasks["ImageExampleGen"].inputs.parameters["input_base"]
+    assert received.component_input_parameter == "data_path"
 
 
-def test_no_path_of_this_machine_is_in_the_documents(documents, pictures, load):
+def test_the_documents_contain_no_path_of_this_machine(documents, image_dir, load):
     text = documents.as_yaml()
-    assert str(pictures) not in text and str(load().pipeline.root) not in text
+    assert str(image_dir) not in text and str(load().pipeline.root) not in text
 
 
-def test_tfx_own_resolvers_do_not_compile(load, monkeypatch):
-    # A planted fault: without ours, there is nothing to run.
+def test_the_resolvers_of_tfx_do_not_compile(load, monkeypatch):
+    # An injected fault: TFX's own node instead of ours.
     monkeypatch.setattr(compiler, "PreviousSpan", lambda current, spans_dir: dag.previous_span(current))
     loaded = load()
     with pytest.raises(TypeError, match="Unexpected resolver policy"):
         compiler.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
 
 
-def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
-    # A planted fault, in the place of ServingValidator.
+def test_the_infra_validator_of_tfx_does_not_compile(load, monkeypatch):
+    # An injected fault instead of ServingValidator.
     from tfx.components import InfraValidator
     from tfx.proto import infra_validator_pb2
 
@@ -293,7 +295,7 @@ def test_tfx_own_infra_validator_does_not_compile(load, monkeypatch):
         compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
 
 
-def test_too_many_classes_for_a_container_are_refused(load, monkeypatch):
-    monkeypatch.setattr(compiler, "_MOST_PARAMETER_BYTES", 500)
-    with pytest.raises(ConfigError, match=r"would be told .* bytes of settings, and a container takes 500"):
+def test_too_many_classes_for_a_container_are_rejected(load, monkeypatch):
+    monkeypatch.setattr(compiler, "_MAX_PARAMETER_BYTES", 500)
+    with pytest.raises(ConfigError, match=r"has .* bytes of parameters, and a container accepts 500"):
         compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))

@@ -1,4 +1,4 @@
-"""`[kubeflow]`: what is accepted, and what is said of the rest; nothing of TFX is needed."""
+"""`[kubeflow]`: valid settings and the messages for invalid ones; without TFX."""
 
 import pytest
 
@@ -23,30 +23,30 @@ READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubef
         ('kubeflow.resources={cpu_request="2", cpu_limit="500m"}', r"cpu_request = 2 is above cpu_limit = 500m"),
         (
             'kubeflow.nodes.Pusher.memory_limit="1Gi"',
-            r"nodes\.Pusher: with what holds for all nodes, memory_request = 4Gi is above memory_limit = 1Gi",
+            r"nodes\.Pusher: together with kubeflow\.resources, memory_request = 4Gi is above memory_limit = 1Gi",
         ),
         ("kubeflow.gpu.resource=gpu", r"gpu\.resource: .*pattern"),
         ("kubeflow.gpu.count=-1", r"gpu\.count: .*greater than or equal to 0"),
-        ('kubeflow.tolerations=[{key="a", operator="Exists", value="b"}]', r"takes any value: leave value out"),
+        ('kubeflow.tolerations=[{key="a", operator="Exists", value="b"}]', r"matches every value: remove value"),
         ('kubeflow.tolerations=[{value="b"}]', r"key is missing"),
-        ('kubeflow.tolerations=[{key="a", seconds=3}]', r'seconds is for effect = "NoExecute"'),
+        ('kubeflow.tolerations=[{key="a", seconds=3}]', r'seconds requires effect = "NoExecute"'),
         ('kubeflow.tolerations=[{kee="a"}]', r"Unknown key `kee` in .*Did you mean `key`\?"),
         ('kubeflow.volumes=[{claim="Not Allowed", mount_path="/a"}]', r"claim: .*pattern"),
-        ('kubeflow.volumes=[{claim="a", mount_path="/minio/x"}]', r"/minio is used by the pods themselves"),
-        ('kubeflow.volumes=[{claim="a", mount_path="/tmp"}]', r"/tmp/kfp_outputs is used by the pods themselves"),
+        ('kubeflow.volumes=[{claim="a", mount_path="/minio/x"}]', r"pods use /minio themselves"),
+        ('kubeflow.volumes=[{claim="a", mount_path="/tmp"}]', r"pods use /tmp/kfp_outputs themselves"),
         (
             'kubeflow.volumes=[{claim="a", mount_path="/a"}, {claim="b", mount_path="/a/"}]',
             r"mount_path /a/ is used twice",
         ),
-        ('kubeflow.secrets=[{name="s"}]', r"secret `s` goes nowhere"),
-        ("kubeflow.data_path=/volume/a", r"kubeflow\.data_path = /volume/a lies on no volume .*\(.*: none\)"),
+        ('kubeflow.secrets=[{name="s"}]', r"secret `s` is not used"),
+        ("kubeflow.data_path=/volume/a", r"kubeflow\.data_path = /volume/a is not on a mounted volume .*\(.*: none\)"),
         ("kubeflow.work_path=relative", r"work_path: .*pattern"),
         ("kubeflow.pipeline_root=hdfs://a/b", r"pipeline_root: .*pattern"),
         ("kubeflow.retries=99", r"retries: .*less than or equal to 10"),
         ("kubeflow.env={1A='x'}", r"pattern"),
     ],
 )
-def test_mistakes_are_named(override, message):
+def test_errors_name_the_setting(override, message):
     with pytest.raises(ConfigError, match=message) as raised:
         loading.load("digits", overrides=[override])
     assert len(str(raised.value).splitlines()) == 1
@@ -56,18 +56,24 @@ def test_mistakes_are_named(override, message):
     ("overrides", "message"),
     [
         ([], r"kubeflow\.image is missing(.|\n)*data_path is missing(.|\n)*work_path is missing"),
-        ([*READY, "pipeline.artifacts=gs://bucket/runs"], r"a cluster keeps artifacts in kubeflow.pipeline_root"),
+        ([*READY, "pipeline.artifacts=gs://bucket/runs"], r"a cluster stores artifacts in kubeflow.pipeline_root"),
         ([*READY, "training.distribution=multi_worker"], r"a node of Kubeflow Pipelines is one pod"),
-        ([*READY, "serving.base_directory=models"], r"serving\.base_directory = models lies on no volume.*/volume"),
-        ([*READY, "data.metadata_csv=/home/me/a.csv"], r"data\.metadata_csv = /home/me/a\.csv lies on no volume"),
+        (
+            [*READY, "serving.base_directory=models"],
+            r"serving\.base_directory = models is not on a mounted volume.*/volume",
+        ),
+        (
+            [*READY, "data.metadata_csv=/home/me/a.csv"],
+            r"data\.metadata_csv = /home/me/a\.csv is not on a mounted volume",
+        ),
     ],
 )
-def test_what_pods_could_not_run_is_refused_before_anything_is_compiled(overrides, message):
+def test_a_configuration_that_pods_cannot_run_is_rejected_before_compiling(overrides, message):
     with pytest.raises(ConfigError, match=message):
         cluster_config.check(loading.load("digits", overrides=overrides))
 
 
-def test_pods_see_the_clusters_paths():
+def test_pods_use_the_paths_of_the_cluster():
     cluster = cluster_config.for_pods(loading.load("digits", overrides=READY))
     assert cluster.data_location == "/volume/a"
     assert str(cluster.model_base_path) == "/volume/work/digits/serving/digits"
@@ -77,19 +83,19 @@ def test_pods_see_the_clusters_paths():
     assert remote.data_location == "gs://bucket/a/{SPAN}"
 
 
-def test_the_configuration_survives_its_own_toml(tmp_path):
-    said = [
+def test_the_configuration_is_equal_after_writing_and_reading(tmp_path):
+    overrides = [
         *READY,
         'kubeflow.gpu.tolerations=[{key="nvidia.com/gpu", operator="Exists"}]',
         'kubeflow.nodes.Trainer={cpu_limit="8", accelerators=2}',
         'kubeflow.secrets=[{name="s", env={A="b"}}]',
     ]
-    loaded = loading.load("digits", overrides=said)
+    loaded = loading.load("digits", overrides=overrides)
     (tmp_path / "a.toml").write_text(loading.as_toml(loaded))
     assert loading.load(str(tmp_path / "a.toml")) == loaded
 
 
-def test_a_nodes_own_words_come_before_those_for_all():
+def test_settings_of_one_node_replace_those_of_all_nodes():
     options = KubeflowOptions.model_validate(
         {
             "resources": {"cpu_request": "1", "memory_request": "2Gi"},
@@ -114,5 +120,5 @@ def test_a_nodes_own_words_come_before_those_for_all():
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("500m", 0.5), ("2Gi", 2**31), ("1.5M", 1.5e6)])
-def test_quantities_are_kubernetes_own(text, number):
+def test_quantities_of_kubernetes(text, number):
     assert amount(text) == number

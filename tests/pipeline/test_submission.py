@@ -1,4 +1,4 @@
-"""`tfx-vision submit` against a server that answers as Kubeflow Pipelines' API does, on 127.0.0.1."""
+"""`tfx-vision submit` against a fake of the API of Kubeflow Pipelines on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _FakePipelines:
     """Experiments, pipelines, versions, runs and recurring runs, in memory.
 
     Attributes:
-      polls: What `GET run` answers, one after another: state and states of the tasks; `None` is an error 503.
+      polls: Responses of `GET run`, one after another: state and states of the tasks; `None` is an error 503.
     """
 
     def __init__(self):
@@ -53,7 +53,7 @@ class _FakePipelines:
             ]
         )
 
-    def refuse(self, request: Request):
+    def check_token(self, request: Request):
         self.tokens.add(request.headers.get("authorization"))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return JSONResponse({"error": "Unauthenticated: no token\nstack", "code": 16}, status_code=401)
@@ -63,29 +63,29 @@ class _FakePipelines:
         return JSONResponse({"multi_user": False})
 
     async def list_experiments(self, request: Request):
-        if refused := self.refuse(request):
-            return refused
-        (wanted,) = json.loads(request.query_params["filter"])["predicates"]
-        found = [said for said in self.experiments if said["display_name"] == wanted["stringValue"]]
-        return JSONResponse({"experiments": found} if found else {})
+        if error := self.check_token(request):
+            return error
+        (predicate,) = json.loads(request.query_params["filter"])["predicates"]
+        matches = [entry for entry in self.experiments if entry["display_name"] == predicate["stringValue"]]
+        return JSONResponse({"experiments": matches} if matches else {})
 
     async def create_experiment(self, request: Request):
-        said = {**await request.json(), "experiment_id": f"e{len(self.experiments)}"}
-        self.experiments.append(said)
-        return JSONResponse(said)
+        experiment = {**await request.json(), "experiment_id": f"e{len(self.experiments)}"}
+        self.experiments.append(experiment)
+        return JSONResponse(experiment)
 
     async def list_pipelines(self, request: Request):
-        if refused := self.refuse(request):
-            return refused
-        (wanted,) = json.loads(request.query_params["filter"])["predicates"]
-        found = [said for said in self.pipelines if said["display_name"] == wanted["stringValue"]]
-        return JSONResponse({"pipelines": found} if found else {})
+        if error := self.check_token(request):
+            return error
+        (predicate,) = json.loads(request.query_params["filter"])["predicates"]
+        matches = [entry for entry in self.pipelines if entry["display_name"] == predicate["stringValue"]]
+        return JSONResponse({"pipelines": matches} if matches else {})
 
     async def upload(self, request: Request):
-        said = {"pipeline_id": f"p{len(self.pipelines)}", "display_name": request.query_params["name"]}
-        self.pipelines.append(said | dict(request.query_params))
-        await self.add_version(request, said["pipeline_id"], said["display_name"])
-        return JSONResponse(said)
+        pipeline = {"pipeline_id": f"p{len(self.pipelines)}", "display_name": request.query_params["name"]}
+        self.pipelines.append(pipeline | dict(request.query_params))
+        await self.add_version(request, pipeline["pipeline_id"], pipeline["display_name"])
+        return JSONResponse(pipeline)
 
     async def upload_version(self, request: Request):
         return JSONResponse(
@@ -95,40 +95,40 @@ class _FakePipelines:
     async def add_version(self, request: Request, pipeline_id, name):
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         (file,) = email.message_from_bytes(head + await request.body()).get_payload()
-        said = {
+        version = {
             "pipeline_id": pipeline_id,
             "pipeline_version_id": f"v{len(self.versions)}",
             "display_name": name,
             "documents": list(yaml.safe_load_all(file.get_payload(decode=True))),
         }
-        self.versions.insert(0, said)
-        return {key: value for key, value in said.items() if key != "documents"}
+        self.versions.insert(0, version)
+        return {key: value for key, value in version.items() if key != "documents"}
 
     async def list_versions(self, request: Request):
-        found = [said for said in self.versions if said["pipeline_id"] == request.path_params["id"]]
-        kept = [{key: value for key, value in said.items() if key != "documents"} for said in found]
-        return JSONResponse({"pipeline_versions": kept[:1]})
+        versions = [version for version in self.versions if version["pipeline_id"] == request.path_params["id"]]
+        entries = [{key: value for key, value in version.items() if key != "documents"} for version in versions]
+        return JSONResponse({"pipeline_versions": entries[:1]})
 
     async def create_run(self, request: Request):
-        said = {**await request.json(), "run_id": f"r{len(self.runs)}", "state": "PENDING"}
-        self.runs.append(said)
-        return JSONResponse(said)
+        run = {**await request.json(), "run_id": f"r{len(self.runs)}", "state": "PENDING"}
+        self.runs.append(run)
+        return JSONResponse(run)
 
     async def get_run(self, request: Request):
-        said = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        if said is None:
+        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if poll is None:
             return JSONResponse({"error": "upstream connect error"}, status_code=503)
-        state, tasks = said
-        # As Argo names them: the tries, and the pods of a task, have other names.
+        state, tasks = poll
+        # Names of Argo: attempts, and the pods of a task, have other names.
         details = [{"display_name": name, "state": value} for name, value in tasks.items()]
         details += [{"display_name": "executor", "state": state}, {"display_name": "tfx-dag", "state": state}]
         run = {"run_id": request.path_params["id"], "state": state, "run_details": {"task_details": details}}
         return JSONResponse(run)
 
     async def create_recurring(self, request: Request):
-        said = {**await request.json(), "recurring_run_id": f"c{len(self.recurring)}"}
-        self.recurring.append(said)
-        return JSONResponse(said)
+        recurring = {**await request.json(), "recurring_run_id": f"c{len(self.recurring)}"}
+        self.recurring.append(recurring)
+        return JSONResponse(recurring)
 
 
 @contextmanager
@@ -154,19 +154,19 @@ def fake():
 
 @pytest.fixture
 def submit(fake, class_folders, tmp_path, monkeypatch):
-    """Runs the command against the fake, with pictures of two classes."""
-    # The client keeps settings in the home folder; a proxy is not for 127.0.0.1.
+    """Runs the command against the fake, with images of two classes."""
+    # The client keeps settings in the home folder.
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(submission, "_INTERVAL_S", 0.01)
     data = class_folders({"a": 3, "b": 3})
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
-    said = [
+    overrides = [
         f"pipeline.root={tmp_path / 'runs'}",
         "pipeline.name=animals",
         "kubeflow.image=registry.example/tfx-vision:1",
-        "kubeflow.volumes=[{claim='pictures', mount_path='/volume'}]",
-        "kubeflow.data_path=/volume/pictures",
+        "kubeflow.volumes=[{claim='images', mount_path='/volume'}]",
+        "kubeflow.data_path=/volume/images",
         "kubeflow.work_path=/volume/work",
         "kubeflow.pipeline_root=minio://mlpipeline/animals",
         "kubeflow.service_account=pipeline-runner",
@@ -174,7 +174,7 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
 
     def run(*arguments, host=None, with_token=True):
         command = ["submit", "images", "--data", str(data)]
-        for override in said:
+        for override in overrides:
             command += ["--set", override]
         if with_token:
             command += ["--token-file", str(token)]
@@ -184,32 +184,32 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_is_uploaded_started_and_followed_to_its_verdict(submit, fake):
+def test_a_run_is_uploaded_started_and_followed_to_the_end(submit, fake):
     done = dict.fromkeys(ALL, "SUCCEEDED")
     fake.polls = [("RUNNING", {"ImageExampleGen": "RUNNING"}), ("RUNNING", {"Trainer": "RUNNING"}), ("SUCCEEDED", done)]
-    result = submit("--json", "--experiment", "tries")
+    result = submit("--json", "--experiment", "trials")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert (found["status"], found["run_id"], found["tasks"]["Trainer"]) == ("pushed", "r0", "SUCCEEDED")
-    assert found["url"].endswith("/#/runs/details/r0")
+    output = json.loads(result.stdout)
+    assert (output["status"], output["run_id"], output["tasks"]["Trainer"]) == ("pushed", "r0", "SUCCEEDED")
+    assert output["url"].endswith("/#/runs/details/r0")
     assert "Trainer: running" in result.stderr and "Trainer: succeeded" in result.stderr
-    assert found["url"] in result.stderr
-    # The client's own chatter is nobody's concern.
+    assert output["url"] in result.stderr
+    # Messages of the client are suppressed.
     assert "Creating experiment" not in result.stderr and "details:" not in result.output
     (run,) = fake.runs
     assert run["runtime_config"] == {
         "pipeline_root": "minio://mlpipeline/animals",
-        "parameters": {"data_path": "/volume/pictures"},
+        "parameters": {"data_path": "/volume/images"},
     }
     assert run["pipeline_version_reference"] == {"pipeline_id": "p0", "pipeline_version_id": "v0"}
     assert (run["service_account"], run["experiment_id"]) == ("pipeline-runner", "e0")
-    assert fake.experiments[0]["display_name"] == "tries"
+    assert fake.experiments[0]["display_name"] == "trials"
     spec, platform = fake.versions[0]["documents"]
     assert spec["pipelineInfo"]["name"] == "animals" and set(platform) == {"platforms"}
     assert fake.tokens == {f"Bearer {TOKEN}"}
 
 
-def test_a_second_time_another_version_is_uploaded(submit, fake):
+def test_a_second_submission_uploads_another_version(submit, fake):
     first, second = submit(), submit("--data-path", "/volume/others")
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.stdout.count("\n") == 1 and first.stdout.strip().endswith("/#/runs/details/r0")
@@ -222,94 +222,94 @@ def test_a_second_time_another_version_is_uploaded(submit, fake):
     ("failed", "code", "status", "words"),
     [
         (["ModelGate"], 3, "refused", "ModelGate: a gate refused the model"),
-        (["PicturesGate"], 3, "refused", "PicturesGate: a gate refused the pictures"),
+        (["PicturesGate"], 3, "refused", "PicturesGate: a gate refused the images"),
         (["Trainer"], 1, "failed", "Trainer failed"),
         (["Trainer", "ModelGate"], 1, "failed", "Trainer, ModelGate failed"),
         (["Verdict"], 1, "failed", "Verdict failed"),
-        ([], 1, "failed", "no node says why"),
+        ([], 1, "failed", "no node gives a reason"),
     ],
 )
-def test_the_exit_code_is_the_verdict(submit, fake, failed, code, status, words):
+def test_the_exit_code_tells_refused_from_failed(submit, fake, failed, code, status, words):
     fake.polls = [("FAILED", {"Trainer(0)": "FAILED", "Pusher": "SUCCEEDED", **dict.fromkeys(failed, "FAILED")})]
     result = submit("--json")
     assert result.exit_code == code
-    found = json.loads(result.stdout)
-    assert found["status"] == status and words in found["detail"]
+    output = json.loads(result.stdout)
+    assert output["status"] == status and words in output["detail"]
 
 
-def test_a_run_that_was_ended_by_hand_has_failed(submit, fake):
+def test_a_canceled_run_has_failed(submit, fake):
     fake.polls = [("CANCELED", {"Trainer": "CANCELED"})]
     result = submit()
     assert result.exit_code == 1 and "the run is canceled" in result.stderr
 
 
-def test_a_try_that_failed_before_one_that_did_not_is_no_failure():
-    tries = [SimpleNamespace(display_name="Trainer", state=state) for state in ("FAILED", "SUCCEEDED", "FAILED")]
-    run = SimpleNamespace(run_details=SimpleNamespace(task_details=tries))
-    assert submission.states_of(run) == {"Trainer": "SUCCEEDED"}
+def test_a_failed_attempt_before_a_successful_one_is_not_a_failure():
+    attempts = [SimpleNamespace(display_name="Trainer", state=state) for state in ("FAILED", "SUCCEEDED", "FAILED")]
+    run = SimpleNamespace(run_details=SimpleNamespace(task_details=attempts))
+    assert submission.task_states(run) == {"Trainer": "SUCCEEDED"}
 
 
-def test_a_server_that_is_away_for_a_moment_is_asked_again(submit, fake):
+def test_a_server_that_is_briefly_unavailable_is_retried(submit, fake):
     fake.polls = [None, ("RUNNING", {}), None, ("SUCCEEDED", {})]
     assert submit().exit_code == 0
 
 
-def test_a_server_that_stays_away_is_not_waited_for_for_ever(submit, fake):
+def test_retries_end_if_the_server_stays_unavailable(submit, fake):
     fake.polls = [None]
     result = submit()
-    assert result.exit_code == 1 and "answers 503" in result.stderr
+    assert result.exit_code == 1 and "responds 503" in result.stderr
 
 
 def test_a_schedule(submit, fake):
     result = submit("--cron", "0 0 3 * * *", "--json")
     assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    assert (found["status"], found["run_id"]) == ("scheduled", "c0")
+    output = json.loads(result.stdout)
+    assert (output["status"], output["run_id"]) == ("scheduled", "c0")
     (recurring,) = fake.recurring
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
     assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == (1, True, "ENABLE")
     assert recurring["service_account"] == "pipeline-runner" and fake.runs == []
 
 
-def test_nobody_has_to_wait(submit, fake):
+def test_submit_without_waiting(submit, fake):
     fake.polls = [("FAILED", {})]
     result = submit("--no-wait", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["status"] == "started"
 
 
-def test_without_a_token_one_message_says_what_to_do(submit):
+def test_without_a_token_the_message_names_the_option(submit):
     result = submit(with_token=False)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith(
-        "answers 401: Unauthenticated: no token. Give a valid token (--token-file)."
+        "responds 401: Unauthenticated: no token. Give a valid token (--token-file)."
     )
 
 
-def test_a_page_for_people_is_no_api(submit, fake):
+def test_a_login_page_is_not_the_api(submit, fake):
     page = HTMLResponse("<html>Please log in</html>")
     everything = Route("/{path:path}", lambda request: page, methods=["GET", "POST"])
     fake.app = Starlette(routes=[everything])
     result = submit()
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].endswith("Is there a login before it? Give a token (--token-file).")
+    assert result.stderr.splitlines()[-1].endswith("If it has a login page, give a token (--token-file).")
 
 
-def test_nobody_there(submit):
+def test_an_unreachable_server(submit):
     result = submit(host="http://127.0.0.1:9")
-    assert result.exit_code == 1 and "http://127.0.0.1:9 does not answer" in result.stderr
+    assert result.exit_code == 1 and "http://127.0.0.1:9 does not respond" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "kubeflow.example"], "--host: kubeflow.example is no address"),
-        (["--cron", "0 3 * * *"], "--cron: '0 3 * * *' needs six fields"),
-        (["--token-file", "/nowhere/token"], "--token-file: there is no file /nowhere/token"),
-        (["--cron", "0 0 3 * * *", "--set", "kubeflow.cache_examples=true"], "would never see new pictures"),
+        (["--host", "kubeflow.example"], "--host: kubeflow.example is not an address"),
+        (["--cron", "0 3 * * *"], "--cron: '0 3 * * *' must have six fields"),
+        (["--token-file", "/nowhere/token"], "--token-file: file /nowhere/token does not exist"),
+        (["--cron", "0 0 3 * * *", "--set", "kubeflow.cache_examples=true"], "would never read new images"),
         (["--set", "kubeflow.image=''"], "kubeflow.image"),
     ],
 )
-def test_mistakes_are_told_before_anybody_is_asked(submit, fake, arguments, words):
+def test_errors_are_reported_before_any_request(submit, fake, arguments, words):
     result = submit(*arguments)
     assert result.exit_code == 2 and words in result.stderr.replace("\n", " ")
     assert fake.tokens == set()
@@ -324,8 +324,8 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
     for override in (
         f"pipeline.root={tmp_path / 'runs'}",
         "kubeflow.image=registry.example/tfx-vision:1",
-        "kubeflow.volumes=[{claim='pictures', mount_path='/volume'}]",
-        "kubeflow.data_path=/volume/pictures",
+        "kubeflow.volumes=[{claim='images', mount_path='/volume'}]",
+        "kubeflow.data_path=/volume/images",
         "kubeflow.work_path=/volume/work",
     ):
         command += ["--set", override]
@@ -342,7 +342,7 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
 @pytest.mark.parametrize(
     ("output", "words"), [("pipeline.json", "must end with .yaml"), ("pipeline.yaml", "kubeflow.image is missing")]
 )
-def test_compile_says_what_is_missing(class_folders, tmp_path, output, words):
+def test_compile_reports_missing_settings(class_folders, tmp_path, output, words):
     data = class_folders({"a": 3, "b": 3})
     result = CliRunner().invoke(app, ["compile", "images", "--data", str(data), "--output", str(tmp_path / output)])
     assert result.exit_code == 2 and words in result.stderr.replace("\n", " ")
