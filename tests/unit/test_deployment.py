@@ -292,7 +292,7 @@ def test_the_monitoring_file_is_the_servers_message(manifests):
     assert annotations["prometheus.io/path"] == parameters.prometheus_config.path
 
 
-def test_a_misspelt_field_is_an_error():
+def test_a_misspelled_field_is_an_error():
     with pytest.raises(text_format.ParseError):
         parsed("max_batch_sizes { value: 1 }", batching_message())
 
