@@ -1,7 +1,7 @@
-"""What a training run can be told: the sections of the configuration that the trainer module itself reads.
+"""The sections of the configuration that the trainer module reads.
 
-`pipeline.config` composes them into the whole configuration. Nothing here imports TensorFlow, so that a wrong
-value is reported at once.
+`pipeline.config` composes them into the whole configuration. Nothing here imports TensorFlow, so that a wrong value is
+reported immediately.
 """
 
 from __future__ import annotations
@@ -29,61 +29,61 @@ Count = Annotated[int, Field(ge=0, le=100)]
 
 
 class TransformOptions(Section):
-    """`[transform]`: what a picture becomes before the model sees it."""
+    """`[transform]`: how an image becomes the model input."""
 
     image_size: int = Field(default=96, ge=8, le=1024, description="Side of the square model input, pixels.")
-    channels: Literal[1, 3] = Field(default=3, description="1 reads every picture as grey, 3 as RGB.")
+    channels: Literal[1, 3] = Field(default=3, description="1 reads every image as grayscale, 3 as RGB.")
     normalization: Literal["dataset", "rescale", "backbone"] = Field(
         default="dataset",
         description="`dataset` subtracts the train split's mean and divides by its deviation, per channel; "
-        "`rescale` maps [0, 255] to [-1, 1]; `backbone` leaves it to the pre-trained network.",
+        "`rescale` maps [0, 255] to [-1, 1]; `backbone` uses that of the pre-trained network.",
     )
 
 
 class AugmentationOptions(Section):
-    """`[augmentation]`: random changes of training pictures; none of them is active outside training."""
+    """`[augmentation]`: random changes of training images; none is active outside training."""
 
     placement: Literal["auto", "in_model", "in_dataset"] = Field(
         default="auto",
-        description="`in_model` changes pictures where the model runs, `in_dataset` while they are read, on several "
-        "processors; `auto` is `in_dataset` with masks, `mixup` or `cutmix`, which need it, otherwise `in_model`.",
+        description="`in_model` augments on the device of the model, `in_dataset` in tf.data on all cores; `auto` is "
+        "`in_dataset` with masks, `mixup` or `cutmix`, which require it, otherwise `in_model`.",
     )
-    horizontal_flip: bool = Field(default=False, description="Mirror half of the pictures.")
-    vertical_flip: bool = Field(default=False, description="Turn half of the pictures upside down.")
-    rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of a full turn.")
-    zoom: Rate = Field(default=0.0, description="Largest change of scale: 0.2 shows things 0.8 to 1.2 times as large.")
+    horizontal_flip: bool = Field(default=False, description="Mirror half of the images.")
+    vertical_flip: bool = Field(default=False, description="Flip half of the images upside down.")
+    rotation: Fraction = Field(default=0.0, description="Largest angle, as a fraction of 360 degrees.")
+    zoom: Rate = Field(default=0.0, description="Largest change of scale: 0.2 scales by 0.8 to 1.2.")
     translation: Fraction = Field(
         default=0.0,
-        description="Largest shift, as a fraction of the side; in whole pixels, at least one, where nothing is turned "
-        "or zoomed.",
+        description="Largest shift, as a fraction of the side; whole pixels, at least one, if rotation and zoom are 0.",
     )
     contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
     brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
     random_erasing: Fraction = Field(
         default=0.0,
-        description="Share of the pictures in which a rectangle of 0.02 to 0.33 of the area, 0.3 to 3.3 times as high "
-        "as wide, becomes noise. Not with masks.",
+        description="Share of the images in which a rectangle of 0.02 to 0.33 of the area, with an aspect ratio of "
+        "0.3 to "
+        "3.3, becomes noise. Not with masks.",
     )
     mixup: float = Field(
         default=0.0,
         ge=0.0,
         le=100.0,
-        description="Blend every picture, and its label, with another; the shares are drawn from Beta(mixup, mixup), "
-        "0 is off. Not with masks.",
+        description="Blend every image and its label with another; the shares are drawn from Beta(mixup, mixup), 0 is "
+        "off. Not with masks.",
     )
     cutmix: float = Field(
         default=0.0,
         ge=0.0,
         le=100.0,
-        description="Replace a rectangle by that of another picture, and as much of the label; the area is drawn from "
-        "Beta(cutmix, cutmix), 0 is off. With mixup too, every batch takes one of them. Not with masks.",
+        description="Replace a rectangle by that of another image, and the same share of the label; the area is drawn "
+        "from Beta(cutmix, cutmix), 0 is off. With mixup too, every batch uses one of them. Not with masks.",
     )
 
     @model_validator(mode="after")
     def _mixing_comes_last(self) -> AugmentationOptions:
         if self.placement == "in_model" and self.mixes():
             raise ValueError(
-                "mixup and cutmix change labels too, and come after all other changes: set "
+                "mixup and cutmix change labels and run after all other augmentation: set "
                 'augmentation.placement = "in_dataset" (or "auto")'
             )
         return self
@@ -93,58 +93,62 @@ class AugmentationOptions(Section):
         return bool(self.mixup or self.cutmix)
 
     def active(self) -> dict[str, bool | float]:
-        """The changes that are asked for, and how strong they are."""
+        """Returns the active augmentation and its strength."""
         return {key: value for key, value in self.model_dump(exclude={"placement"}).items() if value}
 
 
 class TrainingOptions(Section):
-    """`[training]`: how the weights are found."""
+    """`[training]`: optimisation of the weights."""
 
-    batch_size: int = Field(default=32, ge=1, le=65536, description="Pictures a step, over all accelerators.")
-    epochs: int = Field(default=20, ge=1, le=10_000, description="Most passes over the train split.")
+    batch_size: int = Field(default=32, ge=1, le=65536, description="Images per step, over all accelerators.")
+    epochs: int = Field(default=20, ge=1, le=10_000, description="Maximum number of passes over the train split.")
     learning_rate: float = Field(
-        default=1e-3, gt=0.0, le=10.0, description="At the start, or the highest of a schedule."
+        default=1e-3, gt=0.0, le=10.0, description="Initial learning rate, or the peak of a schedule."
     )
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
         default="adam", description="`adamw` is Adam with weight decay; `sgd` has momentum."
     )
-    momentum: Rate = Field(default=0.9, description="Of `sgd`.")
+    momentum: Rate = Field(default=0.9, description="Momentum of `sgd`.")
     nesterov: bool = Field(default=False, description="With `sgd`: look ahead along the momentum.")
     weight_decay: float = Field(
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="Part of a weight that a step takes away, times the rate; of `adamw` and `sgd`, and not of vectors "
-        "(biases, batch normalisation).",
+        description="Decoupled weight decay of `adamw` and `sgd`, multiplied by the learning rate; not applied to "
+        "biases and batch normalisation.",
     )
     clip_norm: float = Field(
-        default=0.0, ge=0.0, description="Longest gradient, all weights taken together; 0 clips nothing."
+        default=0.0, ge=0.0, description="Largest global norm of the gradients; 0 disables clipping."
     )
     schedule: Literal["constant", "plateau", "cosine", "one_cycle"] = Field(
         default="plateau",
-        description="`plateau` lowers the rate when the validation loss stands still; `cosine` lets it fall to 0 over "
-        "all epochs; `one_cycle` lets it rise for three tenths of them and fall for the rest.",
+        description="`plateau` reduces the learning rate when the validation loss stops improving; `cosine` decays it "
+        "to "
+        "0 over all epochs; `one_cycle` increases it for 30 % of the epochs and decreases it for the rest.",
     )
     warmup_epochs: float = Field(
         default=0.0,
         ge=0.0,
         le=1000.0,
-        description="With `cosine`: epochs, of each phase, in which the rate grows to its highest first.",
+        description="With `cosine`: epochs at the start of each phase in which the learning rate grows to its peak.",
     )
     plateau_patience: int = Field(
-        default=2, ge=1, description="Epochs without a better validation loss before the rate is reduced."
+        default=2, ge=1, description="Epochs without a better validation loss before the learning rate is reduced."
     )
-    plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0, description="What the rate is multiplied by.")
+    plateau_factor: float = Field(
+        default=0.5, gt=0.0, lt=1.0, description="Factor by which the learning rate is multiplied."
+    )
     early_stopping_patience: int = Field(
         default=5,
         ge=0,
-        description="Epochs without a better validation loss before training ends; 0 goes on to the last. The best "
-        "epoch's weights are kept either way.",
+        description="Epochs without a better validation loss before training ends; 0 trains all epochs. The weights of "
+        "the best epoch are kept in both cases.",
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         default="float32",
-        description="What layers compute in while training; weights and the exported model are float32. Of use where "
-        "the hardware has it: GPUs since 2017 for `mixed_float16`; TPUs, GPUs since 2020 and CPUs with AMX for "
+        description="Compute dtype during training; weights and the exported model are float32. Faster where the "
+        "hardware "
+        "supports it: GPUs since 2017 for `mixed_float16`; TPUs, GPUs since 2020 and CPUs with AMX for "
         "`mixed_bfloat16`.",
     )
     distribution: Literal["none", "mirrored", "multi_worker"] = Field(
@@ -152,96 +156,109 @@ class TrainingOptions(Section):
     )
     cache: Literal["auto", "memory", "disk", "none"] = Field(
         default="auto",
-        description="Where the pictures of a split, decoded and resized once, are kept for later epochs: `auto` is "
-        "memory up to 2 GiB, else a file that is deleted in the end; `none` decodes anew in every epoch.",
+        description="Where decoded and resized images are cached for later epochs: `auto` is memory up to 2 GiB, else "
+        "a "
+        "temporary file; `none` decodes in every epoch.",
     )
-    seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Of weights, order of the pictures and augmentation.")
+    seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Seed of weights, shuffling and augmentation.")
 
     @model_validator(mode="after")
     def _keys_agree(self) -> TrainingOptions:
         if self.weight_decay and self.optimizer == "adam":
-            raise ValueError('weight_decay must be 0 with optimizer = "adam": take "adamw", which is Adam with it')
+            raise ValueError(
+                'weight_decay must be 0 with optimizer = "adam": use "adamw", which is Adam with weight decay'
+            )
         if self.optimizer == "adamw" and not self.weight_decay:
             raise ValueError(
-                "adamw without weight_decay is adam: set training.weight_decay (Keras's default is 0.004) or take adam"
+                "adamw without weight_decay equals adam: set training.weight_decay (Keras's default is 0.004) or use "
+                "adam"
             )
         if self.nesterov and self.optimizer != "sgd":
-            raise ValueError(f'nesterov is of optimizer = "sgd" (given: "{self.optimizer}")')
+            raise ValueError(f'nesterov requires optimizer = "sgd" (given: "{self.optimizer}")')
         if self.warmup_epochs and self.schedule != "cosine":
-            raise ValueError(f'warmup_epochs is of schedule = "cosine" (given: "{self.schedule}")')
+            raise ValueError(f'warmup_epochs requires schedule = "cosine" (given: "{self.schedule}")')
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be less than epochs = {self.epochs} (given: {self.warmup_epochs:g})")
         return self
 
 
 class FineTuningOptions(Section):
-    """`[fine_tuning]`: the second phase of a model with a pre-trained base."""
+    """`[fine_tuning]`: the second training phase of a model with a pre-trained backbone."""
 
-    epochs: int = Field(default=0, ge=0, le=10_000, description="Most further passes; 0 leaves the base as it was.")
-    learning_rate: float = Field(default=1e-5, gt=0.0, le=10.0, description="As in `[training]`, of this phase.")
+    epochs: int = Field(
+        default=0, ge=0, le=10_000, description="Maximum number of epochs of this phase; 0 disables it."
+    )
+    learning_rate: float = Field(default=1e-5, gt=0.0, le=10.0, description="As in `[training]`, for this phase.")
     unfreeze_layers: int = Field(
-        default=0, ge=0, description="Layers of the base, from its end, that are trained; never batch normalisation."
+        default=0,
+        ge=0,
+        description="Number of backbone layers, counted from its end, that are trained; batch normalisation is not.",
     )
 
 
 class ServedExplanationOptions(Section):
-    """The part of `[grad_cam]` that the exported model holds."""
+    """The part of `[grad_cam]` that is exported with the model."""
 
     method: Literal["grad_cam", "grad_cam_plus_plus"] = Field(
         default="grad_cam",
-        description="How the channels of the feature map are weighed; `grad_cam_plus_plus` shows several things of one "
+        description="How the channels of the feature map are weighted; `grad_cam_plus_plus` covers several objects of "
+        "one "
         "class more evenly.",
     )
     layer: str = Field(
         default="",
-        description="The layer whose map is explained, as `tfx-vision model --expand` names it; inside a pre-trained "
-        "network also `backbone/NAME`. Empty for the last spatial one, with masks the bottleneck.",
+        description="Layer whose feature map is explained, named as by `tfx-vision model --expand`; inside a "
+        "pre-trained "
+        "network also `backbone/NAME`. Empty for the last feature map, or the bottleneck of an encoder-decoder.",
     )
-    colormap: str = Field(default="jet", description="Name of a matplotlib colour map.")
-    alpha: Fraction = Field(default=0.4, description="Weight of the heat map in the overlay.")
+    colormap: str = Field(default="jet", description="Name of a matplotlib colormap.")
+    alpha: Fraction = Field(default=0.4, description="Opacity of the heat map in the overlay.")
 
     @field_validator("colormap")
     @classmethod
     def _known_colormap(cls, value: str) -> str:
-        if value == "jet":  # matplotlib takes a third of a second to import
+        if value == "jet":  # importing matplotlib takes a third of a second
             return value
         import matplotlib
 
         if value not in matplotlib.colormaps:
-            raise ValueError(f"matplotlib has no colour map `{value}`; it has, for example, viridis, magma, turbo")
+            raise ValueError(f"matplotlib has no colormap `{value}`. Examples: viridis, magma, turbo")
         return value
 
 
 class ExplanationOptions(ServedExplanationOptions):
-    """`[grad_cam]`: how decisions are explained, which of them, and how faithful the explanations must be."""
+    """`[grad_cam]`: which predictions are explained, how, and how faithful the explanations must be."""
 
     target: str = Field(
         default="predicted",
         min_length=1,
-        description="The class that is explained: `predicted`, `true` or a class's name. With masks `predicted` is "
-        "that of the most pixels but the first, the background, and `true` every class in the mask, where it is.",
+        description="Explained class: `predicted`, `true` or a class name. With masks, `predicted` is the class with "
+        "the "
+        "most pixels except the first, the background; `true` is every class of the mask, in its region.",
     )
     select: Literal["chosen", "everything"] = Field(
         default="chosen",
-        description="`chosen` explains as many pictures as the next three keys say of every class, and of every value "
-        "of `slices`; `everything` all pictures of the split, and only the chosen are drawn.",
+        description="`chosen` explains as many images as the next three keys set, for every class and every value of "
+        "`slices`; `everything` explains all images of the split and draws only the chosen ones.",
     )
-    most_confident_right: Count = Field(default=2, description="Right decisions, the most confident ones.")
-    most_confident_wrong: Count = Field(default=2, description="Wrong decisions, the most confident ones.")
+    most_confident_right: Count = Field(
+        default=2, description="Number of correct predictions, the most confident ones."
+    )
+    most_confident_wrong: Count = Field(default=2, description="Number of wrong predictions, the most confident ones.")
     least_certain: Count = Field(
-        default=1, description="Decisions whose two most probable classes are nearest to each other."
+        default=1, description="Number of predictions with the smallest margin between the two most probable classes."
     )
     slices: tuple[str, ...] | None = Field(
-        default=None, description="Slices of whose values pictures are chosen too; those of `[evaluation]` when absent."
+        default=None, description="Slices for whose values images are chosen too; those of `[evaluation]` if absent."
     )
     faithfulness: bool = Field(
-        default=True, description="Measure, on a sample, whether the model heeds what the heat maps show."
+        default=True, description="Measure on a sample whether the heat maps show what the model uses."
     )
     faithfulness_sample: int = Field(
-        default=64, ge=1, le=100_000, description="Pictures of that sample, drawn by the hash of their bytes."
+        default=64, ge=1, le=100_000, description="Images of that sample, drawn by the hash of their bytes."
     )
     faithfulness_steps: int = Field(
-        default=10, ge=2, le=1000, description="Parts in which pixels are deleted and inserted; each is a prediction."
+        default=10, ge=2, le=1000, description="Steps in which pixels are deleted and inserted; each is one prediction."
     )
     thresholds: dict[str, float] = Field(
         default={},
@@ -266,10 +283,10 @@ class ExplanationOptions(ServedExplanationOptions):
 
 
 class TrainerOptions(Section):
-    """All that the Transform and Trainer hooks receive."""
+    """All options of the Transform and Trainer hooks."""
 
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names: id = index. Alphabetical, but for masks.")
-    ignore_id: int | None = Field(default=None, ge=0, le=255, description="In masks: pixels that count for nothing.")
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names; the index is the class id.")
+    ignore_id: int | None = Field(default=None, ge=0, le=255, description="Id of the mask pixels that are ignored.")
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     task: SerializeAsAny[TaskOptions] = Field(default_factory=lambda: parse_task({}))
@@ -298,46 +315,49 @@ class TrainerOptions(Section):
 
 
 def check_model(model: ModelOptions, transform: TransformOptions) -> None:
-    """Compares what a model takes with what it would get.
+    """Checks that the model input fits the model.
 
     Raises:
-      ValueError: If a pre-trained base would not get the pixels it was trained with, or another model unscaled ones.
+      ValueError: If a pre-trained backbone would not get the pixels it was trained with, or another model unscaled
+        ones.
     """
     if model.has_backbone() and transform.normalization != "backbone":
         raise ValueError(
-            f'model.name = "{model.name}" brings its own normalisation: set transform.normalization = "backbone" '
+            f'model.name = "{model.name}" has its own normalisation: set transform.normalization = "backbone" '
             f'(given: "{transform.normalization}")'
         )
     if model.has_backbone() and transform.channels != 3:
-        raise ValueError(f'model.name = "{model.name}" was trained on colour pictures: set transform.channels = 3')
+        raise ValueError(f'model.name = "{model.name}" was trained on RGB images: set transform.channels = 3')
     if transform.normalization == "backbone" and not model.has_backbone():
         raise ValueError(
-            f'transform.normalization = "backbone" needs a model with a pre-trained base; model.name = "{model.name}" '
-            'has none: take "dataset" or "rescale"'
+            f'transform.normalization = "backbone" requires a model with a pre-trained backbone; model.name = '
+            f'"{model.name}" has none: use "dataset" or "rescale"'
         )
 
 
 def check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tuning: FineTuningOptions) -> None:
-    """Compares the second phase with the model and with the keys that both phases read.
+    """Checks that the second phase fits the model and the keys that both phases read.
 
     Raises:
-      ValueError: If there is a second phase, and nothing for it to train, or no epoch at the full rate.
+      ValueError: If the second phase has nothing to train, or no epoch at the full learning rate.
     """
     if not fine_tuning.epochs:
         return
     if not model.begins_frozen():
-        raise ValueError(f'fine_tuning.epochs must be 0: model.name = "{model.name}" has no base that begins frozen')
+        raise ValueError(
+            f'fine_tuning.epochs must be 0: model.name = "{model.name}" has no backbone that starts frozen'
+        )
     if not model.can_unfreeze():
-        raise ValueError("fine_tuning.epochs must be 0: a SavedModel's layers cannot be trained")
+        raise ValueError("fine_tuning.epochs must be 0: the layers of a SavedModel cannot be trained")
     if not fine_tuning.unfreeze_layers:
         raise ValueError(
-            f"fine_tuning.epochs = {fine_tuning.epochs} with fine_tuning.unfreeze_layers = 0 would train the head "
-            "alone once more: say how many layers of the base are trained, or set fine_tuning.epochs = 0"
+            f"fine_tuning.epochs = {fine_tuning.epochs} with fine_tuning.unfreeze_layers = 0 would train only "
+            "the head again: set the number of backbone layers to train, or fine_tuning.epochs = 0"
         )
     if training.warmup_epochs >= fine_tuning.epochs:
         raise ValueError(
-            f"training.warmup_epochs = {training.warmup_epochs:g} is of each phase and must be less than "
-            f"fine_tuning.epochs = {fine_tuning.epochs}: lower the one or raise the other"
+            f"training.warmup_epochs = {training.warmup_epochs:g} applies to each phase and must be less "
+            f"than fine_tuning.epochs = {fine_tuning.epochs}: lower the first or raise the second"
         )
 
 
@@ -380,14 +400,14 @@ def check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> N
 
 
 def parse_task(value: Any) -> Any:
-    """Turns the `[task]` table into the options class of the task that its `name` asks for."""
+    """Parses the `[task]` table with the options class of the task `name`."""
     if not isinstance(value, dict):
         return value
     return tasks.get(value.get("name", tasks.DEFAULT)).options.model_validate(value)
 
 
 def parse_model(value: Any) -> Any:
-    """Turns the `[model]` table into the options class of the model that its `name` asks for."""
+    """Parses the `[model]` table with the options class of the model `name`."""
     if not isinstance(value, dict):
         return value
     name = value.get("name", models.DEFAULT)
