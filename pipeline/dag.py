@@ -23,12 +23,14 @@ from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
 from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
-from components.image_example_gen import layout as layouts
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.executor import Options as ExampleGenOptions
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from components.model_report.component import ModelReport
 from components.pusher.component import VersionPusher
 from components.schema_gen.component import ImageSchemaGen
+from components.schema_gen.executor import UNCOUNTED_LABELS
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
@@ -66,7 +68,7 @@ def model_to_beat(candidate: Channel) -> base_node.BaseNode:
 
 def create_pipeline(
     config: PipelineConfig,
-    layout: layouts.Layout,
+    layout: Dataset,
     *,
     find_previous_span: Callable[[Channel], base_node.BaseNode] = previous_span,
     find_model_to_beat: Callable[[Channel], base_node.BaseNode] = model_to_beat,
@@ -89,18 +91,18 @@ def create_pipeline(
         classes=layout.classes,
         ignore_id=layout.ignore_id,
         columns=layout.columns,
-        with_masks=layout.with_masks,
+        label_features=layout.label_features,
         fingerprint=layout.fingerprint,
     )
     written_splits = config.data.written_splits(layout.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
-    slices = config.evaluation.measured_slices(layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    slices = config.evaluation.measured_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
 
     example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
     # Picture bytes, file names and digests stay out: hashing them would cost more than everything else.
     counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
-    counted += [features.MASK_CLASSES if layout.with_masks else features.CLASS_TEXT]
+    counted += [name for name in layout.label_features if name not in UNCOUNTED_LABELS]
     counted += [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
     counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.slice_columns)]
     statistics_gen = ImageStatisticsGen(
@@ -114,7 +116,7 @@ def create_pipeline(
         exclude_splits=held_out,
         domain_margin=config.validation.domain_margin,
         classes=layout.classes,
-        with_masks=layout.with_masks,
+        label_features=layout.label_features,
     )
 
     earlier = find_previous_span(statistics_gen.outputs["statistics"]).with_id("PreviousSpan")

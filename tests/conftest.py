@@ -134,7 +134,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     import keras
     import tensorflow as tf
 
-    from components.image_example_gen import executor, picture
+    from components.image_example_gen import image_file, raw_examples
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
     from trainer_module.network import build as build_network
@@ -170,9 +170,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         pixels[..., 2 - channel] += 150
         image_bytes.append(encode(pixels, "PNG" if index % 2 else "JPEG"))
         name = options.classes[channel]
-        found = picture.examine(image_bytes[-1], 10_000)
-        example = executor.to_example(
-            f"{name}/{index}.png", image_bytes[-1], found, class_text=name, slices=picture.slices_of(found)
+        properties = image_file.examine(image_bytes[-1], 10_000)
+        label = {features.CLASS_TEXT: [name]}
+        example = raw_examples.to_example(
+            f"{name}/{index}.png", image_bytes[-1], properties, label=label, slices=properties.slices()
         )
         examples.append(example.SerializeToString())
     root = tmp_path_factory.mktemp("tiny")

@@ -1,4 +1,4 @@
-"""ImageExampleGen: pictures, however they lie → tf.Examples, and a record of everything that was refused."""
+"""ImageExampleGen: a dataset of images, in any layout → tf.Examples, and a list of everything that was refused."""
 
 from typing import Any, ClassVar
 
@@ -7,10 +7,11 @@ from tfx.types import channel, component_spec, standard_artifacts
 
 import components
 from components.image_example_gen import executor
+from components.image_example_gen.options import ExampleGenOptions
 
 
 class ImageExampleGenSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Parameters and outputs of the component."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "input_base": component_spec.ExecutionParameter(type=str),
@@ -25,27 +26,27 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):
-    """Reads pictures into raw examples.
+    """Reads images into raw examples.
 
-    TFX's file-based driver is not used: it looks at every file a second time, does not see a picture that was moved to
-    another class, and is never run by Kubeflow Pipelines. Spans are resolved where the files are listed.
+    TFX's file-based driver is not used: it stats every file a second time, does not notice an image that was moved to
+    another class, and Kubeflow Pipelines never runs it. Spans are resolved where the files are listed.
 
     Outputs:
-      examples: Splits `train`, `validation` and, unless its share is 0, `test`; TFRecords of tf.Example with the
+      examples: Splits `train`, `validation` and, unless its fraction is 0, `test`; TFRecords of tf.Example with the
         features of `trainer_module.features`; properties `span` and `version`.
-      quarantine: Every file that is not used, with the reason; copies and pictures that look alike; counts.
+      quarantine: Every file that is not used, with the reason; exact and near duplicates; counts.
     """
 
     SPEC_CLASS = ImageExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
-    def __init__(self, *, input_base: str, options: executor.Options, source_hash: str) -> None:
-        """Takes what the instance needs.
+    def __init__(self, *, input_base: str, options: ExampleGenOptions, source_hash: str) -> None:
+        """Configures the component.
 
         Args:
-          input_base: The data's place: a folder, a manifest, or a path with `{SPAN}`.
-          options: What the executor is told.
-          source_hash: Of the code behind this node: an edit runs it again.
+          input_base: Location of the dataset: a folder, a manifest, or a path with `{SPAN}`.
+          options: Options of the executor.
+          source_hash: Hash of the node's code: an edit runs it again.
         """
         super().__init__(
             spec=ImageExampleGenSpec(

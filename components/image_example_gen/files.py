@@ -1,7 +1,7 @@
-"""Lists and reads files: local ones with the operating system, gs:// and the like with TensorFlow's file system.
+"""Lists and reads files: local ones with the operating system, `gs://` and others with TensorFlow's file system.
 
-A path is relative to its root, with forward slashes; bytes of a local name that are not UTF-8 are kept as Python keeps
-them (surrogate escapes), since the file could not be opened otherwise.
+A path is relative to its root, with forward slashes. Bytes of a local name that are not UTF-8 are kept as surrogate
+escapes, since the file could not be opened otherwise.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from trainer_module.locations import is_remote, join
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# A file system behind a network answers many questions at once as fast as one.
+# A remote file system answers many requests at once as fast as one.
 _REMOTE_THREADS = 32
 _OUTSIDE = "it leads out of the data folder; such links and paths are not followed"
 
 
 class File(NamedTuple):
-    """What is known of a file without opening it.
+    """A file or folder, without its contents.
 
     Attributes:
       path: Relative to the root.
       size: Bytes.
-      changed_ns: Time of the last change; a file that was moved here counts as changed where the system knows.
-      is_folder: Whether it holds other files.
+      changed_ns: Time of the last change; moving a local file here is a change.
+      is_folder: Whether it is a folder.
       problem: Why it must not be read; empty if it may be.
     """
 
@@ -46,60 +46,70 @@ class UnreadableFileError(Exception):
 
 
 def is_folder(location: str) -> bool:
-    """Whether there is such a folder."""
+    """Whether the folder exists."""
     if not is_remote(location):
         return os.path.isdir(location)
-    return _ask_remote(lambda gfile: gfile.isdir(location), location)
+    return _check_remote(lambda gfile: gfile.isdir(location), location)
 
 
 def is_file(location: str) -> bool:
-    """Whether there is such a file."""
+    """Whether the file exists."""
     if not is_remote(location):
         return os.path.isfile(location)
-    return _ask_remote(lambda gfile: gfile.exists(location) and not gfile.isdir(location), location)
+    return _check_remote(lambda gfile: gfile.exists(location) and not gfile.isdir(location), location)
 
 
-def _ask_remote(question: Callable[[Any], bool], location: str) -> bool:
+def _check_remote(check: Callable[[Any], bool], location: str) -> bool:
     import tensorflow as tf
 
     try:
-        return bool(question(tf.io.gfile))
+        return bool(check(tf.io.gfile))
     except tf.errors.OpError as error:
         raise UnreadableFileError(f"{location}: {first_line(error)}") from None
 
 
 def readable(name: str) -> str:
-    """A name as people can read it: bytes that are not UTF-8 are replaced."""
+    """Returns a name that can be printed: bytes that are not UTF-8 are replaced."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def listing(root: str, folder: str = "") -> list[File]:
-    """What lies in one folder, by name; hidden entries are left out."""
-    if is_remote(root):
-        import tensorflow as tf
+def names(root: str, folder: str) -> list[str]:
+    """Lists the names of the files and folders in one folder, without the hidden ones; nothing where it cannot."""
+    try:
+        return _names(join(root, folder))
+    except (OSError, UnreadableFileError):
+        return []
 
-        try:
-            names = [name.rstrip("/") for name in tf.io.gfile.listdir(join(root, folder))]
-        except tf.errors.OpError as error:
-            raise UnreadableFileError(f"{join(root, folder)}: {first_line(error)}") from None
-    else:
-        names = os.listdir(join(root, folder))
-    return describe(root, [f"{folder}/{name}" if folder else name for name in names if not name.startswith(".")])
+
+def listing(root: str, folder: str = "") -> list[File]:
+    """Lists the files and folders in one folder, by name, without the hidden ones."""
+    return describe(root, [f"{folder}/{name}" if folder else name for name in _names(join(root, folder))])
+
+
+def _names(location: str) -> list[str]:
+    if not is_remote(location):
+        return [name for name in os.listdir(location) if not name.startswith(".")]
+    import tensorflow as tf
+
+    try:
+        return [name.rstrip("/") for name in tf.io.gfile.listdir(location) if not name.startswith(".")]
+    except tf.errors.OpError as error:
+        raise UnreadableFileError(f"{location}: {first_line(error)}") from None
 
 
 def walk(root: str, folder: str) -> Iterator[File]:
-    """All files below a folder, by name."""
-    for found in listing(root, folder):
-        if not found.is_folder:
-            yield found
-        elif found.problem or (not is_remote(root) and os.path.islink(join(root, found.path))):
-            yield found._replace(is_folder=False, problem=found.problem or "a linked folder; its files are not read")
+    """Lists all files below a folder, by name."""
+    for file in listing(root, folder):
+        if not file.is_folder:
+            yield file
+        elif file.problem or (not is_remote(root) and os.path.islink(join(root, file.path))):
+            yield file._replace(is_folder=False, problem=file.problem or "a linked folder; its files are not read")
         else:
-            yield from walk(root, found.path)
+            yield from walk(root, file.path)
 
 
 def describe(root: str, paths: list[str]) -> list[File]:
-    """Looks at files without opening them; in the order of their names.
+    """Describes files without opening them, in the order of their names.
 
     A link (or a path with `..`) may lead anywhere inside the root, but not out of it.
     """
@@ -143,16 +153,16 @@ def read(root: str, path: str) -> bytes:
 
 
 def _windows(paths: list[str]) -> Iterator[list[str]]:
-    """Few at a time: what is read ahead is in memory."""
+    """A few paths at a time: files that are read ahead are in memory."""
     for start in range(0, len(paths), _REMOTE_THREADS):
         yield paths[start : start + _REMOTE_THREADS]
 
 
 def records(location: str) -> tf.data.Dataset:
-    """The records of a TFRecord file, string [] each; gzipped if its name ends in `.gz`."""
+    """Reads the records of a TFRecord file, string [] each; gzipped if its name ends in `.gz`."""
     import tensorflow as tf
 
-    # Encoded here: TensorFlow takes a name whose bytes are not UTF-8 only as bytes.
+    # Encoded, since TensorFlow accepts a name that is not UTF-8 only as bytes.
     return tf.data.TFRecordDataset(
         location.encode(errors="surrogateescape"), "GZIP" if location.endswith(".gz") else ""
     )
@@ -188,7 +198,7 @@ def _describe_local(root: str, real_root: str, path: str) -> File:
                 return File(path, is_folder=os.path.isdir(location), problem=_OUTSIDE)
             status = os.stat(location)
     except FileNotFoundError:
-        missing = "a link to a file that does not exist" if os.path.islink(location) else "there is no such file"
+        missing = "a link to a file that does not exist" if os.path.islink(location) else "the file does not exist"
         return File(path, problem=missing)
     except OSError as error:
         return File(path, problem=f"cannot be read: {error.strerror}")
@@ -207,7 +217,7 @@ def _describe_remote(root: str, path: str) -> File:
     try:
         status = tf.io.gfile.stat(join(root, path))
     except tf.errors.NotFoundError:
-        return File(path, problem="there is no such file")
+        return File(path, problem="the file does not exist")
     except tf.errors.OpError as error:
         return File(path, problem=f"cannot be read: {first_line(error)}")
     return File(path, status.length, status.mtime_nsec, is_folder=status.is_directory)

@@ -1,4 +1,4 @@
-"""What can be said of the pictures: `[data]`, without what only a whole pipeline knows. Imports nothing heavy."""
+"""`[data]` and the options of ImageExampleGen. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from components.image_example_gen import labels, layouts
 from trainer_module import features
+from trainer_module.error_text import did_you_mean
 from trainer_module.section import Fraction, Section
 
-LayoutKind = Literal["class_folders", "split_folders", "mask_pairs", "manifest", "tfrecord"]
+AUTO = "auto"
 
 
 class SplitOptions(Section):
-    """`[data.splits]`: shares of the pictures where nothing else decides."""
+    """`[data.splits]`: fractions of the images whose split nothing else decides."""
 
-    train: float = Field(default=0.7, gt=0.0, lt=1.0, description="What the weights are fitted on.")
-    validation: float = Field(default=0.15, gt=0.0, lt=1.0, description="What decides when training ends.")
+    train: float = Field(default=0.7, gt=0.0, lt=1.0, description="Fraction that the weights are fitted on.")
+    validation: float = Field(default=0.15, gt=0.0, lt=1.0, description="Fraction that decides when training stops.")
     test: float = Field(
         default=0.15,
         ge=0.0,
         lt=1.0,
-        description="What the model is judged on; 0 leaves it out and judges on validation.",
+        description="Fraction that the model is evaluated on; 0 for no test split: validation is used instead.",
     )
     by: Literal["content", "class"] = Field(
         default="content",
-        description="`content` draws by the hash of the picture's bytes, so that a picture never changes sides; "
-        "`class` gives every class its exact shares, which small classes and few groups need (pictures with masks "
+        description="`content` draws by the hash of the image's bytes, so that an image never changes its split; "
+        "`class` gives every class its exact fractions, which small classes and few groups need (images with masks "
         "count as one class).",
     )
 
@@ -40,57 +42,65 @@ class SplitOptions(Section):
 
 
 class DataOptions(Section):
-    """`[data]`: how the pictures are laid out, divided and checked."""
+    """`[data]`: how the dataset is arranged, split and checked."""
 
-    layout: Literal["auto", "class_folders", "split_folders", "mask_pairs", "manifest", "tfrecord"] = Field(
-        default="auto", description="How the pictures lie; `auto` looks at the folder."
-    )
+    layout: str = Field(default=AUTO, description="How images and labels are arranged; `auto` detects it.")
     spans: str = Field(
         default="newest",
         pattern=r"^(newest(:[1-9]\d*)?|\d+(-\d+)?)$",
-        description="Where path holds {SPAN} or a date: `newest`, `newest:3` (the newest three), `7` or `3-7`.",
+        description="If path contains {SPAN} or a date: `newest`, `newest:3` (the newest three), `7` or `3-7`.",
     )
     classes: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None,
-        description="Class names. Needed for masks (in the order of the ids) and for TFRecords; otherwise found.",
+        description="Class names. Required for masks (in the order of the ids) and for TFRecords; otherwise detected.",
     )
     ignore_id: int | None = Field(
         default=None,
         ge=0,
         le=255,
-        description="With masks: the id of pixels that count for nothing; a last line `255 ignored` of `classes.txt` "
-        "says the same.",
+        description="With masks: the id of pixels that do not count; a last line `255 ignored` of `classes.txt` has "
+        "the same effect.",
     )
     manifest: str | None = Field(
         default=None,
-        description="CSV or JSON Lines with `path` and `label` or `mask`, and if wanted `split`, `group` and slice "
-        "columns; `manifest.csv` or `manifest.jsonl` in the data folder is found by itself.",
+        description="CSV or JSON Lines with `path` and `label` or `mask`, and optionally `split`, `group` and slice "
+        "columns; `manifest.csv` or `manifest.jsonl` in the data folder is detected.",
     )
     metadata_csv: str | None = Field(
         default=None,
         description="CSV with a column `filename` (relative to path) and slice columns; "
-        "`metadata.csv` in the data folder is found by itself.",
+        "`metadata.csv` in the data folder is detected.",
     )
     group_column: str | None = Field(
-        default=None, description="Column of the manifest or metadata whose equal values stay on one side of the split."
+        default=None, description="Column of the manifest or metadata whose equal values stay in one split."
     )
     group_pattern: str | None = Field(
         default=None, description="The same, from the file's path: the first group of this regular expression."
     )
     split_pattern: str | None = Field(
         default=None,
-        description="What is held out, from the file's path: the group of this regular expression that matches and is "
-        "named `train`, `validation` or `test`; for pictures whose split nothing else names.",
+        description="The split from the file's path: the group of this regular expression that matches and is named "
+        "`train`, `validation` or `test`; for images whose split nothing else decides.",
     )
     near_duplicates: Literal["report", "together", "off"] = Field(
-        default="report", description="Pictures that look alike: list them, also keep them on one side, or do not look."
+        default="report",
+        description="Images that look alike: `report` lists them, `together` keeps them in one split, "
+        "`off` ignores them.",
     )
     near_duplicate_distance: int = Field(
-        default=4, ge=0, le=8, description="Bits of 63 in which the perceptual hashes of such pictures may differ."
+        default=4, ge=0, le=8, description="Largest number of the 63 bits in which their perceptual hashes differ."
     )
-    max_pixels: int = Field(default=50_000_000, ge=1, description="Larger pictures are quarantined undecoded.")
-    max_bad_fraction: Fraction = Field(default=0.01, description="Above this share of unusable files the run stops.")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="Larger images are quarantined without decoding.")
+    max_bad_fraction: Fraction = Field(default=0.01, description="Above this fraction of unusable files the run stops.")
     splits: SplitOptions = SplitOptions()
+
+    @field_validator("layout")
+    @classmethod
+    def _known_layout(cls, value: str) -> str:
+        known = (AUTO, *layouts.names())
+        if value not in known:
+            raise ValueError(f"unknown layout `{value}`{did_you_mean(value, known) or '.'} Layouts: {', '.join(known)}")
+        return value
 
     @field_validator("spans", mode="before")
     @classmethod
@@ -107,7 +117,7 @@ class DataOptions(Section):
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
         if not groups:
-            raise ValueError("needs a group in parentheses, for example `([^_]+)_`: what it matches names the group")
+            raise ValueError("needs a group in parentheses, for example `([^_]+)_`: it matches the name of the group")
         return value
 
     @field_validator("split_pattern")
@@ -121,7 +131,7 @@ class DataOptions(Section):
             raise ValueError(f"not a regular expression: {error}") from None
         if not groups or not groups.keys() <= set(features.SPLITS):
             raise ValueError(
-                "needs groups that are named as splits (train, validation, test), for example "
+                "needs groups that are named after splits (train, validation, test), for example "
                 "`(?P<test>seq3_)|(?P<validation>seq2_)`"
             )
         return value
@@ -139,12 +149,43 @@ class DataOptions(Section):
             raise ValueError("group_column and group_pattern exclude each other")
         return self
 
+    def group_of(self, path: str) -> str:
+        """Returns the group that `group_pattern` reads from a path; empty if it does not match."""
+        match = re.search(self.group_pattern, path) if self.group_pattern else None
+        return (match.group(1) or "") if match else ""
+
+    def split_of(self, path: str) -> str:
+        """Returns the split that `split_pattern` reads from a path; empty if it does not match."""
+        match = re.search(self.split_pattern, path) if self.split_pattern else None
+        return next((split for split, text in match.groupdict().items() if text is not None), "") if match else ""
+
     def written_splits(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """The splits that will exist.
+        """Returns the splits that the run writes.
 
         Args:
-          own: Splits that the data name themselves.
+          own: Splits that the dataset assigns itself.
         """
         return tuple(
             split for split in features.SPLITS if split != features.TEST or self.splits.test > 0 or features.TEST in own
         )
+
+
+class ExampleGenOptions(Section):
+    """What ImageExampleGen needs beside the location of the dataset.
+
+    Attributes:
+      data: `[data]`.
+      classes: Class names; in the order of the ids where labels contain ids.
+      ignore_id: The id of mask pixels that do not count, if there is one.
+      columns: Slice columns.
+      label_features: Raw example features of the label that every example has.
+      fingerprint: Of the path, size and time of change of every file, and of its labels: it tells the cache that the
+        dataset has changed.
+    """
+
+    data: DataOptions = DataOptions()
+    classes: tuple[str, ...]
+    ignore_id: int | None = None
+    columns: tuple[str, ...] = ()
+    label_features: tuple[str, ...] = labels.CLASS_LABEL
+    fingerprint: str = ""

@@ -1,4 +1,4 @@
-"""Spans: deliveries of data that arrive one after another, each in a folder with its number or date.
+"""Spans: parts of a dataset that arrive one after another, each in a folder with its number or date.
 
 The placeholders are those of TFX's ExampleGen: `{SPAN}`, `{VERSION}` (both with an optional width, `{SPAN:3}`) and
 `{YYYY}`, `{MM}`, `{DD}`, whose span number is the number of days since 1970-01-01.
@@ -11,22 +11,19 @@ import re
 from typing import NamedTuple
 
 from components.image_example_gen import files
+from components.image_example_gen.errors import DatasetError
 
 _PLACEHOLDER = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::(\d+))?\}")
 _DATE_WIDTH = {"YYYY": 4, "MM": 2, "DD": 2}
 
 
-class SpanError(Exception):
-    """The spans that were asked for cannot be found; the message says what to change."""
-
-
 class Span(NamedTuple):
-    """One delivery.
+    """One part of the dataset.
 
     Attributes:
-      number: Of the span.
-      version: Of the span; 0 where there are none.
-      path: The folder, relative to the pattern's root.
+      number: Number of the span.
+      version: Version of the span; 0 without versions.
+      path: The folder, relative to the root of the pattern.
     """
 
     number: int
@@ -35,75 +32,76 @@ class Span(NamedTuple):
 
 
 def has_spans(location: str) -> bool:
-    """Whether a path names spans."""
+    """Whether a path contains placeholders."""
     return _PLACEHOLDER.search(location) is not None
 
 
 def root_of(pattern: str) -> str:
-    """The folder above the first placeholder: `/data/day-{SPAN}/x` → `/data`."""
-    return pattern[: _PLACEHOLDER.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    """Returns the folder above the first placeholder: `/data/day-{SPAN}/x` → `/data`."""
+    match = _PLACEHOLDER.search(pattern)
+    return pattern[: match.start() if match else None].rpartition("/")[0]
 
 
-def resolve(pattern: str, which: str) -> list[Span]:
+def resolve(pattern: str, selection: str) -> list[Span]:
     """Finds the spans, each in its newest version.
 
     Args:
       pattern: Path with placeholders.
-      which: `newest`, `newest:3`, `7` or `3-7`.
+      selection: `newest`, `newest:3`, `7` or `3-7`.
 
     Returns:
       In ascending order, at least one.
 
     Raises:
-      SpanError: If there is none, or if two folders are the same version of the same span.
+      DatasetError: If no span matches, or if two folders are the same version of the same span.
     """
     root = root_of(pattern)
     if not files.is_folder(root):
-        raise SpanError(f"The folder {root} of data.path = {pattern} does not exist.")
+        raise DatasetError(f"data.path = {pattern}: the folder {root} does not exist.")
     names = {name for name, _ in _PLACEHOLDER.findall(pattern)}
     if "SPAN" not in names and not names >= set(_DATE_WIDTH):
-        raise SpanError(f"data.path = {pattern} needs {{SPAN}}, or {{YYYY}}, {{MM}} and {{DD}}.")
+        raise DatasetError(f"data.path = {pattern} needs {{SPAN}}, or all of {{YYYY}}, {{MM}} and {{DD}}.")
     newest: dict[int, Span] = {}
     for span in _matches(root, pattern[len(root) :].strip("/").split("/")):
         rival = newest.get(span.number)
         if rival and rival.version == span.version:
-            raise SpanError(
+            raise DatasetError(
                 f"{root}: {rival.path} and {span.path} are both span {span.number}, version {span.version}. Rename one."
             )
         if rival is None or span.version > rival.version:
             newest[span.number] = span
     if not newest:
-        raise SpanError(f"No folder matches data.path = {pattern}.")
-    found = [newest[number] for number in sorted(newest)]
-    chosen = _choose(found, which)
-    if not chosen:
-        numbers = ", ".join(str(span.number) for span in found[-10:])
-        raise SpanError(f"data.spans = {which}: there is no such span. The newest in {root}: {numbers}.")
-    return chosen
+        raise DatasetError(f"data.path = {pattern}: no folder matches.")
+    spans = [newest[number] for number in sorted(newest)]
+    selected = _select(spans, selection)
+    if not selected:
+        numbers = ", ".join(str(span.number) for span in spans[-10:])
+        raise DatasetError(f"data.spans = {selection}: no such span. The newest spans in {root} are {numbers}.")
+    return selected
 
 
-def _choose(found: list[Span], which: str) -> list[Span]:
-    if which.startswith("newest"):
-        return found[-int(which.partition(":")[2] or 1) :]
-    first, _, last = which.partition("-")
-    return [span for span in found if int(first) <= span.number <= int(last or first)]
+def _select(spans: list[Span], selection: str) -> list[Span]:
+    if selection.startswith("newest"):
+        return spans[-int(selection.partition(":")[2] or 1) :]
+    first, _, last = selection.partition("-")
+    return [span for span in spans if int(first) <= span.number <= int(last or first)]
 
 
 def _matches(root: str, levels: list[str]) -> list[Span]:
-    """Goes down level by level; every folder that fits carries the values found so far."""
+    """Descends level by level; every matching folder carries the values of the placeholders so far."""
     reached: list[tuple[str, dict[str, str]]] = [("", {})]
     for level in levels:
         expression = re.compile(_expression(level))
         deeper = []
         for folder, values in reached:
-            for found in files.listing(root, folder):
-                match = expression.fullmatch(found.path.rpartition("/")[2])
-                if match and found.problem:
-                    raise SpanError(f"{files.readable(found.path)} in {root}: {found.problem}.")
-                if found.is_folder and match:
+            for file in files.listing(root, folder):
+                match = expression.fullmatch(file.path.rpartition("/")[2])
+                if match and file.problem:
+                    raise DatasetError(f"{files.readable(file.path)} in {root}: {file.problem}.")
+                if file.is_folder and match:
                     named = match.groupdict()
                     if all(values.get(name, value) == value for name, value in named.items()):
-                        deeper.append((found.path, values | named))
+                        deeper.append((file.path, values | named))
         reached = deeper
     spans = []
     for path, values in reached:

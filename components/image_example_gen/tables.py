@@ -1,4 +1,4 @@
-"""Tables beside the pictures: the manifest that lists them, or the metadata that say more of them."""
+"""Tables beside the images: a manifest that lists them, or metadata about them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import json
 from typing import NamedTuple
 
 from components.image_example_gen import files
+from components.image_example_gen.errors import DatasetError
 from trainer_module import features
 
-# Slices that every picture has; a column may not take their names.
+# Slices that every image has; a column may not have one of these names.
 BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
-
-
-class TableError(Exception):
-    """The table cannot be used; the message names the file, the line and what is wrong."""
+METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
+UNKNOWN = "unknown"  # slice value of an image for which no table has a value
 
 
 class Row(NamedTuple):
     """One line.
 
     Attributes:
-      line: Its number in the file, from 1.
-      values: By column; what is missing is empty.
+      line: Line number in the file, from 1.
+      values: By column; missing values are empty.
     """
 
     line: int
@@ -31,11 +30,11 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A whole file.
+    """The contents of one file.
 
     Attributes:
-      location: Where it was read.
-      columns: In the order of the file.
+      location: Location of the file.
+      columns: Names, in the order of the file.
       rows: All lines that are not empty.
     """
 
@@ -45,35 +44,39 @@ class Table(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """Name of the file, without its folder."""
         return self.location.rpartition("/")[2]
 
 
 def read(location: str, *, required: str) -> Table:
-    """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (an object a line), in UTF-8.
+    """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (one object per line), in UTF-8.
 
     Args:
-      location: Local path or any that TensorFlow's file system reads.
-      required: A column that there must be.
+      location: Local path, or any that TensorFlow's file system reads.
+      required: A required column.
 
     Raises:
-      TableError: If it cannot be read, or a column is missing, empty, doubled, or named as a built-in slice.
+      DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
     """
     folder, _, name = location.rpartition("/")
     try:
         text = files.read(folder, name).decode("utf-8-sig")
     except (files.UnreadableFileError, UnicodeDecodeError) as error:
-        raise TableError(f"{location} cannot be read as {_kind(location)} in UTF-8: {error}") from None
+        raise DatasetError(f"{location} cannot be read as {_kind(location)} in UTF-8: {error}") from None
     table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
     for row in table.rows:
         for value in row.values.values():
             if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-                raise TableError(f"{location}, line {row.line}: {value!r} cannot be the name of anything.")
+                raise DatasetError(
+                    f"{location}, line {row.line}: {value!r} contains characters that no file name or label may have."
+                )
     if required not in table.columns:
-        raise TableError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
+        raise DatasetError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
     for column in table.columns:
         if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
-            raise TableError(f"{location}: column {column!r} is empty, doubled or the name of a built-in slice.")
+            raise DatasetError(
+                f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it."
+            )
     return table
 
 
@@ -91,14 +94,14 @@ def _read_csv(location: str, text: str) -> Table:
             if not any(values):
                 continue
             if len(values) > len(columns):
-                raise TableError(
-                    f"{location}, line {reader.line_num}: {len(values)} fields under {len(columns)} column names; "
-                    'put a value that holds a comma in quotes: "black, white".'
+                raise DatasetError(
+                    f"{location}, line {reader.line_num}: {len(values)} fields, but {len(columns)} columns. "
+                    'Put a value that contains a comma in quotes: "black, white".'
                 )
             # Missing fields at the end of a row are empty.
             rows.append(Row(reader.line_num, dict(zip(columns, values + [""] * len(columns), strict=False))))
     except csv.Error as error:
-        raise TableError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
+        raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
     return Table(location, columns, rows)
 
 
@@ -111,9 +114,9 @@ def _read_jsonl(location: str, text: str) -> Table:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise TableError(f"{location}, line {number}: not JSON: {error}") from None
+            raise DatasetError(f"{location}, line {number}: not JSON: {error}") from None
         if not isinstance(value, dict) or any(isinstance(field, dict | list) for field in value.values()):
-            raise TableError(f"{location}, line {number}: expected an object of plain values.")
+            raise DatasetError(f"{location}, line {number}: expected an object of plain values.")
         texts = {
             key.strip(): "" if field is None else field.strip() if isinstance(field, str) else json.dumps(field)
             for key, field in value.items()

@@ -31,7 +31,7 @@ class ImageSchemaGen(base_component.BaseComponent):
         exclude_splits: list[str],
         domain_margin: float,
         classes: tuple[str, ...],
-        with_masks: bool,
+        label_features: tuple[str, ...],
     ) -> None:
         """Takes what the instance needs.
 
@@ -40,14 +40,16 @@ class ImageSchemaGen(base_component.BaseComponent):
           exclude_splits: Splits that are not inferred from; their ranges count all the same.
           domain_margin: How far ranges are widened, as a part of them.
           classes: Class names.
-          with_masks: Whether the examples hold masks.
+          label_features: Raw example features of the label.
         """
         super().__init__(
             spec=ImageSchemaGenSpec(
                 statistics=statistics,
                 infer_feature_shape=1,
                 exclude_splits=json.dumps(exclude_splits),
-                options=json.dumps({"domain_margin": domain_margin, "classes": classes, "with_masks": with_masks}),
+                options=json.dumps(
+                    {"domain_margin": domain_margin, "classes": classes, "label_features": label_features}
+                ),
                 schema=channel.Channel(type=standard_artifacts.Schema),
             )
         )

@@ -16,9 +16,10 @@ from tfx.utils import io_utils, json_utils
 
 from trainer_module import features
 
-# Features that are in every example and in no statistics: hashing every picture would cost more than all the rest,
-# and every file name would become a value of an enumeration.
+# Features that are in no statistics: hashing every image would cost more than all the rest, and every file name would
+# become a value of an enumeration.
 UNCOUNTED = (features.IMAGE_ENCODED, features.IMAGE_FILENAME, features.IMAGE_SHA256)
+UNCOUNTED_LABELS = (features.MASK_ENCODED,)
 STATISTICS_ENVIRONMENT = "STATISTICS"
 
 _SIZES = (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)
@@ -31,7 +32,7 @@ def curate(
     margin: float,
     classes: Sequence[str],
     *,
-    with_masks: bool = False,
+    label_features: Sequence[str] = (features.CLASS_TEXT,),
 ) -> schema_pb2.Schema:
     """Corrects an inferred schema, in place.
 
@@ -46,7 +47,7 @@ def curate(
       statistics: Of every split.
       margin: How far a range is widened, as a part of it.
       classes: Class names. TFDV would infer no more than a hundred.
-      with_masks: Whether the examples hold masks.
+      label_features: Raw example features of the label.
     """
     schema.default_environment.append(STATISTICS_ENVIRONMENT)
     domains = {domain.name: domain for domain in schema.string_domain}
@@ -74,7 +75,7 @@ def curate(
                 widened = max(1.0, margin * (high - low))
                 feature.float_domain.min = max(0.0, low - widened)
                 feature.float_domain.max = min(_LARGEST_VALUE, high + widened)
-    for name in (*UNCOUNTED, features.MASK_ENCODED) if with_masks else UNCOUNTED:
+    for name in (*UNCOUNTED, *(name for name in label_features if name in UNCOUNTED_LABELS)):
         feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
         feature.presence.min_fraction = 1.0
         feature.presence.min_count = 1
@@ -106,7 +107,7 @@ class Executor(executor.Executor):
             statistics,
             options["domain_margin"],
             options["classes"],
-            with_masks=options["with_masks"],
+            label_features=options["label_features"],
         )
         io_utils.write_pbtxt_file(path, schema)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from components.image_example_gen.layout import DatasetError
+from components.image_example_gen.errors import DatasetError
 from pipeline.cli.console import BAD_USAGE, FAILED, stop
 from pipeline.config.messages import ConfigError
 from pipeline.deploy.model_server import NotEmptyError

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from components.evaluator import metric_names
 from components.evaluator.figures import Evaluation
-from components.image_example_gen.layout import Layout
+from components.image_example_gen import layouts
+from components.image_example_gen.dataset import Dataset
 from pipeline.config.sections import PipelineConfig
 from trainer_module import tasks
 from trainer_module.search_space import shown
@@ -39,12 +40,12 @@ _MOST_ROWS = 20
 _MEANS = {"iou": "mean_iou", "dice": "mean_dice"}  # of the others the mean is called macro
 
 
-def start(console: Console, config: PipelineConfig, layout: Layout) -> None:
+def start(console: Console, config: PipelineConfig, layout: Dataset) -> None:
     """Says what is about to run on what."""
-    what = "TFRecord files" if layout.kind == "tfrecord" else "pictures with masks" if layout.with_masks else "files"
+    unit = "TFRecord files" if layouts.get(layout.layout).entries_are_containers else "images"
     span = f" (span {layout.span})" if layout.span else ""
     console.print(
-        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(layout.entries):,} {what}, {len(layout.classes)} classes, "
+        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(layout.entries):,} {unit}, {len(layout.classes)} classes, "
         f"{escape(config.data_location)}{span}",
         highlight=False,
         soft_wrap=True,

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.evaluator.options import LABEL_GROUP, could_name
-from components.image_example_gen import layout as layouts
+from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.nodes import NODE_IDS
-from trainer_module import features, tasks
+from trainer_module import tasks
 from trainer_module.error_text import did_you_mean
 
 
-def prepare(config: PipelineConfig) -> layouts.Layout:
+def prepare(config: PipelineConfig) -> Dataset:
     """Generates the dataset if necessary, inspects its layout, and checks the configuration against it.
 
     Raises:
@@ -25,12 +26,12 @@ def prepare(config: PipelineConfig) -> layouts.Layout:
         from pipeline.execution import generated_datasets
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
-    layout = layouts.inspect(config.data_location, config.data.options())
+    layout = inspect_dataset(config.data_location, config.data.options())
     check_names(config, layout)
     return layout
 
 
-def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
+def check_names(config: PipelineConfig, layout: Dataset) -> None:
     """Checks the classes and slices that `[evaluation]` and `[grad_cam]` name.
 
     Raises:
@@ -43,8 +44,8 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
             "Rename the column."
         )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
-    available = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
-    measured = evaluation.measured_slices(layouts.BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    available = (*BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
+    measured = evaluation.measured_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
     families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
@@ -70,8 +71,8 @@ def check_names(config: PipelineConfig, layout: layouts.Layout) -> None:
                 )
 
 
-def _check_explanations(config: PipelineConfig, layout: layouts.Layout) -> None:
-    slices = (*layouts.BUILT_IN_SLICE_NAMES, *layout.columns)
+def _check_explanations(config: PipelineConfig, layout: Dataset) -> None:
+    slices = (*BUILT_IN_SLICE_NAMES, *layout.columns)
     for name in config.grad_cam.slices or ():
         if name not in slices:
             suggestion = did_you_mean(name, slices) or f". The dataset has: {', '.join(slices)}."
@@ -83,11 +84,11 @@ def _check_explanations(config: PipelineConfig, layout: layouts.Layout) -> None:
         raise ConfigError(f"grad_cam.target: unknown class `{target}`{suggestion}")
 
 
-def refuse_other_task(config: PipelineConfig, layout: layouts.Layout, to_node: str) -> None:
+def refuse_other_task(config: PipelineConfig, layout: Dataset, to_node: str) -> None:
     """Refuses a model that the data cannot train."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
-    provided = {features.MASK_ENCODED if layout.with_masks else features.CLASS_TEXT}
+    provided = set(layout.label_features)
     task = tasks.get(config.task.name)
     if provided.issuperset(task.label_features):
         return

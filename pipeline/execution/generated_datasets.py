@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.image_example_gen import layout
+from components.image_example_gen import tables
+from components.image_example_gen.class_list import CLASSES_FILE
+from components.image_example_gen.layouts import mask_pairs
 from trainer_module import features
 
 # Written last: a folder without this file is incomplete.
@@ -77,9 +79,9 @@ def _digits_into(staging: Path) -> None:
         # 17 levels of ink, 0 to 16.
         Image.fromarray(np.round(ink * 255.0 / 16.0).astype(np.uint8)).save(path)
         rows.append((name, slant(ink)))
-    with (staging / layout.METADATA_FILE).open("w", newline="", encoding="utf-8") as file:
+    with (staging / tables.METADATA_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([layout.FILENAME_COLUMN, "slant"])
+        writer.writerow([tables.FILENAME_COLUMN, "slant"])
         writer.writerows(rows)
 
 
@@ -88,20 +90,20 @@ def _digit_scenes_into(staging: Path) -> None:
 
     digits = load_digits()
     photographs = load_sample_images().images
-    (staging / layout.CLASSES_FILE).write_text("\n".join(CLASSES["digit_scenes"]) + "\n")
+    (staging / CLASSES_FILE).write_text("\n".join(CLASSES["digit_scenes"]) + "\n")
     random = np.random.default_rng(0)
     begin = 0.0
     for split, (count, share) in SCENES.items():
         end = begin + share
         own = slice(round(begin * len(digits.images)), round(end * len(digits.images)))
         parts = [photo[:, round(begin * photo.shape[1]) : round(end * photo.shape[1])] for photo in photographs]
-        for folder in (layout.IMAGES_FOLDER, layout.MASKS_FOLDER):
+        for folder in (mask_pairs.IMAGES_FOLDER, mask_pairs.MASKS_FOLDER):
             (staging / folder / split).mkdir(parents=True)
         for index in range(count):
             part = parts[index % len(parts)]
             image, mask = scene(part, digits.images[own], digits.target[own], random)
-            Image.fromarray(image).save(staging / layout.IMAGES_FOLDER / split / f"{index:04d}.png")
-            Image.fromarray(mask).save(staging / layout.MASKS_FOLDER / split / f"{index:04d}.png")
+            Image.fromarray(image).save(staging / mask_pairs.IMAGES_FOLDER / split / f"{index:04d}.png")
+            Image.fromarray(mask).save(staging / mask_pairs.MASKS_FOLDER / split / f"{index:04d}.png")
         begin = end
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import layout as layouts
+from components.image_example_gen.dataset import Dataset
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution import dataset
@@ -41,7 +41,7 @@ def check_distribution(config: PipelineConfig) -> None:
 
 def execute(
     config: PipelineConfig,
-    layout: layouts.Layout,
+    layout: Dataset,
     *,
     from_node: str | None = None,
     to_node: str | None = None,

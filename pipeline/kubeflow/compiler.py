@@ -21,7 +21,7 @@ from tfx.orchestration.kubeflow.utils import TFX_DAG_NAME
 from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
 from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
-from components.image_example_gen import layout as layouts
+from components.image_example_gen.dataset import Dataset
 from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
@@ -67,7 +67,7 @@ class Documents(NamedTuple):
         return str(self.spec["root"]["inputDefinitions"]["parameters"][DATA_PATH]["defaultValue"])
 
 
-def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Documents:
+def compile_pipeline(config: PipelineConfig, layout: Dataset) -> Documents:
     """Compiles the pipeline of a configuration.
 
     Args:
@@ -107,7 +107,7 @@ def compile_pipeline(config: PipelineConfig, layout: layouts.Layout) -> Document
 # --- The DAG ----------------------------------------------------------------------------------------------------
 
 
-def _pipeline(config: PipelineConfig, layout: layouts.Layout) -> tfx_pipeline.Pipeline:
+def _pipeline(config: PipelineConfig, layout: Dataset) -> tfx_pipeline.Pipeline:
     spans_dir = str(config.run_dir / "spans")
     pipeline = dag.create_pipeline(
         config,

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from components.image_example_gen import files, layout
+from components.image_example_gen import files, layouts
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.errors import UnusableImageError
+from components.image_example_gen.layouts import Entry
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from trainer_module import features
@@ -66,7 +69,7 @@ class Sample(NamedTuple):
 
 
 def make(
-    config: PipelineConfig, found: layout.Layout, num: int, on_unusable: Callable[[str], None]
+    config: PipelineConfig, found: Dataset, num: int, on_unusable: Callable[[str], None]
 ) -> tuple[Image.Image, int]:
     """Draws the sheet of a configuration.
 
@@ -103,9 +106,7 @@ class _File(NamedTuple):
     read_mask: Callable[[], bytes] | None
 
 
-def read(
-    config: PipelineConfig, found: layout.Layout, num: int, on_unusable: Callable[[str], None]
-) -> tuple[Picture, ...]:
+def read(config: PipelineConfig, found: Dataset, num: int, on_unusable: Callable[[str], None]) -> tuple[Picture, ...]:
     """Reads some pictures that may be trained on, classes in turn; those of many classes are spread over all.
 
     Args:
@@ -117,13 +118,13 @@ def read(
     Raises:
       ConfigError: If none can be used.
     """
-    from components.image_example_gen import mask, picture
-
     pictures: list[Picture] = []
-    for file in _in_turn(_records(found, num) if found.kind == "tfrecord" else _files(found), num):
+    for file in _in_turn(
+        _records(found, num) if layouts.get(found.layout).entries_are_containers else _files(found), num
+    ):
         try:
             pictures.append(_read_one(file, config, found))
-        except (files.UnreadableFileError, picture.UnreadablePictureError, mask.UnusableMaskError) as error:
+        except (files.UnreadableFileError, UnusableImageError) as error:
             on_unusable(f"{files.readable(file.name)}: {error}")
         if len(pictures) == num:
             break
@@ -132,21 +133,22 @@ def read(
     return tuple(pictures)
 
 
-def _files(found: layout.Layout) -> Iterator[_File]:
+def _files(found: Dataset) -> Iterator[_File]:
     read_file = functools.partial(files.read, found.root)
     # Mixed by the hash of their names, and so the same in every call.
     for entry in sorted(_trained(found), key=lambda entry: _digest(entry.path)):
-        read_mask = functools.partial(read_file, entry.mask) if entry.mask else None
-        yield _File(entry.path, entry.label, functools.partial(read_file, entry.path), read_mask)
+        read_mask = functools.partial(read_file, entry.label_files[0].path) if entry.label_files else None
+        yield _File(entry.path, "".join(entry.classes), functools.partial(read_file, entry.path), read_mask)
 
 
-def _records(found: layout.Layout, num: int) -> Iterator[_File]:
+def _records(found: Dataset, num: int) -> Iterator[_File]:
     """Of every class no more than are needed: they are in memory."""
     import tensorflow as tf
 
     records = itertools.chain.from_iterable(
         files.records(join(found.root, entry.path)).as_numpy_iterator() for entry in _trained(found)
     )
+    has_masks = features.MASK_ENCODED in found.label_features
     held: collections.Counter[str] = collections.Counter()
     try:
         for number, serialized in enumerate(itertools.islice(records, _MOST_RECORDS)):
@@ -163,19 +165,19 @@ def _records(found: layout.Layout, num: int) -> Iterator[_File]:
                     features.IMAGE_FILENAME,
                 )
             )
-            class_name = "" if found.with_masks else label.decode(errors="replace")
-            if not found.with_masks and class_name not in found.classes:
+            class_name = "" if has_masks else label.decode(errors="replace")
+            if not has_masks and class_name not in found.classes:
                 continue
             held[class_name] += 1
             if held[class_name] <= num:
-                read_mask = functools.partial(bytes, truth) if found.with_masks else None
+                read_mask = functools.partial(bytes, truth) if has_masks else None
                 shown = name.decode(errors="replace") or f"record {number}"
                 yield _File(shown, class_name, functools.partial(bytes, encoded), read_mask)
     except tf.errors.OpError as error:
         raise ConfigError(f"{found.root}: a TFRecord file is damaged ({first_line(error)}).") from None
 
 
-def _trained(found: layout.Layout) -> Iterator[layout.Entry]:
+def _trained(found: Dataset) -> Iterator[Entry]:
     return (entry for entry in found.entries if entry.split in ("", features.TRAIN))
 
 
@@ -195,14 +197,14 @@ def _in_turn(found: Iterable[_File], num: int) -> Iterator[_File]:
         yield from (file for file in turn if file is not None)
 
 
-def _read_one(file: _File, config: PipelineConfig, found: layout.Layout) -> Picture:
+def _read_one(file: _File, config: PipelineConfig, found: Dataset) -> Picture:
     import tensorflow as tf
 
-    from components.image_example_gen import mask, picture
+    from components.image_example_gen import image_file, mask
     from trainer_module import preprocessing
 
     encoded, transform = file.read(), config.transform
-    described = picture.examine(encoded, config.data.max_pixels)
+    described = image_file.examine(encoded, config.data.max_pixels)
     pixels = preprocessing.decode_and_resize(tf.constant([encoded]), transform.image_size, transform.channels)[0]
     ids = None
     if file.read_mask:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from components.image_example_gen import layout as layouts
+from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.errors import DatasetError
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution import generated_datasets
@@ -74,8 +75,8 @@ def count_classes(config: PipelineConfig) -> NumClasses:
     if is_remote(data.path):
         return _assumed(f"{data.path} is not listed, since it is not on this machine")
     try:
-        layout = layouts.inspect(config.data_location, data.options())
-    except layouts.DatasetError as error:
+        layout = inspect_dataset(config.data_location, data.options())
+    except DatasetError as error:
         return _assumed(str(error).rstrip("."))
     if len(layout.classes) < 2:
         return _assumed(f"{layout.root} does not name its classes")

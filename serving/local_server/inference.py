@@ -21,7 +21,7 @@ from trainer_module.features import SERVING_DEFAULT
 CLASSIFY_METHOD, REGRESS_METHOD = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _CLASSES, _SCORES, _INPUTS, _OUTPUTS = "classes", "scores", "inputs", "outputs"
 
-ClassScores = list[list[tuple[str, float]]]
+Classes = list[list[tuple[str, float]]]
 
 
 def data_type_name(dtype: tf.DType) -> str:
@@ -105,7 +105,7 @@ def _set(names: Iterable[str]) -> str:
 
 def classify(
     servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
-) -> ClassScores:
+) -> Classes:
     """Runs a Classify signature; returns (label, score) of every class for every example.
 
     Labels are empty, or scores 0, if the signature does not return them.
@@ -134,7 +134,7 @@ def regress(
 
 def multi_inference(
     servable: Servable, request: inference_pb2.MultiInferenceRequest, deadline: float | None = None
-) -> list[ClassScores | list[float]]:
+) -> list[Classes | list[float]]:
     """Runs several signatures on the same examples, in one call of the session.
 
     Returns:
@@ -251,7 +251,7 @@ def serialized_examples(request: input_pb2.Input) -> list[bytes]:
     return [context + example.SerializeToString() for example in examples]
 
 
-def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> ClassScores:
+def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> Classes:
     columns: dict[str, np.ndarray] = {}
     for alias, dtype, name in ((_CLASSES, object, "DT_STRING"), (_SCORES, np.float32, "DT_FLOAT")):
         if alias not in definition.outputs:

@@ -12,7 +12,7 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
 from serving.local_server.errors import RequestError
-from serving.local_server.inference import ClassScores
+from serving.local_server.inference import Classes
 from serving.local_server.json_tensor import dumps, from_base64, to_bytes, to_json
 from serving.local_server.json_text import is_base64, shown, type_name
 
@@ -47,7 +47,7 @@ def to_input(request: dict[str, Any]) -> input_pb2.Input:
     return result
 
 
-def from_classes(classes: ClassScores) -> bytes:
+def from_classes(classes: Classes) -> bytes:
     """Writes the response of Classify: (label, score) pairs under `results`, which TF Serving's docs call `result`."""
     rows = []
     for row in classes:

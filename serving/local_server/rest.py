@@ -35,8 +35,8 @@ _CORS = [
     (b"access-control-allow-headers", b"Content-Type"),
 ]
 
-AsgiSend = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-AsgiReceive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class _VersionTooLargeError(Exception):
@@ -58,7 +58,7 @@ class RestApp:
         self._in_flight, self._lock = 0, threading.Lock()
         self.draining = False
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handles one request."""
         # TF Serving matches the path with the query string, and undecoded: %3A is not the colon before the verb.
         path = scope["raw_path"].decode("latin-1")
@@ -81,13 +81,13 @@ class RestApp:
         """Ends the threads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _health(self, send: AsgiSend, alive: bool) -> None:
+    async def _health(self, send: Send, alive: bool) -> None:
         ready = not self.draining and self._source.ready()
         text = b"ok\n" if ready or alive else b"draining\n" if self.draining else b"no version is available\n"
         await _send_response(send, 200 if ready or alive else 503, text, "text/plain")
 
     async def _respond(
-        self, method: str, path: str, headers: dict[bytes, bytes], receive: AsgiReceive
+        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
     ) -> tuple[int, bytes]:
         if method == "OPTIONS":
             return (200 if re.match(rb"https?://", headers.get(b"origin", b"")) else 400), b""
@@ -126,7 +126,7 @@ class RestApp:
         with self._lock:
             self._in_flight += more
 
-    async def _body(self, headers: dict[bytes, bytes], receive: AsgiReceive) -> bytes:
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._options.max_request_bytes
         announced = headers.get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > limit:
@@ -253,7 +253,7 @@ def _unzip(body: bytes, limit: int) -> bytes:
 
 
 async def _send_response(
-    send: AsgiSend, status: int, body: bytes, content_type: str, headers: list[tuple[bytes, bytes]] | None = None
+    send: Send, status: int, body: bytes, content_type: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
     fixed = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": fixed + (headers or [])})

@@ -21,7 +21,7 @@ from trainer_module import model_versions
 _LARGEST_VERSION = 2**63 - 1
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
 
-Loader = Callable[[str, int, str], Servable]
+Load = Callable[[str, int, str], Servable]
 
 
 @dataclass
@@ -57,7 +57,7 @@ class ServedModel:
     retried when its folder changes. A folder is a version once it contains `saved_model.pb`, which Pusher writes last.
     """
 
-    def __init__(self, config: ModelConfig, load: Loader, retries: LoadRetries) -> None:
+    def __init__(self, config: ModelConfig, load: Load, retries: LoadRetries) -> None:
         """Takes configuration and loader; nothing is loaded before `poll`.
 
         Args:

@@ -26,11 +26,11 @@ def records(num: int) -> list[splits.Record]:
     return [
         splits.Record(
             path=f"class-{index % 10}/{'x' * 20}{index:012d}.jpg",
-            label=f"class-{of % 10}",
+            classes=(f"class-{of % 10}",),
             split="",
             group="",
             sha256=f"{hashes[of]:016x}" * 4,
-            truth=f"class-{of % 10}",
+            label_digest=f"{of % 10:016x}",
             perceptual_hash=int(hashes[of]),
         )
         for index, of in enumerate(source.tolist())

@@ -32,16 +32,20 @@ def write_examples(files: list[Path], path: Path) -> None:
     """Writes raw examples, as ImageExampleGen does, in shards of 5,000; a camera of five for each."""
     import tensorflow as tf
 
-    from components.image_example_gen import executor, picture
+    from components.image_example_gen import image_file, raw_examples
+    from trainer_module import features
 
     for shard in range(0, len(files), 5000):
         with tf.io.TFRecordWriter(str(path / f"data_{shard:07d}.gz"), "GZIP") as writer:
             for index, file in enumerate(files[shard : shard + 5000]):
                 encoded = file.read_bytes()
-                found = picture.examine(encoded, 10**6)
-                slices = picture.slices_of(found) | {"camera": f"camera {index % 5}"}
+                properties = image_file.examine(encoded, 10**6)
+                slices = properties.slices() | {"camera": f"camera {index % 5}"}
                 name = file.parent.name
-                example = executor.to_example(f"{name}/{file.name}", encoded, found, class_text=name, slices=slices)
+                label = {features.CLASS_TEXT: [name]}
+                example = raw_examples.to_example(
+                    f"{name}/{file.name}", encoded, properties, label=label, slices=slices
+                )
                 writer.write(example.SerializeToString())
 
 

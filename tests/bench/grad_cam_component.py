@@ -30,15 +30,19 @@ def write_examples(files: list[Path], folder: Path) -> None:
     """Writes raw examples, as ImageExampleGen does, in shards of 5,000."""
     import tensorflow as tf
 
-    from components.image_example_gen import executor, picture
+    from components.image_example_gen import image_file, raw_examples
+    from trainer_module import features
 
     for shard in range(0, len(files), 5000):
         with tf.io.TFRecordWriter(str(folder / f"data_{shard:07d}.gz"), "GZIP") as writer:
             for file in files[shard : shard + 5000]:
                 encoded, name = file.read_bytes(), file.parent.name
-                found = picture.examine(encoded, 10**6)
-                slices = picture.slices_of(found)
-                example = executor.to_example(f"{name}/{file.name}", encoded, found, class_text=name, slices=slices)
+                properties = image_file.examine(encoded, 10**6)
+                slices = properties.slices()
+                label = {features.CLASS_TEXT: [name]}
+                example = raw_examples.to_example(
+                    f"{name}/{file.name}", encoded, properties, label=label, slices=slices
+                )
                 writer.write(example.SerializeToString())
 
 

@@ -27,8 +27,9 @@ from components.evaluator import executor as evaluator
 from components.evaluator.options import EvaluationOptions
 from components.grad_cam import executor as grad_cam
 from components.image_example_gen import executor as example_gen
-from components.image_example_gen import layout
-from components.image_example_gen.options import DataOptions
+from components.image_example_gen import shards
+from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.statistics_gen import executor as statistics_gen
 from components.transform import executor as transform
 from pipeline.eval_config import eval_config
@@ -181,13 +182,13 @@ def run(executor, arguments, root, inputs, outputs, exec_properties):
 
 def image_example_gen(arguments, root, inputs):
     data = DataOptions(max_bad_fraction=0.1)
-    found = layout.inspect(str(inputs["pictures"]), data)
-    options = example_gen.Options(data=data, classes=found.classes)
+    dataset = inspect_dataset(str(inputs["pictures"]), data)
+    options = ExampleGenOptions(data=data, classes=dataset.classes)
     outputs = {"examples": standard_artifacts.Examples(), "quarantine": components.Quarantine()}
     properties = {"input_base": str(inputs["pictures"]), "options": options.model_dump_json()}
     with pytest.MonkeyPatch.context() as patch:
         # Several shards of few pictures: otherwise there were nothing to share out.
-        patch.setattr(example_gen, "_FILES_PER_SHARD", 20)
+        patch.setattr(shards, "FILES_PER_SHARD", 20)
         run(example_gen, arguments, root, {}, outputs, properties)
     splits = artifact_utils.decode_split_names(outputs["examples"].split_names)
     folders = {split: root / "examples" / f"Split-{split}" for split in splits}

@@ -1,4 +1,4 @@
-"""Mutated files through the whole component: every one is used or quarantined, and all decoders agree on which."""
+"""Mutated files through the whole component: every file is used or quarantined, and all decoders agree."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from tfx.types import standard_artifacts
 
 import components
 from components.image_example_gen import executor
-from components.image_example_gen.options import DataOptions
+from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.quarantine import QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features, preprocessing
 
@@ -24,14 +24,14 @@ MAX_PIXELS = 1_000_000
 
 
 def originals(rng):
-    """Real encodings of one picture: JPEG of every kind, one of them turned; PNG in colour, palette, alpha, 16 bit."""
+    """Encodes one image as JPEG of every kind, one of them rotated, and as PNG in colour, palette, alpha, 16 bit."""
     noise = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((64, 48))
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     variants = [
         (image, "JPEG", {"quality": 85}),
-        (image, "JPEG", {"quality": 85, "exif": turned}),
+        (image, "JPEG", {"quality": 85, "exif": rotated}),
         (image, "JPEG", {"progressive": True}),
         (image.convert("L"), "JPEG", {}),
         (image.convert("CMYK"), "JPEG", {}),
@@ -49,12 +49,12 @@ def originals(rng):
 
 
 def class_of(index):
-    """By the original, so that two equal mutations have equal labels."""
+    """Returns the class of the original, so that two equal mutations have equal labels."""
     return "ab"[index % NUM_ORIGINALS % 2]
 
 
 def bomb(side):
-    """A black PNG of side x side: a thousand times larger than its file."""
+    """Encodes a black PNG of side x side, a thousand times larger than its file."""
 
     def chunk(kind, content):
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
@@ -65,7 +65,7 @@ def bomb(side):
 
 
 def mutate(rng, data):
-    """One damage of each kind that files meet, and that attackers make."""
+    """Damages a file as storage, transmission or an attacker would."""
     data = bytearray(data)
     kind = rng.integers(8)
     if kind == 0:  # flipped bits
@@ -73,7 +73,7 @@ def mutate(rng, data):
             data[position] ^= 1 << rng.integers(8)
     elif kind == 1:  # truncated
         del data[rng.integers(0, len(data)) :]
-    elif kind == 2:  # lies in the header
+    elif kind == 2:  # wrong values in the header
         for position in rng.integers(0, min(64, len(data)), rng.integers(1, 6)):
             data[position] = rng.integers(256)
     elif kind == 3:  # huge dimensions, with a right checksum where there is one
@@ -103,7 +103,7 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(tmp_path, tiny_session):
+def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
     rng = np.random.default_rng(20)
     sources = originals(rng)
     assert len(sources) == NUM_ORIGINALS
@@ -120,7 +120,7 @@ def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(tmp_
     executor.Executor().Do(
         {},
         {"examples": [examples], "quarantine": [quarantine]},
-        {"input_base": str(root), "options": executor.Options(data=data, classes=("a", "b")).model_dump_json()},
+        {"input_base": str(root), "options": ExampleGenOptions(data=data, classes=("a", "b")).model_dump_json()},
     )
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 1024  # of the 2 GiB, TensorFlow and TFX take the other half
@@ -137,8 +137,8 @@ def test_what_is_used_can_be_trained_on_and_served_and_nothing_else_is_lost(tmp_
     assert not used.keys() & refused.keys() and used.keys() | refused.keys() == every
     assert all(refused.values())
 
-    # What ImageExampleGen lets through, Transform (grey and colour) and the serving signature must be able to read;
-    # and what it does not let through as damaged, none of them may read.
+    # Transform (grey and colour) and the serving signature must be able to read every image that is used, and none that
+    # is refused as damaged.
     for name in every:
         encoded = (root / name).read_bytes()
         if name in used:

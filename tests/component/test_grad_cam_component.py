@@ -15,8 +15,7 @@ from tfx.types import standard_artifacts
 
 import components
 from components.grad_cam import executor, findings, index_page
-from components.image_example_gen import executor as example_gen
-from components.image_example_gen import picture
+from components.image_example_gen import image_file, raw_examples
 from components.pusher import executor as pusher
 from trainer_module import faithfulness, features, grad_cam, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
@@ -267,11 +266,11 @@ def masked(tmp_path_factory):
         mask[:, 0] = 255
         pixels[mask == 1] += 120
         encoded = [tf.io.encode_png(image).numpy() for image in (pixels, mask[..., np.newaxis])]
-        found = picture.examine(encoded[0], 10_000)
-        example = example_gen.to_example(
-            f"{index}.png", encoded[0], found, class_text="", slices=picture.slices_of(found)
+        properties = image_file.examine(encoded[0], 10_000)
+        label = {features.MASK_ENCODED: [encoded[1]]}
+        example = raw_examples.to_example(
+            f"{index}.png", encoded[0], properties, label=label, slices=properties.slices()
         )
-        example.features.feature[features.MASK_ENCODED].bytes_list.value[:] = [encoded[1]]
         pictures.append(pixels)
         masks.append(mask)
         written.append(example.SerializeToString())

@@ -10,20 +10,24 @@ import tensorflow as tf
 from tfx.types import standard_artifacts
 
 import components
-from components.image_example_gen import executor, layout, splits
-from components.image_example_gen.options import DataOptions
+from components.image_example_gen import errors, executor, shards, tables
+from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.layouts import Entry
+from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features
 
 
 @pytest.fixture
 def generate(tmp_path):
-    """Runs the executor; returns parsed examples by split, the summary and the quarantine records."""
+    """Runs the executor; returns parsed examples by split, the summary and the quarantined files."""
 
-    def run(location, **said):
-        data = DataOptions(**said)
-        found = layout.inspect(str(location), data)
-        options = executor.Options(data=data, classes=found.classes, columns=found.columns, with_masks=found.with_masks)
+    def run(location, **settings):
+        data = DataOptions(**settings)
+        dataset = inspect_dataset(str(location), data)
+        options = ExampleGenOptions(
+            data=data, classes=dataset.classes, columns=dataset.columns, label_features=dataset.label_features
+        )
         examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
         examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
         executor.Executor().Do(
@@ -31,7 +35,7 @@ def generate(tmp_path):
             {"examples": [examples], "quarantine": [quarantine]},
             {"input_base": str(location), "options": options.model_dump_json()},
         )
-        assert examples.span == found.span
+        assert examples.span == dataset.span
         by_split = {}
         for name in json.loads(examples.split_names):
             files = tf.io.gfile.glob(f"{examples.uri}/Split-{name}/*")
@@ -53,7 +57,7 @@ def value(example, key):
     return feature.int64_list.value[0] if feature.int64_list.value else feature.bytes_list.value[0]
 
 
-def test_the_raw_example_holds_everything(class_folders, generate):
+def test_the_raw_example_contains_all_features(class_folders, generate):
     root = class_folders({"cat": 30, "dog": 30})
     by_split, summary, bad = generate(root)
     assert bad == []
@@ -73,12 +77,12 @@ def test_the_raw_example_holds_everything(class_folders, generate):
     assert len(seen) == 60
 
 
-def test_identical_files_are_never_on_two_sides(class_folders, generate, picture_bytes):
+def test_identical_files_are_never_in_two_splits(class_folders, generate, picture_bytes):
     root = class_folders({"cat": 20, "dog": 20})
     for index in range(40):
-        copy = picture_bytes()
-        for place in range(3):
-            (root / "cat" / f"copy-{index}-{place}.png").write_bytes(copy)
+        image = picture_bytes()
+        for number in range(3):
+            (root / "cat" / f"copy-{index}-{number}.png").write_bytes(image)
     by_split, _, _ = generate(root)
     digests = {name: {value(e, features.IMAGE_SHA256) for e in examples} for name, examples in by_split.items()}
     assert not digests["train"] & digests["test"]
@@ -105,16 +109,16 @@ def test_metadata_columns_become_slices(class_folders, generate):
     }
     assert len(cameras) == 20
     assert cameras["a/0.png"] == "north"
-    assert cameras["b/1.png"] == cameras["a/1.png"] == layout.UNKNOWN
+    assert cameras["b/1.png"] == cameras["a/1.png"] == tables.UNKNOWN
 
 
-def damage(root: Path, picture: bytes) -> dict[str, str]:
-    """Plants one file of each kind; returns what must be said of it."""
-    (root / "a" / "truncated.png").write_bytes(picture[: len(picture) // 2])
+def damage(root: Path, image: bytes) -> dict[str, str]:
+    """Writes one unusable file of each kind; returns the expected reasons."""
+    (root / "a" / "truncated.png").write_bytes(image[: len(image) // 2])
     (root / "a" / "text.jpg").write_text("words")
     (root / "b" / "empty.jpg").touch()
     (root / "b" / "folder").mkdir()
-    (root / "b" / "folder" / "deep.png").write_bytes(picture)
+    (root / "b" / "folder" / "deep.png").write_bytes(image)
     (root / "b" / ".hidden").write_text("ignored")
     return {
         "a/text.jpg": "not a JPEG, PNG or GIF file",
@@ -138,15 +142,15 @@ def test_unusable_files_are_quarantined_with_their_reason(class_folders, generat
 def test_too_many_unusable_files_stop_the_run(class_folders, generate, picture_bytes):
     root = class_folders({"a": 30, "b": 30})
     damage(root, picture_bytes(64, 64))
-    with pytest.raises(executor.TooManyBadFilesError, match=r"4 of 64 files \(6\.2%\)[\s\S]*b/empty\.jpg: empty file"):
+    with pytest.raises(errors.TooManyBadFilesError, match=r"4 of 64 files \(6\.2%\)[\s\S]*b/empty\.jpg: empty file"):
         generate(root)
 
 
-def test_a_class_whose_pictures_are_all_bad_stops_the_run(class_folders, generate):
+def test_a_class_without_usable_images_stops_the_run(class_folders, generate):
     root = class_folders({"a": 30, "b": 2})
     for path in (root / "b").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(executor.ClassWithoutTrainingPicturesError, match="class `b`"):
+    with pytest.raises(errors.ClassWithoutTrainingImagesError, match="class `b`"):
         generate(root, max_bad_fraction=0.5)
 
 
@@ -157,7 +161,7 @@ def test_names_with_spaces_and_other_alphabets(class_folders, generate):
     assert names == {"Käse & Wein", "[draft] *"}
 
 
-def test_hidden_folders_are_no_classes(class_folders, generate, picture_bytes):
+def test_hidden_folders_are_not_classes(class_folders, generate, picture_bytes):
     root = class_folders({"a": 20, "b": 20})
     for folder in (".ipynb_checkpoints", ".git"):
         (root / folder).mkdir()
@@ -167,7 +171,7 @@ def test_hidden_folders_are_no_classes(class_folders, generate, picture_bytes):
     assert {value(e, features.CLASS_TEXT) for examples in by_split.values() for e in examples} == {b"a", b"b"}
 
 
-def test_pictures_outside_of_the_class_folders_are_reported(class_folders, generate, picture_bytes):
+def test_images_outside_of_the_class_folders_are_quarantined(class_folders, generate, picture_bytes):
     root = class_folders({"train/a": 20, "train/b": 20})
     (root / "IMG_1.JPG").write_bytes(picture_bytes(format_="JPEG"))
     (root / "train" / "stray.png").write_bytes(picture_bytes())
@@ -178,39 +182,39 @@ def test_pictures_outside_of_the_class_folders_are_reported(class_folders, gener
     assert summary["quarantined"] == 2
 
 
-def test_a_split_that_misses_a_class_stops_the_run(class_folders, generate):
-    with pytest.raises(splits.ClassTooSmallError, match="none of them falls into the test split"):
+def test_a_split_that_lacks_a_class_stops_the_run(class_folders, generate):
+    with pytest.raises(errors.ClassTooSmallError, match="none of them is in the test split"):
         generate(class_folders({"a": 20, "b": 20}), splits={"train": 0.85, "validation": 0.15 - 1e-9, "test": 1e-9})
 
 
-def test_grey_is_made_of_every_picture_that_is_used(tmp_path):
+def test_every_usable_image_can_be_decoded_to_grey(tmp_path):
     from PIL import Image
 
-    from components.image_example_gen import picture
+    from components.image_example_gen import image_file
     from trainer_module import preprocessing
 
     path = tmp_path / "print.jpg"
     Image.new("CMYK", (8, 8), (10, 200, 30, 40)).save(path)
-    picture.examine(path.read_bytes(), 10_000)
+    image_file.examine(path.read_bytes(), 10_000)
     assert preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), 8, 1).shape == (1, 8, 8, 1)
 
 
 def test_files_are_mixed_over_shards():
-    entries = [layout.Entry(f"{name}/{i}.png", 100) for name in "ab" for i in range(700)]
-    shards = executor.shards_of(entries, per_shard=500)
-    assert sorted(entry for shard in shards for entry in shard.entries) == sorted(entries)
-    assert {shard.of for shard in shards} == {len(shards)} == {3}
-    for shard in shards:
+    entries = [Entry(f"{name}/{i}.png", 100) for name in "ab" for i in range(700)]
+    made = shards.make_shards(entries, files_per_shard=500)
+    assert sorted(entry for shard in made for entry in shard.entries) == sorted(entries)
+    assert {shard.num_shards for shard in made} == {len(made)} == {3}
+    for shard in made:
         share = sum(entry.path.startswith("a/") for entry in shard.entries[:100]) / 100
         assert 0.3 < share < 0.7
 
 
 def test_large_files_make_more_shards():
-    assert len(executor.shards_of([layout.Entry(f"{i}", 200 * 2**20) for i in range(10)])) == 4
+    assert len(shards.make_shards([Entry(f"{i}", 200 * 2**20) for i in range(10)])) == 4
 
 
 def test_many_shards_lose_nothing(class_folders, generate, monkeypatch):
-    monkeypatch.setattr(executor, "_BYTES_PER_SHARD", 2000)
+    monkeypatch.setattr(shards, "_BYTES_PER_SHARD", 2000)
     root = class_folders({"a": 30, "b": 30})
     by_split, summary, bad = generate(root)
     names = sorted(value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples)
@@ -218,25 +222,25 @@ def test_many_shards_lose_nothing(class_folders, generate, monkeypatch):
     assert summary["examples"] == 60 and bad == []
 
 
-# --- Copies -----------------------------------------------------------------------------------------------------
+# --- Duplicates -------------------------------------------------------------------------------------------------
 
 
-def test_conflicting_labels_are_quarantined_and_copies_reported(class_folders, generate, tmp_path):
+def test_conflicting_labels_are_quarantined_and_duplicates_reported(class_folders, generate, tmp_path):
     root = class_folders({"a": 40, "b": 40})
     (root / "b" / "wrong.png").write_bytes((root / "a" / "3.png").read_bytes())
     (root / "a" / "again.png").write_bytes((root / "a" / "5.png").read_bytes())
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
     assert [record["path"] for record in bad] == ["a/3.png", "b/wrong.png"]
-    assert bad[1]["reason"] == "conflicting labels: the same picture is a in a/3.png"
+    assert bad[1]["reason"] == "conflicting labels: the same image has class a in a/3.png"
     assert summary["reasons"] == {"conflicting labels": 2}
     assert summary["duplicates"]["exact"] == {"groups": 2, "copies": 2, "astride": 0}
-    found = read_lines(tmp_path / "quarantine" / DUPLICATES_FILE)
-    copies = [[one["path"] for one in group["pictures"]] for group in found if group["kind"] == "exact"]
-    assert sorted(map(sorted, copies)) == [["a/3.png", "b/wrong.png"], ["a/5.png", "a/again.png"]]
+    groups = read_lines(tmp_path / "quarantine" / DUPLICATES_FILE)
+    exact = [[image["path"] for image in group["pictures"]] for group in groups if group["kind"] == "exact"]
+    assert sorted(map(sorted, exact)) == [["a/3.png", "b/wrong.png"], ["a/5.png", "a/again.png"]]
     assert sum(map(len, by_split.values())) == 80
 
 
-def test_pictures_that_look_alike_can_be_kept_together(class_folders, generate, rng, tmp_path):
+def test_near_duplicates_can_be_kept_together(class_folders, generate, rng, tmp_path):
     from PIL import Image
 
     root = class_folders({"a": 30, "b": 30})
@@ -307,7 +311,7 @@ def test_masks(tmp_path, generate, rng):
         "images/seq01_1.png": "its mask is 5 x 5",
     }
     assert summary["examples"] == 78
-    sides = {}
+    split_of = {}
     for split, examples in by_split.items():
         for example in examples:
             name = value(example, features.IMAGE_FILENAME).decode()
@@ -317,7 +321,7 @@ def test_masks(tmp_path, generate, rng):
             present = {n.decode() for n in example.features.feature[features.MASK_CLASSES].bytes_list.value}
             assert present == {("road", "car", "tree")[i] for i in np.unique(mask)}
             assert features.CLASS_TEXT not in example.features.feature
-            assert sides.setdefault(name[7:12], split) == split
+            assert split_of.setdefault(name[7:12], split) == split
 
 
 @pytest.mark.parametrize("suffix", ["tfrecord", "tfrecord.gz"])
@@ -337,13 +341,13 @@ def test_tfrecords_of_the_raw_contract(class_folders, generate, tmp_path, suffix
                 example.features.feature[features.CLASS_TEXT].bytes_list.value[0] = b"c"
                 writer.write(example.SerializeToString())
     (tmp_path / "examples").rename(tmp_path / "first")
-    with pytest.raises(layout.DatasetError, match=r"TFRecords do not name the classes.*data\.classes"):
+    with pytest.raises(errors.DatasetError, match=r"class names are not known in advance\. Set data\.classes"):
         generate(target)
     second, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1)
     assert {split: len(examples) for split, examples in second.items()} == {s: len(e) for s, e in first.items()}
     assert summary["examples"] == 60
     assert sorted(record["reason"].split(": ")[-1] for record in bad) == [
-        "class `c` is not among data.classes",
+        "class `c` is not in data.classes",
         "not a tf.Example",
     ]
     key = lambda example: value(example, features.IMAGE_FILENAME)  # noqa: E731
@@ -353,7 +357,7 @@ def test_tfrecords_of_the_raw_contract(class_folders, generate, tmp_path, suffix
             assert value(before, features.IMAGE_SHA256) == value(after, features.IMAGE_SHA256)
 
 
-def test_a_cut_tfrecord_stops_the_run(class_folders, generate, tmp_path):
+def test_a_truncated_tfrecord_stops_the_run(class_folders, generate, tmp_path):
     generate(class_folders({"a": 30, "b": 30}))
     (source,) = (tmp_path / "examples" / "Split-train").iterdir()
     target = tmp_path / "records"
@@ -361,7 +365,7 @@ def test_a_cut_tfrecord_stops_the_run(class_folders, generate, tmp_path):
     content = source.read_bytes()
     (target / "x.tfrecord").write_bytes(content[: len(content) - 50])
     (tmp_path / "examples").rename(tmp_path / "first")
-    with pytest.raises(executor.DamagedContainerError, match=r"x\.tfrecord is damaged behind record \d+"):
+    with pytest.raises(errors.DamagedContainerError, match=r"x\.tfrecord is damaged after example \d+"):
         generate(target, classes=["a", "b"], max_bad_fraction=0.1)
 
 
@@ -393,11 +397,11 @@ def test_odd_names_and_unreadable_files(class_folders, generate, picture_bytes):
     assert summary["examples"] == 62
 
 
-def test_classes_that_have_changed_since_the_pipeline_was_made(class_folders, tmp_path):
+def test_classes_that_have_changed_since_compilation_stop_the_run(class_folders, tmp_path):
     root = class_folders({"a": 3, "b": 3})
     examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
-    options = executor.Options(classes=("a", "c"))
-    with pytest.raises(executor.ClassesChangedError, match=r"have the classes a, b.*made for a, c"):
+    options = ExampleGenOptions(classes=("a", "c"))
+    with pytest.raises(errors.ClassesChangedError, match=r"has the classes a, b.*compiled for a, c"):
         executor.Executor().Do(
             {},
             {"examples": [examples], "quarantine": [quarantine]},
@@ -405,11 +409,11 @@ def test_classes_that_have_changed_since_the_pipeline_was_made(class_folders, tm
         )
 
 
-def test_records_that_are_not_like_the_first_are_quarantined(tmp_path, generate, rng):
+def test_examples_with_another_label_than_the_first_are_quarantined(tmp_path, generate, rng):
     root = tmp_path / "street"
     write_masks(root, rng, 80)
-    said = {"classes": ["road", "car", "tree"], "group_pattern": r"(seq\d+)_", "max_bad_fraction": 0.1}
-    first, _, _ = generate(root, **said)
+    settings = {"classes": ["road", "car", "tree"], "group_pattern": r"(seq\d+)_", "max_bad_fraction": 0.1}
+    first, _, _ = generate(root, **settings)
     (tmp_path / "examples").rename(tmp_path / "first")
     target = tmp_path / "records"
     target.mkdir()
@@ -420,17 +424,17 @@ def test_records_that_are_not_like_the_first_are_quarantined(tmp_path, generate,
         del example.features.feature[features.MASK_ENCODED]
         writer.write(example.SerializeToString())
     os.rename(target / "x", os.fsencode(target) + b"/caf\xe9.tfrecord")
-    second, summary, bad = generate(target, **said)
-    assert [record["reason"] for record in bad] == [f"no feature {features.MASK_ENCODED}, which other records have"]
+    second, summary, bad = generate(target, **settings)
+    assert [record["reason"] for record in bad] == [f"no feature {features.MASK_ENCODED}, which other examples have"]
     assert summary["examples"] == 80
-    sides = {}
+    split_of = {}
     for split, examples in second.items():
         for example in examples:
-            assert sides.setdefault(value(example, features.IMAGE_FILENAME)[7:12], split) == split
+            assert split_of.setdefault(value(example, features.IMAGE_FILENAME)[7:12], split) == split
 
 
-def test_a_class_that_no_record_has_stops_the_run(class_folders, generate, tmp_path):
+def test_a_class_that_no_example_has_stops_the_run(class_folders, generate, tmp_path):
     generate(class_folders({"a": 30, "b": 30}))
     (tmp_path / "examples").rename(tmp_path / "first")
-    with pytest.raises(executor.ClassWithoutTrainingPicturesError, match="`zebra`"):
+    with pytest.raises(errors.ClassWithoutTrainingImagesError, match="`zebra`"):
         generate(tmp_path / "first" / "Split-train", classes=["a", "b", "zebra"], splits={"by": "class"})

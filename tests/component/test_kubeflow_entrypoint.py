@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.image_example_gen import layout as layouts
 from components.image_example_gen import spans
 from pipeline.config import loading
 from pipeline.execution import dataset
@@ -178,7 +177,7 @@ def test_without_what_a_driver_does_no_span_is_found(pushed, monkeypatch):
     def unresolved(pattern, which):
         return [spans.Span(number=1, version=0, path=pattern.removeprefix(spans.root_of(pattern)).lstrip("/"))]
 
-    monkeypatch.setattr(layouts.spans, "resolve", unresolved)
+    monkeypatch.setattr(spans, "resolve", unresolved)
     task = again(pushed, "ImageExampleGen")
     assert task.exit_code == 1
     assert task.last_line.startswith("error: ImageExampleGen: DatasetError: ")
@@ -197,7 +196,7 @@ def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
         for name in ("blue", "yellow"):
             (volume / "other" / name).rename(volume / "data/day-1" / ("blue" if name == "blue" else "red"))
     assert done.exit_code == 1
-    assert "The data have the classes blue, yellow, and the pipeline was made for blue, green, red" in done.last_line
+    assert "has the classes blue, yellow, but the pipeline was compiled for blue, green, red" in done.last_line
 
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 2)])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from components.image_example_gen import layout
+from components.image_example_gen.class_list import CLASSES_FILE
 from pipeline.cli.app import app
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
@@ -34,7 +34,7 @@ def street(tmp_path_factory):
             path = root / folder / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    (root / layout.CLASSES_FILE).write_text("road\ncar\n255 ignored\n")
+    (root / CLASSES_FILE).write_text("road\ncar\n255 ignored\n")
     return root
 
 

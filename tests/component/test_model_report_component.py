@@ -16,8 +16,7 @@ from tfx.types import standard_artifacts
 import components
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.grad_cam import executor as grad_cam
-from components.image_example_gen import executor as example_gen
-from components.image_example_gen import picture
+from components.image_example_gen import image_file, raw_examples
 from components.model_report import executor, masks
 from trainer_module import features, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
@@ -190,12 +189,11 @@ def mask_model(tmp_path_factory):
             truth[:] = 255
         encoded.append(png(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
         truths.append(truth)
-        example = example_gen.to_example(
+        example = raw_examples.to_example(
             f"{index}.png",
             encoded[-1],
-            picture.examine(encoded[-1], 10_000),
-            mask_encoded=png(truth),
-            mask_classes=options.classes,
+            image_file.examine(encoded[-1], 10_000),
+            label={features.MASK_ENCODED: [png(truth)], features.MASK_CLASSES: options.classes},
             slices={},
         )
         records.append(example.SerializeToString())

@@ -15,6 +15,7 @@ from tfx.utils import io_utils
 from components.example_validator import drift
 from components.example_validator import executor as validator
 from components.example_validator.options import DriftOptions
+from components.image_example_gen.labels import MASK_LABEL
 from components.schema_gen import executor as schema_gen
 from trainer_module import features
 
@@ -141,7 +142,10 @@ def test_ranges_are_those_of_all_splits_widened():
 
 def test_masks_are_expected_where_there_are_masks():
     stats = statistics(["a", "b"])
-    names = {f.name for f in schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, ["a"], with_masks=True).feature}
+    names = {
+        f.name
+        for f in schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, ["a"], label_features=MASK_LABEL).feature
+    }
     assert features.MASK_ENCODED in names
     assert features.MASK_ENCODED not in {feature.name for feature in make_schema(stats).feature}
 
@@ -320,7 +324,9 @@ def test_masks_may_hold_any_number_of_classes():
 
     frame = pd.DataFrame({features.MASK_CLASSES: [["road", "car"]] * 20})
     stats = tfdv.generate_statistics_from_dataframe(frame)
-    schema = schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, ["road", "car", "tree"], with_masks=True)
+    schema = schema_gen.curate(
+        tfdv.infer_schema(stats), [stats], 0.5, ["road", "car", "tree"], label_features=MASK_LABEL
+    )
     later = tfdv.generate_statistics_from_dataframe(
         pd.DataFrame({features.MASK_CLASSES: [["road"], None, ["tree", "road", "car"]]})
     )

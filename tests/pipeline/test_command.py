@@ -66,11 +66,11 @@ def test_a_wrong_configuration(run_in, override, words):
     ("counts", "words"),
     [
         (None, ("does not exist", "data.path")),
-        ({"a": 3, "b": 0}, ("no pictures in class `b`",)),
+        ({"a": 3, "b": 0}, ("no images of class `b`",)),
         ({"a": 3}, ("single class (a)",)),
-        ({"a": 1, "b": 9}, ("only one picture in class `a`",)),
+        ({"a": 1, "b": 9}, ("only one image of class `a`",)),
     ],
-    ids=["missing folder", "empty class", "single class", "one picture in a class"],
+    ids=["missing folder", "empty class", "single class", "one image in a class"],
 )
 def test_a_folder_that_cannot_be_trained_on(run_in, class_folders, tmp_path, counts, words):
     data = class_folders(counts) if counts is not None else tmp_path / "nowhere"
@@ -261,7 +261,7 @@ def test_presets_lists_all():
         "from pipeline.cli import app",
         "import serving.client, serving.wire",
         "from pipeline.config import loading; loading.load('digits')",
-        "from pipeline.execution import local_run; from components.image_example_gen import layout",
+        "from pipeline.execution import local_run; from components.image_example_gen import dataset",
         "from pipeline.preview import contact_sheet",
         "from pipeline.history import run_history; from pipeline.cli import history_tables",
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",

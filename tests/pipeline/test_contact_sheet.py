@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import layout
+from components.image_example_gen.dataset import inspect_dataset
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.preview import contact_sheet
@@ -15,7 +15,7 @@ from trainer_module import features, tasks
 def configured(data, *overrides):
     size = ("transform.image_size=16",)
     loaded = loading.load("images", data=str(data), overrides=[*size, *overrides])
-    return loaded, layout.inspect(loaded.data_location, loaded.data.options())
+    return loaded, inspect_dataset(loaded.data_location, loaded.data.options())
 
 
 def unused(reason):

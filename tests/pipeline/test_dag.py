@@ -8,7 +8,7 @@ import pytest
 from tfx.dsl.compiler import compiler
 
 from components.evaluator.options import EvaluationOptions
-from components.image_example_gen import layout
+from components.image_example_gen.dataset import inspect_dataset
 from pipeline import dag, nodes
 from pipeline.config import loading
 from pipeline.eval_config import eval_config
@@ -21,7 +21,7 @@ def compiled(class_folders, tmp_path):
     def make(*overrides, counts=None):
         root = class_folders(counts or {"a": 3, "b": 3})
         loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
-        pipeline = dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+        pipeline = dag.create_pipeline(loaded, inspect_dataset(str(root), loaded.data.options()))
         return compiler.Compiler().compile(pipeline)
 
     return make
@@ -99,7 +99,7 @@ def changed_by(class_folders, tmp_path):
         def compile_with(*overrides):
             loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}", *overrides])
             return compiler.Compiler().compile(
-                dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+                dag.create_pipeline(loaded, inspect_dataset(str(root), loaded.data.options()))
             )
 
         before, after = compile_with(*always), compile_with(*always, override)
@@ -155,7 +155,7 @@ def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
     def compile_now():
         loaded = loading.load("digits", data=str(root), overrides=[f"pipeline.root={tmp_path}"])
         return compiler.Compiler().compile(
-            dag.create_pipeline(loaded, layout.inspect(str(root), loaded.data.options()))
+            dag.create_pipeline(loaded, inspect_dataset(str(root), loaded.data.options()))
         )
 
     before = compile_now()
@@ -172,7 +172,7 @@ def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch
     monkeypatch.setattr(dag, "source_hash", lambda **_: "another")
     loaded = loading.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
     after = compiler.Compiler().compile(
-        dag.create_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+        dag.create_pipeline(loaded, inspect_dataset(loaded.data_location, loaded.data.options()))
     )
     changed = {node for node in graph(before) if parameters(before, node) != parameters(after, node)}
     assert set(graph(before)) - changed <= {"StatisticsGen", "SchemaGen", "PreviousSpan", "Resolver", "Pusher"}

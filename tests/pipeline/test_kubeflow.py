@@ -11,7 +11,7 @@ from kfp import components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.image_example_gen import layout
+from components.image_example_gen.dataset import inspect_dataset
 from pipeline import dag, nodes
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
@@ -93,7 +93,7 @@ def load(image_dir, tmp_path_factory):
 def compiled(load):
     def make(*overrides):
         loaded = load(*overrides)
-        return compiler.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+        return compiler.compile_pipeline(loaded, inspect_dataset(loaded.data_location, loaded.data.options()))
 
     return make
 
@@ -278,7 +278,7 @@ def test_the_resolvers_of_tfx_do_not_compile(load, monkeypatch):
     monkeypatch.setattr(compiler, "PreviousSpan", lambda current, spans_dir: dag.previous_span(current))
     loaded = load()
     with pytest.raises(TypeError, match="Unexpected resolver policy"):
-        compiler.compile_pipeline(loaded, layout.inspect(loaded.data_location, loaded.data.options()))
+        compiler.compile_pipeline(loaded, inspect_dataset(loaded.data_location, loaded.data.options()))
 
 
 def test_the_infra_validator_of_tfx_does_not_compile(load, monkeypatch):
@@ -292,10 +292,10 @@ def test_the_infra_validator_of_tfx_does_not_compile(load, monkeypatch):
 
     monkeypatch.setattr(dag, "ServingValidator", stand_in)
     with pytest.raises(NotImplementedError, match="InfraValidator"):
-        compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
+        compiler.compile_pipeline(load(), inspect_dataset(load().data_location, load().data.options()))
 
 
 def test_too_many_classes_for_a_container_are_rejected(load, monkeypatch):
     monkeypatch.setattr(compiler, "_MAX_PARAMETER_BYTES", 500)
     with pytest.raises(ConfigError, match=r"has .* bytes of parameters, and a container accepts 500"):
-        compiler.compile_pipeline(load(), layout.inspect(load().data_location, load().data.options()))
+        compiler.compile_pipeline(load(), inspect_dataset(load().data_location, load().data.options()))

@@ -36,11 +36,11 @@ def test_the_same_groups_as_by_comparing_every_pair(rng, distance):
     assert partition(near_duplicates(hashes, distance)) == partition(by_every_pair(hashes, distance))
 
 
-def test_nothing_and_one():
+def test_no_hash_and_one_hash():
     assert len(near_duplicates(np.empty(0, np.uint64), 4)) == 0
     assert list(near_duplicates(np.array([7], np.uint64), 4)) == [0]
 
 
-def test_many_equal_hashes_cost_nothing():
+def test_many_equal_hashes_are_fast():
     groups = near_duplicates(np.full(200_000, 12345, np.uint64), 4)
     assert set(groups) == {0}

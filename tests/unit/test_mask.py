@@ -1,4 +1,4 @@
-"""Which masks are usable, and what they become."""
+"""Which masks are usable, and the PNG of class ids that they become."""
 
 import io
 import zlib
@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from components.image_example_gen import mask
+from components.image_example_gen.errors import UnusableImageError
 
 IDS = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
 
@@ -38,7 +39,7 @@ def palette(ids):
     ],
     ids=["grey", "palette", "three equal channels", "16 bit"],
 )
-def test_every_way_to_say_the_same(image):
+def test_equivalent_encodings_give_the_same_ids(image):
     encoded, classes = normalize(saved(image))
     assert classes == [0, 1, 2]
     result = Image.open(io.BytesIO(encoded))
@@ -76,8 +77,8 @@ def test_alpha_beside_grey_is_ignored():
 @pytest.mark.parametrize(
     ("encoded", "changes", "reason"),
     [
-        (saved(Image.fromarray(IDS)), {"height": 3}, "its mask is 3 x 2, the picture 3 x 3"),
-        (saved(Image.fromarray(IDS)), {"ignore_id": None}, r"id 255, which is none of the 3 classes \(0 to 2\)$"),
+        (saved(Image.fromarray(IDS)), {"height": 3}, "its mask is 3 x 2, the image 3 x 3"),
+        (saved(Image.fromarray(IDS)), {"ignore_id": None}, r"id 255, which is not one of the 3 classes \(0 to 2\)$"),
         (saved(Image.fromarray(IDS)), {"num_classes": 2}, "id 2, .* and not the ignored id 255"),
         (saved(Image.new("RGB", (3, 2), (1, 2, 3))), {}, "colours"),
         (saved(Image.fromarray(IDS))[:40], {}, "damaged mask"),
@@ -87,5 +88,5 @@ def test_alpha_beside_grey_is_ignored():
     ],
 )
 def test_unusable_masks(encoded, changes, reason):
-    with pytest.raises(mask.UnusableMaskError, match=reason):
+    with pytest.raises(UnusableImageError, match=reason):
         normalize(encoded, **changes)

@@ -1,4 +1,4 @@
-"""The digits: all of them, once, with a property that is really theirs."""
+"""Generated datasets: every digit once, with its slant; scenes with exact masks."""
 
 import csv
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.image_example_gen import layout
+from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.options import DataOptions
 from pipeline.execution import generated_datasets
+from trainer_module import features
 
 
 def test_digits(tmp_path):
@@ -16,10 +17,10 @@ def test_digits(tmp_path):
 
     target = tmp_path / "digits"
     generated_datasets.write_digits(target)
-    found = layout.inspect(str(target), DataOptions())
-    assert found.classes == tuple("0123456789") == generated_datasets.CLASSES["digits"]
-    assert sum(found.num_files.values()) == 1797
-    assert found.columns == ("slant",)
+    dataset = inspect_dataset(str(target), DataOptions())
+    assert dataset.classes == tuple("0123456789") == generated_datasets.CLASSES["digits"]
+    assert len(dataset.entries) == 1797
+    assert dataset.columns == ("slant",)
     digits = load_digits()
     pixels = np.asarray(Image.open(target / str(digits.target[100]) / "0100.png"))
     np.testing.assert_array_equal(np.round(pixels / 255 * 16), digits.images[100])
@@ -50,20 +51,20 @@ def test_slant_of_a_straight_stroke(shift, expected):
 def test_digit_scenes(tmp_path):
     target = tmp_path / "scenes"
     generated_datasets.write_digit_scenes(target)
-    found = layout.inspect(str(target), DataOptions())
-    assert found.with_masks and found.refused == ()
-    assert found.classes == ("background", *"0123456789") == generated_datasets.CLASSES["digit_scenes"]
-    assert found.own_splits == ("train", "validation", "test")
-    assert len(found.entries) == 800
-    masks = np.stack([np.asarray(Image.open(target / entry.mask)) for entry in found.entries])
+    dataset = inspect_dataset(str(target), DataOptions())
+    assert features.MASK_ENCODED in dataset.label_features and dataset.refused == ()
+    assert dataset.classes == ("background", *"0123456789") == generated_datasets.CLASSES["digit_scenes"]
+    assert dataset.own_splits == ("train", "validation", "test")
+    assert len(dataset.entries) == 800
+    masks = np.stack([np.asarray(Image.open(target / entry.label_files[0].path)) for entry in dataset.entries])
     assert masks.shape[1:] == (64, 64) and set(np.unique(masks)) == set(range(11))
-    pixels = np.stack([np.asarray(Image.open(target / entry.path)) for entry in found.entries])
+    pixels = np.stack([np.asarray(Image.open(target / entry.path)) for entry in dataset.entries])
     # A digit has one colour.
     assert all(np.ptp(pixels[0][masks[0] == value], axis=0).max() == 0 for value in np.unique(masks[0])[1:2])
 
     again = tmp_path / "again"
     generated_datasets.write_digit_scenes(again)
-    assert all((again / e.path).read_bytes() == (target / e.path).read_bytes() for e in found.entries[::100])
+    assert all((again / e.path).read_bytes() == (target / e.path).read_bytes() for e in dataset.entries[::100])
 
 
 def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):

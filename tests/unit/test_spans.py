@@ -1,12 +1,13 @@
-"""Which folders are spans, and which of them are read."""
+"""Which folders are spans, and which spans are selected."""
 
 import pytest
 
 from components.image_example_gen import spans
+from components.image_example_gen.errors import DatasetError
 
 
-def resolve(root, pattern, which="newest"):
-    return [tuple(span) for span in spans.resolve(f"{root}/{pattern}", which)]
+def resolve(root, pattern, selection="newest"):
+    return [tuple(span) for span in spans.resolve(f"{root}/{pattern}", selection)]
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def test_dates_are_days_since_1970(folders):
     assert resolve(root, "{YYYY}-{MM}-{DD}", "newest:9") == [(20778, 0, "2026-11-21"), (20779, 0, "2026-11-22")]
 
 
-def test_a_width_and_a_folder_behind(folders):
-    root = folders("s001/pictures", "s0002/pictures", "s003")
-    assert resolve(root, "s{SPAN:3}/pictures") == [(1, 0, "s001/pictures")]
+def test_a_width_and_a_subfolder(folders):
+    root = folders("s001/images", "s0002/images", "s003")
+    assert resolve(root, "s{SPAN:3}/images") == [(1, 0, "s001/images")]
 
 
 def test_the_same_number_twice_must_agree(folders):
@@ -45,13 +46,13 @@ def test_the_same_number_twice_must_agree(folders):
     ("names", "pattern", "message"),
     [
         (["day-1", "day-01"], "day-{SPAN}", "both span 1, version 0"),
-        (["day-x"], "day-{SPAN}", "No folder matches"),
+        (["day-x"], "day-{SPAN}", "no folder matches"),
         (["2026"], "{YYYY}", r"needs \{SPAN\}"),
         (["a"], "b/day-{SPAN}", "does not exist"),
     ],
 )
-def test_what_cannot_be_resolved(folders, names, pattern, message):
-    with pytest.raises(spans.SpanError, match=message):
+def test_spans_that_cannot_be_resolved(folders, names, pattern, message):
+    with pytest.raises(DatasetError, match=message):
         resolve(folders(*names), pattern)
 
 

@@ -1,4 +1,4 @@
-"""Which files are pictures, and what is said of the others."""
+"""Which files are usable images, their properties, and the reasons to refuse the others."""
 
 import dataclasses
 import io
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.image_example_gen import picture
+from components.image_example_gen import image_file
+from components.image_example_gen.errors import UnusableImageError
+from components.image_example_gen.image_properties import ImageProperties
 
 MAX_PIXELS = 10_000
 
@@ -24,25 +26,25 @@ def saved(image: Image.Image, format_: str, **options) -> bytes:
     ("mode", "format_"), [("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG")]
 )
 def test_every_kind_of_png(mode, format_):
-    found = picture.examine(saved(Image.new(mode, (6, 4)), format_), MAX_PIXELS)
-    assert (found.format, found.height, found.width) == ("PNG", 4, 6)
+    properties = image_file.examine(saved(Image.new(mode, (6, 4)), format_), MAX_PIXELS)
+    assert (properties.format, properties.height, properties.width) == ("PNG", 4, 6)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_every_kind_of_jpeg(mode, progressive):
-    found = picture.examine(saved(Image.new(mode, (6, 4)), "JPEG", progressive=progressive), MAX_PIXELS)
-    assert (found.format, found.height, found.width) == ("JPEG", 4, 6)
+    properties = image_file.examine(saved(Image.new(mode, (6, 4)), "JPEG", progressive=progressive), MAX_PIXELS)
+    assert (properties.format, properties.height, properties.width) == ("JPEG", 4, 6)
 
 
 @pytest.mark.parametrize("level", [0, 100, 255])
 def test_brightness_is_the_mean_luma(level):
-    found = picture.examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"), MAX_PIXELS)
-    assert found.mean["luma"] == pytest.approx(level, abs=1e-3)
+    properties = image_file.examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"), MAX_PIXELS)
+    assert properties.mean["luma"] == pytest.approx(level, abs=1e-3)
 
 
 def test_brightness_weighs_the_colours():
-    green = picture.examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"), MAX_PIXELS)
+    green = image_file.examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"), MAX_PIXELS)
     assert green.mean["luma"] == pytest.approx(0.587 * 255, abs=1e-3)
 
 
@@ -50,15 +52,15 @@ def test_brightness_weighs_the_colours():
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_truncated_files_are_refused(rng, format_, keep):
     whole = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format_)
-    with pytest.raises(picture.UnreadablePictureError, match="damaged or truncated"):
-        picture.examine(whole[: int(len(whole) * keep)], MAX_PIXELS)
+    with pytest.raises(UnusableImageError, match="damaged or truncated"):
+        image_file.examine(whole[: int(len(whole) * keep)], MAX_PIXELS)
 
 
 @pytest.mark.parametrize(
     ("encoded", "reason"),
     [
         (b"", "empty file"),
-        (b"these are words, not a picture", "not a JPEG, PNG or GIF"),
+        (b"these are words, not an image", "not a JPEG, PNG or GIF"),
         (b"PK\x03\x04" + bytes(100), "not a JPEG, PNG or GIF"),
         (saved(Image.new("RGB", (4, 4)), "BMP"), "a BMP file; save it as JPEG or PNG"),
         (saved(Image.new("RGB", (4, 4)), "WEBP"), "a WebP file; save it"),
@@ -66,63 +68,63 @@ def test_truncated_files_are_refused(rng, format_, keep):
         (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC, AVIF or video file; save it"),
     ],
 )
-def test_other_files_are_refused(encoded, reason):
-    with pytest.raises(picture.UnreadablePictureError, match=reason):
-        picture.examine(encoded, MAX_PIXELS)
+def test_other_formats_are_refused(encoded, reason):
+    with pytest.raises(UnusableImageError, match=reason):
+        image_file.examine(encoded, MAX_PIXELS)
 
 
 def test_a_gif_of_one_frame_is_used():
-    found = picture.examine(saved(Image.new("RGB", (6, 4), "red"), "GIF"), MAX_PIXELS)
-    assert (found.format, found.height, found.width) == ("GIF", 4, 6)
-    assert (found.mean["red"], found.mean["green"]) == (255.0, 0.0)
+    properties = image_file.examine(saved(Image.new("RGB", (6, 4), "red"), "GIF"), MAX_PIXELS)
+    assert (properties.format, properties.height, properties.width) == ("GIF", 4, 6)
+    assert (properties.mean["red"], properties.mean["green"]) == (255.0, 0.0)
 
 
 @pytest.mark.parametrize("side", [4, 300])
 def test_an_animated_gif_is_refused_however_large_its_later_frames(side):
     frames = [Image.new("RGB", (4, 4), "red"), Image.new("RGB", (side, side), "lime")]
-    with pytest.raises(picture.UnreadablePictureError, match="animated: 2 frames"):
-        picture.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
+    with pytest.raises(UnusableImageError, match="animated: 2 frames"):
+        image_file.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
 
 
-def test_a_turned_photograph_has_the_size_of_the_upright_one():
+def test_a_rotated_photograph_has_the_size_of_the_upright_image():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert (picture.examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif), MAX_PIXELS).height) == 6
+    assert (image_file.examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif), MAX_PIXELS).height) == 6
 
 
-def test_many_are_examined_as_one_by_one(rng):
+def test_batches_give_the_results_of_single_images(rng):
     whole = [saved(Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)), "PNG") for _ in range(200)]
     contents = [b"" if i % 50 == 7 else each[:60] if i % 50 == 9 else each for i, each in enumerate(whole)]
     contents[0] = contents[199] = b"words"
-    contents[100] = picture.UnreadablePictureError("cannot be read: Permission denied")
-    examined = list(picture.examine_all(iter(contents), MAX_PIXELS))
+    contents[100] = UnusableImageError("cannot be read: Permission denied")
+    examined = list(image_file.examine_all(iter(contents), MAX_PIXELS))
     assert len(examined) == 200
     for content, (encoded, result) in zip(contents, examined, strict=True):
-        if isinstance(content, picture.UnreadablePictureError):
+        if isinstance(content, UnusableImageError):
             assert result is content
             continue
         try:
-            alone = picture.examine(content, MAX_PIXELS)
+            alone = image_file.examine(content, MAX_PIXELS)
             assert dataclasses.replace(result, mean={}, deviation={}) == dataclasses.replace(
                 alone, mean={}, deviation={}
             )
             assert encoded == content
             assert result.mean == pytest.approx(alone.mean) and result.deviation == pytest.approx(alone.deviation)
-        except picture.UnreadablePictureError as error:
+        except UnusableImageError as error:
             assert str(result) == str(error)
 
 
-def test_an_error_while_reading_is_not_taken_for_the_end(picture_bytes):
+def test_an_error_while_reading_is_raised(picture_bytes):
     def contents():
         yield from [picture_bytes() for _ in range(50)]
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
-        list(picture.examine_all(contents(), MAX_PIXELS))
+        list(image_file.examine_all(contents(), MAX_PIXELS))
 
 
-def test_many_damaged_files_do_not_pile_up(rng, monkeypatch):
-    monkeypatch.setattr(picture, "_MOST_BYTES_WAITING", 100_000)
+def test_many_damaged_files_do_not_accumulate(rng, monkeypatch):
+    monkeypatch.setattr(image_file, "_MOST_BYTES_WAITING", 100_000)
     whole = saved(Image.fromarray(rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)), "JPEG", quality=95)
     taken = 0
 
@@ -133,40 +135,40 @@ def test_many_damaged_files_do_not_pile_up(rng, monkeypatch):
             yield whole[:-500]
 
     ahead = []
-    for given, examined in enumerate(picture.examine_all(contents(), MAX_PIXELS), start=1):
-        assert isinstance(examined.result, picture.UnreadablePictureError)
-        ahead.append(taken - given)
+    for returned, examined in enumerate(image_file.examine_all(contents(), MAX_PIXELS), start=1):
+        assert isinstance(examined.result, UnusableImageError)
+        ahead.append(taken - returned)
     assert len(ahead) == 1000
     assert max(ahead) < 300
 
 
 def test_nothing_to_examine():
-    assert list(picture.examine_all([], MAX_PIXELS)) == []
+    assert list(image_file.examine_all([], MAX_PIXELS)) == []
 
 
 def test_animated_png_is_refused():
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue")]
     encoded = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    with pytest.raises(picture.UnreadablePictureError, match="animated: 3 frames"):
-        picture.examine(encoded, MAX_PIXELS)
+    with pytest.raises(UnusableImageError, match="animated: 3 frames"):
+        image_file.examine(encoded, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("side", [101, 12_000, 30_000])
-def test_large_pictures_are_refused_by_their_header_alone(side):
+def test_large_images_are_refused_by_their_header_alone(side):
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     # Only a header: there is nothing to decode, so an error about pixels proves that nothing was decoded.
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     encoded = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    with pytest.raises(picture.UnreadablePictureError, match=r"data\.max_pixels = 10000"):
-        picture.examine(encoded, MAX_PIXELS)
+    with pytest.raises(UnusableImageError, match=r"data\.max_pixels = 10000"):
+        image_file.examine(encoded, MAX_PIXELS)
 
 
-def test_a_second_picture_behind_a_jpeg_is_ignored():
+def test_a_second_image_behind_a_jpeg_is_ignored():
     first, second = Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4), "red")
     encoded = saved(first, "MPO", save_all=True, append_images=[second])
-    assert picture.examine(encoded, MAX_PIXELS).format == "JPEG"
+    assert image_file.examine(encoded, MAX_PIXELS).format == "JPEG"
 
 
 @pytest.mark.parametrize(
@@ -180,33 +182,33 @@ def test_a_second_picture_behind_a_jpeg_is_ignored():
     ],
 )
 def test_slices(height, width, brightness, expected):
-    assert picture.slices_of(picture.Picture("PNG", height, width, {"luma": brightness}, {})) == expected
+    assert ImageProperties("PNG", height, width, {"luma": brightness}, {}).slices() == expected
 
 
 def test_moments_are_numpys(rng):
     pixels = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    found = picture.examine(saved(Image.fromarray(pixels), "PNG"), MAX_PIXELS)
+    properties = image_file.examine(saved(Image.fromarray(pixels), "PNG"), MAX_PIXELS)
     for index, color in enumerate(("red", "green", "blue")):
-        assert found.mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
-        assert found.deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
+        assert properties.mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
+        assert properties.deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
     luma = pixels @ np.array([0.299, 0.587, 0.114])
-    assert found.mean["luma"] == pytest.approx(luma.mean(), rel=1e-6)
-    assert found.deviation["luma"] == pytest.approx(luma.std(), rel=1e-5)
+    assert properties.mean["luma"] == pytest.approx(luma.mean(), rel=1e-6)
+    assert properties.deviation["luma"] == pytest.approx(luma.std(), rel=1e-5)
 
 
-def test_large_pictures_are_sampled_well_enough():
+def test_large_images_are_sampled_well_enough():
     y, x = np.mgrid[0:1500, 0:2000]
     pixels = np.stack([x % 256, y % 256, (x + y) % 256], axis=-1).astype(np.uint8)
-    found = picture.examine(saved(Image.fromarray(pixels), "PNG", compress_level=1), 10_000_000)
-    assert found.mean["red"] == pytest.approx(pixels[..., 0].mean(), rel=0.01)
-    assert found.deviation["green"] == pytest.approx(pixels[..., 1].std(), rel=0.01)
+    properties = image_file.examine(saved(Image.fromarray(pixels), "PNG", compress_level=1), 10_000_000)
+    assert properties.mean["red"] == pytest.approx(pixels[..., 0].mean(), rel=0.01)
+    assert properties.deviation["green"] == pytest.approx(pixels[..., 1].std(), rel=0.01)
 
 
 def test_a_large_flat_picture_is_exact_and_has_no_hash():
-    found = picture.examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), 10_000_000)
-    assert found.mean == pytest.approx(dict.fromkeys(found.mean, 201.0), rel=1e-6)
-    assert max(found.deviation.values()) < 1e-3
-    assert found.perceptual_hash is None
+    properties = image_file.examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), 10_000_000)
+    assert properties.mean == pytest.approx(dict.fromkeys(properties.mean, 201.0), rel=1e-6)
+    assert max(properties.deviation.values()) < 1e-3
+    assert properties.perceptual_hash is None
 
 
 def test_the_perceptual_hash_survives_size_format_and_brightness(rng):
@@ -218,7 +220,7 @@ def test_the_perceptual_hash_survives_size_format_and_brightness(rng):
         saved(original, "JPEG", quality=60),
         saved(original.point(lambda value: value * 0.8 + 20), "PNG"),
     ]
-    hashed = picture.examine(saved(original, "PNG"), 1_000_000).perceptual_hash
+    hashed = image_file.examine(saved(original, "PNG"), 1_000_000).perceptual_hash
     for encoded in same:
-        assert (picture.examine(encoded, 1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
-    assert (picture.examine(saved(other, "PNG"), 1_000_000).perceptual_hash ^ hashed).bit_count() > 12
+        assert (image_file.examine(encoded, 1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
+    assert (image_file.examine(saved(other, "PNG"), 1_000_000).perceptual_hash ^ hashed).bit_count() > 12

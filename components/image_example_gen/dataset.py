@@ -1,0 +1,293 @@
+"""A dataset before its images are read: files, classes, splits, groups and slices, from names and tables only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from components.image_example_gen import class_list, files, labels, layouts, spans
+from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.layouts import Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
+from components.image_example_gen.options import AUTO, DataOptions
+from trainer_module import features
+from trainer_module.locations import join
+
+SPAN_COLUMN = "span"
+
+# A column with more values than this (an address, a time) is not a slice unless the configuration names it.
+MOST_SLICE_VALUES = 50
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All images of a run.
+
+    Attributes:
+      layout: Name of the layout.
+      root: The folder that all paths start from.
+      label_features: Raw example features of the label that every example has.
+      entries: The files to read, by path.
+      refused: The files that are not used.
+      classes: Class names: alphabetical, or in the order of the ids where labels contain ids.
+      ignore_id: The id of mask pixels that do not count, if there is one.
+      own_splits: Splits that the dataset assigns; the others get their fraction of the images without one.
+      columns: Columns of the manifest or metadata that may be slices.
+      slice_columns: Those with few enough values.
+      span: Number of the newest span; 0 without spans.
+      version: Version of that span.
+      fingerprint: Digest of the path, size and time of change of every file, and of its label.
+      notes: What users should know before the run.
+    """
+
+    layout: str
+    root: str
+    label_features: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    refused: tuple[RefusedFile, ...] = ()
+    classes: tuple[str, ...] = ()
+    ignore_id: int | None = None
+    own_splits: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    slice_columns: tuple[str, ...] = ()
+    span: int = 0
+    version: int = 0
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def inspect_dataset(location: str, options: DataOptions) -> Dataset:
+    """Lists a dataset, and refuses one that cannot be trained on.
+
+    Args:
+      location: A folder, a manifest, or a path with `{SPAN}`; local, or any that TensorFlow's file system reads.
+      options: `[data]`.
+
+    Raises:
+      DatasetError: If it does not exist, if its layout or a table contradicts itself, or if a class has no images, or
+        too few to be both trained on and evaluated.
+    """
+    try:
+        if spans.has_spans(location):
+            chosen = spans.resolve(location, options.spans)
+            root = spans.root_of(location)
+            parts = [_list_folder(join(root, span.path), options) for span in chosen]
+            whole = _merge_spans(root, chosen, parts)
+        else:
+            chosen, whole = [], _list_folder(location, options)
+    except files.UnreadableFileError as error:
+        raise DatasetError(str(error)) from None
+    dataset = _complete(whole, chosen, options)
+    try:
+        _refuse_untrainable(location, dataset, whole.listing)
+    except LayoutError as error:
+        raise LayoutError(f"{error}{whole.detection}") from None
+    return dataset
+
+
+# === Listing ===
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One folder, or several spans of the same layout.
+
+    Attributes:
+      root: The folder that all paths start from.
+      layout: Its layout.
+      detection: Why that layout was chosen.
+      listing: Its files.
+    """
+
+    root: str
+    layout: LayoutSpec
+    detection: Detection
+    listing: Listing
+
+
+def _list_folder(location: str, options: DataOptions) -> _Part:
+    root = location.rstrip("/")
+    if root.endswith((".csv", ".jsonl")) and files.is_file(root):
+        options = options.model_copy(update={"manifest": root})
+        root = root.rpartition("/")[0]
+    if not files.is_folder(root):
+        raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
+    folder = Folder(root, tuple(files.listing(root)))
+    for file in folder.files:
+        if file.is_folder and file.problem:
+            raise DatasetError(f"{join(root, files.readable(file.path))}: {file.problem}.")
+    detection = layouts.detect(folder, options) if options.layout == AUTO else Detection(options.layout)
+    layout = layouts.get(detection.layout)
+    for key, advice in layout.unsupported_options.items():
+        if value := getattr(options, key):
+            raise DatasetError(f'data.{key} = {value} cannot be used with data.layout = "{layout.name}". {advice}')
+    try:
+        return _Part(root, layout, detection, layout.list_entries(folder, options))
+    except LayoutError as error:
+        raise LayoutError(f"{error}{detection}") from None
+
+
+def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]) -> _Part:
+    """Merges the listings of several spans; paths then start from the folder above the spans.
+
+    A single span gets its slice column too: the next run may read two, and slices should not come and go.
+    """
+    listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]
+    first = dataclasses.replace(parts[0], listing=listings[0])
+    if len(parts) == 1:
+        return first
+    if (
+        len(
+            {
+                (part.layout.name, listing.columns, listing.label_features)
+                for part, listing in zip(parts, listings, strict=True)
+            }
+        )
+        > 1
+    ):
+        raise DatasetError(f"{root}: the spans differ in layout, columns or labels. Set data.spans to one of them.")
+    if len({listing.class_list for listing in listings}) > 1:
+        raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
+    merged = dataclasses.replace(
+        listings[0],
+        entries=tuple(
+            _below(span.path, entry) for span, each in zip(chosen, listings, strict=True) for entry in each.entries
+        ),
+        refused=tuple(
+            file._replace(path=f"{span.path}/{file.path}")
+            for span, listing in zip(chosen, listings, strict=True)
+            for file in listing.refused
+        ),
+        class_names=frozenset[str]().union(*(listing.class_names for listing in listings)),
+        notes=tuple(note for listing in listings for note in listing.notes),
+    )
+    return dataclasses.replace(first, root=root, listing=merged)
+
+
+def _add_span_column(part: _Part, number: int) -> Listing:
+    listing = part.listing
+    if part.layout.entries_are_containers:
+        return listing  # the examples have all their slices
+    if SPAN_COLUMN in listing.columns:
+        raise DatasetError(
+            f"{part.root}: the column `{SPAN_COLUMN}` is reserved for the number of the span. Rename it."
+        )
+    entries = tuple(entry._replace(slices=(*entry.slices, str(number))) for entry in listing.entries)
+    return dataclasses.replace(listing, entries=entries, columns=(*listing.columns, SPAN_COLUMN))
+
+
+def _below(folder: str, entry: Entry) -> Entry:
+    label_files = tuple(file._replace(path=f"{folder}/{file.path}") for file in entry.label_files)
+    return entry._replace(path=f"{folder}/{entry.path}", label_files=label_files)
+
+
+# === Completing ===
+
+
+def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
+    """Derives what follows from all entries: classes, splits, slices, fingerprint."""
+    listing = part.listing
+    entries, own_splits = _assign_splits(listing.entries, options)
+    refused = tuple(sorted(listing.refused))
+    digest = hashlib.sha256()
+    for item in (*chosen, *entries, *refused):
+        digest.update(repr(item).encode())
+    slice_columns, notes = _slice_columns(listing.columns, entries)
+    newest = chosen[-1] if chosen else None
+    return Dataset(
+        layout=part.layout.name,
+        root=part.root,
+        label_features=listing.label_features,
+        entries=entries,
+        refused=refused,
+        classes=_classes(part, options),
+        ignore_id=listing.class_list.ignore_id if options.ignore_id is None else options.ignore_id,
+        own_splits=own_splits,
+        columns=listing.columns,
+        slice_columns=slice_columns,
+        span=newest.number if newest else 0,
+        version=newest.version if newest else 0,
+        fingerprint=digest.hexdigest(),
+        notes=(*listing.notes, *notes),
+    )
+
+
+def _assign_splits(entries: Iterable[Entry], options: DataOptions) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Returns the entries by path, with the splits that the dataset assigns, and the names of these splits."""
+    assigned = [entry._replace(split=entry.split or options.split_of(entry.path)) for entry in sorted(entries)]
+    named = {entry.split for entry in assigned}
+    own_splits = tuple(split for split in features.SPLITS if split in named)
+    if "" not in named and set(options.written_splits(own_splits)) - named:
+        # A split without images of its own gets its fraction of the training images, if there are no others to draw.
+        assigned = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in assigned]
+    return tuple(assigned), own_splits
+
+
+def _classes(part: _Part, options: DataOptions) -> tuple[str, ...]:
+    listing = part.listing
+    if labels.has_class_ids(listing.label_features):
+        return options.classes or listing.class_list.names
+    if options.classes is not None and listing.class_names and listing.class_names != set(options.classes):
+        names = ", ".join(f"`{name}`" for name in sorted(listing.class_names ^ set(options.classes)))
+        raise DatasetError(f"{part.root}: data.classes and the classes of the dataset differ: {names}.")
+    return tuple(sorted(options.classes or listing.class_names))
+
+
+def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the columns that are slices by default, and notes about the others."""
+    slice_columns, notes = [], []
+    for number, column in enumerate(columns):
+        num_values = len({entry.slices[number] for entry in entries if entry.slices})
+        if num_values <= MOST_SLICE_VALUES:
+            slice_columns.append(column)
+        else:
+            notes.append(
+                f"column `{column}` has {num_values:,} values; it is a slice only if evaluation.slices names it"
+            )
+    return tuple(slice_columns), notes
+
+
+# === Checking ===
+
+
+def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> None:
+    """Refuses a dataset without images, with fewer than two classes, or with a class that cannot be trained on."""
+    if not dataset.entries and not listing.class_names:
+        examples = "".join(f"\n  {file.path}: {file.reason}" for file in dataset.refused[:_MOST_NAMES])
+        raise LayoutError(f"{location} has no usable files.{examples}")
+    if not dataset.classes:
+        has_ids = labels.has_class_ids(dataset.label_features)
+        reason = "the masks contain class ids, not names" if has_ids else "the class names are not known in advance"
+        alternative = f", or write {class_list.CLASSES_FILE} into the folder, one name per line" if has_ids else ""
+        raise DatasetError(
+            f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
+        )
+    if len(dataset.classes) == 1:
+        raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). At least two are required.")
+    splits = {entry.split for entry in dataset.entries}
+    if dataset.own_splits and not splits & {"", features.TRAIN}:
+        raise DatasetError(f"{location} has the splits {', '.join(dataset.own_splits)}, but no `train` among them.")
+    if listing.class_names:
+        _refuse_small_classes(location, dataset)
+
+
+def _refuse_small_classes(location: str, dataset: Dataset) -> None:
+    counts = Counter(name for entry in dataset.entries for name in entry.classes)
+    if empty := [name for name in dataset.classes if not counts[name]]:
+        raise DatasetError(f"{location}: no images of class {_names(empty)}. Add some, or remove the class.")
+    if single := [name for name in dataset.classes if counts[name] == 1]:
+        raise DatasetError(
+            f"{location}: only one image of class {_names(single)}. A class needs one to train on and one to "
+            "evaluate. Add images, or remove the class."
+        )
+    trained = {name for entry in dataset.entries if entry.split in ("", features.TRAIN) for name in entry.classes}
+    if untrained := [name for name in dataset.classes if name not in trained]:
+        raise DatasetError(f"{location}: no images of class {_names(untrained)} are in the split `{features.TRAIN}`.")
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
+    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")

@@ -1,0 +1,41 @@
+"""Errors of ImageExampleGen: those that stop the run, and the one that sends a file to quarantine."""
+
+
+class UnusableImageError(Exception):
+    """The image goes to quarantine, with its label; the message is the reason."""
+
+
+class DatasetError(Exception):
+    """The dataset cannot be trained on as it is; the message says what to change."""
+
+
+class LayoutError(DatasetError):
+    """The files are not arranged as the layout requires."""
+
+
+class ClassTooSmallError(RuntimeError):
+    """A class has too few different images to be in every split."""
+
+
+class ClassesChangedError(RuntimeError):
+    """The dataset no longer has the classes that the pipeline was compiled for."""
+
+
+class ClassWithoutTrainingImagesError(RuntimeError):
+    """A class has no usable image in the train split."""
+
+
+class DamagedContainerError(RuntimeError):
+    """A file of many examples cannot be read to its end; the number of lost examples is unknown."""
+
+
+class EmptySplitError(RuntimeError):
+    """A required split has no usable image."""
+
+
+class LostFilesError(RuntimeError):
+    """The first pass did not return every file that it was given: a defect of the program."""
+
+
+class TooManyBadFilesError(RuntimeError):
+    """The fraction of unusable files is above `data.max_bad_fraction`."""

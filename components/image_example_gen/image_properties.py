@@ -1,0 +1,114 @@
+"""Properties of images: size, mean and standard deviation of the channels, slices, perceptual hash."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from components.image_example_gen.perceptual_hash import SIDE, perceptual_hashes
+from trainer_module import features, preprocessing
+
+# Luma of ITU-R BT.601, section 2.5.1, from red, green and blue.
+_LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
+# Larger images are sampled on a regular grid: their moments need no more, and a float copy of fifty million pixels
+# would need a gigabyte.
+_MOST_SAMPLED_SIDE = 1024
+# Below this standard deviation, grey levels, an image has no structure that a hash could compare.
+_FLAT = 1.0
+
+
+@dataclass(frozen=True)
+class ImageProperties:
+    """Properties of a readable image.
+
+    Attributes:
+      format: "JPEG", "PNG" or "GIF".
+      height: Pixels, upright.
+      width: Pixels, upright.
+      mean: Mean of every channel, by the names of `features.CHANNELS`, range [0, 255].
+      deviation: Standard deviation of every channel.
+      perceptual_hash: 63 bits, or None for an image without structure.
+    """
+
+    format: str
+    height: int
+    width: int
+    mean: dict[str, float]
+    deviation: dict[str, float]
+    perceptual_hash: int | None = None
+
+    def slices(self) -> dict[str, str]:
+        """Returns the built-in slice values, by slice name.
+
+        brightness: mean luma below 85 is dark, from 170 bright. resolution: shorter side below 128 pixels is small,
+        from 512 large. orientation: square if the sides differ by less than a tenth.
+        """
+        shorter = min(self.height, self.width)
+        aspect = self.width / self.height
+        luma = self.mean[features.LUMA]
+        return {
+            "brightness": "dark" if luma < 85 else "bright" if luma >= 170 else "normal",
+            "resolution": "small" if shorter < 128 else "large" if shorter >= 512 else "medium",
+            "orientation": "portrait" if aspect < 1 / 1.1 else "landscape" if aspect > 1.1 else "square",
+        }
+
+
+@functools.cache
+def measure_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Returns the graph of everything that reads all pixels, traced once per process.
+
+    It does only what must be done per image: a dozen small operations take as long as decoding a small image. The rest
+    follows from its results for many images at once, in `finish`.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def measure(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = preprocessing.decode(encoded, channels=3)
+        shape = tf.shape(pixels)[:2]
+        step = 1 + (tf.reduce_max(shape) - 1) // _MOST_SAMPLED_SIDE
+        sampled = tf.ensure_shape(pixels[::step, ::step], [None, None, 3])
+        # Whole numbers up to 2^53 are exact in float64; a float32 sum of a million pixels is off by a hundredth.
+        flat = tf.reshape(tf.cast(sampled, tf.float64), [-1, 3])
+        sums, products = tf.reduce_sum(flat, axis=0), tf.matmul(flat, flat, transpose_a=True)
+        reduced = tf.raw_ops.ResizeArea(images=sampled[tf.newaxis], size=[SIDE, SIDE])
+        return shape, tf.shape(flat)[0], sums, products, reduced[0]
+
+    traced: Callable[[tf.Tensor], tuple[tf.Tensor, ...]] = measure
+    return traced
+
+
+def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[ImageProperties]:
+    """Computes the properties of a batch of images.
+
+    Args:
+      formats: Format of each.
+      measured: The results of `measure_function`, batched: shapes [N, 2], numbers of sampled pixels [N], sums [N, 3]
+        and sums of products [N, 3, 3] of the colours, reduced images [N, 32, 32, 3].
+    """
+    shapes, num_sampled, sums, products, reduced = measured
+    colors = sums / num_sampled[:, np.newaxis]
+    covariance = products / num_sampled[:, np.newaxis, np.newaxis] - colors[:, :, np.newaxis] * colors[:, np.newaxis]
+    # Luma is a weighted sum of the colours, and so its variance follows from theirs.
+    means = np.column_stack([colors, colors @ _LUMA_WEIGHTS])
+    variances = np.column_stack(
+        [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("i,nij,j->n", _LUMA_WEIGHTS, covariance, _LUMA_WEIGHTS)]
+    )
+    deviations = np.sqrt(np.maximum(variances, 0.0))
+    hashes = perceptual_hashes(reduced @ _LUMA_WEIGHTS)
+    return [
+        ImageProperties(
+            name,
+            height,
+            width,
+            dict(zip(features.CHANNELS, mean, strict=True)),
+            dict(zip(features.CHANNELS, deviation, strict=True)),
+            image_hash if deviation[-1] >= _FLAT else None,
+        )
+        for name, (height, width), mean, deviation, image_hash in zip(
+            formats, shapes.tolist(), means.tolist(), deviations.tolist(), hashes.tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,41 @@
+"""The folder is the registry: one file per layout, which exports its `LAYOUT`, a `LayoutSpec`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.image_example_gen.errors import LayoutError
+from components.image_example_gen.layouts._entries import Entry as Entry
+from components.image_example_gen.layouts._entries import LabelFile as LabelFile
+from components.image_example_gen.layouts._entries import Listing as Listing
+from components.image_example_gen.layouts._entries import RefusedFile as RefusedFile
+from components.image_example_gen.layouts._folder import Folder as Folder
+from components.image_example_gen.layouts._spec import Candidate as Candidate
+from components.image_example_gen.layouts._spec import Confidence as Confidence
+from components.image_example_gen.layouts._spec import Detection as Detection
+from components.image_example_gen.layouts._spec import Evidence as Evidence
+from components.image_example_gen.layouts._spec import LayoutSpec as LayoutSpec
+from trainer_module.registry import Registry
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+
+_REGISTRY = Registry(__name__, "layout", LayoutSpec)
+names, get = _REGISTRY.names, _REGISTRY.get
+
+
+def detect(folder: Folder, options: DataOptions) -> Detection:
+    """Collects the evidence for every layout, then chooses the one with the most specific evidence.
+
+    Raises:
+      LayoutError: If no layout matches, or if several match equally well; the message lists the evidence.
+    """
+    evidence = tuple(sorted((get(name).detect(folder, options) for name in names()), key=lambda each: -each.confidence))
+    detection = Detection(evidence[0].layout, evidence)
+    equal = [each.layout for each in evidence if each.confidence == evidence[0].confidence]
+    if not evidence[0].confidence:
+        raise LayoutError(f"{folder.root} matches no layout. Rearrange the files, or set data.layout.{detection}")
+    if len(equal) > 1:
+        raise LayoutError(f"{folder.root} matches the layouts {', '.join(equal)}. Set data.layout.{detection}")
+    return detection

@@ -1,0 +1,107 @@
+"""What a layout lists: files to read, with their labels as far as they are known, and files that are not used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from components.image_example_gen import files
+from components.image_example_gen.class_list import NO_CLASS_LIST, ClassList
+from components.image_example_gen.labels import Label
+from components.image_example_gen.layouts._folder import is_image_name
+from trainer_module import features
+
+
+class LabelFile(NamedTuple):
+    """A file that contains the label of one image.
+
+    Attributes:
+      feature: The raw example feature that takes its bytes.
+      path: Relative to the root.
+      size: Bytes.
+      changed_ns: Time of the last change.
+    """
+
+    feature: str
+    path: str
+    size: int = 0
+    changed_ns: int = 0
+
+
+class Entry(NamedTuple):
+    """One image file, or one file that contains many examples.
+
+    Attributes:
+      path: Relative to the root.
+      size: Bytes.
+      changed_ns: Time of the last change.
+      label: Raw example features and their values, as far as the layout knows them without reading.
+      label_files: Files that contain the rest of the label.
+      split: The split that the dataset assigns; empty if the split is drawn.
+      group: Stays in one split with all others of that name; empty if it is on its own.
+      slices: Values of the listing's columns.
+    """
+
+    path: str
+    size: int = 0
+    changed_ns: int = 0
+    label: Label = ()
+    label_files: tuple[LabelFile, ...] = ()
+    split: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Self:
+        """Restores an entry that was stored as a JSON array."""
+        path, size, changed_ns, label, label_files, *others, slices = values
+        known = tuple((feature, tuple(feature_values)) for feature, feature_values in label)
+        files_ = tuple(LabelFile(*file) for file in label_files)
+        return cls._make([path, size, changed_ns, known, files_, *others, tuple(slices)])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of the image, as far as the layout knows them without reading."""
+        return tuple(str(value) for key, values in self.label if key == features.CLASS_TEXT for value in values)
+
+
+class RefusedFile(NamedTuple):
+    """A file that is not used, and the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one folder, as its layout arranges them.
+
+    Attributes:
+      label_features: Raw example features of the label that every example has.
+      entries: The files to read.
+      refused: The files that are not used.
+      columns: Names of the entries' slices.
+      class_names: All class names in folders or tables; a class folder counts even if it is empty. Empty if class names
+        are known only after reading.
+      class_list: Class names in the order of their ids, if the dataset has such a list.
+      notes: What users should know before the run.
+    """
+
+    label_features: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    refused: tuple[RefusedFile, ...] = ()
+    columns: tuple[str, ...] = ()
+    class_names: frozenset[str] = frozenset()
+    class_list: ClassList = NO_CLASS_LIST
+    notes: tuple[str, ...] = ()
+
+
+def refuse(file: files.File, reason: str = "") -> RefusedFile:
+    """Refuses a file for a reason, by default for its problem."""
+    return RefusedFile(files.readable(file.path), reason or file.problem)
+
+
+def refuse_images(candidates: Iterable[files.File], reason: str) -> list[RefusedFile]:
+    """Refuses the files that look like images, where the layout does not expect any."""
+    return [refuse(file, reason) for file in candidates if not file.is_folder and is_image_name(file.path)]

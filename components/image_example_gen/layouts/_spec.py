@@ -1,0 +1,136 @@
+"""The record of a layout: how it is detected, listed and read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from components.image_example_gen import files
+from components.image_example_gen.labels import Value
+from components.image_example_gen.layouts._entries import Entry, Listing
+from components.image_example_gen.layouts._folder import Folder
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions, ExampleGenOptions
+
+
+# === Detection ===
+
+
+class Confidence(enum.IntEnum):
+    """How specific the evidence for a layout is. The layout with the highest value is chosen."""
+
+    NONE = 0  # the layout does not match
+    FALLBACK = 1  # folders of any name
+    FOLDER_NAME = 2  # a folder with a reserved name
+    FOLDER_COMBINATION = 3  # several folders with reserved names that belong together
+    FILE_FORMAT = 4  # files in a format that only this layout uses
+    INDEX_FILE = 5  # a file that lists the dataset
+    CONFIGURED = 6  # the configuration names a file of this layout
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a data folder shows about one layout.
+
+    Attributes:
+      layout: Name of the layout.
+      confidence: How specific the evidence is.
+      supporting: Observations for the layout.
+      contradicting: Observations against it.
+    """
+
+    layout: str
+    confidence: Confidence
+    supporting: tuple[str, ...] = ()
+    contradicting: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line: the layout, whether it matches, the observations for it and those against it."""
+        observations = "; but ".join(filter(None, (", ".join(self.supporting), ", ".join(self.contradicting))))
+        return f"{self.layout}: {'yes' if self.confidence else 'no'}, {observations}"
+
+
+class Detection(NamedTuple):
+    """The layout of a folder.
+
+    Attributes:
+      layout: Its name.
+      evidence: For every layout, the most specific first; empty if the configuration names the layout.
+    """
+
+    layout: str
+    evidence: tuple[Evidence, ...] = ()
+
+    def __str__(self) -> str:
+        """The evidence as the end of an error message; empty if there is none."""
+        return "".join(f"\n  {line}" for line in self.evidence)
+
+
+# === Reading ===
+
+
+class Candidate(NamedTuple):
+    """An image and its label, read but not yet checked.
+
+    Attributes:
+      filename: The path, or the place in a file of many examples.
+      encoded: Bytes of the image file.
+      label: Raw example features and their values.
+      split: As in the entry.
+      group: As in the entry.
+      slices: Values of the slice columns.
+      problem: Why it cannot be used; empty if it may be.
+    """
+
+    filename: str
+    encoded: bytes = b""
+    label: Mapping[str, Sequence[Value]] = {}
+    split: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def read_files(root: str, entries: Sequence[Entry], options: ExampleGenOptions) -> Iterator[Candidate]:
+    """Reads image files, and the label files that belong to them."""
+    del options
+    contents = files.read_all(root, [entry.path for entry in entries])
+    for entry, content in zip(entries, contents, strict=True):
+        name, label = files.readable(entry.path), dict[str, Sequence[Value]](entry.label)
+        if isinstance(content, files.UnreadableFileError):
+            yield Candidate(name, problem=str(content))
+            continue
+        try:
+            label |= {file.feature: (files.read(root, file.path),) for file in entry.label_files}
+        except files.UnreadableFileError as error:
+            yield Candidate(name, problem=f"its label file {error}")
+            continue
+        yield Candidate(name, content, label, entry.split, entry.group, entry.slices)
+
+
+# === Layout ===
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutSpec:
+    """One way to arrange images and labels on disk.
+
+    Attributes:
+      name: Name of the module, and the value of `data.layout`.
+      detect: (folder, options) → the evidence for this layout. It reads names only, and never fails.
+      list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
+        DatasetError if a table contradicts itself.
+      read: (root, entries, options) → the images and labels of the entries, in their order.
+      entries_are_containers: Whether an entry is a file of many examples, which have their own labels and slices.
+      unsupported_options: Key of `[data]` that cannot be set with this layout → what to do instead.
+    """
+
+    name: str
+    detect: Callable[[Folder, DataOptions], Evidence]
+    list_entries: Callable[[Folder, DataOptions], Listing]
+    read: Callable[[str, Sequence[Entry], ExampleGenOptions], Iterator[Candidate]] = read_files
+    entries_are_containers: bool = False
+    unsupported_options: Mapping[str, str] = field(default_factory=lambda: {"manifest": "Remove one of them."})

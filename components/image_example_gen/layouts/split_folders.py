@@ -1,0 +1,61 @@
+"""One folder per split, with one folder per class inside: `train/<class>/<file>`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.image_example_gen import files, labels
+from components.image_example_gen.errors import LayoutError
+from components.image_example_gen.layouts import _metadata
+from components.image_example_gen.layouts._entries import Listing, refuse_images
+from components.image_example_gen.layouts._folder import Folder
+from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.layouts.class_folders import list_classes
+from trainer_module import features
+from trainer_module.locations import join
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+
+def _detect(folder: Folder, options: DataOptions) -> Evidence:
+    del options
+    if not folder.split_folders:
+        return Evidence(
+            "split_folders", Confidence.NONE, contradicting=(f"no folder is named {', '.join(features.SPLITS)}",)
+        )
+    others = sorted(set(folder.subfolders) - set(folder.split_folders))
+    return Evidence(
+        "split_folders",
+        Confidence.FOLDER_NAME,
+        (f"folders named after splits: {', '.join(folder.split_folders)}",),
+        (f"other folders: {', '.join(map(files.readable, others[:5]))}",) if others else (),
+    )
+
+
+def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+    split_of = folder.split_of()
+    others = sorted(set(folder.subfolders) - split_of.keys())
+    if others:
+        raise LayoutError(
+            f"{folder.root} has split folders ({', '.join(split_of)}) and other folders ({', '.join(others)}). "
+            f"Use either one folder per class, or only {', '.join(features.SPLITS)} with class folders inside. If "
+            'these are class names, set data.layout = "class_folders".'
+        )
+    listings = []
+    for name, split in split_of.items():
+        listing = list_classes(folder.root, files.listing(folder.root, name), split)
+        if not listing.class_names:
+            raise LayoutError(f"{join(folder.root, name)} has no class folders. Add them, or remove this split folder.")
+        listings.append(listing)
+    refused = refuse_images(folder.files, "not inside a class folder; it is not used")
+    whole = Listing(
+        labels.CLASS_LABEL,
+        tuple(entry for listing in listings for entry in listing.entries),
+        (*refused, *(file for listing in listings for file in listing.refused)),
+        class_names=frozenset[str]().union(*(listing.class_names for listing in listings)),
+    )
+    return _metadata.join(whole, folder, options)
+
+
+LAYOUT = LayoutSpec(name="split_folders", detect=_detect, list_entries=_list_entries)

@@ -1,0 +1,161 @@
+"""TFRecord files of tf.Example: `train/x.tfrecord`, `train-00000-of-00010.tfrecord.gz`, or any name without a split."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from components.image_example_gen import files, labels, tables
+from components.image_example_gen.class_list import ClassList
+from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError
+from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse, refuse_images
+from components.image_example_gen.layouts._folder import SPLIT_NAMES, Folder
+from components.image_example_gen.layouts._spec import Candidate, Confidence, Evidence, LayoutSpec
+from components.image_example_gen.layouts.mask_pairs import classes_of_masks
+from trainer_module import features
+from trainer_module.error_text import first_line
+from trainer_module.locations import join
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions, ExampleGenOptions
+
+_NAME = re.compile(r"(.*[._-])?tfrecords?(-\d+-of-\d+)?(\.gz)?")
+
+
+def _detect(folder: Folder, options: DataOptions) -> Evidence:
+    del options
+    names = sorted(filter(_NAME.fullmatch, {file.path for file in folder.files} | folder.names_in_splits))
+    if not names:
+        return Evidence("tfrecord", Confidence.NONE, contradicting=("no TFRecord files",))
+    return Evidence("tfrecord", Confidence.FILE_FORMAT, (f"TFRecord files such as {files.readable(names[0])}",))
+
+
+def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+    split_of = folder.split_of()
+    entries: list[Entry] = []
+    refused: list[RefusedFile] = []
+    inside = (file for name in split_of for file in files.listing(folder.root, name))
+    for file in itertools.chain(folder.files, inside):
+        parent, _, name = file.path.rpartition("/")
+        if file.is_folder:
+            if file.path not in split_of:
+                raise LayoutError(
+                    f"{join(folder.root, files.readable(file.path))}: only split folders are read beside TFRecord "
+                    "files. Move it elsewhere."
+                )
+        elif not _NAME.fullmatch(file.path):
+            refused += refuse_images([file], "not a TFRecord file; it is not used")
+        elif file.problem:
+            refused.append(refuse(file))
+        else:
+            entries.append(Entry(*file[:3], split=split_of[parent] if parent else _split_in_name(name)))
+    keys = _first_keys(join(folder.root, entries[0].path)) if entries else set[str]()
+    slices = {key.removeprefix(features.SLICE_PREFIX) for key in keys if key.startswith(features.SLICE_PREFIX)}
+    if entries and options.group_column and options.group_column not in slices:
+        raise DatasetError(
+            f"data.group_column: {entries[0].path} has no feature {features.SLICE_PREFIX}{options.group_column}."
+        )
+    label_features = next((label for label in labels.LABELS if label[0] in keys), labels.CLASS_LABEL)
+    return Listing(
+        label_features,
+        tuple(entries),
+        tuple(refused),
+        tuple(sorted(slices - set(tables.BUILT_IN_SLICE_NAMES))),
+        class_list=classes_of_masks(folder, options) if labels.has_class_ids(label_features) else ClassList(),
+    )
+
+
+def _split_in_name(name: str) -> str:
+    """`birds-test.tfrecord-00000-of-00002` → `test`; empty if no word of the name, or more than one, is a split."""
+    words = re.split(r"[^a-z]+", name.partition("tfrecord")[0])
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def _first_keys(location: str) -> set[str]:
+    """Returns the features of the first example of a file; the other examples are expected to have the same."""
+    import tensorflow as tf
+
+    try:
+        for serialized in files.records(location).take(1).as_numpy_iterator():
+            return set(tf.train.Example.FromString(serialized).features.feature)
+    except Exception as error:  # TensorFlow's for the file, protobuf's for the example
+        raise DatasetError(
+            f"{files.readable(location)} is not a TFRecord file of tf.Example: {first_line(error)}"
+        ) from None
+    return set()
+
+
+def _read(root: str, entries: Sequence[Entry], options: ExampleGenOptions) -> Iterator[Candidate]:
+    """Reads examples that another program has written, with the keys of the raw contract."""
+    import tensorflow as tf
+
+    for entry in entries:
+        path, number, records = files.readable(entry.path), 0, files.records(join(root, entry.path))
+        try:
+            for number, serialized in enumerate(records.as_numpy_iterator(), start=1):
+                yield _candidate(serialized, f"{path}#{number - 1}", entry.split, options)
+        except tf.errors.OpError as error:
+            raise DamagedContainerError(
+                f"{path} is damaged after example {number} ({first_line(error)}). Write it again, or remove it."
+            ) from None
+
+
+def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOptions) -> Candidate:
+    import tensorflow as tf
+
+    try:
+        feature = tf.train.Example.FromString(serialized).features.feature
+    except Exception:  # protobuf's decode error has another class in every implementation
+        return Candidate(place, problem="not a tf.Example")
+
+    def value(key: str) -> bytes:
+        values = feature[key].bytes_list.value if key in feature else ()
+        return bytes(values[0]) if values else b""
+
+    def text(key: str) -> str:
+        return value(key).decode(errors="replace")
+
+    problem = _problem({key for key in feature if value(key)}, text(features.CLASS_TEXT), options)
+    if problem:
+        return Candidate(place, problem=problem)
+    name, key = text(features.IMAGE_FILENAME) or place, options.label_features[0]
+    return Candidate(
+        name,
+        value(features.IMAGE_ENCODED),
+        {key: (text(key) if key == features.CLASS_TEXT else value(key),)},
+        split,
+        text(features.SLICE_PREFIX + (options.data.group_column or "")) or options.data.group_of(name),
+        tuple(text(features.SLICE_PREFIX + column) or tables.UNKNOWN for column in options.columns),
+    )
+
+
+def _problem(keys: Iterable[str], class_name: str, options: ExampleGenOptions) -> str:
+    """Explains why an example cannot be used beside the others; empty if it can."""
+    expected = options.label_features[0]
+    other = next((label[0] for label in labels.LABELS if label[0] in keys), "")
+    if features.IMAGE_ENCODED not in keys:
+        return f"no feature {features.IMAGE_ENCODED}"
+    if expected not in keys:
+        return f"no feature {expected}, which other examples have"
+    if other != expected:
+        return f"a feature {other}, which other examples do not have"
+    if expected == features.CLASS_TEXT and class_name not in options.classes:
+        return f"class `{class_name}` is not in data.classes"
+    return ""
+
+
+LAYOUT = LayoutSpec(
+    name="tfrecord",
+    detect=_detect,
+    list_entries=_list_entries,
+    read=_read,
+    entries_are_containers=True,
+    unsupported_options={
+        "manifest": "Remove one of them.",
+        "metadata_csv": "The examples themselves have the slices. Remove it.",
+        "split_pattern": "Name the splits by folders or file names.",
+    },
+)

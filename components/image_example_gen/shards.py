@@ -1,0 +1,72 @@
+"""Shards: the units of work of both passes, and the files in which their work lists and results are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from components.image_example_gen.layouts import Entry
+
+# Kinds of files: the entries to read, the examples and records of the first pass, the splits that the second assigns.
+ENTRIES, EXAMPLES, RECORDS, SPLITS = "entries", "examples", "records", "splits"
+
+# Large enough that the overhead of a shard does not matter, small enough for many workers.
+FILES_PER_SHARD = 2000
+_BYTES_PER_SHARD = 512 * 2**20
+
+
+class Shard(NamedTuple):
+    """Some files of the dataset, and the number that the files written for them carry.
+
+    Attributes:
+      number: Number of the shard.
+      num_shards: Number of all shards.
+      entries: Files to read.
+    """
+
+    number: int
+    num_shards: int
+    entries: list[Entry]
+
+
+def make_shards(entries: Iterable[Entry], files_per_shard: int = FILES_PER_SHARD) -> list[Shard]:
+    """Divides files among shards, mixed by the hash of their names, so that no part of a shard has a single class."""
+    mixed = sorted(
+        entries,
+        key=lambda entry: hashlib.md5(entry.path.encode(errors="surrogateescape"), usedforsecurity=False).digest(),
+    )
+    num_bytes = sum(entry.size for entry in mixed)
+    count = max(1, math.ceil(len(mixed) / files_per_shard), min(len(mixed), math.ceil(num_bytes / _BYTES_PER_SHARD)))
+    return [Shard(index, count, mixed[index::count]) for index in range(count)]
+
+
+class WorkFolder(NamedTuple):
+    """The files that the passes exchange.
+
+    Lists reach the workers as files: a Beam graph with a million names would be refused by a cluster.
+
+    Attributes:
+      location: Of the folder, local or remote.
+    """
+
+    location: str
+
+    def path(self, kind: str, number: int) -> str:
+        """Returns the path of a file of one shard."""
+        return os.path.join(self.location, f"{kind}-{number:05d}")
+
+    def write(self, kind: str, number: int, content: Any) -> None:
+        """Stores a JSON document of one shard."""
+        with tf.io.gfile.GFile(self.path(kind, number), "w") as file:
+            file.write(json.dumps(content))
+
+    def read(self, kind: str, number: int) -> Any:
+        """Loads a JSON document of one shard."""
+        with tf.io.gfile.GFile(self.path(kind, number)) as file:
+            return json.loads(file.read())
