@@ -139,32 +139,13 @@ def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]
     first = dataclasses.replace(parts[0], listing=listings[0])
     if len(parts) == 1:
         return first
-    if (
-        len(
-            {
-                (part.layout.name, listing.columns, listing.label_features)
-                for part, listing in zip(parts, listings, strict=True)
-            }
-        )
-        > 1
-    ):
+    layout_names = {part.layout.name for part in parts}
+    if len(layout_names) > 1 or len({(listing.columns, listing.label_features) for listing in listings}) > 1:
         raise DatasetError(f"{root}: the spans differ in layout, columns or labels. Set data.spans to one of them.")
     if len({listing.class_list for listing in listings}) > 1:
         raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
-    merged = dataclasses.replace(
-        listings[0],
-        entries=tuple(
-            _below(span.path, entry) for span, each in zip(chosen, listings, strict=True) for entry in each.entries
-        ),
-        refused=tuple(
-            file._replace(path=f"{span.path}/{file.path}")
-            for span, listing in zip(chosen, listings, strict=True)
-            for file in listing.refused
-        ),
-        class_names=frozenset[str]().union(*(listing.class_names for listing in listings)),
-        notes=tuple(note for listing in listings for note in listing.notes),
-    )
-    return dataclasses.replace(first, root=root, listing=merged)
+    listings = [listing.below(span.path) for span, listing in zip(chosen, listings, strict=True)]
+    return dataclasses.replace(first, root=root, listing=listings[0].merged(listings[1:]))
 
 
 def _add_span_column(part: _Part, number: int) -> Listing:
@@ -177,11 +158,6 @@ def _add_span_column(part: _Part, number: int) -> Listing:
         )
     entries = tuple(entry._replace(slices=(*entry.slices, str(number))) for entry in listing.entries)
     return dataclasses.replace(listing, entries=entries, columns=(*listing.columns, SPAN_COLUMN))
-
-
-def _below(folder: str, entry: Entry) -> Entry:
-    label_files = tuple(file._replace(path=f"{folder}/{file.path}") for file in entry.label_files)
-    return entry._replace(path=f"{folder}/{entry.path}", label_files=label_files)
 
 
 # === Completing ===

@@ -73,10 +73,7 @@ def build(
     Raises:
       UnusableImageError: If the label does not fit the image.
     """
-    label: dict[str, Sequence[Value]] = {}
-    for feature, values in candidate.label.items():
-        check = _CHECKS.get(feature)
-        label |= check(values, properties, options) if check else {feature: values}
+    label = check_label(candidate.label, properties, options)
     slices = properties.slices() | dict(zip(options.columns, candidate.slices, strict=True))
     example = to_example(candidate.filename, encoded, properties, label=label, slices=slices)
     record = splits.Record(
@@ -89,6 +86,19 @@ def build(
         perceptual_hash=properties.perceptual_hash,
     )
     return record, example
+
+
+def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> Label:
+    """Checks a label against its image, and derives the features that follow from it.
+
+    Raises:
+      UnusableImageError: If the label does not fit the image.
+    """
+    label: dict[str, Sequence[Value]] = {}
+    for feature, values in raw.items():
+        check = _CHECKS.get(feature)
+        label |= check(values, properties, options) if check else {feature: values}
+    return label
 
 
 def _digest(label: Label) -> str:

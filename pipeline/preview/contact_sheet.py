@@ -9,20 +9,22 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from components.image_example_gen import files, layouts
+from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.errors import UnusableImageError
-from components.image_example_gen.layouts import Entry
+from components.image_example_gen.errors import DamagedContainerError, UnusableImageError
+from components.image_example_gen.labels import Value
+from components.image_example_gen.layouts import Candidate
+from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from trainer_module import features
-from trainer_module.error_text import first_line
-from trainer_module.locations import join
+
+_Item = TypeVar("_Item")
 
 SAMPLES = 7  # of every picture
 
@@ -97,15 +99,6 @@ def make(
 # --- Reading ----------------------------------------------------------------------------------------------------
 
 
-class _File(NamedTuple):
-    """A picture that has not been read yet."""
-
-    name: str
-    label: str
-    read: Callable[[], bytes]
-    read_mask: Callable[[], bytes] | None
-
-
 def read(config: PipelineConfig, found: Dataset, num: int, on_unusable: Callable[[str], None]) -> tuple[Picture, ...]:
     """Reads some pictures that may be trained on, classes in turn; those of many classes are spread over all.
 
@@ -118,105 +111,82 @@ def read(config: PipelineConfig, found: Dataset, num: int, on_unusable: Callable
     Raises:
       ConfigError: If none can be used.
     """
+    options = ExampleGenOptions(
+        data=config.data.options(),
+        classes=found.classes,
+        ignore_id=found.ignore_id,
+        columns=found.columns,
+        label_features=found.label_features,
+    )
     pictures: list[Picture] = []
-    for file in _in_turn(
-        _records(found, num) if layouts.get(found.layout).entries_are_containers else _files(found), num
-    ):
-        try:
-            pictures.append(_read_one(file, config, found))
-        except (files.UnreadableFileError, UnusableImageError) as error:
-            on_unusable(f"{files.readable(file.name)}: {error}")
-        if len(pictures) == num:
-            break
+    try:
+        for candidate in _candidates(found, options, num):
+            try:
+                pictures.append(_decode(candidate, config, options))
+            except UnusableImageError as error:
+                on_unusable(f"{candidate.filename}: {error}")
+            if len(pictures) == num:
+                break
+    except DamagedContainerError as error:
+        raise ConfigError(f"{found.root}: {error}") from None
     if not pictures:
         raise ConfigError(f"{found.root} has no picture that can be used.")
     return tuple(pictures)
 
 
-def _files(found: Dataset) -> Iterator[_File]:
-    read_file = functools.partial(files.read, found.root)
+def _candidates(found: Dataset, options: ExampleGenOptions, num: int) -> Iterator[Candidate]:
+    """Reads images of the train split, classes in turn."""
+    layout = layouts.get(found.layout)
     # Mixed by the hash of their names, and so the same in every call.
-    for entry in sorted(_trained(found), key=lambda entry: _digest(entry.path)):
-        read_mask = functools.partial(read_file, entry.label_files[0].path) if entry.label_files else None
-        yield _File(entry.path, "".join(entry.classes), functools.partial(read_file, entry.path), read_mask)
-
-
-def _records(found: Dataset, num: int) -> Iterator[_File]:
-    """Of every class no more than are needed: they are in memory."""
-    import tensorflow as tf
-
-    records = itertools.chain.from_iterable(
-        files.records(join(found.root, entry.path)).as_numpy_iterator() for entry in _trained(found)
+    entries = sorted(
+        (entry for entry in found.entries if entry.split in ("", features.TRAIN)),
+        key=lambda entry: hashlib.md5(entry.path.encode(errors="surrogateescape"), usedforsecurity=False).digest(),
     )
-    has_masks = features.MASK_ENCODED in found.label_features
-    held: collections.Counter[str] = collections.Counter()
-    try:
-        for number, serialized in enumerate(itertools.islice(records, _MOST_RECORDS)):
-            try:
-                feature = tf.train.Example.FromString(serialized).features.feature
-            except Exception:  # protobuf's decode error has another class in every implementation
-                continue
-            encoded, truth, label, name = (
-                bytes(feature[key].bytes_list.value[0]) if key in feature and feature[key].bytes_list.value else b""
-                for key in (
-                    features.IMAGE_ENCODED,
-                    features.MASK_ENCODED,
-                    features.CLASS_TEXT,
-                    features.IMAGE_FILENAME,
-                )
-            )
-            class_name = "" if has_masks else label.decode(errors="replace")
-            if not has_masks and class_name not in found.classes:
-                continue
-            held[class_name] += 1
-            if held[class_name] <= num:
-                read_mask = functools.partial(bytes, truth) if has_masks else None
-                shown = name.decode(errors="replace") or f"record {number}"
-                yield _File(shown, class_name, functools.partial(bytes, encoded), read_mask)
-    except tf.errors.OpError as error:
-        raise ConfigError(f"{found.root}: a TFRecord file is damaged ({first_line(error)}).") from None
+    if not layout.entries_are_containers:
+        return layout.read(found.root, list(_in_turn(entries, lambda entry: entry.classes, num)), options)
+    counts: collections.Counter[tuple[Value, ...]] = collections.Counter()
+    usable = []  # of every class no more than are needed: they are in memory
+    for candidate in itertools.islice(layout.read(found.root, entries, options), _MOST_RECORDS):
+        counts[_class_of(candidate)] += 1
+        if not candidate.problem and counts[_class_of(candidate)] <= num:
+            usable.append(candidate)
+    return _in_turn(usable, _class_of, num)
 
 
-def _trained(found: Dataset) -> Iterator[Entry]:
-    return (entry for entry in found.entries if entry.split in ("", features.TRAIN))
+def _class_of(candidate: Candidate) -> tuple[Value, ...]:
+    return tuple(candidate.label.get(features.CLASS_TEXT, ()))
 
 
-def _digest(path: str) -> bytes:
-    return hashlib.md5(path.encode(errors="surrogateescape"), usedforsecurity=False).digest()
-
-
-def _in_turn(found: Iterable[_File], num: int) -> Iterator[_File]:
+def _in_turn(items: Iterable[_Item], key: Callable[[_Item], tuple[Any, ...]], num: int) -> Iterator[_Item]:
     """One of every class, then the next of every class; of more than `num` classes as many, evenly."""
-    by_class: dict[str, list[_File]] = {}
-    for file in found:
-        by_class.setdefault(file.label, []).append(file)
-    groups = [by_class[label] for label in sorted(by_class)]
+    by_class: dict[tuple[Any, ...], list[_Item]] = {}
+    for item in items:
+        by_class.setdefault(key(item), []).append(item)
+    groups = [by_class[name] for name in sorted(by_class)]
     if len(groups) > num:
         groups = [groups[number * len(groups) // num] for number in range(num)]
     for turn in itertools.zip_longest(*groups):
-        yield from (file for file in turn if file is not None)
+        yield from (item for item in turn if item is not None)
 
 
-def _read_one(file: _File, config: PipelineConfig, found: Dataset) -> Picture:
+def _decode(candidate: Candidate, config: PipelineConfig, options: ExampleGenOptions) -> Picture:
     import tensorflow as tf
 
-    from components.image_example_gen import image_file, mask
+    from components.image_example_gen import image_file, raw_examples
     from trainer_module import preprocessing
 
-    encoded, transform = file.read(), config.transform
-    described = image_file.examine(encoded, config.data.max_pixels)
-    pixels = preprocessing.decode_and_resize(tf.constant([encoded]), transform.image_size, transform.channels)[0]
+    if candidate.problem:
+        raise UnusableImageError(candidate.problem)
+    transform = config.transform
+    properties = image_file.examine(candidate.encoded, config.data.max_pixels)
+    label = raw_examples.check_label(candidate.label, properties, options)
+    encoded = tf.constant([candidate.encoded])
+    pixels = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)[0].numpy()
     ids = None
-    if file.read_mask:
-        png, _ = mask.normalize(
-            file.read_mask(),
-            height=described.height,
-            width=described.width,
-            num_classes=len(found.classes),
-            ignore_id=found.ignore_id,
-        )
-        ids = preprocessing.decode_and_resize_masks(tf.constant([png]), transform.image_size)[0].numpy()
-    return Picture(files.readable(file.name), file.label, pixels.numpy(), ids)
+    if features.MASK_ENCODED in label:
+        masks = tf.constant(label[features.MASK_ENCODED])
+        ids = preprocessing.decode_and_resize_masks(masks, transform.image_size)[0].numpy()
+    return Picture(candidate.filename, ", ".join(map(str, _class_of(candidate))), pixels, ids)
 
 
 # --- Changing ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -60,6 +61,11 @@ class Entry(NamedTuple):
         files_ = tuple(LabelFile(*file) for file in label_files)
         return cls._make([path, size, changed_ns, known, files_, *others, tuple(slices)])
 
+    def below(self, folder: str) -> Self:
+        """Returns the entry with paths that start from the folder above."""
+        label_files = tuple(file._replace(path=f"{folder}/{file.path}") for file in self.label_files)
+        return self._replace(path=f"{folder}/{self.path}", label_files=label_files)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names of the image, as far as the layout knows them without reading."""
@@ -95,6 +101,25 @@ class Listing:
     class_names: frozenset[str] = frozenset()
     class_list: ClassList = NO_CLASS_LIST
     notes: tuple[str, ...] = ()
+
+    def merged(self, others: Iterable[Self]) -> Self:
+        """Returns the files of this and other listings, which have the same columns, label features and class list."""
+        listings = [self, *others]
+        return dataclasses.replace(
+            self,
+            entries=tuple(entry for listing in listings for entry in listing.entries),
+            refused=tuple(file for listing in listings for file in listing.refused),
+            class_names=self.class_names.union(*(listing.class_names for listing in listings)),
+            notes=tuple(note for listing in listings for note in listing.notes),
+        )
+
+    def below(self, folder: str) -> Self:
+        """Returns the listing with paths that start from the folder above."""
+        return dataclasses.replace(
+            self,
+            entries=tuple(entry.below(folder) for entry in self.entries),
+            refused=tuple(file._replace(path=f"{folder}/{file.path}") for file in self.refused),
+        )
 
 
 def refuse(file: files.File, reason: str = "") -> RefusedFile:

@@ -48,13 +48,8 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         if not listing.class_names:
             raise LayoutError(f"{join(folder.root, name)} has no class folders. Add them, or remove this split folder.")
         listings.append(listing)
-    refused = refuse_images(folder.files, "not inside a class folder; it is not used")
-    whole = Listing(
-        labels.CLASS_LABEL,
-        tuple(entry for listing in listings for entry in listing.entries),
-        (*refused, *(file for listing in listings for file in listing.refused)),
-        class_names=frozenset[str]().union(*(listing.class_names for listing in listings)),
-    )
+    stray = refuse_images(folder.files, "not inside a class folder; it is not used")
+    whole = Listing(labels.CLASS_LABEL, entries=(), refused=tuple(stray)).merged(listings)
     return _metadata.join(whole, folder, options)
 
 
