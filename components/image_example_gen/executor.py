@@ -73,7 +73,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         limits.refuse_bad_files(refused, total, options.data.max_bad_fraction)
         split_names = options.data.written_splits(dataset.own_splits)
         counts = summary.count_splits(records, division, split_names)
-        has_names = set(labels.CLASS_LABEL) <= set(options.label_features)
+        has_names = set(labels.CLASS_NAMES) & set(options.label_features)
         limits.refuse_untrainable(counts, options.classes if has_names else ())
 
         examples.split_names = artifact_utils.encode_split_names(list(split_names))

@@ -16,6 +16,15 @@ MASK_LABEL = (features.MASK_ENCODED, features.MASK_CLASSES)
 LABELS = (MASK_LABEL, CLASS_LABEL)
 
 
+# Features with the class names of an image, by which images are counted and divided.
+CLASS_NAMES = (features.CLASS_TEXT,)
+
+
+def class_names(label: Iterable[tuple[str, Iterable[Value]]]) -> tuple[str, ...]:
+    """Returns the class names in a label, each once; empty if the label has none, as with masks."""
+    return tuple(dict.fromkeys(str(value) for feature, values in label if feature in CLASS_NAMES for value in values))
+
+
 def of_class(name: str) -> Label:
     """Returns the label of an image of one class."""
     return ((features.CLASS_TEXT, (name,)),)

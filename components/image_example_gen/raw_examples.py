@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from components.image_example_gen import mask, splits
 from components.image_example_gen.image_properties import ImageProperties
-from components.image_example_gen.labels import Value
+from components.image_example_gen.labels import Value, class_names
 from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.options import ExampleGenOptions
 from trainer_module import features
@@ -78,7 +78,7 @@ def build(
     example = to_example(candidate.filename, encoded, properties, label=label, slices=slices)
     record = splits.Record(
         path=candidate.filename,
-        classes=tuple(str(name) for name in label.get(features.CLASS_TEXT, ())),
+        classes=class_names(label.items()),
         split=candidate.split,
         group=candidate.group,
         sha256=example.features.feature[features.IMAGE_SHA256].bytes_list.value[0].decode(),

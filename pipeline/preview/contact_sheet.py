@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import DamagedContainerError, UnusableImageError
-from components.image_example_gen.labels import Value
+from components.image_example_gen.labels import class_names
 from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
@@ -144,22 +144,22 @@ def _candidates(found: Dataset, options: ExampleGenOptions, num: int) -> Iterato
     )
     if not layout.entries_are_containers:
         return layout.read(found.root, list(_in_turn(entries, lambda entry: entry.classes, num)), options)
-    counts: collections.Counter[tuple[Value, ...]] = collections.Counter()
+    counts: collections.Counter[tuple[str, ...]] = collections.Counter()
     usable = []  # of every class no more than are needed: they are in memory
     for candidate in itertools.islice(layout.read(found.root, entries, options), _MOST_RECORDS):
-        counts[_class_of(candidate)] += 1
-        if not candidate.problem and counts[_class_of(candidate)] <= num:
+        counts[_classes_of(candidate)] += 1
+        if not candidate.problem and counts[_classes_of(candidate)] <= num:
             usable.append(candidate)
-    return _in_turn(usable, _class_of, num)
+    return _in_turn(usable, _classes_of, num)
 
 
-def _class_of(candidate: Candidate) -> tuple[Value, ...]:
-    return tuple(candidate.label.get(features.CLASS_TEXT, ()))
+def _classes_of(candidate: Candidate) -> tuple[str, ...]:
+    return class_names(candidate.label.items())
 
 
-def _in_turn(items: Iterable[_Item], key: Callable[[_Item], tuple[Any, ...]], num: int) -> Iterator[_Item]:
+def _in_turn(items: Iterable[_Item], key: Callable[[_Item], tuple[str, ...]], num: int) -> Iterator[_Item]:
     """One of every class, then the next of every class; of more than `num` classes as many, evenly."""
-    by_class: dict[tuple[Any, ...], list[_Item]] = {}
+    by_class: dict[tuple[str, ...], list[_Item]] = {}
     for item in items:
         by_class.setdefault(key(item), []).append(item)
     groups = [by_class[name] for name in sorted(by_class)]
@@ -186,7 +186,7 @@ def _decode(candidate: Candidate, config: PipelineConfig, options: ExampleGenOpt
     if features.MASK_ENCODED in label:
         masks = tf.constant(label[features.MASK_ENCODED])
         ids = preprocessing.decode_and_resize_masks(masks, transform.image_size)[0].numpy()
-    return Picture(candidate.filename, ", ".join(map(str, _class_of(candidate))), pixels, ids)
+    return Picture(candidate.filename, ", ".join(_classes_of(candidate)), pixels, ids)
 
 
 # --- Changing ---------------------------------------------------------------------------------------------------

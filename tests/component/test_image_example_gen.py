@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfx.types import standard_artifacts
 
 import components
-from components.image_example_gen import errors, executor, shards, tables
+from components.image_example_gen import errors, executor, layouts, shards, tables
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
@@ -220,6 +220,41 @@ def test_many_shards_lose_nothing(class_folders, generate, monkeypatch):
     names = sorted(value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples)
     assert names == sorted(f"{name}/{i}.png" for name in "ab" for i in range(30))
     assert summary["examples"] == 60 and bad == []
+
+
+def test_a_layout_can_yield_several_classes_and_boxes(class_folders, generate, monkeypatch):
+    def list_entries(folder, options):
+        entries = [
+            Entry(
+                f"raw/{index}.png",
+                label=(
+                    (features.CLASS_TEXT, ("cat", "dog") if index % 2 else ("cat",)),
+                    ("image/object/bbox/xmin", (0.25, 0.5)),
+                    ("image/object/is_crowd", (0, index)),
+                ),
+            )
+            for index in range(60)
+        ]
+        return layouts.Listing(
+            (features.CLASS_TEXT, "image/object/bbox/xmin", "image/object/is_crowd"),
+            tuple(entries),
+            class_names=frozenset({"cat", "dog"}),
+        )
+
+    boxes = layouts.LayoutSpec(name="boxes", detect=layouts.get("tfrecord").detect, list_entries=list_entries)
+    monkeypatch.setattr(layouts, "names", lambda: ["boxes"])
+    monkeypatch.setattr(layouts, "get", {"boxes": boxes}.__getitem__)
+    by_split, summary, bad = generate(class_folders({"raw": 60}), layout="boxes")
+    assert bad == [] and summary["examples"] == 60
+    for split, examples in by_split.items():
+        for example in examples:
+            index = int(value(example, features.IMAGE_FILENAME).decode()[4:-4])
+            feature = example.features.feature
+            classes = [b"cat", b"dog"] if index % 2 else [b"cat"]
+            assert feature[features.CLASS_TEXT].bytes_list.value == classes
+            assert feature["image/object/bbox/xmin"].float_list.value == [0.25, 0.5]
+            assert feature["image/object/is_crowd"].int64_list.value == [0, index]
+        assert summary["splits"][split]["cat"] == len(examples) > summary["splits"][split]["dog"]
 
 
 # --- Duplicates -------------------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Self
 
 from components.image_example_gen import files
 from components.image_example_gen.class_list import NO_CLASS_LIST, ClassList
-from components.image_example_gen.labels import Label
+from components.image_example_gen.labels import Label, class_names
 from components.image_example_gen.layouts._folder import is_image_name
-from trainer_module import features
 
 
 class LabelFile(NamedTuple):
@@ -69,7 +68,7 @@ class Entry(NamedTuple):
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names of the image, as far as the layout knows them without reading."""
-        return tuple(str(value) for key, values in self.label if key == features.CLASS_TEXT for value in values)
+        return class_names(self.label)
 
 
 class RefusedFile(NamedTuple):
