@@ -10,6 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+# Components are classes with a ComponentSpec. TFX's `@component(use_beam=True)` was tried instead: properties of output
+# artifacts, optional inputs, Beam arguments and the Kubeflow compiler work, and a module becomes 30 lines shorter. But
+# the constructor is `(*args, **kwargs)`, without types and documentation; the executor is made in the module of the
+# component, so that Kubeflow's small nodes would import TFX; it cannot extend an executor of TFX (Pusher, SchemaGen,
+# StatisticsGen, Transform) and has no context (temporary folder, run id); and TFX calls the decorator experimental,
+# without guarantees of compatibility.
 _ARTIFACTS = ("GradCamExplanations", "ModelReport", "Quarantine")
 
 

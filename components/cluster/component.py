@@ -1,4 +1,4 @@
-"""Nodes that only Kubeflow Pipelines runs: see `executor`."""
+"""Nodes that run on Kubeflow Pipelines only; see `executor`."""
 
 from typing import Any, ClassVar
 
@@ -11,12 +11,12 @@ from components.cluster import executor
 _TEXT = component_spec.ExecutionParameter(type=str)
 
 
-def _artifact(kind: type) -> Any:
-    return component_spec.ChannelParameter(type=kind)
+def _artifact(artifact_type: type) -> Any:
+    return component_spec.ChannelParameter(type=artifact_type)
 
 
 class PreviousSpanSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of PreviousSpan."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"spans_dir": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {"current": _artifact(standard_artifacts.ExampleStatistics)}
@@ -27,22 +27,22 @@ class PreviousSpanSpec(component_spec.ComponentSpec):
 
 
 class PreviousSpan(base_component.BaseComponent):
-    """The newest earlier span that passed, from the work volume.
+    """Finds the newest earlier span that PicturesGate has blessed, on the work volume.
 
     Outputs:
-      statistics: Of that span, or an artifact that says that there is none.
-      schema: Of the same.
+      statistics: The statistics of that span; without one, an artifact with the property `absent`.
+      schema: Its schema; likewise.
     """
 
     SPEC_CLASS = PreviousSpanSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.PreviousSpan)
 
     def __init__(self, *, current: channel.BaseChannel, spans_dir: str) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           current: Statistics of this run's span.
-          spans_dir: Where PicturesGate keeps what passed.
+          spans_dir: Folder in which PicturesGate stores blessed spans.
         """
         super().__init__(
             spec=PreviousSpanSpec(
@@ -55,7 +55,7 @@ class PreviousSpan(base_component.BaseComponent):
 
 
 class ServedModelSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of ServedModel."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"model_base_path": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {"candidate": _artifact(standard_artifacts.Model)}
@@ -63,17 +63,18 @@ class ServedModelSpec(component_spec.ComponentSpec):
 
 
 class ServedModel(base_component.BaseComponent):
-    """The model to beat, from the folder that Pusher pushes to.
+    """Finds the baseline model in the folder that Pusher pushes to.
 
     Outputs:
-      model: A copy of the newest other version of the same classes, or an artifact that says that there is none.
+      model: A copy of the newest other version with the same classes; without one, an artifact with the property
+        `absent`.
     """
 
     SPEC_CLASS = ServedModelSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.ServedModel)
 
     def __init__(self, *, candidate: channel.BaseChannel, model_base_path: str) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           candidate: Trainer's `model`.
@@ -89,7 +90,7 @@ class ServedModel(base_component.BaseComponent):
 
 
 class PicturesGateSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of PicturesGate."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"spans_dir": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {
@@ -101,10 +102,10 @@ class PicturesGateSpec(component_spec.ComponentSpec):
 
 
 class PicturesGate(base_component.BaseComponent):
-    """Fails where ExampleValidator refuses the pictures.
+    """Fails if ExampleValidator refuses the dataset.
 
-    ExampleValidator itself succeeds then: a refusal is not to be tried again, its findings are to be kept, and whoever
-    sees only the names of tasks can tell a refusal from a failure.
+    ExampleValidator itself succeeds in that case: a refusal must not be retried, its anomalies must be stored, and the
+    names of the tasks alone must show whether a run was refused or has failed.
     """
 
     SPEC_CLASS = PicturesGateSpec
@@ -120,15 +121,15 @@ class PicturesGate(base_component.BaseComponent):
         verdicts_dir: str,
         run_id: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           anomalies: From ExampleValidator.
-          statistics: What was validated.
-          schema: Against what.
-          spans_dir: Receives both, for the next span.
-          verdicts_dir: Receives a refusal, for Verdict.
-          run_id: Of the run.
+          statistics: The validated statistics.
+          schema: The schema that they were validated against.
+          spans_dir: Folder in which both are stored for the next span.
+          verdicts_dir: Folder in which a refusal is stored for Verdict.
+          run_id: Id of the run.
         """
         super().__init__(
             spec=PicturesGateSpec(
@@ -143,7 +144,7 @@ class PicturesGate(base_component.BaseComponent):
 
 
 class ModelGateSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of ModelGate."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"verdicts_dir": _TEXT, "run_id": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {
@@ -156,7 +157,7 @@ class ModelGateSpec(component_spec.ComponentSpec):
 
 
 class ModelGate(base_component.BaseComponent):
-    """Fails where a gate refused the model, after everything else is done: to Pusher that is no failure."""
+    """Fails if a gate refused the model, after all other nodes: Pusher succeeds in that case."""
 
     SPEC_CLASS = ModelGateSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.ModelGate)
@@ -171,15 +172,15 @@ class ModelGate(base_component.BaseComponent):
         verdicts_dir: str,
         run_id: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           pushed_model: From Pusher.
           blessing: From Evaluator.
           infra_blessing: From ServingValidator.
           explanations: From GradCam.
-          verdicts_dir: Receives the verdict, for Verdict.
-          run_id: Of the run.
+          verdicts_dir: Folder in which the verdict is stored for Verdict.
+          run_id: Id of the run.
         """
         super().__init__(
             spec=ModelGateSpec(
@@ -194,7 +195,7 @@ class ModelGate(base_component.BaseComponent):
 
 
 class VerdictSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of Verdict."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"final_status": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {}
@@ -202,17 +203,17 @@ class VerdictSpec(component_spec.ComponentSpec):
 
 
 class Verdict(base_component.BaseComponent):
-    """The exit handler: runs when all other nodes have ended, however they did."""
+    """The exit handler: runs after all other nodes, whether these succeeded or not."""
 
     SPEC_CLASS = VerdictSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Verdict)
 
     def __init__(self, *, final_status: str, verdicts_dir: str, run_id: str) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
-          final_status: TFX's `FinalStatusStr`, for which Kubeflow Pipelines puts what became of the other nodes.
-          verdicts_dir: Where the gates noted what they decided.
-          run_id: Of the run.
+          final_status: TFX's `FinalStatusStr`, which Kubeflow Pipelines replaces by the status of the run.
+          verdicts_dir: Folder in which the gates have stored their verdicts.
+          run_id: Id of the run.
         """
         super().__init__(spec=VerdictSpec(final_status=final_status, verdicts_dir=verdicts_dir, run_id=run_id))

@@ -1,7 +1,7 @@
-"""What nodes do that Kubeflow Pipelines needs in the place of ML Metadata, and of the local runner's verdict.
+"""Executors of the nodes that run on Kubeflow Pipelines only: they replace ML Metadata and the local runner's verdict.
 
-They move small files on a volume that outlives a run. They import neither TFX nor TensorFlow, which take longer to
-load than these nodes take to work.
+They copy small files on a volume that outlives a run. They import neither TFX nor TensorFlow, whose import takes longer
+than the work of these nodes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 from trainer_module import features, model_versions
 
-# Of an artifact: there is nothing in it. Kubeflow Pipelines has no inputs that are sometimes there and sometimes not,
-# so the entrypoint takes an input with this property away before an executor sees it.
+# Property of an artifact that has no content. Kubeflow Pipelines has no optional inputs, so the entrypoint removes an
+# input with this property before an executor sees it.
 ABSENT = "absent"
-# Of ExampleValidator's anomalies: why it refuses the pictures.
+# Property of ExampleValidator's anomalies: why it refuses the dataset.
 REFUSAL = "refusal"
 
-_EXPORT_FOLDER = "Format-Serving"  # where TFX looks for the SavedModel of a Model
+_EXPORT_FOLDER = "Format-Serving"  # TFX reads the SavedModel of a Model artifact from here
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Artifact:
 
     Attributes:
       path: Its folder.
-      properties: What is said of it beside.
+      properties: Its properties.
     """
 
     path: Path
@@ -44,7 +44,7 @@ Artifacts = dict[str, Artifact]
 
 
 class RefusedError(Exception):
-    """A gate does not let the pictures or the model pass; this is no failure of the program."""
+    """A gate refuses the dataset or the model; the program has not failed."""
 
 
 class PlainExecutor(abc.ABC):
@@ -52,15 +52,15 @@ class PlainExecutor(abc.ABC):
 
     @abc.abstractmethod
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Does the node's work.
+        """Executes the node.
 
         Args:
-          inputs: By name.
-          outputs: By name; their folders exist and are empty.
+          inputs: Input artifacts by name.
+          outputs: Output artifacts by name; their folders exist and are empty.
           parameters: Execution properties.
 
         Raises:
-          RefusedError: If it is a gate, and closed.
+          RefusedError: If the node is a gate that refuses its input.
         """
 
 
@@ -68,31 +68,37 @@ class PlainExecutor(abc.ABC):
 
 
 class PreviousSpan(PlainExecutor):
-    """Statistics and schema of the newest earlier span that PicturesGate has let pass, or nothing."""
+    """Finds statistics and schema of the newest earlier span that PicturesGate has blessed."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Copies `statistics` and `schema` from `spans_dir`, from the span next below that of `current`."""
+        """Copies `statistics` and `schema` of the latest span before that of `current` from `spans_dir`.
+
+        Without such a span the outputs get the property `absent`.
+        """
         current = _span(inputs["current"])
         spans = {int(path.name): path for path in _children(Path(parameters["spans_dir"])) if path.name.isdigit()}
         earlier = [span for span in spans if span < current]
         if not earlier:
             for output in outputs.values():
-                _leave_absent(output, f"There is no span before {current}.")
+                _mark_absent(output, f"There is no span before {current}.")
             return
-        kept = spans[max(earlier)]
+        span_dir = spans[max(earlier)]
         for name, output in outputs.items():
-            shutil.copytree(kept / name, output.path, dirs_exist_ok=True)
-            output.properties.update(json.loads((kept / f"{name}.json").read_text()))
+            shutil.copytree(span_dir / name, output.path, dirs_exist_ok=True)
+            output.properties.update(json.loads((span_dir / f"{name}.json").read_text()))
 
 
 class ServedModel(PlainExecutor):
-    """The newest served version that is not the candidate itself and knows the same classes, or nothing.
+    """Finds the newest served version with the same classes that is not the candidate itself.
 
-    What is served has passed every gate. Where a version was rolled back, the one before it is the model to beat.
+    Every gate has blessed what is served. If a version was rolled back, the one before it is the baseline.
     """
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Copies a version from `model_base_path` into `model`, as Trainer would have left it."""
+        """Copies a version from `model_base_path` to `model`, in the folders of Trainer's output.
+
+        Without such a version the output gets the property `absent`.
+        """
         candidate = inputs["candidate"].path / _EXPORT_FOLDER
         labels = _labels(candidate)
         output = outputs["model"]
@@ -102,77 +108,79 @@ class ServedModel(PlainExecutor):
                 shutil.copytree(path, output.path / _EXPORT_FOLDER)
                 output.properties["version"] = str(version)
                 return
-        _leave_absent(output, f"No other model of these classes is served from {parameters['model_base_path']}.")
+        _mark_absent(output, f"No other model with these classes is served from {parameters['model_base_path']}.")
 
 
 # --- Gates ------------------------------------------------------------------------------------------------------
 
 
 class PicturesGate(PlainExecutor):
-    """Ends the run where ExampleValidator refuses the pictures; keeps what the next span is held against."""
+    """Ends the run if ExampleValidator refuses the dataset; otherwise stores what the next span is compared with."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Keeps `statistics` and `schema` in `spans_dir`.
+        """Copies `statistics` and `schema` to `spans_dir`.
 
         Raises:
-          RefusedError: With ExampleValidator's words.
+          RefusedError: With ExampleValidator's message.
         """
         refusal = inputs["anomalies"].properties.get(REFUSAL)
         if refusal:
-            _note(parameters, {"verdict": "refused", "by": ["ExampleValidator"], "reason": refusal})
-            raise RefusedError(f"ExampleValidator refuses the pictures. {refusal}")
-        kept = Path(parameters["spans_dir"]) / str(_span(inputs["statistics"]))
-        staging = kept.with_name(f"{kept.name}.{_file_name(parameters['run_id'])}.partial")
+            _write_verdict(parameters, {"verdict": "refused", "by": ["ExampleValidator"], "reason": refusal})
+            raise RefusedError(f"ExampleValidator refuses the dataset. {refusal}")
+        span_dir = Path(parameters["spans_dir"]) / str(_span(inputs["statistics"]))
+        staging = span_dir.with_name(f"{span_dir.name}.{_file_name(parameters['run_id'])}.partial")
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         for name in ("statistics", "schema"):
             shutil.copytree(inputs[name].path, staging / name)
             (staging / f"{name}.json").write_text(json.dumps(inputs[name].properties))
-        shutil.rmtree(kept, ignore_errors=True)
-        staging.rename(kept)
+        shutil.rmtree(span_dir, ignore_errors=True)
+        staging.rename(span_dir)
 
 
 class ModelGate(PlainExecutor):
-    """Ends the run where nothing was pushed, so that a refused model is seen from outside."""
+    """Ends the run if nothing was pushed, so that Kubeflow Pipelines shows a refused model as a failed run."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
         """Reads `pushed_model`, `blessing`, `infra_blessing` and `explanations`.
 
         Raises:
-          RefusedError: With the names of those that refuse the model.
+          RefusedError: With the names of the gates that refused the model.
         """
         pushed = inputs["pushed_model"].properties
         if pushed.get("pushed") == 1:
-            version, place = pushed.get("pushed_version"), pushed.get("pushed_destination")
-            _note(parameters, {"verdict": "pushed", "version": version, "destination": place})
-            print(f"pushed version {version}: {place}")
+            version, destination = pushed.get("pushed_version"), pushed.get("pushed_destination")
+            _write_verdict(parameters, {"verdict": "pushed", "version": version, "destination": destination})
+            print(f"pushed version {version}: {destination}")
             return
-        judges = (("Evaluator", "blessing"), ("ServingValidator", "infra_blessing"), ("GradCam", "explanations"))
-        against = [name for name, key in judges if inputs[key].properties.get("blessed") != 1]
-        if not against:
-            raise RuntimeError("every gate has let the model pass, and Pusher has not pushed it; its log says why")
-        reason = "its rules and checks are in the report"
-        _note(parameters, {"verdict": "refused", "by": against, "reason": reason})
-        raise RefusedError(f"{' and '.join(against)} refused the model; {reason}.")
+        gates = (("Evaluator", "blessing"), ("ServingValidator", "infra_blessing"), ("GradCam", "explanations"))
+        refusing = [name for name, key in gates if inputs[key].properties.get("blessed") != 1]
+        if not refusing:
+            raise RuntimeError("Every gate has blessed the model, but Pusher has not pushed it. See Pusher's log.")
+        reason = "see the report for its thresholds and checks"
+        _write_verdict(parameters, {"verdict": "refused", "by": refusing, "reason": reason})
+        raise RefusedError(f"{' and '.join(refusing)} refused the model; {reason}.")
 
 
 class Verdict(PlainExecutor):
-    """Says at the very end, whatever happened, what became of the run."""
+    """Prints the outcome of the run after all other nodes, whether these succeeded or not."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
-        """Reads what the gates have noted, and `final_status`, Kubeflow Pipelines' own word (JSON)."""
-        path = _note_path(parameters)
-        found = json.loads(path.read_text()) if path.is_file() else None
-        if found is None:
-            status = json.loads(parameters["final_status"] or "{}")
-            found = {"verdict": "failed", "state": status.get("state", "unknown")}
-            _note(parameters, found)
-        told = {
-            "pushed": lambda: f"pushed version {found['version']}: {found['destination']}",
-            "refused": lambda: f"refused by {' and '.join(found['by'])}: {found['reason']}",
-            "failed": lambda: f"failed before any gate has judged (state {found['state']})",
-        }
-        print(f"verdict: {' '.join(told[found['verdict']]().split())}")
+        """Reads what the gates have written, and `final_status`, the JSON of Kubeflow Pipelines."""
+        path = _verdict_path(parameters)
+        if path.is_file():
+            outcome = json.loads(path.read_text())
+        else:
+            state = json.loads(parameters["final_status"] or "{}").get("state", "unknown")
+            outcome = {"verdict": "failed", "state": state}
+            _write_verdict(parameters, outcome)
+        if outcome["verdict"] == "pushed":
+            line = f"pushed version {outcome['version']}: {outcome['destination']}"
+        elif outcome["verdict"] == "refused":
+            line = f"refused by {' and '.join(outcome['by'])}: {outcome['reason']}"
+        else:
+            line = f"failed before the last gate (state {outcome['state']})"
+        print(f"verdict: {' '.join(line.split())}")
 
 
 # --- Files ------------------------------------------------------------------------------------------------------
@@ -186,9 +194,9 @@ def _span(artifact: Artifact) -> int:
     return int(artifact.properties.get("span", 0))
 
 
-def _leave_absent(output: Artifact, reason: str) -> None:
+def _mark_absent(output: Artifact, reason: str) -> None:
     output.properties[ABSENT] = 1
-    # An empty folder is nothing to an object store.
+    # An object store does not store an empty folder.
     (output.path / "absent.txt").write_text(reason + "\n")
     print(reason)
 
@@ -207,12 +215,12 @@ def _file_name(run_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", run_id)
 
 
-def _note_path(parameters: dict[str, Any]) -> Path:
+def _verdict_path(parameters: dict[str, Any]) -> Path:
     return Path(parameters["verdicts_dir"]) / f"{_file_name(parameters['run_id'])}.json"
 
 
-def _note(parameters: dict[str, Any], verdict: dict[str, Any]) -> None:
-    path = _note_path(parameters)
+def _write_verdict(parameters: dict[str, Any], verdict: dict[str, Any]) -> None:
+    path = _verdict_path(parameters)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".partial")
     staging.write_text(json.dumps(verdict, indent=2))

@@ -1,4 +1,4 @@
-"""Pusher: hands a model that every gate has let pass to the model server."""
+"""VersionPusher: adds a blessed model to the versions that a model server loads."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from components.pusher import executor
 
 
 class VersionPusherSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters of VersionPusher."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "base_directory": component_spec.ExecutionParameter(type=str),
@@ -20,7 +20,7 @@ class VersionPusherSpec(component_spec.ComponentSpec):
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
-        # GradCam's verdict is neither about the model's figures nor about serving it: it comes with its artifact.
+        # TFX has no blessing for GradCam's verdict, neither about metrics nor about serving: it is a property here.
         "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations),
     }
     OUTPUTS: ClassVar[dict[str, Any]] = {
@@ -30,10 +30,10 @@ class VersionPusherSpec(component_spec.ComponentSpec):
 
 
 class VersionPusher(base_component.BaseComponent):
-    """Adds a model that every gate has let pass to a folder of numbered versions, at once and whole.
+    """Adds a model that every gate has blessed to a folder of numbered versions, atomically.
 
     Outputs:
-      pushed_model: As TFX's.
+      pushed_model: As TFX's, with the property `model_id`.
     """
 
     SPEC_CLASS = VersionPusherSpec
@@ -49,15 +49,15 @@ class VersionPusher(base_component.BaseComponent):
         base_directory: str,
         keep_versions: int | None,
     ) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           model: Trainer's `model`.
-          model_blessing: The Evaluator's.
-          infra_blessing: ServingValidator's.
-          explanations: GradCam's, of which the property `blessed` is read.
+          model_blessing: Evaluator's `blessing`.
+          infra_blessing: ServingValidator's `blessing`.
+          explanations: GradCam's `explanations`; the property `blessed` is read.
           base_directory: The folder that a model server watches.
-          keep_versions: How many versions stay there; all when absent.
+          keep_versions: Number of versions to keep; None for all.
         """
         super().__init__(
             spec=VersionPusherSpec(

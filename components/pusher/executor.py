@@ -1,4 +1,4 @@
-"""Pusher's work: a model that every gate has let pass becomes the newest version."""
+"""Executor of VersionPusher: a model that every gate has blessed becomes the newest version."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tfx.utils import io_utils
 
 from trainer_module import model_versions
 
-# Beside TFX's properties: which model it was, for whom wants to know what became of a version.
+# Property of the artifact `pushed_model`, in addition to TFX's: the id of the model that was pushed.
 MODEL_ID = "model_id"
 
 
 class Executor(executor.Executor):
-    """TFX's Pusher, whose versions appear whole or not at all, and which removes old ones."""
+    """TFX's Pusher with versions that appear complete or not at all; it removes old ones."""
 
     def CheckBlessing(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
-        """Whether Evaluator, ServingValidator and GradCam have let the model pass."""
+        """Whether Evaluator, ServingValidator and GradCam have blessed the model."""
         if not super().CheckBlessing(input_dict):
             return False
         explanations = artifact_utils.get_single_instance(input_dict["explanations"])
         if explanations.get_int_custom_property("blessed") != 1:
-            logging.info("The explanations in %s are not as faithful as is demanded.", explanations.uri)
+            logging.info("GradCam refused the model: the explanations in %s are not faithful enough.", explanations.uri)
             return False
         return True
 
@@ -35,27 +35,28 @@ class Executor(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Pushes.
+        """Pushes the model.
 
         Args:
           input_dict: `model`, `model_blessing`, `infra_blessing`, `explanations`.
-          output_dict: `pushed_model`: as TFX's, a copy of the model, and where it went.
+          output_dict: `pushed_model`: a copy of the model; properties `pushed`, `pushed_destination`, `pushed_version`
+            as TFX's, and `model_id`.
           exec_properties: `base_directory`; `keep_versions`, 0 for all.
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
-            self._MarkNotPushed(pushed)
+            pushed.set_int_custom_property("pushed", 0)
             return
         model = artifact_utils.get_single_instance(input_dict["model"])
         model_path = self.GetModelPath(input_dict)
-        done = model_versions.push(
+        result = model_versions.push(
             model_path,
             exec_properties["base_directory"],
             keep=exec_properties["keep_versions"] or None,
             about={"model": model.uri},
         )
-        # TFX's cache asks whether this copy is there.
-        io_utils.copy_dir(model_path, pushed.uri)
-        self._MarkPushed(pushed, pushed_destination=done.path, pushed_version=str(done.version))
+        io_utils.copy_dir(model_path, pushed.uri)  # TFX's cache checks that this copy exists
+        pushed.set_int_custom_property("pushed", 1)
+        pushed.set_string_custom_property("pushed_destination", result.path)
+        pushed.set_string_custom_property("pushed_version", str(result.version))
         pushed.set_int_custom_property(MODEL_ID, model.id)

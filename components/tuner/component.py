@@ -1,4 +1,4 @@
-"""Tuner: as TFX's, with a table of the trials."""
+"""TableTuner: TFX's Tuner with a table of the trials."""
 
 from tfx.components import Tuner
 from tfx.dsl.components.base import executor_spec
@@ -7,6 +7,6 @@ from components.tuner import executor
 
 
 class TableTuner(Tuner):
-    """TFX's Tuner with another executor, which adds `trials.csv` to the tuner results."""
+    """TFX's Tuner with an executor that adds `trials.csv` to the tuner results."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)

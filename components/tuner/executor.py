@@ -1,4 +1,4 @@
-"""Tuner's work: TFX's search, what it found in TFX's form, and a table for people."""
+"""Executor of TableTuner: TFX's search, with a table of the trials."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Searches.
+        """Searches hyperparameters.
 
         Args:
           input_dict: `examples` (raw), `transform_graph`.
           output_dict: `best_hyperparameters` (KerasTuner's JSON), `tuner_results`: `tuner_results.json`, `trials.csv`.
           exec_properties: `tuner_fn`, `train_args`, `eval_args`, `custom_config`.
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         search = executor.search(input_dict, exec_properties, self._get_tmp_dir(), print_tuning_summary=False)
         executor.write_best_hyperparameters(search, output_dict)
         results_uri = artifact_utils.get_single_uri(output_dict["tuner_results"])

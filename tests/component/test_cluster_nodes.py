@@ -1,4 +1,4 @@
-"""The nodes that only Kubeflow Pipelines runs: what they find, what they refuse, what they leave."""
+"""Nodes that run on Kubeflow Pipelines only: what they find, refuse and write."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def artifact(tmp_path):
 
 
 @pytest.fixture
-def places(tmp_path):
+def parameters(tmp_path):
     return {
         "spans_dir": str(tmp_path / "spans"),
         "verdicts_dir": str(tmp_path / "verdicts"),
@@ -36,129 +36,131 @@ def places(tmp_path):
     }
 
 
-def test_they_load_neither_tfx_nor_tensorflow():
+def test_they_import_neither_tfx_nor_tensorflow():
     code = (
         "import sys; import pipeline.kubeflow.entrypoint, components.cluster.executor; "
         "print([name for name in ('tfx', 'tensorflow', 'apache_beam', 'kfp') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
 # --- Spans ------------------------------------------------------------------------------------------------------
 
 
-def keep_span(artifact, places, span, name):
+def store_span(artifact, parameters, span, name):
     statistics = artifact(f"statistics-{name}", {"Split-train/stats": name}, span=float(span), split_names='["train"]')
     inputs = {
         "anomalies": artifact(f"anomalies-{name}"),
         "statistics": statistics,
         "schema": artifact(f"schema-{name}", {"schema.pbtxt": name}),
     }
-    executor.PicturesGate().run(inputs, {}, places)
+    executor.PicturesGate().run(inputs, {}, parameters)
 
 
-def find_span(artifact, places, span):
-    outputs = {"statistics": artifact(f"found-{span}"), "schema": artifact(f"found-schema-{span}")}
-    executor.PreviousSpan().run({"current": artifact(f"current-{span}", span=float(span))}, outputs, places)
+def find_span(artifact, parameters, span):
+    outputs = {"statistics": artifact(f"previous-{span}"), "schema": artifact(f"previous-schema-{span}")}
+    executor.PreviousSpan().run({"current": artifact(f"current-{span}", span=float(span))}, outputs, parameters)
     return outputs
 
 
-def test_the_newest_earlier_span_that_passed_is_found(artifact, places):
+def test_the_newest_blessed_earlier_span_is_copied(artifact, parameters):
     for span, name in ((9, "nine"), (10, "ten"), (12, "twelve")):
-        keep_span(artifact, places, span, name)
-    found = find_span(artifact, places, 12)
-    assert (found["statistics"].path / "Split-train/stats").read_text() == "ten"
-    assert (found["schema"].path / "schema.pbtxt").read_text() == "ten"
-    assert found["statistics"].properties == {"span": 10.0, "split_names": '["train"]'}
+        store_span(artifact, parameters, span, name)
+    previous = find_span(artifact, parameters, 12)
+    assert (previous["statistics"].path / "Split-train/stats").read_text() == "ten"
+    assert (previous["schema"].path / "schema.pbtxt").read_text() == "ten"
+    assert previous["statistics"].properties == {"span": 10.0, "split_names": '["train"]'}
 
 
-def test_a_span_that_is_run_again_replaces_itself(artifact, places):
-    keep_span(artifact, places, 1, "first")
-    keep_span(artifact, places, 1, "again")
-    found = find_span(artifact, places, 2)
-    assert (found["schema"].path / "schema.pbtxt").read_text() == "again"
+def test_a_span_that_runs_again_replaces_itself(artifact, parameters):
+    store_span(artifact, parameters, 1, "first")
+    store_span(artifact, parameters, 1, "again")
+    previous = find_span(artifact, parameters, 2)
+    assert (previous["schema"].path / "schema.pbtxt").read_text() == "again"
 
 
-def test_without_an_earlier_span_what_is_found_says_so_and_is_not_empty(artifact, places):
-    keep_span(artifact, places, 5, "five")
-    for output in find_span(artifact, places, 5).values():
+def test_without_an_earlier_span_the_outputs_are_marked_absent_and_not_empty(artifact, parameters):
+    store_span(artifact, parameters, 5, "five")
+    for output in find_span(artifact, parameters, 5).values():
         assert output.properties == {ABSENT: 1}
         assert list(output.path.iterdir())  # an object store has no empty folders
 
 
-# --- The model to beat ------------------------------------------------------------------------------------------
+# --- The baseline model -----------------------------------------------------------------------------------------
 
 EXPORT = {"saved_model.pb": "graph", "variables/data": "1", "assets.extra/labels.json": '["a", "b"]'}
 
 
-def push(places, version, files):
+def push(parameters, version, files):
     for file, text in files.items():
-        path = f"{places['model_base_path']}/{version}/{file}"
+        path = f"{parameters['model_base_path']}/{version}/{file}"
         subprocess.run(["install", "-D", "/dev/stdin", path], input=text.encode(), check=True)
 
 
-def find_model(artifact, places, files=None):
+def find_model(artifact, parameters, files=None):
     candidate = artifact("candidate", {f"Format-Serving/{name}": text for name, text in (files or EXPORT).items()})
-    output = artifact("found")
-    executor.ServedModel().run({"candidate": candidate}, {"model": output}, places)
+    output = artifact("baseline")
+    executor.ServedModel().run({"candidate": candidate}, {"model": output}, parameters)
     return output
 
 
-def test_the_newest_other_version_of_the_same_classes_is_found(artifact, places):
-    push(places, 9, EXPORT | {"variables/data": "nine"})
-    push(places, 10, EXPORT | {"variables/data": "ten"})
-    push(places, 11, EXPORT | {"assets.extra/labels.json": '["a", "c"]'})  # other classes
-    push(places, 12, EXPORT)  # the candidate itself: this run was tried again
-    push(places, 13, {"variables/data": "half a push"})
-    push(places, "13.partial", EXPORT | {"variables/data": "not a version"})
-    found = find_model(artifact, places)
-    assert (found.path / "Format-Serving/variables/data").read_text() == "ten"
-    assert found.properties == {"version": "10"}
+def test_the_newest_other_version_with_the_same_classes_is_copied(artifact, parameters):
+    push(parameters, 9, EXPORT | {"variables/data": "nine"})
+    push(parameters, 10, EXPORT | {"variables/data": "ten"})
+    push(parameters, 11, EXPORT | {"assets.extra/labels.json": '["a", "c"]'})  # other classes
+    push(parameters, 12, EXPORT)  # the candidate itself: this run was retried
+    push(parameters, 13, {"variables/data": "half a push"})
+    push(parameters, "13.partial", EXPORT | {"variables/data": "not a version"})
+    baseline = find_model(artifact, parameters)
+    assert (baseline.path / "Format-Serving/variables/data").read_text() == "ten"
+    assert baseline.properties == {"version": "10"}
 
 
 @pytest.mark.parametrize("version", [None, 12])
-def test_without_another_model_what_is_found_says_so(artifact, places, version):
+def test_without_another_model_the_output_is_marked_absent(artifact, parameters, version):
     if version:
-        push(places, version, EXPORT)
-    assert find_model(artifact, places).properties == {ABSENT: 1}
+        push(parameters, version, EXPORT)
+    assert find_model(artifact, parameters).properties == {ABSENT: 1}
 
 
 # --- Gates and the verdict --------------------------------------------------------------------------------------
 
 
-def judge(artifact, places, *, pushed, blessed=1.0, servable=1.0, faithful=1.0):
+def run_model_gate(artifact, parameters, *, pushed, blessed=1.0, servable=1.0, faithful=1.0):
     inputs = {
         "pushed_model": artifact("pushed", **pushed),
         "blessing": artifact("blessing", blessed=blessed),
         "infra_blessing": artifact("infra", blessed=servable),
         "explanations": artifact("explanations", blessed=faithful),
     }
-    executor.ModelGate().run(inputs, {}, places)
+    executor.ModelGate().run(inputs, {}, parameters)
 
 
-def verdict(places, capsys):
+def printed_verdict(parameters, capsys):
     capsys.readouterr()
-    executor.Verdict().run({}, {}, places)
+    executor.Verdict().run({}, {}, parameters)
     return capsys.readouterr().out
 
 
-def test_refused_pictures(artifact, places, capsys):
+def test_a_refused_dataset(artifact, parameters, capsys):
     inputs = {key: artifact(key) for key in ("statistics", "schema")}
     inputs["anomalies"] = artifact("anomalies", **{REFUSAL: "There are no cats."})
-    with pytest.raises(executor.RefusedError, match=r"ExampleValidator refuses the pictures\. There are no cats\."):
-        executor.PicturesGate().run(inputs, {}, places)
-    assert verdict(places, capsys) == "verdict: refused by ExampleValidator: There are no cats.\n"
-    assert find_span(artifact, places, 7)["schema"].properties == {ABSENT: 1}
+    with pytest.raises(executor.RefusedError, match=r"ExampleValidator refuses the dataset\. There are no cats\."):
+        executor.PicturesGate().run(inputs, {}, parameters)
+    assert printed_verdict(parameters, capsys) == "verdict: refused by ExampleValidator: There are no cats.\n"
+    assert find_span(artifact, parameters, 7)["schema"].properties == {ABSENT: 1}
 
 
-def test_a_pushed_model(artifact, places, capsys):
-    judge(artifact, places, pushed={"pushed": 1.0, "pushed_version": "7", "pushed_destination": "/served/7"})
-    assert verdict(places, capsys) == "verdict: pushed version 7: /served/7\n"
+def test_a_pushed_model(artifact, parameters, capsys):
+    run_model_gate(
+        artifact, parameters, pushed={"pushed": 1.0, "pushed_version": "7", "pushed_destination": "/served/7"}
+    )
+    assert printed_verdict(parameters, capsys) == "verdict: pushed version 7: /served/7\n"
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "who"),
+    ("verdicts", "gates"),
     [
         ({"blessed": 0.0}, "Evaluator"),
         ({"servable": 0.0}, "ServingValidator"),
@@ -166,22 +168,22 @@ def test_a_pushed_model(artifact, places, capsys):
         ({"blessed": 0.0, "servable": 0.0}, "Evaluator and ServingValidator"),
     ],
 )
-def test_a_refused_model(artifact, places, capsys, verdicts, who):
-    with pytest.raises(executor.RefusedError, match=f"^{who} refused the model"):
-        judge(artifact, places, pushed={"pushed": 0.0}, **verdicts)
-    assert verdict(places, capsys).startswith(f"verdict: refused by {who}: ")
+def test_a_refused_model(artifact, parameters, capsys, verdicts, gates):
+    with pytest.raises(executor.RefusedError, match=f"^{gates} refused the model"):
+        run_model_gate(artifact, parameters, pushed={"pushed": 0.0}, **verdicts)
+    assert printed_verdict(parameters, capsys).startswith(f"verdict: refused by {gates}: ")
 
 
-def test_a_push_that_did_not_happen_is_no_refusal(artifact, places):
+def test_a_blessed_model_that_was_not_pushed_is_an_error(artifact, parameters):
     with pytest.raises(RuntimeError, match="Pusher has not pushed it"):
-        judge(artifact, places, pushed={"pushed": 0.0})
+        run_model_gate(artifact, parameters, pushed={"pushed": 0.0})
 
 
-def test_a_run_that_came_to_no_gate_has_failed(places, capsys):
-    assert verdict(places, capsys) == "verdict: failed before any gate has judged (state FAILED)\n"
+def test_a_run_without_a_verdict_of_a_gate_has_failed(parameters, capsys):
+    assert printed_verdict(parameters, capsys) == "verdict: failed before the last gate (state FAILED)\n"
 
 
-def test_the_verdict_of_another_run_is_not_this_ones(artifact, places, capsys):
+def test_the_verdict_of_another_run_is_ignored(artifact, parameters, capsys):
     with pytest.raises(executor.RefusedError):
-        judge(artifact, places, pushed={"pushed": 0.0}, blessed=0.0)
-    assert verdict(places | {"run_id": "another"}, capsys).startswith("verdict: failed")
+        run_model_gate(artifact, parameters, pushed={"pushed": 0.0}, blessed=0.0)
+    assert printed_verdict(parameters | {"run_id": "another"}, capsys).startswith("verdict: failed")

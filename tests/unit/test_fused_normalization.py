@@ -1,4 +1,4 @@
-"""Fused batch normalisation gives Keras's numbers."""
+"""Fused batch normalisation gives the values of Keras's."""
 
 import keras
 import numpy as np
@@ -34,13 +34,13 @@ def outcome(model, training, trainable=True):
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("keys", [{}, {"scale": False}, {"center": False, "momentum": 0.9, "epsilon": 0.01}])
 def test_outputs_gradients_and_moving_statistics(monkeypatch, training, trainable, keys):
-    monkeypatch.setattr(fused_normalization._FusedBatchNormalization, "_gains_by_batch", lambda self: True)
+    monkeypatch.setattr(fused_normalization._FusedBatchNormalization, "_is_faster_by_batch", lambda self: True)
     expected = outcome(norms(**keys), training, trainable)
     model = norms(**keys)
     with fused(model):
-        found = outcome(model, training, trainable)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+        actual = outcome(model, training, trainable)
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-3)
 
 
@@ -48,11 +48,11 @@ def test_in_bfloat16():
     expected = outcome(norms(), True)[0]
     model = norms("mixed_bfloat16")
     with fused(model):
-        found = outcome(model, True)[0]
-    np.testing.assert_allclose(found, expected, atol=0.1)
+        actual = outcome(model, True)[0]
+    np.testing.assert_allclose(actual, expected, atol=0.1)
 
 
-def test_the_operation_is_used_and_left_again():
+def test_the_operation_is_used_inside_the_block_only():
     model = norms()
 
     def operations():
@@ -66,7 +66,7 @@ def test_the_operation_is_used_and_left_again():
     assert type(model.layers[1]) is keras.layers.BatchNormalization
 
 
-def test_what_cannot_be_fused_stays():
+def test_layers_that_cannot_be_fused_are_left_as_they_are():
     flat = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
     with fused(flat):
         assert type(flat.layers[0]) is keras.layers.BatchNormalization
