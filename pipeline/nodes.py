@@ -21,6 +21,6 @@ NODE_IDS = (
 )
 
 # What only Kubeflow Pipelines runs: gates whose failure is a refusal, and the exit handler.
-PICTURES_GATE, MODEL_GATE, VERDICT = "PicturesGate", "ModelGate", "Verdict"
-GATE_IDS = (PICTURES_GATE, MODEL_GATE)
-KUBEFLOW_NODE_IDS = (*NODE_IDS, PICTURES_GATE, MODEL_GATE, VERDICT)
+DATASET_GATE, MODEL_GATE, VERDICT = "DatasetGate", "ModelGate", "Verdict"
+GATE_IDS = (DATASET_GATE, MODEL_GATE)
+KUBEFLOW_NODE_IDS = (*NODE_IDS, DATASET_GATE, MODEL_GATE, VERDICT)

@@ -27,7 +27,7 @@ class PreviousSpanSpec(component_spec.ComponentSpec):
 
 
 class PreviousSpan(base_component.BaseComponent):
-    """Finds the newest earlier span that PicturesGate has blessed, on the work volume.
+    """Finds the newest earlier span that DatasetGate has blessed, on the work volume.
 
     Outputs:
       statistics: The statistics of that span; without one, an artifact with the property `absent`.
@@ -42,7 +42,7 @@ class PreviousSpan(base_component.BaseComponent):
 
         Args:
           current: Statistics of this run's span.
-          spans_dir: Folder in which PicturesGate stores blessed spans.
+          spans_dir: Folder in which DatasetGate stores blessed spans.
         """
         super().__init__(
             spec=PreviousSpanSpec(
@@ -89,8 +89,8 @@ class ServedModel(base_component.BaseComponent):
         )
 
 
-class PicturesGateSpec(component_spec.ComponentSpec):
-    """Inputs, outputs and parameters of PicturesGate."""
+class DatasetGateSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and parameters of DatasetGate."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"spans_dir": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {
@@ -101,15 +101,15 @@ class PicturesGateSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
-class PicturesGate(base_component.BaseComponent):
+class DatasetGate(base_component.BaseComponent):
     """Fails if ExampleValidator refuses the dataset.
 
     ExampleValidator itself succeeds in that case: a refusal must not be retried, its anomalies must be stored, and the
     names of the tasks alone must show whether a run was refused or has failed.
     """
 
-    SPEC_CLASS = PicturesGateSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.PicturesGate)
+    SPEC_CLASS = DatasetGateSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.DatasetGate)
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class PicturesGate(base_component.BaseComponent):
           run_id: Id of the run.
         """
         super().__init__(
-            spec=PicturesGateSpec(
+            spec=DatasetGateSpec(
                 anomalies=anomalies,
                 statistics=statistics,
                 schema=schema,

@@ -68,7 +68,7 @@ class PlainExecutor(abc.ABC):
 
 
 class PreviousSpan(PlainExecutor):
-    """Finds statistics and schema of the newest earlier span that PicturesGate has blessed."""
+    """Finds statistics and schema of the newest earlier span that DatasetGate has blessed."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:
         """Copies `statistics` and `schema` of the latest span before that of `current` from `spans_dir`.
@@ -114,7 +114,7 @@ class ServedModel(PlainExecutor):
 # --- Gates ------------------------------------------------------------------------------------------------------
 
 
-class PicturesGate(PlainExecutor):
+class DatasetGate(PlainExecutor):
     """Ends the run if ExampleValidator refuses the dataset; otherwise stores what the next span is compared with."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:

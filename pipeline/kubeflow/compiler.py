@@ -20,14 +20,14 @@ from tfx.orchestration.kubeflow.decorators import FinalStatusStr
 from tfx.orchestration.kubeflow.utils import TFX_DAG_NAME
 from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
-from components.cluster.component import ModelGate, PicturesGate, PreviousSpan, ServedModel, Verdict
+from components.cluster.component import DatasetGate, ModelGate, PreviousSpan, ServedModel, Verdict
 from components.image_example_gen.dataset import Dataset
 from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions, Toleration
-from pipeline.nodes import GATE_IDS, MODEL_GATE, PICTURES_GATE, VERDICT
+from pipeline.nodes import DATASET_GATE, GATE_IDS, MODEL_GATE, VERDICT
 
 ENTRYPOINT = "pipeline.kubeflow.entrypoint"
 DATA_PATH = "data_path"  # the only parameter of a run
@@ -121,15 +121,15 @@ def _pipeline(config: PipelineConfig, layout: Dataset) -> tfx_pipeline.Pipeline:
     nodes["ImageExampleGen"].spec.exec_properties["input_base"] = data_types.RuntimeParameter(
         name=DATA_PATH, ptype=str, default=config.data_location
     )
-    pictures_gate = PicturesGate(
+    dataset_gate = DatasetGate(
         anomalies=nodes["ExampleValidator"].outputs["anomalies"],
         statistics=nodes["StatisticsGen"].outputs["statistics"],
         schema=nodes["SchemaGen"].outputs["schema"],
         spans_dir=spans_dir,
         verdicts_dir=_verdicts_dir(config),
         run_id=_RUN_ID,
-    ).with_id(PICTURES_GATE)
-    nodes["Transform"].add_upstream_node(pictures_gate)
+    ).with_id(DATASET_GATE)
+    nodes["Transform"].add_upstream_node(dataset_gate)
     model_gate = ModelGate(
         pushed_model=nodes["Pusher"].outputs["pushed_model"],
         blessing=nodes["Evaluator"].outputs["blessing"],
@@ -143,9 +143,9 @@ def _pipeline(config: PipelineConfig, layout: Dataset) -> tfx_pipeline.Pipeline:
     # The pipeline registered its nodes when it was created.
     registry = pipeline.dsl_context_registry
     with registry.temporary_mutable():
-        for gate in (pictures_gate, model_gate):
+        for gate in (dataset_gate, model_gate):
             registry.put_node(gate)
-    pipeline.components = [*pipeline.components, pictures_gate, model_gate]
+    pipeline.components = [*pipeline.components, dataset_gate, model_gate]
     return pipeline
 
 

@@ -9,7 +9,7 @@ compiled, and uploads the outputs. TFX 1.21 alone fails there, for four reasons:
 * KFP adds an output for the log, of a type that TFX does not know.
 
 A failed executor ends the pod with one line, on standard error and as Kubernetes' termination message. A refusal of
-ExampleValidator is not a failure: it is stored with the outputs, and PicturesGate ends the run.
+ExampleValidator is not a failure: it is stored with the outputs, and DatasetGate ends the run.
 
 Only the nodes that need TFX import it.
 """

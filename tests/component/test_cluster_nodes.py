@@ -55,7 +55,7 @@ def store_span(artifact, parameters, span, name):
         "statistics": statistics,
         "schema": artifact(f"schema-{name}", {"schema.pbtxt": name}),
     }
-    executor.PicturesGate().run(inputs, {}, parameters)
+    executor.DatasetGate().run(inputs, {}, parameters)
 
 
 def find_span(artifact, parameters, span):
@@ -147,7 +147,7 @@ def test_a_refused_dataset(artifact, parameters, capsys):
     inputs = {key: artifact(key) for key in ("statistics", "schema")}
     inputs["anomalies"] = artifact("anomalies", **{REFUSAL: "There are no cats."})
     with pytest.raises(executor.RefusedError, match=r"ExampleValidator refuses the dataset\. There are no cats\."):
-        executor.PicturesGate().run(inputs, {}, parameters)
+        executor.DatasetGate().run(inputs, {}, parameters)
     assert printed_verdict(parameters, capsys) == "verdict: refused by ExampleValidator: There are no cats.\n"
     assert find_span(artifact, parameters, 7)["schema"].properties == {ABSENT: 1}
 

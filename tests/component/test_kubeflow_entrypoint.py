@@ -129,9 +129,9 @@ def test_pictures_that_have_drifted_end_the_run_with_a_gate(pushed, harness, vol
         (volume / "data" / "day-2").rename(volume / "later")
     assert run.tasks["ImageExampleGen"].outputs["examples"]["metadata"]["span"] == 2
     assert stored(installation, run.tasks["ExampleValidator"], "anomalies", "drift.json")["previous_span"] == 1
-    assert {name for name, task in run.tasks.items() if task.exit_code} == {"PicturesGate"}
-    assert run.tasks["PicturesGate"].exit_code == 3
-    assert "drifted from those of span 1" in run.tasks["PicturesGate"].last_line
+    assert {name for name, task in run.tasks.items() if task.exit_code} == {"DatasetGate"}
+    assert run.tasks["DatasetGate"].exit_code == 3
+    assert "drifted from those of span 1" in run.tasks["DatasetGate"].last_line
     assert "Transform" not in run.tasks
     assert run.tasks["Verdict"].last_line.startswith("verdict: refused by ExampleValidator")
 
@@ -203,9 +203,9 @@ def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
 def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug, lines):
     monkeypatch.setenv(entrypoint.DEBUG, debug)
     monkeypatch.setattr(entrypoint, "restore_types", lambda invocation, spec: {}["a"])
-    task = again(pushed, "PicturesGate")
-    text = (pushed[0].folder / "PicturesGate.log").read_text()
-    assert task.last_line == "error: PicturesGate: KeyError: 'a'"
+    task = again(pushed, "DatasetGate")
+    text = (pushed[0].folder / "DatasetGate.log").read_text()
+    assert task.last_line == "error: DatasetGate: KeyError: 'a'"
     assert ("Traceback" in text) == (lines > 1)
     assert len(text.splitlines()) == 1 or debug
 

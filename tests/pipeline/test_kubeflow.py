@@ -213,7 +213,7 @@ def test_volumes_secrets_and_variables_reach_every_pod(containers, pods):
 
 def test_nodes_that_depend_on_earlier_runs_are_not_cached(compiled, tasks):
     cached = {node for node, task in tasks.items() if task.caching_options.enable_cache}
-    never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "PicturesGate", "ModelGate", "Verdict"}
+    never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "DatasetGate", "ModelGate", "Verdict"}
     assert set(nodes.KUBEFLOW_NODE_IDS) - cached == never
     other = compiled("kubeflow.cache_examples=true").spec["components"]["tfx-dag"]["dag"]["tasks"]
     assert other["ImageExampleGen"]["cachingOptions"] == {"enableCache": True}
@@ -241,7 +241,7 @@ def test_the_exit_handler_always_runs_last(spec):
 
 
 def test_the_gates_are_upstream_of_the_right_nodes(tasks):
-    assert "PicturesGate" in tasks["Transform"].dependent_tasks
+    assert "DatasetGate" in tasks["Transform"].dependent_tasks
     # After a failed node no other starts.
     assert "ModelReport" in tasks["ModelGate"].dependent_tasks
 

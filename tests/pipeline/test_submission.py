@@ -23,7 +23,7 @@ from pipeline.cli.app import app
 from pipeline.kubeflow import submission
 
 TOKEN = "let me in"
-ALL = ["ImageExampleGen", "ExampleValidator", "PicturesGate", "Trainer", "Pusher", "ModelReport", "ModelGate"]
+ALL = ["ImageExampleGen", "ExampleValidator", "DatasetGate", "Trainer", "Pusher", "ModelReport", "ModelGate"]
 
 
 class _FakePipelines:
@@ -222,7 +222,7 @@ def test_a_second_submission_uploads_another_version(submit, fake):
     ("failed", "code", "status", "words"),
     [
         (["ModelGate"], 3, "refused", "ModelGate: a gate refused the model"),
-        (["PicturesGate"], 3, "refused", "PicturesGate: a gate refused the images"),
+        (["DatasetGate"], 3, "refused", "DatasetGate: a gate refused the images"),
         (["Trainer"], 1, "failed", "Trainer failed"),
         (["Trainer", "ModelGate"], 1, "failed", "Trainer, ModelGate failed"),
         (["Verdict"], 1, "failed", "Verdict failed"),
