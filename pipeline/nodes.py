@@ -21,6 +21,6 @@ NODE_IDS = (
 )
 
 # What only Kubeflow Pipelines runs: gates whose failure is a refusal, and the exit handler.
-DATASET_GATE, MODEL_GATE, VERDICT = "DatasetGate", "ModelGate", "Verdict"
+DATASET_GATE, MODEL_GATE, RUN_VERDICT = "DatasetGate", "ModelGate", "RunVerdict"
 GATE_IDS = (DATASET_GATE, MODEL_GATE)
-KUBEFLOW_NODE_IDS = (*NODE_IDS, DATASET_GATE, MODEL_GATE, VERDICT)
+KUBEFLOW_NODE_IDS = (*NODE_IDS, DATASET_GATE, MODEL_GATE, RUN_VERDICT)

@@ -128,7 +128,7 @@ class DatasetGate(base_component.BaseComponent):
           statistics: The validated statistics.
           schema: The schema that they were validated against.
           spans_dir: Folder in which both are stored for the next span.
-          verdicts_dir: Folder in which a refusal is stored for Verdict.
+          verdicts_dir: Folder in which a refusal is stored for RunVerdict.
           run_id: Id of the run.
         """
         super().__init__(
@@ -179,7 +179,7 @@ class ModelGate(base_component.BaseComponent):
           blessing: From Evaluator.
           infra_blessing: From ServingValidator.
           explanations: From GradCam.
-          verdicts_dir: Folder in which the verdict is stored for Verdict.
+          verdicts_dir: Folder in which the verdict is stored for RunVerdict.
           run_id: Id of the run.
         """
         super().__init__(
@@ -194,19 +194,19 @@ class ModelGate(base_component.BaseComponent):
         )
 
 
-class VerdictSpec(component_spec.ComponentSpec):
-    """Inputs, outputs and parameters of Verdict."""
+class RunVerdictSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and parameters of RunVerdict."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {"final_status": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
     INPUTS: ClassVar[dict[str, Any]] = {}
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
-class Verdict(base_component.BaseComponent):
+class RunVerdict(base_component.BaseComponent):
     """The exit handler: runs after all other nodes, whether these succeeded or not."""
 
-    SPEC_CLASS = VerdictSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Verdict)
+    SPEC_CLASS = RunVerdictSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.RunVerdict)
 
     def __init__(self, *, final_status: str, verdicts_dir: str, run_id: str) -> None:
         """Creates the node.
@@ -216,4 +216,4 @@ class Verdict(base_component.BaseComponent):
           verdicts_dir: Folder in which the gates have stored their verdicts.
           run_id: Id of the run.
         """
-        super().__init__(spec=VerdictSpec(final_status=final_status, verdicts_dir=verdicts_dir, run_id=run_id))
+        super().__init__(spec=RunVerdictSpec(final_status=final_status, verdicts_dir=verdicts_dir, run_id=run_id))

@@ -162,7 +162,7 @@ class ModelGate(PlainExecutor):
         raise RefusedError(f"{' and '.join(refusing)} refused the model; {reason}.")
 
 
-class Verdict(PlainExecutor):
+class RunVerdict(PlainExecutor):
     """Prints the outcome of the run after all other nodes, whether these succeeded or not."""
 
     def run(self, inputs: Artifacts, outputs: Artifacts, parameters: dict[str, Any]) -> None:

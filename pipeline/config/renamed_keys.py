@@ -35,6 +35,8 @@ RENAMED: Mapping[str, str] = {
     "model.head": "task.pooling",
     "model.dense_units": "task.dense_units",
     "model.head_dropout": "task.dropout",
+    "kubeflow.nodes.PicturesGate": "kubeflow.nodes.DatasetGate",
+    "kubeflow.nodes.Verdict": "kubeflow.nodes.RunVerdict",
 }
 IMPLIED: tuple[ImpliedSetting, ...] = (ImpliedSetting("model.name", "unet", "task.name", "segmentation"),)
 RENAMED_PRESETS: Mapping[str, str] = {"pictures": "images"}

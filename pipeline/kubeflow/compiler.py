@@ -20,20 +20,20 @@ from tfx.orchestration.kubeflow.decorators import FinalStatusStr
 from tfx.orchestration.kubeflow.utils import TFX_DAG_NAME
 from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
-from components.cluster.component import DatasetGate, ModelGate, PreviousSpan, ServedModel, Verdict
+from components.cluster.component import DatasetGate, ModelGate, PreviousSpan, RunVerdict, ServedModel
 from components.image_example_gen.dataset import Dataset
 from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions, Toleration
-from pipeline.nodes import DATASET_GATE, GATE_IDS, MODEL_GATE, VERDICT
+from pipeline.nodes import DATASET_GATE, GATE_IDS, MODEL_GATE, RUN_VERDICT
 
 ENTRYPOINT = "pipeline.kubeflow.entrypoint"
 DATA_PATH = "data_path"  # the only parameter of a run
 
 # Their results depend on earlier runs: a cached result would be wrong.
-_NEVER_CACHED = ("PreviousSpan", "Resolver", "Pusher", *GATE_IDS)
+_NEVER_CACHED = ("PreviousSpan", "Resolver", "Pusher", *GATE_IDS, RUN_VERDICT)
 # Kubeflow's driver replaces this by the id of the run.
 _RUN_ID = "{{$.pipeline_job_uuid}}"
 # Linux limits an argument to 128 KiB, and the parameters of a node are part of one.
@@ -89,7 +89,9 @@ def compile_pipeline(config: PipelineConfig, layout: Dataset) -> Documents:
         )
     )
     runner.set_exit_handler(
-        Verdict(final_status=FinalStatusStr(), verdicts_dir=_verdicts_dir(cluster), run_id=_RUN_ID).with_id(VERDICT)
+        RunVerdict(final_status=FinalStatusStr(), verdicts_dir=_verdicts_dir(cluster), run_id=_RUN_ID).with_id(
+            RUN_VERDICT
+        )
     )
     job = runner.run(pipeline, write_out=False)
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
@@ -186,7 +188,7 @@ def _set_tasks(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> 
         for node, task in tasks.items():
             if node == TFX_DAG_NAME:
                 continue
-            cacheable = options.cache_examples if node == "ImageExampleGen" else node not in (*_NEVER_CACHED, VERDICT)
+            cacheable = options.cache_examples if node == "ImageExampleGen" else node not in _NEVER_CACHED
             task.caching_options.enable_cache = config.pipeline.cache and cacheable
             # Retrying a gate does not change its verdict.
             if options.retries and node not in GATE_IDS:

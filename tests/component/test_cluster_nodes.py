@@ -139,7 +139,7 @@ def run_model_gate(artifact, parameters, *, pushed, blessed=1.0, servable=1.0, f
 
 def printed_verdict(parameters, capsys):
     capsys.readouterr()
-    executor.Verdict().run({}, {}, parameters)
+    executor.RunVerdict().run({}, {}, parameters)
     return capsys.readouterr().out
 
 

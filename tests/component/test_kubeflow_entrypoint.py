@@ -94,7 +94,7 @@ def test_a_run_pushes_its_model_and_says_so(pushed, volume):
     assert {task.exit_code for task in run.tasks.values()} == {0}, run.table()
     (version,) = (volume / "work/days/serving/days").iterdir()
     assert (version / "saved_model.pb").is_file()
-    assert run.tasks["Verdict"].last_line == f"verdict: pushed version {version.name}: {version}"
+    assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
 
 
 def test_types_and_properties_survive_ml_metadata(pushed):
@@ -117,7 +117,7 @@ def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed,
     assert run.tasks["ModelReport"].exit_code == 0
     assert run.tasks["ModelGate"].exit_code == 3
     assert run.tasks["ModelGate"].last_line.startswith("refused: ModelGate: Evaluator refused the model")
-    assert run.tasks["Verdict"].last_line.startswith("verdict: refused by Evaluator")
+    assert run.tasks["RunVerdict"].last_line.startswith("verdict: refused by Evaluator")
 
 
 def test_pictures_that_have_drifted_end_the_run_with_a_gate(pushed, harness, volume, monkeypatch):
@@ -133,7 +133,7 @@ def test_pictures_that_have_drifted_end_the_run_with_a_gate(pushed, harness, vol
     assert run.tasks["DatasetGate"].exit_code == 3
     assert "drifted from those of span 1" in run.tasks["DatasetGate"].last_line
     assert "Transform" not in run.tasks
-    assert run.tasks["Verdict"].last_line.startswith("verdict: refused by ExampleValidator")
+    assert run.tasks["RunVerdict"].last_line.startswith("verdict: refused by ExampleValidator")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

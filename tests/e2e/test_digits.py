@@ -374,7 +374,7 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
     assert {name: task.exit_code for name, task in run.tasks.items()} == dict.fromkeys(harness.executor_names(), 0)
     (version,) = (tmp_path / "volume/work/digits/serving/digits").iterdir()
     assert (version / "saved_model.pb").is_file()
-    assert run.tasks["Verdict"].last_line == f"verdict: pushed version {version.name}: {version}"
+    assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
     evaluation = harness.stored(run.tasks["Evaluator"].outputs["evaluation"]["uri"])
     found = Evaluation.model_validate_json((evaluation / FIGURES_FILE).read_text())
     assert found.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)

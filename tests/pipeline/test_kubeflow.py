@@ -131,7 +131,7 @@ def pods(documents):
 
 @pytest.fixture(scope="module")
 def tasks(spec):
-    return {**spec.components["tfx-dag"].dag.tasks, "Verdict": spec.root.dag.tasks["Verdict"]}
+    return {**spec.components["tfx-dag"].dag.tasks, "RunVerdict": spec.root.dag.tasks["RunVerdict"]}
 
 
 def without_details(value):
@@ -213,7 +213,7 @@ def test_volumes_secrets_and_variables_reach_every_pod(containers, pods):
 
 def test_nodes_that_depend_on_earlier_runs_are_not_cached(compiled, tasks):
     cached = {node for node, task in tasks.items() if task.caching_options.enable_cache}
-    never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "DatasetGate", "ModelGate", "Verdict"}
+    never = {"ImageExampleGen", "PreviousSpan", "Resolver", "Pusher", "DatasetGate", "ModelGate", "RunVerdict"}
     assert set(nodes.KUBEFLOW_NODE_IDS) - cached == never
     other = compiled("kubeflow.cache_examples=true").spec["components"]["tfx-dag"]["dag"]["tasks"]
     assert other["ImageExampleGen"]["cachingOptions"] == {"enableCache": True}
@@ -233,7 +233,7 @@ def test_failures_are_retried_and_refusals_are_not(tasks):
 
 
 def test_the_exit_handler_always_runs_last(spec):
-    handler = spec.root.dag.tasks["Verdict"]
+    handler = spec.root.dag.tasks["RunVerdict"]
     completed = pipeline_spec_pb2.PipelineTaskSpec.TriggerPolicy.ALL_UPSTREAM_TASKS_COMPLETED
     assert handler.trigger_policy.strategy == completed
     assert list(handler.dependent_tasks) == ["tfx-dag"]

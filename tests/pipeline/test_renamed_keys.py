@@ -132,3 +132,15 @@ def test_the_command_prints_each_warning_once(tmp_path):
     done = CliRunner().invoke(app, ["history", "pictures", "--set", f"pipeline.root={tmp_path}"])
     assert done.exit_code == 2 and done.stdout == ""
     assert done.stderr.count("warning: The preset `pictures` was renamed to `images`.") == 1
+
+
+def test_resources_of_renamed_kubeflow_nodes(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('[kubeflow.nodes.PicturesGate]\nmemory_request = "2Gi"\n')
+    warnings = []
+    loaded = loading.load(
+        str(path), overrides=["kubeflow.nodes.Verdict.cpu_request=2"], needs_data=False, warn=warnings.append
+    )
+    assert loaded.kubeflow.nodes["DatasetGate"].memory_request == "2Gi"
+    assert loaded.kubeflow.nodes["RunVerdict"].cpu_request == "2"
+    assert len(warnings) == 2 and all("kubeflow.nodes." in warning for warning in warnings)

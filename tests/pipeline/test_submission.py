@@ -225,7 +225,7 @@ def test_a_second_submission_uploads_another_version(submit, fake):
         (["DatasetGate"], 3, "refused", "DatasetGate: a gate refused the images"),
         (["Trainer"], 1, "failed", "Trainer failed"),
         (["Trainer", "ModelGate"], 1, "failed", "Trainer, ModelGate failed"),
-        (["Verdict"], 1, "failed", "Verdict failed"),
+        (["RunVerdict"], 1, "failed", "RunVerdict failed"),
         ([], 1, "failed", "no node gives a reason"),
     ],
 )
