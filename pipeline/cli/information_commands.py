@@ -34,7 +34,7 @@ def presets(as_json: JsonOption = False) -> None:
 def schema(
     command: Annotated[str | None, typer.Argument(metavar="[COMMAND]", help="A command with --json.")] = None,
 ) -> None:
-    """Prints the JSON schema of the object that a command prints with `--json`; without COMMAND their names."""
+    """Prints the JSON schema of the output of COMMAND with --json; without COMMAND, lists the commands."""
     shipped = resources.files("pipeline.cli") / "schemas"
     names = sorted(entry.name.removesuffix(SCHEMA_SUFFIX) for entry in shipped.iterdir())
     if command is None:
@@ -50,21 +50,21 @@ def doctor(as_json: JsonOption = False) -> None:
     """Checks this machine and the installed packages."""
     from rich.table import Table
 
-    from pipeline.cli import doctor as checks
+    from pipeline.cli import machine_checks
 
-    found = checks.examine()
+    checks = machine_checks.run_all()
     if as_json:
-        print_json("doctor", {"checks": [check._asdict() for check in found]})
+        print_json("doctor", {"checks": [check._asdict() for check in checks]})
     else:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for check in found:
+        for check in checks:
             mark = "[green]ok[/green]" if check.passed else "[red]bad[/red]"
             table.add_row(mark, check.name, check.detail)
         Console().print(table)
-    raise typer.Exit(DONE if all(check.passed for check in found) else FAILED)
+    raise typer.Exit(DONE if all(check.passed for check in checks) else FAILED)
 
 
 def _header(text: str) -> str:
-    # Comments further down are about single keys.
+    # Later comments describe single keys.
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return "\n".join(line.removeprefix("#").strip() for line in lines)

@@ -1,4 +1,4 @@
-"""What people see of a network: a table of its layers, and what it comes to."""
+"""Console output of `model`: a table of layers and a summary."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rich.text import Text
 from pipeline.preview.network_summary import Inspection
 from trainer_module.architecture import Layer, ReceptiveField
 
-# A terminal with fewer columns than this gets a table without the receptive fields.
+# Narrower terminals get a table without receptive fields.
 _WIDE = 110
 _UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
-def show(console: Console, found: Inspection, *, expand: bool) -> None:
-    """Shows a network.
+def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
+    """Prints a network.
 
     Args:
-      console: Where to.
-      found: The network and where it comes from.
-      expand: Whether a network within the network is shown layer by layer.
+      console: The output.
+      inspection: The network and its configuration.
+      expand: Whether to list the layers of networks within the network.
     """
-    config, network = found.config, found.architecture
+    config, network = inspection.config, inspection.architecture
     side, channels = config.transform.image_size, config.transform.channels
     _line(
         console,
         f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {side}x{side} "
-        f"{'colour' if channels == 3 else 'grey'} pictures, {found.num_classes.number:,} classes "
-        f"({escape(found.num_classes.origin)})",
+        f"{'colour' if channels == 3 else 'grey'} images, {inspection.num_classes.number:,} classes "
+        f"({escape(inspection.num_classes.origin)})",
     )
-    if found.num_classes.problem:
+    if inspection.num_classes.problem:
         _line(
             console,
-            f"[yellow]note:[/yellow] {found.num_classes.number} classes are assumed: "
-            f"{escape(found.num_classes.problem)}. --num-classes says another number.",
+            f"[yellow]note:[/yellow] {inspection.num_classes.number} classes are assumed: "
+            f"{escape(inspection.num_classes.problem)}. --num-classes sets another number.",
         )
     console.print(_table(network.layers, wide=console.width >= _WIDE, expand=expand))
     summarised = [row.name for row in network.layers if row.layers]
@@ -46,24 +46,26 @@ def show(console: Console, found: Inspection, *, expand: bool) -> None:
         _line(console, f"[dim]--expand shows the layers of {', '.join(map(escape, summarised))}[/dim]\n")
 
     frozen = network.parameters - network.trainable_parameters
-    _say(console, "Parameters", f"{network.parameters:,}: {network.trainable_parameters:,} trainable, {frozen:,} not")
+    _entry(
+        console, "Parameters", f"{network.parameters:,}: {network.trainable_parameters:,} trainable, {frozen:,} frozen"
+    )
     if network.macs is None:
-        _say(console, "MACs", "not known: not every layer says what it computes")
+        _entry(console, "MACs", "unknown: some layers do not report their operations")
     else:
-        _say(console, "MACs", f"{network.macs:,} ({_short(network.macs)} multiply-adds) for one picture")
+        _entry(console, "MACs", f"{network.macs:,} ({_short(network.macs)} multiply-adds) per image")
     if network.feature_map is not None:
         row = network.feature_map
-        _say(console, "Feature map", f"{escape(row.name)}, {_by(row.output_shapes[-1])}")
-        _say(console, "", _sees(row.receptive_field, side))
+        _entry(console, "Feature map", f"{escape(row.name)}, {_by(row.output_shapes[-1])}")
+        _entry(console, "", _describe(row.receptive_field, side))
 
 
 def _table(rows: Sequence[Layer], *, wide: bool, expand: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", no_wrap=True)
-    # Where the terminal is narrow, types are cut: rich takes from columns that may wrap before it cuts the others.
+    # On a narrow terminal, rich first cuts columns that may wrap: the types.
     table.add_column("type", min_width=9)
     for name in (
-        ("output", "kernel", "parameters", "MACs", "sees") if wide else ("output", "kernel", "parameters", "MACs")
+        ("output", "kernel", "parameters", "MACs", "field") if wide else ("output", "kernel", "parameters", "MACs")
     ):
         table.add_column(name, justify="left" if name == "kernel" else "right", no_wrap=True)
     for row, depth in _visible(rows, expand):
@@ -75,11 +77,11 @@ def _table(rows: Sequence[Layer], *, wide: bool, expand: bool) -> Table:
             _by(row.output_shapes[-1]) + more,
             _kernel(row),
             f"{row.parameters:,}" if row.parameters else "",
-            "not known" if row.macs is None else _short(row.macs) if row.macs else "",
+            "unknown" if row.macs is None else _short(row.macs) if row.macs else "",
         ]
         if wide:
             cells.append(_field(row.receptive_field))
-        # What has kernels is what the network is made of; the rest stands back.
+        # Layers with kernels are prominent; the others are dimmed.
         table.add_row(*cells, style="bold" if is_network else None if row.macs != 0 else "dim")
     return table
 
@@ -112,11 +114,11 @@ def _field(field: ReceptiveField | None) -> str:
     return "all" if field.is_whole_image else _by(field.size)
 
 
-def _sees(field: ReceptiveField | None, side: int) -> str:
+def _describe(field: ReceptiveField | None, side: int) -> str:
     if field is None:
-        return "what a position sees is not known"
-    part = "the whole picture" if field.is_whole_image else f"{_by(field.size)} pixels (the picture has {side}x{side})"
-    return f"a position sees {part}; the next one lies {_stride(field.stride)} pixels further"
+        return "receptive field unknown"
+    size = "the whole image" if field.is_whole_image else f"{_by(field.size)} pixels of {side}x{side}"
+    return f"receptive field {size}, stride {_stride(field.stride)} pixels"
 
 
 def _short(number: int) -> str:
@@ -128,8 +130,8 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _say(console: Console, what: str, text: str) -> None:
-    _line(console, f"[bold]{what:<13}[/bold]{text}")
+def _entry(console: Console, name: str, text: str) -> None:
+    _line(console, f"[bold]{name:<13}[/bold]{text}")
 
 
 def _line(console: Console, markup: str) -> None:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options of several commands."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipeline.config.sections import PipelineConfig
 ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")]
 DataOption = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Pictures: a folder, a manifest, a path with {SPAN}; replaces data.path."),
+    typer.Option(metavar="DIR", help="Images: a folder, a manifest, or a path with {SPAN}; replaces data.path."),
 ]
 OverridesOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one value; repeatable.")
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one setting; can be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 

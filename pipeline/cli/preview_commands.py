@@ -1,4 +1,4 @@
-"""The commands that show what a configuration does, without a run: augment, model."""
+"""The commands that show the effect of a configuration without a run: augment, model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, Overrid
 
 def augment(
     config: ConfigArgument,
-    output: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet; an earlier one is replaced.")],
+    output: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file; an existing one is replaced.")],
     data: DataOption = None,
     overrides: OverridesOption = None,
-    num: Annotated[int, typer.Option(min=1, max=100, help="Pictures, each with seven samples.")] = 8,
+    num: Annotated[int, typer.Option(min=1, max=100, help="Number of images; each has seven samples.")] = 8,
 ) -> None:
-    """Draws what augmentation does: some pictures, and beside each what training sees of it."""
+    """Draws a contact sheet of augmentation: images, and next to each some augmented samples."""
     import contextlib
     import os
 
@@ -31,37 +31,37 @@ def augment(
     if output.suffix.lower() != ".png":
         stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
     if not output.parent.is_dir():
-        stop(stderr, BAD_USAGE, f"--output: there is no folder {output.parent}. Create it first.")
+        stop(stderr, BAD_USAGE, f"--output: folder {output.parent} does not exist. Create it first.")
     unusable: list[str] = []
     with one_message(lambda: output):
         loaded = load_config(config, data, overrides)
         generated = loaded.data.path is None
         with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
-            found = dataset.prepare(loaded)
-        dataset.refuse_other_task(loaded, found, "Trainer")
+            layout = dataset.prepare(loaded)
+        dataset.refuse_other_task(loaded, layout, "Trainer")
         with log.redirected_output(Path(os.devnull)):
-            sheet, count = contact_sheet.make(loaded, found, num, unusable.append)
+            sheet, count = contact_sheet.make(loaded, layout, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
-        stderr.print(f"[yellow]left out:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
-    print(f"{output}: {count} pictures, {contact_sheet.SAMPLES} samples of each")
+        stderr.print(f"[yellow]skipped:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
+    print(f"{output}: {count} images, {contact_sheet.SAMPLES} samples of each")
 
 
 def model(
     config: ConfigArgument,
     data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Pictures, for the number of classes; replaces data.path.")
+        str | None, typer.Option(metavar="DIR", help="Images, for the number of classes; replaces data.path.")
     ] = None,
     overrides: OverridesOption = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=2, max=65536, help="Number of classes, whatever the data have.")
+        int | None, typer.Option(min=2, max=65536, help="Number of classes; replaces that of the dataset.")
     ] = None,
-    expand: Annotated[bool, typer.Option("--expand", help="Show the layers inside of a pre-trained base too.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Show the layers of the backbone too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows the network of a configuration: its layers, parameters, multiply-adds and receptive field.
+    """Shows the network of a configuration: layers, parameters, multiply-adds and receptive field.
 
-    Nothing is trained, and no pre-trained weights are needed.
+    Trains nothing, and needs no pre-trained weights.
     """
     import os
 
@@ -69,15 +69,15 @@ def model(
 
     with one_message():
         loaded = load_config(config, data, overrides, needs_data=False)
-        # TensorFlow greets at length when it starts.
+        # TensorFlow prints much when it starts.
         with redirected_output(Path(os.devnull)) as (out, _):
             from pipeline.cli import network_table
             from pipeline.preview import network_summary
 
-            found = network_summary.inspect(loaded, num_classes)
+            inspection = network_summary.inspect(loaded, num_classes)
             if as_json:
                 from pipeline.cli import json_output
 
-                out.write(json_output.model_output(found).as_text() + "\n")
+                out.write(json_output.model_output(inspection).as_text() + "\n")
             else:
-                network_table.show(wide_console(out), found, expand=expand)
+                network_table.show(wide_console(out), inspection, expand=expand)

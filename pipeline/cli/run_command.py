@@ -22,18 +22,15 @@ def run(
     as_json: JsonOption = False,
     debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
 ) -> None:
-    """Runs the pipeline here: from a folder of pictures to a served model.
+    """Runs the pipeline on this machine: from a folder of images to a served model.
 
-    A run that failed or was killed goes on where it stopped when the same command is given again.
+    Run the same command again to resume a run that failed or was interrupted.
 
-    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the pictures or the
-    model.
+    Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the images or the model.
     """
     from pipeline.execution import dataset, local_run, log
 
-    with one_message(
-        lambda: loaded.run_dir, interrupted="Interrupted. The same command goes on where this one stopped."
-    ):
+    with one_message(lambda: loaded.run_dir, interrupted="Interrupted. Run the same command again to resume."):
         loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         local_run.check_distribution(loaded)
@@ -68,6 +65,6 @@ def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool
             suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise ConfigError(f"{option}: unknown node `{node}`{suggestion}")
         if node == TUNER and not with_tuner:
-            raise ConfigError(f"{option}: {TUNER} is switched off; --set tuner.enabled=true adds it.")
+            raise ConfigError(f"{option}: {TUNER} is disabled; --set tuner.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
-        raise ConfigError(f"--from {from_node} comes after --to {to_node}: nothing would run.")
+        raise ConfigError(f"--from {from_node} is after --to {to_node}: no node would run.")

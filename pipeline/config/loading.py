@@ -29,7 +29,7 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """A preset's TOML, header comment included."""
+    """The TOML text of a preset, including its header comment."""
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -48,8 +48,8 @@ def load(
     """Reads a preset or a TOML file.
 
     Args:
-      name_or_path: A preset's name, or the path of a TOML file.
-      data: Replaces `data.path` (and makes `data.source` a folder).
+      name_or_path: Name of a preset, or path of a TOML file.
+      data: Replaces `data.path`, and sets `data.source` to `folder`.
       overrides: `section.key=value` strings; the value is TOML, or a bare word for a string.
       needs_data: Whether the location of the images is required.
       warn: Called with one message per deprecated name; by default a `FutureWarning`.
@@ -70,7 +70,7 @@ def load(
     if data is not None:
         dotted_names.section(table, "data").update(path=data, source="folder")
         if is_preset(name_or_path) and "pipeline.name" not in dict(settings):
-            # Runs on different pictures are different pipelines: one must not replace the other's served model.
+            # Runs on different datasets are different pipelines: one must not replace the served model of the other.
             dotted_names.put(table, "pipeline.name", _slug(data))
     _keep_default_name(table, warn)
     try:
@@ -81,15 +81,15 @@ def load(
 
 
 def is_preset(name_or_path: str) -> bool:
-    """Whether a preset is meant, and not a file that has the same name."""
+    """Whether this is the name of a preset, and not of an existing file."""
     return name_or_path in preset_names() and not Path(name_or_path).expanduser().is_file()
 
 
 def _slug(data: str) -> str:
-    """A pipeline's name from where its pictures are: small letters, digits and hyphens.
+    """Derives the name of a pipeline from the path of its dataset: lower-case letters, digits and hyphens.
 
-    The folder's name; a manifest's, with the folder's before it; of spans the folder that they lie in and what stands
-    before the placeholder. Different data should not share a run's folder.
+    The name of the folder; for a manifest, preceded by the folder's; for spans, the folder that contains them and the
+    text before the placeholder. Different datasets should not share the folder of a run.
     """
     *_, above, last = ["", *absolute(data.partition("{")[0]).rstrip("/").split("/")]
     if data.endswith((".csv", ".jsonl")):
@@ -155,29 +155,29 @@ def _parsed(override: str, warn: renamed_keys.Warn) -> tuple[str, Any]:
 
 
 def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
-    """The same configuration for whoever reads it from another folder."""
+    """Returns the configuration with absolute paths, for use from another folder."""
 
-    def place(value: str | Path | None) -> str | Path | None:
-        # As it is spelt wherever it is used: another spelling is another value to the cache.
+    def make_absolute(value: str | Path | None) -> str | Path | None:
+        # The same spelling as where the path is used: the cache compares the text.
         return value.expanduser().absolute() if isinstance(value, Path) else value and absolute(value)
 
-    def of(section: BaseModel, *keys: str) -> dict[str, Any]:
-        return {key: place(getattr(section, key)) for key in keys}
+    def paths(section: BaseModel, *keys: str) -> dict[str, Any]:
+        return {key: make_absolute(getattr(section, key)) for key in keys}
 
     model = config.model
     weights = [key for key in type(model).model_fields if key.endswith("weights")]
     files = [key for key in weights if getattr(model, key) not in (backbones.IMAGENET, backbones.RANDOM)]
     return config.model_copy(
         update={
-            "pipeline": config.pipeline.model_copy(update=of(config.pipeline, "root", "artifacts")),
-            "data": config.data.model_copy(update=of(config.data, "path", "manifest", "metadata_csv")),
-            "model": model.model_copy(update=of(model, *files)),
-            "serving": config.serving.model_copy(update=of(config.serving, "base_directory")),
+            "pipeline": config.pipeline.model_copy(update=paths(config.pipeline, "root", "artifacts")),
+            "data": config.data.model_copy(update=paths(config.data, "path", "manifest", "metadata_csv")),
+            "model": model.model_copy(update=paths(model, *files)),
+            "serving": config.serving.model_copy(update=paths(config.serving, "base_directory")),
         }
     )
 
 
 def as_toml(config: PipelineConfig) -> str:
-    """The whole configuration, defaults included, as a file that `load` reads."""
-    # TOML has no null: what is absent is None again.
+    """The whole configuration, including defaults, as TOML that `load` reads."""
+    # TOML has no null: an absent key is None.
     return tomlkit.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,4 +1,4 @@
-"""Messages about a configuration that cannot be used."""
+"""Messages for invalid configurations."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainer_module.error_text import did_you_mean
 
 
 class ConfigError(Exception):
-    """The configuration or the data that it points to cannot be used; the message says what to change."""
+    """The configuration, or the dataset that it names, cannot be used; the message says what to change."""
 
 
 def explain(detail: Any, table: dict[str, Any], config: type[BaseModel]) -> str:
-    """Says what is wrong with one key, in one line.
+    """Describes the error of one key in one line.
 
     Args:
-      detail: One of the errors of pydantic.
-      table: The configuration as it is written.
+      detail: One error of pydantic.
+      table: The configuration as read from TOML.
       config: The class of the whole configuration.
     """
     location = [str(part) for part in detail["loc"]]
@@ -53,7 +53,7 @@ def _known_keys(sections: typing.Sequence[str], table: dict[str, Any], config: t
             continue
         annotation = model.model_fields[name].annotation if name in model.model_fields else None
         if typing.get_origin(annotation) is dict:
-            next(names, None)  # a key of the user's
+            next(names, None)  # a key that the user chooses
             annotation = typing.get_args(annotation)[1]
         elif typing.get_origin(annotation) is tuple:
             next(names, None)  # an index
@@ -66,5 +66,5 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if isinstance(annotation, types.UnionType):
-        return next((found for found in map(_model_in, typing.get_args(annotation)) if found), None)
+        return next((model for model in map(_model_in, typing.get_args(annotation)) if model), None)
     return None

@@ -1,4 +1,4 @@
-"""The configuration: frozen, complete, checked before anything heavy is imported."""
+"""The sections of the configuration: frozen, and validated before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -43,76 +43,81 @@ from trainer_module.section import ModelOptions, Section, TaskOptions
 
 
 class PipelineSection(Section):
-    """`[pipeline]`: what the run is called and where it keeps its things."""
+    """`[pipeline]`: the name of the pipeline and its folders."""
 
     name: str = Field(
         default="images",
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
-        description="Small letters, digits and hyphens; the run's folder below root.",
+        description="Name: lower-case letters, digits and hyphens; also the folder below root.",
     )
     root: Path = Field(
         default=Path("runs"),
-        description="Folder of all runs; metadata, logs and, unless said otherwise, artifacts and served versions go "
-        "below it.",
+        description="Folder of all pipelines: metadata, logs, and by default artifacts and served versions.",
     )
     artifacts: str | None = Field(
         default=None,
         min_length=1,
-        description="Folder for what the nodes hand on, that all of Beam's machines see: a volume, or gs://…, a folder "
-        "for each pipeline. Default: artifacts/ in the run's folder.",
+        description="Folder of the artifacts, accessible from all machines of Beam: a volume, or gs://…, with one "
+        "folder per pipeline. Default: artifacts/ in the folder of the pipeline.",
     )
-    cache: bool = Field(default=True, description="Reuse a node's earlier result when nothing it reads has changed.")
+    cache: bool = Field(
+        default=True, description="Reuse the result of a node if its inputs, settings and code are unchanged."
+    )
 
     @field_validator("artifacts")
     @classmethod
-    def _store_has_a_name(cls, value: str | None) -> str | None:
+    def _complete_location(cls, value: str | None) -> str | None:
         if value is not None and not is_complete(value):
-            raise ValueError(f"`{value}` names no store; write it as gs://bucket/folder")
+            raise ValueError(f"`{value}` is not a storage URI; use gs://bucket/folder")
         return value
 
 
 class DataSection(DataOptions):
-    """`[data]`: the pictures."""
+    """`[data]`: the dataset."""
 
     source: Literal["folder", "digits", "digit_scenes"] = Field(
         default="folder",
-        description="`digits` writes scikit-learn's handwritten digits, `digit_scenes` scenes of them with masks; both "
-        "need no path.",
+        description="`digits` generates scikit-learn's handwritten digits, `digit_scenes` scenes of digits with masks; "
+        "both need no path.",
     )
     path: str | None = Field(
         default=None,
-        description="Folder of the pictures, a manifest, or a path with {SPAN}; local, or gs:// and the like.",
+        description="Folder of the images, a manifest, or a path with {SPAN}; local, or gs:// and the like.",
     )
 
     def options(self) -> DataOptions:
-        """The part that crosses into ImageExampleGen; local paths are made absolute."""
-        said = self.model_dump(include=set(DataOptions.model_fields))
+        """The settings of ImageExampleGen, with absolute local paths."""
+        values = self.model_dump(include=set(DataOptions.model_fields))
         for key in ("manifest", "metadata_csv"):
-            said[key] = said[key] and absolute(said[key])
-        return DataOptions.model_validate(said)
+            values[key] = values[key] and absolute(values[key])
+        return DataOptions.model_validate(values)
 
 
 class ServingSection(ServingLimits):
-    """`[serving]`: where a blessed model goes, and what is checked before."""
+    """`[serving]`: the served model, and the limits that are checked before a push."""
 
-    model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Default: pipeline.name.")
+    model_name: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the served model; default: pipeline.name."
+    )
     base_directory: str | None = Field(
-        default=None, min_length=1, description="A folder, or gs://… . Default: serving/ in the run's folder."
+        default=None,
+        min_length=1,
+        description="Folder of served models, or gs://… . Default: serving/ in the folder of the pipeline.",
     )
     keep_versions: int | None = Field(
         default=None,
         ge=2,
         le=1_000_000,
-        description="How many versions stay in the model's folder when a new one comes; all when absent.",
+        description="Number of versions that a push keeps; default: all.",
     )
 
     def limits(self) -> ServingLimits:
-        """The part that crosses into ServingValidator."""
+        """The settings of ServingValidator."""
         return ServingLimits.model_validate(self.model_dump(include=set(ServingLimits.model_fields)))
 
 
 class PipelineConfig(Section):
-    """The whole configuration of a run."""
+    """The whole configuration of a pipeline."""
 
     pipeline: PipelineSection = PipelineSection()
     data: DataSection = DataSection()
@@ -141,17 +146,17 @@ class PipelineConfig(Section):
         return parse_task(value)
 
     @model_validator(mode="after")
-    def _picture_large_enough(self) -> PipelineConfig:
+    def _image_large_enough(self) -> PipelineConfig:
         smallest = self.model.smallest_image()
         if self.transform.image_size < smallest:
             raise ValueError(
-                f"transform.image_size is {self.transform.image_size}, but this model halves the picture until "
-                f"nothing is left of one below {smallest}; enlarge it (or give scratch_cnn fewer blocks)"
+                f"transform.image_size is {self.transform.image_size}, but the model requires at least {smallest}: "
+                "increase it (or use fewer blocks in scratch_cnn)"
             )
         return self
 
     @model_validator(mode="after")
-    def _sections_agree(self) -> PipelineConfig:
+    def _sections_fit_together(self) -> PipelineConfig:
         check_model(self.model, self.transform)
         check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.task, self.augmentation, self.training)
@@ -160,25 +165,25 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _data_is_somewhere(self, info: ValidationInfo) -> PipelineConfig:
-        needed = (info.context or {}).get("needs_data", True)
-        if needed and self.data.source == "folder" and self.data.path is None:
-            raise ValueError("data.path is missing: name the folder of your pictures there, or give --data DIR")
+    def _dataset_is_given(self, info: ValidationInfo) -> PipelineConfig:
+        required = (info.context or {}).get("needs_data", True)
+        if required and self.data.source == "folder" and self.data.path is None:
+            raise ValueError("data.path is missing: set it to the folder of the images, or give --data DIR")
         return self
 
     @model_validator(mode="after")
-    def _workers_see_the_files(self) -> PipelineConfig:
+    def _dataflow_reads_buckets(self) -> PipelineConfig:
         if self.beam.runner != "dataflow":
             return self
         for key, location in (("data.path", self.data.path), ("pipeline.artifacts", self.pipeline.artifacts)):
             if location is not None and not location.startswith("gs://"):
-                raise ValueError(f'beam.runner = "dataflow" reads gs:// alone, and {key} is {location}')
+                raise ValueError(f'beam.runner = "dataflow" reads only gs://, and {key} is {location}')
         if self.pipeline.artifacts is None:
-            raise ValueError('beam.runner = "dataflow" needs pipeline.artifacts, a folder at gs://')
+            raise ValueError('beam.runner = "dataflow" requires pipeline.artifacts, a gs:// folder')
         if self.data.source != "folder" and self.data.path is None:
             raise ValueError(
-                f'beam.runner = "dataflow" reads gs:// alone, and data.source = "{self.data.source}" writes to a '
-                "folder here: say a gs:// folder of pictures in data.path"
+                f'beam.runner = "dataflow" reads only gs://, and data.source = "{self.data.source}" writes to a local '
+                "folder: set data.path to a gs:// folder of images"
             )
         return self
 
@@ -190,55 +195,55 @@ class PipelineConfig(Section):
 
     @property
     def run_dir(self) -> Path:
-        """What this pipeline keeps: metadata, logs, generated data and, if nothing is said, artifacts and versions."""
+        """Folder of the pipeline: metadata, logs, generated data, and by default artifacts and served versions."""
         return (self.pipeline.root.expanduser() / self.pipeline.name).absolute()
 
     @property
     def metadata_path(self) -> Path:
-        """ML Metadata's SQLite file: the record of all runs."""
+        """SQLite file of ML Metadata, with all runs."""
         return self.run_dir / "metadata.sqlite"
 
     @property
     def log_path(self) -> Path:
-        """Where the last run's log goes."""
+        """Log of the last run."""
         return self.run_dir / "run.log"
 
     @property
     def report_path(self) -> Path:
-        """Where the report of the last run lies that came as far as ModelReport."""
+        """Report of the last run that reached ModelReport."""
         return self.run_dir / "report.html"
 
     @property
     def artifacts_location(self) -> str:
-        """Where the nodes' results lie."""
+        """Folder of the artifacts."""
         if self.pipeline.artifacts is None:
             return str(self.run_dir / "artifacts")
         return join(absolute(self.pipeline.artifacts), self.pipeline.name)
 
     @property
     def data_location(self) -> str:
-        """Where the pictures are; those of a generated source lie in the run's folder."""
+        """Location of the dataset; a generated one is in the folder of the pipeline."""
         if self.data.path is None:
             return str(self.run_dir / "data" / self.data.source)
         return absolute(self.data.path)
 
     @property
     def model_name(self) -> str:
-        """The name under which the model is served."""
+        """Name of the served model."""
         return self.serving.model_name or self.pipeline.name
 
     @property
     def model_base_path(self) -> str:
-        """The folder of numbered versions that a model server watches."""
+        """Folder of numbered versions that a model server reads."""
         base = absolute(self.serving.base_directory or str(self.run_dir / "serving"))
         return f"{base.rstrip('/')}/{self.model_name}"
 
     def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
-        """The part that crosses into Transform and Trainer.
+        """The settings of Transform and Trainer.
 
         Args:
-          classes: Of the data.
-          ignore_id: Of the data, where `data.ignore_id` does not say it.
+          classes: Class names of the dataset.
+          ignore_id: Ignored id of the dataset's masks; `data.ignore_id` has precedence.
         """
         return TrainerOptions(
             classes=classes,
@@ -254,5 +259,5 @@ class PipelineConfig(Section):
 
 
 def slice_feature(name: str) -> str:
-    """The raw example's key of a slice: `brightness` → `slice/brightness`."""
+    """Key of a slice in a raw example: `brightness` → `slice/brightness`."""
     return features.SLICE_PREFIX + name

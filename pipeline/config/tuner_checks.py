@@ -1,4 +1,4 @@
-"""Checks that the search of `[tuner]` is possible with the rest of the configuration."""
+"""Checks of `[tuner]` against the rest of the configuration."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if typing.TYPE_CHECKING:
 
 
 def check(config: PipelineConfig) -> None:
-    """Refuses a search that cannot succeed; called when the configuration is validated.
+    """Checks that the search can succeed; called when the configuration is validated.
 
     Raises:
-      ValueError: With everything that is wrong.
+      ValueError: With all errors.
     """
     if config.training.distribution == "multi_worker":
         raise ValueError(
-            'training.distribution = "multi_worker" and tuner.enabled do not go together: every worker would '
-            "search by itself. Search first, and set what was found"
+            'training.distribution = "multi_worker" and tuner.enabled do not fit together: every worker would search '
+            "separately. Search first, and set the values that it finds"
         )
     search_space.objective(config.task.name, config.tuner.objective)
     search_space.check_room_for_halving(config, config.tuner)
     _check_shortest_trial(config)
-    mistakes = [text for name in config.tuner.space for text in _mistakes_in_space(config, name)]
-    if mistakes:
-        raise ValueError("\n  ".join(mistakes))
+    errors = [error for name in config.tuner.space if (error := _error_in_space(config, name))]
+    if errors:
+        raise ValueError("\n  ".join(errors))
 
 
 def _in_shortest_trial(config: PipelineConfig, values: dict[str, search_space.Number]) -> str:
-    """What is wrong with the whole configuration of a trial; with the shortest, as the others have more room."""
+    """The error of the shortest trial's configuration with these values; empty if it is valid."""
     length = search_space.trial_length(config, search_space.shortest_trial(config, config.tuner))
     try:
         search_space.with_values(config, {"tuner.enabled": False} | length | values, context={"needs_data": False})
@@ -43,33 +43,35 @@ def _in_shortest_trial(config: PipelineConfig, values: dict[str, search_space.Nu
 
 
 def _check_shortest_trial(config: PipelineConfig) -> None:
-    if mistake := _in_shortest_trial(config, {}):
-        raise ValueError(f"tuner.epochs = {config.tuner.epochs} leaves the shortest trials too few of them: {mistake}")
+    if message := _in_shortest_trial(config, {}):
+        raise ValueError(
+            f"tuner.epochs = {config.tuner.epochs} leaves too few epochs for the shortest trials: {message}"
+        )
 
 
-def _mistakes_in_space(config: PipelineConfig, name: str) -> list[str]:
-    """What is wrong with one field of `tuner.space`, a sentence each."""
+def _error_in_space(config: PipelineConfig, name: str) -> str:
+    """The error of one setting of `tuner.space`; empty if it is valid."""
     known = search_space.numeric_fields(config)
     section, _, key = name.partition(".")
-    where = f"tuner.space: `{name}`"
+    prefix = f"tuner.space: `{name}`"
     if name in search_space.NOT_TUNED:
-        return [f"{where} is not tuned: tuner.epochs says how long a trial is, and a lucky seed is no better setting"]
+        return f"{prefix} cannot be tuned: tuner.epochs sets the length of a trial, and a lucky seed is not a setting"
     if name not in known:
         if section in search_space.SECTIONS and key in type(getattr(config, section)).model_fields:
-            return [f"{where} is no number. Numbers in [{section}]: {', '.join(_of_section(known, section))}."]
-        some = _of_section(known, section) or list(known)
-        return [f"{where} is unknown{did_you_mean(name, known) or '. Numbers: ' + ', '.join(some) + '.'}"]
-    if needed := search_space.missing_condition(config, name):
-        return [f"{where} has no effect: it is read only with {needed}"]
+            return f"{prefix} is not a number. Numbers in [{section}]: {', '.join(_in_section(known, section))}."
+        some = _in_section(known, section) or list(known)
+        return f"{prefix} is unknown{did_you_mean(name, known) or '. Numbers: ' + ', '.join(some) + '.'}"
+    if condition := search_space.missing_condition(config, name):
+        return f"{prefix} has no effect: it requires {condition}"
     if search_space.changes_loss(config, name) and config.tuner.objective == "val_loss":
-        return [f"{where} changes the loss itself, which then compares nothing: set another tuner.objective"]
-    # Each value is put into the whole configuration, as a trial will do it: whatever is refused there is refused here.
-    chosen = config.tuner.space[name]
-    for value in chosen.values() or chosen.bounds():
-        if mistake := _in_shortest_trial(config, {name: value}):
-            return [f"{where} = {value:g}: {mistake}"]
-    return []
+        return f"{prefix} changes the loss, so losses of trials cannot be compared: set another tuner.objective"
+    # A trial sets the value in the whole configuration: check that with every value.
+    values = config.tuner.space[name]
+    for value in values.values() or values.bounds():
+        if message := _in_shortest_trial(config, {name: value}):
+            return f"{prefix} = {value:g}: {message}"
+    return ""
 
 
-def _of_section(names: typing.Iterable[str], section: str) -> list[str]:
+def _in_section(names: typing.Iterable[str], section: str) -> list[str]:
     return [name for name in names if name.startswith(f"{section}.")]

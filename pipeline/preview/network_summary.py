@@ -1,4 +1,4 @@
-"""Which network a configuration means: found out without training, and without the pictures where need be."""
+"""The network of a configuration: built without training, and without images if necessary."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ASSUMED_CLASSES = 10
 
 
 class NumClasses(NamedTuple):
-    """How many classes the network tells apart.
+    """Number of classes of the network.
 
     Attributes:
       number: At least 2.
-      origin: What says so, as a part of a sentence.
-      problem: Why it had to be assumed; empty where it had not.
+      origin: Source of the number, for messages.
+      problem: Why the number is assumed; empty if it is not.
     """
 
     number: int
@@ -31,11 +31,11 @@ class NumClasses(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What was found.
+    """A configuration and its network.
 
     Attributes:
       config: The configuration.
-      num_classes: How many classes, and who says so.
+      num_classes: Number of classes and its source.
       architecture: The network.
     """
 
@@ -45,41 +45,41 @@ class Inspection(NamedTuple):
 
 
 def inspect(config: PipelineConfig, num_classes: int | None = None) -> Inspection:
-    """Builds the network and looks at it; Keras is imported by importing this module.
+    """Builds and describes the network. This module imports Keras.
 
     Args:
       config: The whole configuration.
-      num_classes: Of the network, whatever the data have.
+      num_classes: Replaces the number of classes of the dataset.
 
     Raises:
       ConfigError: If the network cannot be built.
     """
-    counted = count_classes(config) if num_classes is None else NumClasses(num_classes, "--num-classes")
-    options = config.trainer_options(tuple(map(str, range(counted.number))))
+    classes = count_classes(config) if num_classes is None else NumClasses(num_classes, "--num-classes")
+    options = config.trainer_options(tuple(map(str, range(classes.number))))
     try:
         model = architecture.network(options)
     except ValueError as error:
         raise ConfigError(f"The network cannot be built: {error}") from error
-    return Inspection(config, counted, architecture.describe(model))
+    return Inspection(config, classes, architecture.describe(model))
 
 
 def count_classes(config: PipelineConfig) -> NumClasses:
-    """Asks the configuration, and the names of the files if they are near."""
+    """Reads the number of classes from the configuration, or from a local dataset."""
     data = config.data
     if data.classes is not None:
         return NumClasses(len(data.classes), "data.classes")
     if data.path is None:
         if data.source in generated_datasets.CLASSES:
             return NumClasses(len(generated_datasets.CLASSES[data.source]), f"data.source = {data.source}")
-        return _assumed("the configuration names no pictures (--data DIR)")
+        return _assumed("the configuration names no images (--data DIR)")
     if is_remote(data.path):
-        return _assumed(f"{data.path} is not listed, since it is not on this machine")
+        return _assumed(f"{data.path} is not on this machine")
     try:
         layout = inspect_dataset(config.data_location, data.options())
     except DatasetError as error:
         return _assumed(str(error).rstrip("."))
     if len(layout.classes) < 2:
-        return _assumed(f"{layout.root} does not name its classes")
+        return _assumed(f"{layout.root} does not contain class names")
     return NumClasses(len(layout.classes), layout.root)
 
 

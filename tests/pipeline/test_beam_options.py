@@ -178,10 +178,10 @@ def test_dataflow_reads_only_buckets():
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
     assert loaded.artifacts_location == "gs://bucket/runs/birds"
     for preset, data, overrides, message in (
-        ("images", "/data/birds", [place], r"reads gs:// alone, and data.path is /data/birds"),
-        ("images", "gs://bucket/birds", ["pipeline.artifacts=/nfs"], r"reads gs:// alone, and pipeline.artifacts is"),
-        ("images", "gs://bucket/birds", [], r"needs pipeline.artifacts, a folder at gs://"),
-        ("digits", None, [place], r'data.source = "digits" writes to a folder here'),
+        ("images", "/data/birds", [place], r"reads only gs://, and data.path is /data/birds"),
+        ("images", "gs://bucket/birds", ["pipeline.artifacts=/nfs"], r"reads only gs://, and pipeline.artifacts is"),
+        ("images", "gs://bucket/birds", [], r"requires pipeline.artifacts, a gs:// folder"),
+        ("digits", None, [place], r'data.source = "digits" writes to a local folder'),
     ):
         with pytest.raises(ConfigError, match=message):
             loading.load(preset, data=data, overrides=[*said, *overrides])
@@ -190,7 +190,7 @@ def test_dataflow_reads_only_buckets():
 @pytest.mark.parametrize("location", ["gs://", "gs:///runs"])
 def test_a_storage_uri_without_a_bucket_is_rejected(location):
     """The result of `gs://$BUCKET` if BUCKET is not set."""
-    with pytest.raises(ConfigError, match=r"names no store; write it as gs://bucket/folder"):
+    with pytest.raises(ConfigError, match=r"is not a storage URI; use gs://bucket/folder"):
         loading.load("digits", overrides=[f"pipeline.artifacts={location}"])
 
 

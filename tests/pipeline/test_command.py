@@ -1,4 +1,4 @@
-"""The command as people meet it: one clear message and the right exit code, without waiting for TFX."""
+"""The command line: one clear message and the right exit code, without importing TFX."""
 
 import json
 import subprocess
@@ -49,8 +49,8 @@ def assert_one_message(done, code, *words):
         (
             'evaluation.slice_thresholds.accuracy={"brightness, orientation"=0.5}',
             (
-                "`brightness, orientation` is no slice that is measured",
-                "Measured are: brightness, resolution, orientation",
+                "`brightness, orientation` is not an evaluated slice",
+                "Evaluated slices: brightness, resolution, orientation",
             ),
         ),
         ("evaluation.class_thresholds.recall={9a=0.5}", ("evaluation.class_thresholds: unknown class `9a`",)),
@@ -58,7 +58,7 @@ def assert_one_message(done, code, *words):
     ],
     ids=["key", "type", "range", "slice", "cross", "class", "class of a group"],
 )
-def test_a_wrong_configuration(run_in, override, words):
+def test_an_invalid_configuration(run_in, override, words):
     assert_one_message(run_in("digits", "--set", override), 2, *words)
 
 
@@ -72,7 +72,7 @@ def test_a_wrong_configuration(run_in, override, words):
     ],
     ids=["missing folder", "empty class", "single class", "one image in a class"],
 )
-def test_a_folder_that_cannot_be_trained_on(run_in, class_folders, tmp_path, counts, words):
+def test_a_dataset_that_cannot_be_used(run_in, class_folders, tmp_path, counts, words):
     data = class_folders(counts) if counts is not None else tmp_path / "nowhere"
     assert_one_message(run_in("digits", "--data", data), 2, *words)
 
@@ -81,19 +81,19 @@ def test_an_unknown_node(run_in):
     assert_one_message(run_in("digits", "--to", "Trainr"), 2, "--to: unknown node `Trainr`", "Did you mean `Trainer`?")
 
 
-def test_the_tuner_must_be_switched_on(run_in):
+def test_the_tuner_must_be_enabled(run_in):
     done = run_in("digits", "--to", "Tuner")
-    assert_one_message(done, 2, "--to: Tuner is switched off", "tuner.enabled=true")
+    assert_one_message(done, 2, "--to: Tuner is disabled", "tuner.enabled=true")
 
 
 def test_nodes_in_the_wrong_order(run_in):
     done = run_in("digits", "--from", "GradCam", "--to", "Trainer")
-    assert_one_message(done, 2, "--from GradCam comes after --to Trainer")
+    assert_one_message(done, 2, "--from GradCam is after --to Trainer")
 
 
 def test_several_machines(run_in):
     done = run_in("digits", "--set", "training.distribution=multi_worker")
-    assert_one_message(done, 2, "that a cluster starts on several machines", 'take "mirrored"')
+    assert_one_message(done, 2, "that a cluster starts on several machines", 'set "mirrored"')
 
 
 def test_a_root_that_is_a_file(tmp_path):
@@ -144,7 +144,7 @@ def test_the_model_must_be_named_unless_there_is_only_one(tmp_path, picture_byte
     assert (done.exit_code, done.stdout, done.stderr) == (2, "", message)
 
 
-def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatch):
+def test_every_image_has_its_own_mask(tmp_path, picture_bytes, monkeypatch):
     class Server:
         def __init__(self, address, model_name, **options):
             pass
@@ -159,12 +159,12 @@ def test_every_picture_has_a_mask_of_its_own(tmp_path, picture_bytes, monkeypatc
             pass
 
     monkeypatch.setattr(client, "GrpcClient", Server)
-    pictures = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a-2.png", "y/a-2.jpg", "z/a.png")]
-    for path in pictures:
+    images = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a-2.png", "y/a-2.jpg", "z/a.png")]
+    for path in images:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture_bytes())
     masks = tmp_path / "masks"
-    done = CliRunner().invoke(app, ["segment", *map(str, pictures), "--output-dir", str(masks), "--model=m", "--json"])
+    done = CliRunner().invoke(app, ["segment", *map(str, images), "--output-dir", str(masks), "--model=m", "--json"])
     assert done.exit_code == 0, done.output
     written = [row["mask"] for row in json.loads(done.stdout)["masks"]]
     assert written == [str(masks / name) for name in ("a.png", "a-2.png", "a-2-2.png", "a-2-3.png", "a-3.png")]
@@ -176,7 +176,7 @@ def test_serve_without_a_folder(tmp_path):
     assert_one_message(done, 2, "--model-base-path", "is not a folder")
 
 
-def test_serve_wants_one_source_of_models_and_batching_for_its_parameters(tmp_path):
+def test_serve_requires_one_source_of_models_and_batching_for_its_parameters(tmp_path):
     assert_one_message(tfx_vision("serve"), 2, "--model-base-path", "--model-config-file")
     both = tfx_vision("serve", "--model-base-path", tmp_path, "--model-config-file", tmp_path / "models.config")
     assert_one_message(both, 2, "--model-base-path", "--model-config-file")
@@ -194,8 +194,8 @@ def test_augment_draws_a_sheet(tmp_path, class_folders):
     (data / "a" / "0.png").write_bytes(b"nothing")
     sheet = tmp_path / "sheet.png"
     done = tfx_vision("augment", "images", "--data", data, "--output", sheet, "--num", 6, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"{sheet}: 5 pictures, 7 samples of each\n")
-    assert done.stderr == "left out: a/0.png: not a JPEG, PNG or GIF file\n"
+    assert (done.returncode, done.stdout) == (0, f"{sheet}: 5 images, 7 samples of each\n")
+    assert done.stderr == "skipped: a/0.png: not a JPEG, PNG or GIF file\n"
     with Image.open(sheet) as image:
         assert image.width > 8 * 128 and image.height > 5 * 128
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "sheet.png"]
@@ -214,27 +214,27 @@ NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom",
             ("--output", "sheet.png", *NO_AUGMENTATION),
             ("[augmentation] asks for nothing", "--set augmentation.rotation=0.05"),
         ),
-        (("--output", "no/sheet.png"), ("--output", "there is no folder no")),
+        (("--output", "no/sheet.png"), ("--output", "folder no does not exist")),
     ],
-    ids=["no picture file", "out of range", "missing folder", "no augmentation", "no folder for it"],
+    ids=["not an image file", "out of range", "missing folder", "no augmentation", "missing output folder"],
 )
-def test_what_augment_cannot_draw(tmp_path, arguments, words):
+def test_augment_rejects_invalid_options(tmp_path, arguments, words):
     root = ("--set", f"pipeline.root={tmp_path / 'runs'}")
     assert_one_message(tfx_vision("augment", "digits", *arguments, *root, cwd=tmp_path), 2, *words)
 
 
-def test_report_prints_where_the_last_one_is(tmp_path):
+def test_report_prints_the_path_of_the_last_report(tmp_path):
     root = ("--set", f"pipeline.root={tmp_path}")
     done = tfx_vision("report", "digits", *root)
-    assert_one_message(done, 1, f"There is no {tmp_path}/digits/report.html", "ModelReport")
+    assert_one_message(done, 1, f"{tmp_path}/digits/report.html does not exist", "ModelReport")
     for name in ("digits", "cats"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.html").write_text("<!doctype html>")
-    for arguments, name in (((), "digits"), (("--data", "/pictures/cats"), "cats")):
+    for arguments, name in (((), "digits"), (("--data", "/images/cats"), "cats")):
         done = tfx_vision("report", "digits", *arguments, *root)
         assert (done.returncode, done.stdout) == (0, f"{tmp_path}/{name}/report.html\n")
-        assert done.stderr.startswith("note: which run the report is of is not known: ")
-    # Where the pictures are does not matter to where the report is.
+        assert done.stderr.startswith("note: cannot determine the run of this report: ")
+    # The path of the report does not depend on that of the images.
     assert_one_message(tfx_vision("report", "images", *root), 1, "images/report.html")
     assert_one_message(tfx_vision("report", "digit"), 2, "Did you mean `digits`?")
     assert_one_message(tfx_vision("report", "digits", "--set", "training.epoch=3"), 2, "Unknown key `epoch`")
@@ -243,16 +243,16 @@ def test_report_prints_where_the_last_one_is(tmp_path):
 def test_deploy_writes_files_once(tmp_path):
     done = tfx_vision("deploy", "digits", "--output", tmp_path / "out", "--set", "serving.model_name=cats")
     assert (done.returncode, done.stderr) == (0, "")
-    written = [Path(line) for line in done.stdout.splitlines()]
-    assert tmp_path / "out" / "compose.yaml" in written and all(path.is_file() for path in written)
+    files = [Path(line) for line in done.stdout.splitlines()]
+    assert tmp_path / "out" / "compose.yaml" in files and all(path.is_file() for path in files)
     assert_one_message(tfx_vision("deploy", "digits", "--output", tmp_path / "out"), 2, "is not empty")
     assert_one_message(tfx_vision("deploy", "digit", "--output", tmp_path / "new"), 2, "Did you mean `digits`?")
-    assert_one_message(tfx_vision("deploy", "digits", "--output", written[0]), 1, str(written[0]))
+    assert_one_message(tfx_vision("deploy", "digits", "--output", files[0]), 1, str(files[0]))
 
 
 def test_presets_lists_all():
-    found = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
-    assert sorted(found) == loading.preset_names()
+    presets = json.loads(tfx_vision("presets", "--json").stdout)["presets"]
+    assert sorted(presets) == loading.preset_names()
 
 
 @pytest.mark.parametrize(
@@ -267,13 +267,13 @@ def test_presets_lists_all():
         "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
     ],
 )
-def test_what_must_answer_at_once_imports_nothing_heavy(statement):
+def test_fast_commands_import_nothing_heavy(statement):
     code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_doctor_finds_this_environment_sound():
+def test_doctor_accepts_this_environment():
     done = tfx_vision("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The configuration: what is accepted, and what is said of the rest."""
+"""The configuration: valid settings, and the messages for invalid ones."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,16 @@ from pipeline.execution.beam_options import BeamSection
 
 
 @pytest.mark.parametrize("name", loading.preset_names())
-def test_every_preset_is_valid_and_says_what_it_is(name):
+def test_every_preset_is_valid_and_has_a_header(name):
     data = None if 'source = "' in loading.preset_text(name) else "."
     loaded = loading.load(name, data=data)
     assert data is not None or loaded.pipeline.name == name.replace("_", "-")
     header = [line for line in loading.preset_text(name).splitlines() if line.startswith("#")]
-    said = {word: [line for line in header if line.startswith(f"# {word}:")] for word in ("command", "cost", "result")}
-    assert all(len(lines) == 1 for lines in said.values())
-    for line in said["cost"] + said["result"]:  # measured
+    entries = {
+        word: [line for line in header if line.startswith(f"# {word}:")] for word in ("command", "cost", "result")
+    }
+    assert all(len(lines) == 1 for lines in entries.values())
+    for line in entries["cost"] + entries["result"]:  # measured
         assert re.search(r"\d", line)
         assert "?" not in line and "to be" not in line.lower()
 
@@ -43,7 +45,7 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("evaluation.change_thresholds.accuracy=7", r"`accuracy` must be between 0 and 1, not 7"),
         ("evaluation.thresholds={}", r"evaluation\.thresholds: at least one is needed"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: .*scratch_cnn"),
-        ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but .*below 32"),
+        ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but the model requires at least 32"),
         (
             "model.convolution=depthwise",
             r"convolution: must be one of standard, separable, mobilenet, or .*'depth",
@@ -60,7 +62,7 @@ def test_every_preset_is_valid_and_says_what_it_is(name):
         ("pipeline.name='Not Allowed'", r"pipeline\.name: .*pattern"),
     ],
 )
-def test_mistakes_are_named(override, message):
+def test_errors_name_the_setting(override, message):
     with pytest.raises(ConfigError, match=message):
         loading.load("digits", overrides=[override])
 
@@ -71,7 +73,7 @@ def test_a_malformed_override_shows_the_form(override):
         loading.load("digits", overrides=[override])
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_errors_are_reported_together():
     with pytest.raises(ConfigError) as raised:
         loading.load("digits", overrides=["training.epoch=3", "transform.chanels=1", "training.batch_size=0"])
     assert all(word in str(raised.value) for word in ("epoch", "chanels", "batch_size"))
@@ -86,13 +88,13 @@ def test_values_are_toml_or_bare_words():
     assert loaded.model.blocks == ((8,), (16,))
 
 
-def test_a_mistake_in_one_of_several_kinds_is_told_once():
+def test_an_error_in_a_union_is_reported_once():
     with pytest.raises(ConfigError) as raised:
         loading.load("digits", overrides=["model.convolution=depthwise"])
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_one_kind_for_all_blocks_or_one_for_every_block():
+def test_one_value_for_all_blocks_or_one_per_block():
     overrides = ["model.convolution=separable", 'model.downsampling=["stride", "max", "average"]']
     loaded = loading.load("digits", overrides=overrides)
     assert loaded.model.convolution == "separable"
@@ -101,13 +103,13 @@ def test_one_kind_for_all_blocks_or_one_for_every_block():
     assert type(options).model_validate_json(options.model_dump_json()) == options
 
 
-def test_only_a_run_needs_pictures():
+def test_only_a_run_requires_a_dataset():
     assert loading.load("images", needs_data=False).data.path is None
     with pytest.raises(ConfigError, match=r"data\.path is missing"):
         loading.load("images")
 
 
-def test_another_model_does_not_inherit_the_presets_keys():
+def test_another_model_does_not_inherit_the_keys_of_the_preset():
     assert loading.load("digits", overrides=["model.depth=2", "model.name=unet"]).model.depth == 2
     with pytest.raises(ConfigError, match=r"Unknown key `filtrs` in \[model\]\. Did you mean `filters`\?"):
         loading.load("digits", overrides=["model.name='unet'", "model.filtrs=3"])
@@ -139,7 +141,7 @@ def test_a_preset_on_other_data_is_another_pipeline(tmp_path, folder, name):
     assert named.pipeline.name == "mine"
 
 
-def test_remote_places_stay_as_they_are():
+def test_remote_locations_are_unchanged():
     loaded = loading.load("images", data="gs://bucket/birds")
     assert loaded.data_location == "gs://bucket/birds"
     assert loaded.pipeline.name == "birds"
@@ -159,7 +161,7 @@ def test_remote_places_stay_as_they_are():
         ("validation.on_drift=ignore", "validation.on_drift"),
     ],
 )
-def test_what_cannot_be_said_of_data(override, message):
+def test_invalid_settings_of_the_dataset(override, message):
     with pytest.raises(ConfigError, match=message):
         loading.load("digits", overrides=[override])
 
@@ -176,33 +178,33 @@ def transfer_file(tmp_path):
     [
         ("transform.normalization=dataset", r'set transform\.normalization = "backbone"'),
         ("transform.channels=1", r"set transform\.channels = 3"),
-        ("transform.image_size=31", r"image_size is 31, but .*below 32"),
+        ("transform.image_size=31", r"image_size is 31, but the model requires at least 32"),
         ("model.bakbone=0.5", r"Did you mean `backbone`\?"),
         ("model.backbone=vgg16", r"unknown backbone `vgg16`; known: densenet121"),
     ],
 )
-def test_what_a_pre_trained_base_needs(transfer_file, override, message):
+def test_requirements_of_a_backbone(transfer_file, override, message):
     with pytest.raises(ConfigError, match=message):
         loading.load(transfer_file, overrides=[override])
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-def test_a_frozen_base_cannot_be_fine_tuned(transfer_file, layers):
+def test_a_frozen_backbone_cannot_be_fine_tuned(transfer_file, layers):
     tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", f"fine_tuning.unfreeze_layers={layers}"]
     with pytest.raises(ConfigError, match=r"fine_tuning\.epochs must be 0: .* cannot be trained"):
         loading.load(transfer_file, overrides=tuned)
 
 
-def test_a_second_phase_trains_some_layers_of_the_base(transfer_file):
+def test_fine_tuning_trains_some_layers_of_the_backbone(transfer_file):
     message = r"fine_tuning\.epochs = 2 with fine_tuning\.unfreeze_layers = 0 would train the head alone once more"
     with pytest.raises(ConfigError, match=message):
         loading.load(transfer_file, overrides=["fine_tuning.epochs=2"])
-    # One key switches a preset's second phase off.
+    # One key disables the fine-tuning of a preset.
     off = loading.load("clothing", data=".", overrides=["fine_tuning.epochs=0"])
     assert off.fine_tuning.unfreeze_layers > 0
 
 
-def test_the_warm_up_leaves_something_of_each_phase(transfer_file):
+def test_the_warm_up_is_shorter_than_each_phase(transfer_file):
     warm = ["training.schedule=cosine", "training.warmup_epochs=3", "fine_tuning.unfreeze_layers=1"]
     message = r"warmup_epochs = 3 is of each phase and must be less than fine_tuning\.epochs = 3"
     with pytest.raises(ConfigError, match=message):
@@ -218,12 +220,12 @@ def test_the_warm_up_leaves_something_of_each_phase(transfer_file):
         ("transform.normalization=backbone", "needs a model with a pre-trained base"),
     ],
 )
-def test_what_needs_a_pre_trained_base(override, message):
+def test_settings_that_require_a_backbone(override, message):
     with pytest.raises(ConfigError, match=message):
         loading.load("digits", overrides=[override])
 
 
-def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
+def test_a_backbone_reaches_the_trainer(transfer_file):
     loaded = loading.load(transfer_file, overrides=["fine_tuning.epochs=2", "fine_tuning.unfreeze_layers=5"])
     options = loaded.trainer_options(("a", "b"))
     assert options.model.backbone == "mobilenet_v2"
@@ -248,7 +250,7 @@ def test_a_pre_trained_base_reaches_the_trainer(transfer_file):
         ("digits", "augmentation.vertical_flips=true", r"Did you mean `vertical_flip`\?"),
     ],
 )
-def test_what_cannot_be_asked_of_labels(preset, override, message):
+def test_settings_that_do_not_fit_the_labels(preset, override, message):
     with pytest.raises(ConfigError, match=message):
         loading.load(preset, overrides=override.split())
 
@@ -276,26 +278,29 @@ def tuned(*overrides):
         ("tuner.space.training.batch_size={min=8,max=9,step=0.5}", r"`training\.batch_size` = 8\.5: .*valid integer"),
         (
             "tuner.space.model.blocks={choices=[1]}",
-            r"`model\.blocks` is no number\. Numbers in \[model\]: model\.block_d",
+            r"`model\.blocks` is not a number\. Numbers in \[model\]: model\.block_d",
         ),
-        ("tuner.space.augmentation.horizontal_flip={choices=[0]}", "horizontal_flip` is no number"),
-        ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` is not tuned"),
-        ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` is not tuned"),
+        ("tuner.space.augmentation.horizontal_flip={choices=[0]}", "horizontal_flip` is not a number"),
+        ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` cannot be tuned"),
+        ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` cannot be tuned"),
         ("tuner.space={}", "at least 1 item"),
         ("tuner.objective=val_acuracy", r"classification has no `val_acuracy`\. Did you mean `val_accuracy`\?"),
         ("tuner.objective=val_mean_iou", r"classification has no `val_mean_iou`"),
         ("tuner.algorithm=bayes", "tuner.algorithm: .*'bayesian'"),
-        ("tuner.space.task.label_smoothing={min=0,max=0.2}", "changes the loss itself"),
-        ("training.distribution=multi_worker", "every worker would search by itself"),
+        (
+            "tuner.space.task.label_smoothing={min=0,max=0.2}",
+            "changes the loss, so losses of trials cannot be compared",
+        ),
+        ("training.distribution=multi_worker", "every worker would search separately"),
     ],
 )
-def test_where_there_is_nothing_to_search(override, message):
+def test_invalid_searches(override, message):
     with pytest.raises(ConfigError, match=message):
         tuned(override)
 
 
 @pytest.mark.parametrize(
-    ("name", "others", "needed"),
+    ("name", "others", "condition"),
     [
         ("training.momentum={min=0.5,max=0.9}", "", r'training\.optimizer = "sgd"'),
         ("training.weight_decay={choices=[0.0]}", "", r'training\.optimizer = "adamw" or "sgd"'),
@@ -315,14 +320,14 @@ def test_where_there_is_nothing_to_search(override, message):
         ("fine_tuning.learning_rate={choices=[1]}", "", r"fine_tuning\.epochs above 0"),
     ],
 )
-def test_what_nothing_reads_is_not_tuned(name, others, needed):
+def test_a_setting_without_effect_cannot_be_tuned(name, others, condition):
     colour = ["transform.channels=3", "transform.normalization=backbone"] if "encoder" in others else []
     field = re.escape(name.partition("=")[0])
-    with pytest.raises(ConfigError, match=f"`{field}` has no effect: it is read only with {needed}$"):
+    with pytest.raises(ConfigError, match=f"`{field}` has no effect: it requires {condition}$"):
         tuned(*others.split(), *colour, "transform.image_size=32", f"tuner.space.{name}")
 
 
-def test_what_something_reads_is_tuned(transfer_file):
+def test_settings_with_an_effect_can_be_tuned(transfer_file):
     tuned("training.optimizer=sgd", "tuner.space.training.momentum={min=0.5,max=0.9}")
     tuned("training.schedule=cosine", "tuner.space.training.warmup_epochs={min=0,max=2}")
     tuned("tuner.space.training.plateau_factor={min=0.2,max=0.5}")
@@ -332,8 +337,8 @@ def test_what_something_reads_is_tuned(transfer_file):
 
 
 @pytest.mark.parametrize(("algorithm", "refused"), [("random", False), ("hyperband", True)])
-def test_values_are_held_against_the_shortest_trial(algorithm, refused):
-    # Of nine epochs, Hyperband's first round has one.
+def test_values_are_checked_with_the_shortest_trial(algorithm, refused):
+    # The first round of Hyperband has one of nine epochs.
     search = ["training.schedule=cosine", "tuner.epochs=9", "tuner.trials=30", f"tuner.algorithm={algorithm}"]
     tuned_warmup = [*search, "tuner.space.training.warmup_epochs={min=0.0,max=5}"]
     fixed_warmup = [*search, "training.warmup_epochs=5"]
@@ -345,40 +350,40 @@ def test_values_are_held_against_the_shortest_trial(algorithm, refused):
         tuned(*tuned_warmup)
     with pytest.raises(
         ConfigError,
-        match=r"tuner\.epochs = 9 leaves the shortest trials too few of them: .*less than epochs = 1 ",
+        match=r"tuner\.epochs = 9 leaves too few epochs for the shortest trials: .*less than epochs = 1 ",
     ):
         tuned(*fixed_warmup)
 
 
-def test_hyperband_halves_what_a_training_really_has():
+def test_hyperband_halves_the_actual_epochs():
     search = ["tuner.algorithm=hyperband", "tuner.epochs=81"]
     with pytest.raises(ConfigError, match=r"must be 3 or more \(given: 81 and 2\)"):
         tuned(*search, "tuner.trials=1000", "training.epochs=2")
     with pytest.raises(ConfigError, match=r"trials of 3 epochs needs tuner\.trials = 4 or more"):
         tuned(*search, "tuner.trials=3", "training.epochs=3")
-    tuned(*search, "tuner.trials=4", "training.epochs=3")  # 81 epochs would need more
+    tuned(*search, "tuner.trials=4", "training.epochs=3")  # 81 epochs would require more
 
 
-def test_a_search_is_looked_at_without_pictures():
+def test_a_search_is_checked_without_a_dataset():
     assert loading.load("images", overrides=["tuner.enabled=true"], needs_data=False).tuner.enabled
 
 
-def test_a_loss_is_not_compared_with_another():
+def test_losses_of_different_settings_are_not_compared():
     unet = ["task.name=segmentation", "task.loss=focal", "tuner.space.task.focal_gamma={min=0,max=5}"]
-    with pytest.raises(ConfigError, match="changes the loss itself"):
+    with pytest.raises(ConfigError, match="changes the loss, so losses of trials cannot be compared"):
         tuned(*unet)
     assert tuned(*unet, "tuner.objective=val_mean_iou").tuner.objective == "val_mean_iou"
 
 
-def test_a_value_must_go_with_the_rest(transfer_file):
-    # Each value is right by itself.
+def test_a_value_must_fit_the_rest_of_the_configuration(transfer_file):
+    # Each value is valid by itself.
     search = ["tuner.enabled=true", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=5"]
     space = "tuner.space.fine_tuning.unfreeze_layers={choices=[5, 0]}"
     with pytest.raises(ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train the head alone"):
         loading.load(transfer_file, overrides=[*search, space])
 
 
-def test_a_search_that_is_off_is_not_in_the_way_of_another_model():
+def test_a_disabled_search_does_not_affect_another_model():
     space = "tuner.space.task.dense_units={min=1,max=9}"
     assert not loading.load("digits", overrides=["model.name=unet", space]).tuner.enabled
 
@@ -389,21 +394,21 @@ def test_names_of_the_search_in_every_form_of_toml(tmp_path):
         "[tuner.space]\ntraining.batch_size = {choices = [32, 64]}\n",
         "[tuner.space.training.batch_size]\nchoices = [32, 64]\n",
     ]
-    found = []
+    spaces = []
     for form in forms:
         path = tmp_path / "mine.toml"
         path.write_text('data.path = "x"\ntuner.enabled = true\n' + form)
-        found.append(loading.load(str(path)).tuner.space)
-    assert found[0] == found[1] == found[2]
-    assert found[0]["training.batch_size"].choices == (32, 64)
+        spaces.append(loading.load(str(path)).tuner.space)
+    assert spaces[0] == spaces[1] == spaces[2]
+    assert spaces[0]["training.batch_size"].choices == (32, 64)
 
 
-def test_groups_come_from_one_place():
+def test_groups_have_one_source():
     with pytest.raises(ConfigError, match="exclude each other"):
         loading.load("digits", overrides=["data.group_column=a", "data.group_pattern='(x)'"])
 
 
-def test_home_is_understood(monkeypatch, tmp_path):
+def test_paths_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     loaded = loading.load("digits", data="~/photos", overrides=["pipeline.root='~/runs'"])
     assert loaded.run_dir == tmp_path / "runs" / "photos"
@@ -429,7 +434,7 @@ def test_an_unknown_preset_suggests_one():
         loading.load("digts")
 
 
-def test_the_trainers_part_survives_json():
+def test_the_settings_of_the_trainer_as_json():
     from trainer_module.options import TrainerOptions
 
     options = loading.load("digits").trainer_options(("a", "b"))
@@ -468,13 +473,13 @@ def test_every_key_is_documented():
         assert all(f"`{key}`" in text for key in models.get(name).Options.model_fields)
 
 
-def test_what_is_demanded_of_one_task_is_not_demanded_of_another():
+def test_thresholds_of_one_task_do_not_apply_to_another():
     assert loading.load("images", data="x", overrides=["model.name=scratch_cnn"]).evaluation.thresholds
     masks = loading.load("images", data="x", overrides=["task.name=segmentation", "evaluation.thresholds.mean_iou=0.4"])
     assert masks.evaluation.thresholds == {"mean_iou": 0.4}
 
 
-def test_an_unknown_colour_map_is_refused():
+def test_an_unknown_colour_map_is_rejected():
     with pytest.raises(ConfigError, match="no colour map `rainbows`"):
         loading.load("digits", overrides=["grad_cam.colormap=rainbows"])
 
@@ -489,14 +494,14 @@ def test_an_unknown_colour_map_is_refused():
         (["grad_cam.method=lime"], "grad_cam.method: Input should be 'grad_cam' or 'grad_cam_plus_plus'"),
     ],
 )
-def test_explanations_that_cannot_be_are_refused(overrides, message):
+def test_invalid_settings_of_explanations(overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         loading.load("digits", overrides=overrides)
 
 
-def test_of_masks_more_can_be_demanded():
-    said = ["task.name=segmentation", "grad_cam.thresholds={pointing_game=0.5, energy_inside=0.3}"]
-    loaded = loading.load("images", data="x", overrides=said)
+def test_faithfulness_thresholds_of_masks():
+    overrides = ["task.name=segmentation", "grad_cam.thresholds={pointing_game=0.5, energy_inside=0.3}"]
+    loaded = loading.load("images", data="x", overrides=overrides)
     assert loaded.grad_cam.thresholds == {"pointing_game": 0.5, "energy_inside": 0.3}
 
 
@@ -507,7 +512,7 @@ def test_of_masks_more_can_be_demanded():
         ("grad_cam.target=catt", "grad_cam.target: unknown class `catt`. Did you mean `cat`?"),
     ],
 )
-def test_explanations_of_what_the_data_do_not_have_are_refused(class_folders, override, message):
+def test_explanations_of_unknown_slices_and_classes_are_rejected(class_folders, override, message):
     from pipeline.execution import dataset
 
     loaded = loading.load("images", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])

@@ -1,4 +1,4 @@
-"""`tfx-vision model`: what it finds, what it shows, and what it says of mistakes."""
+"""`tfx-vision model`: the network, its table, and the messages for invalid configurations."""
 
 import io
 import json
@@ -25,13 +25,13 @@ def loaded(*overrides, data=None, name="images"):
     return loading.load(name, data=data and str(data), overrides=overrides, needs_data=False)
 
 
-def shown(found, width=80, expand=False):
+def shown(inspection, width=80, expand=False):
     out = io.StringIO()
-    network_table.show(Console(file=out, width=width), found, expand=expand)
+    network_table.show(Console(file=out, width=width), inspection, expand=expand)
     return out.getvalue()
 
 
-# --- Mistakes ---------------------------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def shown(found, width=80, expand=False):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_bad_names_are_answered_at_once(arguments, words):
+def test_invalid_names_have_one_message(arguments, words):
     done = tfx_vision(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
+def test_a_missing_saved_model_has_one_message(tmp_path):
     overrides = ["model.name=transfer", "model.backbone=saved_model", "transform.normalization=backbone"]
     with pytest.raises(ConfigError, match=r"cannot be built: There is no SavedModel in 'nowhere'"):
         network_summary.inspect(loaded(*overrides, "model.weights=nowhere"))
@@ -71,12 +71,12 @@ def test_a_saved_model_that_is_not_there_is_one_message(tmp_path):
         ("images", ['data.classes=["a", "b", "c"]'], 3, "data.classes"),
     ],
 )
-def test_the_configuration_says_how_many_classes(name, overrides, number, origin):
-    found = network_summary.count_classes(loaded(*overrides, name=name))
-    assert found == (number, origin, "")
+def test_the_number_of_classes_of_the_configuration(name, overrides, number, origin):
+    num_classes = network_summary.count_classes(loaded(*overrides, name=name))
+    assert num_classes == (number, origin, "")
 
 
-def test_folders_are_counted(class_folders):
+def test_the_number_of_class_folders(class_folders):
     folder = class_folders({"a": 3, "b": 3, "c": 3})
     assert network_summary.count_classes(loaded(data=folder)) == (3, str(folder), "")
 
@@ -84,20 +84,20 @@ def test_folders_are_counted(class_folders):
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (None, "the configuration names no pictures"),
+        (None, "the configuration names no images"),
         ("gs://bucket/birds", "not on this machine"),
         ("/no/such/folder", "The data folder /no/such/folder does not exist"),
     ],
 )
-def test_otherwise_ten_are_assumed_and_said_to_be(data, problem):
-    found = network_summary.inspect(loaded(*TINY, data=data))
-    assert (found.num_classes.number, found.num_classes.origin) == (10, "assumed")
-    assert problem in found.num_classes.problem
-    assert f"note: 10 classes are assumed: {found.num_classes.problem}" in shown(found, 300)
+def test_ten_classes_are_assumed_with_a_note(data, problem):
+    inspection = network_summary.inspect(loaded(*TINY, data=data))
+    assert (inspection.num_classes.number, inspection.num_classes.origin) == (10, "assumed")
+    assert problem in inspection.num_classes.problem
+    assert f"note: 10 classes are assumed: {inspection.num_classes.problem}" in shown(inspection, 300)
     assert "note" not in shown(network_summary.inspect(loaded(*TINY, data=data), num_classes=3))
 
 
-# --- What is shown ----------------------------------------------------------------------------------------------
+# --- Output -----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_one_object_and_imports_no_tfx():
@@ -110,16 +110,16 @@ def test_the_command_prints_one_object_and_imports_no_tfx():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stderr == ""
-    found = json.loads(done.stdout)
-    assert (found["model"], found["task"], found["input_shape"]) == ("scratch_cnn", "classification", [16, 16, 1])
-    assert (found["num_classes"], found["num_classes_from"], found["note"]) == (7, "--num-classes", None)
-    assert found["parameters"] == sum(row["parameters"] for row in found["layers"])
-    assert found["macs"] == sum(row["macs"] for row in found["layers"])
-    assert found["feature_map"]["receptive_field"] == {"size": [24, 24], "stride": [4, 4]}
-    (conv,) = [row for row in found["layers"] if row["name"] == "block1_conv2"]
+    output = json.loads(done.stdout)
+    assert (output["model"], output["task"], output["input_shape"]) == ("scratch_cnn", "classification", [16, 16, 1])
+    assert (output["num_classes"], output["num_classes_from"], output["note"]) == (7, "--num-classes", None)
+    assert output["parameters"] == sum(row["parameters"] for row in output["layers"])
+    assert output["macs"] == sum(row["macs"] for row in output["layers"])
+    assert output["feature_map"]["receptive_field"] == {"size": [24, 24], "stride": [4, 4]}
+    (conv,) = [row for row in output["layers"] if row["name"] == "block1_conv2"]
     assert conv["output_shapes"] == [[16, 16, 32]] and conv["kernel"] == [3, 3] and conv["type"] == "Conv2D"
-    assert found["layers"][-1]["output_shapes"] == [[7]]
-    assert found["layers"][-1]["receptive_field"]["size"] is None
+    assert output["layers"][-1]["output_shapes"] == [[7]]
+    assert output["layers"][-1]["receptive_field"]["size"] is None
 
 
 @pytest.fixture(scope="module")
@@ -129,21 +129,21 @@ def with_backbone():
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_every_layer_has_a_line_with_its_figures(width):
+def test_every_layer_has_a_line(width):
     keys = ["model.convolution=mobilenet", "model.downsampling=stride", "transform.image_size=96"]
-    found = network_summary.inspect(loaded(*keys), num_classes=1234)
-    text = shown(found, width)
+    inspection = network_summary.inspect(loaded(*keys), num_classes=1234)
+    text = shown(inspection, width)
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
-    for row in found.architecture.layers:
+    for row in inspection.architecture.layers:
         line = lines[row.name]
         assert len(line) <= width and "x".join(map(str, row.output_shapes[0])) in line
         assert (f"{row.parameters:,}" in line) if row.parameters else True
     assert "3x3 /2" in lines["block1_depthwise1"] and "/" not in lines["block1_pointwise1"]
-    assert ("sees" in text.split("pixels")[0]) == (width == 140)
-    assert f"{found.architecture.parameters:,}: {found.architecture.trainable_parameters:,} trainable" in text
-    assert f"{found.architecture.macs:,} (" in text
+    assert ("field" in text.split("Parameters")[0]) == (width == 140)
+    assert f"{inspection.architecture.parameters:,}: {inspection.architecture.trainable_parameters:,} trainable" in text
+    assert f"{inspection.architecture.macs:,} (" in text
     # A depthwise 3x3 at strides 1, 2, 4 and 8.
-    assert "a position sees 31x31 pixels (the picture has 96x96); the next one lies 8 pixels further" in text
+    assert "receptive field 31x31 pixels of 96x96, stride 8 pixels" in text
 
 
 def test_a_backbone_is_one_line_or_all_of_them(with_backbone):

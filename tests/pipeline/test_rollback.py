@@ -1,4 +1,4 @@
-"""`tfx-vision rollback`: what it says, and what it changes."""
+"""`tfx-vision rollback`: its output and its effect."""
 
 import json
 
@@ -10,7 +10,7 @@ from pipeline.cli.app import app
 
 @pytest.fixture
 def base(tmp_path):
-    """Two versions, as Pusher would have left them."""
+    """A folder with two versions, as Pusher writes them."""
     folder = tmp_path / "runs/digits/serving/digits"
     for version in (100, 200):
         (folder / str(version)).mkdir(parents=True)
@@ -21,17 +21,17 @@ def base(tmp_path):
 @pytest.fixture
 def rollback(tmp_path):
     def run(*arguments):
-        where = f"pipeline.root={tmp_path / 'runs'}"
-        return CliRunner().invoke(app, ["rollback", "digits", "--set", where, *arguments])
+        root = f"pipeline.root={tmp_path / 'runs'}"
+        return CliRunner().invoke(app, ["rollback", "digits", "--set", root, *arguments])
 
     return run
 
 
-def test_the_version_before_and_back_again(rollback, base):
+def test_rolling_back_and_forth(rollback, base):
     done = rollback()
     assert done.exit_code == 0
     assert done.stdout == (
-        f"Version 100 is the newest in {base}; put aside: 200. Model servers change over by themselves.\n"
+        f"Version 100 is the newest in {base}; withdrawn: 200. Model servers switch to it by themselves.\n"
     )
     assert sorted(path.name for path in base.iterdir()) == ["100", "withdrawn-200"]
     done = rollback("--to", "200", "--json")
@@ -46,7 +46,7 @@ def test_the_version_before_and_back_again(rollback, base):
         (("--set", "serving.keep_versions=1"), 2, "serving.keep_versions"),
     ],
 )
-def test_mistakes_are_one_message(rollback, base, arguments, code, words):
+def test_errors_are_one_message(rollback, base, arguments, code, words):
     done = rollback(*arguments)
     assert done.exit_code == code and done.stdout == ""
     assert done.stderr.startswith("error: ") and words in done.stderr

@@ -1,4 +1,4 @@
-"""Is this machine able to run the pipeline?"""
+"""Checks of this machine and the installed packages."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _PACKAGES = (
     "apache-beam",
     "tensorflow-serving-api",
 )
-# Compiled extensions that fail to load where the C runtime is too old; the first two do so before TensorFlow does.
+# Compiled extensions that fail to load if the C runtime is too old, before TensorFlow does.
 _COMPILED = ("ml_metadata", "tensorflow_data_validation")
 
 
 class Check(NamedTuple):
-    """One line of the examination."""
+    """The result of one check."""
 
     name: str
     passed: bool
     detail: str
 
 
-def examine() -> list[Check]:
-    """Makes all checks; takes as long as TensorFlow's import."""
+def run_all() -> list[Check]:
+    """Runs all checks; takes as long as the import of TensorFlow."""
     checks = [
         Check("python", sys.version_info[:2] == (3, 11), platform.python_version()),
         Check("platform", platform.machine() == "x86_64", f"{platform.system()} {platform.machine()}"),
@@ -48,32 +48,32 @@ def examine() -> list[Check]:
             checks.append(Check(package, True, metadata.version(package)))
         except metadata.PackageNotFoundError:
             checks.append(Check(package, False, "not installed; run `make setup`"))
-    checks.extend(_loads(module) for module in _COMPILED)
+    checks.extend(_import_check(module) for module in _COMPILED)
     checks.append(_devices())
     return checks
 
 
 def _memory() -> Check:
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Check("memory", gib >= 4, f"{gib:.1f} GiB (4 needed)")
+    return Check("memory", gib >= 4, f"{gib:.1f} GiB (4 required)")
 
 
 def _disk() -> Check:
     gib = shutil.disk_usage(".").free / 2**30
-    return Check("disk", gib >= 2, f"{gib:.1f} GiB free here (2 needed)")
+    return Check("disk", gib >= 2, f"{gib:.1f} GiB free in this folder (2 required)")
 
 
-def _loads(module: str) -> Check:
-    done = _python(f"import trainer_module, {module}")
-    last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return Check(f"import {module}", done.returncode == 0, "loads" if done.returncode == 0 else last_line)
+def _import_check(module: str) -> Check:
+    process = _python(f"import trainer_module, {module}")
+    last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+    return Check(f"import {module}", process.returncode == 0, "loads" if process.returncode == 0 else last_line)
 
 
 def _devices() -> Check:
     code = "import trainer_module, tensorflow as tf; print(*[d.name for d in tf.config.list_physical_devices()])"
-    done = _python(code)
-    names = done.stdout.strip() or (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return Check("devices", done.returncode == 0, names)
+    process = _python(code)
+    names = process.stdout.strip() or (process.stderr.strip().splitlines() or ["no message"])[-1]
+    return Check("devices", process.returncode == 0, names)
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
