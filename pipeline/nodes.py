@@ -1,4 +1,4 @@
-"""The names of the pipeline's nodes, in data-flow order: known without importing TFX."""
+"""Names of the nodes, in the order of the data flow; imports no TFX."""
 
 TUNER = "Tuner"  # only with tuner.enabled
 GRAD_CAM = "GradCam"
@@ -20,7 +20,7 @@ NODE_IDS = (
     "ModelReport",
 )
 
-# What only Kubeflow Pipelines runs: gates whose failure is a refusal, and the exit handler.
+# Nodes of Kubeflow Pipelines: gates whose failure is a refusal, and the exit handler.
 DATASET_GATE, MODEL_GATE, RUN_VERDICT = "DatasetGate", "ModelGate", "RunVerdict"
 GATE_IDS = (DATASET_GATE, MODEL_GATE)
 KUBEFLOW_NODE_IDS = (*NODE_IDS, DATASET_GATE, MODEL_GATE, RUN_VERDICT)

@@ -196,7 +196,7 @@ def test_a_frozen_backbone_cannot_be_fine_tuned(transfer_file, layers):
 
 
 def test_fine_tuning_trains_some_layers_of_the_backbone(transfer_file):
-    message = r"fine_tuning\.epochs = 2 with fine_tuning\.unfreeze_layers = 0 would train the head alone once more"
+    message = r"fine_tuning\.epochs = 2 with fine_tuning\.unfreeze_layers = 0 would train only the head again"
     with pytest.raises(ConfigError, match=message):
         loading.load(transfer_file, overrides=["fine_tuning.epochs=2"])
     # One key disables the fine-tuning of a preset.
@@ -206,7 +206,7 @@ def test_fine_tuning_trains_some_layers_of_the_backbone(transfer_file):
 
 def test_the_warm_up_is_shorter_than_each_phase(transfer_file):
     warm = ["training.schedule=cosine", "training.warmup_epochs=3", "fine_tuning.unfreeze_layers=1"]
-    message = r"warmup_epochs = 3 is of each phase and must be less than fine_tuning\.epochs = 3"
+    message = r"warmup_epochs = 3 applies to each phase and must be less than fine_tuning\.epochs = 3"
     with pytest.raises(ConfigError, match=message):
         loading.load(transfer_file, overrides=[*warm, "fine_tuning.epochs=3"])
     for epochs in (0, 4):
@@ -216,8 +216,8 @@ def test_the_warm_up_is_shorter_than_each_phase(transfer_file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fine_tuning.epochs=1", "no base that begins frozen"),
-        ("transform.normalization=backbone", "needs a model with a pre-trained base"),
+        ("fine_tuning.epochs=1", "no backbone that starts frozen"),
+        ("transform.normalization=backbone", "requires a model with a pre-trained backbone"),
     ],
 )
 def test_settings_that_require_a_backbone(override, message):
@@ -379,7 +379,7 @@ def test_a_value_must_fit_the_rest_of_the_configuration(transfer_file):
     # Each value is valid by itself.
     search = ["tuner.enabled=true", "fine_tuning.epochs=1", "fine_tuning.unfreeze_layers=5"]
     space = "tuner.space.fine_tuning.unfreeze_layers={choices=[5, 0]}"
-    with pytest.raises(ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train the head alone"):
+    with pytest.raises(ConfigError, match=r"`fine_tuning\.unfreeze_layers` = 0: .*train only the head again"):
         loading.load(transfer_file, overrides=[*search, space])
 
 
@@ -480,7 +480,7 @@ def test_thresholds_of_one_task_do_not_apply_to_another():
 
 
 def test_an_unknown_colour_map_is_rejected():
-    with pytest.raises(ConfigError, match="no colour map `rainbows`"):
+    with pytest.raises(ConfigError, match="matplotlib has no colormap `rainbows`"):
         loading.load("digits", overrides=["grad_cam.colormap=rainbows"])
 
 
