@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,28 +12,11 @@ from PIL import Image
 
 from components.model_report import pictures
 from components.model_report.pictures import Picture
+from trainer_module.mask_drawing import IGNORED_COLOR as IGNORED_COLOR
+from trainer_module.mask_drawing import WRONG_COLOR as WRONG_COLOR
+from trainer_module.mask_drawing import palette as palette
+from trainer_module.mask_drawing import pixel_accuracy as pixel_accuracy
 
-# Colours that people with every kind of colour blindness tell apart: Okabe & Ito's but black, then Tol's darker ones.
-# Reference: M. Okabe & K. Ito, Color Universal Design, 2008, https://jfly.uni-koeln.de/color/; P. Tol, Colour Schemes,
-# SRON/EPS/TN/09-002, 2021, figure 4 ("muted").
-_COLORS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-    (51, 34, 136),
-    (136, 34, 85),
-    (17, 119, 51),
-    (153, 153, 51),
-    (102, 17, 0),
-)
-IGNORED_COLOR = (128, 128, 128)
-# Of a wrong pixel: on grey, the lightness alone tells it.
-WRONG_COLOR = (255, 176, 0)
-_GOLDEN_ANGLE = 0.381966
 # Of a difference: the picture in greys from black to the middle, so that what is wrong is lightest.
 _NUM_SHADES = 16
 _DIFFERENCE_PALETTE = [shade * 9 for shade in range(_NUM_SHADES) for _ in "rgb"] + list(WRONG_COLOR)
@@ -72,38 +54,6 @@ def from_json(values: dict[str, Any]) -> Comparison:
     """The inverse of `to_json`."""
     drawn = {name: Picture(**values[name]) for name in ("picture", "truth", "predicted", "difference")}
     return Comparison(**values | drawn)
-
-
-def palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """A colour for every class: those made for it first, then hues a golden angle apart in three lightnesses.
-
-    Args:
-      num_classes: How many.
-
-    Returns:
-      Red, green and blue, range [0, 255]; the same for the same class, however many there are.
-    """
-    colors = list(_COLORS[:num_classes])
-    for index in range(num_classes - len(colors)):
-        lightness = (0.75, 0.35, 0.55)[index % 3]
-        red, green, blue = colorsys.hls_to_rgb((index + 0.5) * _GOLDEN_ANGLE % 1.0, lightness, 0.6)
-        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colors
-
-
-def pixel_accuracy(truth: np.ndarray, predicted: np.ndarray, ignore_id: int | None) -> float:
-    """Share of right pixels.
-
-    Args:
-      truth: uint8 [..., h, w], class ids.
-      predicted: The same shape.
-      ignore_id: Id of pixels that count for nothing, if there is one.
-
-    Returns:
-      In [0, 1]; NaN where no pixel counts.
-    """
-    counted = np.ones(truth.shape, bool) if ignore_id is None else truth != ignore_id
-    return float(np.mean(truth[counted] == predicted[counted])) if counted.any() else float("nan")
 
 
 def compare(

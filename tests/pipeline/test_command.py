@@ -212,7 +212,7 @@ NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom",
         (("--output", "sheet.png", "--data", "nowhere"), ("does not exist",)),
         (
             ("--output", "sheet.png", *NO_AUGMENTATION),
-            ("[augmentation] asks for nothing", "--set augmentation.rotation=0.05"),
+            ("[augmentation] sets nothing", "--set augmentation.rotation=0.05"),
         ),
         (("--output", "no/sheet.png"), ("--output", "folder no does not exist")),
     ],

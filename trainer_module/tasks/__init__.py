@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from trainer_module import registry
+from trainer_module.tasks._spec import Comparison as Comparison
 from trainer_module.tasks._spec import MetricSpec as MetricSpec
 from trainer_module.tasks._spec import Objective as Objective
 from trainer_module.tasks._spec import TaskSpec as TaskSpec

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainer_module import features
 from trainer_module.section import TaskOptions
 
 if TYPE_CHECKING:
@@ -245,6 +246,65 @@ class Explanation:
     pixels_at_once: int = 2**22
 
 
+# === Drawing ===
+
+Color = tuple[int, int, int]  # red, green, blue, range [0, 255]
+
+
+class Panel(NamedTuple):
+    """One image of a comparison.
+
+    Attributes:
+      title: Its heading: "Ground truth".
+      pixels: uint8 [h, w, 3].
+      description: What it shows, for readers who do not see it.
+    """
+
+    title: str
+    pixels: np.ndarray
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How the report shows the examples with the worst predictions.
+
+    Attributes:
+      score_name: Name of the score in a sentence: "pixel accuracy".
+      score: (label, prediction, ignore_id) → a value in [0, 1], higher is better; NaN if it is undefined.
+      panels: (image, label, prediction, classes, ignore_id) → the images shown beside the input.
+      main_error: (label, prediction, classes, ignore_id) → the most frequent error in words; empty if there is none.
+      note: One sentence that explains the panels.
+    """
+
+    score_name: str
+    score: Callable[[np.ndarray, np.ndarray, int | None], float]
+    panels: Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[str], int | None], tuple[Panel, ...]]
+    main_error: Callable[[np.ndarray, np.ndarray, Sequence[str], int | None], str]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How an image is shown with its label or its prediction: in the report, contact sheets and on the command line.
+
+    An image is uint8 [h, w, 1 or 3]. A label is one example of what `TaskSpec.labels` or `TaskSpec.augment` returns, a
+    prediction one of `TaskSpec.decode`; both without batch dimension. None of these functions needs TensorFlow.
+
+    Attributes:
+      draw: (image, label or prediction, classes, ignore_id) → the image with it, uint8 [h, w, 3].
+      caption: (label or prediction, classes) → lines of text below the image; none if the drawing shows everything.
+      legend: (classes, ignore_id, labels) → name and colour of every class, or with labels of the classes that `draw`
+        paints in them; empty if colours have no meaning.
+      comparison: How the worst predictions are shown; None if the report shows Grad-CAM overlays instead.
+    """
+
+    draw: Callable[[np.ndarray, Any, Sequence[str], int | None], np.ndarray]
+    caption: Callable[[Any, Sequence[str]], list[str]]
+    legend: Callable[[Sequence[str], int | None, Sequence[Any] | None], list[tuple[str, Color]]]
+    comparison: Comparison | None = None
+
+
 # === Task ===
 
 
@@ -275,6 +335,8 @@ class TaskSpec:
       evaluation: How it is evaluated.
       export: How it is served.
       explanation: How a prediction is explained.
+      decode: Logits of a batch → its predictions, in the coordinates of the model input.
+      drawing: How labels and predictions are shown.
     """
 
     name: str
@@ -297,3 +359,15 @@ class TaskSpec:
     evaluation: Evaluation | None = None
     export: Export
     explanation: Explanation
+    decode: Callable[[tf.Tensor], tf.Tensor]
+    drawing: Drawing
+
+    def labels(self, raw_features: Mapping[str, tf.Tensor], options: TrainerOptions) -> tf.Tensor:
+        """Reads the labels of raw examples as `read_label` does, without a transform graph.
+
+        Args:
+          raw_features: `label_features` of a batch, [N, number of values].
+          options: `classes` and `transform` are read.
+        """
+        label = self.transform_label(raw_features, options.classes, options.transform)
+        return self.read_label({features.LABEL: label}, options.transform)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trainer_module import features
 from trainer_module.section import Rate, TaskOptions
-from trainer_module.tasks._spec import Agreement, Endpoint, Explanation, Export, Objective, TaskSpec
+from trainer_module.tasks._spec import Agreement, Drawing, Endpoint, Explanation, Export, Objective, TaskSpec
 
 if TYPE_CHECKING:
     import keras
@@ -259,6 +259,38 @@ def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
     return tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
 
 
+# === Drawing ===
+
+
+def _decode(logits: tf.Tensor) -> tf.Tensor:
+    """Computes probabilities, float32 [N, C]."""
+    import tensorflow as tf
+
+    return tf.nn.softmax(logits)
+
+
+def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None) -> np.ndarray:
+    """Returns the image in RGB: the caption names its class."""
+    import numpy as np
+
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def _caption(label: Any, classes: Sequence[str]) -> list[str]:
+    """Names the class, or the two largest shares and their classes.
+
+    Args:
+      label: int id, or float [C]: probabilities, or the shares of an image that is mixed from two.
+      classes: Class names; the index is the id.
+    """
+    import numpy as np
+
+    if np.ndim(label) == 0:
+        return [classes[int(label)]]
+    largest = np.argsort(-label, kind="stable")[:2]
+    return [f"{classes[index]}: {label[index]:.0%}" for index in largest if label[index] >= 0.005]
+
+
 TASK = TaskSpec(
     name="classification",
     label_noun="one class per image",
@@ -289,4 +321,6 @@ TASK = TaskSpec(
         command="predict IMAGE",
     ),
     explanation=Explanation(target=_target, score=_score),
+    decode=_decode,
+    drawing=Drawing(draw=_draw, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

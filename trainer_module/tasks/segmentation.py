@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from trainer_module import features
+from trainer_module import features, mask_drawing
 from trainer_module.section import TaskOptions
-from trainer_module.tasks._spec import Agreement, Condition, Endpoint, Explanation, Export, Objective, TaskSpec
+from trainer_module.tasks._spec import (
+    Agreement,
+    Comparison,
+    Condition,
+    Drawing,
+    Endpoint,
+    Explanation,
+    Export,
+    Objective,
+    TaskSpec,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -269,4 +279,17 @@ TASK = TaskSpec(
         command="segment IMAGE --output-dir DIR",
     ),
     explanation=Explanation(target=_target, score=_score, has_regions=True, method_prefix="Seg-", pixels_at_once=2**20),
+    decode=masks_of,
+    drawing=Drawing(
+        draw=mask_drawing.draw,
+        caption=lambda mask, classes: [],
+        legend=mask_drawing.legend,
+        comparison=Comparison(
+            score_name="pixel accuracy",
+            score=mask_drawing.pixel_accuracy,
+            panels=mask_drawing.panels,
+            main_error=mask_drawing.main_error,
+            note="In the difference, wrong pixels are bright and all others grey.",
+        ),
+    ),
 )
