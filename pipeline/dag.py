@@ -30,7 +30,8 @@ from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from components.model_report.component import ModelReport
 from components.pusher.component import VersionPusher
 from components.schema_gen.component import ImageSchemaGen
-from components.schema_gen.executor import UNCOUNTED_LABELS
+from components.schema_gen.curation import UNCOUNTED_LABELS
+from components.schema_gen.options import SchemaOptions
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
 from components.transform.component import ImageTransform
@@ -39,7 +40,7 @@ from pipeline.config.loading import as_toml, with_absolute_paths
 from pipeline.config.sections import PipelineConfig, slice_feature
 from pipeline.eval_config import batch_size, eval_config
 from pipeline.nodes import TUNER
-from trainer_module import features
+from trainer_module import features, tasks
 from trainer_module.options import ExplanationOptions, ServedExplanationOptions
 
 
@@ -114,9 +115,12 @@ def create_pipeline(
     schema_gen = ImageSchemaGen(
         statistics=statistics_gen.outputs["statistics"],
         exclude_splits=held_out,
-        domain_margin=config.validation.domain_margin,
-        classes=layout.classes,
-        label_features=layout.label_features,
+        options=SchemaOptions(
+            domain_margin=config.validation.domain_margin,
+            classes=layout.classes,
+            label_features=layout.label_features,
+            single_valued_features=tasks.get(config.task.name).single_valued_features,
+        ),
     )
 
     earlier = find_previous_span(statistics_gen.outputs["statistics"]).with_id("PreviousSpan")

@@ -20,7 +20,7 @@ from tfx.utils import io_utils, writer_utils
 
 from components.example_validator import drift
 from components.example_validator.options import DriftOptions
-from components.schema_gen.executor import STATISTICS_ENVIRONMENT
+from components.schema_gen.curation import STATISTICS_ENVIRONMENT
 from trainer_module import features
 
 DRIFT_FILE = "drift.json"

@@ -1,4 +1,4 @@
-"""SchemaGen for pictures: as TFX's, with a schema that the next pictures can be checked against."""
+"""ImageSchemaGen: TFX's SchemaGen with a schema that the next span can be validated against."""
 
 import json
 from typing import Any, ClassVar
@@ -7,10 +7,11 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, standard_component_specs
 
 from components.schema_gen import executor
+from components.schema_gen.options import SchemaOptions
 
 
 class ImageSchemaGenSpec(standard_component_specs.SchemaGenSpec):
-    """TFX's, with how the schema is curated."""
+    """Inputs, outputs and parameters of ImageSchemaGen."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         **standard_component_specs.SchemaGenSpec.PARAMETERS,
@@ -19,37 +20,29 @@ class ImageSchemaGenSpec(standard_component_specs.SchemaGenSpec):
 
 
 class ImageSchemaGen(base_component.BaseComponent):
-    """Infers the schema from the statistics of the train split; see `executor.curate`."""
+    """Infers the schema from the statistics of the train split; see `curation.curate`.
+
+    Outputs:
+      schema: As TFX's.
+    """
 
     SPEC_CLASS = ImageSchemaGenSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
-    def __init__(
-        self,
-        *,
-        statistics: BaseChannel,
-        exclude_splits: list[str],
-        domain_margin: float,
-        classes: tuple[str, ...],
-        label_features: tuple[str, ...],
-    ) -> None:
-        """Takes what the instance needs.
+    def __init__(self, *, statistics: BaseChannel, exclude_splits: list[str], options: SchemaOptions) -> None:
+        """Creates the node.
 
         Args:
           statistics: From StatisticsGen.
-          exclude_splits: Splits that are not inferred from; their ranges count all the same.
-          domain_margin: How far ranges are widened, as a part of them.
-          classes: Class names.
-          label_features: Raw example features of the label.
+          exclude_splits: Splits that the schema is not inferred from; only their ranges count.
+          options: What the statistics do not tell.
         """
         super().__init__(
             spec=ImageSchemaGenSpec(
                 statistics=statistics,
                 infer_feature_shape=1,
                 exclude_splits=json.dumps(exclude_splits),
-                options=json.dumps(
-                    {"domain_margin": domain_margin, "classes": classes, "label_features": label_features}
-                ),
+                options=options.model_dump_json(),
                 schema=channel.Channel(type=standard_artifacts.Schema),
             )
         )

@@ -15,8 +15,9 @@ from tfx.utils import io_utils
 from components.example_validator import drift
 from components.example_validator import executor as validator
 from components.example_validator.options import DriftOptions
-from components.image_example_gen.labels import MASK_LABEL
-from components.schema_gen import executor as schema_gen
+from components.image_example_gen.labels import CLASS_LABEL, MASK_LABEL
+from components.schema_gen import curation
+from components.schema_gen.options import SchemaOptions
 from trainer_module import features
 
 
@@ -42,8 +43,15 @@ def statistics(classes, format_="JPEG", brightness="dark", luma=None, drop=None)
     )
 
 
+def curate(train, *others, margin=0.5, classes=("a", "b"), label=CLASS_LABEL, single_valued=CLASS_LABEL):
+    options = SchemaOptions(
+        domain_margin=margin, classes=classes, label_features=label, single_valued_features=single_valued
+    )
+    return curation.curate(tfdv.infer_schema(train), [train, *others], options)
+
+
 def make_schema(stats, margin=0.5):
-    return schema_gen.curate(tfdv.infer_schema(stats), [stats], margin, sorted(class_names(stats)))
+    return curate(stats, margin=margin, classes=tuple(sorted(class_names(stats))))
 
 
 def class_names(stats):
@@ -97,7 +105,7 @@ def validate(tmp_path, schema):
 
 def test_the_schema_knows_what_the_statistics_do_not(schema):
     by_name = {feature.name: feature for feature in schema.feature}
-    for name in schema_gen.UNCOUNTED:
+    for name in curation.UNCOUNTED:
         assert by_name[name].type == schema_pb2.BYTES
         assert by_name[name].presence.min_fraction == 1.0
     assert list(by_name[features.IMAGE_FORMAT].string_domain.value) == ["GIF", "JPEG", "PNG"]
@@ -133,21 +141,45 @@ def test_an_anomaly_stops_the_run_with_its_text(validate, stats, text):
 
 def test_ranges_are_those_of_all_splits_widened():
     train, test = statistics(["a", "b"], luma=[50.0, 100.0]), statistics(["a"], luma=[120.0])
-    schema = schema_gen.curate(tfdv.infer_schema(train), [train, test], 0.5, ["a", "b"])
+    schema = curate(train, test)
     by_name = {feature.name: feature for feature in schema.feature}
     luma = by_name[features.mean_key(features.LUMA)].float_domain
     assert (luma.min, luma.max) == (15.0, 155.0)
     assert (by_name[features.IMAGE_HEIGHT].int_domain.min, by_name[features.IMAGE_HEIGHT].int_domain.max) == (21, 48)
 
 
-def test_masks_are_expected_where_there_are_masks():
+def test_masks_are_expected_if_they_are_part_of_the_label():
     stats = statistics(["a", "b"])
-    names = {
-        f.name
-        for f in schema_gen.curate(tfdv.infer_schema(stats), [stats], 0.5, ["a"], label_features=MASK_LABEL).feature
-    }
+    names = {feature.name for feature in curate(stats, label=MASK_LABEL).feature}
     assert features.MASK_ENCODED in names
     assert features.MASK_ENCODED not in {feature.name for feature in make_schema(stats).feature}
+
+
+def multi_valued(name, values):
+    import pandas as pd
+
+    return tfdv.generate_statistics_from_dataframe(pd.DataFrame({name: values}))
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [(features.MASK_CLASSES, MASK_LABEL), (features.CLASS_TEXT, CLASS_LABEL)],
+    ids=lambda value: value,
+)
+def test_a_label_with_several_classes_may_have_any_number_of_them(name, label):
+    stats = multi_valued(name, [["road", "car"]] * 20)
+    schema = curate(stats, classes=("road", "car", "tree"), label=label, single_valued=())
+    later = multi_valued(name, [["road"], None, ["tree", "road", "car"]])
+    assert not tfdv.validate_statistics(later, schema, environment=curation.STATISTICS_ENVIRONMENT).anomaly_info
+    unknown = multi_valued(name, [["road", "sea"]])
+    anomalies = tfdv.validate_statistics(unknown, schema, environment=curation.STATISTICS_ENVIRONMENT).anomaly_info
+    assert "sea" in anomalies[name].description
+
+
+def test_a_label_of_one_class_must_have_one(schema):
+    stats = multi_valued(features.CLASS_TEXT, [["a", "b"], ["a"]])
+    anomalies = tfdv.validate_statistics(stats, schema, environment=curation.STATISTICS_ENVIRONMENT).anomaly_info
+    assert "value lengths vary" in anomalies[features.CLASS_TEXT].description
 
 
 # --- Drift ------------------------------------------------------------------------------------------------------
@@ -317,20 +349,6 @@ def test_more_than_a_hundred_classes_are_all_known(validate):
     now = statistics([*names, "new"])
     with pytest.raises(validator.AnomaliesFoundError, match="missing from the schema: new"):
         validate(previous=statistics(names), train=now, own=make_schema(now))
-
-
-def test_masks_may_hold_any_number_of_classes():
-    import pandas as pd
-
-    frame = pd.DataFrame({features.MASK_CLASSES: [["road", "car"]] * 20})
-    stats = tfdv.generate_statistics_from_dataframe(frame)
-    schema = schema_gen.curate(
-        tfdv.infer_schema(stats), [stats], 0.5, ["road", "car", "tree"], label_features=MASK_LABEL
-    )
-    later = tfdv.generate_statistics_from_dataframe(
-        pd.DataFrame({features.MASK_CLASSES: [["road"], None, ["tree", "road", "car"]]})
-    )
-    assert not tfdv.validate_statistics(later, schema, environment=schema_gen.STATISTICS_ENVIRONMENT).anomaly_info
 
 
 def test_a_class_that_the_previous_span_did_not_have(validate):

@@ -319,7 +319,8 @@ class TaskSpec:
       label_noun: What one example is labelled with, in messages: "one class per image", "a mask per image".
       options: The keys of `[task]`.
       label_features: Raw example features that hold the label; a layout must write all of them.
-      class_features: Raw example features of class names, for slices, schema and label groups.
+      class_features: Raw example features of class names, for slices and label groups.
+      single_valued_features: Label features with exactly one value in every example; the others may have any number.
       transform_label: (raw features, classes, transform options) → the label in the transform graph.
       read_label: (transformed features, transform options) → a batch of labels for training.
       geometry_moves_labels: Whether geometric augmentation changes labels too; it then runs in tf.data.
@@ -344,6 +345,7 @@ class TaskSpec:
     options: type[TaskOptions]
     label_features: tuple[str, ...]
     class_features: tuple[str, ...]
+    single_valued_features: tuple[str, ...] = ()
     transform_label: Callable[[Mapping[str, tf.Tensor], Sequence[str], TransformOptions], tf.Tensor]
     read_label: Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
     geometry_moves_labels: bool = False

@@ -297,6 +297,7 @@ TASK = TaskSpec(
     options=Options,
     label_features=(features.CLASS_TEXT,),
     class_features=(features.CLASS_TEXT,),
+    single_valued_features=(features.CLASS_TEXT,),
     transform_label=_transform_label,
     read_label=_read_label,
     augment=_augment,
