@@ -4,9 +4,9 @@ from tfx.types.artifact import Artifact
 
 
 class GradCamExplanations(Artifact):
-    """Heat maps (TFRecord, PNG), overlays, `index.html`, how faithful they are; see `components.grad_cam.findings`.
+    """Heat maps (TFRecord, PNG), overlays, `index.html` and faithfulness; see `components.grad_cam.artifact`.
 
-    The int property `blessed` is GradCam's verdict on its figures.
+    The int property `blessed` is 1 if no faithfulness metric misses its threshold.
     """
 
     TYPE_NAME = "components.GradCamExplanations"

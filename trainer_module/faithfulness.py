@@ -1,124 +1,225 @@
-"""Whether a model heeds what its heat maps show: figures of explanations, none of which needs a person to look."""
+"""Faithfulness metrics: whether the predictions of a model depend on what its heat maps show.
+
+One entry of `METRICS` is all that a metric needs: it is then measured, bounded by `grad_cam.thresholds`, shown and
+reported. Importing this module imports neither TensorFlow nor Keras.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import keras
-import numpy as np
-import tensorflow as tf
+from trainer_module.tasks import Explanation, MetricSpec
 
-from trainer_module import grad_cam
-from trainer_module.fused_normalization import fused
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from trainer_module.grad_cam import ExplainedBatch
 
 _BLURRED_SIDE = 8
 
 
-class Faithfulness(NamedTuple):
-    """Figures of a batch, each float32 [N].
+class FaithfulnessMetric(MetricSpec):
+    """A metric of explanations. Its value is the mean over a sample of explained predictions.
+
+    `compute` maps a `Probe` of N explained images to float [N]; NaN if the metric is undefined for an image.
 
     Attributes:
-      deletion_auc: Area under the class's probability while pixels are deleted, the hottest first; low is good.
-      insertion_auc: The same while they are inserted into a blurred picture; high is good.
-      average_drop: Part of the probability that is lost where only what the map shows is left, 0 where none is; low is
-        good.
-      increase_in_confidence: 1 where the probability is higher then, else 0; high is good.
+      needs_regions: Whether the ground truth must contain regions of the image, as masks do.
     """
 
-    deletion_auc: tf.Tensor
-    insertion_auc: tf.Tensor
-    average_drop: tf.Tensor
-    increase_in_confidence: tf.Tensor
+    needs_regions: bool = False
 
 
-def measurer(model: keras.Model, steps: int) -> Callable[[tf.Tensor, grad_cam.Explanation], Faithfulness]:
-    """Builds, once a model, the function that measures batches; it predicts every picture 2 * steps + 4 times.
+@dataclass(frozen=True)
+class Probe:
+    """N explained images, whose pixels a metric changes to compute their scores again.
 
-    Deleted pixels take the mean colour of their picture; pictures are blurred to 8 by 8 means. Where several pixels are
-    equally hot, those above and to the left come first. The explanation as a picture is the product of picture and map,
-    pixel by pixel. With masks the probability is the mean over the explained region.
+    Attributes:
+      images: float32 [N, h, w, c], range [0, 255].
+      heatmap: float32 [N, h, w], range [0, 1].
+      true_regions: bool [N, h, w], ground truth of the explained class; None if the task has no regions.
+      score: Images as above → probability of the explained class, float32 [N].
+      steps: Number of equal parts in which pixels are deleted or inserted.
+    """
+
+    images: tf.Tensor
+    heatmap: tf.Tensor
+    true_regions: tf.Tensor | None
+    score: Callable[[tf.Tensor], tf.Tensor]
+    steps: int
+
+    @cached_property
+    def image_score(self) -> tf.Tensor:
+        """The score of the unchanged images."""
+        return self.score(self.images)
+
+    @cached_property
+    def highlighted_score(self) -> tf.Tensor:
+        """The score of the products of image and heat map, pixel by pixel."""
+        return self.score(self.images * self.heatmap[..., None])
+
+    def area_under_curve(self, hottest: tf.Tensor, rest: tf.Tensor) -> tf.Tensor:
+        """Integrates the score while the hottest pixels come from one image, and the rest from another.
+
+        Of equally hot pixels, those above and to the left come first.
+
+        Args:
+          hottest: Images that the hottest pixels are taken from.
+          rest: Images that all other pixels are taken from.
+
+        Returns:
+          float32 [N], by the trapezoidal rule over `steps` parts.
+        """
+        import tensorflow as tf
+
+        height, width = self.images.shape[1:3]
+        order = tf.argsort(tf.reshape(self.heatmap, [-1, height * width]), direction="DESCENDING", stable=True)
+        ranks = tf.reshape(tf.argsort(order), [-1, height, width, 1])
+        counts = tf.cast(tf.round(tf.linspace(0.0, float(height * width), self.steps + 1)), tf.int32)
+        curve = tf.map_fn(
+            lambda count: self.score(tf.where(ranks < count, hottest, rest)),
+            counts,
+            fn_output_signature=tf.float32,
+            parallel_iterations=1,
+        )
+        return tf.reduce_mean((curve[1:] + curve[:-1]) / 2.0, axis=0)
+
+
+def _deletion_auc(probe: Probe) -> tf.Tensor:
+    """Replaces the hottest pixels by the mean colour of the image (Petsiuk et al., section 3.2)."""
+    import tensorflow as tf
+
+    means = tf.broadcast_to(tf.reduce_mean(probe.images, axis=[1, 2], keepdims=True), tf.shape(probe.images))
+    return probe.area_under_curve(means, probe.images)
+
+
+def _insertion_auc(probe: Probe) -> tf.Tensor:
+    """Inserts the hottest pixels into the image, blurred to 8 by 8 means (Petsiuk et al., section 3.2)."""
+    import tensorflow as tf
+
+    small = tf.image.resize(probe.images, [_BLURRED_SIDE] * 2, method="area")
+    blurred = tf.image.resize(small, probe.images.shape[1:3], method="bilinear")
+    return probe.area_under_curve(probe.images, blurred)
+
+
+def _average_drop(probe: Probe) -> tf.Tensor:
+    """Computes the relative loss of probability, 0 where there is none (Chattopadhay et al., section 4.1)."""
+    import tensorflow as tf
+
+    return tf.math.divide_no_nan(tf.nn.relu(probe.image_score - probe.highlighted_score), probe.image_score)
+
+
+def _increase_in_confidence(probe: Probe) -> tf.Tensor:
+    """Returns 1 where the probability increases, otherwise 0 (Chattopadhay et al., section 4.1)."""
+    import tensorflow as tf
+
+    return tf.cast(probe.highlighted_score > probe.image_score, tf.float32)
+
+
+def _pointing_game(probe: Probe) -> tf.Tensor:
+    """Returns 1 where the hottest pixel is inside the true region, otherwise 0 (Zhang et al., without a margin)."""
+    import tensorflow as tf
+
+    heat = tf.reshape(probe.heatmap, [tf.shape(probe.heatmap)[0], -1])
+    inside = tf.reshape(probe.true_regions, tf.shape(heat))
+    hits = tf.gather(inside, tf.argmax(heat, axis=1), axis=1, batch_dims=1) & tf.reduce_any(heat > 0.0, axis=1)
+    return tf.where(tf.reduce_any(inside, axis=1), tf.cast(hits, tf.float32), float("nan"))
+
+
+def _energy_inside(probe: Probe) -> tf.Tensor:
+    """Computes the share of the heat inside the true region, 0 where nothing is hot (Wang et al., section 4.3)."""
+    import tensorflow as tf
+
+    heat, inside = tf.cast(probe.heatmap, tf.float64), tf.cast(probe.true_regions, tf.float64)
+    share = tf.math.divide_no_nan(tf.reduce_sum(heat * inside, axis=[1, 2]), tf.reduce_sum(heat, axis=[1, 2]))
+    return tf.where(tf.reduce_any(probe.true_regions, axis=[1, 2]), share, float("nan"))
+
+
+# References: Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421; Chattopadhay et al. 2018,
+# https://arxiv.org/abs/1710.11063; Zhang et al. 2016, https://arxiv.org/abs/1608.00507; Wang et al. 2020,
+# https://arxiv.org/abs/1910.01279.
+METRICS = (
+    FaithfulnessMetric(
+        name="deletion_auc",
+        description="Mean probability of the class while the hottest pixels are deleted.",
+        direction="lower_is_better",
+        undefined_when="the sample has no explained prediction",
+        compute=_deletion_auc,
+    ),
+    FaithfulnessMetric(
+        name="insertion_auc",
+        description="Mean probability of the class while the hottest pixels are inserted into a blurred image.",
+        undefined_when="the sample has no explained prediction",
+        compute=_insertion_auc,
+    ),
+    FaithfulnessMetric(
+        name="average_drop",
+        description="Share of the probability that is lost if only the highlighted pixels remain.",
+        direction="lower_is_better",
+        undefined_when="the sample has no explained prediction",
+        compute=_average_drop,
+    ),
+    FaithfulnessMetric(
+        name="increase_in_confidence",
+        description="Share of the predictions with a higher probability if only the highlighted pixels remain.",
+        undefined_when="the sample has no explained prediction",
+        compute=_increase_in_confidence,
+    ),
+    FaithfulnessMetric(
+        name="pointing_game",
+        description="Share of the heat maps whose hottest pixel is inside the true region of the class.",
+        undefined_when="no explained class of the sample is in the ground truth of its image",
+        needs_regions=True,
+        compute=_pointing_game,
+    ),
+    FaithfulnessMetric(
+        name="energy_inside",
+        description="Share of the heat that is inside the true region of the class.",
+        undefined_when="no explained class of the sample is in the ground truth of its image",
+        needs_regions=True,
+        compute=_energy_inside,
+    ),
+)
+
+
+def metrics_of(explanation: Explanation) -> tuple[FaithfulnessMetric, ...]:
+    """The metrics that can be measured for a task."""
+    return tuple(metric for metric in METRICS if explanation.has_regions or not metric.needs_regions)
+
+
+def measurer(
+    model: keras.Model, explanation: Explanation, steps: int
+) -> Callable[[tf.Tensor, ExplainedBatch, tf.Tensor | None], dict[str, tf.Tensor]]:
+    """Builds the function that measures batches, once per model; it predicts every image 2 * steps + 4 times.
 
     Args:
-      model: Maps pixels [N, h, w, c], range [0, 255], to logits.
-      steps: In how many equal parts pixels are deleted and inserted.
+      model: Maps pixels [N, h, w, c], range [0, 255], to the logits of the task.
+      explanation: Record of the task; `score` is read.
+      steps: Number of equal parts in which pixels are deleted and inserted.
 
     Returns:
-      `measure(images, explanation) -> Faithfulness`, images being [N, h, w, c] as they were explained.
-
-    Reference: Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, section 3.2 (deletion and insertion); Chattopadhay
-    et al. 2018, https://arxiv.org/abs/1710.11063, section 4.1 (average drop and increase in confidence).
+      `measure(images, explained, true_regions) -> values`: the explained images [N, h, w, c]; bool [N, h, w], or None
+      if the task has no regions; for every metric of the task float [N].
     """
+    import tensorflow as tf
+
+    from trainer_module.fused_normalization import fused
+
+    metrics: Sequence[FaithfulnessMetric] = metrics_of(explanation)
 
     @tf.function(reduce_retracing=True)
-    def measure(images: tf.Tensor, explanation: grad_cam.Explanation) -> Faithfulness:
-        images = tf.cast(images, tf.float32)
-
-        def score(shown: tf.Tensor) -> tf.Tensor:
+    def measure(images: tf.Tensor, explained: ExplainedBatch, true_regions: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        def score(changed: tf.Tensor) -> tf.Tensor:
             with fused(model):
-                logits = tf.cast(model(shown, training=False), tf.float32)
-            return grad_cam.scores(logits, explanation.class_id, explanation.region)
+                logits = tf.cast(model(changed, training=False), tf.float32)
+            return explanation.score(logits, explained.class_id, explained.region)
 
-        num_pixels = images.shape[1] * images.shape[2]
-        order = tf.argsort(tf.reshape(explanation.heatmap, [-1, num_pixels]), direction="DESCENDING", stable=True)
-        ranks = tf.reshape(tf.argsort(order), [-1, *images.shape[1:3], 1])
-        parts = tf.cast(tf.round(tf.linspace(0.0, float(num_pixels), steps + 1)), tf.int32)
-        means = tf.broadcast_to(tf.reduce_mean(images, axis=[1, 2], keepdims=True), tf.shape(images))
-        small = tf.image.resize(images, [_BLURRED_SIDE] * 2, method="area")
-        blurred = tf.image.resize(small, images.shape[1:3], method="bilinear")
+        probe = Probe(tf.cast(images, tf.float32), explained.heatmap, true_regions, score, steps)
+        return {metric.name: metric.compute(probe) for metric in metrics if metric.compute}
 
-        def area(hot: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-            curve = tf.map_fn(
-                lambda part: score(tf.where(ranks < part, hot, others)),
-                parts,
-                fn_output_signature=tf.float32,
-                parallel_iterations=1,
-            )
-            return tf.reduce_mean((curve[1:] + curve[:-1]) / 2.0, axis=0)
-
-        alone = score(images * explanation.heatmap[..., tf.newaxis])
-        whole = score(images)
-        return Faithfulness(
-            deletion_auc=area(means, images),
-            insertion_auc=area(images, blurred),
-            average_drop=tf.math.divide_no_nan(tf.nn.relu(whole - alone), whole),
-            increase_in_confidence=tf.cast(alone > whole, tf.float32),
-        )
-
-    measure_fn: Callable[[tf.Tensor, grad_cam.Explanation], Faithfulness] = measure
+    measure_fn: Callable[[tf.Tensor, ExplainedBatch, tf.Tensor | None], dict[str, tf.Tensor]] = measure
     return measure_fn
-
-
-def pointing_game(heatmaps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Whether the hottest pixel lies on the thing.
-
-    Args:
-      heatmaps: float32 [N, h, w].
-      inside: bool [N, h, w], where the thing is.
-
-    Returns:
-      float64 [N]: 1, or 0, as it is where nothing is hot; NaN where there is no such thing.
-
-    Reference: Zhang et al. 2016, https://arxiv.org/abs/1608.00507, section 4.2, without a margin.
-    """
-    heat, place = heatmaps.reshape(len(heatmaps), -1), inside.reshape(len(inside), -1)
-    hottest = np.take_along_axis(place, heat.argmax(axis=1)[:, np.newaxis], axis=1)[:, 0]
-    return np.where(place.any(axis=1), (hottest & (heat.max(axis=1) > 0)).astype(float), np.nan)
-
-
-def energy_inside(heatmaps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The part of the heat that lies on the thing.
-
-    Args:
-      heatmaps: float32 [N, h, w].
-      inside: bool [N, h, w], where the thing is.
-
-    Returns:
-      float64 [N], range [0, 1], 0 where nothing is hot; NaN where there is no such thing.
-
-    Reference: Wang et al. 2020, https://arxiv.org/abs/1910.01279, section 4.3 (energy-based pointing game).
-    """
-    total = heatmaps.sum(axis=(1, 2), dtype=float)
-    within = (heatmaps * inside).sum(axis=(1, 2), dtype=float)
-    shares = np.divide(within, total, out=np.zeros_like(total), where=total > 0)
-    return np.where(inside.any(axis=(1, 2)), shares, np.nan)

@@ -10,22 +10,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from trainer_module import models, tasks
+from trainer_module import faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
-# What is measured of explanations, and whether more of it is better.
-FAITHFULNESS = {
-    "deletion_auc": False,
-    "insertion_auc": True,
-    "average_drop": False,
-    "increase_in_confidence": True,
-    "pointing_game": True,
-    "energy_inside": True,
-}
-OF_MASKS = ("pointing_game", "energy_inside")  # need to know where a class is
-
 Count = Annotated[int, Field(ge=0, le=100)]
+
+
+def _thresholds_text() -> str:
+    """Describes the keys of `grad_cam.thresholds`."""
+    return ", ".join(
+        f"`{metric.name}` (at {'least' if metric.higher_is_better else 'most'}"
+        f"{'; only if the labels are masks' if metric.needs_regions else ''})"
+        for metric in faithfulness.METRICS
+    )
 
 
 class TransformOptions(Section):
@@ -262,23 +260,22 @@ class ExplanationOptions(ServedExplanationOptions):
     )
     thresholds: dict[str, float] = Field(
         default={},
-        description="Bounds on the figures of faithfulness: `insertion_auc`, `increase_in_confidence`, with masks "
-        "`pointing_game` and `energy_inside` (at least), `deletion_auc`, `average_drop` (at most). A model beyond one "
-        "is not pushed.",
+        description=f"Bounds on the faithfulness metrics: {_thresholds_text()}. A model that misses one is not pushed.",
     )
 
     @model_validator(mode="after")
-    def _figures_are_measured(self) -> ExplanationOptions:
+    def _thresholds_are_measured(self) -> ExplanationOptions:
+        metrics = {metric.name: metric for metric in faithfulness.METRICS}
         for name, bound in self.thresholds.items():
-            if name not in FAITHFULNESS:
+            if name not in metrics:
                 raise ValueError(
-                    f"thresholds: no figure is called `{name}`"
-                    f"{did_you_mean(name, FAITHFULNESS) or '; there are ' + ', '.join(FAITHFULNESS)}"
+                    f"thresholds: `{name}` is not a faithfulness metric"
+                    f"{did_you_mean(name, metrics) or '; the metrics are ' + ', '.join(metrics)}"
                 )
-            if not 0.0 <= bound <= 1.0:
-                raise ValueError(f"thresholds.{name} must lie between 0 and 1 (given: {bound:g})")
+            if not metrics[name].allows(bound):
+                raise ValueError(f"thresholds.{name} must be {metrics[name].range_text} (given: {bound:g})")
         if self.thresholds and not self.faithfulness:
-            raise ValueError("thresholds are on figures that faithfulness = false does not measure: remove one of them")
+            raise ValueError("thresholds require faithfulness = true: remove the thresholds, or measure faithfulness")
         return self
 
 
@@ -391,11 +388,13 @@ def check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> N
     Raises:
       ValueError: If a metric needs regions of ground truth, and the task's labels have none.
     """
-    for name in OF_MASKS:
-        if name in explanations.thresholds and not tasks.get(task.name).explanation.has_regions:
+    spec = tasks.get(task.name)
+    measured = faithfulness.metrics_of(spec.explanation)
+    for metric in faithfulness.METRICS:
+        if metric.name in explanations.thresholds and metric not in measured:
             raise ValueError(
-                f'grad_cam.thresholds.{name} requires labels with regions, and task.name = "{task.name}" has '
-                f"{tasks.get(task.name).label_noun}: remove it"
+                f'grad_cam.thresholds.{metric.name} requires labels with regions, and task.name = "{task.name}" has '
+                f"{spec.label_noun}: remove it"
             )
 
 

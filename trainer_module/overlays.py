@@ -1,4 +1,4 @@
-"""Heat maps as people see them: coloured, over their pictures, as PNG."""
+"""Overlays: heat maps in colour, blended over their images, as PNG."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# Overlays are looked at by people: one with less than this side, pixels, is enlarged by a whole factor.
+# Smallest side of an overlay, pixels: smaller images would be hard to see.
 SMALLEST_OVERLAY = 224
 
-# Of the compression of overlays: a seventh of the time that zlib's own choice takes, for files a third larger.
-# Otherwise encoding would take several times as long as explaining.
-QUICK = 1
+# PNG compression level of overlays: takes a seventh of the time of zlib's default, for files a third larger. With the
+# default, encoding would take several times as long as explaining.
+FAST_COMPRESSION = 1
 
 
 def color_table(colormap: str) -> np.ndarray:
-    """The 256 colours of a matplotlib colour map, float32 [256, 3], range [0, 255].
+    """Returns the 256 colours of a matplotlib colour map, float32 [256, 3], range [0, 255].
 
     Raises:
-      ValueError: If matplotlib knows no colour map of that name.
+      ValueError: If matplotlib has no colour map of that name.
     """
     import matplotlib
 
@@ -33,10 +33,10 @@ def color_table(colormap: str) -> np.ndarray:
 
 
 def overlay(images: tf.Tensor, heatmaps: tf.Tensor, colors: np.ndarray, alpha: float) -> tf.Tensor:
-    """Blends heat maps over their pictures.
+    """Blends heat maps over their images.
 
-    Pictures smaller than 224 pixels are enlarged by the smallest whole factor that reaches it, every pixel as a
-    square, so that what the model saw stays visible; the heat map is enlarged bilinearly.
+    Images smaller than 224 pixels are enlarged by the smallest whole factor that reaches it, every pixel as a square,
+    so that the pixels of the model input stay visible; the heat map is resized bilinearly.
 
     Args:
       images: uint8 [N, s, s, 1 or 3].
@@ -49,12 +49,12 @@ def overlay(images: tf.Tensor, heatmaps: tf.Tensor, colors: np.ndarray, alpha: f
     """
     side = int(images.shape[1])
     enlarged = [side * math.ceil(SMALLEST_OVERLAY / side)] * 2 if side < SMALLEST_OVERLAY else [side, side]
-    pictures = tf.image.resize(tf.cast(images, tf.float32), enlarged, method="nearest")
+    images = tf.image.resize(tf.cast(images, tf.float32), enlarged, method="nearest")
     if images.shape[-1] == 1:
-        pictures = tf.image.grayscale_to_rgb(pictures)
+        images = tf.image.grayscale_to_rgb(images)
     heat = tf.image.resize(heatmaps[..., tf.newaxis], enlarged, method="bilinear")[..., 0]
     colored = tf.gather(tf.constant(colors), tf.cast(tf.round(heat * 255.0), tf.int32))
-    blended = (1.0 - alpha) * pictures + alpha * colored
+    blended = (1.0 - alpha) * images + alpha * colored
     return tf.cast(tf.clip_by_value(tf.round(blended), 0.0, 255.0), tf.uint8)
 
 
@@ -62,8 +62,8 @@ def encode_png(images: tf.Tensor, level: int = -1) -> tf.Tensor:
     """Encodes uint8 [N, h, w, 1 or 3] as PNG files, string [N].
 
     Args:
-      images: The pictures.
-      level: Of the compression, 0 to 9; -1 is zlib's own choice.
+      images: The images.
+      level: Compression level, 0 to 9; -1 is zlib's default.
     """
 
     def encode(image: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""GradCam: shows where the model looked, for the decisions most worth looking at, and whether it is true."""
+"""GradCam: explains the most informative predictions by heat maps, and measures their faithfulness."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from components.grad_cam import executor
 
 
 class GradCamSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Parameters, inputs and outputs of GradCam."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
@@ -31,10 +31,10 @@ class GradCamSpec(component_spec.ComponentSpec):
 
 
 class GradCam(base_beam_component.BaseBeamComponent):
-    """Explains decisions of every class and slice, and measures how faithful the explanations are.
+    """Explains predictions of every class and slice, and measures how faithful the explanations are.
 
     Outputs:
-      explanations: What `components.grad_cam.findings` names; its property `blessed` is for `GatedPusher`.
+      explanations: The files of `components.grad_cam.artifact`; Pusher reads the property `blessed`.
     """
 
     SPEC_CLASS = GradCamSpec
@@ -51,16 +51,16 @@ class GradCam(base_beam_component.BaseBeamComponent):
         slices: Sequence[str],
         source_hash: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Configures the node.
 
         Args:
-          model: Trainer's `model`, which the verdict is about.
-          model_run: Trainer's `model_run`, which holds the Keras file.
+          model: Trainer's `model`, which is blessed or refused.
+          model_run: Trainer's `model_run`, which contains the Keras file.
           examples: Raw examples.
           options: TrainerOptions as JSON.
           split: The split to explain.
-          slices: Of whose values pictures are chosen.
-          source_hash: Of the code behind this node: an edit runs it again.
+          slices: Slices from whose values predictions are selected.
+          source_hash: Hash of the code behind this node; an edit runs the node again.
         """
         super().__init__(
             spec=GradCamSpec(

@@ -1,4 +1,4 @@
-"""The page that shows the explanations of a run, and how faithful they are."""
+"""The HTML page of the explanations of a run, and of their faithfulness."""
 
 from __future__ import annotations
 
@@ -8,82 +8,80 @@ from typing import NamedTuple
 
 import jinja2
 
-from components.grad_cam.findings import CONFIDENT_RIGHT, CONFIDENT_WRONG, UNCERTAIN, Entry, Figure, Report
-from trainer_module import overlays
-from trainer_module.options import FAITHFULNESS, TrainerOptions
+from components.grad_cam.artifact import (
+    CLASS_GROUP_PREFIX,
+    CONFIDENT_RIGHT,
+    CONFIDENT_WRONG,
+    UNCERTAIN,
+    ExplainedPrediction,
+    ExplanationIndex,
+    FaithfulnessReport,
+)
+from trainer_module import overlays, tasks
+from trainer_module.options import TrainerOptions
 
-_ORDER = (CONFIDENT_RIGHT, CONFIDENT_WRONG, UNCERTAIN)
+_CRITERIA = (CONFIDENT_RIGHT, CONFIDENT_WRONG, UNCERTAIN)
 _METHODS = {"grad_cam": "Grad-CAM", "grad_cam_plus_plus": "Grad-CAM++"}
-_MEANINGS = {
-    "deletion_auc": "mean probability while the hottest pixels are deleted",
-    "insertion_auc": "mean probability while the hottest pixels are inserted into a blurred picture",
-    "average_drop": "part of the probability that is lost where only the heat is left",
-    "increase_in_confidence": "decisions that are surer where only the heat is left",
-    "pointing_game": "maps whose hottest pixel lies on the class",
-    "energy_inside": "part of the heat that lies on the class",
-}
+
+
+class _Card(NamedTuple):
+    """A prediction in a section: the criterion by which it was selected, and its caption."""
+
+    criterion: str
+    entry: ExplainedPrediction
+    caption: str
 
 
 class _Section(NamedTuple):
-    """A class or a slice: its title, and of every decision why it is shown."""
+    """A class or a slice with its predictions."""
 
     title: str
-    shown: list[tuple[str, Entry]]
-    wrong: bool
+    cards: list[_Card]
+
+    @property
+    def has_incorrect(self) -> bool:
+        return any(not card.entry.correct for card in self.cards)
 
 
-class _Row(NamedTuple):
-    """A figure of faithfulness, what it means, and which way is good."""
-
-    figure: Figure
-    meaning: str
-    good: str
-
-
-def render(entries: Sequence[Entry], report: Report, options: TrainerOptions) -> str:
-    """Renders `index.html`; the names of files, classes and slices are the user's text and are escaped.
+def render(index: ExplanationIndex, report: FaithfulnessReport, options: TrainerOptions) -> str:
+    """Renders `index.html`; names of files, classes and slices are the user's text and are escaped.
 
     Args:
-      entries: The explained decisions.
-      report: The figures of faithfulness.
+      index: The explained predictions.
+      report: Their faithfulness.
       options: The configuration of the run.
     """
     template = (resources.files("components.grad_cam") / "index.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     colors = overlays.color_table(options.grad_cam.colormap)
-    stops = ", ".join(
-        f"rgb({', '.join(str(round(channel)) for channel in colors[index])})" for index in range(0, 256, 15)
-    )
-    masks = options.task.name == "segmentation"
-    method = _METHODS[report.method]
+    explanation = tasks.get(options.task.name).explanation
     return environment.from_string(template).render(
-        sections=_sections(entries, options),
-        rows=[
-            _Row(figure, _MEANINGS[figure.name], "higher" if FAITHFULNESS[figure.name] else "lower")
-            for figure in report.figures
-        ],
+        sections=_sections(index.predictions, options.classes, explanation.incorrect_caption),
         report=report,
-        method=f"Seg-{method}" if masks else method,
-        masks=masks,
-        stops=stops,
+        method=explanation.method_prefix + _METHODS[report.method],
+        has_regions=explanation.has_regions,
+        stops=", ".join(f"rgb({', '.join(str(round(channel)) for channel in color)})" for color in colors[::15]),
     )
 
 
-def _sections(entries: Sequence[Entry], options: TrainerOptions) -> list[_Section]:
-    """Classes in the order of their ids, then slices."""
-    of: dict[str, list[tuple[int, int, str, Entry]]] = {f"class = {name}": [] for name in options.classes}
-    slices = sorted({reason.of for entry in entries for reason in entry.reasons} - of.keys())
-    of.update({name: [] for name in slices})
+def _sections(entries: Sequence[ExplainedPrediction], classes: Sequence[str], incorrect_caption: str) -> list[_Section]:
+    """Groups predictions by class, in the order of their ids, then by slice."""
+    by_group: dict[str, list[tuple[int, int, _Card]]] = {CLASS_GROUP_PREFIX + name: [] for name in classes}
+    slices = sorted({reason.group for entry in entries for reason in entry.reasons} - by_group.keys())
+    by_group.update({name: [] for name in slices})
     for entry in entries:
-        # Once in a section, by the first of its reasons.
-        for title in {reason.of for reason in entry.reasons}:
-            why = min(
-                (_ORDER.index(reason.why), reason.rank, reason.why) for reason in entry.reasons if reason.of == title
+        caption = entry.predicted
+        if not entry.correct:
+            caption = incorrect_caption.format(label=entry.label, predicted=entry.predicted)
+        # Once per section, by the first of its reasons.
+        for group in {reason.group for reason in entry.reasons}:
+            order, rank, criterion = min(
+                (_CRITERIA.index(reason.criterion), reason.rank, reason.criterion)
+                for reason in entry.reasons
+                if reason.group == group
             )
-            of[title].append((*why, entry))
-    sections = []
-    for title, found in of.items():
-        found.sort(key=lambda row: row[:2])
-        shown = [(why, entry) for *_, why, entry in found]
-        sections.append(_Section(title.removeprefix("class = "), shown, any(e.kind == "wrong" for _, e in shown)))
-    return sections
+            by_group[group].append((order, rank, _Card(criterion, entry, caption)))
+    return [
+        _Section(group.removeprefix(CLASS_GROUP_PREFIX), [card for *_, card in sorted(ranked, key=lambda row: row[:2])])
+        for group, ranked in by_group.items()
+    ]

@@ -27,11 +27,11 @@ from tfx.utils import io_utils
 from components.evaluator import metric_names
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
-from components.grad_cam.findings import FAITHFULNESS_FILE, INDEX_FILE, RIGHT, WRONG, Report
+from components.grad_cam.artifact import ExplainedPrediction, ExplanationIndex, FaithfulnessReport
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report import masks, page, pictures, rendering, weakest
 from components.model_report.sources import Explained, Push, Sizes, Sources
-from components.serving_validator.findings import CHECKS_FILE
+from components.serving_validator.artifact import ServingCheckReport
 from components.tuner.executor import TRIALS_FILE
 from trainer_module import features, overlays
 from trainer_module.options import TrainerOptions
@@ -88,7 +88,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             evaluation=evaluation,
             gates=Gates.model_validate_json(_read(present["evaluation"], GATES_FILE)),
             blessed=present["blessing"].get_int_custom_property("blessed") == 1,
-            checks=json.loads(_read(present["infra_blessing"], CHECKS_FILE)),
+            checks=[check.model_dump() for check in ServingCheckReport.read(present["infra_blessing"].uri).checks],
             servable=present["infra_blessing"].get_int_custom_property("blessed") == 1,
             pushed=_push(pushed),
             baseline=_described(baseline) if baseline else "",
@@ -102,8 +102,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             drift=json.loads(_read(present["anomalies"], DRIFT_FILE)),
             explained=shown,
             unfaithful=_unfaithful(present["explanations"]) if "explanations" in present else [],
-            mistakes=[decision for kind, decision in explained if kind == WRONG],
-            right=[decision for kind, decision in explained if kind == RIGHT],
+            mistakes=[decision for correct, decision in explained if not correct],
+            right=[decision for correct, decision in explained if correct],
             scale=_scale(options) if explained else [],
             comparisons=self._comparisons(present, options, evaluation, report.uri),
             legend=_legend(options) if evaluation.task == metric_names.SEGMENTATION else [],
@@ -236,35 +236,34 @@ def sizes_of(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList
 # --- Pictures ---------------------------------------------------------------------------------------------------
 
 
-def _explanations(artifact: types.Artifact) -> list[tuple[str, Explained]]:
-    """The most confident decisions that GradCam explained, the most confident first, wrong ones before right ones."""
-    entries = json.loads(_read(artifact, INDEX_FILE))
-    entries.sort(key=lambda entry: (-entry["score"], entry["filename"]))
-    found = []
-    for kind, most in ((WRONG, pictures.NUM_MISTAKES), (RIGHT, pictures.NUM_RIGHT)):
-        for entry in [entry for entry in entries if entry["kind"] == kind][:most]:
-            found.append((kind, _explained(artifact, entry)))
-    return found
+def _explanations(artifact: types.Artifact) -> list[tuple[bool, Explained]]:
+    """The most confident predictions that GradCam explained, wrong ones (False) before right ones (True)."""
+    entries = sorted(ExplanationIndex.read(artifact.uri).predictions, key=lambda entry: (-entry.score, entry.filename))
+    return [
+        (correct, _explained(artifact, entry))
+        for correct, most in ((False, pictures.NUM_MISTAKES), (True, pictures.NUM_RIGHT))
+        for entry in [entry for entry in entries if entry.correct == correct][:most]
+    ]
 
 
 def _unfaithful(artifact: types.Artifact) -> list[str]:
-    """What GradCam's gate has against the explanations."""
-    return [figure.detail for figure in Report.model_validate_json(_read(artifact, FAITHFULNESS_FILE)).failures()]
+    """The faithfulness metrics that miss their threshold."""
+    return [result.detail for result in FaithfulnessReport.read(artifact.uri).failures()]
 
 
-def _explained(artifact: types.Artifact, entry: dict[str, Any]) -> Explained:
-    def picture(name: str, alt: str) -> pictures.Picture:
-        with tf.io.gfile.GFile(os.path.join(artifact.uri, entry[name]), "rb") as file:
+def _explained(artifact: types.Artifact, entry: ExplainedPrediction) -> Explained:
+    def picture(path: str, alt: str) -> pictures.Picture:
+        with tf.io.gfile.GFile(os.path.join(artifact.uri, path), "rb") as file:
             return pictures.photograph(Image.open(io.BytesIO(file.read())), alt)
 
     return Explained(
-        filename=entry["filename"],
-        truth=entry["class"],
-        predicted=entry["predicted"],
-        score=entry["score"],
-        picture=picture("picture", f"{entry['filename']}, as the model saw it"),
-        overlay=picture("overlay", f"Heat map over {entry['filename']} for class {entry['predicted']}"),
-        empty=entry["empty"],
+        filename=entry.filename,
+        truth=entry.label,
+        predicted=entry.predicted,
+        score=entry.score,
+        picture=picture(entry.image, f"{entry.filename}, as the model saw it"),
+        overlay=picture(entry.overlay, f"Heat map over {entry.filename} for class {entry.predicted}"),
+        empty=entry.empty,
     )
 
 

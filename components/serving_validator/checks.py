@@ -1,4 +1,4 @@
-"""May the export be served: does it only compute, answer as the Keras model does, fast enough, small enough?"""
+"""Checks whether an export may be served: allowed operations, equal responses, latency and size."""
 
 from __future__ import annotations
 
@@ -11,150 +11,166 @@ import numpy as np
 import tensorflow as tf
 
 from components.serving_validator import graph_walk
-from components.serving_validator.findings import Check
+from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, tasks
 from trainer_module.error_text import first_line
 from trainer_module.options import TrainerOptions
 from trainer_module.session_model import SessionModel
+from trainer_module.tasks import TaskSpec
 
 LOADS = "loads in a session"
-# Requests of one picture: the first ones, which plan the graph and fill caches, are not timed.
+# Requests with one image. The first ones, in which TensorFlow plans the graph and fills caches, are not timed.
 WARM_UP_REQUESTS, TIMED_REQUESTS = 5, 50
-# A ceiling on the median would let every second request miss it.
+# With a bound on the median, every second request could exceed it.
 GATED_PERCENTILE = 95
 
 
-def validate(
+def check_export(
     export_dir: str,
     model: keras.Model,
     options: TrainerOptions,
     serialized_examples: Sequence[bytes],
     limits: ServingLimits,
-) -> list[Check]:
-    """Looks at the export, loads it in a session and asks it with real examples.
+) -> ServingCheckReport:
+    """Inspects an export, loads it in a session and sends it real examples.
 
     Args:
       export_dir: The SavedModel.
       model: The trained Keras model, from pixels to logits.
       options: The configuration of the run.
       serialized_examples: Raw examples, at least one.
-      limits: What the export must keep to.
+      limits: The bounds of the checks.
 
     Returns:
-      Every check that could be made; the export is good if all have passed. A model that holds an operation which is
-      not allowed is not loaded, and one that cannot be loaded is not asked.
+      Every check that could be made. A model with an operation that is not allowed is not loaded, and a model that
+      cannot be loaded receives no request.
     """
     checks = [_size(export_dir, limits.max_size_mb), _operations(export_dir, limits.allowed_operations)]
-    if not checks[-1].passed:
-        return checks
-    try:
-        served = SessionModel(export_dir)
-    except Exception as error:  # the loader's errors have no common class
-        return [*checks, Check(LOADS, False, first_line(error))]
-    try:
-        return [*checks, *_ask(served, model, options, serialized_examples, limits)]
-    finally:
-        served.close()
+    if checks[-1].passed:
+        try:
+            served = SessionModel(export_dir)
+        except Exception as error:  # the errors of the loader have no common class
+            checks.append(ServingCheck(name=LOADS, passed=False, detail=first_line(error)))
+        else:
+            try:
+                checks += _requests(served, model, options, serialized_examples, limits)
+            finally:
+                served.close()
+    return ServingCheckReport(checks=tuple(checks))
 
 
-def _size(export_dir: str, max_size_mb: float | None) -> Check:
+def _size(export_dir: str, max_size_mb: float | None) -> ServingCheck:
     size = sum(
         tf.io.gfile.stat(os.path.join(folder, name)).length
         for folder, _, names in tf.io.gfile.walk(export_dir)
         for name in names
     )
-    return _below("size in MB", size / 1e6, max_size_mb, f"{size / 1e6:.4g} MB")
+    return _at_most("size in MB", size / 1e6, max_size_mb, f"{size / 1e6:.4g} MB")
 
 
-def _operations(export_dir: str, further: Sequence[str]) -> Check:
+def _operations(export_dir: str, allowed: Sequence[str]) -> ServingCheck:
     name = "only allowed operations"
     try:
-        refused = graph_walk.not_allowed(graph_walk.read(export_dir), further)
+        refused = graph_walk.not_allowed(graph_walk.read(export_dir), allowed)
     except graph_walk.UnreadableGraphError as error:
-        return Check(name, False, str(error))
+        return ServingCheck(name=name, passed=False, detail=str(error))
     if refused:
         listed = "; ".join(f"{operation.name} in {operation.place}" for operation in refused)
-        return Check(name, False, f"{listed}. serving.allowed_operations can allow what is wanted")
-    return Check(name, True, "it computes, and touches no file, process or network")
+        detail = f"{listed}. To allow an operation, add it to serving.allowed_operations"
+        return ServingCheck(name=name, passed=False, detail=detail)
+    detail = "it only computes and does not access files, processes or the network"
+    return ServingCheck(name=name, passed=True, detail=detail)
 
 
-def _ask(
+def _requests(
     served: SessionModel,
     model: keras.Model,
     options: TrainerOptions,
     serialized_examples: Sequence[bytes],
     limits: ServingLimits,
-) -> list[Check]:
-    export = tasks.get(options.task.name).export
-    checks = [Check(LOADS, True, f"signatures: {', '.join(sorted(served.signatures))}")]
-    missing = [name for name in export.required if name not in served.signatures]
-    checks.append(Check("has all signatures", not missing, f"missing: {', '.join(missing)}" if missing else "yes"))
+) -> list[ServingCheck]:
+    """The checks of a loaded model."""
+    task = tasks.get(options.task.name)
+    missing = ", ".join(name for name in task.export.required if name not in served.signatures)
+    checks = [
+        ServingCheck(name=LOADS, passed=True, detail=f"signatures: {', '.join(sorted(served.signatures))}"),
+        ServingCheck(
+            name="has all signatures", passed=not missing, detail=f"missing: {missing}" if missing else "none missing"
+        ),
+    ]
     image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-    expected = export.reference(model, options, image_bytes)
+    reference = task.export.reference(model, options, image_bytes)
     for signature, values in (
         (features.SERVING_DEFAULT, image_bytes),
         (features.EXAMPLES, list(serialized_examples)),
     ):
         if signature in served.signatures:
-            checks.append(_compare(served, signature, values, expected, options, limits.tolerance))
+            checks.append(_agreement(served, signature, values, task, reference, options, limits.tolerance))
     for signature in (features.EXPLAIN, features.EMBED):
         if signature in served.signatures:
-            checks.append(_answers(served, signature, image_bytes))
+            checks.append(_response(served, signature, image_bytes))
     if features.SERVING_DEFAULT in served.signatures:
         checks.append(_latency(served, image_bytes, limits.max_latency_ms))
     return checks
 
 
-def _compare(
+def _agreement(
     served: SessionModel,
     signature: str,
     values: Sequence[bytes],
-    expected: np.ndarray,
+    task: TaskSpec,
+    reference: np.ndarray,
     options: TrainerOptions,
     tolerance: float,
-) -> Check:
+) -> ServingCheck:
+    """Compares the response of a signature with the predictions of the Keras model."""
     name = f"{signature} agrees with the Keras model"
     try:
-        found = tasks.get(options.task.name).export.compare(
-            served.run_on(signature, values), expected, options, tolerance
-        )
+        agreement = task.export.compare(served.run_on(signature, values), reference, options, tolerance)
     except Exception as error:
-        return Check(name, False, first_line(error))
-    detail = f"{len(values)} examples, {found.detail}" if found.passed else found.detail
-    return Check(name, found.passed, detail, found.difference, None if found.difference is None else tolerance)
+        return ServingCheck(name=name, passed=False, detail=first_line(error))
+    return ServingCheck(
+        name=name,
+        passed=agreement.passed,
+        detail=f"{len(values)} examples, {agreement.detail}" if agreement.passed else agreement.detail,
+        value=agreement.difference,
+        bound=None if agreement.difference is None else tolerance,
+    )
 
 
-def _answers(served: SessionModel, signature: str, image_bytes: Sequence[bytes]) -> Check:
-    name = f"{signature} answers"
+def _response(served: SessionModel, signature: str, image_bytes: Sequence[bytes]) -> ServingCheck:
+    """Checks that a signature returns one finite row per image."""
+    name = f"{signature} responds"
     try:
-        answer = served.run_on(signature, image_bytes)
+        response = served.run_on(signature, image_bytes)
     except Exception as error:
-        return Check(name, False, first_line(error))
-    for output, value in answer.items():
+        return ServingCheck(name=name, passed=False, detail=first_line(error))
+    for output, value in response.items():
         if len(value) != len(image_bytes):
-            return Check(name, False, f"{output} has {len(value)} rows for {len(image_bytes)} pictures")
+            detail = f"{output} has {len(value)} rows for {len(image_bytes)} images"
+            return ServingCheck(name=name, passed=False, detail=detail)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return Check(name, False, f"{output} is not finite")
-    return Check(name, True, f"{len(image_bytes)} pictures")
+            return ServingCheck(name=name, passed=False, detail=f"{output} is not finite")
+    return ServingCheck(name=name, passed=True, detail=f"{len(image_bytes)} images")
 
 
-def _latency(served: SessionModel, image_bytes: Sequence[bytes], max_latency_ms: float | None) -> Check:
+def _latency(served: SessionModel, image_bytes: Sequence[bytes], max_latency_ms: float | None) -> ServingCheck:
     name = f"latency in ms, {GATED_PERCENTILE}th percentile"
     try:
         seconds = _time(lambda index: served.run_on(features.SERVING_DEFAULT, [image_bytes[index % len(image_bytes)]]))
     except Exception as error:
-        return Check(name, False, first_line(error))
+        return ServingCheck(name=name, passed=False, detail=first_line(error))
     median, gated = np.percentile(seconds, [50, GATED_PERCENTILE]) * 1000
     detail = (
-        f"median {median:.4g} ms, {GATED_PERCENTILE}th percentile {gated:.4g} ms of {TIMED_REQUESTS} requests of one "
-        "picture"
+        f"median {median:.4g} ms, {GATED_PERCENTILE}th percentile {gated:.4g} ms of {TIMED_REQUESTS} requests with one "
+        "image"
     )
-    return _below(name, float(gated), max_latency_ms, detail)
+    return _at_most(name, float(gated), max_latency_ms, detail)
 
 
 def _time(request: Callable[[int], object]) -> list[float]:
-    """Seconds that each of the timed requests takes; a request is given its number."""
+    """Measures the duration of every timed request, in seconds; `request` receives its number."""
     seconds = []
     for index in range(WARM_UP_REQUESTS + TIMED_REQUESTS):
         start = time.perf_counter()
@@ -163,10 +179,12 @@ def _time(request: Callable[[int], object]) -> list[float]:
     return seconds[WARM_UP_REQUESTS:]
 
 
-def _below(name: str, value: float, ceiling: float | None, detail: str) -> Check:
-    if ceiling is None:
-        return Check(name, True, detail, value)
-    return Check(name, value <= ceiling, f"{detail}, allowed {ceiling:g}", value, ceiling)
+def _at_most(name: str, value: float, bound: float | None, detail: str) -> ServingCheck:
+    if bound is None:
+        return ServingCheck(name=name, passed=True, detail=detail, value=value)
+    return ServingCheck(
+        name=name, passed=value <= bound, detail=f"{detail}, allowed {bound:g}", value=value, bound=bound
+    )
 
 
 def _image_of(serialized: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""ServingValidator: the gate that asks the exported model real questions before it is pushed."""
+"""ServingValidator: the gate that sends real requests to the exported model before it is pushed."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from components.serving_validator.options import ServingLimits
 
 
 class ServingValidatorSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Parameters, inputs and outputs of ServingValidator."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "options": component_spec.ExecutionParameter(type=str),
@@ -29,7 +29,7 @@ class ServingValidatorSpec(component_spec.ComponentSpec):
 
 
 class ServingValidator(base_component.BaseComponent):
-    """Looks at the export, compares its answers in a session with the Keras model's, emits an InfraBlessing.
+    """Inspects the export, compares its responses with those of the Keras model, emits an InfraBlessing.
 
     Outputs:
       blessing: A standard InfraBlessing, for Pusher's `infra_blessing`.
@@ -49,16 +49,16 @@ class ServingValidator(base_component.BaseComponent):
         limits: ServingLimits,
         source_hash: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Configures the node.
 
         Args:
           model: Trainer's `model`.
-          model_run: Trainer's `model_run`, which holds the Keras file.
+          model_run: Trainer's `model_run`, which contains the Keras file.
           examples: Raw examples.
           options: TrainerOptions as JSON.
-          split: The split of which the first `limits.validation_examples` examples are asked.
-          limits: What the export must keep to, and how many examples are asked.
-          source_hash: Of the code behind this node: an edit runs it again.
+          split: The split whose first `limits.validation_examples` examples are sent to the model.
+          limits: The bounds of the checks, and the number of examples.
+          source_hash: Hash of the code behind this node; an edit runs the node again.
         """
         super().__init__(
             spec=ServingValidatorSpec(

@@ -1,13 +1,11 @@
-"""ServingValidator's work: read the artifacts, run the checks, write the blessing."""
+"""ServingValidator's executor: reads the artifacts, runs the checks, writes the blessing."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.base import base_executor
@@ -15,14 +13,13 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.serving_validator import checks
-from components.serving_validator.findings import CHECKS_FILE
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, input_pipeline, keras_file
 from trainer_module.options import TrainerOptions
 
 
 class Executor(base_executor.BaseExecutor):
-    """Gives or refuses a standard InfraBlessing, without docker."""
+    """Issues or refuses a standard InfraBlessing, without Docker."""
 
     def Do(
         self,
@@ -43,24 +40,22 @@ class Executor(base_executor.BaseExecutor):
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
         export_dir = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
-        records = input_pipeline.records([io_utils.all_files_pattern(split_uri)])
+        examples = input_pipeline.records([io_utils.all_files_pattern(split_uri)])
         limits = ServingLimits.model_validate_json(exec_properties["limits"])
-        results = checks.validate(
+        report = checks.check_export(
             export_dir,
             keras_file.load(os.path.join(model_run, features.KERAS_FILE)),
             TrainerOptions.model_validate_json(exec_properties["options"]),
-            list(records.take(limits.validation_examples).as_numpy_iterator()),
+            list(examples.take(limits.validation_examples).as_numpy_iterator()),
             limits,
         )
-        blessed = all(check.passed for check in results)
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-        for check in results:
+        for check in report.checks:
             logging.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", check.name, check.detail)
-        with tf.io.gfile.GFile(os.path.join(blessing.uri, CHECKS_FILE), "w") as file:
-            file.write(json.dumps([check._asdict() for check in results], indent=2, allow_nan=False))
-        # The names are TFX InfraValidator's: Pusher reads the property, people the file.
-        name = "INFRA_BLESSED" if blessed else "INFRA_NOT_BLESSED"
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        report.write(blessing.uri)
+        # Pusher reads the property; the file, named as by TFX's InfraValidator, is for people.
+        name = "INFRA_BLESSED" if report.blessed else "INFRA_NOT_BLESSED"
         io_utils.write_string_file(os.path.join(blessing.uri, name), "")
-        blessing.set_int_custom_property("blessed", int(blessed))
+        blessing.set_int_custom_property("blessed", int(report.blessed))
         model = artifact_utils.get_single_instance(input_dict["model"])
         blessing.set_int_custom_property(evaluator_constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)

@@ -1,13 +1,13 @@
-"""The operations that a served graph may hold: those that compute, and nothing that reaches out of the process.
+"""The operations that a served graph may contain: those that compute without access to anything outside the process.
 
-What is not named here is refused, so that an operation that TensorFlow gets tomorrow is refused too until someone has
-looked at it. A list of the dangerous ones would have to be complete; a hundred operations of TensorFlow read or write
-files alone, `PrintV2`, `SaveV2` and `DatasetFromGraph` among them.
+This is an allow list: an operation that a later TensorFlow adds is refused until someone has reviewed it. A deny list
+would have to be complete, and a hundred operations of TensorFlow read or write files alone, among them `PrintV2`,
+`SaveV2` and `DatasetFromGraph`.
 
-Left out on purpose: files (`ReadFile`, `WriteFile`, readers, tables that are filled from a file, checkpoints), Python
-(`PyFunc`, `EagerPyFunc`), printing and summaries, data sets and iterators (a data set can hold a whole graph),
-other devices and machines (`RemoteCall`, `Send`, `Recv`, collectives, RPC, TPU), compiled or custom code
-(`XlaCallModule`, `XlaCustomCallV2`), queues and session handles, random numbers without a seed of their own.
+Not listed on purpose: files (`ReadFile`, `WriteFile`, readers, tables that are filled from a file, checkpoints), Python
+(`PyFunc`, `EagerPyFunc`), printing and summaries, datasets and iterators (a dataset can contain a whole graph), other
+devices and machines (`RemoteCall`, `Send`, `Recv`, collectives, RPC, TPU), compiled or custom code (`XlaCallModule`,
+`XlaCustomCallV2`), queues and session handles, random numbers without their own seed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ TensorArrayGradV3 TensorArrayReadV3 TensorArrayScatterV3 TensorArraySizeV3 Tenso
 TensorArrayWriteV3
 """
 
-# Filled from constants; never from a file, even one of the model's own assets.
+# Filled from constants, never from a file, not even from one of the model's own assets.
 _LOOKUP_TABLES = """
 AnonymousHashTable HashTable HashTableV2 InitializeTable InitializeTableV2 LookupTableFind LookupTableFindV2
 LookupTableImport LookupTableImportV2 LookupTableSize LookupTableSizeV2
@@ -121,7 +121,7 @@ _VARIABLES = (
     "VarHandleOp ReadVariableOp ResourceGather ResourceGatherNd VariableShape VarIsInitializedOp Variable VariableV2"
 )
 
-# The same numbers for the same seed, which is an input.
+# Deterministic: the seed is an input.
 _RANDOM = """
 RandomIndexShuffle StatelessMultinomial StatelessParameterizedTruncatedNormal StatelessRandomBinomial
 StatelessRandomGammaV2 StatelessRandomGammaV3 StatelessRandomGetAlg StatelessRandomGetKeyCounter
@@ -131,7 +131,7 @@ StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessSampleDistortedBou
 StatelessTruncatedNormal StatelessTruncatedNormalV2
 """
 
-# What any part of the graph may hold.
+# Allowed in every part of the graph.
 COMPUTING = frozenset(
     " ".join(
         [
@@ -151,9 +151,9 @@ COMPUTING = frozenset(
     ).split()
 )
 
-# What gives variables their values when a model is loaded; when it answers, it may not change them.
+# These assign variables. They are allowed while a model is loaded, not while it responds to requests.
 PREPARING = frozenset(["Assign", "AssignVariableOp", "DisableCopyOnRead"])
 
-# What only the saver of a SavedModel may hold: reading the model's own variables, and writing them.
+# Allowed only in the saver of a SavedModel, which reads and writes the model's own variables.
 RESTORING = frozenset(["RestoreV2"])
 SAVING = frozenset(["MergeV2Checkpoints", "SaveV2", "ShardedFilename"])

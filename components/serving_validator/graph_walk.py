@@ -1,6 +1,6 @@
-"""Which operations a SavedModel holds that are not on the list, and where. Reads the file; nothing of it is run.
+"""Finds the operations of a SavedModel that are not on the allow list. It reads the file and runs nothing.
 
-TensorFlow has no sandbox: a graph may write any file that its server may write
+TensorFlow has no sandbox: a graph can write every file that its server can write
 (https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md, "TensorFlow models are programs").
 """
 
@@ -17,20 +17,20 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from components.serving_validator.graph_operations import COMPUTING, PREPARING, RESTORING, SAVING
 
-_INITIALIZER_KEYS = ("saved_model_main_op", "legacy_init_op")  # collections that name what runs after loading
+_INITIALIZER_KEYS = ("saved_model_main_op", "legacy_init_op")  # collections of operations that run after loading
 _INITIALIZER_SIGNATURE = "__saved_model_init_op"
 
 
 class UnreadableGraphError(Exception):
-    """The folder holds no graph that a server and this module would read alike."""
+    """The folder does not contain one graph that every server would load."""
 
 
 class Operation(NamedTuple):
-    """An operation that is not allowed where it is.
+    """An operation in a place where it is not allowed.
 
     Attributes:
-      name: As TensorFlow calls it, `WriteFile`.
-      place: Through what it is reached, and the function in which it stands.
+      name: TensorFlow's name, such as `WriteFile`.
+      place: The signature that reaches it, and the function that contains it.
     """
 
     name: str
@@ -41,13 +41,13 @@ def read(export_dir: str) -> saved_model_pb2.SavedModel:
     """Reads the graph of a SavedModel.
 
     Raises:
-      UnreadableGraphError: If `saved_model.pb` is missing, damaged, or not the only file that may hold a graph.
+      UnreadableGraphError: If `saved_model.pb` is missing, damaged, or not the only graph file.
     """
     names = [name for name in tf.io.gfile.listdir(export_dir) if name.startswith("saved_model.")]
     if names != ["saved_model.pb"]:
-        # Loaders differ in which of several they prefer.
+        # Given several files, loaders differ in their choice.
         raise UnreadableGraphError(
-            f"saved_model.pb must be the only graph; found: {', '.join(sorted(names)) or 'none'}"
+            f"saved_model.pb must be the only graph file; the folder contains: {', '.join(sorted(names)) or 'none'}"
         )
     with tf.io.gfile.GFile(os.path.join(export_dir, names[0]), "rb") as file:
         try:
@@ -56,32 +56,32 @@ def read(export_dir: str) -> saved_model_pb2.SavedModel:
             raise UnreadableGraphError("saved_model.pb is damaged") from None
 
 
-def not_allowed(saved_model: saved_model_pb2.SavedModel, further: Collection[str] = ()) -> list[Operation]:
-    """Finds every operation that the list does not allow where it is.
+def not_allowed(saved_model: saved_model_pb2.SavedModel, allowed: Collection[str] = ()) -> list[Operation]:
+    """Finds every operation that is not allowed in its place.
 
-    The walk goes from the outputs of every signature, from the initialisation and from the saver through all inputs and
-    called functions. What none of them reaches is looked at too, as other loaders may run it.
+    The walk starts at the outputs of every signature, at the initialisation and at the saver, and follows all inputs
+    and called functions. It then checks the rest of the graph, since other loaders may run it.
 
     Args:
       saved_model: From `read`.
-      further: Names of operations that are allowed as well, wherever they are.
+      allowed: Names of further operations that are allowed everywhere.
 
     Returns:
-      Each operation once, where it was found first.
+      Each operation once, with the first place.
     """
-    found: dict[str, Operation] = {}
+    refused: dict[str, Operation] = {}
     for meta_graph in saved_model.meta_graphs:
-        for operation in _Walk(meta_graph, frozenset(further)).findings():
-            found.setdefault(operation.name, operation)
-    return list(found.values())
+        for operation in _Walk(meta_graph, frozenset(allowed)).refused():
+            refused.setdefault(operation.name, operation)
+    return list(refused.values())
 
 
 class _Scope(NamedTuple):
     """A graph or the body of a function.
 
     Attributes:
-      function: Its name; empty for the graph.
-      variables_file: The tensor that holds the path of the model's own variables; only their saver is given it.
+      function: Name of the function; empty for the graph.
+      variables_file: Tensor with the path of the model's own variables; empty except in their saver.
     """
 
     function: str
@@ -89,15 +89,15 @@ class _Scope(NamedTuple):
 
 
 class _Walk:
-    """One graph, and what has been seen of it."""
+    """One graph, and the nodes and functions that were visited."""
 
-    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, further: frozenset[str]) -> None:
+    def __init__(self, meta_graph: meta_graph_pb2.MetaGraphDef, allowed: frozenset[str]) -> None:
         self._meta_graph = meta_graph
-        self._always = COMPUTING | further
+        self._always = COMPUTING | allowed
         self._functions: dict[str, function_pb2.FunctionDef] = {
             function.signature.name: function for function in meta_graph.graph_def.library.function
         }
-        # What SymbolicGradient of a function runs.
+        # The functions that SymbolicGradient runs.
         self._gradients = {
             gradient.function_name: gradient.gradient_func for gradient in meta_graph.graph_def.library.gradient
         }
@@ -105,7 +105,7 @@ class _Walk:
         self._seen_nodes: set[str] = set()
         self._seen_functions: set[str] = set()
 
-    def findings(self) -> Iterator[Operation]:
+    def refused(self) -> Iterator[Operation]:
         for name, signature in sorted(self._meta_graph.signature_def.items()):
             outputs = [tensor for info in signature.outputs.values() for tensor in _tensors(info)]
             if name == _INITIALIZER_SIGNATURE:
@@ -119,7 +119,7 @@ class _Walk:
         yield from self._from([saver.restore_op_name], "saver", PREPARING | RESTORING, file)
         yield from self._from([saver.save_tensor_name], "saver", PREPARING | SAVING, file)
         rest = [node for name, node in self._nodes.items() if name not in self._seen_nodes]
-        yield from self._look(rest, _Scope("", ""), "graph, reached by no signature", PREPARING)
+        yield from self._visit(rest, _Scope("", ""), "graph, reached by no signature", PREPARING)
         for name in self._functions:
             if name not in self._seen_functions:
                 yield from self._call([_Scope(name, "")], "reached by no signature", PREPARING)
@@ -127,7 +127,7 @@ class _Walk:
     def _from(
         self, tensors: Iterable[str], place: str, extra: frozenset[str], variables_file: str = ""
     ) -> Iterator[Operation]:
-        """Everything that has to run for these tensors or operations."""
+        """Visits everything that has to run for these tensors or operations."""
         pending = [_node_of(tensor) for tensor in tensors if tensor]
         reached: dict[str, node_def_pb2.NodeDef] = {}
         while pending:
@@ -136,14 +136,14 @@ class _Walk:
                 reached[name] = self._nodes[name]
                 pending.extend(_node_of(tensor) for tensor in self._nodes[name].input)
         self._seen_nodes |= set(reached)
-        yield from self._look(reached.values(), _Scope("", variables_file.removesuffix(":0")), place, extra)
+        yield from self._visit(reached.values(), _Scope("", variables_file.removesuffix(":0")), place, extra)
 
-    def _look(
+    def _visit(
         self, nodes: Iterable[node_def_pb2.NodeDef], scope: _Scope, place: str, extra: frozenset[str]
     ) -> Iterator[Operation]:
-        """These nodes, and the functions that they call."""
+        """Visits these nodes and the functions that they call."""
         called: list[_Scope] = []
-        yield from self._refused(nodes, scope, place, extra, called)
+        yield from self._check(nodes, scope, place, extra, called)
         yield from self._call(called, place, extra)
 
     def _call(self, called: list[_Scope], place: str, extra: frozenset[str]) -> Iterator[Operation]:
@@ -155,9 +155,9 @@ class _Walk:
             done.add(scope)
             self._seen_functions.add(scope.function)
             body = self._functions[scope.function].node_def
-            yield from self._refused(body, scope, place, extra, called)
+            yield from self._check(body, scope, place, extra, called)
 
-    def _refused(
+    def _check(
         self,
         nodes: Iterable[node_def_pb2.NodeDef],
         scope: _Scope,
@@ -165,21 +165,21 @@ class _Walk:
         extra: frozenset[str],
         called: list[_Scope],
     ) -> Iterator[Operation]:
-        """What may not be among these nodes; what they call is added to `called`."""
-        where = f"{place}, function `{scope.function}`" if scope.function else place
+        """Yields the operations that are not allowed; adds the functions that these nodes call to `called`."""
+        place = f"{place}, function `{scope.function}`" if scope.function else place
         for node in nodes:
-            # The tensor itself: another output of the same operation is another path.
+            # Only output 0: another output of the same operation is another path.
             first = node.input[0].removesuffix(":0") if node.input else ""
-            is_given_the_file = bool(first) and first == scope.variables_file
+            reads_variables_file = bool(first) and first == scope.variables_file
             for name in self._functions_of(node):
                 arguments = self._functions[name].signature.input_arg
-                called.append(_Scope(name, arguments[0].name if is_given_the_file and arguments else ""))
+                called.append(_Scope(name, arguments[0].name if reads_variables_file and arguments else ""))
             if node.op in self._functions or node.op in self._always:
                 continue
             if node.op not in extra:
-                yield Operation(node.op, where)
-            elif node.op in RESTORING and not is_given_the_file:
-                yield Operation(node.op, f"{where}, of another file than the model's variables")
+                yield Operation(node.op, place)
+            elif node.op in RESTORING and not reads_variables_file:
+                yield Operation(node.op, f"{place}, reading a file other than the model's variables")
 
     def _functions_of(self, node: node_def_pb2.NodeDef) -> list[str]:
         names = [node.op, *(name for value in node.attr.values() for name in _functions_in(value))]
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def _tensors(info: meta_graph_pb2.TensorInfo) -> list[str]:
-    """The tensors behind an output: one, three of a sparse one, or those of its components."""
+    """Names the tensors of an output: one, the three of a sparse tensor, or those of its components."""
     kind = info.WhichOneof("encoding")
     if kind == "coo_sparse":
         sparse = info.coo_sparse
@@ -199,7 +199,7 @@ def _tensors(info: meta_graph_pb2.TensorInfo) -> list[str]:
 
 
 def _functions_in(value: attr_value_pb2.AttrValue) -> Iterator[str]:
-    """Names of functions in an attribute, those that a function is given as its own attributes included."""
+    """Names the functions in an attribute, including those in the attributes of these functions."""
     for function in (value.func, *value.list.func):
         if function.name:
             yield function.name

@@ -12,7 +12,7 @@ OperationName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(>[A-Za-z0
 
 
 class ServingLimits(Section):
-    """What an exported model must keep to before it is pushed."""
+    """The bounds that an exported model must meet before it is pushed."""
 
     validation_examples: int = Field(
         default=32, ge=1, le=10_000, description="Real examples that ServingValidator sends to the exported model."
@@ -21,24 +21,25 @@ class ServingLimits(Section):
         default=1e-4,
         gt=0.0,
         le=1.0,
-        description="Largest difference of a probability, or share of a mask's pixels, that counts as equal.",
+        description="Largest difference of a probability, or largest share of differing pixels of a mask, that counts "
+        "as equal.",
     )
     max_latency_ms: float | None = Field(
         default=None,
         gt=0.0,
         le=3_600_000.0,
-        description="Ceiling of the 95th percentile of the time that a request of one picture takes on the machine of "
-        "ServingValidator; measured and told, but no ceiling, when absent.",
+        description="Largest 95th percentile of the latency of requests with one image, in milliseconds, on the "
+        "machine of ServingValidator. If absent, the latency is measured and reported without a bound.",
     )
     max_size_mb: float | None = Field(
         default=None,
         gt=0.0,
         le=1_000_000.0,
-        description="Ceiling of the size of all that Pusher copies, 1 MB being 1,000,000 bytes; told, but no ceiling, "
-        "when absent.",
+        description="Largest size of the files that Pusher copies, in MB of 1,000,000 bytes. If absent, the size is "
+        "reported without a bound.",
     )
     allowed_operations: tuple[OperationName, ...] = Field(
         default=(),
-        description="Graph operations that the model may hold beside those of "
-        "`components/serving_validator/graph_operations.py`, as a custom one that your server has.",
+        description="Graph operations that the model may contain in addition to those in "
+        "`components/serving_validator/graph_operations.py`, such as a custom one that your server has.",
     )

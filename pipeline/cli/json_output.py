@@ -191,9 +191,7 @@ def run_output(outcome: Outcome) -> RunOutput:
             "serving_dir": result and result.serving_dir,
             "report": result and result.report,
             "explanations": result and result.explanations,
-            "faithfulness": {figure.name: figure.value for figure in result.faithfulness.figures}
-            if result and result.faithfulness
-            else {},
+            "faithfulness": result.faithfulness.values if result and result.faithfulness else {},
             "examples": data and data["examples"],
             "span": data and data["span"],
             "duplicates": data

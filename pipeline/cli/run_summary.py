@@ -250,12 +250,12 @@ def _verdict(console: Console, result: RunResult) -> None:
             _line(console, f"  [yellow]·[/yellow] and {len(result.not_held) - _MOST_ROWS} rules more")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
-        passed = sum(check["passed"] for check in result.checks)
+        passed = sum(check.passed for check in result.checks)
         say("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
     if result.explanations:
         faithful = result.faithfulness is None or result.faithfulness.blessed
         word = "" if faithful else "[red]refused[/red]: the explanations are not faithful enough; "
-        say("GradCam", f"{word}{result.num_explained} decisions explained: {escape(result.explanations)}")
+        say("GradCam", f"{word}{result.num_explained} predictions explained: {escape(result.explanations)}")
     if result.pushed_version is not None:
         say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
     if result.report:

@@ -14,10 +14,10 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.example_validator.executor import DRIFT_FILE, Finding
-from components.grad_cam.findings import FAITHFULNESS_FILE, INDEX_FILE, PAGE_FILE, Figure, Report
+from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE
-from components.serving_validator.findings import CHECKS_FILE
+from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from components.tuner.executor import TRIALS_FILE
 from pipeline.history.metadata_store import Outputs
 from pipeline.nodes import TUNER
@@ -83,8 +83,8 @@ class RunResult:
       serving_dir: Folder of that version.
       rolled_back: Version number, if an earlier run pushed this model and it was rolled back since.
       explanations: Index page of GradCam.
-      num_explained: Number of explained images.
-      faithfulness: Faithfulness metrics and verdict of GradCam.
+      num_explained: Number of explained predictions.
+      faithfulness: Faithfulness metrics of GradCam, compared with their thresholds.
       report: HTML file of ModelReport.
     """
 
@@ -97,13 +97,13 @@ class RunResult:
     gates: Gates | None = None
     refusals: list[Refusal] = field(default_factory=list)
     servable: bool | None = None
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    checks: tuple[ServingCheck, ...] = ()
     pushed_version: int | None = None
     serving_dir: str | None = None
     rolled_back: int | None = None
     explanations: str | None = None
     num_explained: int = 0
-    faithfulness: Report | None = None
+    faithfulness: FaithfulnessReport | None = None
     report: str | None = None
 
     @property
@@ -150,13 +150,14 @@ def collect(outputs: Outputs) -> RunResult:
         refusals += map(of_gate, values["gates"].failures())
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
-        values["checks"] = json.loads(_read(infra, CHECKS_FILE))
-        refusals += [_of_check(check) for check in values["checks"] if not check["passed"]]
+        served = ServingCheckReport.read(infra.uri)
+        values["checks"] = served.checks
+        refusals += map(_of_check, served.failures())
     if explanations := outputs.get("GradCam", {}).get("explanations"):
         values["explanations"] = join(explanations.uri, PAGE_FILE)
-        values["num_explained"] = len(json.loads(_read(explanations, INDEX_FILE)))
-        values["faithfulness"] = Report.model_validate_json(_read(explanations, FAITHFULNESS_FILE))
-        refusals += map(_of_figure, values["faithfulness"].failures())
+        values["num_explained"] = len(ExplanationIndex.read(explanations.uri).predictions)
+        values["faithfulness"] = FaithfulnessReport.read(explanations.uri)
+        refusals += map(_of_faithfulness, values["faithfulness"].failures())
     pushed = outputs.get("Pusher", {}).get("pushed_model")
     if pushed and pushed.custom_properties["pushed"].int_value == 1:
         version = int(pushed.custom_properties["pushed_version"].string_value)
@@ -220,15 +221,15 @@ def of_images(findings: Iterable[Finding]) -> list[Refusal]:
     ]
 
 
-def _of_check(check: dict[str, Any]) -> Refusal:
+def _of_check(check: ServingCheck) -> Refusal:
     return Refusal(
         gate="ServingValidator",
-        figure=check["name"],
+        figure=check.name,
         whom="all",
-        value=check["value"],
-        bound=check["bound"],
-        missed_by=_missed_by(check["value"], check["bound"]),
-        detail=f"{check['name']}: {check['detail']}",
+        value=check.value,
+        bound=check.bound,
+        missed_by=_missed_by(check.value, check.bound),
+        detail=f"{check.name}: {check.detail}",
     )
 
 
@@ -237,15 +238,15 @@ def _of_roll_back(version: int) -> Refusal:
     return Refusal("Pusher", "rolled back", "all", None, None, None, detail)
 
 
-def _of_figure(figure: Figure) -> Refusal:
+def _of_faithfulness(result: FaithfulnessResult) -> Refusal:
     return Refusal(
         gate="GradCam",
-        figure=figure.name,
+        figure=result.metric.name,
         whom="all",
-        value=figure.value,
-        bound=figure.bound,
-        missed_by=_missed_by(figure.value, figure.bound),
-        detail=figure.detail,
+        value=result.value,
+        bound=result.bound,
+        missed_by=_missed_by(result.value, result.bound),
+        detail=result.detail,
     )
 
 

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -21,9 +21,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from components.evaluator import metric_names
 from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gates, SliceFigures
-from components.grad_cam.findings import FAITHFULNESS_FILE, Report
+from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen.quarantine import SUMMARY_FILE
-from components.serving_validator.findings import CHECKS_FILE, Check
+from components.serving_validator.artifact import ServingCheckReport
+from components.stored import IncompatibleArtifactError, Stored
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.history import metadata_store
@@ -44,6 +45,7 @@ _SECTIONS_OF_NODES = (
 )
 
 _Stored = TypeVar("_Stored")
+_StoredFile = TypeVar("_StoredFile", bound=Stored)
 
 
 class _Summary(BaseModel):
@@ -338,12 +340,12 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
         evaluated = _stored(Evaluation, join(evaluation.uri, FIGURES_FILE))
         gates = _stored(Gates, join(evaluation.uri, GATES_FILE))
-    checks: list[Check] = []
+    served: ServingCheckReport | None = None
     if blessing := outputs.get("ServingValidator", {}).get("blessing"):
-        checks = _stored(list[Check], join(blessing.uri, CHECKS_FILE)) or []
-    faithfulness: Report | None = None
+        served = _artifact(ServingCheckReport, blessing.uri)
+    faithfulness: FaithfulnessReport | None = None
     if explanations := outputs.get("GradCam", {}).get("explanations"):
-        faithfulness = _stored(Report, join(explanations.uri, FAITHFULNESS_FILE))
+        faithfulness = _artifact(FaithfulnessReport, explanations.uri)
     settings = _settings(parameters)
     if model_run := outputs.get("Trainer", {}).get("model_run"):
         settings |= _flat(_table_in(_read_text(join(model_run.uri, features.OPTIONS_FILE))))
@@ -357,7 +359,7 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span,
         evaluation=evaluated if evaluated and evaluated.candidate else None,
-        reasons=_reasons(executions, gates, checks, faithfulness),
+        reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,
     )
 
@@ -391,7 +393,10 @@ def _version(executions: metadata_store.Executions, outputs: metadata_store.Outp
 
 
 def _reasons(
-    executions: metadata_store.Executions, gates: Gates | None, checks: Iterable[Check], faithfulness: Report | None
+    executions: metadata_store.Executions,
+    gates: Gates | None,
+    served: ServingCheckReport | None,
+    faithfulness: FaithfulnessReport | None,
 ) -> list[str]:
     lines = []
     for node, execution in executions:
@@ -401,8 +406,8 @@ def _reasons(
                 for line in execution.custom_properties[metadata_store.REFUSAL].string_value.splitlines()
             ]
     lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
-    lines += [f"ServingValidator: {check.name}: {check.detail}" for check in checks if not check.passed]
-    return lines + [f"GradCam: {figure.detail}" for figure in (faithfulness.failures() if faithfulness else [])]
+    lines += [f"ServingValidator: {check.name}: {check.detail}" for check in (served.failures() if served else ())]
+    return lines + [f"GradCam: {result.detail}" for result in (faithfulness.failures() if faithfulness else ())]
 
 
 def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -456,6 +461,19 @@ def _stored(kind: type[_Stored], location: str) -> _Stored | None:
     try:
         return None if text is None else TypeAdapter(kind).validate_json(text)
     except ValidationError:
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def _artifact(kind: type[_StoredFile], uri: str) -> _StoredFile | None:
+    """Reads the file of an artifact; None if it is missing, damaged, or another version wrote it."""
+    try:
+        return kind.read(uri)
+    except IncompatibleArtifactError:
+        return None
+    except OSError as error:
+        if locations.is_remote(uri) and not isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{uri} cannot be read: {error}") from None
         return None
 
 

@@ -30,7 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays
+from trainer_module import features, grad_cam, overlays, tasks
 from trainer_module.fused_normalization import fused
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
@@ -39,6 +39,7 @@ from trainer_module.options import TrainerOptions
 # Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop. Of masks there is
 # nothing to compare with.
 SIZES = {"scratch_cnn": (32, 512, 128, 12), "mobilenet_v2": (224, 32, 32, 4), "unet": (128, 32, 16, 0)}
+TASKS = {"scratch_cnn": "classification", "mobilenet_v2": "classification", "unet": "segmentation"}
 
 
 SMALL = "tf-keras-vis, small"
@@ -56,7 +57,7 @@ def build(name: str, weights: str) -> keras.Model:
             "transform": {"image_size": 224, "normalization": "backbone"},
         }
     keras.utils.set_random_seed(3)
-    options = TrainerOptions(classes=tuple("abcdefghij"), **said)
+    options = TrainerOptions(classes=tuple("abcdefghij"), task={"name": TASKS[name]}, **said)
     return build_network(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
 
 
@@ -118,7 +119,7 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
     side, count, batch_size, few = SIZES[name]
     model = build(name, weights)
     images = np.random.default_rng(1).integers(0, 256, (count, side, side, 3)).astype(np.float32)
-    explain = grad_cam.explainer(model)
+    explain = grad_cam.explainer(model, tasks.get(TASKS[name]).explanation)
 
     @tf.function
     def predict(images: tf.Tensor) -> tf.Tensor:
@@ -130,7 +131,7 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
     @tf.function
     def drawn(images: tf.Tensor) -> tf.Tensor:
         blended = overlays.overlay(images, explain(images).heatmap, colors, alpha=0.4)
-        return overlays.encode_png(blended, overlays.QUICK)
+        return overlays.encode_png(blended, overlays.FAST_COMPRESSION)
 
     def batched(compute: Callable[[np.ndarray], tf.Tensor]) -> Way:
         starts = range(0, count, batch_size)

@@ -1,46 +1,46 @@
-"""A sheet of overlays for the documents: of every class the surest right decision, and below the surest mistakes.
+"""A sheet of overlays for the documentation: the most confident right prediction per class, then wrong ones.
 
 python tests/bench/overlay_sheet.py RUN --output docs/images/overlays.jpg [--side 120] [--mistakes 5]
 
-RUN is a folder that GradCam has written, with `index.json`.
+RUN is the folder of GradCam's artifact, with `index.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+from components.grad_cam.artifact import ExplainedPrediction, ExplanationIndex
 
 COLUMNS = 5
 MARGIN, CAPTION = 8, 22
 
 
-def chosen(entries: list[dict[str, Any]], mistakes: int) -> list[dict[str, Any]]:
-    """One right decision a class, in the order of the classes, and the surest mistakes."""
-    surest = sorted(entries, key=lambda entry: -entry["score"])
-    classes = sorted({entry["class"] for entry in entries})
-    right = [next(e for e in surest if e["class"] == name and e["kind"] == "right") for name in classes]
-    return right + [entry for entry in surest if entry["kind"] == "wrong"][:mistakes]
+def select(entries: Sequence[ExplainedPrediction], mistakes: int) -> list[ExplainedPrediction]:
+    """Selects one right prediction per class, in the order of the classes, and the most confident wrong ones."""
+    ranked = sorted(entries, key=lambda entry: -entry.score)
+    classes = sorted({entry.label for entry in entries})
+    right = [next(entry for entry in ranked if entry.label == name and entry.correct) for name in classes]
+    return right + [entry for entry in ranked if not entry.correct][:mistakes]
 
 
-def draw(entries: list[dict[str, Any]], folder: Path, side: int) -> Image.Image:
-    """Pictures and overlays side by side, a caption below each pair."""
+def draw(entries: Sequence[ExplainedPrediction], folder: Path, side: int) -> Image.Image:
+    """Draws images and overlays side by side, with a caption below each pair."""
     rows = -(-len(entries) // COLUMNS)
     width, height = 2 * side + MARGIN, side + CAPTION + MARGIN
     sheet = Image.new("RGB", (COLUMNS * width + MARGIN, rows * height + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for index, entry in enumerate(entries):
         left, top = MARGIN + index % COLUMNS * width, MARGIN + index // COLUMNS * height
-        for at, name in enumerate(("picture", "overlay")):
-            image = Image.open(folder / entry[name]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        for at, path in enumerate((entry.image, entry.overlay)):
+            image = Image.open(folder / path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(image, (left + at * side, top))
-        right = entry["kind"] == "right"
-        said = entry["predicted"] if right else f"{entry['class']}, taken for {entry['predicted']}"
-        color = "#1a7f37" if right else "#cf222e"
-        pen.text((left, top + side + 3), f"{said}  {entry['score']:.0%}", fill=color, font=font)
+        caption = entry.predicted if entry.correct else f"{entry.label} predicted as {entry.predicted}"
+        color = "#1a7f37" if entry.correct else "#cf222e"
+        pen.text((left, top + side + 3), f"{caption}  {entry.score:.0%}", fill=color, font=font)
     return sheet
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=120)
     parser.add_argument("--mistakes", type=int, default=COLUMNS)
     arguments = parser.parse_args()
-    entries = json.loads((arguments.run / "index.json").read_text(encoding="utf-8"))
-    sheet = draw(chosen(entries, arguments.mistakes), arguments.run, arguments.side)
+    entries = ExplanationIndex.read(str(arguments.run)).predictions
+    sheet = draw(select(entries, arguments.mistakes), arguments.run, arguments.side)
     sheet.save(arguments.output, quality=88, optimize=True)
 
 

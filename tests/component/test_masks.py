@@ -88,10 +88,10 @@ def test_from_files_to_a_served_model(run):
     loaded, outcome = run
     assert (outcome.error, outcome.exit_code) == (None, 0)
     assert outcome.result.num_explained and outcome.result.faithfulness.blessed
-    figures = {figure.name: figure.value for figure in outcome.result.faithfulness.figures}
-    assert run_output(outcome).model_dump()["faithfulness"] == figures and "pointing_game" in figures
+    values = outcome.result.faithfulness.values
+    assert run_output(outcome).model_dump()["faithfulness"] == values and "pointing_game" in values
     assert outcome.result.servable is True and outcome.result.blessed is True
-    assert all(check["passed"] for check in outcome.result.checks)
+    assert all(check.passed for check in outcome.result.checks)
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
     report = (loaded.run_dir / "report.html").read_text()
     assert "Weakest pictures" in report and f"Pushed as version {outcome.result.pushed_version}" in report
@@ -148,7 +148,7 @@ def test_the_served_explanations_are_the_components(run):
     """Seg-Grad-CAM of the largest class but the background, from a session and from GradCam's files."""
     import tensorflow as tf
 
-    from components.grad_cam import findings
+    from components.grad_cam import artifact
 
     loaded, outcome = run
     artifacts = loaded.run_dir / "artifacts"
@@ -172,10 +172,10 @@ def test_the_served_explanations_are_the_components(run):
     assert found
     for feature in found:
         index = list(pictures).index(feature["image/filename"].bytes_list.value[0])
-        heatmap = np.reshape(feature[findings.HEATMAP].float_list.value, (18, 18))
+        heatmap = np.reshape(feature[artifact.HEATMAP].float_list.value, (18, 18))
         np.testing.assert_allclose(heatmap, answer["heatmap"][index], atol=1e-4)
-        assert feature[findings.CLASS_ID].int64_list.value[0] == answer["class_id"][index]
-        assert feature[findings.SCORE].float_list.value[0] == pytest.approx(answer["score"][index], abs=1e-4)
+        assert feature[artifact.CLASS_ID].int64_list.value[0] == answer["class_id"][index]
+        assert feature[artifact.SCORE].float_list.value[0] == pytest.approx(answer["score"][index], abs=1e-4)
 
 
 def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_path):

@@ -16,6 +16,7 @@ from tfx.types import standard_artifacts
 import components
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
 from components.grad_cam import executor as grad_cam
+from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
 from components.model_report import executor, masks
 from trainer_module import features, preprocessing
@@ -102,7 +103,9 @@ def inputs_of(tmp_path):
             ),
             f"evaluation/{FIGURES_FILE}": evaluation.model_dump_json(),
             f"evaluation/{GATES_FILE}": gates.model_dump_json(),
-            "infra/checks.json": json.dumps([{"name": "loads in a session", "passed": True, "detail": "yes"}]),
+            "infra/checks.json": json.dumps(
+                {"format": 1, "checks": [{"name": "loads in a session", "passed": True, "detail": "yes"}]}
+            ),
         }
         for path, content in files.items():
             (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -145,11 +148,8 @@ def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
     inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "older", id_=3)]
     text = run(inputs, tmp_path / "report")
     assert "Refused by Evaluator" in text and "too low (missed by 0.1500)" in text
-    entries = json.loads((tmp_path / "explanations" / "index.json").read_text())
-    wrong, right = (
-        [entry["filename"] for entry in sorted(entries, key=lambda entry: -entry["score"]) if entry["kind"] == kind]
-        for kind in ("wrong", "right")
-    )
+    entries = sorted(ExplanationIndex.read(explanations.uri).predictions, key=lambda entry: -entry.score)
+    wrong, right = ([entry.filename for entry in entries if entry.correct is correct] for correct in (False, True))
     assert captions(text) == wrong[:12] + right[:6] and wrong and right
     assert text.count('src="data:image/') == 2 * len(captions(text))
     for said in (

@@ -176,9 +176,9 @@ def test_the_evaluators_figures_are_those_of_the_served_answers(served, first, t
 
 def test_decisions_are_explained(first):
     folder = Path(first.result.explanations).parent
-    entries = json.loads((folder / "index.json").read_text())
-    right = [entry for entry in entries if entry["kind"] == "right"]
-    assert {entry["class"] for entry in right} == set("0123456789")
+    entries = json.loads((folder / "index.json").read_text())["predictions"]
+    right = [entry for entry in entries if entry["correct"]]
+    assert {entry["label"] for entry in right} == set("0123456789")
     assert first.result.num_explained == len(entries)
     for entry in entries:
         overlay = np.asarray(Image.open(folder / entry["overlay"]))

@@ -487,10 +487,19 @@ def test_an_unknown_colour_map_is_rejected():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["grad_cam.thresholds.insertion=0.5"], "no figure is called `insertion`. Did you mean `insertion_auc`"),
-        (["grad_cam.thresholds.average_drop=1.5"], "average_drop must lie between 0 and 1"),
-        (["grad_cam.thresholds.average_drop=0.5", "grad_cam.faithfulness=false"], "faithfulness = false does not"),
-        (["grad_cam.thresholds.pointing_game=0.5"], "pointing_game requires labels with regions"),
+        (
+            ["grad_cam.thresholds.insertion=0.5"],
+            "`insertion` is not a faithfulness metric. Did you mean `insertion_auc`",
+        ),
+        (["grad_cam.thresholds.average_drop=1.5"], "average_drop must be between 0 and 1"),
+        (
+            ["grad_cam.thresholds.average_drop=0.5", "grad_cam.faithfulness=false"],
+            "thresholds require faithfulness = true",
+        ),
+        (
+            ["grad_cam.thresholds.pointing_game=0.5"],
+            'pointing_game requires labels with regions, and task.name = "classification"',
+        ),
         (["grad_cam.method=lime"], "grad_cam.method: Input should be 'grad_cam' or 'grad_cam_plus_plus'"),
     ],
 )

@@ -141,7 +141,10 @@ def recorded(tmp_path_factory):
     options = {"training": {"epochs": 3, "seed": 1}, "classes": ["finch", "owl"]}
     first = evaluated(0.9, (0.95, 0.85), {"light = day": (0.95, 11), "light = dusk": (0.8, 9), "old = yes": (0.5, 2)})
     model_run = write.artifact("model-run-1", {"options.json": options})
-    good_checks = [{"name": "size in MB", "passed": True, "detail": "1 MB", "value": 1.0, "bound": None}]
+    good_checks = {
+        "format": 1,
+        "checks": [{"name": "size in MB", "passed": True, "detail": "1 MB", "value": 1.0, "bound": None}],
+    }
     pushed = write.artifact("pushed-1", pushed=1, pushed_version="1700000001")
     trained = ("Trainer", complete, {}, {"model_run": model_run})
     judged = {
@@ -202,8 +205,7 @@ def recorded(tmp_path_factory):
         ),
         ("Pusher", complete, {}, {"pushed_model": write.artifact("pushed-3", pushed=0)}),
     )
-    # As a version that knew no figures of checks wrote it.
-    slow = [{"name": "latency", "passed": False, "detail": "9 ms, allowed 1"}]
+    slow = {"format": 1, "checks": [{"name": "latency", "passed": False, "detail": "9 ms, allowed 1"}]}
     write.run(
         "2026-01-04T10:00:00.5",
         read,

@@ -213,7 +213,8 @@ def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, 
     from trainer_module import grad_cam
 
     model = build_network(transfer_options("saved_model", vector_folder), STATISTICS)
-    heatmap = grad_cam.explainer(model)(tf.constant(images)).heatmap.numpy()
+    explain = grad_cam.explainer(model, classification.TASK.explanation)
+    heatmap = explain(tf.constant(images)).heatmap.numpy()
     assert all(len(np.unique(one)) == 1 and one.flat[0] in (0.0, 1.0) for one in heatmap)
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer_module import features, grad_cam, preprocessing
+from trainer_module import features, grad_cam, preprocessing, tasks
 from trainer_module.tasks import classification
 
 
@@ -60,7 +60,7 @@ def test_transform_features_gives_the_label(tiny_session, tiny_model):
 def test_explain_is_grad_cam(tiny_session, tiny_model):
     answer = tiny_session.run_on("explain", tiny_model.image_bytes)
     pixels = preprocessing.decode_and_resize(tf.constant(tiny_model.image_bytes), 16, 3)
-    expected = grad_cam.explainer(tiny_model.model)(pixels)
+    expected = grad_cam.explainer(tiny_model.model, tasks.get("classification").explanation)(pixels)
     np.testing.assert_allclose(answer["heatmap"], expected.heatmap, atol=1e-4)
     assert answer["heatmap"].min() >= 0 and answer["heatmap"].max() <= 1
     np.testing.assert_array_equal(answer["class_id"], expected.class_id)

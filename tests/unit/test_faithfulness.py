@@ -1,13 +1,14 @@
-"""Figures of explanations, where they can be worked out by hand."""
+"""Faithfulness metrics, compared with values computed by hand."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import faithfulness, grad_cam
+from trainer_module import faithfulness, grad_cam, tasks
 
 SIDE = 16
+CLASSIFICATION, SEGMENTATION = (tasks.get(name).explanation for name in ("classification", "segmentation"))
 
 
 @pytest.fixture(scope="module")
@@ -36,48 +37,48 @@ def probability(mean):
 def explanation(heatmap, region=None):
     heatmap = np.broadcast_to(np.asarray(heatmap, np.float32), (2, SIDE, SIDE))
     ones = tf.ones([2], tf.int64)
-    return grad_cam.Explanation(tf.constant(heatmap), ones, tf.ones([2]), region, tf.zeros([2, 2]))
+    return grad_cam.ExplainedBatch(tf.constant(heatmap), ones, tf.ones([2]), region, tf.zeros([2, 2]))
 
 
-def test_the_right_map_is_worked_out(model, images):
+def test_values_of_a_faithful_map(model, images):
     quarter = np.zeros((SIDE, SIDE), np.float32)
     quarter[: SIDE // 2, : SIDE // 2] = 1.0
-    found = faithfulness.measurer(model, steps=4)(tf.constant(images), explanation(quarter))
+    values = faithfulness.measurer(model, CLASSIFICATION, steps=4)(tf.constant(images), explanation(quarter), None)
     for n, value in enumerate((200.0, 80.0)):
-        # A quarter of the pixels is the bright part: gone after the first step, and there after it.
+        # The bright part is a quarter of the pixels: the first step deletes or inserts all of it.
         deleted = [probability(value)] + 4 * [probability(value / 4)]
-        assert float(found.deletion_auc[n]) == pytest.approx(np.trapezoid(deleted) / 4, rel=1e-4)
+        assert float(values["deletion_auc"][n]) == pytest.approx(np.trapezoid(deleted) / 4, rel=1e-4)
         blurred = tf.image.resize(tf.image.resize(images, [8, 8], method="area"), [SIDE, SIDE])[n, :8, :8].numpy()
         inserted = [probability(blurred.mean())] + 4 * [probability(value)]
-        assert float(found.insertion_auc[n]) == pytest.approx(np.trapezoid(inserted) / 4, rel=1e-4)
-    np.testing.assert_array_equal(found.average_drop, [0.0, 0.0])
-    np.testing.assert_array_equal(found.increase_in_confidence, [0.0, 0.0])
+        assert float(values["insertion_auc"][n]) == pytest.approx(np.trapezoid(inserted) / 4, rel=1e-4)
+    np.testing.assert_array_equal(values["average_drop"], [0.0, 0.0])
+    np.testing.assert_array_equal(values["increase_in_confidence"], [0.0, 0.0])
 
 
-def test_the_wrong_map_is_worse_in_every_figure(model, images):
+def test_an_unfaithful_map_is_worse_in_every_metric(model, images):
     quarter = np.zeros((SIDE, SIDE), np.float32)
     quarter[: SIDE // 2, : SIDE // 2] = 1.0
-    measure = faithfulness.measurer(model, steps=8)
-    right = measure(tf.constant(images), explanation(quarter))
-    wrong = measure(tf.constant(images), explanation(1.0 - quarter))
-    assert np.all(right.deletion_auc < wrong.deletion_auc)
-    assert np.all(right.insertion_auc > wrong.insertion_auc)
+    measure = faithfulness.measurer(model, CLASSIFICATION, steps=8)
+    right = measure(tf.constant(images), explanation(quarter), None)
+    wrong = measure(tf.constant(images), explanation(1.0 - quarter), None)
+    assert np.all(right["deletion_auc"] < wrong["deletion_auc"])
+    assert np.all(right["insertion_auc"] > wrong["insertion_auc"])
     for n, value in enumerate((200.0, 80.0)):
         drop = 1.0 - probability(0.0) / probability(value)
-        assert float(wrong.average_drop[n]) == pytest.approx(drop, rel=1e-5)
+        assert float(wrong["average_drop"][n]) == pytest.approx(drop, rel=1e-5)
 
 
 def test_more_confidence_without_the_rest_counts_as_increase(model, images):
-    """Of the model's first class: without the bright part it is more probable."""
+    """The first class is more probable without the bright part."""
     quarter = np.ones((SIDE, SIDE), np.float32)
     quarter[: SIDE // 2, : SIDE // 2] = 0.0
-    asked = explanation(quarter)._replace(class_id=tf.zeros([2], tf.int64))
-    found = faithfulness.measurer(model, steps=2)(tf.constant(images), asked)
-    np.testing.assert_array_equal(found.increase_in_confidence, [1.0, 1.0])
-    np.testing.assert_array_equal(found.average_drop, [0.0, 0.0])
+    first_class = explanation(quarter)._replace(class_id=tf.zeros([2], tf.int64))
+    values = faithfulness.measurer(model, CLASSIFICATION, steps=2)(tf.constant(images), first_class, None)
+    np.testing.assert_array_equal(values["increase_in_confidence"], [1.0, 1.0])
+    np.testing.assert_array_equal(values["average_drop"], [0.0, 0.0])
 
 
-def test_of_masks_the_region_is_measured():
+def test_with_masks_the_region_is_measured():
     inputs = keras.Input([SIDE, SIDE, 1])
     outputs = keras.layers.Conv2D(2, 1)(inputs)
     pixels = keras.Model(inputs, outputs)
@@ -85,22 +86,24 @@ def test_of_masks_the_region_is_measured():
     images = np.full((2, SIDE, SIDE, 1), 100.0, np.float32)
     region = np.zeros((2, SIDE, SIDE), bool)
     region[:, :4] = True
-    asked = explanation(region[0], tf.constant(region))
-    found = faithfulness.measurer(pixels, steps=4)(tf.constant(images), asked)
-    np.testing.assert_allclose(found.deletion_auc, probability(100.0), rtol=1e-5)  # the mean colour is its own
-    np.testing.assert_array_equal(found.average_drop, [0.0, 0.0])
-    elsewhere = faithfulness.measurer(pixels, steps=4)(
-        tf.constant(images), explanation(~region[0], tf.constant(region))
-    )
-    np.testing.assert_allclose(elsewhere.average_drop, 1.0 - probability(0.0) / probability(100.0), rtol=1e-5)
+    measure = faithfulness.measurer(pixels, SEGMENTATION, steps=4)
+    values = measure(tf.constant(images), explanation(region[0], tf.constant(region)), tf.constant(region))
+    np.testing.assert_allclose(values["deletion_auc"], probability(100.0), rtol=1e-5)  # the images have one colour
+    np.testing.assert_array_equal(values["average_drop"], [0.0, 0.0])
+    elsewhere = measure(tf.constant(images), explanation(~region[0], tf.constant(region)), tf.constant(region))
+    np.testing.assert_allclose(elsewhere["average_drop"], 1.0 - probability(0.0) / probability(100.0), rtol=1e-5)
 
 
 def test_pointing_and_energy():
     heatmaps = np.zeros((4, 4, 4), np.float32)
     inside = np.zeros((4, 4, 4), bool)
     inside[:3, :2] = True
-    heatmaps[0, 0, 0], heatmaps[0, 3, 3] = 1.0, 0.5  # on it
-    heatmaps[1, 3, 0], heatmaps[1, 0, 0] = 1.0, 0.25  # beside it
-    heatmaps[3] = 1.0  # no such thing; nothing is hot in the third
-    np.testing.assert_array_equal(faithfulness.pointing_game(heatmaps, inside), [1.0, 0.0, 0.0, np.nan])
-    np.testing.assert_allclose(faithfulness.energy_inside(heatmaps, inside), [1 / 1.5, 0.2, 0.0, np.nan])
+    heatmaps[0, 0, 0], heatmaps[0, 3, 3] = 1.0, 0.5  # the hottest pixel is inside
+    heatmaps[1, 3, 0], heatmaps[1, 0, 0] = 1.0, 0.25  # the hottest pixel is outside
+    heatmaps[3] = 1.0  # the class is not in the image; the third map is empty
+    probe = faithfulness.Probe(
+        tf.zeros([4, 4, 4, 3]), tf.constant(heatmaps), tf.constant(inside), lambda images: tf.zeros([4]), 2
+    )
+    computed = {metric.name: metric.compute(probe) for metric in faithfulness.METRICS if metric.needs_regions}
+    np.testing.assert_array_equal(computed["pointing_game"], [1.0, 0.0, 0.0, np.nan])
+    np.testing.assert_allclose(computed["energy_inside"], [1 / 1.5, 0.2, 0.0, np.nan])

@@ -1,11 +1,11 @@
-"""Grad-CAM where the answer is known in closed form, its invariances, and whether it follows the weights."""
+"""Grad-CAM: closed-form results, invariances, and its dependence on the weights."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays
+from trainer_module import features, grad_cam, overlays, tasks
 from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
@@ -13,6 +13,15 @@ from trainer_module.options import TrainerOptions
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 STATISTICS = PixelStatistics(np.full(3, 60.0, np.float32), np.full(3, 1200.0, np.float32))
+
+
+CLASSIFICATION, SEGMENTATION = (tasks.get(name).explanation for name in ("classification", "segmentation"))
+
+
+def explainer(model, method="grad_cam", layer=""):
+    """Explains logits [N, h, w, C] as masks, and logits [N, C] as classes."""
+    explanation = SEGMENTATION if len(model.output.shape) == 4 else CLASSIFICATION
+    return grad_cam.explainer(model, explanation, method, layer)
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def images(rng):
 
 
 @pytest.fixture
-def pictures(rng):
+def image_batch(rng):
     return rng.integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
 
 
@@ -73,20 +82,20 @@ def correlations(ones, others):
 
 def test_a_linear_model_gives_the_weighted_feature_map(linear_model, images, weights):
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = grad_cam.explainer(linear_model)(tf.constant(images), tf.constant(class_ids))
+    explanation = explainer(linear_model)(tf.constant(images), tf.constant(class_ids))
     expected = normalized(np.einsum("nhwc,cn->nhw", images, weights[:, class_ids]))
     np.testing.assert_allclose(explanation.heatmap, expected, atol=1e-5)
 
 
-def test_plus_plus_of_a_linear_model_weighs_by_the_papers_equations(linear_model, images, weights):
+def test_grad_cam_plus_plus_of_a_linear_model_follows_the_equations(linear_model, images, weights):
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = grad_cam.explainer(linear_model, "grad_cam_plus_plus")(tf.constant(images), tf.constant(class_ids))
+    explanation = explainer(linear_model, "grad_cam_plus_plus")(tf.constant(images), tf.constant(class_ids))
     # Every position has the same gradient: alphas and their sums are those of one position times the area.
     gradients = weights[:, class_ids].T / SIZE**2
     alphas = gradients**2 / (2 * gradients**2 + gradients**3 * images.sum(axis=(1, 2)))
-    of_channels = SIZE**2 * alphas * np.maximum(gradients, 0.0)
+    channel_weights = SIZE**2 * alphas * np.maximum(gradients, 0.0)
     np.testing.assert_allclose(
-        explanation.heatmap, normalized(np.einsum("nhwc,nc->nhw", images, of_channels)), atol=1e-5
+        explanation.heatmap, normalized(np.einsum("nhwc,nc->nhw", images, channel_weights)), atol=1e-5
     )
 
 
@@ -102,14 +111,14 @@ def pixel_model(weights):
     return model
 
 
-def test_of_masks_the_region_weighs_the_channels(pixel_model, images, weights):
+def test_the_region_of_a_mask_weights_the_channels(pixel_model, images, weights):
     regions = np.zeros((5, SIZE, SIZE), bool)
     regions[:, :2, :4] = True
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = grad_cam.explainer(pixel_model)(tf.constant(images), tf.constant(class_ids), tf.constant(regions))
+    explanation = explainer(pixel_model)(tf.constant(images), tf.constant(class_ids), tf.constant(regions))
     coarse = images.reshape(5, 4, 2, 4, 2, CHANNELS).mean(axis=(2, 4))
     maps = np.maximum(np.einsum("nhwc,cn->nhw", coarse, weights[:, class_ids]), 0.0)
-    # Every channel's weight has the factor 8 / 16, which normalisation takes away.
+    # The weights of all channels have the factor 8 / 16, which cancels in the normalisation.
     enlarged = tf.image.resize(maps[..., np.newaxis], [SIZE, SIZE])[..., 0].numpy()
     np.testing.assert_allclose(explanation.heatmap, normalized(enlarged), atol=1e-5)
     logits = pixel_model(images).numpy()
@@ -118,108 +127,112 @@ def test_of_masks_the_region_weighs_the_channels(pixel_model, images, weights):
     np.testing.assert_allclose(explanation.score, expected, rtol=1e-5)
 
 
-def test_of_masks_the_largest_class_but_the_background_is_explained_where_it_is_predicted(pictures):
+def test_with_masks_the_largest_foreground_class_is_explained_where_it_is_predicted(image_batch):
     model = unet(classes=4)
-    # One picture all background, and one whose largest class is the background.
+    # One image is all background; in another the background is the largest class.
     predicted = np.array([[[0, 0], [0, 0]], [[0, 0], [3, 2]], [[1, 1], [2, 2]], [[2, 2], [2, 3]]])
-    np.testing.assert_array_equal(grad_cam.largest_class(tf.constant(predicted), 4), [0, 2, 1, 2])
-    explanation = grad_cam.explainer(model)(tf.constant(pictures))
-    masks = model(pictures, training=False).numpy().argmax(axis=-1)
+    target = SEGMENTATION.target(tf.one_hot(predicted, 4), None, None)
+    np.testing.assert_array_equal(target.class_ids, [0, 2, 1, 2])
+    np.testing.assert_array_equal(target.regions, predicted == np.reshape([0, 2, 1, 2], (-1, 1, 1)))
+    explanation = explainer(model)(tf.constant(image_batch))
+    masks = model(image_batch, training=False).numpy().argmax(axis=-1)
     largest = [1 + np.bincount(mask.ravel(), minlength=4)[1:].argmax() if mask.any() else 0 for mask in masks]
     np.testing.assert_array_equal(explanation.class_id, largest)
     np.testing.assert_array_equal(explanation.region, masks == np.reshape(largest, (-1, 1, 1)))
 
 
-def test_a_region_without_pixels_has_no_evidence(pictures):
+def test_a_region_without_pixels_has_no_evidence(image_batch):
     nowhere = tf.zeros([4, 32, 32], tf.bool)
-    explanation = grad_cam.explainer(unet())(tf.constant(pictures), tf.zeros([4], tf.int64), nowhere)
+    explanation = explainer(unet())(tf.constant(image_batch), tf.zeros([4], tf.int64), nowhere)
     assert not explanation.heatmap.numpy().any() and not explanation.score.numpy().any()
 
 
 def test_the_predicted_class_is_explained_unless_another_is_named(linear_model, images):
-    explanation = grad_cam.explainer(linear_model)(tf.constant(images))
+    explanation = explainer(linear_model)(tf.constant(images))
     logits = linear_model(images).numpy()
     np.testing.assert_array_equal(explanation.class_id, logits.argmax(axis=1))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(explanation.score, probabilities.max(axis=1), rtol=1e-5)
 
 
-def test_a_saturated_softmax_does_not_matter(linear_model, images):
-    before = grad_cam.explainer(linear_model)(tf.constant(images))
+def test_a_saturated_softmax_does_not_change_the_map(linear_model, images):
+    before = explainer(linear_model)(tf.constant(images))
     (weights,) = linear_model.get_layer(features.LOGITS_LAYER).get_weights()
     linear_model.get_layer(features.LOGITS_LAYER).set_weights([weights * 1e4])
-    after = grad_cam.explainer(linear_model)(tf.constant(images))
+    after = explainer(linear_model)(tf.constant(images))
     np.testing.assert_array_equal(after.score, np.ones(5, np.float32))
     np.testing.assert_allclose(after.heatmap, before.heatmap, atol=1e-5)
 
 
-# --- Against what everybody writes ------------------------------------------------------------------------------
+# --- The textbook implementation ------------------------------------------------------------------------------
 
 
 def textbook(model, image, class_id, layer):
-    """The tutorial's loop: a model of the layer and the output, one picture, an eager tape through all of it."""
+    """The tutorial's loop: a model with two outputs, one image, an eager tape through the whole network."""
     inner = keras.Model(model.input, [model.get_layer(layer).output, model.output])
     with tf.GradientTape() as tape:
         maps, logits = inner(image[np.newaxis], training=False)
         score = logits[0, class_id]
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(0, 1, 2))
-    found = np.maximum((maps[0] * weights).numpy().sum(axis=-1), 0.0)
-    return tf.image.resize(found[np.newaxis, ..., np.newaxis], image.shape[:2])[0, ..., 0].numpy()
+    maps = np.maximum((maps[0] * weights).numpy().sum(axis=-1), 0.0)
+    return tf.image.resize(maps[np.newaxis, ..., np.newaxis], image.shape[:2])[0, ..., 0].numpy()
 
 
 @pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
-def test_the_cut_network_gives_what_the_whole_one_gives(head, pictures):
+def test_the_cut_network_agrees_with_the_whole_one(head, image_batch):
     model = scratch_cnn({"pooling": head})
     for layer in (features.FEATURES_LAYER, "block1_relu1"):
-        explanation = grad_cam.explainer(model, layer=layer)(tf.constant(pictures))
+        explanation = explainer(model, layer=layer)(tf.constant(image_batch))
         expected = [
             textbook(model, image, int(class_id), layer)
-            for image, class_id in zip(pictures, explanation.class_id, strict=True)
+            for image, class_id in zip(image_batch, explanation.class_id, strict=True)
         ]
         np.testing.assert_allclose(explanation.heatmap, normalized(np.stack(expected)), atol=1e-4)
 
 
-def test_a_map_inside_a_network_within_the_network(pictures):
+def test_a_map_inside_a_network_within_the_network(image_batch):
     model = network(name="transfer", backbone="mobilenet_v2", weights="none")
     base = model.get_layer(features.BACKBONE_LAYER)
     whole = keras.Model(base.input, [base.get_layer("block_13_expand_relu").output, base.output])
     head = [model.get_layer(name) for name in (features.FEATURES_LAYER, "pooled", "embedding", features.LOGITS_LAYER)]
     with tf.GradientTape() as tape:
-        maps, x = whole(pictures, training=False)
+        maps, x = whole(image_batch, training=False)
         for layer in head:
             x = layer(x)
         total = tf.reduce_sum(x[:, 1])
     weights = tf.reduce_mean(tape.gradient(total, maps), axis=(1, 2), keepdims=True)
-    found = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1, keepdims=True))
-    expected = normalized(tf.image.resize(found, [32, 32])[..., 0].numpy())
+    maps = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1, keepdims=True))
+    expected = normalized(tf.image.resize(maps, [32, 32])[..., 0].numpy())
     for name in ("block_13_expand_relu", "backbone/block_13_expand_relu"):
-        explain = grad_cam.explainer(model, layer=name)
-        np.testing.assert_allclose(explain(tf.constant(pictures), tf.ones([4], tf.int64)).heatmap, expected, atol=1e-3)
+        explain = explainer(model, layer=name)
+        np.testing.assert_allclose(
+            explain(tf.constant(image_batch), tf.ones([4], tf.int64)).heatmap, expected, atol=1e-3
+        )
 
 
 # --- Which layer ------------------------------------------------------------------------------------------------
 
 
-def found_map(model):
+def default_map(model):
     layer = find_layer(model)
     return layer, with_feature_map(model, layer).outputs[0].shape[1:]
 
 
-def test_the_last_spatial_layer_is_found():
-    assert found_map(scratch_cnn()) == (features.FEATURES_LAYER, (16, 16, 16))
-    # A pre-trained network ends in one position at 32 pixels: the last map that tells places apart is taken.
-    layer, shape = found_map(network(name="transfer", backbone="mobilenet_v2", weights="none"))
+def test_the_default_layer_is_the_last_spatial_one():
+    assert default_map(scratch_cnn()) == (features.FEATURES_LAYER, (16, 16, 16))
+    # At 32 pixels a pre-trained network ends in one position: the default is the last map with several.
+    layer, shape = default_map(network(name="transfer", backbone="mobilenet_v2", weights="none"))
     assert shape[:2] == (2, 2) and layer.startswith("backbone/")
     only = keras.Sequential([keras.Input([1, 1, 2]), keras.layers.ReLU(name="r"), keras.layers.Flatten()])
     assert find_layer(only) == "r"
 
 
-def test_of_an_encoder_decoder_the_bottleneck_is_found():
-    assert found_map(unet()) == ("bottleneck_dropout", (8, 8, 16))
+def test_the_default_layer_of_an_encoder_decoder_is_the_bottleneck():
+    assert default_map(unet()) == ("bottleneck_dropout", (8, 8, 16))
     model = unet()
-    pictures = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
-    by_name = grad_cam.explainer(model, layer=features.FEATURES_LAYER)(pictures)
-    np.testing.assert_allclose(by_name.heatmap, grad_cam.explainer(model)(pictures).heatmap, atol=1e-6)
+    image_batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
+    by_name = explainer(model, layer=features.FEATURES_LAYER)(image_batch)
+    np.testing.assert_allclose(by_name.heatmap, explainer(model)(image_batch).heatmap, atol=1e-6)
 
 
 def test_a_layer_used_twice_and_a_model_used_as_a_layer(images):
@@ -239,41 +252,41 @@ def test_a_layer_used_twice_and_a_model_used_as_a_layer(images):
     np.testing.assert_allclose(last, shared(inner(images)), atol=1e-5)
 
 
-def test_nothing_below_the_map_is_differentiated(pictures):
+def test_nothing_before_the_map_is_differentiated(image_batch):
     model = unet()
-    explain = grad_cam.explainer(model).get_concrete_function(tf.TensorSpec([None, 32, 32, 3]))
+    explain = explainer(model).get_concrete_function(tf.TensorSpec([None, 32, 32, 3]))
     operations = [operation.type for operation in explain.graph.get_operations()]
     # Two convolutions in each of three encoder levels and two decoder levels, the logits, and two up-convolutions,
     # which are themselves gradients of a convolution.
     assert (operations.count("Conv2D"), operations.count("Conv2DBackpropInput")) == (11 + 2, 5 + 2)
-    logits = explain(tf.constant(pictures)).logits
-    np.testing.assert_allclose(logits, model(pictures, training=False), atol=1e-5)
+    logits = explain(tf.constant(image_batch)).logits
+    np.testing.assert_allclose(logits, model(image_batch, training=False), atol=1e-5)
 
 
-def test_explaining_leaves_the_model_as_it_is(pictures, tmp_path):
+def test_explaining_does_not_change_the_model(image_batch, tmp_path):
     model = network(name="transfer", backbone="mobilenet_v2", weights="none")
-    before = model.get_config(), model(pictures, training=False).numpy()
+    before = model.get_config(), model(image_batch, training=False).numpy()
     for layer in ("", "backbone/block_13_expand_relu"):
-        grad_cam.explainer(model, layer=layer)(tf.constant(pictures))
+        explainer(model, layer=layer)(tf.constant(image_batch))
     assert model.get_config() == before[0]
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(pictures, training=False), before[1])
+    np.testing.assert_array_equal(loaded(image_batch, training=False), before[1])
 
 
-def test_a_layer_that_is_none_is_refused(linear_model):
+def test_an_unsuitable_layer_is_refused(linear_model):
     with pytest.raises(ValueError, match=r"needs a layer with output \[N, h, w, c\]; 'embedding' gives \[N, 3\]"):
-        grad_cam.explainer(linear_model, layer=features.EMBEDDING_LAYER)
+        explainer(linear_model, layer=features.EMBEDDING_LAYER)
     with pytest.raises(ValueError, match=r"no layer 'feature'. Did you mean `features`"):
-        grad_cam.explainer(linear_model, layer="feature")
+        explainer(linear_model, layer="feature")
     with pytest.raises(ValueError, match=r"no layer 'x'. It has: features"):
-        grad_cam.explainer(linear_model, layer="x")
+        explainer(linear_model, layer="x")
     inputs = keras.Input([4])
     with pytest.raises(ValueError, match="and this model has none"):
-        grad_cam.explainer(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+        explainer(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
 
 
-def test_a_layer_that_is_none_is_said_before_the_training():
+def test_an_unknown_layer_is_refused_before_training():
     with pytest.raises(ValueError, match=r"no layer 'block9_relu1'\. Did you mean `block"):
         build_network(
             TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, grad_cam={"layer": "block9_relu1"}),
@@ -286,10 +299,10 @@ def test_a_layer_that_is_none_is_said_before_the_training():
 
 @pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
 @pytest.mark.parametrize("build", [scratch_cnn, unet])
-def test_a_batch_gives_what_single_pictures_give(build, method, pictures):
-    explain = grad_cam.explainer(build(), method)
-    together = explain(tf.constant(pictures))
-    singly = [explain(tf.constant(pictures[i : i + 1])) for i in range(len(pictures))]
+def test_a_batch_agrees_with_single_images(build, method, image_batch):
+    explain = explainer(build(), method)
+    together = explain(tf.constant(image_batch))
+    singly = [explain(tf.constant(image_batch[i : i + 1])) for i in range(len(image_batch))]
     np.testing.assert_allclose(together.heatmap, np.concatenate([one.heatmap for one in singly]), atol=1e-4)
     np.testing.assert_array_equal(together.class_id, np.concatenate([one.class_id for one in singly]))
     assert together.heatmap.numpy().max() == pytest.approx(1.0)
@@ -298,16 +311,16 @@ def test_a_batch_gives_what_single_pictures_give(build, method, pictures):
 @pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
 @pytest.mark.parametrize("build", [scratch_cnn, unet])
 @pytest.mark.parametrize("axis", [1, 2])
-def test_a_mirrored_picture_gives_the_mirrored_map(build, method, axis, pictures):
+def test_a_mirrored_image_has_the_mirrored_map(build, method, axis, image_batch):
     model = build()
-    for variable in model.trainable_variables:  # a network that cannot tell left from right, nor up from down
+    for variable in model.trainable_variables:  # a network that is invariant to mirroring
         if len(variable.shape) == 4:
             variable.assign(
                 (variable + tf.reverse(variable, [0]) + tf.reverse(variable, [1]) + tf.reverse(variable, [0, 1])) / 4.0
             )
-    explain = grad_cam.explainer(model, method)
-    straight = explain(tf.constant(pictures)).heatmap.numpy()
-    mirrored = explain(tf.constant(np.flip(pictures, axis))).heatmap.numpy()
+    explain = explainer(model, method)
+    straight = explain(tf.constant(image_batch)).heatmap.numpy()
+    mirrored = explain(tf.constant(np.flip(image_batch, axis))).heatmap.numpy()
     assert straight.std() > 0.01
     np.testing.assert_allclose(np.flip(straight, axis), mirrored, atol=1e-4)
 
@@ -316,16 +329,16 @@ def test_a_mirrored_picture_gives_the_mirrored_map(build, method, axis, pictures
 def test_a_map_without_evidence_is_zero_and_finite(linear_model, images, method):
     linear_model.get_layer(features.LOGITS_LAYER).set_weights([-np.ones((CHANNELS, CLASSES), np.float32)])
     for given in (images, np.zeros_like(images)):
-        heatmap = grad_cam.explainer(linear_model, method)(tf.constant(given)).heatmap.numpy()
+        heatmap = explainer(linear_model, method)(tf.constant(given)).heatmap.numpy()
         np.testing.assert_array_equal(heatmap, np.zeros_like(heatmap))
 
 
-# --- A cue that is known, and weights that are not -----------------------------------------------------------------
+# --- A known cue, and random weights -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cued():
-    """A network that has learnt which pictures have a bright patch in the upper left, and 64 new ones of them."""
+    """A network trained to detect a bright patch in the upper left, and 64 new images with one."""
     random = np.random.default_rng(2)
 
     def draw(count):
@@ -347,7 +360,7 @@ def cued():
 @pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
 def test_the_map_points_at_the_cue(cued, method):
     model, images = cued
-    heatmap = grad_cam.explainer(model, method)(tf.constant(images), tf.ones([len(images)], tf.int64)).heatmap.numpy()
+    heatmap = explainer(model, method)(tf.constant(images), tf.ones([len(images)], tf.int64)).heatmap.numpy()
     rows, columns = np.unravel_index(heatmap.reshape(len(images), -1).argmax(axis=1), (32, 32))
     assert np.mean((rows < 12) & (columns < 12)) >= 0.95
     assert heatmap[:, :14, :14].sum() / heatmap.sum() > 0.7
@@ -358,23 +371,23 @@ def test_random_weights_change_the_map_layer_by_layer(cued):
     model, images = cued
     images, class_ids = tf.constant(images), tf.ones([len(images)], tf.int64)
     trained = model.get_weights()
-    learnt = grad_cam.explainer(model)(images, class_ids).heatmap.numpy()
+    learnt = explainer(model)(images, class_ids).heatmap.numpy()
     keras.utils.set_random_seed(23)
     means = []
     try:
         for name in (features.LOGITS_LAYER, features.EMBEDDING_LAYER, "block2_conv1", "block1_conv1"):
             kernel = model.get_layer(name).kernel
             kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
-            random = grad_cam.explainer(model)(images, class_ids).heatmap.numpy()
+            random = explainer(model)(images, class_ids).heatmap.numpy()
             means.append(np.mean(np.nan_to_num(correlations(learnt, random))))
     finally:
         model.set_weights(trained)
     assert means[-1] < 0.5 and min(means) < 0.3
-    np.testing.assert_array_equal(grad_cam.explainer(model)(images, class_ids).heatmap, learnt)
+    np.testing.assert_array_equal(explainer(model)(images, class_ids).heatmap, learnt)
 
 
 # --- Other implementations --------------------------------------------------------------------------------------
-# Neither is installed with the project: tests/bench/grad_cam.py says how they are put beside it.
+# Neither is installed with the project; tests/bench/grad_cam.py describes how to add them.
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
@@ -383,9 +396,9 @@ def test_xplique_agrees(cued, method):
     attributions = pytest.importorskip("xplique.attributions", reason="xplique is not installed")
     model, images = cued
     images = images[:16]
-    of = {"grad_cam": attributions.GradCAM, "grad_cam_plus_plus": attributions.GradCAMPP}[method]
-    theirs = of(model, conv_layer=find_layer(model))(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
-    ours = grad_cam.explainer(model, method)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    attribution = {"grad_cam": attributions.GradCAM, "grad_cam_plus_plus": attributions.GradCAMPP}[method]
+    theirs = attribution(model, conv_layer=find_layer(model))(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
+    ours = explainer(model, method)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
     assert min(correlations(np.asarray(ours), np.asarray(theirs))) >= 0.99
 
 
@@ -400,7 +413,7 @@ def test_tf_keras_vis_agrees(cued):
         penultimate_layer=find_layer(model),
         seek_penultimate_conv_layer=False,
     )
-    ours = grad_cam.explainer(model)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    ours = explainer(model)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
     assert min(correlations(np.asarray(ours), theirs)) >= 0.99
 
 

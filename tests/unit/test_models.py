@@ -245,8 +245,9 @@ def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, mo
     encoded = [tf.io.encode_png(image).numpy() for image in images]
     expected = tf.nn.softmax(model(images, training=False)).numpy()
     np.testing.assert_allclose(session.run_on("serving_default", encoded)["probabilities"], expected, atol=1e-5)
+    explain = grad_cam.explainer(model, classification.TASK.explanation)
     explained = session.run_on("explain", encoded)["heatmap"]
-    np.testing.assert_allclose(explained, grad_cam.explainer(model)(tf.constant(images)).heatmap, atol=1e-4)
+    np.testing.assert_allclose(explained, explain(tf.constant(images)).heatmap, atol=1e-4)
     assert explained.max() == 1.0
     assert session.run_on("embed", encoded)["embedding"].shape == (4, 256)
     session.close()

@@ -2,11 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pydantic
 import pytest
 
+import components
 from components.stored import IncompatibleArtifactError, Stored, StoredPart
 from trainer_module import locations
 
@@ -75,3 +79,17 @@ def test_a_file_of_another_version_is_one_clear_error(tmp_path, content, differe
 def test_a_missing_file_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"sheet\.json"):
         Sheet.read(str(tmp_path))
+
+
+def test_artifacts_are_read_without_tfx_and_tensorflow():
+    folder = Path(components.__file__).parent
+    modules = [
+        "components.stored",
+        *(f"components.{path.parent.name}.artifact" for path in folder.glob("*/artifact.py")),
+    ]
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        "print([name for name in ('tfx', 'tensorflow', 'keras', 'apache_beam') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(modules) > 1 and done.stdout.strip() == "[]"

@@ -323,13 +323,12 @@ def test_the_export_answers_in_a_session(exported):
 
 def test_serving_validator_compares_pixels(exported):
     given, model, serving_dir, examples = exported
-    good = checks.validate(serving_dir, model, given, examples, ServingLimits())
-    assert [check.detail for check in good if not check.passed] == []
-    assert len(good) == 9
+    good = checks.check_export(serving_dir, model, given, examples, ServingLimits())
+    assert [check.detail for check in good.failures()] == []
+    assert len(good.checks) == 9
     other = keras.models.clone_model(model)
-    refused = {
-        c.name: c.detail for c in checks.validate(serving_dir, other, given, examples, ServingLimits()) if not c.passed
-    }
+    report = checks.check_export(serving_dir, other, given, examples, ServingLimits())
+    refused = {check.name: check.detail for check in report.failures()}
     assert set(refused) == {"serving_default agrees with the Keras model", "examples agrees with the Keras model"}
     assert all("of the pixels differ, allowed 0.0001" in detail for detail in refused.values())
 

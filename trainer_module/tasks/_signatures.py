@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays, preprocessing
+from trainer_module import features, grad_cam, overlays, preprocessing, tasks
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks._spec import Endpoint
 
@@ -88,18 +88,18 @@ def common(
 
 
 def _explain(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], Outputs]:
-    explanation = options.grad_cam
-    explain = grad_cam.explainer(model, explanation.method, explanation.layer)
-    colors = overlays.color_table(explanation.colormap)
+    served = options.grad_cam
+    explain = grad_cam.explainer(model, tasks.get(options.task.name).explanation, served.method, served.layer)
+    colors = overlays.color_table(served.colormap)
     names = tf.constant(options.classes)
 
     def compute(image_bytes: tf.Tensor) -> Outputs:
         pixels = pixels_of(image_bytes, options)
         explained = explain(pixels)
-        blended = overlays.overlay(pixels, explained.heatmap, colors, explanation.alpha)
+        blended = overlays.overlay(pixels, explained.heatmap, colors, served.alpha)
         return {
             "heatmap": explained.heatmap,
-            "overlay_png_bytes": overlays.encode_png(blended, overlays.QUICK),
+            "overlay_png_bytes": overlays.encode_png(blended, overlays.FAST_COMPRESSION),
             "class_id": explained.class_id,
             "label": tf.gather(names, explained.class_id),
             "score": explained.score,

@@ -225,25 +225,75 @@ class Export:
 # === Explanation ===
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """What Grad-CAM explains of a prediction.
+class Target(NamedTuple):
+    """What is explained in every image of a batch.
 
     Attributes:
-      target: (logits, class ids int [N] or None, regions bool [N, h, w] or None) → class ids int [N] and regions, None
-        where the whole image is explained. Without class ids, those of the prediction.
-      score: (logits, class ids, regions) → the explained class's probability, float32 [N].
-      has_regions: Whether a region of the image is explained, and its ground truth is known; metrics of localisation
-        need it.
-      method_prefix: Put before the method's name in the report: "Seg-".
-      pixels_at_once: Most pixels, images times height times width, of a batch; limits memory.
+      class_ids: int64 [N], the explained class.
+      regions: bool [N, h, w], the explained pixels; None for the whole image.
+      logit: float32 [N], the scalar whose gradient Grad-CAM computes.
     """
 
-    target: Callable[[tf.Tensor, Any, Any], tuple[tf.Tensor, Any]]
+    class_ids: tf.Tensor
+    regions: tf.Tensor | None
+    logit: tf.Tensor
+
+
+class PredictionOutcomes(NamedTuple):
+    """How N explained predictions compare with the ground truth.
+
+    Attributes:
+      predicted_ids: int64 [N], the predicted class.
+      listed_ids: int64 [N], the class under which the prediction is selected and shown; -1 for none.
+      true_ids: int64 [N], the class of the image; None if the label is not one class per image.
+      confidence: float [N], confidence in the prediction, range [0, 1].
+      margin: float [N], difference to the confidence in the next class, range [0, 1].
+      correct: bool [N].
+      exists: bool [N], whether there is something to explain: whether the region has pixels.
+    """
+
+    predicted_ids: np.ndarray
+    listed_ids: np.ndarray
+    true_ids: np.ndarray | None
+    confidence: np.ndarray
+    margin: np.ndarray
+    correct: np.ndarray
+    exists: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """How predictions are explained by Grad-CAM, and compared with the ground truth.
+
+    Ground truth is what `TaskSpec.labels` returns for a batch of raw examples, as an array.
+
+    Attributes:
+      target: (logits, class ids int [N] or None, regions bool [N, h, w] or None) → what is explained. Without class ids
+        the predicted class; without regions, if the task has any, the pixels where the class is predicted.
+      score: (logits, class ids, regions) → the probability of the class, float32 [N], range [0, 1].
+      true_classes: (ground truth, options) → every class of every example: indices of examples int [M], class ids int64
+        [M].
+      true_regions: (ground truth, class ids int [N]) → the pixels of the class, bool [N, h, w]; None if the ground
+        truth has no regions. Metrics of localisation require it.
+      outcomes: (logits, class ids int64 [N], regions, ground truth, options) → how the predictions compare with it.
+      incorrect_caption: Describes an incorrect prediction, with the fields `label` and `predicted`.
+      method_prefix: Prefix of the method's name: "Seg-".
+      pixels_at_once: Most pixels (images times height times width) of a batch; limits memory.
+    """
+
+    target: Callable[[tf.Tensor, Any, Any], Target]
     score: Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]
-    has_regions: bool = False
+    true_classes: Callable[[np.ndarray, TrainerOptions], tuple[np.ndarray, np.ndarray]]
+    true_regions: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    outcomes: Callable[[tf.Tensor, tf.Tensor, Any, np.ndarray, TrainerOptions], PredictionOutcomes]
+    incorrect_caption: str
     method_prefix: str = ""
     pixels_at_once: int = 2**22
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether regions of the image are explained, and the ground truth contains them."""
+        return self.true_regions is not None
 
 
 # === Drawing ===

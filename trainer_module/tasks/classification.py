@@ -10,7 +10,17 @@ from pydantic import Field
 
 from trainer_module import features
 from trainer_module.section import Rate, TaskOptions
-from trainer_module.tasks._spec import Agreement, Drawing, Endpoint, Explanation, Export, Objective, TaskSpec
+from trainer_module.tasks._spec import (
+    Agreement,
+    Drawing,
+    Endpoint,
+    Explanation,
+    Export,
+    Objective,
+    PredictionOutcomes,
+    Target,
+    TaskSpec,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -245,11 +255,12 @@ def _compare(
 # === Explanation ===
 
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> tuple[tf.Tensor, Any]:
-    """Explains the most probable class, over the whole image."""
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
+    """Explains the most probable class, or the given one, over the whole image."""
     import tensorflow as tf
 
-    return (tf.argmax(logits, axis=-1) if class_ids is None else class_ids), None
+    class_ids = tf.argmax(logits, axis=-1) if class_ids is None else tf.cast(class_ids, tf.int64)
+    return Target(class_ids, None, tf.gather(logits, class_ids, axis=-1, batch_dims=1))
 
 
 def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
@@ -257,6 +268,31 @@ def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
     import tensorflow as tf
 
     return tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
+
+
+def _true_classes(ground_truth: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
+    indices = (ground_truth >= 0).nonzero()[0]
+    return indices, ground_truth[indices]
+
+
+def _outcomes(
+    logits: tf.Tensor, class_ids: tf.Tensor, regions: Any, ground_truth: np.ndarray, options: TrainerOptions
+) -> PredictionOutcomes:
+    """Compares the most probable class with the ground truth; the explained class may be another."""
+    import numpy as np
+    import tensorflow as tf
+
+    best, ids = (value.numpy() for value in tf.math.top_k(tf.nn.softmax(logits), 2))
+    predicted = ids[:, 0].astype(np.int64)
+    return PredictionOutcomes(
+        predicted_ids=predicted,
+        listed_ids=ground_truth,
+        true_ids=ground_truth,
+        confidence=best[:, 0],
+        margin=best[:, 0] - best[:, 1],
+        correct=predicted == ground_truth,
+        exists=np.full(len(predicted), True),
+    )
 
 
 # === Drawing ===
@@ -321,7 +357,13 @@ TASK = TaskSpec(
         compare=_compare,
         command="predict IMAGE",
     ),
-    explanation=Explanation(target=_target, score=_score),
+    explanation=Explanation(
+        target=_target,
+        score=_score,
+        true_classes=_true_classes,
+        outcomes=_outcomes,
+        incorrect_caption="{label} predicted as {predicted}",
+    ),
     decode=_decode,
     drawing=Drawing(draw=_draw, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

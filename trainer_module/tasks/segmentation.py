@@ -18,6 +18,8 @@ from trainer_module.tasks._spec import (
     Explanation,
     Export,
     Objective,
+    PredictionOutcomes,
+    Target,
     TaskSpec,
 )
 
@@ -219,33 +221,90 @@ def _compare(
 
 # === Explanation ===
 
+# Smallest IoU of the predicted region and that of the ground truth at which a prediction counts as correct.
+_CORRECT_IOU = 0.5
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Explains a class where it is predicted.
 
-    Without class ids it is the class that covers the most pixels, except the first one, the background, wherever there
-    is another; without regions, the pixels where the class is predicted.
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
+    """Explains a class in a region.
+
+    Without class ids it is the class with the most pixels, except the first one, the background, wherever there is
+    another; of several equally large classes the first. Without regions it is explained where it is predicted.
 
     Args:
       logits: float32 [N, h, w, num_classes].
       class_ids: int [N], or None.
       regions: bool [N, h, w], or None.
 
-    Returns:
-      Class ids int [N] and regions bool [N, h, w].
-
-    Reference: Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434, section 3.
+    Reference: Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434, section 3 (sum of the logits of a region).
     """
-    from trainer_module import grad_cam
+    import tensorflow as tf
 
-    return grad_cam.target(logits, class_ids, regions)
+    from trainer_module.pixel_metrics import count_pixels
+
+    predicted = tf.argmax(logits, axis=-1)
+    if class_ids is None:
+        foreground = count_pixels(predicted, logits.shape[-1])[:, 1:]
+        background = tf.constant(0, tf.int64)
+        class_ids = tf.where(tf.reduce_any(foreground > 0, axis=-1), 1 + tf.argmax(foreground, axis=-1), background)
+    class_ids = tf.cast(class_ids, tf.int64)
+    if regions is None:
+        regions = tf.equal(predicted, class_ids[:, tf.newaxis, tf.newaxis])
+    class_logits = tf.gather(logits, class_ids, axis=-1, batch_dims=1)
+    return Target(class_ids, regions, tf.reduce_sum(tf.where(regions, class_logits, 0.0), axis=[1, 2]))
 
 
 def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
     """Returns the mean probability of the class over its region, float32 [N]; 0 where that is empty."""
-    from trainer_module import grad_cam
+    import tensorflow as tf
 
-    return grad_cam.scores(logits, class_ids, regions)
+    probabilities = tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
+    inside = tf.cast(regions, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(probabilities * inside, axis=[1, 2]), tf.reduce_sum(inside, axis=[1, 2]))
+
+
+def _true_classes(masks: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Lists every class of every mask, except the ignored id."""
+    import numpy as np
+
+    pairs = [
+        (index, class_id)
+        for index, mask in enumerate(masks)
+        for class_id in np.unique(mask)
+        if class_id != options.ignore_id and class_id < len(options.classes)
+    ]
+    indices, class_ids = np.array(pairs, np.int64).reshape(-1, 2).T
+    return indices, class_ids
+
+
+def _true_regions(masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    regions: np.ndarray = masks == class_ids[:, None, None]
+    return regions
+
+
+def _outcomes(
+    logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor, masks: np.ndarray, options: TrainerOptions
+) -> PredictionOutcomes:
+    """Compares the predicted region of every class with that of the ground truth; ignored pixels do not count."""
+    import numpy as np
+    import tensorflow as tf
+
+    best = tf.math.top_k(tf.nn.softmax(logits), 2).values.numpy()
+    ids, explained = class_ids.numpy(), regions.numpy()
+    sizes = explained.sum(axis=(1, 2))
+    margins = np.where(explained, best[..., 0] - best[..., 1], 0.0).sum(axis=(1, 2)) / np.maximum(sizes, 1)
+    counted = masks != (-1 if options.ignore_id is None else options.ignore_id)
+    predicted, true = _true_regions(masks_of(logits).numpy(), ids) & counted, _true_regions(masks, ids)
+    iou = (predicted & true).sum(axis=(1, 2)) / np.maximum((predicted | true).sum(axis=(1, 2)), 1)
+    return PredictionOutcomes(
+        predicted_ids=ids,
+        listed_ids=ids,
+        true_ids=None,
+        confidence=_score(logits, class_ids, regions).numpy(),
+        margin=margins,
+        correct=iou >= _CORRECT_IOU,
+        exists=sizes > 0,
+    )
 
 
 TASK = TaskSpec(
@@ -278,7 +337,16 @@ TASK = TaskSpec(
         compare=_compare,
         command="segment IMAGE --output-dir DIR",
     ),
-    explanation=Explanation(target=_target, score=_score, has_regions=True, method_prefix="Seg-", pixels_at_once=2**20),
+    explanation=Explanation(
+        target=_target,
+        score=_score,
+        true_classes=_true_classes,
+        true_regions=_true_regions,
+        outcomes=_outcomes,
+        incorrect_caption="misplaced: {predicted}",
+        method_prefix="Seg-",
+        pixels_at_once=2**20,
+    ),
     decode=masks_of,
     drawing=Drawing(
         draw=mask_drawing.draw,

@@ -1,0 +1,232 @@
+"""The Beam transform that selects predictions of a split, explains them and measures their faithfulness."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from apache_beam.utils import shared
+
+from components.grad_cam import artifact, heat_maps, predictions, selection
+from components.grad_cam.faithfulness_gate import MeanAndCount
+from components.grad_cam.predictions import PredictionBatch
+from components.grad_cam.selection import Selection
+from trainer_module import faithfulness, features, grad_cam, keras_file, overlays, tasks
+from trainer_module.fused_normalization import fused
+from trainer_module.grad_cam import ExplainedBatch
+from trainer_module.options import TrainerOptions
+from trainer_module.tasks import PredictionOutcomes
+
+
+class ExplainedSplit(NamedTuple):
+    """The results of `ExplainSplit`.
+
+    Attributes:
+      entries: PCollection of `ExplainedPrediction`: the selected predictions, whose PNG files are written.
+      means: PCollection of (name of the metric, `MeanAndCount`).
+    """
+
+    entries: beam.PCollection
+    means: beam.PCollection
+
+
+class ExplainSplit(beam.PTransform):
+    """Explains the selected predictions of a split, or all, and measures the explanations of a sample.
+
+    It reads the split twice: the selection is known only when everything has been predicted. Between the two passes it
+    keeps names of images, no pixels.
+    """
+
+    def __init__(
+        self, pattern: str, keras_path: str, options: TrainerOptions, slices: Sequence[str], output_dir: str
+    ) -> None:
+        """Configures the transform.
+
+        Args:
+          pattern: Pattern of the TFRecord files with raw examples.
+          keras_path: The Keras file.
+          options: The configuration of the run.
+          slices: Names of the slices from whose values predictions are selected.
+          output_dir: Folder for PNG files and heat maps.
+        """
+        super().__init__()
+        self._pattern, self._options, self._output_dir = pattern, options, output_dir
+        self._network = (shared.Shared(), keras_path, options, slices)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> ExplainedSplit:
+        """Builds the transform."""
+        options, size = self._options.grad_cam, predictions.batch_size(self._options)
+        batch = beam.BatchElements(min_batch_size=size, max_batch_size=size)
+        predicted = (
+            begin
+            | "Read" >> beam.io.ReadFromTFRecord(self._pattern)
+            | "Batch" >> batch
+            | "Predict" >> beam.ParDo(_Predict(*self._network)).with_outputs(_Predict.SAMPLE, main="candidates")
+        )
+        best = [
+            predicted.candidates
+            | f"Only {criterion}" >> beam.Filter(lambda candidate, criterion: candidate[0][1] == criterion, criterion)
+            | f"Best {criterion}" >> beam.combiners.Top.LargestPerKey(number)
+            for criterion, number in selection.numbers(options).items()
+            if number
+        ]
+        selected = (
+            (best or [begin | "Nothing" >> beam.Create([])])
+            | "All" >> beam.Flatten()
+            | "List" >> beam.combiners.ToList()
+            | "ByFilename" >> beam.Map(selection.by_filename)
+        )
+        sample_size = options.faithfulness_sample if options.faithfulness else 0
+        sample = (
+            predicted[_Predict.SAMPLE]
+            | "Sample" >> beam.combiners.Top.Smallest(max(1, sample_size))
+            | "Names" >> beam.Map(lambda pairs: frozenset(filename for _, filename in pairs[:sample_size]))
+        )
+        choices = (beam.pvalue.AsSingleton(selected), beam.pvalue.AsSingleton(sample))
+        needed = begin | "ReadAgain" >> beam.io.ReadFromTFRecord(self._pattern)
+        if options.select != "everything":
+            needed |= "Needed" >> beam.Filter(_is_needed, *choices)
+        explained = (
+            needed
+            | "BatchAgain" >> batch
+            | "Explain"
+            >> beam.ParDo(_Explain(*self._network, output_dir=self._output_dir), *choices).with_outputs(
+                _Explain.HEATMAPS, _Explain.VALUES, main="entries"
+            )
+        )
+        _ = explained[_Explain.HEATMAPS] | "WriteHeatmaps" >> beam.io.WriteToTFRecord(
+            os.path.join(self._output_dir, artifact.HEATMAPS_PREFIX), file_name_suffix=".gz"
+        )
+        return ExplainedSplit(
+            entries=explained.entries,
+            means=explained[_Explain.VALUES] | "Means" >> beam.CombinePerKey(_MeanAndCount()),
+        )
+
+
+class _Network:
+    """The functions of one model; each is traced on first use."""
+
+    def __init__(self, keras_path: str, options: TrainerOptions) -> None:
+        model, explained = keras_file.load(keras_path), options.grad_cam
+        explanation = tasks.get(options.task.name).explanation
+
+        @tf.function(reduce_retracing=True)
+        def predict(images: tf.Tensor) -> tf.Tensor:
+            with fused(model):
+                return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+
+        self.predict = predict
+        self.explain = grad_cam.explainer(model, explanation, explained.method, explained.layer)
+        self.measure = faithfulness.measurer(model, explanation, explained.faithfulness_steps)
+
+
+class _NetworkDoFn(beam.DoFn):
+    """Shares one loaded model with all instances in its process."""
+
+    def __init__(self, handle: shared.Shared, keras_path: str, options: TrainerOptions, slices: Sequence[str]) -> None:
+        self._handle, self._keras_path = handle, keras_path
+        self._options_json, self._slices = options.model_dump_json(), tuple(slices)
+
+    def setup(self) -> None:
+        self._options = TrainerOptions.model_validate_json(self._options_json)
+        self._explanation = tasks.get(self._options.task.name).explanation
+        self._network = self._handle.acquire(lambda: _Network(self._keras_path, self._options))
+
+    def _batches(self, serialized: Sequence[bytes]) -> Iterator[PredictionBatch]:
+        return predictions.batches(serialized, self._options, self._slices)
+
+    def _outcomes(
+        self, batch: PredictionBatch, logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor | None
+    ) -> PredictionOutcomes:
+        return self._explanation.outcomes(logits, class_ids, regions, batch.ground_truth, self._options)
+
+
+class _Predict(_NetworkDoFn):
+    """Batch of raw examples → candidates of the selection; tagged `sample`, (sha256, file name) of images."""
+
+    SAMPLE = "sample"
+
+    def process(self, serialized: list[bytes]) -> Iterable[Any]:
+        images: set[tuple[str, str]] = set()  # an image may have several predictions
+        for batch in self._batches(serialized):
+            logits = self._network.predict(batch.pixels)
+            target = self._explanation.target(logits, batch.class_ids, batch.regions)
+            outcomes = self._outcomes(batch, logits, target.class_ids, target.regions)
+            images.update((batch.sources[i].sha256, batch.sources[i].filename) for i in np.flatnonzero(outcomes.exists))
+            yield from selection.candidates(batch.sources, target.class_ids.numpy(), outcomes, self._options.classes)
+        for image in images:
+            yield beam.pvalue.TaggedOutput(self.SAMPLE, image)
+
+
+class _Explain(_NetworkDoFn):
+    """Batch of raw examples → PNG files and entries; tagged, heat maps as tf.Examples and values of metrics."""
+
+    HEATMAPS, VALUES = "heatmaps", "values"
+
+    def __init__(self, *network: Any, output_dir: str) -> None:
+        super().__init__(*network)
+        self._output_dir = output_dir
+
+    def setup(self) -> None:
+        super().setup()
+        self._colors = overlays.color_table(self._options.grad_cam.colormap)
+
+    def process(self, serialized: list[bytes], selected: Selection, sample: frozenset[str]) -> Iterable[Any]:
+        options = self._options
+        for batch in self._batches(serialized):
+            explained = self._network.explain(batch.pixels, batch.class_ids, batch.regions)
+            outcomes = self._outcomes(batch, explained.logits, explained.class_id, explained.region)
+            existing = np.flatnonzero(outcomes.exists).tolist()
+            every = heat_maps.from_batch(batch, explained, outcomes, options.classes)
+            drawn = [every[i] for i in existing if every[i].class_id in selected.get(every[i].filename, {})]
+            for heat_map in [every[i] for i in existing] if options.grad_cam.select == "everything" else drawn:
+                yield beam.pvalue.TaggedOutput(self.HEATMAPS, heat_maps.to_example(heat_map).SerializeToString())
+            if drawn:
+                yield from heat_maps.write_images(
+                    drawn, selected, options.classes, self._colors, options.grad_cam.alpha, self._output_dir
+                )
+            measured = [i for i in existing if every[i].filename in sample]
+            if measured:
+                for value in self._measure(batch, explained, measured):
+                    yield beam.pvalue.TaggedOutput(self.VALUES, value)
+
+    def _measure(
+        self, batch: PredictionBatch, explained: ExplainedBatch, measured: Sequence[int]
+    ) -> Iterator[tuple[str, float]]:
+        part = ExplainedBatch(*(None if value is None else tf.gather(value, measured) for value in explained))
+        true_regions = None
+        if self._explanation.true_regions:
+            true_regions = tf.constant(
+                self._explanation.true_regions(batch.ground_truth[measured], part.class_id.numpy())
+            )
+        values = self._network.measure(tf.gather(batch.pixels, measured), part, true_regions)
+        for name, tensor in values.items():
+            for value in tensor.numpy()[~np.isnan(tensor.numpy())]:
+                yield name, float(value)
+
+
+class _MeanAndCount(beam.CombineFn):
+    """Numbers → their mean and their number."""
+
+    def create_accumulator(self) -> MeanAndCount:
+        return 0.0, 0
+
+    def add_input(self, accumulator: MeanAndCount, value: float) -> MeanAndCount:
+        return accumulator[0] + value, accumulator[1] + 1
+
+    def merge_accumulators(self, accumulators: Iterable[MeanAndCount]) -> MeanAndCount:
+        totals, counts = zip(*accumulators, strict=True)
+        return sum(totals), sum(counts)
+
+    def extract_output(self, accumulator: MeanAndCount) -> MeanAndCount:
+        return accumulator[0] / accumulator[1], accumulator[1]
+
+
+def _is_needed(serialized: bytes, selected: Selection, sample: frozenset[str]) -> bool:
+    feature = tf.train.Example.FromString(serialized).features.feature
+    filename = feature[features.IMAGE_FILENAME].bytes_list.value[0].decode()
+    return filename in selected or filename in sample

@@ -1,0 +1,158 @@
+"""The heat maps of predictions, as tf.Examples and as PNG files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from components.grad_cam import artifact
+from components.grad_cam.artifact import ExplainedPrediction
+from components.grad_cam.predictions import PredictionBatch
+from components.grad_cam.selection import Selection
+from trainer_module import features, locations, overlays
+from trainer_module.grad_cam import ExplainedBatch
+from trainer_module.tasks import PredictionOutcomes
+
+
+class HeatMap(NamedTuple):
+    """The heat map of one prediction.
+
+    Attributes:
+      filename: As in the dataset.
+      sha256: Hash of the encoded image.
+      pixels: uint8 [image_size, image_size, channels], the model input.
+      values: float32 [image_size, image_size], range [0, 1].
+      explained: The explained class.
+      class_id: Its id.
+      predicted: The predicted class.
+      listed_id: Id of the class under which the prediction is listed.
+      label: The class of the ground truth; None if there is not one class per image, or it is unknown.
+      score: Probability of the explained class.
+      correct: Whether the prediction is correct.
+    """
+
+    filename: str
+    sha256: str
+    pixels: np.ndarray
+    values: np.ndarray
+    explained: str
+    class_id: int
+    predicted: str
+    listed_id: int
+    label: str | None
+    score: float
+    correct: bool
+
+
+def from_batch(
+    batch: PredictionBatch, explained: ExplainedBatch, outcomes: PredictionOutcomes, classes: Sequence[str]
+) -> list[HeatMap]:
+    """Divides an explained batch into the heat maps of its predictions."""
+    pixels, values = batch.pixels.numpy(), explained.heatmap.numpy()
+    class_ids, scores = explained.class_id.numpy().tolist(), explained.score.numpy()
+    heat_maps = []
+    for i, source in enumerate(batch.sources):
+        listed_id = int(outcomes.listed_ids[i])
+        true_id = -1 if outcomes.true_ids is None else int(outcomes.true_ids[i])
+        heat_maps.append(
+            HeatMap(
+                filename=source.filename,
+                sha256=source.sha256,
+                pixels=pixels[i],
+                values=values[i],
+                explained=classes[class_ids[i]],
+                class_id=class_ids[i],
+                predicted=classes[int(outcomes.predicted_ids[i])],
+                listed_id=listed_id if listed_id >= 0 else class_ids[i],
+                label=classes[true_id] if true_id >= 0 else None,
+                score=float(scores[i]),
+                correct=bool(outcomes.correct[i]),
+            )
+        )
+    return heat_maps
+
+
+def to_example(heat_map: HeatMap) -> tf.train.Example:
+    """Converts a heat map to a tf.Example with the keys of `artifact`."""
+
+    def text(value: str) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+
+    def integer(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    height, width = heat_map.values.shape
+    feature = {
+        features.IMAGE_FILENAME: text(heat_map.filename),
+        features.IMAGE_SHA256: text(heat_map.sha256),
+        artifact.CLASS_ID: integer(heat_map.class_id),
+        artifact.CLASS_TEXT: text(heat_map.explained),
+        artifact.PREDICTED_TEXT: text(heat_map.predicted),
+        artifact.SCORE: tf.train.Feature(float_list=tf.train.FloatList(value=[heat_map.score])),
+        artifact.IS_CORRECT: integer(int(heat_map.correct)),
+        artifact.HEATMAP: tf.train.Feature(float_list=tf.train.FloatList(value=heat_map.values.ravel())),
+        artifact.HEIGHT: integer(height),
+        artifact.WIDTH: integer(width),
+    }
+    if heat_map.label is not None:
+        feature[artifact.TRUE_TEXT] = text(heat_map.label)
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+def write_images(
+    heat_maps: Sequence[HeatMap],
+    selection: Selection,
+    classes: Sequence[str],
+    colors: np.ndarray,
+    alpha: float,
+    output_dir: str,
+) -> list[ExplainedPrediction]:
+    """Writes image, heat map and overlay of selected predictions as PNG files.
+
+    Args:
+      heat_maps: The heat maps, at least one; all are selected.
+      selection: Why they were selected.
+      classes: Class names.
+      colors: float32 [256, 3], from `overlays.color_table`.
+      alpha: Weight of the colours in the overlay, range [0, 1].
+      output_dir: Folder of the artifact.
+
+    Returns:
+      The entries of the index.
+    """
+    pixels = tf.constant(np.stack([heat_map.pixels for heat_map in heat_maps]))
+    values = tf.constant(np.stack([heat_map.values for heat_map in heat_maps]))
+    images = {
+        "image": overlays.overlay(pixels, tf.zeros_like(values), colors, alpha=0.0),
+        "heatmap": tf.cast(tf.round(values * 255.0), tf.uint8)[..., tf.newaxis],
+        "overlay": overlays.overlay(pixels, values, colors, alpha),
+    }
+    encoded = {name: overlays.encode_png(image, overlays.FAST_COMPRESSION).numpy() for name, image in images.items()}
+    entries = []
+    for at, heat_map in enumerate(heat_maps):
+        # Named by id and hash: names of classes and files are the user's text and may not be valid in a path.
+        folder = f"{heat_map.listed_id:03d}"
+        digest = hashlib.sha256(f"{heat_map.class_id} {heat_map.filename}".encode()).hexdigest()[:16]
+        tf.io.gfile.makedirs(os.path.join(output_dir, folder))
+        paths = {name: f"{folder}/{digest}-{name}.png" for name in images}
+        for name, path in paths.items():
+            locations.write(os.path.join(output_dir, path), bytes(encoded[name][at]))
+        entries.append(
+            ExplainedPrediction(
+                filename=heat_map.filename,
+                label=classes[heat_map.listed_id],
+                explained=heat_map.explained,
+                predicted=heat_map.predicted,
+                score=round(heat_map.score, 6),
+                correct=heat_map.correct,
+                empty=not heat_map.values.any(),
+                reasons=tuple(selection[heat_map.filename][heat_map.class_id]),
+                **paths,
+            )
+        )
+    return entries

@@ -1,0 +1,131 @@
+"""Conformance: explanations of every task with every model."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer_module import faithfulness, features, grad_cam, models, tasks
+from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.network import build as build_network
+from trainer_module.options import TrainerOptions
+
+STATISTICS = PixelStatistics(np.full(3, 110.0, np.float32), np.full(3, 900.0, np.float32))
+CLASSES, SIZE, BATCH = ("a", "b", "c"), 32, 4
+
+
+def options(task, model):
+    has_backbone = models.get(model).Options().has_backbone()
+    return TrainerOptions(
+        classes=CLASSES,
+        ignore_id=255,
+        transform={"image_size": SIZE, "normalization": "backbone" if has_backbone else "dataset"},
+        task={"name": task},
+        model={"name": model, "weights": "none"} if has_backbone else {"name": model},
+    )
+
+
+def ground_truth_of(task, options):
+    """Labels of raw examples that have every kind of label."""
+    labels = {features.CLASS_TEXT: [[CLASSES[index % 3].encode()] for index in range(BATCH)], features.MASK_ENCODED: []}
+    for index in range(BATCH):
+        mask = np.zeros((SIZE, SIZE, 1), np.uint8)
+        mask[4:20, 4 : 8 + index] = 1 + index % 2
+        mask[0] = 255
+        labels[features.MASK_ENCODED].append([tf.io.encode_png(mask).numpy()])
+    return task.labels({key: tf.constant(labels[key]) for key in task.label_features}, options).numpy()
+
+
+@pytest.fixture
+def images(rng):
+    return tf.constant(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+@pytest.fixture(
+    scope="module", params=[(task, model) for task in tasks.names() for model in models.names()], ids="-".join
+)
+def case(request):
+    task, model = request.param
+    chosen = options(task, model)
+    return tasks.get(task), chosen, build_network(chosen, STATISTICS)
+
+
+def test_explanations_have_the_documented_shapes_and_ranges(case, images):
+    task, _, model = case
+    explanation = task.explanation
+    explain = grad_cam.explainer(model, explanation)
+    predicted = explain(images)
+    last = explain(images, tf.fill([BATCH], len(CLASSES) - 1))
+    for explained in (predicted, last):
+        heatmaps = explained.heatmap.numpy()
+        assert heatmaps.shape == (BATCH, SIZE, SIZE) and heatmaps.dtype == np.float32
+        assert np.isfinite(heatmaps).all() and heatmaps.min() >= 0.0 and heatmaps.max() <= 1.0
+        assert explained.class_id.dtype == tf.int64 and explained.class_id.shape == (BATCH,)
+        assert np.isin(explained.class_id, range(len(CLASSES))).all()
+        score = explained.score.numpy()
+        assert score.shape == (BATCH,) and score.min() >= 0.0 and score.max() <= 1.0
+        logits = tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+        np.testing.assert_allclose(score, explanation.score(logits, explained.class_id, explained.region), atol=1e-5)
+        assert (explained.region is not None) == explanation.has_regions
+        if explanation.has_regions:
+            assert explained.region.shape == (BATCH, SIZE, SIZE) and explained.region.dtype == tf.bool
+        target = explanation.target(logits, explained.class_id, explained.region)
+        assert target.logit.shape == (BATCH,)
+        np.testing.assert_array_equal(target.class_ids, explained.class_id)
+    np.testing.assert_array_equal(last.class_id, np.full(BATCH, len(CLASSES) - 1))
+
+
+def test_the_score_rises_with_the_explained_logit(case, images):
+    task, _, model = case
+    explanation = task.explanation
+    logits = tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        target = explanation.target(logits, None, None)
+        total = tf.reduce_sum(target.logit)
+    raised = logits + tf.sign(tape.gradient(total, logits))
+    before = explanation.score(logits, target.class_ids, target.regions)
+    after = explanation.score(raised, target.class_ids, target.regions)
+    assert np.all(after > before) and np.all(after <= 1.0)
+
+
+def test_outcomes_compare_predictions_with_the_ground_truth(case, images):
+    task, chosen, model = case
+    explanation = task.explanation
+    ground_truth = ground_truth_of(task, chosen)
+    assert len(ground_truth) == BATCH
+    indices, class_ids = explanation.true_classes(ground_truth, chosen)
+    assert set(indices.tolist()) == set(range(BATCH)) and len(indices) == len(class_ids)
+    assert class_ids.dtype == np.int64 and np.isin(class_ids, range(len(CLASSES))).all()
+    regions = None
+    if explanation.true_regions:
+        regions = tf.constant(explanation.true_regions(ground_truth[indices], class_ids))
+        assert regions.shape == (len(indices), SIZE, SIZE) and regions.dtype == tf.bool
+        assert np.all(tf.reduce_any(regions, axis=[1, 2]))
+    explained = grad_cam.explainer(model, explanation)(tf.gather(images, indices), tf.constant(class_ids), regions)
+    outcomes = explanation.outcomes(
+        explained.logits, explained.class_id, explained.region, ground_truth[indices], chosen
+    )
+    for ids in (outcomes.predicted_ids, outcomes.listed_ids, outcomes.true_ids):
+        assert ids is None or (len(ids) == len(indices) and np.isin(ids, range(-1, len(CLASSES))).all())
+    assert outcomes.predicted_ids.min() >= 0
+    for values in (outcomes.confidence, outcomes.margin):
+        assert len(values) == len(indices) and values.min() >= 0.0 and values.max() <= 1.0
+    assert outcomes.correct.dtype == outcomes.exists.dtype == bool
+    assert outcomes.exists.all() and len(outcomes.correct) == len(indices)
+    assert "b" in explanation.incorrect_caption.format(label="a", predicted="b")
+
+
+def test_every_faithfulness_metric_of_the_task_is_in_its_range(case, images):
+    task, chosen, model = case
+    explanation = task.explanation
+    explained = grad_cam.explainer(model, explanation)(images)
+    true_regions = None
+    if explanation.true_regions:
+        ground_truth = ground_truth_of(task, chosen)
+        true_regions = tf.constant(explanation.true_regions(ground_truth, explained.class_id.numpy()))
+    measured = faithfulness.measurer(model, explanation, steps=2)(images, explained, true_regions)
+    metrics = {metric.name: metric for metric in faithfulness.metrics_of(explanation)}
+    assert measured.keys() == metrics.keys()
+    for name, values in measured.items():
+        assert values.shape == (BATCH,)
+        assert all(np.isnan(value) or metrics[name].allows(float(value)) for value in values), name
