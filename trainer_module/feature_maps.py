@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from trainer_module import layer_graph
+from trainer_module import features, layer_graph
 from trainer_module.error_text import did_you_mean
 
 _MOST_NAMED = 8
@@ -48,7 +48,8 @@ def find_layer(model: keras.Model, layer: str = "") -> str:
       layer: The layer's name, or where several models within the model have a layer of that name, the name with
         theirs (`backbone/conv1`). Empty for the last map that leads to the output; where the output is itself a map,
         for the last of the coarsest, the bottleneck of an encoder-decoder. Maps of one position cannot show where the
-        evidence is and are taken only where no convolution gives another.
+        evidence is and are taken only where no convolution gives another. The default is never a layer after
+        `features.FEATURES_LAYER`, where the head begins: a head of a map for every class would explain itself.
 
     Returns:
       The layer's name, with the names of the models that contain it. Of a layer used several times the last use counts.
@@ -62,7 +63,12 @@ def find_layer(model: keras.Model, layer: str = "") -> str:
     (output,) = _collect(model, [_Tensor(model.inputs[0].shape)], "", by_name)
     used = _ancestors(output)
     maps = {name: tensor for name, tensor in by_name.items() if tensor.is_map and tensor in used}
-    return _named(layer, by_name, maps, used) if layer else _default(maps, output)
+    if layer:
+        return _named(layer, by_name, maps, used)
+    if features.FEATURES_LAYER in maps:
+        model_maps = _ancestors(maps[features.FEATURES_LAYER])
+        maps = {name: tensor for name, tensor in maps.items() if tensor in model_maps}
+    return _default(maps, output)
 
 
 def with_feature_map(model: keras.Model, layer: str) -> keras.Model:

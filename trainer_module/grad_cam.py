@@ -78,8 +78,9 @@ def explainer(
             feature_map, logits = network(images, training=False)
         logits = tf.cast(logits, tf.float32)
         target = explanation.target(logits, class_ids, regions)
-        # Images do not depend on each other at inference: the gradient of the sum is the gradient of every image. Unlike
-        # a tape, tf.gradients adds nothing before the feature map to the graph, even if skip connections bypass it.
+        # Images do not depend on each other at inference: the gradient of the sum is the gradient of every image.
+        # Unlike a tape, tf.gradients adds nothing before the feature map to the graph, even if skip connections bypass
+        # it.
         (gradients,) = tf.gradients(tf.reduce_sum(target.logit), feature_map)
         gradients = tf.cast(gradients, tf.float32)
         activations = tf.cast(feature_map, tf.float32)

@@ -228,11 +228,19 @@ def test_the_default_layer_is_the_last_spatial_one():
 
 
 def test_the_default_layer_of_an_encoder_decoder_is_the_bottleneck():
-    assert default_map(unet()) == ("bottleneck_dropout", (8, 8, 16))
+    assert default_map(unet()) == (features.FEATURES_LAYER, (8, 8, 16))
     model = unet()
     image_batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
-    by_name = explainer(model, layer=features.FEATURES_LAYER)(image_batch)
-    np.testing.assert_allclose(by_name.heatmap, explainer(model)(image_batch).heatmap, atol=1e-6)
+    for layer in (features.FEATURES_LAYER, "bottleneck_dropout"):
+        by_name = explainer(model, layer=layer)(image_batch)
+        np.testing.assert_allclose(by_name.heatmap, explainer(model)(image_batch).heatmap, atol=1e-6)
+
+
+def test_the_default_layer_is_not_in_the_head():
+    # The head has a map of class scores, of the same size as the features.
+    model = network("segmentation", name="scratch_cnn", blocks=[[8], [16]])
+    assert default_map(model) == (features.FEATURES_LAYER, (16, 16, 16))
+    assert with_feature_map(model, "class_scores").outputs[0].shape[1:] == (16, 16, 3)
 
 
 def test_a_layer_used_twice_and_a_model_used_as_a_layer(images):
