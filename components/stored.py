@@ -54,7 +54,7 @@ class Stored(StoredPart):
         except ValueError as error:
             raise IncompatibleArtifactError(
                 f"{path} cannot be read by this version of tfx-vision: {_difference(error)}. Run the pipeline again to "
-                "write it anew, or read it with the version that wrote it."
+                "write a new one, or read it with the version that wrote it."
             ) from None
 
     def write(self, uri: str) -> None:

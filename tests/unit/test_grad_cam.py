@@ -379,7 +379,7 @@ def test_random_weights_change_the_map_layer_by_layer(cued):
     model, images = cued
     images, class_ids = tf.constant(images), tf.ones([len(images)], tf.int64)
     trained = model.get_weights()
-    learnt = explainer(model)(images, class_ids).heatmap.numpy()
+    learned = explainer(model)(images, class_ids).heatmap.numpy()
     keras.utils.set_random_seed(23)
     means = []
     try:
@@ -387,11 +387,11 @@ def test_random_weights_change_the_map_layer_by_layer(cued):
             kernel = model.get_layer(name).kernel
             kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
             random = explainer(model)(images, class_ids).heatmap.numpy()
-            means.append(np.mean(np.nan_to_num(correlations(learnt, random))))
+            means.append(np.mean(np.nan_to_num(correlations(learned, random))))
     finally:
         model.set_weights(trained)
     assert means[-1] < 0.5 and min(means) < 0.3
-    np.testing.assert_array_equal(explainer(model)(images, class_ids).heatmap, learnt)
+    np.testing.assert_array_equal(explainer(model)(images, class_ids).heatmap, learned)
 
 
 # --- Other implementations --------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_a_file_of_another_version_is_one_clear_error(tmp_path, content, differe
         Sheet.read(str(tmp_path))
     message = str(raised.value)
     assert message.startswith(f"{tmp_path}/sheet.json cannot be read by this version of tfx-vision: {difference}")
-    assert message.endswith("Run the pipeline again to write it anew, or read it with the version that wrote it.")
+    assert message.endswith("Run the pipeline again to write a new one, or read it with the version that wrote it.")
 
 
 def test_a_missing_file_is_an_error_of_the_system(tmp_path):
