@@ -1,4 +1,4 @@
-"""ExampleValidator as a gate: as TFX's, but an anomaly, or drift against the span before, stops the run."""
+"""ImageExampleValidator: TFX's ExampleValidator as a gate, which also detects drift and skew."""
 
 from typing import Any, ClassVar
 
@@ -10,10 +10,9 @@ from components.example_validator.options import DriftOptions
 
 
 class ImageExampleValidatorSpec(standard_component_specs.ExampleValidatorSpec):
-    """TFX's, with what an earlier span left."""
+    """Inputs, outputs and parameters of ImageExampleValidator."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
-        **standard_component_specs.ExampleValidatorSpec.PARAMETERS,
         "options": component_spec.ExecutionParameter(type=str),
         "source_hash": component_spec.ExecutionParameter(type=str),
     }
@@ -27,7 +26,7 @@ class ImageExampleValidatorSpec(standard_component_specs.ExampleValidatorSpec):
 
 
 class ImageExampleValidator(base_component.BaseComponent):
-    """Checks the statistics of every split against this span's schema and against the span before.
+    """Validates the statistics of every split against the schema of this span and against the previous span.
 
     Outputs:
       anomalies: As TFX's, and `drift.json`.
@@ -46,15 +45,15 @@ class ImageExampleValidator(base_component.BaseComponent):
         options: DriftOptions,
         source_hash: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           statistics: From StatisticsGen.
           schema: From SchemaGen.
-          previous_statistics: Of the newest earlier span that passed; may resolve to nothing.
-          previous_schema: Of the same.
-          options: What counts as drift, and what follows from it.
-          source_hash: Of the code behind this node: an edit runs it again.
+          previous_statistics: The statistics of the newest blessed earlier span; may resolve to nothing.
+          previous_schema: Its schema.
+          options: Thresholds, and what follows from a difference.
+          source_hash: Hash of the code of this node: after an edit the node runs again.
         """
         super().__init__(
             spec=ImageExampleValidatorSpec(
@@ -62,7 +61,6 @@ class ImageExampleValidator(base_component.BaseComponent):
                 schema=schema,
                 previous_statistics=previous_statistics,
                 previous_schema=previous_schema,
-                exclude_splits="[]",
                 options=options.model_dump_json(),
                 source_hash=source_hash,
                 anomalies=channel.Channel(type=standard_artifacts.ExampleAnomalies),

@@ -1,7 +1,7 @@
-"""How far the distributions of two spans or splits lie apart, and how far chance would put them. Pure functions.
+"""Distance between the distributions of two spans or splits, and the part of it that chance explains. Pure functions.
 
-TFDV's own comparators are not used: its Jensen-Shannon divergence compares ten buckets between each span's smallest and
-largest value, so that a single odd picture, or sizes of which there are only a few, count as drift.
+TFDV's own comparators are not used: its Jensen-Shannon divergence compares ten buckets between the smallest and the
+largest value of each span, so that one odd image, or a feature with few different values, counts as drift.
 """
 
 from __future__ import annotations
@@ -12,34 +12,40 @@ from typing import NamedTuple
 import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-# Of the histograms that distributions are read from. Shares are known to a twentieth or better; a hundred quantiles
-# would take TFDV longer than reading ten thousand examples.
+# Number of quantiles in the histograms. Shares are known to a twentieth or better; a hundred quantiles would take TFDV
+# longer than reading ten thousand examples.
 NUM_QUANTILES = 20
-# Two samples of the same pictures exceed what chance is given once in ten thousand comparisons.
+# Two samples of the same images exceed the part of chance once in ten thousand comparisons.
 _SIGNIFICANCE = 1e-4
 _DEVIATIONS = 4.0
 
 
-class Words(NamedTuple):
-    """How two samples are told apart: one `differs`, or `has moved`, by so much, and is called this, the other that."""
+class Wording(NamedTuple):
+    """Words that describe a difference.
+
+    Attributes:
+      verb: `has moved` or `differs`.
+      current: Marks the values of the compared sample: `now`.
+      reference: Marks those of the reference: `before`.
+    """
 
     verb: str
-    one: str
-    other: str
+    current: str
+    reference: str
 
 
-OVER_TIME = Words("has moved", "now", "before")
+OVER_TIME = Wording("has moved", "now", "before")
 
 
 class Difference(NamedTuple):
-    """A feature whose distributions lie further apart than is allowed.
+    """A feature whose distributions differ by more than is allowed.
 
     Attributes:
       feature: Its name.
-      value: The name whose share has changed most; None where the feature is a number.
-      distance: In [0, 1]: Kolmogorov-Smirnov of numbers, the largest change of a share of names.
-      allowed: The threshold, and what chance explains beyond it.
-      detail: By how much, what was allowed, and what has changed, in words.
+      value: The string whose share differs most; None if the feature is a number.
+      distance: In [0, 1]: Kolmogorov-Smirnov distance of numbers, largest difference of a share of strings.
+      allowed: The threshold plus what chance explains.
+      detail: Distance, allowed distance and the difference in words.
     """
 
     feature: str
@@ -50,58 +56,60 @@ class Difference(NamedTuple):
 
 
 def compare(
-    these: statistics_pb2.DatasetFeatureStatisticsList,
-    others: statistics_pb2.DatasetFeatureStatisticsList,
+    current: statistics_pb2.DatasetFeatureStatisticsList,
+    reference: statistics_pb2.DatasetFeatureStatisticsList,
     threshold: float,
-    words: Words = OVER_TIME,
+    wording: Wording = OVER_TIME,
 ) -> list[Difference]:
     """Compares every feature that both have.
 
     Args:
-      these: Statistics of a split.
-      others: Those of the same split of the span before, or of another split.
-      threshold: Distance that counts, beyond what chance explains.
-      words: How to tell them apart.
+      current: Statistics of a split.
+      reference: Statistics of the same split of the previous span, or of another split.
+      threshold: Largest allowed distance, beyond what chance explains.
+      wording: Words for the details.
 
     Returns:
-      Every feature whose distance is larger.
+      Every feature with a larger distance.
     """
-    (current,), (reference,) = these.datasets, others.datasets
-    spread = 1 / max(1, current.num_examples) + 1 / max(1, reference.num_examples)
-    known = {feature.path.step[0]: feature for feature in reference.features}
-    found = []
-    for feature in sorted(current.features, key=lambda feature: feature.path.step[0]):
+    (ours,), (theirs,) = current.datasets, reference.datasets
+    spread = 1 / max(1, ours.num_examples) + 1 / max(1, theirs.num_examples)
+    known = {feature.path.step[0]: feature for feature in theirs.features}
+    differences = []
+    for feature in sorted(ours.features, key=lambda feature: feature.path.step[0]):
         name = feature.path.step[0]
         if name not in known:
             continue
-        of_kind = _numbers if feature.HasField("num_stats") else _names
-        difference = of_kind(feature, known[name], threshold, spread, words)
+        compare_feature = _compare_numbers if feature.HasField("num_stats") else _compare_strings
+        difference = compare_feature(feature, known[name], threshold, spread, wording)
         if difference:
-            found.append(difference)
-    return found
+            differences.append(difference)
+    return differences
 
 
-def kolmogorov_smirnov(now: np.ndarray, before: np.ndarray) -> float:
-    """Largest difference of two distribution functions, in [0, 1].
+def kolmogorov_smirnov(current: np.ndarray, reference: np.ndarray) -> float:
+    """Computes the largest difference of two distribution functions, in [0, 1].
 
     Args:
-      now: Quantiles of equal shares, ascending: float [n + 1]. Equal neighbours are a value that many pictures have.
-      before: The same of the other distribution.
+      current: Quantiles of equal shares, ascending: float [n + 1]. Equal neighbours are a value that many images have.
+      reference: The same of the other distribution.
 
     Reference: N. Smirnov, Table for Estimating the Goodness of Fit of Empirical Distributions, Ann. Math. Statist.
     19(2), 1948.
     """
-    points = np.unique(np.concatenate([now, before]))
-    sides = [[_distribution(quantiles, points, side) for side in ("left", "right")] for quantiles in (now, before)]
-    return float(max(np.abs(sides[0][side] - sides[1][side]).max() for side in (0, 1)))
+    points = np.unique(np.concatenate([current, reference]))
+    return max(
+        float(np.abs(_distribution(current, points, side) - _distribution(reference, points, side)).max())
+        for side in ("left", "right")
+    )
 
 
 def _distribution(quantiles: np.ndarray, points: np.ndarray, side: str) -> np.ndarray:
-    """Share of values below (`left`) or not above (`right`) each point, linear between quantiles."""
+    """Computes the share of values below (`left`) or not above (`right`) each point, linear between quantiles."""
     shares = np.linspace(0.0, 1.0, len(quantiles))
     values, first = np.unique(quantiles, return_index=True)
     last = np.append(first[1:], len(quantiles)) - 1
-    # Where a value holds several quantiles the function jumps.
+    # The function jumps at a value that is several quantiles.
     at = shares[first if side == "left" else last]
     inside = np.clip(np.searchsorted(values, points) - 1, 0, max(0, len(values) - 2))
     exact = np.isin(points, values)
@@ -117,48 +125,51 @@ def _distribution(quantiles: np.ndarray, points: np.ndarray, side: str) -> np.nd
     return result
 
 
-def _numbers(
-    one: statistics_pb2.FeatureNameStatistics,
-    other: statistics_pb2.FeatureNameStatistics,
+def _compare_numbers(
+    current: statistics_pb2.FeatureNameStatistics,
+    reference: statistics_pb2.FeatureNameStatistics,
     threshold: float,
     spread: float,
-    words: Words,
+    wording: Wording,
 ) -> Difference | None:
-    quantiles = [_quantiles(feature) for feature in (one, other)]
+    quantiles = [_quantiles(feature) for feature in (current, reference)]
     if any(len(values) < 2 for values in quantiles):
         return None
     distance = kolmogorov_smirnov(*quantiles)
-    # Smirnov's limit distribution, at the significance above.
+    # Smirnov's limit distribution at the significance above.
     allowed = threshold + math.sqrt(-math.log(_SIGNIFICANCE / 2) / 2 * spread)
     if distance <= allowed:
         return None
     medians = [float(np.median(values)) for values in quantiles]
     detail = (
-        f"the distribution {words.verb} by {distance:.2f} (Kolmogorov-Smirnov), allowed {allowed:.2f}; "
-        f"median {medians[1]:.4g} {words.other}, {medians[0]:.4g} {words.one}"
+        f"the distribution {wording.verb} by {distance:.2f} (Kolmogorov-Smirnov), allowed {allowed:.2f}; "
+        f"median {medians[1]:.4g} {wording.reference}, {medians[0]:.4g} {wording.current}"
     )
-    return Difference(one.path.step[0], None, distance, allowed, detail)
+    return Difference(current.path.step[0], None, distance, allowed, detail)
 
 
-def _names(
-    one: statistics_pb2.FeatureNameStatistics,
-    other: statistics_pb2.FeatureNameStatistics,
+def _compare_strings(
+    current: statistics_pb2.FeatureNameStatistics,
+    reference: statistics_pb2.FeatureNameStatistics,
     threshold: float,
     spread: float,
-    words: Words,
+    wording: Wording,
 ) -> Difference | None:
-    shares, reference = _shares(one), _shares(other)
-    changes = {name: shares.get(name, 0.0) - reference.get(name, 0.0) for name in {*shares, *reference}}
-    for name in sorted(changes, key=lambda name: (-abs(changes[name]), name)):
-        share = (shares.get(name, 0.0) + reference.get(name, 0.0)) / 2
+    shares, reference_shares = _shares(current), _shares(reference)
+    changes = {
+        value: shares.get(value, 0.0) - reference_shares.get(value, 0.0) for value in {*shares, *reference_shares}
+    }
+    for value in sorted(changes, key=lambda value: (-abs(changes[value]), value)):
+        share = (shares.get(value, 0.0) + reference_shares.get(value, 0.0)) / 2
         allowed = threshold + _DEVIATIONS * math.sqrt(share * (1 - share) * spread)
-        distance = abs(changes[name])
+        distance = abs(changes[value])
         if distance > allowed:
             detail = (
-                f"the share of `{name}` {words.verb} by {distance:.2f}, allowed {allowed:.2f}; "
-                f"{reference.get(name, 0.0):.1%} {words.other}, {shares.get(name, 0.0):.1%} {words.one}"
+                f"the share of `{value}` {wording.verb} by {distance:.2f}, allowed {allowed:.2f}; "
+                f"{reference_shares.get(value, 0.0):.1%} {wording.reference}, "
+                f"{shares.get(value, 0.0):.1%} {wording.current}"
             )
-            return Difference(one.path.step[0], name, distance, allowed, detail)
+            return Difference(current.path.step[0], value, distance, allowed, detail)
     return None
 
 
@@ -173,4 +184,4 @@ def _quantiles(feature: statistics_pb2.FeatureNameStatistics) -> np.ndarray:
 def _shares(feature: statistics_pb2.FeatureNameStatistics) -> dict[str, float]:
     counts = {bucket.label: bucket.sample_count for bucket in feature.string_stats.rank_histogram.buckets}
     total = feature.string_stats.common_stats.num_non_missing
-    return {name: count / total for name, count in counts.items()} if total else {}
+    return {value: count / total for value, count in counts.items()} if total else {}

@@ -113,7 +113,7 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
             question = tasks.get(config.task.name).export.command
             _line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
     if outcome.refusal is not None:
-        _line(console, f"\n[bold red]ExampleValidator refused the pictures.[/bold red] {escape(str(outcome.refusal))}")
+        _line(console, f"\n[bold red]ExampleValidator refused the images.[/bold red] {escape(str(outcome.refusal))}")
         # Its own text has every line already.
         refusals(console, [row for row in outcome.refusals if row.is_measured])
     else:

@@ -18,7 +18,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, partial_run_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from components.example_validator.executor import AnomaliesFoundError
+from components.example_validator.findings import AnomaliesFoundError
 from pipeline.history.metadata_store import REFUSAL, RUN_CONTEXT
 
 NodeState = Literal["running", "complete", "cached", "skipped", "refused", "failed"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from components.example_validator.executor import AnomaliesFoundError
+    from components.example_validator.findings import AnomaliesFoundError
     from pipeline.execution.node_runner import NodeResult
     from pipeline.execution.results import Refusal, RunResult
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
-from components.example_validator.executor import DRIFT_FILE, Finding
+from components.example_validator.executor import DRIFT_FILE
+from components.example_validator.findings import Finding
 from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
 from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.model_report.executor import REPORT_FILE

@@ -157,7 +157,7 @@ def run(executor_class_path: str, invocation: Json, inputs_spec: str, beam_args:
         return
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    from components.example_validator.executor import AnomaliesFoundError
+    from components.example_validator.findings import AnomaliesFoundError
 
     args = argparse.Namespace(
         executor_class_path=executor_class_path,

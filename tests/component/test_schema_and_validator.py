@@ -1,4 +1,4 @@
-"""The curated schema, and the validator as a gate."""
+"""The curated schema, and ExampleValidator as a gate."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from tfx.utils import io_utils
 
 from components.example_validator import drift
 from components.example_validator import executor as validator
+from components.example_validator.findings import AnomaliesFoundError
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.labels import CLASS_LABEL, MASK_LABEL
 from components.schema_gen import curation
@@ -66,19 +67,19 @@ def schema():
 
 @pytest.fixture
 def validate(tmp_path, schema):
-    """Runs the validator on statistics by split; gives back what drift.json holds."""
+    """Runs the validator on statistics by split; returns the content of drift.json."""
 
-    def artifact(kind, name, by_split=None, proto=None, span=0):
-        result = kind()
+    def artifact(artifact_type, name, by_split=None, proto=None, span=0):
+        result = artifact_type()
         result.uri = str(tmp_path / name)
         os.makedirs(result.uri)
         if by_split:
             result.split_names = json.dumps(list(by_split))
             result.span = span
-            for split, found in by_split.items():
+            for split, stats in by_split.items():
                 os.makedirs(f"{result.uri}/Split-{split}")
                 with tf.io.gfile.GFile(f"{result.uri}/Split-{split}/FeatureStats.pb", "wb") as file:
-                    file.write(found.SerializeToString())
+                    file.write(stats.SerializeToString())
         if proto is not None:
             io_utils.write_pbtxt_file(f"{result.uri}/schema.pbtxt", proto)
         return result
@@ -97,7 +98,7 @@ def validate(tmp_path, schema):
             ]
         anomalies = artifact(standard_artifacts.ExampleAnomalies, "anomalies")
         options = (options or DriftOptions()).model_dump_json()
-        validator.Executor().Do(inputs, {"anomalies": [anomalies]}, {"exclude_splits": "[]", "options": options})
+        validator.Executor().Do(inputs, {"anomalies": [anomalies]}, {"options": options})
         return json.loads((tmp_path / "anomalies" / validator.DRIFT_FILE).read_text())
 
     return run
@@ -121,7 +122,7 @@ def test_transform_can_parse_examples_with_the_schema(schema):
     assert spec[features.CLASS_TEXT] == tf.io.FixedLenFeature([1], tf.string)
 
 
-def test_pictures_that_fit_pass(validate):
+def test_images_that_match_the_schema_are_accepted(validate):
     validate(train=statistics(["a", "b"]), test=statistics(["a"], format_="PNG", brightness="bright"))
 
 
@@ -134,8 +135,8 @@ def test_pictures_that_fit_pass(validate):
     ],
     ids=["new class", "new format", "lost feature"],
 )
-def test_an_anomaly_stops_the_run_with_its_text(validate, stats, text):
-    with pytest.raises(validator.AnomaliesFoundError, match=text):
+def test_an_anomaly_refuses_the_dataset_with_its_text(validate, stats, text):
+    with pytest.raises(AnomaliesFoundError, match=text):
         validate(train=statistics(["a", "b"]), test=stats)
 
 
@@ -191,10 +192,10 @@ def sample(rng, size, shift=0.0, share=0.5):
 
 
 @pytest.mark.parametrize("size", [60, 300, 3000])
-def test_two_samples_of_the_same_pictures_pass(validate, rng, size):
+def test_two_samples_of_the_same_images_are_accepted(validate, rng, size):
     now = sample(rng, size)
-    found = validate(previous=sample(rng, size), train=now, own=make_schema(now))
-    assert found == {"previous_span": 1, "found": [], "skew": []}
+    report = validate(previous=sample(rng, size), train=now, own=make_schema(now))
+    assert report == {"previous_span": 1, "found": [], "skew": []}
 
 
 def test_without_a_previous_span_nothing_is_compared(validate):
@@ -212,15 +213,15 @@ def test_without_a_previous_span_nothing_is_compared(validate):
     ],
     ids=["darker", "another class balance"],
 )
-def test_planted_drift_is_caught_and_named(validate, rng, changes, text):
+def test_planted_drift_is_detected_and_named(validate, rng, changes, text):
     now = sample(rng, 600, **changes)
-    with pytest.raises(validator.AnomaliesFoundError, match=text):
+    with pytest.raises(AnomaliesFoundError, match=text):
         validate(previous=sample(rng, 600), train=now, own=make_schema(now))
 
 
-def test_what_was_found_is_told_as_numbers_too(validate, rng):
+def test_findings_have_their_numbers(validate, rng):
     now = sample(rng, 600, shift=-45.0, share=0.85)
-    with pytest.raises(validator.AnomaliesFoundError) as raised:
+    with pytest.raises(AnomaliesFoundError) as raised:
         validate(previous=sample(rng, 600), train=now, own=make_schema(now))
     balance, luma = raised.value.findings
     assert (balance.kind, balance.split, balance.feature) == ("drift", "train", features.CLASS_TEXT)
@@ -232,38 +233,38 @@ def test_what_was_found_is_told_as_numbers_too(validate, rng):
 
 def test_a_wanted_change_can_be_accepted(validate, rng):
     now = sample(rng, 600, shift=-45.0)
-    found = validate(previous=sample(rng, 600), train=now, own=make_schema(now), options=DriftOptions(on_drift="warn"))
-    assert len(found["found"]) == 1 and "image/mean/luma" in found["found"][0]
+    report = validate(previous=sample(rng, 600), train=now, own=make_schema(now), options=DriftOptions(on_drift="warn"))
+    assert len(report["found"]) == 1 and "image/mean/luma" in report["found"][0]
 
 
-def test_values_outside_of_the_ranges_of_the_previous_span(validate):
+def test_values_outside_the_ranges_of_the_previous_span(validate):
     before = statistics(["a", "b"] * 50, luma=[100.0 + i % 20 for i in range(100)])
     now = statistics(["a", "b"] * 50, luma=[100.0 + i % 20 for i in range(99)] + [250.0])
-    with pytest.raises(validator.AnomaliesFoundError, match=r"train split, image/mean/luma: Out-of-range values"):
+    with pytest.raises(AnomaliesFoundError, match=r"train split, image/mean/luma: Out-of-range values"):
         validate(previous=before, train=now, own=make_schema(now))
 
 
-def test_odd_pictures_and_few_sizes_are_no_drift(rng):
-    """What buckets between the smallest and the largest value take for drift."""
+def test_odd_images_and_few_sizes_are_not_drift(rng):
+    """Buckets between the smallest and the largest value would report drift."""
     import pandas as pd
 
-    def of(**columns):
+    def stats(**columns):
         options = tfdv.StatsOptions(num_quantiles_histogram_buckets=drift.NUM_QUANTILES)
         return tfdv.generate_statistics_from_dataframe(pd.DataFrame(columns), options)
 
     sizes = rng.choice([480, 500, 600, 640], 1000)
     flat = np.full(1000, 100)
     colors = rng.normal(120, 5, 1000)
-    before = of(a=sizes, b=flat, c=rng.choice([480, 640], 1000), d=colors)
-    now = of(
+    before = stats(a=sizes, b=flat, c=rng.choice([480, 640], 1000), d=colors)
+    now = stats(
         a=np.append(rng.choice([480, 500, 600, 640], 999), 4000),
         b=np.append(flat[1:], 130),
         c=np.append(rng.choice([480, 640], 999), 900),
         d=np.append(rng.normal(120, 5, 998), [1.0, 254.0]),
     )
     assert drift.compare(now, before, 0.1) == drift.compare(before, now, 0.1) == []
-    moved = of(a=sizes + 40, b=flat + 1, c=rng.choice([480, 640], 1000, p=[0.2, 0.8]), d=colors + 5)
-    assert [found.feature for found in drift.compare(moved, before, 0.1)] == ["a", "b", "c", "d"]
+    moved = stats(a=sizes + 40, b=flat + 1, c=rng.choice([480, 640], 1000, p=[0.2, 0.8]), d=colors + 5)
+    assert [difference.feature for difference in drift.compare(moved, before, 0.1)] == ["a", "b", "c", "d"]
 
 
 def test_the_distance_of_distributions_is_scipys(rng):
@@ -294,12 +295,12 @@ def test_the_distance_of_distributions_is_scipys(rng):
     ],
     ids=["darker", "another class balance"],
 )
-def test_planted_skew_is_caught_if_it_is_to_stop_the_run(validate, rng, changes, text):
+def test_planted_skew_is_refused_if_configured(validate, rng, changes, text):
     train = sample(rng, 600)
-    with pytest.raises(validator.AnomaliesFoundError, match=text) as raised:
+    with pytest.raises(AnomaliesFoundError, match=text) as raised:
         validate(train=train, test=sample(rng, 600, **changes), own=make_schema(train), options=STRICT)
-    (found,) = raised.value.findings
-    assert (found.kind, found.split) == ("skew", "test") and found.distance > found.allowed
+    (finding,) = raised.value.findings
+    assert (finding.kind, finding.split) == ("skew", "test") and finding.distance > finding.allowed
     assert 'validation.on_skew="warn"' in str(raised.value)
 
 
@@ -307,13 +308,13 @@ STRICT = DriftOptions(on_skew="stop")
 
 
 @pytest.mark.parametrize("size", [60, 3000])
-def test_splits_of_the_same_pictures_pass(validate, rng, size):
+def test_splits_of_the_same_images_are_accepted(validate, rng, size):
     train = sample(rng, size)
     schema = make_schema(train, margin=2.0)
     assert validate(train=train, test=sample(rng, size // 2), own=schema, options=STRICT)["skew"] == []
 
 
-def test_skew_is_told_or_not_looked_for(validate, tmp_path, rng):
+def test_skew_is_reported_or_ignored(validate, tmp_path, rng):
     train, test = sample(rng, 600), sample(rng, 600, shift=-45.0)
     (line,) = validate(train=train, test=test, own=make_schema(train))["skew"]
     assert line.startswith("test split, image/mean/luma: the distribution differs by")
@@ -329,12 +330,12 @@ def test_a_larger_difference_can_be_allowed(validate, rng):
     assert validate(train=train, test=test, own=make_schema(train), options=wide)["skew"] == []
 
 
-def test_everything_that_stops_the_run_is_told_at_once(validate, rng):
+def test_all_reasons_of_a_refusal_are_reported_at_once(validate, rng):
     before, now = sample(rng, 600), sample(rng, 600, shift=-45.0)
-    with pytest.raises(validator.AnomaliesFoundError) as raised:
+    with pytest.raises(AnomaliesFoundError) as raised:
         validate(previous=before, train=now, test=sample(rng, 600), own=make_schema(statistics(["a"])), options=STRICT)
     assert {finding.kind for finding in raised.value.findings} == {"anomaly", "drift", "skew"}
-    for heading in ("do not fit the schema", "have drifted from those of span 1", "The splits differ"):
+    for heading in ("do not match the schema", "have drifted from those of span 1", "The splits differ"):
         assert heading in str(raised.value)
 
 
@@ -344,14 +345,14 @@ def test_slice_columns_may_come_and_go(validate):
     assert validate(previous=before, train=now, own=make_schema(now))["found"] == []
 
 
-def test_more_than_a_hundred_classes_are_all_known(validate):
+def test_more_than_a_hundred_classes_are_in_the_schema(validate):
     names = [f"class-{i:03d}" for i in range(150)]
     now = statistics([*names, "new"])
-    with pytest.raises(validator.AnomaliesFoundError, match="missing from the schema: new"):
+    with pytest.raises(AnomaliesFoundError, match="missing from the schema: new"):
         validate(previous=statistics(names), train=now, own=make_schema(now))
 
 
 def test_a_class_that_the_previous_span_did_not_have(validate):
     now = statistics(["a", "b", "c"] * 30)
-    with pytest.raises(validator.AnomaliesFoundError, match=r"image/class/text: .*missing from the schema: c"):
+    with pytest.raises(AnomaliesFoundError, match=r"image/class/text: .*missing from the schema: c"):
         validate(previous=statistics(["a", "b"] * 45), train=now, own=make_schema(now))

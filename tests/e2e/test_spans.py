@@ -86,7 +86,7 @@ def test_a_darker_span_is_caught_and_named(run):
     ]
     shown = io.StringIO()
     run_summary.summary(Console(file=shown, width=80), outcome, run.load("3"))
-    assert "ExampleValidator refused the pictures. The pictures have drifted from those of span 2." in shown.getvalue()
+    assert "ExampleValidator refused the images. The images have drifted from those of span 2." in shown.getvalue()
     assert "nothing pushed" in shown.getvalue() and max(map(len, table_of(shown.getvalue()))) <= 80
 
 
