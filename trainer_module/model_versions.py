@@ -1,8 +1,8 @@
-"""The folder of numbered versions that a model server watches: what is added to it, taken back and removed.
+"""Pushes, rolls back and deletes versions in the folder that a model server watches.
 
-A model server looks for folders whose name is a number, and serves the highest. So a version is written under another
-name and renamed when it is whole; one that is withdrawn is renamed, and can be put back. Imports no TensorFlow unless
-the folder is not on a local file system.
+A model server watches folders whose name is a number and serves the highest. A version is therefore written under
+another name and renamed when it is complete; rolling back renames the newer versions, which can be restored. Imports no
+TensorFlow unless the folder is in an object store.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from trainer_module import locations
 from trainer_module.locations import is_remote, join
 
 MODEL_FILE = "saved_model.pb"
-# TensorFlow Serving leaves this folder of a SavedModel alone.
+# TensorFlow Serving ignores this folder of a SavedModel.
 MANIFEST_FILE = "assets.extra/manifest.json"
-# The new one, and the one that a server still answers from while it loads the new one.
-FEWEST_KEPT = 2
+# The new version, and the one that a server uses while it loads the new one.
+MIN_KEPT_VERSIONS = 2
 
 _VERSION = re.compile(r"0|[1-9][0-9]{0,17}")
 _WITHDRAWN = re.compile(r"withdrawn-(0|[1-9][0-9]{0,17})")
@@ -34,16 +34,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 class VersionError(Exception):
-    """The folder does not hold what was asked for; the message says what it holds."""
+    """The folder does not contain the requested version; the message lists its versions."""
 
 
-class Pushed(NamedTuple):
-    """What was done.
+class PushedVersion(NamedTuple):
+    """The result of a push.
 
     Attributes:
       version: The new version's number.
       path: Its folder.
-      removed: The old versions that were removed.
+      removed: The old versions that were deleted.
     """
 
     version: int
@@ -52,122 +52,127 @@ class Pushed(NamedTuple):
 
 
 class Versions(NamedTuple):
-    """The whole versions in a folder, the newest first.
+    """The complete versions in a folder, the newest first.
 
     Attributes:
-      served: Those that a model server sees; it serves the first.
-      withdrawn: Those that were put aside.
+      served: Versions that a model server sees; it serves the first.
+      withdrawn: Versions that a rollback took out of service.
     """
 
     served: tuple[int, ...]
     withdrawn: tuple[int, ...]
 
 
-def find(base: str) -> Versions:
-    """Lists the versions that are whole, as far as their `saved_model.pb`, which is written last, tells.
+def list_versions(base: str) -> Versions:
+    """Lists the complete versions: those with `saved_model.pb`, which is written last.
 
     Args:
-      base: The folder; none where it does not exist.
+      base: The folder of versions; it need not exist.
     """
     files = locations.file_system(base)
     names = [name.rstrip("/") for name in files.listdir(base)] if files.exists(base) else []
 
     def numbers(pattern: re.Pattern[str], group: int) -> tuple[int, ...]:
-        found = [(int(match[group]), name) for name in names if (match := pattern.fullmatch(name))]
-        return tuple(sorted((n for n, name in found if files.exists(join(base, name, MODEL_FILE))), reverse=True))
+        matches = [(int(match[group]), name) for name in names if (match := pattern.fullmatch(name))]
+        return tuple(sorted((n for n, name in matches if files.exists(join(base, name, MODEL_FILE))), reverse=True))
 
     return Versions(numbers(_VERSION, 0), numbers(_WITHDRAWN, 1))
 
 
-def push(model_dir: str, base: str, *, keep: int | None = None, about: dict[str, Any] | None = None) -> Pushed:
+def push(
+    model_dir: str, base: str, *, keep: int | None = None, provenance: dict[str, Any] | None = None
+) -> PushedVersion:
     """Adds a model as the newest version.
 
-    On a local file system the version appears at once and whole, whatever happens meanwhile: it is written under a name
-    that no server looks at, synced to the disk, and renamed. An object store has no such renaming: there
-    `saved_model.pb` is written last, before which no server can load it.
+    On a local file system the version appears atomically: it is written under a name that servers ignore, synced to the
+    disk, and renamed. An object store has no atomic rename: there `saved_model.pb` is written last, and no server can
+    load the version before.
 
     Args:
       model_dir: The SavedModel.
-      base: The folder of versions, which is made if need be.
-      keep: How many versions stay, at least `FEWEST_KEPT`; all when absent.
-      about: What the manifest should say beside the files: where the model comes from.
+      base: The folder of versions; created if it does not exist.
+      keep: Number of versions to keep, at least `MIN_KEPT_VERSIONS`; all if absent.
+      provenance: Where the model comes from, for the manifest.
 
     Raises:
-      ValueError: If fewer would be kept than a server needs.
-      OSError: If the disk does not take it; nothing is left of the version then.
+      ValueError: If `keep` is too small.
+      OSError: If writing fails; the incomplete version is deleted.
     """
-    if keep is not None and keep < FEWEST_KEPT:
-        raise ValueError(f"at least {FEWEST_KEPT} versions must be kept, not {keep}")
+    if keep is not None and keep < MIN_KEPT_VERSIONS:
+        raise ValueError(f"keep must be at least {MIN_KEPT_VERSIONS} versions (given: {keep})")
     files = locations.file_system(base)
     files.makedirs(base)
     _remove_leftovers(base)
-    # Unix seconds, as TFX's; but always upwards, whatever the clock does.
-    version = max([int(time.time()), *(number + 1 for numbers in find(base) for number in numbers[:1])])
+    # Unix seconds as in TFX, but always increasing, even if the clock is set back.
+    version = max([int(time.time()), *(number + 1 for numbers in list_versions(base) for number in numbers[:1])])
     if is_remote(base):
         target = join(base, str(version))
-        _write(model_dir, target, version, about)
+        _write(model_dir, target, version, provenance)
     else:
-        target = _private(base, "staging", version)
+        target = _temporary_path(base, "staging", version)
         try:
-            _write(model_dir, target, version, about)
+            _write(model_dir, target, version, provenance)
             version = _publish(target, base, version)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
-    return Pushed(version, join(base, str(version)), _prune(base, keep) if keep is not None else ())
+    return PushedVersion(version, join(base, str(version)), _prune(base, keep) if keep is not None else ())
 
 
 def roll_back(base: str, to: int | None = None) -> Versions:
-    """Makes an earlier version the newest that a server sees; the newer ones are put aside, not lost.
+    """Makes an earlier version the newest that servers see; the newer ones are withdrawn, not deleted.
 
     Args:
       base: The folder of versions.
-      to: The version; the one before the newest when absent. One that was put aside comes back.
+      to: The version, served or withdrawn; if absent, the one before the newest.
 
     Returns:
-      What there is afterwards.
+      The versions afterwards.
 
     Raises:
-      VersionError: If there is no such version, or it is not whole; nothing has changed then.
+      VersionError: If the version does not exist or is damaged; nothing is changed then.
     """
-    found = find(base)
+    versions = list_versions(base)
     if to is None:
-        if len(found.served) < FEWEST_KEPT:
-            raise VersionError(f"{base} holds {_told(found)}: there is no version before it to go back to.")
-        to = found.served[1]
-    if to not in found.served + found.withdrawn:
-        raise VersionError(f"{base} holds no version {to}. It holds {_told(found)}.")
-    folder = str(to) if to in found.served else f"withdrawn-{to}"
+        if len(versions.served) < 2:
+            raise VersionError(f"{base} contains {_format(versions)}: there is no earlier version to roll back to.")
+        to = versions.served[1]
+    if to not in versions.served + versions.withdrawn:
+        raise VersionError(f"{base} does not contain version {to}. It contains {_format(versions)}.")
+    folder = str(to) if to in versions.served else f"withdrawn-{to}"
     if damage := differences(join(base, folder)):
-        raise VersionError(f"Version {to} is not what was pushed, and nothing was changed: {'; '.join(damage)}.")
-    if to not in found.served:
+        raise VersionError(f"Version {to} is damaged, nothing was changed: {'; '.join(damage)}.")
+    if to not in versions.served:
         _rename(base, folder, str(to))
-    # From the lowest upwards: none of them becomes the newest on the way.
-    for version in sorted(number for number in found.served if number > to):
+    # In ascending order, so that none of them becomes the newest in between.
+    for version in sorted(number for number in versions.served if number > to):
         _rename(base, str(version), f"withdrawn-{version}")
-    return find(base)
+    return list_versions(base)
 
 
 def is_withdrawn(path: str) -> bool:
-    """Whether the version in this folder was put aside by `roll_back`."""
+    """Whether `roll_back` withdrew the version of this folder."""
     base, _, version = path.rstrip("/").rpartition("/")
-    aside = join(base, f"withdrawn-{version}", MODEL_FILE)
-    return _VERSION.fullmatch(version) is not None and bool(locations.file_system(base).exists(aside))
+    withdrawn = join(base, f"withdrawn-{version}", MODEL_FILE)
+    return _VERSION.fullmatch(version) is not None and bool(locations.file_system(base).exists(withdrawn))
 
 
 def is_newest(path: str) -> bool:
-    """Whether the folder of a version is the one that a server chooses among its neighbours."""
+    """Whether the folder of a version is the one that a server serves."""
     base, _, version = path.rstrip("/").rpartition("/")
-    return _VERSION.fullmatch(version) is not None and find(base).served[:1] == (int(version),)
+    return _VERSION.fullmatch(version) is not None and list_versions(base).served[:1] == (int(version),)
 
 
 def differences(path: str) -> list[str]:
-    """How a version differs from its manifest, one sentence each; none where it is whole or has no manifest.
+    """Compares a version with its manifest.
 
-    Further files are no difference: people add requests to warm up with.
+    Additional files are allowed, such as warm-up requests.
 
     Args:
       path: The version's folder.
+
+    Returns:
+      One clause per difference; none if the version is intact or has no manifest.
     """
     files, manifest_path = locations.file_system(path), join(path, MANIFEST_FILE)
     if not files.exists(join(path, MODEL_FILE)):
@@ -180,33 +185,33 @@ def differences(path: str) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST_FILE} is damaged"]
     present = set(_walk(path))
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - present)]
+    differing = [f"{name} is missing" for name in sorted(expected.keys() - present)]
     for name in sorted(present & expected.keys()):
         if _digest(join(path, name)) != expected[name]:
-            wrong.append(f"{name} has changed")
-    return wrong
+            differing.append(f"{name} has changed")
+    return differing
 
 
-# --- Writing and removing -----------------------------------------------------------------------------------------
+# --- Writing and deleting -----------------------------------------------------------------------------------------
 
 
-def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | None) -> None:
+def _write(model_dir: str, target: str, version: int, provenance: dict[str, Any] | None) -> None:
     names = sorted(name for name in _walk(model_dir) if name not in (MANIFEST_FILE, MODEL_FILE))
     digests = {name: _copy(join(model_dir, name), join(target, name)) for name in names}
-    # Kept until it is written as the last file, after the manifest that names its digest.
+    # Read now and written last, after the manifest with its digest.
     model = b"".join(_chunks(join(model_dir, MODEL_FILE)))
     digests[MODEL_FILE] = hashlib.sha256(model).hexdigest()
-    said = {
+    content = {
         "version": version,
         "pushed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **(about or {}),
+        **(provenance or {}),
         "files": {name: {"sha256": digest} for name, digest in sorted(digests.items())},
     }
     manifest = join(target, MANIFEST_FILE)
     files = locations.file_system(target)
     files.makedirs(os.path.dirname(manifest))
     with files.GFile(manifest, "wb") as file:
-        file.write(json.dumps(said, indent=2, ensure_ascii=False).encode())
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
     with files.GFile(join(target, MODEL_FILE), "wb") as file:
         file.write(model)
     if not is_remote(target):
@@ -216,7 +221,7 @@ def _write(model_dir: str, target: str, version: int, about: dict[str, Any] | No
 
 
 def _publish(staged: str, base: str, version: int) -> int:
-    """Renames what is whole; should another have taken the number meanwhile, the next one is taken."""
+    """Renames a complete version; takes the next number if another push has used this one meanwhile."""
     while True:
         try:
             os.rename(staged, join(base, str(version)))
@@ -230,25 +235,25 @@ def _publish(staged: str, base: str, version: int) -> int:
 
 
 def _prune(base: str, keep: int) -> tuple[int, ...]:
-    """Removes all but the newest versions, and what was put aside and is older than these."""
-    found = find(base)
-    kept = found.served[:keep]
-    old = [(str(version), version) for version in found.served[keep:]]
+    """Deletes all but the newest versions, and withdrawn versions that are older than these."""
+    versions = list_versions(base)
+    kept = versions.served[:keep]
+    old = [(str(version), version) for version in versions.served[keep:]]
     if len(kept) == keep:
-        old += [(f"withdrawn-{version}", version) for version in found.withdrawn if version < kept[-1]]
+        old += [(f"withdrawn-{version}", version) for version in versions.withdrawn if version < kept[-1]]
     for name, version in old:
         if is_remote(base):
             locations.file_system(base).rmtree(join(base, name))
         else:
-            # Renamed first: a server must not see a version vanish file by file.
-            doomed = _private(base, "removed", version)
-            os.rename(join(base, name), doomed)
-            shutil.rmtree(doomed)
+            # Renamed first: a server must not see a version with some of its files deleted.
+            removed = _temporary_path(base, "removed", version)
+            os.rename(join(base, name), removed)
+            shutil.rmtree(removed)
     return tuple(version for _, version in old)
 
 
 def _remove_leftovers(base: str) -> None:
-    """Removes what pushes have left that were killed on this machine; others may still be at work."""
+    """Deletes the temporary folders of killed pushes on this machine; other pushes may still be running."""
     if is_remote(base):
         return
     for name in os.listdir(base):
@@ -267,8 +272,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _private(base: str, what: str, version: int) -> str:
-    return join(base, f".{what}-{version}-{socket.gethostname()}-{os.getpid()}")
+def _temporary_path(base: str, purpose: str, version: int) -> str:
+    return join(base, f".{purpose}-{version}-{socket.gethostname()}-{os.getpid()}")
 
 
 def _rename(base: str, old: str, new: str) -> None:
@@ -276,7 +281,7 @@ def _rename(base: str, old: str, new: str) -> None:
         os.rename(join(base, old), join(base, new))
         _sync(base)
         return
-    # An object store renames file by file, and not all of TensorFlow's file systems do: the model comes last here too.
+    # An object store has no atomic rename, and some of TensorFlow's file systems have none: copies the model file last.
     for name in sorted(_walk(join(base, old)), key=lambda name: name == MODEL_FILE):
         _copy(join(base, old, name), join(base, new, name))
     locations.file_system(base).rmtree(join(base, old))
@@ -291,7 +296,7 @@ def _sync(path: str) -> None:
 
 
 def _copy(source: str, target: str) -> str:
-    """Copies a file and gives its SHA-256."""
+    """Copies a file and returns its SHA-256."""
     locations.file_system(target).makedirs(os.path.dirname(target))
     digest = hashlib.sha256()
     with locations.file_system(target).GFile(target, "wb") as file:
@@ -315,13 +320,13 @@ def _chunks(path: str) -> Iterator[bytes]:
 
 
 def _walk(path: str) -> Iterator[str]:
-    """Names of all files below, with `/` between folders."""
+    """Yields the paths of all files below a folder, relative to it, with `/` as separator."""
     for folder, _, names in locations.file_system(path).walk(path):
         inside = folder.removeprefix(path).strip("/")
         for name in names:
             yield str(PurePosixPath(inside, name))
 
 
-def _told(found: Versions) -> str:
-    told = ", ".join(map(str, found.served)) or "no version"
-    return told + (f", and withdrawn {', '.join(map(str, found.withdrawn))}" if found.withdrawn else "")
+def _format(versions: Versions) -> str:
+    text = ", ".join(map(str, versions.served)) or "no version"
+    return text + (f", and withdrawn {', '.join(map(str, versions.withdrawn))}" if versions.withdrawn else "")

@@ -102,7 +102,7 @@ class ServedModel(PlainExecutor):
         candidate = inputs["candidate"].path / _EXPORT_FOLDER
         labels = _labels(candidate)
         output = outputs["model"]
-        for version in model_versions.find(parameters["model_base_path"]).served:
+        for version in model_versions.list_versions(parameters["model_base_path"]).served:
             path = Path(parameters["model_base_path"]) / str(version)
             if _labels(path) == labels and not _same_files(candidate, path):
                 shutil.copytree(path, output.path / _EXPORT_FOLDER)

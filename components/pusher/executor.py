@@ -53,7 +53,7 @@ class Executor(executor.Executor):
             model_path,
             exec_properties["base_directory"],
             keep=exec_properties["keep_versions"] or None,
-            about={"model": model.uri},
+            provenance={"model": model.uri},
         )
         io_utils.copy_dir(model_path, pushed.uri)  # TFX's cache checks that this copy exists
         pushed.set_int_custom_property("pushed", 1)

@@ -87,7 +87,7 @@ def test_what_a_gate_refused_is_not_pushed(push, tmp_path, verdicts):
 def test_old_versions_go(push, tmp_path):
     for _ in range(4):
         newest = push(keep=2)
-    found = model_versions.find(str(tmp_path / "served"))
+    found = model_versions.list_versions(str(tmp_path / "served"))
     assert len(found.served) == 2 and found.served[0] == int(newest.get_string_custom_property("pushed_version"))
 
 

@@ -41,8 +41,8 @@ def test_rolling_back_and_forth(rollback, base):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--to", "7"), 1, "holds no version 7. It holds 200, 100."),
-        (("--set", "pipeline.root=/nowhere"), 1, "holds no version: there is no version before it to go back to."),
+        (("--to", "7"), 1, "does not contain version 7. It contains 200, 100."),
+        (("--set", "pipeline.root=/nowhere"), 1, "contains no version: there is no earlier version to roll back to."),
         (("--set", "serving.keep_versions=1"), 2, "serving.keep_versions"),
     ],
 )

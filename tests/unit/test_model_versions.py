@@ -48,7 +48,7 @@ def names(base):
 
 
 def test_a_version_is_the_model_and_a_manifest(model, base, clock):
-    pushed = push(model, base, about={"model": "there"})
+    pushed = push(model, base, provenance={"model": "there"})
     assert pushed == (1_700_000_000, f"{base}/1700000000", ())
     folder = Path(pushed.path)
     for path in model.rglob("*"):
@@ -72,7 +72,7 @@ def test_old_versions_go_and_no_server_loses_what_it_answers_from(model, base, c
     versions = [push(model, base).version for _ in range(4)]
     pushed = push(model, base, keep=3)
     assert pushed.removed == (versions[1], versions[0])
-    assert model_versions.find(str(base)) == Versions((pushed.version, versions[3], versions[2]), ())
+    assert model_versions.list_versions(str(base)) == Versions((pushed.version, versions[3], versions[2]), ())
     assert names(base) == sorted(map(str, (versions[2], versions[3], pushed.version)))
     with pytest.raises(ValueError, match="at least 2"):
         push(model, base, keep=1)
@@ -82,7 +82,7 @@ def test_what_was_put_aside_goes_when_it_is_older_than_all_that_stays(model, bas
     first, second, third = (push(model, base).version for _ in range(3))
     model_versions.roll_back(str(base), first)
     fourth = push(model, base, keep=2)
-    assert model_versions.find(str(base)) == Versions((fourth.version, first), (third, second))
+    assert model_versions.list_versions(str(base)) == Versions((fourth.version, first), (third, second))
     fifth = push(model, base, keep=2)
     assert set(fifth.removed) == {first, second, third}
 
@@ -99,18 +99,18 @@ def test_rolled_back_and_put_back(model, base, clock):
 
 
 def test_what_cannot_be_rolled_back_to(model, base, clock):
-    with pytest.raises(VersionError, match="no version: there is no version before"):
+    with pytest.raises(VersionError, match="no version: there is no earlier version"):
         model_versions.roll_back(str(base))
     only = push(model, base).version
-    with pytest.raises(VersionError, match=f"holds {only}: there is no version before"):
+    with pytest.raises(VersionError, match=f"contains {only}: there is no earlier version"):
         model_versions.roll_back(str(base))
-    with pytest.raises(VersionError, match=f"no version 7. It holds {only}"):
+    with pytest.raises(VersionError, match=f"does not contain version 7. It contains {only}"):
         model_versions.roll_back(str(base), 7)
     push(model, base)
     (base / str(only) / "variables/variables.data").write_bytes(b"other")
     with pytest.raises(VersionError, match=r"nothing was changed: variables/variables\.data has changed"):
         model_versions.roll_back(str(base))
-    assert len(model_versions.find(str(base)).served) == 2
+    assert len(model_versions.list_versions(str(base)).served) == 2
 
 
 def test_every_difference_is_told(model, base):
@@ -161,7 +161,7 @@ def test_killed_at_any_moment_a_push_leaves_only_whole_versions(model, base):
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         killed += os.WIFSIGNALED(status)
-        found = model_versions.find(str(base))
+        found = model_versions.list_versions(str(base))
         assert found.served and not found.withdrawn
         assert [model_versions.differences(f"{base}/{version}") for version in found.served] == [[]] * len(found.served)
         assert {int(name) for name in names(base) if name.isdigit()} == set(found.served)
@@ -180,7 +180,7 @@ def test_two_pushes_at_once_are_two_versions(model, base, clock):
                 os._exit(0)
         pids.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
-    found = model_versions.find(str(base))
+    found = model_versions.list_versions(str(base))
     assert len(found.served) == 2
     assert not any(model_versions.differences(f"{base}/{version}") for version in found.served)
 
@@ -200,7 +200,7 @@ def test_on_an_object_store(model, clock):
     assert tf.io.gfile.exists(f"{base}/{first.version}/saved_model.pb")
     third = model_versions.push(str(model), base, keep=2)
     assert third.removed == (first.version,)
-    assert model_versions.find(base) == Versions((third.version, second.version), ())
+    assert model_versions.list_versions(base) == Versions((third.version, second.version), ())
     assert model_versions.differences(third.path) == []
     assert model_versions.roll_back(base) == Versions((second.version,), (third.version,))
     assert model_versions.roll_back(base, third.version) == Versions((third.version, second.version), ())
