@@ -196,7 +196,7 @@ def other_numbers(tiny_model: TinyModel) -> Any:
         for name, kind in kinds.items()
         if not search_space.missing_condition(tiny_model.options, name)
     }
-    return search_space.with_values(tiny_model.options, values)
+    return search_space.replace_values(tiny_model.options, values)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a killed training needs in order to go on after its last finished epoch."""
+"""Checkpoints from which an interrupted training resumes after its last finished epoch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATE = "state"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that an epoch leaves behind.
+    """The state of a training after an epoch.
 
     Attributes:
-      state: What JSON can hold.
+      state: JSON-serializable values.
       arrays: Lists of arrays, by name.
     """
 
@@ -29,19 +29,19 @@ class Checkpoint:
 
 
 class CheckpointFile:
-    """One file that always holds a whole checkpoint: a new one replaces the old one when it is complete.
+    """One file with the latest checkpoint; a new one replaces it only when it is completely written.
 
     Attributes:
       is_written: Whether this process writes it.
     """
 
     def __init__(self, path: str | None, key: str, *, is_written: bool = True) -> None:
-        """Opens nothing yet.
+        """Stores the arguments; opens no file.
 
         Args:
-          path: Local, or of any file system of TensorFlow; None keeps nothing.
-          key: Says what is trained on what. A checkpoint of another key is not read.
-          is_written: False where another process writes it, and this one only reads.
+          path: On any file system of TensorFlow; None stores nothing.
+          key: Identifies the training and its data. A checkpoint with another key is ignored.
+          is_written: False if another process writes the file and this one only reads it.
         """
         self._path, self._key = path, key
         self.is_written = is_written and path is not None
@@ -62,23 +62,27 @@ class CheckpointFile:
         tf.io.gfile.rename(partial, self._path, overwrite=True)
 
     def read(self) -> Checkpoint | None:
-        """The checkpoint; None where there is none of this key, or none that can be read."""
+        """Returns the checkpoint; None if there is none with this key, or it is unreadable."""
         if self._path is None or not tf.io.gfile.exists(self._path):
             return None
         with tf.io.gfile.GFile(self._path, "rb") as file:
             content = file.read()
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-                found = json.loads(saved[_STATE].tobytes())
-                if found["key"] != self._key:
+                header = json.loads(saved[_STATE].tobytes())
+                if header["key"] != self._key:
                     return None
-                arrays = {name: [saved[f"{name}/{i}"] for i in range(count)] for name, count in found["counts"].items()}
-        except Exception as error:  # whatever a damaged archive makes zipfile, NumPy or JSON raise
-            logging.getLogger(__name__).warning("Training begins anew: %s cannot be read (%s).", self._path, error)
+                arrays = {
+                    name: [saved[f"{name}/{i}"] for i in range(count)] for name, count in header["counts"].items()
+                }
+        except Exception as error:  # anything that zipfile, NumPy or JSON raise for a damaged archive
+            logging.getLogger(__name__).warning(
+                "Cannot read the checkpoint %s (%s). Training starts from the beginning.", self._path, error
+            )
             return None
-        return Checkpoint(found[_STATE], arrays)
+        return Checkpoint(header[_STATE], arrays)
 
     def delete(self) -> None:
-        """Removes the file, if there is one."""
+        """Deletes the file, if it exists."""
         if self._path is not None and self.is_written and tf.io.gfile.exists(self._path):
             tf.io.gfile.remove(self._path)

@@ -1,9 +1,9 @@
-"""Sentences for people whose input is wrong: the line of a library's error that tells it, the word that was meant."""
+"""Error messages for users: the informative line of a library's error, the nearest known word."""
 
 import difflib
 from collections.abc import Iterable
 
-# What TensorFlow puts before the cause: headings, and where in the program the operation was made.
+# Lines that TensorFlow prints before the cause: headings, and the source line of the operation.
 _HEADINGS = ("Graph execution error:", "Detected at node", "<stack traces unavailable>", 'File "')
 
 
@@ -20,6 +20,6 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`. Did you mean ...?` where a known word is near, else nothing."""
+    """Returns `. Did you mean ...?` with the nearest known word, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f". Did you mean `{near[0]}`?" if near else ""

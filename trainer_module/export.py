@@ -1,4 +1,4 @@
-"""Writes what leaves the trainer: a SavedModel that every loader can read, and the Keras file beside it."""
+"""Exports a trained model: a SavedModel that every loader can read, and a Keras file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def export(
 ) -> None:
     """Writes the SavedModel with all its signatures, and the `.keras` file.
 
-    `keras.export.ExportArchive` is used because it is the only way whose result loads in a session, as TF Serving
-    loads it: `tf.saved_model.save` of a Keras 3 model leaves its variables behind, unseen by `tf.saved_model.load`.
+    `keras.export.ExportArchive` is the only way whose result loads in a session, as TF Serving does:
+    `tf.saved_model.save` loses the variables of a Keras 3 model, which `tf.saved_model.load` does not notice.
 
     Args:
-      model: Trained, from pixels to logits.
+      model: Trained network from pixels to logits.
       options: The whole configuration of the run.
       tft_layer: The transform graph.
       raw_feature_spec: How to parse a raw example.
@@ -38,10 +38,9 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.track(tft_layer)
+    signatures = tasks.get(options.task.name).export.signatures
     with fused(model):
-        for name, endpoint in (
-            tasks.get(options.task.name).export.signatures(model, options, tft_layer, raw_feature_spec).items()
-        ):
+        for name, endpoint in signatures(model, options, tft_layer, raw_feature_spec).items():
             archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
         archive.write_out(serving_dir, verbose=False)
     labels_path = os.path.join(serving_dir, features.LABELS_FILE)

@@ -1,30 +1,30 @@
-"""Names that more than one part of the product must agree on, and nothing else."""
+"""Names that more than one part of the product uses."""
 
-# --- Raw example: what ImageExampleGen writes and everything else reads -----------------------------------------
-IMAGE_ENCODED = "image/encoded"  # bytes of the file as they were found
+# --- Raw example: written by ImageExampleGen --------------------------------------------------------------------
+IMAGE_ENCODED = "image/encoded"  # bytes of the file
 IMAGE_FORMAT = "image/format"  # "JPEG", "PNG" or "GIF"
 IMAGE_FORMATS = ("GIF", "JPEG", "PNG")
 IMAGE_HEIGHT = "image/height"  # int64, pixels, upright, before any resizing
 IMAGE_WIDTH = "image/width"  # int64, pixels
-IMAGE_FILENAME = "image/filename"  # path relative to the data folder, with forward slashes
+IMAGE_FILENAME = "image/filename"  # path relative to the dataset folder, with forward slashes
 IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
 CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the image
 MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]
 MASK_CLASSES = "mask/class/text"  # names of the classes that occur in the mask, any number
 
-# Of every picture as it was found: mean and standard deviation of each channel, float32, range [0, 255].
+# Before any resizing: mean and standard deviation of each channel, float32, range [0, 255].
 COLORS = ("red", "green", "blue")
 LUMA = "luma"
 CHANNELS = (*COLORS, LUMA)
 
 
 def mean_key(channel: str) -> str:
-    """The feature that holds a channel's mean."""
+    """Returns the feature with a channel's mean."""
     return f"image/mean/{channel}"
 
 
 def deviation_key(channel: str) -> str:
-    """The feature that holds a channel's standard deviation."""
+    """Returns the feature with a channel's standard deviation."""
     return f"image/deviation/{channel}"
 
 
@@ -34,11 +34,11 @@ SLICE_RESOLUTION = "slice/resolution"  # small | medium | large
 SLICE_ORIENTATION = "slice/orientation"  # portrait | square | landscape
 BUILT_IN_SLICES = (SLICE_BRIGHTNESS, SLICE_RESOLUTION, SLICE_ORIENTATION)
 
-# --- Transformed example: what the transform graph makes of a raw one -------------------------------------------
+# --- Transformed example: output of the transform graph ----------------------------------------------------------
 IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
 LABEL = "label"  # int64 class id (index of the class name), or raw uint8 mask [image_size, image_size] in one string
-PIXEL_MEAN = "pixel_mean"  # float32 [channels], of the whole train split, range [0, 255]
-PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], of the whole train split
+PIXEL_MEAN = "pixel_mean"  # float32 [channels], over the train split, range [0, 255]
+PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], over the train split
 
 # --- Splits -----------------------------------------------------------------------------------------------------
 TRAIN = "train"
@@ -55,17 +55,20 @@ EXPLAIN = "explain"
 EMBED = "embed"
 
 # --- Layers of the network --------------------------------------------------------------------------------------
-BACKBONE_LAYER = "backbone"  # a pre-trained network, a model of its own: pixels [0, 255] → feature maps
+BACKBONE_LAYER = "backbone"  # a pre-trained network, a nested model: pixels [0, 255] → feature maps
 FEATURES_LAYER = "features"  # the coarsest feature map of a model [N, h, w, c]
-POOLED_LAYER = "pooled"  # in heads that pool: mean or maximum [N, c] of that map, or all of it [N, h*w*c]
+POOLED_LAYER = "pooled"  # in heads that pool: mean or maximum [N, c] of that map, or the flattened map [N, h*w*c]
 EMBEDDING_LAYER = "embedding"  # in heads that pool: the vector [N, d] that the class layer reads
 LOGITS_LAYER = "logits"  # the output of the head
 
 # --- Files of the model_run artifact ----------------------------------------------------------------------------
 KERAS_FILE = "model.keras"
 HISTORY_FILE = "history.csv"
-OPTIONS_FILE = "options.json"  # TrainerOptions, with what Tuner found
+OPTIONS_FILE = "options.json"  # TrainerOptions with the tuned values
 
-# --- Of the model artifact ----------------------------------------------------------------------------------------
-# Beside the SavedModel, and so in every pushed version: the class names, a JSON list in the order of the ids.
+# --- Files of the model artifact --------------------------------------------------------------------------------
+# Beside the SavedModel, so in every pushed version: the class names, a JSON list in the order of the ids.
 LABELS_FILE = "assets.extra/labels.json"
+
+# --- Logging ------------------------------------------------------------------------------------------------------
+PROGRESS_LOGGER = "tfx_vision.progress"  # one line per epoch; the command shows it beside the running node

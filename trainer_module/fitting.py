@@ -1,4 +1,4 @@
-"""From pictures to a trained network, reproducibly: once in Trainer, and in every trial of Tuner."""
+"""Trains a network on images, reproducibly: once in Trainer, and in every trial of Tuner."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
 
-class Pictures(NamedTuple):
-    """What a network is fitted on.
+class TrainingData(NamedTuple):
+    """The data that a network is trained on.
 
     Attributes:
-      statistics: The train split's.
-      train: (uint8 [h, w, c], label) examples, from `input_pipeline.examples`.
+      statistics: Pixel statistics of the train split.
+      train: (uint8 [h, w, c], label) examples, from `input_pipeline.read_examples`.
       validation: The same of the validation split.
     """
 
@@ -29,22 +29,22 @@ class Pictures(NamedTuple):
 
 def fit(
     options: TrainerOptions,
-    pictures: Pictures,
+    data: TrainingData,
     run_dir: str,
     *,
     strategy: tf.distribute.Strategy | None = None,
     checkpoint: CheckpointFile | None = None,
     cache_dir: str | None = None,
 ) -> tuple[keras.Model, keras.callbacks.History]:
-    """Builds and trains a network; the same options and pictures give the same weights.
+    """Builds and trains a network; the same options and data give the same weights.
 
     Args:
       options: The whole configuration of the training.
-      pictures: Read as often as there are epochs; they may be used again.
-      run_dir: Receives what `training.train` writes.
-      strategy: That of `options`, if it had to be made earlier.
-      checkpoint: As `training.train` takes it.
-      cache_dir: As `training.train` takes it.
+      data: Read once per epoch; can be used again.
+      run_dir: Receives the files that `training.train` writes.
+      strategy: The strategy of `options`, if the caller has already created it.
+      checkpoint: See `training.train`.
+      cache_dir: See `training.train`.
 
     Returns:
       The network from pixels to logits, and Keras's history.
@@ -55,12 +55,12 @@ def fit(
     seed, batch_size = options.training.seed, options.training.batch_size
     keras.utils.set_random_seed(seed)
     with (strategy or distribution.strategy(options.training.distribution)).scope():
-        model = network.build(options, pictures.statistics)
+        model = network.build(options, data.statistics)
         history = training.train(
             model,
             options,
-            train_data=input_pipeline.batched(pictures.train, batch_size, shuffle_seed=seed),
-            validation_data=input_pipeline.batched(pictures.validation, batch_size),
+            train_data=input_pipeline.batch_examples(data.train, batch_size, shuffle_seed=seed),
+            validation_data=input_pipeline.batch_examples(data.validation, batch_size),
             run_dir=run_dir,
             checkpoint=checkpoint,
             cache_dir=cache_dir,

@@ -1,4 +1,4 @@
-"""The figures of every epoch: a table for people and programs, curves for TensorBoard."""
+"""Records the metrics of every epoch: as a CSV table, and as curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Row = dict[str, Any]
 
 
 class History:
-    """One row an epoch, written as soon as the epoch ends.
+    """One row per epoch, written as soon as the epoch ends.
 
     Attributes:
       rows: `phase` (text), `seconds`, `learning_rate` at the epoch's end, `data_wait` (share of the training time in
-        which a step waited for its pictures, range [0, 1]; absent where it was not measured) and the figures of the
-        training and, with the prefix `val_`, of the validation split.
+        which a step waited for its images, range [0, 1]; absent if not measured) and the metrics of the train split
+        and, with the prefix `val_`, of the validation split.
     """
 
     def __init__(self, run_dir: str, rows: list[Row] | None = None) -> None:
-        """Args: where `history.csv` and TensorBoard's `train/` and `validation/` go; rows of an interrupted run."""
+        """Args: folder of `history.csv` and of TensorBoard's `train/` and `validation/`; rows of an interrupted run."""
         self._path = os.path.join(run_dir, features.HISTORY_FILE)
         self._writers = {
             split: tf.summary.create_file_writer(os.path.join(run_dir, split))
@@ -40,16 +40,16 @@ class History:
         self._write_table()
 
     def append(self, row: Row) -> None:
-        """Adds an epoch; the epochs of all phases are counted through."""
+        """Adds an epoch; the numbering continues from phase to phase."""
         self._add(row)
         self._write_table()
 
-    def lowest_loss(self, phases: set[str]) -> float:
-        """Of the validation split, in the epochs of some phases; infinite where there are none."""
+    def lowest_val_loss(self, phases: set[str]) -> float:
+        """Returns the lowest validation loss of some phases; infinity if they have no epochs."""
         return min((row["val_loss"] for row in self.rows if row[PHASE] in phases), default=float("inf"))
 
-    def as_keras(self) -> keras.callbacks.History:
-        """The same as Keras returns it: one value an epoch for every figure."""
+    def to_keras(self) -> keras.callbacks.History:
+        """Returns the history as Keras does: one value per epoch for every column."""
         history = keras.callbacks.History()
         history.epoch = list(range(len(self.rows)))
         history.history = {name: [row.get(name) for row in self.rows] for name in self._columns()}

@@ -1,4 +1,4 @@
-"""Reads the `.keras` file that a trainer wrote."""
+"""Reads the `.keras` file that Trainer writes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import keras
 
 
 def load(path: str) -> keras.Model:
-    """Loads the model, uncompiled; layers of our own are known, code in the file is refused.
+    """Loads the model, uncompiled; accepts the project's own layers, rejects code in the file.
 
     Args:
       path: A `.keras` file.
     """
-    # Keras finds a layer that is not its own only where its module has been imported.
+    # Keras knows a custom layer only after its module has been imported.
     from trainer_module.backbones import _frozen_graph  # noqa: F401
 
     return keras.models.load_model(path, compile=False)

@@ -1,4 +1,4 @@
-"""The loss of classes of whole pictures, and the weights that make up for rare ones."""
+"""Loss and class weights for one class per image."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import tensorflow as tf
 
 
 class LabelLoss(keras.losses.Loss):
-    """Cross-entropy of logits float32 [N, C] with class ids [N], or with shares of the classes [N, C].
+    """Cross-entropy of logits float32 [N, C] with class ids [N] or shares of the classes [N, C].
 
-    With smoothing s, a label y counts as (1 - s) y + s / C.
+    With smoothing s, a label y becomes (1 - s) y + s / C.
 
     Reference: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7 (label smoothing).
     """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "label_loss") -> None:
-        """Takes the smoothing, 0 or more and below 1, and the name that Keras shows."""
+        """Args: the smoothing, range [0, 1); the name that Keras shows."""
         super().__init__(name=name)
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The loss of every picture, float32 [N]."""
+        """Returns the loss of every image, float32 [N]."""
         logits = tf.cast(y_pred, tf.float32)
         shares = tf.cast(y_true, tf.float32) if _is_soft(y_true) else tf.one_hot(_ids(y_true), logits.shape[-1])
         smoothed = (1.0 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[-1]
         return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
 
 
-def is_hit(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+def is_correct(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     """Whether the most probable class is that of the label, or the one with its largest share, float32 [N].
 
     Args:
@@ -40,16 +40,16 @@ def is_hit(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 
 def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> np.ndarray:
-    """Weights that make up for classes of few pictures.
+    """Computes class weights that compensate for classes with few images.
 
     Args:
-      kind: `none`; `balanced`, all pictures / (classes x pictures of the class), so that every class has the same sum
-        and the mean weight of a picture is 1.
-      train_data: (images, int64 [n]) batches; read once, unless `none`.
+      kind: `none`; `balanced`: images / (classes x images of the class), so every class has the same total weight and
+        the mean weight of an image is 1.
+      train_data: (images, int64 [n]) batches; read once unless `none`.
       num_classes: Number of classes.
 
     Returns:
-      float32 [num_classes]; 0 for a class that does not occur, which does not count as one.
+      float32 [num_classes]; 0 for a class without images, which is not counted in `classes`.
 
     Reference: King & Zeng 2001, https://doi.org/10.1093/oxfordjournals.pan.a004868, section 4.2; scikit-learn's
     `compute_class_weight("balanced")` is the same.
@@ -59,14 +59,14 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     counts = np.zeros(num_classes, np.int64)
     for labels in train_data.map(lambda images, labels: labels):
         counts += np.bincount(labels.numpy(), minlength=num_classes)
-    return balanced(counts)
+    return balanced_weights(counts)
 
 
-def balanced(counts: np.ndarray) -> np.ndarray:
-    """Weights with which every class that occurs has the same sum, and the mean weight of what was counted is 1.
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """Computes weights that give every occurring class the same total; their mean over all counts is 1.
 
     Args:
-      counts: int64 [C], pictures or pixels of each class.
+      counts: int64 [C], images or pixels of each class.
 
     Returns:
       float32 [C]; 0 for a class that does not occur.

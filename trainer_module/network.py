@@ -1,4 +1,4 @@
-"""The whole network of a run: pixels, normalisation, model, head of the task."""
+"""Builds the whole network of a run: pixels, normalisation, model, head of the task."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from trainer_module.options import TrainerOptions
 
 
 def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
-    """Builds the network from pixels to logits; normalisation is part of it, augmentation is not.
+    """Builds the network from pixels to logits, with normalisation and without augmentation.
 
     Args:
       options: The whole configuration of the run.
-      statistics: Those of the train split; used if `transform.normalization` is "dataset".
+      statistics: Pixel statistics of the train split; used if `transform.normalization` is "dataset".
 
     Returns:
       Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to the logits of the
       task's head, float32.
 
     Raises:
-      ValueError: If `grad_cam.layer` is not a layer of it.
+      ValueError: If `grad_cam.layer` is not one of its layers.
     """
     size, channels = options.transform.image_size, options.transform.channels
-    with precision.policy(options.training.precision):
+    with precision.dtype_policy(options.training.precision):
         inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
         if options.transform.normalization == "dataset":
-            # Transform computes the statistics once and they become weights: the .keras file and the SavedModel agree
-            # by construction. A constant channel has variance 0; Keras guards the division.
+            # The statistics become weights, so the .keras file and the SavedModel always agree. A constant channel has
+            # variance 0; Keras avoids the division by zero.
             x = keras.layers.Normalization(
                 mean=statistics.mean, variance=statistics.variance, dtype="float32", name="normalize"
             )(inputs)

@@ -1,4 +1,4 @@
-"""Optimizers and the course of the learning rate."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import keras
 
 from trainer_module.options import TrainingOptions
 
-# The shape of one cycle, as Smith & Topin describe it: up from a 25th of the rate in the first three tenths of all
-# steps, then down to next to nothing.
+# One cycle: the learning rate rises from a 25th of its peak in the first three tenths of all steps, then falls to
+# almost 0.
 _CYCLE_START, _CYCLE_RISE, _CYCLE_END = 1 / 25, 0.3, 1e-4
 
 
-def make(
+def build(
     options: TrainingOptions,
     *,
     learning_rate: float,
@@ -23,14 +23,14 @@ def make(
     steps_per_epoch: int,
     weights: Iterable[keras.Variable],
 ) -> keras.optimizers.Optimizer:
-    """The configured optimizer for one phase of training.
+    """Builds the configured optimizer for one training phase.
 
     Args:
       options: Optimizer, schedule, weight decay, clipping and precision.
-      learning_rate: Highest rate of the phase.
-      epochs: Of the phase: what a schedule runs over.
-      steps_per_epoch: Steps an epoch.
-      weights: What will be trained. Weight decay leaves vectors alone: biases, and gain and shift of batch
+      learning_rate: Highest learning rate of the phase.
+      epochs: Number of epochs of the phase, over which a schedule runs.
+      steps_per_epoch: Number of steps per epoch.
+      weights: Weights to train. Weight decay is not applied to vectors: biases, and scale and shift of batch
         normalisation.
 
     Reference: Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, algorithms 1 and 2 (decay decoupled from the
@@ -41,7 +41,7 @@ def make(
         "learning_rate": _schedule(options, learning_rate, epochs, steps_per_epoch),
         "global_clipnorm": options.clip_norm or None,
     }
-    # Keras takes nothing away only for None: 0 costs a pass over all weights in every step.
+    # Only None disables weight decay in Keras: 0 costs a pass over all weights in every step.
     decay = options.weight_decay or None
     optimizer: keras.optimizers.Optimizer
     if options.optimizer == "sgd":
@@ -54,7 +54,7 @@ def make(
         optimizer = keras.optimizers.Adam(**common)
     if options.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=[weight for weight in weights if len(weight.shape) < 2])
-    if options.precision == "mixed_float16":  # gradients below 6e-8 would be zero
+    if options.precision == "mixed_float16":  # without it, gradients below 6e-8 become zero
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
@@ -72,19 +72,19 @@ def _schedule(
 
 @keras.saving.register_keras_serializable("tfx_vision")
 class WarmupThenCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate grows evenly to its highest, then falls to 0 along half a cosine.
+    """Learning rate that grows linearly to its peak, then falls to 0 along half a cosine.
 
     Reference: Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5 (without restarts); Goyal et al.
     2017, https://arxiv.org/abs/1706.02677, section 2.2 (gradual warm-up).
     """
 
     def __init__(self, learning_rate: float, steps: int, warmup_steps: int = 0) -> None:
-        """Args: highest rate; steps in all; steps of them in which the rate grows."""
+        """Args: peak learning rate; total number of steps; number of steps in which it grows."""
         super().__init__()
         self.learning_rate, self.steps, self.warmup_steps = learning_rate, steps, warmup_steps
 
     def __call__(self, step: Any) -> Any:
-        """The rate of a step, counted from 0; float32 []."""
+        """Returns the learning rate of a step, counted from 0; float32 []."""
         ops = keras.ops
         step = ops.cast(step, "float32")
         growing = self.learning_rate * (step + 1.0) / max(1, self.warmup_steps)
@@ -93,25 +93,25 @@ class WarmupThenCosine(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(step < self.warmup_steps, growing, falling)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {"learning_rate": self.learning_rate, "steps": self.steps, "warmup_steps": self.warmup_steps}
 
 
 @keras.saving.register_keras_serializable("tfx_vision")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Up to the highest rate in three tenths of the steps and down to next to nothing, along half cosines.
+    """Learning rate that rises to its peak in three tenths of the steps, then falls to almost 0, along half cosines.
 
-    Reference: Smith & Topin 2018, https://arxiv.org/abs/1708.07120, section 3; the half cosines instead of straight
-    lines are fast.ai's.
+    Reference: Smith & Topin 2018, https://arxiv.org/abs/1708.07120, section 3; half cosines instead of straight
+    lines as in fast.ai.
     """
 
     def __init__(self, learning_rate: float, steps: int) -> None:
-        """Args: highest rate; steps in all."""
+        """Args: peak learning rate; total number of steps."""
         super().__init__()
         self.learning_rate, self.steps = learning_rate, steps
 
     def __call__(self, step: Any) -> Any:
-        """The rate of a step, counted from 0; float32 []."""
+        """Returns the learning rate of a step, counted from 0; float32 []."""
         ops = keras.ops
         progress = ops.cast(step, "float32") / max(1, self.steps)
         rising = _half_cosine(self.learning_rate * _CYCLE_START, self.learning_rate, progress / _CYCLE_RISE)
@@ -121,7 +121,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(progress < _CYCLE_RISE, rising, falling)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {"learning_rate": self.learning_rate, "steps": self.steps}
 
 

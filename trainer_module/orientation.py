@@ -1,7 +1,7 @@
-"""EXIF orientation as graph operations, so that a phone's picture stands upright in training and in serving alike.
+"""EXIF orientation as graph operations: photographs are upright in training and in serving.
 
-Decoders of TensorFlow ignore it. The tag is read from the first APP1 segment of a JPEG file that begins with `Exif`;
-the segments before it must be APPn or comments, where cameras and editors put it.
+TensorFlow's decoders ignore it. The tag is read from the first APP1 segment of a JPEG file that begins with `Exif`; the
+segments before it must be APPn or comments, which is where cameras and editors put it.
 
 Reference: CIPA DC-008 (Exif 2.32), 4.5.4 (segments) and 4.6.4 A, tag 274 (orientation).
 """
@@ -11,27 +11,27 @@ from __future__ import annotations
 import tensorflow as tf
 
 _TAG = 0x0112
-_LONG = 4  # the type of a value of four bytes; orientation should be a SHORT
+_LONG = 4  # type of a four-byte value; orientation should be a SHORT
 _ENTRY_BYTES = 12
-# A branch that is not taken costs as much as it has operations, unless these are a function of their own that is not
-# inlined: for small pictures that was as much as decoding them.
-_APART = tf.function(autograph=False, experimental_attributes={"_noinline": True})
+# A branch that is not taken costs time for each of its operations unless they are a function that is not inlined; for
+# small images that was as much as decoding them.
+_NOT_INLINED = tf.function(autograph=False, experimental_attributes={"_noinline": True})
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads how the camera was held.
+    """Reads the EXIF orientation of an image file.
 
     Args:
-      encoded: string [], a picture file's bytes.
+      encoded: string [], bytes of an image file.
 
     Returns:
-      int32 [], 1 to 8; 1 (upright) if the file is no JPEG, has no such tag, or has a damaged one.
+      int32 [], 1 to 8; 1 (upright) if the file is not a JPEG, or the tag is missing or damaged.
     """
-    return tf.cond(_is_jpeg(encoded), lambda: _in_jpeg(encoded), lambda: tf.constant(1))
+    return tf.cond(_is_jpeg(encoded), lambda: _read_jpeg(encoded), lambda: tf.constant(1))
 
 
 def exif_orientations(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the orientations of a batch; files that are no JPEG cost next to nothing.
+    """Reads the EXIF orientations of a batch; files that are not JPEG cost almost nothing.
 
     Args:
       encoded: string [N].
@@ -47,7 +47,7 @@ def exif_orientations(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns and mirrors pixels.
+    """Rotates and flips an image so that it is upright.
 
     Args:
       pixels: [height, width, channels].
@@ -56,7 +56,7 @@ def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     Returns:
       [height, width, channels], or [width, height, channels] for orientations 5 to 8.
     """
-    result = tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
+    result = tf.cond(orientation > 1, lambda: _apply(pixels, orientation), lambda: pixels)
     return tf.ensure_shape(result, [None, None, pixels.shape[-1]])
 
 
@@ -64,9 +64,9 @@ def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.equal(tf.strings.substr(encoded, 0, 2), b"\xff\xd8")
 
 
-@_APART
-def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """All eight are a transposition (5 to 8), then a mirroring of columns (2, 3, 6, 7) and of rows (3, 4, 7, 8)."""
+@_NOT_INLINED
+def _apply(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Transposes (5 to 8), then flips columns (2, 3, 6, 7) and rows (3, 4, 7, 8)."""
     result = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     columns = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
     rows = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
@@ -74,12 +74,12 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(rows, lambda: tf.reverse(result, [0]), lambda: result)
 
 
-@_APART
-def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+@_NOT_INLINED
+def _read_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     size = tf.strings.length(encoded)
 
     def segment_head(position: tf.Tensor) -> tf.Tensor:
-        """Marker, length and the first six bytes of the segment: int32 [10], zeros behind the file's end."""
+        """Returns marker, length and the first six bytes of a segment: int32 [10], zeros after the end of the file."""
         start = tf.minimum(position, size)
         head = tf.io.decode_raw(tf.strings.substr(encoded, start, tf.minimum(10, size - start)), tf.uint8)
         return tf.pad(tf.cast(head, tf.int32), [[0, 10 - tf.size(head)]])
@@ -93,23 +93,23 @@ def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         return (head[1] == 0xE1) & tf.reduce_all(tf.equal(head[4:], list(b"Exif\0\0")))
 
     def next_segment(position: tf.Tensor, head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # A marker may be filled up with further FF before it.
-        behind = position + tf.where(head[1] == 0xFF, 1, 2 + tf.maximum(2, head[2] * 256 + head[3]))
-        return behind, segment_head(behind)
+        # Fill bytes FF may precede a marker.
+        following = position + tf.where(head[1] == 0xFF, 1, 2 + tf.maximum(2, head[2] * 256 + head[3]))
+        return following, segment_head(following)
 
     first = tf.constant(2)
     position, head = tf.while_loop(is_other_segment, next_segment, [first, segment_head(first)])
 
-    def found() -> tf.Tensor:
+    def read_exif() -> tf.Tensor:
         start = tf.minimum(position + 10, size)
         num_bytes = tf.clip_by_value(head[2] * 256 + head[3] - 8, 0, size - start)
-        return _in_tiff(tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, num_bytes), tf.uint8), tf.int64))
+        return _read_tiff(tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, num_bytes), tf.uint8), tf.int64))
 
-    return tf.cond((head[0] == 0xFF) & is_exif(head), found, lambda: tf.constant(1))
+    return tf.cond((head[0] == 0xFF) & is_exif(head), read_exif, lambda: tf.constant(1))
 
 
-def _in_tiff(content: tf.Tensor) -> tf.Tensor:
-    """Looks the tag up in the first directory of a TIFF structure: int64 [n], one element a byte."""
+def _read_tiff(content: tf.Tensor) -> tf.Tensor:
+    """Reads the tag from the first directory of a TIFF structure: int64 [n], one element per byte."""
     size = tf.size(content, out_type=tf.int64)
     content = tf.concat([content, tf.zeros([8], tf.int64)], 0)  # so that reading the header cannot fail
     is_little = tf.equal(content[0], ord("I"))
@@ -121,8 +121,8 @@ def _in_tiff(content: tf.Tensor) -> tf.Tensor:
         return tf.where(is_little, little, big)
 
     directory = tf.minimum(number(tf.constant(4, tf.int64), 4), size)
-    fitting = tf.maximum(size - directory - 2, 0) // _ENTRY_BYTES
-    num_entries = tf.minimum(number(directory, 2), fitting)
+    max_entries = tf.maximum(size - directory - 2, 0) // _ENTRY_BYTES
+    num_entries = tf.minimum(number(directory, 2), max_entries)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(num_entries)
     values = tf.where(tf.equal(number(entries + 2, 2), _LONG), number(entries + 8, 4), number(entries + 8, 2))
     values = tf.boolean_mask(values, tf.equal(number(entries, 2), _TAG))

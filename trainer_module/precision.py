@@ -1,4 +1,4 @@
-"""Mixed precision: half of the bits for activations, all of them for weights."""
+"""Mixed precision: 16-bit activations, float32 weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import keras
 
 
 @contextmanager
-def policy(name: str) -> Iterator[None]:
-    """Layers built inside the block compute as the dtype policy says; the former policy is restored after it.
+def dtype_policy(name: str) -> Iterator[None]:
+    """Sets the dtype policy of the layers that are built inside the block, and restores the previous one after it.
 
     Args:
       name: `float32`, `mixed_bfloat16` or `mixed_float16`.
@@ -28,8 +28,8 @@ def policy(name: str) -> Iterator[None]:
 def to_float32(model: keras.Model) -> None:
     """Makes a trained model compute in float32, in place.
 
-    The weights are float32 already. A model that is served must not depend on what the accelerator that trained it was
-    quick at: without hardware for it, bfloat16 is slower than float32, and explanations lose digits.
+    The weights are float32 already. A served model must not depend on the accelerator that trained it: without hardware
+    support, bfloat16 is slower than float32, and explanations lose digits.
     """
     for layer in model.layers:
         if isinstance(layer, keras.Model):

@@ -1,4 +1,4 @@
-"""Decode and resize: the one definition that ImageExampleGen, Transform and the serving signatures share."""
+"""Decodes and resizes images: the one definition for ImageExampleGen, Transform and the serving signatures."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from trainer_module import orientation
 
 
 def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes one picture and turns it upright, as its EXIF orientation asks.
+    """Decodes one image, upright by its EXIF orientation.
 
     Args:
-      encoded: string [], a JPEG, PNG or GIF file's bytes; of a GIF the first frame. Transparency is dropped, 16 bits
-        a channel become 8.
+      encoded: string [], bytes of a JPEG, PNG or GIF file; of a GIF the first frame. Transparency is dropped, 16 bits
+        per channel become 8.
       channels: 1 (grey) or 3 (RGB).
 
     Returns:
       uint8 [height, width, channels], range [0, 255].
 
     Raises:
-      tf.errors.InvalidArgumentError: If the bytes are not a complete picture.
+      tf.errors.InvalidArgumentError: If the bytes are not a complete image.
     """
     pixels = orientation.upright(_decode_as_stored(encoded), orientation.exif_orientation(encoded))
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
 def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes one picture to a square, bilinear with antialiasing; the aspect ratio is not kept.
+    """Resizes one image to a square, bilinearly with antialiasing; the aspect ratio changes.
 
     Args:
       pixels: uint8 [height, width, channels].
@@ -43,13 +43,13 @@ def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
         result = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(result), 0.0, 255.0), tf.uint8)
 
-    # Half of the time for a small picture that has its size already goes into resizing it to itself.
-    fits = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], image_size))
-    return tf.ensure_shape(tf.cond(fits, lambda: pixels, resized), [image_size, image_size, pixels.shape[-1]])
+    # Resizing a small image to its own size would take half of the total time.
+    has_size = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], image_size))
+    return tf.ensure_shape(tf.cond(has_size, lambda: pixels, resized), [image_size, image_size, pixels.shape[-1]])
 
 
 def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
-    """Turns a batch of files into model-sized pixels.
+    """Decodes a batch of files to model-sized pixels.
 
     Args:
       encoded: string [N], JPEG or PNG files of any size.
@@ -60,7 +60,7 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
       uint8 [N, image_size, image_size, channels].
 
     Raises:
-      tf.errors.InvalidArgumentError: If any file of the batch is not a complete picture.
+      tf.errors.InvalidArgumentError: If any file of the batch is not a complete image.
     """
     decoded: tf.Tensor = _batch_decoder(image_size, channels)(encoded)
     return decoded
@@ -68,17 +68,17 @@ def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.
 
 @functools.cache
 def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Traced once a process: Transform and every signature of the export would each trace it again."""
+    """Builds the decoder once per process: otherwise Transform and every signature would trace their own."""
 
-    def each(
+    def decode_each(
         decode_one: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], encoded: tf.Tensor, orientations: tf.Tensor
     ) -> tf.Tensor:
-        def model_sized(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            pixels = decode_one(*one)
+        def decode_and_resize_one(image: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            pixels = decode_one(*image)
             return resize(tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels, image_size)
 
         return tf.map_fn(
-            model_sized,
+            decode_and_resize_one,
             (encoded, orientations),
             fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
         )
@@ -86,12 +86,13 @@ def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.T
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decoder(encoded: tf.Tensor) -> tf.Tensor:
         orientations = orientation.exif_orientations(encoded)
-        # Whether pictures have to be turned is asked once a batch: asking once a picture would take as long as decoding
-        # a small one.
+        # One check per batch: a check per image would take as long as decoding a small one.
         return tf.cond(
             tf.reduce_all(tf.equal(orientations, 1)),
-            lambda: each(lambda one, _: _decode_as_stored(one), encoded, orientations),
-            lambda: each(lambda one, held: orientation.upright(_decode_as_stored(one), held), encoded, orientations),
+            lambda: decode_each(lambda image, _: _decode_as_stored(image), encoded, orientations),
+            lambda: decode_each(
+                lambda image, tag: orientation.upright(_decode_as_stored(image), tag), encoded, orientations
+            ),
         )
 
     traced: Callable[[tf.Tensor], tf.Tensor] = decoder
@@ -99,10 +100,10 @@ def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.T
 
 
 def decode_and_resize_masks(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Turns a batch of masks into model-sized class ids.
+    """Decodes a batch of masks to model-sized class ids.
 
-    Ids cannot be averaged: every pixel takes the id of the one in which its centre lies, floor((i + 1/2) * side /
-    image_size). `resize` has its centres at the same places, so that picture and mask stay one upon the other.
+    Ids cannot be averaged: every pixel takes the id of the source pixel that contains its centre, floor((i + 1/2) *
+    side / image_size). `resize` has the same pixel centres, so image and mask stay aligned.
 
     Args:
       encoded: string [N], grey PNG files of any size, upright as ImageExampleGen writes them.
@@ -115,17 +116,19 @@ def decode_and_resize_masks(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
       tf.errors.InvalidArgumentError: If any file of the batch is not a complete PNG.
     """
 
-    def model_sized(one: tf.Tensor) -> tf.Tensor:
-        ids = tf.ensure_shape(tf.io.decode_png(one, channels=1), [None, None, 1])
+    def decode_and_resize_one(mask: tf.Tensor) -> tf.Tensor:
+        ids = tf.ensure_shape(tf.io.decode_png(mask, channels=1), [None, None, 1])
         return tf.image.resize(ids, [image_size, image_size], method="nearest")[..., 0]
 
-    return tf.map_fn(model_sized, encoded, fn_output_signature=tf.TensorSpec([image_size, image_size], tf.uint8))
+    return tf.map_fn(
+        decode_and_resize_one, encoded, fn_output_signature=tf.TensorSpec([image_size, image_size], tf.uint8)
+    )
 
 
 def pack(pixels: tf.Tensor) -> tf.Tensor:
-    """Turns pixels into one string of raw bytes a picture: a transform graph can give floats, int64 and strings only.
+    """Packs pixels as one string of raw bytes per image: a transform graph outputs only float32, int64 and strings.
 
-    TensorFlow has no operation for this, but a serialised TensorProto of uint8 ends with the raw content.
+    TensorFlow has no operation for this, but a serialized TensorProto of uint8 ends with the raw content.
 
     Args:
       pixels: uint8 [N, image_size, image_size, channels], or masks without channels; all but N static.
@@ -139,11 +142,11 @@ def pack(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
-    """The inverse of `pack`.
+    """Inverts `pack`.
 
     Args:
       packed: string [N].
-      image_size: Side of the picture, pixels.
+      image_size: Side of the image, pixels.
       channels: 1 or 3.
 
     Returns:
@@ -154,6 +157,6 @@ def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
 
 
 def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
-    # Always as RGB: libjpeg cannot make grey of CMYK, and one file would be a picture here and none there.
+    # Always as RGB: libjpeg cannot convert CMYK to gray, so with 1 channel such a file would not be readable.
     pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(pixels, [None, None, 3])

@@ -1,4 +1,4 @@
-"""Where Tuner looks: `[tuner]`, and how numbers get into a configuration by their names. Imports no TensorFlow."""
+"""The search space of Tuner: `[tuner]`, and configurations with tuned values. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from trainer_module.section import Section
 Number = int | float
 Options = TypeVar("Options", bound=Section)
 
-# Sections whose numbers can be tuned. Nothing behind Trainer reads them: what a tuned model is asked, and how, is the
-# same as without.
+# Sections whose numbers can be tuned. Only Trainer reads them: evaluation, serving and explanation do not depend on
+# tuned values.
 SECTIONS = ("training", "augmentation", "model", "task", "fine_tuning")
 
-# How long a trial takes is `tuner.epochs`'s business, and a lucky seed is no better setting.
+# `tuner.epochs` sets the length of a trial, and a lucky seed is not a better setting.
 NOT_TUNED = ("training.epochs", "training.seed", "fine_tuning.epochs")
 
-# Numbers that are read under a condition: their names, or how these begin; when, and whether that holds of a
-# configuration.
-_READ_WHEN: dict[str, tuple[str, Callable[[Any], bool]]] = {
+# Numbers that have an effect only under a condition: prefix of their names → the condition as text and as predicate.
+_CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "training.momentum": ('training.optimizer = "sgd"', lambda options: options.training.optimizer == "sgd"),
     "training.weight_decay": (
         'training.optimizer = "adamw" or "sgd"',
@@ -38,10 +37,10 @@ _READ_WHEN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fine_tuning.": ("fine_tuning.epochs above 0", lambda options: options.fine_tuning.epochs > 0),
 }
 
-# What Hyperband divides the trials of a round by, and multiplies their epochs by, for the next one.
+# For the next round, Hyperband divides the number of trials by this factor and multiplies their epochs by it.
 HYPERBAND_FACTOR = 3
 
-_MOST_VALUES = 1000
+_MAX_VALUES = 1000
 
 
 class Range(Section):
@@ -50,42 +49,44 @@ class Range(Section):
     min: Number | None = Field(default=None, description="Smallest value.")
     max: Number | None = Field(default=None, description="Largest value.")
     step: Number | None = Field(
-        default=None, gt=0, description="Distance of the values; with `log` the factor between them. Any when absent."
+        default=None,
+        gt=0,
+        description="Distance between values; with `log` the factor between them. If absent, any value.",
     )
     sampling: Literal["linear", "log"] = Field(
-        default="linear", description="`log` tries 0.001 to 0.01 as often as 0.01 to 0.1."
+        default="linear", description="`log` samples 0.001 to 0.01 as often as 0.01 to 0.1."
     )
     choices: tuple[Number, ...] | None = Field(
-        default=None, min_length=1, description="The values themselves, instead of the other keys."
+        default=None, min_length=1, description="List of values, instead of the other keys."
     )
 
     @model_validator(mode="after")
     def _one_form(self) -> Range:
         if self.choices is not None:
             if (self.min, self.max, self.step, self.sampling) != (None, None, None, "linear"):
-                raise ValueError("choices stand alone, without min, max, step and sampling")
+                raise ValueError("choices excludes min, max, step and sampling: remove one or the other")
             return self
         if self.min is None or self.max is None:
-            raise ValueError("needs min and max, or choices")
+            raise ValueError("requires min and max, or choices")
         if not self.min < self.max:
             raise ValueError(f"min must be below max (given: {self.min:g} and {self.max:g})")
         if self.sampling == "log" and self.min <= 0:
-            raise ValueError(f'sampling = "log" needs a min above 0 (given: {self.min:g})')
+            raise ValueError(f'sampling = "log" requires min above 0 (given: {self.min:g})')
         if self.sampling == "log" and self.step is not None and self.step <= 1:
-            raise ValueError(f'with sampling = "log" step is a factor, above 1 (given: {self.step:g})')
-        if self.step is not None and self._num_steps() >= _MOST_VALUES:
-            raise ValueError(f"step leaves more than {_MOST_VALUES} values; enlarge it, or leave it out")
+            raise ValueError(f'with sampling = "log" step is a factor and must be above 1 (given: {self.step:g})')
+        if self.step is not None and self._num_steps() >= _MAX_VALUES:
+            raise ValueError(f"step gives more than {_MAX_VALUES} values: increase or remove it")
         return self
 
     def bounds(self) -> tuple[Number, Number]:
-        """The smallest and the largest value."""
+        """Returns the smallest and the largest value."""
         ends = [end for end in self.choices or (self.min, self.max) if end is not None]
         return min(ends), max(ends)
 
     def values(self) -> tuple[Number, ...] | None:
-        """The values, if they can be counted.
+        """Returns all values, or None if the range is continuous.
 
-        KerasTuner counts steps in floating point, and for 0.2 to 0.6 by 0.1 never tries 0.6.
+        KerasTuner counts steps in floating point and never tries 0.6 for 0.2 to 0.6 with step 0.1.
         """
         if self.choices is not None or self.step is None:
             return self.choices
@@ -93,8 +94,8 @@ class Range(Section):
         is_log = self.sampling == "log"
         return tuple(round(low * self.step**index if is_log else low + self.step * index, 12) for index in steps)
 
-    def limited(self, value: Number) -> Number:
-        """The nearest value that is not outside of the bounds."""
+    def clip(self, value: Number) -> Number:
+        """Limits a value to the bounds."""
         low, high = self.bounds()
         return min(max(value, low), high)
 
@@ -105,39 +106,41 @@ class Range(Section):
 
 
 class TunerOptions(Section):
-    """`[tuner]`: the search for better numbers before the model is trained."""
+    """`[tuner]`: the search for better hyperparameters before the training."""
 
-    enabled: bool = Field(default=False, description="Whether Tuner runs, and Trainer takes what it found.")
+    enabled: bool = Field(default=False, description="Whether Tuner runs and Trainer uses its values.")
     algorithm: Literal["random", "bayesian", "hyperband"] = Field(
         default="random",
-        description="`random` draws; `bayesian` draws three trials a field, then models the objective by a Gaussian "
-        "process; `hyperband` tries many values for few epochs and goes on with the best third.",
+        description="`random` draws values; `bayesian` draws three trials per field, then models the objective with a "
+        "Gaussian process; `hyperband` trains many values for few epochs and continues with the best third.",
     )
-    trials: int = Field(default=10, ge=1, le=10_000, description="Most trainings; fewer where the values run out.")
+    trials: int = Field(
+        default=10, ge=1, le=10_000, description="Maximum number of trials; fewer if all values have been tried."
+    )
     epochs: int = Field(
         default=5,
         ge=1,
         le=10_000,
-        description="Most epochs of a trial, in each phase; training.epochs and fine_tuning.epochs still hold.",
+        description="Maximum number of epochs per phase of a trial; training.epochs and fine_tuning.epochs apply too.",
     )
     objective: str = Field(
         default="val_loss",
-        description="Value of the validation split that is compared at the end of a trial: `val_loss`, or a metric of "
-        "the task such as `val_accuracy` or `val_mean_iou`.",
+        description="Validation metric by which trials are compared: `val_loss`, or a metric of the task such as "
+        "`val_accuracy` or `val_mean_iou`.",
     )
     max_examples: int | None = Field(
-        default=None, ge=1, description="Pictures of the train split that trials learn from; all when absent."
+        default=None, ge=1, description="Maximum number of train images in a trial; all if absent."
     )
     space: dict[str, Range] = Field(
         default={"training.learning_rate": Range(min=1e-4, max=1e-2, sampling="log")},
         min_length=1,
-        description="What is tuned: the name of a number in the configuration, and its values.",
+        description="Tuned fields: the name of a number in the configuration, and its values.",
     )
 
     @field_validator("space", mode="before")
     @classmethod
     def _by_section(cls, value: Any) -> Any:
-        """`training.learning_rate = …` in TOML is a table in a table, unless the name is quoted; both are meant."""
+        """Accepts `training.learning_rate = …`, a table in a table in TOML, like the quoted name."""
         if not isinstance(value, dict):
             return value
         flat: dict[str, Any] = {}
@@ -150,31 +153,31 @@ class TunerOptions(Section):
 
 
 class Round(NamedTuple):
-    """Trials of equal length, the best of which are trained anew in the next round."""
+    """Trials of equal length, the best of which are trained again in the next round."""
 
     trials: int
     epochs: int
 
 
 def hyperband_rounds(epochs: int) -> list[Round]:
-    """The first bracket, as KerasTuner counts: no other one begins with fewer epochs.
+    """Returns the rounds of KerasTuner's first bracket, which starts with the fewest epochs of all brackets.
 
     Args:
-      epochs: Of the last round.
+      epochs: Number of epochs of the last round.
     """
-    halvings = 0
-    while epochs >= HYPERBAND_FACTOR ** (halvings + 1):
-        halvings += 1
-    last = math.ceil(1 + math.log(epochs, HYPERBAND_FACTOR)) / (halvings + 1)
-    factors = [HYPERBAND_FACTOR**left for left in range(halvings, -1, -1)]
+    num_reductions = 0
+    while epochs >= HYPERBAND_FACTOR ** (num_reductions + 1):
+        num_reductions += 1
+    last = math.ceil(1 + math.log(epochs, HYPERBAND_FACTOR)) / (num_reductions + 1)
+    factors = [HYPERBAND_FACTOR**power for power in range(num_reductions, -1, -1)]
     return [Round(math.ceil(last * factor), math.ceil(epochs / factor)) for factor in factors]
 
 
-def check_room_for_halving(options: Any, tuner: TunerOptions) -> None:
-    """Refuses a Hyperband that has nothing to halve, or ends before its last round.
+def check_hyperband(options: Any, tuner: TunerOptions) -> None:
+    """Rejects a Hyperband search with too few epochs for two rounds, or too few trials for its first bracket.
 
     Args:
-      options: Has the sections.
+      options: Any configuration with the sections of `SECTIONS`.
       tuner: The search.
 
     Raises:
@@ -182,50 +185,50 @@ def check_room_for_halving(options: Any, tuner: TunerOptions) -> None:
     """
     if tuner.algorithm != "hyperband":
         return
-    epochs = longest_trial(options, tuner)
+    epochs = max_trial_epochs(options, tuner)
     if epochs < HYPERBAND_FACTOR:
         raise ValueError(
-            f'tuner.algorithm = "hyperband" begins with a part of the epochs: tuner.epochs and training.epochs must be '
-            f"{HYPERBAND_FACTOR} or more (given: {tuner.epochs} and {options.training.epochs})"
+            f'tuner.algorithm = "hyperband" starts with a fraction of the epochs: tuner.epochs and training.epochs '
+            f"must be {HYPERBAND_FACTOR} or more (given: {tuner.epochs} and {options.training.epochs})"
         )
-    needed = sum(found.trials for found in hyperband_rounds(epochs))
-    if tuner.trials < needed:
+    required = sum(one_round.trials for one_round in hyperband_rounds(epochs))
+    if tuner.trials < required:
         raise ValueError(
-            f'tuner.algorithm = "hyperband" with trials of {epochs} epochs needs tuner.trials = {needed} or more, or '
-            f"nothing is trained that long (given: {tuner.trials})"
+            f'tuner.algorithm = "hyperband" with trials of {epochs} epochs requires tuner.trials = {required} or more; '
+            f"with fewer, no trial has that many epochs (given: {tuner.trials})"
         )
 
 
-def longest_trial(options: Any, tuner: TunerOptions) -> int:
-    """Most epochs of any trial, in the first phase.
+def max_trial_epochs(options: Any, tuner: TunerOptions) -> int:
+    """Returns the number of epochs of the longest trials, in the first phase.
 
     Args:
-      options: Has the sections.
+      options: Any configuration with the sections of `SECTIONS`.
       tuner: The search.
     """
     epochs: int = min(tuner.epochs, options.training.epochs)
     return epochs
 
 
-def shortest_trial(options: Any, tuner: TunerOptions) -> int:
-    """Most epochs of those trials that have the fewest.
+def min_trial_epochs(options: Any, tuner: TunerOptions) -> int:
+    """Returns the number of epochs of the shortest trials, in the first phase.
 
     Args:
-      options: Has the sections.
+      options: Any configuration with the sections of `SECTIONS`.
       tuner: The search.
     """
-    epochs = longest_trial(options, tuner)
+    epochs = max_trial_epochs(options, tuner)
     return hyperband_rounds(epochs)[0].epochs if tuner.algorithm == "hyperband" else epochs
 
 
 def missing_condition(options: Any, name: str) -> str:
-    """What a number would need to have an effect; empty if it has one.
+    """Returns the condition under which a number has an effect; empty if the condition is met.
 
     Args:
-      options: Has the sections.
-      name: One of `numeric_fields`.
+      options: Any configuration with the sections of `SECTIONS`.
+      name: A key of `numeric_fields`.
     """
-    for key, (text, holds) in _READ_WHEN.items():
+    for key, (text, holds) in _CONDITIONS.items():
         if name.startswith(key) and not holds(options):
             return text
     condition = tasks.get(options.task.name).option_conditions.get(name.removeprefix("task."))
@@ -233,50 +236,50 @@ def missing_condition(options: Any, name: str) -> str:
 
 
 def changes_loss(options: Any, name: str) -> bool:
-    """Whether a number is part of the loss itself, so that losses of two trials cannot be compared.
+    """Whether a number is part of the loss, so that losses of two trials are not comparable.
 
     Args:
-      options: Has the sections.
-      name: One of `numeric_fields`.
+      options: Any configuration with the sections of `SECTIONS`.
+      name: A key of `numeric_fields`.
     """
     return name in {f"task.{key}" for key in tasks.get(options.task.name).loss_options}
 
 
 def objective(task: str, name: str) -> tasks.Objective:
-    """Returns the objective of that name.
+    """Returns one objective of a task.
 
     Args:
       task: Name of the task.
       name: Column of the training history.
 
     Raises:
-      ValueError: If the task has no such objective; the message lists those that it has.
+      ValueError: If the task has no such objective; the message lists its objectives.
     """
     known = {entry.name: entry for entry in tasks.get(task).objectives}
     if name not in known:
-        suggestion = did_you_mean(name, known) or f". It has: {', '.join(known)}."
-        raise ValueError(f"tuner.objective: {task} has no `{name}`{suggestion}")
+        suggestion = did_you_mean(name, known) or f". Objectives: {', '.join(known)}."
+        raise ValueError(f"tuner.objective: {task} has no objective `{name}`{suggestion}")
     return known[name]
 
 
-def shown(value: Number) -> str:
-    """A number for people: four digits tell rates apart, and of integers all are meant."""
+def format_number(value: Number) -> str:
+    """Formats an integer with all digits, another number with four."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def numeric_fields(options: Section) -> dict[str, type[int] | type[float]]:
-    """All fields that can be tuned, with their types.
+    """Returns all fields that can be tuned, with their types.
 
     Args:
-      options: Has the sections.
+      options: Any configuration with the sections of `SECTIONS`.
     """
-    found = {}
+    number_types = {}
     for section in SECTIONS:
         for key, field in type(getattr(options, section)).model_fields.items():
-            kind = _number_type(field.annotation)
-            if kind and f"{section}.{key}" not in NOT_TUNED:
-                found[f"{section}.{key}"] = kind
-    return found
+            number_type = _number_type(field.annotation)
+            if number_type and f"{section}.{key}" not in NOT_TUNED:
+                number_types[f"{section}.{key}"] = number_type
+    return number_types
 
 
 def _number_type(annotation: Any) -> type[int] | type[float] | None:
@@ -288,16 +291,16 @@ def _number_type(annotation: Any) -> type[int] | type[float] | None:
     return annotation if annotation in (int, float) else None
 
 
-def with_values(options: Options, values: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Options:
-    """A configuration with other values, validated anew.
+def replace_values(options: Options, values: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Options:
+    """Returns a configuration with other values, validated.
 
     Args:
       options: Any configuration of sections.
-      values: By the name of the field, `section.key`.
-      context: What validators are told, as when the configuration was read.
+      values: New values by the name of the field, `section.key`.
+      context: Context of the validators, as when the configuration was read.
 
     Raises:
-      ValidationError: If a value, or how it goes with the others, is not allowed.
+      ValidationError: If a value is invalid, or conflicts with another one.
     """
     table = options.model_dump()
     for name, value in values.items():
@@ -306,12 +309,12 @@ def with_values(options: Options, values: Mapping[str, Any], context: Mapping[st
     return type(options).model_validate(table, context=context)
 
 
-def trial_length(options: Any, epochs: int) -> dict[str, int]:
-    """The fields that make a training as short as a trial.
+def trial_epochs(options: Any, epochs: int) -> dict[str, int]:
+    """Returns the fields that limit a training to the length of a trial.
 
     Args:
-      options: Has the sections.
-      epochs: At most, in each phase.
+      options: Any configuration with the sections of `SECTIONS`.
+      epochs: Maximum number of epochs of each phase.
     """
     return {
         "training.epochs": min(options.training.epochs, epochs),
@@ -319,10 +322,10 @@ def trial_length(options: Any, epochs: int) -> dict[str, int]:
     }
 
 
-def found_values(hyperparameters: Mapping[str, Any]) -> dict[str, Number]:
-    """The values of our fields in a HyperParameters artifact.
+def tuned_values(hyperparameters: Mapping[str, Any]) -> dict[str, Number]:
+    """Reads the values of the tuned fields from a HyperParameters artifact.
 
     Args:
-      hyperparameters: KerasTuner's JSON; Hyperband keeps its own counters among the values.
+      hyperparameters: KerasTuner's JSON, whose values include Hyperband's own counters.
     """
     return {name: value for name, value in hyperparameters["values"].items() if not name.startswith("tuner/")}

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]  # of dropout and the like: never all of it
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]  # a share below 1, such as of dropout
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration; a key that it does not know is an error, and so is NaN."""
+    """A frozen section of the configuration; an unknown key is an error, and so is NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,23 +29,23 @@ class ModelOptions(Section):
     name: str
 
     def smallest_image(self) -> int:
-        """Side of the smallest picture, pixels, that the network can take."""
+        """Returns the side of the smallest image, pixels, that the network accepts."""
         return 1
 
     def has_backbone(self) -> bool:
-        """Whether the network begins with a pre-trained one, which takes RGB pixels and normalises them itself."""
+        """Whether the network starts with a pre-trained backbone, which takes RGB pixels and normalises them itself."""
         return False
 
     def with_random_weights(self) -> Self:
-        """The same network without pre-trained weights, for looking at its shape."""
+        """Returns the same network without pre-trained weights, to inspect its layers."""
         return self
 
     def begins_frozen(self) -> bool:
-        """Whether the pre-trained network is frozen while what follows it is trained first."""
+        """Whether the backbone is frozen in the first training phase."""
         return False
 
     def can_unfreeze(self) -> bool:
-        """Whether there is a pre-trained network whose layers can be trained further."""
+        """Whether fine-tuning can train layers of a pre-trained backbone."""
         return False
 
 

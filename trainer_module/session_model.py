@@ -1,4 +1,4 @@
-"""A SavedModel as TF Serving sees it: a session and its signatures, no Python objects."""
+"""Loads a SavedModel as TF Serving does: a session and its signatures, without Python objects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import tensorflow as tf
 
 
 class SessionModel:
-    """Loads a SavedModel with the session loader and runs its signatures; safe to use from several threads.
+    """Loads a SavedModel with the session loader and runs its signatures; thread-safe.
 
-    `tf.saved_model.load` is no substitute: it restores Python objects and so does not see variables that a session
+    `tf.saved_model.load` is not a substitute: it restores Python objects and does not notice variables that a session
     cannot find.
     """
 
@@ -24,7 +24,7 @@ class SessionModel:
           export_dir: Folder with `saved_model.pb` and `variables/`.
 
         Raises:
-          Exception: Whatever the loader raises for an export that is not whole; the errors have no common class.
+          Exception: Any error of the loader for an incomplete export; the errors have no common class.
         """
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {}
@@ -35,7 +35,7 @@ class SessionModel:
         except Exception:
             self._session.close()
             raise
-        # The initialiser of a SavedModel is stored as a signature too; it is not one that can be asked.
+        # The initializer of a SavedModel is stored as a signature too, but cannot be called.
         self.signatures = {
             name: definition
             for name, definition in meta_graph.signature_def.items()
@@ -48,29 +48,29 @@ class SessionModel:
         """Runs one signature.
 
         Args:
-          signature: Its name.
-          inputs: An array for every input; strings as an object array of bytes.
-          outputs: Names of the wanted outputs; all when absent.
+          signature: Name of the signature.
+          inputs: One array per input; strings as an object array of bytes.
+          outputs: Names of the requested outputs; all if absent.
 
         Returns:
-          An array for every wanted output.
+          One array per requested output.
 
         Raises:
-          KeyError: If the signature, an input or an output is not known.
-          tf.errors.OpError: If the graph refuses the values.
+          KeyError: If the signature, an input or an output is unknown.
+          tf.errors.OpError: If the graph rejects the values.
         """
         definition = self.signatures[signature]
         aliases = tuple(definition.inputs)
-        wanted = tuple(definition.outputs) if outputs is None else tuple(outputs)
-        key = (signature, wanted)
+        requested = tuple(definition.outputs) if outputs is None else tuple(outputs)
+        key = (signature, requested)
         with self._lock:
             if key not in self._callables:
                 self._callables[key] = self._session.make_callable(
-                    [definition.outputs[name].name for name in wanted],
+                    [definition.outputs[name].name for name in requested],
                     [definition.inputs[alias].name for alias in aliases],
                 )
         values = self._callables[key](*(inputs[alias] for alias in aliases))
-        return dict(zip(wanted, values, strict=True))
+        return dict(zip(requested, values, strict=True))
 
     def run_on(self, signature: str, values: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Runs a signature whose only input is string [N]."""

@@ -1,4 +1,4 @@
-"""Finds the weights: compile, fit, keep the best; in two phases where the base is pre-trained."""
+"""Trains a network and keeps its best weights; in two phases if the model has a pre-trained backbone."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import augmentation, distribution, features, history, models, optimizers, precision, tasks
+from trainer_module import augmentation, distribution, features, models, optimizers, precision, tasks
 from trainer_module.checkpoints import Checkpoint, CheckpointFile
 from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
 from trainer_module.fused_normalization import fused
-from trainer_module.history import History
+from trainer_module.history import DATA_WAIT, LEARNING_RATE, PHASE, SECONDS, History, Row
 from trainer_module.options import TrainerOptions
-
-# One line an epoch for whoever watches the run; the command shows it beside the running node.
-PROGRESS_LOGGER = "tfx_vision.progress"
 
 # Names of the phases, in the column `phase` of the history.
 WHOLE, HEAD, FINE_TUNING = "whole", "head", "fine_tuning"
 
-_LOWER_THE_RATE = "Lower `training.learning_rate` (for example by a factor of ten) and run again."
+_LOWER_LEARNING_RATE = "Lower `training.learning_rate` (for example by a factor of ten) and run again."
 
-# Above this share of the time, faster reading would make training noticeably faster.
+# Above this share of the training time, faster reading would make training noticeably faster.
 _LONG_WAIT = 0.2
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number; no model is exported."""
+    """The loss became NaN or infinite; no model is exported."""
 
 
 class _Phase(NamedTuple):
@@ -42,125 +39,127 @@ class _Phase(NamedTuple):
     learning_rate: float
 
 
-class _Fitted(NamedTuple):
-    """What is fitted in a phase, on what, and watched on what."""
+class _Fit(NamedTuple):
+    """The model and the data of one phase."""
 
     model: keras.Model
     train_data: tf.data.Dataset
     validation_data: tf.data.Dataset
 
 
-class _Shared(NamedTuple):
-    """What all phases of a training share."""
+class _Training(NamedTuple):
+    """Everything that all phases share."""
 
     options: TrainerOptions
     loss: keras.losses.Loss
     steps_per_epoch: int
-    records: History
+    history: History
     checkpoint: CheckpointFile
 
 
-class _StopWhenDiverged(keras.callbacks.Callback):
+class _DivergenceCheck(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if loss != loss:
-            raise TrainingDivergedError(f"The training loss became NaN in step {batch + 1}. {_LOWER_THE_RATE}")
+            raise TrainingDivergedError(f"The training loss became NaN in step {batch + 1}. {_LOWER_LEARNING_RATE}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingDivergedError(f"The validation loss became {loss} in epoch {epoch + 1}. {_LOWER_THE_RATE}")
+            raise TrainingDivergedError(
+                f"The validation loss became {loss} in epoch {epoch + 1}. {_LOWER_LEARNING_RATE}"
+            )
 
 
-class _Recorder(keras.callbacks.Callback):
-    """Writes the history, and says how it goes."""
+class _HistoryWriter(keras.callbacks.Callback):
+    """Writes the history and logs the progress."""
 
-    def __init__(self, records: History, phase: _Phase, done: int, wait: DataWait | None) -> None:
+    def __init__(self, history: History, phase: _Phase, first_epoch: int, wait: DataWait | None) -> None:
         super().__init__()
-        self._records, self._phase, self._wait = records, phase, wait
-        self._first_fitted, self._first_of_phase = done, len(records.rows) - done
-        self._start = self._trained = 0.0
+        self._history, self._phase, self._wait = history, phase, wait
+        self._first_epoch, self._earlier_epochs = first_epoch, len(history.rows) - first_epoch
+        self._start = self._training_seconds = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._start, self._trained = time.perf_counter(), 0.0
+        self._start, self._training_seconds = time.perf_counter(), 0.0
         if self._wait:
-            self._wait.take()
+            self._wait.pop()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._trained = time.perf_counter() - self._start
+        self._training_seconds = time.perf_counter() - self._start
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         seconds = time.perf_counter() - self._start
-        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        row: history.Row = {
-            history.PHASE: self._phase.name,
-            history.SECONDS: round(seconds, 3),
-            history.LEARNING_RATE: float(rate),
+        learning_rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        row: Row = {
+            PHASE: self._phase.name,
+            SECONDS: round(seconds, 3),
+            LEARNING_RATE: float(learning_rate),
         }
         if self._wait:
-            row[history.DATA_WAIT] = round(self._wait.take() / (self._trained or seconds), 4)
-        figures = {name: float(value) for name, value in (logs or {}).items() if name != "learning_rate"}
-        self._records.append(row | figures)
+            row[DATA_WAIT] = round(self._wait.pop() / (self._training_seconds or seconds), 4)
+        metrics = {name: float(value) for name, value in (logs or {}).items() if name != "learning_rate"}
+        self._history.append(row | metrics)
 
-        # Figures of single classes (`iou/road`) would hide the others; they are in the history.
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items() if "/" not in name)
-        number, last = self._first_of_phase + epoch + 1, self._first_of_phase + self._phase.epochs
-        logger = logging.getLogger(PROGRESS_LOGGER)
-        logger.info("epoch %d/%d  %s", number, last, shown)
-        waited = row.get(history.DATA_WAIT, 0.0)
-        # The first epoch reads and decodes every picture, which later ones do not.
-        if waited > _LONG_WAIT and epoch > self._first_fitted:
-            logger.info("epoch %d: %.0f %% of the training time was spent waiting for pictures", number, 100 * waited)
+        # Metrics of single classes (`iou/road`) are in the history only: they would hide the others.
+        values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+        number, last = self._earlier_epochs + epoch + 1, self._earlier_epochs + self._phase.epochs
+        logger = logging.getLogger(features.PROGRESS_LOGGER)
+        logger.info("epoch %d/%d  %s", number, last, values)
+        wait = row.get(DATA_WAIT, 0.0)
+        # Only the first epoch reads and decodes the images.
+        if wait > _LONG_WAIT and epoch > self._first_epoch:
+            logger.info("epoch %d: %.0f %% of the training time was spent waiting for images", number, 100 * wait)
 
 
-class _Keeper(keras.callbacks.Callback):
-    """Writes a checkpoint after every epoch, and gives the other callbacks back what they knew."""
+class _CheckpointWriter(keras.callbacks.Callback):
+    """Writes a checkpoint after every epoch, and restores the state of the other callbacks."""
 
-    # What Keras's callbacks learn while they watch.
-    _MEMORY = (
+    # Attributes of Keras's callbacks that change during training.
+    _CALLBACK_STATE = (
         ("stopping", ("wait", "best", "best_epoch")),
         ("plateau", ("wait", "best")),
     )
 
     def __init__(
         self,
-        shared: _Shared,
+        training: _Training,
         phase: _Phase,
-        before: list[np.ndarray],
-        watching: dict[str, keras.callbacks.Callback],
+        initial_weights: list[np.ndarray],
+        callbacks: dict[str, keras.callbacks.Callback],
         restored: Checkpoint | None,
     ) -> None:
         super().__init__()
-        self._shared, self._phase, self._before = shared, phase, before
-        self._watching, self._restored = watching, restored
+        self._training, self._phase, self._initial_weights = training, phase, initial_weights
+        self._callbacks, self._restored = callbacks, restored
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._restored is None:
             return
-        self._watching["stopping"].best_weights = self._restored.arrays["best"]
-        for name, known in self._restored.state["watching"].items():
-            for attribute, value in known.items():
-                setattr(self._watching[name], attribute, value)
+        self._callbacks["stopping"].best_weights = self._restored.arrays["best"]
+        for name, attributes in self._restored.state["callbacks"].items():
+            for attribute, value in attributes.items():
+                setattr(self._callbacks[name], attribute, value)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self._shared.checkpoint.is_written:
+        if not self._training.checkpoint.is_written:
             return
         state = {
             "phase": self._phase.name,
             "epochs": epoch + 1,
             "stopped": bool(self.model.stop_training),
-            "rows": self._shared.records.rows,
-            "watching": {
-                name: {attribute: getattr(self._watching[name], attribute) for attribute in attributes}
-                for name, attributes in self._MEMORY
+            "rows": self._training.history.rows,
+            "callbacks": {
+                name: {attribute: getattr(self._callbacks[name], attribute) for attribute in attributes}
+                for name, attributes in self._CALLBACK_STATE
             },
         }
         arrays = {
             "variables": [variable.numpy() for variable in _variables(self.model)],
-            "best": self._watching["stopping"].best_weights,
-            "before": self._before,
+            "best": self._callbacks["stopping"].best_weights,
+            "initial": self._initial_weights,
         }
-        self._shared.checkpoint.write(Checkpoint(state, arrays))
+        self._training.checkpoint.write(Checkpoint(state, arrays))
 
 
 def train(
@@ -173,57 +172,57 @@ def train(
     checkpoint: CheckpointFile | None = None,
     cache_dir: str | None = None,
 ) -> keras.callbacks.History:
-    """Compiles and fits; the model ends with the weights of the epoch whose validation loss was lowest.
+    """Compiles and fits the model, which ends with the weights of the epoch with the lowest validation loss.
 
-    A model with a pre-trained base is trained in two phases: its head with the base frozen, then, if
-    `fine_tuning.epochs` says so, the last layers of the base too, at a rate of their own. As long as the base is frozen
-    and no augmentation is asked for, the base of a classifier sees every picture once, not once an epoch.
+    A model with a pre-trained backbone is trained in two phases: first the head with the backbone frozen, then, if
+    `fine_tuning.epochs` is above 0, the last layers of the backbone too, with a learning rate of its own. While the
+    backbone is frozen and no augmentation is active, the backbone of a classifier processes every image once, not once
+    per epoch.
 
     Args:
-      model: From pixels to logits. It computes in float32 afterwards, whatever the precision of training.
-      options: `training`, `fine_tuning`, `augmentation`, `model` and what the task reads.
-      train_data: (uint8 [n, h, w, c], label) batches of known number, shuffled; the label as the task's `read_label`
-        gives it.
+      model: Network from pixels to logits. Afterwards it computes in float32, whatever the precision of training.
+      options: `training`, `fine_tuning`, `augmentation`, `model` and the keys that the task reads.
+      train_data: (uint8 [n, h, w, c], label) batches of known number, shuffled; labels as from the task's `read_label`.
       validation_data: The same, in any order.
-      run_dir: Receives `history.csv`, whose epochs go on from phase to phase, and TensorBoard's `train/` and
+      run_dir: Receives `history.csv`, whose epochs continue from phase to phase, and TensorBoard's `train/` and
         `validation/`.
-      checkpoint: Written after every epoch; an interrupted call goes on from it. The order of the pictures and of
-        random changes in tf.data begins anew then. It is left for the caller to delete. None keeps nothing.
-      cache_dir: Where features are kept that do not fit in memory; `cache/` in run_dir if not said. It is left for the
-        caller to delete.
+      checkpoint: Written after every epoch; an interrupted call resumes from it, with a new order of the images and new
+        random changes in tf.data. The caller deletes it. None stores nothing.
+      cache_dir: Receives features that do not fit in memory; `cache/` in run_dir by default. The caller deletes it.
 
     Returns:
-      Keras's history of all phases, one value an epoch for every figure of `trainer_module.history`.
+      Keras's history of all phases: one value per epoch for every column of `trainer_module.history`.
 
     Raises:
-      TrainingDivergedError: If the loss of a step becomes NaN, or that of the validation split is not finite.
+      TrainingDivergedError: If the loss of a step becomes NaN, or the validation loss is not finite.
     """
     checkpoint = checkpoint or CheckpointFile(None, key="")
     cache_dir = cache_dir or os.path.join(run_dir, "cache")
-    saved = checkpoint.read()
-    records = History(run_dir, saved.state["rows"] if saved else None)
-    if saved:
-        logging.getLogger(PROGRESS_LOGGER).info("going on after epoch %d", len(records.rows))
+    restored = checkpoint.read()
+    history = History(run_dir, restored.state["rows"] if restored else None)
+    if restored:
+        logging.getLogger(features.PROGRESS_LOGGER).info("resuming after epoch %d", len(history.rows))
     task = tasks.get(options.task.name)
-    shared = _Shared(options, task.loss(options, train_data), int(train_data.cardinality()), records, checkpoint)
+    training = _Training(options, task.loss(options, train_data), int(train_data.cardinality()), history, checkpoint)
     train_data = task.sample_weight(train_data, options)
 
     phases = _phases(options)
     names = [phase.name for phase in phases]
-    for index in range(names.index(saved.state["phase"]) if saved else 0, len(phases)):
+    for index in range(names.index(restored.state["phase"]) if restored else 0, len(phases)):
         phase, earlier = phases[index], set(names[:index])
-        if saved and saved.arrays["before"]:
-            model.set_weights(saved.arrays["before"])
-        before = model.get_weights() if earlier else []
+        if restored and restored.arrays["initial"]:
+            model.set_weights(restored.arrays["initial"])
+        initial_weights = model.get_weights() if earlier else []
         if phase.name == FINE_TUNING:
             models.get(options.model.name).unfreeze(model, options.fine_tuning.unfreeze_layers)
-        _fit(_prepared(model, options, phase, train_data, validation_data, cache_dir), phase, shared, before, saved)
-        saved = None
-        if before and records.lowest_loss(earlier) <= records.lowest_loss({phase.name}):
-            model.set_weights(before)  # the phase made nothing better
-    records.close()
+        fit = _prepare_fit(model, options, phase, train_data, validation_data, cache_dir)
+        _run_phase(fit, phase, training, initial_weights, restored)
+        restored = None
+        if initial_weights and history.lowest_val_loss(earlier) <= history.lowest_val_loss({phase.name}):
+            model.set_weights(initial_weights)  # the phase did not improve the model
+    history.close()
     precision.to_float32(model)
-    return records.as_keras()
+    return history.to_keras()
 
 
 def _phases(options: TrainerOptions) -> list[_Phase]:
@@ -234,29 +233,29 @@ def _phases(options: TrainerOptions) -> list[_Phase]:
     return [*phases, _Phase(FINE_TUNING, tuning.epochs, tuning.learning_rate)] if tuning.epochs else phases
 
 
-def _prepared(
+def _prepare_fit(
     model: keras.Model,
     options: TrainerOptions,
     phase: _Phase,
     train_data: tf.data.Dataset,
     validation_data: tf.data.Dataset,
     cache_dir: str,
-) -> _Fitted:
+) -> _Fit:
     """Returns the model with augmentation, or its head on cached features.
 
     Only pooled vectors are cached: the maps that a decoder reads would be many times as large as the images.
     """
-    fitted, changed = augmented(model, train_data, options)
-    is_augmented = fitted is not model or changed is not train_data
+    fitted, augmented_data = add_augmentation(model, train_data, options)
+    is_augmented = fitted is not model or augmented_data is not train_data
     pools = any(layer.name == features.POOLED_LAYER for layer in model.layers)
     if phase.name != HEAD or is_augmented or not pools:
-        return _Fitted(fitted, changed, validation_data)
+        return _Fit(fitted, augmented_data, validation_data)
 
     pooled = model.get_layer(features.POOLED_LAYER).output
     encoder = keras.Model(model.input, pooled, name="encoder")
     head = keras.Model(pooled, model.output, name="head")  # shares its layers with the model
 
-    def encoded(data: tf.data.Dataset, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def encode(data: tf.data.Dataset, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
         return frozen_features(
             encoder,
             data,
@@ -266,71 +265,72 @@ def _prepared(
         )
 
     seed = options.training.seed
-    return _Fitted(head, encoded(train_data, features.TRAIN, seed), encoded(validation_data, features.VALIDATION))
+    return _Fit(head, encode(train_data, features.TRAIN, seed), encode(validation_data, features.VALIDATION))
 
 
-def augmented(
+def add_augmentation(
     model: keras.Model, train_data: tf.data.Dataset, options: TrainerOptions
 ) -> tuple[keras.Model, tf.data.Dataset]:
-    """Adds the augmentation to the data where labels change with the images, otherwise to the model."""
-    task, chosen, seed = tasks.get(options.task.name), options.augmentation, options.training.seed
-    if task.geometry_moves_labels or chosen.placement == "in_dataset" or chosen.mixes():
-        return model, augmentation.in_dataset(train_data, task.augment(options), chosen, seed)
-    return augmentation.in_model(model, chosen, seed), train_data
+    """Adds the augmentation to the data if labels change with the images, otherwise to the model."""
+    task, augment, seed = tasks.get(options.task.name), options.augmentation, options.training.seed
+    if task.geometry_moves_labels or augment.placement == "in_dataset" or augment.mixes():
+        return model, augmentation.in_dataset(train_data, task.augment(options), augment, seed)
+    return augmentation.in_model(model, augment, seed), train_data
 
 
-def _fit(fitted: _Fitted, phase: _Phase, shared: _Shared, before: list[np.ndarray], saved: Checkpoint | None) -> None:
-    """One phase; it ends with the weights of its best epoch."""
-    model, training = fitted.model, shared.options.training
-    optimizer = optimizers.make(
-        training,
+def _run_phase(
+    fit: _Fit, phase: _Phase, training: _Training, initial_weights: list[np.ndarray], restored: Checkpoint | None
+) -> None:
+    """Trains one phase; the model ends with the weights of the phase's best epoch."""
+    model, options = fit.model, training.options.training
+    optimizer = optimizers.build(
+        options,
         learning_rate=phase.learning_rate,
         epochs=phase.epochs,
-        steps_per_epoch=shared.steps_per_epoch,
+        steps_per_epoch=training.steps_per_epoch,
         weights=model.trainable_variables,
     )
     optimizer.build(model.trainable_variables)
-    # Loss scaling is the optimizer's here, whatever the policy of the layers in front of the model.
-    metrics = tasks.get(shared.options.task.name).training_metrics(shared.options)
-    model.compile(optimizer, shared.loss, metrics=metrics, auto_scale_loss=False)
-    done = saved.state["epochs"] if saved else 0
-    if saved:
-        for variable, value in zip(_variables(model), saved.arrays["variables"], strict=True):
+    # The optimizer scales the loss, whatever the dtype policy of the model's layers.
+    metrics = tasks.get(training.options.task.name).training_metrics(training.options)
+    model.compile(optimizer, training.loss, metrics=metrics, auto_scale_loss=False)
+    first_epoch = restored.state["epochs"] if restored else 0
+    if restored:
+        for variable, value in zip(_variables(model), restored.arrays["variables"], strict=True):
             variable.assign(value)
-        if saved.state["stopped"] or done == phase.epochs:
-            model.set_weights(saved.arrays["best"])
+        if restored.state["stopped"] or first_epoch == phase.epochs:
+            model.set_weights(restored.arrays["best"])
             return
 
-    watching = {
+    callbacks = {
         "stopping": keras.callbacks.EarlyStopping(
-            monitor="val_loss", patience=training.early_stopping_patience or phase.epochs, restore_best_weights=True
+            monitor="val_loss", patience=options.early_stopping_patience or phase.epochs, restore_best_weights=True
         ),
         "plateau": keras.callbacks.ReduceLROnPlateau(
-            monitor="val_loss", factor=training.plateau_factor, patience=training.plateau_patience
+            monitor="val_loss", factor=options.plateau_factor, patience=options.plateau_patience
         ),
     }
-    # Under a strategy the batches are divided anew, in threads that the clock does not see.
+    # A strategy distributes the batches in threads of its own, which the measurement does not cover.
     wait = None if tf.distribute.has_strategy() else DataWait()
-    distribution.prepare(model, fitted.train_data)
-    callbacks = [
-        _StopWhenDiverged(),
-        watching["stopping"],
-        *([watching["plateau"]] if training.schedule == "plateau" else []),
-        _Recorder(shared.records, phase, done, wait),
-        _Keeper(shared, phase, before, watching, saved),
-    ]
+    distribution.prepare_fit(model, fit.train_data)
     with fused(model):
         model.fit(
-            wait.measured(fitted.train_data) if wait else distribution.divided(fitted.train_data),
-            validation_data=distribution.divided(fitted.validation_data),
-            initial_epoch=done,
+            wait.measure(fit.train_data) if wait else distribution.shard_by_data(fit.train_data),
+            validation_data=distribution.shard_by_data(fit.validation_data),
+            initial_epoch=first_epoch,
             epochs=phase.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the data come shuffled
+            callbacks=[
+                _DivergenceCheck(),
+                callbacks["stopping"],
+                *([callbacks["plateau"]] if options.schedule == "plateau" else []),
+                _HistoryWriter(training.history, phase, first_epoch, wait),
+                _CheckpointWriter(training, phase, initial_weights, callbacks, restored),
+            ],
+            shuffle=False,  # the data are shuffled already
             verbose=0,
         )
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """All that an epoch changes: weights, states of random generators and of the optimizer."""
+    """Returns everything that an epoch changes: weights, states of random generators and of the optimizer."""
     return [*model.variables, *model.optimizer.variables]

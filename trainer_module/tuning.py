@@ -1,4 +1,4 @@
-"""Searches for better numbers: short trainings, one after another, compared by a figure of the validation split."""
+"""Searches for better hyperparameters: short trainings in sequence, compared by a validation metric."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trials
 from pydantic import ValidationError
 
-from trainer_module import fitting, search_space
+from trainer_module import features, fitting, search_space
 from trainer_module.options import TrainerOptions
 from trainer_module.search_space import Number, TunerOptions
-from trainer_module.training import PROGRESS_LOGGER, TrainingDivergedError
+from trainer_module.training import TrainingDivergedError
 
 COMPLETE, FAILED = "complete", "failed"
 
 
 class NoTrialSucceededError(RuntimeError):
-    """There is nothing to choose from."""
+    """All trials failed."""
 
 
 class TrialResult(NamedTuple):
@@ -39,11 +39,11 @@ class TrialResult(NamedTuple):
       trial: Number, from 1, in the order in which they ran.
       rank: 1 is the best; None for a failed trial.
       state: `complete` or `failed`.
-      epochs: At most, in each phase.
+      epochs: Maximum number of epochs of each phase.
       seconds: Wall time.
-      objective: What is compared.
-      value: Of the objective, with the weights that the training ended with; None for a failed trial.
-      values: The tuned fields' values, by name.
+      objective: Name of the objective.
+      value: The objective of the best epoch, whose weights a training keeps; None for a failed trial.
+      values: Values of the tuned fields, by name.
     """
 
     trial: int
@@ -57,11 +57,11 @@ class TrialResult(NamedTuple):
 
 
 class Search(base_tuner.BaseTuner):
-    """A KerasTuner search whose trials are trainings as Trainer's, with fewer epochs.
+    """A KerasTuner search whose trials are trainings like Trainer's, with fewer epochs.
 
-    A trial whose loss becomes NaN, or whose batches do not fit in memory, has failed, and the next one follows. Any
-    other error ends the search. Hyperband's later rounds train anew, with more epochs, so that every trial is a whole
-    training with its own schedule; that costs at most half as much again.
+    A trial fails if its loss becomes NaN or its batches do not fit in memory; the search continues with the next one.
+    Any other error ends the search. Hyperband's later rounds train from the beginning, with more epochs, so every trial
+    is a complete training with its own schedule; this costs at most 50 % more.
 
     Reference: Bergstra & Bengio 2012, https://jmlr.org/papers/v13/bergstra12a.html (random search); Snoek et al. 2012,
     https://arxiv.org/abs/1206.2944, section 2 (Gaussian processes); Li et al. 2018,
@@ -69,17 +69,17 @@ class Search(base_tuner.BaseTuner):
     """
 
     def __init__(
-        self, options: TrainerOptions, tuner: TunerOptions, pictures: fitting.Pictures, directory: str
+        self, options: TrainerOptions, tuner: TunerOptions, data: fitting.TrainingData, directory: str
     ) -> None:
-        """Prepares the search; nothing is trained yet.
+        """Prepares the search without training.
 
         Args:
-          options: The configuration on which the values are tried; its seed is the search's too.
-          tuner: What is tried, and how often.
-          pictures: What every trial is fitted on; read once.
-          directory: A local folder for what is written while searching.
+          options: The configuration whose values are varied; its seed is also that of the search.
+          tuner: Algorithm, values to try, number of trials.
+          data: The data of every trial; decoded once.
+          directory: A local folder for temporary files.
         """
-        self._options, self._tuner, self._pictures = options, tuner, pictures
+        self._options, self._tuner, self._data = options, tuner, data
         self._scratch = Path(directory)
         self._seconds: dict[str, float] = {}
         self._failures: dict[str, str] = {}
@@ -90,39 +90,39 @@ class Search(base_tuner.BaseTuner):
         """Runs the trials.
 
         Raises:
-          NoTrialSucceededError: If all of them failed.
+          NoTrialSucceededError: If all trials fail.
         """
-        for split in (self._pictures.train, self._pictures.validation):
-            # Kept from here on: no trial waits for the decoder, and one that breaks off leaves nothing half kept.
+        for split in (self._data.train, self._data.validation):
+            # Fills the caches: no trial waits for decoding, and no trial can leave a partly filled cache.
             split.reduce(0, lambda count, *_: count + 1)
         super().search(*fit_args, **fit_kwargs)
         if not any(result.state == COMPLETE for result in self.results()):
             first = next(iter(self._failures.values()))
-            raise NoTrialSucceededError(f"All {len(self._failures)} trials failed. The first: {first}")
+            raise NoTrialSucceededError(f"All {len(self._failures)} trials failed. The first error: {first}")
 
     def on_trial_begin(self, trial: trials.Trial) -> None:
-        """Keeps values in their ranges: Bayesian optimisation reaches the very end, where KerasTuner rounds beyond."""
+        """Clips values to their ranges: at the end of a range KerasTuner's Bayesian optimisation rounds beyond it."""
         values = trial.hyperparameters.values
-        for name, chosen in self._tuner.space.items():
-            values[name] = chosen.limited(values[name])
+        for name, value_range in self._tuner.space.items():
+            values[name] = value_range.clip(values[name])
 
     def run_trial(self, trial: trials.Trial, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Trains with the trial's values.
 
         Returns:
-          The objective, in the epoch whose weights were kept: that of the lowest validation loss.
+          The objective in the epoch with the lowest validation loss, whose weights a training keeps.
 
         Raises:
-          FailedTrialError: If these values cannot be used.
-          FatalRuntimeError: If anything else goes wrong; KerasTuner would take it for a failed trial.
+          FailedTrialError: If training with these values fails.
+          FatalRuntimeError: If anything else fails; KerasTuner would count another error as a failed trial.
         """
         run_dir = self._scratch / "trial"
         start = time.monotonic()
         try:
-            with _named(f"trial {_number(trial)}/{self._tuner.trials}  "):
-                options = search_space.with_values(self._options, self._length_of(trial) | _values_of(trial))
-                _, history = fitting.fit(options, self._pictures, str(run_dir))
-            value = _kept_value(history, self._tuner.objective)
+            with _log_prefix(f"trial {_number(trial)}/{self._tuner.trials}  "):
+                options = search_space.replace_values(self._options, self._epochs(trial) | _tuned_values(trial))
+                _, history = fitting.fit(options, self._data, str(run_dir))
+            value = _best_value(history, self._tuner.objective)
         except (TrainingDivergedError, ValidationError, tf.errors.ResourceExhaustedError) as error:
             self._failures[trial.trial_id] = str(error)
             raise errors.FailedTrialError(str(error)) from error
@@ -135,19 +135,19 @@ class Search(base_tuner.BaseTuner):
         return {self._tuner.objective: value}
 
     def on_trial_end(self, trial: trials.Trial) -> None:
-        """Scores the trial, and says what came of it."""
+        """Scores the trial and logs its result."""
         super().on_trial_end(trial)
         (result,) = [result for result in self.results() if result.trial == _number(trial)]
-        shown = "failed" if result.value is None else f"{result.objective} {result.value:.4f}"
+        score = "failed" if result.value is None else f"{result.objective} {result.value:.4f}"
         values = "  ".join(
-            f"{name.partition('.')[2]} {search_space.shown(value)}" for name, value in result.values.items()
+            f"{name.partition('.')[2]} {search_space.format_number(value)}" for name, value in result.values.items()
         )
-        logging.getLogger(PROGRESS_LOGGER).info(
-            "trial %d/%d  %s  %s  %.1f s", result.trial, self._tuner.trials, shown, values, result.seconds
+        logging.getLogger(features.PROGRESS_LOGGER).info(
+            "trial %d/%d  %s  %s  %.1f s", result.trial, self._tuner.trials, score, values, result.seconds
         )
 
     def results(self) -> list[TrialResult]:
-        """What came of the trials so far, in their order."""
+        """Returns the results of the trials so far, in their order."""
         ended = [self.oracle.trials[trial_id] for trial_id in self.oracle.end_order]
         complete = [trial for trial in ended if trial.status == trials.TrialStatus.COMPLETED]
         best_first = [trial.trial_id for trial in self.oracle.get_best_trials(len(complete))]
@@ -156,27 +156,27 @@ class Search(base_tuner.BaseTuner):
                 trial=_number(trial),
                 rank=best_first.index(trial.trial_id) + 1 if trial in complete else None,
                 state=COMPLETE if trial in complete else FAILED,
-                epochs=self._length_of(trial)["training.epochs"],
+                epochs=self._epochs(trial)["training.epochs"],
                 seconds=round(self._seconds[trial.trial_id], 2),
                 objective=self._tuner.objective,
                 value=trial.score if trial in complete else None,
-                values=_values_of(trial),
+                values=_tuned_values(trial),
             )
             for trial in sorted(ended, key=_number)
         ]
 
-    def _length_of(self, trial: trials.Trial) -> dict[str, int]:
-        """The epochs of a trial: Hyperband decides round by round."""
+    def _epochs(self, trial: trials.Trial) -> dict[str, int]:
+        """Returns the epochs of a trial's phases; Hyperband sets them round by round."""
         epochs = trial.hyperparameters.values.get("tuner/epochs", self._tuner.epochs)
-        return search_space.trial_length(self._options, epochs)
+        return search_space.trial_epochs(self._options, epochs)
 
 
 def write_table(results: list[TrialResult], path: str) -> None:
-    """Writes the trials as CSV, a column for every tuned field.
+    """Writes the trials as CSV, with one column per tuned field.
 
     Args:
-      results: At least one.
-      path: Local, or of any file system that TensorFlow knows.
+      results: One or more results.
+      path: On any file system of TensorFlow.
     """
     rows = [{key: value for key, value in result._asdict().items() if key != "values"} for result in results]
     with tf.io.gfile.GFile(path, "w") as file:
@@ -186,48 +186,47 @@ def write_table(results: list[TrialResult], path: str) -> None:
 
 
 def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
-    kinds = search_space.numeric_fields(options)
+    number_types = search_space.numeric_fields(options)
     space = keras_tuner.HyperParameters()
-    for name, chosen in tuner.space.items():
-        kind, values = kinds[name], chosen.values()
+    for name, value_range in tuner.space.items():
+        number_type, values = number_types[name], value_range.values()
         if values is not None:
-            space.Choice(name, [kind(value) for value in values])
+            space.Choice(name, [number_type(value) for value in values])
         else:
-            new = space.Int if kind is int else space.Float
-            new(name, *map(kind, chosen.bounds()), sampling=chosen.sampling)
+            add = space.Int if number_type is int else space.Float
+            add(name, *map(number_type, value_range.bounds()), sampling=value_range.sampling)
     arguments = {
         "objective": keras_tuner.Objective(*search_space.objective(options.task.name, tuner.objective)),
         "hyperparameters": space,
         "allow_new_entries": False,
         "tune_new_entries": False,
-        "seed": options.training.seed + 1,  # 0 would mean any
-        "max_consecutive_failed_trials": tuner.trials + 1,  # the search goes on
+        "seed": options.training.seed + 1,  # 0 would mean a random seed
+        "max_consecutive_failed_trials": tuner.trials + 1,  # never ends the search
     }
     if tuner.algorithm == "hyperband":
         oracle = keras_tuner.oracles.HyperbandOracle(
-            max_epochs=search_space.longest_trial(options, tuner),
+            max_epochs=search_space.max_trial_epochs(options, tuner),
             factor=search_space.HYPERBAND_FACTOR,
-            hyperband_iterations=0,  # brackets follow each other until the trials are used up
+            hyperband_iterations=0,  # repeats its brackets until all trials are used
             **arguments,
         )
-        oracle.max_trials = tuner.trials  # no argument of it, and TFX's executor needs it too
+        oracle.max_trials = tuner.trials  # not an argument, and TFX's executor reads it
         return oracle
     if tuner.algorithm == "bayesian":
         return keras_tuner.oracles.BayesianOptimizationOracle(max_trials=tuner.trials, **arguments)
     return keras_tuner.oracles.RandomSearchOracle(max_trials=tuner.trials, **arguments)
 
 
-def _kept_value(history: keras.callbacks.History, objective: str) -> float:
+def _best_value(history: keras.callbacks.History, objective: str) -> float:
     losses = history.history["val_loss"]
-    kept = losses.index(min(losses))
-    value = float(history.history[objective][kept])
+    value = float(history.history[objective][losses.index(min(losses))])
     if not math.isfinite(value):
         raise TrainingDivergedError(f"{objective} is {value} on the validation split.")
     return value
 
 
-def _values_of(trial: trials.Trial) -> dict[str, Number]:
-    return search_space.found_values({"values": trial.hyperparameters.values})
+def _tuned_values(trial: trials.Trial) -> dict[str, Number]:
+    return search_space.tuned_values({"values": trial.hyperparameters.values})
 
 
 def _number(trial: trials.Trial) -> int:
@@ -235,16 +234,16 @@ def _number(trial: trials.Trial) -> int:
 
 
 @contextmanager
-def _named(prefix: str) -> Iterator[None]:
-    """Puts the trial's number before what its epochs report."""
+def _log_prefix(prefix: str) -> Iterator[None]:
+    """Puts a prefix before the log messages of the epochs."""
 
-    def with_prefix(record: logging.LogRecord) -> bool:
+    def add_prefix(record: logging.LogRecord) -> bool:
         record.msg = f"{prefix}{record.msg}"
         return True
 
-    logger = logging.getLogger(PROGRESS_LOGGER)
-    logger.addFilter(with_prefix)
+    logger = logging.getLogger(features.PROGRESS_LOGGER)
+    logger.addFilter(add_prefix)
     try:
         yield
     finally:
-        logger.removeFilter(with_prefix)
+        logger.removeFilter(add_prefix)

@@ -40,7 +40,7 @@ class Executor(base_executor.BaseExecutor):
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
         export_dir = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
-        examples = input_pipeline.records([io_utils.all_files_pattern(split_uri)])
+        examples = input_pipeline.read_records([io_utils.all_files_pattern(split_uri)])
         limits = ServingLimits.model_validate_json(exec_properties["limits"])
         report = checks.check_export(
             export_dir,

@@ -19,16 +19,14 @@ from components.evaluator.figures import Evaluation
 from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
 from pipeline.config.sections import PipelineConfig
-from trainer_module import tasks
-from trainer_module.search_space import shown
+from trainer_module import features, tasks
+from trainer_module.search_space import format_number
 
 if TYPE_CHECKING:
     from pipeline.execution.node_runner import NodeResult
     from pipeline.execution.outcome import Outcome
     from pipeline.execution.results import Refusal, RunResult
 
-# trainer_module.training.PROGRESS_LOGGER, which cannot be imported without TensorFlow.
-_PROGRESS_LOGGER = "tfx_vision.progress"
 _MARKS = {
     "complete": "[green]✓[/green]",
     "cached": "[cyan]●[/cyan]",
@@ -65,7 +63,7 @@ class Progress(logging.Handler):
         self._node = ""
 
     def __enter__(self) -> Progress:
-        logger = logging.getLogger(_PROGRESS_LOGGER)
+        logger = logging.getLogger(features.PROGRESS_LOGGER)
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
         if self._status:
@@ -75,7 +73,7 @@ class Progress(logging.Handler):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger(_PROGRESS_LOGGER).removeHandler(self)
+        logging.getLogger(features.PROGRESS_LOGGER).removeHandler(self)
         if self._status:
             self._status.stop()
 
@@ -190,7 +188,7 @@ def _tuning(console: Console, result: RunResult) -> None:
         f"\n[bold]Tuned[/bold] in {found['trials']} trials{failed}: {found['objective']} {found['value']:.4f} with",
     )
     for name, value in found["values"].items():
-        _line(console, f"  {name} = {shown(value)}")
+        _line(console, f"  {name} = {format_number(value)}")
     _line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 

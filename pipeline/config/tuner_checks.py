@@ -25,7 +25,7 @@ def check(config: PipelineConfig) -> None:
             "separately. Search first, and set the values that it finds"
         )
     search_space.objective(config.task.name, config.tuner.objective)
-    search_space.check_room_for_halving(config, config.tuner)
+    search_space.check_hyperband(config, config.tuner)
     _check_shortest_trial(config)
     errors = [error for name in config.tuner.space if (error := _error_in_space(config, name))]
     if errors:
@@ -34,9 +34,9 @@ def check(config: PipelineConfig) -> None:
 
 def _in_shortest_trial(config: PipelineConfig, values: dict[str, search_space.Number]) -> str:
     """The error of the shortest trial's configuration with these values; empty if it is valid."""
-    length = search_space.trial_length(config, search_space.shortest_trial(config, config.tuner))
+    length = search_space.trial_epochs(config, search_space.min_trial_epochs(config, config.tuner))
     try:
-        search_space.with_values(config, {"tuner.enabled": False} | length | values, context={"needs_data": False})
+        search_space.replace_values(config, {"tuner.enabled": False} | length | values, context={"needs_data": False})
     except ValidationError as error:
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
     return ""

@@ -182,7 +182,7 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     return {
         "objective": best["objective"],
         "value": float(best["value"]),
-        "values": search_space.found_values(json.loads(_read(chosen, name))),
+        "values": search_space.tuned_values(json.loads(_read(chosen, name))),
         "trials": len(trials),
         "failed": sum(not trial["rank"] for trial in trials),
         "table": join(results.uri, TRIALS_FILE),

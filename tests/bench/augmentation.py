@@ -72,7 +72,7 @@ def main() -> None:
             options = AugmentationOptions(**said)
             theirs = keras.Sequential([KERAS[key](value) for key, value in said.items()])
             ours = tf.function(
-                lambda images=images, options=options: augmentation.change_pictures(images, options, seed)
+                lambda images=images, options=options: augmentation.augment_images(images, options, seed)
             )
             kerass = tf.function(lambda images=images, theirs=theirs: theirs(images, training=True))
             measured[name] = rates({"ours": ours, "keras": kerass}, batch_size)

@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
-from trainer_module.fitting import Pictures
+from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
 
 NUM_TRAIN = 45_000
@@ -91,7 +91,7 @@ def preset(
     overrides = overrides + ([f"training.epochs={epochs}"] if epochs else [])
     options = loading.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
     pixels = train[0].reshape(-1, 3).astype(np.float64)
-    pictures = Pictures(
+    pictures = TrainingData(
         PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32)),
         tf.data.Dataset.from_tensor_slices(train),
         tf.data.Dataset.from_tensor_slices(held_out),

@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
-from trainer_module.fitting import Pictures
+from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
@@ -96,7 +96,7 @@ def preset(
     options: TrainerOptions, train: Arrays, validation: Arrays, checkpoint: CheckpointFile
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """The preset, trained by the code that the pipeline's Trainer calls."""
-    pictures = Pictures(
+    pictures = TrainingData(
         PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)),  # the backbone normalises
         tf.data.Dataset.from_tensor_slices(train),
         tf.data.Dataset.from_tensor_slices(validation),

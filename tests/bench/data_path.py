@@ -100,15 +100,15 @@ def epochs(artifacts: Path, options) -> list[int]:
     files = [str(next(artifacts.glob("ImageExampleGen/examples/*")) / "Split-train" / "*")]
     output = tft.TFTransformOutput(str(graph))
     layer, spec = output.transform_features_layer(), output.raw_feature_spec()
-    num = input_pipeline.count(files)
-    examples = input_pipeline.examples(
+    num = input_pipeline.count_records(files)
+    examples = input_pipeline.read_examples(
         files,
         lambda serialized: layer(tf.io.parse_example(serialized, spec)),
         options,
         num_examples=num,
         cache_dir=tempfile.mkdtemp(),
     )
-    batches = input_pipeline.batched(examples, 128, shuffle_seed=1)
+    batches = input_pipeline.batch_examples(examples, 128, shuffle_seed=1)
     rates = []
     for _ in range(3):
         start = time.monotonic()

@@ -27,7 +27,7 @@ import tensorflow as tf
 from pipeline.config import loading
 from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
-from trainer_module.fitting import Pictures
+from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.pixel_metrics import PixelMetrics
@@ -80,7 +80,7 @@ def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str, checkpo
     statistics = PixelStatistics(pixels.mean(axis=0).astype(np.float32), pixels.var(axis=0).astype(np.float32))
     model, _ = fitting.fit(
         options,
-        Pictures(statistics, parts["train"].examples(), parts["validation"].examples()),
+        TrainingData(statistics, parts["train"].examples(), parts["validation"].examples()),
         run_dir,
         checkpoint=checkpoint,
     )

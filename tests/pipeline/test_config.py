@@ -284,8 +284,11 @@ def tuned(*overrides):
         ("tuner.space.training.seed={choices=[1]}", r"`training\.seed` cannot be tuned"),
         ("tuner.space.training.epochs={choices=[1]}", r"`training\.epochs` cannot be tuned"),
         ("tuner.space={}", "at least 1 item"),
-        ("tuner.objective=val_acuracy", r"classification has no `val_acuracy`\. Did you mean `val_accuracy`\?"),
-        ("tuner.objective=val_mean_iou", r"classification has no `val_mean_iou`"),
+        (
+            "tuner.objective=val_acuracy",
+            r"classification has no objective `val_acuracy`\. Did you mean `val_accuracy`\?",
+        ),
+        ("tuner.objective=val_mean_iou", r"classification has no objective `val_mean_iou`"),
         ("tuner.algorithm=bayes", "tuner.algorithm: .*'bayesian'"),
         (
             "tuner.space.task.label_smoothing={min=0,max=0.2}",

@@ -31,7 +31,7 @@ def images(rng):
 
 
 def changed(images, seed=SEED, **options):
-    return augmentation.change_pictures(tf.constant(images), AugmentationOptions(**options), tf.constant(seed)).numpy()
+    return augmentation.augment_images(tf.constant(images), AugmentationOptions(**options), tf.constant(seed)).numpy()
 
 
 def dots(count, side, row, column):
@@ -129,7 +129,7 @@ def test_masks_move_with_their_pictures_and_ids_are_not_averaged():
     pictures = np.repeat(np.stack([y, x, y], axis=-1)[np.newaxis], 40, axis=0)
     masks = np.repeat((16 * y + x).astype(np.uint8)[np.newaxis], 40, axis=0)
     options = AugmentationOptions(horizontal_flip=True, vertical_flip=True, **GEOMETRY)
-    moved, ids = augmentation.change_pictures_and_masks(
+    moved, ids = augmentation.augment_images_and_masks(
         tf.constant(pictures), tf.constant(masks), options, tf.constant(SEED)
     )
     y, x, _ = np.moveaxis(moved.numpy(), -1, 0)
@@ -143,7 +143,7 @@ def test_masks_move_with_their_pictures_and_ids_are_not_averaged():
 def test_colours_change_in_the_picture_alone(images):
     masks = tf.constant((images[..., 0] // 86).astype(np.uint8))
     options = AugmentationOptions(contrast=0.5, brightness=0.2)
-    changed, same = augmentation.change_pictures_and_masks(images, masks, options, tf.constant(SEED))
+    changed, same = augmentation.augment_images_and_masks(images, masks, options, tf.constant(SEED))
     assert np.abs(changed - images).max() > 1
     np.testing.assert_array_equal(same, masks)
 
@@ -299,7 +299,7 @@ def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixin
 
     def run():
         keras.utils.set_random_seed(17)  # as the trainer does
-        return epochs(training.augmented(None, data, chosen)[1])
+        return epochs(training.add_augmentation(None, data, chosen)[1])
 
     (first, second), again = run(), run()
     assert equal(first, again[0]) and equal(second, again[1])
@@ -312,7 +312,7 @@ def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixin
 
 def test_the_data_of_a_reproducible_run_keep_their_length_and_weights(data):
     weighted = data.map(lambda images, labels: (images, labels, tf.cast(labels, tf.float32)))
-    _, result = training.augmented(None, weighted, options(mixup=1.0))
+    _, result = training.add_augmentation(None, weighted, options(mixup=1.0))
     assert int(result.cardinality()) == 3
     for _, labels, weights in result:
         np.testing.assert_allclose(weights.numpy(), labels.numpy() @ np.arange(3.0), atol=1e-5)
@@ -322,27 +322,27 @@ def test_a_model_with_changes_is_reproducible_and_uses_the_same_function(images)
     chosen = AugmentationOptions(**EVERYTHING)
 
     def run():
-        layer = augmentation.RandomChanges(chosen, seed=3)
+        layer = augmentation.RandomAugmentation(chosen, seed=3)
         return [layer(images, training=True).numpy() for _ in range(2)]
 
     (first, second), again = run(), run()
     np.testing.assert_array_equal([first, second], again)
     assert not np.array_equal(first, second)
     seed = tf.cast(keras.random.SeedGenerator(3).next(), tf.int32)
-    np.testing.assert_array_equal(first, augmentation.change_pictures(images, chosen, seed))
+    np.testing.assert_array_equal(first, augmentation.augment_images(images, chosen, seed))
 
 
 def test_nothing_changes_outside_training(images):
     chosen = options(**EVERYTHING)
     model = network(chosen)
-    fitted, _ = training.augmented(model, None, chosen)
+    fitted, _ = training.add_augmentation(model, None, chosen)
     expected = model(images, training=False).numpy()
     assert fitted is not model
     np.testing.assert_array_equal(fitted(images, training=False), expected)
     np.testing.assert_array_equal(fitted(images), expected)  # not even if nobody says so
     np.testing.assert_array_equal(fitted.predict(images, verbose=0), fitted.predict(images, verbose=0))
     assert np.abs(fitted(images, training=True).numpy() - expected).max() > 1e-3
-    assert not any(isinstance(layer, augmentation.RandomChanges) for layer in model.layers)
+    assert not any(isinstance(layer, augmentation.RandomAugmentation) for layer in model.layers)
     np.testing.assert_array_equal(network(options())(images, training=False), expected)
 
 
@@ -351,7 +351,7 @@ def test_both_placements_train(data, placement):
     chosen = options(placement=placement, **EVERYTHING)
     model = network(chosen)
     before = model.get_weights()
-    fitted, changed_data = training.augmented(model, data, chosen)
+    fitted, changed_data = training.add_augmentation(model, data, chosen)
     assert (fitted is model) == (placement == "in_dataset") == (changed_data is not data)
     fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
     history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
@@ -362,7 +362,7 @@ def test_both_placements_train(data, placement):
 def test_mixed_labels_train(data):
     chosen = options(mixup=0.3, cutmix=1.0)
     model = network(chosen)
-    fitted, changed_data = training.augmented(model, data, chosen)
+    fitted, changed_data = training.add_augmentation(model, data, chosen)
     assert fitted is model
     fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
     history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
@@ -375,12 +375,12 @@ def test_masks_are_changed_in_the_data(rng):
     data = tf.data.Dataset.from_tensor_slices((images, images[..., 0] // 86)).batch(4)
     chosen = options("segmentation", **GEOMETRY)
     model = network(chosen)
-    fitted, changed_data = training.augmented(model, data, chosen)
+    fitted, changed_data = training.add_augmentation(model, data, chosen)
     assert fitted is model
     keras.utils.set_random_seed(17)
-    one = epochs(training.augmented(model, data, chosen)[1], 1)
+    one = epochs(training.add_augmentation(model, data, chosen)[1], 1)
     keras.utils.set_random_seed(17)
-    assert equal(one[0], epochs(training.augmented(model, data, chosen)[1], 1)[0])
+    assert equal(one[0], epochs(training.add_augmentation(model, data, chosen)[1], 1)[0])
     fitted.compile("adam", segmentation.TASK.loss(chosen), metrics=segmentation.TASK.training_metrics(chosen))
     assert np.isfinite(fitted.fit(changed_data, shuffle=False, verbose=0).history["loss"]).all()
 

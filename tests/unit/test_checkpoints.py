@@ -37,7 +37,7 @@ def test_a_damaged_one_is_said_and_passed_over(tmp_path, caplog):
         caplog.clear()
         path.write_bytes(damaged)
         assert file.read() is None
-        assert "Training begins anew" in caplog.text
+        assert "Training starts from the beginning" in caplog.text
 
 
 def test_without_a_path_nothing_is_kept():

@@ -121,12 +121,12 @@ def test_a_batch_is_given_only_to_a_keras_that_asks_for_it(caplog):
 def test_where_there_is_no_gpu():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has one")
-    with pytest.raises(ValueError, match=r"needs a GPU.*take `none`"):
+    with pytest.raises(ValueError, match=r'requires a GPU.*use "none"'):
         distribution.strategy("mirrored")
 
 
 def test_without_a_cluster(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
+    with pytest.raises(ValueError, match="requires the environment variable TF_CONFIG"):
         distribution.strategy("multi_worker")
     assert distribution.is_chief(distribution.strategy("none"))

@@ -37,8 +37,8 @@ def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, t
         noted = tf.py_function(lambda x: decoded.append(len(x)) or x, [serialized], tf.string)
         return {features.IMAGE_PIXELS: tf.ensure_shape(noted, [None]), features.LABEL: tf.strings.length(serialized)}
 
-    monkeypatch.setattr(input_pipeline, "LARGEST_MEMORY_CACHE", largest)
-    examples = input_pipeline.examples(
+    monkeypatch.setattr(input_pipeline, "MAX_MEMORY_CACHE_BYTES", largest)
+    examples = input_pipeline.read_examples(
         patterns,
         transform,
         TransformOptions(image_size=SIZE),
@@ -48,7 +48,7 @@ def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, t
     )
     assert int(examples.cardinality()) == COUNT
     for batch_size in (2, 3, 2):  # another batch size shares what is kept
-        found = np.concatenate([images for images, _ in input_pipeline.batched(examples, batch_size)])
+        found = np.concatenate([images for images, _ in input_pipeline.batch_examples(examples, batch_size)])
         np.testing.assert_array_equal(found, pixels)
     assert sum(decoded) == times * COUNT
     assert bool(list(tmp_path.glob("cache/*"))) == is_file
@@ -57,7 +57,7 @@ def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, t
 def test_the_order_is_another_in_every_epoch_and_the_same_again():
     def orders():
         examples = tf.data.Dataset.range(100).map(lambda n: (tf.fill([1, 1, 1], tf.cast(n, tf.uint8)), n))
-        shuffled = input_pipeline.batched(examples, 100, shuffle_seed=7)
+        shuffled = input_pipeline.batch_examples(examples, 100, shuffle_seed=7)
         return [next(iter(shuffled))[1].numpy().tolist() for _ in range(2)]
 
     one, other = orders()

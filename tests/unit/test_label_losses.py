@@ -44,8 +44,8 @@ def test_label_smoothing(labels, smoothing):
 
 
 def test_hits_of_ids_and_of_the_largest_share():
-    np.testing.assert_array_equal(label_losses.is_hit(tf.constant(IDS), LOGITS), [1, 1, 1, 0])
-    np.testing.assert_array_equal(label_losses.is_hit(tf.constant(SHARES), LOGITS), [1, 1, 1, 0])
+    np.testing.assert_array_equal(label_losses.is_correct(tf.constant(IDS), LOGITS), [1, 1, 1, 0])
+    np.testing.assert_array_equal(label_losses.is_correct(tf.constant(SHARES), LOGITS), [1, 1, 1, 0])
 
 
 def labelled(labels, size=4):
@@ -145,7 +145,7 @@ def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
 def test_weights_are_mixed_as_labels_are(data):
     chosen = options("scratch_cnn", task={"class_weights": "balanced"}, augmentation={"cutmix": 1.0})
     weights = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    _, changed = training.augmented(None, classification.TASK.sample_weight(data, chosen), chosen)
+    _, changed = training.add_augmentation(None, classification.TASK.sample_weight(data, chosen), chosen)
     ((_, shares, found),) = list(changed)
     np.testing.assert_allclose(found, shares.numpy() @ weights, rtol=1e-5)
     assert len(np.unique(shares)) > 4

@@ -12,7 +12,7 @@ EPOCHS, STEPS = 10, 20
 
 def made(weights=(), **keys):
     chosen = TrainingOptions(**keys)
-    return optimizers.make(chosen, learning_rate=0.5, epochs=EPOCHS, steps_per_epoch=STEPS, weights=weights)
+    return optimizers.build(chosen, learning_rate=0.5, epochs=EPOCHS, steps_per_epoch=STEPS, weights=weights)
 
 
 def rates(**keys):

@@ -32,14 +32,14 @@ def test_a_range_holds_the_values_that_it_says(table, values):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({}, "needs min and max, or choices"),
-        ({"min": 1}, "needs min and max, or choices"),
+        ({}, "requires min and max, or choices"),
+        ({"min": 1}, "requires min and max, or choices"),
         ({"min": 2, "max": 2}, r"min must be below max \(given: 2 and 2\)"),
-        ({"min": 0, "max": 1, "sampling": "log"}, "needs a min above 0"),
-        ({"min": 1, "max": 8, "step": 1, "sampling": "log"}, "step is a factor, above 1"),
+        ({"min": 0, "max": 1, "sampling": "log"}, "requires min above 0"),
+        ({"min": 1, "max": 8, "step": 1, "sampling": "log"}, "step is a factor and must be above 1"),
         ({"min": 0, "max": 1, "step": 1e-4}, "more than 1000 values"),
-        ({"choices": [1], "max": 3}, "choices stand alone"),
-        ({"choices": [1], "sampling": "log"}, "choices stand alone"),
+        ({"choices": [1], "max": 3}, "choices excludes min, max, step and sampling"),
+        ({"choices": [1], "sampling": "log"}, "choices excludes min, max, step and sampling"),
     ],
 )
 def test_a_range_that_says_nothing_clear_is_refused(table, message):
@@ -49,7 +49,7 @@ def test_a_range_that_says_nothing_clear_is_refused(table, message):
 
 def test_values_are_kept_in_their_bounds():
     chosen = Range(min=2, max=5, sampling="log")
-    assert [chosen.limited(value) for value in (1, 2, 4, 6)] == [2, 2, 4, 5]
+    assert [chosen.clip(value) for value in (1, 2, 4, 6)] == [2, 2, 4, 5]
 
 
 @pytest.mark.parametrize("epochs", [3, 5, 9, 20, 26, 27, 81])
@@ -62,7 +62,7 @@ def test_hyperbands_first_bracket_is_kerastuners(epochs):
     assert search_space.hyperband_rounds(epochs) == expected
     tuner = TunerOptions(algorithm="hyperband", epochs=99)
     every = [oracle._get_epochs(b, index) for b in range(bracket + 1) for index in range(b + 1)]
-    assert search_space.shortest_trial(options(training={"epochs": epochs}), tuner) == min(every)
+    assert search_space.min_trial_epochs(options(training={"epochs": epochs}), tuner) == min(every)
 
 
 @pytest.mark.parametrize(("epochs", "longer"), [(3, 3), (20, 20), (9, 81)])
@@ -71,9 +71,9 @@ def test_hyperband_has_trials_for_its_first_bracket(epochs, longer):
     for in_training, in_trial in ((epochs, longer), (longer, epochs)):
         chosen = options(training={"epochs": in_training})
         enough = TunerOptions(algorithm="hyperband", epochs=in_trial, trials=needed)
-        search_space.check_room_for_halving(chosen, enough)
-        with pytest.raises(ValueError, match=f"needs tuner.trials = {needed} or more"):
-            search_space.check_room_for_halving(chosen, enough.model_copy(update={"trials": needed - 1}))
+        search_space.check_hyperband(chosen, enough)
+        with pytest.raises(ValueError, match=f"requires tuner.trials = {needed} or more"):
+            search_space.check_hyperband(chosen, enough.model_copy(update={"trials": needed - 1}))
 
 
 def test_names_may_be_quoted_or_nested():
@@ -100,7 +100,7 @@ def test_every_condition_is_of_a_field():
         model={"name": "unet", "encoder": "mobilenet_v2"},
         transform={"normalization": "backbone"},
     )
-    for key in search_space._READ_WHEN:
+    for key in search_space._CONDITIONS:
         assert any(name.startswith(key) for name in search_space.numeric_fields(encoded)), key
 
 
@@ -108,25 +108,25 @@ def test_every_condition_is_of_a_field():
     ("value", "text"), [(65535, "65535"), (10, "10"), (0.000123456, "0.0001235"), (1.0, "1"), (65535.0, "6.554e+04")]
 )
 def test_integers_are_shown_whole(value, text):
-    assert search_space.shown(value) == text
+    assert search_space.format_number(value) == text
 
 
 def test_values_are_put_in_and_checked_anew():
-    found = search_space.with_values(options(), {"training.learning_rate": 0.5, "task.dense_units": 7})
+    found = search_space.replace_values(options(), {"training.learning_rate": 0.5, "task.dense_units": 7})
     assert (found.training.learning_rate, found.task.dense_units) == (0.5, 7)
     assert found.model_copy(update={"training": options().training, "task": options().task}) == options()
     with pytest.raises(ValidationError, match="less than 1"):
-        search_space.with_values(options(), {"task.dropout": 1.0})
-    with pytest.raises(ValidationError, match="no base that begins frozen"):
-        search_space.with_values(options(), {"fine_tuning.epochs": 1})
+        search_space.replace_values(options(), {"task.dropout": 1.0})
+    with pytest.raises(ValidationError, match="no backbone that starts frozen"):
+        search_space.replace_values(options(), {"fine_tuning.epochs": 1})
 
 
 def test_a_trial_is_never_longer_than_the_training():
     chosen = options(training={"epochs": 4})
-    assert search_space.trial_length(chosen, 9) == {"training.epochs": 4, "fine_tuning.epochs": 0}
-    assert search_space.trial_length(chosen, 2)["training.epochs"] == 2
+    assert search_space.trial_epochs(chosen, 9) == {"training.epochs": 4, "fine_tuning.epochs": 0}
+    assert search_space.trial_epochs(chosen, 2)["training.epochs"] == 2
 
 
 def test_hyperbands_counters_are_not_ours():
     values = {"training.learning_rate": 0.1, "tuner/epochs": 3, "tuner/trial_id": "0001"}
-    assert search_space.found_values({"space": [], "values": values}) == {"training.learning_rate": 0.1}
+    assert search_space.tuned_values({"space": [], "values": values}) == {"training.learning_rate": 0.1}

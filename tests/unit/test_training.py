@@ -137,7 +137,7 @@ def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, mo
     counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
     expected = np.concatenate([encoder(images, training=False) for images, _ in data])
     for largest, is_file in ((10**9, False), (0, True)):
-        monkeypatch.setattr("trainer_module.input_pipeline.LARGEST_MEMORY_CACHE", largest)
+        monkeypatch.setattr("trainer_module.input_pipeline.MAX_MEMORY_CACHE_BYTES", largest)
         read.clear()
         path = str(tmp_path / "cache" / str(is_file))
         kept = frozen_features(encoder, counted, batch_size=5, cache_path=path)
@@ -162,7 +162,7 @@ def test_kept_features_are_shuffled_anew_and_reproducibly(fresh, data, tmp_path)
 def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
     transfer.unfreeze(fresh, 8)
     encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
-    with pytest.raises(ValueError, match="can be trained; freeze it first"):
+    with pytest.raises(ValueError, match="trainable weights; freeze it first"):
         frozen_features(encoder, data, batch_size=5, cache_path=str(tmp_path / "x"))
 
 
@@ -247,11 +247,11 @@ def test_waiting_for_pictures_is_measured(fresh, data, tmp_path):
 
 def test_what_is_measured_are_the_same_batches(data):
     wait = DataWait()
-    for one, other in zip(wait.measured(data), data, strict=True):
+    for one, other in zip(wait.measure(data), data, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
-    assert wait.take() > 0
-    assert wait.take() == 0
+    assert wait.pop() > 0
+    assert wait.pop() == 0
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

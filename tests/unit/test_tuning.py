@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import fitting, input_pipeline, search_space, tasks, training, tuning
+from trainer_module import features, fitting, input_pipeline, search_space, tasks, training, tuning
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 from trainer_module.search_space import TunerOptions
@@ -49,11 +49,11 @@ def pictures(reads):
         return image, tf.ensure_shape(tf.py_function(note, [label], tf.int64), [])
 
     examples = tf.data.Dataset.from_tensor_slices((images, labels)).map(read)
-    kept = input_pipeline.kept(examples, COUNT * SIZE * SIZE * 3, "").apply(
+    kept = input_pipeline.cache_examples(examples, COUNT * SIZE * SIZE * 3, "").apply(
         tf.data.experimental.assert_cardinality(COUNT)
     )
     statistics = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 2500.0, np.float32))
-    return fitting.Pictures(statistics, kept, kept)
+    return fitting.TrainingData(statistics, kept, kept)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def said():
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger(training.PROGRESS_LOGGER)
+    logger = logging.getLogger(features.PROGRESS_LOGGER)
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     yield lines
@@ -87,7 +87,7 @@ def quick(monkeypatch):
     """Trials without training: the nearer the rate to 0.01, the better; a rate above `diverges` is one too many."""
     seen = []
 
-    def fit(options, pictures, run_dir, *, diverges=0.05):
+    def fit(options, data, run_dir, *, diverges=0.05):
         rate = options.training.learning_rate
         seen.append(options)
         if rate > diverges:
@@ -120,7 +120,7 @@ def test_every_trial_is_a_training_as_the_trainers(search, pictures, tmp_path, r
     assert f"  batch_size {results[0].values['training.batch_size']}  " in said[2]
     best = found.get_best_hyperparameters()[0].values
     assert best == next(result.values for result in results if result.rank == 1)
-    tuned = search_space.with_values(options(), best | {"training.epochs": 2})
+    tuned = search_space.replace_values(options(), best | {"training.epochs": 2})
     _, history = fitting.fit(tuned, pictures, str(tmp_path / "whole"))
     at_lowest_loss = history.history["val_accuracy"][int(np.argmin(history.history["val_loss"]))]
     assert max(result.value for result in results) == pytest.approx(at_lowest_loss)
@@ -196,13 +196,13 @@ def without_a_figure(*_):
 @pytest.mark.parametrize(("fit", "reason"), [(too_large, "OOM"), (without_a_figure, "val_loss is nan on the valid")])
 def test_what_else_makes_a_failed_trial(search, quick, monkeypatch, fit, reason):
     monkeypatch.setattr(fitting, "fit", fit)
-    with pytest.raises(tuning.NoTrialSucceededError, match=f"All 2 trials failed. The first: .*{reason}"):
+    with pytest.raises(tuning.NoTrialSucceededError, match=f"All 2 trials failed. The first error: .*{reason}"):
         search()
 
 
 def test_if_all_fail_the_run_says_why(search, quick):
     with pytest.raises(
-        tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first: The training loss became NaN"
+        tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first error: The training loss became NaN"
     ):
         search(space={"training.learning_rate": {"min": 0.1, "max": 1}})
 

@@ -1,4 +1,4 @@
-"""What TFX Trainer calls."""
+"""The hook of TFX Trainer."""
 
 import json
 import os
@@ -9,26 +9,26 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from trainer_module import distribution, export, features, fitting, search_space
 from trainer_module.checkpoints import CheckpointFile
-from trainer_module.hooks import pictures
+from trainer_module.hooks.inputs import read_inputs
 from trainer_module.locations import is_remote
 from trainer_module.options import TrainerOptions
 
 
 # TFX Trainer calls this function.
 def run_fn(fn_args: FnArgs) -> None:
-    """Trains on the train split, watches the validation split, exports.
+    """Trains on the train split, validates on the validation split, exports the model.
 
     Args:
-      fn_args: `custom_config["options"]` is TrainerOptions as JSON, `custom_config["checkpoint_dir"]` where an
-        interrupted training is found again; `train_files` and `eval_files` (raw examples), `transform_graph_path`,
-        `serving_model_dir` and `model_run_dir` as TFX sets them; `hyperparameters`, if Tuner ran, is KerasTuner's
-        JSON, whose values replace those of the options.
+      fn_args: `custom_config["options"]` is TrainerOptions as JSON, `custom_config["checkpoint_dir"]` the folder of the
+        checkpoint from which an interrupted training resumes; `train_files` and `eval_files` (raw examples),
+        `transform_graph_path`, `serving_model_dir` and `model_run_dir` as TFX sets them; `hyperparameters`, if Tuner
+        ran, is KerasTuner's JSON, whose values replace those of the options.
     """
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
     if fn_args.hyperparameters:
-        options = search_space.with_values(options, search_space.found_values(fn_args.hyperparameters))
+        options = search_space.replace_values(options, search_space.tuned_values(fn_args.hyperparameters))
     strategy = distribution.strategy(options.training.distribution)  # before TensorFlow computes anything
-    # Every worker trains, and reads where an interrupted training was; only one writes what is kept.
+    # Every worker trains and reads the checkpoint of an interrupted training; only the chief's files are kept.
     is_chief = distribution.is_chief(strategy)
     checkpoint = CheckpointFile(
         os.path.join(fn_args.custom_config["checkpoint_dir"], "trainer.npz"),
@@ -41,13 +41,13 @@ def run_fn(fn_args: FnArgs) -> None:
         ),
         is_written=is_chief,
     )
-    with tempfile.TemporaryDirectory() as thrown_away:
-        run_dir = fn_args.model_run_dir if is_chief else thrown_away
-        # What is read in every epoch should be near: of a store's run_dir, on this machine.
-        cache_dir = os.path.join(thrown_away if is_remote(run_dir) else run_dir, "cache")
-        inputs = pictures.read(fn_args, options, cache_dir)
+    with tempfile.TemporaryDirectory() as temporary_dir:
+        run_dir = fn_args.model_run_dir if is_chief else temporary_dir
+        # Every epoch reads the cache: it must be on this machine even if run_dir is in an object store.
+        cache_dir = os.path.join(temporary_dir if is_remote(run_dir) else run_dir, "cache")
+        inputs = read_inputs(fn_args, options, cache_dir)
         model, _ = fitting.fit(
-            options, inputs.pictures, run_dir, strategy=strategy, checkpoint=checkpoint, cache_dir=cache_dir
+            options, inputs.data, run_dir, strategy=strategy, checkpoint=checkpoint, cache_dir=cache_dir
         )
         if is_chief:
             export.export(

@@ -1,4 +1,4 @@
-"""What TFX Tuner calls."""
+"""The hook of TFX Tuner."""
 
 import shutil
 import tempfile
@@ -8,7 +8,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
 
 from trainer_module import tuning
-from trainer_module.hooks import pictures
+from trainer_module.hooks.inputs import read_inputs
 from trainer_module.locations import is_remote
 from trainer_module.options import TrainerOptions
 from trainer_module.search_space import TunerOptions
@@ -24,9 +24,9 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """
     options = TrainerOptions.model_validate_json(fn_args.custom_config["options"])
     tuner = TunerOptions.model_validate_json(fn_args.custom_config["tuner"])
-    # What trainings write while they run has to be local, and TFX's folder may be in a store.
+    # The files of running trials must be local, and TFX's folder may be in an object store.
     scratch = tempfile.mkdtemp(dir=None if is_remote(fn_args.working_dir) else fn_args.working_dir)
-    inputs = pictures.read(fn_args, options, f"{scratch}/cache", tuner.max_examples)
-    search = tuning.Search(options, tuner, inputs.pictures, scratch)
+    inputs = read_inputs(fn_args, options, f"{scratch}/cache", tuner.max_examples)
+    search = tuning.Search(options, tuner, inputs.data, scratch)
     weakref.finalize(search, shutil.rmtree, scratch, ignore_errors=True)
     return TunerFnResult(tuner=search, fit_kwargs={})

@@ -158,7 +158,7 @@ def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
     chosen = options.augmentation
 
     def change(seed: tf.Tensor, images: tf.Tensor, *targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images = augmentation.change_pictures(images, chosen, seed)
+        images = augmentation.augment_images(images, chosen, seed)
         if chosen.mixes():
             labels, *weights = targets
             targets = (tf.one_hot(labels, len(options.classes)), *weights)
@@ -181,7 +181,7 @@ def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
 
     from trainer_module import label_losses
 
-    return [keras.metrics.MeanMetricWrapper(label_losses.is_hit, name="accuracy")]
+    return [keras.metrics.MeanMetricWrapper(label_losses.is_correct, name="accuracy")]
 
 
 # === Export ===

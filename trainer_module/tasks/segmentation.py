@@ -110,7 +110,7 @@ def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Moves image and mask alike: (seed int [2], images, masks) → the same, changed."""
     from trainer_module import augmentation
 
-    return lambda seed, images, masks: augmentation.change_pictures_and_masks(images, masks, options.augmentation, seed)
+    return lambda seed, images, masks: augmentation.augment_images_and_masks(images, masks, options.augmentation, seed)
 
 
 def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
