@@ -362,7 +362,7 @@ def test_hyperband_halves_the_actual_epochs():
     search = ["tuner.algorithm=hyperband", "tuner.epochs=81"]
     with pytest.raises(ConfigError, match=r"must be 3 or more \(given: 81 and 2\)"):
         tuned(*search, "tuner.trials=1000", "training.epochs=2")
-    with pytest.raises(ConfigError, match=r"trials of 3 epochs needs tuner\.trials = 4 or more"):
+    with pytest.raises(ConfigError, match=r"trials of 3 epochs requires tuner\.trials = 4 or more"):
         tuned(*search, "tuner.trials=3", "training.epochs=3")
     tuned(*search, "tuner.trials=4", "training.epochs=3")  # 81 epochs would require more
 

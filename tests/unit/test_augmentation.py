@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from trainer_module import augmentation, training
+from trainer_module import augmentation, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions
@@ -385,12 +385,12 @@ def test_masks_are_changed_in_the_data(rng):
     assert np.isfinite(fitted.fit(changed_data, shuffle=False, verbose=0).history["loss"]).all()
 
 
-@pytest.mark.parametrize("task", [classification, segmentation])
-def test_nothing_asked_for_is_nothing_done(task):
-    chosen = options("segmentation" if task is segmentation else "classification")
+@pytest.mark.parametrize("task", tasks.names())
+def test_without_options_model_and_data_are_unchanged(task):
+    chosen = options(task)
     model, data = object(), object()
-    assert task.augmented(model, data, chosen) == (model, data)
-    assert task.weighted(data, chosen) is data
+    assert training.add_augmentation(model, data, chosen) == (model, data)
+    assert tasks.get(task).sample_weight(data, chosen) is data
 
 
 # --- What cannot be asked for -----------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def test_nothing_asked_for_is_nothing_done(task):
 @pytest.mark.parametrize(
     ("augmented", "task", "message"),
     [
-        ({"random_erasing": 0.1}, {}, r"augmentation\.random_erasing does not support pictures with one label"),
+        ({"random_erasing": 0.1}, {}, r"augmentation\.random_erasing does not support labels of .*a mask per image"),
         ({"mixup": 0.1}, {}, r"augmentation\.mixup does not support .*set it to 0"),
         ({"cutmix": 0.1}, {}, r"augmentation\.cutmix does not support"),
         ({"placement": "in_model"}, {}, r'set augmentation\.placement = "in_dataset"'),

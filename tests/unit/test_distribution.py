@@ -31,7 +31,7 @@ from trainer_module import training
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import classification
+from trainer_module.network import build as build_network
 keras.utils.set_random_seed(1)
 options = TrainerOptions(
     classes=("a", "b"),

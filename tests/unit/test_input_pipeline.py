@@ -45,6 +45,7 @@ def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, t
         num_examples=COUNT,
         cache_dir=str(tmp_path / "cache"),
         cache=cache,
+        read_label=lambda transformed, _: transformed[features.LABEL],
     )
     assert int(examples.cardinality()) == COUNT
     for batch_size in (2, 3, 2):  # another batch size shares what is kept

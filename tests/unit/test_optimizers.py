@@ -102,10 +102,10 @@ def test_half_precision_scales_the_loss():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"weight_decay": 0.1}, 'take "adamw"'),
-        ({"optimizer": "adamw"}, "adamw without weight_decay is adam: set training.weight_decay"),
-        ({"nesterov": True}, 'nesterov is of optimizer = "sgd"'),
-        ({"warmup_epochs": 1}, 'warmup_epochs is of schedule = "cosine"'),
+        ({"weight_decay": 0.1}, 'use "adamw", which is Adam with weight decay'),
+        ({"optimizer": "adamw"}, "adamw without weight_decay equals adam: set training.weight_decay"),
+        ({"nesterov": True}, 'nesterov requires optimizer = "sgd"'),
+        ({"warmup_epochs": 1}, 'warmup_epochs requires schedule = "cosine"'),
         ({"schedule": "cosine", "warmup_epochs": 20, "epochs": 20}, "must be less than epochs = 20"),
     ],
 )

@@ -1,6 +1,7 @@
 """Phases: what each may change, and what is written of them."""
 
 import csv
+import dataclasses
 import time
 import types
 
@@ -171,17 +172,17 @@ def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
     [
         ({"transform": {"image_size": 32}}, r'set transform\.normalization = "backbone" \(given: "dataset"\)'),
         ({"transform": {"normalization": "backbone", "channels": 1}}, r"set transform\.channels = 3"),
-        ({"model": {"name": "scratch_cnn"}, "transform": {"normalization": "backbone"}}, "needs a model with a pre-tr"),
+        ({"model": {"name": "scratch_cnn"}, "transform": {"normalization": "backbone"}}, "requires a model with"),
         (
             {"model": {"name": "scratch_cnn"}, "transform": {}, "fine_tuning": {"epochs": 1}},
-            "no base that begins frozen",
+            "no backbone that starts frozen",
         ),
         (
             {
                 "model": {"name": "transfer", "backbone": "saved_model"},
                 "fine_tuning": {"epochs": 1, "unfreeze_layers": 1},
             },
-            "layers cannot be trained",
+            "layers of a SavedModel cannot be trained",
         ),
         ({"model": {"name": "transfer", "backbone": "vgg"}}, r"unknown backbone `vgg`; known: densenet121"),
     ],
@@ -259,7 +260,7 @@ def test_a_loss_that_is_no_number_stops_the_training(fresh, data, tmp_path, monk
     def loss(labels, logits):
         return tf.where(tf.reshape(labels, [-1]) < 100, tf.reduce_mean(logits**2, axis=-1), float("nan"))
 
-    monkeypatch.setattr(classification, "loss", lambda *_: loss)
+    monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, loss=lambda *_: loss))
     broken = data.map(lambda images, labels: (images, labels + 100))
     both = {"train_data": data, "validation_data": data} | {f"{split}_data": broken}
     with pytest.raises(training.TrainingDivergedError, match=rf"(?i)the {split}\w* loss became nan .*learning_rate"):

@@ -178,7 +178,7 @@ def test_a_pre_trained_encoder_normalises_by_what_it_has_learnt_while_training(t
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
 def test_only_an_encoder_that_begins_frozen_can_be_fine_tuned(tiny, weights):
     how = "frozen_first" if weights == "none" else "from_start"
-    with pytest.raises(ValidationError, match="no base that begins frozen"):
+    with pytest.raises(ValidationError, match="no backbone that starts frozen"):
         with_encoder(weights=weights, model={"encoder_training": how}, fine_tuning={"epochs": 1})
 
 
