@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -20,7 +19,6 @@ from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.options import ExampleGenOptions
-from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from components.image_example_gen.shards import Shard, WorkFolder
 
 _WORK_FOLDER = ".undivided"
@@ -87,19 +85,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             tf.io.gfile.makedirs(directory)
         self._run(work, WriteSplits(folder, split_dirs))
         tf.io.gfile.rmtree(folder.location)
-        contents = summary.summarize(dataset, division, refused, counts)
-        tf.io.gfile.makedirs(quarantine.uri)
-        files = [file._asdict() for file in sorted(refused)]
-        for name, lines in (
-            (QUARANTINE_FILE, files),
-            (DUPLICATES_FILE, summary.duplicate_groups(records, division)),
-        ):
-            with tf.io.gfile.GFile(os.path.join(quarantine.uri, name), "w") as file:
-                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        with tf.io.gfile.GFile(os.path.join(quarantine.uri, SUMMARY_FILE), "w") as file:
-            file.write(json.dumps(contents, indent=2, ensure_ascii=False))
-        quarantine.set_int_custom_property("quarantined", contents["quarantined"])
-        quarantine.set_int_custom_property("examples", contents["examples"])
+        contents = summary.summarize(dataset, records, division, refused, counts)
+        contents.write(quarantine.uri)
+        quarantine.set_int_custom_property("quarantined", contents.summary.quarantined)
+        quarantine.set_int_custom_property("examples", contents.summary.examples)
 
     def _examine(
         self, work: list[Shard], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions

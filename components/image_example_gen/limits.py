@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.errors import ClassWithoutTrainingImagesError, EmptySplitError, TooManyBadFilesError
 from components.image_example_gen.layouts import RefusedFile
-from components.image_example_gen.summary import SplitCounts
 from trainer_module import features
 
 # Reasons listed in an error; the log has all of them.

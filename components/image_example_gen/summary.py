@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
+from components.image_example_gen.artifact import (
+    DuplicateCounts,
+    DuplicateGroup,
+    DuplicateImage,
+    Quarantine,
+    QuarantinedFile,
+    SplitCounts,
+    Summary,
+)
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import RefusedFile
-from components.image_example_gen.splits import Division, Record
-
-
-class SplitCounts(NamedTuple):
-    """Number of examples in a split: all of them, and per class name, if labels have class names."""
-
-    examples: int
-    classes: dict[str, int]
+from components.image_example_gen.splits import Division, Duplicates, Record
 
 
 def count_splits(records: Iterable[Record], division: Division, split_names: Iterable[str]) -> dict[str, SplitCounts]:
@@ -32,36 +33,49 @@ def count_splits(records: Iterable[Record], division: Division, split_names: Ite
 
 
 def summarize(
-    dataset: Dataset, division: Division, refused: Sequence[RefusedFile], splits: Mapping[str, SplitCounts]
-) -> dict[str, Any]:
-    """Composes the summary."""
-    return {
-        "examples": sum(counts.examples for counts in splits.values()),
-        "quarantined": len(refused),
-        "reasons": dict(Counter(file.reason.split(":")[0] for file in sorted(refused)).most_common()),
-        "splits": {split: counts.classes or {"": counts.examples} for split, counts in splits.items()},
-        "duplicates": {kind: _count_duplicates(kind, division) for kind in ("exact", "near")},
-        "span": dataset.span,
-        "version": dataset.version,
-    }
+    dataset: Dataset,
+    records: Sequence[Record],
+    division: Division,
+    refused: Iterable[RefusedFile],
+    splits: Mapping[str, SplitCounts],
+) -> Quarantine:
+    """Composes the quarantine artifact.
+
+    Args:
+      dataset: The dataset.
+      records: All usable images.
+      division: Their splits and duplicates.
+      refused: All files that are not used, those with conflicting labels included.
+      splits: From `count_splits`.
+    """
+    files = tuple(QuarantinedFile(path=file.path, reason=file.reason) for file in sorted(refused))
+    return Quarantine(
+        Summary(
+            examples=sum(counts.examples for counts in splits.values()),
+            quarantined=len(files),
+            reasons=dict(Counter(file.reason.split(":")[0] for file in files).most_common()),
+            splits=dict(splits),
+            duplicates={kind: _count_duplicates(kind, division) for kind in ("exact", "near")},
+            span=dataset.span,
+            version=dataset.version,
+        ),
+        files,
+        tuple(_group(group, records, division) for group in division.duplicates),
+    )
 
 
-def _count_duplicates(kind: str, division: Division) -> dict[str, int]:
+def _count_duplicates(kind: str, division: Division) -> DuplicateCounts:
     groups = [group for group in division.duplicates if group.kind == kind]
-    return {
-        "groups": len(groups),
-        "copies": sum(len(group.members) - 1 for group in groups),
-        "astride": sum(division.is_leaking(group) for group in groups),
-    }
+    return DuplicateCounts(
+        groups=len(groups),
+        duplicates=sum(len(group.members) - 1 for group in groups),
+        leaking_groups=sum(division.is_leaking(group) for group in groups),
+    )
 
 
-def duplicate_groups(records: Sequence[Record], division: Division) -> Iterable[dict[str, Any]]:
-    """Returns one object per group, for `duplicates.jsonl`."""
-    for group in division.duplicates:
-        yield {
-            "kind": group.kind,
-            "pictures": [
-                {"path": records[index].path, "class": "".join(records[index].classes), "split": division.splits[index]}
-                for index in group.members
-            ],
-        }
+def _group(group: Duplicates, records: Sequence[Record], division: Division) -> DuplicateGroup:
+    images = [
+        DuplicateImage(path=records[index].path, classes=records[index].classes, split=division.splits[index])
+        for index in group.members
+    ]
+    return DuplicateGroup(kind=group.kind, images=tuple(images))

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluator import metric_names
-from components.image_example_gen.quarantine import SUMMARY_FILE
+from components.image_example_gen.artifact import (
+    DuplicateCounts,
+    DuplicateGroup,
+    DuplicateImage,
+    QuarantinedFile,
+    SplitCounts,
+    Summary,
+)
 from components.model_report.sources import Sizes, Sources
 from components.model_report.tables import MOST_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count
 
@@ -51,20 +57,19 @@ class Data:
 def summarize(sources: Sources) -> Data:
     """What the model was made and measured with."""
     summary = sources.data
-    splits: dict[str, dict[str, int]] = summary["splits"]
-    with_masks = sources.evaluation.task == metric_names.SEGMENTATION
-    span = f", span {summary['span']}" if summary.get("span") else ""
+    span = f", span {summary.span}" if summary.span else ""
     sentence = (
-        f"{summary['examples']:,} pictures, {len(sources.evaluation.classes)} classes, {len(splits)} splits{span}."
+        f"{summary.examples:,} images, {len(sources.evaluation.classes)} classes, {len(summary.splits)} splits{span}."
     )
+    has_classes = any(counts.classes for counts in summary.splits.values())
     return Data(
         sentence=sentence,
-        classes=None if with_masks else _class_counts(sources.evaluation.classes, splits),
-        splits=_split_table(splits, sources.sizes),
-        duplicates=[_duplicate_sentence(kind, found) for kind, found in summary.get("duplicates", {}).items()],
+        classes=_class_counts(sources.evaluation.classes, summary.splits) if has_classes else None,
+        splits=_split_table(summary.splits, sources.sizes),
+        duplicates=[_duplicate_sentence(kind, counts) for kind, counts in summary.duplicates.items()],
         groups=_groups_table(sources.duplicates),
         quarantine=_quarantine_sentence(summary),
-        refused=_refused_table(sources.quarantined, summary.get("quarantined", 0)),
+        refused=_refused_table(sources.quarantined, summary.quarantined),
         drift=_drift_sentence(sources.drift),
         drifted=list(sources.drift.get("found", []))[:_MOST_LISTED],
         skew=_skew_sentence(sources.drift),
@@ -72,7 +77,7 @@ def summarize(sources: Sources) -> Data:
     )
 
 
-def _class_counts(classes: Sequence[str], splits: dict[str, dict[str, int]]) -> Table:
+def _class_counts(classes: Sequence[str], splits: dict[str, SplitCounts]) -> Table:
     columns = [
         Column("Class"),
         *[Column(split.capitalize(), numeric=True) for split in splits],
@@ -80,21 +85,21 @@ def _class_counts(classes: Sequence[str], splits: dict[str, dict[str, int]]) -> 
     ]
     rows = []
     for name in classes:
-        counts = [of.get(name, 0) for of in splits.values()]
+        counts = [split_counts.classes.get(name, 0) for split_counts in splits.values()]
         rows.append([Cell(name), *map(count, counts), count(sum(counts))])
     rows.sort(key=lambda row: row[-1].sort or 0.0)
-    rows, caption = at_most(rows, MOST_CLASSES, "Pictures by class, the rarest first", SUMMARY_FILE)
+    rows, caption = at_most(rows, MOST_CLASSES, "Pictures by class, the rarest first", Summary.FILE)
     return Table(caption, columns, rows, sorted_by=len(columns) - 1)
 
 
-def _split_table(splits: dict[str, dict[str, int]], sizes: Sequence[Sizes]) -> Table:
+def _split_table(splits: dict[str, SplitCounts], sizes: Sequence[Sizes]) -> Table:
     by_split = {of.split: of for of in sizes}
     columns = [Column("Split"), Column("Pictures", numeric=True)]
     if sizes:
         columns += [Column("Width", numeric=True), Column("Height", numeric=True), Column("Formats")]
     rows = []
     for split, counts in splits.items():
-        row = [Cell(split), count(sum(counts.values()))]
+        row = [Cell(split), count(counts.examples)]
         if sizes:
             of = by_split.get(split)
             row += (
@@ -111,49 +116,44 @@ def _range(bounds: tuple[float, float, float]) -> Cell:
     return Cell(f"{median:g}", median, f"{low:g} to {high:g}" if low != high else "all")
 
 
-def _duplicate_sentence(kind: str, found: dict[str, int]) -> str:
-    what = "are exact copies of others" if kind == "exact" else "look like others"
-    if not found["groups"]:
-        return f"No pictures {what}."
-    text = f"{found['copies']:,} pictures {what}, in {found['groups']:,} groups"
-    if found["astride"]:
-        text += (
-            f"; {found['astride']:,} groups lie on two sides of the split, so that figures look better than they are"
-        )
-    return text + "."
+def _duplicate_sentence(kind: str, counts: DuplicateCounts) -> str:
+    if not counts.groups:
+        return f"No {kind} duplicates."
+    leakage = f"; {counts.leaking_groups:,} groups span several splits (leakage), which makes metrics too good"
+    text = f"{counts.duplicates:,} {kind} duplicates in {counts.groups:,} groups"
+    return f"{text}{leakage if counts.leaking_groups else ''}."
 
 
-def _groups_table(groups: Sequence[dict[str, Any]]) -> Table | None:
+def _groups_table(groups: Sequence[DuplicateGroup]) -> Table | None:
     if not groups:
         return None
     rows = [
         [
-            Cell("exact copies" if group["kind"] == "exact" else "look alike"),
-            Cell(", ".join(sorted({str(picture["split"]) or "left out" for picture in group["pictures"]}))),
-            Cell(_paths(group["pictures"])),
+            Cell(f"{group.kind} duplicates"),
+            Cell(", ".join(sorted({image.split or "quarantined" for image in group.images}))),
+            Cell(_paths(group.images)),
         ]
         for group in groups[:_MOST_GROUPS]
     ]
-    return Table(f"The first {len(rows)} groups", [Column("Kind"), Column("Splits"), Column("Pictures")], rows)
+    return Table(f"The first {len(rows)} groups", [Column("Kind"), Column("Splits"), Column("Images")], rows)
 
 
-def _paths(found: Sequence[dict[str, Any]]) -> str:
-    more = f" and {len(found) - _MOST_PATHS:,} more" if len(found) > _MOST_PATHS else ""
-    return ", ".join(str(picture["path"]) for picture in found[:_MOST_PATHS]) + more
+def _paths(images: Sequence[DuplicateImage]) -> str:
+    more = f" and {len(images) - _MOST_PATHS:,} more" if len(images) > _MOST_PATHS else ""
+    return ", ".join(image.path for image in images[:_MOST_PATHS]) + more
 
 
-def _quarantine_sentence(summary: dict[str, Any]) -> str:
-    quarantined = summary.get("quarantined", 0)
-    if not quarantined:
+def _quarantine_sentence(summary: Summary) -> str:
+    if not summary.quarantined:
         return "No file was refused."
-    reasons = ", ".join(f"{reason}: {found:,}" for reason, found in summary.get("reasons", {}).items())
-    return f"{quarantined:,} file{'s were' if quarantined > 1 else ' was'} refused ({reasons})."
+    reasons = ", ".join(f"{reason}: {number:,}" for reason, number in summary.reasons.items())
+    return f"{summary.quarantined:,} file{'s were' if summary.quarantined > 1 else ' was'} refused ({reasons})."
 
 
-def _refused_table(quarantined: Sequence[dict[str, str]], total: int) -> Table | None:
+def _refused_table(quarantined: Sequence[QuarantinedFile], total: int) -> Table | None:
     if not quarantined:
         return None
-    rows = [[Cell(record["path"]), Cell(record["reason"])] for record in quarantined[:_MOST_LISTED]]
+    rows = [[Cell(file.path), Cell(file.reason)] for file in quarantined[:_MOST_LISTED]]
     caption = "Refused files" if total <= len(rows) else f"The first {len(rows)} of {total:,} refused files"
     return Table(caption, [Column("File"), Column("Reason")], rows)
 

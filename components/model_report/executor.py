@@ -6,7 +6,6 @@ import csv
 import datetime
 import importlib.metadata
 import io
-import itertools
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from components.evaluator import metric_names
 from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.artifact import ExplainedPrediction, ExplanationIndex, FaithfulnessReport
-from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.artifact import Quarantine
 from components.model_report import masks, page, pictures, rendering, weakest
 from components.model_report.sources import Explained, Push, Sizes, Sources
 from components.serving_validator.artifact import ServingCheckReport
@@ -77,7 +76,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         evaluation = Evaluation.model_validate_json(_read(present["evaluation"], FIGURES_FILE))
         # The configuration as it was trained with, what Tuner found included.
         options = TrainerOptions.model_validate_json(_read(present["model_run"], features.OPTIONS_FILE))
-        quarantine = present["quarantine"]
+        quarantine = Quarantine.read(present["quarantine"].uri, _MOST_LINES)
         pushed, baseline = present["pushed_model"], present.get("baseline_model")
         # Of masks the page shows the weakest pictures instead.
         shown = "explanations" in present and evaluation.task != metric_names.SEGMENTATION
@@ -95,10 +94,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             history=list(_table(present["model_run"], features.HISTORY_FILE)),
             trials=trials,
             tuned=_tuned(trials, options),
-            data=json.loads(_read(quarantine, SUMMARY_FILE)),
+            data=quarantine.summary,
             sizes=_sizes(present["statistics"]),
-            quarantined=_lines(quarantine, QUARANTINE_FILE),
-            duplicates=_lines(quarantine, DUPLICATES_FILE),
+            quarantined=quarantine.files,
+            duplicates=quarantine.duplicates,
             drift=json.loads(_read(present["anomalies"], DRIFT_FILE)),
             explained=shown,
             unfaithful=_unfaithful(present["explanations"]) if "explanations" in present else [],
@@ -175,12 +174,6 @@ def _read(artifact: types.Artifact, name: str) -> str:
 
 def _table(artifact: types.Artifact, name: str) -> Iterable[dict[str, str]]:
     return csv.DictReader(io.StringIO(_read(artifact, name)))
-
-
-def _lines(artifact: types.Artifact, name: str) -> list[dict[str, Any]]:
-    """The first lines of a file of JSON lines, which may be long."""
-    with tf.io.gfile.GFile(os.path.join(artifact.uri, name)) as file:
-        return [json.loads(line) for line in itertools.islice(file, _MOST_LINES)]
 
 
 def _described(artifact: types.Artifact) -> str:

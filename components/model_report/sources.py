@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.evaluator.figures import Evaluation, Gates
+from components.image_example_gen.artifact import DuplicateGroup, QuarantinedFile, Summary
 from components.model_report.masks import Comparison
 from components.model_report.pictures import Picture
 
@@ -70,8 +72,8 @@ class Sources:
       trials: Rows of `trials.csv`, if Tuner ran.
       data: ImageExampleGen's summary.
       sizes: Of the pictures, split by split.
-      quarantined: Path and reason of refused files, as many as are listed.
-      duplicates: Groups of `duplicates.jsonl`, as many as are listed.
+      quarantined: The first quarantined files.
+      duplicates: The first groups of duplicates.
       drift: ExampleValidator's comparisons: `previous_span` and `found`; of the splits `skew`, None where it was not
         looked for.
       explained: Whether GradCam has run.
@@ -96,14 +98,14 @@ class Sources:
     pushed: Push | None
     baseline: str
     history: list[dict[str, str]]
-    data: dict[str, Any]
+    data: Summary
     configuration: str
     created: datetime.datetime
     tuned: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, str]] | None = None
     sizes: list[Sizes] = field(default_factory=list)
-    quarantined: list[dict[str, str]] = field(default_factory=list)
-    duplicates: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: Sequence[QuarantinedFile] = ()
+    duplicates: Sequence[DuplicateGroup] = ()
     drift: dict[str, Any] = field(default_factory=dict)
     explained: bool = False
     unfaithful: list[str] = field(default_factory=list)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.image_example_gen.errors import DatasetError
+from components.stored import IncompatibleArtifactError
 from pipeline.cli.console import BAD_USAGE, FAILED, stop
 from pipeline.config.messages import ConfigError
 from pipeline.deploy.model_server import NotEmptyError
@@ -30,7 +31,7 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
         yield
     except (ConfigError, DatasetError, NotEmptyError) as error:
         stop(stderr, BAD_USAGE, str(error))
-    except (AlreadyRunningError, ServerError, VersionError) as error:
+    except (AlreadyRunningError, IncompatibleArtifactError, ServerError, VersionError) as error:
         stop(stderr, FAILED, str(error))
     except OSError as error:
         # No permission, or a full disk.

@@ -192,18 +192,15 @@ def run_output(outcome: Outcome) -> RunOutput:
             "report": result and result.report,
             "explanations": result and result.explanations,
             "faithfulness": result.faithfulness.values if result and result.faithfulness else {},
-            "examples": data and data["examples"],
-            "span": data and data["span"],
+            "examples": data and data.examples,
+            "span": data and data.span,
             "duplicates": data
             and {
-                kind: {key: counts[key] for key in Duplicates.model_fields}
-                for kind, counts in data["duplicates"].items()
+                kind: {"groups": counts.groups, "copies": counts.duplicates, "astride": counts.leaking_groups}
+                for kind, counts in data.duplicates.items()
             },
             "drift": drift and {key: drift[key] for key in Drift.model_fields},
-            "quarantined": [
-                {key: file[key] for key in QuarantinedFile.model_fields}
-                for file in (result.quarantined if result else [])
-            ],
+            "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.error[1]}" if outcome.error else None,
         }
@@ -320,7 +317,7 @@ def history_run(run: run_history.Run) -> Run:
             "version": run.version,
             "data": {
                 "examples": run.examples,
-                "splits": {split: sum(counts.values()) for split, counts in run.splits.items()},
+                "splits": {split: counts.examples for split, counts in run.splits.items()},
                 "fingerprint": run.fingerprint,
                 "span": run.span,
             },

@@ -139,12 +139,12 @@ def _line(console: Console, markup: str) -> None:
 def _data(console: Console, result: RunResult) -> None:
     if result.data is None:
         return
-    splits = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in result.data["splits"].items())
-    _line(console, f"\n[bold]Pictures[/bold]  {result.data['examples']:,} used ({splits})")
+    splits = ", ".join(f"{counts.examples:,} {split}" for split, counts in result.data.splits.items())
+    _line(console, f"\n[bold]Images[/bold]  {result.data.examples:,} used ({splits})")
     if result.quarantined:
         _line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
-        for record in result.quarantined[:_MOST_ROWS]:
-            _line(console, f"  {escape(record['path'])}: {escape(record['reason'])}")
+        for file in result.quarantined[:_MOST_ROWS]:
+            _line(console, f"  {escape(file.path)}: {escape(file.reason)}")
         if len(result.quarantined) > _MOST_ROWS:
             console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
     _duplicates(console, result)
@@ -152,16 +152,17 @@ def _data(console: Console, result: RunResult) -> None:
 
 
 def _duplicates(console: Console, result: RunResult) -> None:
-    """Copies, one line a kind; those on two sides of the split make figures look better than they are."""
-    for kind, text in (("exact", "are copies of others"), ("near", "look like others")):
-        found = result.data["duplicates"][kind] if result.data else {}
-        if not found.get("groups"):
-            continue
-        astride = (
-            f", [yellow]{found['astride']:,} groups on two sides of the split[/yellow]" if found["astride"] else ""
-        )
-        _line(console, f"{found['copies']:,} pictures {text}, in {found['groups']:,} groups{astride}")
-    if result.data and any(found["groups"] for found in result.data["duplicates"].values()):
+    """Prints one line per kind of duplicates; those that span several splits make metrics too good."""
+    duplicates = result.data.duplicates if result.data else {}
+    for kind, counts in duplicates.items():
+        if counts.groups:
+            leakage = f", [yellow]{counts.leaking_groups:,} of them span several splits (leakage)[/yellow]"
+            _line(
+                console,
+                f"{counts.duplicates:,} {kind} duplicates in {counts.groups:,} groups"
+                f"{leakage if counts.leaking_groups else ''}",
+            )
+    if any(counts.groups for counts in duplicates.values()):
         _line(console, f"  [dim]{escape(result.duplicates or '')}[/dim]")
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, G
 from components.example_validator.executor import DRIFT_FILE
 from components.example_validator.findings import Finding
 from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
-from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
+from components.image_example_gen.artifact import DUPLICATES_FILE, Quarantine, QuarantinedFile, Summary
 from components.model_report.executor import REPORT_FILE
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from components.tuner.executor import TRIALS_FILE
@@ -69,7 +69,7 @@ class RunResult:
 
     Attributes:
       data: ImageExampleGen's summary: counts by split and class.
-      quarantined: Path and reason of every rejected file.
+      quarantined: Every quarantined file.
       duplicates: The file that lists duplicates and near duplicates.
       drift: ExampleValidator's comparison with the previous span: `previous_span` (None if there is none), `found`; and
         of the splits with each other: `skew`, None if it was not checked.
@@ -89,8 +89,8 @@ class RunResult:
       report: HTML file of ModelReport.
     """
 
-    data: dict[str, Any] | None = None
-    quarantined: list[dict[str, str]] = field(default_factory=list)
+    data: Summary | None = None
+    quarantined: Sequence[QuarantinedFile] = ()
     duplicates: str | None = None
     drift: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
@@ -137,8 +137,8 @@ def collect(outputs: Outputs) -> RunResult:
     """
     values: dict[str, Any] = {}
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        values["data"] = json.loads(_read(quarantine, SUMMARY_FILE))
-        values["quarantined"] = [json.loads(line) for line in _read(quarantine, QUARANTINE_FILE).splitlines()]
+        contents = Quarantine.read(quarantine.uri)
+        values["data"], values["quarantined"] = contents.summary, contents.files
         values["duplicates"] = join(quarantine.uri, DUPLICATES_FILE)
     if anomalies := outputs.get("ExampleValidator", {}).get("anomalies"):
         values["drift"] = json.loads(_read(anomalies, DRIFT_FILE))

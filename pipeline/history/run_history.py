@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from components.evaluator import metric_names
 from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gates, SliceFigures
 from components.grad_cam.artifact import FaithfulnessReport
-from components.image_example_gen.quarantine import SUMMARY_FILE
+from components.image_example_gen.artifact import SplitCounts, Summary
 from components.serving_validator.artifact import ServingCheckReport
 from components.stored import IncompatibleArtifactError, Stored
 from pipeline.config.messages import ConfigError
@@ -46,14 +46,6 @@ _SECTIONS_OF_NODES = (
 
 _Stored = TypeVar("_Stored")
 _StoredFile = TypeVar("_StoredFile", bound=Stored)
-
-
-class _Summary(BaseModel):
-    """What is read of ImageExampleGen's summary."""
-
-    examples: int | None = None
-    splits: dict[str, dict[str, int]] = {}
-    span: int | None = None
 
 
 class Verdict(NamedTuple):
@@ -83,7 +75,7 @@ class Run:
       verdict: What became of it.
       version: The version that was pushed, by this run or by the one whose result it took from the cache.
       examples: Pictures that were used.
-      splits: Split → class → number of pictures.
+      splits: Number of examples per split.
       fingerprint: Digest of the pictures' paths, sizes and times of change.
       span: The newest span that was read.
       evaluation: The Evaluator's figures.
@@ -96,7 +88,7 @@ class Run:
     verdict: Verdict
     version: int | None = None
     examples: int | None = None
-    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    splits: dict[str, SplitCounts] = field(default_factory=dict)
     fingerprint: str | None = None
     span: int | None = None
     evaluation: Evaluation | None = None
@@ -330,9 +322,9 @@ def _explained(path: Path) -> Iterator[None]:
 def _read_run(number: int, id_: str, executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Run:
     """What is known of a run; of what another version has left otherwise, or somebody has changed, nothing is."""
     parameters = {node: execution.custom_properties for node, execution in executions}
-    summary = _Summary()
+    summary: Summary | None = None
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        summary = _stored(_Summary, join(quarantine.uri, SUMMARY_FILE)) or summary
+        summary = _artifact(Summary, quarantine.uri)
     said = _parameter(parameters, "ImageExampleGen", "options")
     fingerprint = said.get("fingerprint")
     evaluated: Evaluation | None = None
@@ -354,10 +346,10 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         id=id_,
         verdict=_verdict(executions, outputs),
         version=_version(executions, outputs),
-        examples=summary.examples,
-        splits=summary.splits,
+        examples=summary.examples if summary else None,
+        splits=summary.splits if summary else {},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
-        span=summary.span,
+        span=summary.span if summary else None,
         evaluation=evaluated if evaluated and evaluated.candidate else None,
         reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,
@@ -514,9 +506,9 @@ def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, t
 
 def _data_of(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {"fingerprint": run.fingerprint, "span": run.span, "examples": run.examples}
-    for split, by_class in run.splits.items():
-        found[f"examples.{split}"] = sum(by_class.values())
-        found |= {f"examples.{split}.{name}": count for name, count in by_class.items()}
+    for split, counts in run.splits.items():
+        found[f"examples.{split}"] = counts.examples
+        found |= {f"examples.{split}.{name}": count for name, count in counts.classes.items()}
     return found
 
 

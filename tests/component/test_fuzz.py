@@ -13,9 +13,8 @@ from PIL import Image
 from tfx.types import standard_artifacts
 
 import components
-from components.image_example_gen import executor
+from components.image_example_gen import artifact, executor
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
-from components.image_example_gen.quarantine import QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features, preprocessing
 
 NUM_MUTATIONS = 1000
@@ -125,9 +124,8 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 1024  # of the 2 GiB, TensorFlow and TFX take the other half
 
-    summary = json.loads((tmp_path / "quarantine" / SUMMARY_FILE).read_text())
-    lines = (tmp_path / "quarantine" / QUARANTINE_FILE).read_text().splitlines()
-    refused = {record["path"]: record["reason"] for record in map(json.loads, lines)}
+    contents = artifact.Quarantine.read(quarantine.uri)
+    summary, refused = contents.summary, {file.path: file.reason for file in contents.files}
     used = {}
     for split in json.loads(examples.split_names):
         for serialized in tf.data.TFRecordDataset(tf.io.gfile.glob(f"{examples.uri}/Split-{split}/*")):
@@ -150,6 +148,6 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
         elif refused[name].startswith("damaged or truncated"):
             with pytest.raises(tf.errors.OpError):
                 preprocessing.decode_and_resize(tf.constant([encoded]), 16, 3)
-    assert summary["examples"] == len(used) > 200
-    assert len(summary["reasons"]) >= 5
-    print({"used": len(used), **summary["reasons"]}, f"memory +{grown_mib:.0f} MiB")
+    assert summary.examples == len(used) > 200
+    assert len(summary.reasons) >= 5
+    print({"used": len(used), **summary.reasons}, f"memory +{grown_mib:.0f} MiB")

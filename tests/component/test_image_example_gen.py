@@ -10,11 +10,10 @@ import tensorflow as tf
 from tfx.types import standard_artifacts
 
 import components
-from components.image_example_gen import errors, executor, layouts, shards, tables
+from components.image_example_gen import artifact, errors, executor, layouts, shards, tables
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
-from components.image_example_gen.quarantine import DUPLICATES_FILE, QUARANTINE_FILE, SUMMARY_FILE
 from trainer_module import features
 
 
@@ -42,14 +41,10 @@ def generate(tmp_path):
             records = tf.data.TFRecordDataset(files).as_numpy_iterator()
             by_split[name] = [tf.train.Example.FromString(record) for record in records]
         assert {path.name for path in (tmp_path / "examples").iterdir()} == {f"Split-{name}" for name in by_split}
-        summary = json.loads((tmp_path / "quarantine" / SUMMARY_FILE).read_text())
-        return by_split, summary, read_lines(tmp_path / "quarantine" / QUARANTINE_FILE)
+        contents = artifact.Quarantine.read(quarantine.uri)
+        return by_split, contents.summary, contents.files
 
     return run
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def value(example, key):
@@ -60,8 +55,8 @@ def value(example, key):
 def test_the_raw_example_contains_all_features(class_folders, generate):
     root = class_folders({"cat": 30, "dog": 30})
     by_split, summary, bad = generate(root)
-    assert bad == []
-    assert summary["examples"] == 60 and summary["quarantined"] == 0
+    assert bad == ()
+    assert summary.examples == 60 and summary.quarantined == 0
     assert set(by_split) == {"train", "validation", "test"}
     seen = {}
     for examples in by_split.values():
@@ -132,11 +127,11 @@ def test_unusable_files_are_quarantined_with_their_reason(class_folders, generat
     root = class_folders({"a": 30, "b": 30})
     expected = damage(root, picture_bytes(64, 64))
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
-    assert sum(len(examples) for examples in by_split.values()) == summary["examples"] == 60
-    assert summary["quarantined"] == 4
-    assert [record["path"] for record in bad] == sorted(expected)
-    for record in bad:
-        assert record["reason"].startswith(expected[record["path"]])
+    assert sum(len(examples) for examples in by_split.values()) == summary.examples == 60
+    assert summary.quarantined == 4
+    assert [file.path for file in bad] == sorted(expected)
+    for file in bad:
+        assert file.reason.startswith(expected[file.path])
 
 
 def test_too_many_unusable_files_stop_the_run(class_folders, generate, picture_bytes):
@@ -167,7 +162,7 @@ def test_hidden_folders_are_not_classes(class_folders, generate, picture_bytes):
         (root / folder).mkdir()
         (root / folder / "x.png").write_bytes(picture_bytes())
     by_split, summary, bad = generate(root)
-    assert summary["examples"] == 40 and bad == []
+    assert summary.examples == 40 and bad == ()
     assert {value(e, features.CLASS_TEXT) for examples in by_split.values() for e in examples} == {b"a", b"b"}
 
 
@@ -177,9 +172,9 @@ def test_images_outside_of_the_class_folders_are_quarantined(class_folders, gene
     (root / "train" / "stray.png").write_bytes(picture_bytes())
     (root / "LICENSE").write_text("free")
     _, summary, bad = generate(root, max_bad_fraction=0.1)
-    assert [record["path"] for record in bad] == ["IMG_1.JPG", "train/stray.png"]
-    assert all(record["reason"] == "not inside a class folder; it is not used" for record in bad)
-    assert summary["quarantined"] == 2
+    assert [file.path for file in bad] == ["IMG_1.JPG", "train/stray.png"]
+    assert all(file.reason == "not inside a class folder; it is not used" for file in bad)
+    assert summary.quarantined == 2
 
 
 def test_a_split_that_lacks_a_class_stops_the_run(class_folders, generate):
@@ -219,7 +214,7 @@ def test_many_shards_lose_nothing(class_folders, generate, monkeypatch):
     by_split, summary, bad = generate(root)
     names = sorted(value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples)
     assert names == sorted(f"{name}/{i}.png" for name in "ab" for i in range(30))
-    assert summary["examples"] == 60 and bad == []
+    assert summary.examples == 60 and bad == ()
 
 
 def test_a_layout_can_yield_several_classes_and_boxes(class_folders, generate, monkeypatch):
@@ -245,7 +240,7 @@ def test_a_layout_can_yield_several_classes_and_boxes(class_folders, generate, m
     monkeypatch.setattr(layouts, "names", lambda: ["boxes"])
     monkeypatch.setattr(layouts, "get", {"boxes": boxes}.__getitem__)
     by_split, summary, bad = generate(class_folders({"raw": 60}), layout="boxes")
-    assert bad == [] and summary["examples"] == 60
+    assert bad == () and summary.examples == 60
     for split, examples in by_split.items():
         for example in examples:
             index = int(value(example, features.IMAGE_FILENAME).decode()[4:-4])
@@ -254,7 +249,7 @@ def test_a_layout_can_yield_several_classes_and_boxes(class_folders, generate, m
             assert feature[features.CLASS_TEXT].bytes_list.value == classes
             assert feature["image/object/bbox/xmin"].float_list.value == [0.25, 0.5]
             assert feature["image/object/is_crowd"].int64_list.value == [0, index]
-        assert summary["splits"][split]["cat"] == len(examples) > summary["splits"][split]["dog"]
+        assert summary.splits[split].classes["cat"] == len(examples) > summary.splits[split].classes["dog"]
 
 
 # --- Duplicates -------------------------------------------------------------------------------------------------
@@ -265,12 +260,12 @@ def test_conflicting_labels_are_quarantined_and_duplicates_reported(class_folder
     (root / "b" / "wrong.png").write_bytes((root / "a" / "3.png").read_bytes())
     (root / "a" / "again.png").write_bytes((root / "a" / "5.png").read_bytes())
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
-    assert [record["path"] for record in bad] == ["a/3.png", "b/wrong.png"]
-    assert bad[1]["reason"] == "conflicting labels: the same image has class a in a/3.png"
-    assert summary["reasons"] == {"conflicting labels": 2}
-    assert summary["duplicates"]["exact"] == {"groups": 2, "copies": 2, "astride": 0}
-    groups = read_lines(tmp_path / "quarantine" / DUPLICATES_FILE)
-    exact = [[image["path"] for image in group["pictures"]] for group in groups if group["kind"] == "exact"]
+    assert [file.path for file in bad] == ["a/3.png", "b/wrong.png"]
+    assert bad[1].reason == "conflicting labels: the same image has class a in a/3.png"
+    assert summary.reasons == {"conflicting labels": 2}
+    assert summary.duplicates["exact"] == artifact.DuplicateCounts(groups=2, duplicates=2, leaking_groups=0)
+    groups = artifact.Quarantine.read(str(tmp_path / "quarantine")).duplicates
+    exact = [[image.path for image in group.images] for group in groups if group.kind == "exact"]
     assert sorted(map(sorted, exact)) == [["a/3.png", "b/wrong.png"], ["a/5.png", "a/again.png"]]
     assert sum(map(len, by_split.values())) == 80
 
@@ -284,8 +279,8 @@ def test_near_duplicates_can_be_kept_together(class_folders, generate, rng, tmp_
         for quality in (40, 60, 90):
             original.save(root / "a" / f"{index}-{quality}.jpg", quality=quality)
     by_split, summary, _ = generate(root, near_duplicates="together")
-    assert summary["duplicates"]["near"]["groups"] >= 20
-    assert summary["duplicates"]["near"]["astride"] == 0
+    assert summary.duplicates["near"].groups >= 20
+    assert summary.duplicates["near"].leaking_groups == 0
     split_of = {
         value(example, features.IMAGE_FILENAME).decode(): split
         for split, examples in by_split.items()
@@ -303,7 +298,7 @@ def test_a_manifest(class_folders, generate):
     rows = [f"raw/{i}.png,{'cat' if i % 2 else 'dog'},{'test' if i < 10 else ''},c{i % 3}" for i in range(60)]
     (root / "manifest.csv").write_text("\n".join(["path,label,split,camera", *rows]))
     by_split, summary, bad = generate(root)
-    assert bad == [] and summary["examples"] == 60
+    assert bad == () and summary.examples == 60
     assert len(by_split["test"]) == 10
     for examples in by_split.values():
         for example in examples:
@@ -341,11 +336,11 @@ def test_masks(tmp_path, generate, rng):
     by_split, summary, bad = generate(
         root, classes=["road", "car", "tree"], group_pattern=r"(seq\d+)_", max_bad_fraction=0.1
     )
-    assert {record["path"]: record["reason"].split(",")[0] for record in bad} == {
+    assert {file.path: file.reason.split(",")[0] for file in bad} == {
         "images/seq00_0.png": "its mask has id 9",
         "images/seq01_1.png": "its mask is 5 x 5",
     }
-    assert summary["examples"] == 78
+    assert summary.examples == 78
     split_of = {}
     for split, examples in by_split.items():
         for example in examples:
@@ -380,8 +375,8 @@ def test_tfrecords_of_the_raw_contract(class_folders, generate, tmp_path, suffix
         generate(target)
     second, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1)
     assert {split: len(examples) for split, examples in second.items()} == {s: len(e) for s, e in first.items()}
-    assert summary["examples"] == 60
-    assert sorted(record["reason"].split(": ")[-1] for record in bad) == [
+    assert summary.examples == 60
+    assert sorted(file.reason.split(": ")[-1] for file in bad) == [
         "class `c` is not in data.classes",
         "not a tf.Example",
     ]
@@ -414,7 +409,7 @@ def test_any_file_system_that_tensorflow_reads(class_folders, generate, picture_
             file.write(path.read_bytes())
     here, _, _ = generate(local)
     there, summary, bad = generate("ram://bucket")
-    assert bad == [] and summary["examples"] == 60
+    assert bad == () and summary.examples == 60
     names = {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in here.items()}
     assert {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in there.items()} == names
 
@@ -426,10 +421,10 @@ def test_odd_names_and_unreadable_files(class_folders, generate, picture_bytes):
     (root / "a" / "new\nline.png").write_bytes(picture_bytes())
     os.symlink(b"nowhere", os.fsencode(root) + b"/a/lost\xe9.png")
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
-    assert [record["path"] for record in bad] == ["a/lost\ufffd.png"]
+    assert [file.path for file in bad] == ["a/lost\ufffd.png"]
     names = {value(e, features.IMAGE_FILENAME).decode() for examples in by_split.values() for e in examples}
     assert {"a/caf\ufffd.png", "a/new\nline.png"} < names
-    assert summary["examples"] == 62
+    assert summary.examples == 62
 
 
 def test_classes_that_have_changed_since_compilation_stop_the_run(class_folders, tmp_path):
@@ -460,8 +455,8 @@ def test_examples_with_another_label_than_the_first_are_quarantined(tmp_path, ge
         writer.write(example.SerializeToString())
     os.rename(target / "x", os.fsencode(target) + b"/caf\xe9.tfrecord")
     second, summary, bad = generate(target, **settings)
-    assert [record["reason"] for record in bad] == [f"no feature {features.MASK_ENCODED}, which other examples have"]
-    assert summary["examples"] == 80
+    assert [file.reason for file in bad] == [f"no feature {features.MASK_ENCODED}, which other examples have"]
+    assert summary.examples == 80
     split_of = {}
     for split, examples in second.items():
         for example in examples:

@@ -18,6 +18,7 @@ from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, G
 from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
+from components.image_example_gen.artifact import DuplicateCounts, Quarantine, QuarantinedFile, SplitCounts, Summary
 from components.model_report import executor, masks
 from trainer_module import features, preprocessing
 from trainer_module.input_pipeline import PixelStatistics
@@ -87,17 +88,6 @@ def inputs_of(tmp_path):
             "statistics/Split-test/FeatureStats.pb": counted.SerializeToString(),
             f"model_run/{features.OPTIONS_FILE}": options.model_dump_json(),
             f"model_run/{features.HISTORY_FILE}": HISTORY,
-            "quarantine/summary.json": json.dumps(
-                {
-                    "examples": len(records),
-                    "quarantined": 1,
-                    "reasons": {"empty": 1},
-                    "splits": {"test": {"": len(records)}},
-                    "duplicates": {"exact": {"groups": 0, "copies": 0, "astride": 0}},
-                }
-            ),
-            "quarantine/quarantine.jsonl": json.dumps({"path": "lost.png", "reason": "empty"}) + "\n",
-            "quarantine/duplicates.jsonl": "",
             "anomalies/drift.json": json.dumps(
                 {"previous_span": 3, "found": ["image/width: drifted"], "skew": ["test split, image/height: differs"]}
             ),
@@ -107,6 +97,16 @@ def inputs_of(tmp_path):
                 {"format": 1, "checks": [{"name": "loads in a session", "passed": True, "detail": "yes"}]}
             ),
         }
+        Quarantine(
+            Summary(
+                examples=len(records),
+                quarantined=1,
+                reasons={"empty": 1},
+                splits={"test": SplitCounts(examples=len(records), classes={})},
+                duplicates={"exact": DuplicateCounts(groups=0, duplicates=0, leaking_groups=0)},
+            ),
+            (QuarantinedFile(path="lost.png", reason="empty"),),
+        ).write(str(tmp_path / "quarantine"))
         for path, content in files.items():
             (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
         shutil.copy(keras_path, tmp_path / "model_run" / features.KERAS_FILE)

@@ -123,9 +123,10 @@ def test_the_json_object_has_every_key_of_the_contract(first):
 
 
 def test_every_example_is_in_one_split(first):
-    splits = first.result.data["splits"]
-    assert sum(sum(counts.values()) for counts in splits.values()) == 1797
-    assert all(len(counts) == 10 for counts in splits.values())
+    splits = first.result.data.splits
+    assert sum(counts.examples for counts in splits.values()) == 1797
+    assert all(sum(counts.classes.values()) == counts.examples for counts in splits.values())
+    assert all(len(counts.classes) == 10 for counts in splits.values())
 
 
 @pytest.fixture(scope="module")

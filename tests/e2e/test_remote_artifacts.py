@@ -100,7 +100,7 @@ def test_a_record_that_is_put_back_finds_its_artifacts_again(loaded, outcome, tm
 
 
 def test_what_became_of_it_is_read_from_there(loaded, outcome):
-    assert [entry["path"] for entry in outcome.result.quarantined] == ["red/empty.png"]
+    assert [file.path for file in outcome.result.quarantined] == ["red/empty.png"]
     (run,) = run_history.read(loaded).newest(1)
     assert str(run.verdict) == "pushed"
     assert run.evaluation == outcome.result.evaluation and run.settings["training.epochs"] == 2

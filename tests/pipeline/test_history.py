@@ -14,6 +14,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich.console import Console
 
 from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
+from components.image_example_gen.artifact import SplitCounts, Summary
 from pipeline.cli import history_tables
 from pipeline.cli.json_output import compare_output, history_run
 from pipeline.config import loading
@@ -110,8 +111,14 @@ def data(fingerprint, **splits):
     parameters = {
         "options": json.dumps({"fingerprint": fingerprint, "data": {"max_pixels": 7, "splits": {"test": 0.1}}})
     }
-    summary = {"examples": sum(splits.values()), "splits": {s: {"finch": n} for s, n in splits.items()}, "span": 0}
-    return parameters, summary
+    summary = Summary(
+        examples=sum(splits.values()),
+        quarantined=0,
+        reasons={},
+        splits={split: SplitCounts(examples=count, classes={"finch": count}) for split, count in splits.items()},
+        duplicates={},
+    )
+    return parameters, summary.model_dump_json()
 
 
 MISSED = Gate(

@@ -22,9 +22,18 @@ import pytest
 from PIL import Image
 
 from components.evaluator.figures import Evaluation, Gate, Gates, SliceFigures
+from components.image_example_gen.artifact import (
+    DuplicateCounts,
+    DuplicateGroup,
+    DuplicateImage,
+    QuarantinedFile,
+    SplitCounts,
+    Summary,
+)
 from components.model_report import charts, figure_tables, masks, page, pictures, rendering, tables, verdict
 from components.model_report.sources import Explained, Push, Sizes, Sources
 from pipeline.config import loading
+from trainer_module.features import SPLITS
 
 NASTY = "<script>alert(1)</script>"
 NASTY_FILE = "\"'><img src=x onerror=alert(1)>/a.png"
@@ -45,6 +54,11 @@ def gate(**values):
         "detail": "0.9000; must be at least 0.85",
     }
     return Gate(**said | values)
+
+
+def duplicate_group(kind, paths, name):
+    images = [DuplicateImage(path=path, classes=(name,), split="train") for path in paths]
+    return DuplicateGroup(kind=kind, images=tuple(images))
 
 
 @pytest.fixture
@@ -83,28 +97,19 @@ def sources_of(evaluation_of, rng):
                 }
                 for epoch in range(6)
             ],
-            "data": {
-                "examples": 330,
-                "quarantined": 1,
-                "reasons": {"not a picture": 1},
-                "splits": {"train": counts, "validation": counts, "test": counts},
-                "duplicates": {
-                    "exact": {"groups": 1, "copies": 1, "astride": 0},
-                    "near": {"groups": 0, "copies": 0, "astride": 0},
+            "data": Summary(
+                examples=330,
+                quarantined=1,
+                reasons={"not an image": 1},
+                splits={split: SplitCounts(examples=sum(counts.values()), classes=counts) for split in SPLITS},
+                duplicates={
+                    "exact": DuplicateCounts(groups=1, duplicates=1, leaking_groups=0),
+                    "near": DuplicateCounts(groups=0, duplicates=0, leaking_groups=0),
                 },
-                "span": 0,
-            },
+            ),
             "sizes": [Sizes("train", (20.0, 200.0, 640.0), (20.0, 100.0, 480.0), {"JPEG": 100, "PNG": 10})],
-            "quarantined": [{"path": f"{names[0]}/bad.png", "reason": "not a JPEG, PNG or GIF file"}],
-            "duplicates": [
-                {
-                    "kind": "exact",
-                    "pictures": [
-                        {"path": "a.png", "class": names[0], "split": "train"},
-                        {"path": "b.png", "class": names[0], "split": "train"},
-                    ],
-                }
-            ],
+            "quarantined": [QuarantinedFile(path=f"{names[0]}/bad.png", reason="not a JPEG, PNG or GIF file")],
+            "duplicates": [duplicate_group("exact", ["a.png", "b.png"], names[0])],
             "drift": {"previous_span": None, "found": [], "skew": []},
             "explained": True,
             "mistakes": [decision],
@@ -298,8 +303,8 @@ def test_reliability_says_which_way_a_model_errs(sources_of):
 def test_long_tables_are_cut_and_say_so(sources_of):
     found = verdict.rules_table([gate(slice=f"camera = {index}") for index in range(1000)])
     assert len(found.rows) == 300 and found.caption.endswith("the first 300 of 1,000")
-    pictures_ = [{"path": f"{index}.png", "class": "a", "split": "train"} for index in range(100)]
-    built = page.build(sources_of(duplicates=[{"kind": "exact", "pictures": pictures_}]))
+    group = duplicate_group("exact", [f"{index}.png" for index in range(100)], "a")
+    built = page.build(sources_of(duplicates=[group]))
     assert built.data.groups.rows[0][2].text.endswith("7.png and 92 more")
 
 
@@ -530,9 +535,8 @@ def large_sources(sources_of, rng):
             "gates": Gates(has_baseline=True, gates=rules * 5),
             "mistakes": [decision] * pictures.NUM_MISTAKES,
             "right": [decision] * pictures.NUM_RIGHT,
-            "quarantined": [{"path": path, "reason": path}] * 50,
-            "duplicates": [{"kind": "near", "pictures": [{"path": path, "class": names[0], "split": "train"}] * 20}]
-            * 50,
+            "quarantined": [QuarantinedFile(path=path, reason=path)] * 50,
+            "duplicates": [duplicate_group("near", [path] * 20, names[0])] * 50,
             "drift": {"previous_span": 3, "found": [path] * 400, "skew": [path] * 400},
             "history": sources.history * 500,
             "pushed": None,
@@ -632,8 +636,8 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
     sources = sources_of(
         (NASTY, "dog", '" onmouseover="alert(1)'),
         name=NASTY,
-        quarantined=[{"path": NASTY_FILE, "reason": NASTY}],
-        duplicates=[{"kind": "near", "pictures": [{"path": NASTY_FILE, "class": NASTY, "split": "train"}]}],
+        quarantined=[QuarantinedFile(path=NASTY_FILE, reason=NASTY)],
+        duplicates=[duplicate_group("near", [NASTY_FILE], NASTY)],
         drift={"previous_span": 3, "found": [NASTY], "skew": [NASTY]},
         gates=Gates(has_baseline=False, gates=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
         blessed=False,
@@ -862,7 +866,7 @@ def test_only_tables_scroll_sideways(sources_of, tmp_path, width):
         count=400,
         with_baseline=True,
         pushed=Push("1", f"/{long}/{long}"),
-        quarantined=[{"path": f"{long}.png", "reason": long}],
+        quarantined=[QuarantinedFile(path=f"{long}.png", reason=long)],
         lineage=[("Model", f"/{long}{long}")],
     )
     found = ask(

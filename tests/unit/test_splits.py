@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from components.image_example_gen import summary
+from components.image_example_gen.artifact import DuplicateGroup, DuplicateImage
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.splits import Record, divide
@@ -22,7 +23,8 @@ def record(name, label="a", *, split="", group="", content=None, label_digest=""
 
 
 def duplicates(division, kind):
-    return summary._count_duplicates(kind, division)
+    counts = summary._count_duplicates(kind, division)
+    return counts.groups, counts.duplicates, counts.leaking_groups
 
 
 def shares(records, division, label=None) -> dict[str, float]:
@@ -118,7 +120,7 @@ def test_exact_duplicates_are_reported_and_stay_in_one_split():
     records = [*MANY, *(record(f"copy-{i}", "ab"[i % 2], content=i) for i in range(200))]
     division = divide(records, options(), ())
     assert division.refused == {}
-    assert duplicates(division, "exact") == {"groups": 200, "copies": 200, "astride": 0}
+    assert duplicates(division, "exact") == (200, 200, 0)
     for i in range(200):
         assert division.splits[i] == division.splits[5000 + i]
 
@@ -127,12 +129,12 @@ def test_leaking_duplicates_of_assigned_splits_are_counted():
     records = [record(i, "ab"[i % 2], split="train" if i % 2 else "test") for i in range(100)]
     records += [record("copy", "a", split="train", content=0), record("copy-2", "b", split="test", content=1)]
     division = divide(records, options(), ("train", "test", "validation"))
-    assert duplicates(division, "exact")["astride"] == 2
-    (first, _) = summary.duplicate_groups(records, division)
-    assert first["pictures"] == [
-        {"path": "0", "class": "a", "split": "test"},
-        {"path": "copy", "class": "a", "split": "train"},
+    assert duplicates(division, "exact")[2] == 2
+    images = [
+        DuplicateImage(path=path, classes=("a",), split=split) for path, split in (("0", "test"), ("copy", "train"))
     ]
+    group = summary._group(division.duplicates[0], records, division)
+    assert group == DuplicateGroup(kind="exact", images=tuple(images))
 
 
 def test_all_images_with_conflicting_labels_are_refused():
@@ -156,16 +158,12 @@ def test_one_image_with_two_masks_is_a_conflict():
 def test_near_duplicates_are_reported_and_on_request_kept_together():
     records = [record(i, "ab"[i % 2], image_hash=hash_of(i // 3)) for i in range(3000)]
     apart = divide(records, options(), ())
-    assert duplicates(apart, "near") == {
-        "groups": 1000,
-        "copies": 2000,
-        "astride": duplicates(apart, "near")["astride"],
-    }
-    assert duplicates(apart, "near")["astride"] > 300
+    groups, duplicate_images, leaking = duplicates(apart, "near")
+    assert (groups, duplicate_images) == (1000, 2000) and leaking > 300
     together = divide(records, options(near_duplicates="together"), ())
-    assert duplicates(together, "near") == {"groups": 1000, "copies": 2000, "astride": 0}
+    assert duplicates(together, "near") == (1000, 2000, 0)
     off = divide(records, options(near_duplicates="off"), ())
-    assert duplicates(off, "near")["groups"] == 0 and off.splits == apart.splits
+    assert duplicates(off, "near")[0] == 0 and off.splits == apart.splits
 
 
 def hash_of(number) -> int:
@@ -195,7 +193,7 @@ def test_an_image_follows_its_duplicate_or_group_with_an_assigned_split():
     for by in ("content", "class"):
         division = divide(records, options(splits={"by": by}), ("test",))
         assert set(division.splits[:500]) == {"test"}
-        assert duplicates(division, "exact")["astride"] == 0
+        assert duplicates(division, "exact")[2] == 0
 
 
 def test_a_duplicate_without_a_group_does_not_move_the_group():

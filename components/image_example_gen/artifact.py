@@ -1,0 +1,149 @@
+"""The quarantine artifact: unusable files with their reasons, duplicates, and the number of examples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, TypeVar
+
+from pydantic import ValidationError
+
+from components.stored import IncompatibleArtifactError, Stored, StoredPart
+from trainer_module import locations
+
+QUARANTINE_FILE = "quarantine.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
+
+Kind = Literal["exact", "near"]
+_Part = TypeVar("_Part", bound=StoredPart)
+
+
+class QuarantinedFile(StoredPart):
+    """A file, or an example of a TFRecord file, that is not used, and the reason."""
+
+    path: str
+    reason: str
+
+
+class DuplicateImage(StoredPart):
+    """One image of a group of duplicates.
+
+    Attributes:
+      path: Relative to the data folder.
+      classes: Its class names; empty if the label has none.
+      split: Its split; empty if it is quarantined.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    split: str
+
+
+class DuplicateGroup(StoredPart):
+    """Images with the same bytes (`exact`), or with perceptual hashes that differ in few bits (`near`)."""
+
+    kind: Kind
+    images: tuple[DuplicateImage, ...]
+
+
+class DuplicateCounts(StoredPart):
+    """Number of duplicates of one kind.
+
+    Attributes:
+      groups: Groups of duplicates.
+      duplicates: Images beyond the first of each group.
+      leaking_groups: Groups whose images are in several splits.
+    """
+
+    groups: int
+    duplicates: int
+    leaking_groups: int
+
+
+class SplitCounts(StoredPart):
+    """Number of examples in a split: all of them, and per class name, if labels have class names."""
+
+    examples: int
+    classes: dict[str, int]
+
+
+class Summary(Stored):
+    """The counts.
+
+    Attributes:
+      examples: Number of examples.
+      quarantined: Number of quarantined files.
+      reasons: Number of quarantined files by reason, without its details; the most frequent first.
+      splits: Number of examples per split.
+      duplicates: Number of duplicates by kind.
+      span: Number of the newest span; 0 without spans.
+      version: Version of that span.
+    """
+
+    FILE: ClassVar[str] = "summary.json"
+
+    format: Literal[1] = 1
+    examples: int
+    quarantined: int
+    reasons: dict[str, int]
+    splits: dict[str, SplitCounts]
+    duplicates: dict[Kind, DuplicateCounts]
+    span: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """All files of the artifact.
+
+    Attributes:
+      summary: The counts.
+      files: The quarantined files, by path.
+      duplicates: The groups of duplicates.
+    """
+
+    summary: Summary
+    files: tuple[QuarantinedFile, ...] = ()
+    duplicates: tuple[DuplicateGroup, ...] = ()
+
+    @classmethod
+    def read(cls, uri: str, most_lines: int | None = None) -> Self:
+        """Reads the artifact.
+
+        Args:
+          uri: Its folder, local or remote.
+          most_lines: Largest number of quarantined files and of groups to read; all by default.
+
+        Raises:
+          OSError: If a file cannot be read.
+          IncompatibleArtifactError: If another version of tfx-vision wrote it.
+        """
+        summary = Summary.read(uri)
+        files = _read_lines(QuarantinedFile, locations.join(uri, QUARANTINE_FILE), most_lines)
+        duplicates = _read_lines(DuplicateGroup, locations.join(uri, DUPLICATES_FILE), most_lines)
+        return cls(summary, tuple(files), tuple(duplicates))
+
+    def write(self, uri: str) -> None:
+        """Writes the artifact.
+
+        Raises:
+          OSError: If it cannot be written.
+        """
+        locations.file_system(uri).makedirs(uri)
+        _write_lines(locations.join(uri, QUARANTINE_FILE), self.files)
+        _write_lines(locations.join(uri, DUPLICATES_FILE), self.duplicates)
+        self.summary.write(uri)
+
+
+def _read_lines(kind: type[_Part], location: str, most: int | None) -> Iterator[_Part]:
+    with locations.os_errors(location), locations.file_system(location).GFile(location, "rb") as file:
+        for number, line in enumerate(itertools.islice(file, most), start=1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise IncompatibleArtifactError(f"{location}, line {number}, cannot be read: {error}") from None
+
+
+def _write_lines(location: str, lines: Iterable[StoredPart]) -> None:
+    locations.write(location, b"".join(line.model_dump_json().encode() + b"\n" for line in lines))
