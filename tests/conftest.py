@@ -81,8 +81,8 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def picture_bytes(rng: np.random.Generator) -> Callable[..., bytes]:
-    """Makes the bytes of a random picture."""
+def make_image(rng: np.random.Generator) -> Callable[..., bytes]:
+    """Encodes a random image."""
 
     def make(height: int = 12, width: int = 10, format_: str = "PNG", channels: int = 3) -> bytes:
         shape = (height, width) if channels == 1 else (height, width, channels)
@@ -92,16 +92,16 @@ def picture_bytes(rng: np.random.Generator) -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def class_folders(tmp_path: Path, picture_bytes: Callable[..., bytes]) -> Callable[..., Path]:
-    """Writes class folders of random pictures: class (or split/class) → number of pictures."""
+def class_folders(tmp_path: Path, make_image: Callable[..., bytes]) -> Callable[..., Path]:
+    """Writes class folders of random images: class (or split/class) → number of images."""
 
-    def make(counts: dict[str, int], name: str = "pictures") -> Path:
+    def make(counts: dict[str, int], name: str = "images") -> Path:
         root = tmp_path / name
         root.mkdir()
         for folder, count in counts.items():
             (root / folder).mkdir(parents=True)
             for index in range(count):
-                (root / folder / f"{index}.png").write_bytes(picture_bytes())
+                (root / folder / f"{index}.png").write_bytes(make_image())
         return root
 
     return make

@@ -12,7 +12,7 @@ Label = tuple[tuple[str, tuple[Value, ...]], ...]
 
 CLASS_LABEL = (features.CLASS_TEXT,)
 MASK_LABEL = (features.MASK_ENCODED, features.MASK_CLASSES)
-# The first feature of a label tells that an example has it. An example with several has the label that comes first.
+# An example has a label if it has the label's first feature; if it has several labels, the first of them counts.
 LABELS = (MASK_LABEL, CLASS_LABEL)
 
 

@@ -106,7 +106,7 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
     rng = np.random.default_rng(20)
     sources = originals(rng)
     assert len(sources) == NUM_ORIGINALS
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for index in range(NUM_MUTATIONS):
         encoded = mutate(rng, sources[index % len(sources)])
         path = root / class_of(index) / f"{index}.jpg"

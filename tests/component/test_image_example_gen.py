@@ -72,10 +72,10 @@ def test_the_raw_example_contains_all_features(class_folders, generate):
     assert len(seen) == 60
 
 
-def test_identical_files_are_never_in_two_splits(class_folders, generate, picture_bytes):
+def test_identical_files_are_never_in_two_splits(class_folders, generate, make_image):
     root = class_folders({"cat": 20, "dog": 20})
     for index in range(40):
-        image = picture_bytes()
+        image = make_image()
         for number in range(3):
             (root / "cat" / f"copy-{index}-{number}.png").write_bytes(image)
     by_split, _, _ = generate(root)
@@ -123,9 +123,9 @@ def damage(root: Path, image: bytes) -> dict[str, str]:
     }
 
 
-def test_unusable_files_are_quarantined_with_their_reason(class_folders, generate, picture_bytes):
+def test_unusable_files_are_quarantined_with_their_reason(class_folders, generate, make_image):
     root = class_folders({"a": 30, "b": 30})
-    expected = damage(root, picture_bytes(64, 64))
+    expected = damage(root, make_image(64, 64))
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
     assert sum(len(examples) for examples in by_split.values()) == summary.examples == 60
     assert summary.quarantined == 4
@@ -134,9 +134,9 @@ def test_unusable_files_are_quarantined_with_their_reason(class_folders, generat
         assert file.reason.startswith(expected[file.path])
 
 
-def test_too_many_unusable_files_stop_the_run(class_folders, generate, picture_bytes):
+def test_too_many_unusable_files_stop_the_run(class_folders, generate, make_image):
     root = class_folders({"a": 30, "b": 30})
-    damage(root, picture_bytes(64, 64))
+    damage(root, make_image(64, 64))
     with pytest.raises(errors.TooManyBadFilesError, match=r"4 of 64 files \(6\.2%\)[\s\S]*b/empty\.jpg: empty file"):
         generate(root)
 
@@ -156,20 +156,20 @@ def test_names_with_spaces_and_other_alphabets(class_folders, generate):
     assert names == {"Käse & Wein", "[draft] *"}
 
 
-def test_hidden_folders_are_not_classes(class_folders, generate, picture_bytes):
+def test_hidden_folders_are_not_classes(class_folders, generate, make_image):
     root = class_folders({"a": 20, "b": 20})
     for folder in (".ipynb_checkpoints", ".git"):
         (root / folder).mkdir()
-        (root / folder / "x.png").write_bytes(picture_bytes())
+        (root / folder / "x.png").write_bytes(make_image())
     by_split, summary, bad = generate(root)
     assert summary.examples == 40 and bad == ()
     assert {value(e, features.CLASS_TEXT) for examples in by_split.values() for e in examples} == {b"a", b"b"}
 
 
-def test_images_outside_of_the_class_folders_are_quarantined(class_folders, generate, picture_bytes):
+def test_images_outside_of_the_class_folders_are_quarantined(class_folders, generate, make_image):
     root = class_folders({"train/a": 20, "train/b": 20})
-    (root / "IMG_1.JPG").write_bytes(picture_bytes(format_="JPEG"))
-    (root / "train" / "stray.png").write_bytes(picture_bytes())
+    (root / "IMG_1.JPG").write_bytes(make_image(format_="JPEG"))
+    (root / "train" / "stray.png").write_bytes(make_image())
     (root / "LICENSE").write_text("free")
     _, summary, bad = generate(root, max_bad_fraction=0.1)
     assert [file.path for file in bad] == ["IMG_1.JPG", "train/stray.png"]
@@ -399,7 +399,7 @@ def test_a_truncated_tfrecord_stops_the_run(class_folders, generate, tmp_path):
         generate(target, classes=["a", "b"], max_bad_fraction=0.1)
 
 
-def test_any_file_system_that_tensorflow_reads(class_folders, generate, picture_bytes):
+def test_any_file_system_that_tensorflow_reads(class_folders, generate, make_image):
     local = class_folders({"a": 30, "b": 30})
     (local / "metadata.csv").write_text("filename,camera\na/0.png,north\n")
     for path in local.rglob("*.*"):
@@ -414,11 +414,11 @@ def test_any_file_system_that_tensorflow_reads(class_folders, generate, picture_
     assert {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in there.items()} == names
 
 
-def test_odd_names_and_unreadable_files(class_folders, generate, picture_bytes):
+def test_odd_names_and_unreadable_files(class_folders, generate, make_image):
     root = class_folders({"a": 30, "b": 30})
     with open(os.fsencode(root) + b"/a/caf\xe9.png", "wb") as file:
-        file.write(picture_bytes())
-    (root / "a" / "new\nline.png").write_bytes(picture_bytes())
+        file.write(make_image())
+    (root / "a" / "new\nline.png").write_bytes(make_image())
     os.symlink(b"nowhere", os.fsencode(root) + b"/a/lost\xe9.png")
     by_split, summary, bad = generate(root, max_bad_fraction=0.1)
     assert [file.path for file in bad] == ["a/lost\ufffd.png"]

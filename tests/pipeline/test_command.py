@@ -112,9 +112,9 @@ def test_usage_errors_of_the_command_line():
     assert tfx_vision("no-such-command").returncode == 2
 
 
-def test_predict_without_a_server(tmp_path, picture_bytes):
+def test_predict_without_a_server(tmp_path, make_image):
     image = tmp_path / "a.png"
-    image.write_bytes(picture_bytes())
+    image.write_bytes(make_image())
     for option, address in (("--grpc", "127.0.0.1:9"), ("--rest", "http://127.0.0.1:9")):
         assert_one_message(tfx_vision("predict", image, option, address), 1, "UNAVAILABLE")
     assert_one_message(tfx_vision("predict", image, "--rest", "http://host:port"), 2, "http://host:port")
@@ -131,7 +131,7 @@ def test_predict_without_a_server(tmp_path, picture_bytes):
     ],
     ids=["several", "none", "no listing"],
 )
-def test_the_model_must_be_named_unless_there_is_only_one(tmp_path, picture_bytes, monkeypatch, names, message):
+def test_the_model_must_be_named_unless_there_is_only_one(tmp_path, make_image, monkeypatch, names, message):
     def model_names(self):
         if names is None:
             raise client.UnimplementedError("UNIMPLEMENTED", "not listed")
@@ -139,12 +139,12 @@ def test_the_model_must_be_named_unless_there_is_only_one(tmp_path, picture_byte
 
     monkeypatch.setattr(client.Client, "model_names", model_names)
     image = tmp_path / "a.png"
-    image.write_bytes(picture_bytes())
+    image.write_bytes(make_image())
     done = CliRunner().invoke(app, ["predict", str(image)])
     assert (done.exit_code, done.stdout, done.stderr) == (2, "", message)
 
 
-def test_every_image_has_its_own_mask(tmp_path, picture_bytes, monkeypatch):
+def test_every_image_has_its_own_mask(tmp_path, make_image, monkeypatch):
     class Server:
         def __init__(self, address, model_name, **options):
             pass
@@ -162,7 +162,7 @@ def test_every_image_has_its_own_mask(tmp_path, picture_bytes, monkeypatch):
     images = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a-2.png", "y/a-2.jpg", "z/a.png")]
     for path in images:
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture_bytes())
+        path.write_bytes(make_image())
     masks = tmp_path / "masks"
     done = CliRunner().invoke(app, ["segment", *map(str, images), "--output-dir", str(masks), "--model=m", "--json"])
     assert done.exit_code == 0, done.output
@@ -198,7 +198,7 @@ def test_augment_draws_a_sheet(tmp_path, class_folders):
     assert done.stderr == "skipped: a/0.png: not a JPEG, PNG or GIF file\n"
     with Image.open(sheet) as image:
         assert image.width > 8 * 128 and image.height > 5 * 128
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "sheet.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "sheet.png"]
 
 
 NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom", "translation")]

@@ -62,10 +62,10 @@ def test_an_unusable_image_is_reported_and_replaced(class_folders):
         contact_sheet.read(*configured(data), 6, reported.append)
 
 
-def test_tfrecord_files_are_read(tmp_path, picture_bytes):
+def test_tfrecord_files_are_read(tmp_path, make_image):
     def example(label):
         feature = {
-            features.IMAGE_ENCODED: tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture_bytes()])),
+            features.IMAGE_ENCODED: tf.train.Feature(bytes_list=tf.train.BytesList(value=[make_image()])),
             features.CLASS_TEXT: tf.train.Feature(bytes_list=tf.train.BytesList(value=[label])),
         }
         return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()

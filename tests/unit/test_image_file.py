@@ -114,9 +114,9 @@ def test_batches_give_the_results_of_single_images(rng):
             assert str(result) == str(error)
 
 
-def test_an_error_while_reading_is_raised(picture_bytes):
+def test_an_error_while_reading_is_raised(make_image):
     def contents():
-        yield from [picture_bytes() for _ in range(50)]
+        yield from [make_image() for _ in range(50)]
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
@@ -204,7 +204,7 @@ def test_large_images_are_sampled_well_enough():
     assert properties.deviation["green"] == pytest.approx(pixels[..., 1].std(), rel=0.01)
 
 
-def test_a_large_flat_picture_is_exact_and_has_no_hash():
+def test_a_large_flat_image_is_exact_and_has_no_hash():
     properties = image_file.examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), 10_000_000)
     assert properties.mean == pytest.approx(dict.fromkeys(properties.mean, 201.0), rel=1e-6)
     assert max(properties.deviation.values()) < 1e-3

@@ -44,7 +44,7 @@ def test_split_folders_count_a_class_over_all_splits(class_folders):
     assert (dataset.layout, dataset.own_splits) == ("split_folders", ("train", "test"))
     assert class_counts(dataset) == {"a": 3, "b": 4}
     assert by_path(dataset)["test/a/0.png"].split == "test"
-    # Validation has no folder: it is drawn from what lies in train.
+    # Validation has no folder: it is drawn from the train folder.
     assert by_path(dataset)["train/a/0.png"].split == ""
 
 
@@ -157,9 +157,9 @@ def test_a_dangling_link_is_refused(class_folders):
     assert inspect(root).refused == (("a/link.png", "a link to a file that does not exist"),)
 
 
-def test_links_may_not_leave_the_data_folder(class_folders, tmp_path, picture_bytes):
+def test_links_may_not_leave_the_data_folder(class_folders, tmp_path, make_image):
     root = class_folders({"a": 2, "b": 2})
-    (tmp_path / "secret.png").write_bytes(picture_bytes())
+    (tmp_path / "secret.png").write_bytes(make_image())
     (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
     (root / "a" / "in.png").symlink_to(root / "b" / "0.png")
     dataset = inspect(root)
@@ -178,10 +178,10 @@ def test_a_named_pipe_is_refused(class_folders):
     assert inspect(root).refused == (("a/pipe.png", "neither a file nor a folder"),)
 
 
-def test_names_that_are_not_utf8(class_folders, picture_bytes):
+def test_names_that_are_not_utf8(class_folders, make_image):
     root = class_folders({"a": 2, "b": 2})
     with open(os.fsencode(root) + b"/a/caf\xe9 [1] *.png", "wb") as file:
-        file.write(picture_bytes())
+        file.write(make_image())
     assert len(inspect(root).entries) == 5
     os.mkdir(os.fsencode(root) + b"/caf\xe9")
     with pytest.raises(DatasetError, match="is not UTF-8"):
@@ -401,10 +401,10 @@ def test_rows_without_a_usable_file_are_refused(class_folders, tmp_path):
     assert reasons["raw/1.png"] == "no label (manifest.csv, line 11)"
 
 
-def test_a_manifest_does_not_follow_a_linked_folder(class_folders, tmp_path, picture_bytes):
+def test_a_manifest_does_not_follow_a_linked_folder(class_folders, tmp_path, make_image):
     root = class_folders({"raw": 4})
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "x.png").write_bytes(picture_bytes())
+    (tmp_path / "other" / "x.png").write_bytes(make_image())
     (root / "raw" / "link").symlink_to(tmp_path / "other")
     rows = [f"raw/{i}.png,{'ab'[i % 2]}" for i in range(4)]
     (root / "manifest.csv").write_text("\n".join(["path,label", *rows, "raw/link/x.png,a"]))
@@ -453,10 +453,10 @@ def test_groups_come_from_a_column(class_folders):
 
 def test_the_newest_span_is_read(class_folders):
     for number in (1, 2, 10):
-        root = class_folders({f"day-{number}/a": number + 1, f"day-{number}/b": 2}, name=f"deliveries-{number}")
+        root = class_folders({f"day-{number}/a": number + 1, f"day-{number}/b": 2}, name=f"arrivals-{number}")
         if number > 1:
-            os.rename(root / f"day-{number}", root.parent / "deliveries-1" / f"day-{number}")
-    base = root.parent / "deliveries-1"
+            os.rename(root / f"day-{number}", root.parent / "arrivals-1" / f"day-{number}")
+    base = root.parent / "arrivals-1"
     dataset = inspect(base / "day-{SPAN}")
     assert (dataset.span, class_counts(dataset)["a"]) == (10, 11)
     assert by_path(dataset)["a/0.png"].classes == ("a",)
@@ -509,7 +509,7 @@ def test_settings_that_contradict_the_layout(class_folders, tmp_path):
         inspect(root, manifest=str(tmp_path / "list.csv"), metadata_csv=str(tmp_path / "list.csv"))
 
 
-def test_every_file_in_a_nested_folder_is_refused(class_folders, picture_bytes):
+def test_every_file_in_a_nested_folder_is_refused(class_folders, make_image):
     root = class_folders({"a": 2, "b": 2, "a/more/deep": 3})
     assert [refused.path for refused in inspect(root).refused] == [f"a/more/deep/{i}.png" for i in range(3)]
 

@@ -8,8 +8,8 @@ from trainer_module import preprocessing
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_decode_and_resize_is_the_same_in_a_dataset(picture_bytes, channels):
-    encoded = [picture_bytes(30, 20), picture_bytes(9, 40, "JPEG"), picture_bytes(16, 16, channels=1)]
+def test_decode_and_resize_is_the_same_in_a_dataset(make_image, channels):
+    encoded = [make_image(30, 20), make_image(9, 40, "JPEG"), make_image(16, 16, channels=1)]
     eager = preprocessing.decode_and_resize(tf.constant(encoded), 16, channels)
     dataset = tf.data.Dataset.from_tensor_slices(encoded).batch(3)
     (batch,) = dataset.map(lambda batch: preprocessing.decode_and_resize(batch, 16, channels))
@@ -18,8 +18,8 @@ def test_decode_and_resize_is_the_same_in_a_dataset(picture_bytes, channels):
     np.testing.assert_array_equal(eager, batch)
 
 
-def test_a_picture_of_the_right_size_is_not_changed(rng, picture_bytes):
-    encoded = picture_bytes(16, 16)
+def test_a_picture_of_the_right_size_is_not_changed(rng, make_image):
+    encoded = make_image(16, 16)
     pixels = preprocessing.decode(tf.constant(encoded), 3)
     np.testing.assert_array_equal(preprocessing.decode_and_resize(tf.constant([encoded]), 16, 3)[0], pixels)
 

@@ -44,7 +44,7 @@ def test_the_artifact_is_read_as_it_was_written(quarantine, tmp_path, remote):
     [
         (artifact.Summary.FILE, b'{"examples": 3, "splits": {"train": {"a": 3}}}', "its format is none, expected 1"),
         (artifact.QUARANTINE_FILE, b'{"path": "a"}\n', r"quarantine\.jsonl, line 1"),
-        (artifact.DUPLICATES_FILE, b'{"kind": "exact", "pictures": []}\n', r"duplicates\.jsonl, line 1"),
+        (artifact.DUPLICATES_FILE, b'{"kind": "exact", "members": []}\n', r"duplicates\.jsonl, line 1"),
     ],
 )
 def test_another_format_is_one_clear_error(quarantine, tmp_path, name, content, message):
