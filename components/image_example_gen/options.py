@@ -179,8 +179,8 @@ class ExampleGenOptions(Section):
       ignore_id: The id of mask pixels that do not count, if there is one.
       columns: Slice columns.
       label_features: Raw example features of the label that every example has.
-      fingerprint: Of the path, size and time of change of every file, and of its labels: the cache compares it to detect
-        a changed dataset.
+      fingerprint: Digest of the path, size and time of change of every file, and of its label; the cache compares it to
+        detect a changed dataset.
     """
 
     data: DataOptions = DataOptions()
