@@ -1,4 +1,4 @@
-"""Pictures a second of every random change, and of Keras's layers that do the same.
+"""Images a second of every random change, and of Keras's layers that do the same.
 
 python tests/bench/augmentation.py [--threads 2]
 
@@ -20,7 +20,7 @@ from keras import layers
 from trainer_module import augmentation
 from trainer_module.options import AugmentationOptions
 
-SIZES = ((32, 128), (96, 32))  # side, pictures a batch
+SIZES = ((32, 128), (96, 32))  # side, images a batch
 REPEATS = 40
 
 MOVES = {"rotation": 0.05, "zoom": 0.15, "translation": 0.1}
@@ -47,7 +47,7 @@ MIXES = {"mixup": {"mixup": 0.2}, "cutmix": {"cutmix": 1.0}}
 
 
 def rates(calls: dict[str, Callable[[], tf.Tensor]], batch_size: int) -> dict[str, int]:
-    """Pictures a second of calls that take turns."""
+    """Images a second of calls that take turns."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(REPEATS):
         for name, call in calls.items():
@@ -68,16 +68,16 @@ def main() -> None:
         images = tf.constant(random.uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32))
         labels = tf.one_hot(tf.range(batch_size) % 10, 10)
         measured = found[f"{size} px, batches of {batch_size}"] = {}
-        for name, said in CHOICES.items():
-            options = AugmentationOptions(**said)
-            theirs = keras.Sequential([KERAS[key](value) for key, value in said.items()])
+        for name, settings in CHOICES.items():
+            options = AugmentationOptions(**settings)
+            theirs = keras.Sequential([KERAS[key](value) for key, value in settings.items()])
             ours = tf.function(
                 lambda images=images, options=options: augmentation.augment_images(images, options, seed)
             )
             kerass = tf.function(lambda images=images, theirs=theirs: theirs(images, training=True))
             measured[name] = rates({"ours": ours, "keras": kerass}, batch_size)
-        for name, said in MIXES.items():
-            options = AugmentationOptions(**said)
+        for name, settings in MIXES.items():
+            options = AugmentationOptions(**settings)
             mixed = tf.function(
                 lambda images=images, labels=labels, options=options: augmentation.mix(
                     images, (labels,), options, seed

@@ -1,9 +1,9 @@
 """Several worker processes against one: seconds of every node that Beam runs.
 
-    python tests/bench/beam_workers.py PICTURES [--num 10000] [--workers 2] [--rounds 2] [--set section.key=value]
+    python tests/bench/beam_workers.py IMAGES [--num 10000] [--workers 2] [--rounds 2] [--set section.key=value]
 
 Runs the preset `images` at 32 px, one epoch, up to GradCam: with `[beam] runner = "local"`, then with
-`multi_processing`, and so on by turns, each in a process of its own on the first N pictures of the class folders. Other
+`multi_processing`, and so on by turns, each in a process of its own on the first N images of the class folders. Other
 work on the machine touches both; the least of all rounds counts.
 """
 
@@ -31,8 +31,8 @@ def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[
     from pipeline.config import loading
     from pipeline.execution import dataset, node_runner
 
-    said = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
-    loaded = loading.load("images", data=data, overrides=said)
+    settings = [f"pipeline.root={run_dir}", f"beam.runner={runner}", f"beam.workers={workers}", *SETTINGS, *overrides]
+    loaded = loading.load("images", data=data, overrides=settings)
     loaded.run_dir.mkdir(parents=True)
     results: list = []
     node_runner.run(
@@ -59,17 +59,17 @@ def main() -> None:
         print(json.dumps(found))
         return
 
-    from data_path import link_pictures
+    from data_path import link_images
 
     runners = ("local", "multi_processing")
     least: dict[str, dict[str, float]] = {runner: {} for runner in runners}
-    # Beside the pictures, so that they can be linked.
+    # Beside the images, so that they can be linked.
     with tempfile.TemporaryDirectory(dir=arguments.data.parent) as work:
-        pictures = Path(work) / "pictures"
-        link_pictures(arguments.data, pictures, arguments.num)
+        images = Path(work) / "images"
+        link_images(arguments.data, images, arguments.num)
         for number in range(arguments.rounds):
             for runner in runners:
-                command = [sys.executable, __file__, str(pictures), "--runner", runner]
+                command = [sys.executable, __file__, str(images), "--runner", runner]
                 command += ["--workers", str(arguments.workers)]
                 command += [part for override in arguments.overrides for part in ("--set", override)]
                 with tempfile.TemporaryDirectory(dir=work) as run_dir:
@@ -82,7 +82,7 @@ def main() -> None:
                 for id_ in NODES:
                     least[runner][id_] = min(found[id_], least[runner].get(id_, found[id_]))
     print(
-        f"\n| {arguments.num:,} pictures | one process, s | {arguments.workers} workers, s | ratio |\n|---|---|---|---|"
+        f"\n| {arguments.num:,} images | one process, s | {arguments.workers} workers, s | ratio |\n|---|---|---|---|"
     )
     for id_ in NODES:
         one, several = (least[runner][id_] for runner in runners)

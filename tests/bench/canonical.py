@@ -1,7 +1,7 @@
 """Image classification data as TFX's guides do it: the form that ours is compared with.
 
-A file-based ExampleGen that reads every picture, statistics and schema over all features, and a Transform that decodes
-every picture in `tf.map_fn` and materialises floats.
+A file-based ExampleGen that reads every image, statistics and schema over all features, and a Transform that decodes
+every image in `tf.map_fn` and materialises floats.
 """
 
 import os
@@ -43,7 +43,7 @@ class Executor(BaseExampleGenExecutor):
 
 
 def preprocessing_fn(inputs):
-    """Decodes and scales every picture."""
+    """Decodes and scales every image."""
     import tensorflow_transform as tft
 
     def decode(encoded):

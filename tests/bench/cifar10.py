@@ -1,9 +1,9 @@
 """CIFAR-10: the textbook's recipe and the preset's, the same layers, split and script.
 
-python tests/bench/cifar10.py PICTURES --recipe textbook|preset [--epochs 50] [--set training.learning_rate=0.1] ...
+python tests/bench/cifar10.py IMAGES --recipe textbook|preset [--epochs 50] [--set training.learning_rate=0.1] ...
 
-PICTURES holds `<class>/<index>.png`, 50,000 in all; those with an index from 45,000 are held out. Both recipes watch
-the held-out pictures and keep the epoch whose loss on them is lowest, which favours neither. `--checkpoint FILE` goes
+IMAGES holds `<class>/<index>.png`, 50,000 in all; those with an index from 45,000 are held out. Both recipes watch
+the held-out images and keep the epoch whose loss on them is lowest, which favours neither. `--checkpoint FILE` goes
 on with an interrupted run of the preset's. Prints one line an epoch and, last, one JSON object.
 """
 
@@ -32,7 +32,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def read(folder: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
-    """Reads class names and, for training and held-out pictures, uint8 [n, 32, 32, 3] and int64 [n]."""
+    """Reads class names and, for training and held-out images, uint8 [n, 32, 32, 3] and int64 [n]."""
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     files = sorted(folder.glob("*/*.png"), key=lambda path: path.stem)
     labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
@@ -91,20 +91,20 @@ def preset(
     overrides = overrides + ([f"training.epochs={epochs}"] if epochs else [])
     options = loading.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
     pixels = train[0].reshape(-1, 3).astype(np.float64)
-    pictures = TrainingData(
+    images = TrainingData(
         PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32)),
         tf.data.Dataset.from_tensor_slices(train),
         tf.data.Dataset.from_tensor_slices(held_out),
     )
     with tempfile.TemporaryDirectory() as folder:
-        _, history = fitting.fit(options, pictures, folder, checkpoint=checkpoint)
+        _, history = fitting.fit(options, images, folder, checkpoint=checkpoint)
     return history
 
 
 def main() -> None:
     """Trains, measures and prints."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--recipe", choices=["textbook", "preset"], required=True)
     parser.add_argument("--epochs", type=int, help="50 for the textbook, the preset's own otherwise")
     parser.add_argument("--set", action="append", default=[], help="as for tfx-vision run; of the preset")
@@ -113,7 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
 
-    classes, train, held_out = read(arguments.pictures)
+    classes, train, held_out = read(arguments.images)
     start, cpu_start = time.perf_counter(), time.process_time()
     if arguments.recipe == "textbook":
         history = textbook(train, held_out, arguments.epochs or 50, arguments.seed)

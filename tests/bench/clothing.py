@@ -1,6 +1,6 @@
 """Ten kinds of clothes: the preset, the same network from random weights, and the textbook's transfer learning.
 
-python tests/bench/clothing.py PICTURES --recipe preset|textbook [--weights FILE] [--set model.weights=none] ...
+python tests/bench/clothing.py IMAGES --recipe preset|textbook [--weights FILE] [--set model.weights=none] ...
 
 A stratified fifth is held out and chooses nothing: a tenth of the rest is the validation split that decides which epoch
 is kept. `--checkpoint FILE` goes on with an interrupted run of the preset's. Prints one line an epoch and, last, one
@@ -33,7 +33,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def read(folder: Path, size: int) -> tuple[tuple[str, ...], Arrays]:
-    """Reads class names, all pictures, uint8 [n, size, size, 3], and their class ids, int64 [n]."""
+    """Reads class names, all images, uint8 [n, size, size, 3], and their class ids, int64 [n]."""
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     files = [path for name in classes for path in sorted((folder / name).iterdir())]
     images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)[0].numpy() for path in files]
@@ -96,20 +96,20 @@ def preset(
     options: TrainerOptions, train: Arrays, validation: Arrays, checkpoint: CheckpointFile
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """The preset, trained by the code that the pipeline's Trainer calls."""
-    pictures = TrainingData(
+    images = TrainingData(
         PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)),  # the backbone normalises
         tf.data.Dataset.from_tensor_slices(train),
         tf.data.Dataset.from_tensor_slices(validation),
     )
     with tempfile.TemporaryDirectory() as folder:
-        model, history = fitting.fit(options, pictures, folder, checkpoint=checkpoint)
+        model, history = fitting.fit(options, images, folder, checkpoint=checkpoint)
     return model, history.history
 
 
 def main() -> None:
     """Trains, measures and prints."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--recipe", choices=["preset", "textbook"], required=True)
     parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
     parser.add_argument("--set", action="append", default=[], help="as for tfx-vision run; of the preset")
@@ -119,8 +119,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
 
     overrides = [f"model.weights={arguments.weights}", *arguments.set]
-    chosen = loading.load("clothing", data=str(arguments.pictures), overrides=overrides)
-    classes, (images, labels) = read(arguments.pictures, chosen.transform.image_size)
+    chosen = loading.load("clothing", data=str(arguments.images), overrides=overrides)
+    classes, (images, labels) = read(arguments.images, chosen.transform.image_size)
     indices = split(labels)
     train, validation, test = (
         (images[indices[part]], labels[indices[part]]) for part in ("train", "validation", "test")
@@ -139,7 +139,7 @@ def main() -> None:
                 "recipe": arguments.recipe,
                 "weights": Path(arguments.weights).name,
                 "set": arguments.set,
-                **{f"{part}_pictures": len(chosen) for part, chosen in indices.items()},
+                **{f"{part}_images": len(chosen) for part, chosen in indices.items()},
                 "test_accuracy": round(float(np.mean(logits.argmax(axis=1) == test[1])), 4),
                 "minutes": round(minutes, 1),
                 "cpu_minutes": round(cpu_minutes, 1),

@@ -3,8 +3,8 @@
     python tests/bench/data_path.py [--data DIR] [--num N]... [--profile]
 
 The first --num is compared with the canonical form; every one is measured for how time and memory grow. Without --data
-the pictures are 32-px crops of the two photographs that scikit-learn ships, in ten classes; with it, the first N
-pictures of its class folders. Photographs of 224 px are always such crops.
+the images are 32-px crops of the two photographs that scikit-learn ships, in ten classes; with it, the first N
+images of its class folders. Photographs of 224 px are always such crops.
 """
 
 import argparse
@@ -42,13 +42,13 @@ def write_crops(folder: Path, num: int, side: int = 32, suffix: str = "png") -> 
         Image.fromarray(photograph[y : y + side, x : x + side]).save(path, quality=90)
 
 
-def link_pictures(source: Path, folder: Path, num: int) -> None:
-    """Links the first pictures of every class folder, `num` in all."""
+def link_images(source: Path, folder: Path, num: int) -> None:
+    """Links the first images of every class folder, `num` in all."""
     classes = sorted(path for path in source.iterdir() if path.is_dir())
     for index, path in enumerate(classes):
         (folder / path.name).mkdir(parents=True)
-        for picture in sorted(path.iterdir())[: num // len(classes) + (index < num % len(classes))]:
-            os.link(picture, folder / path.name / picture.name)
+        for image in sorted(path.iterdir())[: num // len(classes) + (index < num % len(classes))]:
+            os.link(image, folder / path.name / image.name)
 
 
 def bytes_below(folder: Path) -> int:
@@ -90,7 +90,7 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
 
 
 def epochs(artifacts: Path, options) -> list[int]:
-    """Pictures a second that the input pipeline gives in the first and in later epochs."""
+    """Images a second that the input pipeline gives in the first and in later epochs."""
     import tensorflow as tf
     import tensorflow_transform as tft
 
@@ -157,7 +157,7 @@ def main() -> None:
         found = measure(arguments.form, str(arguments.data), arguments.run_dir, arguments.image_size, arguments.profile)
         print(json.dumps(found))
         return
-    # Beside the pictures, so that they can be linked.
+    # Beside the images, so that they can be linked.
     with tempfile.TemporaryDirectory(dir=arguments.data and arguments.data.parent) as work:
 
         def run(form: str, data: Path, *more: str) -> dict:
@@ -171,25 +171,25 @@ def main() -> None:
                 print(done.stderr[done.stderr.index("function calls") - 20 :], file=sys.stderr)
             return json.loads(done.stdout.splitlines()[-1])
 
-        def pictures(num: int) -> Path:
-            folder = Path(work) / f"pictures-{num}"
+        def images(num: int) -> Path:
+            folder = Path(work) / f"images-{num}"
             if arguments.data is None:
                 write_crops(folder, num)
             else:
-                link_pictures(arguments.data, folder, num)
+                link_images(arguments.data, folder, num)
             return folder
 
         numbers = arguments.num or [10_000, 1_000]
         grown = {}
         for num in numbers:
-            data = pictures(num)
+            data = images(num)
             if num == numbers[0]:
                 canonical = run("canonical", data)
             grown[num] = run("ours", data, *(["--profile"] if arguments.profile and num == numbers[0] else []))
             if num == numbers[0]:
-                print(f"{num:,} pictures of 32 px")
+                print(f"{num:,} images of 32 px")
                 compare(canonical, grown[num])
-        print("\n| pictures | data path, s | ms a picture | peak memory, MiB | input, pictures a second, by epoch |")
+        print("\n| images | data path, s | ms a image | peak memory, MiB | input, images a second, by epoch |")
         print("|---|---|---|---|---|")
         for num, found in sorted(grown.items()):
             rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
@@ -200,7 +200,7 @@ def main() -> None:
         found = run("ours", photographs, "--image-size", "224")
         rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
         print(
-            f"\n2,000 JPEG files of 224 px: data path {total(found):.1f} s, input, pictures a second, by epoch: {rates}"
+            f"\n2,000 JPEG files of 224 px: data path {total(found):.1f} s, input, images a second, by epoch: {rates}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What ImageExampleGen does in one process whatever the runner: time and memory of holding and dividing all pictures.
+"""What ImageExampleGen does in one process whatever the runner: time and memory of holding and dividing all images.
 
     python tests/bench/division.py [--num 100000 --num 1000000] [--near report|together|off]
 
@@ -18,7 +18,7 @@ from components.image_example_gen.options import DataOptions
 
 
 def records(num: int) -> list[splits.Record]:
-    """Makes up the records of `num` pictures."""
+    """Makes up the records of `num` images."""
     rng = np.random.default_rng(1)
     source = rng.integers(0, num, num)
     source = np.where(rng.random(num) < 0.001, source, np.arange(num))
@@ -57,7 +57,7 @@ def main() -> None:
         seconds = time.monotonic() - start
         print(f"| {arguments.measure:,} | {seconds:.1f} | {held - before:,} | {peak_mib() - before:,} |")
         return
-    print("| pictures | dividing, s | records, MiB | peak, MiB |\n|---|---|---|---|", flush=True)
+    print("| images | dividing, s | records, MiB | peak, MiB |\n|---|---|---|---|", flush=True)
     for num in arguments.num or [100_000, 1_000_000]:
         subprocess.run([sys.executable, __file__, "--measure", str(num), "--near", arguments.near], check=True)
 

@@ -1,9 +1,9 @@
 """Ten epochs of a head on a frozen base: features kept against features computed anew in every epoch.
 
-python tests/bench/frozen_features.py PICTURES WEIGHTS [--epochs 10] [--limit 400]
+python tests/bench/frozen_features.py IMAGES WEIGHTS [--epochs 10] [--limit 400]
 
-PICTURES holds one folder a class; WEIGHTS is a file of MobileNetV2. The uncached way is what a textbook does: `fit` of
-the whole model, the base frozen. Both start from the same weights and see the same pictures. The uncached time is
+IMAGES holds one folder a class; WEIGHTS is a file of MobileNetV2. The uncached way is what a textbook does: `fit` of
+the whole model, the base frozen. Both start from the same weights and see the same images. The uncached time is
 measured over `--measured` epochs and multiplied, the first apart, since it compiles.
 """
 
@@ -38,8 +38,8 @@ class _Times(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def pictures(folder: Path, size: int, limit: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Reads the first pictures of every class, uint8 [n, size, size, 3], and their class ids."""
+def read_images(folder: Path, size: int, limit: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Reads the first images of every class, uint8 [n, size, size, 3], and their class ids."""
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     images, labels = [], []
     for class_id, name in enumerate(classes):
@@ -53,7 +53,7 @@ def pictures(folder: Path, size: int, limit: int) -> tuple[tuple[str, ...], np.n
 def main() -> None:
     """Measures and prints one JSON object."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("weights")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=10)
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=400)
     arguments = parser.parse_args()
 
-    classes, images, labels = pictures(arguments.pictures, arguments.size, arguments.limit)
+    classes, images, labels = read_images(arguments.images, arguments.size, arguments.limit)
     held_out = len(labels) // 5
     options = TrainerOptions(
         classes=classes,
@@ -97,7 +97,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "pictures": len(labels),
+                "images": len(labels),
                 "cached_s": round(cached, 1),
                 "uncached_s": round(uncached, 1),
                 "uncached_epochs_s": [round(seconds, 1) for seconds in times.seconds],

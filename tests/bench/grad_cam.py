@@ -1,12 +1,12 @@
-"""Grad-CAM, pictures a second: ours, the textbook's loop, the libraries tf-keras-vis and xplique, and predicting alone.
+"""Grad-CAM, images a second: ours, the textbook's loop, the libraries tf-keras-vis and xplique, and predicting alone.
 
 python tests/bench/grad_cam.py [--weights mobilenet_v2.h5] [--rounds 3] [--model scratch_cnn] ...
 
-All explain the predicted class of the same random pictures on the same model: the default `scratch_cnn` at 32 pixels,
+All explain the predicted class of the same random images on the same model: the default `scratch_cnn` at 32 pixels,
 and MobileNetV2 at 224 with a head of ten classes (random weights where none are given); `unet` at 128 is compared with
 predicting alone. The ways take turns, and of each the fastest round counts. The textbook is the tutorial's: a model of
-the feature map and the output for every picture, and an eager tape through all of it. A library that is not installed
-is left out, and said so. They are put beside the project's environment, in a folder of their own; xplique asks for an
+the feature map and the output for every image, and an eager tape through all of it. A library that is not installed
+is skipped with a note. They are put beside the project's environment, in a folder of their own; xplique asks for an
 older TensorFlow and runs with this:
 
 uv pip install --python .venv/bin/python --target LIBRARIES --no-deps tf-keras-vis xplique deprecated einops imageio \
@@ -36,7 +36,7 @@ from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 
-# Side, pictures that are explained in batches, pictures a batch, pictures of the textbook's loop. Of masks there is
+# Side, images that are explained in batches, images a batch, images of the textbook's loop. Of masks there is
 # nothing to compare with.
 SIZES = {"scratch_cnn": (32, 512, 128, 12), "mobilenet_v2": (224, 32, 32, 4), "unet": (128, 32, 16, 0)}
 TASKS = {"scratch_cnn": "classification", "mobilenet_v2": "classification", "unet": "segmentation"}
@@ -44,20 +44,20 @@ TASKS = {"scratch_cnn": "classification", "mobilenet_v2": "classification", "une
 
 SMALL = "tf-keras-vis, small"
 
-Way = Callable[[np.ndarray], np.ndarray]  # pictures → what is made of them
+Way = Callable[[np.ndarray], np.ndarray]  # images → what is made of them
 
 
 def build(name: str, weights: str) -> keras.Model:
     """The network, untrained but for a backbone's weights."""
     if name != "mobilenet_v2":
-        said: dict[str, Any] = {"model": {"name": name}, "transform": {"image_size": SIZES[name][0]}}
+        sections: dict[str, Any] = {"model": {"name": name}, "transform": {"image_size": SIZES[name][0]}}
     else:
-        said = {
+        sections = {
             "model": {"name": "transfer", "backbone": name, "weights": weights},
             "transform": {"image_size": 224, "normalization": "backbone"},
         }
     keras.utils.set_random_seed(3)
-    options = TrainerOptions(classes=tuple("abcdefghij"), task={"name": TASKS[name]}, **said)
+    options = TrainerOptions(classes=tuple("abcdefghij"), task={"name": TASKS[name]}, **sections)
     return build_network(options, PixelStatistics(np.full(3, 120.0, "f"), np.full(3, 4000.0, "f")))
 
 
@@ -84,7 +84,7 @@ def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dic
 
         visual = Gradcam(model, clone=False)
 
-        def by_tf_keras_vis(images: np.ndarray, **said: bool) -> np.ndarray:
+        def by_tf_keras_vis(images: np.ndarray, **sections: bool) -> np.ndarray:
             maps = []
             for start in range(0, len(images), batch_size):
                 ids = class_ids[start : start + batch_size]
@@ -94,7 +94,7 @@ def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dic
                         images[start : start + batch_size],
                         penultimate_layer=features.FEATURES_LAYER,
                         seek_penultimate_conv_layer=False,
-                        **said,
+                        **sections,
                     )
                 )
             return np.concatenate(maps)
@@ -167,7 +167,7 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
     return {
         "model": name,
         "side": side,
-        "pictures_a_second": {way: round(1 / seconds, 1) for way, seconds in best.items()},
+        "images_a_second": {way: round(1 / seconds, 1) for way, seconds in best.items()},
         "ours_to_textbook": round(best["textbook"] / best["ours"], 1) if few else None,
         "ours_to_best_library": round(min(best[way] for way in known) / best["ours"], 2) if known else None,
         "explaining_to_predicting": round(best["ours"] / best["predict"], 2),

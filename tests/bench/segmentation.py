@@ -36,7 +36,7 @@ PLAIN, PRETRAINED, TEXTBOOK = "plain", "pretrained", "textbook"
 
 
 class Part(NamedTuple):
-    """Pictures uint8 [n, s, s, 3] and their masks uint8 [n, s, s]."""
+    """Images uint8 [n, s, s, 3] and their masks uint8 [n, s, s]."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, Part]:
-    """Reads and divides the pictures by what their names begin with (regular expressions)."""
+    """Reads and divides the images by what their names begin with (regular expressions)."""
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "validation": [], "test": []}
     for path in sorted((folder / "images").iterdir()):
         mask = tf.constant([(folder / "masks" / path.name).read_bytes()])
@@ -63,15 +63,15 @@ def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
     chosen = loading.load(
         "camvid", data=str(arguments.camvid), overrides=[f"model.encoder_weights='{arguments.weights}'"]
     )
-    said = json.loads(chosen.trainer_options(chosen.data.classes or ()).model_dump_json())
+    table = json.loads(chosen.trainer_options(chosen.data.classes or ()).model_dump_json())
     if form == PLAIN:
-        said["model"] = {"name": "unet", "filters": said["model"]["filters"]}
-        said["transform"]["normalization"] = "dataset"
-        said["training"]["epochs"] += said["fine_tuning"]["epochs"]
-        said["fine_tuning"] = {}
+        table["model"] = {"name": "unet", "filters": table["model"]["filters"]}
+        table["transform"]["normalization"] = "dataset"
+        table["training"]["epochs"] += table["fine_tuning"]["epochs"]
+        table["fine_tuning"] = {}
     for section, keys in json.loads(arguments.options).items():
-        said[section] |= keys
-    return TrainerOptions.model_validate(said)
+        table[section] |= keys
+    return TrainerOptions.model_validate(table)
 
 
 def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str, checkpoint: CheckpointFile) -> keras.Model:
@@ -128,7 +128,7 @@ def main() -> None:
             model.save_weights(arguments.keep / f"{form}.weights.h5")
         report: dict[str, Any] = {"form": form, "parameters": model.count_params()}
         report |= {"minutes": round(taken, 1), "cpu_minutes": round(cpu_taken, 1)}
-        report |= {f"{name}_pictures": len(part.images) for name, part in parts.items()}
+        report |= {f"{name}_images": len(part.images) for name, part in parts.items()}
         for name in ("validation", "test"):
             report[name] = measure(model, parts[name], options.classes, options.ignore_id)
         print(json.dumps(report), flush=True)

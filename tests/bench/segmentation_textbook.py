@@ -1,4 +1,4 @@
-"""A U-Net as tutorials write it: random weights, RMSprop, cross-entropy, a mirrored picture now and then."""
+"""A U-Net as tutorials write it: random weights, RMSprop, cross-entropy, a mirrored image now and then."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def train(
     """Trains for so long and keeps the epoch of the lowest validation loss.
 
     Args:
-      train_part: Pictures uint8 [n, s, s, 3] and masks uint8 [n, s, s].
+      train_part: Images uint8 [n, s, s, 3] and masks uint8 [n, s, s].
       validation_part: The same.
       cpu_minutes: Processor time of all cores; the epoch in which it is over is the last one.
     """
