@@ -23,14 +23,14 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the flags that write golden files anew, start every pod from nothing, and allow an engine of Beam's."""
+    """Adds the flags that write golden files, start every pod from nothing, and allow an engine of Beam's."""
     parser.addoption("--update-goldens", action="store_true", help="write the golden files instead of comparing")
     parser.addoption(
         "--engine",
         action="append",
         default=[],
         choices=("flink", "spark", "multi_processing"),
-        help="run the data-parallel nodes there too; may be said several times",
+        help="run the data-parallel nodes there too; may be repeated",
     )
     parser.addoption("--fresh-pods", action="store_true", help="a new process for every node of Kubeflow's run")
 
@@ -116,7 +116,7 @@ class TinyModel:
       model: From pixels to logits.
       serving_dir: The SavedModel.
       run_dir: Holds the Keras file.
-      image_bytes: Twelve pictures, four of each class.
+      image_bytes: Twelve images, four of each class.
       examples: The same as serialised raw examples.
     """
 
@@ -241,11 +241,11 @@ def evaluation_of() -> Callable[..., Any]:
         np.add.at(confusion, (labels, chosen), 1)
         per_class = {}
         for index, class_name in enumerate(classes):
-            hit, actual, said = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
+            hit, actual, predicted = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
             per_class[class_name] = {
-                "precision": divide(hit, said),
+                "precision": divide(hit, predicted),
                 "recall": divide(hit, actual),
-                "f1": divide(2 * hit, said + actual),
+                "f1": divide(2 * hit, predicted + actual),
                 "support": float(actual),
             }
         accuracy = float((chosen == labels).mean())

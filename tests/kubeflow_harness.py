@@ -119,7 +119,7 @@ class Harness:
 
     def run(self, parameters: Json | None = None, *, at_once: int = 2) -> Run:
         """Runs all tasks, and the exit handler."""
-        given = {name: said.default_value for name, said in self.spec.root.input_definitions.parameters.items()}
+        given = {name: entry.default_value for name, entry in self.spec.root.input_definitions.parameters.items()}
         given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
         run = Run(str(uuid.uuid4()), {})
         waiting = dict(self.tasks)
@@ -149,26 +149,26 @@ class Harness:
         """Makes the ExecutorInput of a task, as JSON."""
         component = self.spec.components[task.component_ref.name]
         values = {}
-        for key, said in task.inputs.parameters.items():
-            kind = said.WhichOneof("kind")
+        for key, entry in task.inputs.parameters.items():
+            kind = entry.WhichOneof("kind")
             if kind == "runtime_value":
-                value = json_format.MessageToDict(said.runtime_value.constant)
+                value = json_format.MessageToDict(entry.runtime_value.constant)
                 value = run.run_id if value == "{{$.pipeline_job_uuid}}" else value
             elif kind == "component_input_parameter":
-                passed = self.spec.root.dag.tasks[DAG].inputs.parameters[said.component_input_parameter]
-                assert said.component_input_parameter in self.spec.components[DAG].input_definitions.parameters
+                passed = self.spec.root.dag.tasks[DAG].inputs.parameters[entry.component_input_parameter]
+                assert entry.component_input_parameter in self.spec.components[DAG].input_definitions.parameters
                 value = given[passed.component_input_parameter]
             elif kind == "task_final_status":
                 # A struct, which the driver makes text of for a parameter of type STRING.
-                assert said.task_final_status.producer_task == DAG
+                assert entry.task_final_status.producer_task == DAG
                 state = "COMPLETE" if run.succeeded else "FAILED"
                 value = json.dumps({"state": state, "pipelineTaskName": DAG, "error": {}})
             else:
                 raise HarnessError(f"{name}.{key}: {kind} is not implemented")
             values[key] = value
         artifacts = {}
-        for key, said in task.inputs.artifacts.items():
-            producer = said.task_output_artifact
+        for key, entry in task.inputs.artifacts.items():
+            producer = entry.task_output_artifact
             assert producer.producer_task in task.dependent_tasks
             artifact = run.tasks[producer.producer_task].outputs[producer.output_artifact_key]
             artifacts[key] = {"artifacts": [artifact]}
@@ -176,8 +176,8 @@ class Harness:
             f"{self.scheme}://mlpipeline/v2/artifacts/{self.spec.pipeline_info.name}/{run.run_id}/{name}/{uuid.uuid4()}"
         )
         outputs = {
-            key: {"artifacts": [{"uri": f"{folder}/{key}", "type": json_format.MessageToDict(said.artifact_type)}]}
-            for key, said in component.output_definitions.artifacts.items()
+            key: {"artifacts": [{"uri": f"{folder}/{key}", "type": json_format.MessageToDict(entry.artifact_type)}]}
+            for key, entry in component.output_definitions.artifacts.items()
         }
         log = {"uri": f"{folder}/{LOGS}", "type": {"schemaTitle": "system.Artifact"}}
         outputs[LOGS] = {"artifacts": [log]}
@@ -214,14 +214,14 @@ class Harness:
             shutil.rmtree(root)
 
     def _launch(self, name: str, task: Any, executor_input: Json, root: Path) -> Task:
-        for said in executor_input["inputs"].get("artifacts", {}).values():
-            for artifact in said["artifacts"]:
+        for entry in executor_input["inputs"].get("artifacts", {}).values():
+            for artifact in entry["artifacts"]:
                 local = self.local_path(root, artifact["uri"])
                 # What has no files leaves no trace in an object store, and none in the pod.
                 if not local.exists() and self.stored(artifact["uri"]).exists():
                     shutil.copytree(self.stored(artifact["uri"]), local)
-        for said in executor_input["outputs"].get("artifacts", {}).values():
-            for artifact in said["artifacts"]:
+        for entry in executor_input["outputs"].get("artifacts", {}).values():
+            for artifact in entry["artifacts"]:
                 self.local_path(root, artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
         self.local_path(root, executor_input["outputs"]["artifacts"][LOGS]["artifacts"][0]["uri"]).touch()
         (root / "dev").mkdir(parents=True)
@@ -250,7 +250,7 @@ class Harness:
 
     def environment(self, task: Any, root: Path) -> dict[str, str]:
         """The container's variables: its own, and what makes this machine one."""
-        own = {said.name: said.value for said in self.container(task).env}
+        own = {entry.name: entry.value for entry in self.container(task).env}
         kept = {key: os.environ[key] for key in ("PATH", "LANG", "NICE") if key in os.environ}
         return {**kept, "HOME": str(root), "TMPDIR": str(self.folder), "TFX_VISION_MOUNT_ROOT": str(root), **own}
 
@@ -261,8 +261,8 @@ class Harness:
         if path.exists():
             json_format.Parse(path.read_text(), written)
         found = {}
-        for key, said in executor_input["outputs"].get("artifacts", {}).items():
-            (artifact,) = said["artifacts"]
+        for key, entry in executor_input["outputs"].get("artifacts", {}).items():
+            (artifact,) = entry["artifacts"]
             metadata = dict(artifact.get("metadata", {}))
             uri = artifact["uri"]
             if key in written.artifacts:
@@ -337,8 +337,8 @@ class WarmInterpreter:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._news:
-                said = json.loads(line)
-                self._ended[said["log"]] = said["exit_code"]
+                entry = json.loads(line)
+                self._ended[entry["log"]] = entry["exit_code"]
                 self._news.notify_all()
 
     def __call__(self, command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:

@@ -91,9 +91,9 @@ class _TfxFiles(tensorflow_gfile.TensorflowFilesystem):  # type: ignore[misc]
 
 
 def register(patch: pytest.MonkeyPatch) -> None:
-    """Makes TFX know the scheme, and mends TensorFlow's two mistakes with it.
+    """Makes TFX know the scheme, and corrects TensorFlow's two mistakes with it.
 
-    The folder `assets` is said to hold `.extra`, what is left of the name of `assets.extra` beside it; and what is
+    The folder `assets` is listed with `.extra`, what is left of the name of `assets.extra` beside it; and what is
     written to a file that exists is added to it.
     """
     filesystem_registry.DEFAULT_FILESYSTEM_REGISTRY.register(_TfxFiles, priority=0)

@@ -18,7 +18,7 @@ COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
 
 def deliver(folder, *, brightness=1.0):
-    """Writes 16 noisy pictures of each of three classes."""
+    """Writes 16 noisy images of each of three classes."""
     random = np.random.default_rng(3)
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
@@ -29,7 +29,7 @@ def deliver(folder, *, brightness=1.0):
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
-    """A folder that pods mount, with one span of pictures."""
+    """A folder that pods mount, with one span of images."""
     folder = tmp_path_factory.mktemp("volume")
     deliver(folder / "data" / "day-1")
     return folder
@@ -102,7 +102,9 @@ def test_types_and_properties_survive_ml_metadata(pushed):
     examples = run.tasks["ImageExampleGen"].outputs["examples"]
     assert examples["metadata"]["span"] == 1
     assert json.loads(examples["metadata"]["split_names"]) == ["train", "validation", "test"]
-    assert all(said["uri"].startswith("minio://") for task in run.tasks.values() for said in task.outputs.values())
+    assert all(
+        artifact["uri"].startswith("minio://") for task in run.tasks.values() for artifact in task.outputs.values()
+    )
 
 
 def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed, harness, volume):
@@ -120,7 +122,7 @@ def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed,
     assert run.tasks["RunVerdict"].last_line.startswith("verdict: refused by Evaluator")
 
 
-def test_pictures_that_have_drifted_end_the_run_with_a_gate(pushed, harness, volume, monkeypatch):
+def test_images_that_have_drifted_end_the_run_with_a_gate(pushed, harness, volume, monkeypatch):
     deliver(volume / "data" / "day-2", brightness=0.3)
     try:
         installation = harness()

@@ -17,12 +17,12 @@ from serving.client import GrpcClient, RestClient
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    said = [
+    overrides = [
         f"pipeline.root={tmp_path_factory.mktemp('runs')}",
         "training.epochs=2",
         "evaluation.thresholds={pixel_accuracy=0.8}",
     ]
-    loaded = loading.load("digit_scenes", overrides=said)
+    loaded = loading.load("digit_scenes", overrides=overrides)
     return loaded, local_run.execute(loaded, dataset.prepare(loaded))
 
 
@@ -40,7 +40,7 @@ def test_every_node_runs_and_the_model_is_pushed(run):
 
 def test_masks_are_served_as_png(run, running_server):
     loaded, outcome = run
-    picture = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
+    image = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
     with running_server("scenes", Path(loaded.model_base_path)) as server:
         answers = []
         for client in (
@@ -48,7 +48,7 @@ def test_masks_are_served_as_png(run, running_server):
             RestClient(f"http://127.0.0.1:{server.rest_port}", "scenes"),
         ):
             assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
-            (mask,) = client.segment([picture])
+            (mask,) = client.segment([image])
             answers.append(np.asarray(Image.open(io.BytesIO(mask.png))))
             assert np.bincount(answers[-1].ravel(), minlength=11).tolist() == list(mask.class_pixels)
             client.close()

@@ -1,4 +1,4 @@
-"""The whole way on the digits: pictures in, a gated, explained, served model out."""
+"""The whole way on the digits: images in, a gated, explained, served model out."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
     second = execute()
     states = executions_of_last_run(root)
     assert len(states) == 12
-    # The resolver is a question to ML Metadata, and asked anew in every run.
+    # The resolver is a question to ML Metadata, and asked in every run.
     assert {node for node, state in states.items() if state != "CACHED"} == {"Resolver"}
     assert second.exit_code == 0
     assert second.result.pushed_version == first.result.pushed_version
@@ -355,13 +355,13 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root)
 
 def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
     shutil.copytree(root / "digits" / "data" / "digits", tmp_path / "volume" / "digits")
-    said = [
+    kubeflow = [
         "kubeflow.image=registry.example/tfx-vision:1",
         f"kubeflow.volumes=[{{claim='shared', mount_path='{tmp_path}/volume'}}]",
         f"kubeflow.data_path={tmp_path}/volume/digits",
         f"kubeflow.work_path={tmp_path}/volume/work",
     ]
-    loaded = loading.load("digits", overrides=[*overrides, *said])
+    loaded = loading.load("digits", overrides=[*overrides, *kubeflow])
     documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded))
     # One pod from nothing, the others from a process that has loaded TFX: that takes five times as long as their work.
     warm = None if request.config.getoption("--fresh-pods") else kubeflow_harness.WarmInterpreter({"ImageExampleGen"})

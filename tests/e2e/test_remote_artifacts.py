@@ -18,8 +18,8 @@ PLACE = "ram://bucket/runs"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Three colours, 20 pictures each."""
+def images(tmp_path_factory):
+    """Three colours, 20 images each."""
     folder = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(3)
     for channel, name in enumerate(("red", "green", "blue")):
@@ -33,10 +33,10 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded(pictures, ram_files, tmp_path_factory):
+def loaded(images, ram_files, tmp_path_factory):
     return loading.load(
         "images",
-        data=str(pictures),
+        data=str(images),
         overrides=[
             f"pipeline.root={tmp_path_factory.mktemp('runs')}",
             f"pipeline.artifacts={PLACE}",

@@ -1,4 +1,4 @@
-"""Continuous training: deliveries come in, and one that has drifted is caught and named."""
+"""Continuous training: spans arrive, and one that has drifted is detected and named."""
 
 import io
 
@@ -17,7 +17,7 @@ COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
 
 def deliver(folder, seed, *, brightness=1.0, num=60, prefix="", **more):
-    """Writes a delivery: noisy pictures of three classes, 60 of each, or as many as `more` says of one."""
+    """Writes a span: noisy images of three classes, 60 of each, or as many as `more` sets for one."""
     rng = np.random.default_rng(seed)
     for name, color in COLORS.items():
         for index in range(more.get(name, num)):
@@ -30,7 +30,7 @@ def deliver(folder, seed, *, brightness=1.0, num=60, prefix="", **more):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs a span of the deliveries as far as ExampleValidator."""
+    """Runs one of the spans up to ExampleValidator."""
     root = tmp_path_factory.mktemp("spans")
     deliver(root / "data" / "day-1", 1)
     deliver(root / "data" / "day-2", 2)
@@ -100,7 +100,7 @@ def table_of(text):
 def test_another_class_balance_is_caught_and_named(run):
     outcome = run("5")
     assert (outcome.status, outcome.exit_code) == ("refused", 3)
-    row, *_ = run_output(outcome).model_dump()["refusals"]  # the colours of the pictures change with their classes
+    row, *_ = run_output(outcome).model_dump()["refusals"]  # the colours of the images change with their classes
     assert (row["figure"], row["whom"]) == ("drift of image/class/text", "train split, red")
     assert "33.3% before, 71.4% now" in str(outcome.refusal)
 

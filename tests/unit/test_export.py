@@ -82,4 +82,4 @@ def test_labels_lie_beside_the_model(tiny_model):
 
 def test_a_bad_picture_is_refused_with_a_code(tiny_session):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        tiny_session.run_on("serving_default", [b"not a picture"])
+        tiny_session.run_on("serving_default", [b"not an image"])

@@ -123,7 +123,7 @@ def test_flinks_configuration_names_its_own_services(manifests, flink_config):
 
 
 def test_the_configuration_in_the_head_is_one_and_fits(manifests, flink_config):
-    """What users are told to write is read, reaches the job server and the workers, and uses all slots."""
+    """The recommended configuration is read, reaches the job server and the workers, and uses all slots."""
     head = (FOLDER / "kustomization.yaml").read_text().partition("apiVersion")[0]
     lines = [line.removeprefix("#   ") for line in head.splitlines() if re.match(r"#   (\[|\w+ = )", line)]
     section = BeamSection.model_validate(tomllib.loads("\n".join(lines))["beam"])
@@ -156,7 +156,7 @@ def test_the_sidecar_starts_a_module_that_beam_has(manifests):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["flink", "--jar", "/nowhere.jar"], 3, "job_server: "),
         (["spark", "--jar", "/nowhere.jar"], 3, "job_server: "),
@@ -164,8 +164,8 @@ def test_the_sidecar_starts_a_module_that_beam_has(manifests):
         ([], 2, "say flink or spark"),
     ],
 )
-def test_the_script_says_what_it_lacks(arguments, code, said):
+def test_the_script_says_what_it_lacks(arguments, code, message):
     """3 is what the tests on engines are skipped by; a mistake must not be."""
     script = Path(__file__).parents[2] / "scripts" / "job_server.sh"
     done = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == code and said in done.stderr
+    assert done.returncode == code and message in done.stderr

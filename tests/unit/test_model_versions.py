@@ -39,8 +39,8 @@ def clock(monkeypatch):
     return now
 
 
-def push(model, base, **said):
-    return model_versions.push(str(model), str(base), **said)
+def push(model, base, **options):
+    return model_versions.push(str(model), str(base), **options)
 
 
 def names(base):

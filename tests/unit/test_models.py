@@ -185,7 +185,7 @@ def test_scratch_cnn_knows_its_smallest_picture(convolution, downsampling, small
 
 
 def scratch_cnn(side: int, **keys) -> keras.Model:
-    """For pictures of any size, also of those that `[transform]` would refuse."""
+    """For images of any size, also of those that `[transform]` would refuse."""
     x = keras.Input([side, side, 3])
     module = models.get("scratch_cnn")
     return keras.Model(x, module.build(module.Options(**keys), x=x).encoded)

@@ -70,8 +70,8 @@ def test_digit_scenes(tmp_path):
 def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):
     photograph = np.arange(100 * 90 * 3).reshape(100, 90, 3).astype(np.uint8)
     inks = rng.integers(0, 17, (5, 8, 8)).astype(float)
-    picture, mask = generated_datasets.scene(photograph, inks, np.arange(5), rng)
+    image, mask = generated_datasets.scene(photograph, inks, np.arange(5), rng)
     crops = np.lib.stride_tricks.sliding_window_view(photograph, (64, 64, 3))[:, :, 0]
-    same = (crops == picture) | (mask != 0)[..., np.newaxis]
+    same = (crops == image) | (mask != 0)[..., np.newaxis]
     assert same.all(axis=(2, 3, 4)).any()
     assert mask.any()
