@@ -1,4 +1,4 @@
-"""Pusher: what every gate has let pass becomes a version; what was rolled back is told, and not pushed again."""
+"""Pusher: a blessed model becomes a version; a rolled back one is reported and not pushed again."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def push(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    """A record that holds PushedModel artifacts."""
+    """Opens an ML Metadata store and adds PushedModel artifacts."""
     opened = metadata_store.open_store(tmp_path / "metadata.sqlite")
     kind = opened.put_artifact_type(mlmd.ArtifactType(name="PushedModel"))
 
@@ -67,7 +67,7 @@ def store(tmp_path):
     return add
 
 
-def test_a_blessed_model_is_pushed_and_the_artifact_says_where(push):
+def test_a_blessed_model_is_pushed_and_the_artifact_contains_the_destination(push):
     pushed = push()
     destination = pushed.get_string_custom_property("pushed_destination")
     assert pushed.get_int_custom_property("pushed") == 1 and pushed.get_int_custom_property("model_id") == 7
@@ -79,26 +79,26 @@ def test_a_blessed_model_is_pushed_and_the_artifact_says_where(push):
 
 
 @pytest.mark.parametrize("verdicts", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
-def test_what_a_gate_refused_is_not_pushed(push, tmp_path, verdicts):
+def test_a_refused_model_is_not_pushed(push, tmp_path, verdicts):
     assert push(*verdicts).get_int_custom_property("pushed") == 0
     assert not (tmp_path / "served").exists()
 
 
-def test_old_versions_go(push, tmp_path):
+def test_old_versions_are_removed(push, tmp_path):
     for _ in range(4):
         newest = push(keep=2)
-    found = model_versions.list_versions(str(tmp_path / "served"))
-    assert len(found.served) == 2 and found.served[0] == int(newest.get_string_custom_property("pushed_version"))
+    versions = model_versions.list_versions(str(tmp_path / "served"))
+    assert len(versions.served) == 2 and versions.served[0] == int(newest.get_string_custom_property("pushed_version"))
 
 
 def test_only_the_newest_push_is_taken_from_the_cache(push, store, tmp_path):
     first, second = push(), push()
     push_cache.invalidate(store(first, second))
-    # The cache looks for the copies: the first model would be pushed again, as it is not what is served.
+    # The cache checks the copies: the first model would be pushed again, since it is not the served one.
     assert not Path(first.uri).exists() and Path(second.uri).is_dir()
 
 
-def test_a_rolled_back_model_is_neither_pushed_again_nor_said_to_be_served(push, store, tmp_path):
+def test_a_rolled_back_model_is_neither_pushed_again_nor_reported_as_served(push, store, tmp_path):
     push()
     bad = push()
     model_versions.roll_back(str(tmp_path / "served"))

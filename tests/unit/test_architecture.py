@@ -1,4 +1,4 @@
-"""The figures of an architecture against formulas of their own, published ones, and gradients."""
+"""The layer table of a network against formulas, published values and gradients."""
 
 import math
 
@@ -89,7 +89,7 @@ def test_sides_and_kernels_may_differ():
 
 @pytest.mark.parametrize(("layer", "same"), [(layers.MaxPooling2D, True), (layers.AveragePooling2D, False)])
 @pytest.mark.parametrize(("side", "pool", "stride"), [(16, 2, 2), (17, 2, 2), (17, 3, 2), (9, 3, 1)])
-def test_pooling_costs_nothing_and_sees_more(layer, same, side, pool, stride):
+def test_pooling_costs_nothing_and_widens_the_receptive_field(layer, same, side, pool, stride):
     x = keras.Input([side, side, 3])
     y = layer(pool, strides=stride, padding="same" if same else "valid", name="pool")(x)
     row = rows_of(keras.Model(x, y))["pool"]
@@ -99,7 +99,7 @@ def test_pooling_costs_nothing_and_sees_more(layer, same, side, pool, stride):
     assert row.receptive_field == ((pool, pool), (stride, stride))
 
 
-def test_a_transposed_convolution_is_past_the_feature_map():
+def test_a_transposed_convolution_comes_after_the_feature_map():
     x = keras.Input([5, 5, 3])
     y = layers.Conv2DTranspose(4, 2, strides=2, name="up")(x)
     row = rows_of(keras.Model(x, y))["up"]
@@ -119,7 +119,7 @@ def test_dense_layers():
     assert rows["whole"].receptive_field.is_whole_image
 
 
-def test_batch_normalisation_has_two_numbers_a_channel_that_training_does_not_change():
+def test_batch_normalisation_has_two_frozen_parameters_per_channel():
     x = keras.Input([5, 6, 7])
     row = rows_of(keras.Model(x, layers.BatchNormalization(name="bn")(x)))["bn"]
     assert (row.parameters, row.trainable_parameters, row.macs) == (4 * 7, 2 * 7, 0)
@@ -132,13 +132,13 @@ def test_a_shared_layer_is_counted_once_and_computed_twice():
     shared = layers.Conv2D(3, 3, padding="same", use_bias=False, name="shared")
     x = keras.Input([8, 8, 3])
     model = keras.Model(x, shared(shared(x)))
-    found = architecture.describe(model)
-    assert found.parameters == model.count_params() == 9 * 3 * 3
-    assert found.macs == 2 * 8 * 8 * 9 * 3 * 3
-    assert [row.receptive_field.size for row in found.layers] == [(1, 1), (3, 3), (5, 5)]
+    summary = architecture.describe(model)
+    assert summary.parameters == model.count_params() == 9 * 3 * 3
+    assert summary.macs == 2 * 8 * 8 * 9 * 3 * 3
+    assert [row.receptive_field.size for row in summary.layers] == [(1, 1), (3, 3), (5, 5)]
 
 
-def test_where_branches_meet_the_largest_counts():
+def test_where_branches_meet_the_largest_receptive_field_counts():
     x = keras.Input([32, 32, 3])
     short = layers.Conv2D(4, 1, strides=2, name="short")(x)
     long = layers.Conv2D(4, 5, padding="same", name="five")(layers.MaxPooling2D(2)(x))
@@ -148,7 +148,7 @@ def test_where_branches_meet_the_largest_counts():
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-def test_a_network_within_the_network_goes_on_where_it_stands(sequential):
+def test_a_network_within_the_network_continues_the_receptive_field(sequential):
     inner = [keras.Input([8, 8, 4]), layers.Conv2D(4, 3, padding="same", name="inner_conv"), layers.ReLU()]
     base = keras.Sequential(inner, name="base")
     if not sequential:
@@ -157,10 +157,10 @@ def test_a_network_within_the_network_goes_on_where_it_stands(sequential):
     x = keras.Input([16, 16, 3])
     y = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(x)
     model = keras.Model(x, layers.Conv2D(2, 3, name="after")(base(y)))
-    found = architecture.describe(model)
-    rows = {row.name: row for row in found.layers}
-    assert found.parameters == model.count_params()
-    assert found.trainable_parameters == sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    summary = architecture.describe(model)
+    rows = {row.name: row for row in summary.layers}
+    assert summary.parameters == model.count_params()
+    assert summary.trainable_parameters == sum(math.prod(weight.shape) for weight in model.trainable_weights)
     assert rows["base"].parameters == 9 * 4 * 4 + 4 and rows["base"].trainable_parameters == 0
     assert rows["base"].macs == 8 * 8 * 9 * 4 * 4
     assert "inner_conv" in [row.name for row in rows["base"].layers]
@@ -168,7 +168,7 @@ def test_a_network_within_the_network_goes_on_where_it_stands(sequential):
     assert rows["after"].receptive_field == ((3 + 2 * 2 + 2 * 2,) * 2, (2, 2))
 
 
-def test_a_gate_over_the_mean_of_a_map_makes_it_see_everything():
+def test_a_gate_on_the_mean_of_a_map_depends_on_the_whole_image():
     x = keras.Input([16, 16, 4])
     y = layers.Conv2D(4, 3, strides=2, padding="same")(x)
     gate = layers.Dense(4)(layers.Reshape([1, 1, 4])(layers.GlobalAveragePooling2D()(y)))
@@ -182,14 +182,14 @@ class _OwnLayer(layers.Layer):
 
 
 @pytest.mark.parametrize("layer", [_OwnLayer(), layers.MultiHeadAttention(2, 3)], ids=["own", "attention"])
-def test_of_what_is_not_known_nothing_is_said(layer):
+def test_unknown_layers_have_no_values(layer):
     x = keras.Input([8, 8, 3])
     y = layer(x) if isinstance(layer, _OwnLayer) else layer(x, x)
     model = keras.Model(x, layers.Conv2D(2, 3, name=features.FEATURES_LAYER)(y))
-    found = architecture.describe(model)
-    assert found.macs is None and found.feature_map.receptive_field is None
-    assert found.feature_map.macs == 6 * 6 * 9 * 3 * 2
-    assert found.parameters == model.count_params()
+    summary = architecture.describe(model)
+    assert summary.macs is None and summary.feature_map.receptive_field is None
+    assert summary.feature_map.macs == 6 * 6 * 9 * 3 * 2
+    assert summary.parameters == model.count_params()
 
 
 # --- Published networks -----------------------------------------------------------------------------------------
@@ -204,21 +204,21 @@ def test_a_stack_like_vgg16_by_hand():
         for index in range(count):
             x = layers.Conv2D(filters, 3, padding="same", name=f"conv{block}_{index + 1}")(x)
         x = layers.MaxPooling2D(2, name=f"pool{block}")(x)
-    found = architecture.describe(keras.Model(inputs, x))
-    sizes = {row.name: row.receptive_field.size[0] for row in found.layers}
+    summary = architecture.describe(keras.Model(inputs, x))
+    sizes = {row.name: row.receptive_field.size[0] for row in summary.layers}
     by_hand = {"conv1_2": 5, "pool1": 6, "conv2_2": 14, "pool2": 16, "conv3_3": 40, "pool3": 44, "pool4": 100}
     assert by_hand.items() <= sizes.items()
     assert (sizes["conv5_3"], sizes["pool5"]) == (196, 212)
-    assert found.layers[-1].receptive_field.stride == (32, 32)
-    assert found.macs == 9 * (2 * 64**2 + 2 * 32**2 + 3 * 16**2 + 3 * 8**2 + 3 * 4**2)
+    assert summary.layers[-1].receptive_field.stride == (32, 32)
+    assert summary.macs == 9 * (2 * 64**2 + 2 * 32**2 + 3 * 16**2 + 3 * 8**2 + 3 * 4**2)
 
 
 def test_mobilenet_v2_has_its_published_size():
     # Sandler et al. 2018, table 4: 3.4 M parameters, 300 M multiply-adds (of Keras's: with statistics 3,538,984).
-    found = architecture.describe(keras.applications.MobileNetV2(weights=None))
-    rows = {row.name: row for row in found.layers}
-    assert (found.parameters, found.trainable_parameters) == (3_538_984, 3_504_872)
-    assert found.macs == pytest.approx(300e6, rel=0.01)
+    summary = architecture.describe(keras.applications.MobileNetV2(weights=None))
+    rows = {row.name: row for row in summary.layers}
+    assert (summary.parameters, summary.trainable_parameters) == (3_538_984, 3_504_872)
+    assert summary.macs == pytest.approx(300e6, rel=0.01)
     # Stem: 3; a depthwise convolution adds 2 * stride: one at 2, one at 2, one at 4, one at 4, two at 8, one at 8,
     # six at 16, one at 16, three at 32.
     by_hand = 3 + 2 * (2 * 2 + 2 * 4 + 3 * 8 + 7 * 16 + 3 * 32)
@@ -229,10 +229,10 @@ def test_mobilenet_v2_has_its_published_size():
 def test_resnet50_has_its_published_size():
     # He et al. 2016, table 1: 3.8e9 multiply-adds. Receptive field: 7, 11 with pooling, then 2 * stride for every
     # 3x3 convolution: 3 at 4, 4 at 8, 6 at 16, 3 at 32.
-    found = architecture.describe(keras.applications.ResNet50(weights=None))
-    rows = {row.name: row for row in found.layers}
-    assert found.parameters == 25_636_712
-    assert found.macs == pytest.approx(3.86e9, rel=0.01)
+    summary = architecture.describe(keras.applications.ResNet50(weights=None))
+    rows = {row.name: row for row in summary.layers}
+    assert summary.parameters == 25_636_712
+    assert summary.macs == pytest.approx(3.86e9, rel=0.01)
     by_hand = 11 + 2 * (3 * 4 + 4 * 8 + 6 * 16 + 3 * 32)
     assert rows["conv5_block3_out"].receptive_field == ((by_hand, by_hand), (32, 32))
     assert by_hand == 483
@@ -242,25 +242,25 @@ def test_resnet50_has_its_published_size():
 
 
 def measured_field(model, layer):
-    """Height and width of what the gradient of the map's middle reaches, and how far the next positions' is off."""
+    """Size of the region that the gradient of the centre of a map reaches, and its offset for the next position."""
     to_map = keras.Model(model.input, model.get_layer(layer).output)
-    picture = tf.Variable(np.ones([1, *model.input_shape[1:]], np.float32))
+    image = tf.Variable(np.ones([1, *model.input_shape[1:]], np.float32))
 
     def reached(row, column):
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(to_map(picture, training=False)[0, row, column])
-        return np.nonzero(tape.gradient(value, picture).numpy()[0].sum(axis=-1))
+            value = tf.reduce_sum(to_map(image, training=False)[0, row, column])
+        return np.nonzero(tape.gradient(value, image).numpy()[0].sum(axis=-1))
 
     height, width = to_map.output_shape[1:3]
     rows, columns = reached(height // 2, width // 2)
     rows_below, columns_beside = reached(height // 2 + 1, width // 2 + 1)
-    assert rows.min() > 0 and columns.max() < picture.shape[2] - 1, "the picture is too small to see all of the field"
+    assert rows.min() > 0 and columns.max() < image.shape[2] - 1, "the image is smaller than the receptive field"
     size = (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1)
     return size, (rows_below.min() - rows.min(), columns_beside.min() - columns.min())
 
 
 def make_positive(model):
-    """All-positive kernels, so that no way through the network cancels another; then ReLU is the identity."""
+    """Sets all kernels positive, so that no path through the network cancels another; ReLU is then the identity."""
     for layer in model.layers:
         if not isinstance(layer, layers.BatchNormalization):
             layer.set_weights([np.full(weight.shape, 0.1) for weight in layer.weights])
@@ -305,8 +305,8 @@ def test_scratch_cnn_in_every_combination_by_formula(kind, downsampling, head, s
     model = {"name": "scratch_cnn", "blocks": blocks, "convolution": kind, "downsampling": downsampling}
     given = options(model, size, channels, classes, task={"pooling": head, "dense_units": units})
     network = architecture.network(given)
-    found = architecture.describe(network)
-    rows = {row.name: row for row in found.layers}
+    summary = architecture.describe(network)
+    rows = {row.name: row for row in summary.layers}
 
     side, c_in, parameters, macs = size, channels, 0, 0
     for block, filters in enumerate(blocks, start=1):
@@ -330,16 +330,16 @@ def test_scratch_cnn_in_every_combination_by_formula(kind, downsampling, head, s
 
     assert rows[features.FEATURES_LAYER].output_shapes == ((side, side, c_in),)
     assert rows[features.POOLED_LAYER].output_shapes == ((pooled,),)
-    assert (found.parameters, found.macs) == (parameters, macs)
-    assert found.parameters == network.count_params()
-    assert found.trainable_parameters == sum(math.prod(weight.shape) for weight in network.trainable_weights)
+    assert (summary.parameters, summary.macs) == (parameters, macs)
+    assert summary.parameters == network.count_params()
+    assert summary.trainable_parameters == sum(math.prod(weight.shape) for weight in network.trainable_weights)
     assert rows[features.LOGITS_LAYER].receptive_field.is_whole_image
 
 
-def test_scratch_cnn_as_it_comes():
-    found = architecture.describe(architecture.network(options({"name": "scratch_cnn"}, size=96)))
-    assert (found.parameters, found.trainable_parameters) == (175_978, 175_338)
-    assert found.feature_map.receptive_field == ((24, 24), (4, 4))
+def test_scratch_cnn_with_default_options():
+    summary = architecture.describe(architecture.network(options({"name": "scratch_cnn"}, size=96)))
+    assert (summary.parameters, summary.trainable_parameters) == (175_978, 175_338)
+    assert summary.feature_map.receptive_field == ((24, 24), (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -356,15 +356,15 @@ def test_pre_trained_weights_are_not_needed(model, feature_map, monkeypatch):
 
     monkeypatch.setattr(keras.utils, "get_file", fail)
     network = architecture.network(options(model, size=64, normalization="backbone"))
-    found = architecture.describe(network)
-    assert found.parameters == network.count_params()
-    assert found.trainable_parameters == sum(math.prod(weight.shape) for weight in network.trainable_weights)
-    assert found.feature_map.name == feature_map
-    assert found.feature_map.receptive_field == ((491, 491), (32, 32))
-    assert found.macs == sum(row.macs for row in found.layers)
+    summary = architecture.describe(network)
+    assert summary.parameters == network.count_params()
+    assert summary.trainable_parameters == sum(math.prod(weight.shape) for weight in network.trainable_weights)
+    assert summary.feature_map.name == feature_map
+    assert summary.feature_map.receptive_field == ((491, 491), (32, 32))
+    assert summary.macs == sum(row.macs for row in summary.layers)
 
 
-def test_past_the_bottleneck_of_a_unet_nothing_is_said_of_receptive_fields():
+def test_receptive_fields_end_at_the_bottleneck_of_a_unet():
     rows = rows_of(architecture.network(options({"name": "unet", "depth": 2, "filters": 2}, size=16)))
     # Two 3x3 convolutions at strides 1, 2 and 4, two poolings between them.
     assert rows[features.FEATURES_LAYER].receptive_field == ((1 + 2 * 2 + 1 + 2 * 4 + 2 + 2 * 8,) * 2, (4, 4))
