@@ -38,7 +38,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           exec_properties: `eval_config` (TFMA's as JSON, without thresholds), `split`, `batch_size`, `task`,
             `classes` (a JSON list), `options` (EvaluationOptions as JSON).
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         options = EvaluationOptions.model_validate_json(exec_properties["options"])
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         model = artifact_utils.get_single_instance(input_dict["model"])

@@ -39,7 +39,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             `blessed` and `current_model_id`, a float property for every faithfulness metric.
           exec_properties: `options` (TrainerOptions as JSON), `split`, `slices` (a JSON list of names).
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         options, split = TrainerOptions.model_validate_json(exec_properties["options"]), exec_properties["split"]
         explanations = artifact_utils.get_single_instance(output_dict["explanations"])
         keras_path = os.path.join(artifact_utils.get_single_uri(input_dict["model_run"]), features.KERAS_FILE)

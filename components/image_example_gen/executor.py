@@ -47,7 +47,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           ClassWithoutTrainingImagesError: If a class has no image in the train split.
           EmptySplitError: If a split has no image.
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         options = ExampleGenOptions.model_validate_json(exec_properties["options"])
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])

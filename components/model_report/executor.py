@@ -70,7 +70,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           output_dict: `report`: `report.html`.
           exec_properties: `name`, `configuration` (TOML), `data_fingerprint`, `source_hash`.
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         present = {key: artifacts[0] for key, artifacts in input_dict.items() if artifacts}
         report = artifact_utils.get_single_instance(output_dict["report"])
         evaluation = Evaluation.model_validate_json(_read(present["evaluation"], FIGURES_FILE))

@@ -36,7 +36,6 @@ class Executor(base_executor.BaseExecutor):
           exec_properties: `options` (TrainerOptions as JSON), `split`, `limits`
             (ServingLimits as JSON).
         """
-        self._log_startup(input_dict, output_dict, exec_properties)
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
         export_dir = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
