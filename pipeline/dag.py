@@ -97,7 +97,7 @@ def create_pipeline(
     )
     written_splits = config.data.written_splits(layout.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
-    slices = config.evaluation.measured_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    slices = config.evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
 
     example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
@@ -187,7 +187,7 @@ def create_pipeline(
 
     resolver = find_model_to_beat(trainer.outputs["model"]).with_id("Resolver")
 
-    evaluation = config.evaluation.of_task(config.task.name)
+    evaluation = config.evaluation.with_task_defaults(config.task.name)
     evaluator = ImageEvaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],

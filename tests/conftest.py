@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -227,63 +226,95 @@ def running_server() -> Callable[..., AbstractContextManager[Any]]:
     return run
 
 
+@pytest.fixture
+def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A new metric of classification: one more entry, whose range is not [0, 1]."""
+    import dataclasses
+
+    from trainer_module.evaluation.spec import MetricSpec
+    from trainer_module.tasks import classification
+
+    def compute(summary: Any) -> float:
+        matrix = summary.matrix
+        total = matrix.counts.sum()
+        chance = (matrix.support * matrix.predicted).sum() / total**2 if total else 1.0
+        return (matrix.accuracy - chance) / (1.0 - chance) if chance < 1.0 else float("nan")
+
+    metric = MetricSpec(
+        name="cohen_kappa",
+        title="Cohen's kappa",
+        description="Agreement with the ground truth beyond that of chance; 0 for random predictions.",
+        minimum=-1.0,
+        undefined_when="there are no examples, or one class only, and it is always predicted",
+        in_slices=True,
+        compute=compute,
+    )
+    evaluation = classification.TASK.evaluation
+    extended = dataclasses.replace(evaluation, metrics=lambda top_k: (*evaluation.metrics(top_k), metric))
+    monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, evaluation=extended))
+    return metric
+
+
 @pytest.fixture(scope="session")
 def evaluation_of() -> Callable[..., Any]:
     """Makes what the Evaluator stores, from classes, labels [n], probabilities [n, C] and slices (name → bool [n])."""
-    from components.evaluator.figures import Bin, Evaluation, SliceFigures
+    from components.evaluator.artifact import ConfidenceInterval, EvaluationResult, ReliabilityBin, SliceMetrics
+    from trainer_module import tasks
+    from trainer_module.evaluation.spec import Parameters, in_scope
 
-    def divide(numerator: Any, denominator: Any) -> float:
-        return float(numerator / denominator) if denominator else float("nan")
+    evaluation = tasks.get("classification").evaluation
+    metrics = evaluation.metrics(3)
 
-    def figures(name: str, num_classes: int, classes: list[str], labels: np.ndarray, p: np.ndarray) -> SliceFigures:
-        chosen, count = p.argmax(axis=1), len(labels)
-        confusion = np.zeros((num_classes, num_classes), int)
-        np.add.at(confusion, (labels, chosen), 1)
-        per_class = {}
-        for index, class_name in enumerate(classes):
-            hit, actual, predicted = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
-            per_class[class_name] = {
-                "precision": divide(hit, predicted),
-                "recall": divide(hit, actual),
-                "f1": divide(2 * hit, predicted + actual),
-                "support": float(actual),
-            }
-        accuracy = float((chosen == labels).mean())
-        edges, confidence, bins = np.linspace(0, 1, 11), p.max(axis=1), []
-        for lower, upper in itertools.pairwise(edges):
-            inside = (confidence > lower) & (confidence <= upper)
-            known = int(inside.sum())
-            right = float((chosen == labels)[inside].mean()) if known else float("nan")
-            sure = float(confidence[inside].mean()) if known else float("nan")
-            bins.append(Bin(lower=lower, upper=upper, count=known, confidence=sure, accuracy=right))
-        spread = 1.96 * np.sqrt(accuracy * (1 - accuracy) / count)
-        metrics = {
-            "examples": float(count),
-            "accuracy": accuracy,
-            "macro_f1": float(np.nanmean([of["f1"] for of in per_class.values()])),
-            "macro_recall": float(np.nanmean([of["recall"] for of in per_class.values()])),
-            "cross_entropy": float(-np.log(p[np.arange(count), labels] + 1e-9).mean()),
-        }
-        intervals = {"accuracy": (accuracy - spread, accuracy + spread)}
-        return SliceFigures(
+    def evaluate(name: str, classes: list[str], labels: np.ndarray, probabilities: np.ndarray) -> SliceMetrics:
+        accumulator = evaluation.accumulator(Parameters(len(classes), 3))
+        for element in zip(labels.tolist(), probabilities.astype(np.float32), strict=True):
+            accumulator.add(element)
+        summary = accumulator.summarize()
+        overall = {metric.name: metric.compute(summary) for metric in in_scope(metrics, "overall")}
+        by_class = {metric.name: metric.compute(summary) for metric in in_scope(metrics, "per_class")}
+        spread = 1.96 * np.sqrt(overall["accuracy"] * (1 - overall["accuracy"]) / len(labels))
+        num_bins = summary.bins.shape[1]
+        return SliceMetrics(
             name=name,
-            metrics=metrics,
-            per_class=per_class,
-            confusion=confusion.tolist(),
-            reliability=bins,
-            intervals=intervals,
+            examples=len(labels),
+            metrics=overall,
+            support=dict(zip(classes, evaluation.support(summary).tolist(), strict=True)),
+            class_metrics={
+                class_name: {metric: float(values[index]) for metric, values in by_class.items()}
+                for index, class_name in enumerate(classes)
+            },
+            confusion_matrix=evaluation.confusion_matrix(summary).tolist(),
+            reliability=[
+                ReliabilityBin(
+                    lower=index / num_bins,
+                    upper=(index + 1) / num_bins,
+                    count=int(count),
+                    confidence=confidence / count if count else float("nan"),
+                    accuracy=correct / count if count else float("nan"),
+                )
+                for index, (count, confidence, correct) in enumerate(summary.bins.T)
+            ],
+            intervals={"accuracy": ConfidenceInterval(overall["accuracy"] - spread, overall["accuracy"] + spread)},
         )
 
     def make(
         classes: list[str], labels: np.ndarray, p: np.ndarray, slices: dict[str, np.ndarray], baseline: Any = None
-    ) -> Evaluation:
+    ) -> EvaluationResult:
         chosen = {"all": np.full(len(labels), True)} | slices
         candidate, before = (
-            [figures(name, len(classes), classes, labels[in_it], of[in_it]) for name, in_it in chosen.items()]
-            if of is not None
+            [evaluate(name, classes, labels[inside], rows[inside]) for name, inside in chosen.items()]
+            if rows is not None
             else None
-            for of in (p, baseline)
+            for rows in (p, baseline)
         )
-        return Evaluation(task="classification", split="test", classes=classes, candidate=candidate, baseline=before)
+        return EvaluationResult(
+            task="classification",
+            split="test",
+            classes=classes,
+            count_unit=evaluation.count_unit,
+            metrics=metrics,
+            candidate=candidate,
+            baseline=before,
+        )
 
     return make

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from trainer_module.tasks import Explanation, MetricSpec
+from trainer_module.evaluation.spec import MetricSpec
+from trainer_module.tasks import Explanation
 
 if TYPE_CHECKING:
     import keras

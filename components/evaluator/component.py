@@ -1,4 +1,4 @@
-"""Evaluator: TFMA's figures for every slice, and a verdict of our own rules."""
+"""Evaluator: evaluates a model on every slice, and blesses or refuses it."""
 
 import json
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from components.evaluator.options import EvaluationOptions
 
 
 class ImageEvaluatorSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "eval_config": component_spec.ExecutionParameter(type=config_pb2.EvalConfig),
@@ -37,10 +37,10 @@ class ImageEvaluatorSpec(component_spec.ComponentSpec):
 
 
 class ImageEvaluator(base_beam_component.BaseBeamComponent):
-    """Measures a model, beside the last blessed one, and blesses or refuses it.
+    """Evaluates a model and the last blessed one, and blesses or refuses the new one.
 
     Outputs:
-      evaluation: As TFX's, and `figures.json` and `gates.json` (`components.evaluator.figures`).
+      evaluation: As TFX's, with `evaluation.json` and `gates.json` in addition (`components.evaluator.artifact`).
       blessing: As TFX's.
     """
 
@@ -62,20 +62,20 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         options: EvaluationOptions,
         source_hash: str,
     ) -> None:
-        """Takes what the instance needs.
+        """Constructs the node.
 
         Args:
           examples: Raw examples.
           model: Trainer's `model`.
-          baseline_model: The last blessed one; may resolve to nothing.
-          schema: Of the examples.
+          baseline_model: The last blessed model; may resolve to nothing.
+          schema: Schema of the examples.
           split: The evaluated split.
-          eval_config: What TFMA measures; without thresholds.
-          batch_size: Most examples that a model gets at once.
-          task: `classification` or `segmentation`.
+          eval_config: TFMA's configuration, without thresholds.
+          batch_size: Largest number of examples that a model receives at once.
+          task: Name of the task.
           classes: Class names; the index is the id.
-          options: The rules, with the defaults of the task.
-          source_hash: Of the code behind this node: an edit runs it again.
+          options: The bounds, with the defaults of the task.
+          source_hash: Hash of the node's code: an edit runs it again.
         """
         super().__init__(
             spec=ImageEvaluatorSpec(

@@ -1,4 +1,4 @@
-"""Evaluator's work: TFMA measures, the rules judge, the blessing is written."""
+"""Evaluator's executor: TFMA evaluates, the gates are applied, the blessing is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 from typing import Any
 
-import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
@@ -17,8 +16,8 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.evaluator import gates, measurement, tfma_results
-from components.evaluator.figures import FIGURES_FILE, GATES_FILE
 from components.evaluator.options import EvaluationOptions
+from trainer_module import tasks
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -30,19 +29,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Evaluates.
+        """Evaluates the model.
 
         Args:
-          input_dict: `examples` (raw), `model`, `schema`; `baseline_model` where one was blessed before.
+          input_dict: `examples` (raw), `model`, `schema`; `baseline_model` if there is an earlier blessed model.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `eval_config` (TFMA's as JSON, without thresholds), `split`, `batch_size`, `task`,
             `classes` (a JSON list), `options` (EvaluationOptions as JSON).
         """
         options = EvaluationOptions.model_validate_json(exec_properties["options"])
-        evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
+        task, split = exec_properties["task"], exec_properties["split"]
+        evaluation_uri = artifact_utils.get_single_uri(output_dict["evaluation"])
         model = artifact_utils.get_single_instance(input_dict["model"])
         baseline = (input_dict.get("baseline_model") or [None])[0]
-        split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
+        split_uri = artifact_utils.get_split_uri(input_dict["examples"], split)
         schema_path = io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
         with self._make_beam_pipeline() as pipeline:
             measurement.measure(
@@ -52,33 +52,37 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 eval_config=json_format.Parse(exec_properties["eval_config"], config_pb2.EvalConfig()),
                 model_path=path_utils.serving_model_path(model.uri),
                 baseline_path=baseline and path_utils.serving_model_path(baseline.uri),
-                output_path=evaluation.uri,
+                output_path=evaluation_uri,
                 batch_size=exec_properties["batch_size"],
                 label_groups=options.label_groups,
+                class_features=tasks.get(task).class_features,
             )
-        measured = tfma_results.read(
-            evaluation.uri,
-            task=exec_properties["task"],
-            split=exec_properties["split"],
-            classes=json.loads(exec_properties["classes"]),
+        evaluation = tfma_results.read(
+            evaluation_uri,
+            task=task,
+            split=split,
+            classes=tuple(json.loads(exec_properties["classes"])),
             top_k=options.top_k,
             has_baseline=baseline is not None,
         )
-        verdict = gates.judge(measured, options)
-        for name, stored in ((FIGURES_FILE, measured), (GATES_FILE, verdict)):
-            with tf.io.gfile.GFile(os.path.join(evaluation.uri, name), "w") as file:
-                file.write(stored.model_dump_json())
-        for gate in verdict.failures():
-            logging.error("%s: %s %s", gate.rule, gate.subject, gate.detail)
+        report = gates.apply_gates(evaluation, options)
+        evaluation.write(evaluation_uri)
+        report.write(evaluation_uri)
+        for failure in report.failures:
+            logging.error("%s: %s %s", failure.setting, failure.subject, failure.detail)
+        _write_blessing(artifact_utils.get_single_instance(output_dict["blessing"]), report.blessed, model, baseline)
 
-        # The names are TFX's: Pusher and Resolver read the properties, people the file.
-        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
-        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
-        if baseline is not None:
-            blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
-            blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
-        file_name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
-        io_utils.write_string_file(os.path.join(blessing.uri, file_name), "")
-        value = constants.BLESSED_VALUE if verdict.blessed else constants.NOT_BLESSED_VALUE
-        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+
+def _write_blessing(
+    blessing: types.Artifact, blessed: bool, model: types.Artifact, baseline: types.Artifact | None
+) -> None:
+    """Writes the file and the properties of TFX's Evaluator; Pusher and Resolver read the properties."""
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    if baseline is not None:
+        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
+    file_name = constants.BLESSED_FILE_NAME if blessed else constants.NOT_BLESSED_FILE_NAME
+    io_utils.write_string_file(os.path.join(blessing.uri, file_name), "")
+    value = constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)

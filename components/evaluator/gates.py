@@ -1,189 +1,198 @@
-"""Holds the figures of a model against what it must reach. Pure functions."""
+"""Compares the values of a model with the configured bounds. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from components.evaluator import metric_names
-from components.evaluator.figures import Evaluation, Gate, Gates, SliceFigures
-from components.evaluator.options import Bounds, EvaluationOptions, names_of
+from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
+from components.evaluator.options import Bounds, EvaluationOptions, slice_names
+from trainer_module.evaluation.spec import MetricSpec
 
-_PREFIX = "evaluation."
 _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
 
 
-def judge(evaluation: Evaluation, options: EvaluationOptions) -> Gates:
-    """Applies every rule to every figure that it names.
+def apply_gates(evaluation: EvaluationResult, options: EvaluationOptions) -> GateReport:
+    """Compares every value that has a bound.
+
+    TFMA's own thresholds are not used: they support neither a smallest number of examples nor classes of a derived
+    metric.
 
     Args:
-      evaluation: Figures of the new model and, where there is one, of the last blessed one.
-      options: With the defaults of the task.
+      evaluation: Values of the new model and of the last blessed one, if there is one.
+      options: From `EvaluationOptions.with_task_defaults`.
 
     Returns:
-      The verdicts, in the order of the rules. TFMA's own thresholds are not used: they know neither a smallest number
-      of examples nor classes of a derived metric.
+      The results, in the order of the settings.
     """
-    overall, *slices = evaluation.candidate
-    before = evaluation.overall_before
-    gates: list[Gate] = []
-    for metric, bound in (options.thresholds or {}).items():
-        gates.append(_absolute("thresholds", metric, overall, bound))
-    for metric, bound, name in _per_name(options.class_thresholds, evaluation.classes):
-        gates.append(_absolute("class_thresholds", metric, overall, bound, class_name=name))
-    for figures in slices:
-        for metric, bound in _of_slice(options.slice_thresholds, figures):
-            reason = _unheld(figures, metric, options)
-            gates.append(_absolute("slice_thresholds", metric, figures, bound, reason=reason))
-    gates.extend(_missing(options.slice_thresholds, overall, slices))
-    for metric, allowed in options.slice_gaps.items():
-        gates.append(_gap(metric, allowed, overall, slices, options))
-    for metric, allowed in (options.change_thresholds or {}).items():
-        gates.append(_change("change_thresholds", metric, overall, before, allowed))
-    for metric, allowed, name in _per_name(options.class_change_thresholds, evaluation.classes):
-        gates.append(_change("class_change_thresholds", metric, overall, before, allowed, class_name=name))
-    return Gates(has_baseline=evaluation.baseline is not None, gates=gates)
-
-
-def _per_name(bounds: Bounds, names: Iterable[str]) -> Iterator[tuple[str, float, str]]:
-    """(metric, bound, class) of a rule that holds for every class, or for those that it names."""
-    for metric, said in bounds.items():
-        by_name = said if isinstance(said, dict) else dict.fromkeys(names, said)
-        for name in names:
-            if name in by_name:
-                yield metric, by_name[name], name
-
-
-def _of_slice(bounds: Bounds, figures: SliceFigures) -> Iterator[tuple[str, float]]:
-    """(metric, bound) of the rules for a slice: by its name, by that of its features, or for every slice."""
-    for metric, said in bounds.items():
-        if not isinstance(said, dict):
-            yield metric, said
-        elif name := next((name for name in names_of(figures.key) if name in said), None):
-            yield metric, said[name]
-
-
-def _missing(bounds: Bounds, overall: SliceFigures, slices: list[SliceFigures]) -> Iterator[Gate]:
-    """What is demanded of slices that no example belongs to: said, so that a misspelt value is seen."""
-    known = {name for figures in slices for name in names_of(figures.key)}
-    for metric, said in bounds.items():
-        by_name = said if isinstance(said, dict) else {}
-        for name in [name for name in by_name if name not in known]:
-            nothing = overall.model_copy(update={"name": name, "metrics": {metric_names.EXAMPLES: 0.0}})
-            reason = "no example belongs to this slice"
-            yield _gate("slice_thresholds", metric, nothing, None, math.nan, by_name[name], reason, "")
-
-
-def _unheld(figures: SliceFigures, metric: str, options: EvaluationOptions) -> str:
-    """Why nothing is held against a slice; empty if there is no reason."""
-    count, least = _count(figures), options.min_slice_examples
-    if count < least:
-        return f"{count} examples, fewer than evaluation.min_slice_examples = {least}"
-    # Unlike of all examples: that a slice has one class only is no fault of the model.
-    return _why_not(metric) if math.isnan(_figure(figures, metric, None)) else ""
-
-
-def _absolute(
-    rule: str, metric: str, figures: SliceFigures, bound: float, *, class_name: str | None = None, reason: str = ""
-) -> Gate:
-    value = _figure(figures, metric, class_name)
-    higher = metric_names.higher_is_better(metric)
-    side = "at least" if higher else "at most"
-    return _gate(rule, metric, figures, class_name, value, bound, reason, f"must be {side} {bound:.4g}")
-
-
-def _change(
-    rule: str,
-    metric: str,
-    figures: SliceFigures,
-    before: SliceFigures | None,
-    allowed: float,
-    *,
-    class_name: str | None = None,
-) -> Gate:
-    value = _figure(figures, metric, class_name)
-    if before is None:
-        return _gate(rule, metric, figures, class_name, value, math.nan, "no model was blessed before", "")
-    old = _figure(before, metric, class_name)
-    if math.isnan(old):
-        reason = "the last blessed model has no such figure"
-        return _gate(rule, metric, figures, class_name, value, math.nan, reason, "")
-    bound = old - allowed if metric_names.higher_is_better(metric) else old + allowed
-    return _gate(
-        rule,
-        metric,
-        figures,
-        class_name,
-        value,
-        bound,
-        "",
-        f"may be {allowed:.4g} worse than the last blessed model's {old:.4f}",
+    gates = _Gates(evaluation, options)
+    results = (
+        *gates.thresholds(),
+        *gates.class_thresholds(),
+        *gates.slice_thresholds(),
+        *gates.thresholds_of_absent_slices(),
+        *gates.slice_gaps(),
+        *gates.change_thresholds(),
+        *gates.class_change_thresholds(),
     )
+    return GateReport(has_baseline=evaluation.baseline is not None, results=results)
 
 
-def _gap(
-    metric: str, allowed: float, overall: SliceFigures, slices: list[SliceFigures], options: EvaluationOptions
-) -> Gate:
-    """One verdict, on the worst of the slices that are large enough."""
-    value = _figure(overall, metric, None)
-    higher = metric_names.higher_is_better(metric)
-    bound = value - allowed if higher else value + allowed
-    large = [figures for figures in slices if _count(figures) >= options.min_slice_examples]
-    known = [figures for figures in large if not _unheld(figures, metric, options)]
-    if not known:
-        reason = _why_not(metric) if large else f"no slice has {options.min_slice_examples} examples"
-        return _gate("slice_gaps", metric, overall, None, value, bound, reason, "")
-    worst = min(known, key=lambda figures: _figure(figures, metric, None) * (1 if higher else -1))
-    rule = f"may be {allowed:.4g} worse than the {value:.4f} of all examples"
-    return _gate("slice_gaps", metric, worst, None, _figure(worst, metric, None), bound, "", rule)
+@dataclass(frozen=True)
+class _Subject:
+    """A value that has a bound: of a metric, over a slice, perhaps of one class."""
+
+    setting: str
+    metric: MetricSpec
+    metrics: SliceMetrics
+    class_name: str | None = None
+
+    @property
+    def value(self) -> float:
+        return self.metrics.value(self.metric.name, self.class_name)
+
+    @property
+    def limit_text(self) -> str:
+        return "at least" if self.metric.higher_is_better else "at most"
+
+    def worse_by(self, value: float, difference: float) -> float:
+        """A value that is worse than another by a difference."""
+        return value - difference if self.metric.higher_is_better else value + difference
+
+    def not_compared(self, reason: str, bound: float = math.nan) -> GateResult:
+        return self._result(bound, None, f"is not compared: {reason}")
+
+    def compare(self, bound: float, requirement: str) -> GateResult:
+        if math.isnan(self.value):
+            # An undefined value cannot be said to reach a bound.
+            return self._result(bound, False, f"is undefined because {self.metric.undefined_when}; it {requirement}")
+        missed_by = bound - self.value if self.metric.higher_is_better else self.value - bound
+        return self._result(bound, missed_by <= _ROUNDING, f"is {self.value:.4f}; it {requirement}")
+
+    def compare_with_threshold(self, bound: float) -> GateResult:
+        return self.compare(bound, f"must be {self.limit_text} {bound:.4g}")
+
+    def _result(self, bound: float, passed: bool | None, detail: str) -> GateResult:
+        return GateResult(
+            setting=f"evaluation.{self.setting}",
+            metric=self.metric.name,
+            title=self.metric.title,
+            slice=self.metrics.name,
+            class_name=self.class_name,
+            value=self.value,
+            bound=bound,
+            higher_is_better=self.metric.higher_is_better,
+            examples=self.metrics.examples,
+            passed=passed,
+            detail=detail,
+        )
 
 
-def _gate(
-    rule: str,
-    metric: str,
-    figures: SliceFigures,
-    class_name: str | None,
-    value: float,
-    bound: float,
-    reason: str,
-    demand: str,
-) -> Gate:
-    """A verdict; with a reason why there is none, none."""
-    higher = metric_names.higher_is_better(metric)
-    passed: bool | None = None
-    if reason:
-        detail = f"is not held against anything: {reason}"
-    elif math.isnan(value):
-        # What does not exist cannot be said to reach a bound.
-        passed, detail = False, f"does not exist: {_why_not(metric)}; it {demand}"
-    else:
-        passed = value >= bound - _ROUNDING if higher else value <= bound + _ROUNDING
-        detail = f"is {value:.4f}; it {demand}"
-    return Gate(
-        rule=_PREFIX + rule,
-        metric=metric,
-        slice=figures.name,
-        class_name=class_name,
-        value=value,
-        bound=bound,
-        higher_is_better=higher,
-        examples=_count(figures),
-        passed=passed,
-        detail=detail,
-    )
+class _Gates:
+    """One method per setting of `[evaluation]`."""
+
+    def __init__(self, evaluation: EvaluationResult, options: EvaluationOptions) -> None:
+        self._overall, *self._slices = evaluation.candidate
+        self._baseline = evaluation.baseline_overall
+        self._classes = evaluation.classes
+        self._overall_metrics = {metric.name: metric for metric in evaluation.overall_metrics}
+        self._class_metrics = {metric.name: metric for metric in evaluation.class_metrics}
+        self._options = options
+
+    def thresholds(self) -> Iterator[GateResult]:
+        for name, bound in (self._options.thresholds or {}).items():
+            subject = _Subject("thresholds", self._overall_metrics[name], self._overall)
+            yield subject.compare_with_threshold(bound)
+
+    def class_thresholds(self) -> Iterator[GateResult]:
+        setting = "class_thresholds"
+        for name, bound, class_name in _bounds_by_class(self._options.class_thresholds, self._classes):
+            subject = _Subject(setting, self._class_metrics[name], self._overall, class_name)
+            yield subject.compare_with_threshold(bound)
+
+    def slice_thresholds(self) -> Iterator[GateResult]:
+        for metrics in self._slices:
+            for name, bound in _bounds_of_slice(self._options.slice_thresholds, metrics):
+                subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
+                reason = self._exempt(subject)
+                yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+
+    def thresholds_of_absent_slices(self) -> Iterator[GateResult]:
+        """Bounds of slices without examples are reported, so that a misspelt value is noticed."""
+        known = {name for metrics in self._slices for name in slice_names(metrics.key)}
+        for name, entry in self._options.slice_thresholds.items():
+            for slice_, bound in (entry if isinstance(entry, dict) else {}).items():
+                if slice_ not in known:
+                    empty = SliceMetrics(name=slice_, examples=0, metrics={})
+                    subject = _Subject("slice_thresholds", self._overall_metrics[name], empty)
+                    yield subject.not_compared("the slice has no examples", bound)
+
+    def slice_gaps(self) -> Iterator[GateResult]:
+        """One result per metric, that of the worst slice of those that are large enough."""
+        for name, allowed in self._options.slice_gaps.items():
+            overall = _Subject("slice_gaps", self._overall_metrics[name], self._overall)
+            bound = overall.worse_by(overall.value, allowed)
+            subjects = [_Subject("slice_gaps", overall.metric, metrics) for metrics in self._slices]
+            large = [subject for subject in subjects if not self._too_small(subject)]
+            defined = [subject for subject in large if not math.isnan(subject.value)]
+            if not large:
+                reason = f"no slice has {self._options.min_slice_examples} examples"
+                yield overall.not_compared(reason, bound)
+            elif not defined:
+                yield overall.not_compared(overall.metric.undefined_when, bound)
+            else:
+                worst = min(defined, key=lambda subject: subject.metric.worst_first(subject.value))
+                yield worst.compare(
+                    bound, f"may be at most {allowed:.4g} worse than the {overall.value:.4f} of all examples"
+                )
+
+    def change_thresholds(self) -> Iterator[GateResult]:
+        for name, allowed in (self._options.change_thresholds or {}).items():
+            yield self._compare_with_baseline(
+                _Subject("change_thresholds", self._overall_metrics[name], self._overall), allowed
+            )
+
+    def class_change_thresholds(self) -> Iterator[GateResult]:
+        setting = "class_change_thresholds"
+        for name, allowed, class_name in _bounds_by_class(self._options.class_change_thresholds, self._classes):
+            subject = _Subject(setting, self._class_metrics[name], self._overall, class_name)
+            yield self._compare_with_baseline(subject, allowed)
+
+    def _compare_with_baseline(self, subject: _Subject, allowed: float) -> GateResult:
+        if self._baseline is None:
+            return subject.not_compared("there is no earlier blessed model")
+        baseline = self._baseline.value(subject.metric.name, subject.class_name)
+        if math.isnan(baseline):
+            return subject.not_compared("its value for the last blessed model is undefined")
+        requirement = f"may be at most {allowed:.4g} worse than the last blessed model's {baseline:.4f}"
+        return subject.compare(subject.worse_by(baseline, allowed), requirement)
+
+    def _exempt(self, subject: _Subject) -> str:
+        """Why the bounds of slices do not apply to a slice; empty if they do."""
+        if reason := self._too_small(subject):
+            return reason
+        # Unlike over all examples, an undefined value is not a fault of the model: the slice may have one class only.
+        return subject.metric.undefined_when if math.isnan(subject.value) else ""
+
+    def _too_small(self, subject: _Subject) -> str:
+        count, least = subject.metrics.examples, self._options.min_slice_examples
+        return f"{count} examples, fewer than evaluation.min_slice_examples = {least}" if count < least else ""
 
 
-def _why_not(metric: str) -> str:
-    """Why there is no such figure."""
-    if metric in ("auc", "macro_auc"):
-        return "it needs examples of the class and of others"
-    return "there are no examples for it"
+def _bounds_by_class(bounds: Bounds, classes: Iterable[str]) -> Iterator[tuple[str, float, str]]:
+    """Yields (metric, bound, class) of a setting that applies to all classes, or to those that it names."""
+    for metric, entry in bounds.items():
+        by_class = entry if isinstance(entry, dict) else dict.fromkeys(classes, entry)
+        for name in classes:
+            if name in by_class:
+                yield metric, by_class[name], name
 
 
-def _figure(figures: SliceFigures, metric: str, class_name: str | None) -> float:
-    holder: Mapping[str, float] = figures.metrics if class_name is None else figures.per_class[class_name]
-    return holder[metric]
-
-
-def _count(figures: SliceFigures) -> int:
-    return round(figures.metrics[metric_names.EXAMPLES])
+def _bounds_of_slice(bounds: Bounds, metrics: SliceMetrics) -> Iterator[tuple[str, float]]:
+    """Yields (metric, bound) for a slice: by its name, by that of its features, or for all slices."""
+    for metric, entry in bounds.items():
+        if not isinstance(entry, dict):
+            yield metric, entry
+        elif name := next((name for name in slice_names(metrics.key) if name in entry), None):
+            yield metric, entry[name]

@@ -1,8 +1,8 @@
-"""The Beam pipeline of an evaluation: raw examples → TFMA's figures of every slice, on disk."""
+"""The Beam pipeline of an evaluation: raw examples → TFMA's results of every slice, on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import apache_beam as beam
 import tensorflow_model_analysis as tfma
@@ -25,39 +25,42 @@ def measure(
     output_path: str,
     batch_size: int,
     label_groups: Mapping[str, Sequence[str]],
+    class_features: Sequence[str],
 ) -> None:
-    """Adds the evaluation of a model, or of two side by side, to a Beam pipeline.
+    """Adds the evaluation of one model, or of two side by side, to a Beam pipeline.
 
-    TFX's Evaluator decodes every feature of every example, and the pictures among them are most of what it then carries
-    about. Here only what slices are told by is decoded; the model is given the example as it was written.
+    TFX's Evaluator decodes all features of all examples, most of which is images, and keeps them in memory. This one
+    decodes only the features that distinguish slices; the model receives the serialized example.
 
     Args:
       pipeline: Receives the steps.
       examples_pattern: TFRecord files of raw examples.
-      schema: Of the examples.
-      eval_config: What is measured, of one model; without thresholds.
+      schema: Schema of the examples.
+      eval_config: TFMA's configuration for one model; without thresholds.
       model_path: SavedModel of the candidate.
-      baseline_path: The same of the model before, if there is one.
+      baseline_path: SavedModel of the baseline, if there is one.
       output_path: Receives TFMA's files.
-      batch_size: How many examples a model gets at once.
+      batch_size: Number of examples that a model receives at once.
       label_groups: Name → classes.
+      class_features: Features that contain class names, from which label groups are derived.
     """
-    said = tfma.utils.update_eval_config_with_defaults(
+    config = tfma.utils.update_eval_config_with_defaults(
         eval_config, has_baseline=baseline_path is not None, rubber_stamp=True
     )
-    tfma.utils.verify_eval_config(said)
+    tfma.utils.verify_eval_config(config)
     models = [
         tfma.default_eval_shared_model(
             eval_saved_model_path=baseline_path if spec.is_baseline else model_path,
             model_name=spec.name,
-            eval_config=said,
+            eval_config=config,
         )
-        for spec in said.model_specs
+        for spec in config.model_specs
     ]
     shared_model = models[0] if len(models) == 1 else models
+    slice_features = {key for spec in config.slicing_specs for key in spec.feature_keys}
     tfxio = tf_example_record.TFExampleRecord(
         examples_pattern,
-        schema=_of_slices(schema, said),
+        schema=_subset(schema, slice_features.union(class_features)),
         raw_record_column_name=tfma_constants.ARROW_INPUT_COLUMN,
         telemetry_descriptors=["ImageEvaluator"],
     )
@@ -70,17 +73,16 @@ def measure(
         | "ExtractEvaluateAndWriteResults"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared_model,
-            eval_config=said,
-            extractors=extractors.image_extractors(shared_model, said, adapter_config, label_groups),
+            eval_config=config,
+            extractors=extractors.image_extractors(shared_model, config, adapter_config, label_groups, class_features),
             output_path=output_path,
             tensor_adapter_config=adapter_config,
         )
     )
 
 
-def _of_slices(schema: schema_pb2.Schema, eval_config: config_pb2.EvalConfig) -> schema_pb2.Schema:
-    """The part of a schema that tells the slice of an example, and its class, of which groups are derived."""
-    keys = {key for spec in eval_config.slicing_specs for key in spec.feature_keys}.union(extractors.CLASS_FEATURES)
+def _subset(schema: schema_pb2.Schema, keys: Collection[str]) -> schema_pb2.Schema:
+    """Returns a copy of a schema with some of its features."""
     part = schema_pb2.Schema()
     part.CopyFrom(schema)
     del part.feature[:]

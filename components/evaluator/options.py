@@ -1,4 +1,4 @@
-"""`[evaluation]`: what is measured, for whom, and what a model must reach. Imports nothing heavy."""
+"""`[evaluation]`: slices, and the bounds that a model must reach. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,65 +9,67 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from components.evaluator import metric_names
-from components.evaluator.figures import ALL
+from components.evaluator.artifact import ALL
+from trainer_module import tasks
 from trainer_module.error_text import did_you_mean
+from trainer_module.evaluation.spec import MetricSpec, in_scope
 from trainer_module.section import Section
 
-# A bound for every class (or slice), or for some by name.
+# A bound for all classes (or slices), or for some by name.
 Bounds = dict[str, float | dict[str, float]]
 
-LABEL_GROUP = "label_group"  # the name of the slices that label_groups makes
+LABEL_GROUP = "label_group"  # the slice feature that `label_groups` defines
 
 Slice = str | tuple[str, str]
 
 
 class EvaluationOptions(Section):
-    """`[evaluation]`: what is measured, for whom, and what a model must reach."""
+    """`[evaluation]`: slices, and the bounds that a model must reach."""
 
     slices: tuple[Slice, ...] | None = Field(
         default=None,
-        description='Names of slices, and pairs of them for crosses (["brightness", "camera"]); all built-in ones, all '
-        "metadata columns and the label groups when absent.",
+        description='Names of slices, and pairs of them for crosses (["brightness", "camera"]). If absent, all '
+        "built-in ones, all metadata columns and the label groups.",
     )
     label_groups: dict[str, tuple[str, ...]] = Field(
         default={},
-        description="Groups of classes that are slices of their own: name → classes. With masks, of the pictures that "
-        "show one of them.",
+        description="Groups of classes that form additional slices: name → classes. An image with a mask belongs to "
+        "the groups of all classes that it contains.",
     )
     top_k: int = Field(default=3, ge=2, le=1000, description="The k of top_k_accuracy, named as in `top_3_accuracy`.")
     confidence_intervals: Literal["none", "jackknife", "bootstrap"] = Field(
         default="none",
-        description="Intervals at a level of 0.95 for every figure, from TFMA's 20 samples. Bounds are compared with "
-        "the figures themselves.",
+        description="Method of the intervals of all metrics, at a confidence level of 0.95, from 20 samples of TFMA. "
+        "Bounds are compared with the values, not with the intervals.",
     )
     thresholds: dict[str, float] | None = Field(
         default=None,
-        description="Bound on a figure of the whole evaluation split; accuracy = 0.5 when absent, with masks "
-        "mean_iou = 0.3.",
+        description="Bounds of metrics over all examples of the split. If absent, the defaults of the task: "
+        "accuracy = 0.5 for classification, mean_iou = 0.3 for segmentation.",
     )
     change_thresholds: dict[str, float] | None = Field(
         default=None,
-        description="How much worse than the last blessed model a figure may be; accuracy = 0.02 when absent, with "
-        "masks mean_iou = 0.02.",
+        description="How much worse than the last blessed model a metric may be. If absent, the defaults of the task: "
+        "accuracy = 0.02 for classification, mean_iou = 0.02 for segmentation.",
     )
     class_thresholds: Bounds = Field(
-        default={}, description="Bound on a figure of every class, or of some: recall = 0.5, or recall = {cat = 0.8}."
+        default={},
+        description="Bounds of metrics of all classes, or of some: recall = 0.5, or recall = {cat = 0.8}.",
     )
     class_change_thresholds: Bounds = Field(
         default={},
-        description="How much worse than the last blessed model's a figure of every class, or of some, may be.",
+        description="How much worse than the last blessed model a metric of all classes, or of some, may be.",
     )
     slice_thresholds: Bounds = Field(
         default={},
-        description="Bound on a figure of every slice, or of some: accuracy = 0.5, or accuracy = {brightness = 0.4} "
-        'for all values of one, or {"brightness = dark" = 0.4}.',
+        description="Bounds of metrics of all slices, or of some: accuracy = 0.5, or accuracy = {brightness = 0.4} for "
+        'all values of one, or {"brightness = dark" = 0.4}.',
     )
     slice_gaps: dict[str, float] = Field(
-        default={}, description="How much worse than the overall figure that of the worst slice may be."
+        default={}, description="How much worse than over all examples a metric of the worst slice may be."
     )
     min_slice_examples: int = Field(
-        default=30, ge=1, description="A slice of fewer examples is measured and shown, and not held against anything."
+        default=30, ge=1, description="Smallest slice that bounds apply to; smaller ones are evaluated and shown."
     )
 
     @field_validator("label_groups")
@@ -78,37 +80,36 @@ class EvaluationOptions(Section):
                 raise ValueError(f"the group `{name}` needs a name and at least one class")
         return value
 
-    def of_task(self, task: str) -> EvaluationOptions:
-        """The same with the task's bounds where none are given."""
+    def with_task_defaults(self, task: str) -> EvaluationOptions:
+        """Returns the same options, with the default bounds of the task's metrics where none are configured."""
+        metrics = tasks.get(task).evaluation.metrics(self.top_k)
         values = {}
-        for key, defaults in (
-            ("thresholds", metric_names.DEFAULT_THRESHOLDS),
-            ("change_thresholds", metric_names.DEFAULT_CHANGE_THRESHOLDS),
-        ):
+        for key in ("thresholds", "change_thresholds"):
             if getattr(self, key) is None:
-                values[key] = defaults[task]
+                defaults = {metric.name: getattr(metric, key.removesuffix("s")) for metric in metrics}
+                values[key] = {name: bound for name, bound in defaults.items() if bound is not None}
         return self.model_copy(update=values)
 
-    def measured_slices(self, columns: Sequence[str]) -> tuple[Slice, ...]:
-        """The slices that are asked for, or all there are.
+    def evaluated_slices(self, columns: Sequence[str]) -> tuple[Slice, ...]:
+        """Returns the configured slices, or all that exist.
 
         Args:
-          columns: Names of the slices that the data have.
+          columns: Names of the slices of the dataset.
         """
         if self.slices is not None:
             return self.slices
         return (*columns, LABEL_GROUP) if self.label_groups else tuple(columns)
 
-    def overall_rules(self) -> dict[str, Mapping[str, float]]:
-        """The rules whose bounds are on figures of all examples or of slices, by key."""
+    def overall_bounds(self) -> dict[str, Mapping[str, float]]:
+        """The settings with one bound per metric, by key."""
         return {
             "thresholds": self.thresholds or {},
             "change_thresholds": self.change_thresholds or {},
             "slice_gaps": self.slice_gaps,
         }
 
-    def bound_rules(self) -> dict[str, Bounds]:
-        """The rules that hold for every class or slice, or for some, by key."""
+    def named_bounds(self) -> dict[str, Bounds]:
+        """The settings whose bounds apply to all classes or slices, or to some by name, by key."""
         return {
             "class_thresholds": self.class_thresholds,
             "class_change_thresholds": self.class_change_thresholds,
@@ -117,18 +118,18 @@ class EvaluationOptions(Section):
 
 
 def slice_name(key: Sequence[tuple[str, str]]) -> str:
-    """What people call a slice: `brightness = dark`, `brightness = dark, camera = b`, or `all`."""
+    """Returns the name of a slice: `brightness = dark`, `brightness = dark, camera = b`, or `all`."""
     return ", ".join(f"{feature} = {value}" for feature, value in key) or ALL
 
 
-def names_of(key: Sequence[tuple[str, str]]) -> list[str]:
-    """What a rule may call a slice, the most special first: by its values, or by its features, in any order."""
+def slice_names(key: Sequence[tuple[str, str]]) -> list[str]:
+    """Returns all names that settings may use for a slice, the most specific first: with values, or features only."""
     orders = list(itertools.permutations(key))
     return [slice_name(order) for order in orders] + [", ".join(feature for feature, _ in order) for order in orders]
 
 
-def could_name(name: str, slices: Sequence[Slice]) -> bool:
-    """Whether some slice of these could be called so; which values there are, only the examples say."""
+def may_name(name: str, slices: Sequence[Slice]) -> bool:
+    """Whether a name can denote one of these slices; only the examples tell which values exist."""
     for entry in slices:
         for features in itertools.permutations((entry,) if isinstance(entry, str) else entry):
             valued = ", ".join(f"{re.escape(feature)} = .+" for feature in features)
@@ -137,39 +138,43 @@ def could_name(name: str, slices: Sequence[Slice]) -> bool:
     return False
 
 
-def check(options: EvaluationOptions, task: str) -> None:
-    """Compares the bounds with what is measured.
+def check_bounds(options: EvaluationOptions, task: str) -> None:
+    """Compares the configured bounds with the metrics of the task.
 
     Args:
-      options: With the defaults of the task (`of_task`).
-      task: `classification` or `segmentation`.
+      options: From `with_task_defaults`.
+      task: Name of the task.
 
     Raises:
-      ValueError: If a rule names an unknown figure or an impossible bound, or if nothing is asked of a model.
+      ValueError: If a setting names an unknown metric or an impossible bound, or if there are no thresholds at all.
     """
-    overall = metric_names.overall(task, options.top_k)
-    per_class = metric_names.PER_CLASS[task]
-    for rule, bounds in options.overall_rules().items():
-        for metric, bound in bounds.items():
-            _check_bound(f"evaluation.{rule}", metric, bound, overall, task)
-    for rule, by_metric in options.bound_rules().items():
-        known = per_class if rule.startswith("class") else overall
-        for metric, said in by_metric.items():
-            if said == {}:
-                raise ValueError(f"evaluation.{rule}: `{metric}` is given an empty table, which demands nothing")
-            for bound in said.values() if isinstance(said, dict) else [said]:
-                _check_bound(f"evaluation.{rule}", metric, bound, known, task)
+    metrics = tasks.get(task).evaluation.metrics(options.top_k)
+    for setting, bounds in options.overall_bounds().items():
+        for name, bound in bounds.items():
+            _check_bound(setting, name, bound, in_scope(metrics, "overall"), task)
+    for setting, bounds_by_metric in options.named_bounds().items():
+        known = in_scope(metrics, "per_class" if setting.startswith("class") else "overall")
+        for name, entry in bounds_by_metric.items():
+            if entry == {}:
+                raise ValueError(f"evaluation.{setting}: the table of `{name}` is empty")
+            for bound in entry.values() if isinstance(entry, dict) else [entry]:
+                _check_bound(setting, name, bound, known, task)
     if not options.thresholds:
         raise ValueError(
-            "evaluation.thresholds: at least one is needed: without one any first model would be blessed and pushed"
+            "evaluation.thresholds: at least one is required; without it, any first model would be blessed and pushed"
         )
 
 
-def _check_bound(rule: str, metric: str, bound: float, known: tuple[str, ...], task: str) -> None:
-    if metric not in known:
-        raise ValueError(
-            f"{rule}: {task} has no `{metric}`{did_you_mean(metric, known) or '. It has: ' + ', '.join(known) + '.'}"
-        )
-    if bound < 0 or (bound > 1 and metric != metric_names.UNBOUNDED):
-        allowed = "0 or more" if metric == metric_names.UNBOUNDED else "between 0 and 1"
-        raise ValueError(f"{rule}: `{metric}` must be {allowed}, not {bound:g}")
+def _check_bound(setting: str, name: str, bound: float, known: Sequence[MetricSpec], task: str) -> None:
+    metrics = {metric.name: metric for metric in known}
+    if name not in metrics:
+        suggestion = did_you_mean(name, metrics) or f". It has: {', '.join(metrics)}."
+        raise ValueError(f"evaluation.{setting}: {task} has no metric `{name}`{suggestion}")
+    metric = metrics[name]
+    # Gaps and change thresholds are differences of two values.
+    is_difference = setting == "slice_gaps" or setting.endswith("change_thresholds")
+    allows, range_text = (
+        (metric.allows_change, metric.change_range_text) if is_difference else (metric.allows, metric.range_text)
+    )
+    if not allows(bound):
+        raise ValueError(f"evaluation.{setting}: `{name}` must be {range_text}, not {bound:g}")

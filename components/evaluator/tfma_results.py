@@ -1,4 +1,4 @@
-"""TFMA's files → what is stored of an evaluation."""
+"""Converts TFMA's files into the stored evaluation."""
 
 from __future__ import annotations
 
@@ -7,80 +7,92 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from components.evaluator import metric_names, options
-from components.evaluator.figures import ALL, Bin, Evaluation, SliceFigures, Task
-from trainer_module import features
+from components.evaluator.artifact import ALL, ConfidenceInterval, EvaluationResult, ReliabilityBin, SliceMetrics
+from components.evaluator.metrics import SUPPORT
+from components.evaluator.options import slice_name
+from trainer_module import features, tasks
+from trainer_module.evaluation.spec import MetricSpec, in_scope
 
 _EXAMPLE_COUNT = "example_count"
-_CLASS = "classId:"
+
+# TFMA's JSON of one metric of a slice.
+_TfmaValue = dict[str, Any]
 
 
 def read(
-    evaluation_uri: str, *, task: Task, split: str, classes: list[str], top_k: int, has_baseline: bool
-) -> Evaluation:
-    """Reads TFMA's figures of one model, or of two.
+    evaluation_uri: str, *, task: str, split: str, classes: tuple[str, ...], top_k: int, has_baseline: bool
+) -> EvaluationResult:
+    """Reads TFMA's results of one or two models.
 
     Args:
-      evaluation_uri: Where TFMA wrote.
-      task: `classification` or `segmentation`.
+      evaluation_uri: Folder that TFMA wrote to.
+      task: Name of the task.
       split: The evaluated split.
       classes: Class names; the index is the id.
       top_k: The k of the top-k accuracy.
-      has_baseline: Whether another model was evaluated beside it; only then TFMA has given them names.
+      has_baseline: Whether a baseline was evaluated too; only then TFMA gives the models names.
     """
+    evaluation = tasks.get(task).evaluation
+    metrics = evaluation.metrics(top_k)
 
-    def slices(model_name: str | None) -> list[SliceFigures]:
+    def slices(model_name: str | None) -> tuple[SliceMetrics, ...]:
         loaded = tfma.load_eval_result(evaluation_uri, model_name=model_name)
         plots = dict(loaded.plots)
-        found = [
-            _slice_figures(key, next(iter(by_output.values())), plots[key], task, classes, top_k)
-            for key, by_output in loaded.slicing_metrics
+        rows = [
+            _slice_metrics(key, _only_output(outputs), _only_output(plots.get(key, {"": {}})), metrics, classes)
+            for key, outputs in loaded.slicing_metrics
         ]
-        return sorted(found, key=lambda figures: (figures.name != ALL, figures.name))
+        return tuple(sorted(rows, key=lambda row: (row.name != ALL, row.name)))
 
-    return Evaluation(
+    return EvaluationResult(
         task=task,
         split=split,
         classes=classes,
+        count_unit=evaluation.count_unit,
+        metrics=metrics,
         candidate=slices(tfma.CANDIDATE_KEY if has_baseline else None),
         baseline=slices(tfma.BASELINE_KEY) if has_baseline else None,
     )
 
 
-def _slice_figures(
+def _only_output(by_output: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """TFMA groups metrics and plots by output of the model; these have one group."""
+    (group,) = by_output.values()
+    return group
+
+
+def _slice_metrics(
     key: tuple[tuple[str, Any], ...],
-    by_sub_key: dict[str, dict[str, Any]],
-    plots_by_output: dict[str, Any],
-    task: str,
-    classes: list[str],
-    top_k: int,
-) -> SliceFigures:
-    overall = by_sub_key[""]
-    names = metric_names.overall(task, top_k)
-    figures = {name: _number(overall[name]) for name in names}
-    figures[metric_names.EXAMPLES] = _number(overall[_EXAMPLE_COUNT])
-    shown = (*metric_names.PER_CLASS[task], metric_names.SUPPORT)
-    of_class = {name: by_sub_key[f"{_CLASS}{class_id}"] for class_id, name in enumerate(classes)}
-    plots = next(iter(plots_by_output.values()))[""]
-    parts = [(name.removeprefix(features.SLICE_PREFIX), str(value)) for name, value in key]
-    return SliceFigures(
-        name=options.slice_name(parts),
+    by_sub_key: dict[str, dict[str, _TfmaValue]],
+    plots_by_sub_key: dict[str, dict[str, Any]],
+    metrics: tuple[MetricSpec, ...],
+    classes: tuple[str, ...],
+) -> SliceMetrics:
+    overall, plots = by_sub_key[""], plots_by_sub_key.get("", {})
+    by_class = {name: by_sub_key[f"classId:{class_id}"] for class_id, name in enumerate(classes)}
+    overall_metrics, class_metrics = in_scope(metrics, "overall"), in_scope(metrics, "per_class")
+    parts = tuple((name.removeprefix(features.SLICE_PREFIX), str(value)) for name, value in key)
+    class_intervals = {name: _intervals(values, class_metrics) for name, values in by_class.items()}
+    return SliceMetrics(
+        name=slice_name(parts),
         key=parts,
-        metrics=figures,
-        per_class={name: {figure: _number(values[figure]) for figure in shown} for name, values in of_class.items()},
-        confusion=[] if parts else _confusion(plots, len(classes)),
+        examples=round(_number(overall[_EXAMPLE_COUNT])),
+        metrics=_numbers(overall, overall_metrics),
+        support={name: round(_number(values[SUPPORT])) for name, values in by_class.items()},
+        class_metrics={name: _numbers(values, class_metrics) for name, values in by_class.items()},
+        confusion_matrix=[] if parts else _confusion_matrix(plots, len(classes)),
         reliability=_reliability(plots),
-        intervals=_intervals({name: overall[name] for name in names}),
-        class_intervals={
-            name: found
-            for name, values in of_class.items()
-            if (found := _intervals({figure: values[figure] for figure in metric_names.PER_CLASS[task]}))
-        },
+        intervals=_intervals(overall, overall_metrics),
+        class_intervals={name: intervals for name, intervals in class_intervals.items() if intervals},
     )
 
 
-def _number(value: dict[str, Any]) -> float:
-    """TFMA's value as a number; of one with an interval the point estimate."""
+def _numbers(values: dict[str, _TfmaValue], metrics: tuple[MetricSpec, ...]) -> dict[str, float]:
+    return {metric.name: _number(values[metric.name]) for metric in metrics}
+
+
+def _number(value: _TfmaValue) -> float:
+    """TFMA's value as a number; of a value with an interval, the point estimate."""
     for kind in ("doubleValue", "boundedValue"):
         if kind in value:
             inner = value[kind]
@@ -88,34 +100,36 @@ def _number(value: dict[str, Any]) -> float:
     return math.nan
 
 
-def _intervals(values: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    found = {}
-    for name, value in values.items():
-        bounded = value.get("boundedValue", {})
+def _intervals(values: dict[str, _TfmaValue], metrics: tuple[MetricSpec, ...]) -> dict[str, ConfidenceInterval]:
+    intervals = {}
+    for metric in metrics:
+        bounded = values[metric.name].get("boundedValue", {})
         low, high = (float(bounded.get(end, math.nan)) for end in ("lowerBound", "upperBound"))
         if not math.isnan(low + high):
-            # The intervals are symmetrical, and the figures are not: what cannot be is cut off.
-            found[name] = (max(low, 0.0), high if name == metric_names.UNBOUNDED else min(high, 1.0))
-    return found
+            # The intervals are symmetrical and may exceed the range of the metric.
+            intervals[metric.name] = ConfidenceInterval(metric.clip(low), metric.clip(high))
+    return intervals
 
 
-def _confusion(plots: dict[str, Any], num_classes: int) -> list[list[int]]:
+def _confusion_matrix(plots: dict[str, Any], num_classes: int) -> list[list[int]]:
+    if "multiClassConfusionMatrixAtThresholds" not in plots:
+        return []
     matrix = [[0] * num_classes for _ in range(num_classes)]
     (stored,) = plots["multiClassConfusionMatrixAtThresholds"]["matrices"]
-    for entry in stored.get("entries", ()):  # a proto as JSON: what is 0 is left out
+    for entry in stored.get("entries", ()):  # a proto as JSON omits values of 0
         actual, predicted = int(entry.get("actualClassId", 0)), int(entry.get("predictedClassId", 0))
         matrix[actual][predicted] = round(entry.get("numWeightedExamples", 0.0))
     return matrix
 
 
-def _reliability(plots: dict[str, Any]) -> list[Bin]:
+def _reliability(plots: dict[str, Any]) -> tuple[ReliabilityBin, ...]:
     bins = []
     for bucket in plots.get("calibrationHistogramBuckets", {}).get("buckets", ()):
         count = round(bucket.get("numWeightedExamples", 0.0))
         sums = (bucket.get("totalWeightedRefinedPrediction", 0.0), bucket.get("totalWeightedLabel", 0.0))
         confidence, accuracy = (total / count if count else math.nan for total in sums)
         bins.append(
-            Bin(
+            ReliabilityBin(
                 lower=bucket.get("lowerThresholdInclusive", 0.0),
                 upper=bucket["upperThresholdExclusive"],
                 count=count,
@@ -123,4 +137,4 @@ def _reliability(plots: dict[str, Any]) -> list[Bin]:
                 accuracy=accuracy,
             )
         )
-    return bins
+    return tuple(bins)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.evaluator import metric_names
 from pipeline.history.run_history import Comparison, Difference, Differences, Run, when
+from trainer_module.evaluation.spec import MetricSpec
 
 _MOST_ROWS = 20
 _SHORT = 6  # characters of a fingerprint, enough to see whether two are the same
@@ -27,11 +27,11 @@ _COLORS = {
 
 
 def show_runs(console: Console, runs: Sequence[Run]) -> None:
-    """A line for every run, in the given order; of the data the number of pictures and the digest's beginning."""
+    """Prints a line for each run, in the given order, with the number of images and the start of the fingerprint."""
     # Narrow gaps, so that the longest verdict stays on one line of a terminal of 80.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    metrics = {run.main_metric for run in runs if run.main_metric}
-    name = metric_names.title(metrics.pop()) if len(metrics) == 1 else "figure"
+    titles = {run.main_metric.title for run in runs if run.main_metric}
+    name = titles.pop() if len(titles) == 1 else "metric"
     with_spans = any(run.span for run in runs)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("began", no_wrap=True)
@@ -41,35 +41,50 @@ def show_runs(console: Console, runs: Sequence[Run]) -> None:
     table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for run in runs:
-        figure = _figure(run.main_value if run.evaluation else None)
-        if metrics:  # of several tasks
-            figure = f"{metric_names.title(run.main_metric)} {figure}" if run.main_metric else figure
+        value = _value_text(run.main_value if run.evaluation else None)
+        if titles and run.main_metric:  # the tasks of the runs differ
+            value = f"{run.main_metric.title} {value}"
         table.add_row(
             str(run.number),
             _when(run),
             f"{_count(run.examples)} {_fingerprint(run)}",
             *([_count(run.span)] if with_spans else []),
-            figure,
+            value,
             f"{_verdict(run)} {run.version or ''}".rstrip(),
         )
     console.print(table)
 
 
-def show_comparison(console: Console, found: Comparison) -> None:
-    """Two runs side by side: verdicts, figures, settings and pictures."""
-    first, second = found.first, found.second
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Prints two runs side by side: verdicts, metrics, settings and images."""
+    first, second, evaluation = comparison.first, comparison.second, comparison.evaluation
     _runs(console, first, second)
-    if found.task is None and first.evaluation and second.evaluation:
-        _line(console, "They are of two tasks: no figure of one compares with one of the other.")
-    _figures(console, "Over all examples", "figure", found.metrics, first, second)
-    if found.task is not None:
-        leading = metric_names.LEADING[found.task]
-        others = [name for name in metric_names.PER_CLASS[found.task] if name != leading]
-        _rows(console, "Classes", "class", found.classes, (leading, others, metric_names.SUPPORT), first, second)
-        main = metric_names.MAIN[found.task]
-        _rows(console, "Slices", "slice", found.slices, (main, [], metric_names.EXAMPLES), first, second)
-    _pairs(console, "Settings", "setting", found.settings, first, second)
-    _pairs(console, "Pictures", "of the data", found.data, first, second)
+    if evaluation is None and first.evaluation and second.evaluation:
+        _line(console, "The tasks of the two runs differ: their metrics cannot be compared.")
+    _metrics(console, comparison)
+    if evaluation is not None:
+        main = evaluation.main_class_metric
+        others = [metric for metric in evaluation.class_metrics if metric != main]
+        _rows(
+            console,
+            "Classes",
+            "class",
+            comparison.classes,
+            [main, *others],
+            ("support", evaluation.count_unit),
+            comparison,
+        )
+        _rows(
+            console,
+            "Slices",
+            "slice",
+            comparison.slices,
+            [evaluation.main_metric],
+            ("examples", "examples"),
+            comparison,
+        )
+    _pairs(console, "Settings", "setting", comparison.settings, first, second)
+    _pairs(console, "Images", "of the dataset", comparison.data, first, second)
 
 
 def _runs(console: Console, first: Run, second: Run) -> None:
@@ -97,19 +112,16 @@ def _runs(console: Console, first: Run, second: Run) -> None:
         _line(console, "")
 
 
-def _figures(console: Console, heading: str, kind: str, figures: Differences, first: Run, second: Run) -> None:
-    if not figures:
-        _line(console, "Neither run has figures that this version can read.")
+def _metrics(console: Console, comparison: Comparison) -> None:
+    if not comparison.metrics:
+        _line(console, "Neither run has an evaluation that this version can read.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(kind, overflow="fold")
-    for title in (str(first.number), str(second.number), "change"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, found in figures.items():
-        count = found.higher_is_better is None
-        shown = _count if count else _figure
-        table.add_row(escape(metric_names.title(name)), shown(found.first), shown(found.second), _change(found))
-    _line(console, f"[bold]{heading}[/bold]")
+    table = _table("metric", comparison)
+    for name, entry in comparison.metrics.items():
+        shown = _value_text if entry.metric else _count
+        title = entry.metric.title if entry.metric else name
+        table.add_row(escape(title), shown(entry.first), shown(entry.second), _change(entry))
+    _line(console, "[bold]All examples[/bold]")
     console.print(table)
 
 
@@ -118,44 +130,41 @@ def _rows(
     heading: str,
     kind: str,
     rows: Mapping[str, Differences],
-    columns: tuple[str, Sequence[str], str],
-    first: Run,
-    second: Run,
+    metrics: Sequence[MetricSpec],
+    count: tuple[str, str],
+    comparison: Comparison,
 ) -> None:
-    """The leading figure of both runs, and of the others the change."""
+    """Prints both values of the first metric, the changes of the others, and a number with the given key and title."""
     if not rows:
         return
-    leading, all_others, number = columns
-    others = [name for name in all_others if any(name in figures for figures in rows.values())]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(kind, overflow="fold")
-    for title in (
-        str(first.number),
-        str(second.number),
-        "change",
-        *(metric_names.title(name) for name in others),
-        metric_names.title(number),
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    missing = Difference(None, None, None)
-    for name, figures in list(rows.items())[:_MOST_ROWS]:
-        found, count = figures.get(leading, missing), figures.get(number, missing)
-        counts = (
-            _count(count.second) if count.first == count.second else f"{_count(count.first)}→{_count(count.second)}"
-        )
+    main, *others = metrics
+    count_key, count_title = count
+    missing = Difference(None, None)
+    table = _table(kind, comparison, *(metric.title for metric in others), count_title)
+    for name, row in list(rows.items())[:_MOST_ROWS]:
+        value, number = row.get(main.name, missing), row.get(count_key, missing)
+        numbers = [_count(number.first), _count(number.second)]
         table.add_row(
             escape(name),
-            _figure(found.first),
-            _figure(found.second),
-            _change(found),
-            *(_change(figures.get(other, missing)) for other in others),
-            counts,
+            _value_text(value.first),
+            _value_text(value.second),
+            _change(value),
+            *(_change(row.get(other.name, missing)) for other in others),
+            "→".join(dict.fromkeys(numbers)),
         )
-    also = f"; of {', '.join(map(metric_names.title, others))} the change" if others else ""
-    _line(console, f"[bold]{heading}[/bold], {metric_names.title(leading)}, worst change first{also}")
+    also = f"; change of {', '.join(metric.title for metric in others)}" if others else ""
+    _line(console, f"[bold]{heading}[/bold], {main.title}, worst change first{also}")
     console.print(table)
     if len(rows) > _MOST_ROWS:
-        _line(console, f"and {len(rows) - _MOST_ROWS} more; --json has all")
+        _line(console, f"and {len(rows) - _MOST_ROWS} more; --json lists all")
+
+
+def _table(kind: str, comparison: Comparison, *more: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(kind, overflow="fold")
+    for title in (str(comparison.first.number), str(comparison.second.number), "change", *more):
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def _pairs(
@@ -176,16 +185,16 @@ def _pairs(
         _line(console, f"and {len(pairs) - _MOST_ROWS} more; --json has all")
 
 
-def _change(found: Difference) -> str:
-    if found.change is None:
-        only = "first" if found.first is not None else "second" if found.second is not None else ""
+def _change(entry: Difference) -> str:
+    if entry.change is None:
+        only = "first" if entry.first is not None else "second" if entry.second is not None else ""
         return f"[dim]only {only}[/dim]" if only else "-"
-    if found.higher_is_better is None:
-        return f"{found.change:+,.0f}" if found.change else "="
-    if f"{found.change:.4f}" in ("0.0000", "-0.0000"):
+    if entry.metric is None:
+        return f"{entry.change:+,.0f}" if entry.change else "="
+    if f"{entry.change:.4f}" in ("0.0000", "-0.0000"):
         return "[dim]=[/dim]"
-    color = "green" if found.is_better else "red"
-    return f"[{color}]{found.change:+.4f}[/{color}]"
+    color = "green" if entry.is_better else "red"
+    return f"[{color}]{entry.change:+.4f}[/{color}]"
 
 
 def _verdict(run: Run) -> str:
@@ -213,7 +222,7 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _figure(value: float | None) -> str:
+def _value_text(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
 
 

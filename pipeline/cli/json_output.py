@@ -169,7 +169,7 @@ class RunOutput(JsonObject):
 def run_output(outcome: Outcome) -> RunOutput:
     """Describes the outcome of a run."""
     result = outcome.result
-    slices = result.slices if result else []
+    slices = result.slices if result else ()
     data, drift = (result.data, result.drift) if result else (None, None)
     return RunOutput.model_validate(
         {
@@ -179,13 +179,13 @@ def run_output(outcome: Outcome) -> RunOutput:
             ],
             "tuning": result and result.tuning,
             "task": result.evaluation.task if result and result.evaluation else None,
-            "metrics": slices[0].metrics if slices else {},
-            "classes": slices[0].per_class if slices else {},
-            "confusion_matrix": slices[0].confusion if slices else [],
-            "slices": {entry.name: entry.metrics for entry in slices[1:]},
+            "metrics": slices[0].metrics_and_examples if slices else {},
+            "classes": slices[0].class_metrics_and_support if slices else {},
+            "confusion_matrix": slices[0].confusion_matrix if slices else [],
+            "slices": {entry.name: entry.metrics_and_examples for entry in slices[1:]},
             "blessed": result and result.blessed,
             "servable": result and result.servable,
-            "not_held": [_refusal(row) for row in result.not_held] if result else [],
+            "not_held": [_refusal(row) for row in result.not_compared] if result else [],
             "refusals": [_refusal(row) for row in outcome.refusals],
             "pushed_version": result and result.pushed_version,
             "serving_dir": result and result.serving_dir,
@@ -308,7 +308,7 @@ class RollbackOutput(JsonObject):
 
 def history_run(run: run_history.Run) -> Run:
     """Describes one run of the history."""
-    metric = {"name": run.main_metric, "value": run.main_value} if run.main_metric else None
+    metric = {"name": run.main_metric.name, "value": run.main_value} if run.main_metric else None
     return Run.model_validate(
         {
             "number": run.number,

@@ -14,8 +14,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from components.evaluator import metric_names
-from components.evaluator.figures import Evaluation
+from components.evaluator.artifact import EvaluationResult
 from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
 from pipeline.config.sections import PipelineConfig
@@ -35,7 +34,6 @@ _MARKS = {
     "failed": "[red]✗[/red]",
 }
 _MOST_ROWS = 20
-_MEANS = {"iou": "mean_iou", "dice": "mean_dice"}  # of the others the mean is called macro
 
 
 def start(console: Console, config: PipelineConfig, layout: Dataset) -> None:
@@ -193,43 +191,34 @@ def _tuning(console: Console, result: RunResult) -> None:
     _line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 
-def _classes(console: Console, evaluation: Evaluation) -> None:
+def _classes(console: Console, evaluation: EvaluationResult) -> None:
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    figures = metric_names.PER_CLASS[evaluation.task]
-    leading = metric_names.LEADING[evaluation.task]
-    for name in (
-        "class",
-        *map(metric_names.title, figures),
-        "pixels" if evaluation.task == metric_names.SEGMENTATION else "support",
-    ):
+    overall, metrics, main = evaluation.overall, evaluation.class_metrics, evaluation.main_class_metric
+    for name in ("class", *(metric.title for metric in metrics), evaluation.count_unit):
         table.add_column(name, justify="left" if name == "class" else "right")
-    overall = evaluation.overall
-    # A class without examples has no figures: it comes last.
-    shown = sorted(overall.per_class.items(), key=lambda item: (math.isnan(item[1][leading]), item[1][leading]))
-    for name, values in shown[:_MOST_ROWS]:
-        table.add_row(escape(name), *(_figure(values[key]) for key in figures), f"{values[metric_names.SUPPORT]:,.0f}")
-    if len(shown) > _MOST_ROWS:
-        table.caption = f"the {_MOST_ROWS} classes with the lowest {metric_names.title(leading)} of {len(shown)}"
+    ranked = sorted(evaluation.classes, key=lambda name: main.worst_first(overall.value(main.name, name)))
+    for name in ranked[:_MOST_ROWS]:
+        values = [_value(overall.value(metric.name, name)) for metric in metrics]
+        table.add_row(escape(name), *values, f"{overall.support[name]:,}")
+    if len(ranked) > _MOST_ROWS:
+        table.caption = f"the {_MOST_ROWS} classes with the worst {main.title} of {len(ranked)}"
     table.add_section()
-    means = [_figure(overall.metrics.get(_MEANS.get(key, f"macro_{key}"), math.nan)) for key in figures]
-    total = sum(values[metric_names.SUPPORT] for values in overall.per_class.values())
-    table.add_row("[bold]mean[/bold]", *means, f"{total:,.0f}")
-    _line(console, f"\n[bold]Classes[/bold], lowest {metric_names.title(leading)} first")
+    means = [overall.value(metric.mean_metric) if metric.mean_metric else math.nan for metric in metrics]
+    table.add_row("[bold]mean[/bold]", *map(_value, means), f"{sum(overall.support.values()):,}")
+    _line(console, f"\n[bold]Classes[/bold], worst {main.title} first")
     console.print(table)
 
 
-def _slices(console: Console, evaluation: Evaluation) -> None:
+def _slices(console: Console, evaluation: EvaluationResult) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     overall, *others = evaluation.candidate
-    shown = [name for name in metric_names.OF_SLICES[evaluation.task] if name in overall.metrics]
-    for name in ("slice", *map(metric_names.title, shown), "examples"):
+    metrics, main = evaluation.slice_columns, evaluation.main_metric
+    for name in ("slice", *(metric.title for metric in metrics), "examples"):
         table.add_column(name, justify="left" if name == "slice" else "right")
-    ranked = sorted(others, key=lambda row: row.metrics[shown[0]])
+    ranked = sorted(others, key=lambda row: main.worst_first(row.value(main.name)))
     for row in [overall, *ranked[:_MOST_ROWS]]:
-        table.add_row(
-            escape(row.name), *(_figure(row.metrics[key]) for key in shown), f"{row.metrics[metric_names.EXAMPLES]:.0f}"
-        )
-    _line(console, f"[bold]Slices[/bold], lowest {metric_names.title(shown[0])} first")
+        table.add_row(escape(row.name), *(_value(row.value(metric.name)) for metric in metrics), str(row.examples))
+    _line(console, f"[bold]Slices[/bold], worst {main.title} first")
     console.print(table)
     if len(ranked) > _MOST_ROWS:
         _line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
@@ -243,10 +232,10 @@ def _verdict(console: Console, result: RunResult) -> None:
         against = "and against the last blessed model" if result.gates.has_baseline else "(no blessed model before it)"
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         say("Evaluator", f"{word} by its thresholds {against}")
-        for rule in result.not_held[:_MOST_ROWS]:
+        for rule in result.not_compared[:_MOST_ROWS]:
             _line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
-        if len(result.not_held) > _MOST_ROWS:
-            _line(console, f"  [yellow]·[/yellow] and {len(result.not_held) - _MOST_ROWS} rules more")
+        if len(result.not_compared) > _MOST_ROWS:
+            _line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} rules more")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check.passed for check in result.checks)
@@ -295,5 +284,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _figure(value: float) -> str:
+def _value(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"

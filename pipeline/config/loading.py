@@ -138,7 +138,7 @@ def _drop_keys_of_another_entry(table: dict[str, Any], settings: Sequence[tuple[
             table[section] = {}
             if section == "task":
                 evaluation = EvaluationOptions()
-                for rule in {**evaluation.overall_rules(), **evaluation.bound_rules()}:
+                for rule in {**evaluation.overall_bounds(), **evaluation.named_bounds()}:
                     dotted_names.section(table, "evaluation").pop(rule, None)
 
 

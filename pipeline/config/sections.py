@@ -13,8 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from components.evaluator.options import EvaluationOptions
-from components.evaluator.options import check as check_evaluation
+from components.evaluator.options import EvaluationOptions, check_bounds
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.options import DataOptions
 from components.serving_validator.options import ServingLimits
@@ -161,7 +160,7 @@ class PipelineConfig(Section):
         check_fine_tuning(self.model, self.training, self.fine_tuning)
         check_labels(self.task, self.augmentation, self.training)
         check_explanations(self.task, self.grad_cam)
-        check_evaluation(self.evaluation.of_task(self.task.name), self.task.name)
+        check_bounds(self.evaluation.with_task_defaults(self.task.name), self.task.name)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.evaluator.options import LABEL_GROUP, could_name
+from components.evaluator.options import LABEL_GROUP, may_name
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from pipeline.config.messages import ConfigError
@@ -45,7 +45,7 @@ def check_names(config: PipelineConfig, layout: Dataset) -> None:
         )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
     available = (*BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
-    measured = evaluation.measured_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    measured = evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
     families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
@@ -60,11 +60,11 @@ def check_names(config: PipelineConfig, layout: Dataset) -> None:
         for name in members:
             check(f"label_groups.{group}", "class", name, layout.classes)
     _check_explanations(config, layout)
-    for rule, bounds in evaluation.bound_rules().items():
+    for rule, bounds in evaluation.named_bounds().items():
         for name in {name for bound in bounds.values() if isinstance(bound, dict) for name in bound}:
             if rule != "slice_thresholds":
                 check(rule, "class", name, layout.classes)
-            elif not could_name(name, measured):
+            elif not may_name(name, measured):
                 raise ConfigError(
                     f"evaluation.{rule}: `{name}` is not an evaluated slice{did_you_mean(name, families) or '.'} "
                     f"Evaluated slices: {', '.join(families)}; evaluation.slices sets them, pairs included."

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ml_metadata.proto import metadata_store_pb2
 
-from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.example_validator.executor import DRIFT_FILE
 from components.example_validator.findings import Finding
 from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
@@ -76,7 +76,7 @@ class RunResult:
       tuning: The result of Tuner: `objective`, its best `value`, the `values` of the best trial by name of the setting,
         the number of `trials` and of `failed` ones, and their `table`.
       evaluation: The metrics of Evaluator.
-      gates: The verdicts of Evaluator.
+      gates: The results of the gates of Evaluator.
       refusals: The reasons of every gate that refused.
       servable: The verdict of ServingValidator.
       checks: The checks of ServingValidator.
@@ -94,8 +94,8 @@ class RunResult:
     duplicates: str | None = None
     drift: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
-    evaluation: Evaluation | None = None
-    gates: Gates | None = None
+    evaluation: EvaluationResult | None = None
+    gates: GateReport | None = None
     refusals: list[Refusal] = field(default_factory=list)
     servable: bool | None = None
     checks: tuple[ServingCheck, ...] = ()
@@ -108,14 +108,14 @@ class RunResult:
     report: str | None = None
 
     @property
-    def slices(self) -> list[SliceFigures]:
+    def slices(self) -> Sequence[SliceMetrics]:
         """Metrics over all examples first, then slice by slice."""
-        return self.evaluation.candidate if self.evaluation else []
+        return self.evaluation.candidate if self.evaluation else ()
 
     @property
-    def not_held(self) -> list[Refusal]:
-        """Thresholds of Evaluator that could not be evaluated."""
-        return [of_gate(gate) for gate in self.gates.not_held()] if self.gates else []
+    def not_compared(self) -> list[Refusal]:
+        """Bounds of Evaluator that no value was compared with."""
+        return [of_gate(gate) for gate in self.gates.not_compared] if self.gates else []
 
     @property
     def blessed(self) -> bool | None:
@@ -146,9 +146,9 @@ def collect(outputs: Outputs) -> RunResult:
         values["tuning"] = _tuning(outputs[TUNER])
     refusals: list[Refusal] = []
     if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
-        values["evaluation"] = Evaluation.model_validate_json(_read(evaluation, FIGURES_FILE))
-        values["gates"] = Gates.model_validate_json(_read(evaluation, GATES_FILE))
-        refusals += map(of_gate, values["gates"].failures())
+        values["evaluation"] = EvaluationResult.read(evaluation.uri)
+        values["gates"] = GateReport.read(evaluation.uri)
+        refusals += map(of_gate, values["gates"].failures)
     if infra := outputs.get("ServingValidator", {}).get("blessing"):
         values["servable"] = infra.custom_properties["blessed"].int_value == 1
         served = ServingCheckReport.read(infra.uri)
@@ -193,12 +193,12 @@ def _read(artifact: metadata_store_pb2.Artifact, name: str) -> bytes:
     return locations.read(join(artifact.uri, name))
 
 
-def of_gate(gate: Gate) -> Refusal:
-    """Describes a failed or skipped threshold of Evaluator."""
+def of_gate(gate: GateResult) -> Refusal:
+    """Describes a result of the gates of Evaluator."""
     return Refusal(
         gate="Evaluator",
         figure=gate.metric,
-        whom=gate.whom,
+        whom=gate.applies_to,
         value=gate.value,
         bound=gate.bound,
         missed_by=gate.missed_by,

@@ -17,10 +17,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
-from pydantic import TypeAdapter, ValidationError
 
-from components.evaluator import metric_names
-from components.evaluator.figures import ALL, FIGURES_FILE, GATES_FILE, Evaluation, Gates, SliceFigures
+from components.evaluator.artifact import EvaluationResult, GateReport
 from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen.artifact import SplitCounts, Summary
 from components.serving_validator.artifact import ServingCheckReport
@@ -30,6 +28,7 @@ from pipeline.config.sections import PipelineConfig
 from pipeline.history import metadata_store
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean
+from trainer_module.evaluation.spec import MetricSpec
 from trainer_module.locations import join
 
 _States = metadata_store_pb2.Execution
@@ -44,8 +43,11 @@ _SECTIONS_OF_NODES = (
     ("ServingValidator", "limits", None, "serving"),
 )
 
-_Stored = TypeVar("_Stored")
-_StoredFile = TypeVar("_StoredFile", bound=Stored)
+_Stored = TypeVar("_Stored", bound=Stored)
+
+
+Row = Mapping[str, float]  # metric → value, and a count
+Table = Mapping[str, Row]  # class or slice → row
 
 
 class Verdict(NamedTuple):
@@ -78,7 +80,7 @@ class Run:
       splits: Number of examples per split.
       fingerprint: Digest of the pictures' paths, sizes and times of change.
       span: The newest span that was read.
-      evaluation: The Evaluator's figures.
+      evaluation: The Evaluator's values.
       reasons: What the gates have against it, a line each.
       settings: The configuration as far as nodes have kept it: `section.key` → value.
     """
@@ -91,52 +93,52 @@ class Run:
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     fingerprint: str | None = None
     span: int | None = None
-    evaluation: Evaluation | None = None
+    evaluation: EvaluationResult | None = None
     reasons: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def main_metric(self) -> str | None:
-        """The figure that a run is told by."""
-        return metric_names.MAIN[self.evaluation.task] if self.evaluation else None
+    def main_metric(self) -> MetricSpec | None:
+        """The metric that runs are ranked by; None if the model was not evaluated."""
+        return self.evaluation.main_metric if self.evaluation else None
 
     @property
     def main_value(self) -> float:
-        """Its value over all examples; NaN if it is not known."""
-        return self.evaluation.overall.metrics.get(self.main_metric or "", math.nan) if self.evaluation else math.nan
+        """Its value over all examples; NaN if it is undefined or the model was not evaluated."""
+        return self.evaluation.overall.value(self.evaluation.main_metric.name) if self.evaluation else math.nan
 
 
 class Difference(NamedTuple):
-    """A figure of two runs.
+    """A value of two runs.
 
     Attributes:
-      first: Of the first run; None if it has no such figure.
-      second: Of the second.
-      higher_is_better: Which side is the better one; None where neither is, as with the number of examples.
+      first: Value of the first run; None if it is undefined or missing.
+      second: Value of the second run.
+      metric: The metric; None for numbers of which neither is better, such as the number of examples.
     """
 
     first: float | None
     second: float | None
-    higher_is_better: bool | None
+    metric: MetricSpec | None = None
 
     @property
     def change(self) -> float | None:
-        """From the first to the second; None where one is missing."""
+        """The second value minus the first; None if one is missing."""
         return None if self.first is None or self.second is None else self.second - self.first
 
     @property
     def is_better(self) -> bool | None:
-        """Whether the second is better; None where that cannot be said, or they are equal."""
-        if not self.change or self.higher_is_better is None:
+        """Whether the second value is better; None if they are equal, or neither is."""
+        if not self.change or self.metric is None:
             return None
-        return (self.change > 0) == self.higher_is_better
+        return (self.change > 0) == self.metric.higher_is_better
 
     @property
     def gain(self) -> float:
-        """By how much it became better; missing figures come last when sorted by it."""
+        """By how much the value became better; infinite if one is missing."""
         if self.change is None:
             return math.inf
-        return self.change if self.higher_is_better is not False else -self.change
+        return self.change if self.metric is None or self.metric.higher_is_better else -self.change
 
 
 Differences = dict[str, Difference]
@@ -149,17 +151,18 @@ class Comparison:
     Attributes:
       first: One run.
       second: The other.
-      task: `classification` or `segmentation`; None if neither was measured, or they are of two tasks.
-      metrics: Every figure over all examples.
-      classes: Class → figure; worst change of the leading figure first.
-      slices: Slice → figure; worst change of the main figure first.
+      evaluation: The evaluation whose metrics the tables of classes and slices show; None if neither run has one, or
+        their tasks differ.
+      metrics: All metrics over all examples, and `examples`.
+      classes: Class → metric; worst change of the main metric of classes first.
+      slices: Slice → metric; worst change of the main metric first.
       settings: `section.key` → the value of each, where they differ; a key that one run has not kept is absent there.
       data: What differs in the pictures, likewise.
     """
 
     first: Run
     second: Run
-    task: str | None
+    evaluation: EvaluationResult | None
     metrics: Differences
     classes: dict[str, Differences]
     slices: dict[str, Differences]
@@ -279,22 +282,19 @@ def read(config: PipelineConfig) -> Runs:
 
 
 def compare(first: Run, second: Run) -> Comparison:
-    """Holds two runs against each other; figures that only one has are kept."""
-    one, other = first.evaluation, second.evaluation
-    tasks = {evaluation.task for evaluation in (one, other) if evaluation}
-    task = tasks.pop() if len(tasks) == 1 else None
-    slices = [_by_name(evaluation) for evaluation in (one, other)]
-    overall = [rows.pop(ALL, None) for rows in slices]
+    """Compares two runs; values that only one of them has are kept."""
+    evaluations = [run.evaluation for run in (first, second) if run.evaluation]
+    same_task = len({evaluation.task for evaluation in evaluations}) == 1
+    shared = evaluations[-1] if same_task else None
+    metrics = {metric.name: metric for evaluation in evaluations for metric in evaluation.metrics}
+    one, other = _values(first.evaluation), _values(second.evaluation)
     return Comparison(
         first,
         second,
-        task,
-        _differences(*(row.metrics if row else {} for row in overall)),
-        _table([row.per_class if row else {} for row in overall], metric_names.LEADING.get(task or "", "")),
-        _table(
-            [{name: row.metrics for name, row in rows.items()} for rows in slices],
-            metric_names.MAIN.get(task or "", ""),
-        ),
+        shared,
+        _differences(one.overall, other.overall, metrics),
+        _table(one.classes, other.classes, metrics, shared.main_class_metric if shared else None),
+        _table(one.slices, other.slices, metrics, shared.main_metric if shared else None),
         _unequal(first.settings, second.settings),
         _unequal(_data_of(first), _data_of(second)),
     )
@@ -327,11 +327,11 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         summary = _artifact(Summary, quarantine.uri)
     said = _parameter(parameters, "ImageExampleGen", "options")
     fingerprint = said.get("fingerprint")
-    evaluated: Evaluation | None = None
-    gates: Gates | None = None
-    if evaluation := outputs.get("Evaluator", {}).get("evaluation"):
-        evaluated = _stored(Evaluation, join(evaluation.uri, FIGURES_FILE))
-        gates = _stored(Gates, join(evaluation.uri, GATES_FILE))
+    evaluation: EvaluationResult | None = None
+    gates: GateReport | None = None
+    if evaluation_artifact := outputs.get("Evaluator", {}).get("evaluation"):
+        evaluation = _artifact(EvaluationResult, evaluation_artifact.uri)
+        gates = _artifact(GateReport, evaluation_artifact.uri)
     served: ServingCheckReport | None = None
     if blessing := outputs.get("ServingValidator", {}).get("blessing"):
         served = _artifact(ServingCheckReport, blessing.uri)
@@ -350,7 +350,7 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         splits=summary.splits if summary else {},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span if summary else None,
-        evaluation=evaluated if evaluated and evaluated.candidate else None,
+        evaluation=evaluation,
         reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,
     )
@@ -386,7 +386,7 @@ def _version(executions: metadata_store.Executions, outputs: metadata_store.Outp
 
 def _reasons(
     executions: metadata_store.Executions,
-    gates: Gates | None,
+    gates: GateReport | None,
     served: ServingCheckReport | None,
     faithfulness: FaithfulnessReport | None,
 ) -> list[str]:
@@ -397,7 +397,7 @@ def _reasons(
                 f"{node}: {line}"
                 for line in execution.custom_properties[metadata_store.REFUSAL].string_value.splitlines()
             ]
-    lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures() if gates else [])]
+    lines += [f"Evaluator: {gate.subject} {gate.detail}" for gate in (gates.failures if gates else ())]
     lines += [f"ServingValidator: {check.name}: {check.detail}" for check in (served.failures() if served else ())]
     return lines + [f"GradCam: {result.detail}" for result in (faithfulness.failures() if faithfulness else ())]
 
@@ -447,17 +447,7 @@ def _table_in(text: str | None) -> dict[str, Any]:
 
 # Runs that take a result from the cache have the same file, and mostly follow one another.
 @functools.lru_cache(maxsize=8)
-def _stored(kind: type[_Stored], location: str) -> _Stored | None:
-    """What a file holds; None where it is missing, damaged, or of a version that this one does not know."""
-    text = _read_text(location)
-    try:
-        return None if text is None else TypeAdapter(kind).validate_json(text)
-    except ValidationError:
-        return None
-
-
-@functools.lru_cache(maxsize=8)
-def _artifact(kind: type[_StoredFile], uri: str) -> _StoredFile | None:
+def _artifact(kind: type[_Stored], uri: str) -> _Stored | None:
     """Reads the file of an artifact; None if it is missing, damaged, or another version wrote it."""
     try:
         return kind.read(uri)
@@ -472,31 +462,40 @@ def _artifact(kind: type[_StoredFile], uri: str) -> _StoredFile | None:
 # --- Comparing two ----------------------------------------------------------------------------------------------
 
 
-def _by_name(evaluation: Evaluation | None) -> dict[str, SliceFigures]:
-    return {row.name: row for row in evaluation.candidate} if evaluation else {}
+class _Values(NamedTuple):
+    """The values of one run over all examples, by class and by slice."""
+
+    overall: Row
+    classes: Table
+    slices: Table
 
 
-def _differences(first: Mapping[str, float], second: Mapping[str, float]) -> Differences:
-    counts = (metric_names.EXAMPLES, metric_names.SUPPORT)
+def _values(evaluation: EvaluationResult | None) -> _Values:
+    if evaluation is None:
+        return _Values({}, {}, {})
+    overall, *slices = evaluation.candidate
+    by_slice = {row.name: row.metrics_and_examples for row in slices}
+    return _Values(overall.metrics_and_examples, overall.class_metrics_and_support, by_slice)
+
+
+def _differences(first: Row, second: Row, metrics: Mapping[str, MetricSpec]) -> Differences:
     return {
-        name: Difference(
-            _finite(first.get(name, math.nan)),
-            _finite(second.get(name, math.nan)),
-            None if name in counts else metric_names.higher_is_better(name),
-        )
+        name: Difference(_finite(first.get(name, math.nan)), _finite(second.get(name, math.nan)), metrics.get(name))
         for name in {**first, **second}
     }
 
 
-def _table(rows: Sequence[Mapping[str, Mapping[str, float]]], leading: str) -> dict[str, Differences]:
-    """Row → figure → both values; the worst change of the leading figure first."""
-    first, second = rows
-    found = {name: _differences(first.get(name, {}), second.get(name, {})) for name in {**first, **second}}
+def _table(
+    first: Table, second: Table, metrics: Mapping[str, MetricSpec], ranked_by: MetricSpec | None
+) -> dict[str, Differences]:
+    """Returns the differences of all rows; the worst change of one metric first."""
+    table = {name: _differences(first.get(name, {}), second.get(name, {}), metrics) for name in {**first, **second}}
 
-    def worst_first(item: tuple[str, Differences]) -> tuple[float, str]:
-        return (item[1][leading].gain if leading in item[1] else math.inf, item[0])
+    def rank(item: tuple[str, Differences]) -> tuple[float, str]:
+        name, row = item
+        return (row[ranked_by.name].gain if ranked_by and ranked_by.name in row else math.inf, name)
 
-    return dict(sorted(found.items(), key=worst_first))
+    return dict(sorted(table.items(), key=rank))
 
 
 def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,12 +1,12 @@
-"""The Evaluator on many pictures: pictures a second and peak memory, beside TFMA's own metrics of the same figures.
+"""Measures Evaluator on many images: images per second, CPU time and peak memory, compared with TFMA's own metrics.
 
-python tests/bench/evaluation.py PICTURES [--num 10000] [--num 20000] [--form ours|intervals|canonical] ...
+python tests/bench/evaluation.py IMAGES [--num 10000] [--num 20000] [--form ours|intervals|canonical] ...
 
-PICTURES holds class folders of PNG or JPEG files; of them the first `num` are taken, from every class alike. Every
-measurement is a process of its own: an untrained network of the preset `cifar10`, three families of slices (brightness,
-a column of five values, two groups of classes), per-class figures. `canonical` asks TFMA's own metrics for the same
+IMAGES contains class folders of PNG or JPEG files; the first `num` are used, in turn from each class. Each measurement
+runs in a separate process: an untrained network of the preset `cifar10`, three families of slices (brightness, a column
+of five values, two groups of classes), metrics per class. `canonical` computes the same with TFMA's own metrics
 (cross-entropy, top-k, confusion matrix; precision, recall, F1 and AUC of every class) in two families. Prints one JSON
-object a measurement; loading the network and starting Beam are part of the time.
+object per measurement; loading the network and starting Beam are part of the time.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def export_model(classes: list[str], root: Path) -> None:
     )
 
 
-def canonical(said: Any, num_classes: int) -> Any:
-    """The same question to TFMA's own metrics."""
+def canonical(config: Any, num_classes: int) -> Any:
+    """Replaces the metrics by TFMA's own."""
     from tensorflow_model_analysis.proto import config_pb2
 
     def metrics(*names: str, **configs: dict[str, Any]) -> list[Any]:
@@ -92,9 +92,9 @@ def canonical(said: Any, num_classes: int) -> Any:
             for name in names
         ]
 
-    said.model_specs[0].prediction_key = "probabilities"
-    del said.metrics_specs[:]
-    said.metrics_specs.add(
+    config.model_specs[0].prediction_key = "probabilities"
+    del config.metrics_specs[:]
+    config.metrics_specs.add(
         metrics=metrics(
             "ExampleCount",
             "SparseCategoricalAccuracy",
@@ -104,9 +104,9 @@ def canonical(said: Any, num_classes: int) -> Any:
             SparseTopKCategoricalAccuracy={"k": 3},
         )
     )
-    spec = said.metrics_specs.add(metrics=metrics("Precision", "Recall", "F1Score", "AUC"))
+    spec = config.metrics_specs.add(metrics=metrics("Precision", "Recall", "F1Score", "AUC"))
     spec.binarize.class_ids.values.extend(range(num_classes))
-    return said
+    return config
 
 
 def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
         thresholds={"accuracy": 0.0},
         confidence_intervals="jackknife" if form == "intervals" else "none",
         label_groups={"first": tuple(classes[: len(classes) // 2]), "second": tuple(classes[len(classes) // 2 :])},
-    ).of_task("classification")
+    ).with_task_defaults("classification")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         (root / "examples/Split-test").mkdir(parents=True)
@@ -155,10 +155,10 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
             artifact.uri = str(root / name)
         inputs["examples"].split_names = '["test"]'
         slices = SLICES if form != "canonical" else SLICES[:2]
-        said = eval_config(options, "classification", classes, slices)
+        config = eval_config(options, "classification", classes, slices)
         properties: dict[str, Any]
         if form == "canonical":
-            said, chosen = canonical(said, len(classes)), tfx_executor.Executor
+            config, chosen = canonical(config, len(classes)), tfx_executor.Executor
             properties = {"example_splits": '["test"]', "fairness_indicator_thresholds": "null"}
         else:
             chosen = executor.Executor
@@ -169,9 +169,9 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
                 "classes": json.dumps(classes),
                 "options": options.model_dump_json(),
             }
-        properties["eval_config"] = json_format.MessageToJson(said)
+        properties["eval_config"] = json_format.MessageToJson(config)
         context = chosen.Context(beam_pipeline_args=BEAM, tmp_dir=str(root), unique_id="1")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        used = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
         chosen(context).Do(
             {name: [artifact] for name, artifact in inputs.items()},
@@ -179,20 +179,22 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
             properties,
         )
         seconds = time.perf_counter() - start
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "form": form,
-        "pictures": len(files),
+        "images": len(files),
         "seconds": round(seconds, 1),
-        "pictures_a_second": round(len(files) / seconds),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_before_mib": before // 1024,
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - used.ru_utime - used.ru_stime, 1),
+        "images_per_second": round(len(files) / seconds),
+        "peak_mib": usage.ru_maxrss // 1024,
+        "peak_before_mib": used.ru_maxrss // 1024,
     }
 
 
 def main() -> None:
     """Measures every size and form, each in a process of its own."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--num", type=int, action="append")
     parser.add_argument("--form", choices=FORMS, action="append")
     parser.add_argument("--here", action="store_true", help="one measurement, in this process")
@@ -200,13 +202,13 @@ def main() -> None:
     sizes, forms = arguments.num or [5000, 10000, 20000], arguments.form or ["ours"]
     if not arguments.here:
         for form, num in itertools.product(forms, sizes):
-            command = [sys.executable, __file__, str(arguments.pictures), "--here", f"--num={num}", f"--form={form}"]
+            command = [sys.executable, __file__, str(arguments.images), "--here", f"--num={num}", f"--form={form}"]
             quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
             done = subprocess.run(command, check=False, env=quiet, capture_output=True, text=True)
             print(done.stdout.strip() or done.stderr[-2000:], flush=True)
         return
-    classes = sorted(path.name for path in arguments.pictures.iterdir() if path.is_dir())
-    by_class = [sorted((arguments.pictures / name).iterdir()) for name in classes]
+    classes = sorted(path.name for path in arguments.images.iterdir() if path.is_dir())
+    by_class = [sorted((arguments.images / name).iterdir()) for name in classes]
     files = list(itertools.islice((f for row in itertools.zip_longest(*by_class) for f in row if f), sizes[0]))
     print(json.dumps(measure(files, classes, forms[0])))
 

@@ -236,7 +236,7 @@ def evaluation(arguments, root, inputs):
     artifact = standard_artifacts.Model()
     artifact.uri, artifact.id = str(Path(model.serving_dir).parent), 4
     options = EvaluationOptions(label_groups={"warm": ("red",)}, thresholds={"accuracy": 0.0})
-    options = options.of_task("classification")
+    options = options.with_task_defaults("classification")
     properties = {
         "eval_config": json_format.MessageToJson(
             eval_config(options, "classification", model.options.classes, (*SLICES, "label_group"))
@@ -250,7 +250,7 @@ def evaluation(arguments, root, inputs):
     known = {name: inputs[name] for name in ("examples", "schema")} | {"model": artifact}
     outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
     run(evaluator, arguments, root, known, outputs, properties)
-    found = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("figures.json", "gates.json")}
+    found = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("evaluation.json", "gates.json")}
     return found | {"blessing": sorted(os.listdir(root / "blessing"))}
 
 

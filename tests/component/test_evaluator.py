@@ -1,4 +1,4 @@
-"""The Evaluator's executor: its figures against independent implementations, and what it blesses."""
+"""The Evaluator's executor: its values compared with independent implementations, and which models it blesses."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 
 from components.evaluator import executor
-from components.evaluator.figures import Evaluation, Gates
+from components.evaluator.artifact import EvaluationResult, GateReport
 from components.evaluator.options import EvaluationOptions
 from pipeline.eval_config import batch_size, eval_config
 from trainer_module import features
@@ -40,22 +40,22 @@ def examples(tiny_model):
 
 @pytest.fixture(scope="module")
 def schema(examples):
-    found = schema_pb2.Schema()
+    built = schema_pb2.Schema()
     kinds = {"bytes_list": schema_pb2.BYTES, "float_list": schema_pb2.FLOAT, "int64_list": schema_pb2.INT}
     for name, feature in sorted(examples[0].features.feature.items()):
-        entry = found.feature.add(name=name, type=kinds[feature.WhichOneof("kind")])
+        entry = built.feature.add(name=name, type=kinds[feature.WhichOneof("kind")])
         entry.presence.min_fraction = 1.0
         entry.shape.dim.add(size=1)
-    return found
+    return built
 
 
 @pytest.fixture(scope="module")
 def evaluate(tiny_model, examples, schema, tmp_path_factory):
-    """Runs the executor on temporary artifacts: options, with a baseline or none → figures, verdicts, blessing."""
+    """Runs the executor on temporary artifacts: options, with or without baseline → result, gates, blessing."""
 
     def run(options, *, baseline=False, slices=SLICES):
         root = tmp_path_factory.mktemp("evaluator")
-        options = EvaluationOptions.model_validate(options).of_task("classification")
+        options = EvaluationOptions.model_validate(options).with_task_defaults("classification")
         inputs = {"examples": standard_artifacts.Examples(), "model": standard_artifacts.Model()}
         inputs["examples"].uri = str(root / "examples")
         inputs["examples"].split_names = '["test"]'
@@ -76,7 +76,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
         outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
         for name, artifact in outputs.items():
             artifact.uri = str(root / name)
-        said = eval_config(options, "classification", tiny_model.options.classes, slices)
+        config = eval_config(options, "classification", tiny_model.options.classes, slices)
         context = executor.Executor.Context(
             beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1"
         )
@@ -84,7 +84,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
             {name: [artifact] for name, artifact in inputs.items()},
             {name: [artifact] for name, artifact in outputs.items()},
             {
-                "eval_config": json_format.MessageToJson(said),
+                "eval_config": json_format.MessageToJson(config),
                 "split": "test",
                 "batch_size": 50,
                 "task": "classification",
@@ -92,15 +92,14 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
                 "options": options.model_dump_json(),
             },
         )
-        evaluation = Evaluation.model_validate_json((root / "evaluation/figures.json").read_text())
-        gates = Gates.model_validate_json((root / "evaluation/gates.json").read_text())
-        return evaluation, gates, outputs["blessing"]
+        uri = outputs["evaluation"].uri
+        return EvaluationResult.read(uri), GateReport.read(uri), outputs["blessing"]
 
     return run
 
 
 @pytest.fixture(scope="module")
-def found(evaluate):
+def results(evaluate):
     return evaluate({"label_groups": GROUPS, "top_k": 2, "thresholds": {"accuracy": 0.0}})
 
 
@@ -132,12 +131,12 @@ def chosen(name, examples):
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 256), (224, 20), (2000, 1)])
-def test_large_pictures_reach_the_model_in_small_batches(image_size, expected):
+def test_large_images_reach_the_model_in_small_batches(image_size, expected):
     assert batch_size(image_size) == expected
 
 
-def test_every_slice_is_measured(found):
-    names = [figures.name for figures in found[0].candidate]
+def test_every_slice_is_evaluated(results):
+    names = [slice_.name for slice_ in results[0].candidate]
     crosses = [f"brightness = {b}, camera = {c}" for b in ("dark", "normal") for c in "ab"]
     assert names[0] == "all" and set(names[1:]) == {
         *("brightness = dark", "brightness = normal", "camera = a", "camera = b"),
@@ -146,15 +145,14 @@ def test_every_slice_is_measured(found):
     }
 
 
-def test_the_figures_are_scikit_learns(found, predictions, examples, tiny_model):
-    evaluation, _, _ = found
+def test_values_equal_those_of_scikit_learn(results, predictions, examples, tiny_model):
+    evaluation, _, _ = results
     ids = [0, 1, 2]
-    for figures in evaluation.candidate:
-        inside = chosen(figures.name, examples)
+    for slice_ in evaluation.candidate:
+        inside = chosen(slice_.name, examples)
         labels, probabilities = predictions[0][inside], predictions[1][inside].astype(float)
         guesses = probabilities.argmax(axis=1)
         expected = {
-            "examples": inside.sum(),
             "accuracy": sklearn.metrics.accuracy_score(labels, guesses),
             "top_2_accuracy": sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=2, labels=ids),
             "cross_entropy": sklearn.metrics.log_loss(
@@ -162,12 +160,12 @@ def test_the_figures_are_scikit_learns(found, predictions, examples, tiny_model)
             ),
         }
         for average in ("macro", "weighted"):
-            values = sklearn.metrics.precision_recall_fscore_support(
+            averages = sklearn.metrics.precision_recall_fscore_support(
                 labels, guesses, average=average, zero_division=0.0
             )
             expected |= {
                 f"{average}_{name}": value
-                for name, value in zip(("precision", "recall", "f1"), values[:3], strict=True)
+                for name, value in zip(("precision", "recall", "f1"), averages[:3], strict=True)
             }
         areas = [
             sklearn.metrics.roc_auc_score(labels == i, probabilities[:, i])
@@ -176,23 +174,24 @@ def test_the_figures_are_scikit_learns(found, predictions, examples, tiny_model)
             for i in ids
         ]
         expected["macro_auc"] = np.nanmean(areas) if not np.isnan(areas).all() else np.nan
+        assert slice_.examples == inside.sum()
         for name, value in expected.items():
-            assert figures.metrics[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (figures.name, name)
+            assert slice_.metrics[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (slice_.name, name)
         matrix = sklearn.metrics.confusion_matrix(labels, guesses, labels=ids).tolist()
-        assert figures.confusion == (matrix if figures.name == "all" else [])
+        assert slice_.confusion_matrix == (matrix if slice_.name == "all" else [])
         per_class = sklearn.metrics.precision_recall_fscore_support(labels, guesses, labels=ids, zero_division=0.0)
         for index, name in enumerate(tiny_model.options.classes):
-            measured = figures.per_class[name]
-            assert measured["auc"] == pytest.approx(areas[index], abs=1e-6, nan_ok=True)
-            assert measured["support"] == per_class[3][index]
-            for column, figure in enumerate(("precision", "recall", "f1")):
-                exists = per_class[3][index] or (index in guesses and figure != "recall")
-                value = per_class[column][index] if exists else np.nan
-                assert measured[figure] == pytest.approx(value, abs=1e-6, nan_ok=True)
+            values = slice_.class_metrics[name]
+            assert values["auc"] == pytest.approx(areas[index], abs=1e-6, nan_ok=True)
+            assert slice_.support[name] == per_class[3][index]
+            for column, metric in enumerate(("precision", "recall", "f1")):
+                defined = per_class[3][index] or (index in guesses and metric != "recall")
+                value = per_class[column][index] if defined else np.nan
+                assert values[metric] == pytest.approx(value, abs=1e-6, nan_ok=True)
 
 
-def test_calibration_is_that_of_a_direct_count(found, predictions):
-    evaluation, _, _ = found
+def test_calibration_equals_a_direct_count(results, predictions):
+    evaluation, _, _ = results
     labels, probabilities = predictions
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     error = 0.0
@@ -206,20 +205,20 @@ def test_calibration_is_that_of_a_direct_count(found, predictions):
     assert evaluation.overall.metrics["expected_calibration_error"] == pytest.approx(error, abs=1e-6)
 
 
-def test_intervals_when_asked_for(evaluate, found):
+def test_confidence_intervals(evaluate, results):
     evaluation, _, _ = evaluate({"confidence_intervals": "jackknife"}, slices=())
-    assert found[0].overall.intervals == {}
+    assert results[0].overall.intervals == {}
     low, high = evaluation.overall.intervals["accuracy"]
     value = evaluation.overall.metrics["accuracy"]
     # The normal approximation of a share of 144.
     width = 2 * 1.96 * np.sqrt(value * (1 - value) / 144)
     assert low < value < high and 0.5 * width < high - low < 2 * width
-    assert value == pytest.approx(found[0].overall.metrics["accuracy"], abs=1e-9)
+    assert value == pytest.approx(results[0].overall.metrics["accuracy"], abs=1e-9)
     assert set(evaluation.overall.class_intervals) == {"blue", "green", "red"}
 
 
-def test_a_blessing_says_whose_it_is(found, evaluate):
-    _, gates, blessing = found
+def test_a_blessing_names_its_model_and_baseline(results, evaluate):
+    _, gates, blessing = results
     assert gates.blessed and not gates.has_baseline
     assert blessing.get_int_custom_property("blessed") == 1
     assert blessing.get_int_custom_property("current_model_id") == 4
@@ -233,5 +232,35 @@ def test_a_blessing_says_whose_it_is(found, evaluate):
     assert [path.name for path in Path(blessing.uri).iterdir()] == ["NOT_BLESSED"]
     # The baseline is the same model here.
     assert evaluation.baseline == evaluation.candidate
-    (failure,) = gates.failures()
-    assert (failure.metric, failure.rule, failure.bound) == ("accuracy", "evaluation.thresholds", 0.99)
+    (failure,) = gates.failures
+    assert (failure.metric, failure.setting, failure.bound) == ("accuracy", "evaluation.thresholds", 0.99)
+
+
+def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
+    labels, guesses = predictions[0], predictions[1].argmax(axis=1)
+    expected = sklearn.metrics.cohen_kappa_score(labels, guesses)
+    options = {
+        "confidence_intervals": "bootstrap",
+        "thresholds": {kappa.name: -0.5},
+        "change_thresholds": {kappa.name: 1.5},
+        "slice_thresholds": {kappa.name: {"brightness": -1.0}},
+        "min_slice_examples": 20,
+    }
+    evaluation, report, blessing = evaluate(options, baseline=True, slices=("brightness",))
+    assert evaluation.overall.metrics[kappa.name] == pytest.approx(expected, abs=1e-9)
+    for slice_ in evaluation.candidate:
+        inside = chosen(slice_.name, examples)
+        by_slice = sklearn.metrics.cohen_kappa_score(labels[inside], guesses[inside])
+        assert slice_.value(kappa.name) == pytest.approx(by_slice, abs=1e-9)
+    low, high = evaluation.overall.intervals[kappa.name]
+    assert -1.0 <= low <= expected <= high <= 1.0
+    # The artifact describes the metric.
+    (stored,) = [metric for metric in evaluation.metrics if metric.name == kappa.name]
+    assert stored == kappa.model_copy(update={"compute": None}) and stored in evaluation.slice_columns
+    assert report.blessed and blessing.get_int_custom_property("blessed") == 1
+    settings = ["evaluation.thresholds", *["evaluation.slice_thresholds"] * 2, "evaluation.change_thresholds"]
+    assert [(result.setting, result.title, result.passed) for result in report.results] == [
+        (setting, "Cohen's kappa", True) for setting in settings
+    ]
+    assert [result.bound for result in report.results] == pytest.approx([-0.5, -1.0, -1.0, expected - 1.5])
+    assert not evaluate({"thresholds": {kappa.name: 1.0}}, slices=())[1].blessed

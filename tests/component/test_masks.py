@@ -126,7 +126,7 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
     for figures in evaluation.candidate:
         inside = slices[figures.name]
         labels, answers = truth[inside], predicted[inside]
-        assert figures.metrics["examples"] == inside.sum()
+        assert figures.examples == inside.sum()
         counted = labels != 255
         assert figures.metrics["pixel_accuracy"] == pytest.approx((labels == answers)[counted].mean(), abs=1e-6)
         ious, dices = [], []
@@ -135,11 +135,11 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
             both, either = (ours & theirs).sum(), (ours | theirs).sum()
             ious.append(both / either if either else np.nan)
             dices.append(2 * both / (ours.sum() + theirs.sum()) if either else np.nan)
-            assert figures.per_class[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
-            assert figures.per_class[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
-            assert figures.per_class[name]["support"] == ours.sum()
+            assert figures.class_metrics[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
+            assert figures.class_metrics[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
+            assert figures.support[name] == ours.sum()
             if figures.name == "all":
-                assert figures.confusion[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
+                assert figures.confusion_matrix[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
         assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
         assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
 

@@ -33,8 +33,8 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     assert {"ServingValidator", "Evaluator", "GradCam"} == set(nodes[-5:-2]) and nodes[-2:] == ["Pusher", "ModelReport"]
     assert outcome.result.num_explained and "energy_inside" in run_output(outcome).model_dump()["faithfulness"]
     overall = outcome.result.evaluation.overall
-    assert overall.metrics["examples"] == 100
-    assert sum(figures["support"] for figures in overall.per_class.values()) == 100 * 64 * 64
+    assert overall.examples == 100
+    assert sum(overall.support.values()) == 100 * 64 * 64
     assert {"brightness = dark", "brightness = bright"} <= {figures.name for figures in outcome.result.slices}
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
-from components.evaluator.figures import FIGURES_FILE, Evaluation
+from components.evaluator.artifact import EvaluationResult
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
@@ -159,17 +159,19 @@ def test_the_evaluators_figures_are_those_of_the_served_answers(served, first, t
     for name, chosen in selections.items():
         truth_here, answers_here = np.array(truth)[chosen], np.array(answers)[chosen]
         entry = by_name[name]
-        assert entry.metrics["examples"] == chosen.sum()
+        assert entry.examples == chosen.sum()
         assert entry.metrics["accuracy"] == pytest.approx((truth_here == answers_here).mean(), abs=1e-6)
         expected = precision_recall_fscore_support(
             truth_here, answers_here, labels=list("0123456789"), zero_division=0.0
         )
         if name == "all":
-            assert entry.confusion == confusion_matrix(truth_here, answers_here, labels=list("0123456789")).tolist()
+            assert (
+                entry.confusion_matrix == confusion_matrix(truth_here, answers_here, labels=list("0123456789")).tolist()
+            )
         for column, figure in enumerate(("precision", "recall", "f1", "support")):
             for digit in "0123456789":
-                measured = entry.per_class[digit][figure]
-                if figure != "support" and entry.per_class[digit]["support"] == 0 and np.isnan(measured):
+                measured = entry.class_metrics_and_support[digit][figure]
+                if figure != "support" and entry.support[digit] == 0 and np.isnan(measured):
                     assert figure == "recall" or digit not in answers_here
                 else:
                     assert measured == pytest.approx(expected[column][int(digit)], abs=1e-6)
@@ -242,8 +244,8 @@ def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute)
     assert refused.exit_code == 3
     names = {figures.name for figures in refused.result.slices}
     assert {"label_group = round", "label_group = straight, slant = left"} <= names
-    short = [name for name in "38" if refused.result.slices[0].per_class[name]["precision"] < 1.0]
-    assert [(gate.class_name, gate.slice) for gate in refused.result.gates.failures()] == [
+    short = [name for name in "38" if refused.result.slices[0].class_metrics[name]["precision"] < 1.0]
+    assert [(gate.class_name, gate.slice) for gate in refused.result.gates.failures] == [
         *((name, "all") for name in short),
         (None, "slant = left"),
     ]
@@ -257,7 +259,9 @@ def test_a_model_worse_than_the_last_blessed_one_is_refused(first, execute):
     assert worse.result.gates.has_baseline
     figures = worse.result.slices[0]
     assert figures.metrics["accuracy"] < 0.5  # the new model's, not the baseline's
-    assert np.trace(figures.confusion) / np.sum(figures.confusion) == pytest.approx(figures.metrics["accuracy"])
+    assert np.trace(figures.confusion_matrix) / np.sum(figures.confusion_matrix) == pytest.approx(
+        figures.metrics["accuracy"]
+    )
     (refusal,) = worse.result.refusals
     assert "it may be 0.05 worse than the last blessed model's 0.9" in refusal.text
     assert refusal.missed_by > 0.3
@@ -377,9 +381,9 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
     assert (version / "saved_model.pb").is_file()
     assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
     evaluation = harness.stored(run.tasks["Evaluator"].outputs["evaluation"]["uri"])
-    found = Evaluation.model_validate_json((evaluation / FIGURES_FILE).read_text())
+    found = EvaluationResult.read(str(evaluation))
     assert found.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)
-    assert found.overall.confusion == first.result.slices[0].confusion
+    assert found.overall.confusion_matrix == first.result.slices[0].confusion_matrix
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

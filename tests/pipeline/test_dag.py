@@ -226,7 +226,7 @@ def test_the_rules_reach_the_evaluator(compiled):
 
 def test_slices_are_the_configured_ones_or_all_there_are():
     columns = ("brightness", "camera")
-    assert EvaluationOptions().measured_slices(columns) == columns
-    assert EvaluationOptions(label_groups={"some": ["a"]}).measured_slices(columns) == (*columns, "label_group")
+    assert EvaluationOptions().evaluated_slices(columns) == columns
+    assert EvaluationOptions(label_groups={"some": ["a"]}).evaluated_slices(columns) == (*columns, "label_group")
     chosen = ("brightness", ("brightness", "resolution"))
-    assert EvaluationOptions(slices=chosen).measured_slices(columns) == chosen
+    assert EvaluationOptions(slices=chosen).evaluated_slices(columns) == chosen

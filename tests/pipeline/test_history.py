@@ -13,13 +13,14 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from rich.console import Console
 
-from components.evaluator.figures import ALL, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.artifact import ALL, EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.image_example_gen.artifact import SplitCounts, Summary
 from pipeline.cli import history_tables
 from pipeline.cli.json_output import compare_output, history_run
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.history import metadata_store, run_history
+from trainer_module import locations, tasks
 
 STATES = mlmd.Execution
 
@@ -78,22 +79,36 @@ class Recorder:
 
 
 def evaluated(accuracy, recall, slices, classes=("finch", "owl")):
-    def figures(name, value, examples):
-        per_class = {
-            c: {"precision": 0.9, "recall": r, "f1": r, "support": 10.0} for c, r in zip(classes, recall, strict=True)
-        }
-        metrics = {"accuracy": value, "cross_entropy": 1 - value, "examples": float(examples)}
-        return SliceFigures(name=name, metrics=metrics, per_class=per_class, confusion=[[1, 0], [0, 1]])
+    def row(name, value, examples):
+        return SliceMetrics(
+            name=name,
+            examples=examples,
+            metrics={"accuracy": value, "cross_entropy": 1 - value},
+            support=dict.fromkeys(classes, 10),
+            class_metrics={
+                name: {"precision": 0.9, "recall": value, "f1": value}
+                for name, value in zip(classes, recall, strict=True)
+            },
+            confusion_matrix=[[1, 0], [0, 1]],
+        )
 
-    rows = [figures(ALL, accuracy, 20), *(figures(name, *given) for name, given in slices.items())]
-    return Evaluation(task="classification", split="test", classes=list(classes), candidate=rows).model_dump_json()
+    result = EvaluationResult(
+        task="classification",
+        split="test",
+        classes=classes,
+        count_unit="images",
+        metrics=[metric for metric in tasks.get("classification").evaluation.metrics(3) if metric.name != "auc"],
+        candidate=[row(ALL, accuracy, 20), *(row(name, *values) for name, values in slices.items())],
+    )
+    return result.model_dump_json()
 
 
 def gates(*failures):
-    said = [
-        Gate(
-            rule="evaluation.thresholds",
+    results = [
+        GateResult(
+            setting="evaluation.thresholds",
             metric="accuracy",
+            title="accuracy",
             slice=ALL,
             value=0.9,
             bound=0.5,
@@ -104,7 +119,7 @@ def gates(*failures):
         ),
         *failures,
     ]
-    return Gates(has_baseline=False, gates=said).model_dump_json()
+    return GateReport(has_baseline=False, results=results).model_dump_json()
 
 
 def data(fingerprint, **splits):
@@ -121,9 +136,10 @@ def data(fingerprint, **splits):
     return parameters, summary.model_dump_json()
 
 
-MISSED = Gate(
-    rule="evaluation.class_thresholds",
+MISSED = GateResult(
+    setting="evaluation.class_thresholds",
     metric="recall",
+    title="recall",
     slice="light = dusk",
     class_name="owl",
     value=0.4,
@@ -155,7 +171,7 @@ def recorded(tmp_path_factory):
     pushed = write.artifact("pushed-1", pushed=1, pushed_version="1700000001")
     trained = ("Trainer", complete, {}, {"model_run": model_run})
     judged = {
-        "evaluation": write.artifact("evaluation-1", {"figures.json": first, "gates.json": gates()}),
+        "evaluation": write.artifact("evaluation-1", {"evaluation.json": first, "gates.json": gates()}),
         "blessing": write.artifact("blessing-1", blessed=1),
     }
     served = {"blessing": write.artifact("infra-1", {"checks.json": good_checks}, blessed=1)}
@@ -200,7 +216,7 @@ def recorded(tmp_path_factory):
             complete,
             {},
             {
-                "evaluation": write.artifact("evaluation-3", {"figures.json": second, "gates.json": gates(MISSED)}),
+                "evaluation": write.artifact("evaluation-3", {"evaluation.json": second, "gates.json": gates(MISSED)}),
                 "blessing": write.artifact("blessing-3", blessed=0),
             },
         ),
@@ -216,7 +232,7 @@ def recorded(tmp_path_factory):
     write.run(
         "2026-01-04T10:00:00.5",
         read,
-        # As a version that did not write figures.json left it.
+        # As a version that did not write evaluation.json left it.
         ("Evaluator", complete, {}, {"evaluation": write.artifact("evaluation-4"), "blessing": judged["blessing"]}),
         (
             "ServingValidator",
@@ -319,11 +335,9 @@ def test_no_run_at_all(tmp_path):
 
 def test_only_what_is_shown_is_read(loaded, monkeypatch):
     opened = []
-    read_text = run_history._read_text
-    monkeypatch.setattr(
-        run_history, "_read_text", lambda path: (opened.append(Path(path).parent.name), read_text(path))[1]
-    )
-    run_history._stored.cache_clear()
+    read = locations.read
+    monkeypatch.setattr(locations, "read", lambda path: (opened.append(Path(path).parent.name), read(path))[1])
+    run_history._artifact.cache_clear()
     runs = run_history.read(loaded)
     assert len(runs) == 8 and not opened
     assert [run.number for run in runs.newest(5)] == [8, 7, 6, 5, 4]
@@ -334,8 +348,10 @@ def test_only_what_is_shown_is_read(loaded, monkeypatch):
 
 
 def test_a_store_that_cannot_be_read_is_no_run_without_figures():
-    with pytest.raises(ConfigError, match=r"s4://bucket/figures.json cannot be read: .*not implemented"):
-        run_history._read_text("s4://bucket/figures.json")
+    with pytest.raises(ConfigError, match=r"s4://bucket/evaluation.json cannot be read: .*not implemented"):
+        run_history._read_text("s4://bucket/evaluation.json")
+    with pytest.raises(ConfigError, match=r"s4://bucket cannot be read: .*not implemented"):
+        run_history._artifact(EvaluationResult, "s4://bucket")
 
 
 def test_two_runs_compared(runs):
@@ -392,6 +408,41 @@ def test_two_runs_side_by_side(runs):
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_new_metric_is_listed_in_words_and_by_its_range(tmp_path, kappa):
+    write = Recorder(tmp_path)
+    for number, value in (("1", -0.25), ("2", -0.75)):
+        content = json.loads(evaluated(0.9, (0.9, 0.8), {}))
+        content["candidate"][0]["metrics"][kappa.name] = value
+        evaluation = write.artifact(f"evaluation-{number}", {"evaluation.json": content})
+        write.run(f"2026-01-0{number}T10:00:00", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
+    new, old = read_in(tmp_path).newest(2)
+    entry = compare_output(run_history.compare(old, new)).metrics[kappa.name].model_dump()
+    assert entry == {"first": -0.25, "second": -0.75, "change": -0.5, "better": False}
+    assert re.search(r"Cohen's kappa +-0\.2500 +-0\.7500 +-0\.5000", shown(old, new))
+
+
+def test_runs_of_two_tasks_are_not_ranked(tmp_path):
+    write = Recorder(tmp_path)
+    segmentation = EvaluationResult(
+        task="segmentation",
+        split="test",
+        classes=["sky"],
+        count_unit="pixels",
+        metrics=tasks.get("segmentation").evaluation.metrics(3),
+        candidate=[SliceMetrics(name=ALL, examples=7, metrics={"mean_iou": 0.5})],
+    )
+    for number, content in (("1", evaluated(0.9, (0.9, 0.8), {})), ("2", segmentation.model_dump_json())):
+        evaluation = write.artifact(f"evaluation-{number}", {"evaluation.json": content})
+        write.run(f"2026-01-0{number}T10:00:00", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
+    new, old = read_in(tmp_path).newest(2)
+    text = shown(old, new)
+    assert "The tasks of the two runs differ" in text and "Classes" not in text
+    assert re.search(r"mean IoU +- +0.5000 +only second", text)
+    out = io.StringIO()
+    history_tables.show_runs(Console(file=out, width=120), [new, old])
+    assert "mean IoU 0.5000" in out.getvalue() and "accuracy 0.9000" in out.getvalue()
+
+
 def test_better_is_green_and_worse_is_red(runs):
     out = io.StringIO()
     found = run_history.compare(runs[0], runs[2])
@@ -401,13 +452,13 @@ def test_better_is_green_and_worse_is_red(runs):
     assert f"{green}+0.0200" in out.getvalue()
 
 
-def test_a_run_without_figures_compares_as_far_as_it_goes(runs):
+def test_a_run_without_evaluation_compares_as_far_as_possible(runs):
     text = shown(runs[0], runs[5])
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
     assert ["accuracy", "0.9000", "-", "only first"] in rows
     assert ["training.epochs", "3", "-"] in rows
-    assert "Pictures: the same" in text
-    assert "Neither run has figures" in shown(runs[5], runs[6])
+    assert "Images: the same" in text
+    assert "Neither run has an evaluation" in shown(runs[5], runs[6])
 
 
 def read_in(folder):
@@ -417,9 +468,9 @@ def read_in(folder):
     return run_history.read(loading.load("images", overrides=overrides, needs_data=False))
 
 
-def test_figures_that_this_version_cannot_read_are_left_out(tmp_path):
+def test_an_evaluation_that_this_version_cannot_read_is_ignored(tmp_path):
     write = Recorder(tmp_path)
-    evaluation = write.artifact("evaluation", {"figures.json": '{"of": "another version"}', "gates.json": "{}"})
+    evaluation = write.artifact("evaluation", {"evaluation.json": '{"of": "another version"}', "gates.json": "{}"})
     write.run("2026-01-01T10:00:00.5", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
     (run,) = read_in(tmp_path).newest(9)
     assert (run.evaluation, str(run.verdict)) == (None, "stopped after Evaluator")
@@ -476,7 +527,7 @@ def test_parameters_of_another_version_hide_no_run(tmp_path, options):
 )
 def test_files_of_another_version_hide_no_run(tmp_path, content):
     write = Recorder(tmp_path)
-    names = ("summary.json", "figures.json", "gates.json", "checks.json", "options.json")
+    names = ("summary.json", "evaluation.json", "gates.json", "checks.json", "options.json")
     folder = write.artifact("everything", blessed=1, pushed=1, pushed_version="of old")
     for name in names if content is not None else ():
         (tmp_path / "everything" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -585,7 +636,7 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
     write.run("2026-01-04T10:00:00.5", reported)
     assert report() == ""
     (tmp_path / "metadata.sqlite").write_text("")
-    assert report().startswith("note: which run the report is of is not known: ")
+    assert report().startswith("note: cannot determine the run of this report: ")
 
 
 @pytest.mark.parametrize(

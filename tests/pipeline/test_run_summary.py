@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from components.evaluator.figures import Evaluation, SliceFigures
+from components.evaluator.artifact import EvaluationResult, SliceMetrics
 from pipeline.cli import json_output, run_summary
 from pipeline.execution.results import Refusal
+from trainer_module import tasks
+from trainer_module.evaluation.spec import MetricSpec
 
 
 def test_tuned_integers_are_shown_whole():
@@ -82,16 +84,66 @@ def test_drift_and_skew_are_told_where_they_were_looked_for():
     assert told(previous_span=3) == "No drift against span 3\n"
 
 
-def test_slices_show_the_figures_that_there_are():
-    def row(name, **metrics):
-        return SliceFigures(name=name, metrics={"examples": 7, "accuracy": 0.9} | metrics, per_class={}, confusion=[])
-
-    for metrics, heads in (({}, ["accuracy"]), ({"macro_auc": 0.8, "other": 1}, ["accuracy", "macro AUC"])):
-        evaluation = Evaluation(
-            task="classification",
-            split="test",
-            classes=["a", "b"],
-            candidate=[row("all", **metrics), row("camera = b", **metrics)],
+def test_tables_list_the_metrics_of_the_evaluation(kappa):
+    metrics = tasks.get("classification").evaluation.metrics(3)
+    rows = {"all": (0.9, 0.2, 0.1), "camera = a": (0.95, -0.3, 0.2), "camera = b": (0.8, -0.1, math.nan)}
+    candidate = [
+        SliceMetrics(
+            name=name,
+            examples=7,
+            metrics={"accuracy": accuracy, kappa.name: value, "macro_auc": auc, "macro_f1": 0.7, "macro_recall": 0.6},
+            support={"a": 4, "b": 3, "c": 0},
+            class_metrics={"a": {"f1": 0.9}, "b": {"f1": 0.5, "recall": 0.6}, "c": {}},
         )
-        lines = [line.split("  ") for line in shown(run_summary._slices, evaluation).splitlines()]
-        assert [cell.strip() for cell in lines[2] if cell.strip()] == ["slice", *heads, "examples"]
+        for name, (accuracy, value, auc) in rows.items()
+    ]
+    evaluation = EvaluationResult(
+        task="classification",
+        split="test",
+        classes=["a", "b", "c"],
+        count_unit="images",
+        metrics=metrics,
+        candidate=candidate,
+    )
+
+    def cells(part):
+        lines = shown(part, evaluation).splitlines()
+        return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines if line.strip()]
+
+    slices = cells(run_summary._slices)
+    assert slices[0] == ["Slices, worst accuracy first"]
+    assert slices[1] == ["slice", "accuracy", "macro F1", "macro AUC", "cross-entropy", "Cohen's kappa", "examples"]
+    assert slices[3:] == [
+        ["all", "0.9000", "0.7000", "0.1000", "-", "0.2000", "7"],
+        ["camera = b", "0.8000", "0.7000", "-", "-", "-0.1000", "7"],
+        ["camera = a", "0.9500", "0.7000", "0.2000", "-", "-0.3000", "7"],
+    ]
+    classes = cells(run_summary._classes)
+    assert classes[:2] == [["Classes, worst F1 first"], ["class", "precision", "recall", "F1", "AUC", "images"]]
+    assert classes[3:6] == [
+        ["b", "-", "0.6000", "0.5000", "-", "3"],
+        ["a", "-", "-", "0.9000", "-", "4"],
+        ["c", "-", "-", "-", "-", "0"],
+    ]
+    assert classes[-1] == ["mean", "-", "0.6000", "0.7000", "0.1000", "7"]
+
+
+def test_metrics_of_which_less_is_better_are_ranked_by_the_highest():
+    metric = MetricSpec(
+        name="error",
+        description="A metric of this test.",
+        undefined_when="there are no examples",
+        direction="lower_is_better",
+        main=True,
+    )
+    rows = {"all": 0.3, "camera = a": 0.1, "camera = b": 0.5}
+    evaluation = EvaluationResult(
+        task="classification",
+        split="test",
+        classes=["a"],
+        count_unit="images",
+        metrics=[metric, metric.model_copy(update={"scope": "per_class"})],
+        candidate=[SliceMetrics(name=name, examples=7, metrics={"error": value}) for name, value in rows.items()],
+    )
+    text = shown(run_summary._slices, evaluation)
+    assert text.index("camera = b") < text.index("camera = a")

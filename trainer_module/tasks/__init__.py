@@ -7,7 +7,6 @@ import sys
 from trainer_module import registry
 from trainer_module.tasks._spec import Comparison as Comparison
 from trainer_module.tasks._spec import Explanation as Explanation
-from trainer_module.tasks._spec import MetricSpec as MetricSpec
 from trainer_module.tasks._spec import Objective as Objective
 from trainer_module.tasks._spec import PredictionOutcomes as PredictionOutcomes
 from trainer_module.tasks._spec import TaskSpec as TaskSpec

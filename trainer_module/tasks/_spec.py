@@ -6,14 +6,12 @@ and a metric is described without them. The functions of a task import what they
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trainer_module import features
+from trainer_module.evaluation.spec import Evaluation
 from trainer_module.section import TaskOptions
 
 if TYPE_CHECKING:
@@ -23,128 +21,6 @@ if TYPE_CHECKING:
 
     from trainer_module.models import FeatureMaps
     from trainer_module.options import TrainerOptions, TransformOptions
-
-Direction = Literal["higher_is_better", "lower_is_better"]
-Scope = Literal["overall", "per_class"]
-
-
-# === Metrics ===
-
-
-class MetricSpec(BaseModel):
-    """One metric of a task: its name, its meaning, its range and how it is computed.
-
-    The record is stored with the evaluated values, without `compute`, so that a report describes what it shows.
-
-    Attributes:
-      name: As in configuration files and artifacts: lower case, words joined by underscores.
-      description: One sentence that explains the value to a reader of the report.
-      scope: `overall` has one value per slice, `per_class` one value per class and slice.
-      direction: Whether a higher or a lower value is better.
-      minimum: Smallest possible value; None if there is none.
-      maximum: Largest possible value; None if there is none.
-      undefined_when: The condition under which the value is NaN, as a clause: "the class has no examples".
-      title: The words for it inside a sentence; derived from the name if empty.
-      main: Whether it is the metric of its scope that runs and classes are ranked by. Each scope has exactly one.
-      in_slices: Whether tables of slices show it.
-      threshold: Default bound of `evaluation.thresholds`; None if it has none.
-      change_threshold: Default bound of `evaluation.change_thresholds`; None if it has none.
-      compute: Accumulated counts of a slice → float, or float64 [num_classes] for `per_class`. None in stored records.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    description: str = Field(min_length=20)
-    scope: Scope = "overall"
-    direction: Direction = "higher_is_better"
-    minimum: float | None = 0.0
-    maximum: float | None = 1.0
-    undefined_when: str = Field(min_length=1)
-    title: str = ""
-    main: bool = False
-    in_slices: bool = False
-    threshold: float | None = None
-    change_threshold: float | None = None
-    compute: Callable[[Any], Any] | None = Field(default=None, exclude=True, repr=False)
-
-    @model_validator(mode="after")
-    def _bounds_are_in_order(self) -> MetricSpec:
-        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
-            raise ValueError(f"metric {self.name}: minimum {self.minimum:g} is not below maximum {self.maximum:g}")
-        if self.threshold is not None and not self.allows(self.threshold):
-            raise ValueError(f"metric {self.name}: threshold {self.threshold:g} is outside {self.range_text}")
-        return self
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a higher value is better."""
-        return self.direction == "higher_is_better"
-
-    @property
-    def range_text(self) -> str:
-        """The possible values in words: `between 0 and 1`, `0 or more`."""
-        if self.minimum is None:
-            return "any number" if self.maximum is None else f"{self.maximum:g} or less"
-        return f"{self.minimum:g} or more" if self.maximum is None else f"between {self.minimum:g} and {self.maximum:g}"
-
-    def allows(self, value: float) -> bool:
-        """Whether a value is possible."""
-        low = -math.inf if self.minimum is None else self.minimum
-        high = math.inf if self.maximum is None else self.maximum
-        return low <= value <= high
-
-    def allows_change(self, value: float) -> bool:
-        """Whether the metric can differ by this much: at most the width of its range."""
-        width = math.inf if None in (self.minimum, self.maximum) else (self.maximum or 0.0) - (self.minimum or 0.0)
-        return 0.0 <= value <= width
-
-    def clip(self, value: float) -> float:
-        """Limits a value, such as the end of a confidence interval, to the possible range."""
-        low = -math.inf if self.minimum is None else self.minimum
-        high = math.inf if self.maximum is None else self.maximum
-        return min(max(value, low), high)
-
-    def is_better(self, value: float, other: float) -> bool:
-        """Whether a value is strictly better than another."""
-        return value > other if self.higher_is_better else value < other
-
-
-class Accumulator(Protocol):
-    """Counts of a slice that can be added up in any order; of bounded size, and picklable."""
-
-    def add(self, element: Any) -> None:
-        """Adds one example, as `Evaluation.element` returns it."""
-
-    def merge(self, other: Any) -> None:
-        """Adds the counts of another accumulator, which is not changed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """How a task is evaluated: examples → counts → metrics.
-
-    Attributes:
-      prediction_key: Output of the signature `examples` that is compared with the label.
-      accumulator: (num_classes, top_k, ignore_id) → empty counts.
-      element: (label, prediction, num_classes, ignore_id) → what one example adds to the counts. The label is the
-        output `label` of the signature `transform_features`, the prediction that of `prediction_key`; both without
-        batch dimension.
-      metrics: top_k → all metrics, in the order in which they are shown.
-      confusion_matrix: Counts → int64 [num_classes, num_classes], rows are the ground truth; None if there is none.
-      reliability: Counts → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
-        bin of confidence; None if there is no such curve.
-      count_unit: The unit of a class's support and of the confusion matrix: "examples", "pixels", "boxes".
-    """
-
-    prediction_key: str
-    accumulator: Callable[[int, int, int | None], Accumulator]
-    element: Callable[[Any, Any, int, int | None], Any]
-    metrics: Callable[[int], tuple[MetricSpec, ...]]
-    confusion_matrix: Callable[[Any], np.ndarray] | None = None
-    reliability: Callable[[Any], np.ndarray] | None = None
-    count_unit: str = "examples"
-
 
 # === Training ===
 
@@ -408,7 +284,7 @@ class TaskSpec:
     objectives: tuple[Objective, ...]
     loss_options: tuple[str, ...] = ()
     option_conditions: Mapping[str, Condition]
-    evaluation: Evaluation | None = None
+    evaluation: Evaluation
     export: Export
     explanation: Explanation
     decode: Callable[[tf.Tensor], tf.Tensor]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from trainer_module import features
+from trainer_module.evaluation import labels
 from trainer_module.section import Rate, TaskOptions
 from trainer_module.tasks._spec import (
     Agreement,
@@ -344,6 +345,7 @@ TASK = TaskSpec(
     objectives=(Objective("val_loss", "min"), Objective("val_accuracy", "max")),
     loss_options=("label_smoothing",),
     option_conditions={},
+    evaluation=labels.EVALUATION,
     export=Export(
         required=(
             features.SERVING_DEFAULT,

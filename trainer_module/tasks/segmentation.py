@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from trainer_module import features, mask_drawing
+from trainer_module.evaluation import pixels
 from trainer_module.section import TaskOptions
 from trainer_module.tasks._spec import (
     Agreement,
@@ -330,6 +331,7 @@ TASK = TaskSpec(
     ),
     loss_options=("focal_gamma",),
     option_conditions={"focal_gamma": Condition('task.loss = "focal"', lambda own: own.loss == "focal")},
+    evaluation=pixels.EVALUATION,
     export=Export(
         required=(features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED),
         signatures=_signatures,

@@ -1,0 +1,297 @@
+"""How a model that predicts one class per image is evaluated: counts and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer_module import features
+from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, mean_weighted_by_support
+from trainer_module.evaluation.score_counts import IntegerCounts, ScoreCounts
+from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
+
+# Reliability and calibration error: as many bins as Guo et al. 2017 (https://arxiv.org/abs/1706.04599) use.
+NUM_BINS = 15
+# Cross-entropy: smallest and largest probability, as Keras clips them.
+_EPSILON = 1e-7
+# Distinct scores of a slice that are kept exactly: of all classes, or of each if that is more.
+_MAX_SCORES = 1 << 16
+_MAX_SCORES_PER_CLASS = 1 << 8
+# Probabilities that are collected before they are counted: counting sorts, which is faster for many at once.
+_MAX_PENDING = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSummary:
+    """The counts of a slice.
+
+    Attributes:
+      matrix: Examples by true and most probable class.
+      auc: Area under the ROC curve of each class, float64 [C].
+      top_k_accuracy: Share of the examples whose class is among the k most probable ones.
+      cross_entropy: Mean negative logarithm of the true class's probability.
+      bins: Number of predictions, sum of their confidence and number of correct ones by confidence, float64
+        [3, NUM_BINS]. Bin i contains confidences in (i / NUM_BINS, (i + 1) / NUM_BINS], the first one 0 too.
+    """
+
+    matrix: ConfusionMatrix
+    auc: np.ndarray
+    top_k_accuracy: float
+    cross_entropy: float
+    bins: np.ndarray
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean distance of confidence and accuracy over the bins, weighted by their predictions.
+
+        Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599, equation 3.
+        """
+        count, confidence, correct = self.bins
+        return _divide(float(np.abs(confidence - correct).sum()), count.sum())
+
+
+class LabelAccumulator:
+    """Counts of single-label classification."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        """Starts without examples."""
+        self._num_classes, self._top_k = parameters.num_classes, parameters.top_k
+        self._pending: list[tuple[int, np.ndarray]] = []
+        self._cells = IntegerCounts()
+        self._scores = ScoreCounts(max(_MAX_SCORES, _MAX_SCORES_PER_CLASS * self._num_classes))
+        self._cross_entropy = 0.0
+        self._top_k_hits = 0
+        self._bins = np.zeros((3, NUM_BINS))
+
+    def add(self, element: tuple[int, np.ndarray]) -> None:
+        """Adds one example.
+
+        Args:
+          element: Class id; probabilities, float32 [C].
+
+        Raises:
+          ValueError: If the label is not a class id, or the probabilities are not one finite number per class.
+        """
+        label, probabilities = element
+        if not 0 <= label < self._num_classes:
+            raise ValueError(f"label {label} is not the id of one of {self._num_classes} classes")
+        if probabilities.shape != (self._num_classes,):
+            raise ValueError(f"{probabilities.size} probabilities do not fit {self._num_classes} classes")
+        if not np.isfinite(probabilities).all():
+            raise ValueError("the predicted probabilities are not finite")
+        self._pending.append((label, probabilities))
+        if len(self._pending) * self._num_classes >= _MAX_PENDING:
+            self._count_pending()
+
+    def merge(self, other: LabelAccumulator) -> None:
+        """Adds the counts of another."""
+        self._count_pending()
+        other._count_pending()
+        self._cells.add(other._cells.keys, other._cells.counts)
+        self._scores.merge(other._scores)
+        self._cross_entropy += other._cross_entropy
+        self._top_k_hits += other._top_k_hits
+        self._bins = self._bins + other._bins
+
+    def summarize(self) -> LabelSummary:
+        """The confusion matrix and the other counts that metrics are computed from."""
+        self._count_pending()
+        cells = np.zeros(self._num_classes**2, np.int64)
+        cells[self._cells.keys] = self._cells.counts
+        count = self._bins[0].sum()
+        return LabelSummary(
+            ConfusionMatrix(cells.reshape(self._num_classes, self._num_classes)),
+            self._scores.auc(self._num_classes),
+            _divide(self._top_k_hits, count),
+            _divide(self._cross_entropy, count),
+            self._bins,
+        )
+
+    def _count_pending(self) -> None:
+        if not self._pending:
+            return
+        labels = np.array([label for label, _ in self._pending], np.int64)
+        probabilities = np.stack([row for _, row in self._pending]).astype(np.float32)
+        self._pending = []
+        rows, classes = np.arange(len(labels)), np.arange(self._num_classes)
+        predicted = probabilities.argmax(axis=1)
+        self._cells.add(labels * self._num_classes + predicted)
+        self._scores.add(probabilities, labels[:, np.newaxis] == classes)
+        true_probabilities = probabilities[rows, labels]
+        clipped = np.clip(true_probabilities.astype(float), _EPSILON, 1.0 - _EPSILON)
+        self._cross_entropy += float(-np.log(clipped).sum())
+        # Among equally probable classes the first ones rank higher, as for argmax.
+        higher = probabilities > true_probabilities[:, np.newaxis]
+        equal_before = (probabilities == true_probabilities[:, np.newaxis]) & (classes < labels[:, np.newaxis])
+        self._top_k_hits += int(((higher | equal_before).sum(axis=1) < self._top_k).sum())
+        confidence = probabilities[rows, predicted].astype(float)
+        bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+        added = (np.ones(len(rows)), confidence, (predicted == labels).astype(float))
+        self._bins = self._bins + np.stack([np.bincount(bins, values, NUM_BINS) for values in added])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Otherwise pending examples would be sent between workers row by row.
+        self._count_pending()
+        return self.__dict__
+
+
+def _divide(total: float, count: float) -> float:
+    return float(total / count) if count else math.nan
+
+
+def _element(
+    label_features: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], parameters: Parameters
+) -> tuple[int, np.ndarray]:
+    return int(label_features[features.LABEL].item()), predictions["probabilities"].reshape(-1)
+
+
+def _random_example(random: np.random.Generator, parameters: Parameters, class_id: int) -> Example:
+    exponentials = np.exp(random.normal(size=parameters.num_classes))
+    probabilities = (exponentials / exponentials.sum()).astype(np.float32)
+    return {features.LABEL: np.array([class_id])}, {"probabilities": probabilities}
+
+
+# === Metrics ===
+
+NO_EXAMPLES = "there are no examples"
+_NO_LABEL = "the class has no examples"
+_NO_LABEL_AND_NO_PREDICTION = "the class has no examples and is never predicted"
+
+
+def metrics(top_k: int) -> tuple[MetricSpec, ...]:
+    """All metrics, in the order in which they are shown."""
+    return (
+        MetricSpec(
+            name="accuracy",
+            description="Share of the images whose most probable class is correct.",
+            undefined_when=NO_EXAMPLES,
+            main=True,
+            in_slices=True,
+            threshold=0.5,
+            change_threshold=0.02,
+            compute=lambda summary: summary.matrix.accuracy,
+        ),
+        MetricSpec(
+            name=f"top_{top_k}_accuracy",
+            description=f"Share of the images whose class is among the {top_k} most probable ones.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: summary.top_k_accuracy,
+        ),
+        # Macro averages as in scikit-learn: a class that is only predicted counts as 0, or predicting it would cost
+        # nothing.
+        MetricSpec(
+            name="macro_precision",
+            description="Mean over the classes of the correct share of the predictions of a class.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: mean_over_classes(summary.matrix.precision, summary.matrix.occurs),
+        ),
+        MetricSpec(
+            name="macro_recall",
+            description="Mean over the classes of the share of a class's images that are predicted correctly.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: mean_over_classes(summary.matrix.recall, summary.matrix.occurs),
+        ),
+        MetricSpec(
+            name="macro_f1",
+            title="macro F1",
+            description="Mean over the classes of the harmonic mean of precision and recall.",
+            undefined_when=NO_EXAMPLES,
+            in_slices=True,
+            compute=lambda summary: mean_over_classes(summary.matrix.f1, summary.matrix.occurs),
+        ),
+        MetricSpec(
+            name="weighted_precision",
+            description="Mean precision of the classes, weighted by their images.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: mean_weighted_by_support(summary.matrix.precision, summary.matrix.support),
+        ),
+        MetricSpec(
+            name="weighted_recall",
+            description="Mean recall of the classes, weighted by their images.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: mean_weighted_by_support(summary.matrix.recall, summary.matrix.support),
+        ),
+        MetricSpec(
+            name="weighted_f1",
+            title="weighted F1",
+            description="Mean F1 of the classes, weighted by their images.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: mean_weighted_by_support(summary.matrix.f1, summary.matrix.support),
+        ),
+        MetricSpec(
+            name="macro_auc",
+            title="macro AUC",
+            description="Mean over the classes of the probability that an image of the class scores above another.",
+            undefined_when="there are no examples, or all belong to one class",
+            in_slices=True,
+            compute=lambda summary: mean_over_classes(summary.auc),
+        ),
+        MetricSpec(
+            name="cross_entropy",
+            title="cross-entropy",
+            description="Mean negative logarithm of the true class's probability; penalizes confident mistakes.",
+            direction="lower_is_better",
+            maximum=None,
+            undefined_when=NO_EXAMPLES,
+            in_slices=True,
+            compute=lambda summary: summary.cross_entropy,
+        ),
+        MetricSpec(
+            name="expected_calibration_error",
+            title="calibration error",
+            description="Mean distance between the model's confidence and its accuracy at that confidence.",
+            direction="lower_is_better",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: summary.calibration_error,
+        ),
+        MetricSpec(
+            name="precision",
+            description="Correct share of the predictions of the class.",
+            scope="per_class",
+            undefined_when=_NO_LABEL_AND_NO_PREDICTION,
+            mean_metric="macro_precision",
+            compute=lambda summary: summary.matrix.precision,
+        ),
+        MetricSpec(
+            name="recall",
+            description="Share of the class's images that are predicted correctly.",
+            scope="per_class",
+            undefined_when=_NO_LABEL,
+            mean_metric="macro_recall",
+            compute=lambda summary: summary.matrix.recall,
+        ),
+        MetricSpec(
+            name="f1",
+            title="F1",
+            description="Harmonic mean of precision and recall.",
+            scope="per_class",
+            undefined_when=_NO_LABEL_AND_NO_PREDICTION,
+            main=True,
+            mean_metric="macro_f1",
+            compute=lambda summary: summary.matrix.f1,
+        ),
+        MetricSpec(
+            name="auc",
+            title="AUC",
+            description="Probability that an image of the class scores above another (area under the ROC curve).",
+            scope="per_class",
+            undefined_when="the class has no examples, or all examples belong to it",
+            mean_metric="macro_auc",
+            compute=lambda summary: summary.auc,
+        ),
+    )
+
+
+EVALUATION = Evaluation(
+    metrics=metrics,
+    element=_element,
+    accumulator=LabelAccumulator,
+    support=lambda summary: summary.matrix.support,
+    random_example=_random_example,
+    confusion_matrix=lambda summary: summary.matrix.counts,
+    reliability=lambda summary: summary.bins,
+)
