@@ -23,8 +23,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from components.evaluator import metric_names
-from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gates
+from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.executor import DRIFT_FILE
 from components.grad_cam.artifact import ExplainedPrediction, ExplanationIndex, FaithfulnessReport
 from components.image_example_gen.artifact import Quarantine
@@ -72,19 +71,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         present = {key: artifacts[0] for key, artifacts in input_dict.items() if artifacts}
         report = artifact_utils.get_single_instance(output_dict["report"])
-        evaluation = Evaluation.model_validate_json(_read(present["evaluation"], FIGURES_FILE))
+        evaluation = EvaluationResult.read(present["evaluation"].uri)
         # The configuration as it was trained with, what Tuner found included.
         options = TrainerOptions.model_validate_json(_read(present["model_run"], features.OPTIONS_FILE))
         quarantine = Quarantine.read(present["quarantine"].uri, _MOST_LINES)
         pushed, baseline = present["pushed_model"], present.get("baseline_model")
         # Of masks the page shows the weakest pictures instead.
-        shown = "explanations" in present and evaluation.task != metric_names.SEGMENTATION
+        shown = "explanations" in present and evaluation.counts_images
         explained = _explanations(present["explanations"]) if shown else []
         trials = list(_table(present["tuner_results"], TRIALS_FILE)) if "tuner_results" in present else []
         sources = Sources(
             name=exec_properties["name"],
             evaluation=evaluation,
-            gates=Gates.model_validate_json(_read(present["evaluation"], GATES_FILE)),
+            gates=GateReport.read(present["evaluation"].uri),
             blessed=present["blessing"].get_int_custom_property("blessed") == 1,
             checks=[check.model_dump() for check in ServingCheckReport.read(present["infra_blessing"].uri).checks],
             servable=present["infra_blessing"].get_int_custom_property("blessed") == 1,
@@ -104,7 +103,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             right=[decision for correct, decision in explained if correct],
             scale=_scale(options) if explained else [],
             comparisons=self._comparisons(present, options, evaluation, report.uri),
-            legend=_legend(options) if evaluation.task == metric_names.SEGMENTATION else [],
+            legend=[] if evaluation.counts_images else _legend(options),
             lineage=self._lineage(present, exec_properties),
             versions=[
                 *((name, importlib.metadata.version(name)) for name in _PACKAGES),
@@ -119,10 +118,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             file.write(html)
 
     def _comparisons(
-        self, present: dict[str, types.Artifact], options: TrainerOptions, evaluation: Evaluation, output_dir: str
+        self, present: dict[str, types.Artifact], options: TrainerOptions, evaluation: EvaluationResult, output_dir: str
     ) -> list[masks.Comparison]:
         """Of masks: the weakest pictures of the evaluated split, predicted anew."""
-        if evaluation.task != metric_names.SEGMENTATION:
+        if evaluation.counts_images:
             return []
         split_uri = artifact_utils.get_split_uri([present["examples"]], evaluation.split)
         find = weakest.FindWeakest(

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.evaluator import metric_names
-from components.evaluator.figures import ALL, FIGURES_FILE, Evaluation, Gate, SliceFigures
-from components.model_report import charts, names
+from components.evaluator.artifact import ALL, EvaluationResult, GateResult, SliceMetrics
+from components.model_report import charts
 from components.model_report.charts import Chart
 from components.model_report.tables import (
     MOST_CLASSES,
@@ -22,6 +21,7 @@ from components.model_report.tables import (
     number,
     signed,
 )
+from trainer_module.evaluation.spec import MetricSpec
 
 # Beyond so many classes a matrix is no longer taken in at a glance: the pairs come first.
 MANY_CLASSES = 25
@@ -73,39 +73,38 @@ class Confusion:
     left_out: str = ""
 
 
-def metrics_table(overall: SliceFigures, baseline: SliceFigures | None) -> Table:
-    """Every figure over all examples."""
-    columns = [Column("Figure"), Column("Value", numeric=True)]
+def metrics_table(evaluation: EvaluationResult) -> Table:
+    """Lists all metrics over all examples."""
+    overall, baseline = evaluation.overall, evaluation.baseline_overall
+    columns = [Column("Metric"), Column("Value", numeric=True)]
     if overall.intervals:
         columns.append(Column("95 % interval", numeric=True))
     if baseline:
         columns += [Column("Model before", numeric=True), Column("Change", numeric=True)]
     rows = []
-    for name, value in overall.metrics.items():
-        if name == metric_names.EXAMPLES:
-            continue
-        row = [Cell(names.figure(name), note=names.meaning(name)), number(value)]
+    for metric in evaluation.overall_metrics:
+        value = overall.value(metric.name)
+        row = [Cell(metric.heading, note=metric.description), number(value)]
         if overall.intervals:
-            row.append(Cell(interval(overall.intervals.get(name)) or NO_VALUE, tone="soft"))
+            row.append(Cell(interval(overall.intervals.get(metric.name)) or NO_VALUE, tone="soft"))
         if baseline:
-            before = baseline.metrics.get(name, math.nan)
-            row += [number(before), _change(name, value, before)]
+            before = baseline.value(metric.name)
+            row += [number(before), _change(metric, value, before)]
         rows.append(row)
-    examples = overall.metrics.get(metric_names.EXAMPLES, math.nan)
-    return Table(f"Over all {count(examples).text} examples of the split", columns, rows)
+    return Table(f"Over all {count(overall.examples).text} examples of the split", columns, rows)
 
 
-def _change(name: str, value: float, before: float) -> Cell:
+def _change(metric: MetricSpec, value: float, before: float) -> Cell:
     difference = value - before
     if math.isnan(difference):
         return Cell(NO_VALUE, math.nan, tone="soft")
     if abs(difference) < 5e-5:
         return Cell(signed(0.0), 0.0, "the same", "soft")
-    better = (difference > 0) == metric_names.higher_is_better(name)
+    better = metric.is_better(value, before)
     return Cell(signed(difference), difference, "better" if better else "worse", "good" if better else "bad")
 
 
-def _broken(gates: Iterable[Gate], *, class_name: str | None = None, slice_name: str | None = None) -> int:
+def _broken(gates: Iterable[GateResult], *, class_name: str | None = None, slice_name: str | None = None) -> int:
     return sum(
         gate.passed is False
         and (class_name is None or (gate.class_name == class_name and gate.slice == ALL))
@@ -114,82 +113,73 @@ def _broken(gates: Iterable[Gate], *, class_name: str | None = None, slice_name:
     )
 
 
-def _rank(value: float) -> tuple[bool, float]:
-    """Ascending, what does not exist at the end."""
-    return math.isnan(value), value
-
-
-def class_table(evaluation: Evaluation, baseline: SliceFigures | None, gates: Sequence[Gate]) -> Table:
-    """Figures of every class, the lowest first."""
-    overall = evaluation.overall
-    key = metric_names.LEADING[evaluation.task]
-    figures = [
-        name
-        for name in dict.fromkeys(name for of in overall.per_class.values() for name in of)
-        if name != metric_names.SUPPORT
-    ]
-    figures.sort(key=lambda name: name != key)
-    columns = [Column("Class")] + [Column(names.figure(name), numeric=True) for name in figures]
+def class_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Table:
+    """Lists the metrics of all classes, the weakest class first."""
+    overall, baseline, main = evaluation.overall, evaluation.baseline_overall, evaluation.main_class_metric
+    metrics = sorted(evaluation.class_metrics, key=lambda metric: not metric.main)
+    columns = [Column("Class")] + [Column(metric.heading, numeric=True) for metric in metrics]
     if baseline:
-        columns.append(Column(f"{names.figure(key)}, change", numeric=True))
-    columns.append(Column("Pixels" if evaluation.task == metric_names.SEGMENTATION else "Support", numeric=True))
+        columns.append(Column(f"{main.heading}, change", numeric=True))
+    columns.append(Column(evaluation.count_unit.capitalize(), numeric=True))
     rows = []
-    ordered = sorted(overall.per_class.items(), key=lambda item: _rank(item[1].get(key, math.nan)))
-    for class_name, of in ordered:
-        intervals = overall.class_intervals.get(class_name, {})
-        broken = _broken(gates, class_name=class_name)
-        row = [Cell(class_name, note=_rules_broken(broken), tone="bad" if broken else "")]
-        row += [number(of.get(name, math.nan), note=interval(intervals.get(name))) for name in figures]
+    for name in sorted(evaluation.classes, key=lambda name: main.worst_first(overall.value(main.name, name))):
+        intervals = overall.class_intervals.get(name, {})
+        broken = _broken(gates, class_name=name)
+        row = [Cell(name, note=_rules_broken(broken), tone="bad" if broken else "")]
+        row += [
+            number(overall.value(metric.name, name), note=interval(intervals.get(metric.name))) for metric in metrics
+        ]
         if baseline:
-            row.append(_change(key, of.get(key, math.nan), baseline.per_class.get(class_name, {}).get(key, math.nan)))
-        row.append(count(of.get(metric_names.SUPPORT, math.nan)))
+            row.append(_change(main, overall.value(main.name, name), baseline.value(main.name, name)))
+        row.append(count(overall.support.get(name, math.nan)))
         rows.append(row)
-    rows, caption = at_most(rows, MOST_CLASSES, "Classes, the weakest first", FIGURES_FILE)
-    return Table(caption, columns, rows, sorted_by=1 if figures else None)
+    rows, caption = at_most(rows, MOST_CLASSES, "Classes, the weakest first", EvaluationResult.FILE)
+    return Table(caption, columns, rows, sorted_by=1)
 
 
 def _rules_broken(number_of: int) -> str:
     return f"{number_of} rule{'s' if number_of > 1 else ''} broken" if number_of else ""
 
 
-def slice_table(evaluation: Evaluation, baseline: dict[str, SliceFigures], gates: Sequence[Gate]) -> Table | None:
-    """Figures of every slice, the worst first; None where there is none but all examples."""
+def slice_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Table | None:
+    """Lists the metrics of all slices, the weakest slice first; None if there are none."""
     overall, *slices = evaluation.candidate
-    main = names.main(overall.metrics, evaluation.task)
-    if not slices or not main:
+    baseline = {row.name: row for row in evaluation.baseline or ()}
+    metrics, main = evaluation.slice_columns, evaluation.main_metric
+    if not slices:
         return None
-    shown = [name for name in metric_names.OF_SLICES[evaluation.task] if name in overall.metrics]
-    columns = [Column("Slice")] + [Column(names.figure(name), numeric=True) for name in shown]
+    columns = [Column("Slice")] + [Column(metric.heading, numeric=True) for metric in metrics]
     columns.append(Column("Distance from all", numeric=True))
     if baseline:
-        columns.append(Column(f"{names.figure(main)}, change", numeric=True))
+        columns.append(Column(f"{main.heading}, change", numeric=True))
     columns.append(Column("Examples", numeric=True))
 
-    def row(of: SliceFigures) -> list[Cell]:
-        broken = _broken(gates, slice_name=of.name) if of is not overall else 0
-        name = "all examples" if of is overall else of.name
+    def row(values: SliceMetrics) -> list[Cell]:
+        broken = _broken(gates, slice_name=values.name) if values is not overall else 0
+        name = "all examples" if values is overall else values.name
         cells = [Cell(name, note=_rules_broken(broken), tone="bad" if broken else "")]
-        cells += [number(of.metrics.get(figure, math.nan), note=interval(of.intervals.get(figure))) for figure in shown]
-        distance = of.metrics.get(main, math.nan) - overall.metrics[main]
+        cells += [
+            number(values.value(metric.name), note=interval(values.intervals.get(metric.name))) for metric in metrics
+        ]
+        distance = values.value(main.name) - overall.value(main.name)
         cells.append(
-            Cell(signed(distance), distance, tone="soft") if of is not overall else Cell(NO_VALUE, tone="soft")
+            Cell(signed(distance), distance, tone="soft") if values is not overall else Cell(NO_VALUE, tone="soft")
         )
         if baseline:
-            before = baseline[of.name].metrics.get(main, math.nan) if of.name in baseline else math.nan
-            cells.append(_change(main, of.metrics.get(main, math.nan), before))
-        cells.append(count(of.metrics.get(metric_names.EXAMPLES, math.nan)))
+            before = baseline[values.name].value(main.name) if values.name in baseline else math.nan
+            cells.append(_change(main, values.value(main.name), before))
+        cells.append(count(values.examples))
         return cells
 
-    ordered = sorted(slices, key=lambda of: (*_rank(of.metrics.get(main, math.nan)), of.name))
-    rows, caption = at_most([row(of) for of in ordered], _MOST_SLICES, "Slices, the weakest first")
-    return Table(caption, columns, rows, pinned=[row(overall)], sorted_by=1 + shown.index(main))
+    ordered = sorted(slices, key=lambda values: (*main.worst_first(values.value(main.name)), values.name))
+    rows, caption = at_most([row(values) for values in ordered], _MOST_SLICES, "Slices, the weakest first")
+    return Table(caption, columns, rows, pinned=[row(overall)], sorted_by=1)
 
 
-def confusion(evaluation: Evaluation) -> Confusion:
+def confusion(evaluation: EvaluationResult) -> Confusion:
     """What is taken for what, over all examples."""
-    classes, matrix = evaluation.classes, evaluation.overall.confusion
-    pixels = evaluation.task == metric_names.SEGMENTATION
-    unit = "pixels" if pixels else "pictures"
+    classes, matrix = list(evaluation.classes), evaluation.overall.confusion_matrix
+    unit, percent = evaluation.count_unit, not evaluation.counts_images
     totals = [sum(row) for row in matrix]
     rows = []
     if len(classes) <= MOST_CLASSES_IN_MATRIX:
@@ -201,22 +191,23 @@ def confusion(evaluation: Evaluation) -> Confusion:
                 if len(classes) <= _MOST_CLASSES_IN_WORDS:
                     verb = "found" if actual == predicted else f"taken for {classes[predicted]}"
                     title = f"{classes[actual]} {verb}: {found:,} {unit}, {share:.1%}"
-                text = (f"{100 * share:.1f}" if found else "0") if pixels else f"{found:,}"
+                text = (f"{100 * share:.1f}" if found else "0") if percent else f"{found:,}"
                 # The root, so that a rare mistake is seen beside a full diagonal.
                 shade = share if actual == predicted else math.sqrt(share)
                 cells.append(MatrixCell(text, round(shade, 3), actual == predicted, title))
             rows.append(cells)
     return Confusion(
         caption=(
-            "Rows are what is there, columns what the model says, in percent of the row's pixels"
-            if pixels
-            else "Rows are what is there, columns what the model says; pictures"
+            "Rows are the ground truth, columns the prediction; "
+            + (f"percent of the row's {unit}" if percent else unit)
         ),
         classes=classes,
         rows=rows,
         pairs=_pairs(classes, matrix, totals, unit),
         pairs_first=len(classes) > MANY_CLASSES,
-        left_out="" if rows else f"A matrix of {len(classes):,} classes would not be readable; {FIGURES_FILE} has it.",
+        left_out=""
+        if rows
+        else f"A matrix of {len(classes):,} classes would not be readable; {EvaluationResult.FILE} has it.",
     )
 
 
@@ -247,7 +238,7 @@ def _pairs(classes: list[str], matrix: list[list[int]], totals: list[int], unit:
     return Table(caption, columns, rows, sorted_by=2, descending=True)
 
 
-def reliability(overall: SliceFigures) -> Chart | None:
+def reliability(overall: SliceMetrics) -> Chart | None:
     """How often the model is right by how sure it is."""
     bins = [(bin_.lower, bin_.upper, bin_.count, bin_.confidence, bin_.accuracy) for bin_ in overall.reliability]
     if not any(found for *_, found, _, _ in bins):

@@ -60,7 +60,6 @@ class Page:
 def build(sources: Sources) -> Page:
     """Turns what the nodes left into what is shown."""
     evaluation = sources.evaluation
-    baseline = {entry.name: entry for entry in evaluation.baseline or []}
     encoded = base64.b64encode(sources.configuration.encode()).decode()
     training = training_curves.curves(sources.history)
     return Page(
@@ -69,12 +68,12 @@ def build(sources: Sources) -> Page:
         split=evaluation.split,
         created=sources.created.strftime("%Y-%m-%d %H:%M UTC"),
         verdict=verdict.judge(sources),
-        metrics=figure_tables.metrics_table(evaluation.overall, evaluation.overall_before),
+        metrics=figure_tables.metrics_table(evaluation),
         has_baseline=evaluation.baseline is not None,
-        rules=verdict.rules_table(sources.gates.gates),
+        rules=verdict.rules_table(sources.gates.results),
         checks=verdict.checks_table(sources.checks),
-        classes=figure_tables.class_table(evaluation, evaluation.overall_before, sources.gates.gates),
-        slices=figure_tables.slice_table(evaluation, baseline, sources.gates.gates),
+        classes=figure_tables.class_table(evaluation, sources.gates.results),
+        slices=figure_tables.slice_table(evaluation, sources.gates.results),
         confusion=figure_tables.confusion(evaluation),
         reliability=figure_tables.reliability(evaluation.overall),
         explained=sources.explained,

@@ -9,7 +9,6 @@ import hashlib
 import jinja2
 import markupsafe
 
-from components.evaluator import metric_names
 from components.model_report import charts
 from components.model_report.page import Page
 
@@ -32,7 +31,7 @@ def render(page: Page) -> str:
 
 def sections(page: Page) -> dict[str, str]:
     """The sections that this page has, by their anchors, in order."""
-    pictures = "Weakest pictures" if page.task == metric_names.SEGMENTATION else "Mistakes"
+    pictures = "Weakest pictures" if page.comparisons else "Mistakes"
     found: list[tuple[str, str, object]] = [
         ("figures", "Figures", True),
         ("classes", "Classes", True),

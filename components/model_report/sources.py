@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.evaluator.figures import Evaluation, Gates
+from components.evaluator.artifact import EvaluationResult, GateReport
 from components.image_example_gen.artifact import DuplicateGroup, QuarantinedFile, Summary
 from components.model_report.masks import Comparison
 from components.model_report.pictures import Picture
@@ -90,8 +90,8 @@ class Sources:
     """
 
     name: str
-    evaluation: Evaluation
-    gates: Gates
+    evaluation: EvaluationResult
+    gates: GateReport
     blessed: bool
     checks: list[dict[str, Any]]
     servable: bool

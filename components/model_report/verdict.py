@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluator import metric_names
-from components.evaluator.figures import ALL, Evaluation, Gate
+from components.evaluator.artifact import ALL, EvaluationResult, GateResult
 from components.model_report import names
 from components.model_report.sources import Sources
 from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, interval, number, signed
@@ -57,7 +56,7 @@ class Verdict:
 
 def judge(sources: Sources) -> Verdict:
     """Pushed or refused, why, and against what."""
-    failures = sorted(sources.gates.failures(), key=_severity)
+    failures = sorted(sources.gates.failures, key=_severity)
     reasons = [Reason("Evaluator", names.heading(gate.subject), _judgement(gate)) for gate in failures]
     reasons += [
         Reason("ServingValidator", str(check["name"]), str(check["detail"]))
@@ -95,20 +94,17 @@ def judge(sources: Sources) -> Verdict:
 def _facts(sources: Sources) -> list[Fact]:
     evaluation = sources.evaluation
     overall = evaluation.overall
-    baseline = evaluation.overall_before
-    facts = []
-    main = names.main(overall.metrics, evaluation.task)
-    if main:
-        value = overall.metrics[main]
-        notes = [text for text in (interval(overall.intervals.get(main)),) if text]
-        if baseline and main in baseline.metrics:
-            notes.append(f"{signed(value - baseline.metrics[main])} against the model before")
-        facts.append(Fact(names.figure(main), number(value).text, ", ".join(notes)))
+    baseline = evaluation.baseline_overall
+    main = evaluation.main_metric
+    value = overall.value(main.name)
+    notes = [text for text in (interval(overall.intervals.get(main.name)),) if text]
+    if baseline and not math.isnan(baseline.value(main.name)):
+        notes.append(f"{signed(value - baseline.value(main.name))} against the model before")
+    facts = [Fact(main.heading, number(value).text, ", ".join(notes))]
     worst = _worst(evaluation)
     if worst:
-        name, key, value = worst
-        facts.append(Fact(f"Weakest class: {name}", number(value).text, names.figure(key)))
-    held = [gate for gate in sources.gates.gates if gate.passed is not None]
+        facts.append(Fact(f"Weakest class: {worst[0]}", number(worst[1]).text, evaluation.main_class_metric.heading))
+    held = [gate for gate in sources.gates.results if gate.passed is not None]
     passed = sum(bool(gate.passed) for gate in held)
     facts.append(Fact("Rules kept", f"{passed} of {len(held)}", "thresholds and comparisons"))
     good = sum(bool(check["passed"]) for check in sources.checks)
@@ -116,29 +112,26 @@ def _facts(sources: Sources) -> list[Fact]:
     return facts
 
 
-def _worst(evaluation: Evaluation) -> tuple[str, str, float] | None:
-    key = metric_names.LEADING[evaluation.task]
-    known = [
-        (name, key, figures[key])
-        for name, figures in evaluation.overall.per_class.items()
-        if not math.isnan(figures.get(key, math.nan))
-    ]
-    return min(known, key=lambda item: item[2], default=None)
+def _worst(evaluation: EvaluationResult) -> tuple[str, float] | None:
+    main = evaluation.main_class_metric
+    values = [(name, evaluation.overall.value(main.name, name)) for name in evaluation.classes]
+    defined = [(name, value) for name, value in values if not math.isnan(value)]
+    return min(defined, key=lambda item: main.worst_first(item[1]), default=None)
 
 
-def _judgement(gate: Gate) -> str:
+def _judgement(gate: GateResult) -> str:
     if math.isnan(gate.missed_by):
         return gate.detail
     return f"{gate.detail} (missed by {gate.missed_by:.4f})"
 
 
-def _severity(gate: Gate) -> tuple[float, float]:
+def _severity(gate: GateResult) -> tuple[float, float]:
     """All examples before slices and classes, then the farthest from its bound."""
     narrow = (gate.slice != ALL) + (gate.class_name is not None)
     return narrow, -gate.missed_by if not math.isnan(gate.missed_by) else -math.inf
 
 
-def rules_table(gates: Sequence[Gate]) -> Table:
+def rules_table(gates: Sequence[GateResult]) -> Table:
     """Every rule on every figure: what failed first, then what was not held against anything, then the narrowest."""
     words = {
         True: Cell("✓ kept", 2.0, tone="good"),
@@ -146,14 +139,14 @@ def rules_table(gates: Sequence[Gate]) -> Table:
         None: Cell("· not held", 1.0, tone="soft"),
     }
 
-    def order(gate: Gate) -> tuple[float, float]:
+    def order(gate: GateResult) -> tuple[float, float]:
         margin = abs(gate.value - gate.bound)
         distance = -margin if gate.passed is False else margin
         return words[gate.passed].sort or 0.0, math.inf if math.isnan(distance) else distance
 
     rows = [
         [
-            Cell(names.figure(gate.metric), note=gate.class_name or ""),
+            Cell(names.heading(gate.title), note=gate.class_name or ""),
             Cell("all examples" if gate.slice == ALL else gate.slice),
             words[gate.passed],
             number(gate.value),
@@ -161,7 +154,7 @@ def rules_table(gates: Sequence[Gate]) -> Table:
             if math.isnan(gate.bound)
             else Cell(f"{'≥' if gate.higher_is_better else '≤'} {gate.bound:.4f}", gate.bound),
             count(gate.examples),
-            Cell(gate.rule, note=gate.detail),
+            Cell(gate.setting, note=gate.detail),
         ]
         for gate in sorted(gates, key=order)
     ]

@@ -14,13 +14,13 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.types import standard_artifacts
 
 import components
-from components.evaluator.figures import FIGURES_FILE, GATES_FILE, Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
 from components.image_example_gen.artifact import DuplicateCounts, Quarantine, QuarantinedFile, SplitCounts, Summary
 from components.model_report import executor, masks
-from trainer_module import features, preprocessing
+from trainer_module import features, preprocessing, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
@@ -91,8 +91,8 @@ def inputs_of(tmp_path):
             "anomalies/drift.json": json.dumps(
                 {"previous_span": 3, "found": ["image/width: drifted"], "skew": ["test split, image/height: differs"]}
             ),
-            f"evaluation/{FIGURES_FILE}": evaluation.model_dump_json(),
-            f"evaluation/{GATES_FILE}": gates.model_dump_json(),
+            f"evaluation/{EvaluationResult.FILE}": evaluation.model_dump_json(),
+            f"evaluation/{GateReport.FILE}": gates.model_dump_json(),
             "infra/checks.json": json.dumps(
                 {"format": 1, "checks": [{"name": "loads in a session", "passed": True, "detail": "yes"}]}
             ),
@@ -123,9 +123,9 @@ def run(inputs, folder):
 
 
 def gates_of(**values):
-    said = {"rule": "evaluation.thresholds", "metric": "accuracy", "slice": "all", "value": 0.75, "bound": 0.9}
-    said |= {"higher_is_better": True, "examples": 12, "passed": False, "detail": "too low"}
-    return Gates(has_baseline=False, gates=[Gate(**said | values)])
+    said = {"setting": "evaluation.thresholds", "metric": "accuracy", "slice": "all", "value": 0.75, "bound": 0.9}
+    said |= {"title": "accuracy", "higher_is_better": True, "examples": 12, "passed": False, "detail": "too low"}
+    return GateReport(has_baseline=False, results=[GateResult(**said | values)])
 
 
 def captions(text):
@@ -208,13 +208,22 @@ def mask_model(tmp_path_factory):
 
 def test_the_pictures_with_the_worst_masks_are_shown_worst_first(mask_model, inputs_of, tmp_path):
     options, path, records, accuracies = mask_model
-    figures = SliceFigures(
+    overall = SliceMetrics(
         name="all",
-        metrics={"examples": 40.0, "mean_iou": 0.3, "pixel_accuracy": 0.5},
-        per_class={name: {"iou": 0.3, "support": 100.0} for name in options.classes},
-        confusion=[[50, 50], [50, 50]],
+        examples=40,
+        metrics={"mean_iou": 0.3, "pixel_accuracy": 0.5},
+        support=dict.fromkeys(options.classes, 100),
+        class_metrics={name: {"iou": 0.3} for name in options.classes},
+        confusion_matrix=[[50, 50], [50, 50]],
     )
-    evaluation = Evaluation(task="segmentation", split="test", classes=list(options.classes), candidate=[figures])
+    evaluation = EvaluationResult(
+        task="segmentation",
+        split="test",
+        classes=options.classes,
+        count_unit="pixels",
+        metrics=tasks.get("segmentation").evaluation.metrics(3),
+        candidate=[overall],
+    )
     gates = gates_of(metric="mean_iou", value=0.3, bound=0.2, passed=True)
     text = run(inputs_of(evaluation, gates, records, options, path), tmp_path / "report")
     expected = sorted(accuracies, key=lambda name: (accuracies[name], name))[:12]

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import datetime
 import hashlib
+import html
 import html.parser
 import io
 import itertools
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.evaluator.figures import Evaluation, Gate, Gates, SliceFigures
+from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.image_example_gen.artifact import (
     DuplicateCounts,
     DuplicateGroup,
@@ -33,6 +34,7 @@ from components.image_example_gen.artifact import (
 from components.model_report import charts, figure_tables, masks, page, pictures, rendering, tables, verdict
 from components.model_report.sources import Explained, Push, Sizes, Sources
 from pipeline.config import loading
+from trainer_module import tasks
 from trainer_module.features import SPLITS
 
 NASTY = "<script>alert(1)</script>"
@@ -43,7 +45,7 @@ STYLE = Path(rendering.__file__).parent / "templates" / "style.css.j2"
 
 def gate(**values):
     said = {
-        "rule": "evaluation.thresholds",
+        "setting": "evaluation.thresholds",
         "metric": "accuracy",
         "slice": "all",
         "value": 0.9,
@@ -53,7 +55,8 @@ def gate(**values):
         "passed": True,
         "detail": "0.9000; must be at least 0.85",
     }
-    return Gate(**said | values)
+    titles = {metric.name: metric.title for metric in tasks.get("classification").evaluation.metrics(3)}
+    return GateResult(**{"title": titles[(said | values)["metric"]]} | said | values)
 
 
 def duplicate_group(kind, paths, name):
@@ -78,7 +81,7 @@ def sources_of(evaluation_of, rng):
         said = {
             "name": "pets",
             "evaluation": evaluation_of(names, labels, shares, slices, worse),
-            "gates": Gates(has_baseline=with_baseline, gates=[gate()]),
+            "gates": GateReport(has_baseline=with_baseline, results=[gate()]),
             "blessed": True,
             "checks": [{"name": "loads in a session", "passed": True, "detail": "signatures: examples"}],
             "servable": True,
@@ -137,17 +140,26 @@ def mask_sources(sources_of, rng):
         predicted[0, 2:] = (truth[0, 2:] + 1) % 3
         pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
         comparisons.append(masks.compare(f"street/{index}.png", pixels, truth, predicted, classes, 255))
-    figures = SliceFigures(
+    overall = SliceMetrics(
         name="all",
-        metrics={"examples": 40.0, "mean_iou": 0.61, "mean_dice": 0.7, "pixel_accuracy": 0.9},
-        per_class={
-            name: {"iou": iou, "dice": 0.7, "precision": 0.8, "recall": 0.8, "support": 120_000.0}
+        examples=40,
+        metrics={"mean_iou": 0.61, "mean_dice": 0.7, "pixel_accuracy": 0.9},
+        support=dict.fromkeys(classes, 120_000),
+        class_metrics={
+            name: {"iou": iou, "dice": 0.7, "precision": 0.8, "recall": 0.8}
             for name, iou in zip(classes, (0.9, 0.6, math.nan), strict=True)
         },
-        confusion=[[90_000, 10_000, 0], [500, 119_000, 500], [0, 0, 0]],
+        confusion_matrix=[[90_000, 10_000, 0], [500, 119_000, 500], [0, 0, 0]],
     )
     return sources_of(
-        evaluation=Evaluation(task="segmentation", split="test", classes=classes, candidate=[figures]),
+        evaluation=EvaluationResult(
+            task="segmentation",
+            split="test",
+            classes=classes,
+            count_unit="pixels",
+            metrics=tasks.get("segmentation").evaluation.metrics(3),
+            candidate=[overall],
+        ),
         explained=False,
         mistakes=[],
         right=[],
@@ -176,9 +188,9 @@ def test_a_pushed_model_says_where_it_went(sources_of):
 
 
 def test_a_refused_model_says_by_whom_and_why(sources_of):
-    gates = Gates(
+    gates = GateReport(
         has_baseline=True,
-        gates=[
+        results=[
             gate(metric="recall", class_name="owl", value=0.5, bound=0.8, passed=False, detail="0.5; must be 0.8"),
             gate(metric="cross_entropy", value=0.9, bound=0.5, higher_is_better=False, passed=False, detail="0.9"),
             gate(slice="camera = b", passed=None, detail="12 examples are too few"),
@@ -208,7 +220,7 @@ def test_a_refused_model_says_by_whom_and_why(sources_of):
 
 
 def test_a_model_that_nothing_was_held_against_is_refused_with_a_reason(sources_of):
-    found = verdict.judge(sources_of(gates=Gates(has_baseline=False, gates=[]), blessed=False, pushed=None))
+    found = verdict.judge(sources_of(gates=GateReport(has_baseline=False, results=[]), blessed=False, pushed=None))
     assert found.headline == "Refused by Evaluator" and "held against anything" in found.reasons[0].text
 
 
@@ -220,7 +232,7 @@ def test_explanations_that_are_not_faithful_refuse_too(sources_of):
 
 
 def test_a_figure_that_could_not_be_computed_is_a_reason_in_its_own_words(sources_of):
-    gates = Gates(has_baseline=False, gates=[gate(value=None, passed=False, detail="no example of this class")])
+    gates = GateReport(has_baseline=False, results=[gate(value=None, passed=False, detail="no example of this class")])
     found = verdict.judge(sources_of(gates=gates, blessed=False, pushed=None))
     assert found.reasons[0].text == "no example of this class"
 
@@ -237,10 +249,13 @@ def test_broken_rules_come_first_and_kept_ones_by_their_margin():
 
 
 def test_a_change_is_good_or_bad_by_the_side_on_which_a_good_model_lies(sources_of):
-    overall = sources_of().evaluation.overall
-    better = overall.model_copy(update={"metrics": {"accuracy": 0.5, "cross_entropy": 0.5, "macro_f1": 0.5}})
-    after = overall.model_copy(update={"metrics": {"accuracy": 0.6, "cross_entropy": 0.6, "macro_f1": 0.5}})
-    rows = figure_tables.metrics_table(after, better).rows
+    evaluation = sources_of().evaluation
+    values = {"accuracy": 0.5, "cross_entropy": 0.5, "macro_f1": 0.5}
+    baseline = evaluation.overall.model_copy(update={"metrics": values})
+    candidate = evaluation.overall.model_copy(update={"metrics": values | {"accuracy": 0.6, "cross_entropy": 0.6}})
+    metrics = [metric for metric in evaluation.metrics if metric.name in values]
+    changed = {"candidate": [candidate], "baseline": [baseline], "metrics": metrics}
+    rows = figure_tables.metrics_table(evaluation.model_copy(update=changed)).rows
     assert {row[0].text: (row[-1].text, row[-1].note) for row in rows} == {
         "Accuracy": ("+0.1000", "better"),
         "Cross-entropy": ("+0.1000", "worse"),
@@ -248,19 +263,29 @@ def test_a_change_is_good_or_bad_by_the_side_on_which_a_good_model_lies(sources_
     }
 
 
+def test_a_new_metric_is_described_with_its_range(sources_of, kappa):
+    evaluation = sources_of().evaluation
+    overall = evaluation.overall
+    candidate = overall.model_copy(update={"metrics": {**overall.metrics, kappa.name: -0.25}})
+    extended = evaluation.model_copy(update={"candidate": [candidate], "metrics": (*evaluation.metrics, kappa)})
+    (row,) = [row for row in figure_tables.metrics_table(extended).rows if row[0].text == "Cohen's kappa"]
+    assert row[0].note == kappa.description and row[1].text == "-0.2500"
+    assert kappa.description in html.unescape(render(sources_of(evaluation=extended)))
+
+
 def test_classes_and_slices_stand_worst_first(sources_of):
     evaluation = sources_of(("a", "b", "c", "d")).evaluation
-    found = figure_tables.class_table(evaluation, None, [])
+    found = figure_tables.class_table(evaluation, [])
     scores = [row[1].sort for row in found.rows]
     assert scores == sorted(scores) and found.columns[1].name == "F1"
-    found = figure_tables.slice_table(evaluation, {}, [gate(slice="camera = b", passed=False)])
+    found = figure_tables.slice_table(evaluation, [gate(slice="camera = b", passed=False)])
     scores = [row[1].sort for row in found.rows]
     assert scores == sorted(scores) and texts(found) != [] and found.pinned[0][0].text == "all examples"
     assert [row[0].note for row in found.rows if row[0].text == "camera = b"] == ["1 rule broken"]
 
 
 def test_a_class_without_examples_stands_last_and_has_no_figure(mask_sources):
-    found = figure_tables.class_table(mask_sources.evaluation, None, [])
+    found = figure_tables.class_table(mask_sources.evaluation, [])
     assert texts(found) == ["road", "sky", "car"]
     assert found.rows[-1][1].text == tables.NO_VALUE and math.isnan(found.rows[-1][1].sort)
 
@@ -268,10 +293,13 @@ def test_a_class_without_examples_stands_last_and_has_no_figure(mask_sources):
 def test_the_matrix_is_that_of_the_figures(sources_of, mask_sources):
     evaluation = sources_of().evaluation
     found = figure_tables.confusion(evaluation)
-    assert [[int(cell.text) for cell in row] for row in found.rows] == evaluation.overall.confusion
+    assert [[int(cell.text) for cell in row] for row in found.rows] == evaluation.overall.confusion_matrix
     assert all(cell.right == (i == j) for i, row in enumerate(found.rows) for j, cell in enumerate(row))
     worst = max(
-        (value, i, j) for i, row in enumerate(evaluation.overall.confusion) for j, value in enumerate(row) if i != j
+        (value, i, j)
+        for i, row in enumerate(evaluation.overall.confusion_matrix)
+        for j, value in enumerate(row)
+        if i != j
     )
     assert found.pairs.rows[0][2].sort == worst[0]
     percent = figure_tables.confusion(mask_sources.evaluation)
@@ -325,7 +353,7 @@ def test_whether_the_splits_differ_is_always_told(sources_of, said, sentence):
 
 def test_what_a_rules_figure_is_of_is_said_in_one_way():
     said = [gate(), gate(metric="macro_f1", slice="camera = b"), gate(class_name="owl", slice="camera = b")]
-    assert [(rule.whom, rule.subject) for rule in said] == [
+    assert [(rule.applies_to, rule.subject) for rule in said] == [
         ("all", "accuracy"),
         ("camera = b", "macro F1 of camera = b"),
         ("class owl, camera = b", "accuracy of class owl, camera = b"),
@@ -466,7 +494,7 @@ def document(request, sources_of, mask_sources):
     made = {
         "pushed": lambda: sources_of(),
         "refused": lambda: sources_of(
-            blessed=False, pushed=None, gates=Gates(has_baseline=False, gates=[gate(passed=False)])
+            blessed=False, pushed=None, gates=GateReport(has_baseline=False, results=[gate(passed=False)])
         ),
         "baseline": lambda: sources_of(with_baseline=True),
         "two classes": lambda: sources_of(("yes", "no")),
@@ -531,8 +559,8 @@ def large_sources(sources_of, rng):
             gate(class_name=name, slice=row.name, passed=False) for name, row in zip(names, rows[1:], strict=False)
         ]
         said = {
-            "evaluation": sources.evaluation.model_copy(update={"candidate": rows, "baseline": rows}),
-            "gates": Gates(has_baseline=True, gates=rules * 5),
+            "evaluation": sources.evaluation.model_copy(update={"candidate": tuple(rows), "baseline": tuple(rows)}),
+            "gates": GateReport(has_baseline=True, results=rules * 5),
             "mistakes": [decision] * pictures.NUM_MISTAKES,
             "right": [decision] * pictures.NUM_RIGHT,
             "quarantined": [QuarantinedFile(path=path, reason=path)] * 50,
@@ -568,8 +596,9 @@ def test_the_longest_page_of_masks_keeps_below_five_megabytes(large_sources, mas
             "candidate": [
                 figures.model_copy(
                     update={
-                        "per_class": dict.fromkeys(classes, figures.per_class["sky"]),
-                        "confusion": np.ones((256, 256), int).tolist(),
+                        "class_metrics": dict.fromkeys(classes, figures.class_metrics["sky"]),
+                        "support": dict.fromkeys(classes, 100),
+                        "confusion_matrix": np.ones((256, 256), int).tolist(),
                     }
                 )
             ],
@@ -601,10 +630,10 @@ def test_pictures_are_made_smaller_only_where_they_would_take_too_much(rng):
 
 def test_many_classes_are_cut_to_the_weakest_and_the_page_says_where_all_are(sources_of):
     sources = sources_of([f"class {index}" for index in range(400)], count=4000)
-    found = figure_tables.class_table(sources.evaluation, None, [])
-    weakest = sorted(of["f1"] for of in sources.evaluation.overall.per_class.values())[:300]
+    found = figure_tables.class_table(sources.evaluation, [])
+    weakest = sorted(of["f1"] for of in sources.evaluation.overall.class_metrics.values())[:300]
     assert [row[1].sort for row in found.rows] == weakest
-    assert found.caption == "Classes, the weakest first; the first 300 of 400 (figures.json has all)"
+    assert found.caption == "Classes, the weakest first; the first 300 of 400 (evaluation.json has all)"
     counted = page.build(sources).data.classes
     assert [row[-1].sort for row in counted.rows] == [3 * (10 + index) for index in range(300)]
     assert counted.caption == "Pictures by class, the rarest first; the first 300 of 400 (summary.json has all)"
@@ -639,7 +668,7 @@ def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
         quarantined=[QuarantinedFile(path=NASTY_FILE, reason=NASTY)],
         duplicates=[duplicate_group("near", [NASTY_FILE], NASTY)],
         drift={"previous_span": 3, "found": [NASTY], "skew": [NASTY]},
-        gates=Gates(has_baseline=False, gates=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
+        gates=GateReport(has_baseline=False, results=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
         blessed=False,
         pushed=None,
         checks=[{"name": NASTY, "passed": False, "detail": NASTY_FILE}],
@@ -889,7 +918,7 @@ def test_a_click_sorts_and_says_so(sources_of, tmp_path):
         const column = (index) => [...table.tBodies[0].rows].map((row) => row.cells[index].textContent);
         const buttons = table.querySelectorAll("thead button");
         const said = [];
-        for (const index of [4, 4, 0]) {
+        for (const index of [5, 5, 0]) {
           buttons[index].click();
           said.push([column(index), table.tHead.rows[0].cells[index].getAttribute("aria-sort"),
                      table.querySelectorAll("[aria-sort]").length, document.getElementById("status").textContent]);
@@ -900,7 +929,7 @@ def test_a_click_sorts_and_says_so(sources_of, tmp_path):
     )
     (up, down, names), focused = found
     numbers = [int(value) for value in up[0]]
-    assert numbers == sorted(numbers) and up[1:] == ["ascending", 1, "Sorted by Support, ascending"]
+    assert numbers == sorted(numbers) and up[1:] == ["ascending", 1, "Sorted by Images, ascending"]
     assert [int(value) for value in down[0]] == numbers[::-1] and down[1] == "descending"
     assert names[0] == ["a", "b", "c", "d"] and focused
 
