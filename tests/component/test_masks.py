@@ -51,8 +51,8 @@ UNET = ("task.name=segmentation", "model.name=unet", "model.depth=2", "model.fil
 @pytest.mark.parametrize(
     ("model", "to_node", "message"),
     [
-        ((), None, r"has masks.*scratch_cnn tells classes of whole pictures.*model\.name=unet"),
-        ((), "Trainer", "has masks"),
+        ((), None, r"requires one class per image, .*has a mask per image\. Use --set task\.name=segmentation"),
+        ((), "Trainer", "has a mask per image"),
     ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
@@ -63,7 +63,7 @@ def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, me
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
     root = class_folders({"a": 3, "b": 3})
     loaded = loading.load("images", data=str(root), overrides=[UNET[0]])
-    with pytest.raises(ConfigError, match="unet needs a mask for every picture"):
+    with pytest.raises(ConfigError, match="requires a mask per image, .* has one class per image"):
         local_run.execute(loaded, dataset.prepare(loaded), to_node="Trainer")
 
 
@@ -197,7 +197,7 @@ def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_p
                 assert np.bincount(mask.ravel(), minlength=2).tolist() == row["class_pixels"]
         np.testing.assert_array_equal(*answers)
         refused = CliRunner().invoke(app, ["predict", str(pictures[0]), ports[0], "--model=street"])
-        assert refused.exit_code == 1 and "the answer has no `label` and `score`" in refused.stderr
+        assert refused.exit_code == 1 and "the model's response has no `label` and `score`" in refused.stderr
 
 
 def test_a_picture_is_not_replaced_by_its_mask(street):
