@@ -63,7 +63,7 @@ def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, me
 def test_a_network_for_masks_refuses_whole_pictures(class_folders):
     root = class_folders({"a": 3, "b": 3})
     loaded = loading.load("images", data=str(root), overrides=[UNET[0]])
-    with pytest.raises(ConfigError, match="requires a mask per image, .* has one class per image"):
+    with pytest.raises(ConfigError, match=r"requires a mask per image, .* has one class per image"):
         local_run.execute(loaded, dataset.prepare(loaded), to_node="Trainer")
 
 
