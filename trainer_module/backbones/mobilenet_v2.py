@@ -5,42 +5,26 @@ Reference: Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from trainer_module.backbones import _weights
-
-if TYPE_CHECKING:
-    import keras
-
-FEATURES = 1280
-SKIPS = ("block_1_expand_relu", "block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu")
+from trainer_module.backbones import Backbone, Download, Scaling, Weights
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
-_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{}_no_top.h5"
-# Weights were published for each of these; other sizes take those of 224.
-_TRAINED_SIZES = (96, 128, 160, 192, 224)
 
+# Accuracy by size, and the licence: https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet,
+# table "Imagenet Checkpoints", rows mobilenet_v2_1.0. Other sizes take the weights of 224, which come first.
+_TOP1 = {224: 0.718, 192: 0.707, 160: 0.688, 128: 0.653, 96: 0.603}
 
-def build(*, image_size: int, weights: str) -> keras.Model:
-    """Builds the network.
-
-    Args:
-      image_size: Side of the pictures, pixels; at least 32.
-      weights: "imagenet", "none" or a path.
-
-    Returns:
-      Model from float32 [N, s, s, 3], range [0, 255], to [N, s/32, s/32, 1280].
-
-    Raises:
-      MissingWeightsError: If the weights are not there.
-    """
-    import keras
-
-    trained_size = image_size if image_size in _TRAINED_SIZES else 224
-    return _weights.assemble(
-        _weights.of_keras(keras.applications.MobileNetV2, image_size),
-        image_size=image_size,
-        weights_path=_weights.path_of(weights, _weights.Source(_URL + _FILE.format(trained_size))),
-        preprocess=keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="preprocess"),
-        feature_channels=FEATURES,
-    )
+BACKBONE = Backbone(
+    network="MobileNetV2",
+    feature_channels=1280,
+    weights=tuple(
+        Weights(
+            source=Download(f"{_URL}mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5", md5=None),
+            image_size=size,
+            preprocessing=Scaling(1 / 127.5, offset=-1.0),
+            licence="Apache-2.0",
+            classifier_layer="predictions",
+            published_top1=top1,
+        )
+        for size, top1 in _TOP1.items()
+    ),
+)

@@ -1,8 +1,10 @@
-"""A feature vector from a SavedModel's folder, as TensorFlow Hub and Kaggle Models hand them out; frozen only.
+"""A feature vector from a SavedModel's directory, as TensorFlow Hub and Kaggle Models offer them; frozen only.
 
-Such a model gives one vector a picture and no map. It stands in the network as a map of one position, so Grad-CAM
-cannot tell places apart: the `explain` signature answers a heat map that is 1 everywhere, or 0 everywhere where nothing
-speaks for the class.
+Such a model returns one vector per image and no feature map. The backbone presents it as a map of one position, so
+Grad-CAM cannot distinguish positions: the heat map of `explain` is 1 everywhere, or 0 everywhere if nothing supports
+the class.
+
+Reference: https://www.tensorflow.org/hub/common_signatures/images, sections "Image input" and "Image feature vector".
 """
 
 from __future__ import annotations
@@ -10,45 +12,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer_module import backbones, features
+from trainer_module.backbones import Backbone, Directory, MissingWeightsError, Scaling, Weights
 
 if TYPE_CHECKING:
     import keras
 
-FEATURES = None
-SKIPS = ()
+_CATALOGUE = "https://www.kaggle.com/models"
 
 
-def build(*, image_size: int, weights: str) -> keras.Model:
-    """Wraps a SavedModel.
+def _read(directory: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
+    """Wraps the SavedModel; nothing in it can be trained.
 
     Args:
-      image_size: Side of the pictures, pixels; must be one that the SavedModel takes.
-      weights: Folder with `saved_model.pb`. Its signature `serving_default` or `default`, or else the loaded object
-        itself, takes float32 [N, s, s, 3] in [0, 1] (the convention of these collections) and gives [N, d].
+      directory: Contains `saved_model.pb`. Its signature `serving_default` or `default`, or else the loaded object
+        itself, maps float32 [N, s, s, 3] to [N, d].
+      pixels: float32 [N, s, s, 3], range [0, 1]; s must be a size that the SavedModel accepts.
 
     Returns:
-      Model from float32 [N, s, s, 3], range [0, 255], to [N, 1, 1, d]; nothing in it can be trained.
+      The vectors as a map, [N, 1, 1, d].
 
     Raises:
-      MissingWeightsError: If there is no such folder, or what is in it does not map pictures to vectors.
-
-    Reference: https://www.tensorflow.org/hub/common_signatures/images, sections "Image input" and "Image feature
-    vector".
+      MissingWeightsError: If the directory does not exist, or its model does not map images to vectors.
     """
-    import keras
+    from keras import layers
 
     from trainer_module.backbones import _frozen_graph
 
-    folder = Path(weights).expanduser()
+    folder = Path(directory).expanduser()
     if not (folder / "saved_model.pb").is_file():
-        raise backbones.MissingWeightsError(
-            f'There is no SavedModel in {weights!r}. With model.backbone = "saved_model", model.weights is the folder '
-            "of a feature-vector model that holds saved_model.pb: download one from https://www.kaggle.com/models and "
+        raise MissingWeightsError(
+            f'There is no SavedModel in {directory!r}. With model.backbone = "saved_model", model.weights is the '
+            f"directory of a feature-vector model that contains saved_model.pb: download one from {_CATALOGUE} and "
             "unpack it."
         )
-    inputs = keras.Input([image_size, image_size, 3], dtype="float32", name="backbone_pixels")
-    x = keras.layers.Rescaling(1 / 255, dtype="float32", name="preprocess")(inputs)
-    x = _frozen_graph.from_saved_model(str(folder), image_size)(x)
-    x = keras.layers.Reshape([1, 1, x.shape[-1]], name="one_position")(x)
-    return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
+    vectors = _frozen_graph.from_saved_model(str(folder), pixels.shape[1])(pixels)
+    return layers.Reshape([1, 1, vectors.shape[-1]], name="one_position")(vectors)
+
+
+BACKBONE = Backbone(
+    trainable=False,
+    skip_strides=(),
+    weights=(
+        Weights(
+            source=Directory(_CATALOGUE, read=_read),
+            image_size=None,
+            preprocessing=Scaling(1 / 255),
+            published_input=(0.0, 1.0),  # the convention of these collections
+            licence=None,
+            classifier_layer=None,
+        ),
+    ),
+)

@@ -1,4 +1,4 @@
-"""What models with a pre-trained base share: it begins frozen, and its last layers can be let go."""
+"""The backbone of a model: it begins frozen, and its last layers can be unfrozen."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def learn_statistics_soon(base: keras.Model) -> None:
-    """Makes batch normalisation of random weights average over ten steps.
+    """Makes batch normalisation with random weights average over ten steps.
 
-    The networks average over a hundred to a thousand, for ImageNet's epochs of ten thousand steps. After a few hundred,
-    as many as a small data set has in all its epochs, what evaluation normalises by would still be what it began with.
+    The networks average over 100 to 1,000 steps, because an epoch on ImageNet has 10,000 of them. A small dataset has a
+    few hundred steps in all its epochs, after which evaluation would still normalise by the initial statistics.
 
     Args:
-      base: Lies flat, without models in it.
+      base: Contains its layers flat, without nested models.
     """
     from keras.layers import BatchNormalization
 
@@ -27,26 +27,26 @@ def learn_statistics_soon(base: keras.Model) -> None:
 
 
 def unfreeze(model: keras.Model, num_layers: int) -> None:
-    """Lets the last layers of a model's base be trained, batch normalisation excepted.
+    """Makes the last layers of a model's backbone trainable, except batch normalisation.
 
     Args:
-      model: Has the base as its layer `features.BACKBONE_LAYER`.
-      num_layers: As `train_last` takes it.
+      model: Contains the backbone as its layer `features.BACKBONE_LAYER`.
+      num_layers: As in `train_last`.
     """
     train_last(model.get_layer(features.BACKBONE_LAYER), num_layers)
 
 
 def train_last(base: keras.Model, num_layers: int) -> None:
-    """Lets the last layers of a pre-trained network be trained, batch normalisation excepted.
+    """Makes the last layers of a pre-trained network trainable, except batch normalisation.
 
-    The statistics of ImageNet are better than those of a small data set's batches, and a layer that is not trainable
-    normalises by what it has learnt even while training: Keras hands `training=True` of the outer model down to the
-    base, whatever it was called with when the graph was built.
+    The statistics of ImageNet are better than those of batches from a small dataset. A layer that is not trainable
+    normalises by its moving statistics even in training, although Keras passes `training=True` of the outer model down
+    to the backbone, regardless of how it was called when the graph was built.
 
     Args:
-      base: Lies flat, without models in it.
-      num_layers: Layers, counted from the end, whether or not they have weights; 0 freezes the whole, and more than
-        there are is all of them.
+      base: Contains its layers flat, without nested models.
+      num_layers: Layers from the end, whether or not they have weights; 0 freezes all layers, and a number larger than
+        that of the layers unfreezes all.
 
     Reference: https://keras.io/guides/transfer_learning/, section "Fine-tuning".
     """

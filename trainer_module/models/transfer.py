@@ -35,16 +35,17 @@ class Options(ModelOptions):
         return value
 
     def smallest_image(self) -> int:
-        """Side of the smallest picture, pixels: every backbone halves it five times."""
-        return 32
+        """Side of the smallest image that the backbone takes, pixels."""
+        return backbones.get(self.backbone).smallest_image
 
     def has_backbone(self) -> bool:
         """Yes."""
         return True
 
     def with_random_weights(self) -> Options:
-        """The same network without its weights; a SavedModel cannot be had without its folder."""
-        return self if self.backbone == "saved_model" else self.model_copy(update={"weights": backbones.RANDOM})
+        """The same network without its weights; a SavedModel is its own weights."""
+        trainable = backbones.get(self.backbone).trainable
+        return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
 
     def begins_frozen(self) -> bool:
         """Whether the head is trained first; a base of random weights would teach it nothing."""
@@ -52,7 +53,7 @@ class Options(ModelOptions):
 
     def can_unfreeze(self) -> bool:
         """Whether the base has layers that fine-tuning could reach."""
-        return self.begins_frozen() and self.backbone != "saved_model"
+        return self.begins_frozen() and backbones.get(self.backbone).trainable
 
 
 def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:

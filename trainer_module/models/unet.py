@@ -15,8 +15,9 @@ from trainer_module.section import ModelOptions, Rate
 if TYPE_CHECKING:
     import keras
 
-# A backbone halves the picture five times, and its SKIPS are the maps after the first four.
+# A backbone halves the image five times; the decoder reads the maps after the first four.
 _BACKBONE_DEPTH = 5
+_SKIP_STRIDES = (2, 4, 8, 16)
 
 
 class Options(ModelOptions):
@@ -43,14 +44,14 @@ class Options(ModelOptions):
     @field_validator("encoder")
     @classmethod
     def _known_encoder(cls, value: str) -> str:
-        with_maps = [name for name in backbones.names() if backbones.get(name).SKIPS]
+        with_maps = [name for name in backbones.names() if backbones.get(name).skip_strides == _SKIP_STRIDES]
         if value and value not in with_maps:
             raise ValueError(f"`{value}` is no backbone with maps for a decoder; there are {', '.join(with_maps)}")
         return value
 
     def smallest_image(self) -> int:
         """Side of the smallest picture, pixels: any, and with a backbone what that takes."""
-        return 32 if self.encoder else 1
+        return backbones.get(self.encoder).smallest_image if self.encoder else 1
 
     def has_backbone(self) -> bool:
         """Whether the encoder is one of the backbones, which take pixels and normalise them themselves."""
@@ -134,13 +135,12 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     import keras
     from keras import layers
 
-    module = backbones.get(options.encoder)
+    backbone = backbones.get(options.encoder)
     try:
-        whole = module.build(image_size=x.shape[1], weights=options.encoder_weights)
+        whole = backbone.build(image_size=x.shape[1], weights=options.encoder_weights)
     except backbones.MissingWeightsError as error:  # it names the key of `transfer`
         raise backbones.MissingWeightsError(str(error).replace("model.weights", "model.encoder_weights")) from None
-    maps = [whole.get_layer(name).output for name in module.SKIPS]
-    base = keras.Model(whole.input, [*maps, whole.output], name=features.BACKBONE_LAYER)
+    base = keras.Model(whole.input, [*backbone.skips(whole), whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))
     else:
