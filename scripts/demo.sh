@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From nothing to an answered request: runs the digits preset, serves the pushed model on loopback, asks it the same
-# question by gRPC and by REST, and fails unless both give the same label and score.
+# Runs the digits preset, serves the pushed model on loopback, sends the same request over gRPC and REST, and fails unless
+# both responses have the same label and score.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly tfx_vision=.venv/bin/tfx-vision run_dir=runs/digits
-readonly picture=$run_dir/data/digits/3/0003.png
+readonly image=$run_dir/data/digits/3/0003.png
 
 "$tfx_vision" run digits
 
@@ -26,7 +26,7 @@ cat "$server_log"
 grpc=$(sed -n 's/^Serving.*gRPC \([^,]*\),.*/\1/p' "$server_log")
 rest=$(sed -n 's/^Serving.*REST \([^ ]*\) .*/\1/p' "$server_log")
 
-by_grpc=$("$tfx_vision" predict "$picture" --grpc "$grpc" --top-k 3)
-by_rest=$("$tfx_vision" predict "$picture" --rest "$rest" --top-k 3)
+by_grpc=$("$tfx_vision" predict "$image" --grpc "$grpc" --top-k 3)
+by_rest=$("$tfx_vision" predict "$image" --rest "$rest" --top-k 3)
 printf 'gRPC  %s\nREST  %s\n' "$by_grpc" "$by_rest"
 [ "$by_grpc" = "$by_rest" ] || { echo "demo: gRPC and REST disagree" >&2; exit 1; }

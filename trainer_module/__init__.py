@@ -2,5 +2,5 @@
 
 import os
 
-# Importing TFT would otherwise switch tf.keras to Keras 2; this has to be said before TensorFlow is imported.
+# Importing TFT would otherwise switch tf.keras to Keras 2; this must be set before TensorFlow is imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "0")

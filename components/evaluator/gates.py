@@ -65,7 +65,7 @@ class _Subject:
 
     def compare(self, bound: float, requirement: str) -> GateResult:
         if math.isnan(self.value):
-            # An undefined value cannot be said to reach a bound.
+            # An undefined value reaches no bound.
             return self._result(bound, False, f"is undefined because {self.metric.undefined_when}; it {requirement}")
         missed_by = bound - self.value if self.metric.higher_is_better else self.value - bound
         return self._result(bound, missed_by <= _ROUNDING, f"is {self.value:.4f}; it {requirement}")
@@ -119,7 +119,7 @@ class _Gates:
                 yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
 
     def thresholds_of_absent_slices(self) -> Iterator[GateResult]:
-        """Bounds of slices without examples are reported, so that a misspelt value is noticed."""
+        """Bounds of slices without examples are reported, so that a misspelled value is noticed."""
         known = {name for metrics in self._slices for name in slice_names(metrics.key)}
         for name, entry in self._options.slice_thresholds.items():
             for slice_, bound in (entry if isinstance(entry, dict) else {}).items():

@@ -94,7 +94,7 @@ def _runs(console: Console, first: Run, second: Run) -> None:
         table.add_column(str(run.number), overflow="fold")
     for name, value in (
         ("began", _when),
-        ("pictures", lambda run: _count(run.examples)),
+        ("images", lambda run: _count(run.examples)),
         ("data", _fingerprint),
         ("verdict", _verdict),
         ("version", lambda run: str(run.version or "-")),

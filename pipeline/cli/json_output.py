@@ -99,7 +99,7 @@ class Duplicates(JsonObject):
     groups: int
     copies: int
     """Images that are duplicates of others."""
-    astride: int
+    astride: int  # codespell:ignore
     """Groups that span several splits: leakage."""
 
 
@@ -196,7 +196,11 @@ def run_output(outcome: Outcome) -> RunOutput:
             "span": data and data.span,
             "duplicates": data
             and {
-                kind: {"groups": counts.groups, "copies": counts.duplicates, "astride": counts.leaking_groups}
+                kind: {
+                    "groups": counts.groups,
+                    "copies": counts.duplicates,
+                    "astride": counts.leaking_groups,  # codespell:ignore
+                }
                 for kind, counts in data.duplicates.items()
             },
             "drift": drift and {key: drift[key] for key in Drift.model_fields},

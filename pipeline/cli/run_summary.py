@@ -124,8 +124,8 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         _line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
         _line(
             console,
-            "The same command goes on at this node. Everything that was said is in "
-            f"{escape(str(outcome.log_path))}; --debug shows the traceback.",
+            f"Run the same command again to resume at this node. Full log: {escape(str(outcome.log_path))}; "
+            "--debug shows the traceback.",
         )
 
 
@@ -251,7 +251,7 @@ def _verdict(console: Console, result: RunResult) -> None:
 
 
 def refusals(console: Console, rows: Sequence[Refusal]) -> None:
-    """A table of what failed, for whom and by how much; what cannot be said in numbers follows, a line each."""
+    """Prints the failed rules as a table; failures without a number follow, one line each."""
     measured = [row for row in rows if row.is_measured]
     if measured:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -262,7 +262,7 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
         for row in measured[:_MOST_ROWS]:
             names = map(escape, (row.gate, row.figure, row.whom))
             table.add_row(*names, _number(row.value), f"{row.side} {_number(row.bound)}", _number(row.missed_by))
-        _line(console, "\n[bold red]Refused[/bold red]: what failed, for whom and by how much")
+        _line(console, "\n[bold red]Refused[/bold red]: failed checks")
         console.print(table)
         if len(measured) > _MOST_ROWS:
             _line(console, f"and {len(measured) - _MOST_ROWS} more")

@@ -35,12 +35,12 @@ RENAMED: Mapping[str, str] = {
     "model.head": "task.pooling",
     "model.dense_units": "task.dense_units",
     "model.head_dropout": "task.dropout",
-    "kubeflow.nodes.PicturesGate": "kubeflow.nodes.DatasetGate",
+    "kubeflow.nodes.PicturesGate": "kubeflow.nodes.DatasetGate",  # codespell:ignore
     "kubeflow.nodes.Verdict": "kubeflow.nodes.RunVerdict",
 }
 IMPLIED: tuple[ImpliedSetting, ...] = (ImpliedSetting("model.name", "unet", "task.name", "segmentation"),)
-RENAMED_PRESETS: Mapping[str, str] = {"pictures": "images"}
-OLD_DEFAULT_NAME = "pictures"  # of `pipeline.name`
+RENAMED_PRESETS: Mapping[str, str] = {"pictures": "images"}  # codespell:ignore pictures
+OLD_DEFAULT_NAME = "pictures"  # of `pipeline.name`; codespell:ignore pictures
 
 # Keys of this table are names of other keys: nested tables, or one quoted name with dots.
 _SEARCH_SPACE = "tuner.space"

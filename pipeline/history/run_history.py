@@ -76,9 +76,9 @@ class Run:
       id: ISO time at which it began.
       verdict: What became of it.
       version: The version that was pushed, by this run or by the one whose result it took from the cache.
-      examples: Pictures that were used.
+      examples: Number of used images.
       splits: Number of examples per split.
-      fingerprint: Digest of the pictures' paths, sizes and times of change.
+      fingerprint: Digest of the paths, sizes and modification times of the images.
       span: The newest span that was read.
       evaluation: The Evaluator's values.
       reasons: What the gates have against it, a line each.
@@ -157,7 +157,7 @@ class Comparison:
       classes: Class → metric; worst change of the main metric of classes first.
       slices: Slice → metric; worst change of the main metric first.
       settings: `section.key` → the value of each, where they differ; a key that one run has not kept is absent there.
-      data: What differs in the pictures, likewise.
+      data: Differences of the data, likewise.
     """
 
     first: Run
@@ -320,13 +320,13 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _read_run(number: int, id_: str, executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Run:
-    """What is known of a run; of what another version has left otherwise, or somebody has changed, nothing is."""
+    """Reads the artifacts of a run; those that are damaged or of an incompatible version count as missing."""
     parameters = {node: execution.custom_properties for node, execution in executions}
     summary: Summary | None = None
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
         summary = _artifact(Summary, quarantine.uri)
-    said = _parameter(parameters, "ImageExampleGen", "options")
-    fingerprint = said.get("fingerprint")
+    options = _parameter(parameters, "ImageExampleGen", "options")
+    fingerprint = options.get("fingerprint")
     evaluation: EvaluationResult | None = None
     gates: GateReport | None = None
     if evaluation_artifact := outputs.get("Evaluator", {}).get("evaluation"):
@@ -403,13 +403,13 @@ def _reasons(
 
 
 def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for node, parameter, key, section in _SECTIONS_OF_NODES:
-        said = _parameter(parameters, node, parameter)
-        of_section = said.get(key) if key else said
-        if isinstance(of_section, dict):
-            found |= _flat(of_section, f"{section}.")
-    return found
+        value = _parameter(parameters, node, parameter)
+        table = value.get(key) if key else value
+        if isinstance(table, dict):
+            settings |= _flat(table, f"{section}.")
+    return settings
 
 
 def _parameter(parameters: Mapping[str, Any], node: str, name: str) -> dict[str, Any]:

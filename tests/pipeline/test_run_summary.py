@@ -37,7 +37,7 @@ ROWS = (
 
 def test_refusals_are_a_table_and_what_is_no_number_a_line():
     lines = [line.rstrip() for line in refused(120, *ROWS).splitlines()]
-    assert lines[1] == "Refused: what failed, for whom and by how much"
+    assert lines[1] == "Refused: failed checks"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     assert ["gate", "figure", "for", "value", "allowed", "missed by"] in cells
     assert ["Evaluator", "recall", "brightness = dark, class tabby", "0.6235", "≥ 0.8", "0.1765"] in cells

@@ -66,7 +66,7 @@ class Options(ModelOptions):
         return self
 
     def smallest_image(self) -> int:
-        """Side of the smallest picture, pixels, that still leaves one position in the last feature map."""
+        """Side of the smallest image, pixels, that still leaves one position in the last feature map."""
         side = 1
         # Pooling rounds the halved side down, a convolution with "same" padding rounds it up.
         for downsampling in reversed(_of_every_block(self.downsampling, self)[:-1]):

@@ -25,7 +25,7 @@ class Options(ModelOptions):
 
     name: Literal["unet"] = "unet"
     depth: int = Field(
-        default=4, ge=1, le=7, description="How often the encoder halves the picture; with a backbone it is 5."
+        default=4, ge=1, le=7, description="How often the encoder halves the image; with a backbone it is 5."
     )
     filters: int = Field(
         default=32, ge=1, le=1024, description="Of the convolutions at full size; every halving doubles them."
@@ -50,7 +50,7 @@ class Options(ModelOptions):
         return value
 
     def smallest_image(self) -> int:
-        """Side of the smallest picture, pixels: any, and with a backbone what that takes."""
+        """Returns the side of the smallest image, pixels: any, or that of the backbone."""
         return backbones.get(self.encoder).smallest_image if self.encoder else 1
 
     def has_backbone(self) -> bool:
