@@ -69,7 +69,7 @@ def model_to_beat(candidate: Channel) -> base_node.BaseNode:
 
 def create_pipeline(
     config: PipelineConfig,
-    layout: Dataset,
+    dataset: Dataset,
     *,
     find_previous_span: Callable[[Channel], base_node.BaseNode] = previous_span,
     find_model_to_beat: Callable[[Channel], base_node.BaseNode] = model_to_beat,
@@ -78,34 +78,34 @@ def create_pipeline(
 
     Args:
       config: The whole configuration.
-      layout: What was found in the data folder.
+      dataset: The dataset that the pipeline trains on.
       find_previous_span: Makes the node that finds an earlier span, where a runner has another way than ML Metadata.
       find_model_to_beat: The same for the last model.
     """
     code = source_hash()
-    all_options = config.trainer_options(layout.classes, layout.ignore_id)
+    all_options = config.trainer_options(dataset.classes, dataset.ignore_id)
     # Which pictures are explained is GradCam's business alone: another number should not train again.
     served = set(ServedExplanationOptions.model_fields)
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
     example_gen_options = ExampleGenOptions(
         data=config.data.options(),
-        classes=layout.classes,
-        ignore_id=layout.ignore_id,
-        columns=layout.columns,
-        label_features=layout.label_features,
-        fingerprint=layout.fingerprint,
+        classes=dataset.classes,
+        ignore_id=dataset.ignore_id,
+        columns=dataset.columns,
+        label_features=dataset.label_features,
+        fingerprint=dataset.fingerprint,
     )
-    written_splits = config.data.written_splits(layout.own_splits)
+    written_splits = config.data.written_splits(dataset.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
-    slices = config.evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    slices = config.evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + dataset.slice_columns)
 
     example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
     # Picture bytes, file names and digests stay out: hashing them would cost more than everything else.
     counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
-    counted += [name for name in layout.label_features if name not in UNCOUNTED_LABELS]
+    counted += [name for name in dataset.label_features if name not in UNCOUNTED_LABELS]
     counted += [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
-    counted += [*features.BUILT_IN_SLICES, *map(slice_feature, layout.slice_columns)]
+    counted += [*features.BUILT_IN_SLICES, *map(slice_feature, dataset.slice_columns)]
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=tfdv.StatsOptions(feature_allowlist=counted, num_quantiles_histogram_buckets=NUM_QUANTILES),
@@ -117,8 +117,8 @@ def create_pipeline(
         exclude_splits=held_out,
         options=SchemaOptions(
             domain_margin=config.validation.domain_margin,
-            classes=layout.classes,
-            label_features=layout.label_features,
+            classes=dataset.classes,
+            label_features=dataset.label_features,
             single_valued_features=tasks.get(config.task.name).single_valued_features,
         ),
     )
@@ -143,7 +143,7 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
         # Only what this node reads, so that another learning rate does not analyse every picture again.
         custom_config={
-            "classes": list(layout.classes),
+            "classes": list(dataset.classes),
             "transform": config.transform.model_dump_json(),
             "task": config.task.name,
             "source_hash": code,
@@ -197,13 +197,13 @@ def create_pipeline(
         eval_config=eval_config(
             evaluation,
             config.task.name,
-            layout.classes,
+            dataset.classes,
             slices,
             ignore_id=all_options.ignore_id,
         ),
         batch_size=batch_size(config.transform.image_size),
         task=config.task.name,
-        classes=layout.classes,
+        classes=dataset.classes,
         options=evaluation,
         source_hash=code,
     )
@@ -258,7 +258,7 @@ def create_pipeline(
         tuner_results=tuner and tuner.outputs["tuner_results"],
         name=config.model_name,
         configuration=as_toml(with_absolute_paths(config)),
-        data_fingerprint=layout.fingerprint,
+        data_fingerprint=dataset.fingerprint,
         source_hash=source_hash(with_report=True),
     )
 

@@ -144,7 +144,8 @@ def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tup
     import contextlib
     import os
 
-    from pipeline.execution import dataset, local_run, log
+    from pipeline.execution import local_run, log
+    from pipeline.execution.dataset import prepare, refuse_other_task
     from pipeline.kubeflow import cluster_config
 
     with one_message(lambda: loaded.run_dir):
@@ -152,9 +153,9 @@ def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tup
         cluster_config.check(loaded)
         generated = loaded.data.path is None
         with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
-            layout = dataset.prepare(loaded)
-        dataset.refuse_other_task(loaded, layout, "Trainer")
+            dataset = prepare(loaded)
+        refuse_other_task(loaded, dataset, "Trainer")
         with log.redirected_output(Path(os.devnull)):
             from pipeline.kubeflow import compiler
 
-            return loaded, compiler.compile_pipeline(loaded, layout)
+            return loaded, compiler.compile_pipeline(loaded, dataset)

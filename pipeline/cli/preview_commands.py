@@ -24,7 +24,8 @@ def augment(
     import contextlib
     import os
 
-    from pipeline.execution import dataset, local_run, log
+    from pipeline.execution import local_run, log
+    from pipeline.execution.dataset import prepare, refuse_other_task
     from pipeline.preview import contact_sheet
 
     stderr = Console(stderr=True)
@@ -37,10 +38,10 @@ def augment(
         loaded = load_config(config, data, overrides)
         generated = loaded.data.path is None
         with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
-            layout = dataset.prepare(loaded)
-        dataset.refuse_other_task(loaded, layout, "Trainer")
+            dataset = prepare(loaded)
+        refuse_other_task(loaded, dataset, "Trainer")
         with log.redirected_output(Path(os.devnull)):
-            sheet, count = contact_sheet.make(loaded, layout, num, unusable.append)
+            sheet, count = contact_sheet.make(loaded, dataset, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
         stderr.print(f"[yellow]skipped:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)

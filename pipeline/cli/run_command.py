@@ -28,22 +28,23 @@ def run(
 
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the images or the model.
     """
-    from pipeline.execution import dataset, local_run, log
+    from pipeline.execution import local_run, log
+    from pipeline.execution.dataset import prepare
 
     with one_message(lambda: loaded.run_dir, interrupted="Interrupted. Run the same command again to resume."):
         loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         local_run.check_distribution(loaded)
         with local_run.run_lock(loaded.run_dir):
-            layout = dataset.prepare(loaded)
+            dataset = prepare(loaded)
             from pipeline.cli import run_summary
 
             with log.redirected_output(loaded.log_path) as (out, err):
                 console = wide_console(err)
-                run_summary.start(console, loaded, layout)
+                run_summary.start(console, loaded, dataset)
                 with run_summary.Progress(console) as progress:
                     outcome = local_run.execute(
-                        loaded, layout, from_node=from_node, to_node=to_node, on_node=progress.on_node
+                        loaded, dataset, from_node=from_node, to_node=to_node, on_node=progress.on_node
                     )
                 run_summary.summary(console, outcome, loaded)
                 if debug and outcome.error:

@@ -36,17 +36,17 @@ _MARKS = {
 _MOST_ROWS = 20
 
 
-def start(console: Console, config: PipelineConfig, layout: Dataset) -> None:
+def start(console: Console, config: PipelineConfig, dataset: Dataset) -> None:
     """Says what is about to run on what."""
-    unit = "TFRecord files" if layouts.get(layout.layout).entries_are_containers else "images"
-    span = f" (span {layout.span})" if layout.span else ""
+    unit = "TFRecord files" if layouts.get(dataset.layout).entries_are_containers else "images"
+    span = f" (span {dataset.span})" if dataset.span else ""
     console.print(
-        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(layout.entries):,} {unit}, {len(layout.classes)} classes, "
-        f"{escape(config.data_location)}{span}",
+        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(dataset.entries):,} {unit}, "
+        f"{len(dataset.classes)} classes, {escape(config.data_location)}{span}",
         highlight=False,
         soft_wrap=True,
     )
-    for note in layout.notes:
+    for note in dataset.notes:
         _line(console, f"[yellow]note:[/yellow] {escape(note)}")
 
 

@@ -16,7 +16,7 @@ from trainer_module.error_text import did_you_mean
 
 
 def prepare(config: PipelineConfig) -> Dataset:
-    """Generates the dataset if necessary, inspects its layout, and checks the configuration against it.
+    """Generates the dataset if necessary, inspects it, and checks the configuration against it.
 
     Raises:
       DatasetError: If the dataset cannot be used for training.
@@ -26,26 +26,26 @@ def prepare(config: PipelineConfig) -> Dataset:
         from pipeline.execution import generated_datasets
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
-    layout = inspect_dataset(config.data_location, config.data.options())
-    check_names(config, layout)
-    return layout
+    dataset = inspect_dataset(config.data_location, config.data.options())
+    check_names(config, dataset)
+    return dataset
 
 
-def check_names(config: PipelineConfig, layout: Dataset) -> None:
+def check_names(config: PipelineConfig, dataset: Dataset) -> None:
     """Checks the classes and slices that `[evaluation]` and `[grad_cam]` name.
 
     Raises:
       ConfigError: If the dataset does not have such a class or slice.
     """
     evaluation = config.evaluation
-    if evaluation.label_groups and LABEL_GROUP in layout.columns:
+    if evaluation.label_groups and LABEL_GROUP in dataset.columns:
         raise ConfigError(
             f"The table has a column `{LABEL_GROUP}`, which is the name of the slices of evaluation.label_groups. "
             "Rename the column."
         )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
-    available = (*BUILT_IN_SLICE_NAMES, *layout.columns, *groups)
-    measured = evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + layout.slice_columns)
+    available = (*BUILT_IN_SLICE_NAMES, *dataset.columns, *groups)
+    measured = evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + dataset.slice_columns)
     families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
@@ -58,12 +58,12 @@ def check_names(config: PipelineConfig, layout: Dataset) -> None:
             check("slices", "slice", name, available)
     for group, members in evaluation.label_groups.items():
         for name in members:
-            check(f"label_groups.{group}", "class", name, layout.classes)
-    _check_explanations(config, layout)
+            check(f"label_groups.{group}", "class", name, dataset.classes)
+    _check_explanations(config, dataset)
     for rule, bounds in evaluation.named_bounds().items():
         for name in {name for bound in bounds.values() if isinstance(bound, dict) for name in bound}:
             if rule != "slice_thresholds":
-                check(rule, "class", name, layout.classes)
+                check(rule, "class", name, dataset.classes)
             elif not may_name(name, measured):
                 raise ConfigError(
                     f"evaluation.{rule}: `{name}` is not an evaluated slice{did_you_mean(name, families) or '.'} "
@@ -71,30 +71,30 @@ def check_names(config: PipelineConfig, layout: Dataset) -> None:
                 )
 
 
-def _check_explanations(config: PipelineConfig, layout: Dataset) -> None:
-    slices = (*BUILT_IN_SLICE_NAMES, *layout.columns)
+def _check_explanations(config: PipelineConfig, dataset: Dataset) -> None:
+    slices = (*BUILT_IN_SLICE_NAMES, *dataset.columns)
     for name in config.grad_cam.slices or ():
         if name not in slices:
             suggestion = did_you_mean(name, slices) or f". The dataset has: {', '.join(slices)}."
             raise ConfigError(f"grad_cam.slices: unknown slice `{name}`{suggestion}")
     target = config.grad_cam.target
-    targets = ("predicted", "true", *layout.classes)
+    targets = ("predicted", "true", *dataset.classes)
     if target not in targets:
-        suggestion = did_you_mean(target, targets) or f". The dataset has: {', '.join(layout.classes)}."
+        suggestion = did_you_mean(target, targets) or f". The dataset has: {', '.join(dataset.classes)}."
         raise ConfigError(f"grad_cam.target: unknown class `{target}`{suggestion}")
 
 
-def refuse_other_task(config: PipelineConfig, layout: Dataset, to_node: str) -> None:
+def refuse_other_task(config: PipelineConfig, dataset: Dataset, to_node: str) -> None:
     """Refuses a model that the data cannot train."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
-    provided = set(layout.label_features)
+    provided = set(dataset.label_features)
     task = tasks.get(config.task.name)
     if provided.issuperset(task.label_features):
         return
     fitting = [name for name in tasks.names() if provided.issuperset(tasks.get(name).label_features)]
     raise ConfigError(
-        f'task.name = "{task.name}" requires {task.label_noun}, and {layout.root} has '
+        f'task.name = "{task.name}" requires {task.label_noun}, and {dataset.root} has '
         f"{' or '.join(tasks.get(name).label_noun for name in fitting)}. Use "
         f"{' or '.join(f'--set task.name={name}' for name in fitting)}; or use --to ExampleValidator, which only "
         "reads, splits and checks these data."

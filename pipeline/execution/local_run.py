@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from components.image_example_gen.dataset import Dataset
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
-from pipeline.execution import dataset
+from pipeline.execution.dataset import refuse_other_task
 from pipeline.execution.outcome import Outcome
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
@@ -41,7 +41,7 @@ def check_distribution(config: PipelineConfig) -> None:
 
 def execute(
     config: PipelineConfig,
-    layout: Dataset,
+    dataset: Dataset,
     *,
     from_node: str | None = None,
     to_node: str | None = None,
@@ -51,7 +51,7 @@ def execute(
 
     Args:
       config: The whole configuration.
-      layout: From `dataset.prepare`.
+      dataset: From `prepare`.
       from_node: First node to run.
       to_node: Last node to run.
       on_node: Called when nodes start and end.
@@ -60,7 +60,7 @@ def execute(
       ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, or if
         `pipeline.artifacts` cannot be used.
     """
-    dataset.refuse_other_task(config, layout, to_node or NODE_IDS[-1])
+    refuse_other_task(config, dataset, to_node or NODE_IDS[-1])
     from pipeline import dag
     from pipeline.execution import artifact_store, node_runner, push_cache, results
     from pipeline.history import metadata_store
@@ -74,7 +74,7 @@ def execute(
         on_node(result)
 
     artifact_store.claim(config)
-    pipeline = dag.create_pipeline(config, layout)
+    pipeline = dag.create_pipeline(config, dataset)
     store = metadata_store.open_store(config.metadata_path)
     push_cache.invalidate(store)
     try:

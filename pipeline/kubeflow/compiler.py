@@ -67,19 +67,19 @@ class Documents(NamedTuple):
         return str(self.spec["root"]["inputDefinitions"]["parameters"][DATA_PATH]["defaultValue"])
 
 
-def compile_pipeline(config: PipelineConfig, layout: Dataset) -> Documents:
+def compile_pipeline(config: PipelineConfig, dataset: Dataset) -> Documents:
     """Compiles the pipeline of a configuration.
 
     Args:
       config: The whole configuration.
-      layout: The layout of the dataset; pods fail if they find other classes.
+      dataset: The dataset; pods fail if they find other classes.
 
     Raises:
       ConfigError: If the configuration cannot run on a cluster.
     """
     cluster = cluster_config.for_pods(config)
     options = cluster.kubeflow
-    pipeline = _pipeline(cluster, layout)
+    pipeline = _pipeline(cluster, dataset)
     images: dict[str, str] = {"default_image_path": str(options.image)}
     if options.gpu.image:
         images |= {node.id: options.gpu.image for node in pipeline.components if options.accelerators_of(node.id)}
@@ -109,11 +109,11 @@ def compile_pipeline(config: PipelineConfig, layout: Dataset) -> Documents:
 # --- The DAG ----------------------------------------------------------------------------------------------------
 
 
-def _pipeline(config: PipelineConfig, layout: Dataset) -> tfx_pipeline.Pipeline:
+def _pipeline(config: PipelineConfig, dataset: Dataset) -> tfx_pipeline.Pipeline:
     spans_dir = str(config.run_dir / "spans")
     pipeline = dag.create_pipeline(
         config,
-        layout,
+        dataset,
         find_previous_span=lambda statistics: PreviousSpan(current=statistics, spans_dir=spans_dir),
         find_model_to_beat=lambda model: ServedModel(candidate=model, model_base_path=config.model_base_path),
     )

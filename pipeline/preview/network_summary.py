@@ -75,12 +75,12 @@ def count_classes(config: PipelineConfig) -> NumClasses:
     if is_remote(data.path):
         return _assumed(f"{data.path} is not on this machine")
     try:
-        layout = inspect_dataset(config.data_location, data.options())
+        dataset = inspect_dataset(config.data_location, data.options())
     except DatasetError as error:
         return _assumed(str(error).rstrip("."))
-    if len(layout.classes) < 2:
-        return _assumed(f"{layout.root} does not contain class names")
-    return NumClasses(len(layout.classes), layout.root)
+    if len(dataset.classes) < 2:
+        return _assumed(f"{dataset.root} does not contain class names")
+    return NumClasses(len(dataset.classes), dataset.root)
 
 
 def _assumed(problem: str) -> NumClasses:
