@@ -19,7 +19,7 @@ class ModelReport(Artifact):
 
 
 class Quarantine(Artifact):
-    """What ImageExampleGen refused: `quarantine.jsonl` (path, reason) and `summary.json` (counts)."""
+    """Unusable files, duplicates and counts of ImageExampleGen; see `components.image_example_gen.artifact`."""
 
     TYPE_NAME = "components.Quarantine"
 

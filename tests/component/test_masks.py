@@ -1,4 +1,4 @@
-"""Masks on their way through the nodes: from files to a checked export."""
+"""Segmentation from files to a served model: images and masks, metrics, explanations, both protocols."""
 
 import csv
 import io
@@ -22,15 +22,15 @@ from trainer_module.session_model import SessionModel
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
-    """Thirty pictures whose bright part is class 1, with a border of pixels that do not count."""
+    """Thirty images whose bright region is class 1, with a border of ignored pixels."""
     root = tmp_path_factory.mktemp("data") / "street"
     rng = np.random.default_rng(8)
     for index in range(30):
         mask = np.zeros((20, 24), np.uint8)
         mask[5 : rng.integers(8, 18), 5 : rng.integers(8, 22)] = 1
-        picture = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8) + mask[..., np.newaxis] * 150
+        image = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8) + mask[..., np.newaxis] * 150
         mask[:, :2] = 255
-        for folder, pixels in (("images", picture.astype(np.uint8)), ("masks", mask)):
+        for folder, pixels in (("images", image.astype(np.uint8)), ("masks", mask)):
             path = root / folder / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -39,9 +39,9 @@ def street(tmp_path_factory):
 
 
 def load(street, *overrides):
-    said = ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
-    said += ["training.epochs=2", "training.batch_size=4", *overrides]
-    loaded = loading.load("images", data=str(street), overrides=said)
+    overrides = ["training.epochs=2", "training.batch_size=4", *overrides]
+    overrides += ["transform.image_size=18", f"pipeline.root={street.parent / 'runs'}"]
+    loaded = loading.load("images", data=str(street), overrides=overrides)
     return loaded, dataset.prepare(loaded)
 
 
@@ -55,12 +55,12 @@ UNET = ("task.name=segmentation", "model.name=unet", "model.depth=2", "model.fil
         ((), "Trainer", "has a mask per image"),
     ],
 )
-def test_what_cannot_run_is_said_before_anything_runs(street, model, to_node, message):
+def test_an_unsuitable_task_is_refused_before_anything_runs(street, model, to_node, message):
     with pytest.raises(ConfigError, match=message):
         local_run.execute(*load(street, *(model or ["model.blocks=[[4], [4]]"])), to_node=to_node)
 
 
-def test_a_network_for_masks_refuses_whole_pictures(class_folders):
+def test_segmentation_refuses_images_without_masks(class_folders):
     root = class_folders({"a": 3, "b": 3})
     loaded = loading.load("images", data=str(root), overrides=[UNET[0]])
     with pytest.raises(ConfigError, match=r"requires a mask per image, .* has one class per image"):
@@ -78,10 +78,10 @@ EVALUATION = (
 
 @pytest.fixture(scope="module")
 def run(street):
-    """The whole way: the configuration, and what became of it."""
-    loaded, found = load(street, *UNET, *EVALUATION)
-    assert (found.classes, found.ignore_id) == (("road", "car"), 255)
-    return loaded, local_run.execute(loaded, found)
+    """Runs the whole pipeline: the configuration and the outcome."""
+    loaded, inspected = load(street, *UNET, *EVALUATION)
+    assert (inspected.classes, inspected.ignore_id) == (("road", "car"), 255)
+    return loaded, local_run.execute(loaded, inspected)
 
 
 def test_from_files_to_a_served_model(run):
@@ -97,8 +97,8 @@ def test_from_files_to_a_served_model(run):
     assert "Weakest pictures" in report and f"Pushed as version {outcome.result.pushed_version}" in report
 
 
-def test_the_figures_of_masks_are_those_of_a_direct_count(run):
-    """Every slice, against numpy on the answers of the exported model; pixels of the border do not count."""
+def test_mask_metrics_equal_a_direct_count(run):
+    """Compares every slice with numpy on the responses of the exported model; the border is ignored."""
     import tensorflow as tf
 
     loaded, outcome = run
@@ -119,33 +119,37 @@ def test_the_figures_of_masks_are_those_of_a_direct_count(run):
             inside = np.array([name.encode() in feature[key].bytes_list.value for feature in features_of])
             title = f"brightness = {name}" if "slice" in key else {"car": "label_group = vehicles"}.get(name)
             slices |= {title or "label_group = ground": inside} if inside.any() else {}
-            if "slice" in key and inside.any():  # every picture is wider than high
+            if "slice" in key and inside.any():  # every image is wider than high
                 slices[f"brightness = {name}, orientation = landscape"] = inside
     evaluation = outcome.result.evaluation
-    assert {figures.name for figures in evaluation.candidate} == set(slices)
-    for figures in evaluation.candidate:
-        inside = slices[figures.name]
-        labels, answers = truth[inside], predicted[inside]
-        assert figures.examples == inside.sum()
+    assert {slice_metrics.name for slice_metrics in evaluation.candidate} == set(slices)
+    for slice_metrics in evaluation.candidate:
+        inside = slices[slice_metrics.name]
+        labels, predictions = truth[inside], predicted[inside]
+        assert slice_metrics.examples == inside.sum()
         counted = labels != 255
-        assert figures.metrics["pixel_accuracy"] == pytest.approx((labels == answers)[counted].mean(), abs=1e-6)
+        assert slice_metrics.metrics["pixel_accuracy"] == pytest.approx(
+            (labels == predictions)[counted].mean(), abs=1e-6
+        )
         ious, dices = [], []
         for class_id, name in enumerate(evaluation.classes):
-            ours, theirs = (labels == class_id) & counted, (answers == class_id) & counted
-            both, either = (ours & theirs).sum(), (ours | theirs).sum()
+            actual, guess = (labels == class_id) & counted, (predictions == class_id) & counted
+            both, either = (actual & guess).sum(), (actual | guess).sum()
             ious.append(both / either if either else np.nan)
-            dices.append(2 * both / (ours.sum() + theirs.sum()) if either else np.nan)
-            assert figures.class_metrics[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
-            assert figures.class_metrics[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
-            assert figures.support[name] == ours.sum()
-            if figures.name == "all":
-                assert figures.confusion_matrix[class_id] == [(ours & (answers == other)).sum() for other in range(2)]
-        assert figures.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
-        assert figures.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
+            dices.append(2 * both / (actual.sum() + guess.sum()) if either else np.nan)
+            assert slice_metrics.class_metrics[name]["iou"] == pytest.approx(ious[-1], abs=1e-6, nan_ok=True)
+            assert slice_metrics.class_metrics[name]["dice"] == pytest.approx(dices[-1], abs=1e-6, nan_ok=True)
+            assert slice_metrics.support[name] == actual.sum()
+            if slice_metrics.name == "all":
+                assert slice_metrics.confusion_matrix[class_id] == [
+                    (actual & (predictions == other)).sum() for other in range(2)
+                ]
+        assert slice_metrics.metrics["mean_iou"] == pytest.approx(np.nanmean(ious), abs=1e-6)
+        assert slice_metrics.metrics["mean_dice"] == pytest.approx(np.nanmean(dices), abs=1e-6)
 
 
-def test_the_served_explanations_are_the_components(run):
-    """Seg-Grad-CAM of the largest class but the background, from a session and from GradCam's files."""
+def test_served_explanations_equal_those_of_grad_cam(run):
+    """Compares Seg-Grad-CAM of the largest class but the background with GradCam's files."""
     import tensorflow as tf
 
     from components.grad_cam import artifact
@@ -153,60 +157,60 @@ def test_the_served_explanations_are_the_components(run):
     loaded, outcome = run
     artifacts = loaded.run_dir / "artifacts"
     (shard,) = artifacts.glob("ImageExampleGen/examples/*/Split-test/*")
-    pictures = {}
+    images = {}
     for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
         feature = tf.train.Example.FromString(record).features.feature
         (name,), (encoded,) = (feature[f"image/{key}"].bytes_list.value for key in ("filename", "encoded"))
-        pictures[name] = encoded
+        images[name] = encoded
     served = SessionModel(str(next(artifacts.glob("Trainer/model/*/Format-Serving"))))
-    answer = served.run_on("explain", list(pictures.values()))
-    masks = served.run_on("serving_default", list(pictures.values()))["class_pixels"]
+    response = served.run_on("explain", list(images.values()))
+    masks = served.run_on("serving_default", list(images.values()))["class_pixels"]
     served.close()
-    np.testing.assert_array_equal(answer["class_id"], (masks[:, 1] > 0).astype(int))
-    names = [outcome.result.evaluation.classes[class_id].encode() for class_id in answer["class_id"]]
-    assert answer["label"].tolist() == names
-    assert all(Image.open(io.BytesIO(png)).size == (234, 234) for png in answer["overlay_png_bytes"])
+    np.testing.assert_array_equal(response["class_id"], (masks[:, 1] > 0).astype(int))
+    names = [outcome.result.evaluation.classes[class_id].encode() for class_id in response["class_id"]]
+    assert response["label"].tolist() == names
+    assert all(Image.open(io.BytesIO(png)).size == (234, 234) for png in response["overlay_png_bytes"])
     (folder,) = artifacts.glob("GradCam/explanations/*")
     stored = tf.data.TFRecordDataset([str(path) for path in folder.glob("heatmaps*.gz")], "GZIP")
-    found = [tf.train.Example.FromString(record).features.feature for record in stored.as_numpy_iterator()]
-    assert found
-    for feature in found:
-        index = list(pictures).index(feature["image/filename"].bytes_list.value[0])
+    heatmaps = [tf.train.Example.FromString(record).features.feature for record in stored.as_numpy_iterator()]
+    assert heatmaps
+    for feature in heatmaps:
+        index = list(images).index(feature["image/filename"].bytes_list.value[0])
         heatmap = np.reshape(feature[artifact.HEATMAP].float_list.value, (18, 18))
-        np.testing.assert_allclose(heatmap, answer["heatmap"][index], atol=1e-4)
-        assert feature[artifact.CLASS_ID].int64_list.value[0] == answer["class_id"][index]
-        assert feature[artifact.SCORE].float_list.value[0] == pytest.approx(answer["score"][index], abs=1e-4)
+        np.testing.assert_allclose(heatmap, response["heatmap"][index], atol=1e-4)
+        assert feature[artifact.CLASS_ID].int64_list.value[0] == response["class_id"][index]
+        assert feature[artifact.SCORE].float_list.value[0] == pytest.approx(response["score"][index], abs=1e-4)
 
 
 def test_masks_are_served_over_both_protocols(run, street, running_server, tmp_path):
     loaded, _outcome = run
-    pictures = sorted((street / "images").glob("1*.png"))[:3]
+    images = sorted((street / "images").glob("1*.png"))[:3]
     with running_server("street", Path(loaded.model_base_path)) as server:
         ports = (f"--grpc=127.0.0.1:{server.grpc_port}", f"--rest=http://127.0.0.1:{server.rest_port}")
-        answers = []
+        masks = []
         for number, port in enumerate(ports):
             folder = tmp_path / str(number)
-            command = ["segment", *map(str, pictures), "--output-dir", str(folder), port, "--model=street", "--json"]
+            command = ["segment", *map(str, images), "--output-dir", str(folder), port, "--model=street", "--json"]
             done = CliRunner().invoke(app, command)
             assert done.exit_code == 0, done.output
             rows = json.loads(done.stdout)["masks"]
-            assert [row["image"] for row in rows] == list(map(str, pictures))
-            answers.append([np.asarray(Image.open(row["mask"])) for row in rows])
-            for mask, row in zip(answers[-1], rows, strict=True):
+            assert [row["image"] for row in rows] == list(map(str, images))
+            masks.append([np.asarray(Image.open(row["mask"])) for row in rows])
+            for mask, row in zip(masks[-1], rows, strict=True):
                 assert mask.shape == (18, 18) and mask.dtype == np.uint8
                 assert np.bincount(mask.ravel(), minlength=2).tolist() == row["class_pixels"]
-        np.testing.assert_array_equal(*answers)
-        refused = CliRunner().invoke(app, ["predict", str(pictures[0]), ports[0], "--model=street"])
+        np.testing.assert_array_equal(*masks)
+        refused = CliRunner().invoke(app, ["predict", str(images[0]), ports[0], "--model=street"])
         assert refused.exit_code == 1 and "the model's response has no `label` and `score`" in refused.stderr
 
 
-def test_a_picture_is_not_replaced_by_its_mask(street):
-    picture = street / "images" / "1.png"
-    refused = CliRunner().invoke(app, ["segment", str(picture), "--output-dir", str(picture.parent)])
+def test_an_image_is_not_replaced_by_its_mask(street):
+    image = street / "images" / "1.png"
+    refused = CliRunner().invoke(app, ["segment", str(image), "--output-dir", str(image.parent)])
     assert refused.exit_code == 2 and "would be replaced by its own mask" in refused.stderr
 
 
-def test_the_label_is_the_mask_that_was_read(run):
+def test_the_label_is_the_mask_of_the_file(run):
     loaded, _ = run
     artifacts = loaded.run_dir / "artifacts"
     (history,) = artifacts.glob("Trainer/model_run/*/history.csv")
