@@ -1,4 +1,4 @@
-"""The pipeline: one node a paragraph, in the order in which the data flows."""
+"""The pipeline: one paragraph per node, in the order of the data flow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from trainer_module.options import ExplanationOptions, ServedExplanationOptions
 
 
 def previous_span(statistics: Channel) -> base_node.BaseNode:
-    """Finds, in ML Metadata, what the pictures are held against: outputs `statistics` and `schema`."""
+    """Finds the previous span in ML Metadata: outputs `statistics` and `schema`."""
     return Resolver(
         strategy_class=PreviousSpanStrategy,
         statistics=Channel(type=standard_artifacts.ExampleStatistics),
@@ -55,8 +55,8 @@ def previous_span(statistics: Channel) -> base_node.BaseNode:
     )
 
 
-def model_to_beat(candidate: Channel) -> base_node.BaseNode:
-    """Finds, in ML Metadata, what the model is held against: output `model`."""
+def baseline_model(candidate: Channel) -> base_node.BaseNode:
+    """Finds the baseline model in ML Metadata: output `model`."""
     return Resolver(
         strategy_class=LatestBlessedOtherModelStrategy,
         model=Channel(type=standard_artifacts.Model),
@@ -72,19 +72,19 @@ def create_pipeline(
     dataset: Dataset,
     *,
     find_previous_span: Callable[[Channel], base_node.BaseNode] = previous_span,
-    find_model_to_beat: Callable[[Channel], base_node.BaseNode] = model_to_beat,
+    find_baseline_model: Callable[[Channel], base_node.BaseNode] = baseline_model,
 ) -> tfx_pipeline.Pipeline:
     """Builds the DAG.
 
     Args:
       config: The whole configuration.
-      dataset: The dataset that the pipeline trains on.
-      find_previous_span: Makes the node that finds an earlier span, where a runner has another way than ML Metadata.
-      find_model_to_beat: The same for the last model.
+      dataset: The inspected dataset.
+      find_previous_span: Creates the node that finds the previous span; runners without ML Metadata have their own.
+      find_baseline_model: The same for the baseline model.
     """
     code = source_hash()
     all_options = config.trainer_options(dataset.classes, dataset.ignore_id)
-    # Which pictures are explained is GradCam's business alone: another number should not train again.
+    # Only GradCam reads which images are explained: a change must not start another training.
     served = set(ServedExplanationOptions.model_fields)
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
     example_gen_options = ExampleGenOptions(
@@ -101,20 +101,24 @@ def create_pipeline(
 
     example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
 
-    # Picture bytes, file names and digests stay out: hashing them would cost more than everything else.
-    counted = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
-    counted += [name for name in dataset.label_features if name not in UNCOUNTED_LABELS]
-    counted += [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
-    counted += [*features.BUILT_IN_SLICES, *map(slice_feature, dataset.slice_columns)]
+    # Without image bytes, file names and digests: hashing them would take longer than everything else.
+    statistics_features = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
+    statistics_features += [name for name in dataset.label_features if name not in UNCOUNTED_LABELS]
+    statistics_features += [
+        key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS
+    ]
+    statistics_features += [*features.BUILT_IN_SLICES, *map(slice_feature, dataset.slice_columns)]
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
-        stats_options=tfdv.StatsOptions(feature_allowlist=counted, num_quantiles_histogram_buckets=NUM_QUANTILES),
+        stats_options=tfdv.StatsOptions(
+            feature_allowlist=statistics_features, num_quantiles_histogram_buckets=NUM_QUANTILES
+        ),
     )
 
-    held_out = [split for split in written_splits if split != features.TRAIN]
+    other_splits = [split for split in written_splits if split != features.TRAIN]
     schema_gen = ImageSchemaGen(
         statistics=statistics_gen.outputs["statistics"],
-        exclude_splits=held_out,
+        exclude_splits=other_splits,
         options=SchemaOptions(
             domain_margin=config.validation.domain_margin,
             classes=dataset.classes,
@@ -123,25 +127,24 @@ def create_pipeline(
         ),
     )
 
-    earlier = find_previous_span(statistics_gen.outputs["statistics"]).with_id("PreviousSpan")
+    previous = find_previous_span(statistics_gen.outputs["statistics"]).with_id("PreviousSpan")
 
     example_validator = ImageExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema_gen.outputs["schema"],
-        previous_statistics=earlier.outputs["statistics"],
-        previous_schema=earlier.outputs["schema"],
+        previous_statistics=previous.outputs["statistics"],
+        previous_schema=previous.outputs["schema"],
         options=config.validation,
         source_hash=code,
     )
 
-    # Nothing is materialised: the graph is applied where pictures are read, and pixels on disk would be the largest
-    # part of a run.
+    # Nothing is materialised: readers of the images apply the graph, and pixels on disk would be the largest artifact.
     transform = ImageTransform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="trainer_module.hooks.transform.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
-        # Only what this node reads, so that another learning rate does not analyse every picture again.
+        # Only the settings that this node reads: another learning rate must not analyse all images again.
         custom_config={
             "classes": list(dataset.classes),
             "transform": config.transform.model_dump_json(),
@@ -169,7 +172,7 @@ def create_pipeline(
             },
         ).with_id(TUNER)
 
-    # What Tuner found replaces numbers of the sections in `search_space.SECTIONS`, which no node behind Trainer reads.
+    # The values of Tuner replace settings of `search_space.SECTIONS`, which no node after Trainer reads.
     trainer = Trainer(
         run_fn="trainer_module.hooks.trainer.run_fn",
         examples=example_gen.outputs["examples"],
@@ -185,7 +188,7 @@ def create_pipeline(
         },
     )
 
-    resolver = find_model_to_beat(trainer.outputs["model"]).with_id("Resolver")
+    resolver = find_baseline_model(trainer.outputs["model"]).with_id("Resolver")
 
     evaluation = config.evaluation.with_task_defaults(config.task.name)
     evaluator = ImageEvaluator(
@@ -218,16 +221,16 @@ def create_pipeline(
         source_hash=code,
     )
 
-    explained = config.grad_cam.slices
-    if explained is None:
-        explained = tuple(name for name in slices if isinstance(name, str) and name != LABEL_GROUP)
+    explained_slices = config.grad_cam.slices
+    if explained_slices is None:
+        explained_slices = tuple(name for name in slices if isinstance(name, str) and name != LABEL_GROUP)
     grad_cam = GradCam(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         examples=example_gen.outputs["examples"],
         options=all_options.model_dump_json(),
         split=evaluated,
-        slices=explained,
+        slices=explained_slices,
         source_hash=code,
     )
     grad_cam.add_upstream_node(evaluator)
@@ -241,7 +244,7 @@ def create_pipeline(
         keep_versions=config.serving.keep_versions,
     )
 
-    # Behind Pusher, so that it tells what has really happened: of a refused model too.
+    # After Pusher, so that the report contains the final result, also for a refused model.
     model_report = ModelReport(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
@@ -266,7 +269,7 @@ def create_pipeline(
         example_gen,
         statistics_gen.with_id("StatisticsGen"),
         schema_gen.with_id("SchemaGen"),
-        earlier,
+        previous,
         example_validator.with_id("ExampleValidator"),
         transform.with_id("Transform"),
         *([tuner] if tuner else []),
@@ -289,17 +292,18 @@ def create_pipeline(
 
 
 def source_hash(*, with_report: bool = False) -> str:
-    """Digest of the code that runs inside nodes: TFX's cache does not see code behind an import path.
+    """Digest of the code that runs inside nodes: TFX's cache does not detect changes of code behind an import path.
 
     Args:
-      with_report: Whether ModelReport's counts too. No other node runs it, and another colour should not train again.
+      with_report: Whether to include the code of ModelReport. No other node runs it, and a change must not start
+        another training.
     """
     digest = hashlib.sha256()
     for package in ("components", "trainer_module"):
         root = Path(str(resources.files(package)))
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
             name = path.relative_to(root).as_posix()
-            # What only Kubeflow Pipelines runs is never cached there, and not run here.
+            # The nodes of Kubeflow Pipelines are never cached there, and do not run here.
             if not name.startswith("cluster/") and (with_report or not name.startswith("model_report/")):
                 digest.update(name.encode())
                 digest.update(path.read_bytes())

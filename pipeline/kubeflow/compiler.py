@@ -115,7 +115,7 @@ def _pipeline(config: PipelineConfig, dataset: Dataset) -> tfx_pipeline.Pipeline
         config,
         dataset,
         find_previous_span=lambda statistics: PreviousSpan(current=statistics, spans_dir=spans_dir),
-        find_model_to_beat=lambda model: ServedModel(candidate=model, model_base_path=config.model_base_path),
+        find_baseline_model=lambda model: ServedModel(candidate=model, model_base_path=config.model_base_path),
     )
     nodes: dict[str, base_component.BaseComponent] = {node.id: node for node in pipeline.components}
     # Known when the pipeline is compiled, but wrong for later spans.
