@@ -51,7 +51,7 @@ def test_every_preset_is_valid_and_has_a_header(name):
             r"convolution: must be one of standard, separable, mobilenet, or .*'depth",
         ),
         ('model.downsampling=["max", "min", "max"]', r"downsampling: must be one of max, average, stride, or a list"),
-        ('model.downsampling=["max", "max"]', r"downsampling has 2 values and blocks has 3: give one value for all"),
+        ('model.downsampling=["max", "max"]', r"downsampling has 2 values and blocks has 3: set one value for all"),
         ("model.convolution=[]", r"convolution has 0 values and blocks has 3"),
         ("model.blocks=[[32], []]", r"model\.blocks\.1: .*at least 1 item"),
         ("task.pooling=average", r"task\.pooling: Input should be 'global_average', 'global_max' or 'flatten'"),

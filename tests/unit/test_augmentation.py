@@ -1,4 +1,4 @@
-"""Every change does what its name says, the same in the model and in the data."""
+"""Every augmentation changes images as specified, in the model and in the data."""
 
 import math
 
@@ -41,7 +41,7 @@ def dots(count, side, row, column):
 
 
 def centres(images):
-    """Centre of mass of every picture, (y, x) [N, 2]."""
+    """Centre of mass of every image, (y, x) [N, 2]."""
     weights = images[..., 0] / images[..., 0].sum(axis=(1, 2), keepdims=True)
     y, x = np.mgrid[: images.shape[1], : images.shape[2]]
     return np.stack([(weights * y).sum(axis=(1, 2)), (weights * x).sum(axis=(1, 2))], axis=1)
@@ -51,10 +51,10 @@ def centres(images):
 
 
 @pytest.mark.parametrize(("option", "axis"), [("horizontal_flip", 2), ("vertical_flip", 1)])
-@pytest.mark.parametrize("with_shift", [False, True], ids=["by itself", "as an affine map"])
-def test_a_flip_mirrors_half_of_the_pictures_and_leaves_the_others(rng, option, axis, with_shift):
+@pytest.mark.parametrize("with_shift", [False, True], ids=["flip alone", "as an affine map"])
+def test_a_flip_mirrors_half_of_the_images(rng, option, axis, with_shift):
     images = rng.uniform(0, 255, (400, 6, 6, 1)).astype(np.float32)
-    # An angle too small to be seen makes the flip a part of an affine map.
+    # A tiny angle makes the flip a part of an affine map.
     result = changed(images, **({option: True} | ({"rotation": 1e-9} if with_shift else {})))
     tolerance = 0.01 if with_shift else 0.0
     mirrored = np.abs(result - np.flip(images, axis)).max(axis=(1, 2, 3)) <= tolerance
@@ -72,7 +72,7 @@ def test_both_flips_are_independent(rng):
     assert sum(counts) == 400 and min(counts) > 70
 
 
-def test_a_rotation_moves_a_dot_along_a_circle_and_no_further_than_it_may():
+def test_a_rotation_moves_a_dot_along_a_circle_within_its_range():
     row, column, middle = 16, 28, 16.0
     result = changed(dots(300, 33, row, column), rotation=0.125)
     y, x = (centres(result) - middle).T
@@ -87,35 +87,35 @@ def test_a_full_range_of_angles_reaches_every_side():
     assert y.min() < -11 and y.max() > 11 and x.min() < -11 and x.max() > 11
 
 
-def test_zoom_changes_the_side_of_a_square_both_ways_within_bounds():
+def test_zoom_enlarges_and_reduces_a_square_within_its_range():
     images = np.zeros((300, 40, 40, 1), np.float32)
     images[:, 10:30, 10:30] = 1.0
     sides = np.sqrt(changed(images, zoom=0.25).sum(axis=(1, 2, 3)))
-    # Half a pixel at every edge belongs to the interpolation.
+    # Interpolation blurs half a pixel at every edge.
     assert sides.min() > 20 * 0.75 - 0.1 and sides.max() < 20 * 1.25 + 0.1
     assert sides.min() < 15.5 and sides.max() > 24.5
     np.testing.assert_allclose(centres(changed(images, zoom=0.25)), 19.5, atol=1e-3)
 
 
-def test_translation_moves_a_dot_by_whole_pixels_and_no_further_than_it_may():
+def test_translation_moves_a_dot_by_whole_pixels_within_its_range():
     images = dots(400, 20, 10, 10)
     result = changed(images, translation=0.1)
-    assert set(np.unique(result)) == {0.0, 200.0}  # nothing is blurred
+    assert set(np.unique(result)) == {0.0, 200.0}  # no interpolation
     moved = centres(result) - 10
     assert set(map(tuple, moved.astype(int))) == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
     counts = np.unique(moved, return_counts=True)[1]
-    assert counts.min() > 0.7 * counts.mean()  # every shift is as probable as the others
+    assert counts.min() > 0.7 * counts.mean()  # all shifts are equally probable
     assert np.abs(centres(changed(images, translation=0.01)) - 10).max() == 1.0
 
 
-def test_translation_after_a_zoom_is_within_its_bounds():
+def test_translation_after_a_zoom_is_within_its_range():
     moved = centres(changed(dots(200, 21, 10, 10), translation=0.2, zoom=0.01)) - 10
     assert np.abs(moved).max() <= 0.2 * 21 + 0.1
     assert np.abs(moved).max() > 0.2 * 21 - 0.5
 
 
 @pytest.mark.parametrize("options", [{key: value} for key, value in GEOMETRY.items()] + [GEOMETRY])
-def test_geometry_moves_pixels_and_invents_no_values(images, options):
+def test_geometry_moves_pixels_within_their_range_of_values(images, options):
     result = changed(images, **options)
     assert np.abs(result - images).max() > 1
     assert result.min() >= images.min() - 1e-3 and result.max() <= images.max() + 1e-3
@@ -123,14 +123,14 @@ def test_geometry_moves_pixels_and_invents_no_values(images, options):
     np.testing.assert_allclose(changed(flat, **options), flat, atol=1e-3)
 
 
-def test_masks_move_with_their_pictures_and_ids_are_not_averaged():
-    # The picture holds its coordinates, which interpolation keeps, and the mask an id for every place.
+def test_masks_move_with_their_images_and_ids_are_not_averaged():
+    # The pixels are their coordinates, which interpolation preserves; the mask has a different id at every position.
     y, x = np.mgrid[:16, :16].astype(np.float32)
-    pictures = np.repeat(np.stack([y, x, y], axis=-1)[np.newaxis], 40, axis=0)
+    batch = np.repeat(np.stack([y, x, y], axis=-1)[np.newaxis], 40, axis=0)
     masks = np.repeat((16 * y + x).astype(np.uint8)[np.newaxis], 40, axis=0)
     options = AugmentationOptions(horizontal_flip=True, vertical_flip=True, **GEOMETRY)
     moved, ids = augmentation.augment_images_and_masks(
-        tf.constant(pictures), tf.constant(masks), options, tf.constant(SEED)
+        tf.constant(batch), tf.constant(masks), options, tf.constant(SEED)
     )
     y, x, _ = np.moveaxis(moved.numpy(), -1, 0)
     halfway = (np.abs(y % 1 - 0.5) < 1e-3) | (np.abs(x % 1 - 0.5) < 1e-3)
@@ -140,11 +140,11 @@ def test_masks_move_with_their_pictures_and_ids_are_not_averaged():
     assert (ids.numpy() != masks).mean(axis=(1, 2)).min() > 0.5
 
 
-def test_colours_change_in_the_picture_alone(images):
+def test_colours_change_in_the_image_only(images):
     masks = tf.constant((images[..., 0] // 86).astype(np.uint8))
     options = AugmentationOptions(contrast=0.5, brightness=0.2)
-    changed, same = augmentation.augment_images_and_masks(images, masks, options, tf.constant(SEED))
-    assert np.abs(changed - images).max() > 1
+    result, same = augmentation.augment_images_and_masks(images, masks, options, tf.constant(SEED))
+    assert np.abs(result - images).max() > 1
     np.testing.assert_array_equal(same, masks)
 
 
@@ -160,7 +160,7 @@ def test_contrast_keeps_the_mean_and_scales_the_deviation(rng):
     assert 0.6 - 1e-3 <= ratios.min() < 0.62 and 1.38 < ratios.max() <= 1.4 + 1e-3
 
 
-def test_brightness_shifts_every_pixel_alike(rng):
+def test_brightness_shifts_all_pixels_equally(rng):
     images = rng.uniform(110, 140, (300, 8, 8, 3)).astype(np.float32)
     difference = changed(images, brightness=0.1) - images
     assert np.ptp(difference, axis=(1, 2, 3)).max() < 1e-3
@@ -176,21 +176,21 @@ def test_colours_stay_in_range(images):
 # --- Erasing ----------------------------------------------------------------------------------------------------
 
 
-def test_erasing_covers_a_rectangle_within_range_and_leaves_the_rest():
+def test_erasing_fills_a_rectangle_within_its_range():
     side = 64
-    images = np.full((400, side, side, 3), -1.0, np.float32)  # no noise is negative
+    images = np.full((400, side, side, 3), -1.0, np.float32)  # noise is never negative
     result = changed(images, random_erasing=0.5)
     erased = (result != -1).any(axis=-1)
     share = erased.mean(axis=(1, 2))
-    chosen = share > 0
-    assert 160 < chosen.sum() < 240
+    has_rectangle = share > 0
+    assert 160 < has_rectangle.sum() < 240
     assert result[erased].min() >= 0 and result[erased].max() <= 255
     assert abs(result[erased].mean() - 127.5) < 1
-    heights, widths = erased.any(axis=2).sum(axis=1)[chosen], erased.any(axis=1).sum(axis=1)[chosen]
-    np.testing.assert_allclose(heights * widths, share[chosen] * side**2)  # nothing but the rectangle
-    # The sides are rounded to whole pixels: a half of 64 * sqrt(0.02 / 3.3) = 5, at worst.
-    assert share[chosen].min() > 0.02 * 0.9 and share[chosen].max() < 0.33 * 1.1
-    assert share[chosen].min() < 0.04 and share[chosen].max() > 0.3
+    heights, widths = erased.any(axis=2).sum(axis=1)[has_rectangle], erased.any(axis=1).sum(axis=1)[has_rectangle]
+    np.testing.assert_allclose(heights * widths, share[has_rectangle] * side**2)  # only the rectangle
+    # The sides are rounded to whole pixels: an error of 0.5 of 64 * sqrt(0.02 / 3.3) = 5, at worst.
+    assert share[has_rectangle].min() > 0.02 * 0.9 and share[has_rectangle].max() < 0.33 * 1.1
+    assert share[has_rectangle].min() < 0.04 and share[has_rectangle].max() > 0.3
     aspects = heights / widths
     assert aspects.min() > 0.3 * 0.85 and aspects.max() < 3.3 * 1.15
     assert aspects.min() < 0.5 and aspects.max() > 2.8
@@ -203,62 +203,60 @@ def test_erasing_covers_a_rectangle_within_range_and_leaves_the_rest():
 
 def mixed(images, *targets, seed=SEED, **options):
     targets = tuple(tf.constant(target, tf.float32) for target in targets)
-    pictures, targets = augmentation.mix(
-        tf.constant(images), targets, AugmentationOptions(**options), tf.constant(seed)
-    )
-    return pictures.numpy(), *(target.numpy() for target in targets)
+    result, targets = augmentation.mix(tf.constant(images), targets, AugmentationOptions(**options), tf.constant(seed))
+    return result.numpy(), *(target.numpy() for target in targets)
 
 
-def test_mixup_is_the_same_combination_of_pictures_labels_and_weights(images):
+def test_mixup_combines_images_labels_and_weights_equally(images):
     labels, weights = np.eye(8), np.arange(8.0)
-    pictures, shares, mixed_weights = mixed(images, labels, weights, mixup=0.4)
+    result, shares, mixed_weights = mixed(images, labels, weights, mixup=0.4)
     for index in range(8):
         other = (index + 1) % 8
         share = shares[index, index]
         assert 0 < share < 1
         np.testing.assert_allclose(shares[index], share * labels[index] + (1 - share) * labels[other], atol=1e-6)
-        np.testing.assert_allclose(pictures[index], share * images[index] + (1 - share) * images[other], atol=1e-3)
+        np.testing.assert_allclose(result[index], share * images[index] + (1 - share) * images[other], atol=1e-3)
         assert mixed_weights[index] == pytest.approx(share * index + (1 - share) * other, abs=1e-5)
     assert np.ptp(np.diag(shares)) > 0.01
 
 
-def test_cutmix_gives_a_label_its_share_of_the_pixels():
+def test_with_cutmix_label_shares_are_shares_of_pixels():
     num, side = 300, 24
     images = np.broadcast_to(np.arange(float(num))[:, None, None, None], (num, side, side, 3)).astype(np.float32)
-    pictures, shares = mixed(images, np.eye(num), cutmix=1.0)
-    own = pictures[..., 0] == np.arange(num)[:, None, None]
-    others = pictures[..., 0] == np.roll(np.arange(num), -1)[:, None, None]
-    assert (own != others).all() and (pictures == pictures[..., :1]).all()
+    result, shares = mixed(images, np.eye(num), cutmix=1.0)
+    own = result[..., 0] == np.arange(num)[:, None, None]
+    others = result[..., 0] == np.roll(np.arange(num), -1)[:, None, None]
+    assert (own != others).all() and (result == result[..., :1]).all()
     np.testing.assert_allclose(np.diag(shares), own.mean(axis=(1, 2)), atol=1e-6)
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
     areas = others.any(axis=2).sum(axis=1) * others.any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(others.sum(axis=(1, 2)), areas)  # a rectangle
-    # Some reach over the border, and are cut off there: those are no squares.
+    # Rectangles that extend over the border are clipped, so they are not squares.
     assert (others.any(axis=2).sum(axis=1) != others.any(axis=1).sum(axis=1)).any()
     assert own.mean(axis=(1, 2)).min() < 0.2 and own.mean(axis=(1, 2)).max() > 0.9
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 8.0])
-def test_shares_are_of_the_beta_distribution(alpha):
+def test_shares_have_a_beta_distribution(alpha):
     shares = augmentation._beta(4000, alpha, tf.constant(SEED)).numpy()
     assert np.isfinite(shares).all()
-    # Where float32 has no numbers left, shares are 0 or 1: the distribution is compared on a grid.
+    # Float32 rounds some shares to 0 or 1, so the distribution is compared on a grid.
     grid = [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]
-    found = [(shares <= bound).mean() for bound in grid]
-    np.testing.assert_allclose(found, stats.beta(alpha, alpha).cdf(grid), atol=0.03)
+    fractions = [(shares <= bound).mean() for bound in grid]
+    np.testing.assert_allclose(fractions, stats.beta(alpha, alpha).cdf(grid), atol=0.03)
 
 
-def test_with_both_a_batch_takes_one_of_them(images):
+def test_with_mixup_and_cutmix_a_batch_uses_one_of_them(images):
     kinds = set()
     for number in range(12):
-        pictures, shares = mixed(images, np.eye(8), seed=np.array([number, 1]), mixup=1.0, cutmix=1.0)
-        either = (pictures == images) | (pictures == np.roll(images, -1, axis=0))
+        result, shares = mixed(images, np.eye(8), seed=np.array([number, 1]), mixup=1.0, cutmix=1.0)
+        either = (result == images) | (result == np.roll(images, -1, axis=0))
         kinds.add("cutmix" if either.all() else "mixup")
         np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
     assert kinds == {"cutmix", "mixup"}
 
 
-# --- In the model, in the data ----------------------------------------------------------------------------------
+# --- Placement in the model or the data ---------------------------------------------------------------------------
 
 
 def options(task="classification", **augmented):
@@ -293,12 +291,12 @@ def equal(one, other):
     return all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
-@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4, "cutmix": 1.0}], ids=["labels stay", "labels are mixed"])
-def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixing):
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4, "cutmix": 1.0}], ids=["labels unchanged", "labels mixed"])
+def test_augmented_data_are_reproducible_and_differ_between_epochs(data, mixing):
     chosen = options(placement="in_dataset", **EVERYTHING, **mixing)
 
     def run():
-        keras.utils.set_random_seed(17)  # as the trainer does
+        keras.utils.set_random_seed(17)  # as Trainer does
         return epochs(training.add_augmentation(None, data, chosen)[1])
 
     (first, second), again = run(), run()
@@ -310,7 +308,7 @@ def test_changes_of_the_data_are_reproducible_and_new_in_every_epoch(data, mixin
     assert labels.shape == ((4, 3) if mixing else (4,))
 
 
-def test_the_data_of_a_reproducible_run_keep_their_length_and_weights(data):
+def test_augmented_data_keep_their_length_and_sample_weights(data):
     weighted = data.map(lambda images, labels: (images, labels, tf.cast(labels, tf.float32)))
     _, result = training.add_augmentation(None, weighted, options(mixup=1.0))
     assert int(result.cardinality()) == 3
@@ -318,7 +316,7 @@ def test_the_data_of_a_reproducible_run_keep_their_length_and_weights(data):
         np.testing.assert_allclose(weights.numpy(), labels.numpy() @ np.arange(3.0), atol=1e-5)
 
 
-def test_a_model_with_changes_is_reproducible_and_uses_the_same_function(images):
+def test_augmentation_in_the_model_is_reproducible_and_uses_the_same_function(images):
     chosen = AugmentationOptions(**EVERYTHING)
 
     def run():
@@ -332,14 +330,14 @@ def test_a_model_with_changes_is_reproducible_and_uses_the_same_function(images)
     np.testing.assert_array_equal(first, augmentation.augment_images(images, chosen, seed))
 
 
-def test_nothing_changes_outside_training(images):
+def test_augmentation_is_inactive_outside_training(images):
     chosen = options(**EVERYTHING)
     model = network(chosen)
     fitted, _ = training.add_augmentation(model, None, chosen)
     expected = model(images, training=False).numpy()
     assert fitted is not model
     np.testing.assert_array_equal(fitted(images, training=False), expected)
-    np.testing.assert_array_equal(fitted(images), expected)  # not even if nobody says so
+    np.testing.assert_array_equal(fitted(images), expected)  # by default too
     np.testing.assert_array_equal(fitted.predict(images, verbose=0), fitted.predict(images, verbose=0))
     assert np.abs(fitted(images, training=True).numpy() - expected).max() > 1e-3
     assert not any(isinstance(layer, augmentation.RandomAugmentation) for layer in model.layers)
@@ -351,10 +349,10 @@ def test_both_placements_train(data, placement):
     chosen = options(placement=placement, **EVERYTHING)
     model = network(chosen)
     before = model.get_weights()
-    fitted, changed_data = training.add_augmentation(model, data, chosen)
-    assert (fitted is model) == (placement == "in_dataset") == (changed_data is not data)
+    fitted, augmented_data = training.add_augmentation(model, data, chosen)
+    assert (fitted is model) == (placement == "in_dataset") == (augmented_data is not data)
     fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
-    history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
+    history = fitted.fit(augmented_data, validation_data=data, shuffle=False, verbose=0)
     assert np.isfinite(history.history["loss"]).all() and np.isfinite(history.history["val_loss"]).all()
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
@@ -362,27 +360,27 @@ def test_both_placements_train(data, placement):
 def test_mixed_labels_train(data):
     chosen = options(mixup=0.3, cutmix=1.0)
     model = network(chosen)
-    fitted, changed_data = training.add_augmentation(model, data, chosen)
+    fitted, augmented_data = training.add_augmentation(model, data, chosen)
     assert fitted is model
     fitted.compile("adam", classification.TASK.loss(chosen), metrics=classification.TASK.training_metrics(chosen))
-    history = fitted.fit(changed_data, validation_data=data, shuffle=False, verbose=0)
+    history = fitted.fit(augmented_data, validation_data=data, shuffle=False, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert 0 <= history.history["val_accuracy"][0] <= 1
 
 
-def test_masks_are_changed_in_the_data(rng):
+def test_masks_are_augmented_in_the_data(rng):
     images = rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     data = tf.data.Dataset.from_tensor_slices((images, images[..., 0] // 86)).batch(4)
     chosen = options("segmentation", **GEOMETRY)
     model = network(chosen)
-    fitted, changed_data = training.add_augmentation(model, data, chosen)
+    fitted, augmented_data = training.add_augmentation(model, data, chosen)
     assert fitted is model
     keras.utils.set_random_seed(17)
     one = epochs(training.add_augmentation(model, data, chosen)[1], 1)
     keras.utils.set_random_seed(17)
     assert equal(one[0], epochs(training.add_augmentation(model, data, chosen)[1], 1)[0])
     fitted.compile("adam", segmentation.TASK.loss(chosen), metrics=segmentation.TASK.training_metrics(chosen))
-    assert np.isfinite(fitted.fit(changed_data, shuffle=False, verbose=0).history["loss"]).all()
+    assert np.isfinite(fitted.fit(augmented_data, shuffle=False, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("task", tasks.names())
@@ -393,7 +391,7 @@ def test_without_options_model_and_data_are_unchanged(task):
     assert tasks.get(task).sample_weight(data, chosen) is data
 
 
-# --- What cannot be asked for -----------------------------------------------------------------------------------
+# --- Invalid options ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,6 +412,6 @@ def test_options_that_masks_do_not_support(augmented, task, message):
 
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])
-def test_mixing_is_not_the_models(key):
+def test_mixing_is_not_possible_in_the_model(key):
     with pytest.raises(ValueError, match=r'set augmentation\.placement = "in_dataset"'):
         AugmentationOptions(placement="in_model", **{key: 0.2})

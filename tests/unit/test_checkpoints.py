@@ -1,20 +1,20 @@
-"""A checkpoint is whole or not there."""
+"""A checkpoint is complete or ignored."""
 
 import numpy as np
 
 from trainer_module.checkpoints import Checkpoint, CheckpointFile
 
-KEPT = Checkpoint({"epochs": 3, "best": 0.5}, {"a": [np.arange(4.0), np.eye(2, dtype=np.int64)], "none": []})
+CHECKPOINT = Checkpoint({"epochs": 3, "best": 0.5}, {"a": [np.arange(4.0), np.eye(2, dtype=np.int64)], "none": []})
 
 
-def test_comes_back_as_it_was(tmp_path):
+def test_read_returns_the_written_checkpoint(tmp_path):
     file = CheckpointFile(str(tmp_path / "new" / "x.npz"), "key")
     assert file.read() is None
     file.write(Checkpoint({}, {}))
-    file.write(KEPT)
-    found = file.read()
-    assert found.state == KEPT.state and found.arrays["none"] == []
-    for one, other in zip(found.arrays["a"], KEPT.arrays["a"], strict=True):
+    file.write(CHECKPOINT)
+    restored = file.read()
+    assert restored.state == CHECKPOINT.state and restored.arrays["none"] == []
+    for one, other in zip(restored.arrays["a"], CHECKPOINT.arrays["a"], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.npz"]
@@ -22,16 +22,16 @@ def test_comes_back_as_it_was(tmp_path):
     assert file.read() is None and not list((tmp_path / "new").iterdir())
 
 
-def test_of_another_training_is_not_read(tmp_path):
+def test_a_checkpoint_with_another_key_is_ignored(tmp_path):
     path = str(tmp_path / "x.npz")
-    CheckpointFile(path, "one").write(KEPT)
+    CheckpointFile(path, "one").write(CHECKPOINT)
     assert CheckpointFile(path, "other").read() is None
 
 
-def test_a_damaged_one_is_said_and_passed_over(tmp_path, caplog):
+def test_a_damaged_checkpoint_is_logged_and_ignored(tmp_path, caplog):
     path = tmp_path / "x.npz"
     file = CheckpointFile(str(path), "key")
-    file.write(KEPT)
+    file.write(CHECKPOINT)
     content = path.read_bytes()
     for damaged in (content[:100], b"", content[:200] + b"\0" * 64 + content[264:]):
         caplog.clear()
@@ -40,8 +40,8 @@ def test_a_damaged_one_is_said_and_passed_over(tmp_path, caplog):
         assert "Training starts from the beginning" in caplog.text
 
 
-def test_without_a_path_nothing_is_kept():
+def test_without_a_path_nothing_is_stored():
     file = CheckpointFile(None, "key")
-    file.write(KEPT)
+    file.write(CHECKPOINT)
     assert file.read() is None
     file.delete()

@@ -1,4 +1,4 @@
-"""One step over two replicas is the same step, whether they are of one machine or of two."""
+"""Two replicas compute the same steps, on one machine or on two."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer_module import distribution, private_api
 
-# A process of its own each: devices and workers are settled before TensorFlow computes anything.
+# Separate processes: devices and workers are fixed once TensorFlow computes anything.
 PROGRAM = """
 import json, sys
 import tensorflow as tf
@@ -21,7 +21,7 @@ if name == "mirrored":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # it looks for GPUs only
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # `distribution.strategy` requires a GPU
 from trainer_module import distribution
 if name != "mirrored":
     strategy = distribution.strategy(name)
@@ -40,7 +40,7 @@ options = TrainerOptions(
     task={"dense_units": 4, "dropout": 0},
     training={"epochs": 3, "batch_size": 8, "distribution": name},
 )
-if len(sys.argv) > 3:  # ends after so many epochs, as if it were killed
+if len(sys.argv) > 3:  # exits after this number of epochs, as if killed
     append = training.History.append
     def killed(self, row):
         if len(self.rows) == int(sys.argv[3]):
@@ -51,14 +51,14 @@ images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8
 data = tf.data.Dataset.from_tensor_slices((images, np.arange(24) % 2)).batch(8)
 with strategy.scope():
     model = build_network(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
-    # One file for all workers, as in a folder that they share; one of them writes it.
-    checkpoint = CheckpointFile(run_dir + "/../kept.npz", "key", is_written=distribution.is_chief(strategy))
+    # One file for all workers, as in a shared folder; one of them writes it.
+    checkpoint = CheckpointFile(run_dir + "/../checkpoint.npz", "key", is_written=distribution.is_chief(strategy))
     history = training.train(
         model, options, train_data=data, validation_data=data, run_dir=run_dir,
         checkpoint=checkpoint if name == "multi_worker" else None,
     )
-figures = [history.history[name] for name in ("loss", "val_loss", "val_accuracy")]
-print(json.dumps([distribution.is_chief(strategy), strategy.num_replicas_in_sync, figures]))
+metrics = [history.history[name] for name in ("loss", "val_loss", "val_accuracy")]
+print(json.dumps([distribution.is_chief(strategy), strategy.num_replicas_in_sync, metrics]))
 """
 
 
@@ -80,7 +80,7 @@ def start_workers(folder, *arguments):
         yield start("multi_worker", folder / str(index), *arguments, TF_CONFIG=json.dumps(cluster))
 
 
-def outcomes(processes):
+def results(processes):
     processes = list(processes)
     try:
         for process in processes:
@@ -98,34 +98,34 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_two_devices_and_two_workers_find_the_same_weights(tmp_path):
-    """The workers are killed after their second epoch, and go on."""
-    assert list(outcomes(start_workers(tmp_path, "2"))) == [None, None]
+def test_two_devices_and_two_workers_compute_the_same_metrics(tmp_path):
+    """The workers are killed after their second epoch and resume."""
+    assert list(results(start_workers(tmp_path, "2"))) == [None, None]
     processes = [*start_workers(tmp_path), start("mirrored", tmp_path / "mirrored")]
-    first, second, mirrored = outcomes(processes)
+    first, second, mirrored = results(processes)
     assert first[:2] == [True, 2] and second[:2] == [False, 2] and mirrored[:2] == [True, 2]
     assert first[2] == second[2]
     for one, other in zip(first[2], mirrored[2], strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_a_batch_is_given_only_to_a_keras_that_asks_for_it(caplog):
-    keras_as_it_is = type("Model", (), {"_symbolic_build": dict, "_maybe_symbolic_build": None})()
-    distribution._set_batch(keras_as_it_is, "batch")
-    assert keras_as_it_is._maybe_symbolic_build(iterator=None) == {"data_batch": "batch"}
+def test_the_workaround_is_skipped_if_keras_renames_its_methods(caplog):
+    current = type("Model", (), {"_symbolic_build": dict, "_maybe_symbolic_build": None})()
+    distribution._set_batch(current, "batch")
+    assert current._maybe_symbolic_build(iterator=None) == {"data_batch": "batch"}
     renamed = type("Model", (), {"_symbolic_build": dict})()
     assert private_api.prepare(private_api.MULTI_WORKER_FIT, lambda: distribution._set_batch(renamed, "batch")) is None
     assert not vars(renamed) and len(caplog.records) == 1
 
 
-def test_where_there_is_no_gpu():
+def test_mirrored_requires_a_gpu():
     if tf.config.list_physical_devices("GPU"):
-        pytest.skip("this machine has one")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=r'requires a GPU.*use "none"'):
         distribution.strategy("mirrored")
 
 
-def test_without_a_cluster(monkeypatch):
+def test_multi_worker_requires_a_cluster(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="requires the environment variable TF_CONFIG"):
         distribution.strategy("multi_worker")

@@ -1,4 +1,4 @@
-"""One line for people out of TensorFlow's many."""
+"""The informative line of a long error."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Pictures are decoded as often as the cache says, and are the same wherever they are kept."""
+"""Images are decoded as often as the cache requires, and are the same in every cache."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ SIZE, COUNT = 8, 5
 def files(tmp_path, rng):
     pixels = rng.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
     with tf.io.TFRecordWriter(str(tmp_path / "part-0")) as writer:
-        for one in pixels:
-            writer.write(one.tobytes())
+        for image in pixels:
+            writer.write(image.tobytes())
     return [str(tmp_path / "part-*")], pixels
 
 
 @pytest.mark.parametrize(
-    ("cache", "largest", "times", "is_file"),
+    ("cache", "max_bytes", "times", "is_file"),
     [
         ("auto", 10**9, 1, False),
         ("auto", 0, 1, True),
@@ -29,15 +29,15 @@ def files(tmp_path, rng):
         ("none", 10**9, 3, False),
     ],
 )
-def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, times, is_file):
+def test_images_are_cached_in_memory_or_in_a_file(files, tmp_path, monkeypatch, cache, max_bytes, times, is_file):
     patterns, pixels = files
     decoded = []
 
     def transform(serialized):
-        noted = tf.py_function(lambda x: decoded.append(len(x)) or x, [serialized], tf.string)
-        return {features.IMAGE_PIXELS: tf.ensure_shape(noted, [None]), features.LABEL: tf.strings.length(serialized)}
+        counted = tf.py_function(lambda x: decoded.append(len(x)) or x, [serialized], tf.string)
+        return {features.IMAGE_PIXELS: tf.ensure_shape(counted, [None]), features.LABEL: tf.strings.length(serialized)}
 
-    monkeypatch.setattr(input_pipeline, "MAX_MEMORY_CACHE_BYTES", largest)
+    monkeypatch.setattr(input_pipeline, "MAX_MEMORY_CACHE_BYTES", max_bytes)
     examples = input_pipeline.read_examples(
         patterns,
         transform,
@@ -48,14 +48,14 @@ def test_where_pictures_are_kept(files, tmp_path, monkeypatch, cache, largest, t
         read_label=lambda transformed, _: transformed[features.LABEL],
     )
     assert int(examples.cardinality()) == COUNT
-    for batch_size in (2, 3, 2):  # another batch size shares what is kept
-        found = np.concatenate([images for images, _ in input_pipeline.batch_examples(examples, batch_size)])
-        np.testing.assert_array_equal(found, pixels)
+    for batch_size in (2, 3, 2):  # datasets with another batch size share the cache
+        images = np.concatenate([batch for batch, _ in input_pipeline.batch_examples(examples, batch_size)])
+        np.testing.assert_array_equal(images, pixels)
     assert sum(decoded) == times * COUNT
     assert bool(list(tmp_path.glob("cache/*"))) == is_file
 
 
-def test_the_order_is_another_in_every_epoch_and_the_same_again():
+def test_the_order_differs_between_epochs_and_is_reproducible():
     def orders():
         examples = tf.data.Dataset.range(100).map(lambda n: (tf.fill([1, 1, 1], tf.cast(n, tf.uint8)), n))
         shuffled = input_pipeline.batch_examples(examples, 100, shuffle_seed=7)

@@ -1,4 +1,4 @@
-"""Loss and weights of labels against formulas, scikit-learn, and what `fit` reports."""
+"""Loss and class weights of labels, compared with formulas, scikit-learn and the losses that `fit` reports."""
 
 import types
 
@@ -39,11 +39,11 @@ def test_label_smoothing(labels, smoothing):
     shares = np.eye(3)[labels] if labels.ndim == 1 else labels
     expected = -((shares * (1 - smoothing) + smoothing / 3) * np.log(PROBABILITIES)).sum(axis=1).mean()
     assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(expected, rel=1e-5)
-    kerass = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(float(kerass(shares, LOGITS)), rel=1e-5)
+    reference = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(float(reference(shares, LOGITS)), rel=1e-5)
 
 
-def test_hits_of_ids_and_of_the_largest_share():
+def test_correct_predictions_of_ids_and_of_the_largest_share():
     np.testing.assert_array_equal(label_losses.is_correct(tf.constant(IDS), LOGITS), [1, 1, 1, 0])
     np.testing.assert_array_equal(label_losses.is_correct(tf.constant(SHARES), LOGITS), [1, 1, 1, 0])
 
@@ -53,17 +53,17 @@ def labelled(labels, size=4):
     return tf.data.Dataset.from_tensor_slices((images, np.asarray(labels, np.int64))).batch(3)
 
 
-def test_balanced_weights_are_scikit_learns():
+def test_balanced_weights_equal_those_of_scikit_learn():
     labels = [0, 0, 0, 0, 0, 1, 1, 2, 0, 0]
-    found = label_losses.class_weights("balanced", labelled(labels), 3)
-    np.testing.assert_allclose(found, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6)
-    assert found[labels].mean() == pytest.approx(1.0)
+    weights = label_losses.class_weights("balanced", labelled(labels), 3)
+    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6)
+    assert weights[labels].mean() == pytest.approx(1.0)
     np.testing.assert_array_equal(label_losses.class_weights("none", labelled(labels), 3), [1, 1, 1])
 
 
-def test_a_class_that_does_not_occur_has_no_weight_and_changes_no_other():
-    found = label_losses.class_weights("balanced", labelled([0, 2, 2, 2]), 3)
-    np.testing.assert_allclose(found, [2.0, 0.0, 2 / 3], rtol=1e-6)
+def test_a_class_without_images_has_weight_0_and_does_not_change_the_others():
+    weights = label_losses.class_weights("balanced", labelled([0, 2, 2, 2]), 3)
+    np.testing.assert_allclose(weights, [2.0, 0.0, 2 / 3], rtol=1e-6)
 
 
 # --- In training ------------------------------------------------------------------------------------------------
@@ -110,25 +110,23 @@ def build(chosen, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["scratch_cnn", "transfer"])
-def test_weights_and_smoothing_reach_the_training_loss_and_smoothing_alone_validation(
-    model, data, tmp_path, monkeypatch
-):
+def test_class_weights_change_the_training_loss_and_smoothing_both_losses(model, data, tmp_path, monkeypatch):
     chosen = options(model, task={"class_weights": "balanced", "label_smoothing": 0.2})
     network = build(chosen, monkeypatch)
-    if model == "scratch_cnn":  # batch normalisation would make the training loss another
+    if model == "scratch_cnn":  # batch normalisation would change the training loss
         network.get_layer("block1_bn1").trainable = False
     images, labels = (part.numpy() for part in next(iter(data)))
     log_probabilities = tf.nn.log_softmax(network(images, training=False)).numpy()
     smoothed = 0.8 * np.eye(3)[labels] + 0.2 / 3
-    each = -(smoothed * log_probabilities).sum(axis=1)
+    losses = -(smoothed * log_probabilities).sum(axis=1)
     history = training.train(network, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
-    assert history["loss"][0] == pytest.approx((compute_sample_weight("balanced", LABELS) * each).mean(), rel=1e-3)
-    assert history["val_loss"][0] == pytest.approx(each.mean(), rel=1e-3)
+    assert history["loss"][0] == pytest.approx((compute_sample_weight("balanced", LABELS) * losses).mean(), rel=1e-3)
+    assert history["val_loss"][0] == pytest.approx(losses.mean(), rel=1e-3)
     assert abs(history["loss"][0] / history["val_loss"][0] - 1) > 0.01
     assert history["accuracy"][0] == pytest.approx((log_probabilities.argmax(axis=1) == labels).mean())
 
 
-def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
+def test_class_weights_apply_in_every_phase(data, tmp_path, monkeypatch):
     chosen = options(
         task={"class_weights": "balanced", "label_smoothing": 0.1},
         fine_tuning={"epochs": 1, "learning_rate": 1e-6, "unfreeze_layers": 1},
@@ -142,12 +140,12 @@ def test_weights_reach_every_phase(data, tmp_path, monkeypatch):
     assert abs(history["loss"][0] / history["val_loss"][0] - 1) > 0.01
 
 
-def test_weights_are_mixed_as_labels_are(data):
+def test_class_weights_are_mixed_like_labels(data):
     chosen = options("scratch_cnn", task={"class_weights": "balanced"}, augmentation={"cutmix": 1.0})
     weights = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    _, changed = training.add_augmentation(None, classification.TASK.sample_weight(data, chosen), chosen)
-    ((_, shares, found),) = list(changed)
-    np.testing.assert_allclose(found, shares.numpy() @ weights, rtol=1e-5)
+    _, augmented = training.add_augmentation(None, classification.TASK.sample_weight(data, chosen), chosen)
+    ((_, shares, mixed_weights),) = list(augmented)
+    np.testing.assert_allclose(mixed_weights, shares.numpy() @ weights, rtol=1e-5)
     assert len(np.unique(shares)) > 4
 
 

@@ -1,4 +1,4 @@
-"""The folder of versions: pushes are whole or not there, old ones go, a bad one can be taken back."""
+"""The folder of versions: atomic pushes, deletion of old versions, rollback."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from trainer_module.model_versions import VersionError, Versions
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder like a SavedModel: a variables file large enough to be caught half-written."""
+    """A folder like a SavedModel, with a variables file that takes some time to write."""
     folder = tmp_path / "model"
     (folder / "variables").mkdir(parents=True)
     (folder / "assets.extra").mkdir()
@@ -33,14 +33,14 @@ def base(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Every push happens in the same second, unless the test moves the hand."""
+    """Every push happens in the same second unless the test changes the time."""
     now = [1_700_000_000]
     monkeypatch.setattr(model_versions.time, "time", lambda: now[0])
     return now
 
 
-def push(model, base, **options):
-    return model_versions.push(str(model), str(base), **options)
+def push(model, base, **arguments):
+    return model_versions.push(str(model), str(base), **arguments)
 
 
 def names(base):
@@ -48,18 +48,18 @@ def names(base):
 
 
 def test_a_version_is_the_model_and_a_manifest(model, base, clock):
-    pushed = push(model, base, provenance={"model": "there"})
+    pushed = push(model, base, provenance={"model": "source"})
     assert pushed == (1_700_000_000, f"{base}/1700000000", ())
     folder = Path(pushed.path)
     for path in model.rglob("*"):
         assert path.is_dir() or (folder / path.relative_to(model)).read_bytes() == path.read_bytes()
     manifest = json.loads((folder / "assets.extra/manifest.json").read_text())
-    assert manifest["version"] == pushed.version and manifest["model"] == "there"
+    assert manifest["version"] == pushed.version and manifest["model"] == "source"
     assert set(manifest["files"]) == {"saved_model.pb", "variables/variables.data", "assets.extra/labels.json"}
     assert model_versions.differences(pushed.path) == [] and names(base) == ["1700000000"]
 
 
-def test_numbers_only_go_up(model, base, clock):
+def test_numbers_always_increase(model, base, clock):
     numbers = [push(model, base).version, push(model, base).version]
     clock[0] -= 500
     numbers.append(push(model, base).version)
@@ -68,7 +68,7 @@ def test_numbers_only_go_up(model, base, clock):
     assert numbers == sorted(set(numbers))
 
 
-def test_old_versions_go_and_no_server_loses_what_it_answers_from(model, base, clock):
+def test_old_versions_are_deleted_and_the_newest_two_stay(model, base, clock):
     versions = [push(model, base).version for _ in range(4)]
     pushed = push(model, base, keep=3)
     assert pushed.removed == (versions[1], versions[0])
@@ -78,7 +78,7 @@ def test_old_versions_go_and_no_server_loses_what_it_answers_from(model, base, c
         push(model, base, keep=1)
 
 
-def test_what_was_put_aside_goes_when_it_is_older_than_all_that_stays(model, base, clock):
+def test_withdrawn_versions_older_than_the_kept_ones_are_deleted(model, base, clock):
     first, second, third = (push(model, base).version for _ in range(3))
     model_versions.roll_back(str(base), first)
     fourth = push(model, base, keep=2)
@@ -87,7 +87,7 @@ def test_what_was_put_aside_goes_when_it_is_older_than_all_that_stays(model, bas
     assert set(fifth.removed) == {first, second, third}
 
 
-def test_rolled_back_and_put_back(model, base, clock):
+def test_rolling_back_and_forth(model, base, clock):
     first, second, third = (push(model, base).version for _ in range(3))
     path = f"{base}/{third}"
     assert model_versions.is_newest(path) and not model_versions.is_withdrawn(path)
@@ -98,7 +98,7 @@ def test_rolled_back_and_put_back(model, base, clock):
     assert model_versions.differences(path) == []
 
 
-def test_what_cannot_be_rolled_back_to(model, base, clock):
+def test_impossible_rollbacks_change_nothing(model, base, clock):
     with pytest.raises(VersionError, match="no version: there is no earlier version"):
         model_versions.roll_back(str(base))
     only = push(model, base).version
@@ -113,7 +113,7 @@ def test_what_cannot_be_rolled_back_to(model, base, clock):
     assert len(model_versions.list_versions(str(base)).served) == 2
 
 
-def test_every_difference_is_told(model, base):
+def test_differences_from_the_manifest(model, base):
     folder = Path(push(model, base).path)
     (folder / "assets.extra/tf_serving_warmup_requests").write_text("x")
     assert model_versions.differences(str(folder)) == []
@@ -127,11 +127,11 @@ def test_every_difference_is_told(model, base):
     assert model_versions.differences(str(folder)) == ["assets.extra/manifest.json is damaged"]
     (folder / "saved_model.pb").unlink()
     assert model_versions.differences(str(folder)) == ["saved_model.pb is missing"]
-    # Of others' models, which have no manifest, nothing is known.
+    # A model without a manifest cannot be compared.
     assert model_versions.differences(str(model)) == []
 
 
-def test_a_full_disk_leaves_nothing(model, base, monkeypatch):
+def test_a_full_disk_leaves_no_version(model, base, monkeypatch):
     push(model, base)
     before = names(base)
 
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_nothing(model, base, monkeypatch):
     assert names(base) == before
 
 
-def test_killed_at_any_moment_a_push_leaves_only_whole_versions(model, base):
+def test_a_push_killed_at_any_time_leaves_only_complete_versions(model, base):
     random.seed(3)
     start = time.perf_counter()
     push(model, base)
@@ -152,7 +152,7 @@ def test_killed_at_any_moment_a_push_leaves_only_whole_versions(model, base):
     killed = 0
     for moment in range(10):
         pid = os.fork()
-        if pid == 0:  # the child knows only files: no thread of TensorFlow's is asked for anything
+        if pid == 0:  # the child uses files only, no threads of TensorFlow
             try:
                 push(model, base)
             finally:
@@ -161,16 +161,18 @@ def test_killed_at_any_moment_a_push_leaves_only_whole_versions(model, base):
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         killed += os.WIFSIGNALED(status)
-        found = model_versions.list_versions(str(base))
-        assert found.served and not found.withdrawn
-        assert [model_versions.differences(f"{base}/{version}") for version in found.served] == [[]] * len(found.served)
-        assert {int(name) for name in names(base) if name.isdigit()} == set(found.served)
+        versions = model_versions.list_versions(str(base))
+        assert versions.served and not versions.withdrawn
+        assert [model_versions.differences(f"{base}/{version}") for version in versions.served] == [[]] * len(
+            versions.served
+        )
+        assert {int(name) for name in names(base) if name.isdigit()} == set(versions.served)
     assert killed >= 5
     push(model, base)
     assert not [name for name in names(base) if not name.isdigit()]
 
 
-def test_two_pushes_at_once_are_two_versions(model, base, clock):
+def test_two_simultaneous_pushes_are_two_versions(model, base, clock):
     pids = []
     for _ in range(2):
         if (pid := os.fork()) == 0:
@@ -180,12 +182,12 @@ def test_two_pushes_at_once_are_two_versions(model, base, clock):
                 os._exit(0)
         pids.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
-    found = model_versions.list_versions(str(base))
-    assert len(found.served) == 2
-    assert not any(model_versions.differences(f"{base}/{version}") for version in found.served)
+    versions = model_versions.list_versions(str(base))
+    assert len(versions.served) == 2
+    assert not any(model_versions.differences(f"{base}/{version}") for version in versions.served)
 
 
-def test_others_at_work_are_left_alone(model, base):
+def test_running_pushes_are_not_disturbed(model, base):
     base.mkdir()
     (base / ".staging-5-another.machine-1").mkdir()
     (base / f".staging-6-{model_versions.socket.gethostname()}-{os.getppid()}").mkdir()
@@ -194,7 +196,7 @@ def test_others_at_work_are_left_alone(model, base):
     assert len(names(base)) == 4
 
 
-def test_on_an_object_store(model, clock):
+def test_versions_in_an_object_store(model, clock):
     base = "ram://versions/model"
     first, second = (model_versions.push(str(model), base, keep=2) for _ in range(2))
     assert tf.io.gfile.exists(f"{base}/{first.version}/saved_model.pb")

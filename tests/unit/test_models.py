@@ -1,4 +1,4 @@
-"""Conformance: what holds for every model in the folder."""
+"""Conformance of every model in the registry."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ ALL_AUGMENTATIONS = AugmentationOptions(
 )
 
 
-# Kinds of the same network for which the same holds, by the name of the test.
+# Variants of models that must conform too.
 VARIANTS = {
     "scratch_cnn separable": {"convolution": "separable", "downsampling": "stride", "pooling": "flatten"},
     "scratch_cnn mobilenet": {"convolution": "mobilenet", "downsampling": "average", "pooling": "global_max"},
@@ -69,30 +69,30 @@ def test_shapes_and_named_layers(name, images):
     assert len(model.get_layer(features.EMBEDDING_LAYER).output.shape) == 2
 
 
-def test_the_keras_file_gives_the_same_numbers(name, images, tmp_path):
+def test_the_keras_file_has_the_same_predictions(name, images, tmp_path):
     model = build_network(options(name), STATISTICS)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(model(images), again(images))
 
 
-def test_augmentation_is_off_outside_training_and_on_inside(name, images):
+def test_augmentation_is_active_in_training_only(name, images):
     model = build_network(options(name), STATISTICS)
     fitted = augmentation.in_model(model, ALL_AUGMENTATIONS, seed=3)
     np.testing.assert_array_equal(model(images), fitted(images, training=False))
-    np.testing.assert_array_equal(model(images), model(images))  # nothing random is in what is saved and exported
+    np.testing.assert_array_equal(model(images), model(images))  # the saved model has no random layer
     assert {id(weight) for weight in model.weights} <= {id(weight) for weight in fitted.weights}
     different = [np.abs(fitted(images, training=True) - model(images, training=True)).max() for _ in range(3)]
-    # A deep network with random weights answers very small numbers.
+    # The logits of a deep network with random weights are very small.
     assert min(different) > 1e-3 * min(1.0, float(np.abs(model(images)).max()))
 
 
-def test_no_augmentation_is_the_model_itself(name):
+def test_without_augmentation_the_model_is_unchanged(name):
     model = build_network(options(name), STATISTICS)
     assert augmentation.in_model(model, AugmentationOptions(), seed=3) is model
 
 
-def test_one_picture_alone_is_answered_as_in_a_batch(name, images):
+def test_a_single_image_has_the_same_logits_as_in_a_batch(name, images):
     model = build_network(options(name), STATISTICS)
     singly = np.concatenate([model(images[i : i + 1]) for i in range(len(images))])
     np.testing.assert_allclose(model(images), singly, atol=1e-5)
@@ -113,7 +113,7 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("task", tasks.names())
 @pytest.mark.parametrize("name", models.names())
-def test_mixed_precision_learns_and_is_saved_in_float32(name, task, precision, images, tmp_path):
+def test_mixed_precision_trains_and_is_saved_in_float32(name, task, precision, images, tmp_path):
     import tensorflow as tf
 
     chosen = options(name, task={"name": task}, training={"precision": precision, "epochs": 1, "batch_size": 4})
@@ -124,7 +124,7 @@ def test_mixed_precision_learns_and_is_saved_in_float32(name, task, precision, i
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
     history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
     assert np.isfinite(history.history["loss"]).all()
-    # Loss scaling leaves out a step whose gradients overflow.
+    # Loss scaling skips a step whose gradients overflow.
     if precision == "mixed_bfloat16":
         changed = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_weights, strict=True)]
         assert np.mean(changed) > 0.9
@@ -134,17 +134,17 @@ def test_mixed_precision_learns_and_is_saved_in_float32(name, task, precision, i
     np.testing.assert_array_equal(model(images), again(images))
 
 
-def test_an_unknown_key_is_refused(name):
+def test_an_unknown_key_is_rejected(name):
     with pytest.raises(ValidationError, match="Extra inputs"):
         type(options(name).model)(no_such_key=1)
 
 
-def test_an_unknown_model_names_the_known_ones():
+def test_the_error_for_an_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"Unknown model 'vgg'\. Known models: .*scratch_cnn"):
         models.get("vgg")
 
 
-def test_normalisation_by_the_data_sets_statistics(images):
+def test_normalisation_with_the_statistics_of_the_dataset(images):
     model = build_network(options("scratch_cnn"), STATISTICS)
     normalized = model.get_layer("normalize")(images.astype(np.float32))
     expected = (images - STATISTICS.mean) / np.sqrt(STATISTICS.variance)
@@ -155,7 +155,7 @@ def test_normalisation_by_the_data_sets_statistics(images):
     ("options_", "side"), [({}, 8), ({"blocks": [[4]]}, 32), ({"blocks": [[4], [4], [4], [4], [4], [4]]}, 1)]
 )
 @pytest.mark.parametrize("downsampling", ["max", "average", "stride"])
-def test_scratch_cnn_halves_the_picture_between_blocks(options_, side, downsampling):
+def test_scratch_cnn_halves_the_image_between_blocks(options_, side, downsampling):
     model = scratch_cnn(32, downsampling=downsampling, **options_)
     assert model.get_layer(features.FEATURES_LAYER).output.shape[1:3] == (side, side)
     pools = sum(layer.name.endswith("_pool") for layer in model.layers)
@@ -168,14 +168,14 @@ def test_scratch_cnn_halves_the_picture_between_blocks(options_, side, downsampl
     [
         ("max", 8),
         ("average", 8),
-        ("stride", 1),  # rounds up: one position stays one
+        ("stride", 1),  # rounds up: one position remains
         (["max", "stride", "stride", "max"], 2),
         (["stride", "max", "stride", "max"], 3),
         (["stride", "stride", "max", "stride"], 5),
         (["max", "max", "stride", "stride"], 4),
     ],
 )
-def test_scratch_cnn_knows_its_smallest_picture(convolution, downsampling, smallest):
+def test_smallest_image_of_scratch_cnn(convolution, downsampling, smallest):
     keys = {"blocks": [[2], [2, 2], [2], [2]], "convolution": convolution, "downsampling": downsampling}
     assert models.get("scratch_cnn").Options(**keys).smallest_image() == smallest
     assert scratch_cnn(smallest, **keys).get_layer(features.FEATURES_LAYER).output.shape[1:3] == (1, 1)
@@ -185,24 +185,23 @@ def test_scratch_cnn_knows_its_smallest_picture(convolution, downsampling, small
 
 
 def scratch_cnn(side: int, **keys) -> keras.Model:
-    """For images of any size, also of those that `[transform]` would refuse."""
+    """Builds the network for any image size, including those that `[transform]` rejects."""
     x = keras.Input([side, side, 3])
     module = models.get("scratch_cnn")
     return keras.Model(x, module.build(module.Options(**keys), x=x).encoded)
 
 
-def test_scratch_cnn_puts_the_stride_on_the_blocks_last_convolution():
+def test_the_stride_is_in_the_last_convolution_of_a_block():
     strides = {}
     for convolution in ("standard", "separable", "mobilenet"):
         model = scratch_cnn(16, blocks=[[2, 2], [2]], convolution=convolution, downsampling="stride")
         strides[convolution] = {layer.name: layer.strides[0] for layer in model.layers if hasattr(layer, "strides")}
     assert strides["standard"] == strides["separable"] == {"block1_conv1": 1, "block1_conv2": 2, "block2_conv1": 1}
-    two = {"block1_depthwise2": 2}
-    assert {name: stride for name, stride in strides["mobilenet"].items() if stride != 1} == two
+    assert {name: stride for name, stride in strides["mobilenet"].items() if stride != 1} == {"block1_depthwise2": 2}
 
 
 @pytest.mark.parametrize("head", ["global_average", "global_max", "flatten"])
-def test_scratch_cnn_reads_its_last_map_as_the_head_says(head, images):
+def test_the_head_pools_the_last_map_as_configured(head, images):
     model = build_network(options("scratch_cnn", task={"pooling": head}), STATISTICS)
     inner = keras.Model(model.input, [model.get_layer(name).output for name in (features.FEATURES_LAYER, "pooled")])
     maps, pooled = (np.asarray(value) for value in inner(images))
@@ -214,7 +213,7 @@ def test_scratch_cnn_reads_its_last_map_as_the_head_says(head, images):
     np.testing.assert_allclose(pooled, expected[head], rtol=1e-5, atol=1e-6)
 
 
-def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, monkeypatch):
+def test_responses_of_a_session_equal_those_of_the_network(images, tmp_path, monkeypatch):
     import tensorflow as tf
 
     class NoTransform(tf.Module):
@@ -224,7 +223,7 @@ def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, mo
     spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
     task = classification.TASK
 
-    def signatures(*args):  # a trace takes seconds
+    def signatures(*args):  # tracing takes seconds per signature
         return {key: task.export.signatures(*args)[key] for key in ("serving_default", "explain", "embed")}
 
     replaced = dataclasses.replace(task, export=dataclasses.replace(task.export, signatures=signatures))
@@ -254,7 +253,7 @@ def test_a_session_answers_and_explains_as_the_network_does(images, tmp_path, mo
 
 
 def test_scratch_cnn_default_size():
-    # Kernel height x width x input channels x filters, no bias; 4 numbers a filter for batch normalisation.
+    # Kernel height x width x input channels x filters, no bias; 4 values per filter for batch normalisation.
     convolutions = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128)]
     expected = sum(9 * c_in * c_out + 4 * c_out for c_in, c_out in convolutions)
     expected += 128 * 256 + 256 + 256 * 3 + 3

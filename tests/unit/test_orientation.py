@@ -1,4 +1,4 @@
-"""EXIF orientation in the graph against Pillow's, upright and damaged."""
+"""EXIF orientation in the graph, compared with Pillow; damaged headers."""
 
 import io
 
@@ -11,7 +11,7 @@ from trainer_module import orientation, preprocessing
 
 
 def photograph(tag, *, endian="<", before=(), **extra) -> bytes:
-    """A smooth 16 x 24 picture whose four corners differ, as a camera would write it."""
+    """Encodes a smooth 16 x 24 image with four different corners, as a camera does."""
     y, x = np.mgrid[0:16, 0:24]
     pixels = np.stack([y * 15, x * 10, np.full_like(x, 90)], axis=-1).astype(np.uint8)
     exif = Image.Exif()
@@ -34,7 +34,7 @@ def read(encoded) -> int:
 
 @pytest.mark.parametrize("endian", ["<", ">"])
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_every_orientation_is_pillows(tag, endian):
+def test_every_orientation_equals_that_of_pillow(tag, endian):
     encoded = photograph(tag, endian=endian)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
     assert read(encoded) == tag
@@ -43,18 +43,18 @@ def test_every_orientation_is_pillows(tag, endian):
     assert np.abs(decoded.astype(int) - expected).max() <= 6  # two JPEG decoders
 
 
-def test_the_same_inside_of_tf_data():
+def test_orientation_is_the_same_in_tf_data():
     encoded = [photograph(tag) for tag in range(1, 9)]
     dataset = tf.data.Dataset.from_tensor_slices(encoded).map(orientation.exif_orientation)
     assert list(dataset.as_numpy_iterator()) == list(range(1, 9))
 
 
 @pytest.mark.parametrize("tag", [None, 0, 9, 4000])
-def test_no_tag_or_a_senseless_one_is_upright(tag):
+def test_a_missing_or_invalid_tag_means_upright(tag):
     assert read(photograph(tag)) == 1
 
 
-def test_other_segments_may_come_first():
+def test_other_segments_may_precede_the_tag():
     before = [(b"\xff\xe2", b"MPF" * 50), (b"\xff\xfe", b"a comment"), (b"\xff\xe1", b"http://ns.adobe.com/xap/1.0/\0")]
     assert read(photograph(6, before=before)) == 6
 
@@ -67,7 +67,7 @@ def test_other_files_are_upright():
     assert read(b"") == read(b"\xff") == read(b"\xff\xd8") == read(b"\xff\xd8\xff\xe1") == 1
 
 
-def test_a_damaged_header_is_upright_or_what_pillow_reads(rng):
+def test_a_damaged_header_gives_a_valid_orientation(rng):
     source = photograph(6)
     for _ in range(300):
         damaged = bytearray(source)

@@ -1,4 +1,4 @@
-"""Losses of masks against values computed by hand."""
+"""Losses and class weights of masks, compared with values computed by hand."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_dice():
     assert value("cross_entropy_dice") == pytest.approx(value("dice") + value("cross_entropy"), rel=1e-5)
 
 
-def test_dice_leaves_out_a_class_that_does_not_occur():
+def test_dice_skips_a_class_that_does_not_occur():
     labels = np.array([0, 1, 1, 0], np.uint8)
     predicted = PROBABILITIES.sum(axis=0)
     expected = 1 - (2 * 0.95 / (predicted[0] + 2) + 2 * 1.1 / (predicted[1] + 2)) / 2
@@ -67,11 +67,11 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(kind, ignore_id):
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "dice", "focal"])
-def test_nothing_but_ignored_pixels_is_no_loss(kind):
+def test_the_loss_of_ignored_pixels_is_0(kind):
     assert float(PixelLoss(kind, (1.0, 1.0, 1.0), ignore_id=9)(np.full((1, 2, 2), 9, np.uint8), LOGITS)) == 0.0
 
 
-def test_a_certain_right_answer_has_a_finite_gradient():
+def test_a_certain_correct_prediction_has_a_finite_gradient():
     logits = tf.constant([[[[100.0, 0.0]]]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
@@ -81,12 +81,12 @@ def test_a_certain_right_answer_has_a_finite_gradient():
 
 
 def test_class_weights():
-    # 6 pixels of class 0 in both pictures, 2 of class 1 in the first, none of class 2; 255 does not count.
+    # 6 pixels of class 0 in the first two images, 2 of class 1 in the first, none of class 2; 255 is ignored.
     masks = np.array([[[0, 0], [1, 1]], [[0, 0], [0, 0]], [[255, 255], [255, 255]]], np.uint8)
     data = tf.data.Dataset.from_tensor_slices((np.zeros((3, 2, 2, 3), np.uint8), masks)).batch(2)
     np.testing.assert_array_equal(pixel_losses.class_weights("none", data, 3, 255), [1, 1, 1])
     np.testing.assert_allclose(pixel_losses.class_weights("balanced", data, 3, 255), [8 / 12, 8 / 4, 0])
-    # Shares of the pictures that show them: 6/8 and 2/4; the median is 5/8.
+    # Shares in the images that contain the class: 6/8 and 2/4; the median is 5/8.
     median = pixel_losses.class_weights("median_frequency", data, 3, 255)
     np.testing.assert_allclose(median, [0.625 / 0.75, 0.625 / 0.5, 0], rtol=1e-6)
     logarithmic = pixel_losses.class_weights("log", data, 3, 255)

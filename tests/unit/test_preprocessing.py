@@ -1,4 +1,4 @@
-"""Decode, resize, pack: eagerly and inside tf.data."""
+"""Decoding, resizing and packing, eagerly and in tf.data."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from trainer_module import preprocessing
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_decode_and_resize_is_the_same_in_a_dataset(make_image, channels):
+def test_decode_and_resize_gives_the_same_in_a_dataset(make_image, channels):
     encoded = [make_image(30, 20), make_image(9, 40, "JPEG"), make_image(16, 16, channels=1)]
     eager = preprocessing.decode_and_resize(tf.constant(encoded), 16, channels)
     dataset = tf.data.Dataset.from_tensor_slices(encoded).batch(3)
@@ -18,13 +18,13 @@ def test_decode_and_resize_is_the_same_in_a_dataset(make_image, channels):
     np.testing.assert_array_equal(eager, batch)
 
 
-def test_a_picture_of_the_right_size_is_not_changed(rng, make_image):
+def test_an_image_of_the_right_size_is_not_changed(rng, make_image):
     encoded = make_image(16, 16)
     pixels = preprocessing.decode(tf.constant(encoded), 3)
     np.testing.assert_array_equal(preprocessing.decode_and_resize(tf.constant([encoded]), 16, 3)[0], pixels)
 
 
-def test_resize_averages_what_it_shrinks():
+def test_reducing_an_image_averages_its_pixels():
     checkerboard = np.indices((64, 64)).sum(axis=0) % 2 * 255
     pixels = tf.constant(np.repeat(checkerboard[..., np.newaxis], 3, axis=-1), tf.uint8)
     inner = preprocessing.resize(pixels, 8).numpy()[1:-1, 1:-1]
@@ -41,6 +41,6 @@ def test_unpack_is_the_inverse_of_pack(rng, channels):
 
 
 @pytest.mark.parametrize("encoded", [b"", b"words", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_an_invalid_argument(encoded):
+def test_unreadable_bytes_are_an_invalid_argument(encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocessing.decode_and_resize(tf.constant([encoded]), 8, 3)

@@ -1,4 +1,4 @@
-"""A package as a registry: names without imports, typed entries, and errors that say what to do."""
+"""A package as a registry: names without imports, typed entries, informative errors."""
 
 import sys
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def shapes(tmp_path, monkeypatch):
 
 def test_every_file_without_underscore_is_an_entry(shapes):
     assert shapes.names() == ["bare", "number", "square"]
-    assert not [name for name in sys.modules if name.startswith("shapes.")]  # names import no entry
+    assert not [name for name in sys.modules if name.startswith("shapes.")]  # `names` does not import entries
 
 
 def test_the_entry_is_the_typed_object_of_its_file(shapes):
@@ -52,6 +52,6 @@ def test_the_entry_is_the_typed_object_of_its_file(shapes):
         ("number", TypeError, r"shapes/number\.py must define SHAPE, an instance of Shape; SHAPE is int\."),
     ],
 )
-def test_an_error_says_what_is_known_or_missing(shapes, name, error, message):
+def test_errors_list_the_known_entries_and_the_missing_object(shapes, name, error, message):
     with pytest.raises(error, match=message):
         shapes.get(name)

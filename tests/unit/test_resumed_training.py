@@ -1,4 +1,4 @@
-"""An interrupted training goes on after its last finished epoch, as if nothing had happened."""
+"""An interrupted training resumes after its last finished epoch and has the same result."""
 
 import csv
 import types
@@ -18,11 +18,11 @@ STATISTICS = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np
 
 
 class Killed(BaseException):
-    """Like the signal, it passes every `except Exception`."""
+    """Passes every `except Exception`, like a signal."""
 
 
-def whole():
-    """Dropout, a random layer, a rate that falls whenever the loss does not."""
+def one_phase():
+    """With dropout, a random layer, and a learning rate that is reduced whenever the loss does not improve."""
     return TrainerOptions(
         classes=("a", "b"),
         transform={"image_size": 8},
@@ -33,9 +33,9 @@ def whole():
     )
 
 
-def in_half_precision():
-    """The optimizer is wrapped, and has variables of its own."""
-    options = whole()
+def mixed_precision():
+    """With a wrapped optimizer, which has its own variables."""
+    options = one_phase()
     return options.model_copy(
         update={"training": options.training.model_copy(update={"precision": "mixed_float16", "optimizer": "sgd"})}
     )
@@ -45,7 +45,7 @@ def two_phases():
     return TrainerOptions(
         classes=("a", "b"),
         transform={"image_size": 32, "normalization": "backbone"},
-        # The kept features are shuffled, and another order would meet other random numbers.
+        # Without dropout: cached features are shuffled, so other examples would get the same random numbers.
         model={"name": "transfer"},
         task={"dropout": 0.0},
         training={"epochs": 2, "learning_rate": 0.05, "schedule": "one_cycle"},
@@ -53,7 +53,7 @@ def two_phases():
     )
 
 
-def standing_still():
+def early_stopping():
     training = {"epochs": 9, "learning_rate": 1e-30, "early_stopping_patience": 2}
     return two_phases().model_copy(update={"training": TrainingOptions(**training), "fine_tuning": FineTuningOptions()})
 
@@ -73,7 +73,7 @@ def run(monkeypatch, tmp_path):
         random = np.random.default_rng(7)
         size = options.transform.image_size
         images = random.integers(0, 255, (12, size, size, 3), dtype=np.uint8)
-        # One batch an epoch: the order of the pictures, which begins anew, makes no difference.
+        # One batch per epoch: the order of the images, which a resumed training repeats, does not matter.
         data = tf.data.Dataset.from_tensor_slices((images, np.arange(12, dtype=np.int64) % 2)).batch(12)
         keras.utils.set_random_seed(3)
         model = build_network(options, STATISTICS)
@@ -100,7 +100,7 @@ def run(monkeypatch, tmp_path):
 
 
 def killing(append, killed_after):
-    """Ends it in the middle of the epoch after so many: figures are known, the checkpoint is not written."""
+    """Interrupts an epoch when its metrics are known and its checkpoint is not written."""
 
     def killed(self, row):
         if len(self.rows) == killed_after:
@@ -111,41 +111,42 @@ def killing(append, killed_after):
 
 
 @pytest.mark.parametrize(
-    ("options", "killed_after"), [(whole, 1), (whole, 2), (in_half_precision, 2), *((two_phases, n) for n in (1, 2, 3))]
+    ("options", "killed_after"),
+    [(one_phase, 1), (one_phase, 2), (mixed_precision, 2), *((two_phases, n) for n in (1, 2, 3))],
 )
-def test_the_same_numbers_as_without_interruption(run, options, killed_after):
-    expected, expected_table, expected_weights = run(options(), "straight")
+def test_a_resumed_training_has_the_same_result(run, options, killed_after):
+    expected, expected_table, expected_weights = run(options(), "uninterrupted")
     with pytest.raises(Killed):
         run(options(), "killed", killed_after)
-    found, table, weights = run(options(), "killed")
+    resumed, table, weights = run(options(), "killed")
     assert [row["phase"] for row in table] == [row["phase"] for row in expected_table]
     for column in ("val_loss", "learning_rate"):
-        np.testing.assert_allclose(found.history[column], expected.history[column], rtol=1e-5)
+        np.testing.assert_allclose(resumed.history[column], expected.history[column], rtol=1e-5)
         np.testing.assert_allclose([float(row[column]) for row in table], expected.history[column], rtol=1e-5)
     for one, other in zip(weights, expected_weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_finished_is_not_done_again(run):
+def test_a_finished_training_is_not_repeated(run):
     options = two_phases()
     expected, _, expected_weights = run(options, "done")
-    found, _, weights = run(options, "done")
-    assert found.history["seconds"] == expected.history["seconds"]  # not trained for another second
+    repeated, _, weights = run(options, "done")
+    assert repeated.history["seconds"] == expected.history["seconds"]  # not trained again
     for one, other in zip(weights, expected_weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_early_stopping_counts_on(run):
-    options = standing_still()
+def test_early_stopping_continues_to_count(run):
+    options = early_stopping()
     with pytest.raises(Killed):
-        run(options, "waiting", 2)  # one epoch of its patience is gone
-    found, _, _ = run(options, "waiting")
-    assert len(found.epoch) == 3
+        run(options, "waiting", 2)  # one epoch of its patience is used
+    resumed, _, _ = run(options, "waiting")
+    assert len(resumed.epoch) == 3
 
 
-def test_early_stopping_is_remembered(run):
-    options = standing_still()
+def test_a_stopped_training_stays_stopped(run):
+    options = early_stopping()
     expected, _, _ = run(options, "stopped")
-    assert len(expected.epoch) == 3  # the first, which is the best, and the patience of two
-    found, _, _ = run(options, "stopped")
-    assert found.history["seconds"] == expected.history["seconds"]
+    assert len(expected.epoch) == 3  # the first, which is the best, and two of patience
+    resumed, _, _ = run(options, "stopped")
+    assert resumed.history["seconds"] == expected.history["seconds"]

@@ -1,4 +1,4 @@
-"""Ranges, and numbers that get into a configuration by their names."""
+"""Ranges, and configurations with replaced values."""
 
 import pytest
 from pydantic import ValidationError
@@ -23,10 +23,10 @@ def options(**sections):
         ({"min": 1, "max": 3}, None),
     ],
 )
-def test_a_range_holds_the_values_that_it_says(table, values):
-    found = Range(**table).values()
-    assert found == values
-    assert [type(value) for value in found or ()] == [type(value) for value in values or ()]
+def test_values_of_a_range(table, values):
+    result = Range(**table).values()
+    assert result == values
+    assert [type(value) for value in result or ()] == [type(value) for value in values or ()]
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ def test_a_range_holds_the_values_that_it_says(table, values):
         ({"choices": [1], "sampling": "log"}, "choices excludes min, max, step and sampling"),
     ],
 )
-def test_a_range_that_says_nothing_clear_is_refused(table, message):
+def test_an_ambiguous_range_is_rejected(table, message):
     with pytest.raises(ValidationError, match=message):
         Range(**table)
 
 
-def test_values_are_kept_in_their_bounds():
+def test_values_are_clipped_to_their_bounds():
     chosen = Range(min=2, max=5, sampling="log")
     assert [chosen.clip(value) for value in (1, 2, 4, 6)] == [2, 2, 4, 5]
 
 
 @pytest.mark.parametrize("epochs", [3, 5, 9, 20, 26, 27, 81])
-def test_hyperbands_first_bracket_is_kerastuners(epochs):
+def test_the_first_bracket_of_hyperband_equals_that_of_kerastuner(epochs):
     import keras_tuner
 
     oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=epochs)
@@ -61,19 +61,19 @@ def test_hyperbands_first_bracket_is_kerastuners(epochs):
     expected = [(oracle._get_size(bracket, index), oracle._get_epochs(bracket, index)) for index in range(bracket + 1)]
     assert search_space.hyperband_rounds(epochs) == expected
     tuner = TunerOptions(algorithm="hyperband", epochs=99)
-    every = [oracle._get_epochs(b, index) for b in range(bracket + 1) for index in range(b + 1)]
-    assert search_space.min_trial_epochs(options(training={"epochs": epochs}), tuner) == min(every)
+    all_epochs = [oracle._get_epochs(b, index) for b in range(bracket + 1) for index in range(b + 1)]
+    assert search_space.min_trial_epochs(options(training={"epochs": epochs}), tuner) == min(all_epochs)
 
 
 @pytest.mark.parametrize(("epochs", "longer"), [(3, 3), (20, 20), (9, 81)])
-def test_hyperband_has_trials_for_its_first_bracket(epochs, longer):
-    needed = sum(found.trials for found in search_space.hyperband_rounds(epochs))
+def test_hyperband_requires_the_trials_of_its_first_bracket(epochs, longer):
+    required = sum(one_round.trials for one_round in search_space.hyperband_rounds(epochs))
     for in_training, in_trial in ((epochs, longer), (longer, epochs)):
         chosen = options(training={"epochs": in_training})
-        enough = TunerOptions(algorithm="hyperband", epochs=in_trial, trials=needed)
+        enough = TunerOptions(algorithm="hyperband", epochs=in_trial, trials=required)
         search_space.check_hyperband(chosen, enough)
-        with pytest.raises(ValueError, match=f"requires tuner.trials = {needed} or more"):
-            search_space.check_hyperband(chosen, enough.model_copy(update={"trials": needed - 1}))
+        with pytest.raises(ValueError, match=f"requires tuner.trials = {required} or more"):
+            search_space.check_hyperband(chosen, enough.model_copy(update={"trials": required - 1}))
 
 
 def test_names_may_be_quoted_or_nested():
@@ -82,19 +82,19 @@ def test_names_may_be_quoted_or_nested():
     assert TunerOptions.model_validate_json(quoted.model_dump_json()) == quoted
 
 
-def test_every_number_but_length_and_seed_can_be_tuned():
-    found = search_space.numeric_fields(options())
-    assert found["training.batch_size"] is int
-    assert found["augmentation.rotation"] is float
-    assert found["task.dense_units"] is int
-    assert not {"model.blocks", "augmentation.horizontal_flip", "model.name"} & set(found)
-    assert not set(search_space.NOT_TUNED) & set(found)
-    for name in search_space.NOT_TUNED:  # they exist
+def test_every_number_except_length_and_seed_can_be_tuned():
+    number_types = search_space.numeric_fields(options())
+    assert number_types["training.batch_size"] is int
+    assert number_types["augmentation.rotation"] is float
+    assert number_types["task.dense_units"] is int
+    assert not {"model.blocks", "augmentation.horizontal_flip", "model.name"} & set(number_types)
+    assert not set(search_space.NOT_TUNED) & set(number_types)
+    for name in search_space.NOT_TUNED:  # all of them exist
         section, key = name.split(".")
         assert isinstance(getattr(getattr(options(), section), key), int)
 
 
-def test_every_condition_is_of_a_field():
+def test_every_condition_belongs_to_a_field():
     encoded = options(
         task={"name": "segmentation"},
         model={"name": "unet", "encoder": "mobilenet_v2"},
@@ -107,14 +107,14 @@ def test_every_condition_is_of_a_field():
 @pytest.mark.parametrize(
     ("value", "text"), [(65535, "65535"), (10, "10"), (0.000123456, "0.0001235"), (1.0, "1"), (65535.0, "6.554e+04")]
 )
-def test_integers_are_shown_whole(value, text):
+def test_numbers_are_formatted(value, text):
     assert search_space.format_number(value) == text
 
 
-def test_values_are_put_in_and_checked_anew():
-    found = search_space.replace_values(options(), {"training.learning_rate": 0.5, "task.dense_units": 7})
-    assert (found.training.learning_rate, found.task.dense_units) == (0.5, 7)
-    assert found.model_copy(update={"training": options().training, "task": options().task}) == options()
+def test_replaced_values_are_validated():
+    replaced = search_space.replace_values(options(), {"training.learning_rate": 0.5, "task.dense_units": 7})
+    assert (replaced.training.learning_rate, replaced.task.dense_units) == (0.5, 7)
+    assert replaced.model_copy(update={"training": options().training, "task": options().task}) == options()
     with pytest.raises(ValidationError, match="less than 1"):
         search_space.replace_values(options(), {"task.dropout": 1.0})
     with pytest.raises(ValidationError, match="no backbone that starts frozen"):
@@ -127,6 +127,6 @@ def test_a_trial_is_never_longer_than_the_training():
     assert search_space.trial_epochs(chosen, 2)["training.epochs"] == 2
 
 
-def test_hyperbands_counters_are_not_ours():
+def test_tuned_values_exclude_the_counters_of_hyperband():
     values = {"training.learning_rate": 0.1, "tuner/epochs": 3, "tuner/trial_id": "0001"}
     assert search_space.tuned_values({"space": [], "values": values}) == {"training.learning_rate": 0.1}

@@ -1,4 +1,4 @@
-"""Phases: what each may change, and what is written of them."""
+"""Training phases: the weights that each may change, their history, their errors."""
 
 import csv
 import dataclasses
@@ -41,7 +41,7 @@ def data():
 
 
 def small_backbone(*, image_size, weights):
-    """Like a real one, and quickly compiled: two convolutions with batch normalisation, to one position."""
+    """Builds two convolutions with batch normalisation, with one position in the last map; compiles quickly."""
     x = inputs = keras.Input([image_size, image_size, 3])
     for filters, stride in ((4, 8), (6, 4)):
         x = keras.layers.Conv2D(filters, 3, stride, "same")(x)
@@ -65,11 +65,11 @@ def small_model():
 
 @pytest.fixture
 def fresh(model):
-    """The shared model with its first weights, frozen as it was built."""
-    first = model.get_weights()
+    """The shared model with its initial weights and a frozen backbone."""
+    initial_weights = model.get_weights()
     yield model
     model.get_layer(features.BACKBONE_LAYER).trainable = False
-    model.set_weights(first)
+    model.set_weights(initial_weights)
 
 
 def weights_of(model):
@@ -77,7 +77,7 @@ def weights_of(model):
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     return {
         "norms": [np.array(weight) for layer in norms for weight in layer.weights],
-        "base": [np.array(weight) for weight in backbone.weights],
+        "backbone": [np.array(weight) for weight in backbone.weights],
         "head": [np.array(weight) for weight in model.get_layer(features.LOGITS_LAYER).weights],
     }
 
@@ -86,17 +86,17 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_the_first_phase_leaves_the_base_alone(fresh, data, tmp_path):
+def test_the_first_phase_does_not_change_the_backbone(fresh, data, tmp_path):
     before = weights_of(fresh)
     history = training.train(fresh, options(), train_data=data, validation_data=data, run_dir=str(tmp_path))
     after = weights_of(fresh)
-    assert same(before["base"], after["base"])
+    assert same(before["backbone"], after["backbone"])
     assert not same(before["head"], after["head"])
     assert history.history["phase"] == ["head", "head"]
 
 
 @pytest.mark.parametrize("augmentation", [AugmentationOptions(), AugmentationOptions(horizontal_flip=True)])
-def test_the_second_phase_changes_the_last_layers_but_no_batch_normalisation(fresh, data, tmp_path, augmentation):
+def test_the_second_phase_changes_the_last_layers_except_batch_normalisation(fresh, data, tmp_path, augmentation):
     before = weights_of(fresh)
     tuning = {"epochs": 2, "learning_rate": 1e-3, "unfreeze_layers": 4}
     chosen = options(
@@ -107,7 +107,7 @@ def test_the_second_phase_changes_the_last_layers_but_no_batch_normalisation(fre
     history = training.train(fresh, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
     after = weights_of(fresh)
     assert same(before["norms"], after["norms"])
-    assert not same(before["base"], after["base"])
+    assert not same(before["backbone"], after["backbone"])
     trained = [layer.name for layer in fresh.get_layer(features.BACKBONE_LAYER).layers if layer.trainable]
     assert len(trained) == 4 - 1  # one of the last four is batch normalisation
     assert history.epoch == [0, 1, 2]
@@ -120,7 +120,7 @@ def test_the_second_phase_changes_the_last_layers_but_no_batch_normalisation(fre
     assert [float(row["val_loss"]) for row in rows] == pytest.approx(history.history["val_loss"])
 
 
-def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
+def test_fine_tuning_without_improvement_is_reverted(fresh, data, tmp_path):
     tuning = {"epochs": 1, "learning_rate": 10.0, "unfreeze_layers": 1}
     history = training.train(
         fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
@@ -131,36 +131,36 @@ def test_fine_tuning_that_makes_it_worse_is_undone(fresh, data, tmp_path):
     assert history.history["val_loss"][-1] > min(history.history["val_loss"])
 
 
-def test_kept_features_are_the_bases_and_computed_once(fresh, data, tmp_path, monkeypatch):
+def test_cached_features_equal_those_of_the_backbone_and_are_computed_once(fresh, data, tmp_path, monkeypatch):
     encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
     read = []
     counted = data.map(lambda x, y: (x, tf.py_function(lambda y: read.append(1) or y, [y], tf.int64)))
     counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
     expected = np.concatenate([encoder(images, training=False) for images, _ in data])
-    for largest, is_file in ((10**9, False), (0, True)):
-        monkeypatch.setattr("trainer_module.input_pipeline.MAX_MEMORY_CACHE_BYTES", largest)
+    for max_bytes, is_file in ((10**9, False), (0, True)):
+        monkeypatch.setattr("trainer_module.input_pipeline.MAX_MEMORY_CACHE_BYTES", max_bytes)
         read.clear()
         path = str(tmp_path / "cache" / str(is_file))
-        kept = frozen_features(encoder, counted, batch_size=5, cache_path=path)
+        cached = frozen_features(encoder, counted, batch_size=5, cache_path=path)
         for _ in range(3):
-            found = np.concatenate([vectors for vectors, _ in kept])
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+            result = np.concatenate([vectors for vectors, _ in cached])
+            np.testing.assert_allclose(result, expected, atol=1e-5)
         assert len(read) == 3  # batches, in one pass
         assert bool(list(tmp_path.glob("cache/*"))) == is_file
 
 
-def test_kept_features_are_shuffled_anew_and_reproducibly(fresh, data, tmp_path):
+def test_cached_features_are_shuffled_reproducibly_in_every_epoch(fresh, data, tmp_path):
     encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
 
     def orders():
-        kept = frozen_features(encoder, data, batch_size=COUNT, cache_path=str(tmp_path / "x"), shuffle_seed=4)
-        return [next(iter(kept))[0].numpy().tobytes() for _ in range(2)]
+        cached = frozen_features(encoder, data, batch_size=COUNT, cache_path=str(tmp_path / "x"), shuffle_seed=4)
+        return [next(iter(cached))[0].numpy().tobytes() for _ in range(2)]
 
     one, other = orders(), orders()
     assert one == other and one[0] != one[1]
 
 
-def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
+def test_an_unfrozen_encoder_is_rejected(fresh, data, tmp_path):
     transfer.unfreeze(fresh, 8)
     encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
     with pytest.raises(ValueError, match="trainable weights; freeze it first"):
@@ -187,7 +187,7 @@ def test_an_unfrozen_encoder_is_refused(fresh, data, tmp_path):
         ({"model": {"name": "transfer", "backbone": "vgg"}}, r"unknown backbone `vgg`; known: densenet121"),
     ],
 )
-def test_sections_must_agree(sections, message):
+def test_conflicting_sections(sections, message):
     defaults = {"classes": ("a", "b"), "model": {"name": "transfer"}, "transform": {"normalization": "backbone"}}
     with pytest.raises(ValueError, match=message):
         TrainerOptions(**(defaults | sections))
@@ -215,7 +215,7 @@ def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision):
     np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
 
 
-def test_the_history_is_there_for_tensorboard_too(fresh, data, tmp_path):
+def test_tensorboard_has_the_curves_of_the_history(fresh, data, tmp_path):
     tuning = {"epochs": 1, "learning_rate": 1e-3, "unfreeze_layers": 4}
     history = training.train(
         fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
@@ -231,7 +231,7 @@ def test_the_history_is_there_for_tensorboard_too(fresh, data, tmp_path):
         assert curve == pytest.approx(dict(enumerate(history.history[column])))
 
 
-def test_waiting_for_pictures_is_measured(fresh, data, tmp_path):
+def test_waiting_for_images_is_measured(fresh, data, tmp_path):
     def slow(images, labels):
         return tf.py_function(lambda x, y: time.sleep(0.2) or (x, y), [images, labels], (tf.uint8, tf.int64))
 
@@ -246,7 +246,7 @@ def test_waiting_for_pictures_is_measured(fresh, data, tmp_path):
     assert waits["slow"] > 0.5 > waits["fast"] >= 0
 
 
-def test_what_is_measured_are_the_same_batches(data):
+def test_measuring_does_not_change_the_batches(data):
     wait = DataWait()
     for one, other in zip(wait.measure(data), data, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
@@ -256,7 +256,7 @@ def test_what_is_measured_are_the_same_batches(data):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_loss_that_is_no_number_stops_the_training(fresh, data, tmp_path, monkeypatch, split):
+def test_a_nan_loss_stops_the_training(fresh, data, tmp_path, monkeypatch, split):
     def loss(labels, logits):
         return tf.where(tf.reshape(labels, [-1]) < 100, tf.reduce_mean(logits**2, axis=-1), float("nan"))
 

@@ -1,4 +1,4 @@
-"""The search: trials are trainings, a bad one is no end, and the same seed finds the same."""
+"""The search of Tuner: trials are trainings, a failed trial does not end the search, results are reproducible."""
 
 import csv
 import dataclasses
@@ -35,43 +35,43 @@ def reads():
 
 
 @pytest.fixture(scope="module")
-def pictures(reads):
+def data(reads):
     random = np.random.default_rng(3)
     labels = np.arange(COUNT, dtype=np.int64) % 3
     images = random.integers(0, 80, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
     images[np.arange(COUNT), :, :, labels] += 150
 
-    def note(label):
+    def count(label):
         reads.append(int(label))
         return label
 
     def read(image, label):
-        return image, tf.ensure_shape(tf.py_function(note, [label], tf.int64), [])
+        return image, tf.ensure_shape(tf.py_function(count, [label], tf.int64), [])
 
     examples = tf.data.Dataset.from_tensor_slices((images, labels)).map(read)
-    kept = input_pipeline.cache_examples(examples, COUNT * SIZE * SIZE * 3, "").apply(
+    cached = input_pipeline.cache_examples(examples, COUNT * SIZE * SIZE * 3, "").apply(
         tf.data.experimental.assert_cardinality(COUNT)
     )
     statistics = PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 2500.0, np.float32))
-    return fitting.TrainingData(statistics, kept, kept)
+    return fitting.TrainingData(statistics, cached, cached)
 
 
 @pytest.fixture
-def search(pictures, tmp_path):
+def search(data, tmp_path):
     def run(chosen_options=None, **tuner):
         chosen = TunerOptions(**({"trials": 2, "epochs": 1, "space": RATES} | tuner))
-        found = tuning.Search(
-            chosen_options or options(), chosen, pictures, str(tmp_path / str(len(list(tmp_path.iterdir()))))
+        result = tuning.Search(
+            chosen_options or options(), chosen, data, str(tmp_path / str(len(list(tmp_path.iterdir()))))
         )
-        found.search()
-        return found
+        result.search()
+        return result
 
     return run
 
 
 @pytest.fixture
-def said():
-    """What is reported to whoever watches."""
+def progress():
+    """The messages of the progress logger."""
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -84,12 +84,12 @@ def said():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Trials without training: the nearer the rate to 0.01, the better; a rate above `diverges` is one too many."""
-    seen = []
+    """Trials without training: a learning rate of 0.01 is the best; above `diverges` the training diverges."""
+    tried = []
 
     def fit(options, data, run_dir, *, diverges=0.05):
         rate = options.training.learning_rate
-        seen.append(options)
+        tried.append(options)
         if rate > diverges:
             raise training.TrainingDivergedError("The training loss became NaN in step 1.")
         history = keras.callbacks.History()
@@ -98,44 +98,44 @@ def quick(monkeypatch):
         return None, history
 
     monkeypatch.setattr(fitting, "fit", fit)
-    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # collects garbage, which takes half a second
-    return seen
+    monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # takes half a second
+    return tried
 
 
 def values(search):
     return [result.values for result in search.results()]
 
 
-def test_every_trial_is_a_training_as_the_trainers(search, pictures, tmp_path, reads, said):
+def test_a_trial_is_a_training_like_that_of_trainer(search, data, tmp_path, reads, progress):
     reads.clear()
-    found = search(space={"training.batch_size": {"choices": [5, 24]}}, epochs=2, objective="val_accuracy")
+    finished = search(space={"training.batch_size": {"choices": [5, 24]}}, epochs=2, objective="val_accuracy")
     assert len(reads) == COUNT  # in all trials together
-    results = found.results()
+    results = finished.results()
     assert sorted(result.values["training.batch_size"] for result in results) == [5, 24]
-    assert [line.split("  ")[:2] for line in said] == [
-        [f"trial {trial}/2", what]
+    assert [line.split("  ")[:2] for line in progress] == [
+        [f"trial {trial}/2", text]
         for trial, result in enumerate(results, start=1)
-        for what in ("epoch 1/2", "epoch 2/2", f"val_accuracy {result.value:.4f}")
+        for text in ("epoch 1/2", "epoch 2/2", f"val_accuracy {result.value:.4f}")
     ]
-    assert f"  batch_size {results[0].values['training.batch_size']}  " in said[2]
-    best = found.get_best_hyperparameters()[0].values
+    assert f"  batch_size {results[0].values['training.batch_size']}  " in progress[2]
+    best = finished.get_best_hyperparameters()[0].values
     assert best == next(result.values for result in results if result.rank == 1)
     tuned = search_space.replace_values(options(), best | {"training.epochs": 2})
-    _, history = fitting.fit(tuned, pictures, str(tmp_path / "whole"))
+    _, history = fitting.fit(tuned, data, str(tmp_path / "whole"))
     at_lowest_loss = history.history["val_accuracy"][int(np.argmin(history.history["val_loss"]))]
     assert max(result.value for result in results) == pytest.approx(at_lowest_loss)
-    assert not list(tmp_path.glob("*/trial"))  # nothing of the trials is left
+    assert not list(tmp_path.glob("*/trial"))  # the folders of trials are deleted
 
 
 @pytest.mark.parametrize(("algorithm", "trials"), [("random", 8), ("bayesian", 5), ("hyperband", 8)])
-def test_the_same_seed_finds_the_same(search, quick, algorithm, trials):
+def test_the_search_is_reproducible(search, quick, algorithm, trials):
     chosen = {"algorithm": algorithm, "trials": trials, "epochs": 3}
     one, other = search(**chosen), search(**chosen)
     another = search(options(training={"seed": 0, "epochs": 5}), **chosen)
     assert [r._replace(seconds=0) for r in one.results()] == [r._replace(seconds=0) for r in other.results()]
     assert len(one.results()) == trials
     assert values(one) != values(another)
-    # KerasTuner takes 0 for "any seed".
+    # For KerasTuner 0 is a random seed.
     assert values(another) == values(search(options(training={"seed": 0, "epochs": 5}), **chosen))
 
 
@@ -147,13 +147,14 @@ def test_hyperband_gives_more_epochs_to_the_best(search, quick):
     assert results[5].values == min(results[:5], key=lambda result: result.value).values
 
 
-def test_what_counts_is_the_value_of_the_weights_that_are_kept(search, quick):
-    found = search(objective="val_accuracy", space={"training.learning_rate": {"choices": [0.01]}}, trials=1)
-    (result,) = found.results()
-    assert result.value == pytest.approx(1 / 2)  # not 0.9, of the first epoch
+def test_the_value_of_a_trial_is_that_of_its_best_epoch(search, quick):
+    (result,) = search(
+        objective="val_accuracy", space={"training.learning_rate": {"choices": [0.01]}}, trials=1
+    ).results()
+    assert result.value == pytest.approx(1 / 2)  # not 0.9 as in the first epoch
 
 
-def test_a_diverged_trial_has_failed_and_the_next_one_runs(search, quick, said):
+def test_a_diverged_trial_fails_and_the_next_one_runs(search, quick, progress):
     space = {"training.learning_rate": {"choices": [0.01, 0.1, 0.2, 0.3, 0.4, 0.001]}}
     results = search(space=space, trials=6).results()
     by_rate = {result.values["training.learning_rate"]: result for result in results}
@@ -167,10 +168,10 @@ def test_a_diverged_trial_has_failed_and_the_next_one_runs(search, quick, said):
     }
     failed = by_rate[0.4]
     assert (failed.state, failed.value) == ("failed", None)
-    assert f"trial {failed.trial}/6  failed  learning_rate 0.4" in "\n".join(said)
+    assert f"trial {failed.trial}/6  failed  learning_rate 0.4" in "\n".join(progress)
 
 
-def test_a_real_divergence_is_a_failed_trial(search):
+def test_a_diverged_training_is_a_failed_trial(search):
     space = {"training.learning_rate": {"choices": [1e-3, 10.0]}}
 
     def nan_loss(options, train_data=None):
@@ -187,27 +188,27 @@ def too_large(*_):
     raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
-def without_a_figure(*_):
+def without_metrics(*_):
     history = keras.callbacks.History()
     history.history = {"val_loss": [float("nan")] * 2}
     return None, history
 
 
-@pytest.mark.parametrize(("fit", "reason"), [(too_large, "OOM"), (without_a_figure, "val_loss is nan on the valid")])
-def test_what_else_makes_a_failed_trial(search, quick, monkeypatch, fit, reason):
+@pytest.mark.parametrize(("fit", "reason"), [(too_large, "OOM"), (without_metrics, "val_loss is nan on the valid")])
+def test_other_reasons_of_a_failed_trial(search, quick, monkeypatch, fit, reason):
     monkeypatch.setattr(fitting, "fit", fit)
     with pytest.raises(tuning.NoTrialSucceededError, match=f"All 2 trials failed. The first error: .*{reason}"):
         search()
 
 
-def test_if_all_fail_the_run_says_why(search, quick):
+def test_if_all_trials_fail_the_error_has_the_reason(search, quick):
     with pytest.raises(
         tuning.NoTrialSucceededError, match=r"All 2 trials failed\. The first error: The training loss became NaN"
     ):
         search(space={"training.learning_rate": {"min": 0.1, "max": 1}})
 
 
-def test_values_that_do_not_go_together_are_a_failed_trial(search, quick):
+def test_invalid_values_are_a_failed_trial(search, quick):
     space = {"task.dropout": {"min": 1.0, "max": 2.0}}
     with pytest.raises(tuning.NoTrialSucceededError, match="less than 1"):
         search(space=space)
@@ -222,23 +223,22 @@ def test_any_other_error_ends_the_search(search, monkeypatch):
         search()
 
 
-def test_the_very_end_of_a_range_is_not_left(search, quick):
-    found = search(trials=1, space={"training.batch_size": {"min": 2, "max": 9, "sampling": "log"}})
-    trial = found.oracle.trials["0"]
-    trial.hyperparameters.values["training.batch_size"] = 10  # what KerasTuner makes of probability 1
-    found.on_trial_begin(trial)
+def test_values_beyond_the_end_of_a_range_are_clipped(search, quick):
+    finished = search(trials=1, space={"training.batch_size": {"min": 2, "max": 9, "sampling": "log"}})
+    trial = finished.oracle.trials["0"]
+    trial.hyperparameters.values["training.batch_size"] = 10  # KerasTuner's value for probability 1
+    finished.on_trial_begin(trial)
     assert trial.hyperparameters.values == {"training.batch_size": 9}
 
 
-def test_integers_are_reported_whole(search, quick, said):
+def test_integers_are_logged_with_all_digits(search, quick, progress):
     search(trials=1, space={"training.batch_size": {"choices": [65535]}})
-    assert "  batch_size 65535  " in said[-1]
+    assert "  batch_size 65535  " in progress[-1]
 
 
-def test_the_table(search, quick, tmp_path):
+def test_the_table_of_trials(search, quick, tmp_path):
     space = {"training.learning_rate": {"choices": [0.01, 0.1]}, "task.dense_units": {"choices": [3]}}
-    found = search(space=space)
-    tuning.write_table(found.results(), str(tmp_path / "trials.csv"))
+    tuning.write_table(search(space=space).results(), str(tmp_path / "trials.csv"))
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["rank"], reverse=True)
     assert [(row["rank"], row["state"], row["training.learning_rate"], row["task.dense_units"]) for row in rows] == [
@@ -250,11 +250,11 @@ def test_the_table(search, quick, tmp_path):
 
 
 @pytest.mark.parametrize("task", tasks.names())
-def test_objectives_are_figures_of_the_task(task):
+def test_objectives_are_metrics_of_the_task(task):
     chosen = TrainerOptions(classes=("a", "b"), model={"name": "scratch_cnn"}, task={"name": task})
-    figures = {"val_loss"}
+    columns = {"val_loss"}
     for metric in tasks.get(task).training_metrics(chosen):
         result = metric.result()
         names = result if isinstance(result, dict) else [metric.name]
-        figures |= {f"val_{name}" for name in names if "/" not in name}
-    assert {entry.name for entry in tasks.get(task).objectives} == figures
+        columns |= {f"val_{name}" for name in names if "/" not in name}
+    assert {entry.name for entry in tasks.get(task).objectives} == columns

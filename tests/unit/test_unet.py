@@ -1,4 +1,4 @@
-"""The U-Net: a class for every pixel, at any size, and its way through export and session."""
+"""The U-Net: logits of every pixel at any image size, a backbone as encoder, export."""
 
 import io
 import types
@@ -44,15 +44,15 @@ def test_tasks_by_name():
 
 @pytest.mark.parametrize("size", [8, 13, 16, 31])
 @pytest.mark.parametrize("depth", [1, 4])
-def test_every_pixel_gets_logits_at_any_size(rng, size, depth):
+def test_every_pixel_has_logits_at_any_image_size(rng, size, depth):
     model = build(options(size, model={"depth": depth}))
     assert model(rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)).shape == (2, size, size, 3)
     bottleneck = model.get_layer(features.FEATURES_LAYER).output
     assert bottleneck.shape[1:] == (-(-size // 2**depth), -(-size // 2**depth), 4 * 2**depth)
 
 
-def test_a_picture_is_not_shifted_by_its_border():
-    # The same content and ten black pixels more on every side: far from the border nothing may differ.
+def test_padding_does_not_shift_the_image():
+    # A diagonal in the image must be on the same diagonal of the logits.
     given = options(13, model={"depth": 1, "block_dropout": 0.0}, augmentation=AugmentationOptions())
     model = build(given)
     response = tf.abs(
@@ -62,7 +62,7 @@ def test_a_picture_is_not_shifted_by_its_border():
     assert np.trapezoid(strength.diagonal()) > np.trapezoid(np.fliplr(strength).diagonal())
 
 
-def test_the_keras_file_gives_the_same_numbers(rng, tmp_path):
+def test_the_keras_file_has_the_same_predictions(rng, tmp_path):
     images = rng.integers(0, 256, (2, 13, 13, 3), dtype=np.uint8)
     model = build(options(13))
     model.save(tmp_path / "model.keras")
@@ -84,7 +84,7 @@ def test_every_trainable_weight_gets_a_gradient(rng):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A backbone as the folder of backbones would hold it; any weights are the same random ones."""
+    """A small backbone in place of the registered ones; its weights are always random."""
     layers = keras.layers
 
     def build(*, image_size, weights):
@@ -103,13 +103,13 @@ def tiny(monkeypatch):
     monkeypatch.setattr(backbones, "get", lambda _: record)
 
 
-def with_encoder(size=32, weights="imagenet", **said):
-    model = {"encoder": "tiny", "encoder_weights": weights, "filters": 2} | said.pop("model", {})
-    return options(size, model=model, ignore_id=255, **said)
+def with_encoder(size=32, weights="imagenet", **sections):
+    model = {"encoder": "tiny", "encoder_weights": weights, "filters": 2} | sections.pop("model", {})
+    return options(size, model=model, ignore_id=255, **sections)
 
 
 def trained(model):
-    """Names of the encoder's layers whose weights training changes."""
+    """Names of the encoder's layers with trainable weights."""
     return [layer.name for layer in model.get_layer(features.BACKBONE_LAYER).layers if layer.trainable_weights]
 
 
@@ -117,14 +117,14 @@ CONVOLUTIONS = [f"stage{level}_conv" for level in range(5)]
 NORMS = [f"stage{level}_bn" for level in range(5)]
 
 
-def test_its_maps_reach_the_decoder(tiny, rng, tmp_path):
+def test_the_decoder_reads_the_maps_of_the_encoder(tiny, rng, tmp_path):
     model = build(with_encoder(40))
     images = rng.integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
     assert model(images).shape == (2, 40, 40, 3)
     assert "normalize" not in {layer.name for layer in model.layers}
     assert model.get_layer(features.FEATURES_LAYER).output.shape[1:] == (2, 2, 4)
     maps = [model.get_layer(f"skip{level}").input[0].shape[1] for level in range(5)]
-    assert maps == [64, 32, 16, 8, 4]  # one a level, and that at full size is the decoder's own
+    assert maps == [64, 32, 16, 8, 4]  # one per level; the map at full size is not from the backbone
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(model(images), again(images))
@@ -139,13 +139,13 @@ def test_its_maps_reach_the_decoder(tiny, rng, tmp_path):
         ("none", "from_start", False, [*CONVOLUTIONS, *NORMS]),
     ],
 )
-def test_what_of_the_encoder_is_trained_from_the_start(tiny, weights, how, begins, names):
+def test_trainable_layers_of_the_encoder_at_the_start(tiny, weights, how, begins, names):
     given = with_encoder(weights=weights, model={"encoder_training": how})
     assert given.model.begins_frozen() == begins
     assert sorted(trained(build(given))) == sorted(names)
 
 
-def test_what_is_let_go_is_counted_from_the_end(tiny):
+def test_unfrozen_layers_are_counted_from_the_end(tiny):
     model = build(with_encoder())
     for num_layers, names in ((3, CONVOLUTIONS[4:]), (6, CONVOLUTIONS[3:]), (1000, CONVOLUTIONS), (0, [])):
         unet.unfreeze(model, num_layers)
@@ -162,13 +162,13 @@ def test_two_phases(tiny, tmp_path):
     data = squares(8, 32)
     history = training.train(model, given, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
     assert history["phase"] == ["head", "fine_tuning"]
-    assert history["val_loss"][1] < history["val_loss"][0]  # else the first phase's weights were restored
+    assert history["val_loss"][1] < history["val_loss"][0]  # otherwise the weights of the first phase are restored
     after = [*encoder.weights, *logits.weights]
     changed = [weight.path for weight, old in zip(after, before, strict=True) if not np.array_equal(weight, old)]
     assert [path.split("/")[-2] for path in changed] == ["stage4_conv"] * 2 + [features.LOGITS_LAYER] * 2
 
 
-def test_a_pre_trained_encoder_normalises_by_what_it_has_learnt_while_training(tiny, rng):
+def test_a_pre_trained_encoder_uses_its_learned_statistics_in_training(tiny, rng):
     images = rng.uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     for how in ("frozen_first", "from_start"):
         encoder = build(with_encoder(model={"encoder_training": how})).get_layer(features.BACKBONE_LAYER)
@@ -178,7 +178,7 @@ def test_a_pre_trained_encoder_normalises_by_what_it_has_learnt_while_training(t
 
 
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
-def test_only_an_encoder_that_begins_frozen_can_be_fine_tuned(tiny, weights):
+def test_only_an_encoder_that_starts_frozen_can_be_fine_tuned(tiny, weights):
     how = "frozen_first" if weights == "none" else "from_start"
     with pytest.raises(ValidationError, match="no backbone that starts frozen"):
         with_encoder(weights=weights, model={"encoder_training": how}, fine_tuning={"epochs": 1})
@@ -190,7 +190,7 @@ def test_every_backbone_with_maps_is_an_encoder(name):
     assert unet.Options(encoder=name).smallest_image() == 32
 
 
-def test_missing_weights_are_said_with_the_key_that_names_them():
+def test_the_error_for_missing_weights_names_the_key():
     with pytest.raises(
         backbones.MissingWeightsError, match=r"no weights file '/nowhere\.h5'. model\.encoder_weights is"
     ):
@@ -198,7 +198,7 @@ def test_missing_weights_are_said_with_the_key_that_names_them():
 
 
 @pytest.mark.parametrize("name", ["vgg16", "saved_model", "_weights"])
-def test_what_has_no_maps_is_no_encoder(name):
+def test_an_encoder_requires_a_backbone_with_maps(name):
     with pytest.raises(
         ValidationError, match=f"`{name}` is no backbone with maps for a decoder; there are densenet121"
     ):
@@ -220,7 +220,7 @@ def squares(count, size=16, ignore_id=255):
     return tf.data.Dataset.from_tensor_slices((images.astype(np.uint8), masks)).batch(8)
 
 
-def test_it_learns_squares(tmp_path):
+def test_training_learns_squares(tmp_path):
     keras.utils.set_random_seed(1)
     given = options(
         ignore_id=255,
@@ -249,18 +249,18 @@ def png(ids):
 @pytest.mark.parametrize("shape", [(24, 24), (7, 11), (100, 37), (16, 16)])
 def test_masks_take_the_nearest_pixel(rng, shape):
     ids = rng.integers(0, 256, shape, dtype=np.uint8)
-    found = preprocessing.decode_and_resize_masks(tf.constant([png(ids)]), 16).numpy()[0]
+    resized = preprocessing.decode_and_resize_masks(tf.constant([png(ids)]), 16).numpy()[0]
     rows, columns = (np.floor((np.arange(16) + 0.5) * side / 16).astype(int) for side in shape)
-    np.testing.assert_array_equal(found, ids[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(resized, ids[np.ix_(rows, columns)])
 
 
 @pytest.mark.parametrize("side", [48, 40, 9])
-def test_a_resized_mask_lies_on_its_resized_picture(side):
-    # The right part is bright and of class 1. Half of the brightness is where the class changes, to within a pixel.
-    picture = np.zeros((side, side, 3), np.uint8)
-    picture[:, side // 3 :] = 255
-    mask = (picture[..., 0] // 255).astype(np.uint8)
-    pixels = preprocessing.decode_and_resize(tf.constant([png(picture)]), 16, 3).numpy()[0, :, :, 0]
+def test_a_resized_mask_is_aligned_with_its_resized_image(side):
+    # The right part is bright and of class 1. The brightness is half where the class changes, within a pixel.
+    image = np.zeros((side, side, 3), np.uint8)
+    image[:, side // 3 :] = 255
+    mask = (image[..., 0] // 255).astype(np.uint8)
+    pixels = preprocessing.decode_and_resize(tf.constant([png(image)]), 16, 3).numpy()[0, :, :, 0]
     ids = preprocessing.decode_and_resize_masks(tf.constant([png(mask)]), 16).numpy()[0]
     assert np.abs((pixels > 127).sum(axis=1) - ids.sum(axis=1)).max() <= 1
     assert (ids[:, pixels[0] == 0] == 0).all() and (ids[:, pixels[0] == 255] == 1).all()
@@ -270,7 +270,7 @@ def test_a_resized_mask_lies_on_its_resized_picture(side):
 
 
 class _TransformLayer(tf.Module):
-    """Stands in for Transform's graph."""
+    """Replaces the transform graph."""
 
     def __call__(self, raw):
         masks = preprocessing.decode_and_resize_masks(raw[features.MASK_ENCODED], 13)
@@ -279,7 +279,7 @@ class _TransformLayer(tf.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An untrained network of pictures that have to be padded, with four examples."""
+    """An untrained network for images that are padded, with four examples."""
     keras.utils.set_random_seed(2)
     given = options(13)
     model = build(given)
@@ -293,27 +293,27 @@ def exported(tmp_path_factory):
     examples = []
     for side in (13, 20, 26, 9):
         example = tf.train.Example()
-        picture, mask = rng.integers(0, 256, (side, side, 3), dtype=np.uint8), rng.integers(0, 3, (side, side))
-        example.features.feature[features.IMAGE_ENCODED].bytes_list.value.append(png(picture))
+        image, mask = rng.integers(0, 256, (side, side, 3), dtype=np.uint8), rng.integers(0, 3, (side, side))
+        example.features.feature[features.IMAGE_ENCODED].bytes_list.value.append(png(image))
         example.features.feature[features.MASK_ENCODED].bytes_list.value.append(png(mask.astype(np.uint8)))
         examples.append(example.SerializeToString())
     return given, model, serving_dir, examples
 
 
-def test_the_export_answers_in_a_session(exported):
+def test_responses_of_a_session_equal_those_of_the_network(exported):
     given, model, serving_dir, examples = exported
     served = SessionModel(serving_dir)
     assert set(served.signatures) == {"serving_default", "examples", "transform_features", "explain", "embed"}
-    pictures = [checks._image_of(example) for example in examples]
-    answer = served.run_on("serving_default", pictures)
-    assert set(answer) == {"mask_png_bytes", "class_pixels"}
-    masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in answer["mask_png_bytes"]]
-    np.testing.assert_array_equal(masks, tasks.get(given.task.name).export.reference(model, given, pictures))
+    images = [checks._image_of(example) for example in examples]
+    response = served.run_on("serving_default", images)
+    assert set(response) == {"mask_png_bytes", "class_pixels"}
+    masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in response["mask_png_bytes"]]
+    np.testing.assert_array_equal(masks, tasks.get(given.task.name).export.reference(model, given, images))
     assert masks[0].dtype == np.uint8
-    np.testing.assert_array_equal(answer["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
+    np.testing.assert_array_equal(response["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
     alone = served.run_on("examples", examples[1:2])
-    assert alone["mask_png_bytes"][0] == answer["mask_png_bytes"][1]
-    embedding = served.run_on("embed", pictures)["embedding"]
+    assert alone["mask_png_bytes"][0] == response["mask_png_bytes"][1]
+    embedding = served.run_on("embed", images)["embedding"]
     assert embedding.shape == (4, 16)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
     label = served.run_on("transform_features", examples)["label"]
@@ -323,11 +323,11 @@ def test_the_export_answers_in_a_session(exported):
     served.close()
 
 
-def test_serving_validator_compares_pixels(exported):
+def test_serving_validator_compares_masks(exported):
     given, model, serving_dir, examples = exported
-    good = checks.check_export(serving_dir, model, given, examples, ServingLimits())
-    assert [check.detail for check in good.failures()] == []
-    assert len(good.checks) == 9
+    valid = checks.check_export(serving_dir, model, given, examples, ServingLimits())
+    assert [check.detail for check in valid.failures()] == []
+    assert len(valid.checks) == 9
     other = keras.models.clone_model(model)
     report = checks.check_export(serving_dir, other, given, examples, ServingLimits())
     refused = {check.name: check.detail for check in report.failures()}
@@ -335,14 +335,14 @@ def test_serving_validator_compares_pixels(exported):
     assert all("of the pixels differ, allowed 0.0001" in detail for detail in refused.values())
 
 
-def test_one_pixel_in_a_thousand_can_be_allowed(exported):
+def test_the_tolerance_is_a_share_of_the_pixels(exported):
     given, _, _, _ = exported
     masks = np.zeros((1, 50, 50), np.uint8)
-    answer = {"mask_png_bytes": [png(masks[0])], "class_pixels": np.array([[2500, 0, 0]])}
+    response = {"mask_png_bytes": [png(masks[0])], "class_pixels": np.array([[2500, 0, 0]])}
     expected = masks.copy()
     expected[0, 0, 0] = 2
     task = tasks.get(given.task.name).export
-    assert task.compare(answer, expected, given, 1e-3)[0]
-    assert not task.compare(answer, expected, given, 1e-4)[0]
-    wrong = answer | {"class_pixels": np.array([[2499, 1, 0]])}
-    assert task.compare(wrong, masks, given, 1e-3) == (False, "class_pixels are not those of the masks", None)
+    assert task.compare(response, expected, given, 1e-3)[0]
+    assert not task.compare(response, expected, given, 1e-4)[0]
+    inconsistent = response | {"class_pixels": np.array([[2499, 1, 0]])}
+    assert task.compare(inconsistent, masks, given, 1e-3) == (False, "class_pixels are not those of the masks", None)

@@ -1,4 +1,4 @@
-"""A plain convolutional network, trained from random weights."""
+"""A convolutional network, trained from random weights."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ class Options(ModelOptions):
     blocks: tuple[Annotated[tuple[Filters, ...], Field(min_length=1)], ...] = Field(
         default=((32, 32), (64, 64), (128,)),
         min_length=1,
-        description="Filters of every convolution, block by block; a block halves the side at its end, but the last.",
+        description="Filters of every convolution, block by block; every block except the last one halves the side.",
     )
     convolution: Convolution | tuple[Convolution, ...] = Field(
         default="standard",
         description="`standard`, `separable` (depthwise and pointwise in one layer) or `mobilenet` (batch "
-        "normalisation and ReLU after each of the two); a list has one for every block.",
+        "normalisation and ReLU after each of the two); a list has one value per block.",
     )
     downsampling: Downsampling | tuple[Downsampling, ...] = Field(
         default="max",
         description="How a block halves the side: `max` or `average` pooling, or `stride` 2 of its last convolution; a "
-        "list has one for every block, and the last block's counts for nothing.",
+        "list has one value per block, of which the last is ignored.",
     )
-    block_dropout: Rate = Field(default=0.25, description="Dropout after every block but the last.")
+    block_dropout: Rate = Field(default=0.25, description="Dropout after every block except the last.")
 
     @field_validator("convolution", "downsampling", mode="wrap")
     @classmethod
-    def _one_or_a_list(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _one_value_or_list(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         try:
             return handler(value)
-        except ValidationError:  # it would say what is wrong twice: as one value and as a list
+        except ValidationError:  # it lists every error twice: for one value and for a list
             known = get_args(Convolution if info.field_name == "convolution" else Downsampling)
             raise ValueError(
-                f"must be one of {', '.join(known)}, or a list of these with one for every block (given: {value!r})"
+                f"must be one of {', '.join(known)}, or a list of these with one value per block (given: {value!r})"
             ) from None
 
     @model_validator(mode="after")
-    def _one_for_every_block(self) -> Options:
+    def _one_value_per_block(self) -> Options:
         for key, value in (("convolution", self.convolution), ("downsampling", self.downsampling)):
             if isinstance(value, tuple) and len(value) != len(self.blocks):
                 raise ValueError(
-                    f"{key} has {len(value)} values and blocks has {len(self.blocks)}: give one value for all blocks, "
-                    "or a list with one for every block"
+                    f"{key} has {len(value)} values and blocks has {len(self.blocks)}: set one value for all blocks, "
+                    "or a list with one value per block"
                 )
         return self
 
     def smallest_image(self) -> int:
-        """Side of the smallest image, pixels, that still leaves one position in the last feature map."""
+        """Returns the side of the smallest image, pixels, for which the last feature map has a position."""
         side = 1
         # Pooling rounds the halved side down, a convolution with "same" padding rounds it up.
-        for downsampling in reversed(_of_every_block(self.downsampling, self)[:-1]):
+        for downsampling in reversed(_per_block(self.downsampling, self)[:-1]):
             side = 2 * side - 1 if downsampling == "stride" else 2 * side
         return side
 
@@ -77,10 +77,10 @@ class Options(ModelOptions):
 def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to a normalised image tensor.
 
-    Every convolution is 3x3, "same", without a bias (batch normalisation brings one) and followed by batch
-    normalisation and ReLU; `mobilenet` is a depthwise 3x3 and a pointwise 1x1 convolution, each of them so followed.
-    A block ends with 2x2 pooling, or with stride 2 of its last convolution (of the depthwise one where there are two),
-    and dropout; the last block keeps its resolution, since Grad-CAM explains that map.
+    Every convolution is 3x3, "same", without a bias (batch normalisation has one) and followed by batch normalisation
+    and ReLU; `mobilenet` is a depthwise 3x3 and a pointwise 1x1 convolution, each followed by both. A block ends with
+    2x2 pooling, or with stride 2 of its last convolution (the depthwise one of the two), and dropout; the last block
+    keeps its resolution, because Grad-CAM explains its map.
 
     Args:
       options: Filters, kinds of layers and dropout rates.
@@ -99,8 +99,8 @@ def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
     pooling = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
     kinds = zip(
         options.blocks,
-        _of_every_block(options.convolution, options),
-        _of_every_block(options.downsampling, options),
+        _per_block(options.convolution, options),
+        _per_block(options.downsampling, options),
         strict=True,
     )
     for block, (filters_of_block, convolution, downsampling) in enumerate(kinds, start=1):
@@ -121,7 +121,7 @@ def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
 def _convolution(
     x: keras.KerasTensor, kind: Convolution, filters: int, stride: int, block: str, index: int
 ) -> keras.KerasTensor:
-    """One convolution and its batch normalisation; the caller adds ReLU."""
+    """Adds one convolution and its batch normalisation; the caller adds ReLU."""
     from keras import layers
 
     if kind == "mobilenet":
@@ -137,5 +137,5 @@ def _convolution(
     return layers.BatchNormalization(momentum=0.9, name=f"{block}_bn{index}")(x)
 
 
-def _of_every_block(value: Value | tuple[Value, ...], options: Options) -> tuple[Value, ...]:
+def _per_block(value: Value | tuple[Value, ...], options: Options) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else (value,) * len(options.blocks)
