@@ -118,7 +118,7 @@ def network(options: TrainerOptions) -> keras.Model:
     if described.begins_frozen():
         model.get_layer(features.BACKBONE_LAYER).trainable = False
     elif described.can_unfreeze():  # trained from the start, except batch normalisation
-        models.get(described.name).unfreeze(model, len(model.get_layer(features.BACKBONE_LAYER).layers))
+        models.unfreeze(model, len(model.get_layer(features.BACKBONE_LAYER).layers))
     return model
 
 

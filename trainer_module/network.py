@@ -37,7 +37,7 @@ def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
             x = inputs
         else:
             x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="normalize")(inputs)
-        maps = models.get(options.model.name).build(options.model, x=x)
+        maps = models.get(options.model.name).build(options.model, x)
         logits = tasks.get(options.task.name).head(maps, len(options.classes), options)
         model = keras.Model(inputs, logits, name=options.model.name)
     if options.grad_cam.layer:  # fail now, not after the training

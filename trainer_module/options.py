@@ -409,6 +409,4 @@ def parse_model(value: Any) -> Any:
     """Parses the `[model]` table with the options class of the model `name`."""
     if not isinstance(value, dict):
         return value
-    name = value.get("name", models.DEFAULT)
-    options: type[ModelOptions] = models.get(name).Options
-    return options.model_validate(value)
+    return models.get(value.get("name", models.DEFAULT)).options.model_validate(value)

@@ -214,7 +214,7 @@ def train(
             model.set_weights(restored.arrays["initial"])
         initial_weights = model.get_weights() if earlier else []
         if phase.name == FINE_TUNING:
-            models.get(options.model.name).unfreeze(model, options.fine_tuning.unfreeze_layers)
+            models.unfreeze(model, options.fine_tuning.unfreeze_layers)
         fit = _prepare_fit(model, options, phase, train_data, validation_data, cache_dir)
         _run_phase(fit, phase, training, initial_weights, restored)
         restored = None

@@ -46,7 +46,7 @@ def _known_keys(sections: typing.Sequence[str], table: dict[str, Any], config: t
         if model is None:
             return []
         if name == "model" and model is config:
-            model = models.get(table["model"].get("name", models.DEFAULT)).Options
+            model = models.get(table["model"].get("name", models.DEFAULT)).options
             continue
         if name == "task" and model is config:
             model = tasks.get(table["task"].get("name", tasks.DEFAULT)).options

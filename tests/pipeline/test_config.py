@@ -473,7 +473,7 @@ def test_every_key_is_documented():
         assert all(f"`{key}`" in text or f".{key}]" in text for key in keys), section
     for name in models.names():
         assert f'`name = "{name}"`' in text
-        assert all(f"`{key}`" in text for key in models.get(name).Options.model_fields)
+        assert all(f"`{key}`" in text for key in models.get(name).options.model_fields)
 
 
 def test_thresholds_of_one_task_do_not_apply_to_another():

@@ -66,7 +66,7 @@ def tables() -> list[tuple[str, str, type[BaseModel]]]:
         if entry := name["entry"]:
             registry = {"model": models.get, "task": tasks.get}[heading[1]]
             record = registry(entry)
-            documented.append((entry, table["rows"], getattr(record, "Options", None) or record.options))
+            documented.append((entry, table["rows"], record.options))
         else:
             documented.append((name["section"], table["rows"], section_class(name["section"])))
     return documented
@@ -88,7 +88,7 @@ def test_every_section_has_a_table():
         for section in models_in(field.annotation):
             if name not in ("model", "task"):
                 assert section in documented, name
-    assert {models.get(name).Options for name in models.names()} <= set(documented)
+    assert {models.get(name).options for name in models.names()} <= set(documented)
     assert {tasks.get(name).options for name in tasks.names()} <= set(documented)
 
 

@@ -14,7 +14,7 @@ CLASSES, SIZE, BATCH = ("a", "b", "c"), 32, 4
 
 
 def options(task, model):
-    has_backbone = models.get(model).Options().has_backbone()
+    has_backbone = models.get(model).options().has_backbone()
     return TrainerOptions(
         classes=CLASSES,
         ignore_id=255,

@@ -37,7 +37,7 @@ def options(name: str, **sections) -> TrainerOptions:
     name, keys = name.partition(" ")[0], dict(VARIANTS.get(name, {}))
     task = {"name": "classification", **{key: keys.pop(key) for key in ("pooling",) if key in keys}}
     model, normalization = {"name": name, **keys}, "dataset"
-    if models.get(name).Options().has_backbone():
+    if models.get(name).options().has_backbone():
         model, normalization = {"name": name, "weights": "none"}, "backbone"
     return TrainerOptions(
         classes=("a", "b", "c"),
@@ -177,7 +177,7 @@ def test_scratch_cnn_halves_the_image_between_blocks(options_, side, downsamplin
 )
 def test_smallest_image_of_scratch_cnn(convolution, downsampling, smallest):
     keys = {"blocks": [[2], [2, 2], [2], [2]], "convolution": convolution, "downsampling": downsampling}
-    assert models.get("scratch_cnn").Options(**keys).smallest_image() == smallest
+    assert models.get("scratch_cnn").options(**keys).smallest_image() == smallest
     assert scratch_cnn(smallest, **keys).get_layer(features.FEATURES_LAYER).output.shape[1:3] == (1, 1)
     if smallest > 1:
         with pytest.raises(ValueError, match="zero or negative"):
@@ -187,8 +187,8 @@ def test_smallest_image_of_scratch_cnn(convolution, downsampling, smallest):
 def scratch_cnn(side: int, **keys) -> keras.Model:
     """Builds the network for any image size, including those that `[transform]` rejects."""
     x = keras.Input([side, side, 3])
-    module = models.get("scratch_cnn")
-    return keras.Model(x, module.build(module.Options(**keys), x=x).encoded)
+    spec = models.get("scratch_cnn")
+    return keras.Model(x, spec.build(spec.options(**keys), x).encoded)
 
 
 def test_the_stride_is_in_the_last_convolution_of_a_block():

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import backbones, features, training
+from trainer_module import backbones, features, models, training
 from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.models import transfer
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions
 from trainer_module.tasks import classification
@@ -161,7 +160,7 @@ def test_cached_features_are_shuffled_reproducibly_in_every_epoch(fresh, data, t
 
 
 def test_an_unfrozen_encoder_is_rejected(fresh, data, tmp_path):
-    transfer.unfreeze(fresh, 8)
+    models.unfreeze(fresh, 8)
     encoder = keras.Model(fresh.input, fresh.get_layer(features.POOLED_LAYER).output)
     with pytest.raises(ValueError, match="trainable weights; freeze it first"):
         frozen_features(encoder, data, batch_size=5, cache_path=str(tmp_path / "x"))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
-from trainer_module import backbones, export, features, preprocessing, tasks, training
+from trainer_module import backbones, export, features, models, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.models import unet
 from trainer_module.network import build as build_network
@@ -148,7 +148,7 @@ def test_trainable_layers_of_the_encoder_at_the_start(tiny, weights, how, begins
 def test_unfrozen_layers_are_counted_from_the_end(tiny):
     model = build(with_encoder())
     for num_layers, names in ((3, CONVOLUTIONS[4:]), (6, CONVOLUTIONS[3:]), (1000, CONVOLUTIONS), (0, [])):
-        unet.unfreeze(model, num_layers)
+        models.unfreeze(model, num_layers)
         assert trained(model) == names
 
 

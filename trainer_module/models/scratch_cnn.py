@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core.core_schema import ValidationInfo
 
 from trainer_module import features
-from trainer_module.models import FeatureMaps
+from trainer_module.models import FeatureMaps, ModelSpec
 from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Options(ModelOptions):
         return side
 
 
-def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
+def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to a normalised image tensor.
 
     Every convolution is 3x3, "same", without a bias (batch normalisation has one) and followed by batch normalisation
@@ -139,3 +139,6 @@ def _convolution(
 
 def _per_block(value: Value | tuple[Value, ...], options: Options) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else (value,) * len(options.blocks)
+
+
+MODEL = ModelSpec(options=Options, build=_build)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
-from trainer_module.models import FeatureMaps
+from trainer_module.models import FeatureMaps, ModelSpec
 from trainer_module.models._pretrained import learn_statistics_soon
-from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Options(ModelOptions):
         return self.begins_frozen() and backbones.get(self.backbone).trainable
 
 
-def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
+def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the backbone to a tensor of pixels; it is frozen unless its weights are random.
 
     Args:
@@ -82,3 +81,6 @@ def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
     x = backbone(x)
     x = layers.Activation("linear", name=features.FEATURES_LAYER)(x)
     return FeatureMaps(x, x)
+
+
+MODEL = ModelSpec(options=Options, build=_build)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
-from trainer_module.models import FeatureMaps
+from trainer_module.models import FeatureMaps, ModelSpec
 from trainer_module.models._pretrained import learn_statistics_soon, train_last
-from trainer_module.models._pretrained import unfreeze as unfreeze
 from trainer_module.section import ModelOptions, Rate
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Options(ModelOptions):
         return self.model_copy(update={"encoder_weights": backbones.RANDOM})
 
 
-def build(options: Options, *, x: keras.KerasTensor) -> FeatureMaps:
+def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to an image tensor.
 
     Two 3x3 convolutions a level, each followed by batch normalisation and ReLU; 2x2 max pooling on the way down,
@@ -165,3 +164,6 @@ def _border(side: int, multiple: int) -> tuple[int, int]:
     """Pixels to add before and behind, so that the side becomes a multiple."""
     missing = -side % multiple
     return missing // 2, missing - missing // 2
+
+
+MODEL = ModelSpec(options=Options, build=_build)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from trainer_module import registry
+from trainer_module.registry import Registry
 from trainer_module.tasks._spec import Comparison as Comparison
 from trainer_module.tasks._spec import Explanation as Explanation
 from trainer_module.tasks._spec import Objective as Objective
@@ -14,16 +12,5 @@ from trainer_module.tasks._spec import TaskSpec as TaskSpec
 DEFAULT = "classification"
 
 
-def names() -> list[str]:
-    """Names of all tasks, in alphabetical order."""
-    return registry.names(sys.modules[__name__])
-
-
-def get(name: str) -> TaskSpec:
-    """Returns the record of one task; importing it imports neither TensorFlow nor Keras.
-
-    Raises:
-      ValueError: If no module of that name is in this folder.
-    """
-    spec: TaskSpec = registry.get(sys.modules[__name__], "task", name).TASK
-    return spec
+_REGISTRY = Registry(__name__, "task", TaskSpec)
+names, get = _REGISTRY.names, _REGISTRY.get
