@@ -10,7 +10,7 @@ import tensorflow as tf
 class LabelLoss(keras.losses.Loss):
     """Cross-entropy of logits float32 [N, C] with class ids [N] or shares of the classes [N, C].
 
-    With smoothing s, a label y becomes (1 - s) y + s / C.
+    With smoothing s, a label y becomes (1 - s) y + s / C. Images without a label (id -1) have loss 0.
 
     Reference: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7 (label smoothing).
     """
@@ -25,7 +25,8 @@ class LabelLoss(keras.losses.Loss):
         logits = tf.cast(y_pred, tf.float32)
         shares = tf.cast(y_true, tf.float32) if _is_soft(y_true) else tf.one_hot(_ids(y_true), logits.shape[-1])
         smoothed = (1.0 - self.label_smoothing) * shares + self.label_smoothing / logits.shape[-1]
-        return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
+        losses = tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
+        return tf.where(tf.reduce_any(shares > 0.0, axis=-1), losses, 0.0)
 
 
 def is_correct(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
@@ -57,8 +58,9 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     if kind == "none":
         return np.ones(num_classes, np.float32)
     counts = np.zeros(num_classes, np.int64)
-    for labels in train_data.map(lambda images, labels: labels):
-        counts += np.bincount(labels.numpy(), minlength=num_classes)
+    for batch in train_data.map(lambda images, labels: labels):
+        labels = batch.numpy()
+        counts += np.bincount(labels[labels >= 0], minlength=num_classes)
     return balanced_weights(counts)
 
 

@@ -72,9 +72,7 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
     pixels = preprocessing.decode_and_resize(
         tf.constant([source.encoded for source in sources]), options.transform.image_size, options.transform.channels
     )
-    raw_labels = {
-        key: tf.constant([list(example[key].bytes_list.value) for example in examples]) for key in task.label_features
-    }
+    raw_labels = [{key: _values(example[key]) for key in task.label_features} for example in examples]
     ground_truth = task.labels(raw_labels, options).numpy()
     indices, class_ids = np.arange(len(sources)), None
     if target == TRUE:
@@ -95,6 +93,11 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
             regions=regions,
             ground_truth=ground_truth[part],
         )
+
+
+def _values(feature: tf.train.Feature) -> Sequence[bytes | float | int]:
+    kind = feature.WhichOneof("kind")
+    return getattr(feature, kind).value if kind else []
 
 
 def _source(example: Mapping[str, tf.train.Feature], slices: Sequence[str]) -> SourceImage:

@@ -100,7 +100,7 @@ def _requests(
         ),
     ]
     image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-    reference = task.export.reference(model, options, image_bytes)
+    reference = task.predict(model, options, image_bytes)
     for signature, values in (
         (features.SERVING_DEFAULT, image_bytes),
         (features.EXAMPLES, list(serialized_examples)),

@@ -168,8 +168,7 @@ def _decode(candidate: Candidate, reading: ExampleGenOptions, options: TrainerOp
     label = raw_examples.check_label(candidate.label, properties, reading)
     encoded = tf.constant([candidate.encoded])
     pixels = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
-    raw_features = {key: tf.constant([list(values)]) for key, values in label.items()}
-    labels = tasks.get(options.task.name).labels(raw_features, options)
+    labels = tasks.get(options.task.name).labels([label], options)
     return LabelledImage(pixels[0].numpy(), labels[0].numpy(), candidate.filename)
 
 

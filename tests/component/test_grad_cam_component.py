@@ -119,7 +119,7 @@ def explained(tiny_model, examples, tmp_path_factory):
 
 def test_the_most_informative_predictions_of_every_class_and_slice_are_selected(tiny_model, examples, explained):
     folder, artifact = explained
-    p = CLASSIFICATION.export.reference(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    p = CLASSIFICATION.predict(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     truth, best = np.array([0, 1, 2] * 4), np.sort(p, axis=1)
     right, margin = p.argmax(axis=1) == truth, best[:, -1] - best[:, -2]
     groups = {f"class = {name}": truth == index for index, name in enumerate(tiny_model.options.classes)}

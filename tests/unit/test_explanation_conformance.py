@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import faithfulness, features, grad_cam, models, tasks
+from trainer_module import faithfulness, grad_cam, models, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
@@ -25,14 +25,12 @@ def options(task, model):
 
 
 def ground_truth_of(task, options):
-    """Labels of raw examples that have every kind of label."""
-    labels = {features.CLASS_TEXT: [[CLASSES[index % 3].encode()] for index in range(BATCH)], features.MASK_ENCODED: []}
-    for index in range(BATCH):
-        mask = np.zeros((SIZE, SIZE, 1), np.uint8)
-        mask[4:20, 4 : 8 + index] = 1 + index % 2
-        mask[0] = 255
-        labels[features.MASK_ENCODED].append([tf.io.encode_png(mask).numpy()])
-    return task.labels({key: tf.constant(labels[key]) for key in task.label_features}, options).numpy()
+    """Labels of examples with one or two classes each."""
+    class_ids = [(0,), (1, 2), (2, 0), (1,)]
+    labels = task.labels([task.example_label(ids, CLASSES, SIZE) for ids in class_ids], options).numpy()
+    if labels.shape == (BATCH, SIZE, SIZE):
+        labels[:, 0] = options.ignore_id
+    return labels
 
 
 @pytest.fixture

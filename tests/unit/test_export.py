@@ -28,7 +28,7 @@ def test_the_export_has_all_signatures(tiny_session):
 def test_predictions_equal_those_of_the_keras_model(tiny_session, tiny_model, signature):
     values = tiny_model.image_bytes if signature == "serving_default" else tiny_model.examples
     response = tiny_session.run_on(signature, values)
-    expected = classification.TASK.export.reference(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    expected = classification.TASK.predict(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
     np.testing.assert_allclose(response["probabilities"], expected, atol=1e-5)
     np.testing.assert_array_equal(response["class_id"], expected.argmax(axis=1))
     assert [label.decode() for label in response["label"]] == [

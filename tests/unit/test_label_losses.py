@@ -43,6 +43,16 @@ def test_label_smoothing(labels, smoothing):
     assert float(LabelLoss(smoothing)(labels, LOGITS)) == pytest.approx(float(reference(shares, LOGITS)), rel=1e-5)
 
 
+def test_images_without_a_label_have_no_loss_and_no_gradient():
+    for labels in (np.array([0, -1, 2, -1]), np.where([[True], [False], [True], [False]], SHARES, 0.0)):
+        with tf.GradientTape() as tape:
+            tape.watch(LOGITS)
+            losses = LabelLoss(0.1).call(tf.constant(labels), LOGITS)
+        np.testing.assert_array_equal(losses.numpy() > 0, [True, False, True, False])
+        gradient = tape.gradient(losses, LOGITS).numpy()
+        np.testing.assert_array_equal(gradient.any(axis=1), [True, False, True, False])
+
+
 def test_correct_predictions_of_ids_and_of_the_largest_share():
     np.testing.assert_array_equal(label_losses.is_correct(tf.constant(IDS), LOGITS), [1, 1, 1, 0])
     np.testing.assert_array_equal(label_losses.is_correct(tf.constant(SHARES), LOGITS), [1, 1, 1, 0])
@@ -64,6 +74,8 @@ def test_balanced_weights_equal_those_of_scikit_learn():
 def test_a_class_without_images_has_weight_0_and_does_not_change_the_others():
     weights = label_losses.class_weights("balanced", labelled([0, 2, 2, 2]), 3)
     np.testing.assert_allclose(weights, [2.0, 0.0, 2 / 3], rtol=1e-6)
+    unknown = label_losses.class_weights("balanced", labelled([-1, 0, 2, 2, 2]), 3)
+    np.testing.assert_array_equal(unknown, weights)
 
 
 # --- In training ------------------------------------------------------------------------------------------------

@@ -1,34 +1,15 @@
 """Conformance: properties that the drawing of every task has."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
-from trainer_module import features, network, tasks
+from trainer_module import network, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
 
 SIDE = 16
 CLASSES = ("background", "cat", "dog")
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def raw_features(rng):
-    """The labels of four raw examples, in every form that a task may read."""
-    masks = [png(rng.integers(0, 3, (SIDE, SIDE), np.uint8)) for _ in range(4)]
-    return {
-        features.CLASS_TEXT: tf.constant([[b"cat"], [b"dog"], [b"background"], [b"cat"]]),
-        features.MASK_ENCODED: tf.constant([[mask] for mask in masks]),
-    }
 
 
 @pytest.fixture(params=tasks.names())
@@ -53,8 +34,9 @@ def images(rng):
 
 
 @pytest.fixture
-def labels(task, options, raw_features):
-    return task.labels(raw_features, options).numpy()
+def labels(task, options):
+    class_ids = [(1,), (2, 1), (0, 2), (1,)]
+    return task.labels([task.example_label(ids, CLASSES, SIDE) for ids in class_ids], options).numpy()
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ def test_responses_of_a_session_equal_those_of_the_network(exported):
     response = served.run_on("serving_default", images)
     assert set(response) == {"mask_png_bytes", "class_pixels"}
     masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in response["mask_png_bytes"]]
-    np.testing.assert_array_equal(masks, tasks.get(given.task.name).export.reference(model, given, images))
+    np.testing.assert_array_equal(masks, tasks.get(given.task.name).predict(model, given, images))
     assert masks[0].dtype == np.uint8
     np.testing.assert_array_equal(response["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
     alone = served.run_on("examples", examples[1:2])

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 Outputs = dict[str, tf.Tensor]
 
 
-def pixels_of(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+def decode_pixels(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
     """Decodes image files, string [N], to the model input: float32 [N, s, s, channels], range [0, 255]."""
     transform = options.transform
     pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels)
     return tf.cast(pixels, tf.float32)
 
 
-def image_bytes_of(examples: tf.Tensor) -> tf.Tensor:
+def read_image_bytes(examples: tf.Tensor) -> tf.Tensor:
     """Reads the image files of serialized raw examples: string [N] → string [N]."""
     spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
     return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
 
 
-def common(
+def common_endpoints(
     model: keras.Model,
     options: TrainerOptions,
     tft_layer: Any,
@@ -62,7 +62,7 @@ def common(
     """
 
     def predict_examples(examples: tf.Tensor) -> Outputs:
-        return predict(image_bytes_of(examples))
+        return predict(read_image_bytes(examples))
 
     def transform_features(examples: tf.Tensor) -> Outputs:
         transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
@@ -71,7 +71,7 @@ def common(
         return transformed | {features.LABEL: label(transformed)}
 
     def embed(image_bytes: tf.Tensor) -> Outputs:
-        vectors = embedding(pixels_of(image_bytes, options), training=False)
+        vectors = embedding(decode_pixels(image_bytes, options), training=False)
         if len(vectors.shape) == 4:
             vectors = tf.reduce_mean(tf.cast(vectors, tf.float32), axis=[1, 2])
         return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
@@ -94,7 +94,7 @@ def _explain(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor
     names = tf.constant(options.classes)
 
     def compute(image_bytes: tf.Tensor) -> Outputs:
-        pixels = pixels_of(image_bytes, options)
+        pixels = decode_pixels(image_bytes, options)
         explained = explain(pixels)
         blended = overlays.overlay(pixels, explained.heatmap, colors, served.alpha)
         return {

@@ -1,13 +1,13 @@
-"""The records that describe a task: everything that the rest of the product needs to know about one.
+"""The records that describe a task.
 
-Importing this module, or a task, imports neither TensorFlow nor Keras: a configuration is checked, a report is rendered
-and a metric is described without them. The functions of a task import what they use.
+Importing this module, or a task, imports neither TensorFlow nor Keras: checking a configuration, rendering a report and
+describing a metric do not need them. The functions of a task import them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trainer_module import features
@@ -41,8 +41,8 @@ class Condition(NamedTuple):
     """When an option of a task has an effect.
 
     Attributes:
-      text: The condition, as it is written in the configuration: `task.loss = "focal"`.
-      holds: Options of the task → whether it holds.
+      text: The condition as in the configuration: `task.loss = "focal"`.
+      holds: Options of the task → whether the condition is met.
     """
 
     text: str
@@ -65,11 +65,11 @@ class Endpoint(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Whether an export responds as the Keras model does.
+    """Whether the response of an export equals the prediction of the Keras model.
 
     Attributes:
-      passed: Whether the responses are equal within the tolerance.
-      detail: The difference, or what went wrong.
+      passed: Whether they are equal within the tolerance.
+      detail: The difference, or the error.
       difference: The value that was compared with the tolerance; None if there is no such number.
     """
 
@@ -85,16 +85,14 @@ class Export:
     Attributes:
       required: Signatures that every export must have.
       signatures: (model, options, tft_layer, raw_feature_spec) → name → endpoint.
-      reference: (model, options, image_bytes) → the Keras model's own predictions.
-      compare: (response, reference, options, tolerance) → whether a response of `serving_default` or `examples`
-        equals the reference.
+      compare: (response, prediction, options, tolerance) → whether a response of `serving_default` or `examples` equals
+        the result of `TaskSpec.predict`.
       command: The CLI command for one prediction, without `tfx-vision`: "predict IMAGE".
     """
 
     required: tuple[str, ...]
     signatures: Callable[[keras.Model, TrainerOptions, Any, dict[str, Any]], dict[str, Endpoint]]
-    reference: Callable[[keras.Model, TrainerOptions, Sequence[bytes]], np.ndarray]
-    compare: Callable[[Mapping[str, np.ndarray], np.ndarray, TrainerOptions, float], Agreement]
+    compare: Callable[[Mapping[str, np.ndarray], Any, TrainerOptions, float], Agreement]
     command: str
 
 
@@ -234,6 +232,10 @@ class Drawing:
 # === Task ===
 
 
+def _without_sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
+    return train_data
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """Everything task-specific. Code outside `trainer_module/tasks` reads this record and never compares names.
@@ -244,21 +246,25 @@ class TaskSpec:
       name: Name of the module, and of the task in configurations.
       label_noun: What one example is labelled with, in messages: "one class per image", "a mask per image".
       options: The keys of `[task]`.
-      label_features: Raw example features that hold the label; a layout must write all of them.
+      label_features: Raw example features of the label; a layout must write all of them.
       class_features: Raw example features of class names, for slices and label groups.
-      single_valued_features: Label features with exactly one value in every example; the others may have any number.
-      transform_label: (raw features, classes, transform options) → the label in the transform graph.
+      single_valued_features: Label features with exactly one value in every example; the others may have any number and
+        are sparse tensors in `transform_label`.
+      example_label: (class ids, classes, image_size) → label and class features of an example (feature name → values)
+        with these classes; only the first one if a label has one class. Conformance tests label their images with it.
+      transform_label: (raw features, classes, transform options) → the label in the transform graph. A label with an
+        unknown class must not train: it has no effect on the loss, or the loss raises an error.
       read_label: (transformed features, transform options) → a batch of labels for training.
       geometry_moves_labels: Whether geometric augmentation changes labels too; it then runs in tf.data.
-      unsupported_augmentation: Keys of `[augmentation]` that do not fit the label.
-      augment: options → (seed int [2], images, labels, *sample weights) → the same, changed.
+      unsupported_augmentation: Keys of `[augmentation]` that the label does not support.
+      augment: options → (seed int [2], images, labels, *sample weights) → the same, augmented.
       head: (feature maps, num_classes, options) → logits, with the layer name `features.LOGITS_LAYER`.
       loss: (options, train data) → the loss of logits and labels; without train data class weights are 1.
-      sample_weight: (train data, options) → the train data, with a third component where examples have weights.
-      training_metrics: options → metrics shown and recorded while training.
+      sample_weight: (train data, options) → the train data, with a third component if examples have weights.
+      training_metrics: options → metrics that are computed during training.
       objectives: Values that Tuner can optimise.
-      loss_options: Keys of `[task]` that change the loss itself, so that losses are not comparable.
-      option_conditions: Key of `[task]` → when it has an effect.
+      loss_options: Keys of `[task]` that change the loss, so losses with different values are not comparable.
+      option_conditions: Key of `[task]` → the condition under which it has an effect.
       evaluation: How it is evaluated.
       export: How it is served.
       explanation: How a prediction is explained.
@@ -272,6 +278,7 @@ class TaskSpec:
     label_features: tuple[str, ...]
     class_features: tuple[str, ...]
     single_valued_features: tuple[str, ...] = ()
+    example_label: Callable[[Sequence[int], Sequence[str], int], dict[str, list[Any]]]
     transform_label: Callable[[Mapping[str, tf.Tensor], Sequence[str], TransformOptions], tf.Tensor]
     read_label: Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
     geometry_moves_labels: bool = False
@@ -279,23 +286,40 @@ class TaskSpec:
     augment: Callable[[TrainerOptions], Callable[..., tuple[tf.Tensor, ...]]]
     head: Callable[[FeatureMaps, int, TrainerOptions], keras.KerasTensor]
     loss: Callable[..., keras.losses.Loss]
-    sample_weight: Callable[[tf.data.Dataset, TrainerOptions], tf.data.Dataset]
+    sample_weight: Callable[[tf.data.Dataset, TrainerOptions], tf.data.Dataset] = _without_sample_weight
     training_metrics: Callable[[TrainerOptions], list[keras.metrics.Metric]]
     objectives: tuple[Objective, ...]
     loss_options: tuple[str, ...] = ()
-    option_conditions: Mapping[str, Condition]
+    option_conditions: Mapping[str, Condition] = field(default_factory=dict)
     evaluation: Evaluation
     export: Export
     explanation: Explanation
     decode: Callable[[tf.Tensor], tf.Tensor]
     drawing: Drawing
 
-    def labels(self, raw_features: Mapping[str, tf.Tensor], options: TrainerOptions) -> tf.Tensor:
-        """Reads the labels of raw examples as `read_label` does, without a transform graph.
+    def labels(self, raw_labels: Sequence[Mapping[str, Sequence[Any]]], options: TrainerOptions) -> tf.Tensor:
+        """Reads labels as `read_label` does, without a transform graph.
 
         Args:
-          raw_features: `label_features` of a batch, [N, number of values].
+          raw_labels: `label_features` of every example: feature name → values.
           options: `classes` and `transform` are read.
         """
+        import tensorflow as tf
+
+        raw_features = {}
+        for key in self.label_features:
+            values = [list(label[key]) for label in raw_labels]
+            single = key in self.single_valued_features
+            raw_features[key] = tf.constant(values) if single else tf.ragged.constant(values, ragged_rank=1).to_sparse()
         label = self.transform_label(raw_features, options.classes, options.transform)
         return self.read_label({features.LABEL: label}, options.transform)
+
+    def predict(self, model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> Any:
+        """Computes the Keras model's predictions for image files, as `decode` returns them, in NumPy arrays."""
+        import tensorflow as tf
+
+        from trainer_module.tasks._signatures import decode_pixels
+
+        pixels = decode_pixels(tf.constant(list(image_bytes)), options)
+        predictions = self.decode(model(pixels, training=False))
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), predictions)

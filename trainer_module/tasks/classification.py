@@ -67,11 +67,15 @@ class Options(TaskOptions):
 # === Labels ===
 
 
-def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """Maps the class name of a raw example to its id, int64 [N]; -1 for an unknown name.
+def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size: int) -> dict[str, list[Any]]:
+    return {features.CLASS_TEXT: [classes[class_ids[0]]]}
 
-    The vocabulary is the configuration's, in its order: ids do not depend on how often a class occurs, and a class that
-    appears later is an anomaly, not a silent change of every id.
+
+def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
+    """Maps the class name of a raw example to its id, int64 [N]; -1 for an unknown name, which the loss ignores.
+
+    The ids follow the order of the configuration's class names: they do not depend on how often a class occurs, and a
+    new class is an anomaly instead of a silent change of all ids.
     """
     import tensorflow as tf
 
@@ -129,7 +133,7 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
 
 
 def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
-    """Adds a weight to every image if `task.class_weights` asks for it.
+    """Adds a weight to every image if `task.class_weights` is "balanced".
 
     Args:
       train_data: (images, int64 [n]) batches.
@@ -147,23 +151,23 @@ def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.d
     if kind == "none":
         return train_data
     weights = tf.constant(label_losses.class_weights(kind, train_data, len(options.classes)))
-    return train_data.map(lambda images, labels: (images, labels, tf.gather(weights, labels)))
+    return train_data.map(lambda images, labels: (images, labels, tf.gather(weights, tf.maximum(labels, 0))))
 
 
 def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Changes images; labels become float32 [n, C] where images are mixed."""
+    """Augments images; if images are mixed, labels become float32 [n, C]."""
     import tensorflow as tf
 
     from trainer_module import augmentation
 
-    chosen = options.augmentation
+    augment = options.augmentation
 
     def change(seed: tf.Tensor, images: tf.Tensor, *targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images = augmentation.augment_images(images, chosen, seed)
-        if chosen.mixes():
+        images = augmentation.augment_images(images, augment, seed)
+        if augment.mixes():
             labels, *weights = targets
             targets = (tf.one_hot(labels, len(options.classes)), *weights)
-            images, targets = augmentation.mix(images, targets, chosen, seed)
+            images, targets = augmentation.mix(images, targets, augment, seed)
         return images, *targets
 
     return change
@@ -194,7 +198,7 @@ def _signatures(
     """Builds the signatures of the SavedModel.
 
     Returns:
-      Those of `_signatures.common`, and with N the batch size and C the number of classes:
+      Those of `_signatures.common_endpoints`, and with N the batch size and C the number of classes:
         serving_default: image_bytes string [N] → probabilities float32 [N, C], class_id int64 [N], label string [N],
           score float32 [N].
         classify: inputs string [N] (serialized raw examples) → classes string [N, C], scores float32 [N, C].
@@ -207,8 +211,8 @@ def _signatures(
     names = tf.constant(options.classes)
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(_signatures.pixels_of(image_bytes, options), training=False)
-        probabilities = tf.nn.softmax(logits)
+        logits = model(_signatures.decode_pixels(image_bytes, options), training=False)
+        probabilities = _decode(logits)
         class_id = tf.argmax(probabilities, axis=-1)
         return {
             "probabilities": probabilities,
@@ -218,38 +222,29 @@ def _signatures(
         }
 
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = predict(_signatures.image_bytes_of(inputs))["probabilities"]
+        scores = predict(_signatures.read_image_bytes(inputs))["probabilities"]
         return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
 
     embedding = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
-    endpoints = _signatures.common(model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding)
+    endpoints = _signatures.common_endpoints(
+        model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
+    )
     return endpoints | {features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])}
 
 
-def _reference(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """Computes the Keras model's own probabilities, float32 [N, C]."""
-    import tensorflow as tf
-
-    from trainer_module.tasks import _signatures
-
-    pixels = _signatures.pixels_of(tf.constant(list(image_bytes)), options)
-    probabilities: np.ndarray = tf.nn.softmax(model(pixels, training=False)).numpy()
-    return probabilities
-
-
 def _compare(
-    response: Mapping[str, np.ndarray], reference: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
 ) -> Agreement:
-    """Compares probabilities; the tolerance is the largest difference of one that counts as equal."""
+    """Compares probabilities; the tolerance is their largest allowed difference."""
     import numpy as np
 
-    difference = float(np.max(np.abs(response["probabilities"] - reference)))
+    difference = float(np.max(np.abs(response["probabilities"] - expected)))
     if not difference <= tolerance:  # NaN is a failure too
         detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
         return Agreement(False, detail, difference if math.isfinite(difference) else None)
     labels = [label.decode() for label in response["label"]]
     if labels != [options.classes[index] for index in response["probabilities"].argmax(axis=-1)]:
-        return Agreement(False, "the labels are not those of the most probable classes")
+        return Agreement(False, "the labels do not belong to the most probable classes")
     return Agreement(True, f"largest difference of a probability {difference:.2g}", difference)
 
 
@@ -335,6 +330,7 @@ TASK = TaskSpec(
     label_features=(features.CLASS_TEXT,),
     class_features=(features.CLASS_TEXT,),
     single_valued_features=(features.CLASS_TEXT,),
+    example_label=_example_label,
     transform_label=_transform_label,
     read_label=_read_label,
     augment=_augment,
@@ -344,7 +340,6 @@ TASK = TaskSpec(
     training_metrics=_training_metrics,
     objectives=(Objective("val_loss", "min"), Objective("val_accuracy", "max")),
     loss_options=("label_smoothing",),
-    option_conditions={},
     evaluation=labels.EVALUATION,
     export=Export(
         required=(
@@ -355,7 +350,6 @@ TASK = TaskSpec(
             features.EMBED,
         ),
         signatures=_signatures,
-        reference=_reference,
         compare=_compare,
         command="predict IMAGE",
     ),

@@ -57,6 +57,20 @@ class Options(TaskOptions):
 # === Labels ===
 
 
+def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size: int) -> dict[str, list[Any]]:
+    """Returns a mask with a vertical stripe per class."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    stripes = np.array(class_ids, np.uint8)[np.arange(image_size) * len(class_ids) // image_size]
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(stripes, [image_size, 1])).save(buffer, "PNG")
+    names = [classes[class_id] for class_id in dict.fromkeys(class_ids)]
+    return {features.MASK_ENCODED: [buffer.getvalue()], features.MASK_CLASSES: names}
+
+
 def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
     """Resizes the mask of a raw example: uint8 ids [image_size, image_size] in one string, string [N]."""
     import tensorflow as tf
@@ -78,7 +92,7 @@ def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) ->
 
 
 def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
-    """Adds a 1x1 convolution on the decoded map, enlarged bilinearly where that is smaller than the image.
+    """Adds a 1x1 convolution on the decoded map, enlarged bilinearly if the map is smaller than the image.
 
     Args:
       maps: The model's feature maps; `decoded` is read.
@@ -102,13 +116,8 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
 # === Training ===
 
 
-def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.data.Dataset:
-    """Returns the data unchanged: pixels have weights, in the loss, and images have none."""
-    return train_data
-
-
 def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Moves image and mask alike: (seed int [2], images, masks) → the same, changed."""
+    """Moves images and masks in the same way: (seed int [2], images, masks) → the same, augmented."""
     from trainer_module import augmentation
 
     return lambda seed, images, masks: augmentation.augment_images_and_masks(images, masks, options.augmentation, seed)
@@ -139,7 +148,7 @@ def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
 
 
 def masks_of(logits: tf.Tensor) -> tf.Tensor:
-    """Takes the most probable class of every pixel: float32 [N, h, w, C] → uint8 [N, h, w]."""
+    """Returns the most probable class of every pixel: float32 [N, h, w, C] → uint8 [N, h, w]."""
     import tensorflow as tf
 
     return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
@@ -160,7 +169,7 @@ def _signatures(
     """Builds the signatures of the SavedModel.
 
     Returns:
-      Those of `_signatures.common`, and with N the batch size, C the number of classes and s the image size:
+      Those of `_signatures.common_endpoints`, and with N the batch size, C the number of classes and s the image size:
         serving_default: image_bytes string [N] → mask_png_bytes string [N] (PNG of class ids, uint8 [s, s]),
           class_pixels int64 [N, C]. TFMA reads an output by its name only if there are two or more.
         transform_features: the label is a PNG of class ids and `ignore_id`, uint8 [s, s].
@@ -173,36 +182,25 @@ def _signatures(
     from trainer_module.tasks import _signatures
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        masks = masks_of(model(_signatures.pixels_of(image_bytes, options), training=False))
+        masks = masks_of(model(_signatures.decode_pixels(image_bytes, options), training=False))
         return {"mask_png_bytes": _encode(masks), "class_pixels": count_pixels(masks, len(options.classes))}
 
     def label(transformed: dict[str, tf.Tensor]) -> tf.Tensor:
         return _encode(_read_label(transformed, options.transform))
 
     embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
-    return _signatures.common(
+    return _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding, label=label
     )
 
 
-def _reference(model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> np.ndarray:
-    """Computes the Keras model's own masks, uint8 [N, s, s]."""
-    import tensorflow as tf
-
-    from trainer_module.tasks import _signatures
-
-    pixels = _signatures.pixels_of(tf.constant(list(image_bytes)), options)
-    masks: np.ndarray = masks_of(model(pixels, training=False)).numpy()
-    return masks
-
-
 def _compare(
-    response: Mapping[str, np.ndarray], reference: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
 ) -> Agreement:
     """Compares masks.
 
-    The tolerance is the largest share of differing pixels that counts as equal: where two classes are equally probable,
-    rounding decides.
+    The tolerance is the largest allowed share of differing pixels: where two classes are equally probable, rounding
+    decides.
     """
     import numpy as np
     import tensorflow as tf
@@ -210,13 +208,13 @@ def _compare(
     from trainer_module.pixel_metrics import count_pixels
 
     masks = np.stack([tf.io.decode_png(encoded).numpy()[..., 0] for encoded in response["mask_png_bytes"]])
-    if masks.shape != reference.shape:
-        return Agreement(False, f"masks of shape {masks.shape}, expected {reference.shape}")
-    differing = float(np.mean(masks != reference))
+    if masks.shape != expected.shape:
+        return Agreement(False, f"masks of shape {masks.shape}, expected {expected.shape}")
+    differing = float(np.mean(masks != expected))
     if differing > tolerance:
         return Agreement(False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}", differing)
     if not np.array_equal(response["class_pixels"], count_pixels(tf.constant(masks), len(options.classes))):
-        return Agreement(False, "class_pixels are not those of the masks")
+        return Agreement(False, "class_pixels do not belong to the masks")
     return Agreement(True, f"{differing:.2g} of the pixels differ", differing)
 
 
@@ -256,7 +254,7 @@ def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
 
 
 def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
-    """Returns the mean probability of the class over its region, float32 [N]; 0 where that is empty."""
+    """Returns the mean probability of the class over its region, float32 [N]; 0 if the region is empty."""
     import tensorflow as tf
 
     probabilities = tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
@@ -314,6 +312,8 @@ TASK = TaskSpec(
     options=Options,
     label_features=(features.MASK_ENCODED,),
     class_features=(features.MASK_CLASSES,),
+    single_valued_features=(features.MASK_ENCODED,),
+    example_label=_example_label,
     transform_label=_transform_label,
     read_label=_read_label,
     geometry_moves_labels=True,
@@ -321,7 +321,6 @@ TASK = TaskSpec(
     augment=_augment,
     head=_head,
     loss=_loss,
-    sample_weight=_sample_weight,
     training_metrics=_training_metrics,
     objectives=(
         Objective("val_loss", "min"),
@@ -335,7 +334,6 @@ TASK = TaskSpec(
     export=Export(
         required=(features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED),
         signatures=_signatures,
-        reference=_reference,
         compare=_compare,
         command="segment IMAGE --output-dir DIR",
     ),
