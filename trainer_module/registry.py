@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
 from typing import Generic, TypeVar
 
 from trainer_module.error_text import did_you_mean
@@ -67,28 +66,3 @@ class Registry(Generic[Entry]):
                 f"{attribute} is {type(entry).__name__ if hasattr(module, attribute) else 'not defined'}."
             )
         return entry
-
-
-# Untyped access, until the models and the tasks export typed entries.
-
-
-def names(package: ModuleType) -> list[str]:
-    """Names of all modules in the package's folder, in alphabetical order."""
-    return Registry(package.__name__, "", object).names()
-
-
-def get(package: ModuleType, kind: str, name: str) -> ModuleType:
-    """Imports one module.
-
-    Args:
-      package: The folder.
-      kind: What its files are, for the error.
-      name: The module's name.
-
-    Raises:
-      ValueError: If no module of that name is in the folder.
-    """
-    known = names(package)
-    if name not in known:
-        raise ValueError(f"Unknown {kind} {name!r}. Known {kind}s: {', '.join(known)}.")
-    return importlib.import_module(f"{package.__name__}.{name}")

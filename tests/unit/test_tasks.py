@@ -42,7 +42,7 @@ def small_backbone():
         return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=build, smallest_image=1))
+        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=build, smallest_image=1, trainable=True))
         yield
 
 
