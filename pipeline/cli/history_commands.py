@@ -30,7 +30,7 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     from pipeline.history import run_history
 
     try:
-        note = run_history.read(loaded).not_in_the_report()
+        note = run_history.read(loaded).outdated_report_note()
     except ConfigError as error:
         note = f"cannot determine the run of this report: {error}"
     if note:
@@ -74,18 +74,18 @@ def compare(
     """
     with one_message():
         loaded = load_config(config, data, overrides, needs_data=False)
-        from pipeline.history import run_history
+        from pipeline.history import comparison, run_history
 
         runs = run_history.read(loaded)
-        comparison = run_history.compare(runs.find(first), runs.find(second))
+        compared = comparison.compare(runs.find(first), runs.find(second))
     if as_json:
         from pipeline.cli import json_output
 
-        print(json_output.compare_output(comparison).as_text())
+        print(json_output.compare_output(compared).as_text())
         return
     from pipeline.cli import history_tables
 
-    history_tables.show_comparison(wide_console(sys.stdout), comparison)
+    history_tables.show_comparison(wide_console(sys.stdout), compared)
 
 
 def rollback(

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.history.run_history import Comparison, Difference, Differences, Run, when
+from pipeline.history.comparison import Comparison, Difference, Differences
+from pipeline.history.run_history import Run, when
 from trainer_module.evaluation.spec import MetricSpec
 
 _MOST_ROWS = 20

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.execution import results
     from pipeline.execution.outcome import Outcome
     from pipeline.history import run_history
+    from pipeline.history.comparison import Comparison, Differences
     from pipeline.kubeflow.submission import Submission
     from pipeline.preview.network_summary import Inspection
     from trainer_module import architecture
@@ -331,10 +332,10 @@ def history_run(run: run_history.Run) -> Run:
     )
 
 
-def compare_output(comparison: run_history.Comparison) -> CompareOutput:
+def compare_output(comparison: Comparison) -> CompareOutput:
     """Describes the differences of two runs."""
 
-    def differences(metrics: run_history.Differences) -> dict[str, Difference]:
+    def differences(metrics: Differences) -> dict[str, Difference]:
         return {
             name: Difference(first=pair.first, second=pair.second, change=pair.change, better=pair.is_better)
             for name, pair in metrics.items()

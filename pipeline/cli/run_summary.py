@@ -229,13 +229,15 @@ def _verdict(console: Console, result: RunResult) -> None:
         _line(console, f"[bold]{node:<18}[/bold]{text}")
 
     if result.gates is not None:
-        against = "and against the last blessed model" if result.gates.has_baseline else "(no blessed model before it)"
+        against = (
+            "and compared with the last blessed model" if result.gates.has_baseline else "(no earlier blessed model)"
+        )
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         say("Evaluator", f"{word} by its thresholds {against}")
         for rule in result.not_compared[:_MOST_ROWS]:
             _line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
         if len(result.not_compared) > _MOST_ROWS:
-            _line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} rules more")
+            _line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} bounds more")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check.passed for check in result.checks)
@@ -255,9 +257,9 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
     measured = [row for row in rows if row.is_measured]
     if measured:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("gate", "figure", "for"):
+        for name in ("gate", "metric", "class or slice"):
             table.add_column(name, overflow="fold")
-        for name in ("value", "allowed", "missed by"):
+        for name in ("value", "bound", "missed by"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in measured[:_MOST_ROWS]:
             names = map(escape, (row.gate, row.figure, row.whom))

@@ -1,6 +1,6 @@
-"""The runs of a pipeline, read from ML Metadata and the artifacts: a list of them, and what differs between two.
+"""The runs of a pipeline, read from ML Metadata and the artifacts.
 
-Nothing here needs TFX, nor TensorFlow unless artifacts lie in a store, so that it answers at once.
+Requires neither TFX nor, unless artifacts are remote, TensorFlow: listing runs takes less than a second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _States = metadata_store_pb2.Execution
 _FAILED_QUERY = re.compile(r"executing query: (.+?) query:")
 _VERSION = re.compile(r"[0-9]{1,18}")
 _LAST = re.compile(r"last(?:-(\d{1,9}))?")
-# Sections of the configuration that nodes have in their parameters: node, parameter, key in its JSON, section.
+# Sections of the configuration that are parameters of nodes: node, parameter, key in its JSON, section.
 _SECTIONS_OF_NODES = (
     ("ImageExampleGen", "options", "data", "data"),
     ("ExampleValidator", "options", None, "validation"),
@@ -46,17 +46,13 @@ _SECTIONS_OF_NODES = (
 _Stored = TypeVar("_Stored", bound=Stored)
 
 
-Row = Mapping[str, float]  # metric → value, and a count
-Table = Mapping[str, Row]  # class or slice → row
-
-
 class Verdict(NamedTuple):
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
-      status: `pushed`, and perhaps `rolled back` since; `refused` by a gate; `failed`; `unfinished`, as it goes on or
-        was killed; `stopped`, as it was asked to before Pusher.
-      node: Where that was: the first gate that refused, the node that failed or runs, the last one that ran.
+      status: `pushed`, or `rolled back` if that was undone later; `refused` by a gate; `failed`; `unfinished` if it is
+        running or was killed; `stopped` if it was configured to end before Pusher.
+      node: The first gate that refused, the node that failed or is running, or the last one that ran.
     """
 
     status: Literal["pushed", "rolled back", "refused", "failed", "unfinished", "stopped"]
@@ -69,20 +65,20 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run; None, or nothing, where a node has not run or its artifacts are gone.
+    """One run; values are None or empty if a node has not run or its artifacts are gone.
 
     Attributes:
       number: 1 for the oldest.
-      id: ISO time at which it began.
-      verdict: What became of it.
-      version: The version that was pushed, by this run or by the one whose result it took from the cache.
-      examples: Number of used images.
+      id: ISO time of its start.
+      verdict: Its outcome.
+      version: The pushed version; that of an earlier run if the push came from the cache.
+      examples: Number of images.
       splits: Number of examples per split.
-      fingerprint: Digest of the paths, sizes and modification times of the images.
+      fingerprint: Digest of the paths, sizes and modification times of the files.
       span: The newest span that was read.
-      evaluation: The Evaluator's values.
-      reasons: What the gates have against it, a line each.
-      settings: The configuration as far as nodes have kept it: `section.key` → value.
+      evaluation: The metrics of Evaluator.
+      reasons: The reasons of the gates that refused, one line each.
+      settings: The part of the configuration that nodes have stored: `section.key` → value.
     """
 
     number: int
@@ -108,73 +104,11 @@ class Run:
         return self.evaluation.overall.value(self.evaluation.main_metric.name) if self.evaluation else math.nan
 
 
-class Difference(NamedTuple):
-    """A value of two runs.
-
-    Attributes:
-      first: Value of the first run; None if it is undefined or missing.
-      second: Value of the second run.
-      metric: The metric; None for numbers of which neither is better, such as the number of examples.
-    """
-
-    first: float | None
-    second: float | None
-    metric: MetricSpec | None = None
-
-    @property
-    def change(self) -> float | None:
-        """The second value minus the first; None if one is missing."""
-        return None if self.first is None or self.second is None else self.second - self.first
-
-    @property
-    def is_better(self) -> bool | None:
-        """Whether the second value is better; None if they are equal, or neither is."""
-        if not self.change or self.metric is None:
-            return None
-        return (self.change > 0) == self.metric.higher_is_better
-
-    @property
-    def gain(self) -> float:
-        """By how much the value became better; infinite if one is missing."""
-        if self.change is None:
-            return math.inf
-        return self.change if self.metric is None or self.metric.higher_is_better else -self.change
-
-
-Differences = dict[str, Difference]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs side by side.
-
-    Attributes:
-      first: One run.
-      second: The other.
-      evaluation: The evaluation whose metrics the tables of classes and slices show; None if neither run has one, or
-        their tasks differ.
-      metrics: All metrics over all examples, and `examples`.
-      classes: Class → metric; worst change of the main metric of classes first.
-      slices: Slice → metric; worst change of the main metric first.
-      settings: `section.key` → the value of each, where they differ; a key that one run has not kept is absent there.
-      data: Differences of the data, likewise.
-    """
-
-    first: Run
-    second: Run
-    evaluation: EvaluationResult | None
-    metrics: Differences
-    classes: dict[str, Differences]
-    slices: dict[str, Differences]
-    settings: dict[str, tuple[Any, Any]]
-    data: dict[str, tuple[Any, Any]]
-
-
 class Runs:
-    """The runs of a pipeline; what a run left is read when it is asked for."""
+    """The runs of a pipeline; the artifacts of a run are read on demand."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the record.
+        """Opens the run history.
 
         Args:
           path: ML Metadata's SQLite file.
@@ -183,7 +117,7 @@ class Runs:
           ConfigError: If it cannot be read.
         """
         self._path = path
-        with _explained(path):
+        with _readable_errors(path):
             self._store = metadata_store.open_store(path, read_only=True)
             contexts = self._store.get_contexts_by_type(metadata_store.RUN_CONTEXT)
             self._contexts = sorted(contexts, key=lambda context: context.id)
@@ -193,33 +127,32 @@ class Runs:
         return len(self._contexts)
 
     def newest(self, num: int) -> list[Run]:
-        """The last runs, the newest first."""
+        """Returns the last runs, the newest first."""
         return [self._read(number) for number in range(len(self), max(0, len(self) - num), -1)]
 
     def find(self, name: str) -> Run:
-        """The run that is meant.
+        """Finds a run.
 
         Args:
-          name: Its number, `last`, `last-1` (the one before) and so on, a version that was pushed, or the beginning of
-            its id.
+          name: Its number, `last`, `last-1` (the one before) and so on, a pushed version, or the beginning of its id.
 
         Raises:
-          ConfigError: If there is no such run; the message says what there is.
+          ConfigError: If there is no such run; the message lists the known ones.
         """
         return self._read(self._number_of(name))
 
-    def not_in_the_report(self) -> str:
-        """Which run the last report is of, where the last run has not come so far; else empty."""
+    def outdated_report_note(self) -> str:
+        """Describes which run the last report belongs to; empty if it is the last run."""
         newest, reported = len(self), len(self)
         while reported and "report" not in self._done(reported)[1].get("ModelReport", {}):
             reported -= 1
         if reported == newest:
             return ""
-        known = f"of run {self._called(reported)}" if reported else "of a run that is no longer known"
+        known = f"run {self._title(reported)}" if reported else "a run that is no longer known"
         verdict = _verdict(*self._done(newest))
-        return f"the report is {known}; the last run, {self._called(newest)}, has none: {verdict}."
+        return f"the report belongs to {known}; the last run, {self._title(newest)}, has none: {verdict}."
 
-    def _called(self, number: int) -> str:
+    def _title(self, number: int) -> str:
         return f"{number} ({when(self._contexts[number - 1].name)})"
 
     def _number_of(self, name: str) -> int:
@@ -233,25 +166,25 @@ class Runs:
         if name in map(str, numbers):
             return int(name)
         ids = [context.name for context in self._contexts]
-        # The first run of a version has made it; the others took it from the cache.
+        # The first run of a version pushed it; the others took it from the cache.
         versions = {str(version): number for number in reversed(numbers) if (version := self._version(number))}
         if name in versions:
             return versions[name]
-        begun = [number for number in numbers if ids[number - 1].startswith(name)]
-        if len(begun) == 1:
-            return begun[0]
-        if begun:
+        started = [number for number in numbers if ids[number - 1].startswith(name)]
+        if len(started) == 1:
+            return started[0]
+        if started:
             raise ConfigError(
-                f"{len(begun)} runs began at {name}: give more of the id, or the number ({_in_words(begun)})."
+                f"{len(started)} runs started at {name}: use more of the id, or the number ({_in_words(started)})."
             )
         raise ConfigError(
-            f"There is no run `{name}`{did_you_mean(name, [*versions, *ids, 'last']) or '.'} There are "
-            f"{_in_words(numbers)}; `last`, `last-1` and so on, pushed versions and ids name them too, and "
-            "`tfx-vision history` lists them."
+            f"There is no run `{name}`{did_you_mean(name, [*versions, *ids, 'last']) or '.'} Known runs: "
+            f"{_in_words(numbers)}. `last`, `last-1` and so on, pushed versions and ids are names too; `tfx-vision "
+            "history` lists all."
         )
 
     def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
-        with _explained(self._path):
+        with _readable_errors(self._path):
             executions = metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
             return executions, metadata_store.outputs_of(self._store, executions)
 
@@ -263,70 +196,50 @@ class Runs:
 
 
 def when(id_: str) -> str:
-    """When a run began, to the minute: `2026-11-22 03:55`."""
+    """Formats the start of a run, to the minute: `2026-11-22 03:55`."""
     return id_[:16].replace("T", " ")
 
 
 def read(config: PipelineConfig) -> Runs:
-    """The runs of a pipeline.
+    """Opens the run history of a pipeline.
 
     Raises:
-      ConfigError: If it has never run, or its record cannot be read.
+      ConfigError: If there are no runs, or the history cannot be read.
     """
     path = config.metadata_path
     if not path.is_file():
         raise ConfigError(
-            f"{config.pipeline.name} has no runs yet: there is no {path}. `tfx-vision run` makes the first."
+            f"{config.pipeline.name} has no runs yet: {path} does not exist. `tfx-vision run` starts one."
         )
     return Runs(path)
-
-
-def compare(first: Run, second: Run) -> Comparison:
-    """Compares two runs; values that only one of them has are kept."""
-    evaluations = [run.evaluation for run in (first, second) if run.evaluation]
-    same_task = len({evaluation.task for evaluation in evaluations}) == 1
-    shared = evaluations[-1] if same_task else None
-    metrics = {metric.name: metric for evaluation in evaluations for metric in evaluation.metrics}
-    one, other = _values(first.evaluation), _values(second.evaluation)
-    return Comparison(
-        first,
-        second,
-        shared,
-        _differences(one.overall, other.overall, metrics),
-        _table(one.classes, other.classes, metrics, shared.main_class_metric if shared else None),
-        _table(one.slices, other.slices, metrics, shared.main_metric if shared else None),
-        _unequal(first.settings, second.settings),
-        _unequal(_data_of(first), _data_of(second)),
-    )
 
 
 # --- Reading one run --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Says what is wrong with a record, without the query at which that was noticed."""
+def _readable_errors(path: Path) -> Iterator[None]:
+    """Reports what is wrong with the run history, without the SQL query that failed."""
     try:
         yield
-    except (errors.StatusError, RuntimeError) as error:  # the second where the file cannot even be opened
-        found = _FAILED_QUERY.search(str(error))
-        cause = found[1] if found else str(error).rstrip(".")
-        # Tables are made where there are none, but not by a reader.
-        cause = "no such table: it is not a record of runs, or an empty one" if "readonly" in cause else cause
+    except (errors.StatusError, RuntimeError) as error:  # RuntimeError if the file cannot be opened
+        match = _FAILED_QUERY.search(str(error))
+        cause = match[1] if match else str(error).rstrip(".")
+        # Missing tables are created, but not if the file is opened for reading only.
+        cause = "no such table: it is not a run history, or an empty one" if "readonly" in cause else cause
         raise ConfigError(
-            f"{path} cannot be read: {cause}. If it is damaged, put a copy back, or move it away: the next `tfx-vision "
-            "run` begins a new record."
+            f"{path} cannot be read: {cause}. If it is damaged, restore a copy, or move it away: the next `tfx-vision "
+            "run` starts a new history."
         ) from None
 
 
 def _read_run(number: int, id_: str, executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Run:
-    """Reads the artifacts of a run; those that are damaged or of an incompatible version count as missing."""
+    """Reads the artifacts of a run; those that are damaged, or that another version wrote, are ignored."""
     parameters = {node: execution.custom_properties for node, execution in executions}
     summary: Summary | None = None
     if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
         summary = _artifact(Summary, quarantine.uri)
-    options = _parameter(parameters, "ImageExampleGen", "options")
-    fingerprint = options.get("fingerprint")
+    fingerprint = _parameter(parameters, "ImageExampleGen", "options").get("fingerprint")
     evaluation: EvaluationResult | None = None
     gates: GateReport | None = None
     if evaluation_artifact := outputs.get("Evaluator", {}).get("evaluation"):
@@ -366,7 +279,7 @@ def _verdict(executions: metadata_store.Executions, outputs: metadata_store.Outp
             return Verdict("unfinished", node)
     for node, output in (("Evaluator", "blessing"), ("ServingValidator", "blessing"), ("GradCam", "explanations")):
         blessing = outputs.get(node, {}).get(output)
-        # GradCam of an earlier version gave no verdict.
+        # GradCam of earlier versions had no gate.
         verdict = blessing.custom_properties if blessing else {}
         if "blessed" in verdict and not verdict["blessed"].int_value:
             return Verdict("refused", node)
@@ -405,24 +318,24 @@ def _reasons(
 def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for node, parameter, key, section in _SECTIONS_OF_NODES:
-        value = _parameter(parameters, node, parameter)
-        table = value.get(key) if key else value
-        if isinstance(table, dict):
-            settings |= _flat(table, f"{section}.")
+        options = _parameter(parameters, node, parameter)
+        values = options.get(key) if key else options
+        if isinstance(values, dict):
+            settings |= _flat(values, f"{section}.")
     return settings
 
 
 def _parameter(parameters: Mapping[str, Any], node: str, name: str) -> dict[str, Any]:
-    """A table that is a parameter of a node; empty where there is none."""
+    """Parses a parameter of a node that is a JSON object; empty if there is none."""
     return _table_in(parameters[node][name].string_value) if node in parameters else {}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"training": {"epochs": 3}}` → `{"training.epochs": 3}`."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in table.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 def _read_text(location: str) -> str | None:
@@ -435,17 +348,17 @@ def _read_text(location: str) -> str | None:
 
 
 def _table_in(text: str | None) -> dict[str, Any]:
-    """What is stored as a JSON object; empty where it is nothing of the kind. A number that is not finite is None."""
+    """Parses a JSON object; empty if the text is something else. Numbers that are not finite become None."""
     try:
-        found = json.loads(
+        table = json.loads(
             text or "{}", parse_constant=lambda _: None, parse_float=lambda digits: _finite(float(digits))
         )
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return table if isinstance(table, dict) else {}
 
 
-# Runs that take a result from the cache have the same file, and mostly follow one another.
+# Runs that take a result from the cache read the same file, and are mostly consecutive.
 @functools.lru_cache(maxsize=8)
 def _artifact(kind: type[_Stored], uri: str) -> _Stored | None:
     """Reads the file of an artifact; None if it is missing, damaged, or another version wrote it."""
@@ -457,58 +370,6 @@ def _artifact(kind: type[_Stored], uri: str) -> _Stored | None:
         if locations.is_remote(uri) and not isinstance(error, FileNotFoundError):
             raise ConfigError(f"{uri} cannot be read: {error}") from None
         return None
-
-
-# --- Comparing two ----------------------------------------------------------------------------------------------
-
-
-class _Values(NamedTuple):
-    """The values of one run over all examples, by class and by slice."""
-
-    overall: Row
-    classes: Table
-    slices: Table
-
-
-def _values(evaluation: EvaluationResult | None) -> _Values:
-    if evaluation is None:
-        return _Values({}, {}, {})
-    overall, *slices = evaluation.candidate
-    by_slice = {row.name: row.metrics_and_examples for row in slices}
-    return _Values(overall.metrics_and_examples, overall.class_metrics_and_support, by_slice)
-
-
-def _differences(first: Row, second: Row, metrics: Mapping[str, MetricSpec]) -> Differences:
-    return {
-        name: Difference(_finite(first.get(name, math.nan)), _finite(second.get(name, math.nan)), metrics.get(name))
-        for name in {**first, **second}
-    }
-
-
-def _table(
-    first: Table, second: Table, metrics: Mapping[str, MetricSpec], ranked_by: MetricSpec | None
-) -> dict[str, Differences]:
-    """Returns the differences of all rows; the worst change of one metric first."""
-    table = {name: _differences(first.get(name, {}), second.get(name, {}), metrics) for name in {**first, **second}}
-
-    def rank(item: tuple[str, Differences]) -> tuple[float, str]:
-        name, row = item
-        return (row[ranked_by.name].gain if ranked_by and ranked_by.name in row else math.inf, name)
-
-    return dict(sorted(table.items(), key=rank))
-
-
-def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = sorted({*first, *second})
-    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
-
-
-def _data_of(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = {"fingerprint": run.fingerprint, "span": run.span, "examples": run.examples}
-    for split, counts in run.splits.items():
-        found[f"examples.{split}"] = counts.examples
-        found |= {f"examples.{split}.{name}": count for name, count in counts.classes.items()}
-    return found
 
 
 def _finite(value: float) -> float | None:

@@ -26,7 +26,7 @@ from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import dataset, local_run
-from pipeline.history import run_history
+from pipeline.history import comparison, run_history
 from pipeline.kubeflow import compiler
 from serving.client import GrpcClient, RestClient
 from trainer_module import features
@@ -305,7 +305,7 @@ def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
         ("refused by Evaluator", None),
     ]
     assert {run.examples for run in runs} == {1797} and len({run.fingerprint for run in runs}) == 1
-    by_size = run_history.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
+    by_size = comparison.compare(runs[0], next(run for run in runs if run.verdict.node == "ServingValidator"))
     assert by_size.settings["serving.max_size_mb"] == (None, 0.001)
     assert any("size in MB" in reason for reason in by_size.second.reasons)
     (unfaithful,) = [run for run in runs if run.verdict.node == "GradCam"]

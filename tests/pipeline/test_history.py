@@ -19,7 +19,7 @@ from pipeline.cli import history_tables
 from pipeline.cli.json_output import compare_output, history_run
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.history import metadata_store, run_history
+from pipeline.history import comparison, metadata_store, run_history
 from trainer_module import locations, tasks
 
 STATES = mlmd.Execution
@@ -241,8 +241,8 @@ def recorded(tmp_path_factory):
             {"blessing": write.artifact("infra-4", {"checks.json": slow}, blessed=0)},
         ),
     )
-    said = "The pictures have drifted from those of span 2.\n  train split, image/mean/luma: moved"
-    write.run("2026-01-05T10:00:00.5", read, ("ExampleValidator", STATES.FAILED, {metadata_store.REFUSAL: said}, {}))
+    refusal = "The images have drifted from those of span 2.\n  train split, image/mean/luma: moved"
+    write.run("2026-01-05T10:00:00.5", read, ("ExampleValidator", STATES.FAILED, {metadata_store.REFUSAL: refusal}, {}))
     write.run("2026-01-06T10:00:00.5", read, ("Trainer", STATES.FAILED, {}, {}))
     write.run("2026-01-06T10:30:00.5", read, ("Trainer", STATES.RUNNING, {}, {}))
     write.run("2026-01-07T10:00:00.5", read)
@@ -261,7 +261,7 @@ def runs(loaded):
     return run_history.read(loaded).newest(100)[::-1]
 
 
-def test_every_end_of_a_run_is_told(runs):
+def test_every_outcome_of_a_run_is_listed(runs):
     assert [(run.number, str(run.verdict), run.version) for run in runs] == [
         (1, "pushed", 1700000001),
         (2, "pushed", 1700000001),  # all of it from the cache
@@ -284,7 +284,7 @@ def test_a_run_as_json(runs):
         "metric": {"name": "accuracy", "value": 0.85},
         "reasons": ["Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6"],
     }
-    assert history_run(runs[3]).model_dump()["metric"] is None  # of an older version: what is known is told
+    assert history_run(runs[3]).model_dump()["metric"] is None  # of an older version: what is known is listed
     assert runs[3].reasons == ["ServingValidator: latency: 9 ms, allowed 1"]
     assert runs[4].reasons[-1] == "ExampleValidator:   train split, image/mean/luma: moved"
 
@@ -312,11 +312,11 @@ def test_ways_to_name_a_run(loaded, name, number):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("9", r"no run `9`.*There are 1 to 8;"),
+        ("9", r"no run `9`.*Known runs: 1 to 8\."),
         ("last-8", r"no run `last-8`"),
         ("lst", r"no run `lst`. Did you mean `last`\?"),
         ("1700000002", r"Did you mean `1700000001`\?"),
-        ("2026-01-06", r"2 runs began at 2026-01-06.*\(6 and 7\)"),
+        ("2026-01-06", r"2 runs started at 2026-01-06.*\(6 and 7\)"),
         ("None", r"no run `None`"),  # what was not pushed has no version
         ("0", r"no run `0`"),
         ("", r"name of a run is empty"),
@@ -355,7 +355,7 @@ def test_a_store_that_cannot_be_read_is_no_run_without_figures():
 
 
 def test_two_runs_compared(runs):
-    found = compare_output(run_history.compare(runs[0], runs[2])).model_dump()
+    found = compare_output(comparison.compare(runs[0], runs[2])).model_dump()
     change = found["metrics"]["accuracy"]
     assert change == {"first": 0.9, "second": 0.85, "change": pytest.approx(-0.05), "better": False}
     assert found["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
@@ -382,7 +382,7 @@ def test_two_runs_compared(runs):
 
 def shown(first, second, width=80):
     out = io.StringIO()
-    history_tables.show_comparison(Console(file=out, width=width), run_history.compare(first, second))
+    history_tables.show_comparison(Console(file=out, width=width), comparison.compare(first, second))
     return out.getvalue()
 
 
@@ -416,7 +416,7 @@ def test_a_new_metric_is_listed_in_words_and_by_its_range(tmp_path, kappa):
         evaluation = write.artifact(f"evaluation-{number}", {"evaluation.json": content})
         write.run(f"2026-01-0{number}T10:00:00", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
     new, old = read_in(tmp_path).newest(2)
-    entry = compare_output(run_history.compare(old, new)).metrics[kappa.name].model_dump()
+    entry = compare_output(comparison.compare(old, new)).metrics[kappa.name].model_dump()
     assert entry == {"first": -0.25, "second": -0.75, "change": -0.5, "better": False}
     assert re.search(r"Cohen's kappa +-0\.2500 +-0\.7500 +-0\.5000", shown(old, new))
 
@@ -445,7 +445,7 @@ def test_runs_of_two_tasks_are_not_ranked(tmp_path):
 
 def test_better_is_green_and_worse_is_red(runs):
     out = io.StringIO()
-    found = run_history.compare(runs[0], runs[2])
+    found = comparison.compare(runs[0], runs[2])
     history_tables.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
     red, green = "\x1b[31m", "\x1b[32m"
     assert f"{red}-0.0500" in out.getvalue() and f"{red}+0.0500" in out.getvalue()  # accuracy, and cross-entropy
@@ -503,7 +503,7 @@ def test_parameters_of_another_version_hide_no_run(tmp_path, options):
     )
     assert not [key for key in old.settings if key.startswith("data.")]
     assert new.settings["data.max_pixels"] == 7
-    for text in (compare_output(run_history.compare(old, new)).as_text(), shown(old, new)):
+    for text in (compare_output(comparison.compare(old, new)).as_text(), shown(old, new)):
         assert "max_pixels" in text
 
 
@@ -542,7 +542,7 @@ def test_files_of_another_version_hide_no_run(tmp_path, content):
     (run,) = read_in(tmp_path).newest(9)
     assert (run.evaluation, run.examples, run.splits, run.reasons, run.version) == (None, None, {}, [], None)
     assert str(run.verdict) == "pushed"
-    assert compare_output(run_history.compare(run, run)).as_text()
+    assert compare_output(comparison.compare(run, run)).as_text()
     out = io.StringIO()
     history_tables.show_runs(Console(file=out, width=120), [run])
     assert re.search(r"- -\s+-\s+pushed", out.getvalue())
@@ -602,7 +602,7 @@ def test_the_commands_print_json(recorded, runs):
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"runs": [history_run(runs[7]).model_dump(), history_run(runs[6]).model_dump()]}
     done = tfx_vision("compare", "images", 1, "last-5", "--json", *of(recorded))
-    assert json.loads(done.stdout) == compare_output(run_history.compare(runs[0], runs[2])).model_dump()
+    assert json.loads(done.stdout) == compare_output(comparison.compare(runs[0], runs[2])).model_dump()
 
 
 def test_the_commands_print_tables(recorded):
@@ -627,11 +627,11 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
     write.run("2026-01-01T10:00:00.5", reported)
     write.run("2026-01-02T10:00:00.5", ("ModelReport", STATES.CACHED, {}, dict(reported[3])))
     assert report() == ""
-    refused = {metadata_store.REFUSAL: "The pictures have drifted."}
+    refused = {metadata_store.REFUSAL: "The images have drifted."}
     write.run("2026-01-03T10:00:00.5", ("ExampleValidator", STATES.FAILED, refused, {}))
     assert report() == (
-        "note: the report is of run 2 (2026-01-02 10:00); the last run, 3 (2026-01-03 10:00), has none: refused by "
-        "ExampleValidator.\n"
+        "note: the report belongs to run 2 (2026-01-02 10:00); the last run, 3 (2026-01-03 10:00), has none: refused "
+        "by ExampleValidator.\n"
     )
     write.run("2026-01-04T10:00:00.5", reported)
     assert report() == ""
@@ -643,12 +643,12 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
     ("arguments", "words"),
     [
         (("history", "images", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
-        (("compare", "images", "1", "99"), ("There is no run `99`", "There are 1 to 8;")),
+        (("compare", "images", "1", "99"), ("There is no run `99`", "Known runs: 1 to 8.")),
         (("history", "images", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
         (("compare", "images", "", "1"), ("name of a run is empty",)),
         (
             ("history", "images", "--set", "pipeline.name=broken"),
-            ("cannot be read: file is not a database.", "move it away", "begins a new record"),
+            ("cannot be read: file is not a database.", "move it away", "starts a new history"),
         ),
         (("history", "images", "--set", "pipeline.name=empty"), ("cannot be read: no such table", "move it away")),
     ],

@@ -31,20 +31,20 @@ ROWS = (
     Refusal("Evaluator", "recall", "brightness = dark, class tabby", 0.6234567, 0.8, 0.1765433, "recall is 0.6235"),
     Refusal("ServingValidator", "latency in ms, 95th percentile", "all", 1234.5, 100.0, 1134.5, "too slow"),
     Refusal("ServingValidator", "only allowed operations", "all", None, None, None, "WriteFile in signature `[x]`"),
-    Refusal("Evaluator", "recall", "class lion", math.nan, 0.8, math.nan, "recall of lion does not exist"),
+    Refusal("Evaluator", "recall", "class lion", math.nan, 0.8, math.nan, "recall of lion is undefined"),
 )
 
 
-def test_refusals_are_a_table_and_what_is_no_number_a_line():
+def test_refusals_are_a_table_and_those_without_a_number_a_line_each():
     lines = [line.rstrip() for line in refused(120, *ROWS).splitlines()]
     assert lines[1] == "Refused: failed checks"
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    assert ["gate", "figure", "for", "value", "allowed", "missed by"] in cells
+    assert ["gate", "metric", "class or slice", "value", "bound", "missed by"] in cells
     assert ["Evaluator", "recall", "brightness = dark, class tabby", "0.6235", "≥ 0.8", "0.1765"] in cells
     assert ["ServingValidator", "latency in ms, 95th percentile", "all", "1,234", "≤ 100", "1,134"] in cells
     assert lines[-2:] == [
         "  ✗ ServingValidator: WriteFile in signature `[x]`",
-        "  ✗ Evaluator: recall of lion does not exist",
+        "  ✗ Evaluator: recall of lion is undefined",
     ]
 
 
@@ -56,7 +56,7 @@ def test_refusals_fit_into_a_narrow_terminal():
     assert "…" not in text
 
 
-def test_nothing_refused_says_nothing():
+def test_without_refusals_nothing_is_printed():
     assert refused(80) == ""
 
 
@@ -73,15 +73,18 @@ def shown(part, *arguments):
     return out.getvalue()
 
 
-def test_drift_and_skew_are_told_where_they_were_looked_for():
-    def told(**drift):
+def test_drift_and_skew_are_shown_if_they_were_checked():
+    def drift_lines(**drift):
         return shown(
             run_summary._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift)
         )
 
-    assert told() == told(skew=[]) == ""
-    assert told(skew=["test split, image/width: differs"]) == "The splits differ:\n  test split, image/width: differs\n"
-    assert told(previous_span=3) == "No drift against span 3\n"
+    assert drift_lines() == drift_lines(skew=[]) == ""
+    assert (
+        drift_lines(skew=["test split, image/width: differs"])
+        == "The splits differ:\n  test split, image/width: differs\n"
+    )
+    assert drift_lines(previous_span=3) == "No drift against span 3\n"
 
 
 def test_tables_list_the_metrics_of_the_evaluation(kappa):
