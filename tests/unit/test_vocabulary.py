@@ -1,0 +1,95 @@
+"""Names in code are nouns of the field: no variable, argument or function has a name that says nothing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = {"found", "said", "told", "held", "what", "thing", "whom"}
+# Files that still bind forbidden names. The list may only become shorter.
+EXCEPTIONS = {
+    "components/model_report/data_summary.py",
+    "components/model_report/executor.py",
+    "components/model_report/figure_tables.py",
+    "components/model_report/masks.py",
+    "components/model_report/rendering.py",
+    "components/model_report/verdict.py",
+    "components/model_report/weakest.py",
+    "pipeline/cli/json_output.py",
+    "pipeline/cli/run_summary.py",
+    "pipeline/execution/results.py",
+    "pipeline/history/run_history.py",
+    "tests/bench/augmentation.py",
+    "tests/bench/beam_workers.py",
+    "tests/bench/data_path.py",
+    "tests/bench/division.py",
+    "tests/bench/grad_cam.py",
+    "tests/bench/segmentation.py",
+    "tests/component/test_baseline.py",
+    "tests/component/test_beam_engines.py",
+    "tests/component/test_model_report_component.py",
+    "tests/e2e/test_digits.py",
+    "tests/e2e/test_spans.py",
+    "tests/e2e/test_tuner.py",
+    "tests/kubeflow_harness.py",
+    "tests/pipeline/test_beam_options.py",
+    "tests/pipeline/test_dag.py",
+    "tests/pipeline/test_history.py",
+    "tests/pipeline/test_run_summary.py",
+    "tests/unit/test_flink_deployment.py",
+    "tests/unit/test_model_report.py",
+}
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("components", "pipeline", "serving", "tests", "trainer_module")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def bound_names(source):
+    """Yields the line and the name of every assignment, argument, function, class, import and exception."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.alias(name=name, asname=asname):
+                yield node.lineno, asname or name
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield node.lineno, name
+
+
+def forbidden_names(file):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    return [f"{file}:{line}: {name}" for line, name in bound_names(source) if name.strip("_") in FORBIDDEN]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in EXCEPTIONS])
+def test_no_forbidden_name_is_bound(file):
+    assert forbidden_names(file) == []
+
+
+@pytest.mark.parametrize("file", sorted(EXCEPTIONS))
+def test_every_exception_is_still_needed(file):
+    assert forbidden_names(file), f"{file} binds no forbidden name any more: remove it from EXCEPTIONS"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "found = 1",
+        "def f(found): pass",
+        "def found(): pass",
+        "for found in (): pass",
+        "if (found := 1): pass",
+        "self.found = 1",
+        "import x as found",
+        "[found for found in ()]",
+        "lambda found: 0",
+        "_found = 1",
+    ],
+)
+def test_bindings_of_every_kind_are_checked(source):
+    assert [name for _, name in bound_names(source) if name.strip("_") in FORBIDDEN]
