@@ -228,9 +228,9 @@ def test_the_network_is_the_one_of_the_record(check, record, backbone):
     check(record, backbone)
 
 
-def test_pixels_of_any_type_go_in_and_finite_features_come_out(backbone, images):
-    answer = np.asarray(backbone(images.astype(np.float32), training=False))
-    assert np.isfinite(answer).all() and np.abs(answer).max() > 0.01
+def test_features_are_finite_and_not_zero(backbone, images):
+    output = np.asarray(backbone(images.astype(np.float32), training=False))
+    assert np.isfinite(output).all() and np.abs(output).max() > 0.01
 
 
 def test_training_mode_changes_nothing_in_the_base(backbone, images):
@@ -246,18 +246,18 @@ def test_only_the_head_can_be_trained(model):
     assert [weight.path.split("/")[0] for weight in model.trainable_weights] == [features.LOGITS_LAYER] * 2
 
 
-def test_the_keras_file_and_the_session_give_the_same_numbers(name, model, options, images, tmp_path, monkeypatch):
+def test_the_keras_file_and_the_session_give_the_same_numbers(record, model, options, images, tmp_path, monkeypatch):
     class NoTransform(tf.Module):
         def __call__(self, raw):
             return {features.LABEL: tf.strings.length(raw[features.CLASS_TEXT])}
 
     spec = {features.CLASS_TEXT: tf.io.FixedLenFeature([], tf.string)}
-    if name != "saved_model":
-        # A trace of a large network takes seconds, and its gradient more: the others are traced where it is quick.
-        every = classification.TASK.export.signatures
+    if record.trainable:
+        # Tracing a large network takes seconds, and its gradient more: a graph from a directory is the quickest.
+        all_signatures = classification.TASK.export.signatures
 
         def signatures(*args):
-            return {features.SERVING_DEFAULT: every(*args)[features.SERVING_DEFAULT]}
+            return {features.SERVING_DEFAULT: all_signatures(*args)[features.SERVING_DEFAULT]}
 
         replaced = dataclasses.replace(classification.TASK.export, signatures=signatures)
         monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, export=replaced))
@@ -266,16 +266,16 @@ def test_the_keras_file_and_the_session_give_the_same_numbers(name, model, optio
         model, options, tft_layer=NoTransform(), raw_feature_spec=spec, serving_dir=serving_dir, run_dir=run_dir
     )
     expected = tf.nn.softmax(model(images, training=False)).numpy()
-    assert np.ptp(expected, axis=0).max() > 1e-3  # pictures are told apart, so that equality says something
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the images differ, so that equality is evidence
     again = keras_file.load(os.path.join(run_dir, features.KERAS_FILE))
     np.testing.assert_array_equal(tf.nn.softmax(again(images, training=False)), expected)
 
     assert graph_walk.not_allowed(graph_walk.read(serving_dir)) == []
     session = SessionModel(serving_dir)
     encoded = [tf.io.encode_png(image).numpy() for image in images]
-    # Random weights, unlike learnt ones, let rounding grow from layer to layer; a wrong export is off by tenths.
+    # With random weights, unlike trained ones, rounding grows from layer to layer; a wrong export differs by tenths.
     np.testing.assert_allclose(session.run_on("serving_default", encoded)["probabilities"], expected, atol=1e-3)
-    if name == "saved_model":
+    if not record.trainable:
         check_the_other_signatures(session, encoded, model)
     session.close()
 
@@ -310,7 +310,7 @@ def test_a_base_of_random_weights_is_trained_from_the_start():
     assert all(layer.trainable for layer in base.layers)
 
 
-def test_statistics_of_random_weights_are_learnt_within_a_few_steps():
+def test_statistics_of_random_weights_converge_within_a_few_steps():
     base = build_network(transfer_options("mobilenet_v2"), STATISTICS).get_layer(features.BACKBONE_LAYER)
     first = next(layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization))
     maps = np.random.default_rng(3).normal(5.0, 2.0, (8, 6, 6, first.moving_mean.shape[0])).astype(np.float32)
@@ -320,7 +320,7 @@ def test_statistics_of_random_weights_are_learnt_within_a_few_steps():
     np.testing.assert_allclose(first.moving_variance, maps.var(axis=(0, 1, 2)), rtol=0.01)
 
 
-def test_a_graph_without_places_is_explained_the_same_everywhere(vector_folder, images):
+def test_a_graph_without_positions_gets_a_constant_heat_map(vector_folder, images):
     from trainer_module import grad_cam
 
     model = build_network(transfer_options("saved_model", vector_folder), STATISTICS)
