@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, print_error, print_json, stop
-from pipeline.cli.errors import one_message
 from pipeline.cli.options import JsonOption, with_options
 from trainer_module.error_text import first_line
 
@@ -327,9 +326,11 @@ def _output_paths(images: list[Path], output_dir: Path, noun: str) -> list[Path]
 
 
 def _write(path: Path, content: bytes) -> None:
-    with one_message(lambda: path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    except OSError as error:
+        stop(Console(stderr=True), FAILED, f"{error.filename or path}: {error.strerror or error}")
 
 
 def _images_below(directory: Path) -> list[Path]:

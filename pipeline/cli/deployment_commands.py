@@ -11,9 +11,9 @@ from rich.console import Console
 from pipeline.cli.console import BAD_USAGE, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
-from pipeline.config.sections import PipelineConfig
 
 if TYPE_CHECKING:
+    from pipeline.config.sections import PipelineConfig
     from pipeline.kubeflow.compiler import Documents
 
 

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from components.image_example_gen.errors import DatasetError
-from components.stored import IncompatibleArtifactError
 from pipeline.cli.console import BAD_USAGE, FAILED, stop
-from pipeline.config.messages import ConfigError
-from pipeline.deploy.model_server import NotEmptyError
-from pipeline.execution.local_run import AlreadyRunningError
-from pipeline.kubeflow.submission import ServerError
-from trainer_module.model_versions import VersionError
 
 
 @contextlib.contextmanager
@@ -26,6 +19,15 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
       path: Returns the path for an OSError without a file name; called only then. Without it, an OSError propagates.
       interrupted: Message after Ctrl-C; without it, KeyboardInterrupt propagates.
     """
+    # Not at import time: `--help` needs none of them.
+    from components.image_example_gen.errors import DatasetError
+    from components.stored import IncompatibleArtifactError
+    from pipeline.config.messages import ConfigError
+    from pipeline.deploy.model_server import NotEmptyError
+    from pipeline.execution.local_run import AlreadyRunningError
+    from pipeline.kubeflow.submission import ServerError
+    from trainer_module.model_versions import VersionError
+
     stderr = Console(stderr=True)
     try:
         yield

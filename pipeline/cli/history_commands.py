@@ -11,7 +11,6 @@ from rich.console import Console
 from pipeline.cli.console import FAILED, escape, print_json, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
-from pipeline.config.messages import ConfigError
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Number in `history`, `last`, `last-1`, a version, or an id.")
@@ -27,6 +26,7 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     if not path.is_file():
         stop(stderr, FAILED, f"{path} does not exist: no run of this configuration has reached ModelReport yet.")
     print(path)
+    from pipeline.config.messages import ConfigError
     from pipeline.history import run_history
 
     try:

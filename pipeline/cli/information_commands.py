@@ -11,7 +11,6 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, DONE, FAILED, print_json, stop
 from pipeline.cli.options import JsonOption
-from pipeline.config import loading
 from trainer_module.error_text import did_you_mean
 
 SCHEMA_SUFFIX = ".schema.json"
@@ -20,6 +19,8 @@ SCHEMA_SUFFIX = ".schema.json"
 def presets(as_json: JsonOption = False) -> None:
     """Lists the shipped configurations."""
     from rich.table import Table
+
+    from pipeline.config import loading
 
     headers = {name: _header(loading.preset_text(name)) for name in loading.preset_names()}
     if as_json:

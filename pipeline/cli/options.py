@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import escape
-from pipeline.config import loading
-from pipeline.config.sections import PipelineConfig
+
+if typing.TYPE_CHECKING:
+    from pipeline.config.sections import PipelineConfig
 
 ConfigArgument = Annotated[str, typer.Argument(help="A preset's name (see `presets`) or a TOML file.")]
 DataOption = Annotated[
@@ -34,6 +35,8 @@ def load_config(
     Raises:
       ConfigError: With all errors, one line each.
     """
+    from pipeline.config import loading
+
     stderr = Console(stderr=True)
 
     def warn(message: str) -> None:

@@ -9,7 +9,6 @@ import typer
 from pipeline.cli.console import wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
-from pipeline.config.messages import ConfigError
 from trainer_module.error_text import did_you_mean
 
 
@@ -59,6 +58,7 @@ def run(
 
 
 def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
+    from pipeline.config.messages import ConfigError
     from pipeline.nodes import NODE_IDS, TUNER
 
     for option, node in (("--from", from_node), ("--to", to_node)):

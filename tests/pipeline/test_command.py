@@ -273,6 +273,12 @@ def test_fast_commands_import_nothing_heavy(statement):
     assert done.stdout.strip() == "[]"
 
 
+def test_help_does_not_load_the_configuration():
+    heavy = "{'pydantic', 'numpy', 'pipeline.config'}"
+    code = f"from pipeline.cli import app; import sys; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_doctor_accepts_this_environment():
     done = tfx_vision("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
