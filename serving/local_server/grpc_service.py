@@ -1,4 +1,4 @@
-"""The gRPC interface: PredictionService, ModelService and, if enabled, gRPC's health service.
+"""The gRPC interface: PredictionService and ModelService.
 
 Source: TF Serving's apis/{prediction_service,model_service}.proto and
 model_servers/{prediction_service_impl,model_service_impl,grpc_status_util}.cc.
@@ -27,7 +27,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import wire
-from serving.local_server import inference, messages, metadata, model_config, monitoring, tensors
+from serving.local_server import inference, metadata, model_config, monitoring, tensors
 from serving.local_server.errors import RequestError
 from serving.local_server.models import ModelSource
 from serving.local_server.servable import TIMED_OUT
@@ -36,25 +36,19 @@ from trainer_module.features import SERVING_DEFAULT
 _MAX_MESSAGE = 1024
 # Longer deadlines count as none: gRPC represents "no deadline" as some 290 years.
 _NEVER_S = 10**8
-# gRPC's health.proto, and TF Serving's short service names.
-_HEALTH, _SERVING = "grpc.health.v1.Health", 1
-_HEALTHY = ("", "ModelService", "PredictionService")
 
 
-def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool, health: bool) -> None:
+def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool) -> None:
     """Registers the services.
 
     Args:
       server: Not started yet.
       source: The models.
       tensor_content: Whether Predict returns raw bytes instead of typed fields.
-      health: Whether to add `grpc.health.v1.Health`.
     """
     prediction = _PredictionService(source, tensor_content)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
-    if health:
-        server.add_generic_rpc_handlers((_health_handler(),))
 
 
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -213,21 +207,6 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
             return response
 
         return _response(context, respond)
-
-
-def _health_handler() -> grpc.GenericRpcHandler:
-    def check(request: Any, context: grpc.ServicerContext) -> Any:
-        if request.service not in _HEALTHY:
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return messages.HealthCheckResponse(status=_SERVING)
-
-    # Without Watch: every watcher would occupy a thread of the server.
-    handler = grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=messages.HealthCheckRequest.FromString,
-        response_serializer=messages.HealthCheckResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(_HEALTH, {"Check": handler})
 
 
 def _response(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:

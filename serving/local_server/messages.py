@@ -1,7 +1,7 @@
 """Messages of TF Serving that `tensorflow-serving-api` does not contain, declared with TF Serving's field names.
 
-Source: TF Serving's servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto,
-config/ssl_config.proto, and gRPC's health.proto. The three configurations are read as text: only names matter.
+Source: TF Serving's servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto and
+config/ssl_config.proto. They are read as text: only names matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, wrappers_pb2
 from serving import message_classes
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_INT64, _INT32, _BOOL, _STRING = _FIELD.TYPE_INT64, _FIELD.TYPE_INT32, _FIELD.TYPE_BOOL, _FIELD.TYPE_STRING
+_INT64, _BOOL, _STRING = _FIELD.TYPE_INT64, _FIELD.TYPE_BOOL, _FIELD.TYPE_STRING
 
 _MESSAGES: message_classes.Messages = {
     "BatchingParameters": {
@@ -33,13 +33,9 @@ _MESSAGES: message_classes.Messages = {
         "custom_ca": (3, _STRING),
         "client_verify": (4, _BOOL),
     },
-    "HealthCheckRequest": {"service": (1, _STRING)},
-    "HealthCheckResponse": {"status": (1, _INT32)},
 }
 
 _CLASSES = message_classes.build("tfx_vision.serving", _MESSAGES, [wrappers_pb2.DESCRIPTOR])
 BatchingParameters = _CLASSES["BatchingParameters"]
 MonitoringConfig = _CLASSES["MonitoringConfig"]
 SSLConfig = _CLASSES["SSLConfig"]
-HealthCheckRequest = _CLASSES["HealthCheckRequest"]
-HealthCheckResponse = _CLASSES["HealthCheckResponse"]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import uvicorn
@@ -20,6 +21,9 @@ from serving.local_server.models import ModelSource
 from serving.local_server.rest import RestApp
 from serving.local_server.servable import SessionRunner
 from serving.local_server.server_options import ServerOptions
+
+if TYPE_CHECKING:
+    from serving.local_server.health import HealthService
 
 _MODEL_BATCHING_FILE = "batching_params.pbtxt"
 _DEFAULT = ServerOptions()
@@ -80,6 +84,7 @@ class LocalServer:
             warmup_iterations=options.warmup_iterations,
             labels_of_unavailable_versions=options.labels_of_unavailable_versions,
         )
+        self._health: HealthService | None = None
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
         self._app = RestApp(self.source, options)
         self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
@@ -135,7 +140,10 @@ class LocalServer:
         self._app.draining = True
         self._stopped.set()
         self._rest.should_exit = True
-        self._grpc.stop(grace_s).wait()
+        stopping = self._grpc.stop(grace_s)
+        if self._health:
+            self._health.end_watches()
+        stopping.wait()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(grace_s)
@@ -171,9 +179,11 @@ class LocalServer:
             futures.ThreadPoolExecutor(options.grpc_threads or options.threads, thread_name_prefix="grpc"),
             options=list(arguments.items()),
         )
-        grpc_service.add_services(
-            server, self.source, tensor_content=options.tensor_content, health=options.health_service
-        )
+        grpc_service.add_services(server, self.source, tensor_content=options.tensor_content)
+        if options.health_service:
+            from serving.local_server.health import HealthService
+
+            self._health = HealthService(server)
         bound = 0
         try:
             if port is not None:

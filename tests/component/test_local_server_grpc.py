@@ -1,10 +1,13 @@
 """TF Serving's gRPC responses, case by case."""
 
+import time
+
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -18,7 +21,6 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.local_server import messages
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.servable import LoadOptions
 from serving.local_server.server_options import ServerOptions
@@ -450,15 +452,30 @@ def test_the_status_without_a_name_is_an_error_that_lists_the_models(models):
 
 
 def test_health_has_short_service_names(channel):
-    check = channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=messages.HealthCheckResponse.FromString,
-    )
+    health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "ModelService", "PredictionService"):
-        assert check(messages.HealthCheckRequest(service=service)).status == 1
-    code, _ = refused(check, messages.HealthCheckRequest(service="tensorflow.serving.PredictionService"))
+        assert health.Check(health_pb2.HealthCheckRequest(service=service)).status == 1
+    code, _ = refused(health.Check, health_pb2.HealthCheckRequest(service="tensorflow.serving.PredictionService"))
     assert code == "NOT_FOUND"
+
+
+def test_health_watchers_occupy_no_thread_and_do_not_delay_the_shutdown(toy_saved, start_server, push_toy, tmp_path):
+    push_toy(tmp_path / "toy", 1)
+    options = ServerOptions(health_service=True, grpc_threads=2)
+    running = start_server("toy", tmp_path / "toy", options=options)
+    with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as opened:
+        health = health_pb2_grpc.HealthStub(opened)
+        watches = [health.Watch(health_pb2.HealthCheckRequest(service="ModelService")) for _ in range(8)]
+        assert [next(watch).status for watch in watches] == [1] * 8
+        watches.pop().cancel()
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(opened)
+        assert stub.Predict(predict(X), timeout=30).model_spec.version.value == 1
+        started = time.monotonic()
+        running.stop(20.0)
+        assert time.monotonic() - started < 10
+        for watch in watches:
+            with pytest.raises(grpc.RpcError):
+                next(watch)
 
 
 def test_health_is_off_by_default_and_raw_content_can_be_enabled(toy_saved, start_server, push_toy, tmp_path):
