@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
-import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import types
 from tfx.components.example_validator.executor import ARTIFACT_PROPERTY_BLESSED_KEY, DEFAULT_FILE_NAME
@@ -16,11 +14,11 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, writer_utils
 
 from components.example_validator import findings
+from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import Rule
 from components.example_validator.options import DriftOptions
 from trainer_module import features
 
-DRIFT_FILE = "drift.json"
 # Properties of the anomalies artifact: ids of the validated artifacts. Only a blessed span becomes the previous span.
 STATISTICS_ID, SCHEMA_ID = "statistics_id", "schema_id"
 
@@ -68,13 +66,11 @@ class Executor(base_executor.BaseExecutor):
             before = _read_statistics(previous, features.TRAIN)
             drift = findings.find_drift(by_split, before, _read_schema(previous_schema), options.drift_threshold)
         skew = None if options.on_skew == "ignore" else findings.find_skew(by_split, options.skew_threshold)
-        report = {
-            "previous_span": previous and previous.span,
-            "found": [*map(str, drift)],
-            "skew": None if skew is None else [*map(str, skew)],
-        }
-        with tf.io.gfile.GFile(os.path.join(artifact.uri, DRIFT_FILE), "w") as file:
-            file.write(json.dumps(report, indent=2))
+        DriftReport(
+            previous_span=previous and previous.span,
+            drift=tuple(map(str, drift)),
+            skew=None if skew is None else tuple(map(str, skew)),
+        ).write(artifact.uri)
         findings.apply(
             Rule(findings.describe("anomaly", anomalies), True, "The images do not match the schema."),
             Rule(

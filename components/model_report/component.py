@@ -1,4 +1,4 @@
-"""ModelReport: one page that says whether the model went out, why, and what is known of it."""
+"""ModelReport: one page about a model: whether it was pushed, why, its metrics, data and training."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from components.model_report import executor
 
 
 class ModelReportSpec(component_spec.ComponentSpec):
-    """What the component takes and gives."""
+    """Inputs, outputs and parameters."""
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "name": component_spec.ExecutionParameter(type=str),
@@ -37,10 +37,10 @@ class ModelReportSpec(component_spec.ComponentSpec):
 
 
 class ModelReport(base_beam_component.BaseBeamComponent):
-    """Draws together what the other nodes left: for a refused model too.
+    """Summarizes the artifacts of a run, of a refused model too.
 
     Outputs:
-      report: `report.html`, one file that needs no network.
+      report: `report.html`, one file that loads nothing from elsewhere.
     """
 
     SPEC_CLASS = ModelReportSpec
@@ -67,26 +67,26 @@ class ModelReport(base_beam_component.BaseBeamComponent):
         explanations: channel.BaseChannel | None = None,
         tuner_results: channel.BaseChannel | None = None,
     ) -> None:
-        """Takes what the instance needs.
+        """Creates the node.
 
         Args:
           model: Trainer's `model`.
           model_run: Trainer's `model_run`: history, options, Keras file.
-          examples: Raw examples; masks are predicted anew for the pictures that are shown.
-          statistics: StatisticsGen's, for the sizes of the pictures.
-          quarantine: ImageExampleGen's counts, refused files and copies.
-          anomalies: ExampleValidator's, with the drift.
-          evaluation: Evaluator's figures and the verdicts of its rules.
-          blessing: Evaluator's verdict.
-          infra_blessing: ServingValidator's verdict and checks.
-          pushed_model: Pusher's, which says whether anything was pushed.
-          baseline_model: What the model was compared with; may resolve to nothing.
-          name: Of the served model.
-          configuration: The whole, as TOML.
-          data_fingerprint: Digest of the data as they were found.
-          source_hash: Of the code behind this node and those before it: an edit runs it again.
+          examples: Raw examples; for tasks that show their worst predictions, these are predicted again.
+          statistics: StatisticsGen's, with the sizes of the images.
+          quarantine: ImageExampleGen's counts, refused files and duplicates.
+          anomalies: ExampleValidator's, with drift and skew.
+          evaluation: Evaluator's metrics and the results of its thresholds.
+          blessing: Evaluator's decision.
+          infra_blessing: ServingValidator's decision and checks.
+          pushed_model: Pusher's; its properties tell whether the model was pushed.
+          baseline_model: The model that it was compared with; may resolve to nothing.
+          name: Name of the served model.
+          configuration: The complete configuration as TOML.
+          data_fingerprint: Digest of the dataset.
+          source_hash: Hash of the code of this node and those before it: an edit runs it again.
           explanations: GradCam's.
-          tuner_results: Tuner's, where it ran.
+          tuner_results: Tuner's, if it ran.
         """
         super().__init__(
             spec=ModelReportSpec(

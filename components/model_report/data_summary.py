@@ -1,12 +1,12 @@
-"""What the model was made and measured with: counts, sizes, copies, refused files, drift."""
+"""The dataset: numbers of examples, image sizes, duplicates, refused files, drift and skew."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import (
     DuplicateCounts,
     DuplicateGroup,
@@ -15,30 +15,30 @@ from components.image_example_gen.artifact import (
     SplitCounts,
     Summary,
 )
-from components.model_report.sources import Sizes, Sources
-from components.model_report.tables import MOST_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count
+from components.model_report.sources import ImageSizes, Sources
+from components.model_report.tables import MAX_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count
 
-_MOST_LISTED = 50
-_MOST_GROUPS = 20
-_MOST_PATHS = 8
+_MAX_LISTED = 50
+_MAX_GROUPS = 20
+_MAX_PATHS = 8
 
 
 @dataclass(frozen=True)
-class Data:
-    """What the model was made and measured with.
+class DataSummary:
+    """The dataset of a run.
 
     Attributes:
-      sentence: How many, in how many classes and splits.
-      classes: Pictures by class and split; None for masks, which have many classes a picture.
-      splits: Pictures by split, with their sizes.
-      duplicates: Counts of copies, in sentences.
-      groups: The first groups of copies, or None.
-      quarantine: In a sentence.
+      sentence: Number of images, classes and splits.
+      classes: Images by class and split; None if an image has no class of its own.
+      splits: Images by split, with their sizes.
+      duplicates: Numbers of duplicates, one sentence per kind.
+      groups: The first groups of duplicates, or None.
+      quarantine: Number of refused files, in one sentence.
       refused: The first refused files, or None.
-      drift: In a sentence; empty where spans are not used.
-      drifted: What has drifted.
-      skew: Whether the splits differ, in a sentence.
-      skewed: In what they differ.
+      drift: Result of the comparison with the previous span, in one sentence; empty if there is none.
+      drifted: The differences from the previous span.
+      skew: Result of the comparison between splits, in one sentence.
+      skewed: The differences between splits.
     """
 
     sentence: str
@@ -54,30 +54,27 @@ class Data:
     skewed: list[str]
 
 
-def summarize(sources: Sources) -> Data:
-    """What the model was made and measured with."""
-    summary = sources.data
+def summarize(sources: Sources) -> DataSummary:
+    """Summarizes the dataset of a run."""
+    summary, classes = sources.data, sources.evaluation.classes
     span = f", span {summary.span}" if summary.span else ""
-    sentence = (
-        f"{summary.examples:,} images, {len(sources.evaluation.classes)} classes, {len(summary.splits)} splits{span}."
-    )
     has_classes = any(counts.classes for counts in summary.splits.values())
-    return Data(
-        sentence=sentence,
-        classes=_class_counts(sources.evaluation.classes, summary.splits) if has_classes else None,
+    return DataSummary(
+        sentence=f"{summary.examples:,} images, {len(classes)} classes, {len(summary.splits)} splits{span}.",
+        classes=_class_table(classes, summary.splits) if has_classes else None,
         splits=_split_table(summary.splits, sources.sizes),
-        duplicates=[_duplicate_sentence(kind, counts) for kind, counts in summary.duplicates.items()],
-        groups=_groups_table(sources.duplicates),
-        quarantine=_quarantine_sentence(summary),
+        duplicates=[_duplicates(kind, counts) for kind, counts in summary.duplicates.items()],
+        groups=_group_table(sources.duplicates),
+        quarantine=_quarantine(summary),
         refused=_refused_table(sources.quarantined, summary.quarantined),
-        drift=_drift_sentence(sources.drift),
-        drifted=list(sources.drift.get("found", []))[:_MOST_LISTED],
-        skew=_skew_sentence(sources.drift),
-        skewed=list(sources.drift.get("skew") or [])[:_MOST_LISTED],
+        drift=_drift(sources.drift),
+        drifted=list(sources.drift.drift)[:_MAX_LISTED],
+        skew=_skew(sources.drift),
+        skewed=list(sources.drift.skew or ())[:_MAX_LISTED],
     )
 
 
-def _class_counts(classes: Sequence[str], splits: dict[str, SplitCounts]) -> Table:
+def _class_table(classes: Sequence[str], splits: Mapping[str, SplitCounts]) -> Table:
     columns = [
         Column("Class"),
         *[Column(split.capitalize(), numeric=True) for split in splits],
@@ -85,29 +82,28 @@ def _class_counts(classes: Sequence[str], splits: dict[str, SplitCounts]) -> Tab
     ]
     rows = []
     for name in classes:
-        counts = [split_counts.classes.get(name, 0) for split_counts in splits.values()]
-        rows.append([Cell(name), *map(count, counts), count(sum(counts))])
+        numbers = [counts.classes.get(name, 0) for counts in splits.values()]
+        rows.append([Cell(name), *map(count, numbers), count(sum(numbers))])
     rows.sort(key=lambda row: row[-1].sort or 0.0)
-    rows, caption = at_most(rows, MOST_CLASSES, "Pictures by class, the rarest first", Summary.FILE)
+    rows, caption = at_most(rows, MAX_CLASSES, "Images by class, the rarest first", Summary.FILE)
     return Table(caption, columns, rows, sorted_by=len(columns) - 1)
 
 
-def _split_table(splits: dict[str, SplitCounts], sizes: Sequence[Sizes]) -> Table:
-    by_split = {of.split: of for of in sizes}
-    columns = [Column("Split"), Column("Pictures", numeric=True)]
+def _split_table(splits: Mapping[str, SplitCounts], sizes: Sequence[ImageSizes]) -> Table:
+    by_split = {entry.split: entry for entry in sizes}
+    columns = [Column("Split"), Column("Images", numeric=True)]
     if sizes:
         columns += [Column("Width", numeric=True), Column("Height", numeric=True), Column("Formats")]
     rows = []
     for split, counts in splits.items():
         row = [Cell(split), count(counts.examples)]
-        if sizes:
-            of = by_split.get(split)
-            row += (
-                [_range(of.widths), _range(of.heights)] if of else [Cell(NO_VALUE, math.nan), Cell(NO_VALUE, math.nan)]
-            )
-            row.append(Cell(", ".join(f"{name} {found:,}" for name, found in of.formats.items()) if of else NO_VALUE))
+        if entry := by_split.get(split):
+            formats = ", ".join(f"{name} {number:,}" for name, number in entry.formats.items())
+            row += [_range(entry.widths), _range(entry.heights), Cell(formats)]
+        elif sizes:
+            row += [Cell(NO_VALUE, math.nan), Cell(NO_VALUE, math.nan), Cell(NO_VALUE)]
         rows.append(row)
-    caption = "Pictures by split; sides in pixels, median and range" if sizes else "Pictures by split"
+    caption = "Images by split; width and height in pixels, median and range" if sizes else "Images by split"
     return Table(caption, columns, rows)
 
 
@@ -116,58 +112,62 @@ def _range(bounds: tuple[float, float, float]) -> Cell:
     return Cell(f"{median:g}", median, f"{low:g} to {high:g}" if low != high else "all")
 
 
-def _duplicate_sentence(kind: str, counts: DuplicateCounts) -> str:
+def _duplicates(kind: str, counts: DuplicateCounts) -> str:
     if not counts.groups:
         return f"No {kind} duplicates."
-    leakage = f"; {counts.leaking_groups:,} groups span several splits (leakage), which makes metrics too good"
-    text = f"{counts.duplicates:,} {kind} duplicates in {counts.groups:,} groups"
-    return f"{text}{leakage if counts.leaking_groups else ''}."
+    text = f"{_number(counts.duplicates, f'{kind} duplicate')} in {_number(counts.groups, 'group')}"
+    if counts.leaking_groups:
+        text += f"; splits share {_number(counts.leaking_groups, 'group')} (leakage), which makes metrics too good"
+    return text + "."
 
 
-def _groups_table(groups: Sequence[DuplicateGroup]) -> Table | None:
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _group_table(groups: Sequence[DuplicateGroup]) -> Table | None:
     if not groups:
         return None
     rows = [
         [
-            Cell(f"{group.kind} duplicates"),
+            Cell(group.kind),
             Cell(", ".join(sorted({image.split or "quarantined" for image in group.images}))),
             Cell(_paths(group.images)),
         ]
-        for group in groups[:_MOST_GROUPS]
+        for group in groups[:_MAX_GROUPS]
     ]
     return Table(f"The first {len(rows)} groups", [Column("Kind"), Column("Splits"), Column("Images")], rows)
 
 
 def _paths(images: Sequence[DuplicateImage]) -> str:
-    more = f" and {len(images) - _MOST_PATHS:,} more" if len(images) > _MOST_PATHS else ""
-    return ", ".join(image.path for image in images[:_MOST_PATHS]) + more
+    more = f" and {len(images) - _MAX_PATHS:,} more" if len(images) > _MAX_PATHS else ""
+    return ", ".join(image.path for image in images[:_MAX_PATHS]) + more
 
 
-def _quarantine_sentence(summary: Summary) -> str:
+def _quarantine(summary: Summary) -> str:
     if not summary.quarantined:
-        return "No file was refused."
+        return "No refused files."
     reasons = ", ".join(f"{reason}: {number:,}" for reason, number in summary.reasons.items())
-    return f"{summary.quarantined:,} file{'s were' if summary.quarantined > 1 else ' was'} refused ({reasons})."
+    return f"{_number(summary.quarantined, 'refused file')} ({reasons})."
 
 
 def _refused_table(quarantined: Sequence[QuarantinedFile], total: int) -> Table | None:
     if not quarantined:
         return None
-    rows = [[Cell(file.path), Cell(file.reason)] for file in quarantined[:_MOST_LISTED]]
+    rows = [[Cell(file.path), Cell(file.reason)] for file in quarantined[:_MAX_LISTED]]
     caption = "Refused files" if total <= len(rows) else f"The first {len(rows)} of {total:,} refused files"
     return Table(caption, [Column("File"), Column("Reason")], rows)
 
 
-def _drift_sentence(drift: dict[str, Any]) -> str:
-    span = drift.get("previous_span")
-    if span is None:
+def _drift(report: DriftReport) -> str:
+    if report.previous_span is None:
         return ""
-    found = drift.get("found", [])
-    return f"Drift against span {span} was found and accepted." if found else f"No drift against span {span}."
+    if report.drift:
+        return f"The data drifted from span {report.previous_span}; the drift was accepted."
+    return f"No drift from span {report.previous_span}."
 
 
-def _skew_sentence(drift: dict[str, Any]) -> str:
-    found = drift.get("skew")
-    if found is None:
-        return "Whether the splits differ was not looked for."
-    return "The splits differ:" if found else "The splits agree."
+def _skew(report: DriftReport) -> str:
+    if report.skew is None:
+        return "Skew between splits was not checked."
+    return "The splits differ:" if report.skew else "The splits agree."

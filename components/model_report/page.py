@@ -1,17 +1,21 @@
-"""What the report says: a tree of plain values, built by pure functions from what the nodes left."""
+"""The content of the report: plain values, built by pure functions from the contents of the run's artifacts."""
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
 
-from components.model_report import data_summary, figure_tables, training_curves, verdict
+from components.model_report import data_summary, gate_tables, metric_tables, summary, training_curves
 from components.model_report.charts import Chart
-from components.model_report.data_summary import Data
-from components.model_report.figure_tables import Confusion
-from components.model_report.masks import Comparison
-from components.model_report.sources import Explained, Sources
+from components.model_report.comparisons import ComparedExample
+from components.model_report.data_summary import DataSummary
+from components.model_report.explanations import ExplainedExample
+from components.model_report.metric_tables import Confusion, Definition
+from components.model_report.sources import Sources
+from components.model_report.summary import PushDecision
 from components.model_report.tables import Table
+from trainer_module import tasks
+from trainer_module.tasks import Comparison
 
 
 @dataclass(frozen=True)
@@ -22,22 +26,23 @@ class Page:
     task: str
     split: str
     created: str
-    verdict: verdict.Verdict
+    decision: PushDecision
     metrics: Table
     has_baseline: bool
-    rules: Table
+    thresholds: Table
     checks: Table
     classes: Table
     slices: Table | None
     confusion: Confusion
     reliability: Chart | None
     explained: bool
-    mistakes: list[Explained]
-    right: list[Explained]
-    scale: list[str]
-    comparisons: list[Comparison]
+    incorrect: list[ExplainedExample]
+    correct: list[ExplainedExample]
+    color_scale: list[str]
+    comparison: Comparison | None
+    compared: list[ComparedExample]
     legend: list[tuple[str, str]]
-    data: Data
+    data: DataSummary
     training: list[Chart]
     training_sentence: str
     epochs: Table
@@ -47,49 +52,55 @@ class Page:
     versions: list[tuple[str, str]]
     configuration: str
     configuration_uri: str
+    definitions: list[Definition]
 
     @property
     def reduced(self) -> bool:
-        """Whether some pictures were made smaller than others, for the page's sake."""
-        drawn = [picture for entry in (*self.mistakes, *self.right) for picture in (entry.picture, entry.overlay)]
-        for entry in self.comparisons:
-            drawn += [entry.picture, entry.truth, entry.predicted, entry.difference]
-        return any(picture.reduced for picture in drawn)
+        """Whether some images were reduced to keep the page small."""
+        shown = [image for entry in (*self.incorrect, *self.correct) for image in (entry.image, entry.overlay)]
+        shown += [image for entry in self.compared for _, image in entry.panels]
+        return any(image.reduced for image in shown)
 
 
 def build(sources: Sources) -> Page:
-    """Turns what the nodes left into what is shown."""
-    evaluation = sources.evaluation
+    """Builds the content of the report."""
+    evaluation, gates = sources.evaluation, sources.gates.results
+    task = tasks.get(evaluation.task)
     encoded = base64.b64encode(sources.configuration.encode()).decode()
-    training = training_curves.curves(sources.history)
     return Page(
         name=sources.name,
         task=evaluation.task,
         split=evaluation.split,
         created=sources.created.strftime("%Y-%m-%d %H:%M UTC"),
-        verdict=verdict.judge(sources),
-        metrics=figure_tables.metrics_table(evaluation),
+        decision=summary.push_decision(sources),
+        metrics=metric_tables.metrics_table(evaluation),
         has_baseline=evaluation.baseline is not None,
-        rules=verdict.rules_table(sources.gates.results),
-        checks=verdict.checks_table(sources.checks),
-        classes=figure_tables.class_table(evaluation, sources.gates.results),
-        slices=figure_tables.slice_table(evaluation, sources.gates.results),
-        confusion=figure_tables.confusion(evaluation),
-        reliability=figure_tables.reliability(evaluation.overall),
+        thresholds=gate_tables.thresholds_table(
+            gates, {metric.name: metric.description for metric in evaluation.metrics}
+        ),
+        checks=gate_tables.checks_table(sources.checks),
+        classes=metric_tables.class_table(evaluation, gates),
+        slices=metric_tables.slice_table(evaluation, gates),
+        confusion=metric_tables.confusion(evaluation),
+        reliability=metric_tables.reliability(evaluation.overall),
         explained=sources.explained,
-        mistakes=sources.mistakes,
-        right=sources.right,
-        scale=sources.scale,
-        comparisons=sources.comparisons,
+        incorrect=sources.incorrect,
+        correct=sources.correct,
+        color_scale=sources.color_scale,
+        comparison=task.drawing.comparison,
+        compared=sources.compared,
         legend=sources.legend,
         data=data_summary.summarize(sources),
-        training=training,
+        training=training_curves.curves(
+            sources.history, task.objectives, {metric.name: metric.heading for metric in evaluation.metrics}
+        ),
         training_sentence=training_curves.sentence(sources.history),
         epochs=training_curves.epochs_table(sources.history),
         tuned=training_curves.tuned_table(sources.tuned),
-        trials=training_curves.trials_table(sources.trials or []),
+        trials=training_curves.trials_table(sources.trials),
         lineage=sources.lineage,
         versions=sources.versions,
         configuration=sources.configuration,
         configuration_uri=f"data:application/toml;base64,{encoded}",
+        definitions=metric_tables.definitions(evaluation.metrics),
     )

@@ -1,4 +1,4 @@
-"""Turns the page's values into one HTML file that needs no network."""
+"""Renders the content of the report as one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from components.model_report.page import Page
 
 
 def render(page: Page) -> str:
-    """Renders the report; file and class names are the user's text and are escaped.
+    """Renders the report; names of files and classes come from users and are escaped.
 
     Args:
       page: From `page.build`.
 
     Returns:
-      A whole document. It names the digest of its one script, so that a browser runs no other, whatever a name holds.
+      A complete document. It contains the digest of its one script: a browser runs no other, whatever a name contains.
     """
     script = markupsafe.Markup(_environment().get_template("script.js.j2").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -30,22 +30,26 @@ def render(page: Page) -> str:
 
 
 def sections(page: Page) -> dict[str, str]:
-    """The sections that this page has, by their anchors, in order."""
-    pictures = "Weakest pictures" if page.comparisons else "Mistakes"
-    found: list[tuple[str, str, object]] = [
-        ("figures", "Figures", True),
+    """Returns the anchors and titles of the sections of a page, in order."""
+    candidates: list[tuple[str, str, object]] = [
+        ("metrics", "Metrics", True),
         ("classes", "Classes", True),
         ("slices", "Slices", page.slices),
         ("confusion", "Confusion", True),
         ("calibration", "Calibration", page.reliability),
-        ("pictures", pictures, page.explained or page.comparisons),
+        (
+            "predictions",
+            "Worst predictions" if page.compared else "Incorrect predictions",
+            page.explained or page.compared,
+        ),
         ("gates", "Gates", True),
-        ("data", "Data", True),
+        ("data", "Dataset", True),
         ("training", "Training", True),
         ("lineage", "Lineage", True),
         ("reproduce", "Reproduce", True),
+        ("definitions", "Metric definitions", True),
     ]
-    return {anchor: title for anchor, title, shown in found if shown}
+    return {anchor: title for anchor, title, shown in candidates if shown}
 
 
 @functools.cache

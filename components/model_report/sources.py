@@ -1,4 +1,4 @@
-"""What the nodes of a run left, read and parsed: all that the report is made from."""
+"""The contents of a run's artifacts: everything that the report is made from."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.evaluator.artifact import EvaluationResult, GateReport
+from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import DuplicateGroup, QuarantinedFile, Summary
-from components.model_report.masks import Comparison
-from components.model_report.pictures import Picture
+from components.model_report.comparisons import ComparedExample
+from components.model_report.explanations import ExplainedExample
+from components.serving_validator.artifact import ServingCheck
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A decision with its Grad-CAM.
+class ImageSizes:
+    """Sizes and formats of the images of a split, before resizing.
 
     Attributes:
-      filename: As in the data.
-      truth: Its class.
-      predicted: The class that the model chose.
-      score: Its probability.
-      picture: As the model saw it.
-      overlay: With the heat map.
-      empty: Whether nothing speaks for the chosen class.
+      split: Name of the split.
+      widths: Smallest, median and largest, pixels.
+      heights: The same.
+      formats: Format → number of images.
     """
-
-    filename: str
-    truth: str
-    predicted: str
-    score: float
-    picture: Picture
-    overlay: Picture
-    empty: bool = False
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sides of the pictures of a split, before resizing, pixels: smallest, median, largest."""
 
     split: str
     widths: tuple[float, float, float]
@@ -56,63 +42,62 @@ class Push:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the nodes of a run left, read and parsed.
+    """The contents of a run's artifacts.
 
     Attributes:
-      name: Of the served model.
-      evaluation: Figures.
-      gates: What the Evaluator's rules said.
-      blessed: The Evaluator's verdict, as Pusher reads it.
-      checks: ServingValidator's: name, passed, detail.
-      servable: ServingValidator's verdict, as Pusher reads it.
-      pushed: None if nothing was.
-      baseline: What the model was compared with, in words; empty where nothing was there.
+      name: Name of the served model.
+      evaluation: The metrics.
+      gates: Results of the Evaluator's thresholds.
+      blessed: Whether the Evaluator blessed the model.
+      checks: The serving checks.
+      servable: Whether ServingValidator blessed the model.
+      pushed: None if the model was not pushed.
+      baseline: Description of the model that it was compared with; empty if there was none.
       history: Rows of `history.csv`.
-      tuned: What Tuner found: name of the field → value.
+      tuned: Values that Tuner chose: name of the setting → value.
       trials: Rows of `trials.csv`, if Tuner ran.
       data: ImageExampleGen's summary.
-      sizes: Of the pictures, split by split.
-      quarantined: The first quarantined files.
-      duplicates: The first groups of duplicates.
-      drift: ExampleValidator's comparisons: `previous_span` and `found`; of the splits `skew`, None where it was not
-        looked for.
-      explained: Whether GradCam has run.
-      unfaithful: What GradCam's gate has against the explanations, a line each.
-      mistakes: The most confident wrong decisions, the most confident first.
-      right: The most confident right ones.
-      scale: Colours of the heat maps as CSS says them, from no evidence to most.
-      comparisons: Of masks: the pictures with the lowest pixel accuracy, the lowest first.
-      legend: Of masks: class → colour as CSS says it.
+      drift: Drift from the previous span, and skew between splits.
+      sizes: Per split.
+      quarantined: Refused files, as many as are listed.
+      duplicates: Groups of duplicates, as many as are listed.
+      explained: Whether the report shows GradCam's overlays.
+      explanation_failures: Why GradCam's gate refuses the model, one line each.
+      incorrect: The most confident incorrect predictions, the most confident first.
+      correct: The most confident correct predictions.
+      color_scale: Colours of the heat maps in CSS, from no evidence to most.
+      compared: The examples with the worst predictions, the worst first.
+      legend: Class → colour in CSS.
       lineage: What the model was made from: name → value.
-      versions: Of packages: name → version.
-      configuration: The whole, as TOML.
-      created: When the report is made.
+      versions: Package → version.
+      configuration: The complete configuration as TOML.
+      created: Time of the report.
     """
 
     name: str
     evaluation: EvaluationResult
     gates: GateReport
     blessed: bool
-    checks: list[dict[str, Any]]
+    checks: Sequence[ServingCheck]
     servable: bool
     pushed: Push | None
     baseline: str
     history: list[dict[str, str]]
     data: Summary
+    drift: DriftReport
     configuration: str
     created: datetime.datetime
     tuned: dict[str, Any] = field(default_factory=dict)
-    trials: list[dict[str, str]] | None = None
-    sizes: list[Sizes] = field(default_factory=list)
+    trials: list[dict[str, str]] = field(default_factory=list)
+    sizes: list[ImageSizes] = field(default_factory=list)
     quarantined: Sequence[QuarantinedFile] = ()
     duplicates: Sequence[DuplicateGroup] = ()
-    drift: dict[str, Any] = field(default_factory=dict)
     explained: bool = False
-    unfaithful: list[str] = field(default_factory=list)
-    mistakes: list[Explained] = field(default_factory=list)
-    right: list[Explained] = field(default_factory=list)
-    scale: list[str] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    explanation_failures: list[str] = field(default_factory=list)
+    incorrect: list[ExplainedExample] = field(default_factory=list)
+    correct: list[ExplainedExample] = field(default_factory=list)
+    color_scale: list[str] = field(default_factory=list)
+    compared: list[ComparedExample] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     lineage: list[tuple[str, str]] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)

@@ -1,12 +1,12 @@
-"""Tables as plain values: what stands in a cell, and what its column is sorted by."""
+"""Tables as plain values: the text of every cell, and the value that its column is sorted by."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
-MOST_CLASSES = 300
-# As wide as a digit, and read out as what they are.
+MAX_CLASSES = 300
+# As wide as a digit, and screen readers name them.
 NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -15,16 +15,18 @@ class Cell:
     """One cell.
 
     Attributes:
-      text: What is shown.
-      sort: What the column is sorted by; the text where it is None.
-      note: Shown smaller below, such as an interval.
-      tone: `good`, `bad` or `soft`; says nothing that the text does not say too.
+      text: The content.
+      sort: The value by which the column is sorted; None for the text.
+      note: Shown smaller below the text, such as an interval.
+      tone: `good`, `bad` or `soft`; only repeats what the text says.
+      title: Tooltip of the text.
     """
 
     text: str
     sort: float | None = None
     note: str = ""
     tone: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Column:
 
     Attributes:
       name: Its header.
-      numeric: Whether it is set to the right and sorted by number.
+      numeric: Whether it is right-aligned and sorted by number.
+      title: Tooltip of the header.
     """
 
     name: str
     numeric: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ class Table:
     """A table; the first cell of every row is its header.
 
     Attributes:
-      caption: What it shows, and in which order.
+      caption: The content and its order.
       columns: From left to right.
-      rows: In the order in which they are shown at first.
-      pinned: Rows that stay on top however the others are sorted.
-      sorted_by: Column by which the rows are sorted at first, or None.
-      descending: In which direction.
+      rows: In their initial order.
+      pinned: Rows that stay on top in every order.
+      sorted_by: Column by which the rows are sorted initially, or None.
+      descending: Direction of that order.
     """
 
     caption: str
@@ -61,41 +65,41 @@ class Table:
     descending: bool = False
 
 
-def at_most(rows: list[list[Cell]], most: int, caption: str, rest: str = "") -> tuple[list[list[Cell]], str]:
-    """The first rows of many, and a caption that says so: a page of thousands would not be read by anybody.
+def at_most(rows: list[list[Cell]], limit: int, caption: str, file: str = "") -> tuple[list[list[Cell]], str]:
+    """Cuts a long table, and mentions it in the caption.
 
     Args:
-      rows: All of them, in order.
-      most: As many are shown.
-      caption: What they are.
-      rest: The file that has all.
+      rows: All rows, in order.
+      limit: Number of rows to show.
+      caption: The caption of all rows.
+      file: The file that contains all of them.
     """
-    if len(rows) <= most:
+    if len(rows) <= limit:
         return rows, caption
-    return rows[:most], f"{caption}; the first {most:,} of {len(rows):,}" + (f" ({rest} has all)" if rest else "")
+    return rows[:limit], f"{caption}; the first {limit:,} of {len(rows):,}" + (f" (all: {file})" if file else "")
 
 
 def number(value: float, *, note: str = "", tone: str = "") -> Cell:
-    """A figure with four digits behind the point; one that does not exist sorts as NaN, that is last."""
+    """Formats a value with four decimals; NaN is sorted last."""
     if math.isnan(value):
         return Cell(NO_VALUE, math.nan, note, "soft")
     return Cell(f"{value:.4f}", value, note, tone)
 
 
 def count(value: float) -> Cell:
-    """A whole number with separators."""
+    """Formats a whole number with separators."""
     return Cell(NO_VALUE, math.nan, tone="soft") if math.isnan(value) else Cell(f"{round(value):,}", value)
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
-    """A confidence interval in words, or nothing."""
+    """Formats a confidence interval; empty if it is undefined."""
     if bounds is None or any(math.isnan(bound) for bound in bounds):
         return ""
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}".replace("-", MINUS)
 
 
 def signed(difference: float) -> str:
-    """A difference of figures, with its sign."""
+    """Formats a difference with its sign."""
     if math.isnan(difference):
         return NO_VALUE
     text = f"{difference:+.4f}"

@@ -1,36 +1,41 @@
-"""How the training went: curves, the best epoch, what Tuner found."""
+"""The training: curves, the best epoch, and the values that Tuner chose."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.model_report import charts, names
+from components.model_report import charts
 from components.model_report.charts import Chart
 from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most
 from trainer_module import features
+from trainer_module.tasks import Objective
 
-_MOST_ROWS = 300
+_MAX_ROWS = 300
 _PHASES = {"whole": "whole network", "head": "head", "fine_tuning": "fine-tuning"}
 
 
-def _figures(history: Sequence[dict[str, str]], name: str) -> list[float]:
+def _column(history: Sequence[dict[str, str]], name: str) -> list[float]:
     return [float(row[name]) if row.get(name) else math.nan for row in history]
 
 
-def _main_of_training(history: Sequence[dict[str, str]]) -> str:
-    return next((name for name in ("mean_iou", "accuracy", "pixel_accuracy") if history and name in history[0]), "")
-
-
 def best_epoch(history: Sequence[dict[str, str]]) -> int | None:
-    """The epoch, counted from 1, whose validation loss is lowest: its weights are the model's."""
-    losses = [(loss, index) for index, loss in enumerate(_figures(history, "val_loss"), start=1) if math.isfinite(loss)]
+    """Returns the epoch, from 1, with the lowest validation loss: the model has its weights."""
+    losses = [(loss, epoch) for epoch, loss in enumerate(_column(history, "val_loss"), start=1) if math.isfinite(loss)]
     return min(losses)[1] if losses else None
 
 
-def curves(history: Sequence[dict[str, str]]) -> list[Chart]:
-    """Loss, main figure and learning rate over the epochs; the rate only where it changes."""
+def curves(
+    history: Sequence[dict[str, str]], objectives: Sequence[Objective], headings: Mapping[str, str]
+) -> list[Chart]:
+    """Draws the loss, the main metric, and the learning rate if it changes.
+
+    Args:
+      history: Rows of `history.csv`.
+      objectives: Those of the task; the first one besides the loss is the main metric.
+      headings: Name of a metric → its heading.
+    """
     if not history:
         return []
     epochs = range(1, len(history) + 1)
@@ -41,27 +46,32 @@ def curves(history: Sequence[dict[str, str]]) -> list[Chart]:
         if epoch > 1 and phases[epoch - 1] != phases[epoch - 2]
     ]
     best = best_epoch(history)
+    recorded = [
+        name for name in (objective.name.removeprefix("val_") for objective in objectives) if name in history[0]
+    ]
+    metrics = [name for name in recorded if name != "loss"][:1]
     result = []
-    for name in filter(None, ("loss", _main_of_training(history))):
-        train, validation = _figures(history, name), _figures(history, f"val_{name}")
+    for name in ("loss", *metrics):
+        heading = headings.get(name, name.replace("_", " ").capitalize())
+        values = {"Training": _column(history, name), "Validation": _column(history, f"val_{name}")}
         description = (
-            f"{names.figure(name)} in {len(history)} epochs: training {_from_to(train)}, "
-            f"validation {_from_to(validation)}."
+            f"{heading} in {len(history)} epochs: training {_from_to(values['Training'])}, "
+            f"validation {_from_to(values['Validation'])}."
         )
         if best:
-            description += f" In the best epoch, {best}, validation has {validation[best - 1]:.4g}."
+            description += f" In the best epoch, {best}, validation is {values['Validation'][best - 1]:.4g}."
         result.append(
             charts.line_chart(
                 name.replace("_", "-"),
-                names.figure(name),
+                heading,
                 description,
                 x=epochs,
-                curves={"Training": train, "Validation": validation},
-                table=_curve_table(names.figure(name), {"Training": train, "Validation": validation}),
+                curves=values,
+                table=_curve_table(heading, values),
                 dividers=dividers,
             )
         )
-    rates = _figures(history, "learning_rate")
+    rates = _column(history, "learning_rate")
     known = [rate for rate in rates if math.isfinite(rate)]
     if len(set(known)) > 1:
         result.append(
@@ -81,7 +91,7 @@ def curves(history: Sequence[dict[str, str]]) -> list[Chart]:
 
 def _from_to(values: Sequence[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
-    return f"from {known[0]:.4g} to {known[-1]:.4g}" if known else "not measured"
+    return f"from {known[0]:.4g} to {known[-1]:.4g}" if known else "not recorded"
 
 
 def _curve_table(name: str, curves: dict[str, list[float]]) -> Table:
@@ -90,7 +100,7 @@ def _curve_table(name: str, curves: dict[str, list[float]]) -> Table:
         [Cell(str(epoch), epoch), *[_general(value) for value in values]]
         for epoch, values in enumerate(zip(*curves.values(), strict=True), start=1)
     ]
-    rows, caption = at_most(rows, _MOST_ROWS, f"{name}, epoch by epoch", features.HISTORY_FILE)
+    rows, caption = at_most(rows, _MAX_ROWS, f"{name} by epoch", features.HISTORY_FILE)
     return Table(caption, columns, rows)
 
 
@@ -99,16 +109,16 @@ def _general(value: float) -> Cell:
 
 
 def sentence(history: Sequence[dict[str, str]]) -> str:
-    """How long it took, which epoch was the best, and the learning rate where that is all there is to say of it."""
+    """Describes the number of epochs, the time, the best epoch, and the learning rate if it was constant."""
     if not history:
-        return "There is no history of this training."
-    seconds = sum(value for value in _figures(history, "seconds") if math.isfinite(value))
+        return "The run has no training history."
+    seconds = sum(value for value in _column(history, "seconds") if math.isfinite(value))
     text = f"{len(history)} epochs in {_duration(seconds)}" if seconds else f"{len(history)} epochs"
     if best := best_epoch(history):
-        text += f"; the weights are those of epoch {best}, whose validation loss is lowest"
-    rates = {rate for rate in _figures(history, "learning_rate") if math.isfinite(rate)}
+        text += f"; the model has the weights of epoch {best}, which has the lowest validation loss"
+    rates = {rate for rate in _column(history, "learning_rate") if math.isfinite(rate)}
     if len(rates) == 1:
-        text += f"; the learning rate was {rates.pop():.4g} throughout"
+        text += f"; the learning rate was constant at {rates.pop():.4g}"
     return text + "."
 
 
@@ -119,11 +129,11 @@ def _duration(seconds: float) -> str:
 
 
 def epochs_table(history: Sequence[dict[str, str]]) -> Table:
-    """The whole history, but for figures of single classes."""
+    """Lists the whole history except metrics of single classes."""
     shown = [name for name in (history[0] if history else {}) if "/" not in name and name not in ("epoch", "phase")]
     columns = [Column("Epoch", numeric=True), Column("Phase")]
     columns += [Column(name.replace("_", " ").capitalize(), numeric=True) for name in shown]
-    values = {name: _figures(history, name) for name in shown}
+    values = {name: _column(history, name) for name in shown}
     rows = [
         [
             Cell(str(index + 1), index + 1),
@@ -132,29 +142,29 @@ def epochs_table(history: Sequence[dict[str, str]]) -> Table:
         ]
         for index, row in enumerate(history)
     ]
-    rows, caption = at_most(rows, _MOST_ROWS, "All epochs", features.HISTORY_FILE)
+    rows, caption = at_most(rows, _MAX_ROWS, "All epochs", features.HISTORY_FILE)
     return Table(caption, columns, rows)
 
 
 def tuned_table(tuned: dict[str, Any]) -> Table | None:
-    """What Tuner found; None where it did not run."""
+    """Lists the values that Tuner chose; None if it did not run."""
     if not tuned:
         return None
     rows = [
         [Cell(name), Cell(f"{value:g}" if isinstance(value, float) else str(value))] for name, value in tuned.items()
     ]
-    return Table("What Tuner found", [Column("Field"), Column("Value")], rows)
+    return Table("Values chosen by Tuner", [Column("Setting"), Column("Value")], rows)
 
 
 def trials_table(trials: Sequence[dict[str, str]]) -> Table | None:
-    """Every trial of the search; None where there was none."""
+    """Lists all trials of the search; None if there was none."""
     if not trials:
         return None
     rows = []
     for trial in sorted(trials, key=lambda trial: float(trial["rank"] or "inf")):
         rows.append([_trial_cell(value) for value in trial.values()])
     columns = [Column(name.replace("_", " ").capitalize(), numeric=True) for name in trials[0]]
-    rows, caption = at_most(rows, _MOST_ROWS, "Trials of the search, the best first")
+    rows, caption = at_most(rows, _MAX_ROWS, "Trials of the search, the best first")
     return Table(caption, columns, rows)
 
 

@@ -10,9 +10,8 @@ from tfx.components.tuner import executor
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
+from components.tuner.artifact import TRIALS_FILE
 from trainer_module import tuning
-
-TRIALS_FILE = "trials.csv"
 
 
 class Executor(base_executor.BaseExecutor):

@@ -204,7 +204,7 @@ def run_output(outcome: Outcome) -> RunOutput:
                 }
                 for kind, counts in data.duplicates.items()
             },
-            "drift": drift and {key: drift[key] for key in Drift.model_fields},
+            "drift": drift and {"previous_span": drift.previous_span, "found": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.error[1]}" if outcome.error else None,

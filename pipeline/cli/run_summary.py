@@ -167,7 +167,7 @@ def _duplicates(console: Console, result: RunResult) -> None:
 def _drift(console: Console, result: RunResult) -> None:
     if result.drift is None:
         return
-    span, drifted, skewed = result.drift["previous_span"], result.drift["found"], result.drift["skew"] or []
+    span, drifted, skewed = result.drift.previous_span, result.drift.drift, result.drift.skew or ()
     if span is not None and not drifted:
         _line(console, f"[green]No drift[/green] against span {span}")
     for lines, heading in ((drifted, f"Drift against span {span}, accepted:"), (skewed, "The splits differ:")):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,13 +11,13 @@ from typing import Any, NamedTuple
 from ml_metadata.proto import metadata_store_pb2
 
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.example_validator.executor import DRIFT_FILE
+from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import Finding
 from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
 from components.image_example_gen.artifact import DUPLICATES_FILE, Quarantine, QuarantinedFile, Summary
-from components.model_report.executor import REPORT_FILE
+from components.model_report.artifact import REPORT_FILE
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
-from components.tuner.executor import TRIALS_FILE
+from components.tuner.artifact import TRIALS_FILE, read_trials
 from pipeline.history.metadata_store import Outputs
 from pipeline.nodes import TUNER
 from trainer_module import locations, model_versions, search_space
@@ -71,8 +69,7 @@ class RunResult:
       data: ImageExampleGen's summary: counts by split and class.
       quarantined: Every quarantined file.
       duplicates: The file that lists duplicates and near duplicates.
-      drift: ExampleValidator's comparison with the previous span: `previous_span` (None if there is none), `found`; and
-        of the splits with each other: `skew`, None if it was not checked.
+      drift: Drift from the previous span, and skew between splits.
       tuning: The result of Tuner: `objective`, its best `value`, the `values` of the best trial by name of the setting,
         the number of `trials` and of `failed` ones, and their `table`.
       evaluation: The metrics of Evaluator.
@@ -92,7 +89,7 @@ class RunResult:
     data: Summary | None = None
     quarantined: Sequence[QuarantinedFile] = ()
     duplicates: str | None = None
-    drift: dict[str, Any] | None = None
+    drift: DriftReport | None = None
     tuning: dict[str, Any] | None = None
     evaluation: EvaluationResult | None = None
     gates: GateReport | None = None
@@ -141,7 +138,7 @@ def collect(outputs: Outputs) -> RunResult:
         values["data"], values["quarantined"] = contents.summary, contents.files
         values["duplicates"] = join(quarantine.uri, DUPLICATES_FILE)
     if anomalies := outputs.get("ExampleValidator", {}).get("anomalies"):
-        values["drift"] = json.loads(_read(anomalies, DRIFT_FILE))
+        values["drift"] = DriftReport.read(anomalies.uri)
     if TUNER in outputs:
         values["tuning"] = _tuning(outputs[TUNER])
     refusals: list[Refusal] = []
@@ -177,7 +174,7 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     chosen, results = outputs["best_hyperparameters"], outputs["tuner_results"]
     with locations.os_errors(chosen.uri):
         (name,) = locations.file_system(chosen.uri).listdir(chosen.uri)
-    trials = list(csv.DictReader(io.StringIO(_read(results, TRIALS_FILE).decode(), newline="")))
+    trials = read_trials(results.uri)
     (best,) = (trial for trial in trials if trial["rank"] == "1")
     return {
         "objective": best["objective"],

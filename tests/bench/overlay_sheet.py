@@ -1,8 +1,8 @@
-"""A sheet of overlays for the documentation: the most confident right prediction per class, then wrong ones.
+"""A sheet of Grad-CAM overlays for the documentation: one correct prediction per class, then incorrect ones.
 
-python tests/bench/overlay_sheet.py RUN --output docs/images/overlays.jpg [--side 120] [--mistakes 5]
+python tests/bench/overlay_sheet.py EXPLANATIONS --output docs/images/overlays.jpg [--side 120] [--incorrect 5]
 
-RUN is the folder of GradCam's artifact, with `index.json`.
+EXPLANATIONS is the folder of an artifact of GradCam. The predictions shown are the most confident ones.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ COLUMNS = 5
 MARGIN, CAPTION = 8, 22
 
 
-def select(entries: Sequence[ExplainedPrediction], mistakes: int) -> list[ExplainedPrediction]:
-    """Selects one right prediction per class, in the order of the classes, and the most confident wrong ones."""
+def select(entries: Sequence[ExplainedPrediction], num_incorrect: int) -> list[ExplainedPrediction]:
+    """Selects one correct prediction per class, in the order of the classes, and some incorrect ones."""
     ranked = sorted(entries, key=lambda entry: -entry.score)
     classes = sorted({entry.label for entry in entries})
-    right = [next(entry for entry in ranked if entry.label == name and entry.correct) for name in classes]
-    return right + [entry for entry in ranked if not entry.correct][:mistakes]
+    correct = [next(entry for entry in ranked if entry.label == name and entry.correct) for name in classes]
+    return correct + [entry for entry in ranked if not entry.correct][:num_incorrect]
 
 
 def draw(entries: Sequence[ExplainedPrediction], folder: Path, side: int) -> Image.Image:
@@ -32,28 +32,28 @@ def draw(entries: Sequence[ExplainedPrediction], folder: Path, side: int) -> Ima
     rows = -(-len(entries) // COLUMNS)
     width, height = 2 * side + MARGIN, side + CAPTION + MARGIN
     sheet = Image.new("RGB", (COLUMNS * width + MARGIN, rows * height + MARGIN), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for index, entry in enumerate(entries):
         left, top = MARGIN + index % COLUMNS * width, MARGIN + index // COLUMNS * height
-        for at, path in enumerate((entry.image, entry.overlay)):
+        for column, path in enumerate((entry.image, entry.overlay)):
             image = Image.open(folder / path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(image, (left + at * side, top))
+            sheet.paste(image, (left + column * side, top))
         caption = entry.predicted if entry.correct else f"{entry.label} predicted as {entry.predicted}"
         color = "#1a7f37" if entry.correct else "#cf222e"
-        pen.text((left, top + side + 3), f"{caption}  {entry.score:.0%}", fill=color, font=font)
+        canvas.text((left, top + side + 3), f"{caption}  {entry.score:.0%}", fill=color, font=font)
     return sheet
 
 
 def main() -> None:
-    """Draws the sheet."""
+    """Writes the sheet."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
+    parser.add_argument("explanations", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--side", type=int, default=120)
-    parser.add_argument("--mistakes", type=int, default=COLUMNS)
+    parser.add_argument("--incorrect", type=int, default=COLUMNS)
     arguments = parser.parse_args()
-    entries = ExplanationIndex.read(str(arguments.run)).predictions
-    sheet = draw(select(entries, arguments.mistakes), arguments.run, arguments.side)
+    entries = ExplanationIndex.read(str(arguments.explanations)).predictions
+    sheet = draw(select(entries, arguments.incorrect), arguments.explanations, arguments.side)
     sheet.save(arguments.output, quality=88, optimize=True)
 
 

@@ -94,7 +94,7 @@ def test_from_files_to_a_served_model(run):
     assert all(check.passed for check in outcome.result.checks)
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
     report = (loaded.run_dir / "report.html").read_text()
-    assert "Weakest pictures" in report and f"Pushed as version {outcome.result.pushed_version}" in report
+    assert "Worst predictions" in report and f"Pushed as version {outcome.result.pushed_version}" in report
 
 
 def test_mask_metrics_equal_a_direct_count(run):

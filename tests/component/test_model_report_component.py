@@ -1,7 +1,6 @@
-"""ModelReport: what the artifacts hold is on the page, and of masks the weakest pictures are found."""
+"""ModelReport: the page shows the content of the artifacts, and the worst masks."""
 
 import html
-import json
 import os
 import re
 import shutil
@@ -15,16 +14,18 @@ from tfx.types import standard_artifacts
 
 import components
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
+from components.example_validator.artifact import DriftReport
 from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
 from components.image_example_gen.artifact import DuplicateCounts, Quarantine, QuarantinedFile, SplitCounts, Summary
-from components.model_report import executor, masks
-from trainer_module import features, preprocessing, tasks
+from components.model_report import executor, reading
+from components.model_report.artifact import REPORT_FILE, Report
+from components.serving_validator.artifact import ServingCheck, ServingCheckReport
+from trainer_module import features, mask_drawing, preprocessing, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
-from trainer_module.tasks import segmentation
 
 HISTORY = "epoch,phase,seconds,learning_rate,loss,val_loss\n0,whole,1.5,0.001,1.0,0.9\n1,whole,1.5,0.001,0.5,0.4\n"
 PROPERTIES = {
@@ -51,10 +52,10 @@ def artifact(type_, folder, *, id_=1, **properties):
 
 @pytest.fixture
 def inputs_of(tmp_path):
-    """Writes what the nodes leave: (evaluation, gates, examples, options, Keras file) → the executor's inputs."""
+    """Writes the artifacts of a run: (evaluation, gates, examples, options, Keras file) → inputs of the executor."""
 
     def make(evaluation, gates, records, options, keras_path, *, pushed=True):
-        found = {
+        artifacts = {
             "model": artifact(standard_artifacts.Model, tmp_path / "model", id_=7),
             "model_run": artifact(standard_artifacts.ModelRun, tmp_path / "model_run"),
             "examples": artifact(standard_artifacts.Examples, tmp_path / "examples"),
@@ -67,10 +68,10 @@ def inputs_of(tmp_path):
             "pushed_model": artifact(standard_artifacts.PushedModel, tmp_path / "pushed", pushed=int(pushed)),
         }
         if pushed:
-            found["pushed_model"].set_string_custom_property("pushed_version", "1795346754")
-            found["pushed_model"].set_string_custom_property("pushed_destination", "/models/tiny/1795346754")
+            artifacts["pushed_model"].set_string_custom_property("pushed_version", "1795346754")
+            artifacts["pushed_model"].set_string_custom_property("pushed_destination", "/models/tiny/1795346754")
         for key in ("examples", "statistics"):
-            found[key].split_names = '["test"]'
+            artifacts[key].split_names = '["test"]'
             (tmp_path / key / "Split-test").mkdir()
         with tf.io.TFRecordWriter(str(tmp_path / "examples" / "Split-test" / "data-00000-of-00001")) as writer:
             for record in records:
@@ -88,15 +89,15 @@ def inputs_of(tmp_path):
             "statistics/Split-test/FeatureStats.pb": counted.SerializeToString(),
             f"model_run/{features.OPTIONS_FILE}": options.model_dump_json(),
             f"model_run/{features.HISTORY_FILE}": HISTORY,
-            "anomalies/drift.json": json.dumps(
-                {"previous_span": 3, "found": ["image/width: drifted"], "skew": ["test split, image/height: differs"]}
-            ),
-            f"evaluation/{EvaluationResult.FILE}": evaluation.model_dump_json(),
-            f"evaluation/{GateReport.FILE}": gates.model_dump_json(),
-            "infra/checks.json": json.dumps(
-                {"format": 1, "checks": [{"name": "loads in a session", "passed": True, "detail": "yes"}]}
-            ),
         }
+        drift = DriftReport(
+            previous_span=3, drift=("image/width: drifted",), skew=("test split, image/height: differs",)
+        )
+        drift.write(str(tmp_path / "anomalies"))
+        for stored in (evaluation, gates):
+            stored.write(str(tmp_path / "evaluation"))
+        check = ServingCheck(name="loads in a session", passed=True, detail="yes")
+        ServingCheckReport(checks=(check,)).write(str(tmp_path / "infra"))
         Quarantine(
             Summary(
                 examples=len(records),
@@ -110,7 +111,7 @@ def inputs_of(tmp_path):
         for path, content in files.items():
             (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
         shutil.copy(keras_path, tmp_path / "model_run" / features.KERAS_FILE)
-        return {key: [value] for key, value in found.items()}
+        return {key: [value] for key, value in artifacts.items()}
 
     return make
 
@@ -118,21 +119,21 @@ def inputs_of(tmp_path):
 def run(inputs, folder):
     report = artifact(components.ModelReport, folder)
     executor.Executor().Do(inputs, {"report": [report]}, PROPERTIES)
-    assert [path.name for path in Path(folder).iterdir()] == [executor.REPORT_FILE]
-    return (Path(folder) / executor.REPORT_FILE).read_text()
+    assert [path.name for path in Path(folder).iterdir()] == [REPORT_FILE]
+    return Report.read(str(folder)).html
 
 
 def gates_of(**values):
-    said = {"setting": "evaluation.thresholds", "metric": "accuracy", "slice": "all", "value": 0.75, "bound": 0.9}
-    said |= {"title": "accuracy", "higher_is_better": True, "examples": 12, "passed": False, "detail": "too low"}
-    return GateReport(has_baseline=False, results=[GateResult(**said | values)])
+    defaults = {"setting": "evaluation.thresholds", "metric": "accuracy", "title": "accuracy", "slice": "all"}
+    defaults |= {"value": 0.75, "bound": 0.9, "higher_is_better": True, "examples": 12, "passed": False}
+    return GateReport(has_baseline=False, results=[GateResult(**defaults | {"detail": "too low"} | values)])
 
 
 def captions(text):
-    return [html.unescape(found) for found in re.findall(r"<figcaption>.*?<small>(.*?)</small>", text, re.DOTALL)]
+    return [html.unescape(name) for name in re.findall(r"<figcaption>.*?<small>(.*?)</small>", text, re.DOTALL)]
 
 
-def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
+def test_the_report_of_a_classifier(tiny_model, evaluation_of, inputs_of, tmp_path):
     labels = np.array([0, 1, 2] * 4)
     shares = np.eye(3)[labels] * 0.7 + 0.1
     evaluation = evaluation_of(list(tiny_model.options.classes), labels, shares, {"camera = b": labels == 1})
@@ -148,11 +149,14 @@ def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
     inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "older", id_=3)]
     text = run(inputs, tmp_path / "report")
     assert "Refused by Evaluator" in text and "too low (missed by 0.1500)" in text
-    entries = sorted(ExplanationIndex.read(explanations.uri).predictions, key=lambda entry: -entry.score)
-    wrong, right = ([entry.filename for entry in entries if entry.correct is correct] for correct in (False, True))
-    assert captions(text) == wrong[:12] + right[:6] and wrong and right
+    entries = ExplanationIndex.read(explanations.uri).predictions
+    incorrect, correct = (
+        [entry.filename for entry in sorted(entries, key=lambda entry: -entry.score) if entry.correct == is_correct]
+        for is_correct in (False, True)
+    )
+    assert captions(text) == incorrect[:12] + correct[:6] and incorrect and correct
     assert text.count('src="data:image/') == 2 * len(captions(text))
-    for said in (
+    for content in (
         "lost.png",
         "image/width: drifted",
         "test split, image/height: differs",
@@ -162,14 +166,14 @@ def test_a_classifiers_report(tiny_model, evaluation_of, inputs_of, tmp_path):
         "0123456789abcdef",
         "camera = b",
     ):
-        assert said in text, said
+        assert content in text, content
     assert f"artifact 3: {tmp_path / 'older'}" in text and f"artifact 7: {tmp_path / 'model'}" in text
     assert f"<dd>{tf.__version__}</dd>" in text and "2 epochs in 3 s" in text
 
 
 @pytest.fixture(scope="module")
 def mask_model(tmp_path_factory):
-    """A network that knows nothing, and forty pictures with masks; the last has no pixel that counts."""
+    """An untrained network, and forty images with masks; all pixels of the last one are ignored."""
     options = TrainerOptions(
         classes=("sky", "road"),
         ignore_id=255,
@@ -181,33 +185,34 @@ def mask_model(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("masks") / "model.keras")
     model.save(path)
     random = np.random.default_rng(5)
-    records, truths, encoded = [], [], []
+    records, masks, encoded = [], [], []
     for index in range(40):
-        truth = (random.random((16, 16)) < random.random()).astype(np.uint8)
-        truth[: random.integers(0, 4)] = 255
+        mask = (random.random((16, 16)) < random.random()).astype(np.uint8)
+        mask[: random.integers(0, 4)] = 255
         if index == 39:
-            truth[:] = 255
+            mask[:] = 255
         encoded.append(png(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
-        truths.append(truth)
+        masks.append(mask)
         example = raw_examples.to_example(
             f"{index}.png",
             encoded[-1],
             image_file.examine(encoded[-1], 10_000),
-            label={features.MASK_ENCODED: [png(truth)], features.MASK_CLASSES: options.classes},
+            label={features.MASK_ENCODED: [png(mask)], features.MASK_CLASSES: options.classes},
             slices={},
         )
         records.append(example.SerializeToString())
     pixels = preprocessing.decode_and_resize(tf.constant(encoded), 16, 3)
-    predicted = segmentation.masks_of(model(pixels, training=False)).numpy()
+    predictions = tasks.get("segmentation").decode(model(pixels, training=False)).numpy()
     accuracies = {
-        f"{index}.png": np.mean(truth[truth != 255] == found[truth != 255])
-        for index, (truth, found) in enumerate(zip(truths[:39], predicted, strict=False))
+        f"{index}.png": np.mean(mask[mask != 255] == predicted[mask != 255])
+        for index, (mask, predicted) in enumerate(zip(masks[:39], predictions, strict=False))
     }
     return options, path, records, accuracies
 
 
-def test_the_pictures_with_the_worst_masks_are_shown_worst_first(mask_model, inputs_of, tmp_path):
+def test_the_worst_masks_are_shown_worst_first(mask_model, inputs_of, tmp_path):
     options, path, records, accuracies = mask_model
+    task = tasks.get("segmentation").evaluation
     overall = SliceMetrics(
         name="all",
         examples=40,
@@ -220,24 +225,24 @@ def test_the_pictures_with_the_worst_masks_are_shown_worst_first(mask_model, inp
         task="segmentation",
         split="test",
         classes=options.classes,
-        count_unit="pixels",
-        metrics=tasks.get("segmentation").evaluation.metrics(3),
-        candidate=[overall],
+        count_unit=task.count_unit,
+        metrics=task.metrics(3),
+        candidate=(overall,),
     )
-    gates = gates_of(metric="mean_iou", value=0.3, bound=0.2, passed=True)
+    gates = gates_of(metric="mean_iou", title="mean IoU", value=0.3, bound=0.2, passed=True)
     text = run(inputs_of(evaluation, gates, records, options, path), tmp_path / "report")
     expected = sorted(accuracies, key=lambda name: (accuracies[name], name))[:12]
     assert captions(text) == expected and "39.png" not in accuracies
-    shown = [float(found) for found in re.findall(r"<figcaption><strong>(.*?)</strong>", text)]
-    np.testing.assert_allclose(shown, [accuracies[name] for name in expected], atol=1e-4)
+    scores = [float(score) for score in re.findall(r"<figcaption>Pixel accuracy <strong>(.*?)</strong>", text)]
+    np.testing.assert_allclose(scores, [accuracies[name] for name in expected], atol=1e-4)
     assert text.count('src="data:image/') == 4 * 12
-    assert "Pushed as version 1795346754" in text and "does not count" in text
-    for color in (*masks.palette(2), masks.IGNORED_COLOR):
+    assert "Pushed as version 1795346754" in text and "ignored" in text
+    for color in (*mask_drawing.palette(2), mask_drawing.IGNORED_COLOR):
         assert "#{:02x}{:02x}{:02x}".format(*color) in text
 
 
-def test_what_tuner_found_is_told(mask_model):
+def test_the_values_that_tuner_chose_are_those_of_the_options(mask_model):
     options = mask_model[0]
     trials = [{"rank": "1", "objective": "val_loss", "value": "0.1", "training.learning_rate": "0.5"}]
-    assert executor._tuned(trials, options) == {"training.learning_rate": options.training.learning_rate}
-    assert executor._tuned([], options) == {}
+    assert reading.tuned_values(trials, options) == {"training.learning_rate": options.training.learning_rate}
+    assert reading.tuned_values([], options) == {}

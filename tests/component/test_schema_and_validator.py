@@ -14,6 +14,7 @@ from tfx.utils import io_utils
 
 from components.example_validator import drift
 from components.example_validator import executor as validator
+from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import AnomaliesFoundError
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.labels import CLASS_LABEL, MASK_LABEL
@@ -67,7 +68,7 @@ def schema():
 
 @pytest.fixture
 def validate(tmp_path, schema):
-    """Runs the validator on statistics by split; returns the content of drift.json."""
+    """Runs the validator on statistics by split; returns its report."""
 
     def artifact(artifact_type, name, by_split=None, proto=None, span=0):
         result = artifact_type()
@@ -99,7 +100,7 @@ def validate(tmp_path, schema):
         anomalies = artifact(standard_artifacts.ExampleAnomalies, "anomalies")
         options = (options or DriftOptions()).model_dump_json()
         validator.Executor().Do(inputs, {"anomalies": [anomalies]}, {"options": options})
-        return json.loads((tmp_path / "anomalies" / validator.DRIFT_FILE).read_text())
+        return DriftReport.read(str(tmp_path / "anomalies"))
 
     return run
 
@@ -195,11 +196,11 @@ def sample(rng, size, shift=0.0, share=0.5):
 def test_two_samples_of_the_same_images_are_accepted(validate, rng, size):
     now = sample(rng, size)
     report = validate(previous=sample(rng, size), train=now, own=make_schema(now))
-    assert report == {"previous_span": 1, "found": [], "skew": []}
+    assert report == DriftReport(previous_span=1, skew=())
 
 
 def test_without_a_previous_span_nothing_is_compared(validate):
-    assert validate(train=statistics(["a", "b"])) == {"previous_span": None, "found": [], "skew": []}
+    assert validate(train=statistics(["a", "b"])) == DriftReport(previous_span=None, skew=())
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_findings_have_their_numbers(validate, rng):
 def test_a_wanted_change_can_be_accepted(validate, rng):
     now = sample(rng, 600, shift=-45.0)
     report = validate(previous=sample(rng, 600), train=now, own=make_schema(now), options=DriftOptions(on_drift="warn"))
-    assert len(report["found"]) == 1 and "image/mean/luma" in report["found"][0]
+    assert len(report.drift) == 1 and "image/mean/luma" in report.drift[0]
 
 
 def test_values_outside_the_ranges_of_the_previous_span(validate):
@@ -311,23 +312,23 @@ STRICT = DriftOptions(on_skew="stop")
 def test_splits_of_the_same_images_are_accepted(validate, rng, size):
     train = sample(rng, size)
     schema = make_schema(train, margin=2.0)
-    assert validate(train=train, test=sample(rng, size // 2), own=schema, options=STRICT)["skew"] == []
+    assert validate(train=train, test=sample(rng, size // 2), own=schema, options=STRICT).skew == ()
 
 
 def test_skew_is_reported_or_ignored(validate, tmp_path, rng):
     train, test = sample(rng, 600), sample(rng, 600, shift=-45.0)
-    (line,) = validate(train=train, test=test, own=make_schema(train))["skew"]
+    (line,) = validate(train=train, test=test, own=make_schema(train)).skew
     assert line.startswith("test split, image/mean/luma: the distribution differs by")
     for folder in tmp_path.iterdir():
         shutil.rmtree(folder)
     ignored = DriftOptions(on_skew="ignore")
-    assert validate(train=train, test=test, own=make_schema(train), options=ignored)["skew"] is None
+    assert validate(train=train, test=test, own=make_schema(train), options=ignored).skew is None
 
 
 def test_a_larger_difference_can_be_allowed(validate, rng):
     train, test = sample(rng, 600), sample(rng, 600, share=0.85)
     wide = DriftOptions(on_skew="stop", skew_threshold=0.5)
-    assert validate(train=train, test=test, own=make_schema(train), options=wide)["skew"] == []
+    assert validate(train=train, test=test, own=make_schema(train), options=wide).skew == ()
 
 
 def test_all_reasons_of_a_refusal_are_reported_at_once(validate, rng):
@@ -342,7 +343,7 @@ def test_all_reasons_of_a_refusal_are_reported_at_once(validate, rng):
 def test_slice_columns_may_come_and_go(validate):
     now = statistics(["a", "b"] * 50, brightness="bright")
     before = statistics(["a", "b"] * 50, drop=[features.SLICE_BRIGHTNESS])
-    assert validate(previous=before, train=now, own=make_schema(now))["found"] == []
+    assert validate(previous=before, train=now, own=make_schema(now)).drift == ()
 
 
 def test_more_than_a_hundred_classes_are_in_the_schema(validate):

@@ -78,5 +78,5 @@ def test_a_model_that_falls_short_is_refused(run):
 def test_the_report_shows_the_weakest_masks(run):
     _, outcome = run
     page = Path(outcome.result.report).read_text(encoding="utf-8")
-    assert "Weakest pictures" in page and page.count("data:image/") >= 12
+    assert "Worst predictions" in page and page.count("data:image/") >= 12
     assert len(page) < 5_000_000

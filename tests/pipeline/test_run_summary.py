@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from components.evaluator.artifact import EvaluationResult, SliceMetrics
+from components.example_validator.artifact import DriftReport
 from pipeline.cli import json_output, run_summary
 from pipeline.execution.results import Refusal
 from trainer_module import tasks
@@ -76,7 +77,7 @@ def shown(part, *arguments):
 def test_drift_and_skew_are_shown_if_they_were_checked():
     def drift_lines(**drift):
         return shown(
-            run_summary._drift, SimpleNamespace(drift={"previous_span": None, "found": [], "skew": None} | drift)
+            run_summary._drift, SimpleNamespace(drift=DriftReport(**{"previous_span": None, "skew": None} | drift))
         )
 
     assert drift_lines() == drift_lines(skew=[]) == ""

@@ -1,4 +1,4 @@
-"""The report: what it says of figures, and that the page is whole, safe and readable. No TFX is needed."""
+"""The report: its metrics and decisions, and a page that is complete, safe and readable. It does not need TFX."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
+from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import (
     DuplicateCounts,
     DuplicateGroup,
@@ -31,10 +32,24 @@ from components.image_example_gen.artifact import (
     SplitCounts,
     Summary,
 )
-from components.model_report import charts, figure_tables, masks, page, pictures, rendering, tables, verdict
-from components.model_report.sources import Explained, Push, Sizes, Sources
+from components.model_report import (
+    charts,
+    comparisons,
+    gate_tables,
+    images,
+    metric_tables,
+    page,
+    rendering,
+    summary,
+    tables,
+    training_curves,
+    worst_predictions,
+)
+from components.model_report.explanations import ExplainedExample
+from components.model_report.sources import ImageSizes, Push, Sources
+from components.serving_validator.artifact import ServingCheck
 from pipeline.config import loading
-from trainer_module import tasks
+from trainer_module import mask_drawing, tasks
 from trainer_module.features import SPLITS
 
 NASTY = "<script>alert(1)</script>"
@@ -43,10 +58,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 STYLE = Path(rendering.__file__).parent / "templates" / "style.css.j2"
 
 
+COMPARISON = tasks.get("segmentation").drawing.comparison
+
+
 def gate(**values):
-    said = {
+    defaults = {
         "setting": "evaluation.thresholds",
         "metric": "accuracy",
+        "title": "accuracy",
         "slice": "all",
         "value": 0.9,
         "bound": 0.85,
@@ -55,13 +74,12 @@ def gate(**values):
         "passed": True,
         "detail": "0.9000; must be at least 0.85",
     }
-    titles = {metric.name: metric.title for metric in tasks.get("classification").evaluation.metrics(3)}
-    return GateResult(**{"title": titles[(said | values)["metric"]]} | said | values)
+    return GateResult(**defaults | values)
 
 
 def duplicate_group(kind, paths, name):
-    images = [DuplicateImage(path=path, classes=(name,), split="train") for path in paths]
-    return DuplicateGroup(kind=kind, images=tuple(images))
+    images_ = [DuplicateImage(path=path, classes=(name,), split="train") for path in paths]
+    return DuplicateGroup(kind=kind, images=tuple(images_))
 
 
 @pytest.fixture
@@ -76,14 +94,14 @@ def sources_of(evaluation_of, rng):
         worse = np.full_like(shares, 1 / len(classes)) * 0.5 + shares * 0.5 if with_baseline else None
         names = list(classes)
         counts = {name: 10 + index for index, name in enumerate(names)}
-        picture = pictures.photograph(Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "a picture")
-        decision = Explained(f"{names[0]}/1.png", names[0], names[1], 0.98, picture, picture)
-        said = {
+        image = images.embed_photo(Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "an image")
+        example = ExplainedExample(f"{names[0]}/1.png", names[0], names[1], 0.98, image, image)
+        defaults = {
             "name": "pets",
             "evaluation": evaluation_of(names, labels, shares, slices, worse),
-            "gates": GateReport(has_baseline=with_baseline, results=[gate()]),
+            "gates": GateReport(has_baseline=with_baseline, results=(gate(),)),
             "blessed": True,
-            "checks": [{"name": "loads in a session", "passed": True, "detail": "signatures: examples"}],
+            "checks": [ServingCheck(name="loads in a session", passed=True, detail="signatures: examples")],
             "servable": True,
             "pushed": Push("1795346754", "/models/pets/1795346754"),
             "baseline": "artifact 7" if with_baseline else "",
@@ -110,36 +128,41 @@ def sources_of(evaluation_of, rng):
                     "near": DuplicateCounts(groups=0, duplicates=0, leaking_groups=0),
                 },
             ),
-            "sizes": [Sizes("train", (20.0, 200.0, 640.0), (20.0, 100.0, 480.0), {"JPEG": 100, "PNG": 10})],
+            "sizes": [ImageSizes("train", (20.0, 200.0, 640.0), (20.0, 100.0, 480.0), {"JPEG": 100, "PNG": 10})],
             "quarantined": [QuarantinedFile(path=f"{names[0]}/bad.png", reason="not a JPEG, PNG or GIF file")],
             "duplicates": [duplicate_group("exact", ["a.png", "b.png"], names[0])],
-            "drift": {"previous_span": None, "found": [], "skew": []},
+            "drift": DriftReport(previous_span=None, skew=()),
             "explained": True,
-            "mistakes": [decision],
-            "scale": ["rgb(0, 0, 128)", "rgb(128, 0, 0)"],
-            "right": [dataclasses.replace(decision, predicted=names[0])],
+            "incorrect": [example],
+            "color_scale": ["rgb(0, 0, 128)", "rgb(128, 0, 0)"],
+            "correct": [dataclasses.replace(example, prediction=names[0])],
             "lineage": [("Code", "0123456789abcdef"), ("Data fingerprint", "ab" * 32)],
             "versions": [("tfx", "1.21.0")],
             "configuration": loading.as_toml(loading.load("digits")),
             "created": datetime.datetime(2026, 11, 22, 10, 0, tzinfo=datetime.UTC),
         }
-        return Sources(**said | replaced)
+        return Sources(**defaults | replaced)
 
     return make
+
+
+def compare(filename, pixels, mask, predicted, classes, ignore_id=None):
+    return comparisons.compare(COMPARISON, filename, pixels, mask, predicted, classes, ignore_id)
 
 
 @pytest.fixture
 def mask_sources(sources_of, rng):
     """A run of a network for masks."""
-    classes = ["sky", "road", "car"]
-    comparisons = []
+    classes = ("sky", "road", "car")
+    compared = []
     for index in range(2):
-        truth = rng.integers(0, 3, (24, 24), dtype=np.uint8)
-        truth[:, :2] = 255
-        predicted = truth.copy()
-        predicted[0, 2:] = (truth[0, 2:] + 1) % 3
+        mask = rng.integers(0, 3, (24, 24), dtype=np.uint8)
+        mask[:, :2] = 255
+        predicted = mask.copy()
+        predicted[0, 2:] = (mask[0, 2:] + 1) % 3
         pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        comparisons.append(masks.compare(f"street/{index}.png", pixels, truth, predicted, classes, 255))
+        compared.append(compare(f"street/{index}.png", pixels, mask, predicted, classes, 255))
+    evaluation = tasks.get("segmentation").evaluation
     overall = SliceMetrics(
         name="all",
         examples=40,
@@ -156,15 +179,15 @@ def mask_sources(sources_of, rng):
             task="segmentation",
             split="test",
             classes=classes,
-            count_unit="pixels",
-            metrics=tasks.get("segmentation").evaluation.metrics(3),
-            candidate=[overall],
+            count_unit=evaluation.count_unit,
+            metrics=evaluation.metrics(3),
+            candidate=(overall,),
         ),
         explained=False,
-        mistakes=[],
-        right=[],
-        comparisons=comparisons,
-        legend=[("sky", "#0072b2"), ("road", "#e69f00"), ("car", "#009e73"), ("does not count", "#808080")],
+        incorrect=[],
+        correct=[],
+        compared=compared,
+        legend=[("sky", "#0072b2"), ("road", "#e69f00"), ("car", "#009e73"), ("ignored", "#808080")],
         history=[],
     )
 
@@ -177,132 +200,153 @@ def texts(table, column=0):
     return [row[column].text for row in table.rows]
 
 
-# --- The verdict ------------------------------------------------------------------------------------------------
+# === The decision ===
 
 
-def test_a_pushed_model_says_where_it_went(sources_of):
-    found = verdict.judge(sources_of())
-    assert found.pushed and found.headline == "Pushed as version 1795346754" and not found.reasons
-    assert "/models/pets/1795346754" in found.sentence
-    assert "no blessed model to compare with" in found.against
+def test_a_pushed_model_has_its_version_and_destination(sources_of):
+    decision = summary.push_decision(sources_of())
+    assert decision.pushed and decision.headline == "Pushed as version 1795346754" and not decision.reasons
+    assert "/models/pets/1795346754" in decision.sentence
+    assert "no blessed baseline" in decision.baseline
 
 
-def test_a_refused_model_says_by_whom_and_why(sources_of):
-    gates = GateReport(
-        has_baseline=True,
-        results=[
-            gate(metric="recall", class_name="owl", value=0.5, bound=0.8, passed=False, detail="0.5; must be 0.8"),
-            gate(metric="cross_entropy", value=0.9, bound=0.5, higher_is_better=False, passed=False, detail="0.9"),
-            gate(slice="camera = b", passed=None, detail="12 examples are too few"),
-            gate(),
-        ],
-    )
-    checks = [{"name": "explain answers", "passed": False, "detail": "heatmap is not finite"}]
-    found = verdict.judge(
+def test_a_refused_model_has_the_gates_and_the_reasons(sources_of):
+    results = [
+        gate(metric="recall", title="recall", class_name="owl", value=0.5, bound=0.8, passed=False, detail="0.5"),
+        gate(
+            metric="cross_entropy",
+            title="cross-entropy",
+            value=0.9,
+            bound=0.5,
+            higher_is_better=False,
+            passed=False,
+            detail="0.9",
+        ),
+        gate(slice="camera = b", passed=None, detail="12 examples are too few"),
+        gate(),
+    ]
+    decision = summary.push_decision(
         sources_of(
-            gates=gates,
+            gates=GateReport(has_baseline=True, results=results),
             blessed=False,
-            checks=checks,
+            checks=[ServingCheck(name="explain answers", passed=False, detail="heatmap is not finite")],
             servable=False,
             pushed=None,
             baseline="artifact 3",
             with_baseline=True,
         )
     )
-    assert not found.pushed and found.headline == "Refused by Evaluator and ServingValidator"
-    assert "artifact 3" in found.against
-    assert [(reason.gate, reason.subject, reason.text) for reason in found.reasons] == [
+    assert not decision.pushed and decision.headline == "Refused by Evaluator and ServingValidator"
+    assert "artifact 3" in decision.baseline
+    assert [(reason.gate, reason.subject, reason.text) for reason in decision.reasons] == [
         ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
-        ("Evaluator", "Recall of class owl", "0.5; must be 0.8 (missed by 0.3000)"),
+        ("Evaluator", "Recall of class owl", "0.5 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
-    assert ("Rules kept", "1 of 3") in [(fact.label, fact.value) for fact in found.facts]
+    assert ("Thresholds passed", "1 of 3") in [(fact.label, fact.value) for fact in decision.facts]
 
 
-def test_a_model_that_nothing_was_held_against_is_refused_with_a_reason(sources_of):
-    found = verdict.judge(sources_of(gates=GateReport(has_baseline=False, results=[]), blessed=False, pushed=None))
-    assert found.headline == "Refused by Evaluator" and "held against anything" in found.reasons[0].text
+def test_a_model_without_a_checked_threshold_is_refused_with_a_reason(sources_of):
+    gates = GateReport(has_baseline=False, results=[])
+    decision = summary.push_decision(sources_of(gates=gates, blessed=False, pushed=None))
+    assert decision.headline == "Refused by Evaluator"
+    assert "no threshold could be checked" in decision.reasons[0].text
 
 
-def test_explanations_that_are_not_faithful_refuse_too(sources_of):
-    found = verdict.judge(sources_of(unfaithful=["insertion_auc is 0.2000; it must be at least 0.5"], pushed=None))
-    assert (found.pushed, found.headline) == (False, "Refused by GradCam")
-    (reason,) = found.reasons
+def test_unfaithful_explanations_refuse_the_model(sources_of):
+    failures = ["insertion_auc is 0.2000; it must be at least 0.5"]
+    decision = summary.push_decision(sources_of(explanation_failures=failures, pushed=None))
+    assert (decision.pushed, decision.headline) == (False, "Refused by GradCam")
+    (reason,) = decision.reasons
     assert reason.gate == "GradCam" and "at least 0.5" in reason.text
 
 
-def test_a_figure_that_could_not_be_computed_is_a_reason_in_its_own_words(sources_of):
+def test_an_undefined_value_is_a_reason_in_its_own_words(sources_of):
     gates = GateReport(has_baseline=False, results=[gate(value=None, passed=False, detail="no example of this class")])
-    found = verdict.judge(sources_of(gates=gates, blessed=False, pushed=None))
-    assert found.reasons[0].text == "no example of this class"
+    decision = summary.push_decision(sources_of(gates=gates, blessed=False, pushed=None))
+    assert decision.reasons[0].text == "no example of this class"
 
 
-def test_broken_rules_come_first_and_kept_ones_by_their_margin():
-    rules = [gate(value=0.99), gate(value=0.86), gate(passed=None, value=0.1), gate(value=0.8, passed=False)]
-    rules.append(gate(value=0.2, passed=False))
-    found = verdict.rules_table(rules)
-    assert texts(found, 3) == ["0.2000", "0.8000", "0.1000", "0.8600", "0.9900"]
-    assert [text.split()[0] for text in texts(found, 2)] == ["✗", "✗", "·", "✓", "✓"]
+def test_the_weakest_class_is_that_of_the_main_class_metric(sources_of):
+    sources = sources_of(("a", "b", "c", "d"))
+    (fact,) = [fact for fact in summary.push_decision(sources).facts if fact.label.startswith("Weakest class: ")]
+    name = fact.label.removeprefix("Weakest class: ")
+    overall = sources.evaluation.overall
+    assert overall.value("f1", name) == min(values["f1"] for values in overall.class_metrics.values())
+    assert fact.note == "F1" and fact.title
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------
+def test_failed_thresholds_come_first_and_passed_ones_by_their_margin():
+    results = [gate(value=0.99), gate(value=0.86), gate(passed=None, value=0.1), gate(value=0.8, passed=False)]
+    results.append(gate(value=0.2, passed=False))
+    table = gate_tables.thresholds_table(results, {"accuracy": "Share of correct predictions."})
+    assert texts(table, 3) == ["0.2000", "0.8000", "0.1000", "0.8600", "0.9900"]
+    assert [text.split()[0] for text in texts(table, 2)] == ["✗", "✗", "·", "✓", "✓"]
+    assert {row[0].title for row in table.rows} == {"Share of correct predictions."}
 
 
-def test_a_change_is_good_or_bad_by_the_side_on_which_a_good_model_lies(sources_of):
-    evaluation = sources_of().evaluation
-    values = {"accuracy": 0.5, "cross_entropy": 0.5, "macro_f1": 0.5}
-    baseline = evaluation.overall.model_copy(update={"metrics": values})
-    candidate = evaluation.overall.model_copy(update={"metrics": values | {"accuracy": 0.6, "cross_entropy": 0.6}})
-    metrics = [metric for metric in evaluation.metrics if metric.name in values]
-    changed = {"candidate": [candidate], "baseline": [baseline], "metrics": metrics}
-    rows = figure_tables.metrics_table(evaluation.model_copy(update=changed)).rows
+# === Metrics ===
+
+
+def with_values(evaluation, **values):
+    """An evaluation whose overall metrics have these values, and as baseline others."""
+    before, after = (
+        evaluation.overall.model_copy(update={"metrics": {name: pair[side] for name, pair in values.items()}})
+        for side in (0, 1)
+    )
+    metrics = tuple(metric for metric in evaluation.metrics if metric.name in values)
+    return evaluation.model_copy(update={"candidate": (after,), "baseline": (before,), "metrics": metrics})
+
+
+def test_a_change_is_better_or_worse_by_the_direction_of_its_metric(sources_of):
+    evaluation = with_values(
+        sources_of().evaluation, accuracy=(0.5, 0.6), cross_entropy=(0.5, 0.6), macro_f1=(0.5, 0.5)
+    )
+    rows = metric_tables.metrics_table(evaluation).rows
     assert {row[0].text: (row[-1].text, row[-1].note) for row in rows} == {
         "Accuracy": ("+0.1000", "better"),
         "Cross-entropy": ("+0.1000", "worse"),
-        "Macro F1": ("±0.0000", "the same"),
+        "Macro F1": ("±0.0000", "equal"),
     }
 
 
-def test_a_new_metric_is_described_with_its_range(sources_of, kappa):
-    evaluation = sources_of().evaluation
-    overall = evaluation.overall
-    candidate = overall.model_copy(update={"metrics": {**overall.metrics, kappa.name: -0.25}})
-    extended = evaluation.model_copy(update={"candidate": [candidate], "metrics": (*evaluation.metrics, kappa)})
-    (row,) = [row for row in figure_tables.metrics_table(extended).rows if row[0].text == "Cohen's kappa"]
-    assert row[0].note == kappa.description and row[1].text == "-0.2500"
-    assert kappa.description in html.unescape(render(sources_of(evaluation=extended)))
-
-
-def test_classes_and_slices_stand_worst_first(sources_of):
+def test_classes_and_slices_are_sorted_worst_first(sources_of):
     evaluation = sources_of(("a", "b", "c", "d")).evaluation
-    found = figure_tables.class_table(evaluation, [])
-    scores = [row[1].sort for row in found.rows]
-    assert scores == sorted(scores) and found.columns[1].name == "F1"
-    found = figure_tables.slice_table(evaluation, [gate(slice="camera = b", passed=False)])
-    scores = [row[1].sort for row in found.rows]
-    assert scores == sorted(scores) and texts(found) != [] and found.pinned[0][0].text == "all examples"
-    assert [row[0].note for row in found.rows if row[0].text == "camera = b"] == ["1 rule broken"]
+    table = metric_tables.class_table(evaluation, [])
+    scores = [row[1].sort for row in table.rows]
+    assert scores == sorted(scores) and table.columns[1].name == "F1"
+    table = metric_tables.slice_table(evaluation, [gate(slice="camera = b", passed=False)])
+    scores = [row[1].sort for row in table.rows]
+    assert scores == sorted(scores) and texts(table) != [] and table.pinned[0][0].text == "all examples"
+    assert [row[0].note for row in table.rows if row[0].text == "camera = b"] == ["1 threshold failed"]
 
 
-def test_a_class_without_examples_stands_last_and_has_no_figure(mask_sources):
-    found = figure_tables.class_table(mask_sources.evaluation, [])
-    assert texts(found) == ["road", "sky", "car"]
-    assert found.rows[-1][1].text == tables.NO_VALUE and math.isnan(found.rows[-1][1].sort)
-
-
-def test_the_matrix_is_that_of_the_figures(sources_of, mask_sources):
-    evaluation = sources_of().evaluation
-    found = figure_tables.confusion(evaluation)
-    assert [[int(cell.text) for cell in row] for row in found.rows] == evaluation.overall.confusion_matrix
-    assert all(cell.right == (i == j) for i, row in enumerate(found.rows) for j, cell in enumerate(row))
-    worst = max(
-        (value, i, j)
-        for i, row in enumerate(evaluation.overall.confusion_matrix)
-        for j, value in enumerate(row)
-        if i != j
+def test_a_main_metric_of_which_less_is_better_sorts_the_largest_value_first(sources_of):
+    evaluation = sources_of(("a", "b", "c")).evaluation
+    metrics = tuple(
+        metric.model_copy(update={"direction": "lower_is_better"}) if metric.main else metric
+        for metric in evaluation.metrics
     )
-    assert found.pairs.rows[0][2].sort == worst[0]
-    percent = figure_tables.confusion(mask_sources.evaluation)
+    evaluation = evaluation.model_copy(update={"metrics": metrics})
+    for table in (metric_tables.class_table(evaluation, []), metric_tables.slice_table(evaluation, [])):
+        scores = [row[1].sort for row in table.rows]
+        assert scores == sorted(scores, reverse=True) and table.sorted_by == 1 and table.descending
+
+
+def test_a_class_without_examples_is_last_and_has_no_value(mask_sources):
+    table = metric_tables.class_table(mask_sources.evaluation, [])
+    assert texts(table) == ["road", "sky", "car"] and table.columns[-1].name == "Pixels"
+    assert table.rows[-1][1].text == tables.NO_VALUE and math.isnan(table.rows[-1][1].sort)
+
+
+def test_the_confusion_matrix_is_that_of_the_evaluation(sources_of, mask_sources):
+    evaluation = sources_of().evaluation
+    confusion, matrix = metric_tables.confusion(evaluation), evaluation.overall.confusion_matrix
+    assert [[int(cell.text) for cell in row] for row in confusion.rows] == matrix
+    assert all(cell.correct == (i == j) for i, row in enumerate(confusion.rows) for j, cell in enumerate(row))
+    worst = max((value, i, j) for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j)
+    assert confusion.pairs.rows[0][2].sort == worst[0]
+    percent = metric_tables.confusion(mask_sources.evaluation)
     assert [cell.text for cell in percent.rows[0]] == ["90.0", "10.0", "0"]
     assert [cell.text for cell in percent.rows[2]] == ["0", "0", "0"]
 
@@ -312,145 +356,215 @@ def test_the_matrix_is_that_of_the_figures(sources_of, mask_sources):
 )
 def test_many_classes_show_the_pairs_first(sources_of, num_classes, pairs_first, has_matrix):
     sources = sources_of([f"class {index}" for index in range(num_classes)], count=60 + 4 * num_classes)
-    found = figure_tables.confusion(sources.evaluation)
-    assert (found.pairs_first, bool(found.rows)) == (pairs_first, has_matrix)
-    assert len(found.pairs.rows) <= 20
+    confusion = metric_tables.confusion(sources.evaluation)
+    assert (confusion.pairs_first, bool(confusion.rows)) == (pairs_first, has_matrix)
+    assert len(confusion.pairs.rows) <= 20
     text = render(sources)
     assert ("Confusion matrix" in text) == has_matrix
-    assert (found.left_out in text) if not has_matrix else True
+    assert (confusion.omitted in text) if not has_matrix else True
 
 
-def test_reliability_says_which_way_a_model_errs(sources_of):
+def test_reliability_names_the_kind_of_error(sources_of):
     overall = sources_of().evaluation.overall
     bins = [b.model_copy(update={"accuracy": b.confidence - 0.2}) for b in overall.reliability if b.count]
-    found = figure_tables.reliability(overall.model_copy(update={"reliability": bins}))
-    assert "overconfident" in found.description and len(found.lines[0].marks) == len(bins)
-    assert figure_tables.reliability(overall.model_copy(update={"reliability": []})) is None
+    chart = metric_tables.reliability(overall.model_copy(update={"reliability": bins}))
+    assert "overconfident" in chart.description and len(chart.lines[0].marks) == len(bins)
+    assert metric_tables.reliability(overall.model_copy(update={"reliability": []})) is None
 
 
-def test_long_tables_are_cut_and_say_so(sources_of):
-    found = verdict.rules_table([gate(slice=f"camera = {index}") for index in range(1000)])
-    assert len(found.rows) == 300 and found.caption.endswith("the first 300 of 1,000")
+def test_every_metric_has_its_description_as_tooltip_and_definition(sources_of, mask_sources):
+    for sources in (sources_of(with_baseline=True), mask_sources):
+        document = Document(render(sources))
+        titles = {attributes["title"] for _, attributes in document.tags if "title" in attributes}
+        definitions = document.text[document.text.rindex("Metric definitions") :]
+        for metric in sources.evaluation.metrics:
+            assert metric.description in titles, metric.name
+            assert metric.heading in definitions and metric.description in definitions, metric.name
+            assert f"Undefined if {metric.undefined_when}." in definitions, metric.name
+
+
+def test_a_new_metric_is_described_with_its_range(sources_of, kappa):
+    evaluation = sources_of().evaluation
+    overall = evaluation.overall
+    candidate = overall.model_copy(update={"metrics": {**overall.metrics, kappa.name: -0.25}})
+    extended = evaluation.model_copy(update={"candidate": [candidate], "metrics": (*evaluation.metrics, kappa)})
+    (row,) = [row for row in metric_tables.metrics_table(extended).rows if row[0].text == "Cohen's kappa"]
+    assert row[0].note == kappa.description and row[1].text == "-0.2500"
+    assert kappa.description in html.unescape(render(sources_of(evaluation=extended)))
+
+
+def test_long_tables_are_cut_and_mention_it(sources_of):
+    table = gate_tables.thresholds_table([gate(slice=f"camera = {index}") for index in range(1000)], {})
+    assert len(table.rows) == 300 and table.caption.endswith("the first 300 of 1,000")
     group = duplicate_group("exact", [f"{index}.png" for index in range(100)], "a")
     built = page.build(sources_of(duplicates=[group]))
     assert built.data.groups.rows[0][2].text.endswith("7.png and 92 more")
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("skew", "sentence"),
     [
-        ({"skew": []}, "The splits agree."),
-        ({"skew": ["test split, image/mean/luma: moved"]}, "The splits differ:"),
-        ({"skew": None}, "not looked for"),
-        ({}, "not looked for"),  # as a version before skew left it
+        ((), "The splits agree."),
+        (("test split, image/mean/luma: moved",), "The splits differ:"),
+        (None, "was not checked"),
     ],
 )
-def test_whether_the_splits_differ_is_always_told(sources_of, said, sentence):
-    text = Document(render(sources_of(drift={"previous_span": None, "found": []} | said))).text
-    assert sentence in text and all(line in text for line in said.get("skew") or ())
-    assert text.count("The splits agree") + text.count("The splits differ") + text.count("not looked for") == 1
+def test_the_page_has_one_sentence_about_skew(sources_of, skew, sentence):
+    text = Document(render(sources_of(drift=DriftReport(previous_span=None, skew=skew)))).text
+    assert sentence in text and all(line in text for line in skew or ())
+    assert text.count("The splits agree") + text.count("The splits differ") + text.count("was not checked") == 1
 
 
-def test_what_a_rules_figure_is_of_is_said_in_one_way():
-    said = [gate(), gate(metric="macro_f1", slice="camera = b"), gate(class_name="owl", slice="camera = b")]
-    assert [(rule.applies_to, rule.subject) for rule in said] == [
-        ("all", "accuracy"),
-        ("camera = b", "macro F1 of camera = b"),
-        ("class owl, camera = b", "accuracy of class owl, camera = b"),
-    ]
-
-
-# --- Charts -----------------------------------------------------------------------------------------------------
+# === Charts ===
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.013, 0.0131), (-3.0, 7.0), (99.0, 12345.0), (1e-9, 2e-9)])
-def test_steps_are_round_and_enclose_the_range(low, high):
-    found = charts.round_steps(low, high)
-    assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12 and 2 <= len(found) <= 8
-    assert np.allclose(np.diff(found), found[1] - found[0])
+def test_ticks_are_round_and_enclose_the_range(low, high):
+    values = charts.ticks(low, high)
+    assert values[0] <= low + 1e-12 and values[-1] >= high - 1e-12 and 2 <= len(values) <= 8
+    assert np.allclose(np.diff(values), values[1] - values[0])
 
 
-def test_a_curve_keeps_to_the_paper_and_is_interrupted_where_there_is_no_figure(sources_of):
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (3e-4, 0.01, [1e-4, 1e-3, 1e-2]),
+        (1e-5, 1e-3, [1e-5, 1e-4, 1e-3]),
+        (0.001, 0.5, [1e-3, 1e-2, 1e-1, 1.0]),
+        (1e-6, 1e-5, [1e-6, 1e-5]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_powers_of_ten(low, high, expected):
+    assert charts.ticks(low, high, logarithmic=True) == expected
+
+
+@pytest.mark.parametrize("values", [[0.001, 0.000125], [0.5, 1.0], [12345.0, 99.0]])
+def test_the_left_margin_fits_the_labels(values):
+    chart = charts.line_chart("k", "t", "d", x=[1, 2], curves={"a": values}, table=tables.Table("", [], []))
+    longest = max(len(tick.label) for tick in chart.y_ticks)
+    # A digit of a wide font has 8.3 pixels at the size of the labels, 13 pixels; 6 pixels separate them from the axis.
+    assert 6 + 8.3 * longest < chart.left < 12 + 9 * longest
+
+
+def test_a_curve_stays_inside_its_chart_and_is_interrupted_at_undefined_values(sources_of):
     built = page.build(sources_of())
     assert [chart.title for chart in built.training] == ["Loss", "Accuracy", "Learning rate"]
     for chart in built.training:
         for mark in [mark for line in chart.lines for mark in line.marks]:
-            assert charts.LEFT <= mark.x <= charts.WIDTH - charts.RIGHT
+            assert chart.left <= mark.x <= charts.WIDTH - charts.RIGHT
             assert charts.TOP <= mark.y <= charts.HEIGHT - charts.BOTTOM
         assert [tick.label for tick in chart.dividers] == ["fine-tuning"]
         assert len(chart.table.rows) == 6
-    assert "the weights are those of epoch 5" in built.training_sentence
+    assert "the weights of epoch 5" in built.training_sentence
     table = tables.Table("", [], [])
     chart = charts.line_chart("k", "t", "d", x=[1, 2, 3, 4], curves={"a": [1.0, math.nan, 3.0, 4.0]}, table=table)
     assert len(chart.lines[0].parts) == 2 and len(chart.lines[0].marks) == 3
 
 
-def test_thousands_of_epochs_are_a_line_and_the_table_says_where_all_are(sources_of):
+def test_thousands_of_epochs_are_a_line_and_the_table_names_the_file(sources_of):
     sources = sources_of()
     built = page.build(dataclasses.replace(sources, history=sources.history * 100))
     assert not built.training[0].lines[0].marks and built.training[0].lines[0].parts[0].count(",") == 600
     for table in (built.epochs, built.training[0].table):
-        assert len(table.rows) == 300 and table.caption.endswith("; the first 300 of 600 (history.csv has all)")
+        assert len(table.rows) == 300 and table.caption.endswith("; the first 300 of 600 (all: history.csv)")
 
 
-def test_one_epoch_is_a_chart_too(sources_of):
+def test_one_epoch_is_a_chart(sources_of):
     sources = sources_of()
     built = page.build(dataclasses.replace(sources, history=sources.history[:1]))
     assert [chart.title for chart in built.training] == ["Loss", "Accuracy"]
-    assert "learning rate was 0.01 throughout" in built.training_sentence
+    assert "learning rate was constant at 0.01" in built.training_sentence
 
 
-# --- Masks ------------------------------------------------------------------------------------------------------
+def test_the_second_chart_is_the_first_recorded_objective_besides_the_loss():
+    history = [{"epoch": "0", "loss": "1.0", "val_loss": "1.0", "dice": "0.5", "val_dice": "0.4"}]
+    objectives = tasks.get("segmentation").objectives
+    charts_ = training_curves.curves(history, objectives, {"dice": "Dice coefficient"})
+    assert [chart.title for chart in charts_] == ["Loss", "Dice coefficient"]
+
+
+# === Masks ===
 
 
 def test_masks_are_drawn_in_the_colours_of_the_legend():
-    truth = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
+    mask = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
     predicted = np.array([[0, 0, 0], [1, 1, 1]], np.uint8)
-    found = masks.compare("a.png", np.full((2, 3, 1), 200, np.uint8), truth, predicted, ["sky", "road"], 255)
-    colors = [*masks.palette(2), masks.IGNORED_COLOR]
-    assert np.array_equal(decode(found.truth), np.array(colors, np.uint8)[np.where(truth == 255, 2, truth)])
-    assert np.array_equal(decode(found.predicted), np.array(colors, np.uint8)[predicted])
-    wrong = (decode(found.difference) == masks.WRONG_COLOR).all(axis=-1)
+    example = compare("a.png", np.full((2, 3, 1), 200, np.uint8), mask, predicted, ["sky", "road"], 255)
+    panels = dict(example.panels)
+    assert list(panels) == ["Image", "Ground truth", "Prediction", "Difference"]
+    colors = [color for _, color in mask_drawing.legend(["sky", "road"], 255)]
+    assert colors == [*mask_drawing.palette(2), mask_drawing.IGNORED_COLOR]
+    expected = np.array(colors, np.uint8)
+    assert np.array_equal(decode(panels["Ground truth"]), expected[np.where(mask == 255, 2, mask)])
+    assert np.array_equal(decode(panels["Prediction"]), expected[predicted])
+    wrong = (decode(panels["Difference"]) == mask_drawing.WRONG_COLOR).all(axis=-1)
     assert wrong.tolist() == [[False, True, False], [False, False, True]]
-    assert found.accuracy == pytest.approx(3 / 5)
-    assert found.confusion.startswith("mostly sky taken for road") and "33.3%" in found.difference.alt
-    assert found.truth.alt == "The mask of the data for a.png: road 50%, sky 33%"
-    assert found.truth.crisp
-    assert masks.from_json(json.loads(json.dumps(masks.to_json(found)))) == found
+    assert example.score == pytest.approx(3 / 5)
+    assert example.main_error.startswith("mostly sky predicted as road") and "33.3%" in panels["Difference"].alt
+    assert panels["Ground truth"].alt == "Ground truth of a.png: road 50%, sky 33%"
+    assert panels["Ground truth"].crisp
+    assert worst_predictions._LINE.validate_json(worst_predictions._LINE.dump_json(example)) == example
 
 
-def decode(picture):
-    head, encoded = picture.uri.split(",")
+def test_a_mask_over_an_image_leaves_the_background_and_shows_ignored_pixels_in_grey():
+    mask = np.array([[0, 1, 255]], np.uint8)
+    classes = ("background", "road")
+    drawn = mask_drawing.draw(np.full((1, 3, 1), 200, np.uint8), mask, classes, 255)
+    road, grey = (
+        np.round(0.4 * 200 + 0.6 * np.array(color))
+        for color in (mask_drawing.palette(2)[1], mask_drawing.IGNORED_COLOR)
+    )
+    assert drawn.tolist() == [[[200] * 3, road.tolist(), grey.tolist()]]
+    assert [name for name, _ in mask_drawing.legend(classes, 255, [mask])] == ["road", "ignored"]
+    assert [name for name, _ in mask_drawing.legend(classes, 255, [mask[:, :2]])] == ["road"]
+
+
+def test_a_caption_names_the_class_or_the_largest_shares():
+    drawing = tasks.get("classification").drawing
+    classes = ("cat", "dog", "owl")
+    assert drawing.caption(np.int64(1), classes) == ["dog"]
+    assert drawing.caption(np.array([0.3, 0.0, 0.7]), classes) == ["owl: 70%", "cat: 30%"]
+    assert drawing.caption(np.array([0.0, 1.0, 0.0]), classes) == ["dog: 100%"]
+    assert drawing.draw(np.full((2, 2, 1), 7, np.uint8), np.int64(1), classes, None).tolist() == [[[7] * 3] * 2] * 2
+    assert drawing.comparison is None and drawing.legend(classes, None, None) == []
+
+
+def decode(image):
+    head, encoded = image.uri.split(",")
     assert head.startswith("data:image/")
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-        return np.asarray(image.convert("RGB"))
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as file:
+        return np.asarray(file.convert("RGB"))
 
 
 def test_every_class_has_a_colour_of_its_own():
-    found = masks.palette(40)
-    assert len(set(found)) == 40 and masks.palette(5) == found[:5]
-    assert masks.IGNORED_COLOR not in found
+    colors = mask_drawing.palette(40)
+    assert len(set(colors)) == 40 and mask_drawing.palette(5) == colors[:5]
+    assert mask_drawing.IGNORED_COLOR not in colors
 
 
-def test_a_picture_in_which_no_pixel_counts_has_no_accuracy():
+def test_the_accuracy_of_ignored_pixels_is_undefined():
     ignored = np.full((2, 2), 255, np.uint8)
-    assert math.isnan(masks.pixel_accuracy(ignored, np.zeros((2, 2), np.uint8), 255))
+    assert math.isnan(mask_drawing.pixel_accuracy(ignored, np.zeros((2, 2), np.uint8), 255))
 
 
-def test_large_pictures_are_made_smaller_and_drawings_keep_their_colours(rng):
-    large = Image.fromarray(rng.integers(0, 3, (800, 400), dtype=np.uint8))
-    large.putpalette([channel for color in masks.palette(3) for channel in color])
-    found = pictures.drawing(large, "")
-    assert (found.width, found.height) == (192, 384) and not found.crisp
-    assert {tuple(color) for color in decode(found).reshape(-1, 3)} == set(masks.palette(3))
-    assert pictures.photograph(large, "").height == 384
+def test_large_images_are_reduced_and_drawings_keep_their_colours(rng):
+    large = mask_drawing.color(rng.integers(0, 3, (800, 400), dtype=np.uint8), 3)
+    drawing = images.embed_drawing(large, "")
+    assert (drawing.width, drawing.height) == (192, 384) and not drawing.crisp
+    assert {tuple(color) for color in decode(drawing).reshape(-1, 3)} == set(mask_drawing.palette(3))
+    assert images.embed_photo(Image.fromarray(large), "").height == 384
 
 
-# --- The document -----------------------------------------------------------------------------------------------
+def test_a_drawing_with_many_colours_is_encoded_as_a_photo(rng):
+    pixels = np.asarray(noise(rng, 64))
+    assert images.embed_drawing(pixels, "") == images.embed_photo(Image.fromarray(pixels), "")
+
+
+# === The document ===
 
 
 class Document(html.parser.HTMLParser):
-    """Collects what the tests ask of a page."""
+    """Collects elements and text of a page."""
 
     VOID = frozenset({"meta", "img", "br"})
 
@@ -458,85 +572,88 @@ class Document(html.parser.HTMLParser):
         """Reads the whole page."""
         super().__init__()
         self.tags, self.open, self.text = [], [], ""
-        self.hidden, self.told = [], []  # what is open and hidden from screen readers; what is not
+        self.hidden, self.visible = (
+            [],
+            [],
+        )  # of each open element: whether it is hidden from screen readers; visible elements
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        """Notes the element, and that it is open."""
+        """Stores the element, and that it is open."""
         self.handle_startendtag(tag, attrs)
         if tag not in self.VOID:
             self.open.append(tag)
             self.hidden.append(dict(attrs).get("aria-hidden") == "true")
 
     def handle_endtag(self, tag):
-        """Insists that elements are closed in their order."""
-        assert self.open and self.open.pop() == tag, f"{tag} closes what is not open"
+        """Checks that elements are closed in their order."""
+        assert self.open and self.open.pop() == tag, f"{tag} is closed but not open"
         self.hidden.pop()
 
     def handle_startendtag(self, tag, attrs):
-        """Notes an element, which may close itself."""
+        """Stores an element, which may close itself."""
         self.tags.append((tag, dict(attrs)))
         if not any(self.hidden) and dict(attrs).get("aria-hidden") != "true":
-            self.told.append((tag, dict(attrs)))
+            self.visible.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         """Collects the text."""
         self.text += data
 
-    def of(self, *tags):
-        """The attributes of all elements of some kinds."""
+    def attributes(self, *tags):
+        """Returns the attributes of all elements with some tags."""
         return [attributes for tag, attributes in self.tags if tag in tags]
 
 
 @pytest.fixture(params=["pushed", "refused", "baseline", "two classes", "no explanations", "masks", "no history"])
 def document(request, sources_of, mask_sources):
-    made = {
+    variants = {
         "pushed": lambda: sources_of(),
         "refused": lambda: sources_of(
             blessed=False, pushed=None, gates=GateReport(has_baseline=False, results=[gate(passed=False)])
         ),
         "baseline": lambda: sources_of(with_baseline=True),
         "two classes": lambda: sources_of(("yes", "no")),
-        "no explanations": lambda: sources_of(explained=False, mistakes=[], right=[]),
+        "no explanations": lambda: sources_of(explained=False, incorrect=[], correct=[]),
         "masks": lambda: mask_sources,
         "no history": lambda: sources_of(history=[]),
     }
-    text = render(made[request.param]())
+    text = render(variants[request.param]())
     return text, Document(text)
 
 
-def test_the_page_is_well_formed_and_needs_no_network(document):
-    text, found = document
-    assert text.startswith("<!doctype html>") and not found.open
-    references = [of[key] for of in found.of(*{tag for tag, _ in found.tags}) for key in ("src", "href") if key in of]
+def test_the_page_is_well_formed_and_loads_nothing(document):
+    text, parsed = document
+    assert text.startswith("<!doctype html>") and not parsed.open
+    references = [values[key] for _, values in parsed.tags for key in ("src", "href") if key in values]
     assert references and all(reference.startswith(("data:", "#")) for reference in references)
     assert "url(" not in text and "@import" not in text and "http" not in re.sub(r"http-equiv", "", text)
     assert len(text) < 5_000_000
 
 
-def test_the_page_can_be_read_without_eyes(document):
-    _, found = document
-    ids = [of["id"] for _, of in found.tags if "id" in of]
+def test_the_page_is_accessible(document):
+    _, parsed = document
+    ids = [values["id"] for _, values in parsed.tags if "id" in values]
     assert len(ids) == len(set(ids))
-    for attributes in found.of("img"):
-        assert attributes["alt"]
-    # A drawing is hidden, as what stands beside it says the same, or it is a picture with a name.
-    for drawing in [of for tag, of in found.told if tag == "svg"]:
+    for image in parsed.attributes("img"):
+        assert image["alt"]
+    # An SVG is hidden if the text beside it says the same; otherwise it is an image with a name.
+    for drawing in [values for tag, values in parsed.visible if tag == "svg"]:
         names = drawing.get("aria-labelledby", "").split()
         assert drawing.get("role") == "img" and names and set(names) <= set(ids), drawing
-    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h\d", tag)]
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-    assert len(found.of("caption")) == len(found.of("table"))
-    assert all("scope" in of for of in found.of("th"))
-    assert {of["href"][1:] for of in found.of("a") if of["href"].startswith("#")} <= set(ids)
-    assert found.of("html")[0]["lang"] == "en"
+    assert len(parsed.attributes("caption")) == len(parsed.attributes("table"))
+    assert all("scope" in header for header in parsed.attributes("th"))
+    assert {link["href"][1:] for link in parsed.attributes("a") if link["href"].startswith("#")} <= set(ids)
+    assert parsed.attributes("html")[0]["lang"] == "en"
 
 
-def test_a_drawing_without_a_name_is_found():
-    found = Document('<p aria-hidden="true"><svg></svg></p><svg aria-hidden="true"></svg><p><svg></svg></p>')
-    assert len(found.of("svg")) == 3 and [tag for tag, _ in found.told] == ["p", "svg"]
+def test_an_svg_without_a_name_is_detected():
+    parsed = Document('<p aria-hidden="true"><svg></svg></p><svg aria-hidden="true"></svg><p><svg></svg></p>')
+    assert len(parsed.attributes("svg")) == 3 and [tag for tag, _ in parsed.visible] == ["p", "svg"]
 
 
 def noise(rng, side=600):
@@ -545,7 +662,7 @@ def noise(rng, side=600):
 
 @pytest.fixture
 def large_sources(sources_of, rng):
-    """All that makes a page long: many classes, slices, rules and epochs, long names, pictures that do not compress."""
+    """A long page: many classes, slices, thresholds and epochs, long names, images that do not compress."""
     path = "a long name & " * 14
 
     def make(num_classes, **replaced):
@@ -553,51 +670,49 @@ def large_sources(sources_of, rng):
         sources = sources_of(names, count=8 * num_classes, with_baseline=True)
         overall = sources.evaluation.overall
         rows = [overall, *(overall.model_copy(update={"name": f"camera = {index} {path}"}) for index in range(400))]
-        picture = pictures.photograph(noise(rng), path)
-        decision = Explained(f"{path}/1.png", names[0], names[1], 0.98, picture, picture)
-        rules = [
+        image = images.embed_photo(noise(rng), path)
+        example = ExplainedExample(f"{path}/1.png", names[0], names[1], 0.98, image, image)
+        results = [
             gate(class_name=name, slice=row.name, passed=False) for name, row in zip(names, rows[1:], strict=False)
         ]
-        said = {
-            "evaluation": sources.evaluation.model_copy(update={"candidate": tuple(rows), "baseline": tuple(rows)}),
-            "gates": GateReport(has_baseline=True, results=rules * 5),
-            "mistakes": [decision] * pictures.NUM_MISTAKES,
-            "right": [decision] * pictures.NUM_RIGHT,
+        values = {
+            "evaluation": sources.evaluation.model_copy(update={"candidate": rows, "baseline": rows}),
+            "gates": GateReport(has_baseline=True, results=results * 5),
+            "incorrect": [example] * images.NUM_INCORRECT,
+            "correct": [example] * images.NUM_CORRECT,
             "quarantined": [QuarantinedFile(path=path, reason=path)] * 50,
             "duplicates": [duplicate_group("near", [path] * 20, names[0])] * 50,
-            "drift": {"previous_span": 3, "found": [path] * 400, "skew": [path] * 400},
+            "drift": DriftReport(previous_span=3, drift=(path,) * 400, skew=(path,) * 400),
             "history": sources.history * 500,
             "pushed": None,
             "blessed": False,
         }
-        return dataclasses.replace(sources, **said | replaced)
+        return dataclasses.replace(sources, **values | replaced)
 
     return make
 
 
-@pytest.mark.parametrize("num_classes", [figure_tables.MOST_CLASSES_IN_MATRIX, 600])
-def test_the_longest_page_of_classes_keeps_below_five_megabytes(large_sources, num_classes):
+@pytest.mark.parametrize("num_classes", [metric_tables.MAX_CLASSES_IN_MATRIX, 600])
+def test_the_longest_page_of_classes_is_smaller_than_five_megabytes(large_sources, num_classes):
     text = render(large_sources(num_classes))
-    assert text.count('src="data:image/') == 36 and "drawn with fewer pixels" in text
+    assert text.count('src="data:image/') == 36 and "lower resolution" in text
     assert len(text.encode()) < 5_000_000
-    assert ("Confusion matrix" in text) == (num_classes <= figure_tables.MOST_CLASSES_IN_MATRIX)
+    assert ("Confusion matrix" in text) == (num_classes <= metric_tables.MAX_CLASSES_IN_MATRIX)
 
 
-def test_the_longest_page_of_masks_keeps_below_five_megabytes(large_sources, mask_sources, rng):
+def test_the_longest_page_of_masks_is_smaller_than_five_megabytes(large_sources, mask_sources, rng):
     classes = [f"{index} {'a long name ' * 10}" for index in range(256)]
-    truth, predicted = rng.integers(0, 256, (2, 600, 600), dtype=np.uint8)
-    comparison = masks.compare("a.png", np.asarray(noise(rng)), truth, predicted, classes, None)
-    drawn = (comparison.picture, comparison.truth, comparison.predicted, comparison.difference)
-    assert all(picture.reduced and not picture.crisp for picture in drawn[:3])
-    figures = mask_sources.evaluation.overall
+    mask, predicted = rng.integers(0, 256, (2, 600, 600), dtype=np.uint8)
+    example = compare("a.png", np.asarray(noise(rng)), mask, predicted, classes)
+    assert all(image.reduced and not image.crisp for _, image in example.panels[:3])
+    overall = mask_sources.evaluation.overall
     evaluation = mask_sources.evaluation.model_copy(
         update={
             "classes": classes,
             "candidate": [
-                figures.model_copy(
+                overall.model_copy(
                     update={
-                        "class_metrics": dict.fromkeys(classes, figures.class_metrics["sky"]),
-                        "support": dict.fromkeys(classes, 100),
+                        "class_metrics": dict.fromkeys(classes, overall.class_metrics["sky"]),
                         "confusion_matrix": np.ones((256, 256), int).tolist(),
                     }
                 )
@@ -609,93 +724,97 @@ def test_the_longest_page_of_masks_keeps_below_five_megabytes(large_sources, mas
             120,
             evaluation=evaluation,
             explained=False,
-            mistakes=[],
-            right=[],
-            comparisons=[comparison] * pictures.NUM_MASKS,
+            incorrect=[],
+            correct=[],
+            compared=[example] * images.NUM_COMPARED,
             legend=[(name, "#000000") for name in classes],
         )
     )
-    assert text.count('src="data:image/') == 48 and "drawn with fewer pixels" in text
+    assert text.count('src="data:image/') == 48 and "lower resolution" in text
     assert len(text.encode()) < 5_000_000
 
 
-def test_pictures_are_made_smaller_only_where_they_would_take_too_much(rng):
-    found = pictures.photograph(noise(rng), "")
-    assert found.reduced and 64 < found.width == found.height < pictures.MOST_PIXELS
-    assert len(base64.b64decode(found.uri.split(",")[1])) <= pictures.MOST_BYTES
+def test_images_are_reduced_only_if_they_exceed_their_share(rng):
+    image = images.embed_photo(noise(rng), "")
+    assert image.reduced and 64 < image.width == image.height < images.MAX_SIDE
+    assert len(base64.b64decode(image.uri.split(",")[1])) <= images.MAX_BYTES
     gradient = np.linspace(0, 255, 600 * 600 * 3, dtype=np.uint8).reshape(600, 600, 3)
-    plain = pictures.photograph(Image.fromarray(gradient), "")
-    assert (plain.width, plain.reduced) == (pictures.MOST_PIXELS, False)
+    plain = images.embed_photo(Image.fromarray(gradient), "")
+    assert (plain.width, plain.reduced) == (images.MAX_SIDE, False)
 
 
-def test_many_classes_are_cut_to_the_weakest_and_the_page_says_where_all_are(sources_of):
+def test_many_classes_are_cut_to_the_weakest_and_the_caption_names_the_file(sources_of):
     sources = sources_of([f"class {index}" for index in range(400)], count=4000)
-    found = figure_tables.class_table(sources.evaluation, [])
-    weakest = sorted(of["f1"] for of in sources.evaluation.overall.class_metrics.values())[:300]
-    assert [row[1].sort for row in found.rows] == weakest
-    assert found.caption == "Classes, the weakest first; the first 300 of 400 (evaluation.json has all)"
+    table = metric_tables.class_table(sources.evaluation, [])
+    weakest = sorted(values["f1"] for values in sources.evaluation.overall.class_metrics.values())[:300]
+    assert [row[1].sort for row in table.rows] == weakest
+    assert table.caption == "Classes, the weakest first; the first 300 of 400 (all: evaluation.json)"
     counted = page.build(sources).data.classes
     assert [row[-1].sort for row in counted.rows] == [3 * (10 + index) for index in range(300)]
-    assert counted.caption == "Pictures by class, the rarest first; the first 300 of 400 (summary.json has all)"
+    assert counted.caption == "Images by class, the rarest first; the first 300 of 400 (all: summary.json)"
 
 
-@pytest.mark.parametrize(("num_classes", "in_words"), [(40, True), (41, False)])
-def test_cells_of_a_matrix_have_words_up_to_forty_classes(sources_of, num_classes, in_words):
+@pytest.mark.parametrize(("num_classes", "has_tooltips"), [(40, True), (41, False)])
+def test_cells_of_a_matrix_have_tooltips_up_to_forty_classes(sources_of, num_classes, has_tooltips):
     sources = sources_of([f"class {index}" for index in range(num_classes)], count=400)
-    cells = [cell for row in figure_tables.confusion(sources.evaluation).rows for cell in row]
-    assert len(cells) == num_classes**2 and {bool(cell.title) for cell in cells} == {in_words}
-    assert (' title="class 1 taken for class 2: ' in render(sources)) == in_words
+    cells = [cell for row in metric_tables.confusion(sources.evaluation).rows for cell in row]
+    assert len(cells) == num_classes**2 and {bool(cell.title) for cell in cells} == {has_tooltips}
+    assert (' title="class 1 predicted as class 2: ' in render(sources)) == has_tooltips
 
 
-def test_nothing_that_does_not_exist_is_shown_as_nan(document):
-    text, found = document
-    assert not re.search(r"\bnan\b", found.text) and 'data-v="nan"' not in text and "None" not in found.text
+def test_undefined_values_are_not_shown_as_nan(document):
+    text, parsed = document
+    assert not re.search(r"\bnan\b", parsed.text) and 'data-v="nan"' not in text and "None" not in parsed.text
 
 
-def test_a_browser_runs_the_pages_script_and_no_other(document):
-    text, found = document
-    assert len(found.of("script")) == 1
+def test_the_policy_allows_only_the_script_of_the_page(document):
+    text, parsed = document
+    assert len(parsed.attributes("script")) == 1
     body = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-    (policy,) = [of["content"] for of in found.of("meta") if of.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        meta["content"] for meta in parsed.attributes("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'")
 
 
-def test_names_are_text_wherever_they_stand(sources_of, mask_sources, rng):
+def test_names_are_escaped_everywhere(sources_of, mask_sources, rng):
     sources = sources_of(
         (NASTY, "dog", '" onmouseover="alert(1)'),
         name=NASTY,
         quarantined=[QuarantinedFile(path=NASTY_FILE, reason=NASTY)],
         duplicates=[duplicate_group("near", [NASTY_FILE], NASTY)],
-        drift={"previous_span": 3, "found": [NASTY], "skew": [NASTY]},
+        drift=DriftReport(previous_span=3, drift=(NASTY,), skew=(NASTY,)),
         gates=GateReport(has_baseline=False, results=[gate(class_name=NASTY, slice=f"camera = {NASTY}", passed=False)]),
         blessed=False,
         pushed=None,
-        checks=[{"name": NASTY, "passed": False, "detail": NASTY_FILE}],
+        checks=[ServingCheck(name=NASTY, passed=False, detail=NASTY_FILE)],
         lineage=[(NASTY, NASTY)],
         configuration=f'[pipeline]\nname = "{NASTY}"\n',
     )
     pixels, ids = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), np.zeros((8, 8), np.uint8)
-    comparison = masks.compare(NASTY_FILE, pixels, ids, ids + 1, [NASTY, "b"], None)
-    picture = pictures.photograph(Image.fromarray(pixels), NASTY_FILE)
-    sources = dataclasses.replace(sources, mistakes=[Explained(NASTY_FILE, NASTY, "dog", 0.9, picture, picture)])
-    with_masks = dataclasses.replace(mask_sources, comparisons=[comparison], legend=[(NASTY, "#000000")])
+    compared = compare(NASTY_FILE, pixels, ids, ids + 1, [NASTY, "b"])
+    image = images.embed_photo(Image.fromarray(pixels), NASTY_FILE)
+    sources = dataclasses.replace(sources, incorrect=[ExplainedExample(NASTY_FILE, NASTY, "dog", 0.9, image, image)])
+    with_masks = dataclasses.replace(mask_sources, compared=[compared], legend=[(NASTY, "#000000")])
     for text in (render(sources), render(with_masks)):
-        found = Document(text)
-        assert len(found.of("script")) == 1 and not [of for of in found.of("img") if of["src"] == "x"]
-        assert not [of for _, of in found.tags if any(key.startswith("on") for key in of)]
-        assert NASTY in found.text and NASTY_FILE in found.text
+        parsed = Document(text)
+        assert len(parsed.attributes("script")) == 1 and not [
+            image for image in parsed.attributes("img") if image["src"] == "x"
+        ]
+        assert not [values for _, values in parsed.tags if any(key.startswith("on") for key in values)]
+        assert NASTY in parsed.text and NASTY_FILE in parsed.text
 
 
 def test_the_configuration_on_the_page_gives_the_same_pipeline(sources_of, tmp_path):
     overrides = ["tuner.enabled=true", "evaluation.slices=['a \"b\"']"]
     loaded = loading.with_absolute_paths(loading.load("clothing", data=str(tmp_path), overrides=overrides))
-    found = Document(render(sources_of(configuration=loading.as_toml(loaded))))
-    (link,) = [of for of in found.of("a") if of.get("download") == "model.toml"]
+    parsed = Document(render(sources_of(configuration=loading.as_toml(loaded))))
+    (link,) = [link for link in parsed.attributes("a") if link.get("download") == "model.toml"]
     saved = tmp_path / "model.toml"
     saved.write_bytes(base64.b64decode(link["href"].split(",")[1]))
     assert loading.load(str(saved)) == loaded
-    assert saved.read_text() in found.text
+    assert saved.read_text() in parsed.text
 
 
 @pytest.mark.parametrize(
@@ -746,7 +865,7 @@ def test_a_saved_configuration_finds_its_files_from_any_folder(tmp_path, monkeyp
     assert saved.data.metadata_csv == str(here / "meta.csv")
 
 
-def test_what_is_no_local_path_stays_as_it_is():
+def test_values_other_than_local_paths_are_unchanged():
     overrides = ["pipeline.root=/runs", "data.path=gs://bucket/pets", "model.weights=imagenet"]
     loaded = loading.load("clothing", overrides=overrides)
     assert loading.with_absolute_paths(loaded) == loaded
@@ -763,11 +882,11 @@ def test_a_configuration_as_toml_is_the_same_configuration(name, tmp_path):
     assert tomllib.loads(path.read_text())["training"]["epochs"] == loaded.training.epochs
 
 
-# --- Colours ----------------------------------------------------------------------------------------------------
+# === Colours ===
 
 
 def color_schemes():
-    """The variables of the style sheet: light, and dark over light."""
+    """Reads the variables of the style sheet: light ones, and dark ones over light ones."""
     light, dark = (
         {
             name: tuple(int(value[i : i + 2], 16) for i in (1, 3, 5))
@@ -779,7 +898,7 @@ def color_schemes():
 
 
 def contrast(one, other):
-    """Of two colours, in [1, 21].
+    """Computes the contrast of two colours, in [1, 21].
 
     Reference: W3C, Web Content Accessibility Guidelines 2.2, 2023, definition of contrast ratio.
     """
@@ -793,7 +912,7 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_what_is_behind_it(scheme):
+def test_text_has_enough_contrast(scheme):
     colors = color_schemes()[scheme]
     assert contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
     text = [
@@ -814,7 +933,7 @@ def test_text_stands_out_from_what_is_behind_it(scheme):
             assert contrast(colors["ink"], mixed) >= 4.5, (name, share)
 
 
-# How full protanopia, deuteranopia and tritanopia change linear red, green and blue; the last is none.
+# How complete protanopia, deuteranopia, tritanopia and none of them change linear red, green and blue.
 # Reference: G. Machado, M. Oliveira & L. Fernandes, A Physiologically-based Model for Simulation of Color Vision
 # Deficiency, IEEE Trans. Visualization and Computer Graphics 15(6), 2009, supplementary table, severity 1.0.
 VISION = {
@@ -826,7 +945,7 @@ VISION = {
 
 
 def seen_difference(one, other, vision):
-    """Of two colours as somebody sees them: distance in CIELAB; about 2.3 is just noticeable.
+    """Computes the distance of two colours in CIELAB as seen with a colour vision; about 2.3 is just noticeable.
 
     Reference: CIE 15:2018, Colorimetry (colour difference of 1976); G. Sharma, Digital Color Imaging Handbook, CRC,
       2003 (2.3).
@@ -845,19 +964,19 @@ def seen_difference(one, other, vision):
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_colour_blind_people_tell_the_classes_of_masks_apart(vision):
-    for one, other in itertools.combinations(masks.palette(7), 2):
+def test_mask_colours_differ_for_colour_blind_people(vision):
+    for one, other in itertools.combinations(mask_drawing.palette(7), 2):
         assert seen_difference(one, other, vision) > 15, (one, other)
-    for one, other in itertools.combinations(masks.palette(12), 2):
+    for one, other in itertools.combinations(mask_drawing.palette(12), 2):
         assert seen_difference(one, other, vision) > 10, (one, other)
 
 
-def test_a_red_and_a_green_would_not_do():
+def test_red_and_green_are_too_similar():
     red, green = (200, 80, 80), (80, 150, 80)
     assert seen_difference(red, green, "none") > 50 > 15 > seen_difference(red, green, "deuteranopia")
 
 
-# --- In a browser -----------------------------------------------------------------------------------------------
+# === In a browser ===
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
@@ -868,11 +987,11 @@ def browse(path, *options):
 
 
 def ask(text, tmp_path, script, width=1280):
-    """Runs a script in the page, in a frame of some width, and gives back what it leaves: a value as JSON.
+    """Runs a script in the page, in a frame of some width, and returns its value.
 
-    Headless Chromium's windows are at least 500 pixels wide; a frame is as narrow as it is told.
+    Headless Chromium's windows are at least 500 pixels wide; a frame can be narrower.
     """
-    # The page's policy lets no other script run, so it is lifted for this one.
+    # The policy of the page allows no other script, so it is removed for this one.
     inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     (tmp_path / "inner.html").write_text(inner + f"<script>parent.postMessage((() => {{{script}}})(), '*');</script>")
     outer = tmp_path / "outer.html"
@@ -898,45 +1017,45 @@ def test_only_tables_scroll_sideways(sources_of, tmp_path, width):
         quarantined=[QuarantinedFile(path=f"{long}.png", reason=long)],
         lineage=[("Model", f"/{long}{long}")],
     )
-    found = ask(
+    result = ask(
         render(sources),
         tmp_path,
         "return [document.documentElement.clientWidth, document.documentElement.scrollWidth, "
         "[...document.querySelectorAll('.scroll')].some((box) => box.scrollWidth > box.clientWidth)];",
         width,
     )
-    assert found == [width, width, True]
+    assert result == [width, width, True]
 
 
 @in_browser
-def test_a_click_sorts_and_says_so(sources_of, tmp_path):
-    found = ask(
+def test_a_click_sorts_and_announces_it(sources_of, tmp_path):
+    result = ask(
         render(sources_of(("a", "b", "c", "d"))),
         tmp_path,
         """
         const table = document.querySelector("#classes table");
         const column = (index) => [...table.tBodies[0].rows].map((row) => row.cells[index].textContent);
         const buttons = table.querySelectorAll("thead button");
-        const said = [];
+        const results = [];
         for (const index of [5, 5, 0]) {
           buttons[index].click();
-          said.push([column(index), table.tHead.rows[0].cells[index].getAttribute("aria-sort"),
+          results.push([column(index), table.tHead.rows[0].cells[index].getAttribute("aria-sort"),
                      table.querySelectorAll("[aria-sort]").length, document.getElementById("status").textContent]);
         }
         buttons[0].focus();
-        return [said, document.activeElement === buttons[0]];
+        return [results, document.activeElement === buttons[0]];
         """,
     )
-    (up, down, names), focused = found
+    (up, down, names), focused = result
     numbers = [int(value) for value in up[0]]
-    assert numbers == sorted(numbers) and up[1:] == ["ascending", 1, "Sorted by Images, ascending"]
+    assert numbers == sorted(numbers) and up[1:] == ["ascending", 1, "Sorted by Support, ascending"]
     assert [int(value) for value in down[0]] == numbers[::-1] and down[1] == "descending"
     assert names[0] == ["a", "b", "c", "d"] and focused
 
 
 @in_browser
-def test_what_does_not_exist_is_sorted_last_in_both_directions(mask_sources, tmp_path):
-    found = ask(
+def test_undefined_values_are_sorted_last_in_both_directions(mask_sources, tmp_path):
+    result = ask(
         render(mask_sources),
         tmp_path,
         """
@@ -946,12 +1065,12 @@ def test_what_does_not_exist_is_sorted_last_in_both_directions(mask_sources, tmp
         return [1, 2].map(() => { button.click(); return names(); });
         """,
     )
-    assert found == [["sky", "road", "car"], ["road", "sky", "car"]]
+    assert result == [["sky", "road", "car"], ["road", "sky", "car"]]
 
 
 @in_browser
-def test_everything_is_open_in_print_and_closed_again(sources_of, tmp_path):
-    found = ask(
+def test_details_are_open_in_print_and_closed_again(sources_of, tmp_path):
+    result = ask(
         render(sources_of()),
         tmp_path,
         """
@@ -961,11 +1080,11 @@ def test_everything_is_open_in_print_and_closed_again(sources_of, tmp_path):
         return counts;
         """,
     )
-    assert found[0] > 3 and found == [found[0], 0, found[0]]
+    assert result[0] > 3 and result == [result[0], 0, result[0]]
 
 
 @in_browser
-def test_the_pages_own_script_runs_and_an_injected_one_does_not(sources_of, tmp_path):
+def test_the_script_of_the_page_runs_and_an_injected_one_does_not(sources_of, tmp_path):
     path = tmp_path / "report.html"
     injected = "<script>document.title = 'taken over'</script>"
     path.write_text(render(sources_of()).replace("<main>", f"<main>{injected}"))
@@ -979,7 +1098,7 @@ def test_the_pages_own_script_runs_and_an_injected_one_does_not(sources_of, tmp_
     ("name", "size", "dark"),
     [("phone", (390, 844), False), ("desktop", (1280, 900), False), ("dark", (1280, 900), True)],
 )
-def test_a_picture_of_the_page_has_its_colours(sources_of, tmp_path, name, size, dark):
+def test_a_screenshot_has_the_colours_of_its_scheme(sources_of, tmp_path, name, size, dark):
     width, height = size
     shot = tmp_path / f"{name}.png"
     (tmp_path / "report.html").write_text(render(sources_of()))
