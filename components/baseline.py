@@ -64,7 +64,7 @@ class PreviousSpanStrategy(resolver.ResolverStrategy):
         (current,) = input_dict["current"]
         statistics = {artifact.id: artifact for artifact in input_dict["statistics"]}
         schemas = {artifact.id: artifact for artifact in input_dict["schema"]}
-        # ExampleValidator leaves its artifact only where it let the pictures pass.
+        # ExampleValidator leaves its artifact only where it let the images pass.
         passed = sorted(input_dict["anomalies"], key=lambda anomalies: (anomalies.span, anomalies.id), reverse=True)
         for anomalies in passed:
             of = statistics.get(anomalies.get_int_custom_property(STATISTICS_ID))

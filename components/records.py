@@ -6,9 +6,9 @@ import tensorflow as tf
 from tfx import types
 from tfx.types import artifact_utils
 
-# A batch of serialised examples holds their pictures, whatever is parsed of it.
+# A batch of serialised examples holds their images, whatever is parsed of it.
 _BATCH_SIZE = 64
-# Opening a tf.data pipeline takes as long as reading five hundred small pictures; a file may have fewer.
+# Opening a tf.data pipeline takes as long as reading five hundred small images; a file may have fewer.
 _FILES_PER_GROUP = 5
 
 

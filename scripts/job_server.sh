@@ -5,7 +5,7 @@
 #
 # --jar (or FLINK_JOB_SERVER_JAR, SPARK_JOB_SERVER_JAR) is Beam's job-server jar; --classpath (or FLINK_JOB_SERVER_CLASSPATH,
 # SPARK_JOB_SERVER_CLASSPATH) its parts, where a repository has only those. With neither, Maven fetches the jar of the Beam
-# version in .venv. FLINK_VERSION is 1.19 if not said; Spark is 3. Without Java, Maven or the jar it ends with 3 and says
+# version in .venv. FLINK_VERSION is 1.19 by default; Spark is 3. Without Java, Maven or the jar it ends with 3 and says
 # which.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.model_report.tables import Table
@@ -157,7 +157,7 @@ def line_chart(
     description: str,
     *,
     x: Sequence[int],
-    curves: dict[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float]],
     table: Table,
     dividers: Sequence[tuple[float, str]] = (),
     logarithmic: bool = False,

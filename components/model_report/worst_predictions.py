@@ -52,10 +52,11 @@ class _Predict(beam.DoFn):
         transform, ignore_id = self._options.transform, self._options.ignore_id
         keys = (features.IMAGE_ENCODED, features.IMAGE_FILENAME, *self._task.label_features)
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
-        raw = {key: tf.constant([list(example[key].bytes_list.value) for example in examples]) for key in keys}
-        encoded = tf.squeeze(raw[features.IMAGE_ENCODED], axis=-1)
+        raw = [{key: list(example[key].bytes_list.value) for key in keys} for example in examples]
+        encoded = tf.constant([row[features.IMAGE_ENCODED][0] for row in raw])
         images = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
-        names, labels = raw[features.IMAGE_FILENAME][:, 0].numpy(), self._task.labels(raw, self._options).numpy()
+        names = [row[features.IMAGE_FILENAME][0] for row in raw]
+        labels = self._task.labels(raw, self._options).numpy()
         for name, image, label, prediction in zip(
             names, images.numpy(), labels, self._predict(images).numpy(), strict=True
         ):

@@ -1,4 +1,4 @@
-"""Ten epochs of a head on a frozen base: features kept against features computed anew in every epoch.
+"""Ten epochs of a head on a frozen base: cached features compared with features computed in every epoch.
 
 python tests/bench/frozen_features.py IMAGES WEIGHTS [--epochs 10] [--limit 400]
 

@@ -51,7 +51,7 @@ class Record:
 
 
 def resolve(models, blessings, candidate, servable=None, faithful=None, pushed=()):
-    """Every model can be served and is explained faithfully, unless it is said which."""
+    """Every model can be served and is explained faithfully, unless a name is given."""
     served = [blessing(model, model in (models if servable is None else servable), INFRA) for model in models]
     of = components.GradCamExplanations
     explained = [blessing(model, model in (models if faithful is None else faithful), of) for model in models]

@@ -44,7 +44,7 @@ FLOATS = [key(channel) for key in (features.mean_key, features.deviation_key) fo
 SLICES = ("brightness", "orientation")
 START_TIMEOUT_S = 60
 pytestmark = [
-    # Beam forgets the sockets and processes of the workers that it starts, and Python says so when it frees them.
+    # Beam drops the sockets and processes of the workers that it starts, and Python says so when it frees them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     # Threads of workers in this process end with an error when Spark, which keeps them for the next job, hangs up: in
     # whichever test the job server ends.
@@ -91,10 +91,10 @@ def await_server(server, port, log):
     deadline = None
     while True:
         if server.poll() is not None:
-            said = log.read_text().strip()
+            entry = log.read_text().strip()
             if server.returncode == 3:  # the script's word for what is absent
-                pytest.skip(said.splitlines()[-1])
-            pytest.fail(f"the job server ended with {server.returncode}: {said[-2000:]}")
+                pytest.skip(entry.splitlines()[-1])
+            pytest.fail(f"the job server ended with {server.returncode}: {entry[-2000:]}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -118,12 +118,12 @@ def engine(request, job_endpoint):
     if name == "multi_processing":
         return BeamSection(runner=name, workers=2).arguments()
     node_runner.let_workers_find_python()
-    said = {"job_endpoint": job_endpoint(name)}
+    entry = {"job_endpoint": job_endpoint(name)}
     if name == "flink":
-        said["parallelism"] = 2
+        entry["parallelism"] = 2
     if request.param == "flink in two processes":
-        said["worker_processes"] = 2
-    return BeamSection.model_validate({"runner": name, name: said}).arguments()
+        entry["worker_processes"] = 2
+    return BeamSection.model_validate({"runner": name, name: entry}).arguments()
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------
@@ -131,18 +131,18 @@ def engine(request, job_endpoint):
 
 @pytest.fixture(scope="module")
 def inputs(tiny_model, tmp_path_factory):
-    """Folders of pictures that the tiny model knows, with noise; and what comes of them in one process."""
+    """Folders of images that the tiny model knows, with noise; and what comes of them in one process."""
     root = tmp_path_factory.mktemp("inputs")
     random = np.random.default_rng(5)
     for index in range(150):
         encoded = tiny_model.image_bytes[index % 12]
         pixels = tf.io.decode_image(encoded).numpy()
         noisy = np.clip(pixels + random.normal(0, 60, pixels.shape), 0, 255).astype(np.uint8)
-        path = root / "pictures" / tiny_model.options.classes[index % 3] / f"{index}.png"
+        path = root / "images" / tiny_model.options.classes[index % 3] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy).save(path)
-    path.write_text("not a picture")
-    found = {"tiny_model": tiny_model, "pictures": root / "pictures"}
+    path.write_text("not an image")
+    found = {"tiny_model": tiny_model, "images": root / "images"}
     image_example_gen(BeamSection().arguments(), root, found)
     examples = standard_artifacts.Examples()
     examples.uri, examples.split_names = str(root / "examples"), '["train", "validation", "test"]'
@@ -182,12 +182,12 @@ def run(executor, arguments, root, inputs, outputs, exec_properties):
 
 def image_example_gen(arguments, root, inputs):
     data = DataOptions(max_bad_fraction=0.1)
-    dataset = inspect_dataset(str(inputs["pictures"]), data)
+    dataset = inspect_dataset(str(inputs["images"]), data)
     options = ExampleGenOptions(data=data, classes=dataset.classes)
     outputs = {"examples": standard_artifacts.Examples(), "quarantine": components.Quarantine()}
-    properties = {"input_base": str(inputs["pictures"]), "options": options.model_dump_json()}
+    properties = {"input_base": str(inputs["images"]), "options": options.model_dump_json()}
     with pytest.MonkeyPatch.context() as patch:
-        # Several shards of few pictures: otherwise there were nothing to share out.
+        # Several shards of few images: otherwise there were nothing to share out.
         patch.setattr(shards, "FILES_PER_SHARD", 20)
         run(example_gen, arguments, root, {}, outputs, properties)
     splits = artifact_utils.decode_split_names(outputs["examples"].split_names)
@@ -215,10 +215,10 @@ def statistics(arguments, root, inputs):
 
 
 def transform_graph(arguments, root, inputs):
-    said = {"classes": list(inputs["tiny_model"].options.classes), "transform": '{"image_size": 8}'}
+    entry = {"classes": list(inputs["tiny_model"].options.classes), "transform": '{"image_size": 8}'}
     properties = {
         "preprocessing_fn": "trainer_module.hooks.transform.preprocessing_fn",
-        "custom_config": json.dumps(said | {"task": "classification"}),
+        "custom_config": json.dumps(entry | {"task": "classification"}),
         "splits_config": '{"analyze": ["train"]}',
         "disable_statistics": 1,
     }
@@ -294,14 +294,14 @@ def files(folder):
             found[name] = np.asarray(Image.open(path)).astype(int)
         elif path.suffix == ".gz":
             for record in tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator():
-                said = json_format.MessageToDict(tf.train.Example.FromString(record))["features"]["feature"]
-                filename = said[features.IMAGE_FILENAME]["bytesList"]["value"][0]
-                found[f"{name.partition('-')[0]} of {filename}"] = said
+                entry = json_format.MessageToDict(tf.train.Example.FromString(record))["features"]["feature"]
+                filename = entry[features.IMAGE_FILENAME]["bytesList"]["value"][0]
+                found[f"{name.partition('-')[0]} of {filename}"] = entry
     return found
 
 
 def assert_same(one, other, place="", tolerance=1e-6):
-    """Compares nested lists and dicts; numbers to the tolerance, pixels of pictures to one step."""
+    """Compares nested lists and dicts; numbers to the tolerance, pixels of images to one step."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
         for key, value in one.items():

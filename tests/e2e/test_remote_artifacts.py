@@ -67,7 +67,7 @@ def test_every_node_reads_and_writes_there(loaded, outcome):
     assert "<html" in loaded.report_path.read_text(encoding="utf-8")
 
 
-def test_a_store_that_is_not_there_is_told_before_anything_runs(loaded, outcome):
+def test_a_store_that_is_not_there_is_reported_before_anything_runs(loaded, outcome):
     elsewhere = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"artifacts": "s4://bucket"})})
     with pytest.raises(ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"):
         local_run.execute(elsewhere, dataset.prepare(elsewhere))

@@ -135,7 +135,7 @@ def test_a_split_unlike_the_others_is_refused_if_that_is_asked_for(run):
     assert "skew of image/mean/luma" in {row["figure"] for row in run_output(outcome).model_dump()["refusals"]}
 
 
-def test_a_split_unlike_the_others_is_told(run):
+def test_a_split_unlike_the_others_is_reported(run):
     outcome = run("6", *HELD_OUT)
     assert outcome.status == "done"
     assert any("image/mean/luma" in line for line in run_output(outcome).model_dump()["drift"]["skew"])

@@ -172,9 +172,9 @@ def test_the_examples_of_the_documentation_are_valid():
 
 
 def test_dataflow_reads_only_buckets():
-    said = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
+    settings = ["beam.runner=dataflow", *(f"beam.dataflow.{key}={value}" for key, value in DATAFLOW.items())]
     place = "pipeline.artifacts=gs://bucket/runs"
-    loaded = loading.load("images", data="gs://bucket/birds", overrides=[*said, place])
+    loaded = loading.load("images", data="gs://bucket/birds", overrides=[*settings, place])
     assert "--runner=DataflowRunner" in loaded.beam.arguments()
     assert loaded.artifacts_location == "gs://bucket/runs/birds"
     for preset, data, overrides, message in (
@@ -184,7 +184,7 @@ def test_dataflow_reads_only_buckets():
         ("digits", None, [place], r'data.source = "digits" writes to a local folder'),
     ):
         with pytest.raises(ConfigError, match=message):
-            loading.load(preset, data=data, overrides=[*said, *overrides])
+            loading.load(preset, data=data, overrides=[*settings, *overrides])
 
 
 @pytest.mark.parametrize("location", ["gs://", "gs:///runs"])

@@ -99,7 +99,7 @@ def test_samples_are_those_of_training(class_folders):
 def test_a_small_image_is_enlarged_without_smoothing(class_folders):
     loaded, options, dataset = configured(class_folders({"a": 2, "b": 2}))
     images = contact_sheet.read(loaded, options, dataset, 2, fail)
-    sheet = np.asarray(contact_sheet.draw("pictures", images, contact_sheet.augment(images, options), options))
+    sheet = np.asarray(contact_sheet.draw("images", images, contact_sheet.augment(images, options), options))
     enlarged = np.kron(images[0].pixels, np.ones((8, 8, 1), np.uint8))
     tops = [top for top in range(len(sheet) - 128) if np.array_equal(sheet[top : top + 128, 28 : 28 + 128], enlarged)]
     assert len(tops) == 1

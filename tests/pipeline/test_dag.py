@@ -1,4 +1,4 @@
-"""The compiled DAG against its golden file; `pytest --update-goldens` writes it anew."""
+"""The compiled DAG against its golden file; `pytest --update-goldens` writes the file."""
 
 import json
 import tomllib
@@ -85,8 +85,8 @@ def parameters(compiled, node_id):
 
 def test_the_reports_configuration_has_no_relative_path(compiled, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    said = tomllib.loads(parameters(compiled("pipeline.root=runs"), "ModelReport")["configuration"])
-    assert said["pipeline"]["root"] == str(tmp_path / "runs")
+    overrides = tomllib.loads(parameters(compiled("pipeline.root=runs"), "ModelReport")["configuration"])
+    assert overrides["pipeline"]["root"] == str(tmp_path / "runs")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_setting_reaches_the_tuner_if_trials_read_it(changed_by, override, cha
     assert changed_by(override, "tuner.enabled=true") == changed
 
 
-def test_a_moved_picture_reaches_example_gen(class_folders, tmp_path):
+def test_a_moved_image_reaches_example_gen(class_folders, tmp_path):
     root = class_folders({"a": 3, "b": 3})
 
     def compile_now():
@@ -219,8 +219,8 @@ def test_every_slice_is_measured():
 
 
 def test_the_rules_reach_the_evaluator(compiled):
-    said = ("evaluation.thresholds={macro_f1=0.7}", "evaluation.class_thresholds.recall=0.5")
-    options = json.loads(parameters(compiled(*said), "Evaluator")["options"])
+    overrides = ("evaluation.thresholds={macro_f1=0.7}", "evaluation.class_thresholds.recall=0.5")
+    options = json.loads(parameters(compiled(*overrides), "Evaluator")["options"])
     assert (options["thresholds"], options["class_thresholds"]) == ({"macro_f1": 0.7}, {"recall": 0.5})
 
 

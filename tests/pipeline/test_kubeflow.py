@@ -36,7 +36,7 @@ accuracy = 0.5
 image = "registry.example/tfx-vision:1"
 image_pull_secrets = ["registry"]
 pipeline_root = "minio://mlpipeline/v2/artifacts"
-data_path = "/pictures/animals"
+data_path = "/images/animals"
 work_path = "/work"
 node_selector = {{pool = "cpu"}}
 tolerations = [{{key = "batch", value = "yes", effect = "NoExecute", seconds = 60}}]
@@ -55,8 +55,8 @@ memory_limit = "32Gi"
 accelerators = 4
 
 [[kubeflow.volumes]]
-claim = "pictures"
-mount_path = "/pictures"
+claim = "images"
+mount_path = "/images"
 sub_path = "2026"
 
 [[kubeflow.volumes]]
@@ -74,7 +74,7 @@ GPU_NODES = {"Trainer", "Tuner", "GradCam"}
 @pytest.fixture(scope="module")
 def image_dir(tmp_path_factory):
     """Three images of each of two classes; only their names are read."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     for name in "ab":
         (root / name).mkdir()
         for index in range(3):
@@ -195,9 +195,9 @@ def test_requests_and_limits(containers):
 def test_volumes_secrets_and_variables_reach_every_pod(containers, pods):
     for node, pod in pods.items():
         mounts = [(mount.constant, mount.mount_path, mount.sub_path) for mount in pod.pvc_mount]
-        assert mounts == [("pictures", "/pictures", "2026"), ("work", "/work", "")]
+        assert mounts == [("images", "/images", "2026"), ("work", "/work", "")]
         names = [mount.pvc_name_parameter.runtime_value.constant.string_value for mount in pod.pvc_mount]
-        assert names == ["pictures", "work"]
+        assert names == ["images", "work"]
         (variable,) = pod.secret_as_env[0].key_to_env
         assert (pod.secret_as_env[0].secret_name, variable.secret_key, variable.env_var) == (
             "bucket",
@@ -261,7 +261,7 @@ def test_every_input_has_the_type_of_its_output(spec, tasks, containers):
 
 
 def test_the_path_of_the_images_is_a_parameter_of_the_run(spec, documents):
-    assert documents.data_path == "/pictures/animals"
+    assert documents.data_path == "/images/animals"
     passed = spec.root.dag.tasks["tfx-dag"].inputs.parameters["data_path"]
     assert passed.component_input_parameter == "data_path"
     received = spec.components["tfx-dag"].dag.tasks["ImageExampleGen"].inputs.parameters["input_base"]

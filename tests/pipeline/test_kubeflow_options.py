@@ -7,7 +7,7 @@ from pipeline.config.messages import ConfigError
 from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions, amount
 
-MOUNTED = 'kubeflow.volumes=[{claim="pictures", mount_path="/volume"}]'
+MOUNTED = 'kubeflow.volumes=[{claim="images", mount_path="/volume"}]'
 READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubeflow.work_path=/volume/work"]
 
 

@@ -30,7 +30,7 @@ def test_digits(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == times
 
 
-def test_an_interrupted_folder_is_written_anew(tmp_path):
+def test_an_interrupted_folder_is_written_again(tmp_path):
     target = tmp_path / "digits"
     generated_datasets.write_digits(target)
     (target / ".complete").unlink()
