@@ -348,4 +348,4 @@ def test_the_tolerance_is_a_share_of_the_pixels(exported):
     assert task.compare(response, expected, given, 1e-3)[0]
     assert not task.compare(response, expected, given, 1e-4)[0]
     inconsistent = response | {"class_pixels": np.array([[2499, 1, 0]])}
-    assert task.compare(inconsistent, masks, given, 1e-3) == (False, "class_pixels are not those of the masks", None)
+    assert task.compare(inconsistent, masks, given, 1e-3) == (False, "class_pixels do not belong to the masks", None)
