@@ -67,23 +67,23 @@ def test_every_node_reads_and_writes_there(loaded, outcome):
     assert "<html" in loaded.report_path.read_text(encoding="utf-8")
 
 
-def test_a_store_that_is_not_there_is_reported_before_anything_runs(loaded, outcome):
+def test_an_unwritable_location_is_reported_before_anything_runs(loaded, outcome):
     elsewhere = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"artifacts": "s4://bucket"})})
-    with pytest.raises(ConfigError, match=r"nothing can be written to s4://bucket/.*scheme 's4' not implemented"):
+    with pytest.raises(ConfigError, match=r"cannot write to s4://bucket/.*scheme 's4' not implemented"):
         local_run.execute(elsewhere, dataset.prepare(elsewhere))
 
 
-def test_a_store_belongs_to_one_record_of_runs(loaded, outcome, tmp_path):
+def test_artifacts_belong_to_one_metadata_store(loaded, outcome, tmp_path):
     """Another one counts its executions from 1 again, and would write into the folders that are there."""
     place = f"{PLACE}/{loaded.pipeline.name}"
     before = sorted(tf.io.gfile.listdir(place))
     other = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"root": tmp_path})})
-    with pytest.raises(ConfigError, match=r"holds what another record of runs knows, not /.*metadata.sqlite"):
+    with pytest.raises(ConfigError, match=r"artifacts of another metadata store than /.*metadata.sqlite"):
         local_run.execute(other, dataset.prepare(other))
     assert sorted(tf.io.gfile.listdir(place)) == before and not other.metadata_path.exists()
 
 
-def test_a_claim_of_a_run_that_never_began_is_no_hindrance(loaded, tmp_path):
+def test_a_claim_without_a_run_can_be_repeated(loaded, tmp_path):
     of = {"root": tmp_path / "root", "artifacts": str(tmp_path / "volume")}
     chosen = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update=of)})
     for _ in range(2):
@@ -91,22 +91,22 @@ def test_a_claim_of_a_run_that_never_began_is_no_hindrance(loaded, tmp_path):
     assert [path.name for path in Path(chosen.artifacts_location).iterdir()] == [artifact_store.MARKER]
 
 
-def test_a_record_that_is_put_back_finds_its_artifacts_again(loaded, outcome, tmp_path):
+def test_a_restored_metadata_store_finds_its_artifacts(loaded, outcome, tmp_path):
     moved = loaded.metadata_path.rename(tmp_path / "metadata.sqlite")
-    with pytest.raises(ConfigError, match=r"or put that record back"):
+    with pytest.raises(ConfigError, match=r"or restore that metadata store"):
         artifact_store.claim(loaded)
     moved.rename(loaded.metadata_path)
     artifact_store.claim(loaded)
 
 
-def test_what_became_of_it_is_read_from_there(loaded, outcome):
+def test_history_reads_the_remote_artifacts(loaded, outcome):
     assert [file.path for file in outcome.result.quarantined] == ["red/empty.png"]
     (run,) = run_history.read(loaded).newest(1)
     assert str(run.verdict) == "pushed"
     assert run.evaluation == outcome.result.evaluation and run.settings["training.epochs"] == 2
 
 
-def test_a_second_run_takes_all_of_it_from_the_cache(loaded, outcome):
+def test_a_second_run_uses_the_cache(loaded, outcome):
     again = local_run.execute(loaded, dataset.prepare(loaded))
     assert again.error is None and again.result.evaluation == outcome.result.evaluation
     assert {node.id for node in again.nodes if node.state != "cached"} <= {"Resolver", "PreviousSpan"}
