@@ -6,9 +6,9 @@ reported immediately.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from trainer_module import faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
@@ -279,6 +279,30 @@ class ExplanationOptions(ServedExplanationOptions):
         return self
 
 
+def _parse_model(value: Any) -> Any:
+    """Parses the `[model]` table with the options class of the model `name`."""
+    if not isinstance(value, dict):
+        return value
+    return models.get(value.get("name", models.DEFAULT)).options.model_validate(value)
+
+
+def _parse_task(value: Any) -> Any:
+    """Parses the `[task]` table with the options class of the task `name`."""
+    if not isinstance(value, dict):
+        return value
+    return tasks.get(value.get("name", tasks.DEFAULT)).options.model_validate(value)
+
+
+def default_task() -> TaskOptions:
+    """The options of the default task."""
+    return tasks.get(tasks.DEFAULT).options.model_validate({})
+
+
+# The sections whose keys depend on `name`.
+ModelSection = Annotated[SerializeAsAny[ModelOptions], BeforeValidator(_parse_model)]
+TaskSection = Annotated[SerializeAsAny[TaskOptions], BeforeValidator(_parse_task)]
+
+
 class TrainerOptions(Section):
     """All options of the Transform and Trainer hooks."""
 
@@ -286,38 +310,44 @@ class TrainerOptions(Section):
     ignore_id: int | None = Field(default=None, ge=0, le=255, description="Id of the mask pixels that are ignored.")
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
-    task: SerializeAsAny[TaskOptions] = Field(default_factory=lambda: parse_task({}))
-    model: SerializeAsAny[ModelOptions]
+    task: TaskSection = Field(default_factory=default_task)
+    model: ModelSection
     training: TrainingOptions = TrainingOptions()
     fine_tuning: FineTuningOptions = FineTuningOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _model_by_name(cls, value: Any) -> Any:
-        return parse_model(value)
-
-    @field_validator("task", mode="before")
-    @classmethod
-    def _task_by_name(cls, value: Any) -> Any:
-        return parse_task(value)
-
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainerOptions:
-        check_model(self.model, self.transform)
-        check_fine_tuning(self.model, self.training, self.fine_tuning)
-        check_labels(self.task, self.augmentation, self.training)
-        check_explanations(self.task, self.grad_cam)
+        check_sections(self)
         return self
 
 
-def check_model(model: ModelOptions, transform: TransformOptions) -> None:
-    """Checks that the model input fits the model.
+class TrainerSections(Protocol):
+    """The sections of a configuration that the trainer module reads."""
+
+    transform: TransformOptions
+    augmentation: AugmentationOptions
+    task: TaskOptions
+    model: ModelOptions
+    training: TrainingOptions
+    fine_tuning: FineTuningOptions
+    grad_cam: ExplanationOptions
+
+
+def check_sections(sections: TrainerSections) -> None:
+    """Checks that the sections fit together.
 
     Raises:
-      ValueError: If a pre-trained backbone would not get the pixels it was trained with, or another model unscaled
-        ones.
+      ValueError: If two of them contradict each other.
     """
+    _check_model(sections.model, sections.transform)
+    _check_fine_tuning(sections.model, sections.training, sections.fine_tuning)
+    _check_labels(sections.task, sections.augmentation, sections.training)
+    _check_explanations(sections.task, sections.grad_cam)
+
+
+def _check_model(model: ModelOptions, transform: TransformOptions) -> None:
+    """Rejects a pre-trained backbone without the pixels it was trained with, and another model with unscaled ones."""
     if model.has_backbone() and transform.normalization != "backbone":
         raise ValueError(
             f'model.name = "{model.name}" has its own normalisation: set transform.normalization = "backbone" '
@@ -332,12 +362,8 @@ def check_model(model: ModelOptions, transform: TransformOptions) -> None:
         )
 
 
-def check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tuning: FineTuningOptions) -> None:
-    """Checks that the second phase fits the model and the keys that both phases read.
-
-    Raises:
-      ValueError: If the second phase has nothing to train, or no epoch at the full learning rate.
-    """
+def _check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tuning: FineTuningOptions) -> None:
+    """Rejects a second phase that has nothing to train, or no epoch at the full learning rate."""
     if not fine_tuning.epochs:
         return
     if not model.begins_frozen():
@@ -358,12 +384,8 @@ def check_fine_tuning(model: ModelOptions, training: TrainingOptions, fine_tunin
         )
 
 
-def check_labels(task: TaskOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
-    """Rejects augmentation that does not fit the labels.
-
-    Raises:
-      ValueError: If a batch has nothing to mix, or if the task's labels cannot follow the augmentation.
-    """
+def _check_labels(task: TaskOptions, augmentation: AugmentationOptions, training: TrainingOptions) -> None:
+    """Rejects augmentation that has nothing to mix, or that the task's labels cannot follow."""
     if augmentation.mixes() and training.batch_size == 1:
         raise ValueError(
             "mixup and cutmix mix images of one batch, and training.batch_size is 1: raise it, or set both to 0"
@@ -382,12 +404,8 @@ def check_labels(task: TaskOptions, augmentation: AugmentationOptions, training:
         )
 
 
-def check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> None:
-    """Compares the required explanation metrics with the labels.
-
-    Raises:
-      ValueError: If a metric needs regions of ground truth, and the task's labels have none.
-    """
+def _check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> None:
+    """Rejects thresholds of metrics that need regions of ground truth, if the task's labels have none."""
     spec = tasks.get(task.name)
     measured = faithfulness.metrics_of(spec.explanation)
     for metric in faithfulness.METRICS:
@@ -396,17 +414,3 @@ def check_explanations(task: TaskOptions, explanations: ExplanationOptions) -> N
                 f'grad_cam.thresholds.{metric.name} requires labels with regions, and task.name = "{task.name}" has '
                 f"{spec.label_noun}: remove it"
             )
-
-
-def parse_task(value: Any) -> Any:
-    """Parses the `[task]` table with the options class of the task `name`."""
-    if not isinstance(value, dict):
-        return value
-    return tasks.get(value.get("name", tasks.DEFAULT)).options.model_validate(value)
-
-
-def parse_model(value: Any) -> Any:
-    """Parses the `[model]` table with the options class of the model `name`."""
-    if not isinstance(value, dict):
-        return value
-    return models.get(value.get("name", models.DEFAULT)).options.model_validate(value)

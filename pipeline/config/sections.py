@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import (
     Field,
-    SerializeAsAny,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -27,18 +26,16 @@ from trainer_module.options import (
     AugmentationOptions,
     ExplanationOptions,
     FineTuningOptions,
+    ModelSection,
+    TaskSection,
     TrainerOptions,
     TrainingOptions,
     TransformOptions,
-    check_explanations,
-    check_fine_tuning,
-    check_labels,
-    check_model,
-    parse_model,
-    parse_task,
+    check_sections,
+    default_task,
 )
 from trainer_module.search_space import TunerOptions
-from trainer_module.section import ModelOptions, Section, TaskOptions
+from trainer_module.section import Section
 
 
 class PipelineSection(Section):
@@ -123,9 +120,9 @@ class PipelineConfig(Section):
     validation: DriftOptions = DriftOptions()
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
-    model: SerializeAsAny[ModelOptions] = scratch_cnn.Options()
+    model: ModelSection = scratch_cnn.Options()
     training: TrainingOptions = TrainingOptions()
-    task: SerializeAsAny[TaskOptions] = Field(default_factory=lambda: parse_task({}))
+    task: TaskSection = Field(default_factory=default_task)
     fine_tuning: FineTuningOptions = FineTuningOptions()
     tuner: TunerOptions = TunerOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
@@ -133,16 +130,6 @@ class PipelineConfig(Section):
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
     kubeflow: KubeflowOptions = KubeflowOptions()
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _model_by_name(cls, value: Any) -> Any:
-        return parse_model(value)
-
-    @field_validator("task", mode="before")
-    @classmethod
-    def _task_by_name(cls, value: Any) -> Any:
-        return parse_task(value)
 
     @model_validator(mode="after")
     def _image_large_enough(self) -> PipelineConfig:
@@ -156,10 +143,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> PipelineConfig:
-        check_model(self.model, self.transform)
-        check_fine_tuning(self.model, self.training, self.fine_tuning)
-        check_labels(self.task, self.augmentation, self.training)
-        check_explanations(self.task, self.grad_cam)
+        check_sections(self)
         check_bounds(self.evaluation.with_task_defaults(self.task.name), self.task.name)
         return self
 
