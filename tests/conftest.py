@@ -228,7 +228,7 @@ def running_server() -> Callable[..., AbstractContextManager[Any]]:
 
 @pytest.fixture
 def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A new metric of classification: one more entry, whose range is not [0, 1]."""
+    """A new metric of classification: one more entry, whose range is not [0, 1]. The task has no plots meanwhile."""
     import dataclasses
 
     from trainer_module.evaluation.spec import MetricSpec
@@ -250,7 +250,12 @@ def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
         compute=compute,
     )
     evaluation = classification.TASK.evaluation
-    extended = dataclasses.replace(evaluation, metrics=lambda top_k: (*evaluation.metrics(top_k), metric))
+    extended = dataclasses.replace(
+        evaluation,
+        metrics=lambda top_k: (*evaluation.metrics(top_k), metric),
+        confusion_matrix=None,
+        reliability=None,
+    )
     monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, evaluation=extended))
     return metric
 

@@ -37,9 +37,9 @@ def read(
 
     def slices(model_name: str | None) -> tuple[SliceMetrics, ...]:
         loaded = tfma.load_eval_result(evaluation_uri, model_name=model_name)
-        plots = dict(loaded.plots)
+        plots = dict(loaded.plots)  # without any plot, TFMA returns None for each slice
         rows = [
-            _slice_metrics(key, _only_output(outputs), _only_output(plots.get(key, {"": {}})), metrics, classes)
+            _slice_metrics(key, _only_output(outputs), _only_output(plots.get(key) or {"": {}}), metrics, classes)
             for key, outputs in loaded.slicing_metrics
         ]
         return tuple(sorted(rows, key=lambda row: (row.name != ALL, row.name)))

@@ -14,12 +14,15 @@ from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from serving.client import GrpcClient, RestClient
 
+# A network that trains in seconds.
+SMALL = ("training.epochs=2", "model.depth=2", "model.filters=4")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     overrides = [
+        *SMALL,
         f"pipeline.root={tmp_path_factory.mktemp('runs')}",
-        "training.epochs=2",
         "evaluation.thresholds={pixel_accuracy=0.8}",
     ]
     loaded = loading.load("digit_scenes", overrides=overrides)
@@ -61,8 +64,8 @@ def test_a_model_that_falls_short_is_refused(run):
     refused = loading.load(
         "digit_scenes",
         overrides=[
+            *SMALL,
             f"pipeline.root={loaded.pipeline.root}",
-            "training.epochs=2",
             "evaluation.thresholds={mean_iou=0.99}",
             "evaluation.class_thresholds={iou={background=0.999}}",
         ],
