@@ -198,7 +198,7 @@ def measurer(
     """Builds the function that measures batches, once per model; it predicts every image 2 * steps + 4 times.
 
     Args:
-      model: Maps pixels [N, h, w, c], range [0, 255], to the logits of the task.
+      model: Maps pixels [N, h, w, c], range [0, 255], to the outputs of the task's head.
       explanation: Record of the task; `score` is read.
       steps: Number of equal parts in which pixels are deleted and inserted.
 
@@ -209,6 +209,7 @@ def measurer(
     import tensorflow as tf
 
     from trainer_module.fused_normalization import fused
+    from trainer_module.grad_cam import as_float32
 
     metrics: Sequence[FaithfulnessMetric] = metrics_of(explanation)
 
@@ -216,8 +217,8 @@ def measurer(
     def measure(images: tf.Tensor, explained: ExplainedBatch, true_regions: tf.Tensor | None) -> dict[str, tf.Tensor]:
         def score(changed: tf.Tensor) -> tf.Tensor:
             with fused(model):
-                logits = tf.cast(model(changed, training=False), tf.float32)
-            return explanation.score(logits, explained.class_id, explained.region)
+                outputs = as_float32(model(changed, training=False))
+            return explanation.score(outputs, explained.class_id, explained.region)
 
         probe = Probe(tf.cast(images, tf.float32), explained.heatmap, true_regions, score, steps)
         return {metric.name: metric.compute(probe) for metric in metrics if metric.compute}

@@ -44,9 +44,9 @@ def find_layer(model: keras.Model, layer: str = "") -> str:
     """Finds the layer whose output is the feature map.
 
     Args:
-      model: Functional or sequential, of one input and one output, float32 [N, num_classes] or [N, h, w, num_classes].
+      model: Functional or sequential, of one input and any structure of outputs.
       layer: The layer's name, or where several models within the model have a layer of that name, the name with
-        theirs (`backbone/conv1`). Empty for the last map that leads to the output; where the output is itself a map,
+        theirs (`backbone/conv1`). Empty for the last map that leads to an output; where an output is itself a map,
         for the last of the coarsest, the bottleneck of an encoder-decoder. Maps of one position cannot show where the
         evidence is and are taken only where no convolution gives another. The default is never a layer after
         `features.FEATURES_LAYER`, where the head begins: a head of a map for every class would explain itself.
@@ -55,20 +55,20 @@ def find_layer(model: keras.Model, layer: str = "") -> str:
       The layer's name, with the names of the models that contain it. Of a layer used several times the last use counts.
 
     Raises:
-      ValueError: If there is no such layer, its output is not a map, or nothing leads from it to the output.
+      ValueError: If there is no such layer, its output is not a map, or nothing leads from it to an output.
     """
-    if not layer_graph.is_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError("Grad-CAM needs a functional or sequential model of one input and one output.")
+    if not layer_graph.is_graph(model) or len(model.inputs) != 1:
+        raise ValueError("Grad-CAM needs a functional or sequential model of one input.")
     by_name: dict[str, _Tensor] = {}
-    (output,) = _collect(model, [_Tensor(model.inputs[0].shape)], "", by_name)
-    used = _ancestors(output)
+    outputs = _collect(model, [_Tensor(model.inputs[0].shape)], "", by_name)
+    used = _ancestors(outputs)
     maps = {name: tensor for name, tensor in by_name.items() if tensor.is_map and tensor in used}
     if layer:
         return _named(layer, by_name, maps, used)
     if features.FEATURES_LAYER in maps:
-        model_maps = _ancestors(maps[features.FEATURES_LAYER])
+        model_maps = _ancestors([maps[features.FEATURES_LAYER]])
         maps = {name: tensor for name, tensor in maps.items() if tensor in model_maps}
-    return _default(maps, output)
+    return _default(maps, outputs)
 
 
 def with_feature_map(model: keras.Model, layer: str) -> keras.Model:
@@ -79,7 +79,7 @@ def with_feature_map(model: keras.Model, layer: str) -> keras.Model:
       layer: From `find_layer`.
 
     Returns:
-      Model from pixels to `[feature map [N, h, w, c], output]`.
+      Model from pixels to `[feature map [N, h, w, c], outputs]`, the outputs in their structure.
     """
     name, _, rest = layer.partition("/")
     maps: list[keras.KerasTensor] = []
@@ -91,12 +91,13 @@ def with_feature_map(model: keras.Model, layer: str) -> keras.Model:
             outputs = called(*args, **kwargs)
             maps.append(keras.tree.flatten(outputs)[-1])
             return outputs
-        feature_map, *outputs = with_feature_map(called, rest)(*args, **kwargs)
+        feature_map, outputs = with_feature_map(called, rest)(*args, **kwargs)
         maps.append(feature_map)
         return outputs
 
     graph = layer_graph.trace(model, call)
-    return keras.Model([call.outputs[0] for call in graph.inputs], [maps[-1], *graph.outputs])
+    outputs = keras.tree.pack_sequence_as(model.output, graph.outputs)
+    return keras.Model([call.outputs[0] for call in graph.inputs], [maps[-1], outputs])
 
 
 def _collect(model: keras.Model, inputs: Sequence[_Tensor], prefix: str, by_name: dict[str, _Tensor]) -> list[_Tensor]:
@@ -126,9 +127,9 @@ def _has_kernel(layer: Any) -> bool:
     return any(len(weight.shape) > 2 for weight in getattr(layer, "weights", []))
 
 
-def _ancestors(output: _Tensor) -> set[_Tensor]:
-    """All tensors that the output depends on, and itself."""
-    seen, waiting = {output}, [output]
+def _ancestors(outputs: Sequence[_Tensor]) -> set[_Tensor]:
+    """All tensors that the outputs depend on, and themselves."""
+    seen, waiting = set(outputs), list(outputs)
     while waiting:
         new = [source for source in waiting.pop().sources if source not in seen]
         seen.update(new)
@@ -136,14 +137,14 @@ def _ancestors(output: _Tensor) -> set[_Tensor]:
     return seen
 
 
-def _default(maps: dict[str, _Tensor], output: _Tensor) -> str:
-    maps = {name: tensor for name, tensor in maps.items() if tensor is not output and not tensor.is_bordered}
+def _default(maps: dict[str, _Tensor], outputs: Sequence[_Tensor]) -> str:
+    maps = {name: tensor for name, tensor in maps.items() if tensor not in outputs and not tensor.is_bordered}
     single = {name: tensor for name, tensor in maps.items() if tensor.positions == 1}
     wide = {name: tensor for name, tensor in maps.items() if name not in single and tensor.is_learned}
     candidates = wide or single or maps
     if not candidates:
         raise ValueError("Grad-CAM needs a layer with output [N, h, w, c], and this model has none.")
-    if output.is_map:
+    if any(output.is_map for output in outputs):
         coarsest = min(tensor.positions for tensor in candidates.values())
         candidates = {name: tensor for name, tensor in candidates.items() if tensor.positions == coarsest}
     return list(candidates)[-1]
@@ -160,5 +161,5 @@ def _named(layer: str, by_name: dict[str, _Tensor], maps: dict[str, _Tensor], us
         shape = ", ".join(str(side or "N") for side in tensor.shape)
         raise ValueError(f"Grad-CAM needs a layer with output [N, h, w, c]; {name!r} gives [{shape}].")
     if tensor not in used:
-        raise ValueError(f"Nothing leads from the layer {name!r} to the model's output.")
+        raise ValueError(f"Nothing leads from the layer {name!r} to an output of the model.")
     return name

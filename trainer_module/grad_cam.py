@@ -7,7 +7,7 @@ https://arxiv.org/abs/1710.11063, section 3; Vinogradova et al. 2020, https://ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -27,14 +27,14 @@ class ExplainedBatch(NamedTuple):
       class_id: int64 [N], the explained class.
       score: float32 [N], probability of the class, as the task defines it.
       region: bool [N, image_size, image_size], the explained pixels; None for the whole image.
-      logits: Output of the model, in the shape of the task.
+      outputs: Outputs of the model, float32, in the structure that the task's head gives them.
     """
 
     heatmap: tf.Tensor
     class_id: tf.Tensor
     score: tf.Tensor
     region: tf.Tensor | None
-    logits: tf.Tensor
+    outputs: Any
 
 
 def explainer(
@@ -42,9 +42,10 @@ def explainer(
 ) -> Callable[..., ExplainedBatch]:
     """Builds the function that explains batches, once per model; it can be traced into a SavedModel signature.
 
-    It explains the scalar S that the task chooses, a logit or a sum of logits. S is not a probability: where softmax
-    saturates, its gradient vanishes. The network runs forward once, and only the layers after the feature map A are
-    differentiated. With g = dS/dA and k a channel of A, the weights of the channels are
+    It explains the scalar S that the task chooses: a logit, a sum of logits, or any other function of the network's
+    outputs. S is not a probability: where softmax saturates, its gradient vanishes. The network runs forward once, and
+    only the layers after the feature map A are differentiated. With g = dS/dA and k a channel of A, the weights of the
+    channels are
 
       Grad-CAM: w_k = mean of g_k over all positions (equation 1 of Selvaraju et al.; equation 1 of Vinogradova et al.,
         where S is the sum over a region);
@@ -54,7 +55,7 @@ def explainer(
     The heat map is ReLU(sum of w_k * A_k), resized bilinearly and divided by its maximum.
 
     Args:
-      model: Maps pixels [N, h, w, c], range [0, 255], to the logits of the task.
+      model: Maps pixels [N, h, w, c], range [0, 255], to the outputs of the task's head.
       explanation: Record of the task; `target` and `score` are read.
       method: How the weights of the channels are computed.
       layer: The feature map, as for `feature_maps.find_layer`; empty for the default.
@@ -64,9 +65,10 @@ def explainer(
       the task chooses the ones that are None.
 
     Raises:
-      ValueError: If the model has no such layer.
+      ValueError: If the model has no such layer; on the first call, if the scalar does not depend on it.
     """
-    network = with_feature_map(model, find_layer(model, layer))
+    layer_name = find_layer(model, layer)
+    network = with_feature_map(model, layer_name)
     channel_weights = {"grad_cam": _mean_gradients, "grad_cam_plus_plus": _weighted_gradients}[method]
 
     @tf.function(reduce_retracing=True)
@@ -75,23 +77,30 @@ def explainer(
     ) -> ExplainedBatch:
         images = tf.cast(images, tf.float32)
         with fused(network):
-            feature_map, logits = network(images, training=False)
-        logits = tf.cast(logits, tf.float32)
-        target = explanation.target(logits, class_ids, regions)
+            feature_map, outputs = network(images, training=False)
+        outputs = as_float32(outputs)
+        target = explanation.target(outputs, class_ids, regions)
         # Images do not depend on each other at inference: the gradient of the sum is the gradient of every image.
         # Unlike a tape, tf.gradients adds nothing before the feature map to the graph, even if skip connections bypass
         # it.
         (gradients,) = tf.gradients(tf.reduce_sum(target.logit), feature_map)
+        if gradients is None:
+            raise ValueError(f"The explained output does not depend on the layer {layer_name!r}: choose another one.")
         gradients = tf.cast(gradients, tf.float32)
         activations = tf.cast(feature_map, tf.float32)
         maps = tf.nn.relu(tf.einsum("nhwk,nk->nhw", activations, channel_weights(gradients, activations)))
         maps = tf.image.resize(maps[..., tf.newaxis], tf.shape(images)[1:3], method="bilinear")[..., 0]
         heatmap = tf.math.divide_no_nan(maps, tf.reduce_max(maps, axis=[1, 2], keepdims=True))
-        score = explanation.score(logits, target.class_ids, target.regions)
-        return ExplainedBatch(heatmap, target.class_ids, score, target.regions, logits)
+        score = explanation.score(outputs, target.class_ids, target.regions)
+        return ExplainedBatch(heatmap, target.class_ids, score, target.regions, outputs)
 
     explain_fn: Callable[..., ExplainedBatch] = explain
     return explain_fn
+
+
+def as_float32(outputs: Any) -> Any:
+    """Casts the outputs of a network, which are float16 or bfloat16 in mixed precision."""
+    return tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
 
 def _mean_gradients(gradients: tf.Tensor, activations: tf.Tensor) -> tf.Tensor:

@@ -11,15 +11,15 @@ from trainer_module.options import TrainerOptions
 
 
 def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
-    """Builds the network from pixels to logits, with normalisation and without augmentation.
+    """Builds the network from pixels to the outputs of the task's head, with normalisation and without augmentation.
 
     Args:
       options: The whole configuration of the run.
       statistics: Pixel statistics of the train split; used if `transform.normalization` is "dataset".
 
     Returns:
-      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to the logits of the
-      task's head, float32.
+      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to what `TaskSpec.head`
+      returns.
 
     Raises:
       ValueError: If `grad_cam.layer` is not one of its layers.
@@ -38,8 +38,8 @@ def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
         else:
             x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="normalize")(inputs)
         maps = models.get(options.model.name).build(options.model, x)
-        logits = tasks.get(options.task.name).head(maps, len(options.classes), options)
-        model = keras.Model(inputs, logits, name=options.model.name)
+        outputs = tasks.get(options.task.name).head(maps, len(options.classes), options)
+        model = keras.Model(inputs, outputs, name=options.model.name)
     if options.grad_cam.layer:  # fail now, not after the training
         find_layer(model, options.grad_cam.layer)
     return model

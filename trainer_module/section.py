@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from trainer_module.options import TrainerOptions
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]  # a share below 1, such as of dropout
@@ -53,3 +56,14 @@ class TaskOptions(Section):
     """`[task]`: every task adds its own keys in its own file."""
 
     name: str
+
+    @classmethod
+    def from_options(cls, options: TrainerOptions) -> Self:
+        """Returns the `[task]` section of a run of this task.
+
+        Raises:
+          TypeError: If it is a run of another task.
+        """
+        if not isinstance(options.task, cls):
+            raise TypeError(f"the options of task.name = {options.task.name!r} are not {cls.__module__}.{cls.__name__}")
+        return options.task

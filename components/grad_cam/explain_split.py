@@ -115,9 +115,9 @@ class _Network:
         explanation = tasks.get(options.task.name).explanation
 
         @tf.function(reduce_retracing=True)
-        def predict(images: tf.Tensor) -> tf.Tensor:
+        def predict(images: tf.Tensor) -> Any:
             with fused(model):
-                return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+                return grad_cam.as_float32(model(tf.cast(images, tf.float32), training=False))
 
         self.predict = predict
         self.explain = grad_cam.explainer(model, explanation, explained.method, explained.layer)
@@ -140,9 +140,9 @@ class _NetworkDoFn(beam.DoFn):
         return predictions.batches(serialized, self._options, self._slices)
 
     def _outcomes(
-        self, batch: PredictionBatch, logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor | None
+        self, batch: PredictionBatch, outputs: Any, class_ids: tf.Tensor, regions: tf.Tensor | None
     ) -> PredictionOutcomes:
-        return self._explanation.outcomes(logits, class_ids, regions, batch.ground_truth, self._options)
+        return self._explanation.outcomes(outputs, class_ids, regions, batch.ground_truth, self._options)
 
 
 class _Predict(_NetworkDoFn):
@@ -153,9 +153,9 @@ class _Predict(_NetworkDoFn):
     def process(self, serialized: list[bytes]) -> Iterable[Any]:
         images: set[tuple[str, str]] = set()  # an image may have several predictions
         for batch in self._batches(serialized):
-            logits = self._network.predict(batch.pixels)
-            target = self._explanation.target(logits, batch.class_ids, batch.regions)
-            outcomes = self._outcomes(batch, logits, target.class_ids, target.regions)
+            outputs = self._network.predict(batch.pixels)
+            target = self._explanation.target(outputs, batch.class_ids, batch.regions)
+            outcomes = self._outcomes(batch, outputs, target.class_ids, target.regions)
             images.update((batch.sources[i].sha256, batch.sources[i].filename) for i in np.flatnonzero(outcomes.exists))
             yield from selection.candidates(batch.sources, target.class_ids.numpy(), outcomes, self._options.classes)
         for image in images:
@@ -179,7 +179,7 @@ class _Explain(_NetworkDoFn):
         options = self._options
         for batch in self._batches(serialized):
             explained = self._network.explain(batch.pixels, batch.class_ids, batch.regions)
-            outcomes = self._outcomes(batch, explained.logits, explained.class_id, explained.region)
+            outcomes = self._outcomes(batch, explained.outputs, explained.class_id, explained.region)
             existing = np.flatnonzero(outcomes.exists).tolist()
             every = heat_maps.from_batch(batch, explained, outcomes, options.classes)
             drawn = [every[i] for i in existing if every[i].class_id in selected.get(every[i].filename, {})]
@@ -197,7 +197,7 @@ class _Explain(_NetworkDoFn):
     def _measure(
         self, batch: PredictionBatch, explained: ExplainedBatch, measured: Sequence[int]
     ) -> Iterator[tuple[str, float]]:
-        part = ExplainedBatch(*(None if value is None else tf.gather(value, measured) for value in explained))
+        part = tf.nest.map_structure(lambda value: None if value is None else tf.gather(value, measured), explained)
         true_regions = None
         if self._explanation.true_regions:
             true_regions = tf.constant(

@@ -33,6 +33,10 @@ def ground_truth_of(task, options):
     return labels
 
 
+def outputs_of(model, images):
+    return grad_cam.as_float32(model(tf.cast(images, tf.float32), training=False))
+
+
 @pytest.fixture
 def images(rng):
     return tf.constant(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8))
@@ -61,12 +65,12 @@ def test_explanations_have_the_documented_shapes_and_ranges(case, images):
         assert np.isin(explained.class_id, range(len(CLASSES))).all()
         score = explained.score.numpy()
         assert score.shape == (BATCH,) and score.min() >= 0.0 and score.max() <= 1.0
-        logits = tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
-        np.testing.assert_allclose(score, explanation.score(logits, explained.class_id, explained.region), atol=1e-5)
+        outputs = outputs_of(model, images)
+        np.testing.assert_allclose(score, explanation.score(outputs, explained.class_id, explained.region), atol=1e-5)
         assert (explained.region is not None) == explanation.has_regions
         if explanation.has_regions:
             assert explained.region.shape == (BATCH, SIZE, SIZE) and explained.region.dtype == tf.bool
-        target = explanation.target(logits, explained.class_id, explained.region)
+        target = explanation.target(outputs, explained.class_id, explained.region)
         assert target.logit.shape == (BATCH,)
         np.testing.assert_array_equal(target.class_ids, explained.class_id)
     np.testing.assert_array_equal(last.class_id, np.full(BATCH, len(CLASSES) - 1))
@@ -75,13 +79,14 @@ def test_explanations_have_the_documented_shapes_and_ranges(case, images):
 def test_the_score_rises_with_the_explained_logit(case, images):
     task, _, model = case
     explanation = task.explanation
-    logits = tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+    outputs = outputs_of(model, images)
     with tf.GradientTape() as tape:
-        tape.watch(logits)
-        target = explanation.target(logits, None, None)
+        tape.watch(outputs)
+        target = explanation.target(outputs, None, None)
         total = tf.reduce_sum(target.logit)
-    raised = logits + tf.sign(tape.gradient(total, logits))
-    before = explanation.score(logits, target.class_ids, target.regions)
+    gradients = tape.gradient(total, outputs, unconnected_gradients="zero")
+    raised = tf.nest.map_structure(lambda output, gradient: output + tf.sign(gradient), outputs, gradients)
+    before = explanation.score(outputs, target.class_ids, target.regions)
     after = explanation.score(raised, target.class_ids, target.regions)
     assert np.all(after > before) and np.all(after <= 1.0)
 
@@ -101,7 +106,7 @@ def test_outcomes_compare_predictions_with_the_ground_truth(case, images):
         assert np.all(tf.reduce_any(regions, axis=[1, 2]))
     explained = grad_cam.explainer(model, explanation)(tf.gather(images, indices), tf.constant(class_ids), regions)
     outcomes = explanation.outcomes(
-        explained.logits, explained.class_id, explained.region, ground_truth[indices], chosen
+        explained.outputs, explained.class_id, explained.region, ground_truth[indices], chosen
     )
     for ids in (outcomes.predicted_ids, outcomes.listed_ids, outcomes.true_ids):
         assert ids is None or (len(ids) == len(indices) and np.isin(ids, range(-1, len(CLASSES))).all())

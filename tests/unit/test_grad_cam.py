@@ -1,15 +1,18 @@
 """Grad-CAM: closed-form results, invariances, and its dependence on the weights."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays, tasks
+from trainer_module import faithfulness, features, grad_cam, overlays, tasks
 from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
+from trainer_module.tasks import Target
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 STATISTICS = PixelStatistics(np.full(3, 60.0, np.float32), np.full(3, 1200.0, np.float32))
@@ -164,6 +167,61 @@ def test_a_saturated_softmax_does_not_change_the_map(linear_model, images):
     np.testing.assert_allclose(after.heatmap, before.heatmap, atol=1e-5)
 
 
+# --- Several outputs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pyramid_model(rng):
+    """Class logits at 4x4 and at 2x2 positions, linear in the means of the pixels below a position; and a box each."""
+    inputs = keras.Input([SIZE, SIZE, CHANNELS])
+    x = keras.layers.Activation("linear", name=features.FEATURES_LAYER)(inputs)
+    outputs = {}
+    for name, stride in (("fine", 2), ("coarse", 4)):
+        level = keras.layers.AveragePooling2D(stride, name=f"{name}_map")(x)
+        outputs[name] = {
+            "class_logits": keras.layers.Conv2D(CLASSES, 1, use_bias=False, name=f"{name}_logits")(level),
+            "boxes": keras.layers.Conv2D(4, 1, use_bias=False, name=f"{name}_boxes")(level),
+        }
+    return keras.Model(inputs, outputs)
+
+
+def explain_position(level, row, column):
+    """An explanation of the class logit at one position of one level of `pyramid_model`."""
+
+    def logits(outputs):
+        return outputs[level]["class_logits"][:, row, column]
+
+    def target(outputs, class_ids, regions):
+        class_ids = tf.argmax(logits(outputs), axis=-1) if class_ids is None else class_ids
+        return Target(class_ids, None, tf.gather(logits(outputs), class_ids, axis=-1, batch_dims=1))
+
+    def score(outputs, class_ids, regions):
+        return tf.gather(tf.nn.sigmoid(logits(outputs)), class_ids, axis=-1, batch_dims=1)
+
+    return dataclasses.replace(CLASSIFICATION, target=target, score=score)
+
+
+@pytest.mark.parametrize(("level", "row", "column"), [("fine", 3, 1), ("coarse", 0, 1)])
+def test_a_task_can_explain_one_position_of_one_output(pyramid_model, images, level, row, column):
+    class_ids, explanation = np.array([0, 1, 2, 3, 0]), explain_position(level, row, column)
+    explained = grad_cam.explainer(pyramid_model, explanation)(tf.constant(images), tf.constant(class_ids))
+    weights = pyramid_model.get_layer(f"{level}_logits").get_weights()[0][0, 0][:, class_ids]
+    np.testing.assert_allclose(explained.heatmap, normalized(np.einsum("nhwc,cn->nhw", images, weights)), atol=1e-5)
+    outputs = pyramid_model(images)
+    tf.nest.map_structure(np.testing.assert_allclose, explained.outputs, outputs)
+    logits = outputs[level]["class_logits"].numpy()[np.arange(5), row, column, class_ids]
+    np.testing.assert_allclose(explained.score, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    values = faithfulness.measurer(pyramid_model, explanation, steps=2)(tf.constant(images), explained, None)
+    assert values.keys() == {metric.name for metric in faithfulness.metrics_of(explanation)}
+    assert np.isfinite(values["deletion_auc"]).all()
+
+
+def test_a_layer_that_the_explained_output_does_not_depend_on_is_refused(pyramid_model, images):
+    explain = grad_cam.explainer(pyramid_model, explain_position("fine", 0, 0), layer="coarse_map")
+    with pytest.raises(ValueError, match="does not depend on the layer 'coarse_map'"):
+        explain(tf.constant(images))
+
+
 # --- The textbook implementation ------------------------------------------------------------------------------
 
 
@@ -267,8 +325,8 @@ def test_nothing_before_the_map_is_differentiated(image_batch):
     # Two convolutions in each of three encoder levels and two decoder levels, the logits, and two up-convolutions,
     # which are themselves gradients of a convolution.
     assert (operations.count("Conv2D"), operations.count("Conv2DBackpropInput")) == (11 + 2, 5 + 2)
-    logits = explain(tf.constant(image_batch)).logits
-    np.testing.assert_allclose(logits, model(image_batch, training=False), atol=1e-5)
+    outputs = explain(tf.constant(image_batch)).outputs
+    np.testing.assert_allclose(outputs, model(image_batch, training=False), atol=1e-5)
 
 
 def test_explaining_does_not_change_the_model(image_batch, tmp_path):

@@ -135,7 +135,7 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
         case.model,
         case.options,
         tft_layer=LabelTransform(case.task, case.options, raw_labels[0]),
-        raw_feature_spec=raw_feature_spec(case.task, raw_labels[0]),
+        raw_feature_spec=raw_feature_spec(case.task),
         serving_dir=serving_dir,
         run_dir=str(tmp_path),
     )
@@ -191,13 +191,12 @@ def lookup_tables(create):
         yield
 
 
-def raw_feature_spec(task, label):
-    kinds = {str: tf.string, bytes: tf.string, float: tf.float32, int: tf.int64}
+def raw_feature_spec(task):
     return {
-        key: tf.io.FixedLenFeature([1], kinds[type(label[key][0])])
+        key: tf.io.FixedLenFeature([1], tf.as_dtype(dtype))
         if key in task.single_valued_features
-        else tf.io.VarLenFeature(kinds[type(label[key][0])])
-        for key in task.label_features
+        else tf.io.VarLenFeature(tf.as_dtype(dtype))
+        for key, dtype in task.label_features.items()
     }
 
 
@@ -210,6 +209,28 @@ def test_an_example_label_has_the_features_of_the_task(task):
         assert set(label) == {*task.label_features, *task.class_features}
         assert all(len(label[key]) == 1 for key in task.single_valued_features)
         assert CLASSES[ids[0]] in set().union(*(label[key] for key in task.class_features))
+        for key, dtype in task.label_features.items():
+            assert tf.constant(label[key], dtype).dtype == dtype
+
+
+def test_labels_have_the_declared_dtypes_even_without_values(task):
+    dtypes = {"id": "int64", "left": "float32", "name": "string"}
+    given = {}
+
+    def transform_label(inputs, classes, transform):
+        given.update(inputs)
+        return tf.zeros([2])
+
+    spec = dataclasses.replace(
+        task,
+        label_features=dtypes,
+        single_valued_features=("id",),
+        transform_label=transform_label,
+        read_label=lambda transformed, transform: transformed[features.LABEL],
+    )
+    spec.labels([{"id": [7], "left": [], "name": []}, {"id": [8], "left": [], "name": []}], options(task.name))
+    assert {key: tensor.dtype for key, tensor in given.items()} == dtypes
+    assert given["id"].shape == (2, 1) and given["left"].dense_shape.numpy().tolist() == [2, 0]
 
 
 def test_labels_are_the_classes_of_the_raw_example(task):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from trainer_module.evaluation.spec import MetricSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +93,33 @@ def mean_weighted_by_support(values: np.ndarray, support: np.ndarray) -> float:
     """The mean over the classes that occur in the ground truth, weighted by how often; NaN if none does."""
     occurs = support > 0
     return float(np.average(values[occurs], weights=support[occurs])) if occurs.any() else math.nan
+
+
+def precision_and_recall(
+    matrix: Callable[[Any], ConfusionMatrix], unit: str, mean_prefix: str = ""
+) -> tuple[MetricSpec, MetricSpec]:
+    """Precision and recall of every class.
+
+    Args:
+      matrix: Summary of an accumulator → its confusion matrix.
+      unit: What the matrix counts: "examples", "pixels".
+      mean_prefix: `mean_prefix` + `precision` is the metric that is its mean over the classes; empty if there is none.
+    """
+    return (
+        MetricSpec(
+            name="precision",
+            description=f"Correct share of the {unit} that are predicted as the class.",
+            scope="per_class",
+            undefined_when=f"the class has no {unit} and is never predicted",
+            mean_metric=f"{mean_prefix}precision" if mean_prefix else None,
+            compute=lambda summary: matrix(summary).precision,
+        ),
+        MetricSpec(
+            name="recall",
+            description=f"Share of the {unit} of the class that are predicted correctly.",
+            scope="per_class",
+            undefined_when=f"the class has no {unit}",
+            mean_metric=f"{mean_prefix}recall" if mean_prefix else None,
+            compute=lambda summary: matrix(summary).recall,
+        ),
+    )

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from trainer_module import features
-from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, mean_weighted_by_support
+from trainer_module.evaluation.confusion_matrix import (
+    ConfusionMatrix,
+    mean_over_classes,
+    mean_weighted_by_support,
+    precision_and_recall,
+)
 from trainer_module.evaluation.score_counts import IntegerCounts, ScoreCounts
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
@@ -158,8 +163,6 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
 # === Metrics ===
 
 NO_EXAMPLES = "there are no examples"
-_NO_LABEL = "the class has no examples"
-_NO_LABEL_AND_NO_PREDICTION = "the class has no examples and is never predicted"
 
 
 def metrics(top_k: int) -> tuple[MetricSpec, ...]:
@@ -248,28 +251,13 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: summary.calibration_error,
         ),
-        MetricSpec(
-            name="precision",
-            description="Correct share of the predictions of the class.",
-            scope="per_class",
-            undefined_when=_NO_LABEL_AND_NO_PREDICTION,
-            mean_metric="macro_precision",
-            compute=lambda summary: summary.matrix.precision,
-        ),
-        MetricSpec(
-            name="recall",
-            description="Share of the class's images that are predicted correctly.",
-            scope="per_class",
-            undefined_when=_NO_LABEL,
-            mean_metric="macro_recall",
-            compute=lambda summary: summary.matrix.recall,
-        ),
+        *precision_and_recall(lambda summary: summary.matrix, "examples", mean_prefix="macro_"),
         MetricSpec(
             name="f1",
             title="F1",
             description="Harmonic mean of precision and recall.",
             scope="per_class",
-            undefined_when=_NO_LABEL_AND_NO_PREDICTION,
+            undefined_when="the class has no examples and is never predicted",
             main=True,
             mean_metric="macro_f1",
             compute=lambda summary: summary.matrix.f1,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainer_module import features
-from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes
+from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, precision_and_recall
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
 
@@ -88,7 +88,6 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
 # === Metrics ===
 
 NO_PIXELS = "there are no pixels that count"
-_NO_PIXEL_OF_CLASS = "the class has no pixels"
 _NO_PIXEL_AND_NO_PREDICTION = "the class has no pixels and is never predicted"
 
 
@@ -143,20 +142,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             mean_metric="mean_dice",
             compute=lambda matrix: matrix.f1,
         ),
-        MetricSpec(
-            name="precision",
-            description="Correct share of the pixels that are predicted as the class.",
-            scope="per_class",
-            undefined_when=_NO_PIXEL_AND_NO_PREDICTION,
-            compute=lambda matrix: matrix.precision,
-        ),
-        MetricSpec(
-            name="recall",
-            description="Share of the class's pixels that are predicted correctly.",
-            scope="per_class",
-            undefined_when=_NO_PIXEL_OF_CLASS,
-            compute=lambda matrix: matrix.recall,
-        ),
+        *precision_and_recall(lambda matrix: matrix, "pixels"),
     )
 
 

@@ -105,7 +105,7 @@ class Target(NamedTuple):
     Attributes:
       class_ids: int64 [N], the explained class.
       regions: bool [N, h, w], the explained pixels; None for the whole image.
-      logit: float32 [N], the scalar whose gradient Grad-CAM computes.
+      logit: float32 [N], the scalar whose gradient Grad-CAM computes: any function of the network's outputs.
     """
 
     class_ids: tf.Tensor
@@ -139,27 +139,28 @@ class PredictionOutcomes(NamedTuple):
 class Explanation:
     """How predictions are explained by Grad-CAM, and compared with the ground truth.
 
-    Ground truth is what `TaskSpec.labels` returns for a batch of raw examples, as an array.
+    Ground truth is what `TaskSpec.labels` returns for a batch of raw examples, as an array. Outputs are those of the
+    network: one tensor, or any structure of tensors float32 [N, ...], such as class logits and boxes by pyramid level.
 
     Attributes:
-      target: (logits, class ids int [N] or None, regions bool [N, h, w] or None) → what is explained. Without class ids
-        the predicted class; without regions, if the task has any, the pixels where the class is predicted.
-      score: (logits, class ids, regions) → the probability of the class, float32 [N], range [0, 1].
+      target: (outputs, class ids int [N] or None, regions bool [N, h, w] or None) → what is explained. Without class
+        ids the predicted class; without regions, if the task has any, the pixels where the class is predicted.
+      score: (outputs, class ids, regions) → the probability of the class, float32 [N], range [0, 1].
       true_classes: (ground truth, options) → every class of every example: indices of examples int [M], class ids int64
         [M].
       true_regions: (ground truth, class ids int [N]) → the pixels of the class, bool [N, h, w]; None if the ground
         truth has no regions. Metrics of localisation require it.
-      outcomes: (logits, class ids int64 [N], regions, ground truth, options) → how the predictions compare with it.
+      outcomes: (outputs, class ids int64 [N], regions, ground truth, options) → how the predictions compare with it.
       incorrect_caption: Describes an incorrect prediction, with the fields `label` and `predicted`.
       method_prefix: Prefix of the method's name: "Seg-".
       pixels_at_once: Most pixels (images times height times width) of a batch; limits memory.
     """
 
-    target: Callable[[tf.Tensor, Any, Any], Target]
-    score: Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]
+    target: Callable[[Any, Any, Any], Target]
+    score: Callable[[Any, tf.Tensor, Any], tf.Tensor]
     true_classes: Callable[[np.ndarray, TrainerOptions], tuple[np.ndarray, np.ndarray]]
     true_regions: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    outcomes: Callable[[tf.Tensor, tf.Tensor, Any, np.ndarray, TrainerOptions], PredictionOutcomes]
+    outcomes: Callable[[Any, tf.Tensor, Any, np.ndarray, TrainerOptions], PredictionOutcomes]
     incorrect_caption: str
     method_prefix: str = ""
     pixels_at_once: int = 2**22
@@ -246,7 +247,7 @@ class TaskSpec:
       name: Name of the module, and of the task in configurations.
       label_noun: What one example is labelled with, in messages: "one class per image", "a mask per image".
       options: The keys of `[task]`.
-      label_features: Raw example features of the label; a layout must write all of them.
+      label_features: Raw example features of the label and their dtypes; a layout must write all of them.
       class_features: Raw example features of class names, for slices and label groups.
       single_valued_features: Label features with exactly one value in every example; the others may have any number and
         are sparse tensors in `transform_label`.
@@ -275,7 +276,7 @@ class TaskSpec:
     name: str
     label_noun: str
     options: type[TaskOptions]
-    label_features: tuple[str, ...]
+    label_features: Mapping[str, Literal["string", "int64", "float32"]]
     class_features: tuple[str, ...]
     single_valued_features: tuple[str, ...] = ()
     example_label: Callable[[Sequence[int], Sequence[str], int], dict[str, list[Any]]]
@@ -307,10 +308,12 @@ class TaskSpec:
         import tensorflow as tf
 
         raw_features = {}
-        for key in self.label_features:
+        for key, dtype in self.label_features.items():
             values = [list(label[key]) for label in raw_labels]
-            single = key in self.single_valued_features
-            raw_features[key] = tf.constant(values) if single else tf.ragged.constant(values, ragged_rank=1).to_sparse()
+            if key in self.single_valued_features:
+                raw_features[key] = tf.constant(values, dtype)
+            else:
+                raw_features[key] = tf.ragged.constant(values, dtype, ragged_rank=1).to_sparse()
         label = self.transform_label(raw_features, options.classes, options.transform)
         return self.read_label({features.LABEL: label}, options.transform)
 

@@ -111,8 +111,7 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
     """
     from keras import layers
 
-    own = options.task
-    assert isinstance(own, Options)
+    own = Options.from_options(options)
     units = options.model.head_dense_units if own.dense_units is None else own.dense_units
     dropout = options.model.head_dropout if own.dropout is None else own.dropout
     pooling = {
@@ -146,8 +145,7 @@ def _sample_weight(train_data: tf.data.Dataset, options: TrainerOptions) -> tf.d
 
     from trainer_module import label_losses
 
-    assert isinstance(options.task, Options)
-    kind = options.task.class_weights
+    kind = Options.from_options(options).class_weights
     if kind == "none":
         return train_data
     weights = tf.constant(label_losses.class_weights(kind, train_data, len(options.classes)))
@@ -177,8 +175,7 @@ def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) ->
     """Returns the cross-entropy of logits and labels, integer or soft; class weights come with the data."""
     from trainer_module import label_losses
 
-    assert isinstance(options.task, Options)
-    return label_losses.LabelLoss(options.task.label_smoothing)
+    return label_losses.LabelLoss(Options.from_options(options).label_smoothing)
 
 
 def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
@@ -327,7 +324,7 @@ TASK = TaskSpec(
     name="classification",
     label_noun="one class per image",
     options=Options,
-    label_features=(features.CLASS_TEXT,),
+    label_features={features.CLASS_TEXT: "string"},
     class_features=(features.CLASS_TEXT,),
     single_valued_features=(features.CLASS_TEXT,),
     example_label=_example_label,

@@ -132,8 +132,7 @@ def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) ->
     """
     from trainer_module import pixel_losses
 
-    own = options.task
-    assert isinstance(own, Options)
+    own = Options.from_options(options)
     weights = pixel_losses.class_weights(own.class_weights, train_data, len(options.classes), options.ignore_id)
     return pixel_losses.PixelLoss(own.loss, weights.tolist(), ignore_id=options.ignore_id, focal_gamma=own.focal_gamma)
 
@@ -310,7 +309,7 @@ TASK = TaskSpec(
     name="segmentation",
     label_noun="a mask per image",
     options=Options,
-    label_features=(features.MASK_ENCODED,),
+    label_features={features.MASK_ENCODED: "string"},
     class_features=(features.MASK_CLASSES,),
     single_valued_features=(features.MASK_ENCODED,),
     example_label=_example_label,
