@@ -2,8 +2,6 @@
 
 REST has one HTTP status for several gRPC codes (400: INVALID_ARGUMENT, FAILED_PRECONDITION and OUT_OF_RANGE), so there
 is one class per HTTP status, and code that catches one does not depend on the protocol. `code` is the exact code.
-
-Source of codes and HTTP statuses: TF Serving's model_servers/http_server.cc.
 """
 
 from __future__ import annotations
@@ -95,6 +93,8 @@ _CODES: dict[str, tuple[type[ServerError], int]] = {
     "UNAVAILABLE": (UnavailableError, 503),
     "DEADLINE_EXCEEDED": (DeadlineExceededError, 504),
 }
+# As in TF Serving's model_servers/http_server.cc.
+HTTP_STATUS = {code: status for code, (_, status) in _CODES.items()}
 _BY_STATUS = {status: (code, kind) for code, (kind, status) in reversed(_CODES.items())}
 # A proxy whose server has just stopped; gRPC maps it to UNAVAILABLE too (grpc/doc/http-grpc-status-mapping.md).
 _BY_STATUS[502] = ("UNAVAILABLE", UnavailableError)

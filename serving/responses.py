@@ -1,4 +1,7 @@
-"""The results of a client's calls, and how they are read from a signature's outputs."""
+"""The results of a client's calls, and how they are read from a signature's outputs.
+
+The functions raise InvalidArgumentError if the signature does not have these outputs.
+"""
 
 from __future__ import annotations
 
@@ -174,22 +177,14 @@ class ModelMetadata(NamedTuple):
 
 
 def predictions(outputs: Mapping[str, Any], version: int | None) -> list[Prediction]:
-    """Reads `label` [N] and `score` [N] of `serving_default`.
-
-    Raises:
-      InvalidArgumentError: If the signature does not have these outputs.
-    """
+    """Reads `label` [N] and `score` [N] of `serving_default`."""
     labels, scores = _columns(outputs, ("label", "score"))
     best = [ScoredLabel(_text(name), float(score)) for name, score in zip(labels, scores, strict=True)]
     return [Prediction(first.label, first.score, (first,), version) for first in best]
 
 
 def top_predictions(outputs: Mapping[str, Any], version: int | None, top_k: int) -> list[Prediction]:
-    """Reads `classes` [N, C] and `scores` [N, C] of `classify`.
-
-    Raises:
-      InvalidArgumentError: If the signature does not have these outputs.
-    """
+    """Reads `classes` [N, C] and `scores` [N, C] of `classify`."""
     classes, scores = _columns(outputs, ("classes", "scores"))
     ranked = []
     for row_names, row_scores in zip(classes, scores, strict=True):
@@ -201,21 +196,13 @@ def top_predictions(outputs: Mapping[str, Any], version: int | None, top_k: int)
 
 
 def masks(outputs: Mapping[str, Any], version: int | None) -> list[Mask]:
-    """Reads `mask_png_bytes` [N] and `class_pixels` [N, C] of `serving_default`.
-
-    Raises:
-      InvalidArgumentError: If the signature does not have these outputs.
-    """
+    """Reads `mask_png_bytes` [N] and `class_pixels` [N, C] of `serving_default`."""
     pngs, pixels = _columns(outputs, ("mask_png_bytes", "class_pixels"))
     return [Mask(png, tuple(int(count) for count in counts), version) for png, counts in zip(pngs, pixels, strict=True)]
 
 
 def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explanation]:
-    """Reads `heatmap` [N, s, s], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if present, `label` [N].
-
-    Raises:
-      InvalidArgumentError: If the signature does not have these outputs.
-    """
+    """Reads `heatmap` [N, s, s], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if present, `label` [N]."""
     columns = _columns(outputs, ("heatmap", "overlay_png_bytes", "class_id", "score"))
     labels = outputs.get("label", [None] * len(columns[0]))
     return [
@@ -232,11 +219,7 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
 
 
 def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embedding]:
-    """Reads `embedding` [N, D] of `embed`.
-
-    Raises:
-      InvalidArgumentError: If the signature does not have this output.
-    """
+    """Reads `embedding` [N, D] of `embed`."""
     (vectors,) = _columns(outputs, ("embedding",))
     return [Embedding(np.asarray(vector, np.float32), version) for vector in vectors]
 

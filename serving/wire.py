@@ -23,8 +23,10 @@ from trainer_module import features
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
-# tensorflow.DataType
-DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_STRING, DT_INT64, DT_BOOL = 1, 2, 3, 4, 7, 9, 10
+# tensorflow.DataType, and its names as in JSON.
+DT_FLOAT, DT_DOUBLE, DT_INT32, DT_UINT8, DT_STRING, DT_INT64, DT_BOOL = _DATA_TYPES = (1, 2, 3, 4, 7, 9, 10)
+_TYPE_NAMES = ("DT_FLOAT", "DT_DOUBLE", "DT_INT32", "DT_UINT8", "DT_STRING", "DT_INT64", "DT_BOOL")
+TYPE_NAMES = dict(zip(_DATA_TYPES, _TYPE_NAMES, strict=True))
 
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -36,17 +38,6 @@ MODEL_NAMES_KEY = "model-names"
 
 # The states of tensorflow.serving.ModelVersionStatus.
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
-
-# The names of tensorflow.DataType, as in JSON.
-TYPE_NAMES = {
-    DT_FLOAT: "DT_FLOAT",
-    DT_DOUBLE: "DT_DOUBLE",
-    DT_INT32: "DT_INT32",
-    DT_UINT8: "DT_UINT8",
-    DT_STRING: "DT_STRING",
-    DT_INT64: "DT_INT64",
-    DT_BOOL: "DT_BOOL",
-}
 
 _MESSAGES: message_classes.Messages = {
     "Int64Value": {"value": (1, _FIELD.TYPE_INT64)},

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from serving.local_server import messages, monitoring
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.model_config import read_text
 from serving.local_server.servable import TIMED_OUT, Servable
 
@@ -62,7 +62,7 @@ def from_file(path: Path) -> BatchingParameters:
     }
     for name, value in values.items():
         if value < (0 if name == "batch_timeout_micros" else 1):
-            raise RequestError("INVALID_ARGUMENT", f"{name} must be positive; was {value}")
+            raise invalid_argument(f"{name} must be positive; was {value}")
     if message.HasField("thread_pool_name"):
         values["thread_pool_name"] = message.thread_pool_name.value
     max_batch_size = values.get("max_batch_size", BatchingParameters.max_batch_size)
@@ -71,18 +71,15 @@ def from_file(path: Path) -> BatchingParameters:
         if message.HasField("max_execution_batch_size"):
             execution_size = message.max_execution_batch_size.value
         if not 1 <= execution_size <= max_batch_size:
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                "max_execution_batch_size should be less than or equal to max_batch_size, and positive",
+            raise invalid_argument(
+                "max_execution_batch_size should be less than or equal to max_batch_size, and positive"
             )
     sizes = tuple(message.allowed_batch_sizes)
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1):
-        raise RequestError("INVALID_ARGUMENT", "allowed_batch_sizes entries must be in increasing order")
+        raise invalid_argument("allowed_batch_sizes entries must be in increasing order")
     if sizes and sizes[-1] != execution_size:
         limit = "max_execution_batch_size" if message.enable_large_batch_splitting.value else "max_batch_size"
-        raise RequestError(
-            "INVALID_ARGUMENT", f"Last entry in allowed_batch_sizes must match {limit}; last entry was {sizes[-1]}"
-        )
+        raise invalid_argument(f"Last entry in allowed_batch_sizes must match {limit}; last entry was {sizes[-1]}")
     return BatchingParameters(
         **values,
         allowed_batch_sizes=sizes,
@@ -144,9 +141,8 @@ class Batcher:
         """Runs the call together with others; see `Servable.run`."""
         size = _batch_size(feeds)
         if size > self._parameters.max_batch_size:
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}",
+            raise invalid_argument(
+                f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
             )
         if not size:
             return servable.run_now(feeds, fetches)  # no rows to batch
@@ -273,12 +269,12 @@ def _batch_size(feeds: Mapping[str, np.ndarray]) -> int:
     sizes = set()
     for value in feeds.values():
         if not np.ndim(value):
-            raise RequestError("INVALID_ARGUMENT", "Batching Run() input tensors must have at least one dimension")
+            raise invalid_argument("Batching Run() input tensors must have at least one dimension")
         sizes.add(len(value))
     if not sizes:
-        raise RequestError("INVALID_ARGUMENT", "Batching Run() must have at least one input tensor")
+        raise invalid_argument("Batching Run() must have at least one input tensor")
     if len(sizes) > 1:
-        raise RequestError("INVALID_ARGUMENT", "Batching Run() input tensors must have equal 0th-dimension size")
+        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
     return sizes.pop()
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.local_server import flags
-from trainer_module.locations import is_remote
 
 if TYPE_CHECKING:
     from serving.local_server.server import LocalServer
@@ -68,16 +67,14 @@ def run(program: str, arguments: list[str]) -> int:
         return _refuse("INVALID_ARGUMENT: --rest_api_port cannot be same as --port.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from serving.local_server.errors import RequestError
+    from serving.local_server.model_config import check_base_path
     from serving.local_server.server import LocalServer, ServerStartError
 
     try:
         options = to_options(values)
         base_path = str(values["model_base_path"])
-        if not options.model_config_file and not base_path.startswith("/") and not is_remote(base_path):
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                f"Expected model {values['model_name']} to have an absolute path or URI; got base_path()={base_path}",
-            )
+        if not options.model_config_file:
+            check_base_path(str(values["model_name"]), base_path)
         server = LocalServer(
             str(values["model_name"]),
             base_path,

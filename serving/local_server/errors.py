@@ -1,48 +1,16 @@
-"""The errors of TF Serving: a gRPC code and a message, and the HTTP status of the code."""
+"""The errors of TF Serving: a gRPC code and a message.
+
+Functions that read a request or a configuration raise RequestError, with TF Serving's code and message.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-# model_servers/http_server.cc
-HTTP_STATUS = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "CANCELLED": 499,
-    "UNKNOWN": 500,
-    "INTERNAL": 500,
-    "DATA_LOSS": 500,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
+import grpc
 
 # tensorflow::error::Code → gRPC's name; the numbers are the same.
-_NAMES = {
-    1: "CANCELLED",
-    2: "UNKNOWN",
-    3: "INVALID_ARGUMENT",
-    4: "DEADLINE_EXCEEDED",
-    5: "NOT_FOUND",
-    6: "ALREADY_EXISTS",
-    7: "PERMISSION_DENIED",
-    8: "RESOURCE_EXHAUSTED",
-    9: "FAILED_PRECONDITION",
-    10: "ABORTED",
-    11: "OUT_OF_RANGE",
-    12: "UNIMPLEMENTED",
-    13: "INTERNAL",
-    14: "UNAVAILABLE",
-    15: "DATA_LOSS",
-    16: "UNAUTHENTICATED",
-}
+_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
 
 class RequestError(Exception):
@@ -58,6 +26,11 @@ class RequestError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def invalid_argument(message: str) -> RequestError:
+    """Makes the most frequent error: the request is invalid."""
+    return RequestError("INVALID_ARGUMENT", message)
 
 
 def from_tensorflow(error: Any) -> RequestError:

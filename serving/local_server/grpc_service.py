@@ -28,9 +28,9 @@ from tensorflow_serving.apis import (
 
 from serving import wire
 from serving.local_server import inference, metadata, model_config, monitoring, tensors
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.models import ModelSource
-from serving.local_server.servable import TIMED_OUT
+from serving.local_server.servable import TIMED_OUT, Servable
 from trainer_module.features import SERVING_DEFAULT
 
 _MAX_MESSAGE = 1024
@@ -59,53 +59,39 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature."""
+        response = predict_pb2.PredictResponse()
 
-        def respond() -> predict_pb2.PredictResponse:
-            spec = _spec(request)
-            with self._source.use(*_selection(spec)) as servable:
-                inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in request.inputs.items()}
-                outputs = inference.predict(
-                    servable, spec.signature_name, inputs, list(request.output_filter), _deadline(context)
-                )
-            response = predict_pb2.PredictResponse()
-            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+        def fill(servable: Servable, signature: str) -> None:
+            inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in request.inputs.items()}
+            outputs = inference.predict(servable, signature, inputs, list(request.output_filter), _deadline(context))
             for alias, value in outputs.items():
                 tensors.to_proto(value, response.outputs[alias], as_content=self._tensor_content)
-            return response
 
-        return self._counted(context, "Predict", request.model_spec.name, respond)
+        return self._run_signature(context, "Predict", request, response, fill)
 
     def Classify(
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
         """Computes labels and scores of examples."""
+        response = classification_pb2.ClassificationResponse()
 
-        def respond() -> classification_pb2.ClassificationResponse:
-            spec = _spec(request)
-            with self._source.use(*_selection(spec)) as servable:
-                classes = inference.classify(servable, spec.signature_name, request.input, _deadline(context))
-            response = classification_pb2.ClassificationResponse()
-            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
-            _fill_classes(response.result, classes)
-            return response
+        def fill(servable: Servable, signature: str) -> None:
+            _fill_classes(response.result, inference.classify(servable, signature, request.input, _deadline(context)))
 
-        return self._counted(context, "Classify", request.model_spec.name, respond)
+        return self._run_signature(context, "Classify", request, response, fill)
 
     def Regress(
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
         """Computes a number for every example."""
+        response = regression_pb2.RegressionResponse()
 
-        def respond() -> regression_pb2.RegressionResponse:
-            spec = _spec(request)
-            with self._source.use(*_selection(spec)) as servable:
-                values = inference.regress(servable, spec.signature_name, request.input, _deadline(context))
-            response = regression_pb2.RegressionResponse()
-            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
-            _fill_regressions(response.result, values)
-            return response
+        def fill(servable: Servable, signature: str) -> None:
+            _fill_regressions(
+                response.result, inference.regress(servable, signature, request.input, _deadline(context))
+            )
 
-        return self._counted(context, "Regress", request.model_spec.name, respond)
+        return self._run_signature(context, "Regress", request, response, fill)
 
     def MultiInference(
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
@@ -141,6 +127,25 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 return metadata.response(servable)
 
         return _response(context, respond)
+
+    def _run_signature(
+        self,
+        context: grpc.ServicerContext,
+        api: str,
+        request: Any,
+        response: Any,
+        fill: Callable[[Servable, str], None],
+    ) -> Any:
+        """Fills the response to a request for one signature of one model."""
+
+        def respond() -> Any:
+            spec = _spec(request)
+            with self._source.use(*_selection(spec)) as servable:
+                fill(servable, spec.signature_name)
+            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+            return response
+
+        return self._counted(context, api, request.model_spec.name, respond)
 
     def _counted(self, context: grpc.ServicerContext, api: str, name: str, compute: Callable[[], Any]) -> Any:
         """Computes a response and counts the request."""
@@ -196,10 +201,9 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
         def respond() -> model_management_pb2.ReloadConfigResponse:
             if request.config.WhichOneof("config") != "model_config_list":
-                raise RequestError(
-                    "INVALID_ARGUMENT",
+                raise invalid_argument(
                     "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-                    "Only ModelConfigList is currently supported",
+                    "Only ModelConfigList is currently supported"
                 )
             self._source.reload(model_config.from_proto(request.config))
             response = model_management_pb2.ReloadConfigResponse()
@@ -228,14 +232,14 @@ def _number(code: str) -> int:
 
 def _spec(request: message.Message) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
-        raise RequestError("INVALID_ARGUMENT", "Missing ModelSpec")
+        raise invalid_argument("Missing ModelSpec")
     return request.model_spec
 
 
 def _selection(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     """Returns name, version and label; version 0 is version 0, not the newest."""
     if not spec.name:
-        raise RequestError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+        raise invalid_argument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     return (
         spec.name,

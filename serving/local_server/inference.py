@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import inference_pb2, input_pb2
 
 from serving.local_server import monitoring, tensors
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.servable import Servable
 from trainer_module.features import SERVING_DEFAULT
 
@@ -45,9 +45,6 @@ def predict(
       inputs: By alias; strings as object arrays of bytes.
       output_filter: Names of the outputs to return; empty means all.
       deadline: On the clock of `time.monotonic`.
-
-    Raises:
-      RequestError: With TF Serving's message.
     """
     signature_name = signature_name or SERVING_DEFAULT
     if signature_name not in servable.signatures:
@@ -56,13 +53,12 @@ def predict(
     feeds = _feeds(definition, inputs)
     for position, alias in enumerate(output_filter):
         if alias not in definition.outputs:
-            raise RequestError(
-                "INVALID_ARGUMENT",
+            raise invalid_argument(
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
-                f"{_set(definition.outputs)}.",
+                f"{_set(definition.outputs)}."
             )
         if alias in output_filter[:position]:
-            raise RequestError("INVALID_ARGUMENT", f"duplicate output tensor alias: {alias}")
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
     aliases = list(output_filter) or sorted(definition.outputs)
     values = servable.run(feeds, [definition.outputs[alias].name for alias in aliases], "Predict", deadline)
     return {alias: np.asarray(value) for alias, value in zip(aliases, values, strict=True)}
@@ -72,10 +68,9 @@ def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
     expected = definition.inputs
     if len(inputs) > len(expected) or (len(inputs) < len(expected) and not definition.defaults):
         comparison = f"{len(inputs)}!={len(expected)} len({_set(inputs)}) != len({_set(expected)})"
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             f"input size does not match signature: {comparison}. Sent extra: {_set(set(inputs) - set(expected))}. "
-            f"Missing but required: {_set(set(expected) - set(inputs))}.",
+            f"Missing but required: {_set(set(expected) - set(inputs))}."
         )
     feeds = {}
     for index, alias in enumerate(sorted(expected)):
@@ -85,16 +80,15 @@ def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
         elif alias in definition.defaults:
             value = tensors.to_numpy(definition.defaults[alias])
         else:
-            raise RequestError(
-                "INVALID_ARGUMENT",
+            raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request. "
-                f"Inputs expected to be in the set {_set(expected)}.",
+                f"Inputs expected to be in the set {_set(expected)}."
             )
         expected_dtype = tf.dtypes.as_dtype(info.dtype)
         dtype = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
         if dtype != expected_dtype:
             names = f"{data_type_name(expected_dtype)} but {data_type_name(dtype)}"
-            raise RequestError("INVALID_ARGUMENT", f"Expects arg[{index}] to be {names} is provided")
+            raise invalid_argument(f"Expects arg[{index}] to be {names} is provided")
         feeds[info.name] = value
     return feeds
 
@@ -109,9 +103,6 @@ def classify(
     """Runs a Classify signature; returns (label, score) of every class for every example.
 
     Labels are empty, or scores 0, if the signature does not return them.
-
-    Raises:
-      RequestError: With TF Serving's message.
     """
     definition = _definition(servable, signature_name)
     feed, fetches = _classification(definition)
@@ -122,11 +113,7 @@ def classify(
 def regress(
     servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
 ) -> list[float]:
-    """Runs a Regress signature; returns a number for every example.
-
-    Raises:
-      RequestError: With TF Serving's message.
-    """
+    """Runs a Regress signature; returns a number for every example."""
     definition = _definition(servable, signature_name)
     feed, fetches = _regression(definition)
     return _regressions(definition, fetches, _run(servable, feed, fetches, request, "Regress", deadline))
@@ -139,9 +126,6 @@ def multi_inference(
 
     Returns:
       The result of `classify` or `regress`, for every task.
-
-    Raises:
-      RequestError: With TF Serving's message.
     """
     names: list[str] = []
     feeds: set[str] = set()
@@ -149,16 +133,14 @@ def multi_inference(
     for task in request.tasks:
         name = task.model_spec.signature_name or SERVING_DEFAULT
         if not task.model_spec.name:
-            raise RequestError("INVALID_ARGUMENT", "Found ModelSpec with an empty model name.")
+            raise invalid_argument("Found ModelSpec with an empty model name.")
         if task.model_spec.name != request.tasks[0].model_spec.name:
-            raise RequestError(
-                "INVALID_ARGUMENT", "All ModelSpecs in a MultiInferenceRequest must access the same model name."
-            )
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         if name in names:
-            raise RequestError("INVALID_ARGUMENT", f"Duplicate evaluation of signature: {name}")
+            raise invalid_argument(f"Duplicate evaluation of signature: {name}")
         names.append(name)
         if name not in servable.signatures:
-            raise RequestError("INVALID_ARGUMENT", f"Requested signature not found in model graph: {name}")
+            raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
             raise RequestError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
         select = _classification if task.method_name == CLASSIFY_METHOD else _regression
@@ -166,9 +148,9 @@ def multi_inference(
         feeds.add(feed)
         fetches.update(dict.fromkeys(outputs))
     if not names:
-        raise RequestError("INVALID_ARGUMENT", "MultiInferenceRequest holds no tasks.")
+        raise invalid_argument("MultiInferenceRequest holds no tasks.")
     if len(feeds) > 1:
-        raise RequestError("INVALID_ARGUMENT", "Input tensor must be the same for all Signatures.")
+        raise invalid_argument("Input tensor must be the same for all Signatures.")
     values = _run(servable, feeds.pop(), list(fetches), request.input, "MultiInference", deadline)
     return [
         (_classes if task.method_name == CLASSIFY_METHOD else _regressions)(
@@ -181,17 +163,17 @@ def multi_inference(
 def _definition(servable: Servable, signature_name: str) -> Any:
     name = signature_name or SERVING_DEFAULT
     if name not in servable.signatures:
-        raise RequestError("INVALID_ARGUMENT", f"No signature was found with the name: {name}")
+        raise invalid_argument(f"No signature was found with the name: {name}")
     return servable.signatures[name]
 
 
 def _classification(definition: Any) -> tuple[str, list[str]]:
     """Returns feed and fetches of a Classify signature."""
     if len(definition.inputs) != 1:
-        raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
+        raise invalid_argument("Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
         count = len(definition.outputs)
-        raise RequestError("INVALID_ARGUMENT", f"Expected one or two output Tensors, found {count}")
+        raise invalid_argument(f"Expected one or two output Tensors, found {count}")
     if _INPUTS not in definition.inputs:
         raise RequestError("FAILED_PRECONDITION", f"No classification inputs found in SignatureDef: {definition}")
     fetches = [definition.outputs[alias].name for alias in (_CLASSES, _SCORES) if alias in definition.outputs]
@@ -207,9 +189,9 @@ def _classification(definition: Any) -> tuple[str, list[str]]:
 def _regression(definition: Any) -> tuple[str, list[str]]:
     """Returns feed and fetches of a Regress signature."""
     if len(definition.inputs) != 1:
-        raise RequestError("INVALID_ARGUMENT", "Expected one input Tensor.")
+        raise invalid_argument("Expected one input Tensor.")
     if len(definition.outputs) != 1:
-        raise RequestError("INVALID_ARGUMENT", "Expected one output Tensor.")
+        raise invalid_argument("Expected one output Tensor.")
     if _INPUTS not in definition.inputs:
         raise RequestError("FAILED_PRECONDITION", f"No regression inputs found in SignatureDef: {definition}")
     if _OUTPUTS not in definition.outputs:
@@ -228,9 +210,8 @@ def _run(
     values = [np.asarray(value) for value in servable.run({feed: array}, fetches, api, deadline)]
     for value in values:
         if not value.ndim or len(value) != len(examples):
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                f"Input batch size did not match output batch size: {len(examples)} vs. {list(value.shape)}",
+            raise invalid_argument(
+                f"Input batch size did not match output batch size: {len(examples)} vs. {list(value.shape)}"
             )
     return values
 
@@ -247,7 +228,7 @@ def serialized_examples(request: input_pb2.Input) -> list[bytes]:
         context = request.example_list_with_context.context.SerializeToString()
     examples = getattr(request, kind).examples if kind else ()
     if not examples:
-        raise RequestError("INVALID_ARGUMENT", "Input is empty.")
+        raise invalid_argument("Input is empty.")
     return [context + example.SerializeToString() for example in examples]
 
 
@@ -258,17 +239,15 @@ def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> C
             continue
         value = values[fetches.index(definition.outputs[alias].name)]
         if value.ndim != 2:
-            raise RequestError(
-                "INVALID_ARGUMENT", f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}"
-            )
+            raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}")
         if value.dtype != dtype:
             actual = data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
-            raise RequestError("INVALID_ARGUMENT", f"Expected {alias} Tensor of {name}. Got: DT_{actual}")
+            raise invalid_argument(f"Expected {alias} Tensor of {name}. Got: DT_{actual}")
         columns[alias] = value
     shape = next(iter(columns.values())).shape
     if any(value.shape != shape for value in columns.values()):
         sizes = " vs. ".join(str(value.shape[1]) for value in columns.values())
-        raise RequestError("INVALID_ARGUMENT", f"Tensors class and score should match in dim_size(1). Got {sizes}")
+        raise invalid_argument(f"Tensors class and score should match in dim_size(1). Got {sizes}")
     labels: np.ndarray = columns[_CLASSES] if _CLASSES in columns else np.full(shape, b"", dtype=object)
     scores = columns[_SCORES] if _SCORES in columns else np.zeros(shape, np.float32)
     rows: list[list[bytes]] = labels.tolist()
@@ -282,12 +261,11 @@ def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> C
 def _regressions(definition: Any, fetches: list[str], values: list[np.ndarray]) -> list[float]:
     value = values[fetches.index(definition.outputs[_OUTPUTS].name)]
     if value.ndim != 1 and (value.ndim != 2 or value.shape[1] != 1):
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}",
+        raise invalid_argument(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}"
         )
     if value.dtype != np.float32:
         actual = "STRING" if value.dtype == object else data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
-        raise RequestError("INVALID_ARGUMENT", f"Expected output Tensor of DT_FLOAT.  Got: DT_{actual}")
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: DT_{actual}")
     numbers: list[float] = value.ravel().tolist()
     return numbers

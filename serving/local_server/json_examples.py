@@ -11,7 +11,7 @@ import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import input_pb2
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import invalid_argument
 from serving.local_server.inference import Classes
 from serving.local_server.json_tensor import dumps, from_base64, to_bytes, to_json
 from serving.local_server.json_text import is_base64, shown, type_name
@@ -21,27 +21,20 @@ _INT64 = (-(2**63), 2**63 - 1)
 
 
 def to_input(request: dict[str, Any]) -> input_pb2.Input:
-    """Reads `examples` and their shared `context`.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT, with TF Serving's message.
-    """
+    """Reads `examples` and their shared `context`."""
     result = input_pb2.Input()
     examples = result.example_list
     if "context" in request:
         examples = result.example_list_with_context
         _fill(request["context"], examples.context)
     if "examples" not in request:
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            f"JSON Value: {shown(request)} When method is classify, key 'examples' is expected and was not found",
+        raise invalid_argument(
+            f"JSON Value: {shown(request)} When method is classify, key 'examples' is expected and was not found"
         )
     if not isinstance(request["examples"], list):
-        raise RequestError(
-            "INVALID_ARGUMENT", f"JSON Value: {shown(request)} Expecting 'examples' value to be an list/array"
-        )
+        raise invalid_argument(f"JSON Value: {shown(request)} Expecting 'examples' value to be an list/array")
     if not request["examples"]:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(request)} 'examples' value is an empty array")
+        raise invalid_argument(f"JSON Value: {shown(request)} 'examples' value is an empty array")
     for value in request["examples"]:
         _fill(value, examples.examples.add())
     return result
@@ -63,7 +56,7 @@ def from_regressions(values: list[float]) -> bytes:
 
 def _fill(value: Any, example: example_pb2.Example) -> None:
     if not isinstance(value, dict):
-        raise RequestError("INVALID_ARGUMENT", f"Example must be JSON object but got JSON {type_name(value)}")
+        raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
     for name, content in value.items():
         to_bytes(name)
         feature = example.features.feature[name]
@@ -81,23 +74,19 @@ def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
         _list_of(feature, "bytes_list", name).append(from_base64(value))
     elif isinstance(value, float):
         if np.isfinite(value) and abs(value) > _LARGEST_FLOAT:
-            raise RequestError(
-                "INVALID_ARGUMENT", f"Cannot convert JSON value: {shown(value)} to float without loss of precision."
-            )
+            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
         _list_of(feature, "float_list", name).append(value)
     elif isinstance(value, int):
         if not _INT64[0] <= value <= _INT64[1]:
-            raise RequestError("INVALID_ARGUMENT", f"Feature: {name} has uint64 element. Only int64 is supported.")
+            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
         _list_of(feature, "int64_list", name).append(value)
     else:
-        raise RequestError(
-            "INVALID_ARGUMENT", f"Feature: {name} has element with unexpected JSON type: {type_name(value)}"
-        )
+        raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
 
 
 def _list_of(feature: feature_pb2.Feature, kind: str, name: str) -> Any:
     current = feature.WhichOneof("kind")
     if current not in (None, kind):
         expected = current.removesuffix("_list")
-        raise RequestError("INVALID_ARGUMENT", f"Unexpected element type in feature: {name} expecting type: {expected}")
+        raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
     return getattr(feature, kind).value

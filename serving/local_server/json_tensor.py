@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import tensorflow as tf
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.inference import data_type_name
 from serving.local_server.json_text import is_base64, shown, type_name
 
@@ -34,9 +34,8 @@ def signature_name(request: dict[str, Any]) -> str:
     """
     name = request.get("signature_name", "")
     if not isinstance(name, str):
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            f"JSON Value: {shown(request)} not formatted correctly. 'signature_name' key must be a string value.",
+        raise invalid_argument(
+            f"JSON Value: {shown(request)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name
 
@@ -50,21 +49,17 @@ def to_tensors(request: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict
 
     Returns:
       One array per input, and the format, which is also that of the response.
-
-    Raises:
-      RequestError: With TF Serving's message.
     """
     if "instances" in request and "inputs" in request:
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             f"JSON Value: {shown(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
-            "keys to exist ",
+            "keys to exist "
         )
     if "instances" in request:
         return _from_rows(request, inputs), ROW
     if "inputs" in request:
         return _from_columns(request["inputs"], inputs), COLUMN
-    raise RequestError("INVALID_ARGUMENT", "Missing 'inputs' or 'instances' key")
+    raise invalid_argument("Missing 'inputs' or 'instances' key")
 
 
 def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
@@ -80,12 +75,9 @@ def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
     size = None
     for name, value in outputs.items():
         if not value.ndim:
-            raise RequestError("INVALID_ARGUMENT", f"Tensor name: {name} has no shape information ")
+            raise invalid_argument(f"Tensor name: {name} has no shape information ")
         if size not in (None, len(value)):
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}",
-            )
+            raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}")
         size = len(value)
     columns = {name: to_json(name, value) for name, value in outputs.items()}
     if len(columns) == 1:
@@ -102,40 +94,33 @@ def dumps(value: Any) -> bytes:
 def _from_rows(request: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     instances = request["instances"]
     if not isinstance(instances, list):
-        raise RequestError(
-            "INVALID_ARGUMENT", f"JSON Value: {shown(request)} Excepting 'instances' to be an list/array"
-        )
+        raise invalid_argument(f"JSON Value: {shown(request)} Excepting 'instances' to be an list/array")
     if not instances:
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(request)} No values in 'instances' array")
+        raise invalid_argument(f"JSON Value: {shown(request)} No values in 'instances' array")
     if not isinstance(instances[0], dict) and len(inputs) > 1:
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors required "
-            "as per tensorinfo_map",
+            "as per tensorinfo_map"
         )
     named = _is_object(instances[0])
     for index, instance in enumerate(instances):
         if named != _is_object(instance):
             expected, actual = ("object", "list") if named else ("value/list", "object")
-            raise RequestError(
-                "INVALID_ARGUMENT", f"Expecting {expected} but got {actual} at item {index} of input list"
-            )
+            raise invalid_argument(f"Expecting {expected} but got {actual} at item {index} of input list")
     if not named:
         name = next(iter(inputs))
         return {name: _rows_to_array(instances, inputs[name], "")}
     for index, instance in enumerate(instances):
         for key in instance:
             if key not in inputs:
-                raise RequestError(
-                    "INVALID_ARGUMENT",
+                raise invalid_argument(
                     f"Failed to process element: {index} key: {key} of 'instances' list. "
-                    f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {key}",
+                    f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {key}"
                 )
         if len(instance) != len(inputs):
-            raise RequestError(
-                "INVALID_ARGUMENT",
+            raise invalid_argument(
                 f"Failed to process element: {index} of 'instances' list. JSON object: {shown(instance)} "
-                f"keys must be equal to: {','.join(sorted(inputs))}",
+                f"keys must be equal to: {','.join(sorted(inputs))}"
             )
     return {
         name: _rows_to_array([instance[name] for instance in instances], info, f"key: {name} ")
@@ -147,13 +132,12 @@ def _from_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray
     if _is_object(value):
         for name in inputs:
             if name not in value:
-                raise RequestError("INVALID_ARGUMENT", f"Missing named input: {name} in 'inputs' object.")
+                raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
         return {name: _to_array(value[name], tf.dtypes.as_dtype(info.dtype)) for name, info in inputs.items()}
     if len(inputs) > 1:
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required "
-            "as per tensorinfo_map",
+            "as per tensorinfo_map"
         )
     ((name, info),) = inputs.items()
     return {name: _to_array(value, tf.dtypes.as_dtype(info.dtype))}
@@ -174,7 +158,7 @@ def _rows_to_array(rows: list[Any], info: Any, where: str) -> np.ndarray:
                     message = f"Expecting tensor size: {arrays[0].size} but got: {arrays[-1].size}"
                 else:
                     message = f"Expecting shape {first} but got: {this}"
-                raise RequestError("INVALID_ARGUMENT", message)
+                raise invalid_argument(message)
         except RequestError as error:
             raise RequestError(
                 error.code,
@@ -228,7 +212,7 @@ def _shape(value: Any) -> list[int]:
     while isinstance(value, list):
         shape.append(len(value))
         if len(shape) > _MAX_DIMENSIONS:
-            raise RequestError("INVALID_ARGUMENT", "JSON array has too many dimensions")
+            raise invalid_argument("JSON array has too many dimensions")
         if not value:
             break
         value = value[0]
@@ -238,19 +222,17 @@ def _shape(value: Any) -> list[int]:
 def _flatten(value: Any, shape: list[int], level: int, dtype: Any, flat: list[Any]) -> None:
     if not isinstance(value, list):
         if level != len(shape):
-            raise RequestError(
-                "INVALID_ARGUMENT",
+            raise invalid_argument(
                 f"JSON Value: {shown(value)} found at incorrect level: {level + 1} in the JSON DOM. "
-                f"Expected at level: {len(shape)}",
+                f"Expected at level: {len(shape)}"
             )
         flat.append(_scalar(value, dtype))
         return
     if level >= len(shape):
-        raise RequestError("INVALID_ARGUMENT", f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}",
+        raise invalid_argument(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
     for item in value:
         _flatten(item, shape, level + 1, dtype, flat)
@@ -280,9 +262,8 @@ def _scalar(value: Any, dtype: Any) -> Any:
         raise RequestError(
             "UNIMPLEMENTED", f"Conversion of JSON Value: {shown(value)} to type: {data_type_name(dtype)}"
         )
-    raise RequestError(
-        "INVALID_ARGUMENT",
-        f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {data_type_name(dtype)}",
+    raise invalid_argument(
+        f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {data_type_name(dtype)}"
     )
 
 
@@ -293,9 +274,8 @@ def _lossless(value: int | float, dtype: Any) -> float:
     else:
         fits = not np.isfinite(value) or abs(value) <= _LARGEST[dtype]
     if not fits:
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            f"Cannot convert JSON value: {shown(value)} to {data_type_name(dtype)} without loss of precision.",
+        raise invalid_argument(
+            f"Cannot convert JSON value: {shown(value)} to {data_type_name(dtype)} without loss of precision."
         )
     return float(value)
 
@@ -309,25 +289,19 @@ def to_bytes(value: str) -> bytes:
     try:
         return value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise RequestError(
-            "INVALID_ARGUMENT", "JSON Parse error: The surrogate pair in string is invalid. at offset: 0"
-        ) from None
+        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid. at offset: 0") from None
 
 
 def from_base64(value: Any) -> bytes:
-    """Decodes `{"b64": "..."}`.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT.
-    """
+    """Decodes `{"b64": "..."}`."""
     if not is_base64(value):
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+        raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     text = value["b64"]
     try:
         # Padding may be missing.
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError("INVALID_ARGUMENT", "Unable to base64 decode") from None
+        raise invalid_argument("Unable to base64 decode") from None
 
 
 def _is_object(value: Any) -> bool:
@@ -346,7 +320,7 @@ def to_json(name: str, value: np.ndarray) -> Any:
             return _map(value.tolist(), lambda item: _decimal(value.dtype.type(item)))
     elif value.dtype.kind not in "iub":
         name_ = data_type_name(tf.dtypes.as_dtype(value.dtype))
-        raise RequestError("INVALID_ARGUMENT", f"Failed to write JSON value for tensor type: {name_}")
+        raise invalid_argument(f"Failed to write JSON value for tensor type: {name_}")
     # orjson writes the shortest decimal of a float32, and requires contiguous arrays.
     return np.ascontiguousarray(value) if value.ndim else value.item() if value.dtype.kind != "f" else _decimal(value)
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import invalid_argument
 
 # Values in error messages are truncated to this length.
 _MAX_SHOWN = 256
@@ -29,27 +29,20 @@ def parse(body: bytes) -> dict[str, Any]:
     """Parses the JSON object of a request; ignores trailing text, accepts NaN and Infinity as numbers.
 
     Bytes in strings that are not UTF-8 stay unchanged.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT.
     """
     text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n").removeprefix("\ufeff")
     if not text:
-        raise RequestError("INVALID_ARGUMENT", "JSON Parse error: The document is empty")
+        raise invalid_argument("JSON Parse error: The document is empty")
     try:
         value, _ = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
-        raise RequestError(
-            "INVALID_ARGUMENT", f"JSON Parse error: {_message(text, error)} at offset: {error.pos}"
-        ) from None
+        raise invalid_argument(f"JSON Parse error: {_message(text, error)} at offset: {error.pos}") from None
     except RecursionError:
-        raise RequestError("INVALID_ARGUMENT", "JSON Parse error: nested too deeply at offset: 0") from None
+        raise invalid_argument("JSON Parse error: nested too deeply at offset: 0") from None
     except ValueError:  # a number with more digits than Python parses
-        raise RequestError(
-            "INVALID_ARGUMENT", "JSON Parse error: Number too big to be stored in double. at offset: 0"
-        ) from None
+        raise invalid_argument("JSON Parse error: Number too big to be stored in double. at offset: 0") from None
     if not isinstance(value, dict):
-        raise RequestError("INVALID_ARGUMENT", f"JSON Value: {shown(value)} Is not object")
+        raise invalid_argument(f"JSON Value: {shown(value)} Is not object")
     return value
 
 

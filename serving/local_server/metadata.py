@@ -11,23 +11,19 @@ from typing import Any
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import invalid_argument
 from serving.local_server.servable import Servable
 
 SIGNATURE_DEF = "signature_def"
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Refuses a request for other fields than the signatures.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT.
-    """
+    """Refuses a request for other fields than the signatures."""
     if not fields:
-        raise RequestError("INVALID_ARGUMENT", "GetModelMetadataRequest must specify at least one metadata_field")
+        raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
     for field in fields:
         if field != SIGNATURE_DEF:
-            raise RequestError("INVALID_ARGUMENT", f"Metadata field {field} is not supported")
+            raise invalid_argument(f"Metadata field {field} is not supported")
 
 
 def response(servable: Servable) -> get_model_metadata_pb2.GetModelMetadataResponse:

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from trainer_module.locations import is_remote
 
 _PLATFORM = "tensorflow"
@@ -62,35 +62,23 @@ def read_text(path: Path, message: Any) -> Any:
     except OSError as error:
         raise RequestError("NOT_FOUND", f"{path}: {error.strerror}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise RequestError("INVALID_ARGUMENT", f"Invalid protobuf file: '{path}': {error}") from None
+        raise invalid_argument(f"Invalid protobuf file: '{path}': {error}") from None
 
 
 def from_file(path: Path) -> list[ModelConfig]:
-    """Reads --model_config_file.
-
-    Raises:
-      RequestError: With the code and message of TF Serving.
-    """
+    """Reads --model_config_file."""
     return from_proto(read_text(path, model_server_config_pb2.ModelServerConfig()))
 
 
 def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
-    """Checks a configuration as TF Serving does.
-
-    Raises:
-      RequestError: With the code and message of TF Serving.
-    """
+    """Checks a configuration as TF Serving does."""
     if config.WhichOneof("config") == "custom_model_config":
         raise RequestError("UNIMPLEMENTED", "ModelServer does not yet support custom model config.")
     models: dict[str, ModelConfig] = {}
     for entry in config.model_config_list.config:
         if entry.name in models:
-            raise RequestError("INVALID_ARGUMENT", f"Illegal to list model {entry.name} multiple times in config list")
-        if not entry.base_path.startswith("/") and not is_remote(entry.base_path):
-            raise RequestError(
-                "INVALID_ARGUMENT",
-                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}",
-            )
+            raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
+        check_base_path(entry.name, entry.base_path)
         _check_platform(entry)
         models[entry.name] = ModelConfig(
             entry.name, entry.base_path, _policy(entry.model_version_policy), dict(entry.version_labels)
@@ -98,25 +86,25 @@ def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelC
     return list(models.values())
 
 
+def check_base_path(name: str, base_path: str) -> None:
+    """Refuses a relative path."""
+    if not base_path.startswith("/") and not is_remote(base_path):
+        raise invalid_argument(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
+
+
 def _check_platform(entry: Any) -> None:
     if entry.model_type and entry.model_platform:
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
+        raise invalid_argument(
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
         )
     if entry.model_type not in (0, _TENSORFLOW_TYPE):
-        raise RequestError(
-            "INVALID_ARGUMENT", f"ModelServerConfig::model_type choice {entry.model_type} not supported."
-        )
+        raise invalid_argument(f"ModelServerConfig::model_type choice {entry.model_type} not supported.")
     if not entry.model_type and not entry.model_platform:
-        raise RequestError(
-            "INVALID_ARGUMENT",
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform.",
+        raise invalid_argument(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
         )
     if entry.model_platform not in ("", _PLATFORM):
-        raise RequestError(
-            "INVALID_ARGUMENT", f"Model {entry.name} requests unsupported platform {entry.model_platform}"
-        )
+        raise invalid_argument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
 
 
 def _policy(policy: Any) -> VersionPolicy:
@@ -125,7 +113,7 @@ def _policy(policy: Any) -> VersionPolicy:
         return VersionPolicy(num_versions=None)
     if choice == "specific":
         if not policy.specific.versions:
-            raise RequestError("INVALID_ARGUMENT", "Specific version policy: at least one version must be named")
+            raise invalid_argument("Specific version policy: at least one version must be named")
         return VersionPolicy(versions=tuple(policy.specific.versions))
     # Absent and 0 both mean the newest one.
     return VersionPolicy(num_versions=policy.latest.num_versions or 1)

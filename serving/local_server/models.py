@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from serving.local_server import monitoring, warmup
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import LoadOptions, Servable, SessionRunner
 from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, ServedVersion
@@ -129,7 +129,7 @@ class ModelSource:
         if label is not None:
             version = self._labels.get(name, {}).get(label)
             if version is None:
-                raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
+                raise invalid_argument(f"Unrecognized servable version label: {label}")
         model = self._models.get(name)
         acquired = model.acquire(version) if model else None
         if model is None or acquired is None or acquired.servable is None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import invalid_argument
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -38,9 +38,8 @@ def refuse_large_images(inputs: Mapping[str, np.ndarray], max_pixels: int) -> No
         for index, value in enumerate(values.flat):
             size = image_size(value) if isinstance(value, bytes) else None
             if size and size[0] * size[1] > max_pixels:
-                raise RequestError(
-                    "INVALID_ARGUMENT",
-                    f"Image {index} of input {name} has {size[1]} x {size[0]} pixels, more than {max_pixels}.",
+                raise invalid_argument(
+                    f"Image {index} of input {name} has {size[1]} x {size[0]} pixels, more than {max_pixels}."
                 )
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from serving import wire
+from serving.errors import HTTP_STATUS
 from serving.local_server import inference, json_examples, json_tensor, json_text, metadata, monitoring
-from serving.local_server.errors import HTTP_STATUS, RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.models import ModelSource
 from serving.local_server.servable import TIMED_OUT
 from serving.local_server.server_options import ServerOptions
@@ -153,7 +154,7 @@ class RestApp:
                 encoded, version, label, verb = match.groups()
                 name, number = unquote(encoded), _number(version)
                 if verb not in ("classify", "regress", "predict"):  # the pattern ignores case, the verbs do not
-                    raise RequestError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
+                    raise invalid_argument(f"Malformed request: {method} {path}")
                 if zipped:
                     body = _unzip(body, min(_MAX_UNZIPPED, self._options.max_request_bytes))
                 response = self._infer(name, number, unquote(label) if label else None, verb, body, deadline)
@@ -161,14 +162,14 @@ class RestApp:
                 encoded, version, label, subresource = match.groups()
                 name, number = unquote(encoded or ""), _number(version)
                 if not name:
-                    raise RequestError("INVALID_ARGUMENT", "Missing model name in request.")
+                    raise invalid_argument("Missing model name in request.")
                 if subresource == "metadata":
                     with self._source.use(name, number, unquote(label) if label else None) as servable:
                         response = json_tensor.dumps(metadata.as_json(servable))
                 else:
                     response = self._status(name, number)
             else:
-                raise RequestError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
+                raise invalid_argument(f"Malformed request: {method} {path}")
         except RequestError as error:
             monitoring.count(self._source, name, error.code)
             return _error(error)
@@ -176,9 +177,7 @@ class RestApp:
             return 400, b""
         except UnicodeEncodeError:  # a name in the body that is not UTF-8
             monitoring.count(self._source, name, "INVALID_ARGUMENT")
-            return _error(
-                RequestError("INVALID_ARGUMENT", "JSON Parse error: Invalid encoding in string. at offset: 0")
-            )
+            return _error(invalid_argument("JSON Parse error: Invalid encoding in string. at offset: 0"))
         except Exception as error:
             monitoring.count(self._source, name, "INTERNAL")
             return _error(RequestError("INTERNAL", f"{type(error).__name__}: {error}"))
@@ -195,12 +194,10 @@ class RestApp:
                 request = json_text.parse(body)
                 signature = json_tensor.signature_name(request) or SERVING_DEFAULT
                 if signature not in servable.signatures:
-                    raise RequestError(
-                        "INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def'
-                    )
+                    raise invalid_argument(f'Serving signature name: "{signature}" not found in signature def')
                 definition = servable.signatures[signature]
                 if not definition.inputs:
-                    raise RequestError("INVALID_ARGUMENT", f"Failed to get input map for signature: {signature}")
+                    raise invalid_argument(f"Failed to get input map for signature: {signature}")
                 inputs, format_ = json_tensor.to_tensors(request, definition.inputs)
                 outputs = inference.predict(servable, signature, inputs, deadline=deadline)
             return json_tensor.from_tensors(outputs, format_)

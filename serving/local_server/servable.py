@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from serving.local_server import monitoring, pixels
-from serving.local_server.errors import RequestError, from_tensorflow
+from serving.local_server.errors import from_tensorflow, invalid_argument
 
 TIMED_OUT = "Timed out waiting for notification"
 
@@ -134,7 +134,7 @@ class Servable:
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from None
         except (ValueError, TypeError) as error:  # not convertible to a tensor
-            raise RequestError("INVALID_ARGUMENT", str(error)) from None
+            raise invalid_argument(str(error)) from None
         return values
 
     def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable[..., Any]:

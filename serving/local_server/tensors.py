@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import invalid_argument
 
 # numpy type → TensorProto's field of typed values.
 _TYPED_FIELDS = {
@@ -45,13 +45,13 @@ def to_numpy(tensor: tensor_pb2.TensorProto) -> np.ndarray:
     num_values = max(len(getattr(tensor, field)) for field in _VALUE_FIELDS)
     size = math.prod(shape)
     if min(shape, default=0) < 0 or (not tensor.tensor_content and size > max(num_values, _MAX_REPEATED)):
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {num_values} values")
+        raise invalid_argument(f"tensor parsing error: shape {shape} for {num_values} values")
     try:
         array = np.asarray(tf.make_ndarray(tensor))
     except (TypeError, ValueError, IndexError, OverflowError, KeyError) as error:
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: {error}") from None
+        raise invalid_argument(f"tensor parsing error: {error}") from None
     if array.size != size:
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: shape {shape} for {array.size} values")
+        raise invalid_argument(f"tensor parsing error: shape {shape} for {array.size} values")
     return array
 
 

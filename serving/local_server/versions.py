@@ -98,10 +98,8 @@ class ServedModel:
             with self._lock:
                 ready = [number for number in aspired if self._versions[number].state == AVAILABLE]
                 for version in self._versions.values():
-                    if version.state == AVAILABLE and version.number not in aspired and (ready or not aspired):
-                        version.state = UNLOADING
-                        if not version.users:
-                            _end(version)
+                    if version.number not in aspired and (ready or not aspired):
+                        _unload(version)
 
     def watch(self, interval_s: float) -> None:
         """Polls in a separate thread until `stop`."""
@@ -123,10 +121,7 @@ class ServedModel:
             self._thread.join()
         with self._lock:
             for version in self._versions.values():
-                if version.state == AVAILABLE:
-                    version.state = UNLOADING
-                    if not version.users:
-                        _end(version)
+                _unload(version)
 
     def acquire(self, number: int | None) -> ServedVersion | None:
         """Returns the newest available version, or the requested one; it stays loaded until `release`."""
@@ -185,6 +180,14 @@ class ServedModel:
         with self._lock:
             version.state, version.failed_stamp = END, stamp
             version.error_code, version.error_message = error.code, error.message
+
+
+def _unload(version: ServedVersion) -> None:
+    """Unloads an available version: now, or after its last request in flight."""
+    if version.state == AVAILABLE:
+        version.state = UNLOADING
+        if not version.users:
+            _end(version)
 
 
 def _end(version: ServedVersion) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.local_server import inference, monitoring, tensors
-from serving.local_server.errors import RequestError
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.servable import Servable
 from trainer_module import locations
 
@@ -50,16 +50,11 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
             count += 1
             if count > _MAX_RECORDS:
-                raise RequestError(
-                    "INVALID_ARGUMENT",
-                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}",
-                )
+                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
             try:
                 log = prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError:
-                raise RequestError(
-                    "INVALID_ARGUMENT", f"Failed to parse warmup record: {record[:64]!r} from {path}"
-                ) from None
+                raise invalid_argument(f"Failed to parse warmup record: {record[:64]!r} from {path}") from None
             for _ in range(iterations):
                 _run_request(servable, log)
         # The reader sees no records in a file that is shorter than the header of one.
