@@ -2,6 +2,8 @@
 
 from tfx.types.artifact import Artifact
 
+Artifacts = dict[str, list[Artifact]]  # the inputs or the outputs of an executor, by name
+
 
 class GradCamExplanations(Artifact):
     """Heat maps (TFRecord, PNG), overlays, `index.html` and faithfulness; see `components.grad_cam.artifact`.
@@ -13,7 +15,7 @@ class GradCamExplanations(Artifact):
 
 
 class ModelReport(Artifact):
-    """`report.html`: one file that says all that is known of a model."""
+    """`report.html`: one file with the metrics, gates, data and training of a model."""
 
     TYPE_NAME = "components.ModelReport"
 

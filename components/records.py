@@ -1,4 +1,4 @@
-"""The files that ImageExampleGen wrote, for nodes that read a few numbers of every example."""
+"""Reads the files of ImageExampleGen in nodes that need a few numbers of every example."""
 
 import os
 
@@ -6,9 +6,9 @@ import tensorflow as tf
 from tfx import types
 from tfx.types import artifact_utils
 
-# A batch of serialised examples holds their images, whatever is parsed of it.
+# A batch of serialized examples contains their images, even if only other features are parsed.
 _BATCH_SIZE = 64
-# Opening a tf.data pipeline takes as long as reading five hundred small images; a file may have fewer.
+# Opening a tf.data pipeline takes as long as reading 500 small images, and a file may have fewer.
 _FILES_PER_GROUP = 5
 
 

@@ -1,7 +1,8 @@
 """Random augmentation of training images, and of their labels if those change too.
 
 Every function takes a seed and has no state: the same seed gives the same augmentation in the model, in `tf.data` on
-any number of threads, and on the contact sheet of `tfx-vision augment`.
+any number of threads, and on the contact sheet of `tfx-vision augment`. `images` are [N, h, w, c], range [0, 255], all
+but N static; `options` is the strength of each augmentation; `seed`, int [2], determines all random numbers of a batch.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def in_model(model: keras.Model, options: AugmentationOptions, seed: int) -> ker
 
     Args:
       model: Network from pixels to logits.
-      options: The strength of each augmentation; `mixup` and `cutmix` are ignored.
+      options: `mixup` and `cutmix` are ignored.
       seed: Seed of the sequence of random numbers.
 
     Returns:
@@ -74,7 +75,7 @@ def in_dataset(
     Args:
       data: (images, ...) batches.
       augment: (seed int64 [2], *batch) → the augmented batch.
-      options: The strength of each augmentation.
+      options: Whether an augmentation is active.
       seed: Seed of the sequence of random numbers.
 
     Returns:
@@ -93,16 +94,7 @@ def in_dataset(
 
 
 def augment_images(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Moves images, then changes their colours, then erases a rectangle of some.
-
-    Args:
-      images: [N, h, w, c], range [0, 255], all but N static.
-      options: The strength of each augmentation.
-      seed: int [2]; determines all random numbers.
-
-    Returns:
-      float32 [N, h, w, c], range [0, 255].
-    """
+    """Moves images, then changes their colours, then erases a rectangle of some; returns float32 of the same shape."""
     moved = _moves(images, options, seed)(tf.cast(images, tf.float32), "BILINEAR")
     colored = _change_colors(moved, options, seed)
     return _erase(colored, options.random_erasing, seed) if options.random_erasing else colored
@@ -116,14 +108,8 @@ def augment_images_and_masks(
     Images are interpolated, masks take the id of the nearest pixel; pixels from outside the image take the value of the
     nearest pixel inside it.
 
-    Args:
-      images: [N, h, w, c], range [0, 255], all but N static.
-      masks: uint8 [N, h, w].
-      options: The strength of each augmentation.
-      seed: int [2]; determines all random numbers.
-
     Returns:
-      float32 [N, h, w, c], range [0, 255], and uint8 [N, h, w].
+      float32 [N, h, w, c], range [0, 255], and like `masks` uint8 [N, h, w].
     """
     move = _moves(images, options, seed)
     moved = move(tf.cast(images, tf.float32), "BILINEAR")
@@ -242,7 +228,7 @@ def mix(
       images: float32 [N, h, w, c], in random order.
       targets: float32 [N, ...] each: labels as shares of the classes, sample weights.
       options: `mixup` and `cutmix`; if both are active, a batch uses either with probability 1/2.
-      seed: int [2]; determines all random numbers.
+      seed: int [2].
 
     Returns:
       The same shapes. A target is the mean of both images' targets, weighted by the shares of the images; with `cutmix`

@@ -1,4 +1,9 @@
-"""Draws masks: the colours of classes, masks over images, and predictions beside the ground truth."""
+"""Draws masks: the colours of classes, masks over images, and predictions beside the ground truth.
+
+In all functions `image` is uint8 [h, w, 1 or 3], `mask` the ground truth, uint8 [h, w] with class ids and `ignore_id`,
+`predicted` uint8 [h, w] with class ids, `classes` the class names by id, and `ignore_id` the id of pixels without a
+class, if there is one.
+"""
 
 from __future__ import annotations
 
@@ -60,17 +65,7 @@ def color(mask: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def draw(image: np.ndarray, mask: np.ndarray, classes: Sequence[str], ignore_id: int | None) -> np.ndarray:
-    """Paints a mask over its image, except a class named `background`; ignored pixels are grey.
-
-    Args:
-      image: uint8 [h, w, 1 or 3].
-      mask: uint8 [h, w], class ids and `ignore_id`.
-      classes: Class names; the index is the id.
-      ignore_id: Id of pixels without a class, if there is one.
-
-    Returns:
-      uint8 [h, w, 3].
-    """
+    """Paints a mask over its image, except a class named `background`; ignored pixels are grey; uint8 [h, w, 3]."""
     blended = (1 - ALPHA) * image + ALPHA * color(mask, len(classes))
     painted = ~np.isin(mask, [index for index, name in enumerate(classes) if name == BACKGROUND])
     drawn: np.ndarray = np.where(painted[..., np.newaxis], np.round(blended), image).astype(np.uint8)
@@ -80,13 +75,7 @@ def draw(image: np.ndarray, mask: np.ndarray, classes: Sequence[str], ignore_id:
 def legend(
     classes: Sequence[str], ignore_id: int | None, masks: Sequence[np.ndarray] | None = None
 ) -> list[tuple[str, Color]]:
-    """Lists names and colours.
-
-    Args:
-      classes: Class names; the index is the id.
-      ignore_id: Id of pixels without a class, if there is one.
-      masks: If given, only what `draw` paints of these masks is listed; otherwise everything.
-    """
+    """Lists names and colours: all, or if masks are given, those that `draw` paints of them."""
     entries = list(enumerate(zip(classes, palette(len(classes)), strict=True)))
     if ignore_id is not None:
         entries.append((ignore_id, ("ignored", IGNORED_COLOR)))
@@ -97,16 +86,7 @@ def legend(
 
 
 def pixel_accuracy(mask: np.ndarray, predicted: np.ndarray, ignore_id: int | None) -> float:
-    """Computes the share of correct pixels.
-
-    Args:
-      mask: uint8 [h, w], class ids and `ignore_id`.
-      predicted: uint8 [h, w], class ids.
-      ignore_id: Id of pixels that are not counted, if there is one.
-
-    Returns:
-      A value in [0, 1]; NaN if all pixels are ignored.
-    """
+    """Computes the share of correct pixels, range [0, 1]; NaN if all pixels are ignored."""
     counted = np.ones(mask.shape, bool) if ignore_id is None else mask != ignore_id
     return float(np.mean(mask[counted] == predicted[counted])) if counted.any() else float("nan")
 
@@ -114,15 +94,7 @@ def pixel_accuracy(mask: np.ndarray, predicted: np.ndarray, ignore_id: int | Non
 def panels(
     image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, classes: Sequence[str], ignore_id: int | None
 ) -> tuple[Panel, ...]:
-    """Draws ground truth, prediction and the pixels in which they differ.
-
-    Args:
-      image: uint8 [h, w, 1 or 3].
-      mask: uint8 [h, w], class ids and `ignore_id`.
-      predicted: uint8 [h, w], class ids.
-      classes: Class names; the index is the id.
-      ignore_id: Id of pixels that are not counted, if there is one.
-    """
+    """Draws ground truth, prediction and the pixels in which they differ."""
     from PIL import Image
 
     wrong = _wrong(mask, predicted, ignore_id)
@@ -138,7 +110,7 @@ def panels(
 
 
 def main_error(mask: np.ndarray, predicted: np.ndarray, classes: Sequence[str], ignore_id: int | None) -> str:
-    """Describes the most frequent error; empty if there is none. The arguments are those of `panels`."""
+    """Describes the most frequent error; empty if there is none."""
     wrong = _wrong(mask, predicted, ignore_id)
     if not wrong.any():
         return ""

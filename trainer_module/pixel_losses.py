@@ -88,14 +88,7 @@ def dice(labels: tf.Tensor, logits: tf.Tensor, valid: tf.Tensor, class_weights: 
     A class without pixels is skipped: its coefficient would be 0 for any prediction, and pixels that are predicted as
     this class already lower the coefficients of the others.
 
-    Args:
-      labels: int32 [N, h, w], class ids.
-      logits: float32 [N, h, w, C].
-      valid: bool [N, h, w], False for ignored pixels.
-      class_weights: float32 [C].
-
-    Returns:
-      float32 [], range [0, 1].
+    The arguments are those of `cross_entropy`; the result is float32 [], range [0, 1].
 
     Reference: Milletari et al. 2016, https://arxiv.org/abs/1606.04797, section 3; here without the squares in the
     denominator.

@@ -1,4 +1,7 @@
-"""The search space of Tuner: `[tuner]`, and configurations with tuned values. Imports no TensorFlow."""
+"""The search space of Tuner: `[tuner]`, and configurations with tuned values. Imports no TensorFlow.
+
+The argument `options` is any configuration with the sections of `SECTIONS`, `name` a key of `numeric_fields`.
+"""
 
 from __future__ import annotations
 
@@ -176,10 +179,6 @@ def hyperband_rounds(epochs: int) -> list[Round]:
 def check_hyperband(options: Any, tuner: TunerOptions) -> None:
     """Rejects a Hyperband search with too few epochs for two rounds, or too few trials for its first bracket.
 
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      tuner: The search.
-
     Raises:
       ValueError: If there are too few epochs or trials.
     """
@@ -200,34 +199,19 @@ def check_hyperband(options: Any, tuner: TunerOptions) -> None:
 
 
 def max_trial_epochs(options: Any, tuner: TunerOptions) -> int:
-    """Returns the number of epochs of the longest trials, in the first phase.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      tuner: The search.
-    """
+    """Returns the number of epochs of the longest trials, in the first phase."""
     epochs: int = min(tuner.epochs, options.training.epochs)
     return epochs
 
 
 def min_trial_epochs(options: Any, tuner: TunerOptions) -> int:
-    """Returns the number of epochs of the shortest trials, in the first phase.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      tuner: The search.
-    """
+    """Returns the number of epochs of the shortest trials, in the first phase."""
     epochs = max_trial_epochs(options, tuner)
     return hyperband_rounds(epochs)[0].epochs if tuner.algorithm == "hyperband" else epochs
 
 
 def missing_condition(options: Any, name: str) -> str:
-    """Returns the condition under which a number has an effect; empty if the condition is met.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      name: A key of `numeric_fields`.
-    """
+    """Returns the condition under which a number has an effect; empty if the condition is met."""
     for key, (text, holds) in _CONDITIONS.items():
         if name.startswith(key) and not holds(options):
             return text
@@ -236,21 +220,12 @@ def missing_condition(options: Any, name: str) -> str:
 
 
 def changes_loss(options: Any, name: str) -> bool:
-    """Whether a number is part of the loss, so that losses of two trials are not comparable.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      name: A key of `numeric_fields`.
-    """
+    """Whether a number is part of the loss, so that losses of two trials are not comparable."""
     return name in {f"task.{key}" for key in tasks.get(options.task.name).loss_options}
 
 
 def objective(task: str, name: str) -> tasks.Objective:
-    """Returns one objective of a task.
-
-    Args:
-      task: Name of the task.
-      name: Column of the training history.
+    """Returns the objective of a task with this name, a column of the training history.
 
     Raises:
       ValueError: If the task has no such objective; the message lists its objectives.
@@ -268,11 +243,7 @@ def format_number(value: Number) -> str:
 
 
 def numeric_fields(options: Section) -> dict[str, type[int] | type[float]]:
-    """Returns all fields that can be tuned, with their types.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-    """
+    """Returns all fields that can be tuned, with their types."""
     number_types = {}
     for section in SECTIONS:
         for key, field in type(getattr(options, section)).model_fields.items():
@@ -310,12 +281,7 @@ def replace_values(options: Options, values: Mapping[str, Any], context: Mapping
 
 
 def trial_epochs(options: Any, epochs: int) -> dict[str, int]:
-    """Returns the fields that limit a training to the length of a trial.
-
-    Args:
-      options: Any configuration with the sections of `SECTIONS`.
-      epochs: Maximum number of epochs of each phase.
-    """
+    """Returns the fields that limit each phase of a training to a number of epochs."""
     return {
         "training.epochs": min(options.training.epochs, epochs),
         "fine_tuning.epochs": min(options.fine_tuning.epochs, epochs),

@@ -15,6 +15,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components.artifacts import Artifacts
 from components.evaluator import gates, measurement, tfma_results
 from components.evaluator.options import EvaluationOptions
 from trainer_module import tasks
@@ -23,12 +24,7 @@ from trainer_module import tasks
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Beam executor of ImageEvaluator."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Evaluates the model.
 
         Args:

@@ -13,6 +13,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, writer_utils
 
+from components.artifacts import Artifacts
 from components.example_validator import findings
 from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import Rule
@@ -29,12 +30,7 @@ class Executor(base_executor.BaseExecutor):
     It does not extend TFX's executor: that one names no environment, and only a private method could add it.
     """
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Validates every split.
 
         Args:

@@ -174,14 +174,6 @@ def _is_slice(name: str) -> bool:
 
 def _findings(kind: str, split: str, differences: list[drift.Difference]) -> list[Finding]:
     return [
-        Finding(
-            kind,
-            split,
-            difference.feature,
-            difference.detail,
-            difference.value,
-            difference.distance,
-            difference.allowed,
-        )
-        for difference in differences
+        Finding(kind, split, change.feature, change.detail, change.value, change.distance, change.allowed)
+        for change in differences
     ]

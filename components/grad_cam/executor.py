@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
-from tfx import types
 from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.artifacts import Artifacts
 from components.grad_cam import faithfulness_gate, index_page
 from components.grad_cam.artifact import PAGE_FILE, ExplainedPrediction, ExplanationIndex, FaithfulnessReport
 from components.grad_cam.explain_split import ExplainSplit
@@ -25,12 +25,7 @@ from trainer_module.options import TrainerOptions
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Beam executor of GradCam."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Explains a split.
 
         Args:

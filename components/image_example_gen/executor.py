@@ -9,10 +9,10 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
-from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components.artifacts import Artifacts
 from components.image_example_gen import labels, layouts, limits, shards, splits, summary
 from components.image_example_gen.beam_steps import ExamineImages, WriteSplits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
@@ -27,12 +27,7 @@ _WORK_FOLDER = ".undivided"
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Beam executor of ImageExampleGen."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Writes the examples of a dataset.
 
         Args:

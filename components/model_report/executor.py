@@ -14,6 +14,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.artifacts import Artifacts
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import Quarantine
@@ -34,12 +35,7 @@ _MAX_LINES = 50
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Beam executor of ModelReport; Beam finds the worst predictions of tasks that compare them."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Writes the report.
 
         Args:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.evaluator.artifact import ALL, GateResult
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, count, number
+from components.model_report.tables import UNDEFINED, Cell, Column, Table, at_most, count, number
 from components.serving_validator.artifact import ServingCheck
 
 _MAX_ROWS = 300
@@ -34,7 +34,7 @@ def thresholds_table(gates: Sequence[GateResult], descriptions: Mapping[str, str
             Cell("all examples" if gate.slice == ALL else gate.slice),
             _RESULTS[gate.passed],
             number(gate.value),
-            Cell(NO_VALUE, math.nan, tone="soft")
+            UNDEFINED
             if math.isnan(gate.bound)
             else Cell(f"{'≥' if gate.higher_is_better else '≤'} {gate.bound:.4f}", gate.bound),
             count(gate.examples),

@@ -12,6 +12,7 @@ from components.model_report.charts import Chart
 from components.model_report.tables import (
     MAX_CLASSES,
     NO_VALUE,
+    UNDEFINED,
     Cell,
     Column,
     Table,
@@ -130,7 +131,7 @@ def metrics_table(evaluation: EvaluationResult) -> Table:
 def _change(metric: MetricSpec, value: float, before: float) -> Cell:
     difference = value - before
     if math.isnan(difference):
-        return Cell(NO_VALUE, math.nan, tone="soft")
+        return UNDEFINED
     if abs(difference) < 5e-5:
         return Cell(signed(0.0), 0.0, "equal", "soft")
     better = metric.is_better(value, before)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from components.model_report import data_summary, gate_tables, metric_tables, summary, training_curves
 from components.model_report.charts import Chart
-from components.model_report.comparisons import ComparedExample
 from components.model_report.data_summary import DataSummary
-from components.model_report.explanations import ExplainedExample
 from components.model_report.metric_tables import Confusion, Definition
 from components.model_report.sources import Sources
 from components.model_report.summary import PushDecision
@@ -20,61 +18,46 @@ from trainer_module.tasks import Comparison
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report."""
+    """The whole report: values that are shown as they are, and what is built from the others."""
 
-    name: str
-    task: str
-    split: str
+    sources: Sources
     created: str
     decision: PushDecision
     metrics: Table
-    has_baseline: bool
     thresholds: Table
     checks: Table
     classes: Table
     slices: Table | None
     confusion: Confusion
     reliability: Chart | None
-    explained: bool
-    incorrect: list[ExplainedExample]
-    correct: list[ExplainedExample]
-    color_scale: list[str]
     comparison: Comparison | None
-    compared: list[ComparedExample]
-    legend: list[tuple[str, str]]
     data: DataSummary
     training: list[Chart]
     training_sentence: str
     epochs: Table
     tuned: Table | None
     trials: Table | None
-    lineage: list[tuple[str, str]]
-    versions: list[tuple[str, str]]
-    configuration: str
     configuration_uri: str
     definitions: list[Definition]
 
     @property
     def reduced(self) -> bool:
         """Whether some images were reduced to keep the page small."""
-        shown = [image for entry in (*self.incorrect, *self.correct) for image in (entry.image, entry.overlay)]
-        shown += [image for entry in self.compared for _, image in entry.panels]
+        explained = (*self.sources.incorrect, *self.sources.correct)
+        shown = [image for entry in explained for image in (entry.image, entry.overlay)]
+        shown += [image for entry in self.sources.compared for _, image in entry.panels]
         return any(image.reduced for image in shown)
 
 
 def build(sources: Sources) -> Page:
     """Builds the content of the report."""
-    evaluation, gates = sources.evaluation, sources.gates.results
-    task = tasks.get(evaluation.task)
+    evaluation, gates, task = sources.evaluation, sources.gates.results, tasks.get(sources.evaluation.task)
     encoded = base64.b64encode(sources.configuration.encode()).decode()
     return Page(
-        name=sources.name,
-        task=evaluation.task,
-        split=evaluation.split,
+        sources=sources,
         created=sources.created.strftime("%Y-%m-%d %H:%M UTC"),
         decision=summary.push_decision(sources),
         metrics=metric_tables.metrics_table(evaluation),
-        has_baseline=evaluation.baseline is not None,
         thresholds=gate_tables.thresholds_table(
             gates, {metric.name: metric.description for metric in evaluation.metrics}
         ),
@@ -83,13 +66,7 @@ def build(sources: Sources) -> Page:
         slices=metric_tables.slice_table(evaluation, gates),
         confusion=metric_tables.confusion(evaluation),
         reliability=metric_tables.reliability(evaluation.overall),
-        explained=sources.explained,
-        incorrect=sources.incorrect,
-        correct=sources.correct,
-        color_scale=sources.color_scale,
         comparison=task.drawing.comparison,
-        compared=sources.compared,
-        legend=sources.legend,
         data=data_summary.summarize(sources),
         training=training_curves.curves(
             sources.history, task.objectives, {metric.name: metric.heading for metric in evaluation.metrics}
@@ -98,9 +75,6 @@ def build(sources: Sources) -> Page:
         epochs=training_curves.epochs_table(sources.history),
         tuned=training_curves.tuned_table(sources.tuned),
         trials=training_curves.trials_table(sources.trials),
-        lineage=sources.lineage,
-        versions=sources.versions,
-        configuration=sources.configuration,
         configuration_uri=f"data:application/toml;base64,{encoded}",
         definitions=metric_tables.definitions(evaluation.metrics),
     )

@@ -39,8 +39,8 @@ def sections(page: Page) -> dict[str, str]:
         ("calibration", "Calibration", page.reliability),
         (
             "predictions",
-            "Worst predictions" if page.compared else "Incorrect predictions",
-            page.explained or page.compared,
+            "Worst predictions" if page.sources.compared else "Incorrect predictions",
+            page.sources.explained or page.sources.compared,
         ),
         ("gates", "Gates", True),
         ("data", "Dataset", True),

@@ -29,6 +29,9 @@ class Cell:
     title: str = ""
 
 
+UNDEFINED = Cell(NO_VALUE, math.nan, tone="soft")
+
+
 @dataclass(frozen=True)
 class Column:
     """One column.
@@ -79,16 +82,14 @@ def at_most(rows: list[list[Cell]], limit: int, caption: str, file: str = "") ->
     return rows[:limit], f"{caption}; the first {limit:,} of {len(rows):,}" + (f" (all: {file})" if file else "")
 
 
-def number(value: float, *, note: str = "", tone: str = "") -> Cell:
-    """Formats a value with four decimals; NaN is sorted last."""
-    if math.isnan(value):
-        return Cell(NO_VALUE, math.nan, note, "soft")
-    return Cell(f"{value:.4f}", value, note, tone)
+def number(value: float, format_: str = ".4f", *, note: str = "") -> Cell:
+    """Formats a value, with four decimals unless another format is given; NaN is sorted last."""
+    return Cell(NO_VALUE, math.nan, note, "soft") if math.isnan(value) else Cell(f"{value:{format_}}", value, note)
 
 
 def count(value: float) -> Cell:
     """Formats a whole number with separators."""
-    return Cell(NO_VALUE, math.nan, tone="soft") if math.isnan(value) else Cell(f"{round(value):,}", value)
+    return UNDEFINED if math.isnan(value) else Cell(f"{round(value):,}", value)
 
 
 def interval(bounds: tuple[float, float] | None) -> str:

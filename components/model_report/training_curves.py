@@ -8,11 +8,12 @@ from typing import Any
 
 from components.model_report import charts
 from components.model_report.charts import Chart
-from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most
+from components.model_report.tables import NO_VALUE, Cell, Column, Table, at_most, number
 from trainer_module import features
 from trainer_module.tasks import Objective
 
 _MAX_ROWS = 300
+_FORMAT = ".5g"
 _PHASES = {"whole": "whole network", "head": "head", "fine_tuning": "fine-tuning"}
 
 
@@ -97,15 +98,11 @@ def _from_to(values: Sequence[float]) -> str:
 def _curve_table(name: str, curves: dict[str, list[float]]) -> Table:
     columns = [Column("Epoch", numeric=True), *[Column(curve, numeric=True) for curve in curves]]
     rows = [
-        [Cell(str(epoch), epoch), *[_general(value) for value in values]]
+        [Cell(str(epoch), epoch), *[number(value, _FORMAT) for value in values]]
         for epoch, values in enumerate(zip(*curves.values(), strict=True), start=1)
     ]
     rows, caption = at_most(rows, _MAX_ROWS, f"{name} by epoch", features.HISTORY_FILE)
     return Table(caption, columns, rows)
-
-
-def _general(value: float) -> Cell:
-    return Cell(NO_VALUE, math.nan, tone="soft") if math.isnan(value) else Cell(f"{value:.5g}", value)
 
 
 def sentence(history: Sequence[dict[str, str]]) -> str:
@@ -138,7 +135,7 @@ def epochs_table(history: Sequence[dict[str, str]]) -> Table:
         [
             Cell(str(index + 1), index + 1),
             Cell(_PHASES.get(row.get("phase", ""), row.get("phase", "") or NO_VALUE)),
-            *[_general(values[name][index]) for name in shown],
+            *[number(values[name][index], _FORMAT) for name in shown],
         ]
         for index, row in enumerate(history)
     ]
@@ -170,6 +167,6 @@ def trials_table(trials: Sequence[dict[str, str]]) -> Table | None:
 
 def _trial_cell(text: str) -> Cell:
     try:
-        return _general(float(text))
+        return number(float(text), _FORMAT)
     except ValueError:
         return Cell(text or NO_VALUE, math.nan)

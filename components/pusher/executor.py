@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tfx import types
 from tfx.components.pusher import executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.artifacts import Artifacts
 from trainer_module import model_versions
 
 # Property of the artifact `pushed_model`, in addition to TFX's: the id of the model that was pushed.
@@ -19,7 +19,7 @@ MODEL_ID = "model_id"
 class Executor(executor.Executor):
     """TFX's Pusher with versions that appear complete or not at all; it removes old ones."""
 
-    def CheckBlessing(self, input_dict: dict[str, list[types.Artifact]]) -> bool:
+    def CheckBlessing(self, input_dict: Artifacts) -> bool:
         """Whether Evaluator, ServingValidator and GradCam have blessed the model."""
         if not super().CheckBlessing(input_dict):
             return False
@@ -29,12 +29,7 @@ class Executor(executor.Executor):
             return False
         return True
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Pushes the model.
 
         Args:

@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx import types
 from tfx.components.schema_gen import executor
 from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.artifacts import Artifacts
 from components.schema_gen import curation
 from components.schema_gen.options import SchemaOptions
 
@@ -19,12 +19,7 @@ from components.schema_gen.options import SchemaOptions
 class Executor(executor.Executor):
     """TFX's SchemaGen, with a curated schema."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Infers the schema as TFX does (same keys, and `options`) and curates it."""
         super().Do(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(input_dict["statistics"])

@@ -6,12 +6,12 @@ import logging
 import os
 from typing import Any
 
-from tfx import types
 from tfx.components.evaluator import constants as evaluator_constants
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components.artifacts import Artifacts
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, input_pipeline, keras_file
@@ -21,12 +21,7 @@ from trainer_module.options import TrainerOptions
 class Executor(base_executor.BaseExecutor):
     """Issues or refuses a standard InfraBlessing, without Docker."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Validates the exported model.
 
         Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfx import types
 from tfx.components.statistics_gen import executor
 
+from components.artifacts import Artifacts
 from trainer_module import private_api
 
 
@@ -16,12 +16,7 @@ class Executor(executor.Executor):
     TFX builds 150 Beam transforms per split, which takes four seconds before the first example is read.
     """
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Writes the statistics of every split; the keys are those of TFX."""
 
         def prepare() -> Any:

@@ -17,7 +17,6 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_data_validation.statistics.stats_impl import extract_statistics_output, get_generators
 from tensorflow_metadata.proto.v0 import statistics_pb2
-from tfx import types
 from tfx.components.statistics_gen.executor import DEFAULT_FILE_NAME
 from tfx.types import artifact_utils
 from tfx.utils import json_utils
@@ -25,6 +24,7 @@ from tfx_bsl.arrow.table_util import MergeRecordBatches
 from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components import records
+from components.artifacts import Artifacts
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,7 @@ class SinglePass:
         )
 
 
-def prepare(
-    input_dict: dict[str, list[types.Artifact]],
-    output_dict: dict[str, list[types.Artifact]],
-    exec_properties: dict[str, Any],
-) -> SinglePass | None:
+def prepare(input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> SinglePass | None:
     """Prepares an execution of TFX's StatisticsGen.
 
     Args:

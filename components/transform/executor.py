@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfx import types
 from tfx.components.transform import executor
 
+from components.artifacts import Artifacts
 from trainer_module import private_api
 
 
@@ -17,12 +17,7 @@ class Executor(executor.Executor):
     the examples.
     """
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Analyses the splits in `splits_config` and writes the transform graph; the keys are those of TFX."""
 
         def prepare() -> Any:

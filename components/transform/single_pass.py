@@ -34,13 +34,13 @@ from tensorflow_transform.impl_helper import (
 from tensorflow_transform.tf_metadata.dataset_metadata import DatasetMetadata
 from tensorflow_transform.tf_metadata.metadata_io import write_metadata
 from tensorflow_transform.tf_metadata.schema_utils import schema_as_feature_spec
-from tfx import types
 from tfx.components.transform.executor_utils import ResolveSplitsConfig
 from tfx.components.util.udf_utils import get_fn
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, json_utils
 
 from components import records
+from components.artifacts import Artifacts
 
 PreprocessingFn = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 # For every analyzer of a function, the values of its input tensors.
@@ -118,11 +118,7 @@ class SinglePass:
         )
 
 
-def prepare(
-    input_dict: dict[str, list[types.Artifact]],
-    output_dict: dict[str, list[types.Artifact]],
-    exec_properties: dict[str, Any],
-) -> SinglePass | None:
+def prepare(input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> SinglePass | None:
     """Prepares an execution of TFX's Transform.
 
     Args:

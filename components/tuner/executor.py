@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfx import types
 from tfx.components.tuner import executor
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
+from components.artifacts import Artifacts
 from components.tuner.artifact import TRIALS_FILE
 from trainer_module import tuning
 
@@ -17,12 +17,7 @@ from trainer_module import tuning
 class Executor(base_executor.BaseExecutor):
     """Executor of a tuner_fn whose tuner is a `trainer_module.tuning.Search`."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Searches hyperparameters.
 
         Args:

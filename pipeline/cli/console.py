@@ -16,9 +16,14 @@ def wide_console(file: IO[str]) -> Console:
     return Console(file=file, width=None if file.isatty() else 120)
 
 
+def print_line(console: Console, markup: str) -> None:
+    """Prints a line that the terminal wraps, so that paths and messages can be copied."""
+    console.print(markup, highlight=False, soft_wrap=True)
+
+
 def print_error(console: Console, message: str) -> None:
     """Prints an error message, without a traceback."""
-    console.print(f"[bold red]error:[/bold red] {escape(message)}", soft_wrap=True, highlight=False)
+    print_line(console, f"[bold red]error:[/bold red] {escape(message)}")
 
 
 def stop(console: Console, code: int, message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import BAD_USAGE, stop
+from pipeline.cli.console import BAD_USAGE, print_line, stop
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 
@@ -120,16 +120,10 @@ def submit(
             service_account=loaded.kubeflow.service_account,
             cron=cron,
         )
-        stderr.print(f"{submitted.status}: {submitted.url}", soft_wrap=True, highlight=False)
+        print_line(stderr, f"{submitted.status}: {submitted.url}")
         if wait and cron is None:
-            server.follow(
-                submitted, on_task=lambda node, state: stderr.print(f"  {node}: {state.lower()}", highlight=False)
-            )
-            stderr.print(
-                f"{submitted.status}{': ' + submitted.detail if submitted.detail else ''}",
-                soft_wrap=True,
-                highlight=False,
-            )
+            server.follow(submitted, on_task=lambda node, state: print_line(stderr, f"  {node}: {state.lower()}"))
+            print_line(stderr, f"{submitted.status}{': ' + submitted.detail if submitted.detail else ''}")
     if as_json:
         from pipeline.cli import json_output
 
@@ -141,20 +135,15 @@ def submit(
 
 def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tuple[PipelineConfig, Documents]:
     """Lists the images and compiles the pipeline."""
-    import contextlib
     import os
 
     from pipeline.execution import local_run, log
-    from pipeline.execution.dataset import prepare, refuse_other_task
     from pipeline.kubeflow import cluster_config
 
     with one_message(lambda: loaded.run_dir):
         loaded = load_config(config, data, overrides)
         cluster_config.check(loaded)
-        generated = loaded.data.path is None
-        with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
-            dataset = prepare(loaded)
-        refuse_other_task(loaded, dataset, "Trainer")
+        dataset = local_run.prepare_training_data(loaded)
         with log.redirected_output(Path(os.devnull)):
             from pipeline.kubeflow import compiler
 

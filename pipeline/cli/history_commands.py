@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import FAILED, escape, print_json, stop, wide_console
+from pipeline.cli.console import FAILED, escape, print_json, print_line, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 
@@ -34,7 +34,7 @@ def report(config: ConfigArgument, data: DataOption = None, overrides: Overrides
     except ConfigError as error:
         note = f"cannot determine the run of this report: {error}"
     if note:
-        stderr.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True, highlight=False)
+        print_line(stderr, f"[yellow]note:[/yellow] {escape(note)}")
 
 
 def history(
@@ -109,4 +109,4 @@ def rollback(
         return
     withdrawn = f"; withdrawn: {', '.join(map(str, versions.withdrawn))}" if versions.withdrawn else ""
     text = f"Version {versions.served[0]} is the newest in {escape(loaded.model_base_path)}{withdrawn}."
-    wide_console(sys.stdout).print(f"{text} Model servers switch to it by themselves.", soft_wrap=True, highlight=False)
+    print_line(wide_console(sys.stdout), f"{text} Model servers switch to it by themselves.")

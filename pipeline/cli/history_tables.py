@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.cli.console import print_line
 from pipeline.history.comparison import Comparison, Difference, Differences
 from pipeline.history.run_history import Run, when
 from trainer_module.evaluation.spec import MetricSpec
@@ -61,7 +62,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     first, second, evaluation = comparison.first, comparison.second, comparison.evaluation
     _runs(console, first, second)
     if evaluation is None and first.evaluation and second.evaluation:
-        _line(console, "The tasks of the two runs differ: their metrics cannot be compared.")
+        print_line(console, "The tasks of the two runs differ: their metrics cannot be compared.")
     _metrics(console, comparison)
     if evaluation is not None:
         main = evaluation.main_class_metric
@@ -104,25 +105,25 @@ def _runs(console: Console, first: Run, second: Run) -> None:
     console.print(table)
     for run in (first, second):
         if run.reasons:
-            _line(console, f"[bold]Against {run.number}[/bold]")
+            print_line(console, f"[bold]Against {run.number}[/bold]")
         for reason in run.reasons[:_MOST_ROWS]:
-            _line(console, f"  [red]✗[/red] {escape(reason)}")
+            print_line(console, f"  [red]✗[/red] {escape(reason)}")
         if len(run.reasons) > _MOST_ROWS:
-            _line(console, f"  and {len(run.reasons) - _MOST_ROWS} more")
+            print_line(console, f"  and {len(run.reasons) - _MOST_ROWS} more")
     if first.reasons or second.reasons:
-        _line(console, "")
+        print_line(console, "")
 
 
 def _metrics(console: Console, comparison: Comparison) -> None:
     if not comparison.metrics:
-        _line(console, "Neither run has an evaluation that this version can read.")
+        print_line(console, "Neither run has an evaluation that this version can read.")
         return
     table = _table("metric", comparison)
     for name, entry in comparison.metrics.items():
         shown = _value_text if entry.metric else _count
         title = entry.metric.title if entry.metric else name
         table.add_row(escape(title), shown(entry.first), shown(entry.second), _change(entry))
-    _line(console, "[bold]All examples[/bold]")
+    print_line(console, "[bold]All examples[/bold]")
     console.print(table)
 
 
@@ -154,10 +155,10 @@ def _rows(
             "→".join(dict.fromkeys(numbers)),
         )
     also = f"; change of {', '.join(metric.title for metric in others)}" if others else ""
-    _line(console, f"[bold]{heading}[/bold], {main.title}, worst change first{also}")
+    print_line(console, f"[bold]{heading}[/bold], {main.title}, worst change first{also}")
     console.print(table)
     if len(rows) > _MOST_ROWS:
-        _line(console, f"and {len(rows) - _MOST_ROWS} more; --json lists all")
+        print_line(console, f"and {len(rows) - _MOST_ROWS} more; --json lists all")
 
 
 def _table(kind: str, comparison: Comparison, *more: str) -> Table:
@@ -172,7 +173,7 @@ def _pairs(
     console: Console, heading: str, kind: str, pairs: Mapping[str, tuple[Any, Any]], first: Run, second: Run
 ) -> None:
     if not pairs:
-        _line(console, f"[bold]{heading}[/bold]: the same, as far as both runs have kept them")
+        print_line(console, f"[bold]{heading}[/bold]: the same, as far as both runs have kept them")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(kind, overflow="fold")
@@ -180,10 +181,10 @@ def _pairs(
         table.add_column(str(run.number), overflow="fold")
     for key, values in list(pairs.items())[:_MOST_ROWS]:
         table.add_row(escape(key), *(escape(_value(key, value)) for value in values))
-    _line(console, f"[bold]{heading}[/bold] that differ")
+    print_line(console, f"[bold]{heading}[/bold] that differ")
     console.print(table)
     if len(pairs) > _MOST_ROWS:
-        _line(console, f"and {len(pairs) - _MOST_ROWS} more; --json has all")
+        print_line(console, f"and {len(pairs) - _MOST_ROWS} more; --json has all")
 
 
 def _change(entry: Difference) -> str:
@@ -225,7 +226,3 @@ def _count(value: float | None) -> str:
 
 def _value_text(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
-
-
-def _line(console: Console, markup: str) -> None:
-    console.print(markup, highlight=False, soft_wrap=True)

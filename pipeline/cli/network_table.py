@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.console import print_line
 from pipeline.preview.network_summary import Inspection
 from trainer_module.architecture import Layer, ReceptiveField
 
@@ -28,14 +29,14 @@ def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
     """
     config, network = inspection.config, inspection.architecture
     side, channels = config.transform.image_size, config.transform.channels
-    _line(
+    print_line(
         console,
         f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {side}x{side} "
         f"{'colour' if channels == 3 else 'grey'} images, {inspection.num_classes.number:,} classes "
         f"({escape(inspection.num_classes.origin)})",
     )
     if inspection.num_classes.problem:
-        _line(
+        print_line(
             console,
             f"[yellow]note:[/yellow] {inspection.num_classes.number} classes are assumed: "
             f"{escape(inspection.num_classes.problem)}. --num-classes sets another number.",
@@ -43,7 +44,7 @@ def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
     console.print(_table(network.layers, wide=console.width >= _WIDE, expand=expand))
     summarised = [row.name for row in network.layers if row.layers]
     if summarised and not expand:
-        _line(console, f"[dim]--expand shows the layers of {', '.join(map(escape, summarised))}[/dim]\n")
+        print_line(console, f"[dim]--expand shows the layers of {', '.join(map(escape, summarised))}[/dim]\n")
 
     frozen = network.parameters - network.trainable_parameters
     _entry(
@@ -131,8 +132,4 @@ def _short(number: int) -> str:
 
 
 def _entry(console: Console, name: str, text: str) -> None:
-    _line(console, f"[bold]{name:<13}[/bold]{text}")
-
-
-def _line(console: Console, markup: str) -> None:
-    console.print(markup, highlight=False, soft_wrap=True)
+    print_line(console, f"[bold]{name:<13}[/bold]{text}")

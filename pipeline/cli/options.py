@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import escape
+from pipeline.cli.console import escape, print_line
 
 if typing.TYPE_CHECKING:
     from pipeline.config.sections import PipelineConfig
@@ -40,7 +40,7 @@ def load_config(
     stderr = Console(stderr=True)
 
     def warn(message: str) -> None:
-        stderr.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True, highlight=False)
+        print_line(stderr, f"[yellow]warning:[/yellow] {escape(message)}")
 
     return loading.load(config, data=data, overrides=overrides or (), needs_data=needs_data, warn=warn)
 

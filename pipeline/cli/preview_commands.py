@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import BAD_USAGE, escape, stop, wide_console
+from pipeline.cli.console import BAD_USAGE, escape, print_line, stop, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 
@@ -21,11 +21,9 @@ def augment(
     num: Annotated[int, typer.Option(min=1, max=100, help="Number of images; each has seven samples.")] = 8,
 ) -> None:
     """Draws a contact sheet of augmentation: images, and next to each some augmented samples."""
-    import contextlib
     import os
 
     from pipeline.execution import local_run, log
-    from pipeline.execution.dataset import prepare, refuse_other_task
     from pipeline.preview import contact_sheet
 
     stderr = Console(stderr=True)
@@ -36,15 +34,12 @@ def augment(
     unusable: list[str] = []
     with one_message(lambda: output):
         loaded = load_config(config, data, overrides)
-        generated = loaded.data.path is None
-        with local_run.run_lock(loaded.run_dir) if generated else contextlib.nullcontext():
-            dataset = prepare(loaded)
-        refuse_other_task(loaded, dataset, "Trainer")
+        dataset = local_run.prepare_training_data(loaded)
         with log.redirected_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, dataset, num, unusable.append)
         sheet.save(output, "PNG")
     for reason in unusable:
-        stderr.print(f"[yellow]skipped:[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
+        print_line(stderr, f"[yellow]skipped:[/yellow] {escape(reason)}")
     print(f"{output}: {count} images, {contact_sheet.SAMPLES} samples of each")
 
 

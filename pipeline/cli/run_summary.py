@@ -17,6 +17,7 @@ from rich.table import Table
 from components.evaluator.artifact import EvaluationResult
 from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
+from pipeline.cli.console import print_line
 from pipeline.config.sections import PipelineConfig
 from trainer_module import features, tasks
 from trainer_module.search_space import format_number
@@ -47,7 +48,7 @@ def start(console: Console, config: PipelineConfig, dataset: Dataset) -> None:
         soft_wrap=True,
     )
     for note in dataset.notes:
-        _line(console, f"[yellow]note:[/yellow] {escape(note)}")
+        print_line(console, f"[yellow]note:[/yellow] {escape(note)}")
 
 
 class Progress(logging.Handler):
@@ -87,7 +88,7 @@ class Progress(logging.Handler):
             if self._status:
                 self._status.update(result.id)
             return
-        _line(
+        print_line(
             self._console,
             f"  {_MARKS[result.state]} {result.id:<18} {result.seconds:7.1f} s  [dim]{result.state}[/dim]",
         )
@@ -105,44 +106,41 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         _verdict(console, result)
         if result.pushed_version is not None and not outcome.error:
             base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
-            _line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
+            print_line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
             question = tasks.get(config.task.name).export.command
-            _line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
+            print_line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
     if outcome.refusal is not None:
-        _line(console, f"\n[bold red]ExampleValidator refused the images.[/bold red] {escape(str(outcome.refusal))}")
+        print_line(
+            console, f"\n[bold red]ExampleValidator refused the images.[/bold red] {escape(str(outcome.refusal))}"
+        )
         # Its own text has every line already.
         refusals(console, [row for row in outcome.refusals if row.is_measured])
     else:
         refusals(console, outcome.refusals)
     if outcome.status == "refused":
-        _line(
+        print_line(
             console,
             f"[bold]{'Pusher':<18}[/bold][red]nothing pushed[/red]; the version before, if any, is still served",
         )
     if outcome.error:
         node, cause = outcome.error
-        _line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
-        _line(
+        print_line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
+        print_line(
             console,
             f"Run the same command again to resume at this node. Full log: {escape(str(outcome.log_path))}; "
             "--debug shows the traceback.",
         )
 
 
-def _line(console: Console, markup: str) -> None:
-    """Paths and messages are wrapped by the terminal, not broken into lines, so that they can be copied."""
-    console.print(markup, highlight=False, soft_wrap=True)
-
-
 def _data(console: Console, result: RunResult) -> None:
     if result.data is None:
         return
     splits = ", ".join(f"{counts.examples:,} {split}" for split, counts in result.data.splits.items())
-    _line(console, f"\n[bold]Images[/bold]  {result.data.examples:,} used ({splits})")
+    print_line(console, f"\n[bold]Images[/bold]  {result.data.examples:,} used ({splits})")
     if result.quarantined:
-        _line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
+        print_line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
         for file in result.quarantined[:_MOST_ROWS]:
-            _line(console, f"  {escape(file.path)}: {escape(file.reason)}")
+            print_line(console, f"  {escape(file.path)}: {escape(file.reason)}")
         if len(result.quarantined) > _MOST_ROWS:
             console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
     _duplicates(console, result)
@@ -155,13 +153,13 @@ def _duplicates(console: Console, result: RunResult) -> None:
     for kind, counts in duplicates.items():
         if counts.groups:
             leakage = f", [yellow]{counts.leaking_groups:,} of them span several splits (leakage)[/yellow]"
-            _line(
+            print_line(
                 console,
                 f"{counts.duplicates:,} {kind} duplicates in {counts.groups:,} groups"
                 f"{leakage if counts.leaking_groups else ''}",
             )
     if any(counts.groups for counts in duplicates.values()):
-        _line(console, f"  [dim]{escape(result.duplicates or '')}[/dim]")
+        print_line(console, f"  [dim]{escape(result.duplicates or '')}[/dim]")
 
 
 def _drift(console: Console, result: RunResult) -> None:
@@ -169,12 +167,12 @@ def _drift(console: Console, result: RunResult) -> None:
         return
     span, drifted, skewed = result.drift.previous_span, result.drift.drift, result.drift.skew or ()
     if span is not None and not drifted:
-        _line(console, f"[green]No drift[/green] against span {span}")
+        print_line(console, f"[green]No drift[/green] against span {span}")
     for lines, heading in ((drifted, f"Drift against span {span}, accepted:"), (skewed, "The splits differ:")):
         if lines:
-            _line(console, f"[yellow]{heading}[/yellow]")
+            print_line(console, f"[yellow]{heading}[/yellow]")
         for line in lines[:_MOST_ROWS]:
-            _line(console, f"  {escape(line)}")
+            print_line(console, f"  {escape(line)}")
 
 
 def _tuning(console: Console, result: RunResult) -> None:
@@ -182,13 +180,13 @@ def _tuning(console: Console, result: RunResult) -> None:
         return
     found = result.tuning
     failed = f", {found['failed']} failed" if found["failed"] else ""
-    _line(
+    print_line(
         console,
         f"\n[bold]Tuned[/bold] in {found['trials']} trials{failed}: {found['objective']} {found['value']:.4f} with",
     )
     for name, value in found["values"].items():
-        _line(console, f"  {name} = {format_number(value)}")
-    _line(console, f"  [dim]{escape(found['table'])}[/dim]")
+        print_line(console, f"  {name} = {format_number(value)}")
+    print_line(console, f"  [dim]{escape(found['table'])}[/dim]")
 
 
 def _classes(console: Console, evaluation: EvaluationResult) -> None:
@@ -205,7 +203,7 @@ def _classes(console: Console, evaluation: EvaluationResult) -> None:
     table.add_section()
     means = [overall.value(metric.mean_metric) if metric.mean_metric else math.nan for metric in metrics]
     table.add_row("[bold]mean[/bold]", *map(_value, means), f"{sum(overall.support.values()):,}")
-    _line(console, f"\n[bold]Classes[/bold], worst {main.title} first")
+    print_line(console, f"\n[bold]Classes[/bold], worst {main.title} first")
     console.print(table)
 
 
@@ -218,15 +216,15 @@ def _slices(console: Console, evaluation: EvaluationResult) -> None:
     ranked = sorted(others, key=lambda row: main.worst_first(row.value(main.name)))
     for row in [overall, *ranked[:_MOST_ROWS]]:
         table.add_row(escape(row.name), *(_value(row.value(metric.name)) for metric in metrics), str(row.examples))
-    _line(console, f"[bold]Slices[/bold], worst {main.title} first")
+    print_line(console, f"[bold]Slices[/bold], worst {main.title} first")
     console.print(table)
     if len(ranked) > _MOST_ROWS:
-        _line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
+        print_line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
 
 
 def _verdict(console: Console, result: RunResult) -> None:
     def say(node: str, text: str) -> None:
-        _line(console, f"[bold]{node:<18}[/bold]{text}")
+        print_line(console, f"[bold]{node:<18}[/bold]{text}")
 
     if result.gates is not None:
         against = (
@@ -235,9 +233,9 @@ def _verdict(console: Console, result: RunResult) -> None:
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         say("Evaluator", f"{word} by its thresholds {against}")
         for rule in result.not_compared[:_MOST_ROWS]:
-            _line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
+            print_line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
         if len(result.not_compared) > _MOST_ROWS:
-            _line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} bounds more")
+            print_line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} bounds more")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check.passed for check in result.checks)
@@ -264,13 +262,13 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
         for row in measured[:_MOST_ROWS]:
             names = map(escape, (row.gate, row.figure, row.whom))
             table.add_row(*names, _number(row.value), f"{row.side} {_number(row.bound)}", _number(row.missed_by))
-        _line(console, "\n[bold red]Refused[/bold red]: failed checks")
+        print_line(console, "\n[bold red]Refused[/bold red]: failed checks")
         console.print(table)
         if len(measured) > _MOST_ROWS:
-            _line(console, f"and {len(measured) - _MOST_ROWS} more")
+            print_line(console, f"and {len(measured) - _MOST_ROWS} more")
     for row in rows:
         if not row.is_measured:
-            _line(console, f"  [red]✗[/red] {escape(row.text)}")
+            print_line(console, f"  [red]✗[/red] {escape(row.text)}")
 
 
 def _cause(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from components.image_example_gen.dataset import Dataset
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
-from pipeline.execution.dataset import refuse_other_task
+from pipeline.execution.dataset import prepare, refuse_other_task
 from pipeline.execution.outcome import Outcome
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 
 class AlreadyRunningError(Exception):
     """Another process runs this pipeline."""
+
+
+def prepare_training_data(config: PipelineConfig) -> Dataset:
+    """Lists the images of a configuration; generates them first if necessary.
+
+    Raises:
+      AlreadyRunningError: If they have to be generated while a run uses the folder of the pipeline.
+      ConfigError: If the configuration does not fit the images.
+      DatasetError: If the images cannot be used for training.
+    """
+    with run_lock(config.run_dir) if config.data.path is None else contextlib.nullcontext():
+        dataset = prepare(config)
+    refuse_other_task(config, dataset, "Trainer")
+    return dataset
 
 
 def check_distribution(config: PipelineConfig) -> None:

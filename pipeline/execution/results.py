@@ -179,15 +179,11 @@ def _tuning(outputs: dict[str, metadata_store_pb2.Artifact]) -> dict[str, Any]:
     return {
         "objective": best["objective"],
         "value": float(best["value"]),
-        "values": search_space.tuned_values(json.loads(_read(chosen, name))),
+        "values": search_space.tuned_values(json.loads(locations.read(join(chosen.uri, name)))),
         "trials": len(trials),
         "failed": sum(not trial["rank"] for trial in trials),
         "table": join(results.uri, TRIALS_FILE),
     }
-
-
-def _read(artifact: metadata_store_pb2.Artifact, name: str) -> bytes:
-    return locations.read(join(artifact.uri, name))
 
 
 def of_gate(gate: GateResult) -> Refusal:

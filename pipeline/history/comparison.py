@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from components.evaluator.artifact import EvaluationResult
-from pipeline.history.run_history import Run
+from pipeline.history.run_history import Run, finite
 from trainer_module.evaluation.spec import MetricSpec
 
 Row = Mapping[str, float]  # metric → value, and a count
@@ -114,7 +114,7 @@ def _values(evaluation: EvaluationResult | None) -> _Values:
 
 def _differences(first: Row, second: Row, metrics: Mapping[str, MetricSpec]) -> Differences:
     return {
-        name: Difference(_finite(first.get(name, math.nan)), _finite(second.get(name, math.nan)), metrics.get(name))
+        name: Difference(finite(first.get(name, math.nan)), finite(second.get(name, math.nan)), metrics.get(name))
         for name in {**first, **second}
     }
 
@@ -143,7 +143,3 @@ def _data_of(run: Run) -> dict[str, Any]:
         data[f"examples.{split}"] = counts.examples
         data |= {f"examples.{split}.{name}": count for name, count in counts.classes.items()}
     return data
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

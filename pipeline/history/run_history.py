@@ -351,7 +351,7 @@ def _table_in(text: str | None) -> dict[str, Any]:
     """Parses a JSON object; empty if the text is something else. Numbers that are not finite become None."""
     try:
         table = json.loads(
-            text or "{}", parse_constant=lambda _: None, parse_float=lambda digits: _finite(float(digits))
+            text or "{}", parse_constant=lambda _: None, parse_float=lambda digits: finite(float(digits))
         )
     except (ValueError, RecursionError):
         return {}
@@ -372,7 +372,8 @@ def _artifact(kind: type[_Stored], uri: str) -> _Stored | None:
         return None
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Returns the value; None if it is NaN or infinite."""
     return value if math.isfinite(value) else None
 
 
