@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.image_example_gen import class_list, files, labels, layouts, spans
+from components.image_example_gen import class_list, class_names, files, labels, layouts, spans
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
@@ -32,7 +32,7 @@ class Dataset:
       label_features: Raw example features of the label that every example has.
       entries: The files to read, by path.
       refused: The files that are not used.
-      classes: Class names: alphabetical, or in the order of the ids where labels contain ids.
+      classes: Class names in the order of their ids: as configured or as the dataset lists them, else alphabetical.
       ignore_id: The id of mask pixels that do not count, if there is one.
       own_splits: Splits that the dataset assigns; the others get their fraction of the images without one.
       columns: Columns of the manifest or metadata that may be slices.
@@ -165,7 +165,8 @@ def _add_span_column(part: _Part, number: int) -> Listing:
 
 def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
     """Derives what follows from all entries: classes, splits, slices, fingerprint."""
-    listing = part.listing
+    listing = class_names.rename(part.listing, options.rename_classes, part.root)
+    class_names.check(listing, options.classes, part.root)
     entries, own_splits = _assign_splits(listing.entries, options)
     refused = tuple(sorted(listing.refused))
     digest = hashlib.sha256()
@@ -179,7 +180,7 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
         label_features=listing.label_features,
         entries=entries,
         refused=refused,
-        classes=_classes(part, options),
+        classes=_classes(listing, options),
         ignore_id=listing.class_list.ignore_id if options.ignore_id is None else options.ignore_id,
         own_splits=own_splits,
         columns=listing.columns,
@@ -202,14 +203,8 @@ def _assign_splits(entries: Iterable[Entry], options: DataOptions) -> tuple[tupl
     return tuple(assigned), own_splits
 
 
-def _classes(part: _Part, options: DataOptions) -> tuple[str, ...]:
-    listing = part.listing
-    if labels.has_class_ids(listing.label_features):
-        return options.classes or listing.class_list.names
-    if options.classes is not None and listing.class_names and listing.class_names != set(options.classes):
-        names = ", ".join(f"`{name}`" for name in sorted(listing.class_names ^ set(options.classes)))
-        raise DatasetError(f"{part.root}: data.classes and the classes of the dataset differ: {names}.")
-    return tuple(sorted(options.classes or listing.class_names))
+def _classes(listing: Listing, options: DataOptions) -> tuple[str, ...]:
+    return options.classes or listing.class_list.names or tuple(sorted(listing.class_names))
 
 
 def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[str]]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # A remote file system answers many requests at once as fast as one.
 _REMOTE_THREADS = 32
+# Files and folders that operating systems and programs add; never part of a dataset. Hidden ones are ignored too.
+_IGNORED_NAMES = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
+)
 _OUTSIDE = "it leads out of the data folder; such links and paths are not followed"
 
 
@@ -74,7 +78,7 @@ def readable(name: str) -> str:
 
 
 def names(root: str, folder: str) -> list[str]:
-    """Lists the names of the files and folders in one folder, without the hidden ones; nothing where it cannot."""
+    """Lists the names of the files and folders in one folder, as `listing`; none if it cannot be read."""
     try:
         return _names(join(root, folder))
     except (OSError, UnreadableFileError):
@@ -82,19 +86,25 @@ def names(root: str, folder: str) -> list[str]:
 
 
 def listing(root: str, folder: str = "") -> list[File]:
-    """Lists the files and folders in one folder, by name, without the hidden ones."""
+    """Lists the files and folders in one folder, by name, without hidden and ignored ones."""
     return describe(root, [f"{folder}/{name}" if folder else name for name in _names(join(root, folder))])
 
 
 def _names(location: str) -> list[str]:
     if not is_remote(location):
-        return [name for name in os.listdir(location) if not name.startswith(".")]
+        return [name for name in os.listdir(location) if not _is_ignored(name)]
     import tensorflow as tf
 
     try:
-        return [name.rstrip("/") for name in tf.io.gfile.listdir(location) if not name.startswith(".")]
+        listed = [name.rstrip("/") for name in tf.io.gfile.listdir(location)]
     except tf.errors.OpError as error:
         raise UnreadableFileError(f"{location}: {first_line(error)}") from None
+    return [name for name in listed if not _is_ignored(name)]
+
+
+def _is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that operating systems and programs add."""
+    return name.startswith(".") or name.lower() in _IGNORED_NAMES
 
 
 def walk(root: str, folder: str) -> Iterator[File]:

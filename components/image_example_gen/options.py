@@ -52,7 +52,13 @@ class DataOptions(Section):
     )
     classes: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None,
-        description="Class names. Required for masks (in the order of the ids) and for TFRecords; otherwise detected.",
+        description="Class names in the order of their ids. Required for masks and TFRecords; otherwise detected, in "
+        "alphabetical order. Names that look alike are accepted if they are listed.",
+    )
+    rename_classes: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        default={},
+        description="New names of classes, which may merge them: old name → new name, as in "
+        '`{"Cat" = "cat"}`. Class names of masks are in classes.txt or `classes`.',
     )
     ignore_id: int | None = Field(
         default=None,

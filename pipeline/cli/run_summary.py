@@ -35,15 +35,19 @@ _MARKS = {
     "failed": "[red]✗[/red]",
 }
 _MOST_ROWS = 20
+_MOST_CLASSES = 10  # names in the first line
 
 
 def start(console: Console, config: PipelineConfig, dataset: Dataset) -> None:
-    """Says what is about to run on what."""
+    """Prints the task, the layout and the classes in one line, then the number of images and what users should know."""
     unit = "TFRecord files" if layouts.get(dataset.layout).entries_are_containers else "images"
     span = f" (span {dataset.span})" if dataset.span else ""
+    shown = ", ".join(dataset.classes[:_MOST_CLASSES])
+    rest = f" and {len(dataset.classes) - _MOST_CLASSES:,} more" if len(dataset.classes) > _MOST_CLASSES else ""
     console.print(
-        f"[bold]{escape(config.pipeline.name)}[/bold]  {len(dataset.entries):,} {unit}, "
-        f"{len(dataset.classes)} classes, {escape(config.data_location)}{span}",
+        f"[bold]{escape(config.pipeline.name)}[/bold]  task {config.task.name}, layout {dataset.layout}, "
+        f"{len(dataset.classes):,} classes: {escape(shown)}{rest}\n"
+        f"  {len(dataset.entries):,} {unit}, {escape(config.data_location)}{span}",
         highlight=False,
         soft_wrap=True,
     )

@@ -120,7 +120,8 @@ def _read(name_or_path: str) -> dict[str, Any]:
             f"Presets: {', '.join(preset_names())}."
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors of Windows write a byte order mark, which TOML does not allow.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 

@@ -8,7 +8,10 @@ from rich.console import Console
 
 from components.evaluator.artifact import EvaluationResult, SliceMetrics
 from components.example_validator.artifact import DriftReport
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.layouts import Entry
 from pipeline.cli import json_output, run_summary
+from pipeline.config import loading
 from pipeline.execution.results import Refusal
 from trainer_module import tasks
 from trainer_module.evaluation.spec import MetricSpec
@@ -151,3 +154,20 @@ def test_metrics_of_which_less_is_better_are_ranked_by_the_highest():
     )
     text = shown(run_summary._slices, evaluation)
     assert text.index("camera = b") < text.index("camera = a")
+
+
+def test_the_first_line_names_task_layout_and_classes():
+    def lines(*classes):
+        dataset = Dataset(
+            "class_folders", "/images", (), entries=(Entry("a.png"),) * 1200, classes=classes, notes=("n",)
+        )
+        config = loading.load("images", data="/images")
+        return shown(run_summary.start, config, dataset).splitlines()
+
+    assert lines("cat", "dog") == [
+        "images  task classification, layout class_folders, 2 classes: cat, dog",
+        "  1,200 images, /images",
+        "note: n",
+    ]
+    assert lines(*map(str, range(10)))[0].endswith("10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+    assert lines(*map(str, range(1000)))[0].endswith("1,000 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more")

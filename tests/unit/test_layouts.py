@@ -28,10 +28,16 @@ def class_counts(dataset):
 
 def test_class_folders(class_folders):
     root = class_folders({"dog": 3, "cat": 2})
-    (root / ".hidden").mkdir()
-    (root / "cat" / ".DS_Store").write_text("")
+    for name in (".hidden", "__MACOSX", ".ipynb_checkpoints", "cat/.ipynb_checkpoints", "@eaDir", "__pycache__"):
+        (root / name).mkdir()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png"):
+        (root / name).write_text("")
+        (root / "cat" / name).write_text("")
+    (root / "dog" / "THUMBS.DB").write_text("")
+    (root / "__MACOSX" / "._0.png").write_text("")
     dataset = inspect(root)
     assert (dataset.layout, dataset.own_splits, dataset.columns) == ("class_folders", (), ())
+    assert dataset.refused == ()
     assert dataset.classes == ("cat", "dog")
     assert class_counts(dataset) == {"cat": 2, "dog": 3}
     assert by_path(dataset)["dog/1.png"].classes == ("dog",)
@@ -204,8 +210,8 @@ def test_the_fingerprint_changes_with_moves_renames_and_metadata(class_folders):
 
 def test_configured_classes_must_match_the_dataset(class_folders):
     root = class_folders({"a": 2, "b": 2})
-    assert inspect(root, classes=["b", "a"]).classes == ("a", "b")
-    with pytest.raises(DatasetError, match="differ: `b`, `c`"):
+    assert inspect(root, classes=["b", "a"]).classes == ("b", "a")
+    with pytest.raises(DatasetError, match=r"differ: it lacks `b` .*; the dataset has no class `c`"):
         inspect(root, classes=["a", "c"])
 
 
@@ -310,6 +316,23 @@ def test_val_is_validation(mask_folders, name):
     assert sorted(entry.split for entry in dataset.entries) == ["", "validation"]
 
 
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("TRAIN", "Eval"), ("train", "Dev", "evaluation"), ("Train", "valid", "test")]
+)
+def test_names_of_split_folders_in_any_case(class_folders, names):
+    root = class_folders({f"{split}/{name}": 2 for split in names for name in "ab"})
+    dataset = inspect(root)
+    expected = ("train", "validation", "test") if len(names) == 3 else ("train", "test")
+    assert (dataset.layout, dataset.own_splits) == ("split_folders", expected)
+
+
+@pytest.mark.parametrize("names", [("val", "validation"), ("Dev", "valid"), ("test", "eval"), ("Test", "test")])
+def test_two_folders_of_one_split_are_refused_with_advice(class_folders, names):
+    root = class_folders({f"{split}/{name}": 2 for split in ("train", *names) for name in "ab"})
+    with pytest.raises(DatasetError, match=r"are the same split .*Merge them, or rename one: .*train: train, training"):
+        inspect(root)
+
+
 def test_val_is_validation_in_split_folders(class_folders):
     root = class_folders({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
     assert inspect(root).own_splits == ("train", "validation")
@@ -369,7 +392,7 @@ def test_a_manifest_defines_label_split_group_and_slices(class_folders):
     assert by_path(dataset)["raw/1.png"][3:] == (((features.CLASS_TEXT, ("cat",)),), (), "train", "g1", ("c1",))
 
 
-SPLITS = ("train", "training", "val", "Validation", "test", "testing")
+SPLITS = ("train", "TRAINING", "dev", "Validation", "eval", "testing")
 
 
 def test_a_manifest_in_json_lines_outside_of_the_data_folder(class_folders, tmp_path):

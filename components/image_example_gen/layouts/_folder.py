@@ -10,14 +10,13 @@ from components.image_example_gen.errors import DatasetError, LayoutError
 from trainer_module import features
 from trainer_module.locations import join
 
-# Names of folders and files that mean a split.
+# Names of splits in folders, files and tables, in any case. `eval` is a test split, as in Hugging Face's `datasets`.
 SPLIT_NAMES = {
-    **{split: split for split in features.SPLITS},
-    "training": features.TRAIN,
-    "val": features.VALIDATION,
-    "valid": features.VALIDATION,
-    "testing": features.TEST,
+    features.TRAIN: ("train", "training"),
+    features.VALIDATION: ("validation", "valid", "val", "dev"),
+    features.TEST: ("test", "testing", "eval", "evaluation"),
 }
+_SPLIT_BY_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 # Files that look like images are reported where the layout does not expect any; licences and tables are not.
 _IMAGE_SUFFIXES = (
@@ -45,7 +44,7 @@ class Folder:
     @property
     def split_folders(self) -> list[str]:
         """Names of the folders in it that mean a split, in alphabetical order."""
-        return [name for name in self.subfolders if name in SPLIT_NAMES]
+        return [name for name in self.subfolders if split_named(name)]
 
     @functools.cached_property
     def names_in_splits(self) -> frozenset[str]:
@@ -58,11 +57,14 @@ class Folder:
         Raises:
           LayoutError: If two folders mean the same split.
         """
-        split_of = {name: SPLIT_NAMES[name] for name in self.split_folders}
+        split_of = {name: split_named(name) for name in self.split_folders}
         for split in features.SPLITS:
             same = [name for name in split_of if split_of[name] == split]
             if len(same) > 1:
-                raise LayoutError(f"{self.root}: {' and '.join(same)} are the same split. Merge these folders.")
+                raise LayoutError(
+                    f"{self.root}: the folders {' and '.join(f'`{name}`' for name in same)} are the same split "
+                    f"({split}). Merge them, or rename one: the names of splits are {known_split_names()}."
+                )
         return split_of
 
     def find(self, name: str) -> str | None:
@@ -77,6 +79,16 @@ class Folder:
                     raise DatasetError(f"{join(self.root, name)}: {file.problem}.")
                 return join(self.root, name)
         return None
+
+
+def split_named(name: str) -> str:
+    """Returns the split that a name means, in any case: `Val` → `validation`; empty if it means none."""
+    return _SPLIT_BY_NAME.get(name.strip().lower(), "")
+
+
+def known_split_names() -> str:
+    """Lists the names of all splits for a message."""
+    return "; ".join(f"{split}: {', '.join(names)}" for split, names in SPLIT_NAMES.items())
 
 
 def is_image_name(path: str) -> bool:

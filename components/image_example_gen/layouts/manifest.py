@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from components.image_example_gen import class_list, files, labels, tables
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
-from components.image_example_gen.layouts._folder import SPLIT_NAMES, Folder
+from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
 from trainer_module import features
@@ -47,10 +47,10 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     refused: list[RefusedFile] = []
     for row in table.rows:
         path, label, mask = (row.values.get(key, "") for key in (PATH, LABEL, MASK))
-        split = row.values.get(SPLIT, "").lower()
-        if split and split not in SPLIT_NAMES:
+        split = row.values.get(SPLIT, "")
+        if split and not split_named(split):
             raise DatasetError(
-                f"{table.location}, line {row.line}: unknown split `{split}`. Splits: {', '.join(features.SPLITS)}."
+                f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
             )
         line = f"{table.name}, line {row.line}"
         file, mask_file = known.get(_relative(folder.root, path)), known.get(_relative(folder.root, mask))
@@ -70,7 +70,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                     *file[:3],
                     label=() if has_masks else labels.of_class(label),
                     label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
-                    split=SPLIT_NAMES.get(split, ""),
+                    split=split_named(split),
                     group=row.values.get(options.group_column or GROUP, "") or options.group_of(file.path),
                     slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
                 )

@@ -9,7 +9,7 @@ from components.image_example_gen import class_list, files, labels
 from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse, refuse_images
-from components.image_example_gen.layouts._folder import SPLIT_NAMES, Folder
+from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module import features
 from trainer_module.locations import join
@@ -76,7 +76,7 @@ def _pair(root: str, split_folder: str) -> tuple[list[Entry], list[RefusedFile]]
         else:
             first_folder = stem.partition("/")[0] if "/" in stem else ""
             label_file = LabelFile(features.MASK_ENCODED, mask.path, mask.size, mask.changed_ns)
-            split = SPLIT_NAMES.get(split_folder or first_folder, "")
+            split = split_named(split_folder or first_folder)
             entries.append(Entry(image.path, image.size, image.changed_ns, label_files=(label_file,), split=split))
     return entries, refused + [refuse(mask, "a mask without an image") for mask in mask_of.values()]
 

@@ -11,7 +11,7 @@ from components.image_example_gen import files, labels, tables
 from components.image_example_gen.class_list import ClassList
 from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError
 from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse, refuse_images
-from components.image_example_gen.layouts._folder import SPLIT_NAMES, Folder
+from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Candidate, Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
 from trainer_module import features
@@ -69,8 +69,8 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
 
 def _split_in_name(name: str) -> str:
     """`birds-test.tfrecord-00000-of-00002` → `test`; empty if no word of the name, or more than one, is a split."""
-    words = re.split(r"[^a-z]+", name.partition("tfrecord")[0])
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    words = re.split(r"[^a-z]+", name.partition("tfrecord")[0].lower())
+    splits = set(filter(None, map(split_named, words)))
     return splits.pop() if len(splits) == 1 else ""
 
 
@@ -118,14 +118,15 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
     def text(key: str) -> str:
         return value(key).decode(errors="replace")
 
-    problem = _problem({key for key in feature if value(key)}, text(features.CLASS_TEXT), options)
+    class_name = options.data.rename_classes.get(text(features.CLASS_TEXT), text(features.CLASS_TEXT))
+    problem = _problem({key for key in feature if value(key)}, class_name, options)
     if problem:
         return Candidate(place, problem=problem)
     name, key = text(features.IMAGE_FILENAME) or place, options.label_features[0]
     return Candidate(
         name,
         value(features.IMAGE_ENCODED),
-        {key: (text(key) if key == features.CLASS_TEXT else value(key),)},
+        {key: (class_name if key == features.CLASS_TEXT else value(key),)},
         split,
         text(features.SLICE_PREFIX + (options.data.group_column or "")) or options.data.group_of(name),
         tuple(text(features.SLICE_PREFIX + column) or tables.UNKNOWN for column in options.columns),
