@@ -15,69 +15,32 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
-from serving.client_options import ClientOptionKeys, ClientOptions
-from serving.errors import (
-    DeadlineExceededError,
-    InternalError,
-    InvalidArgumentError,
-    NotFoundError,
-    PermissionDeniedError,
-    RequestTooLargeError,
-    ResourceExhaustedError,
-    ServerError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-    UnreadableImageError,
-)
-from serving.image_encoding import ImageInput
+from serving.client_options import ClientOptionKeys as ClientOptionKeys
+from serving.client_options import ClientOptions as ClientOptions
+from serving.errors import DeadlineExceededError as DeadlineExceededError
+from serving.errors import InternalError as InternalError
+from serving.errors import InvalidArgumentError as InvalidArgumentError
+from serving.errors import NotFoundError as NotFoundError
+from serving.errors import PermissionDeniedError as PermissionDeniedError
+from serving.errors import RequestTooLargeError as RequestTooLargeError
+from serving.errors import ResourceExhaustedError as ResourceExhaustedError
+from serving.errors import ServerError as ServerError
+from serving.errors import UnauthenticatedError as UnauthenticatedError
+from serving.errors import UnavailableError as UnavailableError
+from serving.errors import UnimplementedError as UnimplementedError
+from serving.errors import UnreadableImageError as UnreadableImageError
+from serving.image_encoding import ImageInput as ImageInput
 from serving.request_flow import Flow, Pause, Request, RequestFlows
-from serving.responses import (
-    Embedding,
-    Explanation,
-    Mask,
-    ModelMetadata,
-    Prediction,
-    Responses,
-    ScoredLabel,
-    SignatureSpec,
-    TensorSpec,
-    VersionStatus,
-)
-
-__all__ = [
-    "AsyncClient",
-    "AsyncGrpcClient",
-    "AsyncRestClient",
-    "Client",
-    "ClientOptionKeys",
-    "ClientOptions",
-    "DeadlineExceededError",
-    "Embedding",
-    "Explanation",
-    "GrpcClient",
-    "ImageInput",
-    "InternalError",
-    "InvalidArgumentError",
-    "Mask",
-    "ModelMetadata",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "Prediction",
-    "RequestTooLargeError",
-    "ResourceExhaustedError",
-    "Responses",
-    "RestClient",
-    "ScoredLabel",
-    "ServerError",
-    "SignatureSpec",
-    "TensorSpec",
-    "UnauthenticatedError",
-    "UnavailableError",
-    "UnimplementedError",
-    "UnreadableImageError",
-    "VersionStatus",
-]
+from serving.responses import Embedding as Embedding
+from serving.responses import Explanation as Explanation
+from serving.responses import Mask as Mask
+from serving.responses import ModelMetadata as ModelMetadata
+from serving.responses import Prediction as Prediction
+from serving.responses import Responses as Responses
+from serving.responses import ScoredLabel as ScoredLabel
+from serving.responses import SignatureSpec as SignatureSpec
+from serving.responses import TensorSpec as TensorSpec
+from serving.responses import VersionStatus as VersionStatus
 
 Result = TypeVar("Result")
 

@@ -128,16 +128,7 @@ class GrpcTransport:
     """Sends over one channel, which all threads share."""
 
     def __init__(self, address: str, model_name: str, options: ClientOptions) -> None:
-        """Opens the channel; it connects at the first request.
-
-        Args:
-          address: HOST:PORT, or any other name that gRPC resolves.
-          model_name: Name on the server.
-          options: Options of the client.
-
-        Raises:
-          ValueError: If the address or an option is invalid.
-        """
+        """Opens the channel; it connects at the first request; see `client.GrpcClient`."""
         self._codec = _GrpcCodec(address, model_name, options)
         self._channel = self._codec.channel(grpc)
         self._methods = _methods(self._channel)

@@ -147,16 +147,7 @@ class RestTransport:
     """Sends over persistent connections, which all threads share."""
 
     def __init__(self, url: str, model_name: str, options: ClientOptions) -> None:
-        """Checks the options; connects at the first request.
-
-        Args:
-          url: For example http://127.0.0.1:8501.
-          model_name: Name on the server.
-          options: Options of the client.
-
-        Raises:
-          ValueError: If the URL or an option is invalid.
-        """
+        """Checks the options; connects at the first request; see `client.RestClient`."""
         self._codec = _RestCodec(url, model_name, options)
         self._client = httpx.Client(**self._codec.client_arguments)
 

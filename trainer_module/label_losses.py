@@ -67,11 +67,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
 def balanced_weights(counts: np.ndarray) -> np.ndarray:
     """Computes weights that give every occurring class the same total; their mean over all counts is 1.
 
-    Args:
-      counts: int64 [C], images or pixels of each class.
-
-    Returns:
-      float32 [C]; 0 for a class that does not occur.
+    int64 [C], images or pixels of each class → float32 [C]; 0 for a class that does not occur.
     """
     occurring = counts > 0
     weights = np.zeros(len(counts), np.float32)

@@ -19,26 +19,15 @@ _NOT_INLINED = tf.function(autograph=False, experimental_attributes={"_noinline"
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the EXIF orientation of an image file.
+    """Reads the EXIF orientation of an image file: string [] → int32 [], 1 to 8.
 
-    Args:
-      encoded: string [], bytes of an image file.
-
-    Returns:
-      int32 [], 1 to 8; 1 (upright) if the file is not a JPEG, or the tag is missing or damaged.
+    It is 1 (upright) if the file is not a JPEG, or the tag is missing or damaged.
     """
     return tf.cond(_is_jpeg(encoded), lambda: _read_jpeg(encoded), lambda: tf.constant(1))
 
 
 def exif_orientations(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the EXIF orientations of a batch; files that are not JPEG cost almost nothing.
-
-    Args:
-      encoded: string [N].
-
-    Returns:
-      int32 [N], 1 to 8.
-    """
+    """Reads the EXIF orientations of a batch, string [N] → int32 [N]; files that are not JPEG cost almost nothing."""
     return tf.cond(
         tf.reduce_any(_is_jpeg(encoded)),
         lambda: tf.map_fn(exif_orientation, encoded, fn_output_signature=tf.TensorSpec([], tf.int32)),

@@ -1,4 +1,8 @@
-"""Decodes and resizes images: the one definition for ImageExampleGen, Transform and the serving signatures."""
+"""Decodes and resizes images: the one definition for ImageExampleGen, Transform and the serving signatures.
+
+`encoded` are JPEG, PNG or GIF files, `image_size` is the side of the square result in pixels, `channels` is 1 (grey) or
+3 (RGB). A file that is not a complete image raises tf.errors.InvalidArgumentError, also if it is one of a batch.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,9 @@ from trainer_module import orientation
 
 
 def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes one image, upright by its EXIF orientation.
+    """Decodes one image, upright by its EXIF orientation: string [] → uint8 [height, width, channels], range [0, 255].
 
-    Args:
-      encoded: string [], bytes of a JPEG, PNG or GIF file; of a GIF the first frame. Transparency is dropped, 16 bits
-        per channel become 8.
-      channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-      uint8 [height, width, channels], range [0, 255].
-
-    Raises:
-      tf.errors.InvalidArgumentError: If the bytes are not a complete image.
+    Of a GIF the first frame is decoded. Transparency is dropped, 16 bits per channel become 8.
     """
     pixels = orientation.upright(_decode_as_stored(encoded), orientation.exif_orientation(encoded))
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
@@ -33,7 +28,7 @@ def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
 
     Args:
       pixels: uint8 [height, width, channels].
-      image_size: Side of the result, pixels.
+      image_size: Side of the result.
 
     Returns:
       uint8 [image_size, image_size, channels], rounded to the nearest value.
@@ -49,19 +44,7 @@ def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
-    """Decodes a batch of files to model-sized pixels.
-
-    Args:
-      encoded: string [N], JPEG or PNG files of any size.
-      image_size: Side of the result, pixels.
-      channels: 1 or 3.
-
-    Returns:
-      uint8 [N, image_size, image_size, channels].
-
-    Raises:
-      tf.errors.InvalidArgumentError: If any file of the batch is not a complete image.
-    """
+    """Decodes a batch of files to model-sized pixels: string [N] → uint8 [N, image_size, image_size, channels]."""
     decoded: tf.Tensor = _batch_decoder(image_size, channels)(encoded)
     return decoded
 
@@ -100,20 +83,11 @@ def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.T
 
 
 def decode_and_resize_masks(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes a batch of masks to model-sized class ids.
+    """Decodes a batch of masks to model-sized class ids: string [N] → uint8 [N, image_size, image_size].
 
-    Ids cannot be averaged: every pixel takes the id of the source pixel that contains its centre, floor((i + 1/2) *
-    side / image_size). `resize` has the same pixel centres, so image and mask stay aligned.
-
-    Args:
-      encoded: string [N], grey PNG files of any size, upright as ImageExampleGen writes them.
-      image_size: Side of the result, pixels.
-
-    Returns:
-      uint8 [N, image_size, image_size].
-
-    Raises:
-      tf.errors.InvalidArgumentError: If any file of the batch is not a complete PNG.
+    The files are grey PNG of any size, upright as ImageExampleGen writes them. Ids cannot be averaged: a pixel takes
+    the id of the source pixel that contains its centre, floor((i + 1/2) * side / image_size). `resize` has the same
+    pixel centres, so image and mask stay aligned.
     """
 
     def decode_and_resize_one(mask: tf.Tensor) -> tf.Tensor:
@@ -142,16 +116,7 @@ def pack(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
-    """Inverts `pack`.
-
-    Args:
-      packed: string [N].
-      image_size: Side of the image, pixels.
-      channels: 1 or 3.
-
-    Returns:
-      uint8 [N, image_size, image_size, channels].
-    """
+    """Inverts `pack`: string [N] → uint8 [N, image_size, image_size, channels]."""
     flat = tf.io.decode_raw(packed, tf.uint8)
     return tf.reshape(flat, [-1, image_size, image_size, channels])
 

@@ -6,24 +6,18 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
 import components
+from components import specs
 from components.cluster import executor
-
-_TEXT = component_spec.ExecutionParameter(type=str)
-
-
-def _artifact(artifact_type: type) -> Any:
-    return component_spec.ChannelParameter(type=artifact_type)
 
 
 class PreviousSpanSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of PreviousSpan."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {"spans_dir": _TEXT}
-    INPUTS: ClassVar[dict[str, Any]] = {"current": _artifact(standard_artifacts.ExampleStatistics)}
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "statistics": _artifact(standard_artifacts.ExampleStatistics),
-        "schema": _artifact(standard_artifacts.Schema),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("spans_dir")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(current=standard_artifacts.ExampleStatistics)
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        statistics=standard_artifacts.ExampleStatistics, schema=standard_artifacts.Schema
+    )
 
 
 class PreviousSpan(base_component.BaseComponent):
@@ -57,9 +51,9 @@ class PreviousSpan(base_component.BaseComponent):
 class ServedModelSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of ServedModel."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {"model_base_path": _TEXT}
-    INPUTS: ClassVar[dict[str, Any]] = {"candidate": _artifact(standard_artifacts.Model)}
-    OUTPUTS: ClassVar[dict[str, Any]] = {"model": _artifact(standard_artifacts.Model)}
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("model_base_path")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(candidate=standard_artifacts.Model)
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(model=standard_artifacts.Model)
 
 
 class ServedModel(base_component.BaseComponent):
@@ -92,12 +86,12 @@ class ServedModel(base_component.BaseComponent):
 class DatasetGateSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of DatasetGate."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {"spans_dir": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "anomalies": _artifact(standard_artifacts.ExampleAnomalies),
-        "statistics": _artifact(standard_artifacts.ExampleStatistics),
-        "schema": _artifact(standard_artifacts.Schema),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("spans_dir", "verdicts_dir", "run_id")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        anomalies=standard_artifacts.ExampleAnomalies,
+        statistics=standard_artifacts.ExampleStatistics,
+        schema=standard_artifacts.Schema,
+    )
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
@@ -146,13 +140,13 @@ class DatasetGate(base_component.BaseComponent):
 class ModelGateSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of ModelGate."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {"verdicts_dir": _TEXT, "run_id": _TEXT}
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "pushed_model": _artifact(standard_artifacts.PushedModel),
-        "blessing": _artifact(standard_artifacts.ModelBlessing),
-        "infra_blessing": _artifact(standard_artifacts.InfraBlessing),
-        "explanations": _artifact(components.GradCamExplanations),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("verdicts_dir", "run_id")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        pushed_model=standard_artifacts.PushedModel,
+        blessing=standard_artifacts.ModelBlessing,
+        infra_blessing=standard_artifacts.InfraBlessing,
+        explanations=components.GradCamExplanations,
+    )
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
@@ -197,7 +191,7 @@ class ModelGate(base_component.BaseComponent):
 class RunVerdictSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of RunVerdict."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {"final_status": _TEXT, "verdicts_dir": _TEXT, "run_id": _TEXT}
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("final_status", "verdicts_dir", "run_id")
     INPUTS: ClassVar[dict[str, Any]] = {}
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 

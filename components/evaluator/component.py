@@ -7,6 +7,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, system_executions
 
+from components import specs
 from components.evaluator import executor
 from components.evaluator.options import EvaluationOptions
 
@@ -14,25 +15,16 @@ from components.evaluator.options import EvaluationOptions
 class ImageEvaluatorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("split", "task", "classes", "options", "source_hash") | {
         "eval_config": component_spec.ExecutionParameter(type=config_pb2.EvalConfig),
-        "split": component_spec.ExecutionParameter(type=str),
         "batch_size": component_spec.ExecutionParameter(type=int),
-        "task": component_spec.ExecutionParameter(type=str),
-        "classes": component_spec.ExecutionParameter(type=str),
-        "options": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
-        "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
-    }
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
-    }
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        examples=standard_artifacts.Examples, model=standard_artifacts.Model, schema=standard_artifacts.Schema
+    ) | specs.optional_artifacts(baseline_model=standard_artifacts.Model)
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        evaluation=standard_artifacts.ModelEvaluation, blessing=standard_artifacts.ModelBlessing
+    )
     TYPE_ANNOTATION = system_executions.Evaluate
 
 

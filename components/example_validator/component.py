@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, standard_component_specs
+from tfx.types import BaseChannel, channel, standard_artifacts, standard_component_specs
 
+from components import specs
 from components.example_validator import executor
 from components.example_validator.options import DriftOptions
 
@@ -12,17 +13,10 @@ from components.example_validator.options import DriftOptions
 class ImageExampleValidatorSpec(standard_component_specs.ExampleValidatorSpec):
     """Inputs, outputs and parameters of ImageExampleValidator."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "options": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        **standard_component_specs.ExampleValidatorSpec.INPUTS,
-        "previous_statistics": component_spec.ChannelParameter(
-            type=standard_artifacts.ExampleStatistics, optional=True
-        ),
-        "previous_schema": component_spec.ChannelParameter(type=standard_artifacts.Schema, optional=True),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("options", "source_hash")
+    INPUTS: ClassVar[dict[str, Any]] = standard_component_specs.ExampleValidatorSpec.INPUTS | specs.optional_artifacts(
+        previous_statistics=standard_artifacts.ExampleStatistics, previous_schema=standard_artifacts.Schema
+    )
 
 
 class ImageExampleValidator(base_component.BaseComponent):

@@ -8,26 +8,18 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
 import components
+from components import specs
 from components.grad_cam import executor
 
 
 class GradCamSpec(component_spec.ComponentSpec):
     """Parameters, inputs and outputs of GradCam."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "options": component_spec.ExecutionParameter(type=str),
-        "split": component_spec.ExecutionParameter(type=str),
-        "slices": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations)
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("options", "split", "slices", "source_hash")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        model=standard_artifacts.Model, model_run=standard_artifacts.ModelRun, examples=standard_artifacts.Examples
+    )
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(explanations=components.GradCamExplanations)
 
 
 class GradCam(base_beam_component.BaseBeamComponent):

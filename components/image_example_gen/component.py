@@ -6,6 +6,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
 import components
+from components import specs
 from components.image_example_gen import executor
 from components.image_example_gen.options import ExampleGenOptions
 
@@ -13,16 +14,11 @@ from components.image_example_gen.options import ExampleGenOptions
 class ImageExampleGenSpec(component_spec.ComponentSpec):
     """Parameters and outputs of the component."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "input_base": component_spec.ExecutionParameter(type=str),
-        "options": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("input_base", "options", "source_hash")
     INPUTS: ClassVar[dict[str, Any]] = {}
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "quarantine": component_spec.ChannelParameter(type=components.Quarantine),
-    }
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        examples=standard_artifacts.Examples, quarantine=components.Quarantine
+    )
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):

@@ -24,20 +24,9 @@ class Report(BaseModel):
 
     @classmethod
     def read(cls, uri: str) -> Self:
-        """Reads the report.
-
-        Args:
-          uri: Folder of the artifact, local or remote.
-
-        Raises:
-          OSError: If it cannot be read.
-        """
+        """Reads the report from the folder of its artifact, local or remote; OSError if that fails."""
         return cls(html=locations.read(locations.join(uri, REPORT_FILE)).decode())
 
     def write(self, uri: str) -> None:
-        """Writes the report into the folder of its artifact.
-
-        Raises:
-          OSError: If it cannot be written.
-        """
+        """Writes the report into the folder of its artifact; OSError if that fails."""
         locations.write(locations.join(uri, REPORT_FILE), self.html.encode())

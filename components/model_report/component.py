@@ -6,34 +6,31 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
 import components
+from components import specs
 from components.model_report import executor
 
 
 class ModelReportSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "name": component_spec.ExecutionParameter(type=str),
-        "configuration": component_spec.ExecutionParameter(type=str),
-        "data_fingerprint": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
-        "quarantine": component_spec.ChannelParameter(type=components.Quarantine),
-        "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
-        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
-        "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
-        "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel),
-        "baseline_model": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
-        "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations, optional=True),
-        "tuner_results": component_spec.ChannelParameter(type=standard_artifacts.TunerResults, optional=True),
-    }
-    OUTPUTS: ClassVar[dict[str, Any]] = {"report": component_spec.ChannelParameter(type=components.ModelReport)}
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("name", "configuration", "data_fingerprint", "source_hash")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        model=standard_artifacts.Model,
+        model_run=standard_artifacts.ModelRun,
+        examples=standard_artifacts.Examples,
+        statistics=standard_artifacts.ExampleStatistics,
+        quarantine=components.Quarantine,
+        anomalies=standard_artifacts.ExampleAnomalies,
+        evaluation=standard_artifacts.ModelEvaluation,
+        blessing=standard_artifacts.ModelBlessing,
+        infra_blessing=standard_artifacts.InfraBlessing,
+        pushed_model=standard_artifacts.PushedModel,
+    ) | specs.optional_artifacts(
+        baseline_model=standard_artifacts.Model,
+        explanations=components.GradCamExplanations,
+        tuner_results=standard_artifacts.TunerResults,
+    )
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(report=components.ModelReport)
 
 
 class ModelReport(base_beam_component.BaseBeamComponent):

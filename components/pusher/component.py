@@ -6,26 +6,24 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts, system_executions
 
 import components
+from components import specs
 from components.pusher import executor
 
 
 class VersionPusherSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of VersionPusher."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "base_directory": component_spec.ExecutionParameter(type=str),
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("base_directory") | {
         "keep_versions": component_spec.ExecutionParameter(type=int),
     }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
-        "infra_blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
-        # TFX has no blessing for GradCam's verdict, neither about metrics nor about serving: it is a property here.
-        "explanations": component_spec.ChannelParameter(type=components.GradCamExplanations),
-    }
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "pushed_model": component_spec.ChannelParameter(type=standard_artifacts.PushedModel)
-    }
+    # TFX has no blessing for GradCam's verdict, neither about metrics nor about serving: it is a property here.
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        model=standard_artifacts.Model,
+        model_blessing=standard_artifacts.ModelBlessing,
+        infra_blessing=standard_artifacts.InfraBlessing,
+        explanations=components.GradCamExplanations,
+    )
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(pushed_model=standard_artifacts.PushedModel)
     TYPE_ANNOTATION = system_executions.Deploy
 
 

@@ -4,8 +4,9 @@ import json
 from typing import Any, ClassVar
 
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import BaseChannel, channel, component_spec, standard_artifacts, standard_component_specs
+from tfx.types import BaseChannel, channel, standard_artifacts, standard_component_specs
 
+from components import specs
 from components.schema_gen import executor
 from components.schema_gen.options import SchemaOptions
 
@@ -13,10 +14,7 @@ from components.schema_gen.options import SchemaOptions
 class ImageSchemaGenSpec(standard_component_specs.SchemaGenSpec):
     """Inputs, outputs and parameters of ImageSchemaGen."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        **standard_component_specs.SchemaGenSpec.PARAMETERS,
-        "options": component_spec.ExecutionParameter(type=str),
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = standard_component_specs.SchemaGenSpec.PARAMETERS | specs.texts("options")
 
 
 class ImageSchemaGen(base_component.BaseComponent):

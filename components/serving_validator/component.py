@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import channel, component_spec, standard_artifacts
 
+from components import specs
 from components.serving_validator import executor
 from components.serving_validator.options import ServingLimits
 
@@ -12,20 +13,11 @@ from components.serving_validator.options import ServingLimits
 class ServingValidatorSpec(component_spec.ComponentSpec):
     """Parameters, inputs and outputs of ServingValidator."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = {
-        "options": component_spec.ExecutionParameter(type=str),
-        "split": component_spec.ExecutionParameter(type=str),
-        "limits": component_spec.ExecutionParameter(type=str),
-        "source_hash": component_spec.ExecutionParameter(type=str),
-    }
-    INPUTS: ClassVar[dict[str, Any]] = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS: ClassVar[dict[str, Any]] = {
-        "blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)
-    }
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("options", "split", "limits", "source_hash")
+    INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
+        model=standard_artifacts.Model, model_run=standard_artifacts.ModelRun, examples=standard_artifacts.Examples
+    )
+    OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(blessing=standard_artifacts.InfraBlessing)
 
 
 class ServingValidator(base_component.BaseComponent):

@@ -75,6 +75,7 @@ def execute(
         `pipeline.artifacts` cannot be used.
     """
     refuse_other_task(config, dataset, to_node or NODE_IDS[-1])
+    from components.example_validator.findings import AnomaliesFoundError
     from pipeline import dag
     from pipeline.execution import artifact_store, node_runner, push_cache, results
     from pipeline.history import metadata_store
@@ -93,8 +94,8 @@ def execute(
     push_cache.invalidate(store)
     try:
         node_runner.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=add_result)
-    except node_runner.ImagesRefusedError as error:
-        outcome.refusal = error.cause
+    except AnomaliesFoundError as error:
+        outcome.refusal = error
     except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
     except node_runner.NothingToRunError:

@@ -53,15 +53,6 @@ class NodeFailedError(Exception):
         self.cause = cause
 
 
-class ImagesRefusedError(Exception):
-    """ExampleValidator refused the images; the cause says why."""
-
-    def __init__(self, cause: AnomaliesFoundError) -> None:
-        """Takes the exception of ExampleValidator."""
-        super().__init__(str(cause))
-        self.cause = cause
-
-
 def run(
     pipeline: tfx_pipeline.Pipeline,
     *,
@@ -84,7 +75,7 @@ def run(
 
     Raises:
       NothingToRunError: If no node lies between `from_node` and `to_node`.
-      ImagesRefusedError: If ExampleValidator refuses the images; later nodes do not run.
+      AnomaliesFoundError: If ExampleValidator refuses the images; later nodes do not run.
       NodeFailedError: If a node fails; later nodes do not run.
     """
     let_workers_find_python()
@@ -140,7 +131,7 @@ def _run_node(
         logging.error("%s: %s", node_id, error)
         _store_refusal(connection, compiled.runtime_spec.pipeline_run_id.field_value.string_value, error)
         on_node(NodeResult(node_id, "refused", time.monotonic() - start))
-        raise ImagesRefusedError(error) from error
+        raise
     except Exception as error:
         logging.exception("%s failed.", node_id)
         on_node(NodeResult(node_id, "failed", time.monotonic() - start))

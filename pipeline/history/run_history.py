@@ -167,7 +167,7 @@ class Runs:
             return int(name)
         ids = [context.name for context in self._contexts]
         # The first run of a version pushed it; the others took it from the cache.
-        versions = {str(version): number for number in reversed(numbers) if (version := self._version(number))}
+        versions = {str(version): number for number in reversed(numbers) if (version := _version(*self._done(number)))}
         if name in versions:
             return versions[name]
         started = [number for number in numbers if ids[number - 1].startswith(name)]
@@ -187,9 +187,6 @@ class Runs:
         with _readable_errors(self._path):
             executions = metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
             return executions, metadata_store.outputs_of(self._store, executions)
-
-    def _version(self, number: int) -> int | None:
-        return _version(*self._done(number))
 
     def _read(self, number: int) -> Run:
         return _read_run(number, self._contexts[number - 1].name, *self._done(number))
@@ -236,21 +233,16 @@ def _readable_errors(path: Path) -> Iterator[None]:
 def _read_run(number: int, id_: str, executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Run:
     """Reads the artifacts of a run; those that are damaged, or that another version wrote, are ignored."""
     parameters = {node: execution.custom_properties for node, execution in executions}
-    summary: Summary | None = None
-    if quarantine := outputs.get("ImageExampleGen", {}).get("quarantine"):
-        summary = _artifact(Summary, quarantine.uri)
     fingerprint = _parameter(parameters, "ImageExampleGen", "options").get("fingerprint")
-    evaluation: EvaluationResult | None = None
-    gates: GateReport | None = None
-    if evaluation_artifact := outputs.get("Evaluator", {}).get("evaluation"):
-        evaluation = _artifact(EvaluationResult, evaluation_artifact.uri)
-        gates = _artifact(GateReport, evaluation_artifact.uri)
-    served: ServingCheckReport | None = None
-    if blessing := outputs.get("ServingValidator", {}).get("blessing"):
-        served = _artifact(ServingCheckReport, blessing.uri)
-    faithfulness: FaithfulnessReport | None = None
-    if explanations := outputs.get("GradCam", {}).get("explanations"):
-        faithfulness = _artifact(FaithfulnessReport, explanations.uri)
+
+    def read_output(kind: type[_Stored], node: str, output: str) -> _Stored | None:
+        artifact = outputs.get(node, {}).get(output)
+        return _artifact(kind, artifact.uri) if artifact else None
+
+    summary = read_output(Summary, "ImageExampleGen", "quarantine")
+    gates = read_output(GateReport, "Evaluator", "evaluation")
+    served = read_output(ServingCheckReport, "ServingValidator", "blessing")
+    faithfulness = read_output(FaithfulnessReport, "GradCam", "explanations")
     settings = _settings(parameters)
     if model_run := outputs.get("Trainer", {}).get("model_run"):
         settings |= _flat(_table_in(_read_text(join(model_run.uri, features.OPTIONS_FILE))))
@@ -263,7 +255,7 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         splits=summary.splits if summary else {},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span if summary else None,
-        evaluation=evaluation,
+        evaluation=read_output(EvaluationResult, "Evaluator", "evaluation"),
         reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,
     )

@@ -6,7 +6,6 @@ that a wrong flag is reported at once.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 
 Value = str | int | float | bool
 
-_CORES = os.cpu_count() or 1
 _NO_EFFECT = "No effect in this server."
 _KINDS: dict[type, str] = {str: "string", int: "int32", float: "float", bool: "bool"}
 

@@ -21,38 +21,19 @@ does not import Keras.
 
 from __future__ import annotations
 
-from trainer_module.backbones._backbone import Backbone
-from trainer_module.backbones._weights import (
-    IMAGENET,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    RANDOM,
-    Directory,
-    Download,
-    MissingWeightsError,
-    PythonPackage,
-    Scaling,
-    Standardization,
-    Weights,
-)
+from trainer_module.backbones._backbone import Backbone as Backbone
+from trainer_module.backbones._weights import IMAGENET as IMAGENET
+from trainer_module.backbones._weights import IMAGENET_MEAN as IMAGENET_MEAN
+from trainer_module.backbones._weights import IMAGENET_STD as IMAGENET_STD
+from trainer_module.backbones._weights import RANDOM as RANDOM
+from trainer_module.backbones._weights import Directory as Directory
+from trainer_module.backbones._weights import Download as Download
+from trainer_module.backbones._weights import MissingWeightsError as MissingWeightsError
+from trainer_module.backbones._weights import PythonPackage as PythonPackage
+from trainer_module.backbones._weights import Scaling as Scaling
+from trainer_module.backbones._weights import Standardization as Standardization
+from trainer_module.backbones._weights import Weights as Weights
 from trainer_module.registry import Registry
-
-__all__ = [
-    "IMAGENET",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "RANDOM",
-    "Backbone",
-    "Directory",
-    "Download",
-    "MissingWeightsError",
-    "PythonPackage",
-    "Scaling",
-    "Standardization",
-    "Weights",
-    "get",
-    "names",
-]
 
 _REGISTRY = Registry(__name__, "backbone", Backbone)
 names, get = _REGISTRY.names, _REGISTRY.get

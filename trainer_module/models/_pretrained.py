@@ -14,10 +14,8 @@ def learn_statistics_soon(base: keras.Model) -> None:
     """Makes batch normalisation with random weights average over ten steps.
 
     The networks average over 100 to 1,000 steps, because an epoch on ImageNet has 10,000 of them. A small dataset has a
-    few hundred steps in all its epochs, after which evaluation would still normalise by the initial statistics.
-
-    Args:
-      base: Contains its layers flat, without nested models.
+    few hundred steps in all its epochs, after which evaluation would still normalise by the initial statistics. `base`
+    contains its layers flat, without nested models.
     """
     from keras.layers import BatchNormalization
 
@@ -27,12 +25,7 @@ def learn_statistics_soon(base: keras.Model) -> None:
 
 
 def unfreeze(model: keras.Model, num_layers: int) -> None:
-    """Makes the last layers of a model's backbone trainable, except batch normalisation.
-
-    Args:
-      model: Contains the backbone as its layer `features.BACKBONE_LAYER`.
-      num_layers: As in `train_last`.
-    """
+    """Calls `train_last` for the backbone of a model, its layer `features.BACKBONE_LAYER`."""
     train_last(model.get_layer(features.BACKBONE_LAYER), num_layers)
 
 
