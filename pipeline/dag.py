@@ -111,7 +111,10 @@ def create_pipeline(
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=tfdv.StatsOptions(
-            feature_allowlist=statistics_features, num_quantiles_histogram_buckets=NUM_QUANTILES
+            feature_allowlist=statistics_features,
+            num_quantiles_histogram_buckets=NUM_QUANTILES,
+            # The frequency of every class; 1,000 is TFDV's default.
+            num_rank_histogram_buckets=max(1000, len(dataset.classes)),
         ),
     )
 
@@ -196,6 +199,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=resolver.outputs["model"],
         schema=schema_gen.outputs["schema"],
+        statistics=statistics_gen.outputs["statistics"],
         split=evaluated,
         eval_config=eval_config(
             evaluation,

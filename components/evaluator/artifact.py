@@ -174,7 +174,9 @@ class GateResult(StoredPart):
     """One value compared with one bound.
 
     Attributes:
-      setting: The configuration key of the bound: `evaluation.class_thresholds`.
+      setting: The configuration key of the bound: `evaluation.class_thresholds`; of a default rule, the key that
+        disables it.
+      rule: Name of the default rule; None for a configured bound.
       metric: Name of the metric.
       title: The words for it inside a sentence.
       slice: Name of the slice; `all` for all examples.
@@ -188,6 +190,7 @@ class GateResult(StoredPart):
     """
 
     setting: str
+    rule: str | None = None
     metric: str
     title: str
     slice: str
@@ -198,6 +201,16 @@ class GateResult(StoredPart):
     examples: int
     passed: bool | None
     detail: str
+
+    @property
+    def name(self) -> str:
+        """The default rule, or the metric."""
+        return self.rule or self.metric
+
+    @property
+    def source(self) -> str:
+        """The default rule, or the configuration key of the bound."""
+        return f"default rule {self.rule}" if self.rule else self.setting
 
     @property
     def needs_baseline(self) -> bool:
@@ -227,19 +240,26 @@ class GateReport(Stored):
 
     Attributes:
       has_baseline: Whether there was a blessed model to compare with.
-      results: Every value that has a bound.
+      results: The default rules first, then every value that has a configured bound.
+      warnings: Bounds that a model can reach which has learned nothing, one sentence each.
     """
 
     FILE: ClassVar[str] = "gates.json"
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     has_baseline: bool
     results: tuple[GateResult, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def blessed(self) -> bool:
         """Whether the model may be pushed: at least one value was compared with a bound, and none failed."""
         return any(result.passed for result in self.results) and not self.failures
+
+    @property
+    def rules(self) -> Sequence[GateResult]:
+        """The results of the default rules."""
+        return [result for result in self.results if result.rule]
 
     @property
     def failures(self) -> Sequence[GateResult]:
@@ -248,9 +268,9 @@ class GateReport(Stored):
 
     @property
     def not_compared(self) -> Sequence[GateResult]:
-        """Values that were not compared with their bound, except those that lack a baseline on a first run."""
+        """Values not compared with their configured bound, except those that lack a baseline on a first run."""
         return [
             result
             for result in self.results
-            if result.passed is None and (self.has_baseline or not result.needs_baseline)
+            if result.passed is None and not result.rule and (self.has_baseline or not result.needs_baseline)
         ]

@@ -20,7 +20,10 @@ class ImageEvaluatorSpec(component_spec.ComponentSpec):
         "batch_size": component_spec.ExecutionParameter(type=int),
     }
     INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
-        examples=standard_artifacts.Examples, model=standard_artifacts.Model, schema=standard_artifacts.Schema
+        examples=standard_artifacts.Examples,
+        model=standard_artifacts.Model,
+        schema=standard_artifacts.Schema,
+        statistics=standard_artifacts.ExampleStatistics,
     ) | specs.optional_artifacts(baseline_model=standard_artifacts.Model)
     OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
         evaluation=standard_artifacts.ModelEvaluation, blessing=standard_artifacts.ModelBlessing
@@ -46,6 +49,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         model: BaseChannel,
         baseline_model: BaseChannel,
         schema: BaseChannel,
+        statistics: BaseChannel,
         split: str,
         eval_config: config_pb2.EvalConfig,
         batch_size: int,
@@ -61,6 +65,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           model: Trainer's `model`.
           baseline_model: The last blessed model; may resolve to nothing.
           schema: Schema of the examples.
+          statistics: StatisticsGen's `statistics`, of which those of the classes in the train split are read.
           split: The evaluated split.
           eval_config: TFMA's configuration, without thresholds.
           batch_size: Largest number of examples that a model receives at once.
@@ -75,6 +80,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
                 model=model,
                 baseline_model=baseline_model,
                 schema=schema,
+                statistics=statistics,
                 eval_config=eval_config,
                 split=split,
                 batch_size=batch_size,

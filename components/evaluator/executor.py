@@ -11,14 +11,15 @@ from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator import constants
+from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.artifacts import Artifacts
-from components.evaluator import gates, measurement, tfma_results
+from components.evaluator import default_rules, gates, measurement, tfma_results
 from components.evaluator.options import EvaluationOptions
-from trainer_module import tasks
+from trainer_module import features, tasks
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -28,7 +29,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Evaluates the model.
 
         Args:
-          input_dict: `examples` (raw), `model`, `schema`; `baseline_model` if there is an earlier blessed model.
+          input_dict: `examples` (raw), `model`, `schema`, `statistics`; `baseline_model` if there is an earlier blessed
+            model.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `eval_config` (TFMA's as JSON, without thresholds), `split`, `batch_size`, `task`,
             `classes` (a JSON list), `options` (EvaluationOptions as JSON).
@@ -61,11 +63,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             top_k=options.top_k,
             has_baseline=baseline is not None,
         )
-        report = gates.apply_gates(evaluation, options)
+        statistics = artifact_utils.get_single_instance(input_dict["statistics"])
+        train_counts = default_rules.class_counts(
+            stats_artifact_utils.load_statistics(statistics, features.TRAIN).proto(), tasks.get(task).class_features
+        )
+        evidence = tfma_results.read_evidence(evaluation_uri, has_baseline=baseline is not None)
+        rules = default_rules.apply_rules(evaluation, evidence, train_counts, options.disabled_rules)
+        report = gates.apply_gates(evaluation, options, rules)
         evaluation.write(evaluation_uri)
         report.write(evaluation_uri)
         for failure in report.failures:
-            logging.error("%s: %s %s", failure.setting, failure.subject, failure.detail)
+            logging.error("%s: %s %s", failure.source, failure.subject, failure.detail)
+        for warning in report.warnings:
+            logging.warning("%s", warning)
         _write_blessing(artifact_utils.get_single_instance(output_dict["blessing"]), report.blessed, model, baseline)
 
 

@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from components.evaluator import chance
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.evaluator.options import Bounds, EvaluationOptions, slice_names
+from components.evaluator.options import EvaluationOptions, bounds_by_class, bounds_of_slice, slice_names
 from trainer_module.evaluation.spec import MetricSpec
 
 _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
 
 
-def apply_gates(evaluation: EvaluationResult, options: EvaluationOptions) -> GateReport:
+def apply_gates(
+    evaluation: EvaluationResult, options: EvaluationOptions, rules: Iterable[GateResult] = ()
+) -> GateReport:
     """Compares every value that has a bound.
 
     TFMA's own thresholds are not used: they support neither a smallest number of examples nor classes of a derived
@@ -22,12 +25,14 @@ def apply_gates(evaluation: EvaluationResult, options: EvaluationOptions) -> Gat
     Args:
       evaluation: Values of the new model and of the last blessed one, if there is one.
       options: From `EvaluationOptions.with_task_defaults`.
+      rules: Results of the default rules (`default_rules.apply_rules`).
 
     Returns:
-      The results, in the order of the settings.
+      The results: the default rules, then the configured bounds in the order of the settings.
     """
     gates = _Gates(evaluation, options)
     results = (
+        *rules,
         *gates.thresholds(),
         *gates.class_thresholds(),
         *gates.slice_thresholds(),
@@ -36,7 +41,8 @@ def apply_gates(evaluation: EvaluationResult, options: EvaluationOptions) -> Gat
         *gates.change_thresholds(),
         *gates.class_change_thresholds(),
     )
-    return GateReport(has_baseline=evaluation.baseline is not None, results=results)
+    warnings = chance.warnings(evaluation, options)
+    return GateReport(has_baseline=evaluation.baseline is not None, results=results, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,13 @@ class _Gates:
 
     def class_thresholds(self) -> Iterator[GateResult]:
         setting = "class_thresholds"
-        for name, bound, class_name in _bounds_by_class(self._options.class_thresholds, self._classes):
+        for name, bound, class_name in bounds_by_class(self._options.class_thresholds, self._classes):
             subject = _Subject(setting, self._class_metrics[name], self._overall, class_name)
             yield subject.compare_with_threshold(bound)
 
     def slice_thresholds(self) -> Iterator[GateResult]:
         for metrics in self._slices:
-            for name, bound in _bounds_of_slice(self._options.slice_thresholds, metrics):
+            for name, bound in bounds_of_slice(self._options.slice_thresholds, metrics):
                 subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
                 reason = self._exempt(subject)
                 yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
@@ -155,7 +161,7 @@ class _Gates:
 
     def class_change_thresholds(self) -> Iterator[GateResult]:
         setting = "class_change_thresholds"
-        for name, allowed, class_name in _bounds_by_class(self._options.class_change_thresholds, self._classes):
+        for name, allowed, class_name in bounds_by_class(self._options.class_change_thresholds, self._classes):
             subject = _Subject(setting, self._class_metrics[name], self._overall, class_name)
             yield self._compare_with_baseline(subject, allowed)
 
@@ -178,21 +184,3 @@ class _Gates:
     def _too_small(self, subject: _Subject) -> str:
         count, least = subject.metrics.examples, self._options.min_slice_examples
         return f"{count} examples, fewer than evaluation.min_slice_examples = {least}" if count < least else ""
-
-
-def _bounds_by_class(bounds: Bounds, classes: Iterable[str]) -> Iterator[tuple[str, float, str]]:
-    """Yields (metric, bound, class) of a setting that applies to all classes, or to those that it names."""
-    for metric, entry in bounds.items():
-        by_class = entry if isinstance(entry, dict) else dict.fromkeys(classes, entry)
-        for name in classes:
-            if name in by_class:
-                yield metric, by_class[name], name
-
-
-def _bounds_of_slice(bounds: Bounds, metrics: SliceMetrics) -> Iterator[tuple[str, float]]:
-    """Yields (metric, bound) for a slice: by its name, by that of its features, or for all slices."""
-    for metric, entry in bounds.items():
-        if not isinstance(entry, dict):
-            yield metric, entry
-        elif name := next((name for name in slice_names(metrics.key) if name in entry), None):
-            yield metric, entry[name]

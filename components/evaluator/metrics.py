@@ -1,5 +1,6 @@
 """The TFMA metric that evaluates a task: every example is counted once, and all metrics follow from the counts."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainer_module import tasks
 from trainer_module.evaluation.spec import Accumulator, Evaluation, Parameters
 
 SUPPORT = "support"  # stored like a metric of each class
+EVIDENCE = "evidence"  # stored like a metric: JSON, name → counts
 
 # TFMA stores the plots of a slice under these names, each with its own message type.
 _CONFUSION, _RELIABILITY = confusion_matrix_plot.CONFUSION_MATRIX_PLOT_NAME, calibration_plot.CALIBRATION_PLOT_NAME
@@ -131,6 +133,8 @@ def _derived_metrics(
             assert metric.compute is not None
             metric_keys = keys_of(metric.name, metric.scope == "per_class")
             computed |= zip(metric_keys, map(float, np.atleast_1d(metric.compute(summary))), strict=True)
+        evidence = {name: counts.tolist() for name, counts in evaluation.evidence(summary).items()}
+        computed |= dict.fromkeys(keys_of(EVIDENCE, False), json.dumps(evidence))
         return computed | dict(zip(keys_of(SUPPORT, True), map(float, evaluation.support(summary)), strict=True))
 
     keys = [
@@ -138,7 +142,7 @@ def _derived_metrics(
         for metric in evaluation.metrics(parameters.top_k)
         for key in keys_of(metric.name, metric.scope == "per_class")
     ]
-    keys += [*keys_of(SUPPORT, True), *map(plot_key, _plots(evaluation))]
+    keys += [*keys_of(SUPPORT, True), *keys_of(EVIDENCE, False), *map(plot_key, _plots(evaluation))]
     return metric_types.DerivedMetricComputation(keys=keys, result=result)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from components.evaluator.artifact import ALL
+from components.evaluator.artifact import ALL, SliceMetrics
+from components.evaluator.default_rules import rule_names
 from trainer_module import tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.evaluation.spec import MetricSpec, in_scope
@@ -70,6 +71,12 @@ class EvaluationOptions(Section):
     )
     min_slice_examples: int = Field(
         default=30, ge=1, description="Smallest slice that bounds apply to; smaller ones are evaluated and shown."
+    )
+
+    disabled_rules: tuple[str, ...] = Field(
+        default=(),
+        description="Default rules that are not applied: `beats_constant`, `beats_chance`, `classes_in_train`, "
+        "`classes_predicted`, `classes_correct`.",
     )
 
     @field_validator("label_groups")
@@ -138,6 +145,24 @@ def may_name(name: str, slices: Sequence[Slice]) -> bool:
     return False
 
 
+def bounds_by_class(bounds: Bounds, classes: Iterable[str]) -> Iterator[tuple[str, float, str]]:
+    """Yields (metric, bound, class) of a setting that applies to all classes, or to those that it names."""
+    for metric, entry in bounds.items():
+        by_class = entry if isinstance(entry, dict) else dict.fromkeys(classes, entry)
+        for name in classes:
+            if name in by_class:
+                yield metric, by_class[name], name
+
+
+def bounds_of_slice(bounds: Bounds, metrics: SliceMetrics) -> Iterator[tuple[str, float]]:
+    """Yields (metric, bound) for a slice: by its name, by that of its features, or for all slices."""
+    for metric, entry in bounds.items():
+        if not isinstance(entry, dict):
+            yield metric, entry
+        elif name := next((name for name in slice_names(metrics.key) if name in entry), None):
+            yield metric, entry[name]
+
+
 def check_bounds(options: EvaluationOptions, task: str) -> None:
     """Compares the configured bounds with the metrics of the task.
 
@@ -159,6 +184,10 @@ def check_bounds(options: EvaluationOptions, task: str) -> None:
                 raise ValueError(f"evaluation.{setting}: the table of `{name}` is empty")
             for bound in entry.values() if isinstance(entry, dict) else [entry]:
                 _check_bound(setting, name, bound, known, task)
+    for name in options.disabled_rules:
+        if name not in rule_names(task):
+            suggestion = did_you_mean(name, rule_names(task)) or f". They are: {', '.join(rule_names(task))}."
+            raise ValueError(f"evaluation.disabled_rules: {task} has no default rule `{name}`{suggestion}")
     if not options.thresholds:
         raise ValueError(
             "evaluation.thresholds: at least one is required; without it, any first model would be blessed and pushed"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow_model_analysis as tfma
 
 from components.evaluator.artifact import ALL, ConfidenceInterval, EvaluationResult, ReliabilityBin, SliceMetrics
-from components.evaluator.metrics import SUPPORT
+from components.evaluator.metrics import EVIDENCE, SUPPORT
 from components.evaluator.options import slice_name
 from trainer_module import features, tasks
+from trainer_module.evaluation.baselines import Evidence
 from trainer_module.evaluation.spec import MetricSpec, in_scope
 
 _EXAMPLE_COUNT = "example_count"
@@ -53,6 +57,19 @@ def read(
         candidate=slices(tfma.CANDIDATE_KEY if has_baseline else None),
         baseline=slices(tfma.BASELINE_KEY) if has_baseline else None,
     )
+
+
+def read_evidence(evaluation_uri: str, *, has_baseline: bool) -> Evidence:
+    """Reads what the default rules are computed from: the new model's counts over all examples.
+
+    Args:
+      evaluation_uri: Folder that TFMA wrote to.
+      has_baseline: Whether a baseline was evaluated too.
+    """
+    loaded = tfma.load_eval_result(evaluation_uri, model_name=tfma.CANDIDATE_KEY if has_baseline else None)
+    (overall,) = (_only_output(outputs)[""] for key, outputs in loaded.slicing_metrics if not key)
+    stored = json.loads(base64.b64decode(overall[EVIDENCE]["bytesValue"]))
+    return {name: np.array(counts, np.int64) for name, counts in stored.items()}
 
 
 def _only_output(by_output: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The results of the gates as tables: thresholds and serving checks."""
+"""The results of the gates as tables: default rules, thresholds and serving checks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _RESULTS = {
 
 
 def thresholds_table(gates: Sequence[GateResult], descriptions: Mapping[str, str]) -> Table:
-    """Lists every threshold: failed ones first, then those not checked, then the narrowest margins.
+    """Lists every default rule and threshold: failed ones first, then those not checked, then the narrowest margins.
 
     Args:
       gates: The results.
-      descriptions: Metric → its description.
+      descriptions: Metric or default rule → its description.
     """
     rows = [
         [
             Cell(
                 gate.title[0].upper() + gate.title[1:],
                 note=gate.class_name or "",
-                title=descriptions.get(gate.metric, ""),
+                title=descriptions.get(gate.name, ""),
             ),
             Cell("all examples" if gate.slice == ALL else gate.slice),
             _RESULTS[gate.passed],
@@ -38,7 +38,7 @@ def thresholds_table(gates: Sequence[GateResult], descriptions: Mapping[str, str
             if math.isnan(gate.bound)
             else Cell(f"{'≥' if gate.higher_is_better else '≤'} {gate.bound:.4f}", gate.bound),
             count(gate.examples),
-            Cell(gate.setting, note=gate.detail),
+            Cell(gate.source, note=gate.detail),
         ]
         for gate in sorted(gates, key=_order)
     ]
@@ -49,9 +49,9 @@ def thresholds_table(gates: Sequence[GateResult], descriptions: Mapping[str, str
         Column("Value", numeric=True),
         Column("Bound", numeric=True),
         Column("Examples", numeric=True),
-        Column("Setting"),
+        Column("Rule or setting"),
     ]
-    rows, caption = at_most(rows, _MAX_ROWS, "Thresholds, failed ones first")
+    rows, caption = at_most(rows, _MAX_ROWS, "Default rules and thresholds, failed ones first")
     return Table(caption, columns, rows)
 
 

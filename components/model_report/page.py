@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
+from components.evaluator import default_rules
 from components.model_report import data_summary, gate_tables, metric_tables, summary, training_curves
 from components.model_report.charts import Chart
 from components.model_report.data_summary import DataSummary
@@ -52,15 +53,14 @@ class Page:
 def build(sources: Sources) -> Page:
     """Builds the content of the report."""
     evaluation, gates, task = sources.evaluation, sources.gates.results, tasks.get(sources.evaluation.task)
+    descriptions = {metric.name: metric.description for metric in evaluation.metrics}
     encoded = base64.b64encode(sources.configuration.encode()).decode()
     return Page(
         sources=sources,
         created=sources.created.strftime("%Y-%m-%d %H:%M UTC"),
         decision=summary.push_decision(sources),
         metrics=metric_tables.metrics_table(evaluation),
-        thresholds=gate_tables.thresholds_table(
-            gates, {metric.name: metric.description for metric in evaluation.metrics}
-        ),
+        thresholds=gate_tables.thresholds_table(gates, descriptions | default_rules.descriptions(evaluation.task)),
         checks=gate_tables.checks_table(sources.checks),
         classes=metric_tables.class_table(evaluation, gates),
         slices=metric_tables.slice_table(evaluation, gates),

@@ -105,7 +105,9 @@ def _facts(sources: Sources) -> list[Fact]:
         facts.append(Fact(f"Weakest class: {worst}", number(by_class[worst]).text, class_metric.heading, title))
     checked = [result for result in sources.gates.results if result.passed is not None]
     passed = sum(bool(result.passed) for result in checked)
-    facts.append(Fact("Thresholds passed", f"{passed} of {len(checked)}", "fixed, and relative to the baseline"))
+    facts.append(
+        Fact("Rules and thresholds passed", f"{passed} of {len(checked)}", "fixed, and relative to the baseline")
+    )
     passed = sum(bool(check.passed) for check in sources.checks)
     facts.append(Fact("Serving checks passed", f"{passed} of {len(sources.checks)}", "of the exported model"))
     return facts

@@ -64,7 +64,7 @@ def prepare(input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict
       exec_properties: `stats_options_json`, `exclude_splits`.
 
     Returns:
-      None if the options ask for more than a list of features and a number of quantiles.
+      None if the options ask for more than a list of features and the number of quantiles and of ranks.
     """
     options = tfdv.StatsOptions.from_json(exec_properties["stats_options_json"])
     if (
@@ -94,6 +94,7 @@ def _supported_part(options: tfdv.StatsOptions) -> tfdv.StatsOptions:
     return tfdv.StatsOptions(
         feature_allowlist=options.feature_allowlist,
         num_quantiles_histogram_buckets=options.num_quantiles_histogram_buckets,
+        num_rank_histogram_buckets=options.num_rank_histogram_buckets,
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.json_schema import GenerateJsonSchema
 
 if TYPE_CHECKING:
+    from components.evaluator.artifact import GateResult
     from pipeline.execution import results
     from pipeline.execution.outcome import Outcome
     from pipeline.history import run_history
@@ -75,6 +76,18 @@ class Refusal(JsonObject):
     bound: Number
     missed_by: Number
     """Distance of the value from the bound."""
+    detail: str
+    """All of it as one line of text."""
+
+
+class DefaultRule(JsonObject):
+    """The result of a default rule, which refuses models that have learned nothing."""
+
+    name: str
+    """The rule; `evaluation.disabled_rules` disables it."""
+    result: Literal["passed", "failed", "not compared"]
+    value: Number
+    bound: Number
     detail: str
     """All of it as one line of text."""
 
@@ -141,6 +154,10 @@ class RunOutput(JsonObject):
     """Verdict of Evaluator."""
     servable: bool | None
     """Verdict of ServingValidator."""
+    rules: list[DefaultRule]
+    """Default rules of Evaluator, at least one result per rule."""
+    warnings: list[str]
+    """Thresholds at or below the level of chance."""
     not_held: list[Refusal]
     """Thresholds of Evaluator that could not be evaluated."""
     refusals: list[Refusal]
@@ -186,6 +203,8 @@ def run_output(outcome: Outcome) -> RunOutput:
             "slices": {entry.name: entry.metrics_and_examples for entry in slices[1:]},
             "blessed": result and result.blessed,
             "servable": result and result.servable,
+            "rules": [_rule(gate) for gate in result.gates.rules] if result and result.gates else [],
+            "warnings": list(result.gates.warnings) if result and result.gates else [],
             "not_held": [_refusal(row) for row in result.not_compared] if result else [],
             "refusals": [_refusal(row) for row in outcome.refusals],
             "pushed_version": result and result.pushed_version,
@@ -209,6 +228,16 @@ def run_output(outcome: Outcome) -> RunOutput:
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.error[1]}" if outcome.error else None,
         }
+    )
+
+
+def _rule(gate: GateResult) -> DefaultRule:
+    return DefaultRule(
+        name=gate.name,
+        result="not compared" if gate.passed is None else "passed" if gate.passed else "failed",
+        value=gate.value,
+        bound=gate.bound,
+        detail=f"{gate.subject} {gate.detail}",
     )
 
 

@@ -58,7 +58,7 @@ class Refusal(NamedTuple):
     @property
     def side(self) -> str:
         """The required relation of value and bound: `≥` or `≤`."""
-        return "≥" if self.value is not None and self.bound is not None and self.value < self.bound else "≤"
+        return "≤" if self.value is not None and self.bound is not None and self.value > self.bound else "≥"
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def of_gate(gate: GateResult) -> Refusal:
     """Describes a result of the gates of Evaluator."""
     return Refusal(
         gate="Evaluator",
-        figure=gate.metric,
+        figure=gate.name,
         whom=gate.applies_to,
         value=gate.value,
         bound=gate.bound,

@@ -22,6 +22,7 @@ SETTINGS = (
     "training.epochs=1",
     "training.batch_size=128",
     "evaluation.thresholds={accuracy=0.0}",
+    "evaluation.disabled_rules=['beats_constant','beats_chance','classes_predicted','classes_correct']",
 )
 
 

@@ -114,6 +114,8 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
     import logging
 
     logging.disable(logging.WARNING)
+    import pandas as pd
+    import tensorflow_data_validation as tfdv
     from google.protobuf import json_format
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx.components.evaluator import executor as tfx_executor
@@ -154,6 +156,14 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
         for name, artifact in (inputs | outputs).items():
             artifact.uri = str(root / name)
         inputs["examples"].split_names = '["test"]'
+        if form != "canonical":
+            inputs["statistics"] = standard_artifacts.ExampleStatistics()
+            inputs["statistics"].uri = str(root / "statistics")
+            inputs["statistics"].split_names = '["train"]'
+            (root / "statistics/Split-train").mkdir(parents=True)
+            frame = pd.DataFrame({features.CLASS_TEXT: classes})
+            statistics = tfdv.generate_statistics_from_dataframe(frame).SerializeToString()
+            (root / "statistics/Split-train/FeatureStats.pb").write_bytes(statistics)
         slices = SLICES if form != "canonical" else SLICES[:2]
         config = eval_config(options, "classification", classes, slices)
         properties: dict[str, Any]

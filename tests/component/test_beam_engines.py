@@ -151,7 +151,11 @@ def inputs(tiny_model, tmp_path_factory):
     (record, *_) = records(root / "examples" / "Split-train")
     (root / "schema").mkdir()
     (root / "schema" / "schema.pbtxt").write_text(str(schema_of(record)))
-    return found | {"examples": examples, "schema": schema}
+    found |= {"examples": examples, "schema": schema}
+    statistics(BeamSection().arguments(), root, found)
+    found["statistics"] = standard_artifacts.ExampleStatistics()
+    found["statistics"].uri, found["statistics"].split_names = str(root / "statistics"), examples.split_names
+    return found
 
 
 def schema_of(example):
@@ -247,7 +251,7 @@ def evaluation(arguments, root, inputs):
         "classes": json.dumps(model.options.classes),
         "options": options.model_dump_json(),
     }
-    known = {name: inputs[name] for name in ("examples", "schema")} | {"model": artifact}
+    known = {name: inputs[name] for name in ("examples", "schema", "statistics")} | {"model": artifact}
     outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
     run(evaluator, arguments, root, known, outputs, properties)
     found = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("evaluation.json", "gates.json")}

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+import tensorflow_data_validation as tfdv
 from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
@@ -49,6 +51,20 @@ def schema(examples):
     return built
 
 
+# The model of these tests predicts one class for all images.
+BEATEN_RULES = ("beats_constant", "beats_chance", "classes_predicted", "classes_correct")
+
+
+def train_statistics(path, classes):
+    """Statistics of a train split with nine images per class."""
+    artifact = standard_artifacts.ExampleStatistics()
+    artifact.uri, artifact.split_names = str(path), '["train"]'
+    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({features.CLASS_TEXT: list(classes) * 9}))
+    (path / "Split-train").mkdir(parents=True)
+    (path / "Split-train" / "FeatureStats.pb").write_bytes(statistics.SerializeToString())
+    return artifact
+
+
 @pytest.fixture(scope="module")
 def evaluate(tiny_model, examples, schema, tmp_path_factory):
     """Runs the executor on temporary artifacts: options, with or without baseline → result, gates, blessing."""
@@ -63,6 +79,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
         inputs["model"].id = 4
         inputs["schema"] = standard_artifacts.Schema()
         inputs["schema"].uri = str(root / "schema")
+        inputs["statistics"] = train_statistics(root / "statistics", tiny_model.options.classes)
         if baseline:
             inputs["baseline_model"] = standard_artifacts.Model()
             inputs["baseline_model"].uri = inputs["model"].uri
@@ -100,7 +117,8 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(evaluate):
-    return evaluate({"label_groups": GROUPS, "top_k": 2, "thresholds": {"accuracy": 0.0}})
+    options = {"label_groups": GROUPS, "top_k": 2, "thresholds": {"accuracy": 0.0}}
+    return evaluate(options | {"disabled_rules": BEATEN_RULES})
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +224,14 @@ def test_calibration_equals_a_direct_count(results, predictions):
 
 
 def test_confidence_intervals(evaluate, results):
-    evaluation, _, _ = evaluate({"confidence_intervals": "jackknife"}, slices=())
+    evaluation, gates, _ = evaluate({"confidence_intervals": "jackknife", "thresholds": {"accuracy": 0.0}}, slices=())
+    # A model that predicts one class is refused by the default rules alone.
+    assert [gate.rule for gate in gates.failures] == list(BEATEN_RULES)
+    assert [(gate.rule, gate.passed, gate.value) for gate in gates.rules][2] == ("classes_in_train", True, 3)
+    assert gates.warnings == (
+        "evaluation.thresholds: accuracy = 0 is not above chance: on the test split, 0.3333 is reached without reading "
+        "the image. Set a bound above it.",
+    )
     assert results[0].overall.intervals == {}
     low, high = evaluation.overall.intervals["accuracy"]
     value = evaluation.overall.metrics["accuracy"]
@@ -225,7 +250,9 @@ def test_a_blessing_names_its_model_and_baseline(results, evaluate):
     assert not blessing.has_custom_property("baseline_model_id")
     assert [path.name for path in Path(blessing.uri).iterdir()] == ["BLESSED"]
 
-    evaluation, gates, blessing = evaluate({"thresholds": {"accuracy": 0.99}}, baseline=True, slices=())
+    evaluation, gates, blessing = evaluate(
+        {"thresholds": {"accuracy": 0.99}, "disabled_rules": BEATEN_RULES}, baseline=True, slices=()
+    )
     assert not gates.blessed and gates.has_baseline
     assert blessing.get_int_custom_property("blessed") == 0
     assert blessing.get_int_custom_property("baseline_model_id") == 3
@@ -245,6 +272,7 @@ def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
         "change_thresholds": {kappa.name: 1.5},
         "slice_thresholds": {kappa.name: {"brightness": -1.0}},
         "min_slice_examples": 20,
+        "disabled_rules": BEATEN_RULES,
     }
     evaluation, report, blessing = evaluate(options, baseline=True, slices=("brightness",))
     assert evaluation.overall.metrics[kappa.name] == pytest.approx(expected, abs=1e-9)
@@ -259,8 +287,9 @@ def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
     assert stored == kappa.model_copy(update={"compute": None}) and stored in evaluation.slice_columns
     assert report.blessed and blessing.get_int_custom_property("blessed") == 1
     settings = ["evaluation.thresholds", *["evaluation.slice_thresholds"] * 2, "evaluation.change_thresholds"]
-    assert [(result.setting, result.title, result.passed) for result in report.results] == [
+    configured = [result for result in report.results if not result.rule]
+    assert [(result.setting, result.title, result.passed) for result in configured] == [
         (setting, "Cohen's kappa", True) for setting in settings
     ]
-    assert [result.bound for result in report.results] == pytest.approx([-0.5, -1.0, -1.0, expected - 1.5])
-    assert not evaluate({"thresholds": {kappa.name: 1.0}}, slices=())[1].blessed
+    assert [result.bound for result in configured] == pytest.approx([-0.5, -1.0, -1.0, expected - 1.5])
+    assert not evaluate({"thresholds": {kappa.name: 1.0}, "disabled_rules": BEATEN_RULES}, slices=())[1].blessed

@@ -53,6 +53,8 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
                 "training.epochs=1",
                 "training.batch_size=8",
                 "evaluation.thresholds={accuracy=0.0}",
+                # One epoch is not enough to beat them.
+                "evaluation.disabled_rules=['beats_constant','beats_chance','classes_predicted','classes_correct']",
                 "grad_cam.most_confident_right=1",
                 "grad_cam.faithfulness=false",
                 "kubeflow.image=registry.example/tfx-vision:1",

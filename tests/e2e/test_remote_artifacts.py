@@ -45,6 +45,8 @@ def loaded(images, ram_files, tmp_path_factory):
             "transform.image_size=16",
             "training.epochs=2",
             "evaluation.thresholds={accuracy=0.0}",
+            # Two epochs are not enough to beat them.
+            "evaluation.disabled_rules=['beats_constant','beats_chance','classes_predicted','classes_correct']",
         ],
     )
 

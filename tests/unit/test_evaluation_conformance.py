@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from trainer_module import tasks
+from trainer_module.evaluation.baselines import CORRECT, OCCURRING, PREDICTED
 from trainer_module.evaluation.spec import Evaluation, MetricSpec, Parameters, in_scope
 
 PARAMETERS = Parameters(num_classes=4, top_k=3, ignore_id=255)
@@ -80,7 +81,7 @@ def test_records_describe_all_metrics(evaluation):
         assert metric.heading and not metric.undefined_when.endswith(".")
         assert metric.mean_metric is None or (metric.scope == "per_class" and metric.mean_metric in overall)
         stored = MetricSpec.model_validate_json(metric.model_dump_json())
-        assert stored == metric.model_copy(update={"compute": None}) and metric.compute is not None
+        assert stored == metric.model_copy(update={"compute": None, "chance": None}) and metric.compute is not None
 
 
 def test_values_have_the_declared_range_and_are_undefined_as_declared(evaluation, rng):
@@ -102,6 +103,33 @@ def test_all_metrics_are_defined_if_all_classes_have_examples(evaluation, rng):
         assert (confidence <= number).all() and (correct <= number).all() and number.sum() > 0
 
 
+def test_chance_is_a_possible_value_below_a_perfect_one(evaluation, rng):
+    shares = rng.dirichlet(np.ones(PARAMETERS.num_classes))
+    for metric in evaluation.metrics(2):
+        if metric.chance is not None:
+            levels = np.atleast_1d(metric.chance(shares))
+            assert levels.shape == ((PARAMETERS.num_classes,) if metric.scope == "per_class" else (1,)), metric.name
+            best = metric.maximum if metric.higher_is_better else metric.minimum
+            assert all(metric.allows(level) and metric.is_better(best, level) for level in levels), metric.name
+    defaults = [metric for metric in evaluation.metrics(2) if metric.threshold is not None]
+    assert all(metric.chance is not None for metric in defaults), "a default bound must be comparable with chance"
+
+
+def test_random_predictions_do_not_beat_chance(evaluation, rng):
+    class_ids = rng.integers(0, PARAMETERS.num_classes, 60)
+    summary = count(evaluation, elements(evaluation, rng, class_ids)).summarize()
+    evidence = {name: np.array(counts.tolist()) for name, counts in evaluation.evidence(summary).items()}
+    occurring, predicted, correct = (evidence[key] for key in (OCCURRING, PREDICTED, CORRECT))
+    for counts in (occurring, predicted, correct):
+        assert counts.shape == (PARAMETERS.num_classes,) and counts.dtype == np.int64
+    assert (occurring > 0).all() and (correct <= np.minimum(occurring, predicted)).all()
+    classes = [f"class {index}" for index in range(PARAMETERS.num_classes)]
+    assert {"constant", "chance"} <= {baseline.name for baseline in evaluation.constant_baselines}
+    # Noise may beat masks of one class if each image has another frequent class, but not guesses.
+    passed = {baseline.name: baseline.compare(evidence, classes).passed for baseline in evaluation.constant_baselines}
+    assert passed["chance"] is False
+
+
 def test_counts_can_be_added_in_any_order(evaluation, rng):
     parts = [elements(evaluation, rng, rng.integers(0, PARAMETERS.num_classes, 7)) for _ in range(3)]
     expected = values(evaluation, count(evaluation, itertools.chain(*parts)))
@@ -115,6 +143,10 @@ def test_counts_can_be_added_in_any_order(evaluation, rng):
         merged.merge(first)
         for accumulator in accumulators:
             second.merge(accumulator)
+        whole = evaluation.evidence(count(evaluation, itertools.chain(*parts)).summarize())
+        for accumulator in (merged, second):
+            for name, counts in evaluation.evidence(accumulator.summarize()).items():
+                np.testing.assert_array_equal(counts, whole[name], name)
         for computed in (values(evaluation, merged), values(evaluation, second)):
             for name, value in computed.items():
                 np.testing.assert_allclose(value, expected[name], rtol=1e-12, err_msg=name)

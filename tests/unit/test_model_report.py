@@ -243,7 +243,7 @@ def test_a_refused_model_has_the_gates_and_the_reasons(sources_of):
         ("Evaluator", "Recall of class owl", "0.5 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
-    assert ("Thresholds passed", "1 of 3") in [(fact.label, fact.value) for fact in decision.facts]
+    assert ("Rules and thresholds passed", "1 of 3") in [(fact.label, fact.value) for fact in decision.facts]
 
 
 def test_a_model_without_a_checked_threshold_is_refused_with_a_reason(sources_of):

@@ -49,25 +49,26 @@ class ConfusionMatrix:
     @functools.cached_property
     def precision(self) -> np.ndarray:
         """Correct share of the predictions of a class; 0 if it occurs and is never predicted."""
-        return np.where(self.occurs & (self.predicted == 0), 0.0, _divide(self._correct, self.predicted))
+        return np.where(self.occurs & (self.predicted == 0), 0.0, _divide(self.correct, self.predicted))
 
     @functools.cached_property
     def recall(self) -> np.ndarray:
         """Correct share of what belongs to a class."""
-        return _divide(self._correct, self.support)
+        return _divide(self.correct, self.support)
 
     @functools.cached_property
     def f1(self) -> np.ndarray:
         """Harmonic mean of precision and recall; of pixels, this is the Dice coefficient."""
-        return _divide(2.0 * self._correct, self.support + self.predicted)
+        return _divide(2.0 * self.correct, self.support + self.predicted)
 
     @functools.cached_property
     def iou(self) -> np.ndarray:
         """Intersection of ground truth and predictions of a class over their union."""
-        return _divide(self._correct, self.support + self.predicted - self._correct)
+        return _divide(self.correct, self.support + self.predicted - self.correct)
 
     @property
-    def _correct(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
+        """How often each class is predicted correctly, int64 [C]."""
         return np.diag(self.counts)
 
 
@@ -113,6 +114,7 @@ def precision_and_recall(
             undefined_when=f"the class has no {unit} and is never predicted",
             mean_metric=f"{mean_prefix}precision" if mean_prefix else None,
             compute=lambda summary: matrix(summary).precision,
+            chance=lambda shares: shares,
         ),
         MetricSpec(
             name="recall",
@@ -121,5 +123,6 @@ def precision_and_recall(
             undefined_when=f"the class has no {unit}",
             mean_metric=f"{mean_prefix}recall" if mean_prefix else None,
             compute=lambda summary: matrix(summary).recall,
+            chance=lambda shares: shares,
         ),
     )

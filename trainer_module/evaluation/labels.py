@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainer_module import features
+from trainer_module.evaluation.baselines import (
+    CORRECT,
+    LEVEL,
+    OCCURRING,
+    PREDICTED,
+    BaselineComparison,
+    ConstantBaseline,
+    Evidence,
+    decide,
+    permutation_test,
+)
 from trainer_module.evaluation.confusion_matrix import (
     ConfusionMatrix,
     mean_over_classes,
@@ -165,6 +176,12 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
 NO_EXAMPLES = "there are no examples"
 
 
+def _entropy(shares: np.ndarray) -> float:
+    """The cross-entropy of the shares of the classes as probabilities for every image."""
+    occurring = shares[shares > 0.0]
+    return float(-(occurring * np.log(occurring)).sum())
+
+
 def metrics(top_k: int) -> tuple[MetricSpec, ...]:
     """All metrics, in the order in which they are shown."""
     return (
@@ -177,12 +194,14 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             threshold=0.5,
             change_threshold=0.02,
             compute=lambda summary: summary.matrix.accuracy,
+            chance=lambda shares: shares.max(),
         ),
         MetricSpec(
             name=f"top_{top_k}_accuracy",
             description=f"Share of the images whose class is among the {top_k} most probable ones.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: summary.top_k_accuracy,
+            chance=lambda shares: np.sort(shares)[-top_k:].sum(),
         ),
         # Macro averages as in scikit-learn: a class that is only predicted counts as 0, or predicting it would cost
         # nothing.
@@ -191,12 +210,14 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             description="Mean over the classes of the correct share of the predictions of a class.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: mean_over_classes(summary.matrix.precision, summary.matrix.occurs),
+            chance=lambda shares: 1.0 / np.count_nonzero(shares),
         ),
         MetricSpec(
             name="macro_recall",
             description="Mean over the classes of the share of a class's images that are predicted correctly.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: mean_over_classes(summary.matrix.recall, summary.matrix.occurs),
+            chance=lambda shares: 1.0 / np.count_nonzero(shares),
         ),
         MetricSpec(
             name="macro_f1",
@@ -205,18 +226,21 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=NO_EXAMPLES,
             in_slices=True,
             compute=lambda summary: mean_over_classes(summary.matrix.f1, summary.matrix.occurs),
+            chance=lambda shares: 1.0 / np.count_nonzero(shares),
         ),
         MetricSpec(
             name="weighted_precision",
             description="Mean precision of the classes, weighted by their images.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: mean_weighted_by_support(summary.matrix.precision, summary.matrix.support),
+            chance=lambda shares: (shares**2).sum(),
         ),
         MetricSpec(
             name="weighted_recall",
             description="Mean recall of the classes, weighted by their images.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: mean_weighted_by_support(summary.matrix.recall, summary.matrix.support),
+            chance=lambda shares: shares.max(),
         ),
         MetricSpec(
             name="weighted_f1",
@@ -224,6 +248,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             description="Mean F1 of the classes, weighted by their images.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: mean_weighted_by_support(summary.matrix.f1, summary.matrix.support),
+            chance=lambda shares: max((shares**2).sum(), (2.0 * shares**2 / (1.0 + shares)).max()),
         ),
         MetricSpec(
             name="macro_auc",
@@ -232,6 +257,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when="there are no examples, or all belong to one class",
             in_slices=True,
             compute=lambda summary: mean_over_classes(summary.auc),
+            chance=lambda shares: 0.5,
         ),
         MetricSpec(
             name="cross_entropy",
@@ -242,6 +268,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=NO_EXAMPLES,
             in_slices=True,
             compute=lambda summary: summary.cross_entropy,
+            chance=_entropy,
         ),
         MetricSpec(
             name="expected_calibration_error",
@@ -261,6 +288,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             main=True,
             mean_metric="macro_f1",
             compute=lambda summary: summary.matrix.f1,
+            chance=lambda shares: shares,
         ),
         MetricSpec(
             name="auc",
@@ -270,8 +298,75 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when="the class has no examples, or all examples belong to it",
             mean_metric="macro_auc",
             compute=lambda summary: summary.auc,
+            chance=lambda shares: np.full(len(shares), 0.5),
         ),
     )
+
+
+# === Baselines ===
+
+
+def _compare(
+    evidence: Evidence, weights: np.ndarray, score: str, reference: float, baseline: str
+) -> BaselineComparison:
+    """Compares a weighted number of correct predictions with that of a baseline."""
+    counts = evidence[OCCURRING], evidence[PREDICTED], evidence[CORRECT]
+    occurring = int(np.count_nonzero(counts[0]))
+    value = float(counts[2] @ weights)
+    if occurring < 2:
+        reason = "is not compared: the evaluated images belong to fewer than two classes"
+        return BaselineComparison(score=score, value=value, bound=math.nan, passed=None, detail=reason)
+    test = permutation_test(*counts, weights)
+    passed = decide(value, reference, test.p_value, test.smallest_p_value)
+    if passed is None:
+        detail = (
+            f"is {value:.4f}, above the {reference:.4f} of {baseline}; not tested, {counts[0].sum():,} images are too "
+            f"few (p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
+        )
+    else:
+        detail = (
+            f"is {value:.4f}; it must be above {test.bound:.4f}, given the {reference:.4f} of {baseline} (permutation "
+            f"test, p = {test.p_value:.2g}, level {LEVEL:g})"
+        )
+    return BaselineComparison(score=score, value=value, bound=test.bound, passed=passed, detail=detail)
+
+
+def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
+    """Compares the balanced accuracy, the mean recall of the classes that occur, with that of one class for all images.
+
+    The accuracy would be no measure of this: where one class is frequent, a constant prediction has a high one, and a
+    model that finds the rare class at the price of some false alarms a lower one.
+    """
+    support = evidence[OCCURRING]
+    occurring = max(1, int(np.count_nonzero(support)))
+    weights = np.divide(1.0 / occurring, support, out=np.zeros(len(support)), where=support > 0)
+    most = int(support.argmax())
+    accuracy = support[most] / max(1, support.sum())
+    baseline = f"one class for every image (always `{classes[most]}` has an accuracy of {accuracy:.4f})"
+    return _compare(evidence, weights, "balanced accuracy", 1.0 / occurring, baseline)
+
+
+def _compare_with_chance(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
+    """Compares the accuracy with that of guesses which ignore the image and are as frequent as the predictions."""
+    support, predicted = evidence[OCCURRING], evidence[PREDICTED]
+    count = max(1, int(support.sum()))
+    weights = np.full(len(support), 1.0 / count)
+    return _compare(evidence, weights, "accuracy", float(support @ predicted) / count**2, "guesses")
+
+
+CONSTANT_BASELINES = (
+    ConstantBaseline(
+        name="constant",
+        description="The balanced accuracy is above that of one class for every image, by more than sampling error.",
+        compare=_compare_with_constant,
+    ),
+    ConstantBaseline(
+        name="chance",
+        description="The accuracy is above that of guessing the classes as often as they are predicted, by more than "
+        "sampling error.",
+        compare=_compare_with_chance,
+    ),
+)
 
 
 EVALUATION = Evaluation(
@@ -280,6 +375,12 @@ EVALUATION = Evaluation(
     accumulator=LabelAccumulator,
     support=lambda summary: summary.matrix.support,
     random_example=_random_example,
+    evidence=lambda summary: {
+        OCCURRING: summary.matrix.support,
+        PREDICTED: summary.matrix.predicted,
+        CORRECT: summary.matrix.correct,
+    },
+    constant_baselines=CONSTANT_BASELINES,
     confusion_matrix=lambda summary: summary.matrix.counts,
     reliability=lambda summary: summary.bins,
 )

@@ -3,33 +3,94 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from trainer_module import features
+from trainer_module.evaluation.baselines import (
+    CORRECT,
+    LEVEL,
+    OCCURRING,
+    PREDICTED,
+    BaselineComparison,
+    ConstantBaseline,
+    Evidence,
+    decide,
+    sign_test,
+)
 from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, precision_and_recall
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
+# Counts of images per class, besides those that every task has. Pixels of an image are not independent of each other:
+# tests count images. An image is beatable if it contains another class: then a mask of one class has errors.
+_BETTER, _WORSE, _BEATABLE = "better_than_constant", "worse_than_constant", "beatable_constant"
+# Numbers of images: better and worse than guesses, and with several classes.
+_CHANCE = "chance"
+_PER_CLASS = (OCCURRING, PREDICTED, CORRECT, _BETTER, _WORSE, _BEATABLE)
+_EQUAL = 1e-9  # largest difference of equal scores
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSummary(ConfusionMatrix):
+    """The confusion matrix of pixels, and counts of images.
+
+    Attributes:
+      images: Name → int64 [C] or [3], the evidence of the default rules.
+    """
+
+    images: Evidence
+
 
 class PixelAccumulator:
-    """The confusion matrix of pixels."""
+    """The confusion matrix of pixels, and counts of images by the comparison of each with masks of one class."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Starts without pixels."""
         self._counts = np.zeros((parameters.num_classes, parameters.num_classes), np.int64)
+        self._images = np.zeros((len(_PER_CLASS), parameters.num_classes), np.int64)
+        self._chance = np.zeros(3, np.int64)
 
     def add(self, element: np.ndarray) -> None:
         """Adds one example: int64 [C, C], from `count_pixels`."""
         self._counts += element
+        if element.any():
+            per_class, chance = _image_counts(ConfusionMatrix(element))
+            self._images += per_class
+            self._chance += chance
 
     def merge(self, other: PixelAccumulator) -> None:
         """Adds the counts of another."""
         self._counts += other._counts
+        self._images += other._images
+        self._chance += other._chance
 
-    def summarize(self) -> ConfusionMatrix:
-        """The confusion matrix so far."""
-        return ConfusionMatrix(self._counts.copy())
+    def summarize(self) -> PixelSummary:
+        """The counts so far."""
+        images = dict(zip(_PER_CLASS, self._images.copy(), strict=True))
+        return PixelSummary(self._counts.copy(), images | {_CHANCE: self._chance.copy()})
+
+
+def _image_counts(matrix: ConfusionMatrix) -> tuple[np.ndarray, np.ndarray]:
+    """What one image adds to the counts of images: of `_PER_CLASS`, bool [6, C], and of `_CHANCE`, bool [3].
+
+    Its score is the mean IoU over the classes that occur in the ground truth or the prediction. Guesses that are as
+    frequent as the predictions, but independent of the image, are correct in the expected number of pixels (Cohen 1960,
+    https://doi.org/10.1177/001316446002000104).
+    """
+    support, predicted, correct = matrix.support, matrix.predicted, matrix.correct
+    count, occurring = support.sum(), support > 0
+    score = mean_over_classes(matrix.iou)
+    constant_scores = support / count / (np.count_nonzero(occurring) + ~occurring)
+    beatable = support < count
+    better, worse = score > constant_scores + _EQUAL, score < constant_scores - _EQUAL
+    per_class = np.stack([occurring, predicted > 0, correct > 0, better & beatable, worse & beatable, beatable])
+    # In integers: count * count pixels are at most 2^62 for images of 2^31 pixels.
+    advantage = int(correct.sum()) * int(count) - int(support @ predicted)
+    several = np.count_nonzero(occurring) > 1
+    return per_class, np.array([several and advantage > 0, several and advantage < 0, several])
 
 
 def count_pixels(
@@ -103,6 +164,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=NO_PIXELS,
             in_slices=True,
             compute=lambda matrix: matrix.accuracy,
+            chance=lambda shares: shares.max(),
         ),
         MetricSpec(
             name="mean_iou",
@@ -114,6 +176,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             threshold=0.3,
             change_threshold=0.02,
             compute=lambda matrix: mean_over_classes(matrix.iou),
+            chance=lambda shares: max(shares.max(), (shares / (2.0 - shares)).sum()) / np.count_nonzero(shares),
         ),
         MetricSpec(
             name="mean_dice",
@@ -122,6 +185,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=NO_PIXELS,
             in_slices=True,
             compute=lambda matrix: mean_over_classes(matrix.f1),
+            chance=lambda shares: 1.0 / np.count_nonzero(shares),
         ),
         MetricSpec(
             name="iou",
@@ -132,6 +196,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             main=True,
             mean_metric="mean_iou",
             compute=lambda matrix: matrix.iou,
+            chance=lambda shares: shares / (2.0 - shares),
         ),
         MetricSpec(
             name="dice",
@@ -141,9 +206,75 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             undefined_when=_NO_PIXEL_AND_NO_PREDICTION,
             mean_metric="mean_dice",
             compute=lambda matrix: matrix.f1,
+            chance=lambda shares: shares,
         ),
         *precision_and_recall(lambda matrix: matrix, "pixels"),
     )
+
+
+# === Baselines ===
+
+
+def _compare(images: tuple[int, int, int], baseline: str) -> BaselineComparison:
+    """Tests on how many images the model is better than a baseline, and worse, of those on which it can be better."""
+    better, worse, beatable = images
+    score = f"share of images with a higher score than {baseline}"
+    if not beatable:
+        reason = "is not compared: no evaluated mask has several classes"
+        return BaselineComparison(score=score, value=math.nan, bound=math.nan, passed=None, detail=reason)
+    test = sign_test(better, worse, beatable)
+    passed = decide(test.value, 0.5, test.p_value, test.smallest_p_value)
+    counts = f"better on {better:,} of {beatable:,} images, worse on {worse:,}"
+    p_value = f"p = {test.p_value:.2g}, level {LEVEL:g}"
+    if better + worse == 0:
+        detail = f"is undefined: the scores of all {beatable:,} images are equal"
+    elif passed is None:
+        detail = (
+            f"is {test.value:.4f} ({counts}); not tested, {beatable:,} images are too few "
+            f"(p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
+        )
+    else:
+        detail = f"is {test.value:.4f}; it must be above {test.bound:.4f} ({counts}; sign test, {p_value})"
+    return BaselineComparison(score=score, value=test.value, bound=test.bound, passed=passed, detail=detail)
+
+
+def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
+    """Compares with masks of one class, for each class that occurs: the model must be better than all of them."""
+    comparisons = [
+        _compare((int(better), int(worse), int(beatable)), f"a mask of `{name}` only")
+        for name, occurring, better, worse, beatable in zip(
+            classes, *(evidence[key] for key in (OCCURRING, _BETTER, _WORSE, _BEATABLE)), strict=True
+        )
+        if occurring and beatable
+    ]
+    # The decisive one: failed before not tested before passed, then the narrowest.
+    order = {False: 0, None: 1, True: 2}
+    return min(
+        comparisons,
+        key=lambda result: (order[result.passed], np.nan_to_num(result.value - result.bound, nan=-1.0)),
+        default=_compare((0, 0, 0), "a mask of one class"),
+    )
+
+
+def _compare_with_chance(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
+    better, worse, several = (int(number) for number in evidence[_CHANCE])
+    return _compare((better, worse, several), "guesses")
+
+
+CONSTANT_BASELINES = (
+    ConstantBaseline(
+        name="constant",
+        description="The mean IoU is higher than that of a mask of one class, whichever it is, on more images than it "
+        "is lower, by more than sampling error.",
+        compare=_compare_with_constant,
+    ),
+    ConstantBaseline(
+        name="chance",
+        description="The pixel accuracy is higher than that of guessing the classes as often as they are predicted, on "
+        "more images than it is lower, by more than sampling error.",
+        compare=_compare_with_chance,
+    ),
+)
 
 
 EVALUATION = Evaluation(
@@ -153,5 +284,7 @@ EVALUATION = Evaluation(
     support=lambda matrix: matrix.support,
     count_unit="pixels",
     random_example=_random_example,
+    evidence=lambda summary: summary.images,
+    constant_baselines=CONSTANT_BASELINES,
     confusion_matrix=lambda matrix: matrix.counts,
 )

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainer_module.evaluation.baselines import ConstantBaseline, Evidence
+
 Direction = Literal["higher_is_better", "lower_is_better"]
 Scope = Literal["overall", "per_class"]
 
@@ -42,6 +44,8 @@ class MetricSpec(BaseModel):
       threshold: Default bound of `evaluation.thresholds`; None if it has none.
       change_threshold: Default bound of `evaluation.change_thresholds`; None if it has none.
       compute: Summary of an accumulator → float, or float64 [num_classes] for `per_class`. None in stored records.
+      chance: Shares of the classes in the ground truth, float64 [num_classes] → the value that a predictor reaches
+        which ignores the image, of the shape of `compute`. None if there is no such value, and in stored records.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +64,7 @@ class MetricSpec(BaseModel):
     threshold: float | None = None
     change_threshold: float | None = None
     compute: Callable[[Any], Any] | None = Field(default=None, exclude=True, repr=False)
+    chance: Callable[[np.ndarray], Any] | None = Field(default=None, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _check_bounds(self) -> MetricSpec:
@@ -179,6 +184,9 @@ class Evaluation:
       count_unit: The unit of the support and of the confusion matrix: "images", "pixels", "boxes".
       random_example: (random generator, parameters, class id) → the arguments of `element` for an example whose label
         contains the class and whose prediction is random; for the conformance tests.
+      evidence: Summary → what the default rules are computed from: `OCCURRING`, `PREDICTED` and `CORRECT`, and what
+        `constant_baselines` read.
+      constant_baselines: Predictors that ignore the image, which a model must be better than.
       confusion_matrix: Summary → int64 [num_classes, num_classes], rows are the ground truth; None if there is none.
       reliability: Summary → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
         bin of confidence, of equal width; None if there is no such curve.
@@ -190,5 +198,7 @@ class Evaluation:
     support: Callable[[Any], np.ndarray]
     count_unit: str = IMAGES
     random_example: Callable[[np.random.Generator, Parameters, int], Example]
+    evidence: Callable[[Any], Evidence]
+    constant_baselines: tuple[ConstantBaseline, ...]
     confusion_matrix: Callable[[Any], np.ndarray] | None = None
     reliability: Callable[[Any], np.ndarray] | None = None
