@@ -246,7 +246,7 @@ class GateReport(Stored):
 
     FILE: ClassVar[str] = "gates.json"
 
-    format: Literal[2] = 2
+    format: Literal[1] = 1
     has_baseline: bool
     results: tuple[GateResult, ...]
     warnings: tuple[str, ...] = ()
