@@ -44,10 +44,10 @@ def warnings(evaluation: EvaluationResult, options: EvaluationOptions) -> tuple[
     Returns:
       One sentence per setting and metric.
     """
-    found: dict[tuple[str, str], list[_Reached]] = {}
+    cases_by_bound: dict[tuple[str, str], list[_Reached]] = {}
     for case in _reached(evaluation, options):
-        found.setdefault((case.setting, case.metric.name), []).append(case)
-    return tuple(_sentence(cases, evaluation.split) for cases in found.values())
+        cases_by_bound.setdefault((case.setting, case.metric.name), []).append(case)
+    return tuple(_sentence(cases, evaluation.split) for cases in cases_by_bound.values())
 
 
 def _reached(evaluation: EvaluationResult, options: EvaluationOptions) -> Iterator[_Reached]:

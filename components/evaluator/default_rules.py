@@ -100,8 +100,8 @@ class _Rules:
             yield from self._occur_among(rule, CORRECT, "correctly predicted classes")
 
     def _compare_with_baseline(self, rule: str) -> GateResult:
-        found = self._baselines[rule].compare(self._evidence, self._classes)
-        return self._result(rule, found.score, found.passed, found.detail, found.value, found.bound)
+        result = self._baselines[rule].compare(self._evidence, self._classes)
+        return self._result(rule, result.score, result.passed, result.detail, result.value, result.bound)
 
     def _occur_in_train(self) -> GateResult:
         absent = [name for name in self._classes if not self._train_counts.get(name)]
@@ -137,11 +137,11 @@ class _Rules:
         images; with that recall the probability that any m classes are missed is at most binomial(K, m) (1 - recall)^N.
         """
         occurring, correct = self._evidence[OCCURRING], self._evidence[CORRECT]
-        found = correct > 0
-        if not found.any():
+        known = correct > 0
+        if not known.any():
             return True
         # Laplace's rule of succession: a recall of 1 on few images is not certain.
-        recall = (correct[found].sum() + 1) / (occurring[found].sum() + 2)
+        recall = (correct[known].sum() + 1) / (occurring[known].sum() + 2)
         num_classes = int(np.count_nonzero(occurring))
         sizes = np.cumsum(sorted((occurring[index] for index in missing), reverse=True))
         return any(

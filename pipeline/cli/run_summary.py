@@ -238,9 +238,9 @@ def _verdict(console: Console, result: RunResult) -> None:
         say("Evaluator", f"{word} by its rules and thresholds {against}")
         for gate in result.gates.rules:
             mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[yellow]·[/yellow]"}[gate.passed]
-            _line(console, f"  {mark} {escape(f'{gate.name}: {gate.subject} {gate.detail}')}")
+            print_line(console, f"  {mark} {escape(f'{gate.name}: {gate.subject} {gate.detail}')}")
         for warning in result.gates.warnings:
-            _line(console, f"  [yellow]![/yellow] {escape(warning)}")
+            print_line(console, f"  [yellow]![/yellow] {escape(warning)}")
         for rule in result.not_compared[:_MOST_ROWS]:
             print_line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
         if len(result.not_compared) > _MOST_ROWS:

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from components.evaluator.artifact import EvaluationResult, SliceMetrics
+from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.example_validator.artifact import DriftReport
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import Entry
 from pipeline.cli import json_output, run_summary
 from pipeline.config import loading
-from pipeline.execution.results import Refusal
+from pipeline.execution.results import Refusal, RunResult, of_gate
 from trainer_module import tasks
 from trainer_module.evaluation.spec import MetricSpec
 
@@ -75,6 +75,49 @@ def shown(part, *arguments):
     out = io.StringIO()
     part(Console(file=out, width=120), *arguments)
     return out.getvalue()
+
+
+def rule(name, passed, value=0.5, bound=0.5):
+    return GateResult(
+        setting="evaluation.disabled_rules",
+        rule=name,
+        metric=name,
+        title="balanced accuracy",
+        slice="all",
+        value=value,
+        bound=bound,
+        higher_is_better=True,
+        examples=40,
+        passed=passed,
+        detail="is 0.5",
+    )
+
+
+RULES = (rule("beats_constant", False), rule("beats_chance", True, 0.9), rule("classes_correct", None, math.nan))
+
+
+def test_every_default_rule_and_every_warning_has_a_line():
+    result = RunResult(gates=GateReport(has_baseline=False, results=RULES, warnings=("accuracy = 0.5 is chance.",)))
+    assert shown(run_summary._verdict, result).splitlines() == [
+        "Evaluator         refused by its rules and thresholds (no earlier blessed model)",
+        "  ✗ beats_constant: balanced accuracy is 0.5",
+        "  ✓ beats_chance: balanced accuracy is 0.5",
+        "  · classes_correct: balanced accuracy is 0.5",
+        "  ! accuracy = 0.5 is chance.",
+    ]
+    # A value equal to a bound that it must exceed.
+    assert "≥ 0.5" in refused(100, of_gate(RULES[0])) and "beats_constant" in refused(100, of_gate(RULES[0]))
+
+
+def test_default_rules_as_json():
+    rows = [json_output._rule(gate).model_dump() for gate in RULES]
+    assert [(row["name"], row["result"]) for row in rows] == [
+        ("beats_constant", "failed"),
+        ("beats_chance", "passed"),
+        ("classes_correct", "not compared"),
+    ]
+    assert rows[0] | rows[2] == rows[2] and rows[2]["value"] is None
+    assert rows[0]["detail"] == "balanced accuracy is 0.5"
 
 
 def test_drift_and_skew_are_shown_if_they_were_checked():

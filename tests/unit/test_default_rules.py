@@ -65,10 +65,10 @@ def report_of(task, summary, classes, *, train=None, **configured):
 
 def results(report: GateReport) -> dict[str, bool | None]:
     """Rule → passed; of several results the first."""
-    found: dict[str, bool | None] = {}
+    by_rule: dict[str, bool | None] = {}
     for result in report.rules:
-        found.setdefault(result.rule, result.passed)
-    return found
+        by_rule.setdefault(result.rule, result.passed)
+    return by_rule
 
 
 def of_labels(labels, predicted, classes=None, **more):
@@ -168,8 +168,8 @@ def test_masks_that_do_not_depend_on_the_image(rng, name, failed):
     }[name]
     report = of_masks(zip(truth, predicted, strict=True), thresholds={"mean_iou": 0.0})
     assert not report.blessed
-    found = {rule for rule, passed in results(report).items() if passed is False}
-    assert found >= failed - {"beats_chance"} and "beats_constant" in found
+    refusing = {rule for rule, passed in results(report).items() if passed is False}
+    assert refusing >= failed - {"beats_chance"} and "beats_constant" in refusing
 
 
 def test_a_class_without_pixels_is_refused_although_all_pixels_are_correct(rng):

@@ -276,6 +276,15 @@ def test_the_weakest_class_is_that_of_the_main_class_metric(sources_of):
     assert fact.note == "F1" and fact.title
 
 
+def test_default_rules_and_warnings_are_on_the_page(sources_of):
+    results = [gate(), gate(rule="beats_chance", metric="beats_chance", title="accuracy", passed=False)]
+    sources = sources_of(gates=GateReport(has_baseline=False, results=results, warnings=("accuracy = 0.3 is chance.",)))
+    built = page.build(sources)
+    row = built.thresholds.rows[0]
+    assert row[-1].text == "default rule beats_chance" and "guessing the classes" in row[0].title
+    assert "<li>accuracy = 0.3 is chance.</li>" in rendering.render(built)
+
+
 def test_failed_thresholds_come_first_and_passed_ones_by_their_margin():
     results = [gate(value=0.99), gate(value=0.86), gate(passed=None, value=0.1), gate(value=0.8, passed=False)]
     results.append(gate(value=0.2, passed=False))
