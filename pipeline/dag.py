@@ -25,7 +25,6 @@ from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from components.model_report.component import ModelReport
 from components.pusher.component import VersionPusher
@@ -39,6 +38,8 @@ from components.tuner.component import TableTuner
 from pipeline.config.loading import as_toml, with_absolute_paths
 from pipeline.config.sections import PipelineConfig, slice_feature
 from pipeline.eval_config import batch_size, eval_config
+from pipeline.execution.dataset import example_gen_options
+from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.nodes import TUNER
 from trainer_module import features, tasks
 from trainer_module.options import ExplanationOptions, ServedExplanationOptions
@@ -87,19 +88,13 @@ def create_pipeline(
     # Only GradCam reads which images are explained: a change must not start another training.
     served = set(ServedExplanationOptions.model_fields)
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
-    example_gen_options = ExampleGenOptions(
-        data=config.data.options(),
-        classes=dataset.classes,
-        ignore_id=dataset.ignore_id,
-        columns=dataset.columns,
-        label_features=dataset.label_features,
-        fingerprint=dataset.fingerprint,
-    )
     written_splits = config.data.written_splits(dataset.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
     slices = config.evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + dataset.slice_columns)
 
-    example_gen = ImageExampleGen(input_base=config.data_location, options=example_gen_options, source_hash=code)
+    example_gen = ImageExampleGen(
+        input_base=config.data_location, options=example_gen_options(config, dataset), source_hash=code
+    )
 
     # Without image bytes, file names and digests: hashing them would take longer than everything else.
     statistics_features = [features.IMAGE_FORMAT, features.IMAGE_HEIGHT, features.IMAGE_WIDTH]
@@ -246,6 +241,7 @@ def create_pipeline(
         explanations=grad_cam.outputs["explanations"],
         base_directory=config.model_base_path,
         keep_versions=config.serving.keep_versions,
+        dataset=DatasetIdentity.of(config, dataset).provenance(),
     )
 
     # After Pusher, so that the report contains the final result, also for a refused model.

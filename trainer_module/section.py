@@ -43,6 +43,16 @@ class ModelOptions(Section):
         """Returns the same network without pre-trained weights, to inspect its layers."""
         return self
 
+    def check_weights(self, image_size: int) -> None:
+        """Checks that pre-trained weights are available; downloads them if necessary.
+
+        Args:
+          image_size: Side of the images, pixels.
+
+        Raises:
+          MissingWeightsError: If they are not available; the message says how to get them.
+        """
+
     def begins_frozen(self) -> bool:
         """Whether the backbone is frozen in the first training phase."""
         return False

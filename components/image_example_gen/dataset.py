@@ -58,6 +58,11 @@ class Dataset:
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files that are read, bytes."""
+        return sum(entry.size + sum(file.size for file in entry.label_files) for entry in self.entries)
+
 
 def inspect_dataset(location: str, options: DataOptions) -> Dataset:
     """Lists a dataset, and refuses one that cannot be trained on.

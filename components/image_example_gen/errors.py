@@ -13,23 +13,23 @@ class LayoutError(DatasetError):
     """The files are not arranged as the layout requires."""
 
 
-class ClassTooSmallError(RuntimeError):
+class ClassTooSmallError(DatasetError):
     """A class has too few different images to be in every split."""
 
 
-class ClassesChangedError(RuntimeError):
+class ClassesChangedError(DatasetError):
     """The dataset no longer has the classes that the pipeline was compiled for."""
 
 
-class ClassWithoutTrainingImagesError(RuntimeError):
+class ClassWithoutTrainingImagesError(DatasetError):
     """A class has no usable image in the train split."""
 
 
-class DamagedContainerError(RuntimeError):
+class DamagedContainerError(DatasetError):
     """A file of many examples cannot be read to its end; the number of lost examples is unknown."""
 
 
-class EmptySplitError(RuntimeError):
+class EmptySplitError(DatasetError):
     """A required split has no usable image."""
 
 
@@ -37,5 +37,5 @@ class LostFilesError(RuntimeError):
     """The first pass did not return every file that it was given: a defect of the program."""
 
 
-class TooManyBadFilesError(RuntimeError):
+class TooManyBadFilesError(DatasetError):
     """The fraction of unusable files is above `data.max_bad_fraction`."""

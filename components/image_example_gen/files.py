@@ -140,8 +140,13 @@ def describe(root: str, paths: list[str]) -> list[File]:
     ]
 
 
-def read(root: str, path: str) -> bytes:
+def read(root: str, path: str, most_bytes: int = -1) -> bytes:
     """Reads a file.
+
+    Args:
+      root: The folder that the path starts from.
+      path: Relative to the root.
+      most_bytes: Number of bytes to read from the beginning; -1 for all.
 
     Raises:
       UnreadableFileError: With the system's reason.
@@ -149,14 +154,14 @@ def read(root: str, path: str) -> bytes:
     if not is_remote(root):
         try:
             with open(join(root, path), "rb") as file:
-                return file.read()
+                return file.read(most_bytes)
         except OSError as error:
             raise UnreadableFileError(f"cannot be read: {error.strerror}") from None
     import tensorflow as tf
 
     try:
         with tf.io.gfile.GFile(join(root, path), "rb") as file:
-            content: bytes = file.read()
+            content: bytes = file.read(most_bytes)
             return content
     except tf.errors.OpError as error:
         raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
@@ -178,12 +183,12 @@ def records(location: str) -> tf.data.Dataset:
     )
 
 
-def read_all(root: str, paths: list[str]) -> Iterator[bytes | UnreadableFileError]:
+def read_all(root: str, paths: list[str], most_bytes: int = -1) -> Iterator[bytes | UnreadableFileError]:
     """Reads files in order; remote ones several at a time."""
 
     def content(path: str) -> bytes | UnreadableFileError:
         try:
-            return read(root, path)
+            return read(root, path, most_bytes)
         except UnreadableFileError as error:
             return error
 

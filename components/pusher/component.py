@@ -15,6 +15,7 @@ class VersionPusherSpec(component_spec.ComponentSpec):
 
     PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("base_directory") | {
         "keep_versions": component_spec.ExecutionParameter(type=int),
+        "dataset": component_spec.ExecutionParameter(type=str),
     }
     # TFX has no blessing for GradCam's verdict, neither about metrics nor about serving: it is a property here.
     INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
@@ -46,6 +47,7 @@ class VersionPusher(base_component.BaseComponent):
         explanations: channel.BaseChannel,
         base_directory: str,
         keep_versions: int | None,
+        dataset: str,
     ) -> None:
         """Creates the node.
 
@@ -56,6 +58,7 @@ class VersionPusher(base_component.BaseComponent):
           explanations: GradCam's `explanations`; the property `blessed` is read.
           base_directory: The folder that a model server watches.
           keep_versions: Number of versions to keep; None for all.
+          dataset: JSON object that identifies the dataset, for the manifest of the version.
         """
         super().__init__(
             spec=VersionPusherSpec(
@@ -65,6 +68,7 @@ class VersionPusher(base_component.BaseComponent):
                 explanations=explanations,
                 base_directory=base_directory,
                 keep_versions=keep_versions or 0,
+                dataset=dataset,
                 pushed_model=channel.Channel(type=standard_artifacts.PushedModel),
             )
         )

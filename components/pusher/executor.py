@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -36,7 +37,8 @@ class Executor(executor.Executor):
           input_dict: `model`, `model_blessing`, `infra_blessing`, `explanations`.
           output_dict: `pushed_model`: a copy of the model; properties `pushed`, `pushed_destination`, `pushed_version`
             as TFX's, and `model_id`.
-          exec_properties: `base_directory`; `keep_versions`, 0 for all.
+          exec_properties: `base_directory`; `keep_versions`, 0 for all; `dataset`, the JSON object that identifies the
+            dataset.
         """
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -48,7 +50,7 @@ class Executor(executor.Executor):
             model_path,
             exec_properties["base_directory"],
             keep=exec_properties["keep_versions"] or None,
-            provenance={"model": model.uri},
+            provenance={"model": model.uri, "dataset": json.loads(exec_properties["dataset"])},
         )
         io_utils.copy_dir(model_path, pushed.uri)  # TFX's cache checks that this copy exists
         pushed.set_int_custom_property("pushed", 1)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, print_line, stop
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+from pipeline.cli.options import AdoptOption, ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 
 if TYPE_CHECKING:
     from pipeline.config.sections import PipelineConfig
+    from pipeline.execution.dataset_identity import DatasetIdentity
     from pipeline.kubeflow.compiler import Documents
 
 
@@ -45,7 +46,8 @@ def compile_(
     """
     if output.suffix not in (".yaml", ".yml"):
         stop(Console(stderr=True), BAD_USAGE, f"--output: {output} must end with .yaml.")
-    loaded, documents = _compiled(config, data, overrides)
+    # The compiled files start no run: no dataset is recorded, and any is accepted.
+    loaded, documents, _ = _compiled(config, data, overrides, adopt=True)
     with one_message(lambda: output):
         output.write_text(documents.as_yaml(), encoding="utf-8")
     print(f"{output}: {loaded.pipeline.name}, {documents.num_nodes} nodes")
@@ -71,6 +73,7 @@ def submit(
         str | None, typer.Option(metavar="'S M H D M W'", help="Run on a schedule; six fields, seconds first.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end of the run.")] = True,
+    adopt: AdoptOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Runs the pipeline on Kubeflow Pipelines 2 and waits for the result.
@@ -93,13 +96,14 @@ def submit(
     for option, file in (("--token-file", token_file), ("--ca-cert", ca_certificate)):
         if file is not None and not file.is_file():
             stop(stderr, BAD_USAGE, f"{option}: file {file} does not exist.")
-    loaded, documents = _compiled(config, data, overrides)
+    loaded, documents, identity = _compiled(config, data, overrides, adopt=adopt)
     if cron is not None and loaded.kubeflow.cache_examples:
         stop(
             stderr,
             BAD_USAGE,
             "--cron with kubeflow.cache_examples = true would never read new images. Set it to false.",
         )
+    from pipeline.execution import dataset_identity
     from pipeline.kubeflow import submission as submissions
 
     token = token_file.read_text().strip() if token_file else None
@@ -120,6 +124,8 @@ def submit(
             service_account=loaded.kubeflow.service_account,
             cron=cron,
         )
+        with one_message(lambda: loaded.run_dir):
+            dataset_identity.store(loaded, identity)
         print_line(stderr, f"{submitted.status}: {submitted.url}")
         if wait and cron is None:
             server.follow(submitted, on_task=lambda node, state: print_line(stderr, f"  {node}: {state.lower()}"))
@@ -133,18 +139,23 @@ def submit(
     raise typer.Exit(submitted.exit_code)
 
 
-def _compiled(config: str, data: str | None, overrides: list[str] | None) -> tuple[PipelineConfig, Documents]:
-    """Lists the images and compiles the pipeline."""
+def _compiled(
+    config: str, data: str | None, overrides: list[str] | None, *, adopt: bool
+) -> tuple[PipelineConfig, Documents, DatasetIdentity]:
+    """Lists the images, checks that they belong to the pipeline, and compiles it."""
     import os
 
-    from pipeline.execution import local_run, log
+    from pipeline.execution import dataset_identity, local_run, log
     from pipeline.kubeflow import cluster_config
+    from pipeline.nodes import NODE_IDS
 
     with one_message(lambda: loaded.run_dir):
         loaded = load_config(config, data, overrides)
         cluster_config.check(loaded)
-        dataset = local_run.prepare_training_data(loaded)
+        dataset, identity = dataset_identity.check(
+            loaded, local_run.prepare_training_data(loaded), to_node=NODE_IDS[-1], adopt=adopt
+        )
         with log.redirected_output(Path(os.devnull)):
             from pipeline.kubeflow import compiler
 
-            return loaded, compiler.compile_pipeline(loaded, dataset)
+            return loaded, compiler.compile_pipeline(loaded, dataset), identity

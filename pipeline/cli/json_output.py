@@ -226,7 +226,7 @@ def run_output(outcome: Outcome) -> RunOutput:
             "drift": drift and {"previous_span": drift.previous_span, "found": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "log": str(outcome.log_path),
-            "error": f"{outcome.error[0]}: {outcome.error[1]}" if outcome.error else None,
+            "error": f"{outcome.error[0]}: {outcome.cause}" if outcome.error else None,
         }
     )
 

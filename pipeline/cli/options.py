@@ -24,6 +24,7 @@ DataOption = Annotated[
 OverridesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replaces one setting; can be repeated.")
 ]
+AdoptOption = Annotated[bool, typer.Option("--adopt", help="Continue the pipeline of this name with another dataset.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 

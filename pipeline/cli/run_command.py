@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.console import wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+from pipeline.cli.options import AdoptOption, ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from trainer_module.error_text import did_you_mean
 
 
@@ -18,6 +18,7 @@ def run(
     overrides: OverridesOption = None,
     from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
     to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
+    adopt: AdoptOption = False,
     as_json: JsonOption = False,
     debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
 ) -> None:
@@ -27,15 +28,18 @@ def run(
 
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the images or the model.
     """
-    from pipeline.execution import local_run, log
+    from pipeline.execution import dataset_identity, local_run, log
     from pipeline.execution.dataset import prepare
+    from pipeline.nodes import NODE_IDS
 
     with one_message(lambda: loaded.run_dir, interrupted="Interrupted. Run the same command again to resume."):
         loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
         local_run.check_distribution(loaded)
         with local_run.run_lock(loaded.run_dir):
-            dataset = prepare(loaded)
+            dataset, identity = dataset_identity.check(
+                loaded, prepare(loaded), to_node=to_node or NODE_IDS[-1], adopt=adopt
+            )
             from pipeline.cli import run_summary
 
             with log.redirected_output(loaded.log_path) as (out, err):
@@ -43,7 +47,12 @@ def run(
                 run_summary.start(console, loaded, dataset)
                 with run_summary.Progress(console) as progress:
                     outcome = local_run.execute(
-                        loaded, dataset, from_node=from_node, to_node=to_node, on_node=progress.on_node
+                        loaded,
+                        dataset,
+                        identity=identity,
+                        from_node=from_node,
+                        to_node=to_node,
+                        on_node=progress.on_node,
                     )
                 run_summary.summary(console, outcome, loaded)
                 if debug and outcome.error:

@@ -127,8 +127,7 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
             f"[bold]{'Pusher':<18}[/bold][red]nothing pushed[/red]; the version before, if any, is still served",
         )
     if outcome.error:
-        node, cause = outcome.error
-        print_line(console, f"\n[bold red]{node} failed:[/bold red] {escape(_cause(cause))}")
+        print_line(console, f"\n[bold red]{outcome.error[0]} failed:[/bold red] {escape(outcome.cause or '')}")
         print_line(
             console,
             f"Run the same command again to resume at this node. Full log: {escape(str(outcome.log_path))}; "
@@ -278,12 +277,6 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
     for row in rows:
         if not row.is_measured:
             print_line(console, f"  [red]✗[/red] {escape(row.text)}")
-
-
-def _cause(error: BaseException) -> str:
-    """The message, without what Beam appends and without the classes of TFX's wrappers."""
-    message = str(error) or type(error).__name__
-    return message.split(" [while running")[0]
 
 
 def _number(value: float | None) -> str:

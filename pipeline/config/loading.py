@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from components.evaluator.options import EvaluationOptions
 from pipeline.config import dotted_names, renamed_keys
 from pipeline.config.messages import ConfigError, explain
+from pipeline.config.names import name_of_data
 from pipeline.config.sections import PipelineConfig, PipelineSection
 from trainer_module import backbones, models, tasks
 from trainer_module.error_text import did_you_mean
@@ -68,10 +68,14 @@ def load(
     renamed_keys.rename(table, warn)  # an override may set a table that contains a deprecated key
     renamed_keys.add_implied(table, warn)
     if data is not None:
+        generated = (dotted_names.get(table, "data.source") or "folder") != "folder"
         dotted_names.section(table, "data").update(path=data, source="folder")
         if is_preset(name_or_path) and "pipeline.name" not in dict(settings):
             # Runs on different datasets are different pipelines: one must not replace the served model of the other.
-            dotted_names.put(table, "pipeline.name", _slug(data))
+            # A preset for one dataset has its name; if it generates that dataset, the name is not that of other data.
+            if generated or dotted_names.get(table, "pipeline.name") is None:
+                default = PipelineSection.model_fields["name"].default if generated else name_or_path.replace("_", "-")
+                dotted_names.put(table, "pipeline.name", name_of_data(data, default))
     _keep_default_name(table, warn)
     try:
         return PipelineConfig.model_validate(table, context={"needs_data": needs_data})
@@ -83,22 +87,6 @@ def load(
 def is_preset(name_or_path: str) -> bool:
     """Whether this is the name of a preset, and not of an existing file."""
     return name_or_path in preset_names() and not Path(name_or_path).expanduser().is_file()
-
-
-def _slug(data: str) -> str:
-    """Derives the name of a pipeline from the path of its dataset: lower-case letters, digits and hyphens.
-
-    The name of the folder; for a manifest, preceded by the folder's; for spans, the folder that contains them and the
-    text before the placeholder. Different datasets should not share the folder of a run.
-    """
-    *_, above, last = ["", *absolute(data.partition("{")[0]).rstrip("/").split("/")]
-    if data.endswith((".csv", ".jsonl")):
-        stem = last.rpartition(".")[0]
-        last = above if stem == "manifest" else f"{above}-{stem}"
-    elif "{" in data and not data.partition("{")[0].endswith("/"):
-        last = f"{above}-{last}"
-    words = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
-    return words[:62] or "images"
 
 
 def _keep_default_name(table: dict[str, Any], warn: renamed_keys.Warn) -> None:

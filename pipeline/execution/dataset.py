@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.evaluator.options import LABEL_GROUP, may_name
+from components.image_example_gen import layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
@@ -27,8 +29,24 @@ def prepare(config: PipelineConfig) -> Dataset:
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
     dataset = inspect_dataset(config.data_location, config.data.options())
+    if not layouts.get(dataset.layout).entries_are_containers:
+        # ImageExampleGen would come to the same result, but only after it has read all other files.
+        total = len(dataset.entries) + len(dataset.refused)
+        limits.refuse_bad_files(dataset.refused, total, config.data.max_bad_fraction)
     check_names(config, dataset)
     return dataset
+
+
+def example_gen_options(config: PipelineConfig, dataset: Dataset) -> ExampleGenOptions:
+    """The options of ImageExampleGen."""
+    return ExampleGenOptions(
+        data=config.data.options(),
+        classes=dataset.classes,
+        ignore_id=dataset.ignore_id,
+        columns=dataset.columns,
+        label_features=dataset.label_features,
+        fingerprint=dataset.fingerprint,
+    )
 
 
 def check_names(config: PipelineConfig, dataset: Dataset) -> None:

@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 from components.image_example_gen.dataset import Dataset
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
+from pipeline.execution import dataset_identity, preflight
 from pipeline.execution.dataset import prepare, refuse_other_task
+from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.execution.outcome import Outcome
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
 
 if TYPE_CHECKING:
     from pipeline.execution.node_runner import NodeResult
+
+
+_FIRST_NODE = "ImageExampleGen"
 
 
 class AlreadyRunningError(Exception):
@@ -57,6 +62,7 @@ def execute(
     config: PipelineConfig,
     dataset: Dataset,
     *,
+    identity: DatasetIdentity | None = None,
     from_node: str | None = None,
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
@@ -66,15 +72,25 @@ def execute(
     Args:
       config: The whole configuration.
       dataset: From `prepare`.
+      identity: Of the dataset; stored as soon as ImageExampleGen has read it.
       from_node: First node to run.
       to_node: Last node to run.
       on_node: Called when nodes start and end.
 
     Raises:
-      ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, or if
-        `pipeline.artifacts` cannot be used.
+      ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, if
+        `pipeline.artifacts` cannot be used, if weights are missing, or if the disk is too small.
+      DatasetError: If no image of a sample is usable.
     """
     refuse_other_task(config, dataset, to_node or NODE_IDS[-1])
+    earlier = dataset_identity.read(config)
+    preflight.check(
+        config,
+        dataset,
+        from_node=from_node or NODE_IDS[0],
+        to_node=to_node or NODE_IDS[-1],
+        examples_exist=earlier is not None and earlier.fingerprint == dataset.fingerprint,
+    )
     from components.example_validator.findings import AnomaliesFoundError
     from pipeline import dag
     from pipeline.execution import artifact_store, node_runner, push_cache, results
@@ -86,6 +102,8 @@ def execute(
     def add_result(result: NodeResult) -> None:
         if result.state != "running":
             outcome.nodes.append(result)
+        if result.id == _FIRST_NODE and result.state in ("complete", "cached") and identity:
+            dataset_identity.store(config, identity)
         on_node(result)
 
     artifact_store.claim(config)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.execution import disk_space
+from trainer_module.error_text import full_disk, plain_text
+
 if TYPE_CHECKING:
     from components.example_validator.findings import AnomaliesFoundError
     from pipeline.execution.node_runner import NodeResult
@@ -38,6 +41,14 @@ class Outcome:
         if self.refusal is not None or (self.result is not None and self.result.refused):
             return "refused"
         return "done"
+
+    @property
+    def cause(self) -> str | None:
+        """Why the failed node failed, without what only a developer can use; None if no node failed."""
+        if self.error is None:
+            return None
+        path = full_disk(self.error[1])
+        return plain_text(self.error[1]) if path is None else disk_space.full_message(path or self.log_path.parent)
 
     @property
     def refusals(self) -> list[Refusal]:

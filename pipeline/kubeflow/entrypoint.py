@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        _report(root, f"error: {args.node_id}: {type(error).__name__}: {first_line(error)}")
+        _report(root, f"error: {args.node_id}: {first_line(error)}")
         return FAILED
     return 0
 

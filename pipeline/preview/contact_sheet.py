@@ -21,6 +21,7 @@ from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
+from pipeline.execution.dataset import example_gen_options
 from trainer_module import features, tasks
 from trainer_module.options import TrainerOptions
 
@@ -97,13 +98,7 @@ def read(
     Raises:
       ConfigError: If no image is usable.
     """
-    reading = ExampleGenOptions(
-        data=config.data.options(),
-        classes=dataset.classes,
-        ignore_id=options.ignore_id,
-        columns=dataset.columns,
-        label_features=dataset.label_features,
-    )
+    reading = example_gen_options(config, dataset)
     images: list[LabelledImage] = []
     try:
         for candidate in _candidates(dataset, reading, num):

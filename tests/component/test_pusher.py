@@ -41,7 +41,7 @@ def push(tmp_path):
                 "explanations": [explanations],
             },
             {"pushed_model": [pushed]},
-            {"base_directory": str(tmp_path / "served"), "keep_versions": keep},
+            {"base_directory": str(tmp_path / "served"), "keep_versions": keep, "dataset": '{"root": "/data/birds"}'},
         )
         return pushed
 

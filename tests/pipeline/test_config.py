@@ -413,9 +413,9 @@ def test_groups_have_one_source():
 
 def test_paths_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    loaded = loading.load("digits", data="~/photos", overrides=["pipeline.root='~/runs'"])
-    assert loaded.run_dir == tmp_path / "runs" / "photos"
-    assert loaded.data_location == str(tmp_path / "photos")
+    loaded = loading.load("digits", data="~/birds", overrides=["pipeline.root='~/runs'"])
+    assert loaded.run_dir == tmp_path / "runs" / "birds"
+    assert loaded.data_location == str(tmp_path / "birds")
 
 
 def test_a_toml_file(tmp_path):

@@ -12,6 +12,7 @@ from trainer_module.backbones._weights import (
     IMAGENET,
     RANDOM,
     Directory,
+    Download,
     MissingWeightsError,
     PythonPackage,
     Scaling,
@@ -59,6 +60,26 @@ class Backbone:
     def weights_for(self, image_size: int) -> Weights:
         """The set that was trained with images of this size, else the first one."""
         return next((weights for weights in self.weights if weights.image_size == image_size), self.weights[0])
+
+    def check_weights(self, *, image_size: int, weights: str) -> None:
+        """Checks that weights are available, without building the network; downloads them if necessary.
+
+        Args:
+          image_size: As in `build`.
+          weights: As in `build`.
+
+        Raises:
+          MissingWeightsError: If they are not available.
+        """
+        source = self.weights_for(image_size).source
+        if isinstance(source, Directory):
+            source.check(weights)
+        elif weights == IMAGENET and isinstance(source, Download):
+            source.check()
+        elif weights == IMAGENET:
+            source.path()
+        elif weights != RANDOM:
+            existing_file(weights)
 
     def build(self, *, image_size: int, weights: str) -> keras.Model:
         """Builds the network without its classifier; preprocessing is part of it.

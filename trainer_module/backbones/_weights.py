@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ Rgb = tuple[float, float, float]
 # (`keras.applications.imagenet_utils.preprocess_input`, mode "torch").
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
+
+
+_CACHE_FOLDER = "models"  # in the folder of Keras
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5 file format specification 3.0, section II.A; at offset 0 in Keras' files
 
 
 class MissingWeightsError(ValueError):
@@ -70,6 +75,16 @@ class Download:
     url: str
     md5: str | None
 
+    def check(self) -> None:
+        """Downloads the file unless a file of this name is in the cache; does not import Keras if one is.
+
+        Raises:
+          MissingWeightsError: If the download fails.
+        """
+        cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+        if not (cache / _CACHE_FOLDER / self.url.rpartition("/")[2]).is_file():
+            self.path()
+
     def path(self) -> str:
         """Downloads the file unless it is in the cache.
 
@@ -80,7 +95,7 @@ class Download:
 
         name = self.url.rpartition("/")[2]
         try:
-            path: str = keras.utils.get_file(name, self.url, cache_subdir="models", file_hash=self.md5)
+            path: str = keras.utils.get_file(name, self.url, cache_subdir=_CACHE_FOLDER, file_hash=self.md5)
         except Exception as error:  # Keras raises a bare Exception for a failed download
             raise MissingWeightsError(
                 f"The ImageNet weights could not be downloaded ({error}). Fetch {self.url} on a machine with network "
@@ -132,10 +147,12 @@ class Directory:
 
     Attributes:
       catalogue: Web page that offers such directories.
+      check: Raises MissingWeightsError if the directory does not contain such a network.
       read: Builds the feature map [N, h, w, c] from preprocessed pixels [N, s, s, 3] and the directory.
     """
 
     catalogue: str
+    check: Callable[[str], None]
     read: Callable[[str, keras.KerasTensor], keras.KerasTensor]
 
 
@@ -174,7 +191,7 @@ def existing_file(path: str) -> str:
     """Checks the path of a Keras weights file, and expands ~.
 
     Raises:
-      MissingWeightsError: If the file does not exist, or Keras cannot load files of this name.
+      MissingWeightsError: If the file does not exist, or Keras cannot load it.
     """
     expanded = Path(path).expanduser()
     if not expanded.is_file():
@@ -184,4 +201,7 @@ def existing_file(path: str) -> str:
         )
     if expanded.suffix != ".h5":
         raise MissingWeightsError(f"{path!r} must end in `.weights.h5` (Keras 3) or `.h5` (Keras 2).")
+    with expanded.open("rb") as file:
+        if file.read(len(_HDF5_SIGNATURE)) != _HDF5_SIGNATURE:
+            raise MissingWeightsError(f"{path} is not an HDF5 file. Download it again, or save the weights with Keras.")
     return str(expanded)

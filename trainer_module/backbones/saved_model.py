@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 _CATALOGUE = "https://www.kaggle.com/models"
 
 
+def _check(directory: str) -> None:
+    """Checks that a directory contains a SavedModel.
+
+    Raises:
+      MissingWeightsError: If it does not.
+    """
+    if not (Path(directory).expanduser() / "saved_model.pb").is_file():
+        raise MissingWeightsError(
+            f'There is no SavedModel in {directory!r}. With model.backbone = "saved_model", model.weights is the '
+            f"directory of a feature-vector model that contains saved_model.pb: download one from {_CATALOGUE} and "
+            "unpack it."
+        )
+
+
 def _read(directory: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
     """Wraps the SavedModel; nothing in it can be trained.
 
@@ -38,14 +52,8 @@ def _read(directory: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
 
     from trainer_module.backbones import _frozen_graph
 
-    folder = Path(directory).expanduser()
-    if not (folder / "saved_model.pb").is_file():
-        raise MissingWeightsError(
-            f'There is no SavedModel in {directory!r}. With model.backbone = "saved_model", model.weights is the '
-            f"directory of a feature-vector model that contains saved_model.pb: download one from {_CATALOGUE} and "
-            "unpack it."
-        )
-    vectors = _frozen_graph.from_saved_model(str(folder), pixels.shape[1])(pixels)
+    _check(directory)
+    vectors = _frozen_graph.from_saved_model(str(Path(directory).expanduser()), pixels.shape[1])(pixels)
     return layers.Reshape([1, 1, vectors.shape[-1]], name="one_position")(vectors)
 
 
@@ -54,7 +62,7 @@ BACKBONE = Backbone(
     skip_strides=(),
     weights=(
         Weights(
-            source=Directory(_CATALOGUE, read=_read),
+            source=Directory(_CATALOGUE, check=_check, read=_read),
             image_size=None,
             preprocessing=Scaling(1 / 255),
             published_input=(0.0, 1.0),  # the convention of these collections

@@ -46,6 +46,10 @@ class Options(ModelOptions):
         trainable = backbones.get(self.backbone).trainable
         return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
 
+    def check_weights(self, image_size: int) -> None:
+        """Checks that the weights of the backbone are available."""
+        backbones.get(self.backbone).check_weights(image_size=image_size, weights=self.weights)
+
     def begins_frozen(self) -> bool:
         """Whether the head is trained first; a base of random weights would teach it nothing."""
         return self.weights != backbones.RANDOM

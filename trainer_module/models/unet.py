@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
@@ -55,6 +57,12 @@ class Options(ModelOptions):
     def has_backbone(self) -> bool:
         """Whether the encoder is one of the backbones, which take pixels and normalise them themselves."""
         return bool(self.encoder)
+
+    def check_weights(self, image_size: int) -> None:
+        """Checks that the weights of the encoder are available."""
+        if self.encoder:
+            with _names_of_keys():
+                backbones.get(self.encoder).check_weights(image_size=image_size, weights=self.encoder_weights)
 
     def begins_frozen(self) -> bool:
         """Whether the decoder is trained first; random weights would teach it nothing."""
@@ -135,10 +143,8 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     from keras import layers
 
     backbone = backbones.get(options.encoder)
-    try:
+    with _names_of_keys():
         whole = backbone.build(image_size=x.shape[1], weights=options.encoder_weights)
-    except backbones.MissingWeightsError as error:  # it names the key of `transfer`
-        raise backbones.MissingWeightsError(str(error).replace("model.weights", "model.encoder_weights")) from None
     base = keras.Model(whole.input, [*backbone.skips(whole), whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))
@@ -148,6 +154,15 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
     *skips, x = base(x)
     full = _convolutions(pixels, options.filters, "encoder0")
     return layers.Identity(name=features.FEATURES_LAYER)(x), [full, *skips]
+
+
+@contextlib.contextmanager
+def _names_of_keys() -> Iterator[None]:
+    """Replaces the key of `transfer` in an error by that of this model."""
+    try:
+        yield
+    except backbones.MissingWeightsError as error:
+        raise backbones.MissingWeightsError(str(error).replace("model.weights", "model.encoder_weights")) from None
 
 
 def _convolutions(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

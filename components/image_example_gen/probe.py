@@ -1,0 +1,67 @@
+"""A look at a few files before the run: a dataset without a single usable file is refused within seconds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from components.image_example_gen import image_file, layouts, limits, raw_examples
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.errors import TooManyBadFilesError, UnusableImageError
+from components.image_example_gen.layouts import Candidate, Entry, RefusedFile
+from components.image_example_gen.options import ExampleGenOptions
+
+MOST_FILES = 100
+
+
+def refuse_unusable(dataset: Dataset, options: ExampleGenOptions) -> None:
+    """Examines up to `MOST_FILES` files until one of them is usable.
+
+    The files are evenly spread over the dataset, so that they come from all classes and splits, and are the same in
+    every run. A usable dataset costs one image.
+
+    Args:
+      dataset: The inspected dataset.
+      options: Of ImageExampleGen.
+
+    Raises:
+      TooManyBadFilesError: If none of them is usable.
+      DamagedContainerError: If a file of many examples is damaged.
+    """
+    refused: list[RefusedFile] = []
+    for candidate in itertools.islice(_candidates(dataset, options), MOST_FILES):
+        try:
+            _examine(candidate, options)
+        except UnusableImageError as error:
+            refused.append(RefusedFile(candidate.filename, str(error)))
+        else:
+            return
+    if not refused:
+        return
+    subject = "The only file is" if len(refused) == 1 else f"All of the {len(refused)} files"
+    number = f"{subject} unusable" if len(refused) == 1 else f"{subject} that were examined are unusable"
+    raise TooManyBadFilesError(
+        f"{dataset.root}: {number}; the run stops before it reads the others."
+        f"{limits.describe_groups(limits.group_by_reason(refused))}\nFix the files, then run again."
+    )
+
+
+def _candidates(dataset: Dataset, options: ExampleGenOptions) -> Iterator[Candidate]:
+    layout = layouts.get(dataset.layout)
+    entries = evenly_spread(dataset.entries, MOST_FILES)
+    most = -(-MOST_FILES // max(1, len(entries))) if layout.entries_are_containers else 1
+    for entry in entries:
+        yield from itertools.islice(layout.read(dataset.root, [entry], options), most)
+
+
+def evenly_spread(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """Returns at most so many entries, at equal distances."""
+    count = min(most, len(entries))
+    return [entries[index * len(entries) // count] for index in range(count)]
+
+
+def _examine(candidate: Candidate, options: ExampleGenOptions) -> None:
+    if candidate.problem:
+        raise UnusableImageError(candidate.problem)
+    properties = image_file.examine(candidate.encoded, options.data.max_pixels)
+    raw_examples.check_label(candidate.label, properties, options)
