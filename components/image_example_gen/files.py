@@ -24,6 +24,7 @@ _REMOTE_THREADS = 32
 _IGNORED_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
 )
+MISSING = "the file does not exist"
 _OUTSIDE = "it leads out of the data folder; such links and paths are not followed"
 
 
@@ -213,7 +214,7 @@ def _describe_local(root: str, real_root: str, path: str) -> File:
                 return File(path, is_folder=os.path.isdir(location), problem=_OUTSIDE)
             status = os.stat(location)
     except FileNotFoundError:
-        missing = "a link to a file that does not exist" if os.path.islink(location) else "the file does not exist"
+        missing = "a link to a file that does not exist" if os.path.islink(location) else MISSING
         return File(path, problem=missing)
     except OSError as error:
         return File(path, problem=f"cannot be read: {error.strerror}")
@@ -232,7 +233,7 @@ def _describe_remote(root: str, path: str) -> File:
     try:
         status = tf.io.gfile.stat(join(root, path))
     except tf.errors.NotFoundError:
-        return File(path, problem="the file does not exist")
+        return File(path, problem=MISSING)
     except tf.errors.OpError as error:
         return File(path, problem=f"cannot be read: {first_line(error)}")
     return File(path, status.length, status.mtime_nsec, is_folder=status.is_directory)

@@ -37,11 +37,11 @@ def describe(root: str, missing: Sequence[str]) -> str:
       missing: Paths that are relative to it, at least one.
     """
     shown = " and ".join(f"`{files.readable(path)}`" for path in missing[:_SHOWN_PATHS])
-    found = nearest(root, missing[0])
-    if found is None:
+    match = nearest(root, missing[0])
+    if match is None:
         return f"such as {shown}, and {root} has no file with a similar name. Set data.path to the folder of the files."
-    advice = found.advice or f"paths start from {root}"
-    return f"such as {shown}. Did you mean `{files.readable(found.path)}`? Then {advice}."
+    advice = match.advice or f"paths start from {root}"
+    return f"such as {shown}. Did you mean `{files.readable(match.path)}`? Then {advice}."
 
 
 def nearest(root: str, path: str) -> Nearest | None:
@@ -91,8 +91,8 @@ def _existing(root: str) -> list[str]:
         for file in files.listing(root):
             yield from files.listing(root, file.path) if file.is_folder else (file,)
 
-    found = remote() if is_remote(root) else files.walk(root, "")
-    return [file.path for file in itertools.islice(found, _MOST_FILES) if not file.is_folder]
+    listed = remote() if is_remote(root) else files.walk(root, "")
+    return [file.path for file in itertools.islice(listed, _MOST_FILES) if not file.is_folder]
 
 
 def _suffix(path: str) -> str:

@@ -13,9 +13,8 @@ from components.pusher import executor
 class VersionPusherSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of VersionPusher."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("base_directory") | {
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("base_directory", "dataset") | {
         "keep_versions": component_spec.ExecutionParameter(type=int),
-        "dataset": component_spec.ExecutionParameter(type=str),
     }
     # TFX has no blessing for GradCam's verdict, neither about metrics nor about serving: it is a property here.
     INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(

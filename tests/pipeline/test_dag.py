@@ -163,6 +163,7 @@ def test_a_moved_image_reaches_example_gen(class_folders, tmp_path):
     after = compile_now()
     assert {n for n in graph(before) if parameters(before, n) != parameters(after, n)} == {
         "ImageExampleGen",
+        "Pusher",  # which stores what identifies the dataset
         "ModelReport",  # which names the fingerprint of the data
     }
 

@@ -39,10 +39,10 @@ def names(root):
 
 @pytest.mark.parametrize(("cell", "advice"), CELLS.values(), ids=CELLS)
 def test_the_nearest_file_and_the_fix(birds, cell, advice):
-    found = missing_files.nearest(str(birds), cell(names(birds)[0]))
-    assert found is not None
-    assert found.path == names(birds)[0]
-    assert advice in found.advice
+    match = missing_files.nearest(str(birds), cell(names(birds)[0]))
+    assert match is not None
+    assert match.path == names(birds)[0]
+    assert advice in match.advice
 
 
 def test_similar_and_unlike_names(birds):
@@ -71,7 +71,9 @@ def test_a_manifest_with_paths_that_do_not_exist(birds, kind):
 def test_metadata_with_paths_that_do_not_exist(birds):
     rows = [f"birds/{name.removeprefix('all/')},north" for name in names(birds)]
     (birds / "all" / "metadata.csv").write_text("\n".join(["filename,camera", *rows]))
-    with pytest.raises(DatasetError, match=r"no row matches.*8 paths, such as `birds/robin.*remove `birds/` from") as raised:
+    with pytest.raises(
+        DatasetError, match=r"no row matches.*8 paths, such as `birds/robin.*remove `birds/` from"
+    ) as raised:
         inspect_dataset(str(birds / "all"), DataOptions())
     prefix = re.search("remove `(.*?)` from the paths", str(raised.value))[1]
     table = birds / "all" / "metadata.csv"
@@ -81,5 +83,5 @@ def test_metadata_with_paths_that_do_not_exist(birds):
 
 def test_a_table_without_rows(birds):
     (birds / "all" / "metadata.csv").write_text("filename,camera\n")
-    with pytest.raises(DatasetError, match="metadata.csv has no rows"):
+    with pytest.raises(DatasetError, match=r"metadata\.csv has no rows"):
         inspect_dataset(str(birds / "all"), DataOptions())

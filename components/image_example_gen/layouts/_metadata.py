@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import files, tables
+from components.image_example_gen import files, missing_files, tables
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.layouts._entries import Listing
 from components.image_example_gen.layouts._folder import Folder
@@ -37,7 +37,7 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
         group = row.get(group_column, "") or options.group_of(entry.path)
         slices = tuple(row.get(column) or tables.UNKNOWN for column in slice_columns)
         entries.append(entry._replace(group=group, slices=slices))
-    notes = _notes(table, rows, names) if table else ()
+    notes = _notes(table, rows, names, folder) if table else ()
     return dataclasses.replace(listing, entries=tuple(entries), columns=slice_columns, notes=(*listing.notes, *notes))
 
 
@@ -59,12 +59,15 @@ def _by_filename(table: tables.Table, columns: tuple[str, ...]) -> dict[str, dic
     return rows
 
 
-def _notes(table: tables.Table, rows: dict[str, dict[str, str]], names: list[str]) -> list[str]:
+def _notes(table: tables.Table, rows: dict[str, dict[str, str]], names: list[str], folder: Folder) -> list[str]:
     matched = rows.keys() & set(names)
+    if not rows:
+        raise DatasetError(f"{table.location} has no rows. Add them, or remove the file.")
     if not matched:
         raise DatasetError(
             f"{table.location}: no row matches a file in the data folder. `{FILENAME_COLUMN}` is the path from the "
-            "data folder, with forward slashes, for example cat/7.jpg."
+            f"data folder, with forward slashes. The table has {len(rows):,} paths, "
+            f"{missing_files.describe(folder.root, sorted(rows))}"
         )
     notes = []
     if unmatched := len(rows) - len(matched):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import class_list, files, labels, tables
+from components.image_example_gen import class_list, files, labels, missing_files, tables
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
@@ -75,6 +76,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                     slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
                 )
             )
+    _refuse_missing(table, folder.root, known.values())
     return Listing(
         labels.MASK_LABEL if has_masks else labels.CLASS_LABEL,
         tuple(entries),
@@ -83,6 +85,26 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         frozenset(name for entry in entries for name in entry.classes),
         classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
     )
+
+
+def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.File]) -> None:
+    """Refuses a table of which most paths do not exist: they are written in another way than the files are stored.
+
+    Raises:
+      DatasetError: With the nearest existing file and the fix.
+    """
+    paths = {file.path: file.problem for file in described}
+    # An absolute path is often that of another machine.
+    missing = sorted(
+        path
+        for path, problem in paths.items()
+        if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
+    )
+    if 2 * len(missing) > len(paths):
+        raise DatasetError(
+            f"{table.location}: {len(missing):,} of {len(paths):,} paths do not exist in {root}, "
+            f"{missing_files.describe(root, missing)}"
+        )
 
 
 def _find(folder: Folder) -> str:

@@ -8,7 +8,7 @@ from components.image_example_gen import files, labels
 from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Listing, refuse_images
-from components.image_example_gen.layouts._folder import Folder
+from components.image_example_gen.layouts._folder import Folder, known_split_names
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.class_folders import list_classes
 from trainer_module import features
@@ -36,6 +36,12 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     split_of = folder.split_of()
     others = sorted(set(folder.subfolders) - split_of.keys())
+    if not split_of:
+        present = f": it has {', '.join(map(files.readable, others[:5]))}" if others else ""
+        raise LayoutError(
+            f"{folder.root} has no split folder{present}. Names of split folders: {known_split_names()}. Rename the "
+            "folders, or remove data.layout."
+        )
     if others:
         raise LayoutError(
             f"{folder.root} has split folders ({', '.join(split_of)}) and other folders ({', '.join(others)}). "
