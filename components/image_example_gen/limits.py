@@ -102,10 +102,7 @@ def refuse_untrainable(splits: Mapping[str, SplitCounts], classes: Sequence[str]
         )
     for split, counts in splits.items():
         if not counts.examples:
-            raise EmptySplitError(
-                f"Split `{split}` has no usable image. Add images, give the split a folder, or set "
-                'data.splits.by = "class", which gives every split its exact fraction.'
-            )
+            raise EmptySplitError(f"Split `{split}` has no usable image. Add images, or give the split a folder.")
         absent = [name for name in classes if not counts.classes.get(name)]
         if absent:
             logging.warning("Split %s has no image of class %s.", split, ", ".join(absent))

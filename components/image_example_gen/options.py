@@ -28,9 +28,9 @@ class SplitOptions(Section):
     )
     by: Literal["content", "class"] = Field(
         default="content",
-        description="`content` draws by the hash of the image's bytes, so that an image never changes its split; "
-        "`class` gives every class its exact fractions, which small classes and few groups need (images with masks "
-        "count as one class).",
+        description="`content` draws by the hash of the image's bytes: an image keeps its split when others are added; "
+        "a class that expects fewer than 15 images or groups in a split gets its exact fractions. `class` gives "
+        "every class its exact fractions. Images with masks count as one class.",
     )
 
     @model_validator(mode="after")

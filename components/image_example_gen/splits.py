@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -16,6 +16,9 @@ from components.image_example_gen.options import DataOptions
 from trainer_module import features
 
 _NO_CLASS = ("",)  # images without a class name count as one class
+# A class that expects fewer units than this in some split is divided exactly. Drawing by position leaves a split of a
+# larger one empty with a probability below exp(-15) = 3e-7.
+_FEWEST_EXPECTED = 15
 
 
 class Record(NamedTuple):
@@ -152,34 +155,49 @@ def _draw(
     for index, key in zip(kept, keys, strict=True):
         if split := records[index].split:
             assigned[key] = min(split, assigned.get(key, split), key=features.SPLITS.index)
-    fractions = _fractions(options, own_splits)
-    if options.splits.by == "content":
-        split_of = {key: assigned.get(key) or _split_at(position_of(key), fractions) for key in set(keys)}
-    else:
-        split_of = assigned | _by_class(records, kept, keys, assigned, fractions, options)
+    drawn: dict[str, set[str]] = defaultdict(set)
+    for index, key in zip(kept, keys, strict=True):
+        if key not in assigned:
+            drawn[key].update(records[index].classes or _NO_CLASS)
+    split_of = assigned | _draw_units(drawn, _fractions(options, own_splits), options)
     return {index: records[index].split or split_of[key] for index, key in zip(kept, keys, strict=True)}
 
 
-def _by_class(
-    records: Sequence[Record],
-    kept: Sequence[int],
-    keys: Sequence[str],
-    assigned: dict[str, str],
-    fractions: dict[str, float],
-    options: DataOptions,
+def _draw_units(
+    classes_of: Mapping[str, Collection[str]], fractions: dict[str, float], options: DataOptions
 ) -> dict[str, str]:
-    """Divides the units of every class in which no member has a split of its own."""
-    units: dict[str, Counter[str]] = defaultdict(Counter)
-    for index, key in zip(kept, keys, strict=True):
-        if key not in assigned:
-            units[key].update(records[index].classes or _NO_CLASS)
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(units):
-        # A unit may contain several classes: it counts for the most frequent.
-        by_class[min(units[key], key=lambda name: (-units[key][name], name))].append(key)
+    """Draws the split of every unit.
+
+    A unit counts for the rarest of its classes. The units of a small class are divided exactly by the fractions, in the
+    order of their positions; so are those of every class if `splits.by` is `class`. In a large class, the position
+    alone decides, and no other unit matters. A new unit in a small class moves at most three others.
+
+    Args:
+      classes_of: The classes of every unit, by its key.
+      fractions: Of the splits that are drawn.
+      options: `splits.by` is read.
+
+    Reference: the order of the classes is that of K. Sechidis, G. Tsoumakas & I. Vlahavas, On the Stratification of
+      Multi-Label Data, ECML PKDD 2011, section 4: the class with the fewest examples first.
+    """
+    num_units = Counter(name for classes in classes_of.values() for name in classes)
+    smallest_fraction = min(fractions.values())
+    exact = {
+        name
+        for name, number in num_units.items()
+        if options.splits.by == "class" or number * smallest_fraction < _FEWEST_EXPECTED
+    }
+    for name in sorted(exact):
+        _check_size(name, num_units[name], fractions, options)
+    strata: dict[str, list[str]] = defaultdict(list)
     split_of: dict[str, str] = {}
-    for name, members in by_class.items():
-        _check_size(name, len(members), fractions, options)
+    for key in sorted(classes_of):
+        rarest = min(classes_of[key], key=lambda name: (num_units[name], name))
+        if rarest in exact:
+            strata[rarest].append(key)
+        else:
+            split_of[key] = _split_at(position_of(key), fractions)
+    for members in strata.values():
         start = 0
         for split, count in _counts(len(members), fractions).items():
             split_of |= dict.fromkeys(members[start : start + count], split)
@@ -252,11 +270,13 @@ def _counts(num_units: int, fractions: dict[str, float]) -> dict[str, int]:
 def _check_size(name: str, num_units: int, fractions: dict[str, float], options: DataOptions) -> None:
     if num_units >= len(fractions):
         return
-    unit = "groups of images" if options.group_column or options.group_pattern else "different images"
+    grouped = bool(options.group_column or options.group_pattern)
+    unit = ("group{} of images" if grouped else "different image{}").format("" if num_units == 1 else "s")
     subject = f"Class `{name}` has" if name else "There are only"
-    advice = ", or set data.splits.test = 0" if features.TEST in fractions else ""
+    without_test = f"--set data.splits.test=0 --set data.splits.train={options.splits.train + options.splits.test:g}"
+    advice = f", or draw no test split ({without_test})" if features.TEST in fractions and num_units > 1 else ""
     raise ClassTooSmallError(
-        f"{subject} {num_units} {unit}, too few for one in each of {', '.join(fractions)}. Add more"
+        f"{subject} {num_units} {unit} to divide, too few for one in each of {', '.join(fractions)}. Add more"
         f"{', remove the class' if name else ''}{advice}."
     )
 
@@ -275,12 +295,8 @@ def _check_classes(
     for split in _fractions(options, own_splits):
         for name, count in sorted(counts.items()):
             if (split, name) not in present:
-                if options.splits.by == "class":
-                    advice = "Its groups, or those of images that are connected with it, are too few or too large."
-                else:
-                    advice = (
-                        'Set data.splits.by = "class" to give every class its fraction of every split, or add more.'
-                    )
                 raise ClassTooSmallError(
-                    f"Class `{name}` has {count} images to divide, and none of them is in the {split} split. {advice}"
+                    f"Class `{name}` has {count} images to divide, and none of them is in the {split} split: its "
+                    "groups, or those of images that are connected with it, are too few or too large. Add images of "
+                    "other groups, or make the groups smaller."
                 )

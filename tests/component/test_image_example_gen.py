@@ -177,9 +177,17 @@ def test_images_outside_of_the_class_folders_are_quarantined(class_folders, gene
     assert summary.quarantined == 2
 
 
-def test_a_split_that_lacks_a_class_stops_the_run(class_folders, generate):
-    with pytest.raises(errors.ClassTooSmallError, match="none of them is in the test split"):
-        generate(class_folders({"a": 20, "b": 20}), splits={"train": 0.85, "validation": 0.15 - 1e-9, "test": 1e-9})
+def test_a_class_that_cannot_be_in_every_split_stops_the_run(class_folders, generate):
+    with pytest.raises(
+        errors.ClassTooSmallError, match="`b` has 2 different images to divide, too few for one in each"
+    ):
+        generate(class_folders({"a": 20, "b": 2}))
+
+
+def test_small_classes_are_in_every_split(class_folders, generate):
+    by_split, summary, _ = generate(class_folders({"a": 12, "b": 3}))
+    assert {name: len(examples) for name, examples in by_split.items()} == {"train": 9, "validation": 3, "test": 3}
+    assert all(summary.splits[name].classes.keys() == {"a", "b"} for name in by_split)
 
 
 def test_every_usable_image_can_be_decoded_to_grey(tmp_path):

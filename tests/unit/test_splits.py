@@ -1,11 +1,12 @@
 """Assignment of images to splits, and the summary of duplicates."""
 
 import hashlib
+import re
 from collections import Counter
 
 import pytest
 
-from components.image_example_gen import summary
+from components.image_example_gen import splits, summary
 from components.image_example_gen.artifact import DuplicateGroup, DuplicateImage
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
@@ -81,18 +82,97 @@ def test_by_class_a_small_class_is_in_every_split(count):
         assert set(shares(records, division, label)) == {"train", "validation", "test"}
 
 
-def test_a_class_too_small_for_its_fractions_is_refused():
+@pytest.mark.parametrize("by", ["content", "class"])
+def test_a_class_too_small_for_its_fractions_is_refused_with_advice_that_works(by):
     records = [*MANY, record("x", "rare"), record("y", "rare")]
     with pytest.raises(
         ClassTooSmallError, match=r"`rare` has 2 different images.*one in each of validation, test, train"
-    ):
-        divide(records, options(splits={"by": "class"}), ())
+    ) as caught:
+        divide(records, options(splits={"by": by}), ())
+    advice = dict(re.findall(r"--set data\.splits\.(\w+)=([\d.]+)", str(caught.value)))
+    without_test = divide(records, options(splits={"by": by, **{key: float(text) for key, text in advice.items()}}), ())
+    assert sorted(without_test.splits[-2:]) == ["train", "validation"]
 
 
-def test_a_class_that_is_missing_from_a_split_by_chance_is_refused():
-    records = [*MANY, record("x", "rare")]
-    with pytest.raises(ClassTooSmallError, match=r'`rare` has 1 images.*data\.splits\.by = "class"'):
-        divide(records, options(), ())
+def test_a_class_of_one_image_is_refused():
+    with pytest.raises(ClassTooSmallError, match="`rare` has 1 different image to divide, too few for one in each"):
+        divide([*MANY, record("x", "rare")], options(), ())
+
+
+# --- Small classes ----------------------------------------------------------------------------------------------
+
+FRACTIONS = [(0.7, 0.15, 0.15), (0.8, 0.1, 0.1), (0.72, 0.08, 0.2), (0.34, 0.33, 0.33), (0.9, 0.1, 0.0)]
+
+
+def assigned(records, settings) -> dict[str, str]:
+    return dict(zip([one.path for one in records], divide(records, settings, ()).splits, strict=True))
+
+
+@pytest.mark.parametrize("fractions", FRACTIONS)
+def test_a_small_class_is_divided_exactly(fractions):
+    settings = options(splits=dict(zip(("train", "validation", "test"), fractions, strict=True)))
+    written = sum(fraction > 0 for fraction in fractions)
+    for count in [*range(written, 13), 17, 25, 43]:
+        records = [record(f"{count}-{i}", "rare") for i in range(count)]
+        counts = Counter(divide([*MANY, *records], settings, ()).splits[len(MANY) :])
+        assert len(counts) == written
+        for split, fraction in zip(("train", "validation", "test"), fractions, strict=True):
+            # Rounding, and at least one in each: of three images, one is in each split.
+            assert counts[split] == pytest.approx(count * fraction, abs=1.0 + (count < 7) * 1.2)
+
+
+@pytest.mark.parametrize("fractions", FRACTIONS)
+def test_an_image_that_is_added_to_a_small_class_moves_few_others(fractions):
+    settings = options(splits=dict(zip(("train", "validation", "test"), fractions, strict=True)))
+    records = [record(f"grown-{i}", "rare") for i in range(45)]
+    before = assigned(records[:3], settings)
+    for count in range(4, 45):  # with each of these fractions, the class is small
+        after = assigned(records[:count], settings)
+        assert sum(after[path] != split for path, split in before.items()) <= 3
+        before = after
+
+
+def test_a_small_class_does_not_change_the_splits_of_large_ones():
+    alone = divide(MANY, options(), ()).splits
+    assert divide([*MANY, *(record(f"r{i}", "rare") for i in range(12))], options(), ()).splits[: len(MANY)] == alone
+    # A large class is drawn by position, as before there were small ones.
+    fractions = {"validation": 0.15, "test": 0.15, "train": 0.7}
+    assert alone == [splits._split_at(splits.position_of(one.sha256), fractions) for one in MANY]
+
+
+def test_a_growing_class_changes_few_splits_where_it_becomes_large():
+    records = [record(f"growing-{i}", "rare") for i in range(100)]
+    small, large = assigned(records[:99], options()), assigned(records, options())
+    assert sum(small[path] != large[path] for path in small) <= 15
+    assert [large[one.path] for one in records] == divide([*records, *MANY], options(), ()).splits[:100]
+
+
+def test_duplicates_and_groups_of_a_small_class_stay_together():
+    records = [record(f"{i}-{copy}", "rare", content=i) for i in range(5) for copy in range(4)]
+    records += [record(f"p{i}", "other", group=f"patient-{i % 4}") for i in range(20)]
+    division = divide(records, options(), ())
+    split_of = dict(zip(records, division.splits, strict=True))
+    for key, num_units in (("sha256", 5), ("group", 4)):
+        units = {}
+        for one, split in split_of.items():
+            if getattr(one, key) and (key == "group") == bool(one.group):
+                units.setdefault(getattr(one, key), set()).add(split)
+        assert len(units) == num_units and all(len(unit) == 1 for unit in units.values())
+        assert set().union(*units.values()) == {"train", "validation", "test"}
+
+
+def test_patients_with_several_classes_are_divided_by_the_rarest():
+    records = [record(f"{i}-{j}", "ab"[j % 2], group=f"patient-{i}") for i in range(9) for j in range(6)]
+    records += [record(f"rare-{i}", "rare", group=f"patient-{i}") for i in range(3)]
+    for by in ("content", "class"):
+        division = divide(records, options(splits={"by": by}), ())
+        for label in ("a", "b", "rare"):
+            assert set(shares(records, division, label)) == {"train", "validation", "test"}
+
+
+def test_a_few_images_with_masks_are_divided():
+    counts = Counter(divide([record(i, "") for i in range(12)], options(), ()).splits)
+    assert counts == {"train": 8, "validation": 2, "test": 2}
 
 
 @pytest.mark.parametrize("by", ["content", "class"])
@@ -180,7 +260,7 @@ def test_a_few_groups_of_images_with_masks_are_divided():
     records = [record(i, "", group=f"sequence-{i % 3}") for i in range(90)]
     by_class = options(splits={"by": "class"}, group_pattern="(x)")
     assert set(divide(records, by_class, ()).splits) == {"train", "validation", "test"}
-    with pytest.raises(ClassTooSmallError, match="There are only 2 groups of images, too few"):
+    with pytest.raises(ClassTooSmallError, match="There are only 2 groups of images to divide, too few"):
         divide([one for one in records if one.group != "sequence-0"], by_class, ())
 
 
@@ -213,5 +293,5 @@ def test_every_class_of_an_image_counts():
             assert split_counts.examples == split_counts.classes["b"] == len(members)
             assert split_counts.classes["a"] == sum("a" in one.classes for one in members) < len(members)
     rare = [*records, Record("x", ("b", "rare"), "", "", digest("x"), "", None)]
-    with pytest.raises(ClassTooSmallError, match="`rare` has 1 images"):
+    with pytest.raises(ClassTooSmallError, match="`rare` has 1 different image"):
         divide(rare, options(), ())
