@@ -471,6 +471,22 @@ def test_examples_with_another_label_than_the_first_are_quarantined(tmp_path, ge
             assert split_of.setdefault(value(example, features.IMAGE_FILENAME)[7:12], split) == split
 
 
+def test_an_example_with_several_classes_is_quarantined(class_folders, generate, tmp_path):
+    first, _, _ = generate(class_folders({"a": 30, "b": 30}))
+    target = tmp_path / "records"
+    target.mkdir()
+    with tf.io.TFRecordWriter(str(target / "x.tfrecord")) as writer:
+        for examples in first.values():
+            for example in examples:
+                writer.write(example.SerializeToString())
+        example.features.feature[features.CLASS_TEXT].bytes_list.value[:] = [b"a", b"b"]
+        writer.write(example.SerializeToString())
+    (tmp_path / "examples").rename(tmp_path / "first")
+    _, summary, bad = generate(target, classes=["a", "b"], max_bad_fraction=0.1)
+    assert [file.reason for file in bad] == [f"2 classes (`a`, `b`); expected exactly one in {features.CLASS_TEXT}"]
+    assert summary.examples == 60
+
+
 def test_a_class_that_no_example_has_stops_the_run(class_folders, generate, tmp_path):
     generate(class_folders({"a": 30, "b": 30}))
     (tmp_path / "examples").rename(tmp_path / "first")

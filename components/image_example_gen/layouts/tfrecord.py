@@ -120,6 +120,10 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
 
     class_name = options.data.rename_classes.get(text(features.CLASS_TEXT), text(features.CLASS_TEXT))
     problem = _problem({key for key in feature if value(key)}, class_name, options)
+    names = feature[features.CLASS_TEXT].bytes_list.value if features.CLASS_TEXT in feature else ()
+    if not problem and options.label_features[0] == features.CLASS_TEXT and len(names) > 1:
+        shown = ", ".join(f"`{name.decode(errors='replace')}`" for name in names[:3])
+        problem = f"{len(names)} classes ({shown}); expected exactly one in {features.CLASS_TEXT}"
     if problem:
         return Candidate(place, problem=problem)
     name, key = text(features.IMAGE_FILENAME) or place, options.label_features[0]
