@@ -7,7 +7,10 @@ IMAGE_FORMATS = ("GIF", "JPEG", "PNG")
 IMAGE_HEIGHT = "image/height"  # int64, pixels, upright, before any resizing
 IMAGE_WIDTH = "image/width"  # int64, pixels
 IMAGE_FILENAME = "image/filename"  # path relative to the dataset folder, with forward slashes
-IMAGE_SHA256 = "image/sha256"  # hex digest of the encoded bytes
+IMAGE_SHA256 = "image/sha256"  # hex digest of the image file as it was read
+# int64, 8 to 15: bits that the 16-bit images of the dataset use, if these have been reduced to 8 bits. Absent if none
+# has been; not part of the schema.
+IMAGE_BIT_DEPTH = "image/bit_depth"
 CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the image
 MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]
 MASK_CLASSES = "mask/class/text"  # names of the classes that occur in the mask, any number

@@ -55,6 +55,15 @@ def read_pixel_statistics(file_patterns: Sequence[str], transform: TransformGrap
     raise ValueError(f"No examples in {list(file_patterns)}.")
 
 
+def read_bit_depth(file_patterns: Sequence[str]) -> int:
+    """Reads the number of bits that 16-bit images of the dataset use from the first raw example; 16 by default."""
+    default = tf.constant(preprocessing.HIGHEST_BIT_DEPTH, tf.int64)
+    spec = {features.IMAGE_BIT_DEPTH: tf.io.FixedLenFeature([], tf.int64, default)}
+    for serialized in read_records(file_patterns).take(1):
+        return int(tf.io.parse_single_example(serialized, spec)[features.IMAGE_BIT_DEPTH])
+    return preprocessing.HIGHEST_BIT_DEPTH
+
+
 def read_examples(
     file_patterns: Sequence[str],
     transform: TransformGraph,

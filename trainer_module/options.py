@@ -308,6 +308,12 @@ class TrainerOptions(Section):
 
     classes: tuple[str, ...] = Field(min_length=2, description="Class names; the index is the class id.")
     ignore_id: int | None = Field(default=None, ge=0, le=255, description="Id of the mask pixels that are ignored.")
+    bit_depth: int = Field(
+        default=16,
+        ge=8,
+        le=16,
+        description="Bits that images of 16 bits per channel use; Trainer reads it from examples.",
+    )
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     task: TaskSection = Field(default_factory=default_task)

@@ -13,13 +13,19 @@ import tensorflow as tf
 
 from trainer_module import orientation
 
+# Bits per channel that files of 16 bits can use.
+LOWEST_BIT_DEPTH, HIGHEST_BIT_DEPTH = 8, 16
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_BIT_DEPTH = 24  # position in the file; PNG (W3C, third edition), 11.2.1
 
-def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+
+def decode(encoded: tf.Tensor, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH) -> tf.Tensor:
     """Decodes one image, upright by its EXIF orientation: string [] → uint8 [height, width, channels], range [0, 255].
 
-    Of a GIF the first frame is decoded. Transparency is dropped, 16 bits per channel become 8.
+    Of a GIF the first frame is decoded. Transparency is dropped. Files of 16 bits per channel use `bit_depth` bits, 8
+    to 16: of these the 8 highest are kept, and larger values are clipped.
     """
-    pixels = orientation.upright(_decode_as_stored(encoded), orientation.exif_orientation(encoded))
+    pixels = orientation.upright(decode_as_stored(encoded, bit_depth), orientation.exif_orientation(encoded))
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
@@ -43,14 +49,16 @@ def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(has_size, lambda: pixels, resized), [image_size, image_size, pixels.shape[-1]])
 
 
-def decode_and_resize(encoded: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
+def decode_and_resize(
+    encoded: tf.Tensor, image_size: int, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH
+) -> tf.Tensor:
     """Decodes a batch of files to model-sized pixels: string [N] → uint8 [N, image_size, image_size, channels]."""
-    decoded: tf.Tensor = _batch_decoder(image_size, channels)(encoded)
+    decoded: tf.Tensor = _batch_decoder(image_size, channels, bit_depth)(encoded)
     return decoded
 
 
 @functools.cache
-def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _batch_decoder(image_size: int, channels: int, bit_depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """Builds the decoder once per process: otherwise Transform and every signature would trace their own."""
 
     def decode_each(
@@ -72,9 +80,11 @@ def _batch_decoder(image_size: int, channels: int) -> Callable[[tf.Tensor], tf.T
         # One check per batch: a check per image would take as long as decoding a small one.
         return tf.cond(
             tf.reduce_all(tf.equal(orientations, 1)),
-            lambda: decode_each(lambda image, _: _decode_as_stored(image), encoded, orientations),
+            lambda: decode_each(lambda image, _: decode_as_stored(image, bit_depth), encoded, orientations),
             lambda: decode_each(
-                lambda image, tag: orientation.upright(_decode_as_stored(image), tag), encoded, orientations
+                lambda image, tag: orientation.upright(decode_as_stored(image, bit_depth), tag),
+                encoded,
+                orientations,
             ),
         )
 
@@ -121,7 +131,31 @@ def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
     return tf.reshape(flat, [-1, image_size, image_size, channels])
 
 
-def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
-    # Always as RGB: libjpeg cannot convert CMYK to gray, so with 1 channel such a file would not be readable.
-    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(pixels, [None, None, 3])
+def decode_as_stored(encoded: tf.Tensor, bit_depth: int = HIGHEST_BIT_DEPTH) -> tf.Tensor:
+    """Decodes one image without rotating it: see `decode`.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+
+    def high_byte() -> tf.Tensor:
+        # Always as RGB: libjpeg cannot convert CMYK to gray, so with 1 channel such a file would not be readable.
+        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.ensure_shape(pixels, [None, None, 3])
+
+    if bit_depth == HIGHEST_BIT_DEPTH:
+        return high_byte()
+
+    def highest_bits() -> tf.Tensor:
+        values = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
+        values = tf.bitwise.right_shift(tf.minimum(values, 2**bit_depth - 1), bit_depth - LOWEST_BIT_DEPTH)
+        return tf.ensure_shape(tf.cast(values, tf.uint8), [None, None, 3])
+
+    return tf.cond(_is_16_bit_png(encoded), highest_bits, high_byte)
+
+
+def _is_16_bit_png(encoded: tf.Tensor) -> tf.Tensor:
+    # `substr` fails behind the end of a string, so that short files are extended.
+    head = tf.strings.join([tf.strings.substr(encoded, 0, _PNG_BIT_DEPTH + 1), b"\0" * (_PNG_BIT_DEPTH + 1)])
+    is_png = tf.equal(tf.strings.substr(head, 0, len(_PNG_SIGNATURE)), _PNG_SIGNATURE)
+    return is_png & tf.equal(tf.strings.substr(head, _PNG_BIT_DEPTH, 1), b"\x10")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from components.stored import IncompatibleArtifactError, Stored, StoredPart
 from trainer_module import locations
@@ -62,10 +62,17 @@ class DuplicateCounts(StoredPart):
 
 
 class SplitCounts(StoredPart):
-    """Number of examples in a split: all of them, and per class name, if labels have class names."""
+    """Number of examples in a split.
+
+    Attributes:
+      examples: All of them.
+      classes: Examples with the class, by class name; of masks, those with at least one pixel of it.
+      pixels: Pixels of the class, by class name; empty if labels are not masks.
+    """
 
     examples: int
     classes: dict[str, int]
+    pixels: dict[str, int] = Field(default_factory=dict)
 
 
 class Summary(Stored):
@@ -79,6 +86,8 @@ class Summary(Stored):
       duplicates: Number of duplicates by kind.
       span: Number of the newest span; 0 without spans.
       version: Version of that span.
+      bit_depth: Number of bits that 16-bit images are read with; None if there are none.
+      warnings: What users should know about the images, one sentence each, with a count and file names.
     """
 
     FILE: ClassVar[str] = "summary.json"
@@ -91,6 +100,8 @@ class Summary(Stored):
     duplicates: dict[Kind, DuplicateCounts]
     span: int = 0
     version: int = 0
+    bit_depth: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

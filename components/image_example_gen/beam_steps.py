@@ -19,6 +19,7 @@ import tensorflow as tf
 from components.image_example_gen import image_file, layouts, raw_examples, shards, splits
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.layouts import Candidate, Entry
+from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.shards import WorkFolder
 
@@ -34,6 +35,7 @@ class _Output:
         self._number = number
         self._records: list[splits.Record] = []
         self._refused: list[tuple[str, str]] = []
+        self.observations = Observations()
 
     def __enter__(self) -> _Output:
         self._writer = tf.io.TFRecordWriter(self._folder.path(shards.EXAMPLES, self._number))
@@ -41,7 +43,12 @@ class _Output:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
-        self._folder.write(shards.RECORDS, self._number, {"records": self._records, "refused": self._refused})
+        content = {
+            "records": self._records,
+            "refused": self._refused,
+            "observations": self.observations.to_json(),
+        }
+        self._folder.write(shards.RECORDS, self._number, content)
 
     def add(self, record: splits.Record, example: tf.train.Example) -> None:
         self._writer.write(example.SerializeToString())
@@ -94,15 +101,14 @@ class ExamineImages(beam.DoFn):
             outputs = iter([_Output(self._folder, number) for number in self._numbers])
             numbers = iter(self._numbers)
             current = None
-            for examined in image_file.examine_all(contents(), self._options.data.max_pixels):
+            options = self._options
+            for examined in image_file.examine_all(contents(), options.data.max_pixels, options.depth):
                 number, candidate = waiting.popleft()
                 while current != number:  # shards come one after another, and some may be empty
                     stack.close()
                     current, output = next(numbers), stack.enter_context(next(outputs))
                 try:
-                    if isinstance(examined.result, UnusableImageError):
-                        raise examined.result
-                    output.add(*raw_examples.build(candidate, examined.encoded, examined.result, self._options))
+                    output.add(*raw_examples.build(candidate, examined, options, output.observations))
                 except UnusableImageError as error:
                     output.refuse(candidate.filename, str(error))
             stack.close()

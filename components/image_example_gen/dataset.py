@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.image_example_gen import class_list, class_names, files, labels, layouts, spans
+from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
@@ -34,6 +35,8 @@ class Dataset:
       refused: The files that are not used.
       classes: Class names in the order of their ids: as configured or as the dataset lists them, else alphabetical.
       ignore_id: The id of mask pixels that do not count, if there is one.
+      colors: The colour of every class in masks; empty if masks contain ids or values.
+      ignored_colors: Colours of mask pixels that do not count.
       own_splits: Splits that the dataset assigns; the others get their fraction of the images without one.
       columns: Columns of the manifest or metadata that may be slices.
       slice_columns: Those with few enough values.
@@ -50,6 +53,8 @@ class Dataset:
     refused: tuple[RefusedFile, ...] = ()
     classes: tuple[str, ...] = ()
     ignore_id: int | None = None
+    colors: tuple[Color, ...] = ()
+    ignored_colors: tuple[Color, ...] = ()
     own_splits: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     slice_columns: tuple[str, ...] = ()
@@ -178,6 +183,8 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
     for item in (*chosen, *entries, *refused):
         digest.update(repr(item).encode())
     slice_columns, notes = _slice_columns(listing.columns, entries)
+    classes = _classes(listing, options)
+    _check_mask_settings(part, classes, options)
     newest = chosen[-1] if chosen else None
     return Dataset(
         layout=part.layout.name,
@@ -185,8 +192,10 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
         label_features=listing.label_features,
         entries=entries,
         refused=refused,
-        classes=_classes(listing, options),
+        classes=classes,
         ignore_id=listing.class_list.ignore_id if options.ignore_id is None else options.ignore_id,
+        colors=listing.class_list.colors,
+        ignored_colors=listing.class_list.ignored_colors,
         own_splits=own_splits,
         columns=listing.columns,
         slice_columns=slice_columns,
@@ -210,6 +219,24 @@ def _assign_splits(entries: Iterable[Entry], options: DataOptions) -> tuple[tupl
 
 def _classes(listing: Listing, options: DataOptions) -> tuple[str, ...]:
     return options.classes or listing.class_list.names or tuple(sorted(listing.class_names))
+
+
+def _check_mask_settings(part: _Part, classes: Sequence[str], options: DataOptions) -> None:
+    """Refuses settings of masks without masks, and values of masks that do not fit the classes."""
+    if not labels.has_class_ids(part.listing.label_features):
+        for key in ("mask_colors", "mask_values"):
+            if getattr(options, key):
+                raise DatasetError(f"data.{key} is set, but {part.root} has no masks. Remove it.")
+    elif options.mask_values:
+        if part.listing.class_list.colors:
+            raise DatasetError(
+                f"{part.root}: data.mask_values and the colours of the classes exclude each other. Remove one of them."
+            )
+        if classes and len(options.mask_values) != len(classes):
+            raise DatasetError(
+                f"{part.root}: data.mask_values has {len(options.mask_values)} values for {len(classes)} classes "
+                f"({_names(classes)}). The value at index i is class i."
+            )
 
 
 def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[str]]:

@@ -39,3 +39,11 @@ class LostFilesError(RuntimeError):
 
 class TooManyBadFilesError(DatasetError):
     """The fraction of unusable files is above `data.max_bad_fraction`."""
+
+
+class AmbiguousMasksError(DatasetError):
+    """The masks of the dataset contradict each other, so that the classes of their pixels are unclear."""
+
+
+class ClassWithoutPixelsError(DatasetError):
+    """A class has no pixel in the masks that the model is trained on."""

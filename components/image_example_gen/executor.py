@@ -13,12 +13,13 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.artifacts import Artifacts
-from components.image_example_gen import labels, layouts, limits, shards, splits, summary
+from components.image_example_gen import bit_depth, labels, layouts, limits, pixel_checks, shards, splits, summary
 from components.image_example_gen.beam_steps import ExamineImages, WriteSplits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.layouts import RefusedFile
-from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.observations import USED_BITS, Observations
+from components.image_example_gen.options import AUTO, ExampleGenOptions
 from components.image_example_gen.shards import Shard, WorkFolder
 
 _WORK_FOLDER = ".undivided"
@@ -40,6 +41,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           TooManyBadFilesError: If more than `max_bad_fraction` of the files are unusable.
           ClassTooSmallError: If a class cannot be in every split.
           ClassWithoutTrainingImagesError: If a class has no image in the train split.
+          AmbiguousMasksError: If the palettes of masks contradict each other.
+          ClassWithoutPixelsError: If a class of masks cannot be learned.
           EmptySplitError: If a split has no image.
         """
         options = ExampleGenOptions.model_validate_json(exec_properties["options"])
@@ -54,7 +57,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         folder = WorkFolder(os.path.join(examples.uri, _WORK_FOLDER))
         tf.io.gfile.makedirs(folder.location)
         work = _make_shards(dataset)
-        records_of, refused = self._examine(work, dataset, folder, options)
+        records_of, refused, observations = self._examine(work, dataset, folder, options)
+        if options.data.bit_depth == AUTO and observations.details(USED_BITS):
+            depth = bit_depth.detect([int(bits) for bits in observations.details(USED_BITS)])
+            if depth < options.depth:
+                # Only now it is known how dark the images are: they are examined again, reduced to 8 bits.
+                used = options.model_copy(update={"data": options.data.model_copy(update={"bit_depth": depth})})
+                records_of, refused, observations = self._examine(work, dataset, folder, used)
+        else:
+            depth = options.depth
+        _log(refused)
         records = [record for shard_records in records_of for record in shard_records]
         total = len(records) + len(refused)
         limits.refuse_bad_files(refused, total, options.data.max_bad_fraction)
@@ -64,9 +76,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         refused += conflicting
         limits.refuse_bad_files(refused, total, options.data.max_bad_fraction)
         split_names = options.data.written_splits(dataset.own_splits)
-        counts = summary.count_splits(records, division, split_names)
+        counts = summary.count_splits(records, division, split_names, options.classes)
         has_names = set(labels.CLASS_NAMES) & set(options.label_features)
         limits.refuse_untrainable(counts, options.classes if has_names else ())
+        warnings = pixel_checks.bit_depth_warnings(observations, depth, options.data)
+        if labels.has_class_ids(options.label_features):
+            pixel_checks.refuse_differing_palettes(observations)
+            warnings += pixel_checks.orientation_warnings(observations, options.data)
+            warnings += pixel_checks.check_mask_classes(records, counts, options.classes, options.ignore_id)
+        for warning in warnings:
+            logging.warning("%s", warning)
 
         examples.split_names = artifact_utils.encode_split_names(list(split_names))
         examples.span, examples.version = dataset.span, dataset.version
@@ -79,20 +98,29 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             tf.io.gfile.makedirs(directory)
         self._run(work, WriteSplits(folder, split_dirs))
         tf.io.gfile.rmtree(folder.location)
-        contents = summary.summarize(dataset, records, division, refused, counts)
+        contents = summary.summarize(
+            dataset,
+            records,
+            division,
+            refused,
+            counts,
+            bit_depth=depth if observations.details(USED_BITS) else None,
+            warnings=warnings,
+        )
         contents.write(quarantine.uri)
         quarantine.set_int_custom_property("quarantined", contents.summary.quarantined)
         quarantine.set_int_custom_property("examples", contents.summary.examples)
 
     def _examine(
         self, work: list[Shard], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions
-    ) -> tuple[list[list[splits.Record]], list[RefusedFile]]:
-        """Runs the first pass; returns the records of every shard, and all refused files."""
+    ) -> tuple[list[list[splits.Record]], list[RefusedFile], Observations]:
+        """Runs the first pass; returns the records of every shard, all refused files, and the observations."""
         for shard in work:
             folder.write(shards.ENTRIES, shard.number, shard.entries)
         self._run(work, ExamineImages(dataset.root, dataset.layout, folder, options))
         containers = layouts.get(dataset.layout).entries_are_containers
         records, refused = list[list[splits.Record]](), list(dataset.refused)
+        observations = Observations()
         for shard in work:
             content = folder.read(shards.RECORDS, shard.number)
             num_files = len(content["records"]) + len(content["refused"])
@@ -103,8 +131,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 )
             records.append([splits.Record.from_json(values) for values in content["records"]])
             refused += [RefusedFile(*values) for values in content["refused"]]
-        _log(refused)
-        return records, refused
+            observations.merge(Observations.from_json(content["observations"]))
+        return records, refused, observations
 
     def _run(self, work: list[Shard], step: beam.DoFn) -> None:
         numbers = [shard.number for shard in work]

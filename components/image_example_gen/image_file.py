@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from components.image_example_gen import image_properties
+from components.image_example_gen import bit_depth, image_properties
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
 from trainer_module.error_text import first_line
@@ -35,12 +35,14 @@ class Examined(NamedTuple):
     """One file after examination.
 
     Attributes:
-      encoded: Its bytes.
+      encoded: Its bytes; reduced to 8 bits if it has 16 and the dataset uses fewer.
       result: The properties of the image, or why it cannot be used.
+      used_bits: Number of bits that a 16-bit image uses; 0 for other images.
     """
 
     encoded: bytes
     result: ImageProperties | UnusableImageError
+    used_bits: int = 0
 
 
 def examine(encoded: bytes, max_pixels: int) -> ImageProperties:
@@ -52,7 +54,9 @@ def examine(encoded: bytes, max_pixels: int) -> ImageProperties:
     return _measure_alone(encoded, _format_of(encoded, max_pixels))
 
 
-def examine_all(contents: Iterable[bytes | UnusableImageError], max_pixels: int) -> Iterator[Examined]:
+def examine_all(
+    contents: Iterable[bytes | UnusableImageError], max_pixels: int, depth: int = bit_depth.HIGHEST
+) -> Iterator[Examined]:
     """Reads headers, refuses what is too large, then decodes with the decoder that Transform and serving use.
 
     Reading and the headers run in one thread, decoding and everything that reads pixels in TensorFlow's own threads,
@@ -61,6 +65,7 @@ def examine_all(contents: Iterable[bytes | UnusableImageError], max_pixels: int)
     Args:
       contents: The bytes of the files, or why there are none; a few more are taken than are returned so far.
       max_pixels: Limit of height x width, checked before anything is decoded.
+      depth: Number of bits that 16-bit images use. Below 16, they are reduced to 8 bits.
 
     Yields:
       In the same order, the bytes (none where the header was refused), and the properties of the image or why it cannot
@@ -71,7 +76,7 @@ def examine_all(contents: Iterable[bytes | UnusableImageError], max_pixels: int)
     """
     measure = image_properties.measure_function()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    waiting: dict[int, tuple[bytes, str | UnusableImageError]] = {}
+    waiting: dict[int, tuple[bytes, str | UnusableImageError, int]] = {}
     failures: list[Exception] = []
 
     def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
@@ -81,16 +86,20 @@ def examine_all(contents: Iterable[bytes | UnusableImageError], max_pixels: int)
             try:
                 if isinstance(content, UnusableImageError):
                     raise content
-                waiting[position] = content, _format_of(content, max_pixels)
+                format_ = _format_of(content, max_pixels)
+                used_bits = bit_depth.used_bits(content) if bit_depth.is_deep(content) else 0
+                if used_bits and depth < bit_depth.HIGHEST:
+                    content = bit_depth.reduce(content, depth)
+                waiting[position] = content, format_, used_bits
             except UnusableImageError as error:
-                waiting[position] = b"", error
+                waiting[position] = b"", error, 0
                 continue
             positions.append(position)
             chunk.append(content)
             if len(chunk) == _MOST_TOGETHER or sum(map(len, chunk)) >= _MOST_BYTES_TOGETHER:
                 yield positions, chunk
                 positions, chunk = [], []
-                if sum(len(content) for content, _ in list(waiting.values())) > _MOST_BYTES_WAITING:
+                if sum(len(content) for content, *_ in list(waiting.values())) > _MOST_BYTES_WAITING:
                     # Results come in batches of what can be decoded: fillers complete a batch if nothing else does.
                     # Their positions are negative (~p is -p - 1); all up to p has been tried before them.
                     yield [~position] * _MOST_TOGETHER, [_filler()] * _MOST_TOGETHER
@@ -119,20 +128,20 @@ def examine_all(contents: Iterable[bytes | UnusableImageError], max_pixels: int)
     def examined(properties: dict[int, ImageProperties], until: int) -> Iterator[Examined]:
         """Completes the order: an image without properties was refused by its header, or cannot be decoded."""
         for position in range(returned, until):
-            content, format_ = waiting.pop(position)
+            content, format_, used_bits = waiting.pop(position)
             if isinstance(format_, UnusableImageError):
                 yield Examined(content, format_)
             elif position in properties:
-                yield Examined(content, properties[position])
+                yield Examined(content, properties[position], used_bits)
             else:
                 try:
-                    yield Examined(content, _measure_alone(content, format_))
+                    yield Examined(content, _measure_alone(content, format_), used_bits)
                 except UnusableImageError as error:
                     yield Examined(content, error)
 
     for batch_positions, *batch in measured.as_numpy_iterator():
         positions = batch_positions.tolist()
-        formats = [str(waiting.get(position, ("", ""))[1]) for position in positions]
+        formats = [str(waiting[position][1]) if position in waiting else "" for position in positions]
         properties = dict(zip(positions, image_properties.finish(formats, batch), strict=True))
         until = max(returned, *((position if position >= 0 else ~position) + 1 for position in positions))
         yield from examined(properties, until)

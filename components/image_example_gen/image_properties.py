@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.image_example_gen.perceptual_hash import SIDE, perceptual_hashes
-from trainer_module import features, preprocessing
+from trainer_module import features, orientation, preprocessing
 
 # Luma of ITU-R BT.601, section 2.5.1, from red, green and blue.
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
@@ -32,6 +32,7 @@ class ImageProperties:
       mean: Mean of every channel, by the names of `features.CHANNELS`, range [0, 255].
       deviation: Standard deviation of every channel.
       perceptual_hash: 63 bits, or None for an image without structure.
+      orientation: EXIF orientation of the stored pixels, 1 (upright) to 8.
     """
 
     format: str
@@ -40,6 +41,7 @@ class ImageProperties:
     mean: dict[str, float]
     deviation: dict[str, float]
     perceptual_hash: int | None = None
+    orientation: int = 1
 
     def slices(self) -> dict[str, str]:
         """Returns the built-in slice values, by slice name.
@@ -67,7 +69,8 @@ def measure_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def measure(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = preprocessing.decode(encoded, channels=3)
+        exif_orientation = orientation.exif_orientation(encoded)
+        pixels = orientation.upright(preprocessing.decode_as_stored(encoded), exif_orientation)
         shape = tf.shape(pixels)[:2]
         step = 1 + (tf.reduce_max(shape) - 1) // _MOST_SAMPLED_SIDE
         sampled = tf.ensure_shape(pixels[::step, ::step], [None, None, 3])
@@ -75,7 +78,7 @@ def measure_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
         flat = tf.reshape(tf.cast(sampled, tf.float64), [-1, 3])
         sums, products = tf.reduce_sum(flat, axis=0), tf.matmul(flat, flat, transpose_a=True)
         reduced = tf.raw_ops.ResizeArea(images=sampled[tf.newaxis], size=[SIDE, SIDE])
-        return shape, tf.shape(flat)[0], sums, products, reduced[0]
+        return shape, tf.shape(flat)[0], sums, products, reduced[0], exif_orientation
 
     traced: Callable[[tf.Tensor], tuple[tf.Tensor, ...]] = measure
     return traced
@@ -87,9 +90,9 @@ def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[Image
     Args:
       formats: Format of each.
       measured: The results of `measure_function`, batched: shapes [N, 2], numbers of sampled pixels [N], sums [N, 3]
-        and sums of products [N, 3, 3] of the colours, reduced images [N, 32, 32, 3].
+        and sums of products [N, 3, 3] of the colours, reduced images [N, 32, 32, 3], EXIF orientations [N].
     """
-    shapes, num_sampled, sums, products, reduced = measured
+    shapes, num_sampled, sums, products, reduced, orientations = measured
     colors = sums / num_sampled[:, np.newaxis]
     covariance = products / num_sampled[:, np.newaxis, np.newaxis] - colors[:, :, np.newaxis] * colors[:, np.newaxis]
     # Luma is a weighted sum of the colours, and so its variance follows from theirs.
@@ -107,8 +110,15 @@ def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[Image
             dict(zip(features.CHANNELS, mean, strict=True)),
             dict(zip(features.CHANNELS, deviation, strict=True)),
             image_hash if deviation[-1] >= _FLAT else None,
+            exif_orientation,
         )
-        for name, (height, width), mean, deviation, image_hash in zip(
-            formats, shapes.tolist(), means.tolist(), deviations.tolist(), hashes.tolist(), strict=True
+        for name, (height, width), mean, deviation, image_hash, exif_orientation in zip(
+            formats,
+            shapes.tolist(),
+            means.tolist(),
+            deviations.tolist(),
+            hashes.tolist(),
+            orientations.tolist(),
+            strict=True,
         )
     ]

@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from components.image_example_gen import labels, layouts
+from components.image_example_gen.class_list import Color
+from components.image_example_gen.mask_encoding import MaskEncoding, Orientation, Source
 from trainer_module import features
 from trainer_module.error_text import did_you_mean
 from trainer_module.section import Fraction, Section
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
+HIGHEST_BIT_DEPTH = 16
 
 
 class SplitOptions(Section):
@@ -66,6 +69,32 @@ class DataOptions(Section):
         le=255,
         description="With masks: the id of pixels that do not count; a last line `255 ignored` of `classes.txt` has "
         "the same effect.",
+    )
+    mask_colors: Literal["camvid", "pascal_voc", "cityscapes"] | None = Field(
+        default=None,
+        description="Masks are colours of this published table, which also names the classes. For another table write "
+        "lines such as `road 128 64 128` into `classes.txt`.",
+    )
+    mask_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        description="Masks have these values instead of ids: the value at index i is class i, for example `[0, 255]`.",
+    )
+    mask_source: Source = Field(
+        default="auto",
+        description="`values` reads palette indices and gray values as ids, even if palettes differ, and ignores "
+        "transparency; `alpha` reads only transparency, with two classes as 0 and 255; `auto` reads colours if there "
+        "is a colour table, otherwise indices and values, and stops if that would lose information.",
+    )
+    mask_orientation: Orientation = Field(
+        default="auto",
+        description="Whether masks are drawn on the image rotated by its EXIF orientation (`upright`) or on the pixels "
+        "as they are stored; `auto` is `upright` with a warning.",
+    )
+    bit_depth: Literal["auto"] | Annotated[int, Field(ge=8, le=16)] = Field(
+        default=AUTO,
+        description="Bits that images of 16 bits per channel use; `auto` detects them from the largest value of all "
+        "images.",
     )
     manifest: str | None = Field(
         default=None,
@@ -149,6 +178,21 @@ class DataOptions(Section):
             raise ValueError("names a class twice")
         return value
 
+    @field_validator("mask_values")
+    @classmethod
+    def _distinct_values(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("contains a value twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_reading_of_masks(self) -> DataOptions:
+        if self.mask_colors and self.mask_values:
+            raise ValueError("mask_colors and mask_values exclude each other")
+        if self.mask_colors and self.mask_source != AUTO:
+            raise ValueError('mask_colors requires mask_source = "auto"')
+        return self
+
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> DataOptions:
         if self.group_column and self.group_pattern:
@@ -183,6 +227,8 @@ class ExampleGenOptions(Section):
       data: `[data]`.
       classes: Class names; in the order of the ids where labels contain ids.
       ignore_id: The id of mask pixels that do not count, if there is one.
+      colors: The colour of every class in masks; empty if masks contain ids or values.
+      ignored_colors: Colours of mask pixels that do not count.
       columns: Slice columns.
       label_features: Raw example features of the label that every example has.
       fingerprint: Digest of the path, size and time of change of every file, and of its label; the cache compares it to
@@ -192,6 +238,26 @@ class ExampleGenOptions(Section):
     data: DataOptions = DataOptions()
     classes: tuple[str, ...]
     ignore_id: int | None = None
+    colors: tuple[Color, ...] = ()
+    ignored_colors: tuple[Color, ...] = ()
     columns: tuple[str, ...] = ()
     label_features: tuple[str, ...] = labels.CLASS_LABEL
     fingerprint: str = ""
+
+    @property
+    def depth(self) -> int:
+        """Number of bits that 16-bit images are read with; all 16 until it has been detected."""
+        return HIGHEST_BIT_DEPTH if self.data.bit_depth == AUTO else self.data.bit_depth
+
+    def mask_encoding(self) -> MaskEncoding:
+        """Returns how the masks encode classes."""
+        return MaskEncoding(
+            num_classes=len(self.classes),
+            ignore_id=self.ignore_id,
+            class_names=self.classes,
+            colors=self.colors,
+            ignored_colors=self.ignored_colors,
+            values=self.data.mask_values or (),
+            source=self.data.mask_source,
+            orientation=self.data.mask_orientation,
+        )

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen import mask, splits
+from components.image_example_gen import bit_depth, mask, splits
+from components.image_example_gen.errors import UnusableImageError
+from components.image_example_gen.image_file import Examined
 from components.image_example_gen.image_properties import ImageProperties
 from components.image_example_gen.labels import Value, class_names
 from components.image_example_gen.layouts import Candidate
+from components.image_example_gen.mask import Mask
+from components.image_example_gen.observations import (
+    EIGHT_BITS,
+    ORIENTATION,
+    PALETTE,
+    PALETTE_COLOR,
+    USED_BITS,
+    Observations,
+)
 from components.image_example_gen.options import ExampleGenOptions
 from trainer_module import features
 
@@ -18,7 +31,14 @@ Label = Mapping[str, Sequence[Value]]
 
 
 def to_example(
-    filename: str, encoded: bytes, properties: ImageProperties, *, label: Label, slices: Mapping[str, str]
+    filename: str,
+    encoded: bytes,
+    properties: ImageProperties,
+    *,
+    label: Label,
+    slices: Mapping[str, str],
+    sha256: str = "",
+    depth: int = bit_depth.HIGHEST,
 ) -> tf.train.Example:
     """Builds the raw example of one image.
 
@@ -28,13 +48,15 @@ def to_example(
       properties: Of the image.
       label: Raw example features of the label and their values.
       slices: Slice values, by slice name.
+      sha256: Hex digest of the file as it was read; that of `encoded` by default.
+      depth: Number of bits that 16-bit images of the dataset use.
     """
     example = tf.train.Example()
     feature = example.features.feature
     strings = {
         features.IMAGE_FORMAT: properties.format,
         features.IMAGE_FILENAME: filename,
-        features.IMAGE_SHA256: hashlib.sha256(encoded).hexdigest(),
+        features.IMAGE_SHA256: sha256 or hashlib.sha256(encoded).hexdigest(),
         **{features.SLICE_PREFIX + name: value for name, value in slices.items()},
     }
     feature[features.IMAGE_ENCODED].bytes_list.value.append(encoded)
@@ -47,6 +69,8 @@ def to_example(
         feature[features.deviation_key(channel)].float_list.value.append(properties.deviation[channel])
     for key, values in label.items():
         _set(feature[key], values)
+    if depth < bit_depth.HIGHEST:
+        feature[features.IMAGE_BIT_DEPTH].int64_list.value.append(depth)
     return example
 
 
@@ -60,45 +84,105 @@ def _set(feature: tf.train.Feature, values: Sequence[Value]) -> None:
 
 
 def build(
-    candidate: Candidate, encoded: bytes, properties: ImageProperties, options: ExampleGenOptions
+    candidate: Candidate, examined: Examined, options: ExampleGenOptions, observations: Observations
 ) -> tuple[splits.Record, tf.train.Example]:
     """Builds the raw example of a candidate, and the record that decides about its split.
 
     Args:
       candidate: The image as it was read.
-      encoded: Bytes of the image file.
-      properties: Of the image.
+      examined: The image after examination.
       options: Of ImageExampleGen.
+      observations: Receives what can only be judged for all images together.
 
     Raises:
-      UnusableImageError: If the label does not fit the image.
+      UnusableImageError: If the image is not usable, or if the label does not fit it.
     """
-    label = check_label(candidate.label, properties, options)
+    properties = examined.result
+    if isinstance(properties, UnusableImageError):
+        raise properties
+    checked = check_label(candidate.label, properties, options)
     slices = properties.slices() | dict(zip(options.columns, candidate.slices, strict=True))
-    example = to_example(candidate.filename, encoded, properties, label=label, slices=slices)
+    # The digest of the file, not of the reduced image: the split of an image does not depend on the others.
+    sha256 = hashlib.sha256(candidate.encoded).hexdigest()
+    example = to_example(
+        candidate.filename,
+        examined.encoded,
+        properties,
+        label=checked.label,
+        slices=slices,
+        sha256=sha256,
+        depth=options.depth,
+    )
+    _observe(candidate.filename, examined, checked.mask, observations)
     record = splits.Record(
         path=candidate.filename,
-        classes=class_names(label.items()),
+        classes=class_names(checked.label.items()),
         split=candidate.split,
         group=candidate.group,
-        sha256=example.features.feature[features.IMAGE_SHA256].bytes_list.value[0].decode(),
-        label_digest=_digest(label),
+        sha256=sha256,
+        label_digest=_digest(checked.label),
         perceptual_hash=properties.perceptual_hash,
+        pixels=_pixel_counts(checked.mask),
     )
     return record, example
 
 
-def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> Label:
+def _observe(name: str, examined: Examined, checked: Mask | None, observations: Observations) -> None:
+    if examined.used_bits:
+        observations.add(USED_BITS, name, str(examined.used_bits))
+    else:
+        observations.add(EIGHT_BITS, name)
+    if checked is None or isinstance(examined.result, UnusableImageError):
+        return
+    if examined.result.orientation != 1:
+        observations.add(ORIENTATION, name, str(examined.result.orientation))
+    if checked.palette:
+        observations.add(PALETTE, name, str(checked.palette_digest))
+    for number, color in checked.palette:
+        observations.add(PALETTE_COLOR, name, f"{number} {color}")
+
+
+def _pixel_counts(checked: Mask | None) -> tuple[int, ...]:
+    if checked is None:
+        return ()
+    counts = checked.pixels | ({splits.IGNORED: checked.ignored} if checked.ignored else {})
+    return tuple(itertools.chain.from_iterable(counts.items()))
+
+
+class CheckedLabel(NamedTuple):
+    """A label that fits its image.
+
+    Attributes:
+      label: Raw example features and their values.
+      mask: The mask, if the label is one.
+    """
+
+    label: Label
+    mask: Mask | None = None
+
+
+def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> CheckedLabel:
     """Checks a label against its image, and derives the features that follow from it.
 
     Raises:
       UnusableImageError: If the label does not fit the image.
     """
-    label: dict[str, Sequence[Value]] = {}
-    for feature, values in raw.items():
-        check = _CHECKS.get(feature)
-        label |= check(values, properties, options) if check else {feature: values}
-    return label
+    if features.MASK_ENCODED not in raw:
+        return CheckedLabel(raw)
+    (encoded,) = raw[features.MASK_ENCODED]
+    assert isinstance(encoded, bytes)
+    normalized = mask.normalize(
+        encoded,
+        height=properties.height,
+        width=properties.width,
+        encoding=options.mask_encoding(),
+        orientation=properties.orientation,
+    )
+    derived: dict[str, Sequence[Value]] = {
+        features.MASK_ENCODED: (normalized.png,),
+        features.MASK_CLASSES: [options.classes[number] for number in normalized.pixels],
+    }
+    return CheckedLabel({**raw, **derived}, normalized)
 
 
 def _digest(label: Label) -> str:
@@ -109,23 +193,3 @@ def _digest(label: Label) -> str:
         for value in values:
             digest.update(value if isinstance(value, bytes) else repr(value).encode())
     return digest.hexdigest()[:16]
-
-
-def _check_mask(values: Sequence[Value], properties: ImageProperties, options: ExampleGenOptions) -> Label:
-    """Returns the mask as a grey PNG, and the names of the classes that occur in it."""
-    (encoded,) = values
-    assert isinstance(encoded, bytes)
-    png, class_ids = mask.normalize(
-        encoded,
-        height=properties.height,
-        width=properties.width,
-        num_classes=len(options.classes),
-        ignore_id=options.ignore_id,
-    )
-    return {features.MASK_ENCODED: (png,), features.MASK_CLASSES: [options.classes[number] for number in class_ids]}
-
-
-# What is checked and derived where a label has a feature; other features are stored as they are.
-_CHECKS: dict[str, Callable[[Sequence[Value], ImageProperties, ExampleGenOptions], Label]] = {
-    features.MASK_ENCODED: _check_mask,
-}

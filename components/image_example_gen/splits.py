@@ -15,6 +15,8 @@ from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
 from trainer_module import features
 
+# In `Record.pixels`: the id of all pixels that do not count.
+IGNORED = -1
 _NO_CLASS = ("",)  # images without a class name count as one class
 # A class that expects fewer units than this in some split is divided exactly. Drawing by position leaves a split of a
 # larger one empty with a probability below exp(-15) = 3e-7.
@@ -32,6 +34,7 @@ class Record(NamedTuple):
       sha256: Hex digest of the image's bytes.
       label_digest: Differs between two labels.
       perceptual_hash: 63 bits, or None for an image without structure.
+      pixels: Of a mask: class id, number of its pixels, next class id, and so on; flat, to save memory.
     """
 
     path: str
@@ -41,12 +44,13 @@ class Record(NamedTuple):
     sha256: str
     label_digest: str
     perceptual_hash: int | None
+    pixels: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Self:
         """Restores a record that was stored as a JSON array."""
-        path, classes, *others = values
-        return cls(path, tuple(map(sys.intern, classes)), *others)
+        path, classes, *others, pixels = values
+        return cls._make([path, tuple(map(sys.intern, classes)), *others, tuple(pixels)])
 
 
 class Duplicates(NamedTuple):

@@ -16,20 +16,39 @@ from components.image_example_gen.artifact import (
 )
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import RefusedFile
-from components.image_example_gen.splits import Division, Duplicates, Record
+from components.image_example_gen.splits import IGNORED, Division, Duplicates, Record
 
 
-def count_splits(records: Iterable[Record], division: Division, split_names: Iterable[str]) -> dict[str, SplitCounts]:
-    """Counts the examples of every split, with classes in alphabetical order."""
+def count_splits(
+    records: Iterable[Record], division: Division, split_names: Iterable[str], classes: Sequence[str]
+) -> dict[str, SplitCounts]:
+    """Counts the examples and pixels of every split, with classes in alphabetical order.
+
+    Args:
+      records: All usable images.
+      division: Their splits.
+      split_names: The splits.
+      classes: Class names, in the order of the ids where labels contain ids.
+    """
     examples = Counter(division.splits)
-    classes = Counter(
-        (split, name) for record, split in zip(records, division.splits, strict=True) for name in record.classes
-    )
-    by_split: dict[str, dict[str, int]] = {split: {} for split in split_names}
-    for (split, name), count in sorted(classes.items()):
-        if split:
-            by_split[split][name] = count
-    return {split: SplitCounts(examples=examples[split], classes=counts) for split, counts in by_split.items()}
+    images: dict[str, Counter[str]] = {split: Counter() for split in split_names}
+    pixels: dict[str, Counter[str]] = {split: Counter() for split in split_names}
+    for record, split in zip(records, division.splits, strict=True):
+        if not split:
+            continue
+        images[split].update(record.classes)
+        for number, count in zip(record.pixels[::2], record.pixels[1::2], strict=True):
+            if number != IGNORED:
+                images[split][classes[number]] += 1
+                pixels[split][classes[number]] += count
+    return {
+        split: SplitCounts(
+            examples=examples[split],
+            classes=dict(sorted(images[split].items())),
+            pixels=dict(sorted(pixels[split].items())),
+        )
+        for split in images
+    }
 
 
 def summarize(
@@ -38,6 +57,9 @@ def summarize(
     division: Division,
     refused: Iterable[RefusedFile],
     splits: Mapping[str, SplitCounts],
+    *,
+    bit_depth: int | None = None,
+    warnings: Iterable[str] = (),
 ) -> Quarantine:
     """Composes the quarantine artifact.
 
@@ -47,6 +69,8 @@ def summarize(
       division: Their splits and duplicates.
       refused: All files that are not used, those with conflicting labels included.
       splits: From `count_splits`.
+      bit_depth: Number of bits that 16-bit images are read with; None if there are none.
+      warnings: What users should know about the images.
     """
     files = tuple(QuarantinedFile(path=file.path, reason=file.reason) for file in sorted(refused))
     return Quarantine(
@@ -58,6 +82,8 @@ def summarize(
             duplicates={kind: _count_duplicates(kind, division) for kind in ("exact", "near")},
             span=dataset.span,
             version=dataset.version,
+            bit_depth=bit_depth,
+            warnings=tuple(warnings),
         ),
         files,
         tuple(_group(group, records, division) for group in division.duplicates),

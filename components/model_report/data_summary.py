@@ -29,6 +29,7 @@ class DataSummary:
 
     Attributes:
       sentence: Number of images, classes and splits.
+      warnings: What ImageExampleGen found in the images, one sentence each.
       classes: Images by class and split; None if an image has no class of its own.
       splits: Images by split, with their sizes.
       duplicates: Numbers of duplicates, one sentence per kind.
@@ -42,6 +43,7 @@ class DataSummary:
     """
 
     sentence: str
+    warnings: list[str]
     classes: Table | None
     splits: Table
     duplicates: list[str]
@@ -61,6 +63,7 @@ def summarize(sources: Sources) -> DataSummary:
     has_classes = any(counts.classes for counts in summary.splits.values())
     return DataSummary(
         sentence=f"{summary.examples:,} images, {len(classes)} classes, {len(summary.splits)} splits{span}.",
+        warnings=list(summary.warnings),
         classes=_class_table(classes, summary.splits) if has_classes else None,
         splits=_split_table(summary.splits, sources.sizes),
         duplicates=[_duplicates(kind, counts) for kind, counts in summary.duplicates.items()],

@@ -178,6 +178,10 @@ class RunOutput(JsonObject):
     duplicates: dict[Literal["exact", "near"], Duplicates] | None
     drift: Drift | None
     quarantined: list[QuarantinedFile]
+    warnings: list[str]
+    """What ImageExampleGen found in the images, one sentence each."""
+    bit_depth: int | None
+    """Bits that are read from images of 16 bits per channel; null if there are none."""
     log: str
     """Log file."""
     error: str | None
@@ -225,6 +229,8 @@ def run_output(outcome: Outcome) -> RunOutput:
             },
             "drift": drift and {"previous_span": drift.previous_span, "found": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
+            "warnings": data.warnings if data else [],
+            "bit_depth": data and data.bit_depth,
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.cause}" if outcome.error else None,
         }

@@ -140,6 +140,8 @@ def _data(console: Console, result: RunResult) -> None:
         return
     splits = ", ".join(f"{counts.examples:,} {split}" for split, counts in result.data.splits.items())
     print_line(console, f"\n[bold]Images[/bold]  {result.data.examples:,} used ({splits})")
+    for warning in result.data.warnings:
+        print_line(console, f"[yellow]warning:[/yellow] {escape(warning)}")
     if result.quarantined:
         print_line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
         for file in result.quarantined[:_MOST_ROWS]:

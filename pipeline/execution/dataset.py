@@ -43,6 +43,8 @@ def example_gen_options(config: PipelineConfig, dataset: Dataset) -> ExampleGenO
         data=config.data.options(),
         classes=dataset.classes,
         ignore_id=dataset.ignore_id,
+        colors=dataset.colors,
+        ignored_colors=dataset.ignored_colors,
         columns=dataset.columns,
         label_features=dataset.label_features,
         fingerprint=dataset.fingerprint,

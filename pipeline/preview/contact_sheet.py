@@ -6,7 +6,7 @@ import collections
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from components.image_example_gen import layouts
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import DamagedContainerError, UnusableImageError
-from components.image_example_gen.labels import class_names
+from components.image_example_gen.labels import Value, class_names
 from components.image_example_gen.layouts import Candidate
-from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.options import AUTO, ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
@@ -26,6 +26,7 @@ from trainer_module import features, tasks
 from trainer_module.options import TrainerOptions
 
 _Item = TypeVar("_Item")
+_Label = Mapping[str, Sequence[Value]]
 
 SAMPLES = 7  # per image
 
@@ -99,20 +100,21 @@ def read(
       ConfigError: If no image is usable.
     """
     reading = example_gen_options(config, dataset)
-    images: list[LabelledImage] = []
+    usable: list[tuple[Candidate, _Label]] = []
     try:
         for candidate in _candidates(dataset, reading, num):
             try:
-                images.append(_decode(candidate, reading, options))
+                usable.append((candidate, _check(candidate, reading)))
             except UnusableImageError as error:
                 on_unusable(f"{candidate.filename}: {error}")
-            if len(images) == num:
+            if len(usable) == num:
                 break
     except DamagedContainerError as error:
         raise ConfigError(f"{dataset.root}: {error}") from None
-    if not images:
+    if not usable:
         raise ConfigError(f"{dataset.root} has no usable image.")
-    return tuple(images)
+    depth = _bit_depth([candidate.encoded for candidate, _ in usable], reading)
+    return tuple(_decode(candidate, label, depth, options) for candidate, label in usable)
 
 
 def _candidates(dataset: Dataset, reading: ExampleGenOptions, num: int) -> Iterator[Candidate]:
@@ -150,19 +152,30 @@ def _alternate(items: Iterable[_Item], key: Callable[[_Item], tuple[str, ...]], 
         yield from (item for item in turn if item is not None)
 
 
-def _decode(candidate: Candidate, reading: ExampleGenOptions, options: TrainerOptions) -> LabelledImage:
-    import tensorflow as tf
-
+def _check(candidate: Candidate, reading: ExampleGenOptions) -> _Label:
     from components.image_example_gen import image_file, raw_examples
-    from trainer_module import preprocessing
 
     if candidate.problem:
         raise UnusableImageError(candidate.problem)
-    transform = options.transform
     properties = image_file.examine(candidate.encoded, reading.data.max_pixels)
-    label = raw_examples.check_label(candidate.label, properties, reading)
-    encoded = tf.constant([candidate.encoded])
-    pixels = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
+    return raw_examples.check_label(candidate.label, properties, reading).label
+
+
+def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:
+    """Returns the bits that 16-bit images use; ImageExampleGen detects them in all images, the sheet in its own."""
+    from components.image_example_gen import bit_depth
+
+    used = [bit_depth.used_bits(content) for content in contents if bit_depth.is_deep(content)]
+    return bit_depth.detect(used) if used and reading.data.bit_depth == AUTO else reading.depth
+
+
+def _decode(candidate: Candidate, label: _Label, depth: int, options: TrainerOptions) -> LabelledImage:
+    import tensorflow as tf
+
+    from trainer_module import preprocessing
+
+    transform, encoded = options.transform, tf.constant([candidate.encoded])
+    pixels = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels, depth)
     labels = tasks.get(options.task.name).labels([label], options)
     return LabelledImage(pixels[0].numpy(), labels[0].numpy(), candidate.filename)
 

@@ -99,7 +99,7 @@ def test_batches_give_the_results_of_single_images(rng):
     contents[100] = UnusableImageError("cannot be read: Permission denied")
     examined = list(image_file.examine_all(iter(contents), MAX_PIXELS))
     assert len(examined) == 200
-    for content, (encoded, result) in zip(contents, examined, strict=True):
+    for content, (encoded, result, _) in zip(contents, examined, strict=True):
         if isinstance(content, UnusableImageError):
             assert result is content
             continue

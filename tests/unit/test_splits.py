@@ -287,7 +287,7 @@ def test_every_class_of_an_image_counts():
     records = [Record(f"{i}", ("a", "b") if i % 3 else ("b",), "", "", digest(i), "", None) for i in range(2000)]
     for by in ("content", "class"):
         division = divide(records, options(splits={"by": by}), ())
-        counts = summary.count_splits(records, division, ("train", "validation", "test"))
+        counts = summary.count_splits(records, division, ("train", "validation", "test"), ("a", "b"))
         for split, split_counts in counts.items():
             members = [one for one, its_split in zip(records, division.splits, strict=True) if its_split == split]
             assert split_counts.examples == split_counts.classes["b"] == len(members)

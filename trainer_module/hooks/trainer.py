@@ -7,7 +7,7 @@ import tempfile
 import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import distribution, export, features, fitting, search_space
+from trainer_module import distribution, export, features, fitting, input_pipeline, search_space
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.hooks.inputs import read_inputs
 from trainer_module.locations import is_remote
@@ -28,6 +28,8 @@ def run_fn(fn_args: FnArgs) -> None:
     if fn_args.hyperparameters:
         options = search_space.replace_values(options, search_space.tuned_values(fn_args.hyperparameters))
     strategy = distribution.strategy(options.training.distribution)  # before TensorFlow computes anything
+    # The served model decodes request bytes as ImageExampleGen has decoded the images.
+    options = options.model_copy(update={"bit_depth": input_pipeline.read_bit_depth(fn_args.train_files)})
     # Every worker trains and reads the checkpoint of an interrupted training; only the chief's files are kept.
     is_chief = distribution.is_chief(strategy)
     checkpoint = CheckpointFile(

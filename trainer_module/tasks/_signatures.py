@@ -20,7 +20,7 @@ Outputs = dict[str, tf.Tensor]
 def decode_pixels(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
     """Decodes image files, string [N], to the model input: float32 [N, s, s, channels], range [0, 255]."""
     transform = options.transform
-    pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels)
+    pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels, options.bit_depth)
     return tf.cast(pixels, tf.float32)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import class_list, files, labels
-from components.image_example_gen.errors import LayoutError
+from components.image_example_gen import class_list, color_tables, files, labels
+from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, split_named
@@ -53,9 +53,43 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
 
 
 def classes_of_masks(folder: Folder, options: DataOptions) -> class_list.ClassList:
-    """Reads the names of the class ids, unless the configuration has them or there are none."""
-    location = folder.find(class_list.CLASSES_FILE) if options.classes is None else None
-    return class_list.read(location) if location else class_list.ClassList()
+    """Reads the names, and the colours if there are any, of the class ids.
+
+    `data.mask_colors` has precedence over `classes.txt`. `data.classes` has too, but does not replace its colours.
+
+    Raises:
+      DatasetError: If two of them contradict each other.
+    """
+    location = folder.find(class_list.CLASSES_FILE)
+    if options.mask_colors:
+        table = color_tables.get(options.mask_colors)
+        names, source = options.classes, "data.classes"
+        if names is None and location:
+            names, source = class_list.read(location).names, location
+        if names is not None and names != table.names:
+            raise DatasetError(
+                f'data.mask_colors = "{options.mask_colors}" names the classes itself ({", ".join(table.names[:3])}, '
+                f"… {len(table.names)} in all), and {source} has other ones. Remove one of them."
+            )
+        return table
+    if location is None:
+        return class_list.NO_CLASS_LIST
+    if options.classes is None:
+        return class_list.read(location)
+    return _colors_of(location, options.classes)
+
+
+def _colors_of(location: str, classes: tuple[str, ...]) -> class_list.ClassList:
+    """Reads the colours of classes that the configuration names; the names in the file do not count without colours."""
+    try:
+        listed = class_list.read(location)
+    except DatasetError:
+        return class_list.NO_CLASS_LIST
+    if not listed.colors:
+        return class_list.NO_CLASS_LIST
+    if listed.names != classes:
+        raise DatasetError(f"{location} has colours of other classes than data.classes. Remove one of them.")
+    return listed
 
 
 def _pair(root: str, split_folder: str) -> tuple[list[Entry], list[RefusedFile]]:

@@ -1,0 +1,54 @@
+"""16-bit PNG files: how many of their bits a dataset uses, and their reduction to 8 bits.
+
+Cameras and X-ray detectors of 10, 12 or 14 bits write files of 16 bits. The high byte, which decoders for 8 bits keep,
+then contains almost nothing of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from trainer_module import preprocessing
+
+HIGHEST = preprocessing.HIGHEST_BIT_DEPTH
+LOWEST = preprocessing.LOWEST_BIT_DEPTH
+
+
+def is_deep(encoded: bytes) -> bool:
+    """Whether a file is a PNG of 16 bits per channel."""
+    return encoded.startswith(b"\x89PNG") and len(encoded) > 24 and encoded[24] == 16
+
+
+def used_bits(encoded: bytes) -> int:
+    """Returns the number of bits that the largest value of a 16-bit PNG needs, 8 to 16; without transparency.
+
+    Returns 0 if the file cannot be decoded.
+    """
+    try:
+        pixels = tf.io.decode_png(encoded, channels=3, dtype=tf.uint16)
+    except tf.errors.OpError:
+        return 0
+    return max(LOWEST, int(tf.reduce_max(tf.cast(pixels, tf.int32))).bit_length())
+
+
+def reduce(encoded: bytes, bit_depth: int) -> bytes:
+    """Reduces a 16-bit PNG to one of 8 bits with the pixels that the served model decodes from it.
+
+    Args:
+      encoded: Bytes of the file.
+      bit_depth: Number of bits that the dataset uses, 8 to 16; larger values are clipped.
+
+    Raises:
+      tf.errors.OpError: If the file cannot be decoded.
+    """
+    pixels = preprocessing.decode(tf.constant(encoded), channels=3, bit_depth=bit_depth)
+    is_grey = encoded[25] in (0, 4)  # colour type of the header
+    reduced: bytes = tf.io.encode_png(pixels[..., :1] if is_grey else pixels).numpy()
+    return reduced
+
+
+def detect(used: Iterable[int]) -> int:
+    """Returns the bit depth of a dataset from the bits that its 16-bit images use."""
+    return min(max(LOWEST, *used), HIGHEST)
