@@ -157,7 +157,7 @@ class RunOutput(JsonObject):
     rules: list[DefaultRule]
     """Default rules of Evaluator, at least one result per rule."""
     warnings: list[str]
-    """Thresholds at or below the level of chance."""
+    """What ImageExampleGen found in the images; thresholds at or below the level of chance."""
     not_held: list[Refusal]
     """Thresholds of Evaluator that could not be evaluated."""
     refusals: list[Refusal]
@@ -178,8 +178,6 @@ class RunOutput(JsonObject):
     duplicates: dict[Literal["exact", "near"], Duplicates] | None
     drift: Drift | None
     quarantined: list[QuarantinedFile]
-    warnings: list[str]
-    """What ImageExampleGen found in the images, one sentence each."""
     bit_depth: int | None
     """Bits that are read from images of 16 bits per channel; null if there are none."""
     log: str
@@ -208,7 +206,10 @@ def run_output(outcome: Outcome) -> RunOutput:
             "blessed": result and result.blessed,
             "servable": result and result.servable,
             "rules": [_rule(gate) for gate in result.gates.rules] if result and result.gates else [],
-            "warnings": list(result.gates.warnings) if result and result.gates else [],
+            "warnings": [
+                *(data.warnings if data else ()),
+                *(result.gates.warnings if result and result.gates else ()),
+            ],
             "not_held": [_refusal(row) for row in result.not_compared] if result else [],
             "refusals": [_refusal(row) for row in outcome.refusals],
             "pushed_version": result and result.pushed_version,
@@ -229,7 +230,6 @@ def run_output(outcome: Outcome) -> RunOutput:
             },
             "drift": drift and {"previous_span": drift.previous_span, "found": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
-            "warnings": data.warnings if data else [],
             "bit_depth": data and data.bit_depth,
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.cause}" if outcome.error else None,
