@@ -260,7 +260,7 @@ class Harness:
         written = pipeline_spec_pb2.ExecutorOutput()
         if path.exists():
             json_format.Parse(path.read_text(), written)
-        found = {}
+        published = {}
         for key, entry in executor_input["outputs"].get("artifacts", {}).items():
             (artifact,) = entry["artifacts"]
             metadata = dict(artifact.get("metadata", {}))
@@ -278,13 +278,13 @@ class Harness:
                         target.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(file, target)
             self.num_artifacts += 1
-            found[key] = {
+            published[key] = {
                 "name": str(self.num_artifacts),
                 "uri": uri,
                 "type": {"instanceSchema": ""},
                 "metadata": {**metadata, "display_name": key, "store_session_info": '{"Provider":"minio"}'},
             }
-        return found
+        return published
 
 
 # --- Containers -------------------------------------------------------------------------------------------------

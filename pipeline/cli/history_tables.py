@@ -1,4 +1,4 @@
-"""What people see of the runs of a pipeline: the list, and two of them side by side."""
+"""Prints the run history and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.table import Table
 
 from pipeline.cli.console import print_line
 from pipeline.history.comparison import Comparison, Difference, Differences
-from pipeline.history.run_history import Run, when
+from pipeline.history.run_history import Run, start_time
 from trainer_module.evaluation.spec import MetricSpec
 
 _MOST_ROWS = 20
-_SHORT = 6  # characters of a fingerprint, enough to see whether two are the same
+_SHORT = 6  # characters of a fingerprint: enough to distinguish datasets
 _COLORS = {
     "pushed": "green",
     "rolled back": "yellow",
@@ -29,8 +29,8 @@ _COLORS = {
 
 
 def show_runs(console: Console, runs: Sequence[Run]) -> None:
-    """Prints a line for each run, in the given order, with the number of images and the start of the fingerprint."""
-    # Narrow gaps, so that the longest verdict stays on one line of a terminal of 80.
+    """Prints a line per run, in the given order."""
+    # Narrow gaps: the longest verdict fits on one line of a terminal of 80 columns.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     titles = {run.main_metric.title for run in runs if run.main_metric}
     name = titles.pop() if len(titles) == 1 else "metric"
@@ -48,7 +48,7 @@ def show_runs(console: Console, runs: Sequence[Run]) -> None:
             value = f"{run.main_metric.title} {value}"
         table.add_row(
             str(run.number),
-            _when(run),
+            _start(run),
             f"{_count(run.examples)} {_fingerprint(run)}",
             *([_count(run.span)] if with_spans else []),
             value,
@@ -95,7 +95,7 @@ def _runs(console: Console, first: Run, second: Run) -> None:
     for run in (first, second):
         table.add_column(str(run.number), overflow="fold")
     for name, value in (
-        ("began", _when),
+        ("began", _start),
         ("images", lambda run: _count(run.examples)),
         ("data", _fingerprint),
         ("verdict", _verdict),
@@ -105,7 +105,7 @@ def _runs(console: Console, first: Run, second: Run) -> None:
     console.print(table)
     for run in (first, second):
         if run.reasons:
-            print_line(console, f"[bold]Against {run.number}[/bold]")
+            print_line(console, f"[bold]Reasons against {run.number}[/bold]")
         for reason in run.reasons[:_MOST_ROWS]:
             print_line(console, f"  [red]✗[/red] {escape(reason)}")
         if len(run.reasons) > _MOST_ROWS:
@@ -136,7 +136,7 @@ def _rows(
     count: tuple[str, str],
     comparison: Comparison,
 ) -> None:
-    """Prints both values of the first metric, the changes of the others, and a number with the given key and title."""
+    """Prints both values of the first metric, the changes of the others, and a count (key and title)."""
     if not rows:
         return
     main, *others = metrics
@@ -173,7 +173,7 @@ def _pairs(
     console: Console, heading: str, kind: str, pairs: Mapping[str, tuple[Any, Any]], first: Run, second: Run
 ) -> None:
     if not pairs:
-        print_line(console, f"[bold]{heading}[/bold]: the same, as far as both runs have kept them")
+        print_line(console, f"[bold]{heading}[/bold]: no differences in the values that both runs stored")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(kind, overflow="fold")
@@ -184,7 +184,7 @@ def _pairs(
     print_line(console, f"[bold]{heading}[/bold] that differ")
     console.print(table)
     if len(pairs) > _MOST_ROWS:
-        print_line(console, f"and {len(pairs) - _MOST_ROWS} more; --json has all")
+        print_line(console, f"and {len(pairs) - _MOST_ROWS} more; --json lists all")
 
 
 def _change(entry: Difference) -> str:
@@ -204,8 +204,8 @@ def _verdict(run: Run) -> str:
     return f"[{color}]{escape(str(run.verdict))}[/{color}]"
 
 
-def _when(run: Run) -> str:
-    return escape(when(run.id))
+def _start(run: Run) -> str:
+    return escape(start_time(run.id))
 
 
 def _fingerprint(run: Run) -> str:

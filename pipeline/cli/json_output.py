@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class JsonObject(BaseModel):
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
+        serialize_by_alias=True,
         json_schema_extra=lambda schema: schema.pop("additionalProperties", None),
     )
 
@@ -68,16 +69,16 @@ class Refusal(JsonObject):
 
     gate: str
     """The node that refused."""
-    figure: str
+    metric: str = Field(serialization_alias="figure")
     """The metric."""
-    whom: str
+    applies_to: str = Field(serialization_alias="whom")
     """The class, slice or split; `all` for all examples."""
     value: Number
     bound: Number
     missed_by: Number
     """Distance of the value from the bound."""
     detail: str
-    """All of it as one line of text."""
+    """The whole reason as one line of text."""
 
 
 class DefaultRule(JsonObject):
@@ -111,9 +112,9 @@ class Duplicates(JsonObject):
     """Images that occur several times in the dataset."""
 
     groups: int
-    copies: int
+    duplicates: int = Field(serialization_alias="copies")
     """Images that are duplicates of others."""
-    astride: int  # codespell:ignore
+    leaking_groups: int = Field(serialization_alias="astride")  # codespell:ignore
     """Groups that span several splits: leakage."""
 
 
@@ -121,7 +122,7 @@ class Drift(JsonObject):
     """The comparison with the previous span, and of the splits with each other."""
 
     previous_span: int | None
-    found: list[str]
+    drift: list[str] = Field(serialization_alias="found")
     """Drift from the previous span, one line per feature and split."""
     skew: list[str] | None
     """Differences between the splits; null if they were not compared."""
@@ -219,16 +220,8 @@ def run_output(outcome: Outcome) -> RunOutput:
             "faithfulness": result.faithfulness.values if result and result.faithfulness else {},
             "examples": data and data.examples,
             "span": data and data.span,
-            "duplicates": data
-            and {
-                kind: {
-                    "groups": counts.groups,
-                    "copies": counts.duplicates,
-                    "astride": counts.leaking_groups,  # codespell:ignore
-                }
-                for kind, counts in data.duplicates.items()
-            },
-            "drift": drift and {"previous_span": drift.previous_span, "found": drift.drift, "skew": drift.skew},
+            "duplicates": data and {kind: counts.model_dump() for kind, counts in data.duplicates.items()},
+            "drift": drift and {"previous_span": drift.previous_span, "drift": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "bit_depth": data and data.bit_depth,
             "log": str(outcome.log_path),

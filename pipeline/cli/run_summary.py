@@ -1,4 +1,4 @@
-"""What people see of a run: nodes as they finish, then what it came to."""
+"""Prints the progress and the results of a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MOST_CLASSES = 10  # names in the first line
 
 
 def start(console: Console, config: PipelineConfig, dataset: Dataset) -> None:
-    """Prints the task, the layout and the classes in one line, then the number of images and what users should know."""
+    """Prints the task, the layout, the classes, the number of images and the notes about the dataset."""
     unit = "TFRecord files" if layouts.get(dataset.layout).entries_are_containers else "images"
     span = f" (span {dataset.span})" if dataset.span else ""
     shown = ", ".join(dataset.classes[:_MOST_CLASSES])
@@ -56,10 +56,10 @@ def start(console: Console, config: PipelineConfig, dataset: Dataset) -> None:
 
 
 class Progress(logging.Handler):
-    """A line for every finished node; where there is a terminal, also what the running one is doing."""
+    """Prints a line per finished node and, on a terminal, the progress of the running node."""
 
     def __init__(self, console: Console) -> None:
-        """Shows on this console."""
+        """Prints to this console."""
         super().__init__(logging.INFO)
         self._console = console
         self._status: Status | None = console.status("importing TFX") if console.is_terminal else None
@@ -81,12 +81,12 @@ class Progress(logging.Handler):
             self._status.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Shows what a node reports while it runs."""
+        """Shows a progress message of the running node."""
         if self._status:
             self._status.update(f"{self._node}  [dim]{escape(record.getMessage())}[/dim]")
 
     def on_node(self, result: NodeResult) -> None:
-        """Shows that a node has started or ended."""
+        """Shows that a node has started or finished."""
         if result.state == "running":
             self._node = result.id
             if self._status:
@@ -99,7 +99,7 @@ class Progress(logging.Handler):
 
 
 def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
-    """Shows what a run came to."""
+    """Prints the results of a run."""
     result = outcome.result
     if result:
         _data(console, result)
@@ -111,20 +111,20 @@ def summary(console: Console, outcome: Outcome, config: PipelineConfig) -> None:
         if result.pushed_version is not None and not outcome.error:
             base = f"--model-name {config.model_name} --model-base-path {config.model_base_path}"
             print_line(console, f"\nServe it:  tfx-vision serve {escape(base)}")
-            question = tasks.get(config.task.name).export.command
-            print_line(console, f"Ask it:    tfx-vision {question} --model {config.model_name}")
+            command = tasks.get(config.task.name).export.command
+            print_line(console, f"Query it:  tfx-vision {command} --model {config.model_name}")
     if outcome.refusal is not None:
         print_line(
             console, f"\n[bold red]ExampleValidator refused the images.[/bold red] {escape(str(outcome.refusal))}"
         )
-        # Its own text has every line already.
+        # The message of the refusal contains the other lines.
         refusals(console, [row for row in outcome.refusals if row.is_measured])
     else:
         refusals(console, outcome.refusals)
     if outcome.status == "refused":
         print_line(
             console,
-            f"[bold]{'Pusher':<18}[/bold][red]nothing pushed[/red]; the version before, if any, is still served",
+            f"[bold]{'Pusher':<18}[/bold][red]nothing pushed[/red]; the previous version, if any, is still served",
         )
     if outcome.error:
         print_line(console, f"\n[bold red]{outcome.error[0]} failed:[/bold red] {escape(outcome.cause or '')}")
@@ -153,7 +153,7 @@ def _data(console: Console, result: RunResult) -> None:
 
 
 def _duplicates(console: Console, result: RunResult) -> None:
-    """Prints one line per kind of duplicates; those that span several splits make metrics too good."""
+    """Prints a line per kind of duplicates; leakage across splits inflates the metrics."""
     duplicates = result.data.duplicates if result.data else {}
     for kind, counts in duplicates.items():
         if counts.groups:
@@ -172,8 +172,8 @@ def _drift(console: Console, result: RunResult) -> None:
         return
     span, drifted, skewed = result.drift.previous_span, result.drift.drift, result.drift.skew or ()
     if span is not None and not drifted:
-        print_line(console, f"[green]No drift[/green] against span {span}")
-    for lines, heading in ((drifted, f"Drift against span {span}, accepted:"), (skewed, "The splits differ:")):
+        print_line(console, f"[green]No drift[/green] from span {span}")
+    for lines, heading in ((drifted, f"Drift from span {span}, accepted:"), (skewed, "The splits differ:")):
         if lines:
             print_line(console, f"[yellow]{heading}[/yellow]")
         for line in lines[:_MOST_ROWS]:
@@ -183,15 +183,15 @@ def _drift(console: Console, result: RunResult) -> None:
 def _tuning(console: Console, result: RunResult) -> None:
     if result.tuning is None:
         return
-    found = result.tuning
-    failed = f", {found['failed']} failed" if found["failed"] else ""
+    tuning = result.tuning
+    failed = f", {tuning['failed']} failed" if tuning["failed"] else ""
     print_line(
         console,
-        f"\n[bold]Tuned[/bold] in {found['trials']} trials{failed}: {found['objective']} {found['value']:.4f} with",
+        f"\n[bold]Tuned[/bold] in {tuning['trials']} trials{failed}: {tuning['objective']} {tuning['value']:.4f} with",
     )
-    for name, value in found["values"].items():
+    for name, value in tuning["values"].items():
         print_line(console, f"  {name} = {format_number(value)}")
-    print_line(console, f"  [dim]{escape(found['table'])}[/dim]")
+    print_line(console, f"  [dim]{escape(tuning['table'])}[/dim]")
 
 
 def _classes(console: Console, evaluation: EvaluationResult) -> None:
@@ -224,11 +224,11 @@ def _slices(console: Console, evaluation: EvaluationResult) -> None:
     print_line(console, f"[bold]Slices[/bold], worst {main.title} first")
     console.print(table)
     if len(ranked) > _MOST_ROWS:
-        print_line(console, f"and {len(ranked) - _MOST_ROWS} slices more")
+        print_line(console, f"and {len(ranked) - _MOST_ROWS} more slices")
 
 
 def _verdict(console: Console, result: RunResult) -> None:
-    def say(node: str, text: str) -> None:
+    def print_verdict(node: str, text: str) -> None:
         print_line(console, f"[bold]{node:<18}[/bold]{text}")
 
     if result.gates is not None:
@@ -236,7 +236,7 @@ def _verdict(console: Console, result: RunResult) -> None:
             "and compared with the last blessed model" if result.gates.has_baseline else "(no earlier blessed model)"
         )
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
-        say("Evaluator", f"{word} by its rules and thresholds {against}")
+        print_verdict("Evaluator", f"{word} by its rules and thresholds {against}")
         for gate in result.gates.rules:
             mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[yellow]·[/yellow]"}[gate.passed]
             print_line(console, f"  {mark} {escape(f'{gate.name}: {gate.subject} {gate.detail}')}")
@@ -245,23 +245,25 @@ def _verdict(console: Console, result: RunResult) -> None:
         for rule in result.not_compared[:_MOST_ROWS]:
             print_line(console, f"  [yellow]·[/yellow] {escape(rule.detail)}")
         if len(result.not_compared) > _MOST_ROWS:
-            print_line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} bounds more")
+            print_line(console, f"  [yellow]·[/yellow] and {len(result.not_compared) - _MOST_ROWS} more bounds")
     if result.servable is not None:
         word = "[green]validated[/green]" if result.servable else "[red]refused[/red]"
         passed = sum(check.passed for check in result.checks)
-        say("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
+        print_verdict("ServingValidator", f"{word}: {passed} of {len(result.checks)} checks passed")
     if result.explanations:
         faithful = result.faithfulness is None or result.faithfulness.blessed
         word = "" if faithful else "[red]refused[/red]: the explanations are not faithful enough; "
-        say("GradCam", f"{word}{result.num_explained} predictions explained: {escape(result.explanations)}")
+        print_verdict("GradCam", f"{word}{result.num_explained} predictions explained: {escape(result.explanations)}")
     if result.pushed_version is not None:
-        say("Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}")
+        print_verdict(
+            "Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}"
+        )
     if result.report:
-        say("ModelReport", escape(result.report))
+        print_verdict("ModelReport", escape(result.report))
 
 
 def refusals(console: Console, rows: Sequence[Refusal]) -> None:
-    """Prints the failed rules as a table; failures without a number follow, one line each."""
+    """Prints the failed checks: those with a value as a table, then the others, one per line."""
     measured = [row for row in rows if row.is_measured]
     if measured:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -270,7 +272,7 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
         for name in ("value", "bound", "missed by"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in measured[:_MOST_ROWS]:
-            names = map(escape, (row.gate, row.figure, row.whom))
+            names = map(escape, (row.gate, row.metric, row.applies_to))
             table.add_row(*names, _number(row.value), f"{row.side} {_number(row.bound)}", _number(row.missed_by))
         print_line(console, "\n[bold red]Refused[/bold red]: failed checks")
         console.print(table)
@@ -282,7 +284,7 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
 
 
 def _number(value: float | None) -> str:
-    """Four digits that count; large ones whole."""
+    """Formats a number with four significant digits, or as an integer from 1000 on."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -29,17 +29,17 @@ class Refusal(NamedTuple):
 
     Attributes:
       gate: The node that refused.
-      figure: The metric that was compared with a bound.
-      whom: The slice, class or split; `all` for all examples.
-      value: Value of the metric; None if it is not a number or undefined.
+      metric: The metric that was compared with a bound.
+      applies_to: The slice, class or split; `all` for all examples.
+      value: Value of the metric; None if it is undefined or not a number.
       bound: The bound; None if there is none.
       missed_by: Distance of the value from the bound.
-      detail: All of it in one line.
+      detail: The whole reason in one line.
     """
 
     gate: str
-    figure: str
-    whom: str
+    metric: str
+    applies_to: str
     value: float | None
     bound: float | None
     missed_by: float | None
@@ -190,8 +190,8 @@ def of_gate(gate: GateResult) -> Refusal:
     """Describes a result of the gates of Evaluator."""
     return Refusal(
         gate="Evaluator",
-        figure=gate.name,
-        whom=gate.applies_to,
+        metric=gate.name,
+        applies_to=gate.applies_to,
         value=gate.value,
         bound=gate.bound,
         missed_by=gate.missed_by,
@@ -204,8 +204,8 @@ def of_images(findings: Iterable[Finding]) -> list[Refusal]:
     return [
         Refusal(
             gate="ExampleValidator",
-            figure=f"{finding.kind} of {finding.feature}",
-            whom=f"{finding.split} split" + (f", {finding.value}" if finding.value else ""),
+            metric=f"{finding.kind} of {finding.feature}",
+            applies_to=f"{finding.split} split" + (f", {finding.value}" if finding.value else ""),
             value=finding.distance,
             bound=finding.allowed,
             missed_by=_missed_by(finding.distance, finding.allowed),
@@ -218,8 +218,8 @@ def of_images(findings: Iterable[Finding]) -> list[Refusal]:
 def _of_check(check: ServingCheck) -> Refusal:
     return Refusal(
         gate="ServingValidator",
-        figure=check.name,
-        whom="all",
+        metric=check.name,
+        applies_to="all",
         value=check.value,
         bound=check.bound,
         missed_by=_missed_by(check.value, check.bound),
@@ -235,8 +235,8 @@ def _of_roll_back(version: int) -> Refusal:
 def _of_faithfulness(result: FaithfulnessResult) -> Refusal:
     return Refusal(
         gate="GradCam",
-        figure=result.metric.name,
-        whom="all",
+        metric=result.metric.name,
+        applies_to="all",
         value=result.value,
         bound=result.bound,
         missed_by=_missed_by(result.value, result.bound),

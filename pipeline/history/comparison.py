@@ -1,4 +1,4 @@
-"""Two runs of a pipeline side by side: metrics, settings and data."""
+"""Compares two runs of a pipeline: metrics, settings and data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Difference(NamedTuple):
     Attributes:
       first: Value of the first run; None if it is undefined or missing.
       second: Value of the second run.
-      metric: The metric; None for numbers of which neither is better, such as the number of examples.
+      metric: The metric; None for counts, such as the number of examples.
     """
 
     first: float | None
@@ -35,14 +35,14 @@ class Difference(NamedTuple):
 
     @property
     def is_better(self) -> bool | None:
-        """Whether the second value is better; None if they are equal, or neither is."""
+        """Whether the second value is better; None for equal or missing values, and for counts."""
         if not self.change or self.metric is None:
             return None
         return (self.change > 0) == self.metric.higher_is_better
 
     @property
     def gain(self) -> float:
-        """By how much the value became better; infinite if one is missing."""
+        """The improvement of the value; infinite if one is missing."""
         if self.change is None:
             return math.inf
         return self.change if self.metric is None or self.metric.higher_is_better else -self.change
@@ -53,7 +53,7 @@ Differences = dict[str, Difference]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side.
+    """The differences of two runs.
 
     Attributes:
       first: The first run.

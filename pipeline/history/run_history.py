@@ -142,22 +142,22 @@ class Runs:
         return self._read(self._number_of(name))
 
     def outdated_report_note(self) -> str:
-        """Describes which run the last report belongs to; empty if it is the last run."""
+        """Returns a note if the last report does not belong to the last run; otherwise an empty string."""
         newest, reported = len(self), len(self)
         while reported and "report" not in self._done(reported)[1].get("ModelReport", {}):
             reported -= 1
         if reported == newest:
             return ""
-        known = f"run {self._title(reported)}" if reported else "a run that is no longer known"
+        known = f"run {self._title(reported)}" if reported else "an unknown run"
         verdict = _verdict(*self._done(newest))
         return f"the report belongs to {known}; the last run, {self._title(newest)}, has none: {verdict}."
 
     def _title(self, number: int) -> str:
-        return f"{number} ({when(self._contexts[number - 1].name)})"
+        return f"{number} ({start_time(self._contexts[number - 1].name)})"
 
     def _number_of(self, name: str) -> int:
         if not name:
-            raise ConfigError("The name of a run is empty. Name it by its number, `last`, a version or its id.")
+            raise ConfigError("The name of the run is empty. Use its number, `last`, a pushed version or its id.")
         if match := _LAST.fullmatch(name):
             back = int(match[1] or 0)
             if back < len(self):
@@ -179,8 +179,8 @@ class Runs:
             )
         raise ConfigError(
             f"There is no run `{name}`{did_you_mean(name, [*versions, *ids, 'last']) or '.'} Known runs: "
-            f"{_in_words(numbers)}. `last`, `last-1` and so on, pushed versions and ids are names too; `tfx-vision "
-            "history` lists all."
+            f"{_in_words(numbers)}. `last`, `last-1` and so on, pushed versions and ids are accepted too; "
+            "`tfx-vision history` lists all."
         )
 
     def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
@@ -192,8 +192,8 @@ class Runs:
         return _read_run(number, self._contexts[number - 1].name, *self._done(number))
 
 
-def when(id_: str) -> str:
-    """Formats the start of a run, to the minute: `2026-11-22 03:55`."""
+def start_time(id_: str) -> str:
+    """Formats the start of a run: `2026-11-22 03:55`."""
     return id_[:16].replace("T", " ")
 
 
@@ -216,7 +216,7 @@ def read(config: PipelineConfig) -> Runs:
 
 @contextlib.contextmanager
 def _readable_errors(path: Path) -> Iterator[None]:
-    """Reports what is wrong with the run history, without the SQL query that failed."""
+    """Reports errors of the run history without the failed SQL query."""
     try:
         yield
     except (errors.StatusError, RuntimeError) as error:  # RuntimeError if the file cannot be opened
@@ -340,7 +340,7 @@ def _read_text(location: str) -> str | None:
 
 
 def _table_in(text: str | None) -> dict[str, Any]:
-    """Parses a JSON object; empty if the text is something else. Numbers that are not finite become None."""
+    """Parses a JSON object; empty for any other text. NaN and infinite numbers become None."""
     try:
         table = json.loads(
             text or "{}", parse_constant=lambda _: None, parse_float=lambda digits: finite(float(digits))

@@ -63,11 +63,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     tf.config.threading.set_intra_op_parallelism_threads(parser.parse_args().threads)
     random, seed = np.random.default_rng(1), tf.constant([1, 2], tf.int64)
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    report: dict[str, dict[str, dict[str, int]]] = {}
     for size, batch_size in SIZES:
         images = tf.constant(random.uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32))
         labels = tf.one_hot(tf.range(batch_size) % 10, 10)
-        measured = found[f"{size} px, batches of {batch_size}"] = {}
+        measured = report[f"{size} px, batches of {batch_size}"] = {}
         for name, settings in CHOICES.items():
             options = AugmentationOptions(**settings)
             theirs = keras.Sequential([KERAS[key](value) for key, value in settings.items()])
@@ -84,7 +84,7 @@ def main() -> None:
                 )[0]
             )
             measured[name] = rates({"ours": mixed}, batch_size)
-    print(json.dumps(found, indent=2))
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

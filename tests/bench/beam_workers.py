@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--run-dir", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.runner:
-        found = measure(
+        seconds = measure(
             arguments.runner, str(arguments.data), arguments.run_dir, arguments.workers, arguments.overrides
         )
-        print(json.dumps(found))
+        print(json.dumps(seconds))
         return
 
     from data_path import link_images
@@ -78,10 +78,10 @@ def main() -> None:
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(done.stderr[-3000:])
-                found = json.loads(done.stdout.splitlines()[-1])
-                print(f"round {number + 1}, {runner}: " + ", ".join(f"{id_} {found[id_]:.1f}" for id_ in NODES))
+                seconds = json.loads(done.stdout.splitlines()[-1])
+                print(f"round {number + 1}, {runner}: " + ", ".join(f"{id_} {seconds[id_]:.1f}" for id_ in NODES))
                 for id_ in NODES:
-                    least[runner][id_] = min(found[id_], least[runner].get(id_, found[id_]))
+                    least[runner][id_] = min(seconds[id_], least[runner].get(id_, seconds[id_]))
     print(
         f"\n| {arguments.num:,} images | one process, s | {arguments.workers} workers, s | ratio |\n|---|---|---|---|"
     )

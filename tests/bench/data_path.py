@@ -78,15 +78,17 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
         node_runner.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
     if profile:
         pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumulative").print_stats(60)
-    found = {
+    measured = {
         "seconds": {node.id: round(node.seconds, 1) for node in results if node.state == "complete"},
         "bytes": bytes_below(Path(run_dir)),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "start_mib": before // 1024,
     }
     if form == "ours":
-        found["epochs"] = epochs(Path(run_dir) / pipeline.pipeline_info.pipeline_name / "artifacts", loaded.transform)
-    return found
+        measured["epochs"] = epochs(
+            Path(run_dir) / pipeline.pipeline_info.pipeline_name / "artifacts", loaded.transform
+        )
+    return measured
 
 
 def epochs(artifacts: Path, options) -> list[int]:
@@ -138,9 +140,9 @@ def compare(canonical: dict, ours: dict) -> None:
     print(f"| peak memory, MiB | {canonical['peak_mib']} | {ours['peak_mib']} | |")
 
 
-def total(found: dict) -> float:
+def total(measured: dict) -> float:
     """Seconds of all nodes."""
-    return sum(found["seconds"].values())
+    return sum(measured["seconds"].values())
 
 
 def main() -> None:
@@ -154,8 +156,10 @@ def main() -> None:
     parser.add_argument("--run-dir", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.form:
-        found = measure(arguments.form, str(arguments.data), arguments.run_dir, arguments.image_size, arguments.profile)
-        print(json.dumps(found))
+        measured = measure(
+            arguments.form, str(arguments.data), arguments.run_dir, arguments.image_size, arguments.profile
+        )
+        print(json.dumps(measured))
         return
     # Beside the images, so that they can be linked.
     with tempfile.TemporaryDirectory(dir=arguments.data and arguments.data.parent) as work:
@@ -191,17 +195,15 @@ def main() -> None:
                 compare(canonical, grown[num])
         print("\n| images | data path, s | ms a image | peak memory, MiB | input, images a second, by epoch |")
         print("|---|---|---|---|---|")
-        for num, found in sorted(grown.items()):
-            rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
-            seconds = total(found)
-            print(f"| {num:,} | {seconds:.1f} | {1000 * seconds / num:.2f} | {found['peak_mib']} | {rates} |")
+        for num, measured in sorted(grown.items()):
+            rates = ", ".join(f"{rate:,}" for rate in measured["epochs"])
+            seconds = total(measured)
+            print(f"| {num:,} | {seconds:.1f} | {1000 * seconds / num:.2f} | {measured['peak_mib']} | {rates} |")
         photographs = Path(work) / "photographs"
         write_crops(photographs, 2000, 224, "jpg")
-        found = run("ours", photographs, "--image-size", "224")
-        rates = ", ".join(f"{rate:,}" for rate in found["epochs"])
-        print(
-            f"\n2,000 JPEG files of 224 px: data path {total(found):.1f} s, input, images a second, by epoch: {rates}"
-        )
+        ours = run("ours", photographs, "--image-size", "224")
+        rates = ", ".join(f"{rate:,}" for rate in ours["epochs"])
+        print(f"\n2,000 JPEG files of 224 px: data path {total(ours):.1f} s, input, images a second, by epoch: {rates}")
 
 
 if __name__ == "__main__":

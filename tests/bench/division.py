@@ -52,10 +52,10 @@ def main() -> None:
     if arguments.measure:
         before = peak_mib()
         made = records(arguments.measure)
-        held, start = peak_mib(), time.monotonic()
+        peak_with_list, start = peak_mib(), time.monotonic()
         splits.divide(made, DataOptions(near_duplicates=arguments.near), ())
         seconds = time.monotonic() - start
-        print(f"| {arguments.measure:,} | {seconds:.1f} | {held - before:,} | {peak_mib() - before:,} |")
+        print(f"| {arguments.measure:,} | {seconds:.1f} | {peak_with_list - before:,} | {peak_mib() - before:,} |")
         return
     print("| images | dividing, s | records, MiB | peak, MiB |\n|---|---|---|---|", flush=True)
     for num in arguments.num or [100_000, 1_000_000]:

@@ -63,7 +63,7 @@ def build(name: str, weights: str) -> keras.Model:
 
 def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """The tutorial's loop."""
-    found = []
+    heat_maps = []
     for image in images:
         inner = keras.Model(model.input, [model.get_layer(features.FEATURES_LAYER).output, model.output])
         with tf.GradientTape() as tape:
@@ -72,13 +72,13 @@ def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:
         weights = tf.reduce_mean(tape.gradient(score, maps), axis=(0, 1, 2))
         heat = tf.nn.relu(tf.squeeze(maps[0] @ weights[..., tf.newaxis], -1))
         heat = tf.image.resize(heat[tf.newaxis, ..., tf.newaxis], image.shape[:2])[0, ..., 0]
-        found.append((heat / (tf.reduce_max(heat) + 1e-12)).numpy())
-    return np.stack(found)
+        heat_maps.append((heat / (tf.reduce_max(heat) + 1e-12)).numpy())
+    return np.stack(heat_maps)
 
 
 def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dict[str, Way]:
     """Those that are installed; of tf-keras-vis also, not to be timed, the maps before they are enlarged."""
-    found: dict[str, Way] = {}
+    methods: dict[str, Way] = {}
     try:
         from tf_keras_vis.gradcam import Gradcam
 
@@ -99,8 +99,8 @@ def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dic
                 )
             return np.concatenate(maps)
 
-        found["tf-keras-vis"] = by_tf_keras_vis
-        found[SMALL] = lambda images: by_tf_keras_vis(images, expand_cam=False)
+        methods["tf-keras-vis"] = by_tf_keras_vis
+        methods[SMALL] = lambda images: by_tf_keras_vis(images, expand_cam=False)
     except ImportError as error:
         print(f"tf-keras-vis is left out: {error}", flush=True)
     try:
@@ -108,10 +108,10 @@ def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dic
 
         attribution = GradCAM(model, batch_size=batch_size, conv_layer=features.FEATURES_LAYER)
         targets = np.eye(10, dtype=np.float32)[class_ids]
-        found["xplique"] = lambda images: np.asarray(attribution(images, targets))
+        methods["xplique"] = lambda images: np.asarray(attribution(images, targets))
     except ImportError as error:
         print(f"xplique is left out: {error}", flush=True)
-    return found
+    return methods
 
 
 def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:

@@ -48,14 +48,14 @@ class Part(NamedTuple):
 
 def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, Part]:
     """Reads and divides the images by what their names begin with (regular expressions)."""
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "validation": [], "test": []}
+    pairs_of_part: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "validation": [], "test": []}
     for path in sorted((folder / "images").iterdir()):
         mask = tf.constant([(folder / "masks" / path.name).read_bytes()])
         pixels = preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)
         pair = (pixels[0].numpy(), preprocessing.decode_and_resize_masks(mask, size)[0].numpy())
         part = "test" if re.match(held_out, path.name) else "validation" if re.match(validation, path.name) else "train"
-        found[part].append(pair)
-    return {part: Part(*map(np.stack, zip(*pairs, strict=True))) for part, pairs in found.items()}
+        pairs_of_part[part].append(pair)
+    return {part: Part(*map(np.stack, zip(*pairs, strict=True))) for part, pairs in pairs_of_part.items()}
 
 
 def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:

@@ -127,7 +127,7 @@ def passed(id_, span, statistics_id, schema_id):
 
 
 def previous(current, all_passed):
-    found = PreviousSpanStrategy().resolve_artifacts(
+    resolved = PreviousSpanStrategy().resolve_artifacts(
         None,
         {
             "statistics": [statistics(i, i) for i in range(1, 9)],
@@ -136,8 +136,8 @@ def previous(current, all_passed):
             "current": [current],
         },
     )
-    assert found["current"] == [current]
-    return [artifact.id for key in ("statistics", "schema") for artifact in found[key]]
+    assert resolved["current"] == [current]
+    return [artifact.id for key in ("statistics", "schema") for artifact in resolved[key]]
 
 
 def test_the_newest_earlier_span_that_passed():

@@ -142,8 +142,8 @@ def inputs(tiny_model, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy).save(path)
     path.write_text("not an image")
-    found = {"tiny_model": tiny_model, "images": root / "images"}
-    image_example_gen(BeamSection().arguments(), root, found)
+    inputs = {"tiny_model": tiny_model, "images": root / "images"}
+    image_example_gen(BeamSection().arguments(), root, inputs)
     examples = standard_artifacts.Examples()
     examples.uri, examples.split_names = str(root / "examples"), '["train", "validation", "test"]'
     schema = standard_artifacts.Schema()
@@ -151,11 +151,11 @@ def inputs(tiny_model, tmp_path_factory):
     (record, *_) = records(root / "examples" / "Split-train")
     (root / "schema").mkdir()
     (root / "schema" / "schema.pbtxt").write_text(str(schema_of(record)))
-    found |= {"examples": examples, "schema": schema}
-    statistics(BeamSection().arguments(), root, found)
-    found["statistics"] = standard_artifacts.ExampleStatistics()
-    found["statistics"].uri, found["statistics"].split_names = str(root / "statistics"), examples.split_names
-    return found
+    inputs |= {"examples": examples, "schema": schema}
+    statistics(BeamSection().arguments(), root, inputs)
+    inputs["statistics"] = standard_artifacts.ExampleStatistics()
+    inputs["statistics"].uri, inputs["statistics"].split_names = str(root / "statistics"), examples.split_names
+    return inputs
 
 
 def schema_of(example):
@@ -211,11 +211,11 @@ def statistics(arguments, root, inputs):
     options = tfdv.StatsOptions(feature_allowlist=[features.CLASS_TEXT, features.IMAGE_HEIGHT, *FLOATS])
     properties = {"stats_options_json": options.to_json(), "exclude_splits": "[]"}
     run(statistics_gen, arguments, root, {"examples": inputs["examples"]}, outputs, properties)
-    found = {}
+    statistics_of_split = {}
     for split in ("train", "validation", "test"):
         proto = tfdv.load_stats_binary(str(root / "statistics" / f"Split-{split}" / "FeatureStats.pb"))
-        found[split] = json_format.MessageToDict(proto)
-    return found
+        statistics_of_split[split] = json_format.MessageToDict(proto)
+    return statistics_of_split
 
 
 def transform_graph(arguments, root, inputs):
@@ -254,8 +254,8 @@ def evaluation(arguments, root, inputs):
     known = {name: inputs[name] for name in ("examples", "schema", "statistics")} | {"model": artifact}
     outputs = {"evaluation": standard_artifacts.ModelEvaluation(), "blessing": standard_artifacts.ModelBlessing()}
     run(evaluator, arguments, root, known, outputs, properties)
-    found = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("evaluation.json", "gates.json")}
-    return found | {"blessing": sorted(os.listdir(root / "blessing"))}
+    result = {name: json.loads((root / "evaluation" / name).read_text()) for name in ("evaluation.json", "gates.json")}
+    return result | {"blessing": sorted(os.listdir(root / "blessing"))}
 
 
 def explanations(arguments, root, inputs):
@@ -281,27 +281,27 @@ NODES = {
 
 
 def records(folder):
-    found = [str(path) for path in sorted(folder.iterdir())]
-    return [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(found).as_numpy_iterator()]
+    paths = [str(path) for path in sorted(folder.iterdir())]
+    return [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(paths).as_numpy_iterator()]
 
 
 def files(folder):
     """What the files of a folder say; TFRecords as a whole, since records may be in any file and order."""
-    found = {}
+    contents = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         if path.suffix == ".json":
-            found[name] = json.loads(path.read_text())
+            contents[name] = json.loads(path.read_text())
         elif path.suffix == ".jsonl":
-            found[name] = [json.loads(line) for line in path.read_text().splitlines()]
+            contents[name] = [json.loads(line) for line in path.read_text().splitlines()]
         elif path.suffix == ".png":
-            found[name] = np.asarray(Image.open(path)).astype(int)
+            contents[name] = np.asarray(Image.open(path)).astype(int)
         elif path.suffix == ".gz":
             for record in tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator():
                 entry = json_format.MessageToDict(tf.train.Example.FromString(record))["features"]["feature"]
                 filename = entry[features.IMAGE_FILENAME]["bytesList"]["value"][0]
-                found[f"{name.partition('-')[0]} of {filename}"] = entry
-    return found
+                contents[f"{name.partition('-')[0]} of {filename}"] = entry
+    return contents
 
 
 def assert_same(one, other, place="", tolerance=1e-6):
@@ -337,10 +337,10 @@ def of_one_process(inputs, tmp_path_factory):
 
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_writes_what_it_writes_in_one_process(node, engine, inputs, of_one_process, tmp_path):
-    found = NODES[node](engine, tmp_path, inputs)
+    output = NODES[node](engine, tmp_path, inputs)
     expected = of_one_process(node)
-    assert found
-    assert_same(found, expected)
+    assert output
+    assert_same(output, expected)
 
 
 def test_a_difference_is_seen():

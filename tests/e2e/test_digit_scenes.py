@@ -77,7 +77,10 @@ def test_a_model_that_falls_short_is_refused(run):
     )
     outcome = local_run.execute(refused, dataset.prepare(refused))
     assert outcome.exit_code == 3
-    assert [(row.figure, row.whom) for row in outcome.refusals] == [("mean_iou", "all"), ("iou", "class background")]
+    assert [(row.metric, row.applies_to) for row in outcome.refusals] == [
+        ("mean_iou", "all"),
+        ("iou", "class background"),
+    ]
     assert {node.id: node.state for node in outcome.nodes}["Trainer"] == "cached"
     versions = [path.name for path in Path(refused.model_base_path).iterdir()]
     assert versions == [str(first.result.pushed_version)]

@@ -111,15 +111,15 @@ def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, roo
 
 
 def test_the_json_object_has_every_key_of_the_contract(first):
-    found = json.loads(run_output(first).as_text())
+    output = json.loads(run_output(first).as_text())
     assert {"status", "nodes", "metrics", "blessed", "pushed_version", "serving_dir", "report", "quarantined"} <= set(
-        found
+        output
     )
-    assert np.sum(found["confusion_matrix"]) == found["metrics"]["examples"]
-    assert found["classes"]["7"]["support"] == sum(found["confusion_matrix"][7])
-    assert {"slant = left", "brightness = dark"} <= set(found["slices"])
-    assert found["examples"] == 1797 and found["quarantined"] == []
-    assert found["nodes"][0] == {"id": "ImageExampleGen", "state": "complete", "seconds": pytest.approx(5, abs=60)}
+    assert np.sum(output["confusion_matrix"]) == output["metrics"]["examples"]
+    assert output["classes"]["7"]["support"] == sum(output["confusion_matrix"][7])
+    assert {"slant = left", "brightness = dark"} <= set(output["slices"])
+    assert output["examples"] == 1797 and output["quarantined"] == []
+    assert output["nodes"][0] == {"id": "ImageExampleGen", "state": "complete", "seconds": pytest.approx(5, abs=60)}
 
 
 def test_every_example_is_in_one_split(first):
@@ -226,8 +226,8 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
     (refusal,) = refused.result.refusals
     assert refusal.text.startswith("Evaluator: cross-entropy is 0.")
     assert "must be at most 0" in refusal.text
-    assert run_output(refused).model_dump()["refusals"] == [refusal._asdict()]
-    assert (refusal.whom, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
+    assert run_output(refused).model_dump(by_alias=False)["refusals"] == [refusal._asdict()]
+    assert (refusal.applies_to, refusal.bound, refusal.missed_by) == ("all", 0.0, refusal.value)
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
     assert [client.status() for client in served] == [[(first.result.pushed_version, "AVAILABLE")]] * 2
@@ -249,7 +249,7 @@ def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute)
         *((name, "all") for name in short),
         (None, "slant = left"),
     ]
-    assert [row.whom for row in refused.result.refusals] == [*(f"class {name}" for name in short), "slant = left"]
+    assert [row.applies_to for row in refused.result.refusals] == [*(f"class {name}" for name in short), "slant = left"]
     assert refused.result.refusals[-1].text.startswith("Evaluator: cross-entropy of slant = left is 0.")
 
 
@@ -292,7 +292,7 @@ def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
     assert refused.result.blessed and refused.result.servable
     (refusal,) = refused.result.refusals
     value = run_output(refused).model_dump()["faithfulness"]["deletion_auc"]
-    assert (refusal.gate, refusal.figure, refusal.bound, refusal.side) == ("GradCam", "deletion_auc", 0.0, "≤")
+    assert (refusal.gate, refusal.metric, refusal.bound, refusal.side) == ("GradCam", "deletion_auc", 0.0, "≤")
     assert refusal.missed_by == refusal.value == value > 0.0
     assert refused.result.pushed_version is None
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
@@ -353,13 +353,13 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root)
     assert running.wait() == -signal.SIGKILL
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    found = json.loads(done.stdout)
-    states = {node["id"]: node["state"] for node in found["nodes"]}
+    output = json.loads(done.stdout)
+    states = {node["id"]: node["state"] for node in output["nodes"]}
     before = ("ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform")
     assert {states[node] for node in before} == {"cached"}
     assert states["Trainer"] == "complete"
-    assert (done.returncode, found["status"], found["error"]) == (0, "done", None)
-    assert found["pushed_version"] > first.result.pushed_version
+    assert (done.returncode, output["status"], output["error"]) == (0, "done", None)
+    assert output["pushed_version"] > first.result.pushed_version
 
 
 def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
@@ -386,9 +386,9 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
     assert (version / "saved_model.pb").is_file()
     assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
     evaluation = harness.stored(run.tasks["Evaluator"].outputs["evaluation"]["uri"])
-    found = EvaluationResult.read(str(evaluation))
-    assert found.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)
-    assert found.overall.confusion_matrix == first.result.slices[0].confusion_matrix
+    measured = EvaluationResult.read(str(evaluation))
+    assert measured.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)
+    assert measured.overall.confusion_matrix == first.result.slices[0].confusion_matrix
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

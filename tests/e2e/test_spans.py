@@ -80,7 +80,7 @@ def test_a_darker_span_is_caught_and_named(run):
     assert (luma["gate"], luma["whom"]) == ("ExampleValidator", "train split")
     assert luma["value"] > luma["bound"] > 0.1 and luma["missed_by"] == pytest.approx(luma["value"] - luma["bound"])
     assert "image/mean/luma" in luma["detail"]
-    assert [str(found.verdict) for found in run_history.read(run.load("3")).newest(2)] == [
+    assert [str(entry.verdict) for entry in run_history.read(run.load("3")).newest(2)] == [
         "refused by ExampleValidator",
         "stopped after ExampleValidator",
     ]

@@ -38,19 +38,19 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
 
     first, states = execute()
     assert states["Tuner"] == states["Trainer"] == "complete"
-    found = run_output(first).model_dump()["tuning"]
-    assert (found["objective"], found["trials"], found["failed"]) == ("val_loss", 2, 0)
-    with open(found["table"], newline="") as file:
+    tuning = run_output(first).model_dump()["tuning"]
+    assert (tuning["objective"], tuning["trials"], tuning["failed"]) == ("val_loss", 2, 0)
+    with open(tuning["table"], newline="") as file:
         trials = list(csv.DictReader(file))
     best = min(trials, key=lambda trial: float(trial["value"]))
-    assert best["rank"] == "1" and found["value"] == float(best["value"])
-    assert {name: float(best[name]) for name in found["values"]} == found["values"]
-    assert list(found["values"]) == ["training.learning_rate", "training.batch_size"]
+    assert best["rank"] == "1" and tuning["value"] == float(best["value"])
+    assert {name: float(best[name]) for name in tuning["values"]} == tuning["values"]
+    assert list(tuning["values"]) == ["training.learning_rate", "training.batch_size"]
 
     (model_run,) = Path(tmp_path, "runs/tiny/artifacts/Trainer/model_run").iterdir()
     used = TrainerOptions.model_validate_json((model_run / features.OPTIONS_FILE).read_text())
-    assert used.training.learning_rate == found["values"]["training.learning_rate"]
-    assert used.training.batch_size == found["values"]["training.batch_size"]
+    assert used.training.learning_rate == tuning["values"]["training.learning_rate"]
+    assert used.training.batch_size == tuning["values"]["training.batch_size"]
     assert used.training.epochs == 2
     with open(model_run / features.HISTORY_FILE, newline="") as file:
         rate = float(next(csv.DictReader(file))["learning_rate"])
@@ -60,7 +60,7 @@ def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
 
     again, states = execute()
     assert (states["Tuner"], states["Trainer"]) == ("cached", "cached")
-    assert json.dumps(run_output(again).model_dump()["tuning"]) == json.dumps(found)
+    assert json.dumps(run_output(again).model_dump()["tuning"]) == json.dumps(tuning)
 
     fewer, states = execute("tuner.trials=1", from_node="Tuner", to_node="Tuner")
     assert {node for node, state in states.items() if state != "skipped"} == {"Tuner"}

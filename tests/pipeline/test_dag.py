@@ -46,11 +46,11 @@ def graph(compiled):
 
 
 def test_the_dag_is_the_golden_one(compiled, request):
-    found = json.dumps(graph(compiled()), indent=2) + "\n"
+    text = json.dumps(graph(compiled()), indent=2) + "\n"
     if request.config.getoption("--update-goldens"):
         GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(found)
-    assert found == GOLDEN.read_text()
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
 
 
 def test_the_command_knows_every_node(compiled):

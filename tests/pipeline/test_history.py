@@ -319,7 +319,7 @@ def test_ways_to_name_a_run(loaded, name, number):
         ("2026-01-06", r"2 runs started at 2026-01-06.*\(6 and 7\)"),
         ("None", r"no run `None`"),  # what was not pushed has no version
         ("0", r"no run `0`"),
-        ("", r"name of a run is empty"),
+        ("", r"name of the run is empty"),
     ],
 )
 def test_a_run_that_there_is_not(loaded, name, message):
@@ -355,20 +355,20 @@ def test_a_store_that_cannot_be_read_is_no_run_without_figures():
 
 
 def test_two_runs_compared(runs):
-    found = compare_output(comparison.compare(runs[0], runs[2])).model_dump()
-    change = found["metrics"]["accuracy"]
+    output = compare_output(comparison.compare(runs[0], runs[2])).model_dump()
+    change = output["metrics"]["accuracy"]
     assert change == {"first": 0.9, "second": 0.85, "change": pytest.approx(-0.05), "better": False}
-    assert found["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
-    assert found["metrics"]["examples"] == {"first": 20.0, "second": 20.0, "change": 0.0, "better": None}
-    assert list(found["classes"]) == ["owl", "finch"]
-    assert found["classes"]["finch"]["recall"]["better"] is True
-    assert list(found["slices"]) == ["light = dusk", "light = day", "new = yes", "old = yes"]
-    assert found["slices"]["new = yes"]["accuracy"] == {"first": None, "second": 0.7, "change": None, "better": None}
-    assert found["settings"] == {
+    assert output["metrics"]["cross_entropy"]["better"] is False  # more of it is worse
+    assert output["metrics"]["examples"] == {"first": 20.0, "second": 20.0, "change": 0.0, "better": None}
+    assert list(output["classes"]) == ["owl", "finch"]
+    assert output["classes"]["finch"]["recall"]["better"] is True
+    assert list(output["slices"]) == ["light = dusk", "light = day", "new = yes", "old = yes"]
+    assert output["slices"]["new = yes"]["accuracy"] == {"first": None, "second": 0.7, "change": None, "better": None}
+    assert output["settings"] == {
         "serving.tolerance": {"first": 0.1, "second": 0.2},
         "training.epochs": {"first": 3, "second": 9},
     }
-    assert found["data"] == {
+    assert output["data"] == {
         "examples": {"first": 100, "second": 85},
         "examples.test": {"first": 20, "second": 25},
         "examples.test.finch": {"first": 20, "second": 25},
@@ -376,8 +376,10 @@ def test_two_runs_compared(runs):
         "examples.train.finch": {"first": 80, "second": 60},
         "fingerprint": {"first": "aaaaaaaaaaaa", "second": "bbbbbbbbbbbb"},
     }
-    assert found["first"] == history_run(runs[0]).model_dump() and found["second"] == history_run(runs[2]).model_dump()
-    json.dumps(found, allow_nan=False)
+    assert (
+        output["first"] == history_run(runs[0]).model_dump() and output["second"] == history_run(runs[2]).model_dump()
+    )
+    json.dumps(output, allow_nan=False)
 
 
 def shown(first, second, width=80):
@@ -404,7 +406,7 @@ def test_two_runs_side_by_side(runs):
         ["fingerprint", "aaaaaa", "bbbbbb"],
     ):
         assert row in rows, row
-    assert "Against 3\n  ✗ Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6" in text
+    assert "Reasons against 3\n  ✗ Evaluator: recall of class owl, light = dusk is 0.4; it must be at least 0.6" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -445,8 +447,10 @@ def test_runs_of_two_tasks_are_not_ranked(tmp_path):
 
 def test_better_is_green_and_worse_is_red(runs):
     out = io.StringIO()
-    found = comparison.compare(runs[0], runs[2])
-    history_tables.show_comparison(Console(file=out, width=80, force_terminal=True, color_system="standard"), found)
+    differences = comparison.compare(runs[0], runs[2])
+    history_tables.show_comparison(
+        Console(file=out, width=80, force_terminal=True, color_system="standard"), differences
+    )
     red, green = "\x1b[31m", "\x1b[32m"
     assert f"{red}-0.0500" in out.getvalue() and f"{red}+0.0500" in out.getvalue()  # accuracy, and cross-entropy
     assert f"{green}+0.0200" in out.getvalue()
@@ -457,7 +461,7 @@ def test_a_run_without_evaluation_compares_as_far_as_possible(runs):
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
     assert ["accuracy", "0.9000", "-", "only first"] in rows
     assert ["training.epochs", "3", "-"] in rows
-    assert "Images: the same" in text
+    assert "Images: no differences" in text
     assert "Neither run has an evaluation" in shown(runs[5], runs[6])
 
 
@@ -645,7 +649,7 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
         (("history", "images", "--set", "pipeline.name=bees"), ("bees has no runs yet", "metadata.sqlite")),
         (("compare", "images", "1", "99"), ("There is no run `99`", "Known runs: 1 to 8.")),
         (("history", "images", "--set", "pipeline.nam=x"), ("Unknown key `nam`",)),
-        (("compare", "images", "", "1"), ("name of a run is empty",)),
+        (("compare", "images", "", "1"), ("name of the run is empty",)),
         (
             ("history", "images", "--set", "pipeline.name=broken"),
             ("cannot be read: file is not a database.", "move it away", "starts a new history"),

@@ -1,4 +1,4 @@
-"""What a run came to, as people read it."""
+"""The printed results of a run."""
 
 import io
 import math
@@ -65,7 +65,7 @@ def test_without_refusals_nothing_is_printed():
 
 
 def test_refusals_as_json_have_no_nan():
-    assert json_output.Refusal.model_validate(ROWS[3]._asdict()).model_dump() == ROWS[3]._asdict() | {
+    assert json_output.Refusal.model_validate(ROWS[3]._asdict()).model_dump(by_alias=False) == ROWS[3]._asdict() | {
         "value": None,
         "missed_by": None,
     }
@@ -131,7 +131,7 @@ def test_drift_and_skew_are_shown_if_they_were_checked():
         drift_lines(skew=["test split, image/width: differs"])
         == "The splits differ:\n  test split, image/width: differs\n"
     )
-    assert drift_lines(previous_span=3) == "No drift against span 3\n"
+    assert drift_lines(previous_span=3) == "No drift from span 3\n"
 
 
 def test_tables_list_the_metrics_of_the_evaluation(kappa):

@@ -26,17 +26,17 @@ def kustomization():
 @pytest.fixture(scope="module")
 def manifests(kustomization):
     """The documents by kind and name, with the images' tags and the generated ConfigMap."""
-    found = {}
+    documents = {}
     for resource in kustomization["resources"]:
         for document in yaml.safe_load_all((FOLDER / resource).read_text()):
-            found[document["kind"], document["metadata"]["name"]] = document
+            documents[document["kind"], document["metadata"]["name"]] = document
     tags = {image["name"]: image["newTag"] for image in kustomization["images"]}
-    for container in containers(found).values():
+    for container in containers(documents).values():
         container["image"] += f":{tags[container['image']]}"
     (generator,) = kustomization["configMapGenerator"]
     data = {name: (FOLDER / name).read_text() for name in generator["files"]}
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
-    return found | {("ConfigMap", generator["name"]): config_map}
+    return documents | {("ConfigMap", generator["name"]): config_map}
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {"found", "said", "told", "held", "what", "thing", "whom"}
-# Files that still bind forbidden names. The list may only become shorter.
-EXCEPTIONS = {
-    "pipeline/cli/json_output.py",
-    "pipeline/cli/run_summary.py",
-    "pipeline/execution/results.py",
-    "tests/bench/augmentation.py",
-    "tests/bench/beam_workers.py",
-    "tests/bench/data_path.py",
-    "tests/bench/division.py",
-    "tests/bench/grad_cam.py",
-    "tests/bench/segmentation.py",
-    "tests/component/test_baseline.py",
-    "tests/component/test_beam_engines.py",
-    "tests/e2e/test_digits.py",
-    "tests/e2e/test_spans.py",
-    "tests/e2e/test_tuner.py",
-    "tests/kubeflow_harness.py",
-    "tests/pipeline/test_dag.py",
-    "tests/pipeline/test_history.py",
-    "tests/unit/test_flink_deployment.py",
-}
 FILES = sorted(
     str(path.relative_to(ROOT))
     for folder in ("components", "pipeline", "serving", "tests", "trainer_module")
@@ -54,14 +33,9 @@ def forbidden_names(file):
     return [f"{file}:{line}: {name}" for line, name in bound_names(source) if name.strip("_") in FORBIDDEN]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file not in EXCEPTIONS])
+@pytest.mark.parametrize("file", FILES)
 def test_no_forbidden_name_is_bound(file):
     assert forbidden_names(file) == []
-
-
-@pytest.mark.parametrize("file", sorted(EXCEPTIONS))
-def test_every_exception_is_still_needed(file):
-    assert forbidden_names(file), f"{file} binds no forbidden name any more: remove it from EXCEPTIONS"
 
 
 @pytest.mark.parametrize(
