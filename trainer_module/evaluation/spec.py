@@ -143,11 +143,13 @@ class Parameters(NamedTuple):
       num_classes: Number of classes; ids are 0 to num_classes - 1.
       top_k: The k of the top-k accuracy.
       ignore_id: Label of the pixels that are not evaluated; None if there is none.
+      score_threshold: Smallest score of the detections that are counted as served; 0 for all that a model returns.
     """
 
     num_classes: int
     top_k: int
     ignore_id: int | None = None
+    score_threshold: float = 0.0
 
 
 class Accumulator(Protocol):

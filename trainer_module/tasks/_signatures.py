@@ -55,7 +55,8 @@ def common_endpoints(
       By name, with N the batch size, s the image size and D the embedding's size:
         serving_default: image_bytes string [N] → the outputs of `predict`.
         examples: examples string [N] (serialized raw examples) → the same.
-        transform_features: examples string [N] → the transformed features without pixels, the label among them.
+        transform_features: examples string [N] → the transformed features without pixels, the label among them; and
+          the height and the width of the original image.
         explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N],
           label string [N], score float32 [N]; for the predicted class.
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
@@ -65,10 +66,13 @@ def common_endpoints(
         return predict(read_image_bytes(examples))
 
     def transform_features(examples: tf.Tensor) -> Outputs:
-        transformed = dict(tft_layer(tf.io.parse_example(examples, raw_feature_spec)))
+        raw = tf.io.parse_example(examples, raw_feature_spec)
+        transformed = dict(tft_layer(raw))
         # `examples` decodes the image for the prediction; this signature should not decode it a second time.
         transformed.pop(features.IMAGE_PIXELS, None)
-        return transformed | {features.LABEL: label(transformed)}
+        # Boxes are evaluated in pixels of the original image.
+        sizes = {key: raw[key] for key in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH) if key in raw}
+        return transformed | sizes | {features.LABEL: label(transformed)}
 
     def embed(image_bytes: tf.Tensor) -> Outputs:
         vectors = embedding(decode_pixels(image_bytes, options), training=False)
