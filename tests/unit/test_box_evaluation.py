@@ -11,12 +11,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from trainer_module import box_labels, features
-from trainer_module.evaluation import box_matching, ranked_outcomes
-from trainer_module.evaluation.box_matching import ERROR_TYPES, Detections, Objects
-from trainer_module.evaluation.boxes import EVALUATION, DetectionAccumulator
+from trainer_module.evaluation import ranked_outcomes
+from trainer_module.evaluation.box_matching import ERROR_TYPES, Detections, Objects, image_score
+from trainer_module.evaluation.boxes import EVALUATION, DetectionAccumulator, count_image
 from trainer_module.evaluation.ranked_outcomes import RankedOutcomes
 from trainer_module.evaluation.spec import Parameters
 
+IMAGE_SIZE = (700, 700)
 TOLERANCE = 1e-3  # the requirement; exact up to rounding as long as no detections are grouped
 COCO_NAMES = (
     *("average_precision", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
@@ -83,7 +84,7 @@ def evaluate_with_coco(images, num_classes):
 def accumulate(images, num_classes, score_threshold=0.0):
     accumulator = DetectionAccumulator(Parameters(num_classes, 1))
     for objects, detections in images:
-        accumulator.add(box_matching.compare(objects, detections, num_classes, score_threshold))
+        accumulator.add(count_image(objects, detections, IMAGE_SIZE, num_classes, score_threshold))
     return accumulator
 
 
@@ -249,7 +250,7 @@ def test_normalised_boxes_in_32_bits_are_evaluated_like_their_pixels(rng):
 )
 def test_invalid_labels_and_predictions_are_rejected(change, message):
     label, prediction = as_example(as_objects([BOX]), as_detections([BOX], [0.5]), (200, 200))
-    assert EVALUATION.element(label, prediction, Parameters(2, 1)).correct[0] & np.uint64(1)
+    assert EVALUATION.element(label, prediction, Parameters(2, 1)).outcomes.correct[0] & np.uint64(1)
     changed = [{key: change.get(key, value) for key, value in values.items()} for values in (label, prediction)]
     with pytest.raises(ValueError, match=message):
         EVALUATION.element(*changed, Parameters(2, 1))
@@ -360,6 +361,96 @@ def test_a_model_without_detections_loses_everything_to_missed_objects():
     assert values["average_precision"] == values["served_precision"] == values["ar_100"] == 0.0
     assert values["ap_lost_missed"] == 1.0
     assert math.isnan(values["class_ap"][1])
+
+
+# === Predictors that ignore the image ===
+
+
+def baseline_results(images):
+    evidence = accumulate(images, 2).summarize().evidence
+    return {baseline.name: baseline.compare(evidence, ["cat", "dog"]) for baseline in EVALUATION.constant_baselines}
+
+
+def scenes(rng, num, *, centred=False):
+    """Images with a cat each, and a dog in half of them."""
+    for index in range(num):
+        num_objects = 1 + index % 2
+        low = rng.uniform(0, 500, (num_objects, 2))
+        boxes = np.concatenate([low, low + rng.uniform(60, 200, (num_objects, 2))], axis=1)
+        if centred:
+            half = rng.uniform(120, 230, (num_objects, 2))
+            boxes = np.concatenate([350 - half, 350 + half], axis=1) + rng.uniform(-40, 40, (num_objects, 1))
+        yield as_objects(boxes, np.arange(num_objects))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_model_that_finds_objects_beats_predictors_that_ignore_the_image(rng, centred):
+    images = []
+    for objects in scenes(rng, 30, centred=centred):
+        near = objects.boxes + rng.normal(0, 6, objects.boxes.shape)
+        boxes = np.concatenate([near, rng.uniform([0, 0, 320, 320], 600, (3, 4))])
+        scores = np.append(np.full(len(near), 0.6), rng.uniform(0.1, 0.5, len(boxes) - len(near)))
+        images.append((objects, as_detections(boxes, scores, np.resize([0, 1], len(boxes)))))
+    assert {name: result.passed for name, result in baseline_results(images).items()} == dict(
+        constant=True, chance=True
+    )
+
+
+GRID = [[y, x, y + 150, x + 150] for y in range(0, 600, 100) for x in range(0, 600, 80)]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("boxes", [[], [[0, 0, 700, 700]], [[175, 175, 525, 525]], GRID, [[20, 20, 30, 30]]], ids=len)
+def test_predictors_that_ignore_the_image_are_refused(rng, centred, boxes):
+    scores = np.linspace(0.9, 0.5, len(boxes))
+    images = [(objects, as_detections(boxes, scores)) for objects in scenes(rng, 60, centred=centred)]
+    results = baseline_results(images)
+    assert False in {result.passed for result in results.values()}, results
+    shuffled = [(objects, images[index - 7][1]) for index, (objects, _) in enumerate(images)]
+    assert False in {result.passed for result in baseline_results(shuffled).values()}
+
+
+def test_detections_of_other_images_do_not_beat_chance(rng):
+    objects = list(scenes(rng, 60))
+    images = [
+        (truth, as_detections(objects[index - 7].boxes, np.full(len(objects[index - 7].boxes), 0.9), 0))
+        for index, truth in enumerate(objects)
+    ]
+    assert baseline_results(images)["chance"].passed is False
+
+
+def test_too_few_images_are_not_compared(rng):
+    images = [
+        (objects, as_detections(objects.boxes, np.ones(len(objects.boxes)), objects.class_ids))
+        for objects in scenes(rng, 3)
+    ]
+    assert {result.passed for result in baseline_results(images).values()} == {None}
+    assert {result.passed for result in baseline_results([(as_objects([]), as_detections([], []))]).values()} == {None}
+
+
+def test_the_score_of_an_image():
+    objects = as_objects([OBJECT, [200, 200, 300, 300], [500, 500, 600, 600]], difficult=[False, False, True])
+    # Correct at all thresholds, ignored, wrong, correct at 0.5 to 0.75.
+    boxes = [OBJECT, [500, 500, 600, 600], [400, 0, 450, 50], [200, 200, 300, 275]]
+    score = image_score(objects, as_detections(boxes, [0.9, 0.8, 0.7, 0.6]))
+    assert score == pytest.approx((1 + 0.6 * 2 / 3) / 2)
+    assert math.isnan(image_score(as_objects([OBJECT], crowd=True), as_detections([OBJECT], [0.9])))
+
+
+def test_evidence_counts_images_by_class():
+    evidence = (
+        accumulate(
+            [
+                (as_objects([OBJECT, OBJECT, BOX], [0, 0, 1]), as_detections([OBJECT, OBJECT], [0.9, 0.8], [0, 1])),
+                (as_objects([OBJECT], 1), as_detections([BOX], [0.9], [0])),
+                (as_objects([OBJECT], 0, difficult=True), as_detections([], [])),
+            ],
+            2,
+        )
+        .summarize()
+        .evidence
+    )
+    assert [evidence[name].tolist() for name in ("occurring", "predicted", "correct")] == [[1, 2], [2, 1], [1, 1]]
 
 
 # === Counts ===

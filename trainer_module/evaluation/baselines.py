@@ -6,7 +6,7 @@ Importing this module imports neither TensorFlow nor TFX.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,3 +181,42 @@ def sign_test(better: int, worse: int, beatable: int) -> SignTest:
     p_values = bdtr(count - np.arange(count + 1), count, 0.5)
     too_few = int(np.count_nonzero(p_values > LEVEL)) - 1
     return SignTest(better / count, too_few / count, float(p_values[better]), 0.5**beatable)
+
+
+def compare_by_images(score: str, better: int, worse: int, beatable: int, unbeatable: str) -> BaselineComparison:
+    """Tests on how many images a model is better than a baseline, and worse, by the sign test.
+
+    Args:
+      score: The compared score, inside a sentence.
+      better: Images on which the model is better.
+      worse: Images on which it is worse.
+      beatable: Images on which a model without errors is better.
+      unbeatable: Why there is no such image, if there is none.
+    """
+    if not beatable:
+        reason = f"is not compared: {unbeatable}"
+        return BaselineComparison(score=score, value=math.nan, bound=math.nan, passed=None, detail=reason)
+    test = sign_test(better, worse, beatable)
+    passed = decide(test.value, 0.5, test.p_value, test.smallest_p_value)
+    counts = f"better on {better:,} of {beatable:,} images, worse on {worse:,}"
+    p_value = f"p = {test.p_value:.2g}, level {LEVEL:g}"
+    if better + worse == 0:
+        detail = f"is undefined: the scores of all {beatable:,} images are equal"
+    elif passed is None:
+        detail = (
+            f"is {test.value:.4f} ({counts}); not tested, {beatable:,} images are too few "
+            f"(p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
+        )
+    else:
+        detail = f"is {test.value:.4f}; it must be above {test.bound:.4f} ({counts}; sign test, {p_value})"
+    return BaselineComparison(score=score, value=test.value, bound=test.bound, passed=passed, detail=detail)
+
+
+def decisive(comparisons: Iterable[BaselineComparison], default: BaselineComparison) -> BaselineComparison:
+    """Returns the result for a family of baselines: failed before not tested before passed, then the narrowest."""
+    order = {False: 0, None: 1, True: 2}
+    return min(
+        comparisons,
+        key=lambda result: (order[result.passed], np.nan_to_num(result.value - result.bound, nan=-1.0)),
+        default=default,
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer_module import box_labels, features
+from trainer_module.evaluation import box_baselines
+from trainer_module.evaluation.baselines import Evidence
+from trainer_module.evaluation.box_baselines import CONSTANT_BOXES, ImageEvidence
 from trainer_module.evaluation.box_matching import (
     AREA_RANGES,
     BACKGROUND,
@@ -62,6 +65,7 @@ class DetectionSummary:
       precision_without: Average precision at IoU 0.5 if all errors of a type were corrected, float64 [C, 6]; NaN where
         it is undefined.
       curves: Precision by recall of every class at IoU 0.5.
+      evidence: Counts of images, for the default rules.
     """
 
     num_objects: np.ndarray
@@ -72,6 +76,7 @@ class DetectionSummary:
     errors: np.ndarray
     precision_without: np.ndarray
     curves: tuple[Curve, ...]
+    evidence: Evidence
 
     @property
     def support(self) -> np.ndarray:
@@ -114,6 +119,13 @@ class DetectionSummary:
         return int(np.trace(self.confusion[:-1, :-1]))
 
 
+class ImageCounts(NamedTuple):
+    """What one image adds to the counts."""
+
+    outcomes: ImageOutcomes
+    evidence: ImageEvidence
+
+
 class DetectionAccumulator:
     """Counts of object detection."""
 
@@ -121,15 +133,17 @@ class DetectionAccumulator:
         """Starts without images."""
         num_classes = parameters.num_classes
         self._num_classes = num_classes
-        self._pending: list[ImageOutcomes] = []
+        self._pending: list[ImageCounts] = []
         self._outcomes = RankedOutcomes(num_classes, NUM_CURVES)
         self._num_objects = np.zeros((num_classes, len(AREA_RANGES)), np.int64)
         self._correct_of_few = np.zeros((len(FEW_DETECTIONS), num_classes, len(IOU_THRESHOLDS)), np.int64)
         self._confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
         self._errors = np.zeros((num_classes, len(ERROR_TYPES)), np.int64)
+        shapes = ((3, num_classes), (3, num_classes, len(CONSTANT_BOXES)), (3,))
+        self._evidence = tuple(np.zeros(shape, np.int64) for shape in shapes)
 
-    def add(self, element: ImageOutcomes) -> None:
-        """Adds one image, from `box_matching.compare`."""
+    def add(self, element: ImageCounts) -> None:
+        """Adds one image, from `count_image`."""
         self._pending.append(element)
         if len(self._pending) >= _MAX_PENDING:
             self._count_pending()
@@ -143,6 +157,7 @@ class DetectionAccumulator:
         self._correct_of_few += other._correct_of_few
         self._confusion += other._confusion
         self._errors += other._errors
+        self._evidence = tuple(own + added for own, added in zip(self._evidence, other._evidence, strict=True))
 
     def summarize(self) -> DetectionSummary:
         """The counts so far, and the precision that follows from them."""
@@ -165,6 +180,7 @@ class DetectionAccumulator:
                 self._outcomes.curve(class_id, 0, int(number))
                 for class_id, number in enumerate(self._num_objects[:, _ALL])
             ),
+            evidence=box_baselines.evidence(*self._evidence),
         )
 
     def _precision_without_missed(self) -> np.ndarray:
@@ -185,8 +201,11 @@ class DetectionAccumulator:
     def _count_pending(self) -> None:
         if not self._pending:
             return
-        joined = ImageOutcomes(*map(np.concatenate, zip(*self._pending, strict=True)))
+        outcomes, evidence = zip(*self._pending, strict=True)
         self._pending = []
+        joined = ImageOutcomes(*map(np.concatenate, zip(*outcomes, strict=True)))
+        added = (np.concatenate(flags).sum(axis=0) for flags in zip(*evidence, strict=True))
+        self._evidence = tuple(map(np.add, self._evidence, added))
         self._outcomes.add(joined.class_ids, joined.scores, joined.correct, joined.counted)
         np.add.at(self._num_objects, joined.object_ids, joined.object_ranges.astype(np.int64))
         np.add.at(self._confusion, tuple(joined.cells.T), 1)
@@ -215,10 +234,31 @@ def _share(part: float, whole: float, occurs: float) -> float:
 # === Examples ===
 
 
+def count_image(
+    objects: Objects,
+    detections: Detections,
+    image_size: Sequence[float],
+    num_classes: int,
+    score_threshold: float = 0.0,
+) -> ImageCounts:
+    """Compares the detections of one image with its objects, and with predictors that ignore the image.
+
+    Args:
+      objects: The ground truth.
+      detections: The predictions.
+      image_size: (height, width) of the original image, pixels.
+      num_classes: C.
+      score_threshold: Smallest score of the detections that are counted as served.
+    """
+    outcomes = compare(objects, detections, num_classes, score_threshold)
+    evidence = box_baselines.image_evidence(objects, detections, outcomes, image_size, num_classes)
+    return ImageCounts(outcomes, evidence)
+
+
 def _element(
     label_features: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], parameters: Parameters
-) -> ImageOutcomes:
-    """Compares the detections of one image with its objects.
+) -> ImageCounts:
+    """Reads the detections of one image and its objects, and compares them.
 
     Args:
       label_features: `features.LABEL`, float32 [objects * 6] (see `box_labels`); `features.IMAGE_HEIGHT` and
@@ -254,7 +294,7 @@ def _element(
             )
     if not all(np.isfinite(values).all() for values in (objects.boxes, detections.boxes, scores)):
         raise ValueError("a box of the label or the prediction, or a score, is not finite")
-    return compare(objects, detections, parameters.num_classes, parameters.score_threshold)
+    return count_image(objects, detections, size, parameters.num_classes, parameters.score_threshold)
 
 
 def _pixels(boxes: np.ndarray, size: list[float]) -> np.ndarray:
@@ -263,18 +303,14 @@ def _pixels(boxes: np.ndarray, size: list[float]) -> np.ndarray:
 
 
 def _random_example(random: np.random.Generator, parameters: Parameters, class_id: int) -> Example:
-    """A small, a medium and a large object of the class; detections near them and elsewhere, of any class."""
+    """A small, a medium and a large object of the class; detections anywhere, of any class."""
     size = 400.0
     sides = np.array([[20.0], [60.0], [150.0]]) * random.uniform(0.8, 1.2, (3, 2))
     corners = random.uniform(0.0, size - 190.0, (3, 2))
     boxes = np.concatenate([corners, corners + sides], axis=1)
-    num_other = random.integers(0, 4)
-    other = np.sort(random.uniform(0.0, size, (num_other, 2, 2)), axis=1).reshape(-1, 4)
-    shifted = boxes + random.normal(0.0, 0.08, (3, 4)) * np.tile(sides, 2)
-    detected = np.concatenate([shifted, boxes[:1], other])
-    ids = np.where(
-        random.random(len(detected)) < 0.7, class_id, random.integers(parameters.num_classes, size=len(detected))
-    )
+    num = int(random.integers(1, 8))
+    detected = np.sort(random.uniform(0.0, size, (num, 2, 2)), axis=1).reshape(-1, 4)
+    ids = random.integers(parameters.num_classes, size=num)
     label = np.full((5, box_labels.NUM_COLUMNS), box_labels.PADDING, np.float32)
     label[:3] = np.column_stack([boxes / size, np.full(3, class_id), np.full(3, box_labels.OBJECT)])
     # A difficult object, which has no effect on the support.
@@ -287,9 +323,9 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
         },
         {
             "detection_boxes": (detected / size).astype(np.float32),
-            "detection_scores": random.random(len(detected)).astype(np.float32),
+            "detection_scores": random.random(num).astype(np.float32),
             "detection_classes": (ids + 1).astype(np.float32),
-            "num_detections": np.array(float(len(detected)), np.float32),
+            "num_detections": np.array(float(num), np.float32),
         },
     )
 
@@ -376,6 +412,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             threshold=0.1,
             change_threshold=0.02,
             compute=_mean_precision(_ALL),
+            chance=lambda shares: 0.0,  # of no detections
         ),
         MetricSpec(
             name="ap50",
@@ -519,4 +556,6 @@ EVALUATION = Evaluation(
     support=lambda summary: summary.support,
     count_unit="boxes",
     random_example=_random_example,
+    evidence=lambda summary: summary.evidence,
+    constant_baselines=box_baselines.CONSTANT_BASELINES,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,13 @@ import numpy as np
 from trainer_module import features
 from trainer_module.evaluation.baselines import (
     CORRECT,
-    LEVEL,
     OCCURRING,
     PREDICTED,
     BaselineComparison,
     ConstantBaseline,
     Evidence,
-    decide,
-    sign_test,
+    compare_by_images,
+    decisive,
 )
 from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, precision_and_recall
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
@@ -217,25 +215,8 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
 
 def _compare(images: tuple[int, int, int], baseline: str) -> BaselineComparison:
     """Tests on how many images the model is better than a baseline, and worse, of those on which it can be better."""
-    better, worse, beatable = images
     score = f"share of images with a higher score than {baseline}"
-    if not beatable:
-        reason = "is not compared: no evaluated mask has several classes"
-        return BaselineComparison(score=score, value=math.nan, bound=math.nan, passed=None, detail=reason)
-    test = sign_test(better, worse, beatable)
-    passed = decide(test.value, 0.5, test.p_value, test.smallest_p_value)
-    counts = f"better on {better:,} of {beatable:,} images, worse on {worse:,}"
-    p_value = f"p = {test.p_value:.2g}, level {LEVEL:g}"
-    if better + worse == 0:
-        detail = f"is undefined: the scores of all {beatable:,} images are equal"
-    elif passed is None:
-        detail = (
-            f"is {test.value:.4f} ({counts}); not tested, {beatable:,} images are too few "
-            f"(p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
-        )
-    else:
-        detail = f"is {test.value:.4f}; it must be above {test.bound:.4f} ({counts}; sign test, {p_value})"
-    return BaselineComparison(score=score, value=test.value, bound=test.bound, passed=passed, detail=detail)
+    return compare_by_images(score, *images, "no evaluated mask has several classes")
 
 
 def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
@@ -247,13 +228,7 @@ def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> Baseli
         )
         if occurring and beatable
     ]
-    # The decisive one: failed before not tested before passed, then the narrowest.
-    order = {False: 0, None: 1, True: 2}
-    return min(
-        comparisons,
-        key=lambda result: (order[result.passed], np.nan_to_num(result.value - result.bound, nan=-1.0)),
-        default=_compare((0, 0, 0), "a mask of one class"),
-    )
+    return decisive(comparisons, _compare((0, 0, 0), "a mask of one class"))
 
 
 def _compare_with_chance(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
