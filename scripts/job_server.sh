@@ -29,7 +29,7 @@ case $engine in
       java_flags+=("--add-opens=java.base/sun.$package=ALL-UNNAMED")
     done
     ;;
-  *) echo "job_server: say flink or spark first" >&2; exit 2 ;;
+  *) echo "job_server: name the engine: flink or spark" >&2; exit 2 ;;
 esac
 shift
 port=8099

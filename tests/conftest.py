@@ -210,7 +210,7 @@ def tiny_session(tiny_model: TinyModel) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def running_server() -> Callable[..., AbstractContextManager[Any]]:
-    """Serves what is there, on free ports of 127.0.0.1, as long as a block lasts."""
+    """Serves the models of a folder on free ports of 127.0.0.1 within a `with` block."""
     from serving.local_server.server import LocalServer
 
     @contextmanager
@@ -262,7 +262,7 @@ def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="session")
 def evaluation_of() -> Callable[..., Any]:
-    """Makes what the Evaluator stores, from classes, labels [n], probabilities [n, C] and slices (name → bool [n])."""
+    """Computes the results of Evaluator from classes, labels [n], probabilities [n, C] and slices (name → bool [n])."""
     from components.evaluator.artifact import ConfidenceInterval, EvaluationResult, ReliabilityBin, SliceMetrics
     from trainer_module import tasks
     from trainer_module.evaluation.spec import Parameters, in_scope

@@ -91,7 +91,7 @@ class _TfxFiles(tensorflow_gfile.TensorflowFilesystem):  # type: ignore[misc]
 
 
 def register(patch: pytest.MonkeyPatch) -> None:
-    """Makes TFX know the scheme, and corrects TensorFlow's two mistakes with it.
+    """Registers the scheme with TFX, and fixes two errors of TensorFlow with it.
 
     The folder `assets` is listed with `.extra`, what is left of the name of `assets.extra` beside it; and what is
     written to a file that exists is added to it.

@@ -41,7 +41,7 @@ def read(folder: Path, size: int) -> tuple[tuple[str, ...], Arrays]:
 
 
 def split(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Indices of the held-out fifth, a tenth of the rest, and what is left, each with its share of every class."""
+    """Indices of the stratified splits: a held-out fifth, a tenth of the rest for validation, and the others."""
     random = np.random.default_rng(SPLIT_SEED)
     parts: dict[str, list[int]] = {"test": [], "validation": [], "train": []}
     for class_id in np.unique(labels):

@@ -91,7 +91,7 @@ def ask_rest(port: int, tally: Tally, mine: list[int], count: int) -> None:
 
 
 def main() -> int:
-    """Asks, pushes, and says what happened."""
+    """Sends requests while versions are pushed, and prints the latencies and errors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=8)

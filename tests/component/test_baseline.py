@@ -34,7 +34,7 @@ def blessing(model, blessed, kind=standard_artifacts.ModelBlessing):
 
 
 class Record:
-    """Of ML Metadata what the strategy asks for: where models were pushed to."""
+    """The part of ML Metadata that the strategy reads: destinations of pushed models."""
 
     def __init__(self, pushed=()):
         """Takes (model, folder) pairs."""
@@ -63,14 +63,14 @@ def resolve(models, blessings, candidate, servable=None, faithful=None, pushed=(
     return resolved["model"]
 
 
-def test_the_newest_blessed_model_that_is_not_the_candidate(model):
+def test_the_baseline_is_the_newest_other_blessed_model(model):
     models = [model(i, ["a", "b"]) for i in (1, 2, 3, 4)]
     blessings = [blessing(models[0], 1), blessing(models[1], 1), blessing(models[2], 0), blessing(models[3], 1)]
     assert resolve(models, blessings, models[3]) == [models[1]]
     assert resolve(models, blessings, models[1]) == [models[3]]
 
 
-def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
+def test_a_model_that_cannot_be_served_is_not_the_baseline(model):
     # Good and too slow: every model that could be served would be refused for being a little worse.
     served, slow, new = (model(i, ["a", "b"]) for i in (1, 2, 3))
     blessings = [blessing(served, 1), blessing(slow, 1)]
@@ -79,7 +79,7 @@ def test_a_model_that_cannot_be_served_is_not_the_one_to_beat(model):
     assert resolve([served, slow, new], blessings, new, faithful=[served]) == [served]
 
 
-def test_a_model_that_was_rolled_back_is_not_the_one_to_beat(model, tmp_path):
+def test_a_rolled_back_model_is_not_the_baseline(model, tmp_path):
     models = [model(i, ["a", "b"]) for i in (1, 2, 3)]
     blessings = [blessing(each, 1) for each in models]
     base = tmp_path / "served"
@@ -98,7 +98,7 @@ def test_a_first_model_has_no_baseline(model):
     assert resolve([only], [blessing(only, 1)], only) == []
 
 
-def test_a_model_of_other_classes_is_no_baseline(model):
+def test_a_model_with_other_classes_is_not_the_baseline(model):
     old, new = model(1, ["a", "b", "c"]), model(2, ["a", "b"])
     assert resolve([old, new], [blessing(old, 1)], new) == []
 
@@ -140,14 +140,14 @@ def previous(current, all_passed):
     return [artifact.id for key in ("statistics", "schema") for artifact in resolved[key]]
 
 
-def test_the_newest_earlier_span_that_passed():
+def test_the_previous_span_is_the_newest_earlier_one_that_passed():
     # Span 4 did not pass: it left no anomalies artifact.
     all_passed = [passed(200 + span, span, span, 100 + span) for span in (1, 3, 2)]
     assert previous(statistics(5, 5), all_passed) == [3, 103]
     assert previous(statistics(2, 2), all_passed) == [1, 101]
 
 
-def test_the_first_span_and_data_without_spans_have_none():
+def test_the_first_span_and_data_without_spans_have_no_previous_span():
     all_passed = [passed(201, 1, 1, 101), passed(200, 0, 7, 107)]
     assert previous(statistics(1, 1), all_passed) == []
     assert previous(statistics(8, 0), all_passed) == []

@@ -87,18 +87,18 @@ def job_server(name, log):
 
 
 def await_server(server, port, log):
-    """Returns when the port is open; where there is no job server to start, its absence is no failure of ours."""
+    """Waits for the port; skips the test if the job server cannot be started."""
     deadline = None
     while True:
         if server.poll() is not None:
             entry = log.read_text().strip()
-            if server.returncode == 3:  # the script's word for what is absent
+            if server.returncode == 3:  # Java, Maven or the jar is missing
                 pytest.skip(entry.splitlines()[-1])
             pytest.fail(f"the job server ended with {server.returncode}: {entry[-2000:]}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        if deadline is None and "starting" in log.read_text():  # what was there to download is there
+        if deadline is None and "starting" in log.read_text():  # downloads are complete
             deadline = time.monotonic() + START_TIMEOUT_S
         assert deadline is None or time.monotonic() < deadline, log.read_text()[-2000:]
         time.sleep(0.2)
@@ -286,7 +286,7 @@ def records(folder):
 
 
 def files(folder):
-    """What the files of a folder say; TFRecords as a whole, since records may be in any file and order."""
+    """Reads the files of a folder; records of TFRecords by filename, because their shards and order may differ."""
     contents = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
@@ -336,14 +336,14 @@ def of_one_process(inputs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_node_writes_what_it_writes_in_one_process(node, engine, inputs, of_one_process, tmp_path):
+def test_a_node_writes_the_same_files_as_in_one_process(node, engine, inputs, of_one_process, tmp_path):
     output = NODES[node](engine, tmp_path, inputs)
     expected = of_one_process(node)
     assert output
     assert_same(output, expected)
 
 
-def test_a_difference_is_seen():
+def test_the_comparison_detects_a_difference():
     for other in ({"a": [1.0, 2.1]}, {"a": [1.0]}, {"b": [1.0, 2.0]}):
         with pytest.raises(AssertionError):
             assert_same({"a": [1.0, 2.0]}, other)

@@ -1,4 +1,4 @@
-"""Nodes that run on Kubeflow Pipelines only: what they find, refuse and write."""
+"""Nodes that run on Kubeflow Pipelines only: inputs, errors and outputs."""
 
 import json
 import subprocess

@@ -144,7 +144,7 @@ def test_the_most_informative_predictions_of_every_class_and_slice_are_selected(
     assert artifact.get_int_custom_property("explained") == len(entries)
 
 
-def test_what_is_written_is_what_the_algorithm_gives(tiny_model, explained):
+def test_written_heat_maps_equal_those_of_the_algorithm(tiny_model, explained):
     folder, _ = explained
     explain, stored = grad_cam.explainer(tiny_model.model, CLASSIFICATION.explanation), heatmaps_in(folder)
     entries = entries_in(folder)
@@ -345,7 +345,7 @@ def test_pusher_waits_for_grad_cam(monkeypatch, others, faithful, pushes):
     assert pusher.Executor().CheckBlessing({"explanations": [explanations]}) is pushes
 
 
-def test_an_undefined_metric_meets_no_bound():
+def test_an_undefined_metric_fails_every_bound():
     undefined = faithfulness_gate.compare(METRICS["pointing_game"], None, 0.5)
     assert undefined.passed is False and "pointing_game is undefined: no explained class" in undefined.detail
     assert faithfulness_gate.compare(METRICS["average_drop"], (0.2, 3), 0.2).passed is True

@@ -91,7 +91,7 @@ def stored(installation, task, key, name):
     return json.loads((installation.stored(task.outputs[key]["uri"]) / name).read_text())
 
 
-def test_a_run_pushes_its_model_and_says_so(pushed, volume):
+def test_a_run_pushes_its_model_and_prints_the_verdict(pushed, volume):
     _, run = pushed
     assert {task.exit_code for task in run.tasks.values()} == {0}, run.table()
     (version,) = (volume / "work/days/serving/days").iterdir()
@@ -109,7 +109,7 @@ def test_types_and_properties_survive_ml_metadata(pushed):
     )
 
 
-def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed, harness, volume):
+def test_a_refused_model_was_compared_with_the_served_one(pushed, harness, volume):
     installation = harness(
         "training.seed=2", "evaluation.change_thresholds={cross_entropy=0.0}", "training.learning_rate=1e-6"
     )
@@ -124,7 +124,7 @@ def test_a_model_that_is_refused_was_held_against_the_one_that_is_served(pushed,
     assert run.tasks["RunVerdict"].last_line.startswith("verdict: refused by Evaluator")
 
 
-def test_images_that_have_drifted_end_the_run_with_a_gate(pushed, harness, volume, monkeypatch):
+def test_drift_ends_the_run_at_its_gate(pushed, harness, volume, monkeypatch):
     deliver(volume / "data" / "day-2", brightness=0.3)
     try:
         installation = harness()
@@ -154,30 +154,30 @@ def test_every_store_of_kubeflow(pushed, harness, scheme):
 # --- Faults, one in every place ---------------------------------------------------------------------------------
 
 
-def test_without_types_no_input_is_understood(pushed, monkeypatch):
+def test_inputs_without_types_are_an_error(pushed, monkeypatch):
     monkeypatch.setattr(entrypoint, "restore_types", lambda invocation, spec: None)
     task = again(pushed, "SchemaGen")
     assert task.exit_code == 1
     assert task.last_line.startswith("error: SchemaGen: ")
 
 
-def test_with_the_stores_uris_nothing_is_found(pushed, monkeypatch):
+def test_uris_of_the_store_must_be_mapped(pushed, monkeypatch):
     monkeypatch.setattr(entrypoint, "map_uris", lambda invocation, root: {})
     assert again(pushed, "SchemaGen").exit_code == 1
 
 
-def test_with_folders_of_the_pod_in_the_answer_nothing_is_uploaded(pushed, monkeypatch, kubeflow_harness):
+def test_outputs_with_folders_of_the_pod_are_not_uploaded(pushed, monkeypatch, kubeflow_harness):
     monkeypatch.setattr(entrypoint, "restore_uris", lambda invocation, uris: None)
     with pytest.raises(kubeflow_harness.HarnessError, match="unsupported storage scheme: /"):
         again(pushed, "SchemaGen")
 
 
-def test_an_artifact_that_stands_for_nothing_is_no_statistics(pushed, monkeypatch):
+def test_absent_inputs_must_be_removed(pushed, monkeypatch):
     monkeypatch.setattr(entrypoint, "remove_absent", lambda invocation: None)
     assert again(pushed, "ExampleValidator").exit_code == 1
 
 
-def test_without_what_a_driver_does_no_span_is_found(pushed, monkeypatch):
+def test_an_unresolved_span_is_an_error(pushed, monkeypatch):
     def unresolved(pattern, which):
         return [spans.Span(number=1, version=0, path=pattern.removeprefix(spans.root_of(pattern)).lstrip("/"))]
 
@@ -187,7 +187,7 @@ def test_without_what_a_driver_does_no_span_is_found(pushed, monkeypatch):
     assert task.last_line.startswith("error: ImageExampleGen: ")
 
 
-def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
+def test_classes_that_changed_since_compilation_are_reported(pushed, volume):
     installation, run = pushed
     task = installation.tasks["ImageExampleGen"]
     (volume / "other").mkdir()
@@ -204,7 +204,7 @@ def test_other_classes_than_when_it_was_compiled_are_named(pushed, volume):
 
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 2)])
-def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug, lines):
+def test_a_failure_is_one_line_without_debug(pushed, monkeypatch, debug, lines):
     monkeypatch.setenv(entrypoint.DEBUG, debug)
     monkeypatch.setattr(entrypoint, "restore_types", lambda invocation, spec: {}["a"])
     task = again(pushed, "DatasetGate")
@@ -214,6 +214,6 @@ def test_a_failure_is_one_line_unless_more_is_wanted(pushed, monkeypatch, debug,
     assert len(text.splitlines()) == 1 or debug
 
 
-def test_a_store_that_kubeflow_does_not_know_is_named():
+def test_an_unsupported_store_is_reported():
     with pytest.raises(entrypoint.UnknownStoreError, match=r"hdfs://a/b is not a URI of minio://, s3://, gs"):
         entrypoint.local_path("hdfs://a/b", entrypoint.Path("/"))

@@ -350,7 +350,7 @@ def test_status_json(http):
         assert http.get(path).json() == {"model_version_status": [entry]}
 
 
-def test_outside_of_v1_there_is_only_health(http):
+def test_paths_outside_v1_are_health_checks_only(http):
     assert http.get("/healthz").status_code == 200
     assert http.get("/readyz").status_code == 200
     other = http.get("/other")

@@ -120,7 +120,7 @@ def test_shapes_are_not_checked_against_the_signature(stub, shape):
     np.testing.assert_array_equal(tf.make_ndarray(response.outputs["y"]), np.full(shape, 3.5, np.float32))
 
 
-def test_typed_content_and_repeated_values_are_read_alike(stub):
+def test_typed_content_and_repeated_values_are_equivalent(stub):
     typed = proto(0)
     typed.Clear()
     typed.dtype = 1

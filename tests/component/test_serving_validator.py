@@ -106,7 +106,7 @@ def test_a_half_copied_export_is_refused(tiny_model, tmp_path, lost):
     assert set(failed) & {"loads in a session", "only allowed operations"}
 
 
-def test_a_missing_signature_is_named(tiny_model, tmp_path):
+def test_a_missing_signature_is_refused(tiny_model, tmp_path):
     archive = keras.export.ExportArchive()
     archive.track(tiny_model.model)
     archive.add_endpoint(
@@ -249,7 +249,7 @@ def test_a_dataset_is_refused_with_its_functions(tmp_path):
     }
 
 
-def test_a_signature_may_not_change_the_weights(tmp_path):
+def test_a_signature_that_changes_the_weights_is_refused(tmp_path):
     module = tf.Module()
     refused = graph_walk.not_allowed(
         graph_walk.read(str(saved(tmp_path / "model", changes_its_weights(module), module)))

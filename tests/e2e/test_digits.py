@@ -97,7 +97,7 @@ def test_the_first_run_pushes_a_good_model(first):
     assert Path(result.serving_dir, "saved_model.pb").is_file()
 
 
-def test_the_report_is_where_the_command_says_and_makes_the_run_again(first, root, tmp_path):
+def test_the_report_contains_the_configuration_of_the_run(first, root, tmp_path):
     path = root / "digits" / "report.html"
     assert run_output(first).model_dump()["report"] == str(path) and os.listdir(path.parent).count("report.tmp") == 0
     text = path.read_text()
@@ -141,14 +141,14 @@ def served(first, running_server):
         yield by_grpc, by_rest
 
 
-def test_both_protocols_answer_alike(served, first, test_examples):
+def test_both_protocols_return_the_same_predictions(served, first, test_examples):
     by_grpc, by_rest = (client.predict([of(e, features.IMAGE_ENCODED) for e in test_examples]) for client in served)
     assert [p.label for p in by_grpc] == [p.label for p in by_rest]
     np.testing.assert_allclose([p.score for p in by_grpc], [p.score for p in by_rest], rtol=1e-6)
     assert served[0].status() == served[1].status() == [(first.result.pushed_version, "AVAILABLE")]
 
 
-def test_the_evaluators_figures_are_those_of_the_served_answers(served, first, test_examples):
+def test_the_evaluators_metrics_equal_those_of_served_predictions(served, first, test_examples):
     answers = [p.label for p in served[0].predict([of(e, features.IMAGE_ENCODED) for e in test_examples])]
     truth = [of(e, features.CLASS_TEXT).decode() for e in test_examples]
     slants = [of(e, "slice/slant").decode() for e in test_examples]
@@ -201,7 +201,7 @@ def executions_of_last_run(root):
     return {types[execution.type_id]: state.Name(execution.last_known_state) for execution in executions}
 
 
-def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
+def test_a_second_run_uses_the_cache_for_every_node(first, execute, root):
     second = execute()
     states = executions_of_last_run(root)
     assert len(states) == 12
@@ -212,7 +212,7 @@ def test_a_second_run_takes_everything_from_the_cache(first, execute, root):
     assert second.result.slices[0].metrics == first.result.slices[0].metrics
 
 
-def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, served):
+def test_a_missed_threshold_refuses_and_pushes_nothing(first, execute, served):
     refused = execute("evaluation.thresholds={cross_entropy=0.0}")
     assert (refused.status, refused.exit_code) == ("refused", 3)
     assert {node.id for node in refused.nodes if node.state == "complete"} == {
@@ -233,7 +233,7 @@ def test_a_threshold_that_is_missed_refuses_and_pushes_nothing(first, execute, s
     assert [client.status() for client in served] == [[(first.result.pushed_version, "AVAILABLE")]] * 2
 
 
-def test_classes_and_slices_that_fall_short_refuse_and_are_named(first, execute):
+def test_classes_and_slices_below_their_thresholds_are_refused(first, execute):
     rules = {
         "evaluation.class_thresholds.precision": "{3=1.0, 8=1.0}",
         "evaluation.slice_thresholds.cross_entropy": '{"slant = left"=0.0}',
@@ -284,7 +284,7 @@ def test_a_model_that_is_too_large_or_too_slow_is_refused(first, execute):
     assert os.listdir(Path(first.result.serving_dir).parent) == [str(first.result.pushed_version)]
 
 
-def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
+def test_unfaithful_explanations_are_refused(first, execute):
     refused = execute("grad_cam.thresholds={deletion_auc=0.0, insertion_auc=0.0}")
     assert (refused.status, refused.exit_code) == ("refused", 3)
     ran = {node.id for node in refused.nodes if node.state == "complete"}
@@ -300,7 +300,7 @@ def test_a_model_whose_explanations_are_not_faithful_is_refused(first, execute):
     assert "Refused by GradCam" in report and "deletion_auc is" in report
 
 
-def test_the_history_tells_what_became_of_the_runs(first, execute, overrides):
+def test_the_history_lists_the_outcomes_of_runs(first, execute, overrides):
     record = run_history.read(loading.load("digits", overrides=overrides))
     runs = record.newest(len(record))[::-1]
     version = first.result.pushed_version
@@ -324,12 +324,12 @@ def test_a_part_of_the_pipeline(first, execute):
     assert part.result.pushed_version is None
 
 
-def test_nothing_between_two_nodes_is_a_mistake(first, execute):
+def test_unconnected_nodes_are_an_error(first, execute):
     with pytest.raises(ConfigError, match="--from ServingValidator is not connected with --to GradCam"):
         execute(from_node="ServingValidator", to_node="GradCam")
 
 
-def test_a_pushed_version_that_was_deleted_is_pushed_again(first, execute):
+def test_a_deleted_version_is_pushed_again(first, execute):
     shutil.rmtree(first.result.serving_dir)
     again = execute()
     assert {node.id: node.state for node in again.nodes}["Pusher"] == "complete"

@@ -13,7 +13,7 @@ from trainer_module import features
 from trainer_module.options import TrainerOptions
 
 
-def test_the_trainer_takes_what_the_tuner_found(class_folders, tmp_path):
+def test_the_trainer_uses_the_best_hyperparameters(class_folders, tmp_path):
     root = class_folders({"a": 12, "b": 12, "c": 12})
     space = '{"training.learning_rate"={min=1e-4,max=1e-2,sampling="log"},"training.batch_size"={choices=[3,8]}}'
     overrides = [

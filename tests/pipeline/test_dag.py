@@ -57,7 +57,7 @@ def test_the_command_knows_every_node(compiled):
     assert sorted(graph(compiled("tuner.enabled=true"))) == sorted(nodes.NODE_IDS)
 
 
-def test_the_tuner_stands_before_the_trainer_and_changes_nothing_else(compiled):
+def test_the_tuner_precedes_the_trainer_and_changes_no_other_node(compiled):
     plain, tuned = json.loads(GOLDEN.read_text()), graph(compiled("tuner.enabled=true"))
     assert tuned.pop("Tuner") == {
         "type": "components.tuner.component.TableTuner",
@@ -131,7 +131,7 @@ def changed_by(class_folders, tmp_path):
         ("validation.domain_margin=0.2", {"SchemaGen", "ExampleValidator"}),
     ],
 )
-def test_a_setting_reaches_only_the_nodes_that_read_it(changed_by, override, changed):
+def test_a_setting_affects_only_the_nodes_that_read_it(changed_by, override, changed):
     assert changed_by(override) == changed
 
 
@@ -145,11 +145,11 @@ def test_a_setting_reaches_only_the_nodes_that_read_it(changed_by, override, cha
         ("evaluation.thresholds.accuracy=0.1", {"Evaluator"}),
     ],
 )
-def test_a_setting_reaches_the_tuner_if_trials_read_it(changed_by, override, changed):
+def test_a_setting_affects_the_tuner_if_trials_read_it(changed_by, override, changed):
     assert changed_by(override, "tuner.enabled=true") == changed
 
 
-def test_a_moved_image_reaches_example_gen(class_folders, tmp_path):
+def test_a_moved_image_affects_example_gen(class_folders, tmp_path):
     root = class_folders({"a": 3, "b": 3})
 
     def compile_now():
@@ -168,7 +168,7 @@ def test_a_moved_image_reaches_example_gen(class_folders, tmp_path):
     }
 
 
-def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch):
+def test_an_edit_of_the_code_affects_the_nodes_that_run_it(compiled, monkeypatch):
     before = compiled()
     monkeypatch.setattr(dag, "source_hash", lambda **_: "another")
     loaded = loading.load("digits", data=parameters(before, "ImageExampleGen")["input_base"])
@@ -179,7 +179,7 @@ def test_an_edit_of_the_code_reaches_the_nodes_that_run_it(compiled, monkeypatch
     assert set(graph(before)) - changed <= {"StatisticsGen", "SchemaGen", "PreviousSpan", "Resolver", "Pusher"}
 
 
-def test_an_edit_of_the_page_reaches_the_report_alone(monkeypatch, tmp_path):
+def test_an_edit_of_the_page_affects_the_report_only(monkeypatch, tmp_path):
     for name in ("components/model_report/page.j2", "components/grad_cam/executor.py", "trainer_module/features.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("first")
@@ -196,7 +196,7 @@ def test_an_edit_of_the_page_reaches_the_report_alone(monkeypatch, tmp_path):
     assert not set(hashes()) & {*first, *second}
 
 
-def test_an_edit_of_what_only_kubeflow_runs_reaches_no_node(monkeypatch, tmp_path):
+def test_an_edit_of_code_for_kubeflow_affects_no_local_node(monkeypatch, tmp_path):
     (tmp_path / "components/cluster").mkdir(parents=True)
     monkeypatch.setattr(dag.resources, "files", lambda package: tmp_path / package)
     before = dag.source_hash(with_report=True)
@@ -219,13 +219,13 @@ def test_every_slice_is_measured():
     ]
 
 
-def test_the_rules_reach_the_evaluator(compiled):
+def test_thresholds_are_options_of_the_evaluator(compiled):
     overrides = ("evaluation.thresholds={macro_f1=0.7}", "evaluation.class_thresholds.recall=0.5")
     options = json.loads(parameters(compiled(*overrides), "Evaluator")["options"])
     assert (options["thresholds"], options["class_thresholds"]) == ({"macro_f1": 0.7}, {"recall": 0.5})
 
 
-def test_slices_are_the_configured_ones_or_all_there_are():
+def test_slices_are_the_configured_or_all_columns():
     columns = ("brightness", "camera")
     assert EvaluationOptions().evaluated_slices(columns) == columns
     assert EvaluationOptions(label_groups={"some": ["a"]}).evaluated_slices(columns) == (*columns, "label_group")

@@ -289,7 +289,7 @@ def test_a_run_as_json(runs):
     assert runs[4].reasons[-1] == "ExampleValidator:   train split, image/mean/luma: moved"
 
 
-def test_the_list_as_people_see_it(runs):
+def test_the_printed_list(runs):
     for width in (80, 120):
         out = io.StringIO()
         history_tables.show_runs(Console(file=out, width=width), runs[::-1])
@@ -322,7 +322,7 @@ def test_ways_to_name_a_run(loaded, name, number):
         ("", r"name of the run is empty"),
     ],
 )
-def test_a_run_that_there_is_not(loaded, name, message):
+def test_an_unknown_run(loaded, name, message):
     with pytest.raises(ConfigError, match=message):
         run_history.read(loaded).find(name)
 
@@ -333,7 +333,7 @@ def test_no_run_at_all(tmp_path):
         read_in(tmp_path).find("last")
 
 
-def test_only_what_is_shown_is_read(loaded, monkeypatch):
+def test_only_printed_runs_are_read(loaded, monkeypatch):
     opened = []
     read = locations.read
     monkeypatch.setattr(locations, "read", lambda path: (opened.append(Path(path).parent.name), read(path))[1])
@@ -347,7 +347,7 @@ def test_only_what_is_shown_is_read(loaded, monkeypatch):
     assert "evaluation-1" in opened and "evaluation-3" not in opened
 
 
-def test_a_store_that_cannot_be_read_is_no_run_without_figures():
+def test_an_unreadable_store_is_an_error_not_a_run_without_metrics():
     with pytest.raises(ConfigError, match=r"s4://bucket/evaluation.json cannot be read: .*not implemented"):
         run_history._read_text("s4://bucket/evaluation.json")
     with pytest.raises(ConfigError, match=r"s4://bucket cannot be read: .*not implemented"):
@@ -491,7 +491,7 @@ OLD_OPTIONS = (
     [OLD_OPTIONS, "", "{", "[]", "null", '"data"', '{"data": 3}', '{"data": [1], "fingerprint": 7}', "[" * 100_000],
     ids=["old", "none", "cut", "list", "null", "text", "number", "of other types", "deep"],
 )
-def test_parameters_of_another_version_hide_no_run(tmp_path, options):
+def test_runs_with_parameters_of_another_version_are_listed(tmp_path, options):
     write = Recorder(tmp_path)
     done = [
         (node, STATES.COMPLETE, {"options": options, "limits": options}, {})
@@ -529,7 +529,7 @@ def test_parameters_of_another_version_hide_no_run(tmp_path, options):
         b"\xff\xfe",
     ],
 )
-def test_files_of_another_version_hide_no_run(tmp_path, content):
+def test_runs_with_files_of_another_version_are_listed(tmp_path, content):
     write = Recorder(tmp_path)
     names = ("summary.json", "evaluation.json", "gates.json", "checks.json", "options.json")
     folder = write.artifact("everything", blessed=1, pushed=1, pushed_version="of old")
@@ -552,7 +552,7 @@ def test_files_of_another_version_hide_no_run(tmp_path, content):
     assert re.search(r"- -\s+-\s+pushed", out.getvalue())
 
 
-def test_what_is_stored_is_text_to_the_terminal(tmp_path):
+def test_stored_values_are_printed_as_plain_text(tmp_path):
     write = Recorder(tmp_path)
     parameters = {"options": json.dumps({"fingerprint": "[/x]..", "data": {"[/red]": "[/bold]"}})}
     write.run("2026-01-01T10:00:00.5", ("ImageExampleGen", STATES.COMPLETE, parameters, {}))
@@ -571,7 +571,7 @@ def name_of(folder):
     return target.name
 
 
-def test_what_a_run_begins_while_it_is_read_does_not_disturb(tmp_path):
+def test_a_node_that_starts_while_the_history_is_read(tmp_path):
     write = Recorder(tmp_path)
     write.run("2026-01-01T10:00:00.5", ("Trainer", STATES.COMPLETE, {}, {}))
     runs = read_in(tmp_path)
@@ -582,7 +582,7 @@ def test_what_a_run_begins_while_it_is_read_does_not_disturb(tmp_path):
     assert str(run.verdict) == "stopped after Trainer"
 
 
-def test_a_run_that_is_going_on_does_not_keep_readers_out(recorded, loaded):
+def test_a_running_pipeline_does_not_block_readers(recorded, loaded):
     writer = metadata_store.open_store(recorded / "metadata.sqlite")
     assert len(run_history.read(loaded)) == len(writer.get_contexts_by_type(metadata_store.RUN_CONTEXT))
 
@@ -616,7 +616,7 @@ def test_the_commands_print_tables(recorded):
     assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
-def test_the_command_says_which_run_a_report_is_of(tmp_path):
+def test_the_command_names_the_run_of_an_outdated_report(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("<!doctype html>")
     write = Recorder(tmp_path)
@@ -658,7 +658,7 @@ def test_the_command_says_which_run_a_report_is_of(tmp_path):
     ],
     ids=["never run", "no such run", "wrong key", "empty name", "no database", "empty file"],
 )
-def test_mistakes_give_one_message(recorded, arguments, words):
+def test_errors_are_one_message(recorded, arguments, words):
     for name, content in (("broken", "this is no database, whatever its name says" * 100), ("empty", "")):
         (recorded.parent / name).mkdir(exist_ok=True)
         (recorded.parent / name / "metadata.sqlite").write_text(content)

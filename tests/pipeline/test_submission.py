@@ -229,7 +229,7 @@ def test_a_second_submission_uploads_another_version(submit, fake):
         ([], 1, "failed", "no node gives a reason"),
     ],
 )
-def test_the_exit_code_tells_refused_from_failed(submit, fake, failed, code, status, words):
+def test_refused_and_failed_runs_have_different_exit_codes(submit, fake, failed, code, status, words):
     fake.polls = [("FAILED", {"Trainer(0)": "FAILED", "Pusher": "SUCCEEDED", **dict.fromkeys(failed, "FAILED")})]
     result = submit("--json")
     assert result.exit_code == code

@@ -138,7 +138,7 @@ def test_a_shared_layer_is_counted_once_and_computed_twice():
     assert [row.receptive_field.size for row in summary.layers] == [(1, 1), (3, 3), (5, 5)]
 
 
-def test_where_branches_meet_the_largest_receptive_field_counts():
+def test_joined_branches_have_the_largest_receptive_field():
     x = keras.Input([32, 32, 3])
     short = layers.Conv2D(4, 1, strides=2, name="short")(x)
     long = layers.Conv2D(4, 5, padding="same", name="five")(layers.MaxPooling2D(2)(x))
@@ -268,7 +268,7 @@ def make_positive(model):
 
 @pytest.mark.parametrize("downsampling", ["average", "stride", ("average", "stride", "stride", "average")], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_receptive_field_is_what_gradients_reach(kind, downsampling):
+def test_the_receptive_field_is_where_gradients_are_not_zero(kind, downsampling):
     model = {"name": "scratch_cnn", "blocks": [[2, 2], [2], [2, 2], [2]], "convolution": kind}
     network = architecture.network(options(model | {"downsampling": downsampling}, size=112, channels=1))
     make_positive(network)
@@ -276,7 +276,7 @@ def test_the_receptive_field_is_what_gradients_reach(kind, downsampling):
     assert measured_field(network, features.FEATURES_LAYER) == (field.size, field.stride)
 
 
-def test_the_receptive_field_of_a_graph_is_what_gradients_reach():
+def test_the_receptive_field_of_a_graph_is_where_gradients_are_not_zero():
     x = inputs = keras.Input([120, 100, 2])
     x = layers.Conv2D(3, 5, strides=2, padding="same")(x)
     short = layers.Conv2D(3, 1)(x)

@@ -138,7 +138,7 @@ def transfer_options(backbone="mobilenet_v2", weights="none", size=SIZE, **secti
 
 
 def check_weights(record):
-    """Every set of weights states what is needed to get, to load and to judge it."""
+    """The description of every set of weights: source, format and accuracy."""
     assert len({weights.preprocessing for weights in record.weights}) == 1  # it is that of a user's own file, too
     for weights in record.weights:
         from_directory = isinstance(weights.source, Directory)
@@ -233,7 +233,7 @@ def test_features_are_finite_and_not_zero(backbone, images):
     assert np.isfinite(output).all() and np.abs(output).max() > 0.01
 
 
-def test_training_mode_changes_nothing_in_the_base(backbone, images):
+def test_training_mode_does_not_change_the_backbone(backbone, images):
     # The outer model's training=True reaches every layer of the base: none may be random or normalise by the batch.
     images = images.astype(np.float32)
     before = [np.array(weight) for weight in backbone.non_trainable_weights]
@@ -303,7 +303,7 @@ def test_mixed_precision_ends_in_float32(small, precision, vector_folder, images
         assert base(tf.cast(images, tf.float32), training=False).dtype == tf.float32
 
 
-def test_a_base_of_random_weights_is_trained_from_the_start():
+def test_a_backbone_with_random_weights_is_trained_from_the_start():
     chosen = transfer_options("mobilenet_v2", "none")
     assert not chosen.model.begins_frozen()
     base = build_network(chosen, STATISTICS).get_layer(features.BACKBONE_LAYER)
@@ -455,7 +455,7 @@ def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0", "resnet50"])
-def test_a_missing_file_is_named(name):
+def test_the_error_for_a_missing_file_names_it(name):
     with pytest.raises(backbones.MissingWeightsError, match=r"There is no weights file 'nowhere\.h5'"):
         backbones.get(name).build(image_size=SIZE, weights="nowhere.h5")
 
@@ -467,7 +467,7 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         _weights.existing_file(str(path))
 
 
-def test_a_missing_folder_says_what_to_fetch():
+def test_the_error_for_a_missing_folder_names_the_download():
     with pytest.raises(backbones.MissingWeightsError, match=r"no SavedModel in 'imagenet'.*kaggle\.com/models"):
         backbones.get("saved_model").build(image_size=SIZE, weights="imagenet")
 
@@ -485,7 +485,7 @@ def test_a_saved_model_that_gives_no_vector_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "trained_size"), [(32, 224), (128, 128), (192, 192), (256, 224)])
-def test_a_failed_download_says_what_to_fetch_and_how_to_name_it(size, trained_size, monkeypatch):
+def test_the_error_of_a_failed_download_names_file_and_setting(size, trained_size, monkeypatch):
     def fail(name, url, **_):
         raise Exception(f"URL fetch failure on {url}: None -- offline")
 
@@ -620,6 +620,6 @@ def test_tensors_and_their_transposes_are_read(tmp_path, monkeypatch):
         ({"written": 5}, "truncated"),
     ],
 )
-def test_tensors_that_reach_out_of_the_file_are_refused(tmp_path, monkeypatch, fault, message):
+def test_tensors_beyond_the_end_of_the_file_are_refused(tmp_path, monkeypatch, fault, message):
     with pytest.raises(pickle.UnpicklingError, match=message):
         _torch_file.read(tensor_file(tmp_path / "c.pth", monkeypatch, **fault))

@@ -367,7 +367,7 @@ def client(connect, address):
 # --- Responses ----------------------------------------------------------------------------------------------------
 
 
-def test_a_long_list_goes_in_batches_and_keeps_its_order(client, script):
+def test_a_long_list_is_sent_in_batches_and_keeps_its_order(client, script):
     images = [b"%d" % (number % 3) for number in range(10)]
     responses = client.predict(images)
     assert [result.label for result in responses] == [CLASSES[number % 3] for number in range(10)]
@@ -448,7 +448,7 @@ def test_model_names_that_are_not_a_list_of_names(client, script):
         client.model_names()
 
 
-def test_a_status_without_a_name_is_no_list_of_models(monkeypatch, script):
+def test_a_status_without_a_name_is_not_a_list_of_models(monkeypatch, script):
     response = httpx.MockTransport(lambda request: httpx.Response(200, json=STATUS))
     with clients.RestClient("http://127.0.0.1:1") as client:
         client._transport._client = httpx.Client(transport=response)
@@ -499,7 +499,7 @@ def test_halving_sends_few_requests(connect, address, script):
     assert len(script.batches) == 1 + 1 + 2 * 5 + 1
 
 
-def test_an_image_gets_no_error_for_the_images_of_another_client(client, script):
+def test_errors_of_other_clients_do_not_affect_an_image(client, script):
     """Servers that batch requests refuse a whole batch for one invalid image."""
     script.refusals = [("INVALID_ARGUMENT", "Unknown image file format.")]
     assert client.predict([b"1"])[0].label == "dog"
@@ -515,7 +515,7 @@ def test_a_file_that_cannot_be_read_is_never_sent(client, script, tmp_path):
     assert script.batches == [[b"1"]]
 
 
-def test_an_invalid_call_is_raised_and_is_no_error_of_an_image(client, script):
+def test_an_invalid_call_is_raised_instead_of_reported_per_image(client, script):
     script.unknown_label = True
     with pytest.raises(clients.InvalidArgumentError, match="Unrecognized servable version label"):
         client.predict([b"1"] * 30)
@@ -752,7 +752,7 @@ def test_waiting_ends_at_a_wrong_token(client, script):
         client.wait_until_ready(timeout_s=20)
 
 
-def test_waiting_goes_on_until_a_label_is_known(connect, address, script, monkeypatch):
+def test_waiting_continues_until_a_label_exists(connect, address, script, monkeypatch):
     monkeypatch.setattr(request_flow, "_READY_PAUSE_S", 0.02)
     label = ("INVALID_ARGUMENT", "Unrecognized servable version label: x")
     script.refusals = [None, label, None, None]
@@ -1041,7 +1041,7 @@ def test_pil_images_of_every_mode(rng, mode):
     np.testing.assert_array_equal(np.asarray(stored), np.asarray(image.convert("RGB")))
 
 
-def test_a_pil_image_is_turned_as_its_file_would_be(rng):
+def test_a_pil_image_is_rotated_like_its_file(rng):
     pixels = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -1142,7 +1142,7 @@ def test_tasks_share_a_client(address, protocol):
     assert labels == [CLASSES[number % 3] for number in range(20)]
 
 
-def test_a_task_that_is_cancelled_ends_at_once(address, protocol, script):
+def test_a_cancelled_task_ends_immediately(address, protocol, script):
     script.delay_s = 0.5
 
     async def run():

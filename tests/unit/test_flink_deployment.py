@@ -65,7 +65,7 @@ def test_every_document_is_valid(manifests, version):
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_schema_finds_what_is_wrong(manifests):
+def test_the_schema_detects_errors(manifests):
     broken = copy.deepcopy(manifests["Deployment", "flink-taskmanager"])
     broken["spec"]["template"]["spec"]["containers"][0]["readinessProbes"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -77,7 +77,7 @@ def test_every_file_is_used(kustomization):
     assert used == {path.name for path in FOLDER.iterdir()}
 
 
-def test_nobody_is_root_and_everybody_has_limits(manifests):
+def test_containers_are_not_root_and_have_limits(manifests):
     for pod in pods(manifests):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["automountServiceAccountToken"] is False
@@ -90,7 +90,7 @@ def test_nobody_is_root_and_everybody_has_limits(manifests):
     assert f"USER {containers(manifests)['python']['securityContext']['runAsUser']}:" in dockerfile
 
 
-def test_services_and_volumes_meet(manifests):
+def test_services_and_volumes_match_their_pods(manifests):
     for (kind, name), document in manifests.items():
         if kind == "Service":
             (pod,) = (
@@ -122,7 +122,7 @@ def test_flinks_configuration_names_its_own_services(manifests, flink_config):
     assert f"--flink-master={service['metadata']['name']}:{ports['rest']}" in arguments
 
 
-def test_the_configuration_in_the_head_is_one_and_fits(manifests, flink_config):
+def test_the_configuration_in_the_comment_matches_the_manifests(manifests, flink_config):
     """The recommended configuration is read, reaches the job server and the workers, and uses all slots."""
     head = (FOLDER / "kustomization.yaml").read_text().partition("apiVersion")[0]
     lines = [line.removeprefix("#   ") for line in head.splitlines() if re.match(r"#   (\[|\w+ = )", line)]
@@ -142,7 +142,7 @@ def test_the_configuration_in_the_head_is_one_and_fits(manifests, flink_config):
     assert section.flink.parallelism == slots * manifests["Deployment", "flink-taskmanager"]["spec"]["replicas"]
 
 
-def test_the_images_are_of_one_version(kustomization):
+def test_the_images_have_one_version(kustomization):
     tags = {image["name"]: image["newTag"] for image in kustomization["images"]}
     (job_server,) = (name for name in tags if "job_server" in name)
     assert tags[job_server] == metadata.version("apache-beam")
@@ -161,11 +161,11 @@ def test_the_sidecar_starts_a_module_that_beam_has(manifests):
         (["flink", "--jar", "/nowhere.jar"], 3, "job_server: "),
         (["spark", "--jar", "/nowhere.jar"], 3, "job_server: "),
         (["flink", "--colour", "red"], 2, "unknown option --colour"),
-        ([], 2, "say flink or spark"),
+        ([], 2, "name the engine: flink or spark"),
     ],
 )
-def test_the_script_says_what_it_lacks(arguments, code, message):
-    """3 is what the tests on engines are skipped by; a mistake must not be."""
+def test_exit_codes_of_the_job_server_script(arguments, code, message):
+    """Exit code 3 skips the tests on engines; an invalid call must not skip them."""
     script = Path(__file__).parents[2] / "scripts" / "job_server.sh"
     done = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code and message in done.stderr

@@ -142,7 +142,7 @@ def test_many_damaged_files_do_not_accumulate(rng, monkeypatch):
     assert max(ahead) < 300
 
 
-def test_nothing_to_examine():
+def test_no_images_to_examine():
     assert list(image_file.examine_all([], MAX_PIXELS)) == []
 
 

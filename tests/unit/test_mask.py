@@ -219,7 +219,7 @@ def test_an_object_only_in_the_alpha_channel_is_refused_and_read_with_the_settin
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_alpha_that_says_more_than_the_colours_is_refused(mode):
+def test_alpha_with_more_information_than_the_colours_is_refused(mode):
     encoded = with_alpha(mode, [[0, 1, 1], [0, 0, 2]], [[0, 255, 9], [0, 0, 255]])
     with pytest.raises(UnusableImageError, match=r'pixels of the same colour; .* "values" .* "alpha"'):
         normalize(encoded)

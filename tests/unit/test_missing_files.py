@@ -45,7 +45,7 @@ def test_the_nearest_file_and_the_fix(birds, cell, advice):
     assert advice in match.advice
 
 
-def test_similar_and_unlike_names(birds):
+def test_similar_and_dissimilar_names(birds):
     assert missing_files.nearest(str(birds), "all/robn/robin-1.png").path == "all/robin/robin-1.png"
     assert missing_files.nearest(str(birds), "0481.tif") is None
     assert "no file with a similar name. Set data.path" in missing_files.describe(str(birds), ["0481.tif"])

@@ -1,4 +1,4 @@
-"""Checks of masks and bit depths over all images: what stops the run, and what is reported."""
+"""Checks of masks and bit depths over all images: errors and warnings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which releases private API is used with, and what is logged with others."""
+"""Private API is called only in supported releases; others log one line."""
 
 import importlib.metadata
 
@@ -31,7 +31,7 @@ def test_with_supported_releases_it_is_used(install, caplog, versions):
 
 
 @pytest.mark.parametrize("version", ["3.16.0", "3.1.5", "4.15.0", "3.150.0"])
-def test_with_another_release_it_is_not_called_and_one_line_says_why(install, caplog, version):
+def test_an_unsupported_release_is_logged_in_one_line_and_not_called(install, caplog, version):
     install(numpy="2.4.1", keras=version)
     assert private_api.prepare(API, lambda: pytest.fail("called")) is None
     assert lines(caplog) == [

@@ -1,4 +1,4 @@
-"""Names in code are nouns of the field: no variable, argument or function has a name that says nothing."""
+"""Names in code are nouns of the field: no variable, argument or function has an unspecific name."""
 
 import ast
 from pathlib import Path
