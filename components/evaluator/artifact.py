@@ -53,8 +53,8 @@ class SliceMetrics(StoredPart):
       metrics: Overall metric → value.
       support: Class → how much of the ground truth belongs to it, in the count unit.
       class_metrics: Class → metric → value.
-      confusion_matrix: Counts by [actual class id][predicted class id]; of `all` only, since for a thousand classes
-        it has a million numbers.
+      confusion_matrix: Counts by [actual class id][predicted class id], with boxes also of the background, whose id
+        follows those of the classes; of `all` only, since for a thousand classes it has a million numbers.
       reliability: Accuracy by confidence; empty where the task has no such curve.
       intervals: Overall metric → confidence interval, if configured.
       class_intervals: Class → metric → confidence interval, if configured.
@@ -94,7 +94,7 @@ class EvaluationResult(Stored):
       task: Name of the task.
       split: The evaluated split.
       classes: Class names; the index is the id.
-      count_unit: The unit of support and confusion matrix: `images`, `pixels`.
+      count_unit: The unit of support and confusion matrix: `images`, `pixels`, `boxes`.
       metrics: Descriptions of all metrics, in the order in which they are shown.
       candidate: Values of the new model: all examples first, then slice by slice.
       baseline: The same of the last blessed model; None if there was none.

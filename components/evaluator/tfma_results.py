@@ -37,13 +37,15 @@ def read(
       has_baseline: Whether a baseline was evaluated too; only then TFMA gives the models names.
     """
     evaluation = tasks.get(task).evaluation
-    metrics = evaluation.metrics(top_k)
+    metrics, matrix_size = evaluation.metrics(top_k), len(classes) + evaluation.has_background
 
     def slices(model_name: str | None) -> tuple[SliceMetrics, ...]:
         loaded = tfma.load_eval_result(evaluation_uri, model_name=model_name)
         plots = dict(loaded.plots)  # without any plot, TFMA returns None for each slice
         rows = [
-            _slice_metrics(key, _only_output(outputs), _only_output(plots.get(key) or {"": {}}), metrics, classes)
+            _slice_metrics(
+                key, _only_output(outputs), _only_output(plots.get(key) or {"": {}}), metrics, classes, matrix_size
+            )
             for key, outputs in loaded.slicing_metrics
         ]
         return tuple(sorted(rows, key=lambda row: (row.name != ALL, row.name)))
@@ -84,6 +86,7 @@ def _slice_metrics(
     plots_by_sub_key: dict[str, dict[str, Any]],
     metrics: tuple[MetricSpec, ...],
     classes: tuple[str, ...],
+    matrix_size: int,
 ) -> SliceMetrics:
     overall, plots = by_sub_key[""], plots_by_sub_key.get("", {})
     by_class = {name: by_sub_key[f"classId:{class_id}"] for class_id, name in enumerate(classes)}
@@ -97,7 +100,7 @@ def _slice_metrics(
         metrics=_numbers(overall, overall_metrics),
         support={name: round(_number(values[SUPPORT])) for name, values in by_class.items()},
         class_metrics={name: _numbers(values, class_metrics) for name, values in by_class.items()},
-        confusion_matrix=[] if parts else _confusion_matrix(plots, len(classes)),
+        confusion_matrix=[] if parts else _confusion_matrix(plots, matrix_size),
         reliability=_reliability(plots),
         intervals=_intervals(overall, overall_metrics),
         class_intervals={name: intervals for name, intervals in class_intervals.items() if intervals},
@@ -128,10 +131,10 @@ def _intervals(values: dict[str, _TfmaValue], metrics: tuple[MetricSpec, ...]) -
     return intervals
 
 
-def _confusion_matrix(plots: dict[str, Any], num_classes: int) -> list[list[int]]:
+def _confusion_matrix(plots: dict[str, Any], size: int) -> list[list[int]]:
     if "multiClassConfusionMatrixAtThresholds" not in plots:
         return []
-    matrix = [[0] * num_classes for _ in range(num_classes)]
+    matrix = [[0] * size for _ in range(size)]
     (stored,) = plots["multiClassConfusionMatrixAtThresholds"]["matrices"]
     for entry in stored.get("entries", ()):  # a proto as JSON omits values of 0
         actual, predicted = int(entry.get("actualClassId", 0)), int(entry.get("predictedClassId", 0))

@@ -30,6 +30,7 @@ MANY_CLASSES = 25
 MAX_CLASSES_IN_MATRIX = 120
 # Cells have tooltips up to this number of classes; with more, these would be most of the page.
 _MAX_CLASSES_WITH_TOOLTIPS = 40
+_BACKGROUND = "(background)"  # boxes without an object, and objects without a box
 _MAX_PAIRS = 20
 _MAX_SLICES = 300
 # Confidence minus accuracy beyond which the model is called over- or underconfident.
@@ -214,7 +215,9 @@ def slice_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Ta
 
 def confusion(evaluation: EvaluationResult) -> Confusion:
     """Shows which classes are predicted as which, over all examples; parts of images in percent of the row."""
-    classes, matrix, unit = evaluation.classes, evaluation.overall.confusion_matrix, evaluation.count_unit
+    matrix, unit = evaluation.overall.confusion_matrix, evaluation.count_unit
+    has_background = len(matrix) > len(evaluation.classes)
+    classes = (*evaluation.classes, _BACKGROUND) if has_background else evaluation.classes
     totals = [sum(row) for row in matrix]
     rows = []
     if len(classes) <= MAX_CLASSES_IN_MATRIX:

@@ -148,7 +148,7 @@ class RunOutput(JsonObject):
     classes: dict[str, Metrics]
     """Metrics per class."""
     confusion_matrix: list[list[int]]
-    """Number of examples (pixels with masks) by [actual class id][predicted class id]."""
+    """Number of examples, pixels or boxes by [actual class id][predicted class id]; of boxes the last is background."""
     slices: dict[str, Metrics]
     """Metrics per slice."""
     blessed: bool | None

@@ -97,7 +97,9 @@ def test_all_metrics_are_defined_if_all_classes_have_examples(evaluation, rng):
     support = evaluation.support(summary)
     assert support.shape == (PARAMETERS.num_classes,) and (support > 0).all()
     if evaluation.confusion_matrix:
-        np.testing.assert_array_equal(evaluation.confusion_matrix(summary).sum(axis=1), support)
+        matrix = evaluation.confusion_matrix(summary)
+        assert matrix.shape == (PARAMETERS.num_classes + evaluation.has_background,) * 2
+        np.testing.assert_array_equal(matrix.sum(axis=1)[: PARAMETERS.num_classes], support)
     if evaluation.reliability:
         number, confidence, correct = evaluation.reliability(summary)
         assert (confidence <= number).all() and (correct <= number).all() and number.sum() > 0

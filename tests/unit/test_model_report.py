@@ -360,6 +360,18 @@ def test_the_confusion_matrix_is_that_of_the_evaluation(sources_of, mask_sources
     assert [cell.text for cell in percent.rows[2]] == ["0", "0", "0"]
 
 
+def test_the_confusion_matrix_of_boxes_has_a_background(mask_sources):
+    evaluation = mask_sources.evaluation
+    matrix = [[8, 1, 0, 1], [0, 5, 0, 3], [0, 0, 0, 0], [4, 0, 0, 0]]
+    overall = evaluation.overall.model_copy(update={"confusion_matrix": matrix})
+    confusion = metric_tables.confusion(evaluation.model_copy(update={"candidate": (overall,), "count_unit": "boxes"}))
+    assert confusion.classes == (*evaluation.classes, "(background)")
+    assert confusion.rows[0][3].title == f"{evaluation.classes[0]} predicted as (background): 1 boxes, 10.0%"
+    assert texts(confusion.pairs)[0] == "(background)" and confusion.pairs.rows[0][2].sort == 4
+    page = render(dataclasses.replace(mask_sources, evaluation=evaluation.model_copy(update={"candidate": (overall,)})))
+    assert page.count("(background)") > 3
+
+
 @pytest.mark.parametrize(
     ("num_classes", "pairs_first", "has_matrix"), [(2, False, True), (60, True, True), (130, True, False)]
 )

@@ -265,7 +265,7 @@ def _element(
         `features.IMAGE_WIDTH`, pixels of the upright original image.
       predictions: The outputs of the TF Object Detection API: `detection_boxes` [M, 4], normalised,
         `detection_scores` [M], `detection_classes` [M], from 1, `num_detections`.
-      parameters: `num_classes` and `score_threshold` are read.
+      parameters: `num_classes` is read.
 
     Raises:
       ValueError: If the label or the prediction contains a class that does not exist, or a number that is not finite.
@@ -294,7 +294,7 @@ def _element(
             )
     if not all(np.isfinite(values).all() for values in (objects.boxes, detections.boxes, scores)):
         raise ValueError("a box of the label or the prediction, or a score, is not finite")
-    return count_image(objects, detections, size, parameters.num_classes, parameters.score_threshold)
+    return count_image(objects, detections, size, parameters.num_classes)
 
 
 def _pixels(boxes: np.ndarray, size: list[float]) -> np.ndarray:
@@ -558,4 +558,6 @@ EVALUATION = Evaluation(
     random_example=_random_example,
     evidence=lambda summary: summary.evidence,
     constant_baselines=box_baselines.CONSTANT_BASELINES,
+    confusion_matrix=lambda summary: summary.confusion,
+    has_background=True,
 )

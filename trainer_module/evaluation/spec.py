@@ -143,13 +143,11 @@ class Parameters(NamedTuple):
       num_classes: Number of classes; ids are 0 to num_classes - 1.
       top_k: The k of the top-k accuracy.
       ignore_id: Label of the pixels that are not evaluated; None if there is none.
-      score_threshold: Smallest score of the detections that are counted as served; 0 for all that a model returns.
     """
 
     num_classes: int
     top_k: int
     ignore_id: int | None = None
-    score_threshold: float = 0.0
 
 
 class Accumulator(Protocol):
@@ -190,6 +188,8 @@ class Evaluation:
         `constant_baselines` read.
       constant_baselines: Predictors that ignore the image, which a model must be better than.
       confusion_matrix: Summary → int64 [num_classes, num_classes], rows are the ground truth; None if there is none.
+      has_background: Whether it has one more row and column: predictions without an object, and objects without a
+        prediction.
       reliability: Summary → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
         bin of confidence, of equal width; None if there is no such curve.
     """
@@ -203,4 +203,5 @@ class Evaluation:
     evidence: Callable[[Any], Evidence]
     constant_baselines: tuple[ConstantBaseline, ...]
     confusion_matrix: Callable[[Any], np.ndarray] | None = None
+    has_background: bool = False
     reliability: Callable[[Any], np.ndarray] | None = None
