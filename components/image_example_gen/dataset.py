@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from components.image_example_gen import class_list, class_names, files, labels, layouts, spans
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError
-from components.image_example_gen.layouts import Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
+from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
 from trainer_module import features
 from trainer_module.locations import join
@@ -269,7 +269,7 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> No
             f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
         )
     if len(dataset.classes) == 1:
-        raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). At least two are required.")
+        raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")
     splits = {entry.split for entry in dataset.entries}
     if dataset.own_splits and not splits & {"", features.TRAIN}:
         raise DatasetError(f"{location} has the splits {', '.join(dataset.own_splits)}, but no `train` among them.")
@@ -277,8 +277,26 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> No
         _refuse_small_classes(location, dataset)
 
 
+def _advice_for_single(dataset: Dataset) -> str:
+    """Returns the folder to use if there is one folder above the classes, as in many archives."""
+    if dataset.layout != "class_folders":
+        return "At least two are required."
+    names = [entry.path for entry in dataset.entries] + [file.path for file in dataset.refused]
+    paths = [name.split("/") for name in names]
+    inside = sorted({path[1] for path in paths if len(path) > 2})
+    if not inside or any(len(path) == 2 for path in paths):
+        return "At least two are required."
+    return f"It contains the folders {_names(inside)}: use --data {join(dataset.root, paths[0][0])}."
+
+
 def _refuse_small_classes(location: str, dataset: Dataset) -> None:
     counts = Counter(name for entry in dataset.entries for name in entry.classes)
+    nested = [file.path for file in dataset.refused if file.reason == NESTED]
+    if nested and not all(counts[name] for name in dataset.classes):
+        raise DatasetError(
+            f"{location}: {len(nested):,} images are in folders inside class folders, such as {', '.join(nested[:2])}. "
+            "Use --set data.recursive=true, or move them up."
+        )
     if empty := [name for name in dataset.classes if not counts[name]]:
         raise DatasetError(f"{location}: no images of class {_names(empty)}. Add some, or remove the class.")
     if single := [name for name in dataset.classes if counts[name] == 1]:

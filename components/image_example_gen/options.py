@@ -96,6 +96,21 @@ class DataOptions(Section):
         description="Bits that images of 16 bits per channel use; `auto` detects them from the largest value of all "
         "images.",
     )
+    recursive: bool = Field(
+        default=False,
+        description="With class folders: use the images in folders inside them too. The class is the outer folder.",
+    )
+    images_folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="With masks: the folder of the images, below the data folder or below each split folder. Common "
+        "names such as `images` and `masks` are detected.",
+    )
+    masks_folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The folder of the masks; the same for masks with a suffix (`a_mask.png`).",
+    )
     manifest: str | None = Field(
         default=None,
         description="CSV or JSON Lines with `path` and `label` or `mask`, and optionally `split`, `group` and slice "
@@ -191,6 +206,12 @@ class DataOptions(Section):
             raise ValueError("mask_colors and mask_values exclude each other")
         if self.mask_colors and self.mask_source != AUTO:
             raise ValueError('mask_colors requires mask_source = "auto"')
+        return self
+
+    @model_validator(mode="after")
+    def _both_folders_of_masks(self) -> DataOptions:
+        if (self.images_folder is None) != (self.masks_folder is None):
+            raise ValueError("images_folder and masks_folder must be set together")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.image_example_gen.errors import LayoutError
+from components.image_example_gen.layouts import _annotations
+from components.image_example_gen.layouts._entries import NESTED as NESTED
 from components.image_example_gen.layouts._entries import Entry as Entry
 from components.image_example_gen.layouts._entries import LabelFile as LabelFile
 from components.image_example_gen.layouts._entries import Listing as Listing
@@ -29,13 +31,27 @@ def detect(folder: Folder, options: DataOptions) -> Detection:
     """Collects the evidence for every layout, then chooses the one with the most specific evidence.
 
     Raises:
-      LayoutError: If no layout matches, or if several match equally well; the message lists the evidence.
+      LayoutError: If no layout matches, if several match equally well (the message lists the evidence, and the settings
+        for each), or if the folder contains annotations of objects that the layout does not read.
     """
     evidence = tuple(sorted((get(name).detect(folder, options) for name in names()), key=lambda each: -each.confidence))
     detection = Detection(evidence[0].layout, evidence)
-    equal = [each.layout for each in evidence if each.confidence == evidence[0].confidence]
+    equal = [each for each in evidence if each.confidence == evidence[0].confidence]
+    annotations = _annotations.describe(folder) if evidence[0].confidence < Confidence.FOLDER_COMBINATION else ""
+    if annotations:
+        raise LayoutError(
+            f"{folder.root}: {annotations}. These belong to a detection task, and no layout of this version reads "
+            f"them. To train on the images alone, move the annotations elsewhere.{detection}"
+        )
     if not evidence[0].confidence:
         raise LayoutError(f"{folder.root} matches no layout. Rearrange the files, or set data.layout.{detection}")
     if len(equal) > 1:
-        raise LayoutError(f"{folder.root} matches the layouts {', '.join(equal)}. Set data.layout.{detection}")
+        choices = "".join(
+            f"\nIf {get(each.layout).interpretation}: {each.settings or f'--set data.layout={each.layout}'}"
+            for each in equal
+        )
+        matching = ", ".join(each.layout for each in equal)
+        raise LayoutError(
+            f"{folder.root} matches the layouts {matching}. Set data.layout.{choices}\nEvidence:{detection}"
+        )
     return detection

@@ -12,6 +12,9 @@ from components.image_example_gen.class_list import NO_CLASS_LIST, ClassList
 from components.image_example_gen.labels import Label, class_names
 from components.image_example_gen.layouts._folder import is_image_name
 
+# Reason of files below a class folder that are not directly in it.
+NESTED = "in a folder inside a class folder; `data.recursive = true` uses it"
+
 
 class LabelFile(NamedTuple):
     """A file that contains the label of one image.

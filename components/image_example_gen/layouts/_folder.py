@@ -18,6 +18,9 @@ SPLIT_NAMES = {
 }
 _SPLIT_BY_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
+# Folders inside a folder of images or masks that are listed to detect the layout.
+_MOST_NESTED = 20
+
 # Files that look like images are reported where the layout does not expect any; licences and tables are not.
 _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"),
@@ -49,7 +52,38 @@ class Folder:
     @functools.cached_property
     def names_in_splits(self) -> frozenset[str]:
         """Names of the files and folders in the split folders, as far as these can be listed."""
-        return frozenset(name for split in self.split_folders for name in files.names(self.root, split))
+        return frozenset(name for split in self.split_folders for name in self.names_in(split))
+
+    @functools.cached_property
+    def _names(self) -> dict[str, frozenset[str]]:
+        return {"": frozenset(file.path for file in self.files)}
+
+    def names_in(self, path: str) -> frozenset[str]:
+        """Returns the names of the files and folders in a folder, as far as it can be listed; lists it once."""
+        if path not in self._names:
+            self._names[path] = frozenset(files.names(self.root, path))
+        return self._names[path]
+
+    def stems_directly(self, path: str) -> frozenset[str]:
+        """Returns the names of the image files in a folder, without suffix."""
+        return frozenset(name.rpartition(".")[0] for name in self.names_in(path) if is_image_name(name))
+
+    def stems(self, path: str) -> frozenset[str]:
+        """Returns the paths of the image files in a folder and in the folders directly in it, without suffix.
+
+        If the folder itself has images, folders in it are not listed.
+        """
+        stems = self.stems_directly(path)
+        if stems:
+            return stems
+        nested = sorted(name for name in self.names_in(path) if "." not in name)[:_MOST_NESTED]
+        return frozenset(f"{name}/{stem}" for name in nested for stem in self.stems_directly(f"{path}/{name}"))
+
+    def path_of(self, path: str, stem: str) -> str:
+        """Returns the path of the first image file in a folder with that stem; empty if there is none."""
+        nested, _, last = f"{path}/{stem}".rpartition("/")
+        names = (name for name in sorted(self.names_in(nested)) if name.rpartition(".")[0] == last)
+        return next((f"{nested}/{name}" for name in names if is_image_name(name)), "")
 
     def split_of(self) -> dict[str, str]:
         """Returns the split that each split folder means.

@@ -40,12 +40,14 @@ class Evidence:
       confidence: How specific the evidence is.
       supporting: Observations for the layout.
       contradicting: Observations against it.
+      settings: Options of the command that choose this layout; `data.layout` by default.
     """
 
     layout: str
     confidence: Confidence
     supporting: tuple[str, ...] = ()
     contradicting: tuple[str, ...] = ()
+    settings: str = ""
 
     def __str__(self) -> str:
         """One line: the layout, whether it matches, the observations for it and those against it."""
@@ -120,7 +122,8 @@ class LayoutSpec:
 
     Attributes:
       name: Name of the module, and the value of `data.layout`.
-      detect: (folder, options) → the evidence for this layout. It reads names only, and never fails.
+      interpretation: The meaning of the files in this layout, as a clause.
+      detect: (folder, options) → the evidence for this layout. It reads names and at most a few files, and never fails.
       list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
         DatasetError if a table contradicts itself.
       read: (root, entries, options) → the images and labels of the entries, in their order.
@@ -129,6 +132,7 @@ class LayoutSpec:
     """
 
     name: str
+    interpretation: str
     detect: Callable[[Folder, DataOptions], Evidence]
     list_entries: Callable[[Folder, DataOptions], Listing]
     read: Callable[[str, Sequence[Entry], ExampleGenOptions], Iterator[Candidate]] = read_files

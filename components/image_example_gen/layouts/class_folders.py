@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from components.image_example_gen import files, labels
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
-from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse, refuse_images
+from components.image_example_gen.layouts._entries import NESTED, Entry, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name
+from components.image_example_gen.layouts._pairs import masks_beside_images
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.locations import join
 
@@ -32,25 +33,27 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    listing = list_classes(folder.root, folder.files)
+    listing = list_classes(folder.root, folder.files, recursive=options.recursive)
     if not listing.class_names:
         raise LayoutError(f"{folder.root} has no class folders. Create one folder per class with its images inside.")
     return _metadata.join(listing, folder, options)
 
 
-def list_classes(root: str, contents: Iterable[files.File], split: str = "") -> Listing:
-    """Lists the images in class folders.
+def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, recursive: bool = False) -> Listing:
+    """Lists the images in class folders. Masks beside their images, `a_mask.png` beside `a.jpg`, are not images.
 
     Args:
       root: The data folder.
       contents: The files and folders among which the class folders are.
       split: The split of all images; empty if it is drawn.
+      recursive: Whether images in folders inside a class folder are used.
 
     Raises:
       DatasetError: If a folder must not be read, or if its name is not UTF-8.
     """
     entries: list[Entry] = []
     refused: list[RefusedFile] = []
+    masks: list[str] = []
     class_names = set()
     for folder in contents:
         if not folder.is_folder:
@@ -63,17 +66,25 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "") -> 
             raise DatasetError(f"{root}: the name of the folder {files.readable(name)!r} is not UTF-8. Rename it.")
         class_names.add(name)
         label = labels.of_class(name)
-        for file in files.listing(root, folder.path):
+        inside = list(files.walk(root, folder.path) if recursive else files.listing(root, folder.path))
+        mask_stems = masks_beside_images(file.path.rpartition(".")[0] for file in inside if is_image_name(file.path))
+        for file in inside:
             if file.is_folder:
                 if file.problem:
                     raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
-                nested = "in a folder inside a class folder; it is not used"
-                refused += [refuse(deeper, deeper.problem or nested) for deeper in files.walk(root, file.path)]
+                refused += [refuse(deeper, deeper.problem or NESTED) for deeper in files.walk(root, file.path)]
+            elif mask_stems and is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems:
+                masks.append(files.readable(file.path))
             elif file.problem:
                 refused.append(refuse(file))
             else:
                 entries.append(Entry(file.path, file.size, file.changed_ns, label, split=split))
-    return Listing(labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=frozenset(class_names))
+    notes = [f"{len(masks):,} masks beside their images are not used, such as {', '.join(masks[:2])}"] if masks else []
+    return Listing(
+        labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=frozenset(class_names), notes=tuple(notes)
+    )
 
 
-LAYOUT = LayoutSpec(name="class_folders", detect=_detect, list_entries=_list_entries)
+LAYOUT = LayoutSpec(
+    name="class_folders", interpretation="every folder is a class", detect=_detect, list_entries=_list_entries
+)

@@ -121,6 +121,7 @@ def _relative(root: str, path: str) -> str:
 
 LAYOUT = LayoutSpec(
     name="manifest",
+    interpretation="a table lists the images",
     detect=_detect,
     list_entries=_list_entries,
     unsupported_options={"metadata_csv": "The manifest itself has the slice columns. Remove it."},

@@ -1,15 +1,20 @@
-"""Images and masks in two folders: `images/a.jpg` belongs to `masks/a.png`; split folders may be above or inside."""
+"""Images and masks in two folders: `images/a.jpg` belongs to `masks/a.png`; split folders may be above or inside.
+
+Both may lie in one folder too, if masks have a suffix: `a.jpg` and `a_mask.png`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, color_tables, files, labels
 from components.image_example_gen.errors import DatasetError, LayoutError
-from components.image_example_gen.layouts import _metadata
+from components.image_example_gen.layouts import _metadata, _pairs
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse, refuse_images
-from components.image_example_gen.layouts._folder import Folder, split_named
+from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+from components.image_example_gen.layouts._pairs import FolderPair
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module import features
 from trainer_module.locations import join
@@ -17,39 +22,113 @@ from trainer_module.locations import join
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
 
+# The names that the documentation uses, and generated datasets have; `_pairs` has the others.
 IMAGES_FOLDER, MASKS_FOLDER = "images", "masks"
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
-    del options
-    names = folder.names_in_splits | set(folder.subfolders)
-    supporting = [f"a folder `{name}`" for name in (IMAGES_FOLDER, MASKS_FOLDER) if name in names]
-    missing = [f"no folder `{name}`" for name in (IMAGES_FOLDER, MASKS_FOLDER) if name not in names]
-    confidence = Confidence.NONE if missing else Confidence.FOLDER_COMBINATION
-    return Evidence("mask_pairs", confidence, tuple(supporting), tuple(missing))
+    if options.images_folder and options.masks_folder:
+        configured = f"data.images_folder = {options.images_folder}, data.masks_folder = {options.masks_folder}"
+        return Evidence("mask_pairs", Confidence.CONFIGURED, (configured,))
+    if pairs := _pairs.named_pairs(folder):
+        shown = [f"folders `{pair.images}` and `{pair.masks}`" for pair in pairs]
+        return Evidence("mask_pairs", Confidence.FOLDER_COMBINATION, tuple(shown))
+    pairs, observation = _pairs.pairs_by_suffix(folder)
+    if pairs:
+        # Images and masks in several folders that may be classes are ambiguous.
+        is_clear = pairs[0].split or len(folder.subfolders) < 2 or not folder.subfolders
+        confidence = Confidence.FOLDER_COMBINATION if is_clear else Confidence.FALLBACK
+        return Evidence("mask_pairs", confidence, (observation,))
+    if shared := _pairs.shared_names(folder):
+        confidence = Confidence.FOLDER_NAME if shared.in_splits else Confidence.FALLBACK
+        settings = (
+            f"--set data.images_folder={shlex.quote(shared.images)} --set data.masks_folder={shlex.quote(shared.masks)}"
+        )
+        return Evidence("mask_pairs", confidence, (shared.observation,), settings=settings)
+    names = sorted(folder.names_in_splits | set(folder.subfolders))
+    supporting = tuple(f"a folder `{name}`" for name in names if _pairs.role_of(name))
+    roles = {_pairs.role_of(name) for name in names}
+    missing = [f"no folder `{name}`" for name in (IMAGES_FOLDER, MASKS_FOLDER) if name not in roles]
+    against = tuple(missing) or ("no two of them belong together",)
+    return Evidence("mask_pairs", Confidence.NONE, supporting, against)
+
+
+def _folder_pairs(folder: Folder, options: DataOptions) -> list[FolderPair]:
+    """Returns the folders of images and masks.
+
+    Raises:
+      LayoutError: If there are none.
+    """
+    images, masks = options.images_folder, options.masks_folder
+    if not images or not masks:
+        if pairs := _pairs.named_pairs(folder) or _pairs.pairs_by_suffix(folder)[0]:
+            return pairs
+        raise LayoutError(
+            f"{folder.root} has no folders of images and masks with common names, such as {IMAGES_FOLDER} and "
+            f"{MASKS_FOLDER}. Set data.images_folder and data.masks_folder."
+        )
+    if all(files.is_folder(join(folder.root, path)) for path in (images, masks)):
+        return [FolderPair(images, masks)]
+    pairs = [
+        FolderPair(f"{parent}/{images}", f"{parent}/{masks}", split_named(parent))
+        for parent in folder.split_folders
+        if all(files.is_folder(join(folder.root, f"{parent}/{path}")) for path in (images, masks))
+    ]
+    if not pairs:
+        known = ", ".join(map(files.readable, folder.subfolders[:10])) or "none"
+        raise LayoutError(
+            f"data.images_folder = {images} and data.masks_folder = {masks} are not both folders in {folder.root}, nor "
+            f"in one of its split folders. Folders: {known}."
+        )
+    return pairs
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    split_of = folder.split_of()
-    if split_of and {IMAGES_FOLDER, MASKS_FOLDER} & set(folder.subfolders):
-        raise LayoutError(
-            f"{folder.root} has {IMAGES_FOLDER} and {MASKS_FOLDER} both beside and inside of {', '.join(split_of)}. "
-            "Keep one arrangement."
-        )
-    for name in folder.subfolders:
-        if name not in {IMAGES_FOLDER, MASKS_FOLDER, *split_of}:
-            raise LayoutError(
-                f"{join(folder.root, files.readable(name))}: expected {IMAGES_FOLDER} and {MASKS_FOLDER}, or split "
-                "folders with these inside. Move it elsewhere."
-            )
+    pairs = _folder_pairs(folder, options)
+    notes = _check_other_folders(folder, pairs)
+    beside = "not inside the folder of images; it is not used"
+    refused = [] if any(not pair.images for pair in pairs) else refuse_images(folder.files, beside)
     entries: list[Entry] = []
-    refused = refuse_images(folder.files, f"not inside {IMAGES_FOLDER}; it is not used")
-    for split_folder in split_of or ("",):
-        paired, unpaired = _pair(folder.root, split_folder)
+    for pair in pairs:
+        paired, unpaired = _pair(folder.root, pair)
         entries += paired
         refused += unpaired
-    listing = Listing(labels.MASK_LABEL, tuple(entries), tuple(refused), class_list=classes_of_masks(folder, options))
+    listing = Listing(
+        labels.MASK_LABEL,
+        tuple(entries),
+        tuple(refused),
+        class_list=classes_of_masks(folder, options),
+        notes=tuple(notes),
+    )
     return _metadata.join(listing, folder, options)
+
+
+def _check_other_folders(folder: Folder, pairs: Sequence[FolderPair]) -> list[str]:
+    """Returns a note about folders without images, which are not read.
+
+    Raises:
+      LayoutError: If other folders contain images: they would be ignored.
+    """
+    folder.split_of()
+    used = {path.partition("/")[0] for pair in pairs for path in (pair.images, pair.masks)}
+    if "" in used:
+        return []
+    others = [name for name in folder.subfolders if name not in used]
+    shown = " and ".join(dict.fromkeys((pairs[0].images, pairs[0].masks)))
+    beside = [name for name in others if split_named(name) and not pairs[0].split]
+    if beside:
+        raise LayoutError(
+            f"{folder.root} has {shown} and also {', '.join(beside)}: images and masks are both beside and inside of "
+            f"{', '.join(beside)}. Keep one arrangement."
+        )
+    for name in others:
+        # Pascal VOC's masks of instances are no class ids.
+        if folder.stems(name) and name.lower() != "segmentationobject":
+            raise LayoutError(
+                f"{join(folder.root, files.readable(name))}: expected {shown}, or split folders with these inside. "
+                "Move it elsewhere."
+            )
+    return [f"not read: the folders {', '.join(map(files.readable, others))}"] if others else []
 
 
 def classes_of_masks(folder: Folder, options: DataOptions) -> class_list.ClassList:
@@ -92,46 +171,72 @@ def _colors_of(location: str, classes: tuple[str, ...]) -> class_list.ClassList:
     return listed
 
 
-def _pair(root: str, split_folder: str) -> tuple[list[Entry], list[RefusedFile]]:
-    """Pairs the images and masks of one split folder, or of the data folder if the name is empty."""
-    images_folder, masks_folder = (
-        f"{split_folder}/{name}" if split_folder else name for name in (IMAGES_FOLDER, MASKS_FOLDER)
-    )
-    mask_of, entries, refused = _by_stem(_walk(root, masks_folder), masks_folder), list[Entry](), list[RefusedFile]()
-    for image in _walk(root, images_folder):
-        stem = _stem(image.path, images_folder)
-        mask = mask_of.pop(stem, None)
+def _pair(root: str, pair: FolderPair) -> tuple[list[Entry], list[RefusedFile]]:
+    """Pairs the files of two folders by the stems of their paths, then by stems without words such as `mask`."""
+    images, masks = list(_walk(root, pair.images)), list[files.File]()
+    if pair.images == pair.masks:
+        images = [file for file in images if is_image_name(file.path)]
+        mask_stems = _pairs.masks_beside_images(_stem(file.path, pair.images) for file in images)
+        masks = [file for file in images if _stem(file.path, pair.images) in mask_stems]
+        images = [file for file in images if _stem(file.path, pair.images) not in mask_stems]
+    else:
+        masks = list(_walk(root, pair.masks))
+    stems = [_stem(image.path, pair.images) for image in images]
+    mask_of = _by_key((_key(_stem(mask.path, pair.masks)), mask) for mask in masks)
+    exact = set(map(_key, stems)) & mask_of.keys()
+    others = ((_pairs.without_role(key, "masks"), mask) for key, mask in mask_of.items() if key not in exact)
+    mask_by_name, mask_of = _by_key(others), {key: mask_of[key] for key in exact}
+    entries, refused = list[Entry](), list[RefusedFile]()
+    for stem, image in zip(stems, images, strict=True):
+        key = _key(stem)
+        mask = (
+            mask_of.pop(key, None) or _pop(mask_by_name, key) or _pop(mask_by_name, _pairs.without_role(key, "images"))
+        )
         if mask is None:
-            refused.append(refuse(image, f"no mask: {masks_folder}/{stem}.png does not exist"))
+            refused.append(refuse(image, f"no mask: {join(pair.masks, stem)}.png does not exist"))
         elif mask.problem:
             refused.append(refuse(image, f"unusable mask: {mask.path}: {mask.problem}"))
         elif image.problem:
             refused.append(refuse(image))
         else:
-            first_folder = stem.partition("/")[0] if "/" in stem else ""
             label_file = LabelFile(features.MASK_ENCODED, mask.path, mask.size, mask.changed_ns)
-            split = split_named(split_folder or first_folder)
+            split = pair.split or (split_named(stem.partition("/")[0]) if "/" in stem else "")
             entries.append(Entry(image.path, image.size, image.changed_ns, label_files=(label_file,), split=split))
-    return entries, refused + [refuse(mask, "a mask without an image") for mask in mask_of.values()]
+    unused = (*mask_of.values(), *mask_by_name.values())
+    return entries, refused + [refuse(mask, "a mask without an image") for mask in unused]
+
+
+def _pop(masks: dict[str, files.File], key: str) -> files.File | None:
+    return masks.pop(key, None)
 
 
 def _walk(root: str, folder: str) -> Iterable[files.File]:
     return files.walk(root, folder) if files.is_folder(join(root, folder)) else ()
 
 
-def _by_stem(masks: Iterable[files.File], folder: str) -> dict[str, files.File]:
-    by_stem: dict[str, files.File] = {}
-    for mask in masks:
-        stem = _stem(mask.path, folder)
-        rival = by_stem.get(stem)
-        by_stem[stem] = mask._replace(problem=f"{rival.path} belongs to the same image") if rival else mask
-    return by_stem
+def _by_key(masks: Iterable[tuple[str, files.File]]) -> dict[str, files.File]:
+    by_key: dict[str, files.File] = {}
+    for key, mask in masks:
+        rival = by_key.get(key)
+        by_key[key] = mask._replace(problem=f"{rival.path} belongs to the same image") if rival else mask
+    return by_key
+
+
+def _key(stem: str) -> str:
+    """Returns a stem whose first folder, if that is a split, has the split's usual name: `Train/a` → `train/a`."""
+    first, slash, rest = stem.partition("/")
+    return f"{split_named(first)}/{rest}" if slash and split_named(first) else stem
 
 
 def _stem(path: str, folder: str) -> str:
-    below = path.removeprefix(f"{folder}/")
+    below = path.removeprefix(f"{folder}/") if folder else path
     stem, dot, suffix = below.rpartition(".")
     return stem if dot and "/" not in suffix else below
 
 
-LAYOUT = LayoutSpec(name="mask_pairs", detect=_detect, list_entries=_list_entries)
+LAYOUT = LayoutSpec(
+    name="mask_pairs",
+    interpretation="the files of one folder are masks of the images in the other",
+    detect=_detect,
+    list_entries=_list_entries,
+)

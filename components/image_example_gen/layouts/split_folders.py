@@ -50,7 +50,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         )
     listings = []
     for name, split in split_of.items():
-        listing = list_classes(folder.root, files.listing(folder.root, name), split)
+        listing = list_classes(folder.root, files.listing(folder.root, name), split, recursive=options.recursive)
         if not listing.class_names:
             raise LayoutError(f"{join(folder.root, name)} has no class folders. Add them, or remove this split folder.")
         listings.append(listing)
@@ -59,4 +59,9 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     return _metadata.join(whole, folder, options)
 
 
-LAYOUT = LayoutSpec(name="split_folders", detect=_detect, list_entries=_list_entries)
+LAYOUT = LayoutSpec(
+    name="split_folders",
+    interpretation="every folder in a split folder is a class",
+    detect=_detect,
+    list_entries=_list_entries,
+)

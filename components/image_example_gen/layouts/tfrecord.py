@@ -154,6 +154,7 @@ def _problem(keys: Iterable[str], class_name: str, options: ExampleGenOptions) -
 
 LAYOUT = LayoutSpec(
     name="tfrecord",
+    interpretation="TFRecord files contain the images",
     detect=_detect,
     list_entries=_list_entries,
     read=_read,
