@@ -228,7 +228,7 @@ def running_server() -> Callable[..., AbstractContextManager[Any]]:
 
 @pytest.fixture
 def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A new metric of classification: one more entry, whose range is not [0, 1]. The task has no plots meanwhile."""
+    """A new metric of classification: one more entry, whose range is not [0, 1]. The task has details, and no plots."""
     import dataclasses
 
     from trainer_module.evaluation.spec import MetricSpec
@@ -253,6 +253,7 @@ def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
     extended = dataclasses.replace(
         evaluation,
         metrics=lambda top_k: (*evaluation.metrics(top_k), metric),
+        details=lambda summary: {"support": np.column_stack([summary.matrix.support, summary.matrix.support * np.nan])},
         confusion_matrix=None,
         reliability=None,
     )

@@ -56,6 +56,7 @@ class SliceMetrics(StoredPart):
       confusion_matrix: Counts by [actual class id][predicted class id], with boxes also of the background, whose id
         follows those of the classes; of `all` only, since for a thousand classes it has a million numbers.
       reliability: Accuracy by confidence; empty where the task has no such curve.
+      details: Name → numbers by class id, further results of the task for the report; of `all` only.
       intervals: Overall metric → confidence interval, if configured.
       class_intervals: Class → metric → confidence interval, if configured.
     """
@@ -68,6 +69,7 @@ class SliceMetrics(StoredPart):
     class_metrics: dict[str, dict[str, Value]] = Field(default={})
     confusion_matrix: list[list[int]] = Field(default=[])
     reliability: tuple[ReliabilityBin, ...] = ()
+    details: dict[str, list[list[Value]]] = Field(default={})
     intervals: dict[str, ConfidenceInterval] = Field(default={})
     class_intervals: dict[str, dict[str, ConfidenceInterval]] = Field(default={})
 

@@ -16,6 +16,7 @@ from trainer_module.evaluation.spec import Accumulator, Evaluation, Parameters
 
 SUPPORT = "support"  # stored like a metric of each class
 EVIDENCE = "evidence"  # stored like a metric: JSON, name → counts
+DETAILS = "details"  # the same: JSON, name → numbers of every class
 
 # TFMA stores the plots of a slice under these names, each with its own message type.
 _CONFUSION, _RELIABILITY = confusion_matrix_plot.CONFUSION_MATRIX_PLOT_NAME, calibration_plot.CALIBRATION_PLOT_NAME
@@ -135,6 +136,9 @@ def _derived_metrics(
             computed |= zip(metric_keys, map(float, np.atleast_1d(metric.compute(summary))), strict=True)
         evidence = {name: counts.tolist() for name, counts in evaluation.evidence(summary).items()}
         computed |= dict.fromkeys(keys_of(EVIDENCE, False), json.dumps(evidence))
+        if evaluation.details:
+            details = {name: numbers.tolist() for name, numbers in evaluation.details(summary).items()}
+            computed |= dict.fromkeys(keys_of(DETAILS, False), json.dumps(details))
         return computed | dict(zip(keys_of(SUPPORT, True), map(float, evaluation.support(summary)), strict=True))
 
     keys = [
@@ -143,6 +147,8 @@ def _derived_metrics(
         for key in keys_of(metric.name, metric.scope == "per_class")
     ]
     keys += [*keys_of(SUPPORT, True), *keys_of(EVIDENCE, False), *map(plot_key, _plots(evaluation))]
+    if evaluation.details:
+        keys += keys_of(DETAILS, False)
     return metric_types.DerivedMetricComputation(keys=keys, result=result)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 
 from components.evaluator.artifact import ALL, ConfidenceInterval, EvaluationResult, ReliabilityBin, SliceMetrics
-from components.evaluator.metrics import EVIDENCE, SUPPORT
+from components.evaluator.metrics import DETAILS, EVIDENCE, SUPPORT
 from components.evaluator.options import slice_name
 from trainer_module import features, tasks
 from trainer_module.evaluation.baselines import Evidence
@@ -70,8 +70,13 @@ def read_evidence(evaluation_uri: str, *, has_baseline: bool) -> Evidence:
     """
     loaded = tfma.load_eval_result(evaluation_uri, model_name=tfma.CANDIDATE_KEY if has_baseline else None)
     (overall,) = (_only_output(outputs)[""] for key, outputs in loaded.slicing_metrics if not key)
-    stored = json.loads(base64.b64decode(overall[EVIDENCE]["bytesValue"]))
-    return {name: np.array(counts, np.int64) for name, counts in stored.items()}
+    return {name: np.array(counts, np.int64) for name, counts in _arrays(overall, EVIDENCE).items()}
+
+
+def _arrays(values: dict[str, _TfmaValue], key: str) -> dict[str, Any]:
+    """Reads the lists of numbers that a metric contains as JSON; none if there is no such metric."""
+    stored: dict[str, Any] = json.loads(base64.b64decode(values[key]["bytesValue"])) if key in values else {}
+    return stored
 
 
 def _only_output(by_output: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -102,6 +107,7 @@ def _slice_metrics(
         class_metrics={name: _numbers(values, class_metrics) for name, values in by_class.items()},
         confusion_matrix=[] if parts else _confusion_matrix(plots, matrix_size),
         reliability=_reliability(plots),
+        details={} if parts else _arrays(overall, DETAILS),
         intervals=_intervals(overall, overall_metrics),
         class_intervals={name: intervals for name, intervals in class_intervals.items() if intervals},
     )

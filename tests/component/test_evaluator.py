@@ -280,6 +280,9 @@ def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
         inside = chosen(slice_.name, examples)
         by_slice = sklearn.metrics.cohen_kappa_score(labels[inside], guesses[inside])
         assert slice_.value(kappa.name) == pytest.approx(by_slice, abs=1e-9)
+    counts = [[support, None] for support in evaluation.overall.support.values()]
+    assert json.loads(evaluation.model_dump_json())["candidate"][0]["details"] == {"support": counts}
+    assert not any(slice_.details for slice_ in evaluation.candidate[1:])
     low, high = evaluation.overall.intervals[kappa.name]
     assert -1.0 <= low <= expected <= high <= 1.0
     # The artifact describes the metric.

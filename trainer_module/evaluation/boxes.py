@@ -40,6 +40,7 @@ FEW_DETECTIONS = (1, 10)
 # Annotations have whole pixels or few decimals, and 32-bit shares of the image represent them only nearly: without
 # rounding, an area of 32² pixels would not be on the bound of two ranges.
 _PIXEL_FRACTION = 1024.0
+_DECIMALS = 4  # of the stored curves
 # Images that are collected before they are counted.
 _MAX_PENDING = 256
 
@@ -330,6 +331,21 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
     )
 
 
+def _details(summary: DetectionSummary) -> dict[str, np.ndarray]:
+    """Returns the precision-recall curves and the errors of every class.
+
+    Returns:
+      precision_by_recall [C, 101], the interpolated precision at IoU 0.5 and the recalls 0, 0.01, …, 1;
+      score_by_recall [C, 101], the score at which the recall is reached; errors [C, 6], their numbers by type
+      (`ERROR_TYPES`).
+    """
+    return {
+        "precision_by_recall": np.stack([curve.precision for curve in summary.curves]).round(_DECIMALS),
+        "score_by_recall": np.stack([curve.scores for curve in summary.curves]).astype(np.float64).round(_DECIMALS),
+        "errors": summary.errors,
+    }
+
+
 # === Metrics ===
 
 NO_OBJECTS = "there are no objects that count"
@@ -560,4 +576,5 @@ EVALUATION = Evaluation(
     constant_baselines=box_baselines.CONSTANT_BASELINES,
     confusion_matrix=lambda summary: summary.confusion,
     has_background=True,
+    details=_details,
 )

@@ -192,6 +192,8 @@ class Evaluation:
         prediction.
       reliability: Summary → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
         bin of confidence, of equal width; None if there is no such curve.
+      details: Summary → further arrays for the report, name → [num_classes, n]; NaN where they are undefined. Stored
+        for all examples, not for slices. None if there are none.
     """
 
     metrics: Callable[[int], tuple[MetricSpec, ...]]
@@ -205,3 +207,4 @@ class Evaluation:
     confusion_matrix: Callable[[Any], np.ndarray] | None = None
     has_background: bool = False
     reliability: Callable[[Any], np.ndarray] | None = None
+    details: Callable[[Any], Mapping[str, np.ndarray]] | None = None
