@@ -22,10 +22,11 @@ _VERDICTS = ("model_blessing", "infra_blessing", "explanations")
 
 
 class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
-    """Selects the newest other model with the same classes that every gate has blessed and that was not rolled back.
+    """Selects the newest other model that every gate has blessed and that was not rolled back.
 
     TFX's own strategy selects the newest blessed model. That can be the candidate itself, which a later run would
-    compare with itself, or a model that was too slow or too large to be served, or one that was rolled back.
+    compare with itself, or a model that was too slow or too large to be served, or one that was rolled back. Evaluator
+    compares models with different class lists on the classes that both have.
     """
 
     def resolve_artifacts(self, store: mlmd.MetadataStore, input_dict: Artifacts) -> Artifacts:
@@ -36,12 +37,11 @@ class LatestBlessedOtherModelStrategy(resolver.ResolverStrategy):
         """
         withdrawn = _withdrawn_models(store)
         (candidate,) = input_dict["candidate"]
-        labels = read_labels(candidate)
         passed = {key: _by_model(input_dict[key]) for key in _VERDICTS}
         chosen: Artifacts = {key: [] for key in ("model", *_VERDICTS)}
         for model in sorted(input_dict["model"], key=lambda model: model.id, reverse=True):
             by_all = model.id not in withdrawn and all(model.id in by_model for by_model in passed.values())
-            if by_all and model.id != candidate.id and read_labels(model) == labels:
+            if by_all and model.id != candidate.id and read_labels(model) is not None:
                 chosen = {"model": [model]} | {key: [by_model[model.id]] for key, by_model in passed.items()}
                 break
         return {**chosen, "candidate": [candidate]}

@@ -60,8 +60,7 @@ class ServedModel(base_component.BaseComponent):
     """Finds the baseline model in the folder that Pusher pushes to.
 
     Outputs:
-      model: A copy of the newest other version with the same classes; without one, an artifact with the property
-        `absent`.
+      model: A copy of the newest other version; without one, an artifact with the property `absent`.
     """
 
     SPEC_CLASS = ServedModelSpec

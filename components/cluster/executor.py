@@ -89,7 +89,7 @@ class PreviousSpan(PlainExecutor):
 
 
 class ServedModel(PlainExecutor):
-    """Finds the newest served version with the same classes that is not the candidate itself.
+    """Finds the newest served version that is not the candidate itself.
 
     Every gate has blessed what is served. If a version was rolled back, the one before it is the baseline.
     """
@@ -100,15 +100,14 @@ class ServedModel(PlainExecutor):
         Without such a version the output gets the property `absent`.
         """
         candidate = inputs["candidate"].path / _EXPORT_FOLDER
-        labels = _labels(candidate)
         output = outputs["model"]
         for version in model_versions.list_versions(parameters["model_base_path"]).served:
             path = Path(parameters["model_base_path"]) / str(version)
-            if _labels(path) == labels and not _same_files(candidate, path):
+            if (path / features.LABELS_FILE).is_file() and not _same_files(candidate, path):
                 shutil.copytree(path, output.path / _EXPORT_FOLDER)
                 output.properties["version"] = str(version)
                 return
-        _mark_absent(output, f"No other model with these classes is served from {parameters['model_base_path']}.")
+        _mark_absent(output, f"No other model is served from {parameters['model_base_path']}.")
 
 
 # --- Gates ------------------------------------------------------------------------------------------------------
@@ -199,11 +198,6 @@ def _mark_absent(output: Artifact, reason: str) -> None:
     # An object store does not store an empty folder.
     (output.path / "absent.txt").write_text(reason + "\n")
     print(reason)
-
-
-def _labels(export: Path) -> str | None:
-    path = export / features.LABELS_FILE
-    return path.read_text() if path.is_file() else None
 
 
 def _same_files(one: Path, other: Path) -> bool:

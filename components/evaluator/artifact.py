@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -13,6 +13,15 @@ from trainer_module import tasks
 from trainer_module.evaluation.spec import IMAGES, MetricSpec, Scope, in_scope
 
 ALL = "all"  # the slice of all examples
+
+_MOST_NAMES = 10  # names that a sentence lists
+
+
+def listed(names: Sequence[str]) -> str:
+    """Joins the first names, quoted, and the number of the others."""
+    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
+    return shown + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
+
 
 # An undefined value, such as the recall of a class without examples, is NaN here and null in JSON.
 Value = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -89,6 +98,31 @@ class SliceMetrics(StoredPart):
         return values.get(metric, math.nan)
 
 
+class SharedClasses(StoredPart):
+    """The comparison with a blessed model that has a different list of classes: on those that both have.
+
+    Attributes:
+      classes: The shared classes, in the order of the new model.
+      added: Classes that only the new model has.
+      removed: Classes that only the last blessed model has.
+      candidate: Values of the new model on the shared classes, as in `EvaluationResult`.
+    """
+
+    classes: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    candidate: tuple[SliceMetrics, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in one sentence."""
+        differences = [
+            f"{word}: {listed(names)}" for word, names in (("added", self.added), ("removed", self.removed)) if names
+        ]
+        reason = "; ".join(differences) or "their order differs"
+        return f"Compared with the last blessed model on the {len(self.classes):,} classes that both have ({reason})."
+
+
 class EvaluationResult(Stored):
     """All values of one evaluation, with the description of the metrics.
 
@@ -100,6 +134,8 @@ class EvaluationResult(Stored):
       metrics: Descriptions of all metrics, in the order in which they are shown.
       candidate: Values of the new model: all examples first, then slice by slice.
       baseline: The same of the last blessed model; None if there was none.
+      shared: The classes that `baseline` is restricted to, and the new model's values on them; None if both models have
+        the same list of classes.
     """
 
     FILE: ClassVar[str] = "evaluation.json"
@@ -112,6 +148,7 @@ class EvaluationResult(Stored):
     metrics: tuple[MetricSpec, ...]
     candidate: tuple[SliceMetrics, ...] = Field(min_length=1)
     baseline: tuple[SliceMetrics, ...] | None = None
+    shared: SharedClasses | None = None
 
     @field_validator("task")
     @classmethod
@@ -136,6 +173,33 @@ class EvaluationResult(Stored):
     def baseline_overall(self) -> SliceMetrics | None:
         """The last blessed model's values over all examples; None if there was none."""
         return self.baseline[0] if self.baseline else None
+
+    def with_shared_classes(
+        self, shared: EvaluationResult, added: tuple[str, ...], removed: tuple[str, ...]
+    ) -> EvaluationResult:
+        """Adds the comparison with a model that has a different class list.
+
+        Args:
+          shared: Values of both models on the shared classes.
+          added: Classes that only the new model has.
+          removed: Classes that only the last blessed model has.
+        """
+
+        def counted(rows: Iterable[SliceMetrics]) -> tuple[SliceMetrics, ...]:
+            # TFMA has also counted the examples of other classes.
+            return tuple(
+                row.model_copy(update={"examples": min(row.examples, sum(row.support.values()))}) for row in rows
+            )
+
+        comparison = SharedClasses(
+            classes=shared.classes, added=added, removed=removed, candidate=counted(shared.candidate)
+        )
+        return self.model_copy(update={"baseline": counted(shared.baseline or ()), "shared": comparison})
+
+    @property
+    def compared(self) -> tuple[SliceMetrics, ...]:
+        """The new model's values that are compared with the baseline: on the shared classes."""
+        return self.shared.candidate if self.shared else self.candidate
 
     @property
     def overall_metrics(self) -> tuple[MetricSpec, ...]:
@@ -242,6 +306,8 @@ class GateReport(Stored):
 
     Attributes:
       has_baseline: Whether there was a blessed model to compare with.
+      comparison: How the model was compared with the last blessed one, if their lists of classes differ, in one
+        sentence.
       results: The default rules first, then every value that has a configured bound.
       warnings: Bounds that a model can reach which has learned nothing, one sentence each.
     """
@@ -250,6 +316,7 @@ class GateReport(Stored):
 
     format: Literal[1] = 1
     has_baseline: bool
+    comparison: str = ""
     results: tuple[GateResult, ...]
     warnings: tuple[str, ...] = ()
 

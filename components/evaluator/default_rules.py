@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluator.artifact import ALL, EvaluationResult, GateResult
+from components.evaluator.artifact import ALL, EvaluationResult, GateResult, listed
 from trainer_module import tasks
 from trainer_module.evaluation.baselines import CORRECT, LEVEL, OCCURRING, PREDICTED, Evidence
 from trainer_module.evaluation.spec import IMAGES
@@ -23,8 +23,6 @@ _CLASS_RULES = {
     CLASSES_PREDICTED: "Every class of the evaluated split is predicted at least once.",
     CLASSES_CORRECT: "Every class of the evaluated split is predicted correctly at least once.",
 }
-
-_MOST_NAMES = 10  # classes that a sentence lists
 
 
 def descriptions(task: str) -> dict[str, str]:
@@ -183,7 +181,5 @@ def _log_binomial(total: int, chosen: int) -> float:
 
 
 def _with_verb(names: Sequence[str]) -> str:
-    """The first names, the number of the others, and the verb: "`cat` has", "`cat`, `dog` have"."""
-    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return f"{shown}{more} {'has' if len(names) == 1 else 'have'}"
+    """The names and the verb: "`cat` has", "`cat`, `dog` have"."""
+    return f"{listed(names)} {'has' if len(names) == 1 else 'have'}"

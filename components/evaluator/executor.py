@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any
 
+import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
@@ -17,9 +18,13 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.artifacts import Artifacts
-from components.evaluator import default_rules, gates, measurement, tfma_results
+from components.evaluator import baseline_model, default_rules, gates, measurement, tfma_results
+from components.evaluator.artifact import EvaluationResult
+from components.evaluator.class_lists import eval_config_of_shared_classes
 from components.evaluator.options import EvaluationOptions
 from trainer_module import features, tasks
+
+_SHARED_FOLDER = "shared_classes"  # TFMA's files of the comparison with a model that has a different class list
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -39,44 +44,56 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         task, split = exec_properties["task"], exec_properties["split"]
         evaluation_uri = artifact_utils.get_single_uri(output_dict["evaluation"])
         model = artifact_utils.get_single_instance(input_dict["model"])
-        baseline = (input_dict.get("baseline_model") or [None])[0]
+        blessed_model = (input_dict.get("baseline_model") or [None])[0]
+        model_path = path_utils.serving_model_path(model.uri)
+        classes = tuple(json.loads(exec_properties["classes"]))
+        baseline = baseline_model.read(
+            model_path, path_utils.serving_model_path(blessed_model.uri) if blessed_model else None, classes
+        )
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], split)
         schema_path = io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
-        with self._make_beam_pipeline() as pipeline:
-            measurement.measure(
-                pipeline,
-                examples_pattern=io_utils.all_files_pattern(split_uri),
-                schema=io_utils.SchemaReader().read(schema_path),
-                eval_config=json_format.Parse(exec_properties["eval_config"], config_pb2.EvalConfig()),
-                model_path=path_utils.serving_model_path(model.uri),
-                baseline_path=baseline and path_utils.serving_model_path(baseline.uri),
-                output_path=evaluation_uri,
-                batch_size=exec_properties["batch_size"],
-                label_groups=options.label_groups,
-                class_features=tasks.get(task).class_features,
+
+        def evaluate(uri: str, eval_config: str, evaluated: tuple[str, ...], with_baseline: bool) -> EvaluationResult:
+            with self._make_beam_pipeline() as pipeline:
+                measurement.measure(
+                    pipeline,
+                    examples_pattern=io_utils.all_files_pattern(split_uri),
+                    schema=io_utils.SchemaReader().read(schema_path),
+                    eval_config=json_format.Parse(eval_config, config_pb2.EvalConfig()),
+                    model_path=model_path,
+                    baseline_path=baseline.path if with_baseline else None,
+                    output_path=uri,
+                    batch_size=exec_properties["batch_size"],
+                    label_groups=options.label_groups,
+                    class_features=tasks.get(task).class_features,
+                )
+            return tfma_results.read(
+                uri, task=task, split=split, classes=evaluated, top_k=options.top_k, has_baseline=with_baseline
             )
-        evaluation = tfma_results.read(
-            evaluation_uri,
-            task=task,
-            split=split,
-            classes=tuple(json.loads(exec_properties["classes"])),
-            top_k=options.top_k,
-            has_baseline=baseline is not None,
-        )
+
+        evaluation = evaluate(evaluation_uri, exec_properties["eval_config"], classes, baseline.has_same_classes)
+        if baseline.shares_classes and baseline.lists is not None:
+            lists = baseline.lists
+            config = eval_config_of_shared_classes(
+                exec_properties["eval_config"], lists, tfma.CANDIDATE_KEY, tfma.BASELINE_KEY
+            )
+            shared = evaluate(os.path.join(evaluation_uri, _SHARED_FOLDER), config, lists.shared, True)
+            evaluation = evaluation.with_shared_classes(shared, lists.added, lists.removed)
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         train_counts = default_rules.class_counts(
             stats_artifact_utils.load_statistics(statistics, features.TRAIN).proto(), tasks.get(task).class_features
         )
-        evidence = tfma_results.read_evidence(evaluation_uri, has_baseline=baseline is not None)
+        evidence = tfma_results.read_evidence(evaluation_uri, has_baseline=baseline.has_same_classes)
         rules = default_rules.apply_rules(evaluation, evidence, train_counts, options.disabled_rules)
-        report = gates.apply_gates(evaluation, options, rules)
+        report = gates.apply_gates(evaluation, options, rules, baseline.not_comparable)
         evaluation.write(evaluation_uri)
         report.write(evaluation_uri)
         for failure in report.failures:
             logging.error("%s: %s %s", failure.source, failure.subject, failure.detail)
         for warning in report.warnings:
             logging.warning("%s", warning)
-        _write_blessing(artifact_utils.get_single_instance(output_dict["blessing"]), report.blessed, model, baseline)
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        _write_blessing(blessing, report.blessed, model, blessed_model if baseline.path else None)
 
 
 def _write_blessing(

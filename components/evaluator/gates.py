@@ -15,7 +15,10 @@ _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
 
 
 def apply_gates(
-    evaluation: EvaluationResult, options: EvaluationOptions, rules: Iterable[GateResult] = ()
+    evaluation: EvaluationResult,
+    options: EvaluationOptions,
+    rules: Iterable[GateResult] = (),
+    not_comparable: str = "",
 ) -> GateReport:
     """Compares every value that has a bound.
 
@@ -26,6 +29,7 @@ def apply_gates(
       evaluation: Values of the new model and of the last blessed one, if there is one.
       options: From `EvaluationOptions.with_task_defaults`.
       rules: Results of the default rules (`default_rules.apply_rules`).
+      not_comparable: Why there is no baseline although there is a blessed model, in one sentence.
 
     Returns:
       The results: the default rules, then the configured bounds in the order of the settings.
@@ -42,7 +46,12 @@ def apply_gates(
         *gates.class_change_thresholds(),
     )
     warnings = chance.warnings(evaluation, options)
-    return GateReport(has_baseline=evaluation.baseline is not None, results=results, warnings=warnings)
+    return GateReport(
+        has_baseline=evaluation.baseline is not None,
+        comparison=evaluation.shared.sentence if evaluation.shared else not_comparable,
+        results=results,
+        warnings=warnings,
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class _Gates:
 
     def __init__(self, evaluation: EvaluationResult, options: EvaluationOptions) -> None:
         self._overall, *self._slices = evaluation.candidate
-        self._baseline = evaluation.baseline_overall
+        self._baseline, self._compared = evaluation.baseline_overall, evaluation.compared[0]
         self._classes = evaluation.classes
         self._overall_metrics = {metric.name: metric for metric in evaluation.overall_metrics}
         self._class_metrics = {metric.name: metric for metric in evaluation.class_metrics}
@@ -156,18 +165,20 @@ class _Gates:
     def change_thresholds(self) -> Iterator[GateResult]:
         for name, allowed in (self._options.change_thresholds or {}).items():
             yield self._compare_with_baseline(
-                _Subject("change_thresholds", self._overall_metrics[name], self._overall), allowed
+                _Subject("change_thresholds", self._overall_metrics[name], self._compared), allowed
             )
 
     def class_change_thresholds(self) -> Iterator[GateResult]:
         setting = "class_change_thresholds"
         for name, allowed, class_name in bounds_by_class(self._options.class_change_thresholds, self._classes):
-            subject = _Subject(setting, self._class_metrics[name], self._overall, class_name)
+            subject = _Subject(setting, self._class_metrics[name], self._compared, class_name)
             yield self._compare_with_baseline(subject, allowed)
 
     def _compare_with_baseline(self, subject: _Subject, allowed: float) -> GateResult:
         if self._baseline is None:
             return subject.not_compared("there is no earlier blessed model")
+        if subject.class_name is not None and subject.class_name not in self._baseline.class_metrics:
+            return subject.not_compared("the last blessed model does not have the class")
         baseline = self._baseline.value(subject.metric.name, subject.class_name)
         if math.isnan(baseline):
             return subject.not_compared("its value for the last blessed model is undefined")

@@ -12,7 +12,7 @@ from tensorflow_model_analysis.proto import metrics_for_slice_pb2
 from tensorflow_model_analysis.utils import util
 
 from trainer_module import tasks
-from trainer_module.evaluation.spec import Accumulator, Evaluation, Parameters
+from trainer_module.evaluation.spec import Accumulator, Evaluation, Parameters, SharedIds
 
 SUPPORT = "support"  # stored like a metric of each class
 EVIDENCE = "evidence"  # stored like a metric: JSON, name → counts
@@ -32,7 +32,13 @@ class TaskMetrics(tfma.metrics.Metric):
     """
 
     def __init__(
-        self, task: str, num_classes: int, top_k: int, ignore_id: int | None = None, name: str = "task_metrics"
+        self,
+        task: str,
+        num_classes: int,
+        top_k: int,
+        ignore_id: int | None = None,
+        shared: dict[str, dict[str, list[int]]] | None = None,
+        name: str = "task_metrics",
     ) -> None:
         """Constructs the metric.
 
@@ -41,6 +47,7 @@ class TaskMetrics(tfma.metrics.Metric):
           num_classes: Number of classes; ids are 0 to num_classes - 1.
           top_k: The k of the top-k accuracy.
           ignore_id: Label of the pixels that are not evaluated.
+          shared: Name of the model → the fields of `SharedIds`, if only shared classes are evaluated.
           name: Not shown: each metric has its own name.
         """
         super().__init__(
@@ -49,6 +56,7 @@ class TaskMetrics(tfma.metrics.Metric):
             num_classes=num_classes,
             top_k=top_k,
             ignore_id=ignore_id,
+            shared=shared,
             name=name,
         )
 
@@ -58,13 +66,16 @@ def _computations(
     num_classes: int,
     top_k: int,
     ignore_id: int | None,
+    shared: dict[str, dict[str, list[int]]] | None,
     name: str,
     model_name: str = "",
     output_name: str = "",
     **unused: Any,
 ) -> list[Any]:
     del name, output_name, unused
-    evaluation, parameters = tasks.get(task).evaluation, Parameters(num_classes, top_k, ignore_id)
+    ids = {key: tuple(values) for key, values in shared[model_name].items()} if shared else None
+    parameters = Parameters(num_classes, top_k, ignore_id, SharedIds(**ids) if ids else None)
+    evaluation = tasks.get(task).evaluation
     key = metric_types.MetricKey(name="_counts", model_name=model_name)
     counts = metric_types.MetricComputation(
         keys=[key],
@@ -99,7 +110,8 @@ class _Count(beam.CombineFn):
         return self._accumulator(self._parameters)
 
     def add_input(self, accumulator: Accumulator, element: Any) -> Accumulator:
-        accumulator.add(element)
+        if element is not None:
+            accumulator.add(element)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Accumulator]) -> Accumulator:

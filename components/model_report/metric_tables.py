@@ -110,12 +110,13 @@ def column(metric: MetricSpec) -> Column:
 
 def metrics_table(evaluation: EvaluationResult) -> Table:
     """Lists every metric over all examples."""
-    overall, baseline = evaluation.overall, evaluation.baseline_overall
+    overall, baseline, compared = evaluation.overall, evaluation.baseline_overall, evaluation.compared[0]
+    where = ", shared classes" if evaluation.shared else ""
     columns = [Column("Metric"), Column("Value", numeric=True)]
     if overall.intervals:
         columns.append(Column("95 % interval", numeric=True))
     if baseline:
-        columns += [Column("Baseline", numeric=True), Column("Change", numeric=True)]
+        columns += [Column(f"Baseline{where}", numeric=True), Column(f"Change{where}", numeric=True)]
     rows = []
     for metric in evaluation.overall_metrics:
         value = overall.value(metric.name)
@@ -124,7 +125,7 @@ def metrics_table(evaluation: EvaluationResult) -> Table:
             row.append(Cell(interval(overall.intervals.get(metric.name)) or NO_VALUE, tone="soft"))
         if baseline:
             before = baseline.value(metric.name)
-            row += [number(before), _change(metric, value, before)]
+            row += [number(before), _change(metric, compared.value(metric.name), before)]
         rows.append(row)
     return Table(f"All {overall.examples:,} examples of the {evaluation.split} split", columns, rows)
 
@@ -148,6 +149,7 @@ def _name(name: str, gates: Iterable[GateResult]) -> Cell:
 def class_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Table:
     """Lists the metrics of every class, the weakest class first."""
     overall, baseline, main = evaluation.overall, evaluation.baseline_overall, evaluation.main_class_metric
+    compared = evaluation.compared[0]
     metrics = sorted(evaluation.class_metrics, key=lambda metric: not metric.main)
     columns = [Column("Class"), *map(column, metrics)]
     if baseline:
@@ -162,7 +164,7 @@ def class_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Ta
             number(overall.value(metric.name, name), note=interval(intervals.get(metric.name))) for metric in metrics
         ]
         if baseline:
-            row.append(_change(main, overall.value(main.name, name), baseline.value(main.name, name)))
+            row.append(_change(main, compared.value(main.name, name), baseline.value(main.name, name)))
         row.append(count(overall.support.get(name, math.nan)))
         rows.append(row)
     rows, caption = at_most(rows, MAX_CLASSES, "Classes, the weakest first", EvaluationResult.FILE)
@@ -176,6 +178,7 @@ def slice_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Ta
         return None
     main, metrics = evaluation.main_metric, evaluation.slice_columns
     baseline = {values.name: values for values in evaluation.baseline or ()}
+    compared = {values.name: values for values in evaluation.compared}
     columns = [Column("Slice"), *map(column, metrics)]
     columns.append(
         Column("Difference", numeric=True, title=f"Difference of the {main.title} from that of all examples.")
@@ -197,8 +200,11 @@ def slice_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Ta
             Cell(NO_VALUE, tone="soft") if values is overall else Cell(signed(difference), difference, tone="soft")
         )
         if baseline:
-            before = baseline[values.name].value(main.name) if values.name in baseline else math.nan
-            cells.append(_change(main, values.value(main.name), before))
+            value, before = (
+                rows_by_name[values.name].value(main.name) if values.name in rows_by_name else math.nan
+                for rows_by_name in (compared, baseline)
+            )
+            cells.append(_change(main, value, before))
         return [*cells, count(values.examples)]
 
     ordered = sorted(slices, key=lambda values: (*main.worst_first(values.value(main.name)), values.name))

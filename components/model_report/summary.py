@@ -84,8 +84,10 @@ def push_decision(sources: Sources) -> PushDecision:
 
 def _baseline(sources: Sources) -> str:
     if not sources.gates.has_baseline:
-        return "There is no blessed baseline to compare with: only fixed thresholds apply."
+        return sources.gates.comparison or "There is no blessed baseline to compare with: only fixed thresholds apply."
     description = f" ({sources.baseline})" if sources.baseline else ""
+    if sources.gates.comparison:
+        return sources.gates.comparison.replace("last blessed model", f"last blessed model{description}", 1)
     return f"Compared with the last blessed model{description}."
 
 
@@ -93,9 +95,10 @@ def _facts(sources: Sources) -> list[Fact]:
     evaluation = sources.evaluation
     overall, baseline, main = evaluation.overall, evaluation.baseline_overall, evaluation.main_metric
     value = overall.value(main.name)
+    compared = evaluation.compared[0].value(main.name)
     notes = [text for text in (interval(overall.intervals.get(main.name)),) if text]
     if baseline:
-        notes.append(f"{signed(value - baseline.value(main.name))} compared with the baseline")
+        notes.append(f"{signed(compared - baseline.value(main.name))} compared with the baseline")
     facts = [Fact(main.heading, number(value).text, ", ".join(notes), main.description)]
     class_metric = evaluation.main_class_metric
     by_class = {name: overall.value(class_metric.name, name) for name in overall.class_metrics}

@@ -155,6 +155,8 @@ class RunOutput(JsonObject):
     """Verdict of Evaluator."""
     servable: bool | None
     """Verdict of ServingValidator."""
+    comparison: str | None
+    """How the model was compared with the last blessed one if their class lists differ."""
     rules: list[DefaultRule]
     """Default rules of Evaluator, at least one result per rule."""
     warnings: list[str]
@@ -206,6 +208,7 @@ def run_output(outcome: Outcome) -> RunOutput:
             "slices": {entry.name: entry.metrics_and_examples for entry in slices[1:]},
             "blessed": result and result.blessed,
             "servable": result and result.servable,
+            "comparison": (result.gates.comparison or None) if result and result.gates else None,
             "rules": [_rule(gate) for gate in result.gates.rules] if result and result.gates else [],
             "warnings": [
                 *(data.warnings if data else ()),

@@ -232,11 +232,14 @@ def _verdict(console: Console, result: RunResult) -> None:
         print_line(console, f"[bold]{node:<18}[/bold]{text}")
 
     if result.gates is not None:
-        against = (
-            "and compared with the last blessed model" if result.gates.has_baseline else "(no earlier blessed model)"
-        )
+        if result.gates.has_baseline:
+            against = "and compared with the last blessed model"
+        else:
+            against = f"({'not compared with the last' if result.gates.comparison else 'no earlier'} blessed model)"
         word = "[green]blessed[/green]" if result.blessed else "[red]refused[/red]"
         print_verdict("Evaluator", f"{word} by its rules and thresholds {against}")
+        if result.gates.comparison:
+            print_line(console, f"  [yellow]·[/yellow] {escape(result.gates.comparison)}")
         for gate in result.gates.rules:
             mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[yellow]·[/yellow]"}[gate.passed]
             print_line(console, f"  {mark} {escape(f'{gate.name}: {gate.subject} {gate.detail}')}")

@@ -98,9 +98,17 @@ def test_a_first_model_has_no_baseline(model):
     assert resolve([only], [blessing(only, 1)], only) == []
 
 
-def test_a_model_with_other_classes_is_not_the_baseline(model):
-    old, new = model(1, ["a", "b", "c"]), model(2, ["a", "b"])
-    assert resolve([old, new], [blessing(old, 1)], new) == []
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["b", "a"], ["nail", "screw"]])
+def test_a_model_with_other_classes_is_the_baseline(model, labels):
+    # Evaluator compares the shared classes, and reports if there are none.
+    first, old, new = model(1, ["a", "b"]), model(2, labels), model(3, ["a", "b"])
+    assert resolve([first, old, new], [blessing(first, 1), blessing(old, 1)], new) == [old]
+
+
+def test_a_model_whose_export_is_gone_is_no_baseline(model, tmp_path):
+    first, old, new = (model(i, ["a", "b"]) for i in (1, 2, 3))
+    (tmp_path / "2" / "Format-Serving" / features.LABELS_FILE).unlink()
+    assert resolve([first, old, new], [blessing(first, 1), blessing(old, 1)], new) == [first]
 
 
 # --- Spans ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The Evaluator's executor: its values compared with independent implementations, and which models it blesses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def train_statistics(path, classes):
 def evaluate(tiny_model, examples, schema, tmp_path_factory):
     """Runs the executor on temporary artifacts: options, with or without baseline → result, gates, blessing."""
 
-    def run(options, *, baseline=False, slices=SLICES):
+    def run(options, *, baseline=False, slices=SLICES, baseline_classes=None):
         root = tmp_path_factory.mktemp("evaluator")
         options = EvaluationOptions.model_validate(options).with_task_defaults("classification")
         inputs = {"examples": standard_artifacts.Examples(), "model": standard_artifacts.Model()}
@@ -84,6 +85,10 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
             inputs["baseline_model"] = standard_artifacts.Model()
             inputs["baseline_model"].uri = inputs["model"].uri
             inputs["baseline_model"].id = 3
+        if baseline_classes:
+            inputs["baseline_model"].uri = str(root / "baseline")
+            shutil.copytree(tiny_model.serving_dir, root / "baseline" / "Format-Serving")
+            (root / "baseline/Format-Serving" / features.LABELS_FILE).write_text(json.dumps(baseline_classes))
         (root / "schema").mkdir()
         (root / "schema" / "schema.pbtxt").write_text(str(schema))
         (root / "examples" / "Split-test").mkdir(parents=True)
@@ -261,6 +266,42 @@ def test_a_blessing_names_its_model_and_baseline(results, evaluate):
     assert evaluation.baseline == evaluation.candidate
     (failure,) = gates.failures
     assert (failure.metric, failure.setting, failure.bound) == ("accuracy", "evaluation.thresholds", 0.99)
+
+
+def test_a_model_with_another_class_list_is_compared_on_the_shared_classes(evaluate, predictions):
+    options = {
+        "thresholds": {"accuracy": 0.0},
+        "change_thresholds": {"accuracy": 0.0, "cross_entropy": 0.0},
+        "class_change_thresholds": {"recall": 0.0},
+        "disabled_rules": BEATEN_RULES,
+    }
+    evaluation, report, blessing = evaluate(
+        options, baseline=True, baseline_classes=["blue", "green", "crimson"], slices=()
+    )
+    sentence = (
+        "Compared with the last blessed model on the 2 classes that both have (added: `red`; removed: `crimson`)."
+    )
+    assert report.has_baseline and report.comparison == sentence
+    assert blessing.get_int_custom_property("baseline_model_id") == 3
+    labels, probabilities = predictions
+    inside = labels < 2
+    chosen = probabilities[inside][:, :2].argmax(axis=1)
+    compared = evaluation.shared.candidate[0]
+    assert compared.value("accuracy") == pytest.approx(sklearn.metrics.accuracy_score(labels[inside], chosen))
+    assert (compared.examples, compared.support) == (inside.sum(), {"blue": 48, "green": 48})
+    # Both models are the same.
+    assert evaluation.baseline == evaluation.shared.candidate
+    # Without a baseline, the values over all classes are as before.
+    assert evaluation.overall.examples == 144 and set(evaluation.overall.support) == {"blue", "green", "red"}
+    rows = [(gate.metric, gate.class_name, gate.passed) for gate in report.results if gate.needs_baseline]
+    assert rows == [
+        ("accuracy", None, True),
+        ("cross_entropy", None, True),
+        ("recall", "blue", True),
+        ("recall", "green", True),
+        ("recall", "red", None),
+    ]
+    assert "the last blessed model does not have the class" in report.results[-1].detail
 
 
 def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):

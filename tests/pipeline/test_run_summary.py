@@ -4,6 +4,7 @@ import io
 import math
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
@@ -107,6 +108,16 @@ def test_every_default_rule_and_every_warning_has_a_line():
     ]
     # A value equal to a bound that it must exceed.
     assert "≥ 0.5" in refused(100, of_gate(RULES[0])) and "beats_constant" in refused(100, of_gate(RULES[0]))
+
+
+@pytest.mark.parametrize(
+    ("has_baseline", "text"),
+    [(True, "and compared with the last blessed model"), (False, "(not compared with the last blessed model)")],
+)
+def test_a_comparison_on_shared_classes_has_a_line(has_baseline, text):
+    gates = GateReport(has_baseline=has_baseline, comparison="Compared on 2 classes.", results=RULES)
+    lines = shown(run_summary._verdict, RunResult(gates=gates)).splitlines()
+    assert lines[:2] == [f"Evaluator         refused by its rules and thresholds {text}", "  · Compared on 2 classes."]
 
 
 def test_default_rules_as_json():

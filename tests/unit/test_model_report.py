@@ -276,6 +276,28 @@ def test_the_weakest_class_is_that_of_the_main_class_metric(sources_of):
     assert fact.note == "F1" and fact.title
 
 
+def test_a_baseline_with_other_classes_is_compared_on_the_shared_ones(sources_of):
+    sources = sources_of(with_baseline=True)
+    shared = sources_of(("cat", "dog"), with_baseline=True).evaluation
+    compared = sources.evaluation.with_shared_classes(shared, ("owl",), ("fox",))
+    gates = GateReport(has_baseline=True, comparison=compared.shared.sentence, results=[gate()])
+    built = page.build(dataclasses.replace(sources, evaluation=compared, gates=gates))
+    assert built.decision.baseline == (
+        "Compared with the last blessed model (artifact 7) on the 2 classes that both have (added: `owl`; removed: "
+        "`fox`)."
+    )
+    assert [column.name for column in built.metrics.columns][-2:] == [
+        "Baseline, shared classes",
+        "Change, shared classes",
+    ]
+    value, before = (shared.candidate[0].value("accuracy"), shared.baseline[0].value("accuracy"))
+    accuracy = built.metrics.rows[0]
+    assert accuracy[-2].sort == pytest.approx(before) and accuracy[-1].sort == pytest.approx(value - before)
+    changes = {row[0].text: row[-2].text for row in built.classes.rows}
+    assert changes["owl"] == tables.NO_VALUE and changes["cat"] != tables.NO_VALUE
+    render(dataclasses.replace(sources, evaluation=compared, gates=gates))
+
+
 def test_default_rules_and_warnings_are_on_the_page(sources_of):
     results = [gate(), gate(rule="beats_chance", metric="beats_chance", title="accuracy", passed=False)]
     sources = sources_of(gates=GateReport(has_baseline=False, results=results, warnings=("accuracy = 0.3 is chance.",)))

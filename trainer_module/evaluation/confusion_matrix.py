@@ -20,7 +20,8 @@ class ConfusionMatrix:
     Metrics are float64 [C]; NaN where they are undefined.
 
     Attributes:
-      counts: int64 [C, C]; rows are the ground truth, columns the predicted classes.
+      counts: int64 [C, C]; rows are the ground truth, columns the predicted classes. There may be further columns, of
+        predictions that are never correct.
     """
 
     counts: np.ndarray
@@ -33,7 +34,7 @@ class ConfusionMatrix:
     @functools.cached_property
     def predicted(self) -> np.ndarray:
         """How often each class is predicted, int64 [C]."""
-        return np.asarray(self.counts.sum(axis=0))
+        return np.asarray(self.counts.sum(axis=0)[: len(self.counts)])
 
     @property
     def occurs(self) -> np.ndarray:

@@ -161,8 +161,19 @@ def _divide(total: float, count: float) -> float:
 
 def _element(
     label_features: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], parameters: Parameters
-) -> tuple[int, np.ndarray]:
-    return int(label_features[features.LABEL].item()), predictions["probabilities"].reshape(-1)
+) -> tuple[int, np.ndarray] | None:
+    label, probabilities = int(label_features[features.LABEL].item()), predictions["probabilities"].reshape(-1)
+    if parameters.shared is None:
+        return label, probabilities
+    # The model's own ids: its transform graph has looked the class name up.
+    ids = np.array(parameters.shared.model)
+    if label < 0 or ids[label] < 0:
+        return None
+    # The most probable of the shared classes is the prediction: a class that the other model lacks is no mistake.
+    chosen = np.zeros(parameters.num_classes, np.float32)
+    chosen[ids[ids >= 0]] = probabilities[ids >= 0]
+    total = chosen.sum()
+    return int(ids[label]), chosen / total if total > 0.0 else np.full_like(chosen, 1.0 / len(chosen))
 
 
 def _random_example(random: np.random.Generator, parameters: Parameters, class_id: int) -> Example:

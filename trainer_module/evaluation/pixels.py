@@ -47,7 +47,9 @@ class PixelAccumulator:
 
     def __init__(self, parameters: Parameters) -> None:
         """Starts without pixels."""
-        self._counts = np.zeros((parameters.num_classes, parameters.num_classes), np.int64)
+        # Of shared classes, one more column: predictions of other classes.
+        columns = parameters.num_classes + (parameters.shared is not None)
+        self._counts = np.zeros((parameters.num_classes, columns), np.int64)
         self._images = np.zeros((len(_PER_CLASS), parameters.num_classes), np.int64)
         self._chance = np.zeros(3, np.int64)
 
@@ -120,7 +122,20 @@ def _element(
 ) -> np.ndarray:
     # A matrix per example: slices then do not multiply the pixels.
     ground_truth, predicted = _decode(label_features[features.LABEL]), _decode(predictions["mask_png_bytes"])
-    return count_pixels(ground_truth, predicted, parameters.num_classes, parameters.ignore_id)
+    if parameters.shared is None:
+        return count_pixels(ground_truth, predicted, parameters.num_classes, parameters.ignore_id)
+    # Masks of the ground truth have the dataset's ids, those that a model predicts its own.
+    num_classes = parameters.num_classes
+    ground_truth = _shared_ids(parameters.shared.dataset, num_classes)[ground_truth]
+    predicted = _shared_ids(parameters.shared.model, num_classes)[predicted]
+    return count_pixels(ground_truth, predicted, num_classes + 1, ignore_id=num_classes)[:num_classes]
+
+
+def _shared_ids(ids: Sequence[int], other: int) -> np.ndarray:
+    """Returns the id of every pixel value among the shared classes, uint8 [256]; `other` for all others."""
+    table = np.full(256, other, np.uint8)
+    table[: len(ids)] = [other if shared < 0 else shared for shared in ids]
+    return table
 
 
 def _decode(png: np.ndarray) -> np.ndarray:
@@ -261,5 +276,5 @@ EVALUATION = Evaluation(
     random_example=_random_example,
     evidence=lambda summary: summary.images,
     constant_baselines=CONSTANT_BASELINES,
-    confusion_matrix=lambda matrix: matrix.counts,
+    confusion_matrix=lambda matrix: matrix.counts[:, : len(matrix.counts)],
 )

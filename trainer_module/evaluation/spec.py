@@ -143,11 +143,25 @@ class Parameters(NamedTuple):
       num_classes: Number of classes; ids are 0 to num_classes - 1.
       top_k: The k of the top-k accuracy.
       ignore_id: Label of the pixels that are not evaluated; None if there is none.
+      shared: The classes that are evaluated, if only those are that two models share; `num_classes` is their number.
     """
 
     num_classes: int
     top_k: int
     ignore_id: int | None = None
+    shared: SharedIds | None = None
+
+
+class SharedIds(NamedTuple):
+    """The ids of the classes that two models share, from 0; -1 for classes that only one of them has.
+
+    Attributes:
+      model: By class id of the evaluated model.
+      dataset: By class id of the dataset.
+    """
+
+    model: tuple[int, ...]
+    dataset: tuple[int, ...]
 
 
 class Accumulator(Protocol):
@@ -177,8 +191,8 @@ class Evaluation:
     Attributes:
       metrics: top_k → all metrics, in the order in which they are shown.
       element: (outputs of the signature `transform_features`, outputs of the signature `examples`, parameters) → what
-        one example adds to the counts. The outputs are arrays without batch dimension. May raise ValueError, as
-        `Accumulator.add`.
+        one example adds to the counts; None if `parameters.shared` has none of its classes. The outputs are arrays
+        without batch dimension. May raise ValueError, as `Accumulator.add`.
       accumulator: Parameters → empty counts.
       support: Summary → int64 [num_classes], how much of the ground truth belongs to each class.
       count_unit: The unit of the support and of the confusion matrix: "images", "pixels", "boxes".
