@@ -74,7 +74,7 @@ def _computations(
 ) -> list[Any]:
     del name, output_name, unused
     ids = {key: tuple(values) for key, values in shared[model_name].items()} if shared else None
-    parameters = Parameters(num_classes, top_k, ignore_id, SharedIds(**ids) if ids else None)
+    parameters = Parameters(num_classes, top_k, ignore_id, shared=SharedIds(**ids) if ids else None)
     evaluation = tasks.get(task).evaluation
     key = metric_types.MetricKey(name="_counts", model_name=model_name)
     counts = metric_types.MetricComputation(

@@ -12,8 +12,8 @@ from components.evaluator.artifact import EvaluationResult, SliceMetrics
 from components.evaluator.class_lists import ClassLists, eval_config_of_shared_classes
 from components.evaluator.options import EvaluationOptions
 from pipeline.eval_config import eval_config
-from trainer_module import features, tasks
-from trainer_module.evaluation import pixels
+from trainer_module import box_labels, features, tasks
+from trainer_module.evaluation import boxes, pixels
 from trainer_module.evaluation.spec import Parameters, SharedIds
 
 LISTS = ClassLists(new=("ant", "bee", "cow", "dog"), blessed=("dog", "elk", "bee"))
@@ -83,7 +83,7 @@ def test_the_configuration_restricts_both_models():
 
 def parameters(own, ignore_id=None):
     ids = tuple(LISTS.shared_ids(own))
-    return Parameters(len(LISTS.shared), 3, ignore_id, SharedIds(ids, tuple(LISTS.shared_ids(LISTS.new))))
+    return Parameters(len(LISTS.shared), 3, ignore_id, shared=SharedIds(ids, tuple(LISTS.shared_ids(LISTS.new))))
 
 
 def accumulate(task, examples, own, ignore_id=None):
@@ -138,6 +138,52 @@ def test_masks_are_compared_where_the_label_is_a_shared_class(rng, own):
     metrics = {metric.name: metric.compute(summary) for metric in pixels.metrics(3)}
     assert metrics["mean_iou"] == pytest.approx(summary.iou.mean())
     assert tasks.get("segmentation").evaluation.confusion_matrix(summary).shape == (2, 2)
+
+
+EVALUATIONS = {name: tasks.get(name).evaluation for name in tasks.names()} | {"boxes": boxes.EVALUATION}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_task_restricts_its_metrics(rng, name):
+    def values(chosen):
+        accumulator = evaluation.accumulator(chosen)
+        for example in examples:
+            element = evaluation.element(*example, chosen)
+            if element is not None:
+                accumulator.add(element)
+        summary = accumulator.summarize()
+        computed = {metric.name: np.atleast_1d(metric.compute(summary)) for metric in evaluation.metrics(2)}
+        return computed | {"support": evaluation.support(summary)}
+
+    evaluation, everything = EVALUATIONS[name], Parameters(4, 2, 255)
+    examples = [evaluation.random_example(rng, everything, class_id) for class_id in (0, 1, 2, 3) * 4]
+    expected, same = values(everything), tuple(range(4))
+    for metric, computed in values(everything._replace(shared=SharedIds(same, same))).items():
+        np.testing.assert_allclose(computed, expected[metric], atol=1e-6, err_msg=metric)
+    some = (-1, 0, -1, 1)
+    restricted = values(Parameters(2, 2, 255, shared=SharedIds(some, some)))
+    assert restricted["support"].tolist() == expected["support"][[1, 3]].tolist()
+    for metric in evaluation.metrics(2):
+        assert restricted[metric.name].shape == ((2,) if metric.scope == "per_class" else (1,)), metric.name
+        assert np.isfinite(restricted[metric.name]).any(), metric.name
+
+
+def test_boxes_of_classes_that_only_one_model_has_are_dropped():
+    label = np.full((2, box_labels.NUM_COLUMNS), box_labels.UNKNOWN_CLASS, np.float32)
+    label[:, :4], label[:, 5] = [0.1, 0.1, 0.5, 0.5], box_labels.OBJECT
+    label[1, 4] = 0
+    one = {"detection_boxes": [[0.1, 0.1, 0.5, 0.5]] * 2, "detection_scores": [0.9, 0.8], "detection_classes": [1, 2]}
+    example = (
+        {features.LABEL: label.ravel(), features.IMAGE_HEIGHT: np.array([40]), features.IMAGE_WIDTH: np.array([40])},
+        {key: np.array(value, np.float32) for key, value in one.items()} | {"num_detections": np.array(2.0)},
+    )
+    evaluation, chosen = boxes.EVALUATION, parameters(LISTS.blessed)  # class 0 is `dog`, 1 is `elk`
+    accumulator = evaluation.accumulator(chosen)
+    accumulator.add(evaluation.element(*example, chosen))
+    summary = accumulator.summarize()
+    assert evaluation.support(summary).tolist() == [0, 1]
+    main = next(metric for metric in evaluation.metrics(2) if metric.main and metric.scope == "overall")
+    assert main.compute(summary) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("before", "blessed"), [(0.91, True), (0.95, False)])

@@ -266,7 +266,7 @@ def _element(
         `features.IMAGE_WIDTH`, pixels of the upright original image.
       predictions: The outputs of the TF Object Detection API: `detection_boxes` [M, 4], normalised,
         `detection_scores` [M], `detection_classes` [M], from 1, `num_detections`.
-      parameters: `num_classes` is read.
+      parameters: `num_classes` and `shared` are read.
 
     Raises:
       ValueError: If the label or the prediction contains a class that does not exist, or a number that is not finite.
@@ -287,6 +287,8 @@ def _element(
         predictions["detection_classes"].reshape(-1)[:num].astype(np.int64) - 1,
         scores,
     )
+    if parameters.shared is not None:
+        objects, detections = _of_shared_classes(objects, detections, np.array(parameters.shared.model))
     for name, ids in (("label", objects.class_ids), ("prediction", detections.class_ids)):
         unknown = ids[(ids < 0) | (ids >= parameters.num_classes)]
         if len(unknown):
@@ -296,6 +298,19 @@ def _element(
     if not all(np.isfinite(values).all() for values in (objects.boxes, detections.boxes, scores)):
         raise ValueError("a box of the label or the prediction, or a score, is not finite")
     return count_image(objects, detections, size, parameters.num_classes)
+
+
+def _of_shared_classes(objects: Objects, detections: Detections, shared_ids: np.ndarray) -> tuple[Objects, Detections]:
+    """Keeps the boxes of shared classes, with the ids of these; labels and predictions have the model's own ids."""
+    known = objects.class_ids >= 0  # the transform graph of a model does not know classes that only the other one has
+    known[known] = shared_ids[objects.class_ids[known]] >= 0
+    kept = Objects(*(values[known] for values in objects))
+    shared = shared_ids[detections.class_ids] >= 0
+    predicted = Detections(*(values[shared] for values in detections))
+    return (
+        kept._replace(class_ids=shared_ids[kept.class_ids]),
+        predicted._replace(class_ids=shared_ids[predicted.class_ids]),
+    )
 
 
 def _pixels(boxes: np.ndarray, size: list[float]) -> np.ndarray:
