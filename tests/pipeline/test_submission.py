@@ -319,7 +319,7 @@ def test_errors_are_reported_before_any_request(submit, fake, arguments, words):
 
 
 def test_compile_writes_both_documents(class_folders, tmp_path):
-    data, output = class_folders({"a": 3, "b": 3}), tmp_path / "pipeline.yaml"
+    data, output = class_folders({"a": 3, "b": 3}, "birds"), tmp_path / "pipeline.yaml"
     command = ["compile", "images", "--data", str(data), "--output", str(output)]
     for override in (
         f"pipeline.root={tmp_path / 'runs'}",
@@ -331,7 +331,7 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
         command += ["--set", override]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{output}: images, 16 nodes\n"
+    assert result.stdout == f"{output}: birds, 16 nodes\n"
     spec, platform = yaml.safe_load_all(output.read_text())
     assert (
         spec["schemaVersion"] == "2.1.0"
