@@ -24,8 +24,10 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
     from components.stored import IncompatibleArtifactError
     from pipeline.config.messages import ConfigError
     from pipeline.deploy.model_server import NotEmptyError
+    from pipeline.execution import disk_space
     from pipeline.execution.local_run import AlreadyRunningError
     from pipeline.kubeflow.submission import ServerError
+    from trainer_module.error_text import full_disk
     from trainer_module.model_versions import VersionError
 
     stderr = Console(stderr=True)
@@ -40,6 +42,12 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
         if path is None:
             raise
         stop(stderr, FAILED, f"{error.filename or path()}: {error.strerror or error}")
+    except Exception as error:
+        # ML Metadata and TensorFlow have errors of their own for a full disk.
+        location = full_disk(error)
+        if path is None or location is None:
+            raise
+        stop(stderr, FAILED, disk_space.full_message(location or path()))
     except KeyboardInterrupt:
         if not interrupted:
             raise

@@ -69,9 +69,7 @@ def full_message(path: str | Path) -> str:
     Args:
       path: What could not be written.
     """
-    free = free_bytes(Path(path))
-    size = "" if free is None else f" ({format_bytes(free)} free)"
     return (
-        f"the disk is full{size}: {path} could not be written. Free some space, or use another disk "
-        "(--set pipeline.root=DIR; TMPDIR for temporary files)."
+        f"the disk is full: {path} could not be written. Free some space, or use another disk (--set "
+        "pipeline.root=DIR; TMPDIR for temporary files)."
     )

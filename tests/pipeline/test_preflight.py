@@ -139,7 +139,7 @@ def test_the_free_space_of_a_folder_that_does_not_exist(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, error):
     outcome = Outcome(tmp_path / "x" / "run.log", error=("Trainer", error))
     assert outcome.cause is not None and "\n" not in outcome.cause
-    assert outcome.cause.startswith("the disk is full (")
+    assert outcome.cause.startswith("the disk is full: ")
     assert "could not be written. Free some space, or use another disk" in outcome.cause
     assert not any(word in outcome.cause for word in ("function_node", "[Op", "Errno", "Error", "while running"))
 
