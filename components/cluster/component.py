@@ -2,8 +2,8 @@
 
 from typing import Any, ClassVar
 
-from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec, standard_artifacts
 
 import components
 from components import specs
@@ -20,8 +20,12 @@ class PreviousSpanSpec(component_spec.ComponentSpec):
     )
 
 
-class PreviousSpan(base_component.BaseComponent):
+class PreviousSpan(specs.PlainComponent):
     """Finds the newest earlier span that DatasetGate has blessed, on the work volume.
+
+    Args:
+      current: Statistics of this run's span.
+      spans_dir: Folder in which DatasetGate stores blessed spans.
 
     Outputs:
       statistics: The statistics of that span; without one, an artifact with the property `absent`.
@@ -30,22 +34,6 @@ class PreviousSpan(base_component.BaseComponent):
 
     SPEC_CLASS = PreviousSpanSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.PreviousSpan)
-
-    def __init__(self, *, current: channel.BaseChannel, spans_dir: str) -> None:
-        """Creates the node.
-
-        Args:
-          current: Statistics of this run's span.
-          spans_dir: Folder in which DatasetGate stores blessed spans.
-        """
-        super().__init__(
-            spec=PreviousSpanSpec(
-                current=current,
-                spans_dir=spans_dir,
-                statistics=channel.Channel(type=standard_artifacts.ExampleStatistics),
-                schema=channel.Channel(type=standard_artifacts.Schema),
-            )
-        )
 
 
 class ServedModelSpec(component_spec.ComponentSpec):
@@ -56,8 +44,12 @@ class ServedModelSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(model=standard_artifacts.Model)
 
 
-class ServedModel(base_component.BaseComponent):
+class ServedModel(specs.PlainComponent):
     """Finds the baseline model in the folder that Pusher pushes to.
+
+    Args:
+      candidate: Trainer's `model`.
+      model_base_path: The folder of numbered versions.
 
     Outputs:
       model: A copy of the newest other version; without one, an artifact with the property `absent`.
@@ -65,21 +57,6 @@ class ServedModel(base_component.BaseComponent):
 
     SPEC_CLASS = ServedModelSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.ServedModel)
-
-    def __init__(self, *, candidate: channel.BaseChannel, model_base_path: str) -> None:
-        """Creates the node.
-
-        Args:
-          candidate: Trainer's `model`.
-          model_base_path: The folder of numbered versions.
-        """
-        super().__init__(
-            spec=ServedModelSpec(
-                candidate=candidate,
-                model_base_path=model_base_path,
-                model=channel.Channel(type=standard_artifacts.Model),
-            )
-        )
 
 
 class DatasetGateSpec(component_spec.ComponentSpec):
@@ -94,46 +71,23 @@ class DatasetGateSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
-class DatasetGate(base_component.BaseComponent):
+class DatasetGate(specs.PlainComponent):
     """Fails if ExampleValidator refuses the dataset.
 
     ExampleValidator itself succeeds in that case: a refusal must not be retried, its anomalies must be stored, and the
     names of the tasks alone must show whether a run was refused or has failed.
+
+    Args:
+      anomalies: From ExampleValidator.
+      statistics: The validated statistics.
+      schema: The schema that they were validated against.
+      spans_dir: Folder in which both are stored for the next span.
+      verdicts_dir: Folder in which a refusal is stored for RunVerdict.
+      run_id: Id of the run.
     """
 
     SPEC_CLASS = DatasetGateSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.DatasetGate)
-
-    def __init__(
-        self,
-        *,
-        anomalies: channel.BaseChannel,
-        statistics: channel.BaseChannel,
-        schema: channel.BaseChannel,
-        spans_dir: str,
-        verdicts_dir: str,
-        run_id: str,
-    ) -> None:
-        """Creates the node.
-
-        Args:
-          anomalies: From ExampleValidator.
-          statistics: The validated statistics.
-          schema: The schema that they were validated against.
-          spans_dir: Folder in which both are stored for the next span.
-          verdicts_dir: Folder in which a refusal is stored for RunVerdict.
-          run_id: Id of the run.
-        """
-        super().__init__(
-            spec=DatasetGateSpec(
-                anomalies=anomalies,
-                statistics=statistics,
-                schema=schema,
-                spans_dir=spans_dir,
-                verdicts_dir=verdicts_dir,
-                run_id=run_id,
-            )
-        )
 
 
 class ModelGateSpec(component_spec.ComponentSpec):
@@ -149,42 +103,20 @@ class ModelGateSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
-class ModelGate(base_component.BaseComponent):
-    """Fails if a gate refused the model, after all other nodes: Pusher succeeds in that case."""
+class ModelGate(specs.PlainComponent):
+    """Fails if a gate refused the model, after all other nodes: Pusher succeeds in that case.
+
+    Args:
+      pushed_model: From Pusher.
+      blessing: From Evaluator.
+      infra_blessing: From ServingValidator.
+      explanations: From GradCam.
+      verdicts_dir: Folder in which the verdict is stored for RunVerdict.
+      run_id: Id of the run.
+    """
 
     SPEC_CLASS = ModelGateSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.ModelGate)
-
-    def __init__(
-        self,
-        *,
-        pushed_model: channel.BaseChannel,
-        blessing: channel.BaseChannel,
-        infra_blessing: channel.BaseChannel,
-        explanations: channel.BaseChannel,
-        verdicts_dir: str,
-        run_id: str,
-    ) -> None:
-        """Creates the node.
-
-        Args:
-          pushed_model: From Pusher.
-          blessing: From Evaluator.
-          infra_blessing: From ServingValidator.
-          explanations: From GradCam.
-          verdicts_dir: Folder in which the verdict is stored for RunVerdict.
-          run_id: Id of the run.
-        """
-        super().__init__(
-            spec=ModelGateSpec(
-                pushed_model=pushed_model,
-                blessing=blessing,
-                infra_blessing=infra_blessing,
-                explanations=explanations,
-                verdicts_dir=verdicts_dir,
-                run_id=run_id,
-            )
-        )
 
 
 class RunVerdictSpec(component_spec.ComponentSpec):
@@ -195,18 +127,14 @@ class RunVerdictSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {}
 
 
-class RunVerdict(base_component.BaseComponent):
-    """The exit handler: runs after all other nodes, whether these succeeded or not."""
+class RunVerdict(specs.PlainComponent):
+    """The exit handler: runs after all other nodes, whether these succeeded or not.
+
+    Args:
+      final_status: TFX's `FinalStatusStr`, which Kubeflow Pipelines replaces by the status of the run.
+      verdicts_dir: Folder in which the gates have stored their verdicts.
+      run_id: Id of the run.
+    """
 
     SPEC_CLASS = RunVerdictSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.RunVerdict)
-
-    def __init__(self, *, final_status: str, verdicts_dir: str, run_id: str) -> None:
-        """Creates the node.
-
-        Args:
-          final_status: TFX's `FinalStatusStr`, which Kubeflow Pipelines replaces by the status of the run.
-          verdicts_dir: Folder in which the gates have stored their verdicts.
-          run_id: Id of the run.
-        """
-        super().__init__(spec=RunVerdictSpec(final_status=final_status, verdicts_dir=verdicts_dir, run_id=run_id))

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx.types import component_spec, standard_artifacts
 
 import components
 from components import specs
@@ -33,8 +33,27 @@ class ModelReportSpec(component_spec.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(report=components.ModelReport)
 
 
-class ModelReport(base_beam_component.BaseBeamComponent):
+class ModelReport(specs.PlainComponent, base_beam_component.BaseBeamComponent):
     """Summarizes the artifacts of a run, of a refused model too.
+
+    Args:
+      model: Trainer's `model`.
+      model_run: Trainer's `model_run`: history, options, Keras file.
+      examples: Raw examples; for tasks that show their worst predictions, these are predicted again.
+      statistics: StatisticsGen's, with the sizes of the images.
+      quarantine: ImageExampleGen's counts, refused files and duplicates.
+      anomalies: ExampleValidator's, with drift and skew.
+      evaluation: Evaluator's metrics and the results of its thresholds.
+      blessing: Evaluator's decision.
+      infra_blessing: ServingValidator's decision and checks.
+      pushed_model: Pusher's; its properties contain whether the model was pushed.
+      baseline_model: The model that it was compared with; may resolve to nothing.
+      name: Name of the served model.
+      configuration: The complete configuration as TOML.
+      data_fingerprint: Digest of the dataset.
+      source_hash: Hash of the code of this node and those before it: an edit runs it again.
+      explanations: GradCam's.
+      tuner_results: Tuner's, if it ran.
 
     Outputs:
       report: `report.html`, one file that loads nothing from elsewhere.
@@ -42,68 +61,3 @@ class ModelReport(base_beam_component.BaseBeamComponent):
 
     SPEC_CLASS = ModelReportSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
-
-    def __init__(
-        self,
-        *,
-        model: channel.BaseChannel,
-        model_run: channel.BaseChannel,
-        examples: channel.BaseChannel,
-        statistics: channel.BaseChannel,
-        quarantine: channel.BaseChannel,
-        anomalies: channel.BaseChannel,
-        evaluation: channel.BaseChannel,
-        blessing: channel.BaseChannel,
-        infra_blessing: channel.BaseChannel,
-        pushed_model: channel.BaseChannel,
-        baseline_model: channel.BaseChannel,
-        name: str,
-        configuration: str,
-        data_fingerprint: str,
-        source_hash: str,
-        explanations: channel.BaseChannel | None = None,
-        tuner_results: channel.BaseChannel | None = None,
-    ) -> None:
-        """Creates the node.
-
-        Args:
-          model: Trainer's `model`.
-          model_run: Trainer's `model_run`: history, options, Keras file.
-          examples: Raw examples; for tasks that show their worst predictions, these are predicted again.
-          statistics: StatisticsGen's, with the sizes of the images.
-          quarantine: ImageExampleGen's counts, refused files and duplicates.
-          anomalies: ExampleValidator's, with drift and skew.
-          evaluation: Evaluator's metrics and the results of its thresholds.
-          blessing: Evaluator's decision.
-          infra_blessing: ServingValidator's decision and checks.
-          pushed_model: Pusher's; its properties tell whether the model was pushed.
-          baseline_model: The model that it was compared with; may resolve to nothing.
-          name: Name of the served model.
-          configuration: The complete configuration as TOML.
-          data_fingerprint: Digest of the dataset.
-          source_hash: Hash of the code of this node and those before it: an edit runs it again.
-          explanations: GradCam's.
-          tuner_results: Tuner's, if it ran.
-        """
-        super().__init__(
-            spec=ModelReportSpec(
-                model=model,
-                model_run=model_run,
-                examples=examples,
-                statistics=statistics,
-                quarantine=quarantine,
-                anomalies=anomalies,
-                evaluation=evaluation,
-                blessing=blessing,
-                infra_blessing=infra_blessing,
-                pushed_model=pushed_model,
-                baseline_model=baseline_model,
-                explanations=explanations,
-                tuner_results=tuner_results,
-                name=name,
-                configuration=configuration,
-                data_fingerprint=data_fingerprint,
-                source_hash=source_hash,
-                report=channel.Channel(type=components.ModelReport),
-            )
-        )

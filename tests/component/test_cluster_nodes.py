@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from tfx.types import standard_artifacts
+from tfx.types.channel import Channel
 
-from components.cluster import executor
+from components.cluster import component, executor
 from components.cluster.executor import ABSENT, REFUSAL, Artifact
+
+STATISTICS = Channel(type=standard_artifacts.ExampleStatistics)
 
 
 @pytest.fixture
@@ -187,3 +191,26 @@ def test_the_verdict_of_another_run_is_ignored(artifact, parameters, capsys):
     with pytest.raises(executor.RefusedError):
         run_model_gate(artifact, parameters, pushed={"pushed": 0.0}, blessed=0.0)
     assert printed_verdict(parameters | {"run_id": "another"}, capsys).startswith("verdict: failed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"spans_dir": "spans"}, "Missing argument 'current'"),
+        ({"spans_dir": "spans", "current": STATISTICS, "span": 1}, "unknown arguments of PreviousSpan: span"),
+        ({"spans_dir": 1, "current": STATISTICS}, "spans_dir"),
+        ({"spans_dir": "spans", "current": Channel(type=standard_artifacts.Schema)}, "current"),
+    ],
+)
+def test_components_check_their_arguments(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        component.PreviousSpan(**arguments)
+
+
+def test_a_component_creates_its_output_channels():
+    node = component.PreviousSpan(current=STATISTICS, spans_dir="spans")
+    assert {name: output.type for name, output in node.outputs.items()} == {
+        "statistics": standard_artifacts.ExampleStatistics,
+        "schema": standard_artifacts.Schema,
+    }
+    assert node.spec.exec_properties == {"spans_dir": "spans"}

@@ -1,4 +1,4 @@
-"""A network trained on ImageNet."""
+"""A pre-trained backbone."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Options(ModelOptions):
         return value
 
     def smallest_image(self) -> int:
-        """Side of the smallest image that the backbone takes, pixels."""
+        """Returns the side of the smallest image that the backbone accepts, pixels."""
         return backbones.get(self.backbone).smallest_image
 
     def has_backbone(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def with_random_weights(self) -> Options:
-        """The same network without its weights; a SavedModel is its own weights."""
+        """Returns the same network with random weights; a SavedModel keeps its own."""
         trainable = backbones.get(self.backbone).trainable
         return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
 
@@ -51,11 +51,11 @@ class Options(ModelOptions):
         backbones.get(self.backbone).check_weights(image_size=image_size, weights=self.weights)
 
     def begins_frozen(self) -> bool:
-        """Whether the head is trained first; a base of random weights would teach it nothing."""
+        """Whether the head is trained first; not with a backbone of random weights."""
         return self.weights != backbones.RANDOM
 
     def can_unfreeze(self) -> bool:
-        """Whether the base has layers that fine-tuning could reach."""
+        """Whether the backbone has layers that fine-tuning can train."""
         return self.begins_frozen() and backbones.get(self.backbone).trainable
 
 
@@ -64,13 +64,13 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
     Args:
       options: Backbone and weights.
-      x: float32 [N, image_size, image_size, 3], range [0, 255]: the backbone normalises.
+      x: float32 [N, image_size, image_size, 3], range [0, 255]: the backbone normalizes them.
 
     Returns:
       The backbone's map. The layers `backbone` and `features` (see `trainer_module.features`) are part of the graph.
 
     Raises:
-      MissingWeightsError: If the weights are not there.
+      MissingWeightsError: If the weights are not available.
 
     Reference: Yosinski et al. 2014, https://arxiv.org/abs/1411.1792, section 4; Kornblith et al. 2019,
     https://arxiv.org/abs/1805.08974, section 4.

@@ -1,4 +1,4 @@
-"""An encoder-decoder with skip connections: a map of the size of the image."""
+"""An encoder-decoder with skip connections, whose output has the size of the image."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Options(ModelOptions):
     )
     encoder_training: Literal["frozen_first", "from_start"] = Field(
         default="frozen_first",
-        description="`frozen_first` trains the decoder alone, and then the encoder's last layers as `[fine_tuning]` "
-        "says; `from_start` trains both together. With `none`, always from the start.",
+        description="`frozen_first` trains the decoder alone, and then the encoder's last layers (see "
+        "`[fine_tuning]`); `from_start` trains both together. With `none`, always from the start.",
     )
 
     @field_validator("encoder")
@@ -47,15 +47,15 @@ class Options(ModelOptions):
     def _known_encoder(cls, value: str) -> str:
         with_maps = [name for name in backbones.names() if backbones.get(name).skip_strides == _SKIP_STRIDES]
         if value and value not in with_maps:
-            raise ValueError(f"`{value}` is no backbone with maps for a decoder; there are {', '.join(with_maps)}")
+            raise ValueError(f"the backbone `{value}` cannot be an encoder; known: {', '.join(with_maps)}")
         return value
 
     def smallest_image(self) -> int:
-        """Returns the side of the smallest image, pixels: any, or that of the backbone."""
+        """Returns the side of the smallest image that the encoder accepts, pixels."""
         return backbones.get(self.encoder).smallest_image if self.encoder else 1
 
     def has_backbone(self) -> bool:
-        """Whether the encoder is one of the backbones, which take pixels and normalise them themselves."""
+        """Whether the encoder is a pre-trained backbone, which takes pixels and normalizes them itself."""
         return bool(self.encoder)
 
     def check_weights(self, image_size: int) -> None:
@@ -65,30 +65,30 @@ class Options(ModelOptions):
                 backbones.get(self.encoder).check_weights(image_size=image_size, weights=self.encoder_weights)
 
     def begins_frozen(self) -> bool:
-        """Whether the decoder is trained first; random weights would teach it nothing."""
+        """Whether the decoder is trained first; not with an encoder of random weights."""
         return self._pre_trained() and self.encoder_training == "frozen_first"
 
     def can_unfreeze(self) -> bool:
-        """Whether there is an encoder that fine-tuning could reach."""
+        """Whether there is a pre-trained encoder, which fine-tuning can train."""
         return self._pre_trained()
 
     def _pre_trained(self) -> bool:
         return bool(self.encoder) and self.encoder_weights != backbones.RANDOM
 
     def with_random_weights(self) -> Options:
-        """The same network, its encoder without pre-trained weights."""
+        """Returns the same network without pre-trained weights."""
         return self.model_copy(update={"encoder_weights": backbones.RANDOM})
 
 
 def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to an image tensor.
 
-    Two 3x3 convolutions a level, each followed by batch normalisation and ReLU; 2x2 max pooling on the way down,
-    2x2 up-convolution and the encoder's map of the same size on the way up. Unlike the paper's, convolutions keep the
-    size ("same"), so that every pixel of the image has a position in it. A side that cannot be halved often enough is
-    padded with zeros (the mean colour, after normalisation by the data set) and the result cropped.
+    Two 3x3 convolutions per level, each followed by batch normalization and ReLU; 2x2 max pooling in the encoder, 2x2
+    up-convolution and a skip connection in the decoder. Unlike in the paper, convolutions are padded ("same"): every
+    pixel of the image has a position in the output. A side that cannot be halved often enough is padded with zeros
+    (the mean colour, after normalization by the dataset), and the output is cropped.
 
-    With a backbone as encoder, the map at full size is that of two convolutions on the pixels: a backbone has none.
+    A backbone has no map at full size: two convolutions on the pixels replace it.
 
     Args:
       options: Depth, filters, dropout, encoder.
@@ -100,7 +100,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
       layer `backbone` is the encoder, without its full-size map.
 
     Raises:
-      MissingWeightsError: If a backbone's weights are not there.
+      MissingWeightsError: If the weights of a backbone are not available.
 
     Reference: Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597, section 2 and figure 1; Ioffe & Szegedy 2015,
     https://arxiv.org/abs/1502.03167, section 3.2 (where batch normalisation goes).
@@ -125,7 +125,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
 
 def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
-    """The coarsest map, and by level (number of halvings) the others."""
+    """Returns the coarsest map, and the others by level (number of halvings)."""
     from keras import layers
 
     skips = []
@@ -138,7 +138,7 @@ def _encoder(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor,
 
 
 def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
-    """The same of a backbone; a pre-trained one is frozen, or all of it but batch normalisation is trained."""
+    """Does the same with a backbone; a pre-trained one is frozen, or trained except for batch normalization."""
     import keras
     from keras import layers
 
@@ -158,7 +158,7 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
 
 @contextlib.contextmanager
 def _names_of_keys() -> Iterator[None]:
-    """Replaces the key of `transfer` in an error by that of this model."""
+    """Replaces the key of `transfer` in an error with that of this model."""
     try:
         yield
     except backbones.MissingWeightsError as error:
@@ -176,7 +176,7 @@ def _convolutions(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasT
 
 
 def _border(side: int, multiple: int) -> tuple[int, int]:
-    """Pixels to add before and behind, so that the side becomes a multiple."""
+    """Returns the padding before and after that extends the side to a multiple."""
     missing = -side % multiple
     return missing // 2, missing - missing // 2
 
