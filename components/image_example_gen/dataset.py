@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.image_example_gen import class_list, class_names, files, labels, layouts, spans
+from components.image_example_gen import class_list, class_names, files, labels, layouts, spans, tables
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
@@ -120,7 +120,7 @@ class _Part:
 
 def _list_folder(location: str, options: DataOptions) -> _Part:
     root = location.rstrip("/")
-    if root.endswith((".csv", ".jsonl")) and files.is_file(root):
+    if root.endswith(tables.SUFFIXES) and files.is_file(root):
         options = options.model_copy(update={"manifest": root})
         root = root.rpartition("/")[0]
     if not files.is_folder(root):

@@ -113,8 +113,20 @@ class DataOptions(Section):
     )
     manifest: str | None = Field(
         default=None,
-        description="CSV or JSON Lines with `path` and `label` or `mask`, and optionally `split`, `group` and slice "
-        "columns; `manifest.csv` or `manifest.jsonl` in the data folder is detected.",
+        description="CSV (`.csv`, `.tsv`) or JSON Lines (`.jsonl`) with `path` and `label` or `mask`, and optionally "
+        "`split`, `group` and slice columns; `manifest.csv`, or another table in the data folder, is detected.",
+    )
+    path_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Column of the manifest with the paths of the images; default: `path`, or the only column that "
+        "contains the names of images.",
+    )
+    label_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Column of the manifest with the class names; default: `label`, or the only column with a "
+        "similar name (`class`, `category`), or the only one whose values are repeated.",
     )
     metadata_csv: str | None = Field(
         default=None,

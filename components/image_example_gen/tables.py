@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import NamedTuple
 
 from components.image_example_gen import files
@@ -13,7 +14,10 @@ from trainer_module import features
 
 # Slices that every image has; a column may not have one of these names.
 BUILT_IN_SLICE_NAMES = tuple(key.removeprefix(features.SLICE_PREFIX) for key in features.BUILT_IN_SLICES)
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+_DELIMITERS = (",", ";", "\t")
 METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
+_DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 UNKNOWN = "unknown"  # slice value of an image for which no table has a value
 
 
@@ -48,12 +52,14 @@ class Table(NamedTuple):
         return self.location.rpartition("/")[2]
 
 
-def read(location: str, *, required: str) -> Table:
+def read(location: str, *, required: str = "") -> Table:
     """Reads CSV (with a header) or, if the name ends in `.jsonl`, JSON Lines (one object per line), in UTF-8.
+
+    The delimiter of CSV is the comma, the semicolon or the tab, whichever is most frequent in the header.
 
     Args:
       location: Local path, or any that TensorFlow's file system reads.
-      required: A required column.
+      required: A required column; none by default.
 
     Raises:
       DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
@@ -70,7 +76,7 @@ def read(location: str, *, required: str) -> Table:
                 raise DatasetError(
                     f"{location}, line {row.line}: {value!r} contains characters that no file name or label may have."
                 )
-    if required not in table.columns:
+    if required and required not in table.columns:
         raise DatasetError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
     for column in table.columns:
         if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
@@ -85,7 +91,8 @@ def _kind(location: str) -> str:
 
 
 def _read_csv(location: str, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    delimiter, text = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = tuple(column.strip() for column in next(reader, []))
         rows = []
@@ -96,13 +103,22 @@ def _read_csv(location: str, text: str) -> Table:
             if len(values) > len(columns):
                 raise DatasetError(
                     f"{location}, line {reader.line_num}: {len(values)} fields, but {len(columns)} columns. "
-                    'Put a value that contains a comma in quotes: "black, white".'
+                    f'Put a value that contains a {_DELIMITER_NAMES[delimiter]} in quotes: "black{delimiter} white".'
                 )
             # Missing fields at the end of a row are empty.
             rows.append(Row(reader.line_num, dict(zip(columns, values + [""] * len(columns), strict=False))))
     except csv.Error as error:
         raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
     return Table(location, columns, rows)
+
+
+def _delimiter(text: str) -> tuple[str, str]:
+    """Returns the delimiter of CSV, and the text without the line `sep=;` that Excel writes."""
+    first, _, rest = text.partition("\n")
+    if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:
+        return first.strip()[4:], rest
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    return max(_DELIMITERS, key=unquoted.count), text
 
 
 def _read_jsonl(location: str, text: str) -> Table:

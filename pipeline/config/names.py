@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from components.image_example_gen.tables import SUFFIXES
 from trainer_module.locations import absolute, is_remote
 
 _MOST_CHARACTERS = 62
@@ -36,7 +37,7 @@ def name_of_data(data: str, default: str) -> str:
     """
     *folders, last = absolute(data.partition("{")[0]).rstrip("/").split("/")
     folders = folders[2:] if is_remote(data) else _below_home(folders)
-    if data.endswith((".csv", ".jsonl")):
+    if data.endswith(SUFFIXES):
         stem = last.rpartition(".")[0]
         above = _nearest(folders)
         last = (above or stem) if stem == "manifest" or _is_generic(stem) else f"{above}-{stem}"

@@ -438,7 +438,7 @@ def test_a_manifest_does_not_follow_a_linked_folder(class_folders, tmp_path, mak
     ("text", "message"),
     [
         ("file,label\n", "no column `path`"),
-        ("path,class\nraw/0.png,a\n", "neither a column `label` nor a column `mask`"),
+        ("path,kind\nraw/0.png,a\n", "neither a column `label` nor a column `mask`"),
         ("path,label,split\nraw/0.png,a,holdout\n", "line 2: unknown split `holdout`"),
         ("path,label,split\nraw/0.png,a,test\nraw/1.png,b,test\nraw/2.png,a,test\nraw/3.png,b,test\n", "no `train`"),
         ("path,label\nraw/0.png,a\nraw/1.png,a\n", r"single class \(a\)"),

@@ -28,9 +28,9 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
     if group_column and group_column not in columns:
         place = location or f"there is no {METADATA_FILE} in {folder.root}"
         raise DatasetError(f"data.group_column: no column `{group_column}` ({place}).")
-    rows = _by_filename(table, columns) if table else {}
-    slice_columns = tuple(column for column in columns if column != group_column)
     names = [files.readable(entry.path) for entry in listing.entries]
+    rows = _by_filename(table, columns, frozenset(names)) if table else {}
+    slice_columns = tuple(column for column in columns if column != group_column)
     entries = []
     for name, entry in zip(names, listing.entries, strict=True):
         row = rows.get(name, {})
@@ -49,10 +49,11 @@ def _find(folder: Folder, options: DataOptions) -> str | None:
     return options.metadata_csv
 
 
-def _by_filename(table: tables.Table, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def _by_filename(table: tables.Table, columns: tuple[str, ...], names: frozenset[str]) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for row in table.rows:
-        name = row.values[FILENAME_COLUMN].removeprefix("./")
+        name = row.values[FILENAME_COLUMN]
+        name = (name if name in names else name.replace("\\", "/")).removeprefix("./")
         values = {column: row.values[column] for column in columns}
         if name and rows.setdefault(name, values) != values:
             raise DatasetError(f"{table.location}, line {row.line}: duplicate row for {name} with different values.")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, files, labels, missing_files, tables
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.layouts import _columns, _pairs
+from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
+from components.image_example_gen.layouts._listed_files import ListedFiles
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
 from trainer_module import features
+from trainer_module.locations import join
 
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
 
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
-# Columns that are not slices.
-PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
+_SHOWN_CELLS = 2
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
@@ -27,38 +31,97 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     names = [file.path for file in folder.files if file.path in MANIFEST_FILES]
     if names:
         return Evidence("manifest", Confidence.INDEX_FILE, (f"a file {names[0]}",))
-    return Evidence("manifest", Confidence.NONE, contradicting=(f"no {' or '.join(MANIFEST_FILES)}",))
+    listing, others = _other_tables(folder, options)
+    if not listing:
+        return Evidence("manifest", Confidence.NONE, contradicting=(f"no {' or '.join(MANIFEST_FILES)}", *others))
+    # Beside folders that have a meaning of their own, a table is one of two interpretations.
+    settings = f"--set data.manifest={shlex.quote(join(folder.root, listing[0]))}"
+    supporting = tuple(f"a table {name} of images" for name in listing)
+    return Evidence("manifest", _rival(folder) or Confidence.INDEX_FILE, supporting, settings=settings)
+
+
+def _rival(folder: Folder) -> Confidence | None:
+    """Returns the confidence of the layout that the folders have without a table; None if they have none."""
+    if _pairs.named_pairs(folder):
+        return Confidence.FOLDER_COMBINATION
+    if any(len(_folders_of_images(folder, f"{parent}/")) > 1 for parent in folder.split_folders):
+        return Confidence.FOLDER_NAME
+    others = [name for name in _folders_of_images(folder, "") if not split_named(name)]
+    return Confidence.FALLBACK if len(others) > 1 and not folder.split_folders else None
+
+
+def _folders_of_images(folder: Folder, parent: str) -> list[str]:
+    names = folder.names_in(parent.rstrip("/")) if parent else folder.subfolders
+    return [name for name in names if folder.stems_directly(f"{parent}{name}")]
+
+
+def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list[str]]:
+    """Returns the tables of other names that list images, and the reasons why others do not."""
+    listing, others = [], []
+    for file in folder.files:
+        is_table = not file.is_folder and not file.problem and file.path.lower().endswith(tables.SUFFIXES)
+        if not is_table or (file.path == tables.METADATA_FILE and _rival(folder)):
+            continue
+        try:
+            table = tables.read(join(folder.root, file.path))
+            listed = ListedFiles(folder.root, table.name)
+            choices = [choice for choice in _columns.plausible(table, listed, options) if _has_labels(table, choice)]
+        except DatasetError as error:
+            others.append(str(error).rstrip("."))
+            continue
+        if not choices:
+            others.append(f"{file.path} does not list images and labels")
+        elif all(_repeats_folders(table, listed, choice) for choice in choices):
+            others.append(f"the labels in {file.path} are the names of the folders")
+        else:
+            listing.append(file.path)
+    return listing, others
+
+
+def _has_labels(table: tables.Table, columns: Columns) -> bool:
+    """Whether there are masks or at least two labels: a template for submissions has one."""
+    return bool(columns.mask) or len({row.values[columns.label] for row in table.rows}) > 1
+
+
+def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns) -> bool:
+    """Whether every label is the name of the folder of its file, so that the table has no other labels than these."""
+    if columns.mask:
+        return False
+    known = listed.find({row.values[columns.path] for row in table.rows if row.values[columns.path]})
+    pairs = [
+        (known[row.values[columns.path]].path, row.values[columns.label])
+        for row in table.rows
+        if row.values[columns.path]
+    ]
+    return all(f"/{label}/" in f"/{path.rpartition('/')[0]}/" for path, label in pairs)
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    table = tables.read(options.manifest or _find(folder), required=PATH)
-    if LABEL not in table.columns and MASK not in table.columns:
-        raise DatasetError(f"{table.location} has neither a column `{LABEL}` nor a column `{MASK}`.")
+    table = tables.read(options.manifest or _find(folder, options))
+    listed = ListedFiles(folder.root, table.name)
+    chosen = _columns.choose(table, listed, options)
     if options.group_column and options.group_column not in table.columns:
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
-    has_masks = MASK in table.columns
-    columns = tuple(
-        column for column in table.columns if column not in (PATH, LABEL, MASK, SPLIT, GROUP, options.group_column)
-    )
-    paths = {
-        _relative(folder.root, row.values[key]) for row in table.rows for key in (PATH, MASK) if row.values.get(key)
-    }
-    known = {file.path: file for file in files.describe(folder.root, list(paths))}
+    has_masks = bool(chosen.mask)
+    # Labels beside masks are neither.
+    others = (*chosen, _columns.GROUP, options.group_column, *((_columns.LABEL,) if has_masks else ()))
+    columns = tuple(column for column in table.columns if column not in others)
+    cells = {row.values[key] for row in table.rows for key in (chosen.path, chosen.mask) if row.values.get(key)}
+    known = listed.find(cells)
     entries: list[Entry] = []
     refused: list[RefusedFile] = []
     for row in table.rows:
-        path, label, mask = (row.values.get(key, "") for key in (PATH, LABEL, MASK))
-        split = row.values.get(SPLIT, "")
+        path, label, mask, split = (row.values.get(key, "") for key in chosen)
         if split and not split_named(split):
             raise DatasetError(
                 f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
             )
         line = f"{table.name}, line {row.line}"
-        file, mask_file = known.get(_relative(folder.root, path)), known.get(_relative(folder.root, mask))
+        file, mask_file = known.get(path), known.get(mask)
         if file is None:
             refused.append(RefusedFile(line, "no path"))
         elif not (mask if has_masks else label):
-            refused.append(refuse(file, f"no {MASK if has_masks else LABEL} ({line})"))
+            refused.append(refuse(file, f"no {_columns.MASK if has_masks else _columns.LABEL} ({line})"))
         elif file.is_folder:
             refused.append(refuse(file, f"a folder ({line})"))
         elif has_masks and mask_file and (mask_file.problem or mask_file.is_folder):
@@ -72,7 +135,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                     label=() if has_masks else labels.of_class(label),
                     label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
                     split=split_named(split),
-                    group=row.values.get(options.group_column or GROUP, "") or options.group_of(file.path),
+                    group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
                     slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
                 )
             )
@@ -84,7 +147,24 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         columns,
         frozenset(name for entry in entries for name in entry.classes),
         classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
+        _notes(table, chosen, listed, known),
     )
+
+
+def _notes(
+    table: tables.Table, chosen: Columns, listed: ListedFiles, known: Mapping[str, files.File]
+) -> tuple[str, ...]:
+    """Reports columns that were chosen by their names or values, and paths that were completed."""
+    notes = []
+    if table.name not in MANIFEST_FILES or not {chosen.path, chosen.label or chosen.mask} <= set(_columns.STANDARD):
+        notes.append(
+            f"{table.name}: the column `{chosen.path}` has the paths and `{chosen.label or chosen.mask}` the "
+            f"{'labels' if chosen.label else 'masks'}" + (f"; `{chosen.split}` has the splits" if chosen.split else "")
+        )
+    if completed := sorted(cell for cell in listed.completed(known, known) if not known[cell].problem):
+        shown = ", ".join(f"`{cell}` is {files.readable(known[cell].path)}" for cell in completed[:_SHOWN_CELLS])
+        notes.append(f"{table.name}: {len(completed):,} paths were completed: {shown}")
+    return tuple(notes)
 
 
 def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.File]) -> None:
@@ -107,16 +187,17 @@ def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.Fi
         )
 
 
-def _find(folder: Folder) -> str:
+def _find(folder: Folder, options: DataOptions) -> str:
     location = next(filter(None, map(folder.find, MANIFEST_FILES)), None)
-    if location is None:
+    if location is not None:
+        return location
+    listing, _ = _other_tables(folder, options)
+    if not listing:
         raise LayoutError(f"{folder.root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")
-    return location
-
-
-def _relative(root: str, path: str) -> str:
-    """Returns a path relative to the data folder; one that begins with the folder's own location is shortened."""
-    return path.removeprefix(root + "/").removeprefix("./")
+    if len(listing) > 1:
+        choices = "".join(f"\n  --data {shlex.quote(join(folder.root, name))}" for name in listing)
+        raise LayoutError(f"{folder.root} has {len(listing)} tables that list images. Choose one:{choices}\n")
+    return join(folder.root, listing[0])
 
 
 LAYOUT = LayoutSpec(

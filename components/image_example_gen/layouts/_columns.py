@@ -1,0 +1,147 @@
+"""The columns of a table that contain the paths of images and their labels: configured, by name, or by their values."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.layouts._folder import is_image_name, split_named
+from components.image_example_gen.layouts._listed_files import ListedFiles, share_of_files
+from components.image_example_gen.tables import Table
+from trainer_module.error_text import did_you_mean
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
+STANDARD = (PATH, LABEL, MASK)
+
+_LABEL_NAMES = frozenset(
+    ("label", "labels", "class", "classname", "classid", "category", "target", "diagnosis", "species", "breed", "y")
+)
+_SPLIT_NAMES = frozenset(("split", "set", "subset", "partition"))
+_MOST_CELLS = 50
+_ENOUGH_FILES = 0.8
+_MOST_CHOICES = 6
+
+
+class Columns(NamedTuple):
+    """The columns of a table.
+
+    Attributes:
+      path: Column of the paths.
+      label: Column of the labels; empty if there are masks.
+      mask: Column of the masks' paths, or empty.
+      split: Column of the splits, or empty.
+    """
+
+    path: str
+    label: str
+    mask: str = ""
+    split: str = ""
+
+    def __str__(self) -> str:
+        """The options of the command that choose these columns."""
+        settings = f"--set data.path_column={shlex.quote(self.path)}"
+        return f"{settings} --set data.label_column={shlex.quote(self.label)}" if self.label else settings
+
+
+def choose(table: Table, listed: ListedFiles, options: DataOptions) -> Columns:
+    """Chooses the columns of a table.
+
+    Raises:
+      DatasetError: If a configured column does not exist, if the table has no header, or if not exactly one choice is
+        plausible; the message has the settings for each.
+    """
+    choices = plausible(table, listed, options)
+    if len(choices) == 1:
+        return choices[0]
+    shown = "".join(f"\n  {choice}" for choice in choices[:_MOST_CHOICES])
+    if choices:
+        raise DatasetError(f"{table.location}: several columns may be paths or labels. Choose one of each:{shown}")
+    paths = _path_columns(table, listed, options)
+    known = ", ".join(table.columns) or "none"
+    if not paths:
+        raise DatasetError(
+            f"{table.location} has no column `{PATH}` (found: {known}), and no other column contains the names of "
+            "images in the data folder. Set data.path_column."
+        )
+    raise DatasetError(
+        f"{table.location} has neither a column `{LABEL}` nor a column `{MASK}` (found: {known}), and no other column "
+        "contains labels that occur several times. Set data.label_column."
+    )
+
+
+def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[Columns]:
+    """Returns all choices of columns that a table allows.
+
+    Raises:
+      DatasetError: If a configured column does not exist, or if the table has no header.
+    """
+    for column in filter(is_image_name, table.columns):
+        if share_of_files(listed, [column]):
+            raise DatasetError(
+                f"{table.location}: the first line is not a header, but contains the file {column}. Write a line of "
+                "column names above it, for example path,label."
+            )
+    for key in ("path_column", "label_column"):
+        column = getattr(options, key)
+        if column and column not in table.columns:
+            suggestion = did_you_mean(column, table.columns) or f". Columns: {', '.join(table.columns)}."
+            raise DatasetError(f"data.{key}: {table.location} has no column `{column}`{suggestion}")
+    split = _split_column(table)
+    choices = []
+    for path in _path_columns(table, listed, options):
+        if MASK in table.columns and not options.label_column:
+            choices.append(Columns(path, "", MASK, split))
+            continue
+        choices += [Columns(path, label, "", split) for label in _label_columns(table, options, (path, split))]
+    return choices
+
+
+def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> list[str]:
+    if options.path_column or PATH in table.columns:
+        return [options.path_column or PATH]
+    columns = []
+    for column in table.columns:
+        cells = _cells(table, column)
+        if column != MASK and cells and share_of_files(listed, cells) >= _ENOUGH_FILES:
+            columns.append(column)
+    return columns
+
+
+def _label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
+    if options.label_column:
+        return [options.label_column]
+    if LABEL in table.columns and LABEL not in used:
+        return [LABEL]
+    others = [column for column in table.columns if column not in (*used, GROUP, options.group_column)]
+    named = [column for column in others if re.sub(r"[\W_]+", "", column.lower()) in _LABEL_NAMES]
+    return named or [column for column in others if _is_repeated(row.values[column] for row in table.rows)]
+
+
+def _is_repeated(values: Iterable[str]) -> bool:
+    """Whether values look like labels: at least two, none of them empty, each twice on average."""
+    values = list(values)
+    return all(values) and 2 <= len(set(values)) <= len(values) / 2
+
+
+def _split_column(table: Table) -> str:
+    """Returns the column of splits: `split`, or one with such a name and only names of splits."""
+    if SPLIT in table.columns:
+        return SPLIT
+    for column in table.columns:
+        if column.lower() in _SPLIT_NAMES and table.rows:
+            if all(split_named(row.values[column]) for row in table.rows):
+                return column
+    return ""
+
+
+def _cells(table: Table, column: str) -> list[str]:
+    """Returns some of the values of a column, from its whole length."""
+    values = list(dict.fromkeys(row.values[column] for row in table.rows if row.values[column]))
+    return list(itertools.islice(values[:: max(1, len(values) // _MOST_CELLS)], _MOST_CELLS))
