@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
 from components.image_example_gen.layouts._folder import is_image_name
@@ -35,7 +35,7 @@ class ListedFiles:
         described = {file.path: file for file in files.describe(self._root, sorted(set(path_of.values())))}
         return {cell: self._completed(described[path]) for cell, path in path_of.items()}
 
-    def completed(self, cells: Iterable[str], known: dict[str, files.File]) -> list[str]:
+    def completed(self, cells: Iterable[str], known: Mapping[str, files.File]) -> list[str]:
         """Returns the cells that are not the path of their file, apart from backslashes."""
         return [cell for cell in cells if known[cell].path != _slashes(_relative(self._root, cell))]
 
