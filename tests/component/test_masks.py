@@ -22,7 +22,9 @@ from trainer_module.session_model import SessionModel
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
-    """Thirty images whose bright region is class 1, with a border of ignored pixels."""
+    """Thirty images whose bright region is class 1, with a border of ignored pixels; 12 bits in files of 16."""
+    import tensorflow as tf
+
     root = tmp_path_factory.mktemp("data") / "street"
     rng = np.random.default_rng(8)
     for index in range(30):
@@ -30,10 +32,11 @@ def street(tmp_path_factory):
         mask[5 : rng.integers(8, 18), 5 : rng.integers(8, 22)] = 1
         image = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8) + mask[..., np.newaxis] * 150
         mask[:, :2] = 255
-        for folder, pixels in (("images", image.astype(np.uint8)), ("masks", mask)):
+        deep = image.astype(np.uint16) * 16 + rng.integers(0, 16, image.shape, dtype=np.uint16)
+        for folder, pixels in (("images", deep), ("masks", mask[..., np.newaxis])):
             path = root / folder / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+            path.write_bytes(tf.io.encode_png(pixels).numpy())
     (root / CLASSES_FILE).write_text("road\ncar\n255 ignored\n")
     return root
 
@@ -97,6 +100,36 @@ def test_from_files_to_a_served_model(run):
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
     report = (loaded.run_dir / "report.html").read_text()
     assert "Worst predictions" in report and f"Pushed as version {outcome.result.pushed_version}" in report
+
+
+def test_requests_are_decoded_like_the_images_of_training(run, street):
+    """Sends the files of 16 bits themselves, of which 12 are used; the examples contain 8 bits."""
+    import tensorflow as tf
+
+    loaded, outcome = run
+    warning, *_ = run_output(outcome).warnings
+    assert run_output(outcome).bit_depth == 12
+    assert warning.startswith("30 images have 16 bits per channel and are read as 12 bits (detected from the largest")
+    artifacts = loaded.run_dir / "artifacts"
+    assert warning.split(":")[0] in (loaded.run_dir / "report.html").read_text()
+    (shard,) = artifacts.glob("ImageExampleGen/examples/*/Split-test/*")
+    serialized = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    features_of = [tf.train.Example.FromString(record).features.feature for record in serialized]
+    names = [feature[features.IMAGE_FILENAME].bytes_list.value[0].decode() for feature in features_of]
+    files = [(street / name).read_bytes() for name in names]
+    assert all(
+        file != feature[features.IMAGE_ENCODED].bytes_list.value[0]
+        for file, feature in zip(files, features_of, strict=True)
+    )
+    served = SessionModel(str(next(artifacts.glob("Trainer/model/*/Format-Serving"))))
+    from_examples, from_files = served.run_on("examples", serialized), served.run_on("serving_default", files)
+    embeddings = [
+        served.run_on("embed", contents)["embedding"]
+        for contents in (files, [feature[features.IMAGE_ENCODED].bytes_list.value[0] for feature in features_of])
+    ]
+    served.close()
+    assert from_examples["mask_png_bytes"].tolist() == from_files["mask_png_bytes"].tolist()
+    np.testing.assert_allclose(*embeddings, atol=1e-6)
 
 
 def test_mask_metrics_equal_a_direct_count(run):
