@@ -18,8 +18,6 @@ from trainer_module.error_text import first_line
 
 _FORMATS = ["PNG", "BMP", "TIFF", "GIF"]  # no lossy format: it would change ids
 _OTHER_FORMATS = ((b"\xff\xd8", "JPEG"), (b"RIFF", "WebP"), (b"%PDF", "PDF"))
-# Counting takes eight bytes per pixel.
-_PIXELS_AT_ONCE = 2**20
 # More different values than this in one mask are not classes, but blurred edges.
 _MOST_LISTED = 8
 
@@ -82,13 +80,10 @@ def normalize(encoded: bytes, *, height: int, width: int, encoding: MaskEncoding
     if encoding.orientation == "stored":
         ids = _upright(ids, orientation)
     counts = _histogram(ids)
-    ignored = 0 if encoding.ignore_id is None else int(counts[encoding.ignore_id])
-    if encoding.ignore_id is not None:
-        counts[encoding.ignore_id] = 0
+    pixels = {number: count for number, count in enumerate(counts) if count and number != encoding.ignore_id}
     buffer = io.BytesIO()
     Image.fromarray(ids).save(buffer, "PNG")
-    pixels = {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
-    return Mask(buffer.getvalue(), pixels, ignored, palette, palette_digest)
+    return Mask(buffer.getvalue(), pixels, ids.size - sum(pixels.values()), palette, palette_digest)
 
 
 # === Checking ===
@@ -147,7 +142,7 @@ def _read(
     if encoding.source == "alpha":
         if not has_alpha and "transparency" not in image.info:
             raise UnusableImageError('its mask has no transparency; data.mask_source = "alpha" reads it')
-        return _ids_of_values(np.asarray(image.convert("RGBA"))[..., 3], encoding), (), 0
+        return _ids_of_values(*_codes(np.asarray(image.convert("RGBA"))[..., 3]), encoding), (), 0
     if has_alpha and encoding.source == "auto":
         _check_alpha(image)
     if image.mode in ("P", "PA"):
@@ -159,7 +154,7 @@ def _read(
         is_grey = bool((pixels[..., :3] == pixels[..., :1]).all())
         if not is_grey or (encoding.colors and encoding.source == "auto"):
             return _ids_of_colors(pixels[..., :3], encoding), (), 0
-        return _ids_of_values(pixels[..., 0], encoding), (), 0
+        return _ids_of_values(*_codes(pixels[..., 0]), encoding), (), 0
     if pixels.ndim == 3 and image.mode not in ("LA", "La"):
         raise UnusableImageError(f"its mask has colours of the kind {image.mode}; save it as grey, palette or RGB")
     scale = _scale(encoded, image.mode)
@@ -171,7 +166,7 @@ def _read(
     if encoding.values and scale > 1:
         grey = {value: encoding.id_of_value(value * scale) for value in present}
         return _ids_of_either(present, codes, grey, encoding, "grey levels are in data.mask_values"), (), 0
-    return _ids_of_values(values, encoding), (), 0
+    return _ids_of_values(present, codes, encoding), (), 0
 
 
 def _read_palette(image: Image.Image, encoding: MaskEncoding) -> tuple[np.ndarray, tuple[tuple[int, Color], ...], int]:
@@ -188,7 +183,7 @@ def _read_palette(image: Image.Image, encoding: MaskEncoding) -> tuple[np.ndarra
         counts = _histogram(codes)
         colors = {index: color_of.get(index, (0, 0, 0)) for index in present}
         ids = {index: encoding.id_of_color.get(pack(color), UNKNOWN) for index, color in colors.items()}
-        unknown = {colors[index]: int(counts[index]) for index in present if ids[index] == UNKNOWN}
+        unknown = {colors[index]: counts[index] for index in present if ids[index] == UNKNOWN}
         if unknown:
             raise UnusableImageError(_unknown_colors(unknown, encoding))
         return _gather(ids, codes), (), 0
@@ -198,7 +193,7 @@ def _read_palette(image: Image.Image, encoding: MaskEncoding) -> tuple[np.ndarra
             for index, color in color_of.items()
         }
         return _ids_of_either(present, codes, grey, encoding, "colours are in data.mask_values"), (), 0
-    ids_of_indices = _ids_of_values(codes, encoding)
+    ids_of_indices = _ids_of_values(present, codes, encoding)
     if encoding.source == "values":
         return ids_of_indices, (), 0
     return ids_of_indices, tuple(color_of.items()), zlib.crc32(bytes(palette))
@@ -230,20 +225,16 @@ def _check_alpha(image: Image.Image) -> None:
 def _codes(values: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Returns the values that occur, ascending, and the values as they are: integer [h, w]."""
     if values.dtype == np.uint8:
-        return np.flatnonzero(_histogram(values)).tolist(), values
+        return [value for value, count in enumerate(_histogram(values)) if count], values
     return np.unique(values).tolist(), values
 
 
-def _histogram(values: np.ndarray) -> np.ndarray:
-    """Counts every value: uint8 [h, w] → int64 [256]."""
-    flat = values.ravel()
-    chunks = (flat[start : start + _PIXELS_AT_ONCE] for start in range(0, flat.size, _PIXELS_AT_ONCE))
-    counts: np.ndarray = np.sum([np.bincount(chunk, minlength=256) for chunk in chunks], axis=0)
-    return counts
+def _histogram(values: np.ndarray) -> list[int]:
+    """Counts every value: uint8 [h, w] → 256 numbers. Pillow does it ten times faster than NumPy."""
+    return Image.fromarray(values).histogram()
 
 
-def _ids_of_values(values: np.ndarray, encoding: MaskEncoding) -> np.ndarray:
-    present, codes = _codes(values)
+def _ids_of_values(present: Sequence[int], codes: np.ndarray, encoding: MaskEncoding) -> np.ndarray:
     ids = {value: encoding.id_of_value(value) for value in present}
     unknown = [value for value in present if ids[value] == UNKNOWN]
     if unknown:
@@ -265,11 +256,13 @@ def _ids_of_either(
         )
     if are_colors:
         return _gather(by_color, codes)
-    return _ids_of_values(codes, encoding)
+    return _ids_of_values(present, codes, encoding)
 
 
 def _gather(ids: Mapping[int, int], codes: np.ndarray) -> np.ndarray:
     """Replaces every value by its id: integer [h, w] → uint8 [h, w]."""
+    if codes.dtype == np.uint8 and all(number == value for value, number in ids.items()):
+        return codes
     if codes.dtype == np.uint8:
         table = np.zeros(256, np.uint8)
         table[list(ids)] = list(ids.values())
