@@ -43,6 +43,10 @@ def test_every_preset_is_valid_and_has_a_header(name):
         ("evaluation.thresholds.macro_f1=-3", r"`macro_f1` must be between 0 and 1, not -3"),
         ("evaluation.thresholds.cross_entropy=-1", r"`cross_entropy` must be 0 or more, not -1"),
         ("evaluation.change_thresholds.accuracy=7", r"`accuracy` must be between 0 and 1, not 7"),
+        (
+            "evaluation.disabled_rules=['beats_chanse']",
+            r"no default rule `beats_chanse`\. Did you mean `beats_chance`\?",
+        ),
         ("evaluation.thresholds={}", r"evaluation\.thresholds: at least one is required"),
         ("model.name=vgg", r"Unknown model 'vgg'\. Known models: .*scratch_cnn"),
         ("model.blocks=[[1],[1],[1],[1],[1],[1]]", r"image_size is 16, but the model requires at least 32"),

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.evaluator import chance, default_rules, gates, options
 from components.evaluator.artifact import EvaluationResult, GateReport, SliceMetrics
@@ -341,6 +342,18 @@ def test_rules_are_disabled_by_name():
     assert report.blessed and results(report) == dict.fromkeys(RULES)
     assert report.rules[0].detail == "is disabled by evaluation.disabled_rules"
     assert report.not_compared == []
+
+
+def test_classes_of_the_train_split_are_read_from_its_statistics():
+    statistics = statistics_pb2.DatasetFeatureStatisticsList()
+    features = statistics.datasets.add().features
+    for name, counts in (("mask/class/text", {"road": 40, "car": 3}), ("slice/camera", {"car": 9, "bus": 1})):
+        feature = features.add()
+        feature.path.step.append(name)
+        for label, count in counts.items():
+            feature.string_stats.rank_histogram.buckets.add(label=label, sample_count=count)
+    assert default_rules.class_counts(statistics, ("mask/class/text",)) == {"road": 40, "car": 3}
+    assert default_rules.class_counts(statistics, ("image/class/text",)) == {}
 
 
 @pytest.mark.parametrize("task", tasks.names())
