@@ -99,8 +99,8 @@ class LabelAccumulator:
             raise ValueError(f"{probabilities.size} probabilities do not fit {self._num_classes} classes")
         if not np.isfinite(probabilities).all():
             raise ValueError(
-                "the predicted probabilities are not finite: weights of the model are NaN or infinite. Train again, with "
-                "a lower training.learning_rate or other pre-trained weights"
+                "the predicted probabilities are not finite: weights of the model are NaN or infinite. Train again "
+                "with a lower training.learning_rate or other pre-trained weights"
             )
         self._pending.append((label, probabilities))
         if len(self._pending) * self._num_classes >= _MAX_PENDING:
