@@ -25,7 +25,6 @@ from components.example_validator.drift import NUM_QUANTILES
 from components.grad_cam.component import GradCam
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from components.model_report.component import ModelReport
 from components.pusher.component import VersionPusher
 from components.schema_gen.component import ImageSchemaGen
@@ -90,7 +89,7 @@ def create_pipeline(
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
     written_splits = config.data.written_splits(dataset.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
-    slices = config.evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + dataset.slice_columns)
+    slices = config.evaluation.evaluated_slices(dataset.built_in_slices + dataset.slice_columns)
 
     example_gen = ImageExampleGen(
         input_base=config.data_location, options=example_gen_options(config, dataset), source_hash=code
@@ -102,7 +101,7 @@ def create_pipeline(
     statistics_features += [
         key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS
     ]
-    statistics_features += [*features.BUILT_IN_SLICES, *map(slice_feature, dataset.slice_columns)]
+    statistics_features += [slice_feature(name) for name in dataset.built_in_slices + dataset.slice_columns]
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
         stats_options=tfdv.StatsOptions(

@@ -15,6 +15,26 @@ CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the i
 MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]
 MASK_CLASSES = "mask/class/text"  # names of the classes that occur in the mask, any number
 
+# Boxes, one value per box; an image without boxes has empty lists. Keys of the TensorFlow Object Detection API, which
+# has no key for crowds.
+BOX_YMIN = "image/object/bbox/ymin"  # float32, range [0, 1], relative to the upright image
+BOX_XMIN = "image/object/bbox/xmin"
+BOX_YMAX = "image/object/bbox/ymax"
+BOX_XMAX = "image/object/bbox/xmax"
+BOX_CORNERS = (BOX_YMIN, BOX_XMIN, BOX_YMAX, BOX_XMAX)
+BOX_CLASSES = "image/object/class/text"  # class names
+BOX_DIFFICULT = "image/object/difficult"  # int64, 1 for an object that is hard to recognise (Pascal VOC)
+BOX_IS_CROWD = "image/object/is_crowd"  # int64, 1 for a box around many objects of the class (COCO)
+# Derived from the boxes, for statistics and drift.
+BOX_COUNT = "image/object/count"  # int64, one value: number of boxes
+BOX_SIZE = "image/object/size"  # float32, square root of the box's share of the image's area, range (0, 1]
+BOX_ASPECT_RATIO = "image/object/aspect_ratio"  # float32, width / height in pixels of the upright image
+BOX_DTYPES = {
+    BOX_CLASSES: "string",
+    **dict.fromkeys((*BOX_CORNERS, BOX_SIZE, BOX_ASPECT_RATIO), "float32"),
+    **dict.fromkeys((BOX_DIFFICULT, BOX_IS_CROWD, BOX_COUNT), "int64"),
+}
+
 # Before any resizing: mean and standard deviation of each channel, float32, range [0, 255].
 COLORS = ("red", "green", "blue")
 LUMA = "luma"
@@ -36,6 +56,10 @@ SLICE_BRIGHTNESS = "slice/brightness"  # dark | normal | bright
 SLICE_RESOLUTION = "slice/resolution"  # small | medium | large
 SLICE_ORIENTATION = "slice/orientation"  # portrait | square | landscape
 BUILT_IN_SLICES = (SLICE_BRIGHTNESS, SLICE_RESOLUTION, SLICE_ORIENTATION)
+# Of images with boxes only.
+SLICE_OBJECT_COUNT = "slice/object_count"  # none | one | few | many
+SLICE_OBJECT_SIZE = "slice/object_size"  # none | small | medium | large
+BOX_SLICES = (SLICE_OBJECT_COUNT, SLICE_OBJECT_SIZE)
 
 # --- Transformed example: output of the transform graph ----------------------------------------------------------
 IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string

@@ -306,7 +306,7 @@ TaskSection = Annotated[SerializeAsAny[TaskOptions], BeforeValidator(_parse_task
 class TrainerOptions(Section):
     """All options of the Transform and Trainer hooks."""
 
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names; the index is the class id.")
+    classes: tuple[str, ...] = Field(min_length=1, description="Class names; the index is the class id.")
     ignore_id: int | None = Field(default=None, ge=0, le=255, description="Id of the mask pixels that are ignored.")
     bit_depth: int = Field(
         default=16,

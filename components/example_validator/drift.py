@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from trainer_module import features
+
 # Number of quantiles in the histograms. Shares are known to a twentieth or better; a hundred quantiles would take TFDV
 # longer than reading ten thousand examples.
 NUM_QUANTILES = 20
@@ -182,6 +184,8 @@ def _quantiles(feature: statistics_pb2.FeatureNameStatistics) -> np.ndarray:
 
 
 def _shares(feature: statistics_pb2.FeatureNameStatistics) -> dict[str, float]:
+    """Returns the share of examples with each value; of objects, where an example may have a value several times."""
     counts = {bucket.label: bucket.sample_count for bucket in feature.string_stats.rank_histogram.buckets}
-    total = feature.string_stats.common_stats.num_non_missing
+    is_of_objects = feature.path.step[0] == features.BOX_CLASSES
+    total = sum(counts.values()) if is_of_objects else feature.string_stats.common_stats.num_non_missing
     return {value: count / total for value, count in counts.items()} if total else {}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.labels import CLASS_NAMES, has_class_ids
+from components.image_example_gen.labels import CLASS_NAMES, has_boxes, has_class_ids
 from components.image_example_gen.layouts import Entry, Listing
 from trainer_module.error_text import did_you_mean
 
@@ -77,7 +77,8 @@ def check(listing: Listing, configured: Sequence[str] | None, root: str) -> None
         return
     if groups := [group for group in _same_names(names) if not intended.issuperset(group)]:
         raise DatasetError(_same_class(groups, listing, root))
-    if combined := {name: parts for name, parts in _combined_names(names).items() if name not in intended}:
+    combined = {name: parts for name, parts in _combined_names(names).items() if name not in intended}
+    if combined and not has_boxes(listing.label_features):  # a box has one class, whatever its name is
         raise DatasetError(_several_labels(combined, listing, root))
     if configured is None or names == intended:
         return

@@ -68,6 +68,11 @@ class Dataset:
         """Size of all files that are read, bytes."""
         return sum(entry.size + sum(file.size for file in entry.label_files) for entry in self.entries)
 
+    @property
+    def built_in_slices(self) -> tuple[str, ...]:
+        """Names of the slices that every image has."""
+        return labels.built_in_slices(self.label_features)
+
 
 def inspect_dataset(location: str, options: DataOptions) -> Dataset:
     """Lists a dataset, and refuses one that cannot be trained on.
@@ -268,7 +273,7 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> No
         raise DatasetError(
             f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
         )
-    if len(dataset.classes) == 1:
+    if len(dataset.classes) == 1 and not labels.has_boxes(dataset.label_features):
         raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")
     splits = {entry.split for entry in dataset.entries}
     if dataset.own_splits and not splits & {"", features.TRAIN}:
@@ -297,12 +302,17 @@ def _refuse_small_classes(location: str, dataset: Dataset) -> None:
             f"{location}: {len(nested):,} images are in folders inside class folders, such as {', '.join(nested[:2])}. "
             "Use --set data.recursive=true, or move them up."
         )
+    removal = (
+        "leave the class out by naming the others in data.classes"
+        if labels.has_boxes(dataset.label_features)
+        else "remove the class"
+    )
     if empty := [name for name in dataset.classes if not counts[name]]:
-        raise DatasetError(f"{location}: no images of class {_names(empty)}. Add some, or remove the class.")
+        raise DatasetError(f"{location}: no images of class {_names(empty)}. Add some, or {removal}.")
     if single := [name for name in dataset.classes if counts[name] == 1]:
         raise DatasetError(
             f"{location}: only one image of class {_names(single)}. A class needs one to train on and one to "
-            "evaluate. Add images, or remove the class."
+            f"evaluate. Add images, or {removal}."
         )
     trained = {name for entry in dataset.entries if entry.split in ("", features.TRAIN) for name in entry.classes}
     if untrained := [name for name in dataset.classes if name not in trained]:

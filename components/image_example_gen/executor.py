@@ -13,7 +13,17 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.artifacts import Artifacts
-from components.image_example_gen import bit_depth, labels, layouts, limits, pixel_checks, shards, splits, summary
+from components.image_example_gen import (
+    bit_depth,
+    boxes,
+    labels,
+    layouts,
+    limits,
+    pixel_checks,
+    shards,
+    splits,
+    summary,
+)
 from components.image_example_gen.beam_steps import ExamineImages, WriteSplits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
@@ -84,6 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pixel_checks.refuse_differing_palettes(observations)
             warnings += pixel_checks.orientation_warnings(observations, options.data)
             warnings += pixel_checks.check_mask_classes(records, counts, options.classes, options.ignore_id)
+        warnings += boxes.warnings(observations)
         for warning in warnings:
             logging.warning("%s", warning)
 

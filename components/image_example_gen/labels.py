@@ -12,12 +12,21 @@ Label = tuple[tuple[str, tuple[Value, ...]], ...]
 
 CLASS_LABEL = (features.CLASS_TEXT,)
 MASK_LABEL = (features.MASK_ENCODED, features.MASK_CLASSES)
+BOX_LABEL = (
+    features.BOX_CLASSES,
+    *features.BOX_CORNERS,
+    features.BOX_DIFFICULT,
+    features.BOX_IS_CROWD,
+    features.BOX_COUNT,
+    features.BOX_SIZE,
+    features.BOX_ASPECT_RATIO,
+)
 # An example has a label if it has the label's first feature; if it has several labels, the first of them counts.
-LABELS = (MASK_LABEL, CLASS_LABEL)
-
+LABELS = (MASK_LABEL, BOX_LABEL, CLASS_LABEL)
+_NOUNS = {MASK_LABEL: "a mask per image", BOX_LABEL: "boxes", CLASS_LABEL: "one class per image"}
 
 # Features with the class names of an image, by which images are counted and divided.
-CLASS_NAMES = (features.CLASS_TEXT,)
+CLASS_NAMES = (features.CLASS_TEXT, features.BOX_CLASSES)
 
 
 def class_names(label: Iterable[tuple[str, Iterable[Value]]]) -> tuple[str, ...]:
@@ -33,3 +42,19 @@ def of_class(name: str) -> Label:
 def has_class_ids(label_features: Iterable[str]) -> bool:
     """Whether the label contains class ids, so that the order of the class names matters."""
     return features.MASK_ENCODED in label_features
+
+
+def has_boxes(label_features: Iterable[str]) -> bool:
+    """Whether the label consists of boxes."""
+    return features.BOX_CLASSES in label_features
+
+
+def noun(label_features: tuple[str, ...]) -> str:
+    """Returns what one example is labelled with, in messages."""
+    return _NOUNS[label_features]
+
+
+def built_in_slices(label_features: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of the slices that every image has."""
+    keys = features.BUILT_IN_SLICES + (features.BOX_SLICES if has_boxes(label_features) else ())
+    return tuple(key.removeprefix(features.SLICE_PREFIX) for key in keys)

@@ -111,6 +111,11 @@ class DataOptions(Section):
         min_length=1,
         description="The folder of the masks; the same for masks with a suffix (`a_mask.png`).",
     )
+    box_orientation: Orientation = Field(
+        default="auto",
+        description="Whether boxes refer to the image rotated by its EXIF orientation (`upright`) or to the pixels as "
+        "they are stored, where the size in the annotation does not decide; `auto` is `upright` with a warning.",
+    )
     manifest: str | None = Field(
         default=None,
         description="CSV (`.csv`, `.tsv`) or JSON Lines (`.jsonl`) with `path` and `label` or `mask`, and optionally "

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen import bit_depth, mask, splits
+from components.image_example_gen import bit_depth, boxes, mask, splits
+from components.image_example_gen.boxes import NormalizedBoxes
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_file import Examined
 from components.image_example_gen.image_properties import ImageProperties
@@ -68,16 +69,23 @@ def to_example(
         feature[features.mean_key(channel)].float_list.value.append(properties.mean[channel])
         feature[features.deviation_key(channel)].float_list.value.append(properties.deviation[channel])
     for key, values in label.items():
-        _set(feature[key], values)
+        if values:
+            _set(feature[key], values)
+        else:
+            # An empty list needs the type of the feature: readers refuse one of another type.
+            getattr(feature[key], _LISTS[features.BOX_DTYPES.get(key, "string")]).SetInParent()
     if depth < bit_depth.HIGHEST:
         feature[features.IMAGE_BIT_DEPTH].int64_list.value.append(depth)
     return example
 
 
+_LISTS = {"string": "bytes_list", "float32": "float_list", "int64": "int64_list"}
+
+
 def _set(feature: tf.train.Feature, values: Sequence[Value]) -> None:
-    if values and isinstance(values[0], int):
+    if isinstance(values[0], int):
         feature.int64_list.value.extend(values)
-    elif values and isinstance(values[0], float):
+    elif isinstance(values[0], float):
         feature.float_list.value.extend(values)
     else:
         feature.bytes_list.value.extend(value.encode() if isinstance(value, str) else value for value in values)
@@ -102,6 +110,10 @@ def build(
         raise properties
     checked = check_label(candidate.label, properties, options)
     slices = properties.slices() | dict(zip(options.columns, candidate.slices, strict=True))
+    if checked.boxes:
+        slices |= boxes.slices(checked.boxes.boxes, height=properties.height, width=properties.width)
+        for correction in checked.boxes.corrections.elements():
+            observations.add(correction, candidate.filename)
     # The digest of the file, not of the reduced image: the split of an image does not depend on the others.
     sha256 = hashlib.sha256(candidate.encoded).hexdigest()
     example = to_example(
@@ -155,10 +167,12 @@ class CheckedLabel(NamedTuple):
     Attributes:
       label: Raw example features and their values.
       mask: The mask, if the label is one.
+      boxes: The boxes, if the label consists of them.
     """
 
     label: Label
     mask: Mask | None = None
+    boxes: NormalizedBoxes | None = None
 
 
 def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> CheckedLabel:
@@ -167,6 +181,10 @@ def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOpti
     Raises:
       UnusableImageError: If the label does not fit the image.
     """
+    if boxes.is_unchecked(raw):
+        fitted = _fit_boxes(raw, properties, options)
+        label = boxes.raw_label(fitted.boxes, height=properties.height, width=properties.width)
+        return CheckedLabel(label, boxes=fitted)
     if features.MASK_ENCODED not in raw:
         return CheckedLabel(raw)
     (encoded,) = raw[features.MASK_ENCODED]
@@ -183,6 +201,16 @@ def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOpti
         features.MASK_CLASSES: [options.classes[number] for number in normalized.pixels],
     }
     return CheckedLabel({**raw, **derived}, normalized)
+
+
+def _fit_boxes(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> NormalizedBoxes:
+    return boxes.normalize(
+        boxes.Annotation.from_label(raw),
+        height=properties.height,
+        width=properties.width,
+        orientation=properties.orientation,
+        drawn_on=options.data.box_orientation,
+    )
 
 
 def _digest(label: Label) -> str:

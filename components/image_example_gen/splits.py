@@ -120,7 +120,8 @@ def _conflicts(records: Sequence[Record], members: Sequence[int]) -> list[tuple[
     reasons = []
     for index in members:
         rival = next(records[other] for other in members if records[other].label_digest != records[index].label_digest)
-        label = f"class {', '.join(rival.classes)}" if rival.classes else "another label"
+        has_other_classes = rival.classes != records[index].classes
+        label = f"class {', '.join(rival.classes)}" if rival.classes and has_other_classes else "another label"
         reasons.append((index, f"conflicting labels: the same image has {label} in {rival.path}"))
     return reasons
 
@@ -192,7 +193,9 @@ def _draw_units(
         if options.splits.by == "class" or number * smallest_fraction < _FEWEST_EXPECTED
     }
     for name in sorted(exact):
-        _check_size(name, num_units[name], fractions, options)
+        # Images without boxes need not be in every split, unless no image has a class, as with masks.
+        if name or len(num_units) == 1:
+            _check_size(name, num_units[name], fractions, options)
     strata: dict[str, list[str]] = defaultdict(list)
     split_of: dict[str, str] = {}
     for key in sorted(classes_of):

@@ -72,7 +72,7 @@ def read(location: str, *, required: str = "") -> Table:
     table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
     for row in table.rows:
         for value in row.values.values():
-            if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            if not is_printable(value):
                 raise DatasetError(
                     f"{location}, line {row.line}: {value!r} contains characters that no file name or label may have."
                 )
@@ -84,6 +84,11 @@ def read(location: str, *, required: str = "") -> Table:
                 f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it."
             )
     return table
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text may be a file name or a label: without null characters and halves of surrogate pairs."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kind(location: str) -> str:

@@ -13,12 +13,18 @@ from trainer_module import features
 # Features without statistics. Hashing every image would take longer than everything else, and the file names would
 # become the values of an enumeration.
 UNCOUNTED = (features.IMAGE_ENCODED, features.IMAGE_FILENAME, features.IMAGE_SHA256)
-UNCOUNTED_LABELS = (features.MASK_ENCODED,)
+UNCOUNTED_LABELS = (features.MASK_ENCODED, *features.BOX_CORNERS)
 # Features without statistics are not expected in this environment.
 STATISTICS_ENVIRONMENT = "STATISTICS"
 
+# Ranges that follow from the definition of a feature. Rare boxes are not anomalies: their distributions are compared.
+_COUNTS = (features.BOX_COUNT,)
+_FLAGS = (features.BOX_DIFFICULT, features.BOX_IS_CROWD)
+_FRACTIONS = (*features.BOX_CORNERS, features.BOX_SIZE)
+_RATIOS = (features.BOX_ASPECT_RATIO,)
 _SIZES = (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)
 _MAX_PIXEL_VALUE = 255.0
+_TYPES = {"string": schema_pb2.BYTES, "float32": schema_pb2.FLOAT, "int64": schema_pb2.INT}
 
 
 def curate(
@@ -32,8 +38,8 @@ def curate(
     * Class names are those of the dataset: TFDV infers at most a hundred.
     * Label features may have any number of values if the label allows it, even if all examples have the same number.
     * The image format may be any that can be read, and slices may have any value: a rare value is not an anomaly.
-    * Sizes, brightness and colours have the range over all splits, widened by the margin. The next span is validated
-      against it.
+    * Sizes of images, brightness and colours have the range over all splits, widened by the margin. The next span is
+      validated against it. Features of boxes have the range of their definition.
 
     Args:
       schema: Inferred by TFDV from the train split.
@@ -50,16 +56,20 @@ def curate(
             feature.string_domain.value.extend(options.classes)
         elif feature.name == features.IMAGE_FORMAT:
             feature.string_domain.value.extend(features.IMAGE_FORMATS)
+        elif feature.name in features.BOX_DTYPES:
+            _set_own_range(feature)
         elif feature.name in ranges:
             _set_range(feature, *ranges[feature.name], options.domain_margin)
         if feature.name in options.label_features and feature.name not in options.single_valued_features:
             for field in ("shape", "value_count", "presence"):
                 feature.ClearField(field)
     for name in (*UNCOUNTED, *(name for name in UNCOUNTED_LABELS if name in options.label_features)):
-        feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
-        feature.presence.min_fraction = 1.0
-        feature.presence.min_count = 1
-        feature.shape.dim.add(size=1)
+        feature = schema.feature.add(name=name, type=_TYPES[features.BOX_DTYPES.get(name, "string")])
+        _set_own_range(feature)
+        if name not in features.BOX_DTYPES:  # those have any number of values
+            feature.presence.min_fraction = 1.0
+            feature.presence.min_count = 1
+            feature.shape.dim.add(size=1)
         feature.not_in_environment.append(STATISTICS_ENVIRONMENT)
     return schema
 
@@ -68,6 +78,17 @@ def _clear_domain(schema: schema_pb2.Schema, feature: schema_pb2.Feature) -> Non
     for domain in [domain for domain in schema.string_domain if domain.name == feature.domain]:
         schema.string_domain.remove(domain)
     feature.ClearField("domain_info")
+
+
+def _set_own_range(feature: schema_pb2.Feature) -> None:
+    if feature.name in _COUNTS:
+        feature.int_domain.min = 0
+    elif feature.name in _FLAGS:
+        feature.int_domain.min, feature.int_domain.max = 0, 1
+    elif feature.name in _FRACTIONS:
+        feature.float_domain.min, feature.float_domain.max = 0.0, 1.0
+    elif feature.name in _RATIOS:
+        feature.float_domain.min = 0.0
 
 
 def _set_range(feature: schema_pb2.Feature, low: float, high: float, margin: float) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.evaluator.options import LABEL_GROUP, may_name
-from components.image_example_gen import layouts, limits
+from components.image_example_gen import labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.options import ExampleGenOptions
-from components.image_example_gen.tables import BUILT_IN_SLICE_NAMES
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.nodes import NODE_IDS
@@ -64,8 +63,8 @@ def check_names(config: PipelineConfig, dataset: Dataset) -> None:
             "Rename the column."
         )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
-    available = (*BUILT_IN_SLICE_NAMES, *dataset.columns, *groups)
-    measured = evaluation.evaluated_slices(BUILT_IN_SLICE_NAMES + dataset.slice_columns)
+    available = (*dataset.built_in_slices, *dataset.columns, *groups)
+    measured = evaluation.evaluated_slices(dataset.built_in_slices + dataset.slice_columns)
     families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:
@@ -92,7 +91,7 @@ def check_names(config: PipelineConfig, dataset: Dataset) -> None:
 
 
 def _check_explanations(config: PipelineConfig, dataset: Dataset) -> None:
-    slices = (*BUILT_IN_SLICE_NAMES, *dataset.columns)
+    slices = (*dataset.built_in_slices, *dataset.columns)
     for name in config.grad_cam.slices or ():
         if name not in slices:
             suggestion = did_you_mean(name, slices) or f". The dataset has: {', '.join(slices)}."
@@ -113,9 +112,10 @@ def refuse_other_task(config: PipelineConfig, dataset: Dataset, to_node: str) ->
     if provided.issuperset(task.label_features):
         return
     fitting = [name for name in tasks.names() if provided.issuperset(tasks.get(name).label_features)]
+    names = " or ".join(f"--set task.name={name}" for name in fitting)
+    use = f"Use {names}; or use" if fitting else "No task is trained on them. Use"
     raise ConfigError(
         f'task.name = "{task.name}" requires {task.label_noun}, and {dataset.root} has '
-        f"{' or '.join(tasks.get(name).label_noun for name in fitting)}. Use "
-        f"{' or '.join(f'--set task.name={name}' for name in fitting)}; or use --to ExampleValidator, which only "
-        "reads, splits and checks these data."
+        f"{labels.noun(dataset.label_features)}. {use} --to ExampleValidator, which only reads, splits and checks "
+        "these data."
     )

@@ -567,8 +567,18 @@ MARKERS = {
     "class_folders": ["cat/0.png", "dog/0.png"],
     "split_folders": ["train/cat/0.png"],
     "mask_pairs": ["images/0.png", "masks/0.png"],
+    "yolo": ["labels/0.txt"],
     "tfrecord": ["train/x.tfrecord"],
+    "cvat": ["annotations.xml"],
     "manifest": ["manifest.csv"],
+}
+
+
+# Layouts that are alternatives to one of those, with the beginning of their files.
+ALTERNATIVES = {
+    "voc": ("yolo", {"Annotations/0.xml": "<annotation>"}),
+    "coco": ("cvat", {"train/_annotations.coco.json": '{"images": [], "annotations": []}'}),
+    "label_studio": ("cvat", {"project-1.json": '[{"id": 1, "annotations": []}]'}),
 }
 
 
@@ -596,8 +606,21 @@ def test_the_most_specific_evidence_decides(mask_folders):
         assert all(evidence.supporting or evidence.contradicting for evidence in detection.evidence)
         confident = [evidence.layout for evidence in detection.evidence if evidence.confidence]
         assert confident == [known for known in reversed(MARKERS) if known in confident]
-    assert by_layout["split_folders"].contradicting == ("other folders: cat, dog, images, masks",)
+    assert by_layout["split_folders"].contradicting == ("other folders: cat, dog, images, labels, masks",)
     assert by_layout["manifest"].supporting == ("a file manifest.csv",)
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_alternatives_to_a_layout(mask_folders, name):
+    other, texts = ALTERNATIVES[name]
+    before = [path for known in list(MARKERS)[: list(MARKERS).index(other)] for path in MARKERS[known]]
+    root = mask_folders(*before, *texts)
+    for path, text in texts.items():
+        (root / path).write_text(text)
+    assert detect(root).layout == name
+    after = MARKERS[list(MARKERS)[list(MARKERS).index(other) + 1]]
+    assert detect(mask_folders(*after)).layout != name
+    assert set(layouts.names()) == {*MARKERS, *ALTERNATIVES}
 
 
 def test_a_configured_manifest_is_evidence(mask_folders):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.image_example_gen import labels
+from components.image_example_gen import files, labels, layouts
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.layouts import Folder
 from components.image_example_gen.options import DataOptions
 from pipeline.config import loading
 
@@ -180,7 +181,10 @@ def test_folders_of_pascal_voc_that_are_not_read_are_noted(write):
         "SegmentationObject/a.png": drawing(),
     }
     root = write(contents | {"Annotations/a.xml": b"<annotation>", "ImageSets/Main/train.txt": b"a\n"})
-    pairs, dataset = inspect_masks(root)
+    with pytest.raises(LayoutError, match=r"the layouts mask_pairs, voc") as caught:
+        inspect(root)
+    assert settings(str(caught.value)).keys() >= {"If every image has an XML file with its boxes"}
+    pairs, dataset = inspect_masks(root, layout="mask_pairs")
     assert {pair[:2] for pair in pairs} == {("JPEGImages/a.jpg", "SegmentationClass/a.png")}
     assert dataset.notes == ("not read: the folders Annotations, ImageSets, SegmentationObject",)
 
@@ -313,13 +317,21 @@ BOXES = [
 ]
 
 
+LAYOUTS = {"YOLO": "yolo", "Pascal VOC": "voc", "COCO": "coco"}
+
+
 @pytest.mark.parametrize(("kind", "contents"), BOXES)
-def test_annotations_of_objects_are_refused_by_name(write, kind, contents):
+def test_annotations_of_objects_are_read_or_refused_by_name(write, kind, contents):
     root = write({path: content or photo() for path, content in contents.items()})
     path = next(path for path, content in contents.items() if content)
-    with pytest.raises(LayoutError, match=f"{re.escape(path)} looks like {kind}") as caught:
+    layout = next((layout for words, layout in LAYOUTS.items() if words in kind), "")
+    folder = Folder(str(root), tuple(files.listing(str(root))))
+    if layout and not path.startswith(("bikes", "cat")):
+        assert layouts.detect(folder, DataOptions()).layout == layout
+        return
+    advice = f"--set data.layout={layout}" if layout else "export them as COCO"
+    with pytest.raises(LayoutError, match=f"{re.escape(path)} looks like {kind}.*{advice}"):
         inspect(root)
-    assert "detection task" in str(caught.value)
 
 
 def test_a_text_beside_class_folders_is_not_an_annotation(write):

@@ -40,8 +40,7 @@ def detect(folder: Folder, options: DataOptions) -> Detection:
     annotations = _annotations.describe(folder) if evidence[0].confidence < Confidence.FOLDER_COMBINATION else ""
     if annotations:
         raise LayoutError(
-            f"{folder.root}: {annotations}. These belong to a detection task, and no layout of this version reads "
-            f"them. To train on the images alone, move the annotations elsewhere.{detection}"
+            f"{folder.root}: {annotations}. To train on the images alone, move the annotations elsewhere.{detection}"
         )
     if not evidence[0].confidence:
         raise LayoutError(f"{folder.root} matches no layout. Rearrange the files, or set data.layout.{detection}")

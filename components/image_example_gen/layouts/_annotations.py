@@ -1,4 +1,4 @@
-"""Annotations of objects beside images, such as bounding boxes: never read as classes or as masks."""
+"""Annotations of objects that no layout has recognised: never read as classes or as masks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ _FOLDER_NAMES = frozenset(("bbox", "bboxes", "boxes", "xml", "xmls", "yolo", "co
 _COCO_NAME = re.compile(r".*(annotations?|instances).*\.json")
 _YOLO_LINE = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*")
 _MOST_BYTES = 4096
+_LAYOUTS = {"Pascal VOC": "voc", "COCO": "coco", "YOLO": "yolo"}  # words of a kind → the layout that reads it
 
 
 def describe(folder: Folder) -> str:
-    """Describes annotations of objects in a data folder; empty if it has none."""
+    """Describes annotations of objects in a data folder, and how to read them; empty if it has none."""
     path = _find(folder)
-    return f"{files.readable(path)} looks like {_kind(folder.root, path)}" if path else ""
+    if not path:
+        return ""
+    kind = _kind(folder.root, path)
+    layout = next((layout for words, layout in _LAYOUTS.items() if words in kind), "")
+    advice = f"To read them as boxes, use --set data.layout={layout}" if layout else "To use them, export them as COCO"
+    return f"{files.readable(path)} looks like {kind}. {advice}"
 
 
 def _find(folder: Folder) -> str:

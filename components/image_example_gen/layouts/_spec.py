@@ -26,9 +26,11 @@ class Confidence(enum.IntEnum):
     FALLBACK = 1  # folders of any name
     FOLDER_NAME = 2  # a folder with a reserved name
     FOLDER_COMBINATION = 3  # several folders with reserved names that belong together
-    FILE_FORMAT = 4  # files in a format that only this layout uses
-    INDEX_FILE = 5  # a file that lists the dataset
-    CONFIGURED = 6  # the configuration names a file of this layout
+    LABEL_FILES = 4  # a label file for every image
+    FILE_FORMAT = 5  # files in a format that only this layout uses
+    ANNOTATION_FILE = 6  # a file with all labels, in the format of another program
+    INDEX_FILE = 7  # a file that lists the dataset
+    CONFIGURED = 8  # the configuration names a file of this layout
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, files, labels, missing_files, tables
 from components.image_example_gen.errors import DatasetError, LayoutError
-from components.image_example_gen.layouts import _columns, _pairs
+from components.image_example_gen.layouts import _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
@@ -80,7 +80,11 @@ def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list
 
 def _has_labels(table: tables.Table, columns: Columns) -> bool:
     """Whether there are masks or at least two labels: a template for submissions has one."""
-    return bool(columns.mask) or len({row.values[columns.label] for row in table.rows}) > 1
+    return (
+        bool(columns.mask)
+        or _box_table.has_boxes(table.columns)
+        or len({row.values[columns.label] for row in table.rows}) > 1
+    )
 
 
 def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns) -> bool:
@@ -108,6 +112,9 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     columns = tuple(column for column in table.columns if column not in others)
     cells = {row.values[key] for row in table.rows for key in (chosen.path, chosen.mask) if row.values.get(key)}
     known = listed.find(cells)
+    if _box_table.has_boxes(table.columns):
+        _refuse_missing(table, folder.root, known.values())
+        return _box_table.list_table(table, chosen, known, folder, options, _notes(table, chosen, listed, known))
     entries: list[Entry] = []
     refused: list[RefusedFile] = []
     for row in table.rows:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, labels, tables
 from components.image_example_gen.class_list import ClassList
-from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError
+from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError, UnusableImageError
+from components.image_example_gen.labels import Value
+from components.image_example_gen.layouts import _example_boxes
+from components.image_example_gen.layouts._boxes import of_classes
 from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Candidate, Confidence, Evidence, LayoutSpec
@@ -21,6 +24,7 @@ from trainer_module.locations import join
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions, ExampleGenOptions
 
+_MOST_FIRST = 1000  # examples at the beginning of a file of which one should have a label
 _NAME = re.compile(r"(.*[._-])?tfrecords?(-\d+-of-\d+)?(\.gz)?")
 
 
@@ -62,7 +66,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         label_features,
         tuple(entries),
         tuple(refused),
-        tuple(sorted(slices - set(tables.BUILT_IN_SLICE_NAMES))),
+        tuple(sorted(slices - set(labels.built_in_slices(label_features)))),
         class_list=classes_of_masks(folder, options) if labels.has_class_ids(label_features) else ClassList(),
     )
 
@@ -75,17 +79,25 @@ def _split_in_name(name: str) -> str:
 
 
 def _first_keys(location: str) -> set[str]:
-    """Returns the features of the first example of a file; the other examples are expected to have the same."""
+    """Returns the features of the first example, and the label of the first one of a file that has a label.
+
+    The other examples are expected to have the same.
+    """
     import tensorflow as tf
 
+    first = set[str]()
     try:
-        for serialized in files.records(location).take(1).as_numpy_iterator():
-            return set(tf.train.Example.FromString(serialized).features.feature)
+        for serialized in files.records(location).take(_MOST_FIRST).as_numpy_iterator():
+            own = set(tf.train.Example.FromString(serialized).features.feature)
+            first = first or own
+            # An image without boxes may lack their features.
+            if label := next((label[0] for label in labels.LABELS if label[0] in own), None):
+                return {*first, label}
     except Exception as error:  # TensorFlow's for the file, protobuf's for the example
         raise DatasetError(
             f"{files.readable(location)} is not a TFRecord file of tf.Example: {first_line(error)}"
         ) from None
-    return set()
+    return first
 
 
 def _read(root: str, entries: Sequence[Entry], options: ExampleGenOptions) -> Iterator[Candidate]:
@@ -119,7 +131,16 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
         return value(key).decode(errors="replace")
 
     class_name = options.data.rename_classes.get(text(features.CLASS_TEXT), text(features.CLASS_TEXT))
-    problem = _problem({key for key in feature if value(key)}, class_name, options)
+    keys = {key for key in feature if value(key)}
+    label: Mapping[str, Sequence[Value]] = {}
+    if labels.has_boxes(options.label_features):
+        keys.add(options.label_features[0])  # an image without boxes has no value
+        try:
+            annotation = _example_boxes.annotation_of(feature, options.data.rename_classes)
+        except UnusableImageError as error:
+            return Candidate(place, problem=str(error))
+        label = dict(of_classes(annotation, options.data).to_label())
+    problem = _problem(keys, class_name, options)
     names = feature[features.CLASS_TEXT].bytes_list.value if features.CLASS_TEXT in feature else ()
     if not problem and options.label_features[0] == features.CLASS_TEXT and len(names) > 1:
         shown = ", ".join(f"`{name.decode(errors='replace')}`" for name in names[:3])
@@ -130,7 +151,7 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
     return Candidate(
         name,
         value(features.IMAGE_ENCODED),
-        {key: (class_name if key == features.CLASS_TEXT else value(key),)},
+        label or {key: (class_name if key == features.CLASS_TEXT else value(key),)},
         split,
         text(features.SLICE_PREFIX + (options.data.group_column or "")) or options.data.group_of(name),
         tuple(text(features.SLICE_PREFIX + column) or tables.UNKNOWN for column in options.columns),

@@ -1,0 +1,145 @@
+"""A manifest with one row per box: `path`, `xmin`, `ymin`, `xmax`, `ymax` and `label`."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from components.image_example_gen import files, tables
+from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.layouts._boxes import AnnotatedImage, make_listing
+from components.image_example_gen.layouts._columns import GROUP, LABEL, Columns
+from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SIZE = ("width", "height")  # of the annotated image, pixels
+_FLAGS = ("difficult", "is_crowd")
+_TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
+
+
+def has_boxes(columns: Collection[str]) -> bool:
+    """Whether a table has one row per box."""
+    return set(CORNERS) <= set(columns)
+
+
+def list_table(
+    table: tables.Table,
+    chosen: Columns,
+    known: Mapping[str, files.File],
+    folder: Folder,
+    options: DataOptions,
+    notes: Iterable[str] = (),
+) -> Listing:
+    """Lists the images of a table; a row without a box is an image without objects.
+
+    Coordinates are pixels, or fractions of the image if none of the table is above 1.
+
+    Args:
+      table: The manifest.
+      chosen: Its columns of paths, labels and splits.
+      known: The files that its paths name, by path.
+      folder: The data folder.
+      options: `[data]`.
+      notes: What users should know.
+
+    Raises:
+      DatasetError: If there is no column of labels, or if a split is unknown.
+    """
+    group_column = options.group_column or GROUP
+    own = {group_column, *CORNERS, *_SIZE, *_FLAGS}
+    if not chosen.label or chosen.label in own:
+        raise DatasetError(f"{table.location} has boxes, but no column `{LABEL}`. Set data.label_column.")
+    own |= set(chosen)
+    columns = tuple(column for column in table.columns if column not in own)
+    rows_of: dict[str, list[tables.Row]] = defaultdict(list)
+    refused: list[RefusedFile] = []
+    for row in table.rows:
+        split = row.values.get(chosen.split, "")
+        if split and not split_named(split):
+            raise DatasetError(
+                f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
+            )
+        if row.values[chosen.path]:
+            rows_of[row.values[chosen.path]].append(row)
+        else:
+            refused.append(RefusedFile(f"{table.name}, line {row.line}", "no path"))
+    relative = _are_fractions(table.rows)
+    annotated = []
+    for path, rows in rows_of.items():
+        file = known[path]
+        try:
+            if file.problem:
+                raise UnusableImageError(file.problem)
+            per_image = (chosen.split, group_column, *_SIZE, *columns)
+            if len({tuple(row.values.get(column, "") for column in per_image) for row in rows}) > 1:
+                lines = f"{table.name}, lines {rows[0].line} to {rows[-1].line}"
+                raise UnusableImageError(f"rows of one image differ in split, group, size or another column ({lines})")
+            annotation = _annotation(rows, chosen.label, table.name, relative)
+        except UnusableImageError as error:
+            refused.append(refuse(file, str(error)))
+            continue
+        values = rows[0].values
+        annotated.append(
+            AnnotatedImage(
+                file,
+                annotation,
+                split_named(values.get(chosen.split, "")),
+                values.get(group_column, "") or options.group_of(file.path),
+                tuple(values[column] or tables.UNKNOWN for column in columns),
+            )
+        )
+    return make_listing(folder, options, annotated, refused, notes, columns=columns)
+
+
+def _are_fractions(rows: Iterable[tables.Row]) -> bool:
+    """Whether all coordinates are at most 1."""
+    values = []
+    for row in rows:
+        for column in CORNERS:
+            try:
+                values.append(float(row.values[column]))
+            except ValueError:
+                continue
+    return bool(values) and max(values) <= 1.0
+
+
+def _annotation(rows: Iterable[tables.Row], label: str, name: str, relative: bool) -> Annotation:
+    boxes = []
+    sides: list[float] = []
+    for row in rows:
+        place = f"{name}, line {row.line}"
+        sides = [_number(row.values.get(column, "") or "0", column, place) for column in _SIZE]
+        texts = [row.values[column] for column in CORNERS]
+        if not any((*texts, row.values[label])):
+            continue
+        if not row.values[label]:
+            raise UnusableImageError(f"a box without a label ({place})")
+        xmin, ymin, xmax, ymax = (_number(row.values[column], column, place) for column in CORNERS)
+        flags = [_flag(row.values.get(column, ""), column, place) for column in _FLAGS]
+        boxes.append(Box(xmin, ymin, xmax, ymax, row.values[label], *flags))
+    width, height = sides
+    known = width > 0 and height > 0
+    return Annotation(tuple(boxes), width if known else 0.0, height if known else 0.0, relative)
+
+
+def _number(text: str, column: str, place: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UnusableImageError(f"an incomplete box: {column} is `{text[:20]}` ({place})")
+    return value
+
+
+def _flag(text: str, column: str, place: str) -> bool:
+    if text.lower() not in (*_TRUE, *_FALSE):
+        raise UnusableImageError(f"{column} is `{text[:20]}`; expected 0 or 1 ({place})")
+    return text.lower() in _TRUE

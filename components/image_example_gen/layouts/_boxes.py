@@ -1,0 +1,212 @@
+"""What the layouts with boxes share: finding the images of annotations, and the listing of annotated images."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from components.image_example_gen import boxes, files, labels, tables
+from components.image_example_gen.boxes import Annotation
+from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.layouts import _metadata
+from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+# An annotation of one image is small; this bounds the memory and time that a file of another kind can cost.
+MOST_BYTES_PER_IMAGE = 10 * 2**20
+_MOST_NAMES = 2
+# Folders of any name inside folders of annotations that are looked into to detect a layout.
+_MOST_FOLDERS = 10
+
+
+class AnnotatedImage(NamedTuple):
+    """An image file and its boxes.
+
+    Attributes:
+      file: The image file.
+      annotation: Its boxes, not yet checked against the image.
+      split: The split that the dataset assigns; empty if the split is drawn.
+      group: As in `Entry`.
+      slices: As in `Entry`.
+    """
+
+    file: files.File
+    annotation: Annotation
+    split: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+
+
+class ImageIndex:
+    """All files below the data folder, and their images by path and by name."""
+
+    def __init__(self, root: str) -> None:
+        """Lists the files."""
+        self.files = {file.path: file for file in files.walk(root, "")}
+        self.images = {path: file for path, file in self.files.items() if is_image_name(path)}
+        self._by_name: dict[str, list[files.File]] = defaultdict(list)
+        self._by_stem: dict[str, list[files.File]] = defaultdict(list)
+        for path, file in self.images.items():
+            name = path.rpartition("/")[2]
+            self._by_name[name].append(file)
+            self._by_stem[stem_of(name)].append(file)
+
+    def find(self, name: str, folders: Iterable[str] = ()) -> files.File | None:
+        """Finds the image that an annotation names.
+
+        Args:
+          name: Path or file name; it may begin with a folder of another machine.
+          folders: Where to look first.
+
+        Returns:
+          The file below one of the folders with this path, or the only file with this name; None if there is none.
+        """
+        name = name.replace("\\", "/").removeprefix("./")
+        for folder in folders:
+            if file := self.images.get(f"{folder}/{name}" if folder else name):
+                return file
+        same = self._by_name.get(name.rpartition("/")[2], [])
+        return same[0] if len(same) == 1 else None
+
+    def with_stem(self, stem: str) -> files.File | None:
+        """Returns the only image with this name without its extension, or None."""
+        same = self._by_stem.get(stem, [])
+        return same[0] if len(same) == 1 else None
+
+
+def stem_of(name: str) -> str:
+    """Returns a file name without its folder and its extension."""
+    name = name.rpartition("/")[2]
+    stem, dot, _ = name.rpartition(".")
+    return stem if dot else name
+
+
+def split_of(path: str) -> str:
+    """Returns the split that a folder or the name of a path means; empty if none or several do.
+
+    `annotations/instances_train2017.json` → `train`.
+    """
+    words = re.split(r"[^a-z]+", path.lower())
+    splits = set(filter(None, map(split_named, words)))
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def folder_split(path: str) -> str:
+    """Returns the split of the first folder in a path that is named after one; empty if there is none."""
+    return next(filter(None, map(split_named, path.split("/")[:-1])), "")
+
+
+def names_below(folder: Folder, wanted: Sequence[str], depth: int = 2) -> Iterator[str]:
+    """Yields the paths of files and folders in the data folder and some of its folders.
+
+    These are the folders that are named after splits or `wanted`, and the first ones inside the latter.
+
+    Args:
+      folder: The data folder.
+      wanted: Names in lower case.
+      depth: Levels of folders.
+    """
+    level = [file.path for file in folder.files]
+    for remaining in range(depth, -1, -1):
+        yield from level
+        if not remaining:
+            return
+        parts = {path: path.lower().split("/") for path in level}
+        inside = [path for path, names in parts.items() if names[-1] in wanted or split_named(names[-1])]
+        deeper = [path for path, names in parts.items() if len(names) > 1 and names[-2] in wanted]
+        inside += [path for path in deeper if "." not in path and path not in inside][:_MOST_FOLDERS]
+        level = [f"{path}/{name}" for path in inside for name in files.names(folder.root, path)]
+
+
+def counted(text: str, names: Iterable[str]) -> list[str]:
+    """Returns a note about files: their number, the text, and the first two names; none without files."""
+    ordered = sorted(map(files.readable, names))
+    if not ordered:
+        return []
+    shown = ", ".join(ordered[:_MOST_NAMES]) + (", …" if len(ordered) > _MOST_NAMES else "")
+    return [f"{len(ordered):,} {text}: {shown}"]
+
+
+def make_listing(
+    folder: Folder,
+    options: DataOptions,
+    annotated: Iterable[AnnotatedImage],
+    refused: Iterable[RefusedFile] = (),
+    notes: Iterable[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Listing:
+    """Lists annotated images.
+
+    Boxes of classes that `data.classes` does not name are removed, and counted.
+
+    Args:
+      folder: The data folder.
+      options: `[data]`.
+      annotated: The images; one that occurs twice is refused.
+      refused: The files that are not used.
+      notes: What users should know.
+      columns: Names of the images' slices; if None, slices and groups come from `metadata.csv`.
+
+    Raises:
+      LayoutError: If there are images, but none has a box.
+      DatasetError: If a column has the name of a built-in slice.
+    """
+    images, refused = list(annotated), list(refused)
+    times = Counter(image.file.path for image in images)
+    entries: list[Entry] = []
+    names: set[str] = set()
+    for image in images:
+        problem = image.file.problem or ("a folder" if image.file.is_folder else "")
+        if times[image.file.path] > 1:
+            problem = f"annotated {times[image.file.path]} times"
+        annotation = of_classes(image.annotation, options)
+        if not problem and not all(map(_is_name, {box.name for box in annotation.boxes})):
+            problem = "a class name that is empty, or contains characters that no label may have"
+        if problem:
+            refused.append(refuse(image.file, problem))
+            continue
+        names.update(box.name for box in annotation.boxes)
+        entries.append(
+            Entry(
+                *image.file[:3],
+                label=annotation.to_label(),
+                split=image.split,
+                group=image.group,
+                slices=image.slices,
+            )
+        )
+    if entries and not names:
+        raise LayoutError(f"{folder.root}: {len(entries):,} images are annotated, but none of them has a box.")
+    listing = Listing(
+        labels.BOX_LABEL,
+        tuple(entries),
+        tuple(dict.fromkeys(refused)),
+        tuple(columns or ()),
+        frozenset(names),
+        notes=tuple(notes),
+    )
+    if columns is None:
+        listing = _metadata.join(listing, folder, options)
+    if reserved := set(listing.columns) & set(labels.built_in_slices(labels.BOX_LABEL)):
+        raise DatasetError(f"{folder.root}: column `{min(reserved)}` has the name of a built-in slice. Rename it.")
+    return listing
+
+
+def of_classes(annotation: Annotation, options: DataOptions) -> Annotation:
+    """Removes the boxes of classes that `data.classes` does not name, and records each as a correction."""
+    if options.classes is None:
+        return annotation
+    renamed = options.rename_classes
+    kept = tuple(box for box in annotation.boxes if renamed.get(box.name, box.name) in options.classes)
+    removed = itertools.repeat(boxes.OTHER_CLASS, len(annotation.boxes) - len(kept))
+    return annotation._replace(boxes=kept, corrections=(*annotation.corrections, *removed))
+
+
+def _is_name(name: str) -> bool:
+    return bool(name.strip()) and tables.is_printable(name)

@@ -1,0 +1,318 @@
+"""YOLO: one text file per image, in `labels` or beside the image; `data.yaml` or `classes.txt` names the classes."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from components.image_example_gen import boxes, files
+from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
+from components.image_example_gen.layouts import _yaml
+from components.image_example_gen.layouts._boxes import (
+    MOST_BYTES_PER_IMAGE,
+    AnnotatedImage,
+    ImageIndex,
+    counted,
+    folder_split,
+    make_listing,
+    names_below,
+)
+from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._folder import Folder, split_named
+from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from trainer_module.error_text import first_line
+from trainer_module.locations import join
+
+if TYPE_CHECKING:
+    from components.image_example_gen.options import DataOptions
+
+IMAGES_FOLDER, LABELS_FOLDER = "images", "labels"
+# Files with one name per line, in the order of the ids.
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "classes.names")
+_YAML = (".yaml", ".yml")
+
+_BOX, _BOX_AND_CONFIDENCE, _QUADRANGLE = 5, 6, 9  # numbers of values in a line
+# Coordinates beyond this are pixels and not fractions of a box that exceeds its image.
+_LARGEST_FRACTION = 2.0
+
+
+def _detect(folder: Folder, options: DataOptions) -> Evidence:
+    del options
+    paths = sorted(set(names_below(folder, (LABELS_FOLDER, IMAGES_FOLDER))))
+    names = [path for path in paths if path.endswith(".txt") and LABELS_FOLDER in path.split("/")[:-1]]
+    names = [path for path in names if path.rpartition("/")[2] not in _NAME_FILES]
+    lists = [path for path in paths if path.rpartition("/")[2] in ("_darknet.labels", "obj.names", "data.yaml")]
+    if names:
+        return Evidence("yolo", Confidence.LABEL_FILES, (f"label files such as {files.readable(names[0])}",))
+    if lists and any(path.endswith(".txt") for path in paths):
+        return Evidence("yolo", Confidence.LABEL_FILES, (f"text files and {files.readable(lists[0])}",))
+    return Evidence("yolo", Confidence.NONE, contradicting=(f"no text files in a folder `{LABELS_FOLDER}`",))
+
+
+def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+    index = ImageIndex(folder.root)
+    description = _describe(folder.root, index)
+    names = description.names or dict(enumerate(options.classes or ()))
+    if not names:
+        raise DatasetError(
+            f"{folder.root}: the labels contain class ids, and no data.yaml or {_NAME_FILES[0]} names them. Write one "
+            "name per line into classes.txt, or set data.classes."
+        )
+    label_paths = {path: _label_path(path, index) for path in index.images}
+    used = [path for path in label_paths.values() if path]
+    if not used:
+        raise LayoutError(f"{folder.root} has no label files: images/a.jpg needs labels/a.txt.")
+    contents = dict(zip(used, _read(folder.root, [index.files[path] for path in used]), strict=True))
+    lines, problems = {}, {}
+    for path, content in contents.items():
+        try:
+            if isinstance(content, files.UnreadableFileError):
+                raise UnusableImageError(str(content))
+            lines[path] = parse(content)
+        except UnusableImageError as error:
+            problems[path] = str(error)
+    rotated = _are_rotated(line for parsed in lines.values() for line in parsed)
+    annotated: list[AnnotatedImage] = []
+    refused: list[RefusedFile] = []
+    negatives: list[str] = []
+    for path, file in index.images.items():
+        label_path = label_paths[path]
+        if not label_path:
+            negatives.append(path)
+        try:
+            if label_path in problems:
+                raise UnusableImageError(problems[label_path])
+            annotation = to_annotation(lines[label_path], names, rotated) if label_path else Annotation()
+        except UnusableImageError as error:
+            refused.append(refuse(file, f"unusable labels: {files.readable(label_path)}: {error}"))
+        else:
+            annotated.append(AnnotatedImage(file, annotation, description.split_of(path)))
+    alone = [file for path, file in index.files.items() if _is_label(path) and path not in contents]
+    refused += [refuse(file, "labels without an image") for file in alone]
+    notes = counted("images have no label file and are used as negatives", negatives)
+    return make_listing(folder, options, annotated, refused, notes)
+
+
+# === Files ===
+
+
+class _Description(NamedTuple):
+    """What the files beside images and labels say.
+
+    Attributes:
+      names: Class id → name; empty if no file names classes.
+      folders: Folder → split, of `data.yaml`.
+    """
+
+    names: Mapping[int, str]
+    folders: Mapping[str, str]
+
+    def split_of(self, path: str) -> str:
+        """Returns the split of an image: that of its folder in `data.yaml`, otherwise by the folder's name."""
+        for folder, split in self.folders.items():
+            if path.startswith(f"{folder}/"):
+                return split
+        return folder_split(path)
+
+
+def _describe(root: str, index: ImageIndex) -> _Description:
+    """Reads `data.yaml`, or any YAML file with `names` beside it, and lists of names."""
+    documents = {}
+    for path in index.files:
+        if path.lower().endswith(_YAML) and path.count("/") <= 1:
+            document = _yaml.parse(_content(root, index.files[path]), join(root, files.readable(path)))
+            if isinstance(document, dict) and "names" in document:
+                documents[path] = document
+    lists = {path: _content(root, file) for path, file in index.files.items() if path.split("/")[-1] in _NAME_FILES}
+    names_by_file = {path: _names(document["names"], join(root, path)) for path, document in documents.items()}
+    if not names_by_file:
+        names_by_file = {path: _listed_names(content, join(root, path)) for path, content in lists.items()}
+    if len({tuple(sorted(names.items())) for names in names_by_file.values()}) > 1:
+        raise DatasetError(
+            f"{root}: the classes in {' and '.join(sorted(names_by_file))} differ. Keep one of these files."
+        )
+    folders: dict[str, str] = {}
+    for path, document in documents.items():
+        folders |= _split_folders(document, path.rpartition("/")[0], index)
+    return _Description(next(iter(names_by_file.values()), {}), folders)
+
+
+def _content(root: str, file: files.File) -> bytes:
+    try:
+        if file.problem:
+            raise files.UnreadableFileError(file.problem)
+        return files.read(root, file.path)
+    except files.UnreadableFileError as error:
+        raise DatasetError(f"{join(root, files.readable(file.path))}: {error}") from None
+
+
+def _names(value: Any, location: str) -> dict[int, str]:
+    items = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(items, dict) or not all(str(key).isdecimal() for key in items):
+        raise DatasetError(f"{location}: `names` is not a list of class names, nor a table of ids and names.")
+    names = {int(key): str(name).strip() for key, name in items.items() if isinstance(name, str | int | float)}
+    if len(names) < len(items) or not all(names.values()):
+        raise DatasetError(f"{location}: `names` contains an entry that is not a name.")
+    return names
+
+
+def _listed_names(content: bytes, location: str) -> dict[int, str]:
+    try:
+        lines = content.decode("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{location} cannot be read: {first_line(error)}") from None
+    names = {number: line.strip() for number, line in enumerate(lines)}
+    if not all(names.values()):
+        raise DatasetError(f"{location}: a line without a name. The line number, from 0, is the class id.")
+    return names
+
+
+def _split_folders(document: Mapping[str, Any], parent: str, index: ImageIndex) -> dict[str, str]:
+    """Finds the folders that `data.yaml` names; programs write them relative to different places."""
+    known = {path[:end] for path in index.images for end, character in enumerate(path) if character == "/"}
+    base = document.get("path")
+    folders = {}
+    for key, value in document.items():
+        split = split_named(str(key))
+        for entry in value if isinstance(value, list) else [value]:
+            if not split or not isinstance(entry, str):
+                continue
+            for prefix in (str(base) if isinstance(base, str) else "", ""):
+                folder = posixpath.normpath(posixpath.join(parent, prefix, entry.replace("\\", "/")))
+                parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
+                ends = ("/".join(parts[start:]) for start in range(len(parts)))
+                if match := next((end for end in ends if end in known), None):
+                    folders[match] = split
+                    break
+    return folders
+
+
+def _label_path(image: str, index: ImageIndex) -> str:
+    """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it; empty if none."""
+    stem = image[: image.rfind(".")]
+    folders = stem.split("/")
+    candidates = [stem]
+    for place in reversed([number for number, name in enumerate(folders[:-1]) if name == IMAGES_FOLDER]):
+        candidates.insert(0, "/".join([*folders[:place], LABELS_FOLDER, *folders[place + 1 :]]))
+    paths = (f"{candidate}.txt" for candidate in candidates)
+    return next((path for path in paths if path in index.files and not _is_name_file(path)), "")
+
+
+def _is_name_file(path: str) -> bool:
+    return path.rpartition("/")[2] in _NAME_FILES
+
+
+def _is_label(path: str) -> bool:
+    return path.endswith(".txt") and LABELS_FOLDER in path.split("/")[:-1] and not _is_name_file(path)
+
+
+def _read(root: str, label_files: Sequence[files.File]) -> Iterable[bytes | files.UnreadableFileError]:
+    contents = files.read_all(root, [file.path for file in label_files])
+    for file, content in zip(label_files, contents, strict=True):
+        problem = file.problem or ("larger than 10 MB" if file.size > MOST_BYTES_PER_IMAGE else "")
+        yield files.UnreadableFileError(problem) if problem else content
+
+
+# === Labels ===
+
+
+class Line(NamedTuple):
+    """One line.
+
+    Attributes:
+      number: Line number, from 1.
+      class_id: Class id.
+      values: Fractions of the image: centre and size of a box, or the points of a polygon.
+    """
+
+    number: int
+    class_id: int
+    values: tuple[float, ...]
+
+
+def parse(content: bytes) -> list[Line]:
+    """Reads a label file; empty lines are ignored.
+
+    Raises:
+      UnusableImageError: If a line is not a box or a polygon, or if coordinates are pixels.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnusableImageError("not text in UTF-8") from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            first, *values = map(float, words)
+        except ValueError:
+            raise UnusableImageError(f"not numbers: line {number} is `{line[:40]}`") from None
+        if not first.is_integer() or not 0 <= first < 1e6:
+            raise UnusableImageError(f"not a class id: line {number} begins with {words[0][:20]}")
+        if not all(map(math.isfinite, values)):
+            raise UnusableImageError(f"not numbers: line {number} is `{line[:40]}`")
+        if len(words) == _BOX_AND_CONFIDENCE:
+            raise UnusableImageError(f"predictions instead of labels: line {number} has a sixth value, a confidence")
+        if len(words) != _BOX and (len(words) < 7 or not len(words) % 2):
+            raise UnusableImageError(
+                f"not a box: line {number} has {len(words)} values; expected class id, x_center, y_center, width and "
+                "height"
+            )
+        largest = max(values, key=abs)
+        if abs(largest) > _LARGEST_FRACTION:
+            raise UnusableImageError(
+                f"coordinates are not fractions of the image: line {number} has {largest:g}; divide pixels by its "
+                "width and height"
+            )
+        lines.append(Line(number, int(first), tuple(values)))
+    return lines
+
+
+def _are_rotated(lines: Iterable[Line]) -> bool:
+    """Whether lines of four points are rotated boxes: polygons of objects do not all have four points."""
+    polygons = [line.values for line in lines if len(line.values) > 4]
+    return bool(polygons) and all(len(values) == _QUADRANGLE - 1 for values in polygons)
+
+
+def to_annotation(lines: Iterable[Line], names: Mapping[int, str], rotated: bool) -> Annotation:
+    """Converts lines to boxes.
+
+    Args:
+      lines: From `parse`.
+      names: Class id → name.
+      rotated: Whether four points are a rotated box, and not a polygon.
+
+    Raises:
+      UnusableImageError: If a class id has no name, or if a box is rotated.
+    """
+    objects, corrections = [], []
+    for line in lines:
+        if line.class_id not in names:
+            known = f"0 to {max(names)}" if len(names) == max(names) + 1 else ", ".join(map(str, sorted(names)[:10]))
+            raise UnusableImageError(f"an unknown class id: line {line.number} has {line.class_id}; known are {known}")
+        if len(line.values) == 4:
+            x, y, width, height = line.values
+            corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        else:
+            xs, ys = line.values[::2], line.values[1::2]
+            corners = (min(xs), min(ys), max(xs), max(ys))
+            is_upright = len(xs) == 4 and len(set(xs)) <= 2 and len(set(ys)) <= 2
+            if rotated and not is_upright:
+                raise UnusableImageError(f"a rotated box: line {line.number} has four points; export upright boxes")
+            if not is_upright:
+                corrections.append(boxes.POLYGON)
+        objects.append(Box(*corners, names[line.class_id]))
+    return Annotation(tuple(objects), is_relative=True, corrections=tuple(corrections))
+
+
+LAYOUT = LayoutSpec(
+    name="yolo",
+    interpretation="every image has a text file with its boxes",
+    detect=_detect,
+    list_entries=_list_entries,
+)

@@ -1,0 +1,56 @@
+"""A dataset with boxes in the pipeline: nodes, slices, and the message for a task of another label."""
+
+import json
+
+import pytest
+
+from components.image_example_gen.dataset import inspect_dataset
+from pipeline import dag
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.execution import dataset
+from trainer_module import features
+
+
+@pytest.fixture
+def boxes(tmp_path, make_image):
+    """Images with boxes in COCO's format, and the configuration of a classification."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in "abc":
+        (root / f"{name}.png").write_bytes(make_image())
+    document = {
+        "images": [{"id": name, "file_name": f"{name}.png"} for name in "abc"],
+        "annotations": [{"image_id": name, "category_id": 1, "bbox": [1, 2, 5, 6]} for name in "ab"],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (root / "instances.json").write_text(json.dumps(document))
+    config = loading.load("images", data=str(root), overrides=[f"pipeline.root={tmp_path / 'runs'}"])
+    return config, inspect_dataset(str(root), config.data.options())
+
+
+def test_statistics_schema_and_slices_cover_boxes(boxes):
+    config, images = boxes
+    nodes = {node.id: node for node in dag.create_pipeline(config, images).components}
+    counted = json.loads(nodes["StatisticsGen"].exec_properties["stats_options_json"])["_feature_allowlist"]
+    expected = {features.BOX_CLASSES, features.BOX_COUNT, features.BOX_SIZE, features.BOX_ASPECT_RATIO}
+    assert expected | set(features.BOX_SLICES) <= set(counted)
+    assert not set(features.BOX_CORNERS) & set(counted)
+    slices = json.dumps(nodes["Evaluator"].exec_properties["eval_config"])
+    assert "slice/object_size" in slices and "slice/object_count" in slices
+
+
+def test_a_task_of_another_label_is_refused(boxes):
+    config, images = boxes
+    with pytest.raises(ConfigError, match=r'task\.name = "classification" requires one class per image, .* has boxes'):
+        dataset.refuse_other_task(config, images, "Trainer")
+    dataset.refuse_other_task(config, images, "ExampleValidator")
+
+
+def test_slices_of_boxes_can_be_named(boxes, class_folders, tmp_path):
+    config, images = boxes
+    chosen = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"slices": ("object_size",)})})
+    dataset.check_names(chosen, images)
+    others = inspect_dataset(str(class_folders({"a": 2, "b": 2})), config.data.options())
+    with pytest.raises(ConfigError, match="unknown slice `object_size`"):
+        dataset.check_names(chosen, others)
