@@ -277,7 +277,10 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> No
         raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")
     splits = {entry.split for entry in dataset.entries}
     if dataset.own_splits and not splits & {"", features.TRAIN}:
-        raise DatasetError(f"{location} has the splits {', '.join(dataset.own_splits)}, but no `train` among them.")
+        raise DatasetError(
+            f"{location} has the splits {', '.join(dataset.own_splits)}, but no `train` among them. Add it, or rename "
+            "one."
+        )
     if listing.class_names:
         _refuse_small_classes(location, dataset)
 
@@ -316,7 +319,10 @@ def _refuse_small_classes(location: str, dataset: Dataset) -> None:
         )
     trained = {name for entry in dataset.entries if entry.split in ("", features.TRAIN) for name in entry.classes}
     if untrained := [name for name in dataset.classes if name not in trained]:
-        raise DatasetError(f"{location}: no images of class {_names(untrained)} are in the split `{features.TRAIN}`.")
+        raise DatasetError(
+            f"{location}: no images of class {_names(untrained)} are in the split `{features.TRAIN}`. Add some "
+            "to it, or remove the class."
+        )
 
 
 def _names(names: Sequence[str]) -> str:

@@ -77,7 +77,8 @@ def read(location: str, *, required: str = "") -> Table:
                     f"{location}, line {row.line}: {value!r} contains characters that no file name or label may have."
                 )
     if required and required not in table.columns:
-        raise DatasetError(f"{location} has no column `{required}` (found: {', '.join(table.columns) or 'none'}).")
+        columns = ", ".join(table.columns) or "none"
+        raise DatasetError(f"{location} has no column `{required}` (found: {columns}). Add it, or rename one.")
     for column in table.columns:
         if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
             raise DatasetError(

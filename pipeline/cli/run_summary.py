@@ -15,8 +15,9 @@ from rich.status import Status
 from rich.table import Table
 
 from components.evaluator.artifact import EvaluationResult
-from components.image_example_gen import layouts
+from components.image_example_gen import layouts, limits
 from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.layouts import RefusedFile
 from pipeline.cli.console import print_line
 from pipeline.config.sections import PipelineConfig
 from trainer_module import features, tasks
@@ -144,10 +145,9 @@ def _data(console: Console, result: RunResult) -> None:
         print_line(console, f"[yellow]warning:[/yellow] {escape(warning)}")
     if result.quarantined:
         print_line(console, f"[yellow]{len(result.quarantined)} quarantined:[/yellow]")
-        for file in result.quarantined[:_MOST_ROWS]:
-            print_line(console, f"  {escape(file.path)}: {escape(file.reason)}")
-        if len(result.quarantined) > _MOST_ROWS:
-            console.print(f"  and {len(result.quarantined) - _MOST_ROWS} more")
+        groups = limits.group_by_reason(RefusedFile(file.path, file.reason) for file in result.quarantined)
+        for line in limits.describe_groups(groups).splitlines()[1:]:
+            print_line(console, escape(line))
     _duplicates(console, result)
     _drift(console, result)
 

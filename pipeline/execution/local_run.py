@@ -72,7 +72,8 @@ def execute(
     Args:
       config: The whole configuration.
       dataset: From `prepare`.
-      identity: Of the dataset; stored as soon as ImageExampleGen has read it.
+      identity: From `dataset_identity.check`, by default that of the dataset; stored as soon as ImageExampleGen has
+        read it.
       from_node: First node to run.
       to_node: Last node to run.
       on_node: Called when nodes start and end.
@@ -102,8 +103,8 @@ def execute(
     def add_result(result: NodeResult) -> None:
         if result.state != "running":
             outcome.nodes.append(result)
-        if result.id == _FIRST_NODE and result.state in ("complete", "cached") and identity:
-            dataset_identity.store(config, identity)
+        if result.id == _FIRST_NODE and result.state in ("complete", "cached"):
+            dataset_identity.store(config, identity or DatasetIdentity.of(config, dataset))
         on_node(result)
 
     artifact_store.claim(config)

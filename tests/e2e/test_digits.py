@@ -26,6 +26,7 @@ from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import dataset, local_run
+from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.history import comparison, run_history
 from pipeline.kubeflow import compiler
 from serving.client import GrpcClient, RestClient
@@ -95,6 +96,13 @@ def test_the_first_run_pushes_a_good_model(first):
     assert result.slices[0].metrics["accuracy"] >= 0.85
     assert sorted(os.listdir(Path(result.serving_dir).parent)) == [str(result.pushed_version)]
     assert Path(result.serving_dir, "saved_model.pb").is_file()
+
+
+def test_the_run_and_the_served_version_name_their_dataset(first, root):
+    stored = DatasetIdentity.read(str(root / "digits"))
+    assert (stored.root, len(stored.classes), len(stored.files)) == (str(root / "digits" / "data" / "digits"), 10, 64)
+    manifest = json.loads(Path(first.result.serving_dir, "assets.extra", "manifest.json").read_text())
+    assert manifest["dataset"] == json.loads(stored.provenance())
 
 
 def test_the_report_contains_the_configuration_of_the_run(first, root, tmp_path):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.example_validator.artifact import DriftReport
+from components.image_example_gen.artifact import QuarantinedFile, SplitCounts, Summary
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import Entry
 from pipeline.cli import json_output, run_summary
@@ -92,6 +93,19 @@ def rule(name, passed, value=0.5, bound=0.5):
         passed=passed,
         detail="is 0.5",
     )
+
+
+def test_quarantined_files_are_one_line_per_reason():
+    files = [QuarantinedFile(path=f"a/{number}.png", reason="empty file") for number in range(30)]
+    files += [QuarantinedFile(path="b/1.png", reason="damaged PNG: invalid data")]
+    splits = {"train": SplitCounts(examples=9, classes={})}
+    data = Summary(examples=9, quarantined=31, reasons={}, splits=splits, duplicates={})
+    lines = shown(run_summary._data, RunResult(data=data, quarantined=files)).splitlines()
+    assert lines[2:5] == [
+        "31 quarantined:",
+        "  30 files: empty file (a/0.png, a/1.png, …)",
+        "  b/1.png: damaged PNG: invalid data",
+    ]
 
 
 RULES = (rule("beats_constant", False), rule("beats_chance", True, 0.9), rule("classes_correct", None, math.nan))

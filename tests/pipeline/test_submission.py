@@ -172,7 +172,7 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
         "kubeflow.service_account=pipeline-runner",
     ]
 
-    def run(*arguments, host=None, with_token=True):
+    def run(*arguments, host=None, with_token=True, data=data):
         command = ["submit", "images", "--data", str(data)]
         for override in overrides:
             command += ["--set", override]
@@ -337,6 +337,17 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
         spec["schemaVersion"] == "2.1.0"
         and len(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == 16
     )
+
+
+def test_another_dataset_stops_before_any_request(submit, fake, class_folders):
+    assert submit().exit_code == 0
+    tools, num_runs = class_folders({"nail": 3, "screw": 3}, "tools"), len(fake.runs)
+    result = submit(data=tools)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "Pipeline `animals`" in result.stderr and "--set pipeline.name=tools" in result.stderr
+    assert len(fake.runs) == num_runs
+    assert submit("--adopt", data=tools).exit_code == 0
+    assert submit(data=tools).exit_code == 0
 
 
 @pytest.mark.parametrize(

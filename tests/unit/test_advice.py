@@ -231,6 +231,7 @@ ROWS = [
         options={"layout": "split_folders"},
         fixed={},
     ),
+    Row("nested images", {"a/x": 3, "b/y": 3}, "Use --set data.recursive=true", fixed={"recursive": True}),
     # === Class names ===
     Row(
         "renamed masks",
@@ -339,6 +340,27 @@ ROWS = [
         {**MASKS, "classes.txt": f"{COLORED}1 ignored\n"},
         "ignored id must be above",
         {"classes.txt": f"{COLORED}255 ignored\n"},
+    ),
+    Row(
+        "folders of other names",
+        {path.replace("images", "x").replace("masks", "y"): content for path, content in MASKS.items()} | NAMES,
+        "Set data.images_folder and data.masks_folder",
+        options={"layout": "mask_pairs"},
+        fixed={"images_folder": "x", "masks_folder": "y"},
+    ),
+    Row(
+        "folders that do not exist",
+        {**MASKS, **NAMES},
+        r"are not both folders in .* Folders: images, masks",
+        options={"layout": "mask_pairs", "images_folder": "x", "masks_folder": "y"},
+        fixed={"layout": "mask_pairs", "images_folder": "images", "masks_folder": "masks"},
+    ),
+    Row(
+        "one of the folders",
+        {**MASKS, **NAMES},
+        "images_folder and masks_folder must be set together",
+        options={"images_folder": "images"},
+        fixed={"images_folder": "images", "masks_folder": "masks"},
     ),
     # === Metadata ===
     Row(

@@ -27,7 +27,7 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
     group_column = options.group_column or ""
     if group_column and group_column not in columns:
         place = location or f"there is no {METADATA_FILE} in {folder.root}"
-        raise DatasetError(f"data.group_column: no column `{group_column}` ({place}).")
+        raise DatasetError(f"data.group_column: no column `{group_column}` ({place}). Add it, or {_choose(columns)}.")
     names = [files.readable(entry.path) for entry in listing.entries]
     rows = _by_filename(table, columns, frozenset(names)) if table else {}
     slice_columns = tuple(column for column in columns if column != group_column)
@@ -39,6 +39,10 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
         entries.append(entry._replace(group=group, slices=slices))
     notes = _notes(table, rows, names, folder) if table else ()
     return dataclasses.replace(listing, entries=tuple(entries), columns=slice_columns, notes=(*listing.notes, *notes))
+
+
+def _choose(columns: tuple[str, ...]) -> str:
+    return f"set another one: {', '.join(columns)}" if columns else "remove the setting"
 
 
 def _find(folder: Folder, options: DataOptions) -> str | None:
@@ -56,7 +60,10 @@ def _by_filename(table: tables.Table, columns: tuple[str, ...], names: frozenset
         name = (name if name in names else name.replace("\\", "/")).removeprefix("./")
         values = {column: row.values[column] for column in columns}
         if name and rows.setdefault(name, values) != values:
-            raise DatasetError(f"{table.location}, line {row.line}: duplicate row for {name} with different values.")
+            raise DatasetError(
+                f"{table.location}, line {row.line}: duplicate row for {name} with different values. Remove one of "
+                "them."
+            )
     return rows
 
 
