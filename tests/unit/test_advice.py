@@ -468,10 +468,45 @@ ROWS = [
     ),
     Row(
         "no manifest",
-        {"raw": 4, "list.csv": table(*rows_of("abab"))},
+        {"raw": 4, "tables/list.csv": table(*rows_of("abab"))},
         "Name the file in data.manifest",
         options={"layout": "manifest"},
-        fixed={"layout": "manifest", "manifest": "list.csv"},
+        fixed={"layout": "manifest", "manifest": "tables/list.csv"},
+    ),
+    Row(
+        "two tables",
+        {"raw": 4, "one.csv": table(*rows_of("abab")), "two.csv": table(*rows_of("bbaa"))},
+        r"2 tables that list images\. Choose one:\s+--data .*one\.csv",
+        options={"layout": "manifest"},
+        fixed_data="one.csv",
+    ),
+    Row(
+        "several columns of labels",
+        manifest(
+            "path,color,shape", *(f"raw/{number}.png,{'ab'[number % 2]},{'cd'[number // 2]}" for number in range(4))
+        ),
+        "--set data.path_column=path --set data.label_column=color",
+        fixed={"path_column": "path", "label_column": "color"},
+    ),
+    Row(
+        "no column of paths",
+        manifest("file,label", "x/0.png,a", "x/1.png,b"),
+        r"Set data\.path_column",
+        fixed={"path_column": "file"},
+        then=r"2 of 2 paths do not exist.*Did you mean `raw/0\.png`",
+    ),
+    Row(
+        "no header",
+        manifest(*rows_of("abab")[1:]),
+        r"Write a line of column names above it, for example path,label\.",
+        {"manifest.csv": table(*rows_of("abab", header="path,label"))},
+    ),
+    Row(
+        "unknown column",
+        manifest(*rows_of("abab", header="image,class")),
+        r"has no column `imge`\. Did you mean `image`",
+        options={"path_column": "imge"},
+        fixed={"path_column": "image"},
     ),
     Row(
         "paths that do not exist",
