@@ -591,6 +591,7 @@ def test_layout_conformance(name, tmp_path):
     layout = layouts.get(name)
     evidence = layout.detect(Folder(str(tmp_path), ()), DataOptions())
     assert layout.name == evidence.layout == name
+    assert layout.interpretation
     assert not evidence.confidence and not evidence.supporting and evidence.contradicting
     assert set(layout.unsupported_options) <= set(DataOptions.model_fields)
     assert DataOptions(layout=name).layout == name

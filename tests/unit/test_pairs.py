@@ -237,6 +237,7 @@ def test_equal_names_in_two_folders_are_asked_for_with_settings_that_work(write,
 
 
 CLASSES = {
+    "numbers and other names": (photo, photo, [["1", "2", "3", *(f"copy-{i}-1" for i in range(9))], ["1", "2", "3"]]),
     "photographs of both, numbered": (photo, photo, [["1", "2", "3"], ["1", "2", "3", "4"]]),
     "drawings of both, numbered": (lambda: drawing("JPEG"), lambda: drawing("JPEG"), [["1", "2", "3"]] * 2),
     "prefixed numbers": (photo, photo, [["img_1", "img_2", "img_3"]] * 2),

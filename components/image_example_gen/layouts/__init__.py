@@ -46,7 +46,8 @@ def detect(folder: Folder, options: DataOptions) -> Detection:
         raise LayoutError(f"{folder.root} matches no layout. Rearrange the files, or set data.layout.{detection}")
     if len(equal) > 1:
         choices = "".join(
-            f"\nIf {get(each.layout).interpretation}: {each.settings or f'--set data.layout={each.layout}'}"
+            f"\nIf {get(each.layout).interpretation or each.layout}: "
+            f"{each.settings or f'--set data.layout={each.layout}'}"
             for each in equal
         )
         matching = ", ".join(each.layout for each in equal)

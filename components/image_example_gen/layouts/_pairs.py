@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import files
@@ -192,7 +192,7 @@ def shared_names(folder: Folder) -> SharedNames | None:
         return None
     common = sorted(stems[0] & stems[1])
     kinds = _compare_pixels(folder, first, second, common)
-    if kinds is None or (kinds[0] == kinds[1] and all(map(_is_numbered, stems))):
+    if kinds is None or (kinds[0] == kinds[1] and _is_numbered(common)):
         return None
     if kinds[0] and not kinds[1]:
         names = names[::-1]
@@ -203,7 +203,7 @@ def shared_names(folder: Folder) -> SharedNames | None:
     return SharedNames(names[0], names[1], observation, bool(parent))
 
 
-def _is_numbered(stems: frozenset[str]) -> bool:
+def _is_numbered(stems: Collection[str]) -> bool:
     """Whether most of the files are numbered, with one prefix and fewer gaps than files: `0001`, `img_1`."""
     numbers_of: dict[str, set[int]] = defaultdict(set)
     for stem in stems:

@@ -124,7 +124,7 @@ class LayoutSpec:
 
     Attributes:
       name: Name of the module, and the value of `data.layout`.
-      interpretation: The meaning of the files in this layout, as a clause.
+      interpretation: The meaning of the files, as a clause; for the choice between two layouts.
       detect: (folder, options) → the evidence for this layout. It reads names and at most a few files, and never fails.
       list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
         DatasetError if a table contradicts itself.
@@ -134,7 +134,7 @@ class LayoutSpec:
     """
 
     name: str
-    interpretation: str
+    interpretation: str = ""
     detect: Callable[[Folder, DataOptions], Evidence]
     list_entries: Callable[[Folder, DataOptions], Listing]
     read: Callable[[str, Sequence[Entry], ExampleGenOptions], Iterator[Candidate]] = read_files
