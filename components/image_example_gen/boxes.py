@@ -10,18 +10,20 @@ Studio.
 
 from __future__ import annotations
 
+import base64
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.mask_encoding import Orientation
-from components.image_example_gen.observations import Observations
+from components.image_example_gen.observations import Observations, Occurrences
 from trainer_module import features
+from trainer_module.boxes.overlap import pairwise_iou
 
 # Observations of single boxes (or, where the text says so, images) that were corrected or need attention.
 CLIPPED = "boxes exceeded their image and were clipped"
@@ -37,11 +39,15 @@ UNDECIDED = (
     'boxes refer to. They are taken as drawn on the upright image; set data.box_orientation to "upright" to confirm, '
     'or "stored"'
 )
+SIMILAR = "images are exact duplicates of each other with boxes that differ slightly; all of them are used"
 CORRECTIONS = (CLIPPED, SWAPPED, EMPTY, DUPLICATE, POLYGON, SEVERAL_CLASSES, OTHER_CLASS, SCALED, UNDECIDED)
 
 # Values of slices: see `slices`. COCO's limits of small and large objects are areas of 32 x 32 and 96 x 96 pixels.
 _SMALL, _LARGE = 32.0, 96.0
 _MANY = 10
+
+# Steps of a coordinate in `encode`, and the IoU of two boxes of the same object.
+_STEPS, _SAME_OBJECT = 2**16 - 1, 0.5
 
 # Pixels. Less than that beyond the border is a rounding error, and a smaller side is not an object.
 _ROUNDING = 0.5
@@ -277,9 +283,15 @@ def _as_float32(box: Box) -> Box:
     return box._replace(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 
-def warnings(observations: Observations) -> list[str]:
-    """Reports what was corrected, with a count and two file names each."""
-    totals = ((text, observations.total(text)) for text in CORRECTIONS)
+def warnings(observations: Observations, similar: Iterable[str] = ()) -> list[str]:
+    """Reports what was corrected, with a count and two file names each.
+
+    Args:
+      observations: From all images.
+      similar: Paths of identical images with similar boxes.
+    """
+    totals = [(text, observations.total(text)) for text in CORRECTIONS]
+    totals.append((SIMILAR, Occurrences.of(similar)))
     return [f"{occurrences.num:,} {text}: {occurrences}." for text, occurrences in totals if occurrences.num]
 
 
@@ -306,6 +318,49 @@ def raw_label(boxes: Sequence[Box], *, height: int, width: int) -> dict[str, lis
         features.BOX_SIZE: [math.sqrt((box.xmax - box.xmin) * (box.ymax - box.ymin)) for box in boxes],
         features.BOX_ASPECT_RATIO: [(box.xmax - box.xmin) * width / ((box.ymax - box.ymin) * height) for box in boxes],
     }
+
+
+# === Duplicates ===
+
+
+def encode(boxes: Sequence[Box], classes: Sequence[str]) -> str:
+    """Encodes normalised boxes compactly: one process has those of all images in memory.
+
+    Args:
+      boxes: From `normalize`.
+      classes: Class names; those of the boxes are among them.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    rows = [[numbers[box.name] / _STEPS, box.ymin, box.xmin, box.ymax, box.xmax] for box in boxes]
+    return base64.b64encode(np.rint(np.array(rows) * _STEPS).astype("<u2").tobytes()).decode()
+
+
+def agree(encoded: str, other: str) -> bool:
+    """Whether two annotations of the same image mean the same: their boxes correspond one to one.
+
+    Corresponding boxes have the same class and an IoU of at least 0.5, the lowest at which COCO counts a detection as
+    correct. Two people, or the same person twice, never draw exactly the same boxes.
+
+    Args:
+      encoded: From `encode`.
+      other: From `encode`, with the same class names.
+    """
+    (classes, corners), (other_classes, other_corners) = _decode(encoded), _decode(other)
+    if sorted(classes) != sorted(other_classes):
+        return False
+    overlaps = pairwise_iou(corners, other_corners) * (classes[:, np.newaxis] == other_classes)
+    for _ in range(len(classes)):
+        row, column = np.unravel_index(np.argmax(overlaps), overlaps.shape)
+        if overlaps[row, column] < _SAME_OBJECT:
+            return False
+        overlaps[row], overlaps[:, column] = 0.0, 0.0
+    return True
+
+
+def _decode(encoded: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns class numbers [n] and corners [n, 4]."""
+    rows = np.frombuffer(base64.b64decode(encoded), "<u2").reshape(-1, 5)
+    return rows[:, 0], rows[:, 1:] / _STEPS
 
 
 def slices(boxes: Sequence[Box], *, height: int, width: int) -> dict[str, str]:

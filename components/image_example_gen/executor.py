@@ -94,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pixel_checks.refuse_differing_palettes(observations)
             warnings += pixel_checks.orientation_warnings(observations, options.data)
             warnings += pixel_checks.check_mask_classes(records, counts, options.classes, options.ignore_id)
-        warnings += boxes.warnings(observations)
+        warnings += boxes.warnings(observations, splits.similar_labels(records, division))
         for warning in warnings:
             logging.warning("%s", warning)
 

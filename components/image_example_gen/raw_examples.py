@@ -135,6 +135,7 @@ def build(
         label_digest=_digest(checked.label),
         perceptual_hash=properties.perceptual_hash,
         pixels=_pixel_counts(checked.mask),
+        boxes=boxes.encode(checked.boxes.boxes, options.classes) if checked.boxes else "",
     )
     return record, example
 

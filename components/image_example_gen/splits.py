@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from components.image_example_gen import boxes
 from components.image_example_gen.duplicates import connected, near_duplicates
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
@@ -35,6 +36,7 @@ class Record(NamedTuple):
       label_digest: Differs between two labels.
       perceptual_hash: 63 bits, or None for an image without structure.
       pixels: Of a mask: class id, number of its pixels, next class id, and so on; flat, to save memory.
+      boxes: From `boxes.encode`; empty without boxes.
     """
 
     path: str
@@ -45,12 +47,13 @@ class Record(NamedTuple):
     label_digest: str
     perceptual_hash: int | None
     pixels: tuple[int, ...] = ()
+    boxes: str = ""
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Self:
         """Restores a record that was stored as a JSON array."""
-        path, classes, *others, pixels = values
-        return cls._make([path, tuple(map(sys.intern, classes)), *others, tuple(pixels)])
+        path, classes, *others, pixels, encoded_boxes = values
+        return cls._make([path, tuple(map(sys.intern, classes)), *others, tuple(pixels), encoded_boxes])
 
 
 class Duplicates(NamedTuple):
@@ -117,13 +120,37 @@ def _conflicts(records: Sequence[Record], members: Sequence[int]) -> list[tuple[
     """Returns the reasons to refuse identical images, if their labels differ."""
     if len({records[index].label_digest for index in members}) == 1:
         return []
+    rivals = {
+        index: [records[other] for other in members if not _is_same_label(records[index], records[other])]
+        for index in members
+    }
+    if not any(rivals.values()):
+        return []
     reasons = []
     for index in members:
-        rival = next(records[other] for other in members if records[other].label_digest != records[index].label_digest)
+        # Similar boxes agree with both of two annotations that contradict each other.
+        rival = (rivals[index] or [records[other] for other in members if other != index])[0]
         has_other_classes = rival.classes != records[index].classes
         label = f"class {', '.join(rival.classes)}" if rival.classes and has_other_classes else "another label"
         reasons.append((index, f"conflicting labels: the same image has {label} in {rival.path}"))
     return reasons
+
+
+def _is_same_label(record: Record, other: Record) -> bool:
+    if record.label_digest == other.label_digest:
+        return True
+    return bool(record.boxes and other.boxes) and boxes.agree(record.boxes, other.boxes)
+
+
+def similar_labels(records: Sequence[Record], division: Division) -> list[str]:
+    """Returns the paths of identical images whose boxes are similar, but not equal; all of them are used."""
+    groups = [
+        [records[index] for index in group.members if index not in division.refused]
+        for group in division.duplicates
+        if group.kind == "exact"
+    ]
+    differing = [group for group in groups if len({record.label_digest for record in group}) > 1]
+    return sorted(record.path for group in differing for record in group)
 
 
 def _near(records: Sequence[Record], options: DataOptions) -> list[list[int]]:

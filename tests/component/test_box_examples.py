@@ -68,10 +68,17 @@ def dataset(tmp_path, rng):
     given += [annotation(name, 0, 0, 40, 20) for name in ("turned", "upright", "same")]
     contents = {name: jpeg(rng) for name in names}
     contents |= {"turned": jpeg(rng, 100, 80, 6), "upright": jpeg(rng, 100, 80, 6), "same": jpeg(rng, 80, 100, 3)}
-    contents |= {"negative": jpeg(rng), "outside": jpeg(rng), "clipped": jpeg(rng), "copy": contents["00"]}
-    sizes |= dict.fromkeys(("negative", "outside", "clipped", "copy"), (100, 80))
+    contents |= {
+        "negative": jpeg(rng),
+        "outside": jpeg(rng),
+        "clipped": jpeg(rng),
+        "copy": contents["00"],
+        "twin": contents["01"],
+    }
+    sizes |= dict.fromkeys(("negative", "outside", "clipped", "copy", "twin"), (100, 80))
     given += [annotation("outside", 200, 10, 5, 5), annotation("clipped", 90, 10, 50, 50)]
-    given += [annotation("copy", 10, 20, 40, 41), annotation("copy", 5, 5, 20, 10)]
+    given += [annotation("copy", 10, 20, 40, 41), annotation("copy", 60, 5, 20, 10)]
+    given += [annotation("twin", 11, 20, 40, 40, category_id=2)]
     for name, content in contents.items():
         (root / "images" / f"{name}.jpg").write_bytes(content)
     images = [{"id": name, "file_name": f"{name}.jpg", "width": w, "height": h} for name, (w, h) in sizes.items()]
@@ -109,7 +116,11 @@ def test_boxes_become_raw_examples(dataset, generate):
     assert refused.keys() == {"images/00.jpg", "images/copy.jpg", "images/outside.jpg"}
     assert refused["images/00.jpg"] == "conflicting labels: the same image has another label in images/copy.jpg"
     assert refused["images/outside.jpg"].startswith("a box outside of the image: box 1 (`cat`)")
-    clipped, undecided = quarantine.summary.warnings
+    clipped, undecided, similar = quarantine.summary.warnings
+    assert similar == (
+        "2 images are exact duplicates of each other with boxes that differ slightly; all of them are used: "
+        "images/01.jpg, images/twin.jpg."
+    )
     assert clipped == "1 boxes exceeded their image and were clipped: images/clipped.jpg."
     assert undecided.startswith("1 images are rotated by their EXIF orientation") and "images/same.jpg" in undecided
     _check_statistics([feature for name, feature in examples.items() if name != "images/00.jpg"])

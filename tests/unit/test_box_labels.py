@@ -172,6 +172,28 @@ def test_an_annotation_survives_as_a_label():
     assert Annotation.from_label(dict(Annotation().to_label())) == Annotation()
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ([(12, 21, 52, 61, "cat"), (0, 0, 100, 80, "dog")], True),
+        ([(0, 0, 100, 80, "dog"), (8, 18, 50, 62, "cat")], True),
+        ([(0, 0, 100, 80, "dog"), (40, 40, 90, 80, "cat")], False),
+        ([(0, 0, 100, 80, "cat"), (10, 20, 50, 60, "dog")], False),
+        ([(10, 20, 50, 60, "cat")], False),
+        ([(10, 20, 50, 60, "cat"), (0, 0, 100, 80, "dog"), (0, 0, 100, 79, "dog")], False),
+        ([], False),
+    ],
+)
+def test_annotations_agree_if_their_boxes_correspond(other, expected):
+    first = [(10, 20, 50, 60, "cat"), (0, 0, 100, 80, "dog")]
+    encoded = [
+        boxes.encode(normalize(Annotation(tuple(Box(*each) for each in given)), **SIZE).boxes, ("cat", "dog"))
+        for given in (first, other)
+    ]
+    assert boxes.agree(*encoded) == boxes.agree(*reversed(encoded)) == expected
+    assert boxes.agree(encoded[0], encoded[0]) and boxes.agree(encoded[1], encoded[1])
+
+
 def test_features_and_slices():
     given = [Box(0.0, 0.0, 0.5, 0.25, "cat", True), Box(0.5, 0.5, 1.0, 1.0, "dog", is_crowd=True)]
     label = boxes.raw_label(given, **SIZE)
