@@ -90,6 +90,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         has_names = set(labels.CLASS_NAMES) & set(options.label_features)
         limits.refuse_untrainable(counts, options.classes if has_names else ())
         warnings = pixel_checks.bit_depth_warnings(observations, depth, options.data)
+        warnings += pixel_checks.lost_information_warnings(observations)
         if labels.has_class_ids(options.label_features):
             pixel_checks.refuse_differing_palettes(observations)
             warnings += pixel_checks.orientation_warnings(observations, options.data)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from components.image_example_gen import bit_depth, image_properties
+from components.image_example_gen.bit_depth import UsedBits
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
 from trainer_module.error_text import first_line
@@ -23,6 +24,12 @@ _FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "GIF": "GIF"}
 # First bytes of other formats. WebP, BMP and TIFF are not read by every release of TensorFlow Serving, or not as other
 # programs read them. Pillow would name them too, but only by running its parsers on untrusted bytes.
 _OTHER_FORMATS = ((b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"RIFF", "WebP"), (b"%PDF", "PDF"))
+
+# Chunks with the properties of a PNG come before its pixels.
+_MOST_HEADER_BYTES = 4096
+_ORIENTATION_TAG = 0x0112
+# Standard deviation, grey levels, of an image of one colour; rounding can leave a little.
+_ONE_COLOUR = 1e-3
 
 # Decoded images are in memory together, and so are the files of a chunk.
 _MOST_THREADS = 8
@@ -37,12 +44,12 @@ class Examined(NamedTuple):
     Attributes:
       encoded: Its bytes; reduced to 8 bits if it has 16 and the dataset uses fewer.
       result: The properties of the image, or why it cannot be used.
-      used_bits: Number of bits that a 16-bit image uses; 0 for other images.
+      used_bits: Bits that a 16-bit image uses; None for other images.
     """
 
     encoded: bytes
     result: ImageProperties | UnusableImageError
-    used_bits: int = 0
+    used_bits: UsedBits | None = None
 
 
 def examine(encoded: bytes, max_pixels: int) -> ImageProperties:
@@ -76,7 +83,7 @@ def examine_all(
     """
     measure = image_properties.measure_function()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    waiting: dict[int, tuple[bytes, str | UnusableImageError, int]] = {}
+    waiting: dict[int, tuple[bytes, str | UnusableImageError, UsedBits | None]] = {}
     failures: list[Exception] = []
 
     def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
@@ -87,12 +94,12 @@ def examine_all(
                 if isinstance(content, UnusableImageError):
                     raise content
                 format_ = _format_of(content, max_pixels)
-                used_bits = bit_depth.used_bits(content) if bit_depth.is_deep(content) else 0
+                used_bits = bit_depth.used_bits(content) if bit_depth.is_deep(content) else None
                 if used_bits and depth < bit_depth.HIGHEST:
                     content = bit_depth.reduce(content, depth)
                 waiting[position] = content, format_, used_bits
             except UnusableImageError as error:
-                waiting[position] = b"", error, 0
+                waiting[position] = b"", error, None
                 continue
             positions.append(position)
             chunk.append(content)
@@ -187,6 +194,30 @@ def _filler() -> bytes:
     buffer = io.BytesIO()
     Image.new("L", (1, 1)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def ignored_orientation(encoded: bytes) -> int:
+    """Returns the EXIF orientation of a PNG, 1 to 8: decoders do not apply it. 1 for every other format."""
+    if not encoded.startswith(b"\x89PNG") or b"eXIf" not in encoded[:_MOST_HEADER_BYTES]:
+        return 1
+    try:
+        with Image.open(io.BytesIO(encoded), formats=["PNG"]) as header:
+            exif = Image.Exif()
+            exif.load(header.info.get("exif", b""))
+    except Exception:  # a damaged chunk can break Pillow's parsers in any way; the pixels are still usable
+        return 1
+    return int(exif.get(_ORIENTATION_TAG, 1))
+
+
+def has_object_in_alpha(encoded: bytes, properties: ImageProperties) -> bool:
+    """Whether an image has one colour, and more than one transparency, which decoders drop."""
+    if properties.format != "PNG" or max(properties.deviation.values()) > _ONE_COLOUR:
+        return False
+    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
+        if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+            return False
+        alpha = np.asarray(image.convert("RGBA"))[..., -1]
+    return bool(alpha.min() != alpha.max())
 
 
 def _other_format(encoded: bytes) -> str:

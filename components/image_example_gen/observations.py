@@ -14,8 +14,11 @@ _MOST_DETAILS = 4096
 
 # Kinds of observations, and their details.
 ORIENTATION = "orientation"  # EXIF orientation other than 1 of an image with a mask: its number
-USED_BITS = "used bits"  # a 16-bit image: number of bits that it uses
+USED_BITS = "used bits"  # a 16-bit image: number of bits of its largest value
+TYPICAL_BITS = "typical bits"  # a 16-bit image: number of bits that 99 % of its values need
 EIGHT_BITS = "8 bits"  # any other image: no detail
+IGNORED_ORIENTATION = "ignored orientation"  # an EXIF orientation other than 1 that is not applied: its number
+ALPHA_ONLY = "alpha only"  # an image of one colour that varies only in its transparency: no detail
 PALETTE = "palette"  # a mask whose ids are indices of a palette: its digest
 PALETTE_COLOR = "palette colour"  # an id in such a mask and its colour: "1 255 0 0"
 

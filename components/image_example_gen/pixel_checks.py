@@ -12,10 +12,13 @@ from components.image_example_gen import bit_depth
 from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError
 from components.image_example_gen.observations import (
+    ALPHA_ONLY,
     EIGHT_BITS,
+    IGNORED_ORIENTATION,
     ORIENTATION,
     PALETTE,
     PALETTE_COLOR,
+    TYPICAL_BITS,
     USED_BITS,
     Observations,
     Occurrences,
@@ -24,8 +27,8 @@ from components.image_example_gen.options import AUTO, DataOptions
 from components.image_example_gen.splits import IGNORED, Record
 from trainer_module import features
 
-# An image that uses at least this many bits fewer than the dataset looks dark.
-_DARK = 2
+# An image whose values need so many bits fewer than are read is in the darkest eighth of the range.
+_DARK = 3
 _MOST_NAMES = 5
 
 
@@ -148,17 +151,34 @@ def bit_depth_warnings(observations: Observations, depth: int, options: DataOpti
             f"{clipped.num:,} images have values above data.bit_depth = {depth}, which are clipped: {clipped}. They "
             f"use up to {max(by_bits)} bits."
         )
-    dark = _of_bits(by_bits, highest=depth - _DARK)
+    typical = {int(bits): occurrences for bits, occurrences in observations.details(TYPICAL_BITS).items()}
+    dark = _of_bits(typical, highest=depth - _DARK)
     if dark.num > deep.num / 2:
-        most = max(bits for bits in by_bits if bits <= depth - _DARK)
+        most = max(bits for bits in typical if bits <= depth - _DARK)
         warnings.append(
-            f"{dark.num:,} of {deep.num:,} images of 16 bits use at most {most} bits and are dark, as {depth} bits "
-            f"are read: {dark}. If the larger values of the others are defects, set data.bit_depth = {most}."
+            f"{dark.num:,} of {deep.num:,} images of 16 bits are dark: 99 % of their values need at most {most} bits, "
+            f"and {depth} are read: {dark}. If larger values are markers or defects, set data.bit_depth = {most}."
         )
     if eight.num:
         warnings.append(
             f"{deep.num:,} images have 16 bits per channel ({deep}), and {eight.num:,} have 8 ({eight}). Check "
             "that they are equally bright."
+        )
+    return warnings
+
+
+def lost_information_warnings(observations: Observations) -> list[str]:
+    """Reports images with information that decoders do not read: transparency, and orientation of PNG files."""
+    warnings = []
+    if (rotated := observations.total(IGNORED_ORIENTATION)).num:
+        warnings.append(
+            f"{rotated.num:,} PNG images have an EXIF orientation, which is applied to JPEG only: {rotated}. If they "
+            "are not upright, save them rotated."
+        )
+    if (flat := observations.total(ALPHA_ONLY)).num:
+        warnings.append(
+            f"{flat.num:,} images have a single colour, and their content only in the transparency, which is dropped: "
+            f"{flat}. Save them on an opaque background."
         )
     return warnings
 

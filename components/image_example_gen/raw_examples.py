@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen import bit_depth, boxes, mask, splits
+from components.image_example_gen import bit_depth, boxes, image_file, mask, splits
 from components.image_example_gen.boxes import NormalizedBoxes
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_file import Examined
@@ -18,10 +18,13 @@ from components.image_example_gen.labels import Value, class_names
 from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.mask import Mask
 from components.image_example_gen.observations import (
+    ALPHA_ONLY,
     EIGHT_BITS,
+    IGNORED_ORIENTATION,
     ORIENTATION,
     PALETTE,
     PALETTE_COLOR,
+    TYPICAL_BITS,
     USED_BITS,
     Observations,
 )
@@ -142,10 +145,18 @@ def build(
 
 def _observe(name: str, examined: Examined, checked: Mask | None, observations: Observations) -> None:
     if examined.used_bits:
-        observations.add(USED_BITS, name, str(examined.used_bits))
+        observations.add(USED_BITS, name, str(examined.used_bits.largest))
+        observations.add(TYPICAL_BITS, name, str(examined.used_bits.typical))
     else:
         observations.add(EIGHT_BITS, name)
-    if checked is None or isinstance(examined.result, UnusableImageError):
+    if isinstance(examined.result, UnusableImageError):
+        return
+    orientation = image_file.ignored_orientation(examined.encoded)
+    if orientation != 1:
+        observations.add(IGNORED_ORIENTATION, name, str(orientation))
+    if image_file.has_object_in_alpha(examined.encoded, examined.result):
+        observations.add(ALPHA_ONLY, name)
+    if checked is None:
         return
     if examined.result.orientation != 1:
         observations.add(ORIENTATION, name, str(examined.result.orientation))

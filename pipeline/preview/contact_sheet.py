@@ -165,7 +165,8 @@ def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:
     """Returns the bits that 16-bit images use; ImageExampleGen detects them in all images, the sheet in its own."""
     from components.image_example_gen import bit_depth
 
-    used = [bit_depth.used_bits(content) for content in contents if bit_depth.is_deep(content)]
+    measured = [bit_depth.used_bits(content) for content in contents if bit_depth.is_deep(content)]
+    used = [bits.largest for bits in measured if bits]
     return bit_depth.detect(used) if used and reading.data.bit_depth == AUTO else reading.depth
 
 

@@ -25,17 +25,25 @@ def values(rng):
 def test_used_bits(values, channels, largest, bits):
     limited = np.minimum(values, largest)
     limited[0, 0] = largest
-    assert bit_depth.is_deep(deep(limited, channels)) and bit_depth.used_bits(deep(limited, channels)) == bits
+    assert bit_depth.is_deep(deep(limited, channels)) and bit_depth.used_bits(deep(limited, channels)).largest == bits
 
 
 def test_transparency_does_not_count(values):
     with_alpha = np.stack([values // 4, np.full_like(values, 65535)], -1)
-    assert bit_depth.used_bits(tf.io.encode_png(with_alpha).numpy()) == 10
+    assert bit_depth.used_bits(tf.io.encode_png(with_alpha).numpy()) == (10, 10)
+
+
+def test_markers_are_not_typical(rng):
+    values = rng.integers(0, 4096, (40, 40))
+    values[0, :15] = 65535
+    assert bit_depth.used_bits(deep(values)) == (16, 12)
+    values[0, :17] = values[1, 0] = 65535
+    assert bit_depth.used_bits(deep(values)) == (16, 16)
 
 
 def test_other_files_are_not_deep(make_image):
     assert not any(map(bit_depth.is_deep, [make_image(), make_image(9, 9, "JPEG"), b"", deep([[1]])[:20]]))
-    assert bit_depth.used_bits(deep(np.arange(900).reshape(30, 30))[:-40]) == 0
+    assert bit_depth.used_bits(deep(np.arange(900).reshape(30, 30))[:-40]) is None
 
 
 @pytest.mark.parametrize("bits", [8, 9, 12, 15])
@@ -82,7 +90,7 @@ def test_examined_images_are_reduced_only_below_16_bits(values, make_image):
     files = [deep(values), make_image(), deep(values)[:-60]]
     for depth in (16, 12):
         first, second, damaged = image_file.examine_all(files, 10_000, depth)
-        assert (first.used_bits, second.used_bits, second.encoded) == (12, 0, files[1])
+        assert (first.used_bits, second.used_bits, second.encoded) == ((12, 12), None, files[1])
         assert (first.encoded == files[0]) == (depth == 16)
         assert not isinstance(damaged.result, image_file.ImageProperties)
         assert first.result.mean["red"] == pytest.approx((values >> (depth - 8)).mean(), abs=1e-9)

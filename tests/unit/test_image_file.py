@@ -224,3 +224,25 @@ def test_the_perceptual_hash_survives_size_format_and_brightness(rng):
     for encoded in same:
         assert (image_file.examine(encoded, 1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
     assert (image_file.examine(saved(other, "PNG"), 1_000_000).perceptual_hash ^ hashed).bit_count() > 12
+
+
+def test_the_orientation_of_a_png_is_reported_because_it_is_not_applied():
+    image, exif = Image.new("RGB", (6, 4)), Image.Exif()
+    exif[0x0112] = 6
+    rotated = saved(image, "PNG", exif=exif)
+    assert image_file.examine(rotated, MAX_PIXELS).height == 4
+    assert image_file.ignored_orientation(rotated) == 6
+    start = rotated.index(b"eXIf") + 4
+    assert image_file.ignored_orientation(rotated[:start] + bytes(30) + rotated[start + 30 :]) == 1  # damaged
+    assert image_file.ignored_orientation(saved(image, "PNG")) == 1
+    assert image_file.ignored_orientation(saved(image, "JPEG", exif=exif)) == 1
+
+
+def test_an_object_only_in_the_transparency():
+    shape = Image.fromarray(np.eye(6, dtype=np.uint8) * 255)
+    flat, other = Image.new("RGBA", (6, 6)), Image.merge("RGBA", [shape] * 4)
+    opaque = Image.new("RGBA", (6, 6), (0, 0, 0, 9))
+    flat.putalpha(shape)
+    contents = [saved(image, "PNG") for image in (flat, other, opaque, flat.convert("RGB"))]
+    results = [image_file.has_object_in_alpha(content, image_file.examine(content, MAX_PIXELS)) for content in contents]
+    assert results == [True, False, False, False]

@@ -73,6 +73,16 @@ def test_details_are_bounded():
     assert len(observations.details("kind")) == 4096
 
 
+def test_information_that_decoders_do_not_read_is_reported():
+    observations = Observations()
+    assert pixel_checks.lost_information_warnings(observations) == []
+    observations.add(kinds.IGNORED_ORIENTATION, "a", "6")
+    observations.add(kinds.ALPHA_ONLY, "b")
+    rotated, flat = pixel_checks.lost_information_warnings(observations)
+    assert rotated.startswith("1 PNG images have an EXIF orientation, which is applied to JPEG only: a.")
+    assert flat.startswith("1 images have a single colour, and their content only in the transparency")
+
+
 def check(masks, classes=("road", "car"), ignore_id=None):
     """Checks masks: (split, {class id: pixels}) each; the ignored id is IGNORED."""
     records = [
@@ -152,10 +162,17 @@ def test_orientations_are_reported_unless_the_setting_is_explicit():
 
 
 def depths(counts):
+    """Observations of images: bits, or (bits of the largest value, typical bits), or 0 for 8 bits → number."""
     observations = Observations()
     for bits, count in counts.items():
+        largest, typical = bits if isinstance(bits, tuple) else (bits, bits)
         for number in range(count):
-            observations.add(kinds.USED_BITS if bits else kinds.EIGHT_BITS, f"{bits}-{number}", str(bits or ""))
+            name = f"{largest}-{number}"
+            if largest:
+                observations.add(kinds.USED_BITS, name, str(largest))
+                observations.add(kinds.TYPICAL_BITS, name, str(typical))
+            else:
+                observations.add(kinds.EIGHT_BITS, name)
     return observations
 
 
@@ -167,7 +184,9 @@ def depths(counts):
         ({12: 3}, 12, "auto", ["3 images have 16 bits .* as 12 bits (detected from the largest value): 12-0, 12-1, …"]),
         ({12: 1}, 12, 12, ["1 images .* (as configured): 12-0"]),
         ({12: 3, 14: 1}, 12, 12, ["4 images .* as 12 bits", "1 images have values above data.bit_depth = 12, .* 14-0"]),
-        ({16: 1, 12: 3, 11: 1}, 16, "auto", ["4 of 5 images .* at most 12 bits .* set data.bit_depth = 12"]),
+        ({16: 1, 12: 3, 11: 1}, 16, "auto", ["4 of 5 images .* need at most 12 bits .* set data.bit_depth = 12"]),
+        ({(16, 12): 3, (16, 16): 1}, 16, "auto", ["3 of 4 images .* dark .* set data.bit_depth = 12"]),
+        ({(16, 12): 2, (16, 16): 2, (16, 14): 9}, 16, "auto", []),
         ({16: 2, 0: 3}, 16, "auto", ["2 images have 16 bits per channel (16-0, 16-1), and 3 have 8 (0-0, 0-1, …)"]),
     ],
 )
