@@ -97,7 +97,7 @@ def inspect_dataset(location: str, options: DataOptions) -> Dataset:
         raise DatasetError(str(error)) from None
     dataset = _complete(whole, chosen, options)
     try:
-        _refuse_untrainable(location, dataset, whole.listing)
+        _refuse_untrainable(location, dataset, whole.listing, is_detected=bool(whole.detection.evidence))
     except LayoutError as error:
         raise LayoutError(f"{error}{whole.detection}") from None
     return dataset
@@ -261,7 +261,7 @@ def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tu
 # === Checking ===
 
 
-def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> None:
+def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is_detected: bool) -> None:
     """Refuses a dataset without images, with fewer than two classes, or with a class that cannot be trained on."""
     if not dataset.entries and not listing.class_names:
         examples = "".join(f"\n  {file.path}: {file.reason}" for file in dataset.refused[:_MOST_NAMES])
@@ -270,6 +270,12 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing) -> No
         has_ids = labels.has_class_ids(dataset.label_features)
         reason = "the masks contain class ids, not names" if has_ids else "the class names are not known in advance"
         alternative = f", or write {class_list.CLASSES_FILE} into the folder, one name per line" if has_ids else ""
+        if has_ids and is_detected and dataset.layout == "mask_pairs":
+            pair = [dataset.entries[0].path, dataset.entries[0].label_files[0].path] if dataset.entries else []
+            alternative += (
+                f". The layout is mask_pairs ({' and '.join(map(files.readable, pair))}); if every folder is a class, "
+                "use --set data.layout=class_folders"
+            )
         raise DatasetError(
             f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
         )

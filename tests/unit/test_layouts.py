@@ -336,7 +336,7 @@ def test_two_folders_of_one_split_are_refused_with_advice(class_folders, names):
 def test_val_is_validation_in_split_folders(class_folders):
     root = class_folders({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
     assert inspect(root).own_splits == ("train", "validation")
-    with pytest.raises(DatasetError, match=r"other folders \(bus\)[\s\S]*data\.layout = .class_folders"):
+    with pytest.raises(DatasetError, match=r"other folders \(bus\)[\s\S]*data\.layout\s?=\s?.?class_folders"):
         inspect(class_folders({"train": 2, "bus": 2}, name="vehicles"))
     assert inspect(root.parent / "vehicles", layout="class_folders").classes == ("bus", "train")
 
@@ -526,7 +526,9 @@ def test_a_table_that_leads_out_is_not_read(class_folders, tmp_path, name):
 def test_settings_that_contradict_the_layout(class_folders, tmp_path):
     root = class_folders({"a": 2, "b": 2})
     (tmp_path / "list.csv").write_text("path,label\na/0.png,a\n")
-    with pytest.raises(DatasetError, match=r'data\.manifest = .* cannot be used with data\.layout = "class_folders"'):
+    with pytest.raises(
+        DatasetError, match=r'data\.manifest = .* cannot be used with data\.layout\s?=\s?.?class_folders"'
+    ):
         inspect(root, layout="class_folders", manifest=str(tmp_path / "list.csv"))
     with pytest.raises(DatasetError, match=r'data\.metadata_csv = .* cannot be used with data\.layout = "manifest"'):
         inspect(root, manifest=str(tmp_path / "list.csv"), metadata_csv=str(tmp_path / "list.csv"))

@@ -270,6 +270,25 @@ def test_words_of_masks_in_names_of_classes(write, names):
     assert inspect(write(contents)).classes == tuple(sorted(names))
 
 
+def test_a_split_folder_and_another_with_equal_names_have_two_interpretations(write):
+    root = write(two_folders(("train", photo), ("outlines", drawing), ["x1", "x7", "x"]))
+    with pytest.raises(LayoutError, match="have equal names") as caught:
+        inspect(root)
+    arguments = re.findall(r"--set data\.(\w+)=(\w+)", str(caught.value))
+    assert len(inspect_masks(root, **dict(arguments[:2]))[0]) == 3
+    assert inspect(root, **dict(arguments[2:])).classes == ("outlines", "train")
+
+
+def test_the_error_of_masks_without_names_has_the_setting_for_classes(write):
+    root = write(two_folders(("images", photo), ("labels", drawing), ["1", "2", "3"]))
+    with pytest.raises(
+        DatasetError, match=r"mask_pairs \(images/1\.jpg and labels/1\.png\); if every folder"
+    ) as caught:
+        inspect(root)
+    (setting,) = re.findall(r"--set data\.layout=(\w+)", str(caught.value))
+    assert inspect(root, layout=setting).classes == ("images", "labels")
+
+
 def test_two_classes_can_be_forced(write):
     root = write({f"{name}/{i}.png": photo("PNG") for name in ("images", "labels") for i in range(3)})
     assert inspect(root, layout="class_folders").classes == ("images", "labels")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -201,6 +202,15 @@ def shared_names(folder: Folder) -> SharedNames | None:
         f"{len(common):,} equal file names in `{names[0]}` and `{names[1]}`, such as {files.readable(example)}"
     )
     return SharedNames(names[0], names[1], observation, bool(parent))
+
+
+def masks_of_split(folder: Folder, splits: Iterable[str], others: Iterable[str]) -> str:
+    """Returns the settings that read a split folder as images and another one as their masks; empty if none can be."""
+    for images in splits:
+        for masks in others:
+            if _are_common(folder.stems(images), folder.stems(masks)):
+                return f"--set data.images_folder={shlex.quote(images)} --set data.masks_folder={shlex.quote(masks)}"
+    return ""
 
 
 def _is_numbered(stems: Collection[str]) -> bool:

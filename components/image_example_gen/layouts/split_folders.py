@@ -9,6 +9,7 @@ from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Listing, refuse_images
 from components.image_example_gen.layouts._folder import Folder, known_split_names
+from components.image_example_gen.layouts._pairs import masks_of_split
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.class_folders import list_classes
 from trainer_module import features
@@ -43,6 +44,13 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             "folders, or remove data.layout."
         )
     if others:
+        settings = masks_of_split(folder, split_of, others)
+        if settings:
+            raise LayoutError(
+                f"{folder.root} has split folders ({', '.join(split_of)}) and other folders ({', '.join(others)}), and "
+                f"their files have equal names. If these are images and masks, use {settings}. If every folder is a "
+                "class, use --set data.layout=class_folders."
+            )
         raise LayoutError(
             f"{folder.root} has split folders ({', '.join(split_of)}) and other folders ({', '.join(others)}). "
             f"Use either one folder per class, or only {', '.join(features.SPLITS)} with class folders inside. If "
