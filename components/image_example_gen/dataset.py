@@ -298,6 +298,9 @@ def _advice_for_single(dataset: Dataset) -> str:
     names = [entry.path for entry in dataset.entries] + [file.path for file in dataset.refused]
     paths = [name.split("/") for name in names]
     inside = sorted({path[1] for path in paths if len(path) > 2})
+    table = next((path for path in paths if len(path) == 2 and path[1].lower().endswith(tables.SUFFIXES)), None)
+    if table:
+        return f"It contains the table {files.readable(table[1])}: use --data {join(dataset.root, table[0])}."
     if not inside or any(len(path) == 2 for path in paths):
         return "At least two are required."
     return f"It contains the folders {_names(inside)}: use --data {join(dataset.root, paths[0][0])}."

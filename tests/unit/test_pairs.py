@@ -388,6 +388,21 @@ def test_nested_folders_of_classes_in_splits(write):
     assert len(inspect(root, recursive=True).entries) == 6
 
 
+def test_masks_in_nested_folders_of_classes_are_not_images(write):
+    names = [
+        f"{kind}/{folder}/{kind}-{i}.png"
+        for kind in ("covid", "normal")
+        for folder in ("images", "masks")
+        for i in range(3)
+    ]
+    root = write({name: drawing() if "/masks/" in name else photo("PNG") for name in names})
+    dataset = inspect(root, recursive=True)
+    assert all("/images/" in entry.path for entry in dataset.entries) and len(dataset.entries) == 6
+    assert dataset.notes == (
+        "6 masks beside their images are not used, such as covid/masks/covid-0.png, covid/masks/covid-1.png",
+    )
+
+
 def test_one_folder_above_the_classes_is_named(write):
     root = write({f"photos/{kind}/{kind}-{i}.jpg": photo() for kind in ("cat", "dog") for i in range(3)})
     for recursive in (False, True):

@@ -201,6 +201,26 @@ def test_a_column_of_splits_with_another_name(write):
     assert dataset.own_splits == ("train", "test") and dataset.columns == ()
 
 
+def test_tables_of_splits_are_read_together(write):
+    write("train", "Train.csv", lines("id,class"))
+    root = write("val", "val.csv", lines("id,class"))
+    dataset = inspect(root)
+    assert dataset.own_splits == ("train", "validation")
+    assert len(dataset.entries) == 12
+    assert {entry.split for entry in dataset.entries if entry.path.startswith("val/")} == {"validation"}
+    (root / "val.csv").write_text(lines("id,class,camera").replace("cat", "cat,x").replace("dog", "dog,y"))
+    with pytest.raises(DatasetError, match=r"Train\.csv, val\.csv differ in columns"):
+        inspect(root, label_column="class")
+
+
+def test_a_table_inside_the_only_folder_is_named(write):
+    root = write("images", "images/labels.csv", lines("id,class"))
+    with pytest.raises(LayoutError, match=r"contains the table labels\.csv: use --data") as caught:
+        inspect(root)
+    location = re.search(r"--data (\S+)\.$", str(caught.value), re.MULTILINE).group(1)
+    assert inspect(location).classes == ("cat", "dog")
+
+
 def test_several_tables_are_asked_for_with_locations_that_work(write):
     write(table="one.csv", text=lines("id,class"))
     root = write(table="two.csv", text=lines("id,class").replace("cat", "bird"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import NESTED, Entry, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name
-from components.image_example_gen.layouts._pairs import masks_beside_images
+from components.image_example_gen.layouts._pairs import masks_beside_images, role_of
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.locations import join
 
@@ -68,12 +69,15 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, 
         label = labels.of_class(name)
         inside = list(files.walk(root, folder.path) if recursive else files.listing(root, folder.path))
         mask_stems = masks_beside_images(file.path.rpartition(".")[0] for file in inside if is_image_name(file.path))
+        mask_folders = _mask_folders(file.path for file in inside) if recursive else ()
         for file in inside:
             if file.is_folder:
                 if file.problem:
                     raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
                 refused += [refuse(deeper, deeper.problem or NESTED) for deeper in files.walk(root, file.path)]
             elif mask_stems and is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems:
+                masks.append(files.readable(file.path))
+            elif mask_folders and file.path.startswith(mask_folders):
                 masks.append(files.readable(file.path))
             elif file.problem:
                 refused.append(refuse(file))
@@ -83,6 +87,15 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, 
     return Listing(
         labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=frozenset(class_names), notes=tuple(notes)
     )
+
+
+def _mask_folders(paths: Iterable[str]) -> tuple[str, ...]:
+    """Returns the folders of masks beside folders of images: `cat/masks/` beside `cat/images/`."""
+    roles: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for folder in {path.rpartition("/")[0] for path in paths}:
+        parent, _, name = folder.rpartition("/")
+        roles[parent][role_of(name)].append(f"{folder}/")
+    return tuple(folder for by_role in roles.values() if by_role["images"] for folder in by_role["masks"])
 
 
 LAYOUT = LayoutSpec(

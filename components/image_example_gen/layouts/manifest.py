@@ -101,7 +101,18 @@ def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns)
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    table = tables.read(options.manifest or _find(folder, options))
+    locations = [options.manifest] if options.manifest else _find(folder, options)
+    if len(locations) == 1:
+        return _list_table(folder, locations[0], options)
+    listings = [_list_table(folder, location, options, split_named(_stem(location))) for location in locations]
+    if len({(listing.columns, listing.label_features, listing.class_list) for listing in listings}) > 1:
+        shown = ", ".join(map(_name, locations))
+        raise DatasetError(f"{folder.root}: {shown} differ in columns. Give them the same, or choose one with --data.")
+    return listings[0].merged(listings[1:])
+
+
+def _list_table(folder: Folder, location: str, options: DataOptions, split_of_table: str = "") -> Listing:
+    table = tables.read(location)
     listed = ListedFiles(folder.root, table.name)
     chosen = _columns.choose(table, listed, options)
     if options.group_column and options.group_column not in table.columns:
@@ -141,7 +152,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                     *file[:3],
                     label=() if has_masks else labels.of_class(label),
                     label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
-                    split=split_named(split),
+                    split=split_named(split) or split_of_table,
                     group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
                     slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
                 )
@@ -194,17 +205,31 @@ def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.Fi
         )
 
 
-def _find(folder: Folder, options: DataOptions) -> str:
+def _name(location: str) -> str:
+    return location.rpartition("/")[2]
+
+
+def _stem(location: str) -> str:
+    return _name(location).rpartition(".")[0]
+
+
+def _find(folder: Folder, options: DataOptions) -> list[str]:
+    """Returns the location of the manifest, or those of the tables of several splits (`train.csv`, `val.csv`).
+
+    Raises:
+      LayoutError: If there is no table, or if several list images of the same split.
+    """
     location = next(filter(None, map(folder.find, MANIFEST_FILES)), None)
     if location is not None:
-        return location
+        return [location]
     listing, _ = _other_tables(folder, options)
     if not listing:
         raise LayoutError(f"{folder.root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")
-    if len(listing) > 1:
+    splits = {split_named(_stem(name)) for name in listing}
+    if len(splits - {""}) < len(listing) > 1:
         choices = "".join(f"\n  --data {shlex.quote(join(folder.root, name))}" for name in listing)
         raise LayoutError(f"{folder.root} has {len(listing)} tables that list images. Choose one:{choices}\n")
-    return join(folder.root, listing[0])
+    return [join(folder.root, name) for name in listing]
 
 
 LAYOUT = LayoutSpec(
