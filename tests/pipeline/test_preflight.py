@@ -206,6 +206,14 @@ def test_only_one_image_of_a_usable_dataset_is_examined(class_folders, load, mon
     assert examined == ["a/0.png"]
 
 
+def test_small_images_without_masks_need_no_decoder_of_tensorflow(class_folders, load, monkeypatch):
+    root = class_folders({"a": 5, "b": 5})
+    monkeypatch.setattr(probe.image_file, "examine", None)
+    refuse(load(root))
+    with pytest.raises(TypeError):
+        refuse(load(root, "data.max_pixels=10"))
+
+
 @pytest.mark.parametrize(("number", "expected"), [(3, [0, 1, 2]), (10, [0, 2, 5, 7])])
 def test_the_sample_is_evenly_spread(number, expected):
     entries = [Entry(str(index)) for index in range(number)]

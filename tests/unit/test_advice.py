@@ -370,6 +370,14 @@ ROWS = [
         options={"images_folder": "images"},
         fixed={"images_folder": "images", "masks_folder": "masks"},
     ),
+    Row(
+        "masks beside split folders",
+        {path.replace("images", "train").replace("masks", "train_y"): content for path, content in MASKS.items()}
+        | NAMES,
+        "If these are images and masks, use .*--set data.images_folder=train --set data.masks_folder=train_y",
+        options={"layout": "split_folders"},
+        fixed={"layout": "mask_pairs", "images_folder": "train", "masks_folder": "train_y"},
+    ),
     # === Metadata ===
     Row(
         "group column",
