@@ -62,6 +62,15 @@ def test_an_unusable_image_is_reported_and_replaced(class_folders):
         contact_sheet.read(*configured(data), 6, reported.append)
 
 
+def test_images_of_16_bits_are_as_bright_as_in_training(class_folders):
+    data = class_folders({"a": 2, "b": 2})
+    for number, path in enumerate(sorted(data.rglob("*.png"))):
+        path.write_bytes(tf.io.encode_png(np.full((9, 9, 1), 4000 + number, np.uint16)).numpy())
+    for overrides, level in (((), 250), (("data.bit_depth=14",), 62), (("data.bit_depth=16",), 15)):
+        images = contact_sheet.read(*configured(data, *overrides), 4, fail)
+        assert {int(value) for image in images for value in np.unique(image.pixels)} == {level}
+
+
 def test_tfrecord_files_are_read(tmp_path, make_image):
     def example(label):
         feature = {
