@@ -497,6 +497,17 @@ ROWS = [
         fixed_data="one.csv",
     ),
     Row(
+        "tables of splits",
+        {
+            "raw": 4,
+            "train.csv": table(*rows_of("abab")),
+            "test.csv": table(*rows_of("abab", ",x", header="path,label,camera")),
+        },
+        r"differ in columns\. Give them the same, or choose one with --data",
+        options={"layout": "manifest"},
+        fixed_data="train.csv",
+    ),
+    Row(
         "several columns of labels",
         manifest(
             "path,color,shape", *(f"raw/{number}.png,{'ab'[number % 2]},{'cd'[number // 2]}" for number in range(4))
