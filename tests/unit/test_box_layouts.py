@@ -122,6 +122,7 @@ def test_voc_difficult_objects_are_kept(write_voc):
         (voc("<object><name>cat</name><robndbox><cx>5</cx></robndbox></object>"), "a rotated box: object 1"),
         ("<annotations></annotations>", "its root is <annotations>"),
         (voc(CAT)[:-5], "not XML"),
+        (f"<annotation>{'<object>' * 20_000}{'</object>' * 20_000}</annotation>", "an object without a name"),
         ("", "not XML"),
         ('<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><annotation>&c;</annotation>', "declares entities"),
         ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>', "declares entities"),

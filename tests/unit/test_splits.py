@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from components.image_example_gen import splits, summary
+from components.image_example_gen import boxes, splits, summary
 from components.image_example_gen.artifact import DuplicateGroup, DuplicateImage
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
-from components.image_example_gen.splits import Record, divide
+from components.image_example_gen.splits import Record, divide, similar_labels
 
 
 def digest(text) -> str:
@@ -295,3 +295,45 @@ def test_every_class_of_an_image_counts():
     rare = [*records, Record("x", ("b", "rare"), "", "", digest("x"), "", None)]
     with pytest.raises(ClassTooSmallError, match="`rare` has 1 different image"):
         divide(rare, options(), ())
+
+
+# --- Images with boxes ------------------------------------------------------------------------------------------
+
+
+def boxed(name, *classes) -> Record:
+    return Record(str(name), classes, "", "", digest(name), str(name), None)
+
+
+def test_boxes_are_stratified_by_the_rarest_class_of_an_image():
+    rare = [boxed(f"rare{i}", "cell", "rare") for i in range(4)]
+    records = [*rare, *(boxed(i, "cell") for i in range(60)), *(boxed(f"both{i}", "cell", "other") for i in range(20))]
+    division = divide(records, options(splits={"by": "class"}), ())
+    for name in ("rare", "other", "cell"):
+        assert shares(records, division, name).keys() == {"train", "validation", "test"}
+    assert shares(records, division, "cell") == pytest.approx(
+        {"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.05
+    )
+
+
+@pytest.mark.parametrize("by", ["class", "content"])
+@pytest.mark.parametrize("negatives", [1, 2])
+def test_few_images_without_boxes_are_no_reason_to_stop(by, negatives):
+    records = [boxed(i, "cell") for i in range(60)] + [boxed(f"empty{i}") for i in range(negatives)]
+    assert all(divide(records, options(splits={"by": by}), ()).splits)
+
+
+def test_identical_images_with_similar_boxes_are_used_together():
+    similar = [boxed(i, "cell")._replace(sha256=digest("same")) for i in range(3)]
+    corners = [(0.1, 0.2, 0.5, 0.6), (0.11, 0.2, 0.5, 0.6), (0.6, 0.6, 0.9, 0.9)]
+    encoded = [boxes.encode([boxes.Box(*four, "cell")], ("cell",)) for four in corners]
+    similar = [record._replace(boxes=each) for record, each in zip(similar, encoded, strict=True)]
+    others = [boxed(f"x{i}", "cell") for i in range(40)]
+    division = divide([*similar[:2], *others], options(), ())
+    assert not division.refused and len(set(division.splits[:2])) == 1
+    assert similar_labels([*similar[:2], *others], division) == ["0", "1"]
+    division = divide([*similar, *others], options(), ())
+    assert division.refused == {
+        0: "conflicting labels: the same image has another label in 2",
+        1: "conflicting labels: the same image has another label in 2",
+        2: "conflicting labels: the same image has another label in 0",
+    }
