@@ -189,6 +189,38 @@ def test_folders_of_pascal_voc_that_are_not_read_are_noted(write):
     assert dataset.notes == ("not read: the folders Annotations, ImageSets, SegmentationObject",)
 
 
+def test_other_images_beside_a_pair_in_a_split_folder_stop_the_run(write):
+    names = ("images/1_training", "mask/1_training_mask", "1st_manual/1_training")
+    root = write({f"training/{name}.png": photo("PNG") if "images" in name else drawing() for name in names})
+    with pytest.raises(LayoutError, match=r"training/1st_manual: expected training/images and training/mask"):
+        inspect_masks(root)
+    pairs, dataset = inspect_masks(root, images_folder="images", masks_folder="1st_manual")
+    assert pairs == {("training/images/1_training.png", "training/1st_manual/1_training.png", "")}
+    assert dataset.notes == ("not read: the folders training/mask",)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/001.Albatross/a.jpg", "segmentations/001.Albatross/a.png"),
+        ("ISIC_Input/ISIC_7.jpg", "ISIC_GroundTruth/ISIC_7_segmentation.png"),
+        ("cells/c.jpg", "cells_gt/c_gt.png"),
+    ],
+)
+def test_published_arrangements(write, image, mask):
+    assert {pair[:2] for pair in inspect_masks(write({image: photo(), mask: drawing()}))[0]} == {(image, mask)}
+
+
+def test_images_of_splits_are_not_classes(write):
+    root = write({f"{split}_images/{split}{i}.jpg": photo() for split in ("train", "test") for i in range(4)})
+    with pytest.raises(
+        LayoutError, match="folders of the images of splits, without classes: test_images, train_images"
+    ):
+        inspect(root)
+    (root / "train.csv").write_text("image_id,label\n" + "".join(f"train{i}.jpg,{i % 2}\n" for i in range(4)))
+    assert inspect(root).classes == ("0", "1") and len(inspect(root).entries) == 4
+
+
 def test_a_split_without_masks_stops_the_run(write):
     root = write({"train/a.jpg": photo(), "train_labels/a.png": drawing(), "test/b.jpg": photo()})
     with pytest.raises(LayoutError, match=r"test: expected train and train_labels.*Move it elsewhere"):

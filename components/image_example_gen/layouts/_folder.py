@@ -76,7 +76,8 @@ class Folder:
         stems = self.stems_directly(path)
         if stems:
             return stems
-        nested = sorted(name for name in self.names_in(path) if "." not in name)[:_MOST_NESTED]
+        # A name with a dot may be that of a folder too: `001.Black_footed_Albatross`.
+        nested = sorted(self.names_in(path), key=lambda name: ("." in name, name))[:_MOST_NESTED]
         return frozenset(f"{name}/{stem}" for name in nested for stem in self.stems_directly(f"{path}/{name}"))
 
     def path_of(self, path: str, stem: str) -> str:

@@ -118,10 +118,22 @@ def _pairs_among(folder: Folder, names: Iterable[str], parent: str, split: str) 
             masks = [path for path in masks if folder.stems(path)]
         if len(images) != 1 or len(masks) != 1 or not _has_images(folder, masks[0]):
             continue
-        if base and not split_named(base) and not _are_common(folder.stems(images[0]), folder.stems(masks[0])):
+        if not by_role["images"] and not split_named(base) and not _are_common(*_stems_of(folder, images[0], masks[0])):
             continue
         pairs.append(FolderPair(images[0], masks[0], split or split_named(base)))
     return pairs
+
+
+def splits_of_images(folder: Folder) -> bool:
+    """Whether all folders are images of splits, without classes or masks: `train_images/` and `test_images/`."""
+    parsed = [_parse(name) for name in folder.subfolders]
+    return bool(parsed) and all(split_named(base) and role == "images" for base, role in parsed)
+
+
+def _stems_of(folder: Folder, images: str, masks: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Returns the stems of images and of masks, without words that mean these."""
+    stems = frozenset(without_role(stem, "images") for stem in folder.stems(images))
+    return stems, frozenset(without_role(stem, "masks") for stem in folder.stems(masks))
 
 
 def _has_images(folder: Folder, path: str) -> bool:

@@ -11,7 +11,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import NESTED, Entry, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name
-from components.image_example_gen.layouts._pairs import masks_beside_images, role_of
+from components.image_example_gen.layouts._pairs import masks_beside_images, role_of, splits_of_images
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.locations import join
 
@@ -27,6 +27,9 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
         against.append(f"folders named after splits: {', '.join(folder.split_folders)}")
     if not folder.subfolders:
         return Evidence("class_folders", Confidence.NONE, contradicting=("no class folders", *against))
+    if splits_of_images(folder):
+        against.append(f"folders of the images of splits, without classes: {', '.join(folder.subfolders)}")
+        return Evidence("class_folders", Confidence.NONE, contradicting=tuple(against))
     shown = ", ".join(map(files.readable, folder.subfolders[:5])) + (", …" if len(folder.subfolders) > 5 else "")
     return Evidence(
         "class_folders", Confidence.FALLBACK, (f"{len(folder.subfolders)} folders: {shown}",), tuple(against)

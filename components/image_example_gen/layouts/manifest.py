@@ -47,7 +47,8 @@ def _rival(folder: Folder) -> Confidence | None:
     if any(len(_folders_of_images(folder, f"{parent}/")) > 1 for parent in folder.split_folders):
         return Confidence.FOLDER_NAME
     others = [name for name in _folders_of_images(folder, "") if not split_named(name)]
-    return Confidence.FALLBACK if len(others) > 1 and not folder.split_folders else None
+    are_classes = len(others) > 1 and not folder.split_folders and not _pairs.splits_of_images(folder)
+    return Confidence.FALLBACK if are_classes else None
 
 
 def _folders_of_images(folder: Folder, parent: str) -> list[str]:

@@ -85,7 +85,7 @@ def _folder_pairs(folder: Folder, options: DataOptions) -> list[FolderPair]:
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     pairs = _folder_pairs(folder, options)
-    notes = _check_other_folders(folder, pairs)
+    notes = _check_other_folders(folder, pairs, options)
     beside = "not inside the folder of images; it is not used"
     refused = [] if any(not pair.images for pair in pairs) else refuse_images(folder.files, beside)
     entries: list[Entry] = []
@@ -103,32 +103,42 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     return _metadata.join(listing, folder, options)
 
 
-def _check_other_folders(folder: Folder, pairs: Sequence[FolderPair]) -> list[str]:
-    """Returns a note about folders without images, which are not read.
+def _check_other_folders(folder: Folder, pairs: Sequence[FolderPair], options: DataOptions) -> list[str]:
+    """Returns a note about folders that are not read.
 
     Raises:
-      LayoutError: If other folders contain images: they would be ignored.
+      LayoutError: If they contain images, and the configuration does not name the folders to use.
     """
     folder.split_of()
-    used = {path.partition("/")[0] for pair in pairs for path in (pair.images, pair.masks)}
+    used = {path for pair in pairs for path in (pair.images, pair.masks)}
     if "" in used:
         return []
-    others = [name for name in folder.subfolders if name not in used]
+    parents = {"", *(path.rpartition("/")[0] for path in used if path.partition("/")[0] in folder.split_folders)}
+    others = [path for parent in sorted(parents) for path in _unused(folder, parent, used)]
     shown = " and ".join(dict.fromkeys((pairs[0].images, pairs[0].masks)))
-    beside = [name for name in others if split_named(name) and not pairs[0].split]
+    beside = [path for path in others if split_named(path) and not pairs[0].split]
     if beside:
         raise LayoutError(
             f"{folder.root} has {shown} and also {', '.join(beside)}: images and masks are both beside and inside of "
             f"{', '.join(beside)}. Keep one arrangement."
         )
-    for name in others:
+    for path in others if options.images_folder is None else ():
         # Pascal VOC's masks of instances are no class ids.
-        if folder.stems(name) and name.lower() != "segmentationobject":
+        if folder.stems(path) and path.lower() != "segmentationobject":
             raise LayoutError(
-                f"{join(folder.root, files.readable(name))}: expected {shown}, or split folders with these inside. "
-                "Move it elsewhere."
+                f"{join(folder.root, files.readable(path))}: expected {shown}, or split folders with these inside. "
+                "Move it elsewhere, or set data.images_folder and data.masks_folder to those that are used."
             )
     return [f"not read: the folders {', '.join(map(files.readable, others))}"] if others else []
+
+
+def _unused(folder: Folder, parent: str, used: Iterable[str]) -> list[str]:
+    """Returns the folders in a folder that neither are nor contain a used one."""
+    if parent:
+        paths = [f"{parent}/{name}" for name in sorted(folder.names_in(parent)) if folder.names_in(f"{parent}/{name}")]
+    else:
+        paths = folder.subfolders
+    return [path for path in paths if not any(f"{each}/".startswith(f"{path}/") for each in used)]
 
 
 def classes_of_masks(folder: Folder, options: DataOptions) -> class_list.ClassList:
