@@ -204,19 +204,22 @@ def ignored_orientation(encoded: bytes) -> int:
         with Image.open(io.BytesIO(encoded), formats=["PNG"]) as header:
             exif = Image.Exif()
             exif.load(header.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION_TAG, 1))
     except Exception:  # a damaged chunk can break Pillow's parsers in any way; the pixels are still usable
         return 1
-    return int(exif.get(_ORIENTATION_TAG, 1))
 
 
 def has_object_in_alpha(encoded: bytes, properties: ImageProperties) -> bool:
     """Whether an image has one colour, and more than one transparency, which decoders drop."""
     if properties.format != "PNG" or max(properties.deviation.values()) > _ONE_COLOUR:
         return False
-    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
-        if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
-            return False
-        alpha = np.asarray(image.convert("RGBA"))[..., -1]
+    try:
+        with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
+            if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+                return False
+            alpha = np.asarray(image.convert("RGBA"))[..., -1]
+    except Exception:  # Pillow is stricter than the decoder, for which the file is usable
+        return False
     return bool(alpha.min() != alpha.max())
 
 

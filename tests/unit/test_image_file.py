@@ -246,3 +246,4 @@ def test_an_object_only_in_the_transparency():
     contents = [saved(image, "PNG") for image in (flat, other, opaque, flat.convert("RGB"))]
     results = [image_file.has_object_in_alpha(content, image_file.examine(content, MAX_PIXELS)) for content in contents]
     assert results == [True, False, False, False]
+    assert not image_file.has_object_in_alpha(contents[0][:-30], image_file.examine(contents[0], MAX_PIXELS))
