@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -187,16 +187,19 @@ def _draw(
     for index, key in zip(kept, keys, strict=True):
         if split := records[index].split:
             assigned[key] = min(split, assigned.get(key, split), key=features.SPLITS.index)
-    drawn: dict[str, set[str]] = defaultdict(set)
+    drawn: dict[str, tuple[str, ...]] = {}
     for index, key in zip(kept, keys, strict=True):
         if key not in assigned:
-            drawn[key].update(records[index].classes or _NO_CLASS)
+            classes = records[index].classes or _NO_CLASS
+            known = drawn.setdefault(key, classes)
+            if known != classes:
+                drawn[key] = tuple(dict.fromkeys((*known, *classes)))
     split_of = assigned | _draw_units(drawn, _fractions(options, own_splits), options)
     return {index: records[index].split or split_of[key] for index, key in zip(kept, keys, strict=True)}
 
 
 def _draw_units(
-    classes_of: Mapping[str, Collection[str]], fractions: dict[str, float], options: DataOptions
+    classes_of: Mapping[str, Sequence[str]], fractions: dict[str, float], options: DataOptions
 ) -> dict[str, str]:
     """Draws the split of every unit.
 
@@ -223,10 +226,13 @@ def _draw_units(
         # Images without boxes need not be in every split, unless no image has a class, as with masks.
         if name or len(num_units) == 1:
             _check_size(name, num_units[name], fractions, options)
+    if not exact:
+        return {key: _split_at(position_of(key), fractions) for key in classes_of}
     strata: dict[str, list[str]] = defaultdict(list)
     split_of: dict[str, str] = {}
     for key in sorted(classes_of):
-        rarest = min(classes_of[key], key=lambda name: (num_units[name], name))
+        first, *others = classes_of[key]
+        rarest = min(classes_of[key], key=lambda name: (num_units[name], name)) if others else first
         if rarest in exact:
             strata[rarest].append(key)
         else:

@@ -151,7 +151,10 @@ def _are_common(first: frozenset[str], second: frozenset[str]) -> bool:
 
 def masked_stem(stem: str) -> str:
     """Returns the stem of the image to which a mask belongs by its suffix: `a_mask` → `a`; empty without a suffix."""
-    return _MASK_AFFIXES[1].sub("", stem) if _MASK_AFFIXES[1].search(stem) else ""
+    if not stem[-1:].isalpha():  # most names end with a number
+        return ""
+    match = _MASK_AFFIXES[1].search(stem)
+    return stem[: match.start()] if match else ""
 
 
 def without_role(stem: str, role: str) -> str:
