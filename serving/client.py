@@ -31,6 +31,8 @@ from serving.errors import UnimplementedError as UnimplementedError
 from serving.errors import UnreadableImageError as UnreadableImageError
 from serving.image_encoding import ImageInput as ImageInput
 from serving.request_flow import Flow, Pause, Request, RequestFlows
+from serving.responses import DetectedObject as DetectedObject
+from serving.responses import Detections as Detections
 from serving.responses import Embedding as Embedding
 from serving.responses import Explanation as Explanation
 from serving.responses import Mask as Mask
@@ -99,6 +101,10 @@ class Client:
     def segment(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Mask]:
         """Predicts the class of every pixel; arguments and errors as for `predict`."""
         return self._run(self._flows.segment(images, timeout_s))
+
+    def detect(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Detections]:
+        """Finds objects, with a model that has the outputs of the TF Object Detection API; otherwise as `predict`."""
+        return self._run(self._flows.detect(images, timeout_s))
 
     def explain(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Explanation]:
         """Classifies images and explains the predictions (Grad-CAM); arguments and errors as for `predict`."""
@@ -200,6 +206,10 @@ class AsyncClient:
     async def segment(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Mask]:
         """See `Client.segment`."""
         return await self._run(self._flows.segment(images, timeout_s))
+
+    async def detect(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Detections]:
+        """See `Client.detect`."""
+        return await self._run(self._flows.detect(images, timeout_s))
 
     async def explain(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Explanation]:
         """See `Client.explain`."""

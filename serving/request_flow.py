@@ -111,6 +111,7 @@ class _SignatureCall(NamedTuple):
 
 _PREDICT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.predictions)
 _SEGMENT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.masks)
+_DETECT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.detections)
 _EXPLAIN = _SignatureCall(features.EXPLAIN, "image_bytes", responses.explanations)
 _EMBED = _SignatureCall(features.EMBED, "image_bytes", responses.embeddings, only_output="embedding")
 # Models of every task have this signature.
@@ -161,6 +162,10 @@ class RequestFlows:
     def segment(self, images: Iterable[ImageInput], timeout_s: float | None) -> Flow[Responses[responses.Mask]]:
         """See `client.Client.segment`."""
         return self._call(_SEGMENT, images, timeout_s)
+
+    def detect(self, images: Iterable[ImageInput], timeout_s: float | None) -> Flow[Responses[responses.Detections]]:
+        """See `client.Client.detect`."""
+        return self._call(_DETECT, images, timeout_s)
 
     def explain(self, images: Iterable[ImageInput], timeout_s: float | None) -> Flow[Responses[responses.Explanation]]:
         """See `client.Client.explain`."""

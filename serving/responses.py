@@ -59,6 +59,38 @@ class Mask(NamedTuple):
         return np.asarray(Image.open(io.BytesIO(self.png)))
 
 
+class DetectedObject(NamedTuple):
+    """One object in an image.
+
+    Attributes:
+      box: (ymin, xmin, ymax, xmax), relative to the upright image, range [0, 1].
+      score: Confidence, range [0, 1].
+      class_id: Its class, from 1, as in the TF Object Detection API.
+      label: The name of the class; None if the model does not return names.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    class_id: int
+    label: str | None
+
+
+class Detections(NamedTuple):
+    """The objects in one image.
+
+    Attributes:
+      objects: The best first; as many as the model found, above its own score threshold.
+      version: Model version; None if the server does not report it.
+    """
+
+    objects: tuple[DetectedObject, ...]
+    version: int | None = None
+
+    def above(self, score: float) -> tuple[DetectedObject, ...]:
+        """Returns the objects with at least this score."""
+        return tuple(entry for entry in self.objects if entry.score >= score)
+
+
 class Explanation(NamedTuple):
     """The Grad-CAM heat map of one image, for the predicted class.
 
@@ -199,6 +231,27 @@ def masks(outputs: Mapping[str, Any], version: int | None) -> list[Mask]:
     """Reads `mask_png_bytes` [N] and `class_pixels` [N, C] of `serving_default`."""
     pngs, pixels = _columns(outputs, ("mask_png_bytes", "class_pixels"))
     return [Mask(png, tuple(int(count) for count in counts), version) for png, counts in zip(pngs, pixels, strict=True)]
+
+
+def detections(outputs: Mapping[str, Any], version: int | None) -> list[Detections]:
+    """Reads the outputs of the TF Object Detection API, of `serving_default`.
+
+    These are `detection_boxes` [N, M, 4], `detection_scores` [N, M], `detection_classes` [N, M], `num_detections` [N]
+    and, if present, `detection_labels` [N, M].
+    """
+    names = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
+    columns = _columns(outputs, names)
+    labels = outputs.get("detection_labels", [None] * len(columns[0]))
+    return [
+        Detections(tuple(_objects(*row)[: round(float(num))]), version)
+        for *row, num in zip(*columns[:3], labels, columns[3], strict=True)
+    ]
+
+
+def _objects(boxes: Any, scores: Any, class_ids: Any, labels: Any) -> list[DetectedObject]:
+    names = [None] * len(scores) if labels is None else map(_text, labels)
+    rows = zip(np.asarray(boxes, np.float64).tolist(), scores, class_ids, names, strict=True)
+    return [DetectedObject(tuple(box), float(score), round(float(id_)), name) for box, score, id_, name in rows]
 
 
 def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explanation]:

@@ -226,6 +226,42 @@ def running_server() -> Callable[..., AbstractContextManager[Any]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def small_backbones() -> Callable[[], Any]:
+    """A context in which every backbone has five small convolutions, which compile quickly."""
+    import types
+    from contextlib import contextmanager
+
+    import keras
+
+    from trainer_module import backbones, features
+
+    def build(*, image_size: int, weights: str) -> keras.Model:
+        inputs = keras.Input([image_size, image_size, 3])
+        x = keras.layers.Rescaling(1 / 16, offset=-8.0)(inputs)
+        for filters in (2, 3, 4, 5, 6):
+            x = keras.layers.Conv2D(filters, 3, 2, "same", use_bias=False)(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.ReLU()(x)
+        return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
+
+    small = types.SimpleNamespace(
+        build=build,
+        skips=lambda model: [layer.output for layer in model.layers if isinstance(layer, keras.layers.ReLU)][:-1],
+        skip_strides=(2, 4, 8, 16),
+        smallest_image=1,
+        trainable=True,
+    )
+
+    @contextmanager
+    def replaced() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbones, "get", lambda _: small)
+            yield
+
+    return replaced
+
+
 @pytest.fixture
 def kappa(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A new metric of classification: one more entry, whose range is not [0, 1]. The task has details, and no plots."""

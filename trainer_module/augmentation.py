@@ -116,18 +116,49 @@ def augment_images_and_masks(
     return _change_colors(moved, options, seed), move(masks[..., tf.newaxis], "NEAREST")[..., 0]
 
 
+def augment_images_and_boxes(
+    images: tf.Tensor, labels: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Moves images and boxes in the same way, then changes the colours of the images.
+
+    Boxes are clipped to the image; one of which too little remains (`boxes.transforms.MIN_VISIBILITY`)
+    becomes padding. After a rotation a box surrounds the rotated box, and is larger than its object.
+
+    Args:
+      images: [N, h, w, c], range [0, 255], all but N static.
+      labels: float32 [N, MAX_OBJECTS, 6], see `box_labels`.
+      options: The strength of each augmentation.
+      seed: int [2]; determines all random numbers.
+
+    Returns:
+      float32 [N, h, w, c], range [0, 255], and float32 [N, MAX_OBJECTS, 6].
+    """
+    from trainer_module import box_labels
+    from trainer_module.boxes import transforms
+
+    moved = _moves(images, options, seed)(tf.cast(images, tf.float32), "BILINEAR")
+    size = images.shape[1:3]
+    scale = tf.constant([*size, *size], tf.float32)
+    projected = transforms.project(labels[..., :4] * scale, _transforms(tf.shape(images)[0], size, options, seed))
+    visible = transforms.clip_visible(projected, size)
+    exists = (labels[..., 4] != box_labels.PADDING) & visible.visible
+    # Padding comes last, as before.
+    order = tf.argsort(tf.cast(~exists, tf.int32), axis=-1, stable=True)
+    columns = tf.concat([visible.boxes / scale, labels[..., 4:]], axis=-1)
+    padding = tf.constant([0.0] * 4 + [float(box_labels.PADDING), 0.0])
+    kept = tf.where(exists[..., tf.newaxis], columns, padding)
+    return _change_colors(moved, options, seed), tf.gather(kept, order, batch_dims=1)
+
+
 def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> _Move:
     """Returns one random move per image: flips, then rotation and zoom about the centre, then a shift.
 
     Together they are one affine map, so an image is resampled once: three layers in sequence take three times as long,
     and each blurs the image again. Flips alone copy pixels, and so do shifts.
     """
-    num, (height, width) = tf.shape(images)[0], images.shape[1:3]
-    interpolates = bool(options.rotation or options.zoom)
-    mirrored = _below(num, 0.5, seed, "horizontal_flip") if options.horizontal_flip else None
-    upside_down = _below(num, 0.5, seed, "vertical_flip") if options.vertical_flip else None
-
-    if not interpolates and not options.translation:
+    num, size = tf.shape(images)[0], images.shape[1:3]
+    if not options.rotation and not options.zoom and not options.translation:
+        mirrored, upside_down = _flips(num, options, seed)
 
         def flip(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
             for flipped, axis in ((mirrored, 2), (upside_down, 1)):
@@ -137,6 +168,35 @@ def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> 
             return batch
 
         return flip
+
+    transforms = _transforms(num, size, options, seed)
+
+    def resample(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
+        moved = tf.raw_ops.ImageProjectiveTransformV3(
+            images=batch,
+            transforms=transforms,
+            output_shape=size,
+            fill_value=0.0,  # unused
+            interpolation=interpolation,
+            fill_mode="NEAREST",
+        )
+        return tf.ensure_shape(moved, batch.shape)
+
+    return resample
+
+
+def _flips(num: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+    """Draws which images are mirrored, and which are turned upside down: bool [num] each; None for no images."""
+    mirrored = _below(num, 0.5, seed, "horizontal_flip") if options.horizontal_flip else None
+    upside_down = _below(num, 0.5, seed, "vertical_flip") if options.vertical_flip else None
+    return mirrored, upside_down
+
+
+def _transforms(num: tf.Tensor, size: tuple[int, int], options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
+    """Draws the moves as the arguments of `ImageProjectiveTransformV3`: float32 [num, 8]."""
+    height, width = size
+    interpolates = bool(options.rotation or options.zoom)
+    mirrored, upside_down = _flips(num, options, seed)
 
     def shift(side: int, stream: str) -> tf.Tensor:
         if not options.translation:
@@ -157,7 +217,7 @@ def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> 
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     from_y, from_x = centre_y + shift(height, "shift_y"), centre_x + shift(width, "shift_x")
     zeros = tf.zeros([num])
-    transforms = tf.stack(
+    return tf.stack(
         [
             *(a00, a01, centre_x - a00 * from_x - a01 * from_y),
             *(a10, a11, centre_y - a10 * from_x - a11 * from_y),
@@ -165,19 +225,6 @@ def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> 
         ],
         axis=1,
     )
-
-    def resample(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
-        moved = tf.raw_ops.ImageProjectiveTransformV3(
-            images=batch,
-            transforms=transforms,
-            output_shape=[height, width],
-            fill_value=0.0,  # unused
-            interpolation=interpolation,
-            fill_mode="NEAREST",
-        )
-        return tf.ensure_shape(moved, batch.shape)
-
-    return resample
 
 
 def _change_colors(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:

@@ -68,6 +68,7 @@ def explainer(
       ValueError: If the model has no such layer; on the first call, if the scalar does not depend on it.
     """
     layer_name = find_layer(model, layer)
+    size: tuple[int, int] = model.input_shape[1:3]
     network = with_feature_map(model, layer_name)
     channel_weights = {"grad_cam": _mean_gradients, "grad_cam_plus_plus": _weighted_gradients}[method]
 
@@ -79,7 +80,7 @@ def explainer(
         with fused(network):
             feature_map, outputs = network(images, training=False)
         outputs = as_float32(outputs)
-        target = explanation.target(outputs, class_ids, regions)
+        target = explanation.target(outputs, class_ids, regions, size)
         # Images do not depend on each other at inference: the gradient of the sum is the gradient of every image.
         # Unlike a tape, tf.gradients adds nothing before the feature map to the graph, even if skip connections bypass
         # it.

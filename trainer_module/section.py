@@ -39,6 +39,10 @@ class ModelOptions(Section):
         """Whether the network starts with a pre-trained backbone, which takes RGB pixels and normalises them itself."""
         return False
 
+    def pyramid_strides(self) -> tuple[int, ...]:
+        """Returns the strides of `FeatureMaps.levels` in pixels; by default that of a backbone's last map."""
+        return (32,)
+
     def with_random_weights(self) -> Self:
         """Returns the same network without pre-trained weights, to inspect its layers."""
         return self

@@ -154,7 +154,7 @@ class _Predict(_NetworkDoFn):
         images: set[tuple[str, str]] = set()  # an image may have several predictions
         for batch in self._batches(serialized):
             outputs = self._network.predict(batch.pixels)
-            target = self._explanation.target(outputs, batch.class_ids, batch.regions)
+            target = self._explanation.target(outputs, batch.class_ids, batch.regions, batch.pixels.shape[1:3])
             outcomes = self._outcomes(batch, outputs, target.class_ids, target.regions)
             images.update((batch.sources[i].sha256, batch.sources[i].filename) for i in np.flatnonzero(outcomes.exists))
             yield from selection.candidates(batch.sources, target.class_ids.numpy(), outcomes, self._options.classes)
@@ -201,7 +201,9 @@ class _Explain(_NetworkDoFn):
         true_regions = None
         if self._explanation.true_regions:
             true_regions = tf.constant(
-                self._explanation.true_regions(batch.ground_truth[measured], part.class_id.numpy())
+                self._explanation.true_regions(
+                    batch.ground_truth[measured], part.class_id.numpy(), batch.pixels.shape[1:3]
+                )
             )
         values = self._network.measure(tf.gather(batch.pixels, measured), part, true_regions)
         for name, tensor in values.items():

@@ -85,7 +85,7 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
         ids = None if class_ids is None else class_ids[start : start + size]
         regions = None
         if target == TRUE and ids is not None and explanation.true_regions:
-            regions = tf.constant(explanation.true_regions(ground_truth[part], ids))
+            regions = tf.constant(explanation.true_regions(ground_truth[part], ids, pixels.shape[1:3]))
         yield PredictionBatch(
             sources=[sources[index] for index in part],
             pixels=tf.gather(pixels, part),

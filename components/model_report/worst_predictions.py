@@ -44,18 +44,17 @@ class _Predict(beam.DoFn):
         self._task = tasks.get(self._options.task.name)
         model = keras_file.load(self._keras_path)
         self._predict = tf.function(
-            lambda images: self._task.decode(model(tf.cast(images, tf.float32), training=False)),
+            lambda images: self._task.decode(model(tf.cast(images, tf.float32), training=False), self._options),
             reduce_retracing=True,
         )
 
     def process(self, batch: list[bytes]) -> Iterable[_Prediction]:
         transform, ignore_id = self._options.transform, self._options.ignore_id
-        keys = (features.IMAGE_ENCODED, features.IMAGE_FILENAME, *self._task.label_features)
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
-        raw = [{key: list(example[key].bytes_list.value) for key in keys} for example in examples]
-        encoded = tf.constant([row[features.IMAGE_ENCODED][0] for row in raw])
+        raw = [{key: _values(example[key]) for key in self._task.label_features} for example in examples]
+        encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
         images = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
-        names = [row[features.IMAGE_FILENAME][0] for row in raw]
+        names = [example[features.IMAGE_FILENAME].bytes_list.value[0] for example in examples]
         labels = self._task.labels(raw, self._options).numpy()
         for name, image, label, prediction in zip(
             names, images.numpy(), labels, self._predict(images).numpy(), strict=True
@@ -63,6 +62,11 @@ class _Predict(beam.DoFn):
             score = _comparison(self._options).score(label, prediction, ignore_id)
             if not math.isnan(score):
                 yield _Prediction(score, name.decode(), image, label, prediction)
+
+
+def _values(feature: tf.train.Feature) -> list[bytes | float | int]:
+    kind = feature.WhichOneof("kind")
+    return list(getattr(feature, kind).value) if kind else []
 
 
 def _comparison(options: TrainerOptions) -> Comparison:

@@ -1,4 +1,4 @@
-"""The commands that send images to a model server: predict, segment, explain, similar. They need no TensorFlow."""
+"""The commands that send images to a model server: predict, segment, detect, explain, similar. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -151,6 +151,35 @@ def segment(
 
 
 @with_options(Server, "server")
+def detect(
+    images: ImagesArgument,
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one image with boxes per image.")],
+    min_score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Smallest score of the objects that are drawn and printed.")
+    ] = 0.3,
+    as_json: JsonOption = False,
+    *,
+    server: Server,
+) -> None:
+    """Finds objects with a model server, prints them and draws their boxes."""
+    paths = _output_paths(images, output_dir, "drawing")
+    rows, errors = [], Errors()
+    pairs = list(zip(images, paths, strict=True))
+    for (path, output), detections in _results(
+        server, images, pairs, lambda client, batch: client.detect(batch), errors
+    ):
+        objects = detections.above(min_score)
+        _write(output, _draw_objects(path, objects))
+        if not as_json:
+            print(f"{path}  {output}  {len(objects)} object{'' if len(objects) == 1 else 's'}")
+            for entry in objects:
+                name = f"class {entry.class_id}" if entry.label is None else entry.label
+                print(f"  {name} {entry.score:.4f}  {' '.join(f'{value:.4f}' for value in entry.box)}")
+        rows.append({"image": str(path), "drawing": str(output), "objects": [entry._asdict() for entry in objects]})
+    _finish("detect", {"images": rows}, errors, as_json)
+
+
+@with_options(Server, "server")
 def explain(
     images: ImagesArgument,
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one overlay per image.")],
@@ -236,6 +265,26 @@ def similar(
         for position, cosine in matches:
             print(f"{cosine:.6f}  {others[position][0]}")
     _finish("similar", {"image": str(image), "searched": len(others), "similar": rows}, errors, as_json)
+
+
+def _draw_objects(path: Path, objects: Sequence[clients.DetectedObject]) -> bytes:
+    """Draws the boxes on the upright image; returns a PNG file."""
+    import io
+
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from trainer_module import box_drawing, box_labels
+
+    with Image.open(path) as opened:
+        pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    names = {entry.class_id: entry.label for entry in objects}
+    classes = [names.get(id_) or f"class {id_}" for id_ in range(1, max(names, default=0) + 1)]
+    rows = [(*entry.box, entry.class_id - 1, box_labels.OBJECT, entry.score) for entry in objects]
+    drawn = box_drawing.draw(pixels, np.array(rows, np.float64).reshape(-1, 7), classes, min_score=0.0)
+    buffer = io.BytesIO()
+    Image.fromarray(drawn).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _results(

@@ -386,7 +386,7 @@ def compare_output(comparison: Comparison) -> CompareOutput:
     )
 
 
-# --- predict, segment, explain, similar -------------------------------------------------------------------------
+# --- predict, segment, detect, explain, similar -----------------------------------------------------------------
 
 
 class ImageError(JsonObject):
@@ -436,6 +436,35 @@ class SegmentOutput(JsonObject):
     """Output of `tfx-vision segment --json`."""
 
     masks: list[Mask]
+    errors: list[ImageError]
+
+
+class DetectedObject(JsonObject):
+    """One object in an image."""
+
+    label: str | None
+    """The name of its class; null if the model does not return names."""
+    class_id: int
+    """Its class, from 1."""
+    score: float
+    box: tuple[float, float, float, float]
+    """(ymin, xmin, ymax, xmax), relative to the upright image, range [0, 1]."""
+
+
+class DetectedImage(JsonObject):
+    """The objects in an image."""
+
+    image: str
+    drawing: str
+    """PNG file: the image with the boxes."""
+    objects: list[DetectedObject]
+    """The best first."""
+
+
+class DetectOutput(JsonObject):
+    """Output of `tfx-vision detect --json`."""
+
+    images: list[DetectedImage]
     errors: list[ImageError]
 
 
@@ -615,6 +644,7 @@ OUTPUTS: Mapping[str, type[JsonObject]] = {
     "submit": SubmitOutput,
     "predict": PredictOutput,
     "segment": SegmentOutput,
+    "detect": DetectOutput,
     "explain": ExplainOutput,
     "similar": SimilarOutput,
     "model": ModelOutput,

@@ -71,10 +71,10 @@ class PipelineSection(Section):
 class DataSection(DataOptions):
     """`[data]`: the dataset."""
 
-    source: Literal["folder", "digits", "digit_scenes"] = Field(
+    source: Literal["folder", "digits", "digit_scenes", "digit_boxes"] = Field(
         default="folder",
         description="`digits` generates scikit-learn's handwritten digits, `digit_scenes` scenes of digits with masks; "
-        "both need no path.",
+        "`digit_boxes` the same scenes with boxes; none of them needs a path.",
     )
     path: str | None = Field(
         default=None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ SCENE_SIDE = 64
 
 # Class names by source: known before the dataset is written.
 _DIGITS = tuple(map(str, range(10)))
-CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS)}
+CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS), "digit_boxes": _DIGITS}
 
 
 def write_digits(data_dir: Path) -> None:
@@ -53,6 +53,18 @@ def write_digit_scenes(data_dir: Path) -> None:
     are named in its `sklearn/datasets/images/README.txt`).
     """
     _write_once(data_dir, _digit_scenes_into)
+
+
+def write_digit_boxes(data_dir: Path) -> None:
+    """Writes the scenes of `write_digit_scenes` with a box around every digit, as Pascal VOC does.
+
+    `JPEGImages/<split>_<index>.png` (lossless in spite of the folder's name), `Annotations/` and `ImageSets/Main/`. A
+    box surrounds exactly the pixels of its digit.
+
+    Reference: Everingham et al. 2010, https://doi.org/10.1007/s11263-009-0275-4 (the format: pixels count from 1, and
+    those of `xmax` and `ymax` belong to the box).
+    """
+    _write_once(data_dir, _digit_boxes_into)
 
 
 def _write_once(data_dir: Path, write_into: Callable[[Path], None]) -> None:
@@ -86,30 +98,72 @@ def _digits_into(staging: Path) -> None:
 
 
 def _digit_scenes_into(staging: Path) -> None:
+    (staging / CLASSES_FILE).write_text("\n".join(CLASSES["digit_scenes"]) + "\n")
+    for split, index, made in _scenes():
+        for folder, pixels in ((mask_pairs.IMAGES_FOLDER, made.image), (mask_pairs.MASKS_FOLDER, made.mask)):
+            path = staging / folder / split / f"{index:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+def _digit_boxes_into(staging: Path) -> None:
+    images, annotations, lists = (staging / name for name in ("JPEGImages", "Annotations", "ImageSets/Main"))
+    for folder in (images, annotations, lists):
+        folder.mkdir(parents=True)
+    names: dict[str, list[str]] = {}
+    for split, index, made in _scenes():
+        name = f"{split}_{index:04d}"
+        names.setdefault(split, []).append(name)
+        Image.fromarray(made.image).save(images / f"{name}.png")
+        (annotations / f"{name}.xml").write_text(_voc_annotation(name, made))
+    for split, listed in names.items():
+        (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")
+
+
+def _voc_annotation(name: str, made: Scene) -> str:
+    objects = [
+        f"<object><name>{digit}</name><difficult>0</difficult><bndbox><xmin>{xmin + 1}</xmin><ymin>{ymin + 1}</ymin>"
+        f"<xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
+        for (ymin, xmin, ymax, xmax), digit in zip(made.boxes, made.digits, strict=True)
+    ]
+    size = f"<size><width>{SCENE_SIDE}</width><height>{SCENE_SIDE}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{name}.png</filename>{size}{''.join(objects)}</annotation>\n"
+
+
+def _scenes() -> Iterator[tuple[str, int, Scene]]:
+    """Yields split, index and scene; the same ones in every call."""
     from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
     photographs = load_sample_images().images
-    (staging / CLASSES_FILE).write_text("\n".join(CLASSES["digit_scenes"]) + "\n")
     random = np.random.default_rng(0)
     begin = 0.0
     for split, (count, share) in SCENES.items():
         end = begin + share
         own = slice(round(begin * len(digits.images)), round(end * len(digits.images)))
         parts = [photo[:, round(begin * photo.shape[1]) : round(end * photo.shape[1])] for photo in photographs]
-        for folder in (mask_pairs.IMAGES_FOLDER, mask_pairs.MASKS_FOLDER):
-            (staging / folder / split).mkdir(parents=True)
         for index in range(count):
-            part = parts[index % len(parts)]
-            image, mask = scene(part, digits.images[own], digits.target[own], random)
-            Image.fromarray(image).save(staging / mask_pairs.IMAGES_FOLDER / split / f"{index:04d}.png")
-            Image.fromarray(mask).save(staging / mask_pairs.MASKS_FOLDER / split / f"{index:04d}.png")
+            yield split, index, scene(parts[index % len(parts)], digits.images[own], digits.target[own], random)
         begin = end
 
 
-def scene(
-    photograph: np.ndarray, inks: np.ndarray, targets: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+class Scene(NamedTuple):
+    """Digits on a photograph.
+
+    Attributes:
+      image: uint8 [64, 64, 3].
+      mask: uint8 [64, 64], 0 for the background and 1 + digit.
+      boxes: (ymin, xmin, ymax, xmax) of every digit, pixels; ymax and xmax are exclusive.
+      digits: The digit in each box.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    boxes: tuple[tuple[int, int, int, int], ...]
+    digits: tuple[int, ...]
+
+
+def scene(photograph: np.ndarray, inks: np.ndarray, targets: np.ndarray, random: np.random.Generator) -> Scene:
     """Places digits on a crop of a photograph.
 
     A pixel belongs to a digit if its enlarged ink (bicubic) is at least half of the maximum; exactly these pixels take
@@ -120,14 +174,12 @@ def scene(
       inks: float [n, 8, 8], range [0, 16].
       targets: int [n], the digits.
       random: Source of all random choices.
-
-    Returns:
-      Image uint8 [64, 64, 3] and mask uint8 [64, 64], 0 for the background and 1 + digit.
     """
     top, left = (random.integers(0, size - SCENE_SIDE + 1) for size in photograph.shape[:2])
     image = photograph[top : top + SCENE_SIDE, left : left + SCENE_SIDE].copy()
     mask = np.zeros((SCENE_SIDE, SCENE_SIDE), np.uint8)
     occupied = np.zeros_like(mask, bool)
+    boxes, present = [], []
     for _ in range(random.integers(3, 13)):
         chosen, side = random.integers(len(inks)), int(random.integers(16, 33))
         row, column = random.integers(0, SCENE_SIDE - side + 1, 2)
@@ -141,7 +193,18 @@ def scene(
         background = image[place].reshape(-1, 3).mean(axis=0)
         image[place][is_ink] = ((background + random.uniform(96, 160, 3)) % 256).astype(np.uint8)
         mask[place][is_ink] = 1 + targets[chosen]
-    return image, mask
+        y, x = np.nonzero(is_ink)
+        first_row, first_column = int(row), int(column)
+        boxes.append(
+            (
+                first_row + int(y.min()),
+                first_column + int(x.min()),
+                first_row + int(y.max()) + 1,
+                first_column + int(x.max()) + 1,
+            )
+        )
+        present.append(int(targets[chosen]))
+    return Scene(image, mask, tuple(boxes), tuple(present))
 
 
 def slant(ink: np.ndarray) -> str:
@@ -161,4 +224,4 @@ def slant(ink: np.ndarray) -> str:
     return "right" if shift < -0.1 else "left" if shift > 0.1 else "upright"
 
 
-WRITERS = {"digits": write_digits, "digit_scenes": write_digit_scenes}
+WRITERS = {"digits": write_digits, "digit_scenes": write_digit_scenes, "digit_boxes": write_digit_boxes}

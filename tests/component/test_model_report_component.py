@@ -202,7 +202,7 @@ def mask_model(tmp_path_factory):
         )
         records.append(example.SerializeToString())
     pixels = preprocessing.decode_and_resize(tf.constant(encoded), 16, 3)
-    predictions = tasks.get("segmentation").decode(model(pixels, training=False)).numpy()
+    predictions = tasks.get("segmentation").decode(model(pixels, training=False), options).numpy()
     accuracies = {
         f"{index}.png": np.mean(mask[mask != 255] == predicted[mask != 255])
         for index, (mask, predicted) in enumerate(zip(masks[:39], predictions, strict=False))

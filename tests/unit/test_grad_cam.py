@@ -134,7 +134,7 @@ def test_with_masks_the_largest_foreground_class_is_explained_where_it_is_predic
     model = unet(classes=4)
     # One image is all background; in another the background is the largest class.
     predicted = np.array([[[0, 0], [0, 0]], [[0, 0], [3, 2]], [[1, 1], [2, 2]], [[2, 2], [2, 3]]])
-    target = SEGMENTATION.target(tf.one_hot(predicted, 4), None, None)
+    target = SEGMENTATION.target(tf.one_hot(predicted, 4), None, None, predicted.shape[1:3])
     np.testing.assert_array_equal(target.class_ids, [0, 2, 1, 2])
     np.testing.assert_array_equal(target.regions, predicted == np.reshape([0, 2, 1, 2], (-1, 1, 1)))
     explanation = explainer(model)(tf.constant(image_batch))

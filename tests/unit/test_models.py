@@ -1,6 +1,7 @@
 """Conformance of every model in the registry."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -45,10 +46,6 @@ def options(name: str, **sections) -> TrainerOptions:
         model=model,
         **{"task": task} | sections,
     )
-
-
-# A batch of four labels per task.
-LABELS = {"classification": np.array([0, 1, 2, 0]), "segmentation": np.zeros((4, 32, 32), np.uint8)}
 
 
 @pytest.fixture
@@ -113,21 +110,25 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("task", tasks.names())
 @pytest.mark.parametrize("name", models.names())
-def test_mixed_precision_trains_and_is_saved_in_float32(name, task, precision, images, tmp_path):
+def test_mixed_precision_trains_and_is_saved_in_float32(name, task, precision, images, tmp_path, small_backbones):
     import tensorflow as tf
 
-    chosen = options(name, task={"name": task}, training={"precision": precision, "epochs": 1, "batch_size": 4})
-    model = build_network(chosen, STATISTICS)
+    # One case has a real backbone; the others would only take longer with it.
+    with nullcontext() if (name, task) == ("transfer", "classification") else small_backbones():
+        chosen = options(name, task={"name": task}, training={"precision": precision, "epochs": 1, "batch_size": 4})
+        model = build_network(chosen, STATISTICS)
     assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in model.layers}
     before = [np.array(weight) for weight in model.trainable_weights]
-    labels = LABELS[task]
+    spec = tasks.get(task)
+    labels = spec.labels([spec.example_label((index % 3,), chosen.classes, 32) for index in range(4)], chosen)
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
     history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
     assert np.isfinite(history.history["loss"]).all()
     # Loss scaling skips a step whose gradients overflow.
     if precision == "mixed_bfloat16":
         changed = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_weights, strict=True)]
-        assert np.mean(changed) > 0.9
+        # A pyramid level without objects learns no boxes.
+        assert np.mean(changed) > (0.9 if task != "detection" else 0.6)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in again.layers} == {"float32"}

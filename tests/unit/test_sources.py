@@ -70,8 +70,14 @@ def test_digit_scenes(tmp_path):
 def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):
     photograph = np.arange(100 * 90 * 3).reshape(100, 90, 3).astype(np.uint8)
     inks = rng.integers(0, 17, (5, 8, 8)).astype(float)
-    image, mask = generated_datasets.scene(photograph, inks, np.arange(5), rng)
+    image, mask, boxes, digits = generated_datasets.scene(photograph, inks, np.arange(5), rng)
     crops = np.lib.stride_tricks.sliding_window_view(photograph, (64, 64, 3))[:, :, 0]
     same = (crops == image) | (mask != 0)[..., np.newaxis]
     assert same.all(axis=(2, 3, 4)).any()
-    assert mask.any()
+    assert mask.any() and len(boxes) == len(digits)
+    outside = mask.copy()
+    for (ymin, xmin, ymax, xmax), digit in zip(boxes, digits, strict=True):
+        y, x = np.nonzero(mask[ymin:ymax, xmin:xmax] == digit + 1)
+        assert (y.min(), x.min(), y.max() + 1, x.max() + 1) == (0, 0, ymax - ymin, xmax - xmin)
+        outside[ymin:ymax, xmin:xmax] = 0
+    assert not outside.any()

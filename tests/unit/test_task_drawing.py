@@ -42,7 +42,7 @@ def labels(task, options):
 @pytest.fixture
 def predictions(task, options, images):
     statistics = PixelStatistics(np.full(3, 120.0, np.float32), np.full(3, 4000.0, np.float32))
-    return task.decode(network.build(options, statistics)(images, training=False)).numpy()
+    return task.decode(network.build(options, statistics)(images, training=False), options).numpy()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import types
 from contextlib import contextmanager
 
 import keras
@@ -12,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from pydantic import ValidationError
 
-from trainer_module import backbones, export, features, models, network, tasks, training
+from trainer_module import export, features, models, network, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions
 from trainer_module.session_model import SessionModel
@@ -24,25 +23,18 @@ SMALL = {
     "scratch_cnn": {"blocks": [[4], [4]]},
     "transfer": {"weights": "none"},
     "unet": {"depth": 1, "filters": 4},
+    "detector": {"weights": "none", "channels": 4, "coarsest_stride": 32},
 }
+# Options with which one epoch is enough for predictions.
+QUICK = {"detection": {"score_threshold": 0.0}}
 # The classes of the labels: every class, one or two per image.
 CLASS_IDS = [(index % 3, (index + index // 3) % 3) for index in range(COUNT)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_backbone():
-    """Replaces every backbone by two convolutions, which compile quickly."""
-
-    def build(*, image_size, weights):
-        x = inputs = keras.Input([image_size, image_size, 3])
-        for filters in (4, 6):
-            x = keras.layers.Conv2D(filters, 3, 4, "same", use_bias=False)(x)
-            x = keras.layers.BatchNormalization()(x)
-            x = keras.layers.ReLU()(x)
-        return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "get", lambda _: types.SimpleNamespace(build=build, smallest_image=1, trainable=True))
+def small_backbone(small_backbones):
+    """All tests of this module compile quickly."""
+    with small_backbones():
         yield
 
 
@@ -53,7 +45,7 @@ def options(task, model="scratch_cnn", **sections):
         classes=CLASSES,
         transform={"image_size": SIZE, "normalization": "backbone" if has_backbone else "dataset"},
         model=keys,
-        task={"name": task},
+        task={"name": task, **QUICK.get(task, {})},
         **({"training": {"batch_size": 4, "epochs": 1}} | sections),
     )
 

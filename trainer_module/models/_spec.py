@@ -20,10 +20,18 @@ class FeatureMaps(NamedTuple):
         describe the whole image, embedded, and explained by Grad-CAM.
       decoded: The finest map [N, H, W, c] for heads that describe every position; `encoded` itself if the model has no
         decoder.
+      pyramid: Maps for heads that look for objects, the finest first, each [N, h, w, c] with the same c; their strides
+        are `ModelOptions.pyramid_strides`. Empty for `encoded` alone.
     """
 
     encoded: keras.KerasTensor
     decoded: keras.KerasTensor
+    pyramid: tuple[keras.KerasTensor, ...] = ()
+
+    @property
+    def levels(self) -> tuple[keras.KerasTensor, ...]:
+        """The pyramid; of a model without one, `encoded`."""
+        return self.pyramid or (self.encoded,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,10 @@ class Options(ModelOptions):
             side = 2 * side - 1 if downsampling == "stride" else 2 * side
         return side
 
+    def pyramid_strides(self) -> tuple[int, ...]:
+        """The stride of the last map: every block except the last halves the side."""
+        return (2 ** (len(self.blocks) - 1),)
+
 
 def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """Adds the network to a normalised image tensor.

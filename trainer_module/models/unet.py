@@ -75,6 +75,10 @@ class Options(ModelOptions):
     def _pre_trained(self) -> bool:
         return bool(self.encoder) and self.encoder_weights != backbones.RANDOM
 
+    def pyramid_strides(self) -> tuple[int, ...]:
+        """The stride of the bottleneck."""
+        return (2 ** (_BACKBONE_DEPTH if self.encoder else self.depth),)
+
     def with_random_weights(self) -> Options:
         """Returns the same network without pre-trained weights."""
         return self.model_copy(update={"encoder_weights": backbones.RANDOM})

@@ -98,6 +98,8 @@ class Export:
 
 # === Explanation ===
 
+Size = tuple[int, int]  # height and width, pixels
+
 
 class Target(NamedTuple):
     """What is explained in every image of a batch.
@@ -143,23 +145,24 @@ class Explanation:
     network: one tensor, or any structure of tensors float32 [N, ...], such as class logits and boxes by pyramid level.
 
     Attributes:
-      target: (outputs, class ids int [N] or None, regions bool [N, h, w] or None) → what is explained. Without class
-        ids the predicted class; without regions, if the task has any, the pixels where the class is predicted.
+      target: (outputs, class ids int [N] or None, regions bool [N, h, w] or None, size of the model input) → what is
+        explained. Without class ids the predicted class; without regions, if the task has any, the pixels where the
+        class is predicted.
       score: (outputs, class ids, regions) → the probability of the class, float32 [N], range [0, 1].
       true_classes: (ground truth, options) → every class of every example: indices of examples int [M], class ids int64
         [M].
-      true_regions: (ground truth, class ids int [N]) → the pixels of the class, bool [N, h, w]; None if the ground
-        truth has no regions. Metrics of localisation require it.
+      true_regions: (ground truth, class ids int [N], size of the model input) → the pixels of the class, bool
+        [N, h, w]; None if the ground truth has no regions. Metrics of localisation require it.
       outcomes: (outputs, class ids int64 [N], regions, ground truth, options) → how the predictions compare with it.
       incorrect_caption: Describes an incorrect prediction, with the fields `label` and `predicted`.
       method_prefix: Prefix of the method's name: "Seg-".
       pixels_at_once: Most pixels (images times height times width) of a batch; limits memory.
     """
 
-    target: Callable[[Any, Any, Any], Target]
+    target: Callable[[Any, Any, Any, Size], Target]
     score: Callable[[Any, tf.Tensor, Any], tf.Tensor]
     true_classes: Callable[[np.ndarray, TrainerOptions], tuple[np.ndarray, np.ndarray]]
-    true_regions: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    true_regions: Callable[[np.ndarray, np.ndarray, Size], np.ndarray] | None = None
     outcomes: Callable[[Any, tf.Tensor, Any, np.ndarray, TrainerOptions], PredictionOutcomes]
     incorrect_caption: str
     method_prefix: str = ""
@@ -269,7 +272,7 @@ class TaskSpec:
       evaluation: How it is evaluated.
       export: How it is served.
       explanation: How a prediction is explained.
-      decode: Logits of a batch → its predictions, in the coordinates of the model input.
+      decode: (outputs of the head, options) → the predictions of the batch, in the coordinates of the model input.
       drawing: How labels and predictions are shown.
     """
 
@@ -295,7 +298,7 @@ class TaskSpec:
     evaluation: Evaluation
     export: Export
     explanation: Explanation
-    decode: Callable[[tf.Tensor], tf.Tensor]
+    decode: Callable[[tf.Tensor, TrainerOptions], tf.Tensor]
     drawing: Drawing
 
     def labels(self, raw_labels: Sequence[Mapping[str, Sequence[Any]]], options: TrainerOptions) -> tf.Tensor:
@@ -324,5 +327,5 @@ class TaskSpec:
         from trainer_module.tasks._signatures import decode_pixels
 
         pixels = decode_pixels(tf.constant(list(image_bytes)), options)
-        predictions = self.decode(model(pixels, training=False))
+        predictions = self.decode(model(pixels, training=False), options)
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), predictions)

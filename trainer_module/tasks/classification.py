@@ -19,6 +19,7 @@ from trainer_module.tasks._spec import (
     Export,
     Objective,
     PredictionOutcomes,
+    Size,
     Target,
     TaskSpec,
 )
@@ -248,7 +249,7 @@ def _compare(
 # === Explanation ===
 
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
     """Explains the most probable class, or the given one, over the whole image."""
     import tensorflow as tf
 
@@ -357,6 +358,6 @@ TASK = TaskSpec(
         outcomes=_outcomes,
         incorrect_caption="{label} predicted as {predicted}",
     ),
-    decode=_decode,
+    decode=lambda logits, options: _decode(logits),
     drawing=Drawing(draw=_draw, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

@@ -20,6 +20,7 @@ from trainer_module.tasks._spec import (
     Export,
     Objective,
     PredictionOutcomes,
+    Size,
     Target,
     TaskSpec,
 )
@@ -223,7 +224,7 @@ def _compare(
 _CORRECT_IOU = 0.5
 
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
+def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
     """Explains a class in a region.
 
     Without class ids it is the class with the most pixels, except the first one, the background, wherever there is
@@ -233,6 +234,7 @@ def _target(logits: tf.Tensor, class_ids: Any, regions: Any) -> Target:
       logits: float32 [N, h, w, num_classes].
       class_ids: int [N], or None.
       regions: bool [N, h, w], or None.
+      size: Height and width, which the logits have too.
 
     Reference: Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434, section 3 (sum of the logits of a region).
     """
@@ -275,7 +277,11 @@ def _true_classes(masks: np.ndarray, options: TrainerOptions) -> tuple[np.ndarra
     return indices, class_ids
 
 
-def _true_regions(masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+def _true_regions(masks: np.ndarray, class_ids: np.ndarray, size: Size) -> np.ndarray:
+    return _pixels_of(masks, class_ids)
+
+
+def _pixels_of(masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     regions: np.ndarray = masks == class_ids[:, None, None]
     return regions
 
@@ -292,7 +298,7 @@ def _outcomes(
     sizes = explained.sum(axis=(1, 2))
     margins = np.where(explained, best[..., 0] - best[..., 1], 0.0).sum(axis=(1, 2)) / np.maximum(sizes, 1)
     counted = masks != (-1 if options.ignore_id is None else options.ignore_id)
-    predicted, true = _true_regions(masks_of(logits).numpy(), ids) & counted, _true_regions(masks, ids)
+    predicted, true = _pixels_of(masks_of(logits).numpy(), ids) & counted, _pixels_of(masks, ids)
     iou = (predicted & true).sum(axis=(1, 2)) / np.maximum((predicted | true).sum(axis=(1, 2)), 1)
     return PredictionOutcomes(
         predicted_ids=ids,
@@ -346,7 +352,7 @@ TASK = TaskSpec(
         method_prefix="Seg-",
         pixels_at_once=2**20,
     ),
-    decode=masks_of,
+    decode=lambda logits, options: masks_of(logits),
     drawing=Drawing(
         draw=mask_drawing.draw,
         caption=lambda mask, classes: [],

@@ -1,0 +1,302 @@
+"""Object detection: labels, loss, decoding, augmentation and drawing."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer_module import augmentation, box_drawing, box_labels, box_losses, features, tasks
+from trainer_module.box_grid import Grid
+from trainer_module.options import AugmentationOptions, TrainerOptions
+
+TASK = tasks.get("detection")
+CLASSES, SIZE, STRIDES = ("a", "b"), 64, (8, 16, 32)
+GRID = Grid.of(SIZE, STRIDES)
+
+
+def label(*objects):
+    """Objects (ymin, xmin, ymax, xmax, class id, kind) of one image → float32 [1, MAX_OBJECTS, 6]."""
+    padded = np.zeros((1, box_labels.MAX_OBJECTS, box_labels.NUM_COLUMNS), np.float32)
+    padded[..., 4] = box_labels.PADDING
+    if objects:
+        padded[0, : len(objects)] = objects
+    return padded
+
+
+def outputs(logit=-6.0):
+    """Outputs of a head that sees nothing: every box is that of its anchor."""
+    num = len(GRID.anchors)
+    logits = np.full((1, num, len(CLASSES)), logit, np.float32)
+    return np.concatenate([logits, GRID.anchors.numpy()[np.newaxis] / SIZE], axis=-1)
+
+
+def assigned_to(objects):
+    """The positions that have to detect the objects."""
+    return box_losses.assign(box_losses.read_objects(tf.constant(objects), SIZE), GRID).positive.numpy()[0]
+
+
+def loss(objects, predicted, **options):
+    return float(box_losses.DetectionLoss(SIZE, STRIDES, **options)(objects, predicted))
+
+
+OBJECT = (0.2, 0.3, 0.7, 0.8, 1, box_labels.OBJECT)
+
+
+# === Loss ===
+
+
+def test_a_perfect_prediction_has_almost_no_loss_and_every_error_costs():
+    objects, perfect = label(OBJECT), outputs(-20.0)
+    positive = assigned_to(objects)
+    assert 1 <= positive.sum() < len(positive)
+    perfect[0, positive, 1], perfect[0, positive, 2:] = 20.0, OBJECT[:4]
+    assert loss(objects, perfect) == pytest.approx(0.0, abs=1e-6)
+    errors = {}
+    for name, change in {
+        "missed": lambda p: p.__setitem__((0, positive, 1), -20.0),
+        "wrong class": lambda p: p.__setitem__((0, positive, 0), 20.0),
+        "background": lambda p: p.__setitem__((0, ~positive, 0), 20.0),
+        "shifted": lambda p: p.__setitem__((0, positive, 2), 0.0),
+    }.items():
+        changed = perfect.copy()
+        change(changed)
+        errors[name] = loss(objects, changed)
+    assert min(errors.values()) > 0.3, errors
+
+
+def test_the_target_of_a_score_is_the_overlap_of_its_box():
+    """Quality focal loss: a box that overlaps by half should have a score of one half."""
+    objects = label(OBJECT)
+    positive = assigned_to(objects)
+
+    def loss_of(score):
+        predicted = outputs(-20.0)
+        predicted[0, positive, 2:] = OBJECT[:4]
+        predicted[0, positive, 4] = 0.45  # half the height
+        predicted[0, positive, 1] = np.log(score / (1 - score))
+        # The weights of the boxes do not change their mean: all boxes are the same.
+        return loss(objects, predicted)
+
+    losses = {score: loss_of(score) for score in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    assert min(losses, key=losses.get) == 0.5, losses
+
+
+def test_difficult_objects_can_be_ignored_and_crowds_always_are():
+    alarm = outputs(-20.0)
+    alarm[0, assigned_to(label(OBJECT)), 1] = 5.0
+    for kind, train_difficult, ignored in (
+        (box_labels.CROWD, True, True),
+        (box_labels.DIFFICULT, False, True),
+        (box_labels.DIFFICULT, True, False),
+        (box_labels.OBJECT, False, False),
+    ):
+        objects = label((*OBJECT[:5], kind))
+        silent = loss(objects, outputs(-20.0), train_difficult=train_difficult)
+        assert (silent < 1e-6) == ignored, kind
+        assert (loss(objects, alarm, train_difficult=train_difficult) < 1e-6) == ignored, kind
+    assert loss(label(), alarm) > 0.1
+
+
+def test_an_image_without_objects_teaches_background():
+    assert 0 < loss(label(), outputs(-6.0)) < loss(label(), outputs(0.0))
+
+
+def test_the_loss_does_not_depend_on_the_other_images_padding():
+    many = label(*[(0.1, 0.1, 0.3, 0.3, 0, 0)] * 25)
+    few, predicted = label(OBJECT), outputs(-2.0)
+    function = box_losses.DetectionLoss(SIZE, STRIDES)
+    together = function.call(tf.constant(np.concatenate([few, many])), tf.constant(np.repeat(predicted, 2, axis=0)))
+    assert together.shape == (2,) and np.isfinite(together).all()
+    restored = box_losses.DetectionLoss.from_config(function.get_config())
+    assert float(restored(few, predicted)) == pytest.approx(float(function(few, predicted)))
+
+
+def test_the_training_metric_is_the_overlap_of_assigned_boxes():
+    objects, predicted = label(OBJECT), outputs()
+    metric = box_losses.AssignedIou(SIZE, STRIDES)
+    predicted[0, assigned_to(objects), 2:] = OBJECT[:4]
+    metric.update_state(objects, predicted)
+    assert float(metric.result()) == pytest.approx(1.0)
+    predicted[0, assigned_to(objects), 4] = 0.45
+    metric.update_state(objects, predicted)
+    assert float(metric.result()) == pytest.approx(0.75)
+
+
+# === Labels and predictions ===
+
+
+def raw(num, **changes):
+    values = {
+        features.BOX_YMIN: [0.1] * num,
+        features.BOX_XMIN: [0.2] * num,
+        features.BOX_YMAX: [0.5] * num,
+        features.BOX_XMAX: [0.6] * num,
+        features.BOX_CLASSES: ["b"] * num,
+        features.BOX_DIFFICULT: [0] * num,
+        features.BOX_IS_CROWD: [0] * num,
+    }
+    return values | changes
+
+
+def options(**task):
+    return TrainerOptions(
+        classes=CLASSES,
+        transform={"image_size": SIZE},
+        model={"name": "scratch_cnn", "blocks": [[4], [4], [4], [4]]},
+        task={"name": "detection", **task},
+    )
+
+
+def test_labels_of_images_with_different_numbers_of_objects():
+    rows = [raw(0), raw(2, **{features.BOX_IS_CROWD: [0, 1]}), raw(1, **{features.BOX_DIFFICULT: [1]})]
+    objects = TASK.labels(rows, options()).numpy()
+    assert objects.shape == (3, box_labels.MAX_OBJECTS, 6)
+    assert (objects[..., 4] >= 0).sum(axis=-1).tolist() == [0, 2, 1]
+    np.testing.assert_allclose(objects[1, 1], [0.1, 0.2, 0.5, 0.6, 1, box_labels.CROWD], rtol=1e-6)
+    assert objects[2, 0, 5] == box_labels.DIFFICULT
+
+
+def test_more_objects_than_fit_are_an_error():
+    assert TASK.labels([raw(box_labels.MAX_OBJECTS)], options()).numpy()[0, -1, 4] == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 500 objects"):
+        TASK.labels([raw(box_labels.MAX_OBJECTS + 1)], options())
+
+
+def test_detections_are_the_best_boxes_of_each_class():
+    predicted = outputs(-20.0)
+    for position, (logit, class_id) in {3: (2.0, 0), 4: (1.0, 0), 20: (0.0, 1)}.items():
+        predicted[0, position, class_id] = logit
+        predicted[0, position, 2:] = OBJECT[:4] if position < 10 else (-0.2, 0.5, 0.4, 1.5)
+    detections = TASK.decode(tf.constant(predicted), options(max_detections=5)).numpy()[0]
+    assert detections.shape == (5, 7)
+    np.testing.assert_allclose(detections[0], [*OBJECT[:4], 0, 0, 1 / (1 + np.exp(-2.0))], rtol=1e-5)
+    np.testing.assert_allclose(detections[1], [0, 0.5, 0.4, 1, 1, 0, 0.5], rtol=1e-5)
+    assert (detections[2:, 4] == box_labels.PADDING).all() and not detections[2:, 6].any()
+    few = TASK.decode(tf.constant(predicted), options(score_threshold=0.6)).numpy()[0]
+    assert (few[:, 4] >= 0).sum() == 1
+
+
+def response(detections):
+    exists = detections[..., 4] >= 0
+    names = np.array([b"", *[name.encode() for name in CLASSES]])
+    return {
+        "detection_boxes": detections[..., :4].copy(),
+        "detection_scores": detections[..., 6].copy(),
+        "detection_classes": detections[..., 4] + 1,
+        "num_detections": exists.sum(axis=-1).astype(np.float32),
+        "detection_labels": names[(detections[..., 4] + 1).astype(int)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda r: r["detection_boxes"].__setitem__((0, 0, 0), np.nan), "largest difference"),
+        (lambda r: r["detection_boxes"].__setitem__((0, 0, 0), 0.25), "largest difference"),
+        (lambda r: r["detection_scores"].__setitem__((0, 0), 0.8), "largest difference"),
+        (lambda r: r["detection_labels"].__setitem__((0, 0), b"b"), "do not belong"),
+        (lambda r: r["num_detections"].__setitem__(0, 0), "no counterpart"),
+    ],
+)
+def test_serving_validator_detects_a_wrong_response(fault, message):
+    predicted = np.zeros((1, 4, 7), np.float32)
+    predicted[..., 4] = box_labels.PADDING
+    predicted[0, 0] = (*OBJECT[:4], 0, 0, 0.9)
+    right = response(predicted)
+    assert TASK.export.compare(right, predicted, options(), 1e-4).passed
+    fault(right)
+    agreement = TASK.export.compare(right, predicted, options(), 1e-4)
+    assert not agreement.passed and message in agreement.detail
+
+
+def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
+    from trainer_module import network
+    from trainer_module.input_pipeline import PixelStatistics
+
+    odd = options().model_copy(update={"transform": options().transform.model_copy(update={"image_size": 60})})
+    with pytest.raises(ValueError, match="multiple of 8"):
+        network.build(odd, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+
+
+# === Augmentation ===
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"horizontal_flip": True, "vertical_flip": True},
+        {"translation": 0.2},
+        {"horizontal_flip": True, "zoom": 0.3, "translation": 0.1},
+    ],
+)
+def test_boxes_move_with_their_pixels(changes):
+    objects = np.repeat(label((0.3125, 0.1875, 0.5625, 0.4375, 1, 0)), 32, axis=0)
+    images = np.zeros((32, SIZE, SIZE, 3), np.uint8)
+    images[:, 20:36, 12:28] = 255
+    moved, boxes = augmentation.augment_images_and_boxes(
+        tf.constant(images), tf.constant(objects), AugmentationOptions(**changes), tf.constant([3, 4])
+    )
+    different = set()
+    for image, row in zip(moved.numpy()[..., 0], boxes.numpy()[:, 0], strict=True):
+        y, x = np.nonzero(image > 127)
+        expected = np.array([y.min(), x.min(), y.max() + 1, x.max() + 1]) / SIZE
+        np.testing.assert_allclose(row[:4], expected, atol=1.01 / SIZE)
+        assert row[4] == 1
+        different.add(tuple(np.round(row[:4], 3)))
+    assert len(different) >= 4
+
+
+def test_a_box_that_leaves_the_image_becomes_padding():
+    corner = (0.0, 0.0, 0.1, 0.1, 0, 0)
+    objects = np.repeat(label(corner, OBJECT), 64, axis=0)
+    _, boxes = augmentation.augment_images_and_boxes(
+        tf.zeros([64, SIZE, SIZE, 3]), tf.constant(objects), AugmentationOptions(translation=0.3), tf.constant([5, 6])
+    )
+    boxes = boxes.numpy()
+    counts = (boxes[..., 4] >= 0).sum(axis=-1)
+    assert set(counts) == {1, 2}  # the larger one always remains
+    assert all((row[count:, 4] == box_labels.PADDING).all() for row, count in zip(boxes, counts, strict=True))
+    assert boxes[..., :4].min() >= 0 and boxes[..., :4].max() <= 1
+
+
+# === Drawing ===
+
+
+def detections(*rows):
+    padded = np.zeros((max(1, len(rows)) + 2, 7), np.float32)
+    padded[:, 4] = box_labels.PADDING
+    if rows:
+        padded[: len(rows)] = rows
+    return padded
+
+
+BOX, OTHER = (0.1, 0.1, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("objects", "rows", "f1", "error"),
+    [
+        ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.9)], 1.0, ""),
+        ([(*BOX, 0, 0)], [(*BOX, 1, 0, 0.9)], 0.0, "1 missed (a), 1 false (b)"),
+        ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.9), (*BOX, 0, 0, 0.8)], 2 / 3, "1 false (a)"),
+        ([(*BOX, 0, 0), (*OTHER, 1, 0)], [(*BOX, 0, 0, 0.9)], 2 / 3, "1 missed (b)"),
+        ([(*BOX, 0, box_labels.CROWD)], [(*BOX, 0, 0, 0.9), (*BOX, 0, 0, 0.8)], np.nan, ""),
+        ([(*BOX, 0, box_labels.DIFFICULT)], [], np.nan, ""),
+        ([], [(*OTHER, 0, 0, 0.2)], np.nan, ""),
+        ([], [(*OTHER, 0, 0, 0.4)], 0.0, "1 false (a)"),
+    ],
+)
+def test_drawn_detections_are_compared_with_the_objects(objects, rows, f1, error):
+    arguments = label(*objects)[0], detections(*rows)
+    assert box_drawing.f1(*arguments, None) == pytest.approx(f1, nan_ok=True)
+    assert box_drawing.main_error(*arguments, CLASSES, None) == error
+
+
+def test_boxes_are_drawn_where_they_are():
+    image = np.full((200, 300, 1), 90, np.uint8)
+    drawn = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, 0))[0], CLASSES)
+    changed = (drawn != 90).any(axis=-1)
+    y, x = np.nonzero(changed)
+    assert (y.max(), x.min(), x.max()) == (149, 74, 225) or abs(y.max() - 150) <= 1
+    assert not changed[60:140, 90:210].any()
+    dashed = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, box_labels.CROWD))[0], CLASSES)
+    assert (dashed != 90).any(axis=-1)[148:151].sum() < 0.7 * changed[148:151].sum()

@@ -1,0 +1,67 @@
+"""Where a detection head predicts, and the layer that turns its distances into boxes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from trainer_module.boxes import grids
+from trainer_module.boxes.coding import decode_distances
+
+_LARGEST_LOGARITHM = 8.0  # the box is then larger than any image, and its area is still finite
+
+
+class Grid(NamedTuple):
+    """Where a head predicts: L positions on several levels.
+
+    Attributes:
+      locations: float32 [L, 2], (y, x), pixels of the model input.
+      strides: float32 [L], pixels.
+      anchors: float32 [L, 4], squares with which objects are assigned to positions, pixels.
+      num_locations: Positions of each level; their sum is L.
+      image_size: Side of the model input, pixels.
+    """
+
+    locations: tf.Tensor
+    strides: tf.Tensor
+    anchors: tf.Tensor
+    num_locations: tuple[int, ...]
+    image_size: int
+
+    @classmethod
+    def of(cls, image_size: int, strides: tuple[int, ...]) -> Grid:
+        """The positions of feature maps with these strides."""
+        size = (image_size, image_size)
+        return cls(
+            tf.constant(grids.locations(size, strides)),
+            tf.constant(grids.location_strides(size, strides)),
+            tf.constant(grids.square_anchors(size, strides)),
+            tuple(grids.num_locations(size, strides)),
+            image_size,
+        )
+
+
+@keras.saving.register_keras_serializable(package="tfx_vision")
+class DecodeBoxes(keras.layers.Layer):
+    """Decodes the logarithms of distances to the sides of boxes.
+
+    float32 [N, L, 4], distances in strides → normalised boxes (ymin, xmin, ymax, xmax), float32 [N, L, 4].
+    """
+
+    def __init__(self, image_size: int, strides: tuple[int, ...], **keywords: object) -> None:
+        """Args: side of the model input and strides of the feature maps, pixels; arguments of Keras's layers."""
+        super().__init__(**keywords | {"dtype": "float32", "trainable": False})
+        self._config = {"image_size": image_size, "strides": tuple(strides)}
+        self._grid = Grid.of(image_size, tuple(strides))
+
+    def call(self, logarithms: tf.Tensor) -> tf.Tensor:
+        """Computes the boxes; they are not clipped to the image."""
+        distances = tf.exp(tf.minimum(logarithms, _LARGEST_LOGARITHM))
+        boxes = decode_distances(distances, self._grid.locations, self._grid.strides)
+        return boxes / float(self._grid.image_size)
+
+    def get_config(self) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), **self._config}

@@ -1,0 +1,512 @@
+"""Object detection: a box, a class and a score for every object of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from trainer_module import box_drawing, box_labels, features
+from trainer_module.box_labels import MAX_OBJECTS
+from trainer_module.evaluation import boxes as box_evaluation
+from trainer_module.section import Fraction, TaskOptions
+from trainer_module.tasks._spec import (
+    Agreement,
+    Comparison,
+    Drawing,
+    Endpoint,
+    Explanation,
+    Export,
+    Objective,
+    PredictionOutcomes,
+    Size,
+    Target,
+    TaskSpec,
+)
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer_module.models import FeatureMaps
+    from trainer_module.options import TrainerOptions, TransformOptions
+
+# Probability of every class at every position before training: focal losses need few confident errors at the start.
+# Reference: Lin et al. 2017, https://arxiv.org/abs/1708.02002, section 4.1.
+_PRIOR = 0.01
+# Distance in strides to the sides of a box before training: half the side of the anchors with which objects are
+# assigned.
+_INITIAL_DISTANCE = 4.0
+
+
+class Options(TaskOptions):
+    """`[task]` with `name = "detection"`."""
+
+    name: Literal["detection"] = "detection"
+    head_convolutions: int = Field(
+        default=2, ge=0, le=8, description="Separable 3x3 convolutions before the classes, and before the boxes."
+    )
+    focal_beta: float = Field(
+        default=2.0, ge=0.0, le=10.0, description="How strongly the loss down-weights scores near their targets."
+    )
+    train_difficult: bool = Field(
+        default=True, description="Whether objects marked as difficult are learned; they are never misses in any case."
+    )
+    score_threshold: Fraction = Field(
+        default=0.05, description="Detections with a lower score are not returned by the exported model."
+    )
+    iou_threshold: Fraction = Field(
+        default=0.6, description="Largest IoU of two detections of a class; of others only the better one is returned."
+    )
+    max_detections: int = Field(default=100, ge=1, le=1000, description="Largest number of detections per image.")
+
+
+# === Labels ===
+
+
+def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size: int) -> dict[str, list[Any]]:
+    """Returns a box per class, side by side."""
+    num = len(class_ids)
+    return {
+        features.BOX_YMIN: [0.2] * num,
+        features.BOX_XMIN: [(index + 0.2) / num for index in range(num)],
+        features.BOX_YMAX: [0.8] * num,
+        features.BOX_XMAX: [(index + 0.8) / num for index in range(num)],
+        features.BOX_CLASSES: [classes[class_id] for class_id in class_ids],
+        features.BOX_DIFFICULT: [0] * num,
+        features.BOX_IS_CROWD: [0] * num,
+    }
+
+
+def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
+    """Packs the objects of raw examples: float32 [N, MAX_OBJECTS * 6], see `box_labels`.
+
+    An image with an object of an unknown class does not train. More objects than fit are an error, never dropped.
+    """
+    import tensorflow as tf
+
+    ids = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
+        default_value=box_labels.UNKNOWN_CLASS,
+    )
+    names = inputs[features.BOX_CLASSES]
+    num = names.dense_shape[0]
+    check = tf.debugging.assert_less_equal(
+        names.dense_shape[1], tf.constant(MAX_OBJECTS, tf.int64), f"an image has more than {MAX_OBJECTS} objects"
+    )
+
+    def dense(sparse: tf.SparseTensor, padding: float) -> tf.Tensor:
+        values = tf.cast(sparse.values, tf.float32)
+        # Raw examples may leave out a flag that no object has.
+        return tf.scatter_nd(sparse.indices, values - padding, [num, MAX_OBJECTS]) + padding
+
+    with tf.control_dependencies([check]):
+        class_ids = dense(tf.SparseTensor(names.indices, ids.lookup(names.values), names.dense_shape), -1.0)
+    difficult, crowd = (dense(inputs[key], 0.0) for key in (features.BOX_DIFFICULT, features.BOX_IS_CROWD))
+    kind = tf.where(crowd > 0.0, float(box_labels.CROWD), tf.where(difficult > 0.0, float(box_labels.DIFFICULT), 0.0))
+    coordinates = [dense(inputs[key], 0.0) for key in features.BOX_CORNERS]
+    columns = tf.stack([*coordinates, class_ids, kind], axis=-1)
+    return tf.reshape(columns, [-1, MAX_OBJECTS * box_labels.NUM_COLUMNS])
+
+
+def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
+    """Reads the objects of a batch, float32 [n, MAX_OBJECTS, 6]."""
+    import tensorflow as tf
+
+    return tf.reshape(transformed[features.LABEL], [-1, MAX_OBJECTS, box_labels.NUM_COLUMNS])
+
+
+# === Network ===
+
+
+def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
+    """Adds two towers of convolutions, which all levels share, for classes and for boxes.
+
+    Batch normalisation is not shared: the statistics of the levels differ.
+
+    Args:
+      maps: The model's feature maps; `levels` is read.
+      num_classes: Number of classes, C.
+      options: `task`, `model` and `transform` are read.
+
+    Returns:
+      float32 [N, L, C + 4] for L positions on all levels: class logits, and normalised boxes (ymin, xmin, ymax, xmax).
+
+    Raises:
+      ValueError: If the feature maps do not have the sizes that follow from their strides.
+
+    Reference: Tian et al. 2019, https://arxiv.org/abs/1904.01355, sections 3.1 and 3.2, without centre-ness; Tan et al.
+    2020, https://arxiv.org/abs/1911.09070, section 4 (separable convolutions, normalisation per level).
+    """
+    import math
+
+    from keras import initializers, layers
+
+    from trainer_module.box_grid import DecodeBoxes
+    from trainer_module.boxes import grids
+
+    own = Options.from_options(options)
+    image_size, strides = options.transform.image_size, options.model.pyramid_strides()
+    expected = grids.level_sizes((image_size, image_size), strides)
+    sizes = [tuple(level.shape[1:3]) for level in maps.levels]
+    if sizes != expected:
+        raise ValueError(
+            f"The feature maps of the model `{options.model.name}` have the sizes {sizes}; its strides {strides} and "
+            f"transform.image_size = {image_size} require {expected}. Set transform.image_size to a multiple of "
+            f"{max(strides)}."
+        )
+    channels = maps.levels[0].shape[-1]
+    towers = {}
+    for tower in ("class", "box"):
+        convolutions = [
+            layers.SeparableConv2D(channels, 3, padding="same", use_bias=False, name=f"{tower}_conv{index}")
+            for index in range(own.head_convolutions)
+        ]
+        outputs = []
+        for level, x in enumerate(maps.levels):
+            for index, convolution in enumerate(convolutions):
+                x = convolution(x)
+                x = layers.BatchNormalization(momentum=0.9, name=f"{tower}_bn{index}_{level}")(x)
+                x = layers.ReLU(name=f"{tower}_relu{index}_{level}")(x)
+            outputs.append(x)
+        towers[tower] = outputs
+    prior = initializers.Constant(-math.log((1.0 - _PRIOR) / _PRIOR))
+    classes = layers.Conv2D(num_classes, 3, padding="same", bias_initializer=prior, dtype="float32", name="classes")
+    initial = initializers.Constant(math.log(_INITIAL_DISTANCE))
+    sides = layers.Conv2D(4, 3, padding="same", bias_initializer=initial, dtype="float32", name="distances")
+
+    def join(outputs: list[keras.KerasTensor], name: str) -> keras.KerasTensor:
+        flat = [layers.Reshape([-1, outputs[0].shape[-1]], dtype="float32")(output) for output in outputs]
+        return flat[0] if len(flat) == 1 else layers.Concatenate(axis=1, dtype="float32", name=name)(flat)
+
+    logits = join([classes(x) for x in towers["class"]], "class_logits")
+    boxes = DecodeBoxes(image_size, strides, name="boxes")(join([sides(x) for x in towers["box"]], "sides"))
+    return layers.Concatenate(axis=-1, dtype="float32", name=features.LOGITS_LAYER)([logits, boxes])
+
+
+# === Training ===
+
+
+def _augment(options: TrainerOptions) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Moves images and boxes in the same way: (seed int [2], images, labels) → the same, augmented."""
+    from trainer_module import augmentation
+
+    return lambda seed, images, labels: augmentation.augment_images_and_boxes(
+        images, labels, options.augmentation, seed
+    )
+
+
+def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) -> keras.losses.Loss:
+    from trainer_module import box_losses
+
+    own = Options.from_options(options)
+    return box_losses.DetectionLoss(
+        options.transform.image_size, options.model.pyramid_strides(), own.focal_beta, own.train_difficult
+    )
+
+
+def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
+    from trainer_module import box_losses
+
+    return [box_losses.AssignedIou(options.transform.image_size, options.model.pyramid_strides())]
+
+
+# === Predictions ===
+
+
+def _decode(outputs: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+    """Selects the detections of N images, at most M = `max_detections` of each, the best first.
+
+    Args:
+      outputs: float32 [N, L, C + 4], those of the head.
+      options: `task` is read.
+
+    Returns:
+      float32 [N, M, 7]: the columns of `box_labels`, and the score, range (0, 1]; padded at the end.
+    """
+    import tensorflow as tf
+
+    from trainer_module.boxes.suppression import suppress
+
+    own = Options.from_options(options)
+    detections = suppress(
+        tf.clip_by_value(outputs[..., -4:], 0.0, 1.0),
+        tf.sigmoid(outputs[..., :-4]),
+        own.score_threshold,
+        own.iou_threshold,
+        own.max_detections,
+    )
+    exists = tf.sequence_mask(detections.num, own.max_detections)
+    class_ids = tf.cast(tf.where(exists, detections.class_ids, box_labels.PADDING), tf.float32)
+    kinds = tf.fill(tf.shape(class_ids), float(box_labels.OBJECT))
+    columns = tf.stack([class_ids, kinds, detections.scores], axis=-1)
+    return tf.concat([detections.boxes, columns], axis=-1)
+
+
+# === Export ===
+
+
+def _signatures(
+    model: keras.Model, options: TrainerOptions, tft_layer: Any, raw_feature_spec: dict[str, Any]
+) -> dict[str, Endpoint]:
+    """Builds the signatures of the SavedModel; `serving_default` has the outputs of the TF Object Detection API.
+
+    Returns:
+      Those of `_signatures.common_endpoints`, and with N the batch size and M = `max_detections`:
+        serving_default: image_bytes string [N] → detection_boxes float32 [N, M, 4] (ymin, xmin, ymax, xmax, relative to
+          the upright image, range [0, 1]), detection_scores float32 [N, M], detection_classes float32 [N, M] (from 1),
+          num_detections float32 [N], detection_labels string [N, M]; the best first, padded with zeros and "".
+        transform_features: the label is float32 [N, MAX_OBJECTS * 6], see `box_labels`.
+        explain: for the detection with the largest score.
+        embed: the mean of the encoded map.
+
+    Reference: https://github.com/tensorflow/models/blob/master/research/object_detection/exporter_main_v2.py
+    """
+    import keras
+    import tensorflow as tf
+
+    from trainer_module.tasks import _signatures
+
+    names = tf.constant(options.classes)
+
+    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = model(_signatures.decode_pixels(image_bytes, options), training=False)
+        detections = _decode(outputs, options)
+        class_ids = detections[..., 4]
+        exists = class_ids >= 0.0
+        known_ids = tf.cast(tf.maximum(class_ids, 0.0), tf.int32)
+        return {
+            "detection_boxes": detections[..., :4],
+            "detection_scores": detections[..., 6],
+            "detection_classes": class_ids + 1.0,  # padding is 0
+            "num_detections": tf.reduce_sum(tf.cast(exists, tf.float32), axis=-1),
+            "detection_labels": tf.where(exists, tf.gather(names, known_ids), ""),
+        }
+
+    embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
+    return _signatures.common_endpoints(
+        model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
+    )
+
+
+def _compare(
+    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+) -> Agreement:
+    """Compares detections; the tolerance is the largest allowed difference of a score or a coordinate.
+
+    Detections with almost equal scores may be in another order, and those near the score threshold may be absent.
+    """
+    import numpy as np
+
+    classes = np.array(options.classes)
+    limit = Options.from_options(options).score_threshold + tolerance
+    largest = 0.0
+    for index, detections in enumerate(expected):
+        count = round(float(response["num_detections"][index]))
+        ids = response["detection_classes"][index, :count].astype(int) - 1
+        labels = [label.decode() for label in response["detection_labels"][index, :count]]
+        if (ids < 0).any() or (ids >= len(classes)).any() or classes[ids].tolist() != labels:
+            return Agreement(False, "detection_labels do not belong to detection_classes")
+        responded = np.column_stack(
+            [response["detection_boxes"][index, :count], response["detection_scores"][index, :count], ids]
+        )
+        predicted = detections[detections[:, 4] >= 0][:, [0, 1, 2, 3, 6, 4]]
+        for rows, others in ((predicted, responded), (responded, predicted)):
+            for row in rows[rows[:, 4] > limit]:
+                same_class = others[others[:, 5] == row[5]]
+                if not len(same_class):
+                    return Agreement(False, f"a detection of {classes[int(row[5])]} has no counterpart")
+                difference = float(np.abs(same_class[:, :5] - row[:5]).max(axis=-1).min())
+                if not difference <= tolerance:  # NaN is a failure too
+                    detail = f"largest difference of a score or coordinate {difference:.2g}, allowed {tolerance:g}"
+                    return Agreement(False, detail, difference if np.isfinite(difference) else None)
+                largest = max(largest, difference)
+    return Agreement(True, f"largest difference of a score or coordinate {largest:.2g}", largest)
+
+
+# === Explanation ===
+
+# Smallest IoU of a detection and an object at which the detection counts as correct.
+_CORRECT_IOU = 0.5
+
+
+def _target(outputs: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
+    """Explains the class logit of one position: where the class has its largest score.
+
+    Without class ids it is the class with the largest score of the image. With regions, only positions whose predicted
+    box has its centre in the region count, if there are any; without, the region is the predicted box.
+
+    Args:
+      outputs: float32 [N, L, C + 4].
+      class_ids: int [N], or None.
+      regions: bool [N, h, w], or None.
+      size: (height, width) of the model input, pixels.
+    """
+    import tensorflow as tf
+
+    logits, boxes = outputs[..., :-4], outputs[..., -4:]
+    if class_ids is None:
+        class_ids = tf.argmax(tf.reduce_max(logits, axis=1), axis=-1)
+    class_ids = tf.cast(class_ids, tf.int64)
+    of_class = tf.gather(logits, class_ids, axis=2, batch_dims=1)
+    positions = _best_position(of_class, boxes, regions)
+    if regions is None:
+        regions = _inside(tf.gather(boxes, positions, batch_dims=1), size)
+    return Target(class_ids, regions, tf.gather(of_class, positions, batch_dims=1))
+
+
+def _best_position(logits: tf.Tensor, boxes: tf.Tensor, regions: Any) -> tf.Tensor:
+    """Returns the position with the largest logit, of those with the box's centre in the region: int64 [N]."""
+    import tensorflow as tf
+
+    if regions is not None:
+        size = tf.cast(tf.shape(regions)[1:3], tf.float32)
+        centers = (boxes[..., :2] + boxes[..., 2:]) / 2.0
+        pixels = tf.clip_by_value(tf.cast(centers * size, tf.int32), 0, tf.cast(size, tf.int32) - 1)
+        inside = tf.gather_nd(regions, pixels, batch_dims=1)
+        usable = inside | ~tf.reduce_any(inside, axis=-1, keepdims=True)
+        logits = tf.where(usable, logits, logits.dtype.min)
+    return tf.argmax(logits, axis=-1)
+
+
+def _inside(boxes: tf.Tensor, size: Size) -> tf.Tensor:
+    """Returns the pixels of normalised boxes: float32 [N, 4] → bool [N, h, w]; at least one of each box."""
+    import tensorflow as tf
+
+    height, width = size
+    y = (tf.range(height, dtype=tf.float32) + 0.5) / height
+    x = (tf.range(width, dtype=tf.float32) + 0.5) / width
+    ymin, xmin, ymax, xmax = tf.unstack(tf.clip_by_value(boxes, 0.0, 1.0), axis=-1)
+
+    def covered(centers: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        middle = (low + high)[:, tf.newaxis] / 2.0
+        nearest = tf.one_hot(tf.argmin(tf.abs(centers - middle), axis=-1), tf.shape(centers)[0], True, False)
+        return ((centers >= low[:, tf.newaxis]) & (centers <= high[:, tf.newaxis])) | nearest
+
+    return covered(y, ymin, ymax)[:, :, tf.newaxis] & covered(x, xmin, xmax)[:, tf.newaxis, :]
+
+
+def _score(outputs: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
+    """Returns the score of the explained position, float32 [N]."""
+    import tensorflow as tf
+
+    of_class = tf.gather(outputs[..., :-4], class_ids, axis=2, batch_dims=1)
+    positions = _best_position(of_class, outputs[..., -4:], regions)
+    return tf.sigmoid(tf.gather(of_class, positions, batch_dims=1))
+
+
+def _counted(labels: np.ndarray) -> np.ndarray:
+    """Which objects can be explained: bool [N, MAX_OBJECTS]; crowds are not one object."""
+    counted: np.ndarray = (labels[..., 4] >= 0) & (labels[..., 5] != box_labels.CROWD)
+    return counted
+
+
+def _true_classes(labels: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Lists every class of every image."""
+    import numpy as np
+
+    indices, objects = np.nonzero(_counted(labels))
+    pairs = np.unique(np.stack([indices, labels[indices, objects, 4].astype(np.int64)]), axis=1)
+    return pairs[0], pairs[1]
+
+
+def _true_regions(labels: np.ndarray, class_ids: np.ndarray, size: Size) -> np.ndarray:
+    """Returns the pixels inside the boxes of the class: bool [N, h, w]."""
+    import numpy as np
+
+    regions = np.zeros((len(labels), *size), bool)
+    counted = _counted(labels) & (labels[..., 4] == class_ids[:, None])
+    for region, objects in zip(
+        regions, (label[mask] for label, mask in zip(labels, counted, strict=True)), strict=True
+    ):
+        for ymin, xmin, ymax, xmax in objects[:, :4]:
+            rows = slice(int(ymin * size[0]), max(int(ymin * size[0]) + 1, round(float(ymax) * size[0])))
+            region[rows, int(xmin * size[1]) : max(int(xmin * size[1]) + 1, round(float(xmax) * size[1]))] = True
+    return regions
+
+
+def _outcomes(
+    outputs: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor, labels: np.ndarray, options: TrainerOptions
+) -> PredictionOutcomes:
+    """Compares the explained box with the objects of its class."""
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer_module.boxes.overlap import pairwise_iou
+
+    ids = np.asarray(class_ids).astype(np.int64)
+    of_class = tf.gather(outputs[..., :-4], class_ids, axis=2, batch_dims=1)
+    positions = _best_position(of_class, outputs[..., -4:], regions)
+    scores = tf.sigmoid(tf.gather(outputs[..., :-4], positions, batch_dims=1)).numpy()
+    explained = tf.clip_by_value(tf.gather(outputs[..., -4:], positions, batch_dims=1), 0.0, 1.0).numpy()
+    overlaps = pairwise_iou(labels[..., :4].astype(np.float32), explained[:, np.newaxis])[..., 0]
+    same = _counted(labels) & (labels[..., 4] == ids[:, None])
+    rows = np.arange(len(ids))
+    confidence = scores[rows, ids]
+    others = np.where(np.arange(scores.shape[-1]) == ids[:, None], 0.0, scores).max(axis=-1)
+    return PredictionOutcomes(
+        predicted_ids=scores.argmax(axis=-1).astype(np.int64),
+        listed_ids=ids,
+        true_ids=None,
+        confidence=confidence,
+        margin=np.clip(confidence - others, 0.0, 1.0),
+        correct=np.where(same, overlaps, 0.0).max(axis=-1) >= _CORRECT_IOU,
+        exists=np.any(np.asarray(regions), axis=(1, 2)),
+    )
+
+
+TASK = TaskSpec(
+    name="detection",
+    label_noun="boxes with classes",
+    options=Options,
+    label_features={
+        **dict.fromkeys(features.BOX_CORNERS, "float32"),
+        features.BOX_CLASSES: "string",
+        features.BOX_DIFFICULT: "int64",
+        features.BOX_IS_CROWD: "int64",
+    },
+    class_features=(features.BOX_CLASSES,),
+    example_label=_example_label,
+    transform_label=_transform_label,
+    read_label=_read_label,
+    geometry_moves_labels=True,
+    unsupported_augmentation=("random_erasing", "mixup", "cutmix"),
+    augment=_augment,
+    head=_head,
+    loss=_loss,
+    training_metrics=_training_metrics,
+    objectives=(Objective("val_loss", "min"), Objective("val_box_iou", "max")),
+    loss_options=("focal_beta", "train_difficult"),
+    evaluation=box_evaluation.EVALUATION,
+    export=Export(
+        required=(features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED),
+        signatures=_signatures,
+        compare=_compare,
+        command="detect IMAGE --output-dir DIR",
+    ),
+    explanation=Explanation(
+        target=_target,
+        score=_score,
+        true_classes=_true_classes,
+        true_regions=_true_regions,
+        outcomes=_outcomes,
+        incorrect_caption="misplaced: {predicted}",
+        pixels_at_once=2**20,
+    ),
+    decode=_decode,
+    drawing=Drawing(
+        draw=box_drawing.draw,
+        caption=lambda label, classes: [],
+        legend=box_drawing.legend,
+        comparison=Comparison(
+            score_name="F1 of the boxes",
+            score=box_drawing.f1,
+            panels=box_drawing.panels,
+            main_error=box_drawing.main_error,
+            note=f"Detections are shown from a score of {box_drawing.MIN_SCORE:g}. Missed objects and false detections "
+            "are dashed.",
+        ),
+    ),
+)
