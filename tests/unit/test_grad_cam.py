@@ -191,7 +191,7 @@ def explain_position(level, row, column):
     def logits(outputs):
         return outputs[level]["class_logits"][:, row, column]
 
-    def target(outputs, class_ids, regions):
+    def target(outputs, class_ids, regions, size):
         class_ids = tf.argmax(logits(outputs), axis=-1) if class_ids is None else class_ids
         return Target(class_ids, None, tf.gather(logits(outputs), class_ids, axis=-1, batch_dims=1))
 

@@ -37,9 +37,9 @@ def build(given):
 
 def test_tasks_by_name():
     assert tasks.get("segmentation").name == "segmentation"
-    assert tasks.names() == ["classification", "segmentation"]
-    with pytest.raises(ValueError, match="Unknown task 'detection'"):
-        tasks.get("detection")
+    assert tasks.names() == ["classification", "detection", "segmentation"]
+    with pytest.raises(ValueError, match="Unknown task 'detections'"):
+        tasks.get("detections")
 
 
 @pytest.mark.parametrize("size", [8, 13, 16, 31])
