@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from components.serving_validator import graph_walk
-from trainer_module import augmentation, export, features, grad_cam, models, tasks, training
+from trainer_module import augmentation, backbones, export, features, grad_cam, models, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
@@ -133,6 +133,14 @@ def test_mixed_precision_trains_and_is_saved_in_float32(name, task, precision, i
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert {layer.compute_dtype for layer in again.layers} == {"float32"}
     np.testing.assert_array_equal(model(images), again(images))
+
+
+@pytest.mark.parametrize("name", [name for name in models.names() if models.get(name).options().has_backbone()])
+def test_missing_weights_are_detected_before_the_network_is_built(name, tmp_path):
+    section = models.get(name).options
+    with pytest.raises(backbones.MissingWeightsError, match=r"absent\.weights\.h5"):
+        section(weights=str(tmp_path / "absent.weights.h5")).check_weights(64)
+    section(weights=backbones.RANDOM).check_weights(64)
 
 
 def test_an_unknown_key_is_rejected(name):

@@ -1,13 +1,50 @@
-"""The backbone of a model: it begins frozen, and its last layers can be unfrozen."""
+"""Models on a backbone: their common options, and how the backbone begins frozen and its last layers are unfrozen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from trainer_module import features
+from pydantic import Field
+
+from trainer_module import backbones, features
+from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
     import keras
+
+
+class BackboneOptions(ModelOptions):
+    """The keys of `[model]` of every model that begins with a backbone."""
+
+    backbone: str = Field(default="mobilenet_v2", description="The pre-trained network.")
+    weights: str = Field(
+        default=backbones.IMAGENET, min_length=1, description="`imagenet`, `none` (random), or a weights file's path."
+    )
+
+    def smallest_image(self) -> int:
+        """Returns the side of the smallest image that the backbone accepts, pixels."""
+        return backbones.get(self.backbone).smallest_image
+
+    def has_backbone(self) -> bool:
+        """Always true."""
+        return True
+
+    def with_random_weights(self) -> Self:
+        """Returns the same network with random weights; a SavedModel keeps its own."""
+        trainable = backbones.get(self.backbone).trainable
+        return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
+
+    def check_weights(self, image_size: int) -> None:
+        """Checks that the weights of the backbone are available."""
+        backbones.get(self.backbone).check_weights(image_size=image_size, weights=self.weights)
+
+    def begins_frozen(self) -> bool:
+        """Whether the head is trained first; not with a backbone of random weights."""
+        return self.weights != backbones.RANDOM
+
+    def can_unfreeze(self) -> bool:
+        """Whether the backbone has pre-trained layers that fine-tuning can train."""
+        return self.weights != backbones.RANDOM and backbones.get(self.backbone).trainable
 
 
 def learn_statistics_soon(base: keras.Model) -> None:

@@ -8,21 +8,16 @@ from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
 from trainer_module.models import FeatureMaps, ModelSpec
-from trainer_module.models._pretrained import learn_statistics_soon, train_last
-from trainer_module.section import ModelOptions
+from trainer_module.models._pretrained import BackboneOptions, learn_statistics_soon, train_last
 
 if TYPE_CHECKING:
     import keras
 
 
-class Options(ModelOptions):
+class Options(BackboneOptions):
     """`[model]` with `name = "detector"`."""
 
     name: Literal["detector"] = "detector"
-    backbone: str = Field(default="mobilenet_v2", description="The pre-trained network.")
-    weights: str = Field(
-        default=backbones.IMAGENET, min_length=1, description="`imagenet`, `none` (random), or a weights file's path."
-    )
     backbone_training: Literal["frozen_first", "from_start"] = Field(
         default="frozen_first",
         description="`frozen_first` trains the pyramid and the head alone, and then the backbone's last layers as "
@@ -44,25 +39,9 @@ class Options(ModelOptions):
             raise ValueError(f"`{value}` has no feature maps for a pyramid; known: {', '.join(with_maps)}")
         return value
 
-    def smallest_image(self) -> int:
-        """Side of the smallest image that the backbone takes, pixels."""
-        return backbones.get(self.backbone).smallest_image
-
-    def has_backbone(self) -> bool:
-        """Yes."""
-        return True
-
     def begins_frozen(self) -> bool:
         """Whether pyramid and head are trained first; a backbone of random weights would teach them nothing."""
         return self.can_unfreeze() and self.backbone_training == "frozen_first"
-
-    def can_unfreeze(self) -> bool:
-        """Whether there is a pre-trained backbone that fine-tuning could reach."""
-        return self.weights != backbones.RANDOM
-
-    def with_random_weights(self) -> Options:
-        """The same network without pre-trained weights."""
-        return self.model_copy(update={"weights": backbones.RANDOM})
 
     def pyramid_strides(self) -> tuple[int, ...]:
         """The strides from the finest to the coarsest map."""

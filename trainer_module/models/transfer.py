@@ -8,18 +8,16 @@ from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
 from trainer_module.models import FeatureMaps, ModelSpec
-from trainer_module.models._pretrained import learn_statistics_soon
-from trainer_module.section import ModelOptions
+from trainer_module.models._pretrained import BackboneOptions, learn_statistics_soon
 
 if TYPE_CHECKING:
     import keras
 
 
-class Options(ModelOptions):
+class Options(BackboneOptions):
     """`[model]` with `name = "transfer"`."""
 
     name: Literal["transfer"] = "transfer"
-    backbone: str = Field(default="mobilenet_v2", description="The pre-trained network.")
     weights: str = Field(
         default=backbones.IMAGENET,
         min_length=1,
@@ -32,31 +30,6 @@ class Options(ModelOptions):
         if value not in backbones.names():
             raise ValueError(f"unknown backbone `{value}`; known: {', '.join(backbones.names())}")
         return value
-
-    def smallest_image(self) -> int:
-        """Returns the side of the smallest image that the backbone accepts, pixels."""
-        return backbones.get(self.backbone).smallest_image
-
-    def has_backbone(self) -> bool:
-        """Always true."""
-        return True
-
-    def with_random_weights(self) -> Options:
-        """Returns the same network with random weights; a SavedModel keeps its own."""
-        trainable = backbones.get(self.backbone).trainable
-        return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
-
-    def check_weights(self, image_size: int) -> None:
-        """Checks that the weights of the backbone are available."""
-        backbones.get(self.backbone).check_weights(image_size=image_size, weights=self.weights)
-
-    def begins_frozen(self) -> bool:
-        """Whether the head is trained first; not with a backbone of random weights."""
-        return self.weights != backbones.RANDOM
-
-    def can_unfreeze(self) -> bool:
-        """Whether the backbone has layers that fine-tuning can train."""
-        return self.begins_frozen() and backbones.get(self.backbone).trainable
 
 
 def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
