@@ -72,8 +72,7 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
     pixels = preprocessing.decode_and_resize(
         tf.constant([source.encoded for source in sources]), options.transform.image_size, options.transform.channels
     )
-    raw_labels = [{key: _values(example[key]) for key in task.label_features} for example in examples]
-    ground_truth = task.labels(raw_labels, options).numpy()
+    ground_truth = task.labels([task.raw_label(example) for example in examples], options).numpy()
     indices, class_ids = np.arange(len(sources)), None
     if target == TRUE:
         indices, class_ids = explanation.true_classes(ground_truth, options)
@@ -93,11 +92,6 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
             regions=regions,
             ground_truth=ground_truth[part],
         )
-
-
-def _values(feature: tf.train.Feature) -> Sequence[bytes | float | int]:
-    kind = feature.WhichOneof("kind")
-    return getattr(feature, kind).value if kind else []
 
 
 def _source(example: Mapping[str, tf.train.Feature], slices: Sequence[str]) -> SourceImage:

@@ -51,22 +51,16 @@ class _Predict(beam.DoFn):
     def process(self, batch: list[bytes]) -> Iterable[_Prediction]:
         transform, ignore_id = self._options.transform, self._options.ignore_id
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
-        raw = [{key: _values(example[key]) for key in self._task.label_features} for example in examples]
         encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
         images = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
         names = [example[features.IMAGE_FILENAME].bytes_list.value[0] for example in examples]
-        labels = self._task.labels(raw, self._options).numpy()
+        labels = self._task.labels([self._task.raw_label(example) for example in examples], self._options).numpy()
         for name, image, label, prediction in zip(
             names, images.numpy(), labels, self._predict(images).numpy(), strict=True
         ):
             score = _comparison(self._options).score(label, prediction, ignore_id)
             if not math.isnan(score):
                 yield _Prediction(score, name.decode(), image, label, prediction)
-
-
-def _values(feature: tf.train.Feature) -> list[bytes | float | int]:
-    kind = feature.WhichOneof("kind")
-    return list(getattr(feature, kind).value) if kind else []
 
 
 def _comparison(options: TrainerOptions) -> Comparison:

@@ -301,6 +301,14 @@ class TaskSpec:
     decode: Callable[[tf.Tensor, TrainerOptions], tf.Tensor]
     drawing: Drawing
 
+    def raw_label(self, feature: Mapping[str, tf.train.Feature]) -> dict[str, list[Any]]:
+        """Reads `label_features` of a parsed raw example: feature name → values."""
+        values = {}
+        for key in self.label_features:
+            kind = feature[key].WhichOneof("kind")
+            values[key] = list(getattr(feature[key], kind).value) if kind else []
+        return values
+
     def labels(self, raw_labels: Sequence[Mapping[str, Sequence[Any]]], options: TrainerOptions) -> tf.Tensor:
         """Reads labels as `read_label` does, without a transform graph.
 

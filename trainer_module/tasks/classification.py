@@ -73,18 +73,12 @@ def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size:
 
 
 def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """Maps the class name of a raw example to its id, int64 [N]; -1 for an unknown name, which the loss ignores.
-
-    The ids follow the order of the configuration's class names: they do not depend on how often a class occurs, and a
-    new class is an anomaly instead of a silent change of all ids.
-    """
+    """Maps the class name of a raw example to its id, int64 [N]; -1 for an unknown name, which the loss ignores."""
     import tensorflow as tf
 
-    ids = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
-        default_value=-1,
-    )
-    return ids.lookup(tf.reshape(inputs[features.CLASS_TEXT], [-1]))
+    from trainer_module.tasks._class_table import class_table
+
+    return class_table(classes, unknown=-1).lookup(tf.reshape(inputs[features.CLASS_TEXT], [-1]))
 
 
 def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:

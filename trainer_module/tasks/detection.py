@@ -87,10 +87,9 @@ def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], op
     """
     import tensorflow as tf
 
-    ids = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(tf.constant(classes), tf.range(len(classes), dtype=tf.int64)),
-        default_value=box_labels.UNKNOWN_CLASS,
-    )
+    from trainer_module.tasks._class_table import class_table
+
+    ids = class_table(classes, unknown=box_labels.UNKNOWN_CLASS)
     names = inputs[features.BOX_CLASSES]
     num = names.dense_shape[0]
     check = tf.debugging.assert_less_equal(
