@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -68,7 +69,7 @@ def read(location: str, *, required: str = "") -> Table:
     try:
         text = files.read(folder, name).decode("utf-8-sig")
     except (files.UnreadableFileError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{location} cannot be read as {_kind(location)} in UTF-8: {error}") from None
+        raise DatasetError(f"{location} {_unreadable(location, error)}") from None
     table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
     for row in table.rows:
         for value in row.values.values():
@@ -90,6 +91,17 @@ def read(location: str, *, required: str = "") -> Table:
 def is_printable(text: str) -> bool:
     """Whether a text may be a file name or a label: without null characters and halves of surrogate pairs."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _unreadable(location: str, error: Exception) -> str:
+    if not isinstance(error, UnicodeDecodeError):
+        return f"cannot be read: {error}"
+    # The two that Windows programs write.
+    is_utf16 = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return (
+        f"is not {_kind(location)} in UTF-8 (byte {error.start}). Save it in UTF-8, for example with "
+        f"iconv -f {'UTF-16' if is_utf16 else 'WINDOWS-1252'} -t UTF-8."
+    )
 
 
 def _kind(location: str) -> str:

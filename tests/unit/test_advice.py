@@ -417,8 +417,43 @@ ROWS = [
     Row(
         "not UTF-8",
         {**TWO, "metadata.csv": b"filename,x\na/0.png,K\xe4se\n"},
-        "cannot be read as CSV in UTF-8",
+        "is not CSV in UTF-8 .* Save it in UTF-8",
         {"metadata.csv": "filename,x\na/0.png,Käse\n"},
+    ),
+    Row(
+        "a table in UTF-16 beside its images",
+        {"images": 6, "labels.csv": "file,label\n0.png,a\n".encode("utf-16")},
+        "is not CSV in UTF-8 .* iconv -f UTF-16 -t UTF-8",
+        {"labels.csv": "file,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))},
+    ),
+    Row(
+        "paths of another machine",
+        {
+            "images": 6,
+            "labels.csv": "".join(["file,label\n"] + [f"C:\\me\\images\\{i}.png,{'ab'[i % 2]}\n" for i in range(6)]),
+        },
+        "6 of 6 paths do not exist .*remove `C:/me/` from the paths",
+        {"labels.csv": "".join(["file,label\n"] + [f"images\\{i}.png,{'ab'[i % 2]}\n" for i in range(6)])},
+    ),
+    Row(
+        "images of another dataset",
+        {"images": 6, "labels.csv": "".join(["file,label\n"] + [f"other_{i}.png,{'ab'[i % 2]}\n" for i in range(6)])},
+        "labels.csv: 6 of 6 paths do not exist",
+        {"labels.csv": "".join(["file,label\n"] + [f"{i}.png,{'ab'[i % 2]}\n" for i in range(6)])},
+    ),
+    Row(
+        "an empty folder",
+        {"empty": 0, "photos/a": 3, "photos/b": 3},
+        "empty is empty. Set data.path to the folder of the images",
+        data="empty",
+        fixed_data="photos",
+    ),
+    Row(
+        "an archive",
+        {"data.zip": b"PK\x03\x04"},
+        "Unpack data.zip, and use the folder with its files",
+        {"data/a": 3, "data/b": 3},
+        fixed_data="data",
     ),
     Row(
         "no filename column",
@@ -517,10 +552,10 @@ ROWS = [
     ),
     Row(
         "no column of paths",
-        manifest("file,label", "x/0.png,a", "x/1.png,b"),
+        manifest("file,label", "x/0,a", "x/1,b"),
         r"Set data\.path_column",
         fixed={"path_column": "file"},
-        then=r"2 of 2 paths do not exist.*Did you mean `raw/0\.png`",
+        then="2 of 2 paths do not exist",
     ),
     Row(
         "no header",

@@ -71,7 +71,7 @@ def test_metadata_in_the_data_folder_is_read(class_folders):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({}, r"matches no layout[\s\S]*class_folders: no, no class folders"),
+        ({}, r"is empty[\s\S]*class_folders: no, no class folders"),
         ({"only": 4}, r"single class \(only\)"),
         ({"a": 2, "b": 0}, "no images of class `b`"),
         ({"a": 1, "b": 5}, "only one image of class `a`"),
@@ -132,7 +132,7 @@ def test_csv_variants_are_read_completely(class_folders, text):
 def test_a_csv_that_is_not_utf8_is_refused(class_folders):
     root = class_folders({"a": 2, "b": 2})
     (root / "metadata.csv").write_bytes(b"filename,camera\n" + b"a.png,x\n" * 5000 + b"b.png,K\xe4se\n")
-    with pytest.raises(DatasetError, match="cannot be read as CSV in UTF-8"):
+    with pytest.raises(DatasetError, match=r"is not CSV in UTF-8 \(byte 40023\)\. Save it in UTF-8, .* WINDOWS-1252"):
         inspect(root)
 
 

@@ -23,6 +23,10 @@ def photo(suffix="JPEG", side=24):
     return encoded(Image.fromarray(RANDOM.integers(0, 256, (side, side, 3), np.uint8)), suffix)
 
 
+def photo_as_png():
+    return photo("PNG")
+
+
 def drawing(suffix="PNG", side=24):
     """An image of two values."""
     pixels = np.zeros((side, side), np.uint8)
@@ -245,6 +249,7 @@ ASKED = {
     "equal formats": (lambda: photo("PNG"), drawing, ["1", "2", "3"], ("png", "png")),
     "masks as JPEG": (photo, lambda: drawing("JPEG"), ["1", "2", "3"], ("jpg", "jpg")),
     "unique names, both photographs": (photo, photo, ["id-8f31", "id-77aa"], ("jpg", "jpg")),
+    "numbered photographs in two formats": (photo, photo_as_png, ["1", "2", "3"], ("jpg", "png")),
 }
 
 
@@ -264,8 +269,22 @@ def test_equal_names_in_two_folders_are_asked_for_with_settings_that_work(write,
     assert (dataset.classes, len(dataset.entries)) == (("apple", "zebra"), 2 * len(names))
     pairs, _ = inspect_masks(root, **as_masks)
     assert len(pairs) == len(names)
-    if images is not masks:
+    if masks not in (photo, photo_as_png):
         assert {pair[0].split("/")[-2] for pair in pairs} == {folders[0]}
+
+
+@pytest.mark.parametrize("masks_first", [False, True])
+def test_numbered_files_beside_a_folder_that_means_images_are_asked_for(write, masks_first):
+    folders = ("rgb", "zdepth" if masks_first else "depth")
+    root = write(two_folders(*((name, photo) for name in folders), ["1", "2", "3"], suffixes=("jpg", "jpg")))
+    with pytest.raises(LayoutError, match=r"--set data\.images_folder=rgb --set data\.masks_folder=z?depth"):
+        inspect(root)
+
+
+def test_numbered_files_whose_sizes_vary_in_the_same_way_are_asked_for(write):
+    contents = {f"{name}/{i}.jpg": photo(side=16 + 8 * i) for name in ("before", "outlines") for i in range(4)}
+    with pytest.raises(LayoutError, match="4 equal file names"):
+        inspect(write(contents))
 
 
 CLASSES = {
@@ -442,3 +461,22 @@ def test_one_folder_above_the_classes_is_named(write):
             inspect(root, recursive=recursive)
     location = re.search(r"--data (\S+)\.$", str(caught.value), re.MULTILINE).group(1)
     assert inspect(location).classes == ("cat", "dog")
+
+
+# --- Common datasets --------------------------------------------------------------------------------------------
+
+
+def test_cityscapes(write):
+    contents = {}
+    for split, city in (("train", "aachen"), ("train", "ulm"), ("val", "lindau")):
+        name = f"{split}/{city}/{city}_000001_000019"
+        contents |= {f"leftImg8bit/{name}_leftImg8bit.png": photo("PNG")}
+        contents |= {f"gtFine/{name}_gtFine_labelIds.png": drawing()}
+    pairs, dataset = inspect_masks(write(contents))
+    assert len(pairs) == 3 and dataset.own_splits == ("train", "validation")
+
+
+def test_images_and_masks_beside_each_other_with_a_suffix_each(write):
+    contents = {f"case{i}_{role}.png": make() for i in range(3) for role, make in (("image", photo), ("seg", drawing))}
+    pairs, _ = inspect_masks(write(contents))
+    assert len(pairs) == 3

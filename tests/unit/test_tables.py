@@ -235,7 +235,7 @@ def test_a_table_without_a_header(write, tmp_path):
     with pytest.raises(DatasetError, match=r"not a header, but contains the file images/0000\.jpg\. Write a line"):
         inspect(write(table="manifest.csv", text=rows))
     (tmp_path / "export" / "manifest.csv").rename(tmp_path / "export" / "labels.csv")
-    with pytest.raises(DatasetError, match=r"manifest: no, .*labels\.csv: the first line is not a header"):
+    with pytest.raises(DatasetError, match=r"labels\.csv: the first line is not a header"):
         inspect(tmp_path / "export")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.image_example_gen import files
 from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _annotations
 from components.image_example_gen.layouts._entries import NESTED as NESTED
@@ -43,7 +44,7 @@ def detect(folder: Folder, options: DataOptions) -> Detection:
             f"{folder.root}: {annotations}. To train on the images alone, move the annotations elsewhere.{detection}"
         )
     if not evidence[0].confidence:
-        raise LayoutError(f"{folder.root} matches no layout. Rearrange the files, or set data.layout.{detection}")
+        raise LayoutError(f"{folder.root} {_unmatched(folder)}{detection}")
     if len(equal) > 1:
         choices = "".join(
             f"\nIf {get(each.layout).interpretation or each.layout}: "
@@ -55,3 +56,16 @@ def detect(folder: Folder, options: DataOptions) -> Detection:
             f"{folder.root} matches the layouts {matching}. Set data.layout.{choices}\nEvidence:{detection}"
         )
     return detection
+
+
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".rar", ".7z")
+
+
+def _unmatched(folder: Folder) -> str:
+    """Returns what a folder that matches no layout is, and what to do."""
+    if not folder.files:
+        return "is empty. Set data.path to the folder of the images."
+    archives = [file.path for file in folder.files if file.path.lower().endswith(_ARCHIVE_SUFFIXES)]
+    if archives:
+        return f"matches no layout. Unpack {files.readable(archives[0])}, and use the folder with its files."
+    return "matches no layout. Rearrange the files, or set data.layout."

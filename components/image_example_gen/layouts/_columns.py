@@ -111,7 +111,22 @@ def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> li
         cells = _cells(table, column)
         if column != MASK and cells and share_of_files(listed, cells) >= _ENOUGH_FILES:
             columns.append(column)
-    return columns
+    return columns or _columns_of_image_names(table)
+
+
+def _columns_of_image_names(table: Table) -> list[str]:
+    """Returns the columns with names of images, whether the files exist or not: missing files are reported later."""
+    cells_of = {column: _cells(table, column) for column in table.columns if column != MASK}
+    return [
+        column
+        for column, cells in cells_of.items()
+        if cells and sum(map(is_image_name, cells)) >= _ENOUGH_FILES * len(cells)
+    ]
+
+
+def lists_existing_files(table: Table, listed: ListedFiles, column: str) -> bool:
+    """Whether most values of a column are files of the data folder."""
+    return share_of_files(listed, _cells(table, column)) >= _ENOUGH_FILES
 
 
 def _label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:

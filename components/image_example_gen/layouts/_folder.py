@@ -71,14 +71,18 @@ class Folder:
     def stems(self, path: str) -> frozenset[str]:
         """Returns the paths of the image files in a folder and in the folders directly in it, without suffix.
 
-        If the folder itself has images, folders in it are not listed.
+        If the folder itself has images, folders in it are not listed. Folders in split folders are.
         """
         stems = self.stems_directly(path)
         if stems:
             return stems
         # A name with a dot may be that of a folder too: `001.Black_footed_Albatross`.
         nested = sorted(self.names_in(path), key=lambda name: ("." in name, name))[:_MOST_NESTED]
-        return frozenset(f"{name}/{stem}" for name in nested for stem in self.stems_directly(f"{path}/{name}"))
+        return frozenset(
+            f"{name}/{stem}"
+            for name in nested
+            for stem in (self.stems if split_named(name) else self.stems_directly)(f"{path}/{name}")
+        )
 
     def path_of(self, path: str, stem: str) -> str:
         """Returns the path of the first image file in a folder with that stem; empty if there is none."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
-from components.image_example_gen.layouts._folder import is_image_name
+from components.image_example_gen.layouts._folder import is_image_name, split_named
 
 _SHOWN_FILES = 3
 
@@ -24,10 +24,13 @@ class ListedFiles:
 
         Args:
           root: The data folder.
-          table_name: Name of the table: of several files, those in a folder of that name are meant (`train.csv`).
+          table_name: Name of the table: of several files, those in a folder of that name are meant (`train.csv`,
+            `train_labels.csv`).
         """
         self._root = root
-        self._preferred = table_name.rpartition(".")[0].lower()
+        stem = table_name.rpartition(".")[0].lower()
+        first, _, rest = stem.partition("_")
+        self._preferred = first if rest and split_named(first) else stem
 
     def find(self, cells: Iterable[str]) -> dict[str, files.File]:
         """Returns the file of every cell; its problem is the reason if it cannot be used."""

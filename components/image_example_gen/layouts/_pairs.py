@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _IMAGE_WORDS = frozenset(
-    ("image", "images", "img", "imgs", "jpegimages", "input", "inputs", "data", "photo", "photos", "rgb", "frames")
+    (
+        *("image", "images", "img", "imgs", "jpegimages", "input", "inputs", "data", "photo", "photos", "rgb"),
+        *("frames", "leftimg8bit"),  # Cityscapes
+    )
 )
 _MASK_WORDS = frozenset(
     (
         *("mask", "masks", "label", "labels", "segmentationclass", "annotation", "annotations", "annot", "annots"),
         *("gt", "groundtruth", "segmentation", "segmentations", "seg", "segs", "target", "targets"),
+        *("gtfine", "gtcoarse"),  # Cityscapes
     )
 )
 _SPLIT_WORDS = sorted((name for names in SPLIT_NAMES.values() for name in names), key=len, reverse=True)
@@ -33,7 +37,10 @@ def _affixes(words: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(rf"^({joined})[ _.-]+", re.IGNORECASE), re.compile(rf"[ _.-]+({joined})$", re.IGNORECASE)
 
 
-_IMAGE_AFFIXES, _MASK_AFFIXES = _affixes(_IMAGE_WORDS), _affixes((*_MASK_WORDS, "ground_truth"))
+_IMAGE_AFFIXES, _MASK_AFFIXES = (
+    _affixes(_IMAGE_WORDS),
+    _affixes((*_MASK_WORDS, "ground_truth", *("gtFine_labelIds", "gtFine_labelTrainIds", "gtCoarse_labelIds"))),
+)
 
 # Share of common file names from which two folders belong together.
 _ENOUGH_COMMON = 0.5
@@ -166,9 +173,10 @@ def without_role(stem: str, role: str) -> str:
 
 
 def masks_beside_images(stems: Iterable[str]) -> frozenset[str]:
-    """Returns the stems that are masks of other images in the same folder, by their suffix."""
+    """Returns the stems that are masks of images in the same folder, by their suffix: `a_mask` of `a` or `a_image`."""
     stems = frozenset(stems)
-    return frozenset(stem for stem in stems if masked_stem(stem) in stems)
+    images = {without_role(stem, "images") for stem in stems if not masked_stem(stem)}
+    return frozenset(stem for stem in stems if masked_stem(stem) in images)
 
 
 def pairs_by_suffix(folder: Folder) -> tuple[list[FolderPair], str]:
@@ -195,8 +203,9 @@ def _is_mixed(stems: frozenset[str]) -> bool:
 def shared_names(folder: Folder) -> SharedNames | None:
     """Returns two folders of unknown names that may be images and masks; None if they are classes.
 
-    Files of two classes have equal names too if each class is numbered. Then the pixels of some pairs decide: images
-    and masks have equal sizes, and only the masks have few colours. Equal names that are not numbers are not chance.
+    Files of two classes have equal names too if each class is numbered. Then some pairs decide: images and masks have
+    equal sizes, and only one of the two has few colours, another file format, or a name that means images; or the sizes
+    of pairs are equal and those of different pairs are not. Equal names that are not numbers are not chance.
     """
     parent = f"{folder.split_folders[0]}/" if folder.split_folders else ""
     names = sorted(folder.names_in(folder.split_folders[0])) if parent else folder.subfolders
@@ -207,10 +216,13 @@ def shared_names(folder: Folder) -> SharedNames | None:
     if not _are_common(*stems):
         return None
     common = sorted(stems[0] & stems[1])
-    kinds = _compare_pixels(folder, first, second, common)
-    if kinds is None or (kinds[0] == kinds[1] and _is_numbered(common)):
+    kinds = _compare(folder, first, second, common)
+    if kinds is None:
         return None
-    if kinds[0] and not kinds[1]:
+    are_named = [role_of(name) == "images" for name in names]
+    if _is_numbered(common) and not (kinds.differ or kinds.sizes_vary or any(are_named)):
+        return None
+    if are_named[1] or (kinds.first_is_mask and not kinds.second_is_mask):
         names = names[::-1]
     example = common[0].rpartition("/")[2]
     observation = (
@@ -240,26 +252,48 @@ def _is_numbered(stems: Collection[str]) -> bool:
     return enough and 2 * len(numbers) >= len(stems) and max(numbers) - min(numbers) < 2 * len(stems)
 
 
-def _compare_pixels(folder: Folder, first: str, second: str, common: Sequence[str]) -> tuple[bool, bool] | None:
-    """Returns whether each folder's images look like masks; None if the sizes show that they are not pairs."""
+class _Comparison(NamedTuple):
+    """What some pairs of two folders have in common; the sizes of the images of each pair are equal.
+
+    Attributes:
+      first_is_mask: Whether images of the first folder look like masks.
+      second_is_mask: Whether those of the second folder do.
+      differ: Whether the folders differ in this, or in the file format.
+      sizes_vary: Whether different pairs have different sizes.
+    """
+
+    first_is_mask: bool
+    second_is_mask: bool
+    differ: bool
+    sizes_vary: bool
+
+
+def _compare(folder: Folder, first: str, second: str, common: Sequence[str]) -> _Comparison | None:
+    """Compares files of equal names in two folders; None if the sizes show that they are not pairs."""
     from PIL import Image
 
     votes = [0, 0]
+    formats: list[set[str]] = [set(), set()]
+    pair_sizes = set()
     pairs = common[:: max(1, len(common) // _MOST_READ_PAIRS)][:_MOST_READ_PAIRS]
     for stem in pairs:
-        sizes = []
+        sizes = set()
         for number, path in enumerate((first, second)):
             try:
                 content = files.read(folder.root, folder.path_of(path, stem))
                 with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as image:
                     warnings.simplefilter("ignore")  # of very large images
-                    sizes.append(image.size)
+                    sizes.add(image.size)
+                    formats[number].add(image.format or "")
                     votes[number] += 1 if _looks_like_mask(image) else -1
             except Exception:  # unreadable files are reported later
                 continue
-        if len(set(sizes)) > 1:
+        if len(sizes) > 1:
             return None
-    return votes[0] > 0, votes[1] > 0
+        pair_sizes |= sizes
+    are_masks = (votes[0] > 0, votes[1] > 0)
+    differ = are_masks[0] != are_masks[1] or (all(formats) and not formats[0] & formats[1])
+    return _Comparison(*are_masks, differ, len(pair_sizes) > 1)
 
 
 def _looks_like_mask(image: Image) -> bool:

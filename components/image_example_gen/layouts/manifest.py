@@ -31,9 +31,12 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     names = [file.path for file in folder.files if file.path in MANIFEST_FILES]
     if names:
         return Evidence("manifest", Confidence.INDEX_FILE, (f"a file {names[0]}",))
-    listing, others = _other_tables(folder, options)
-    if not listing:
+    listing, others, faulty = _other_tables(folder, options)
+    if not listing and not faulty:
         return Evidence("manifest", Confidence.NONE, contradicting=(f"no {' or '.join(MANIFEST_FILES)}", *others))
+    if not listing:
+        supporting = tuple(f"a table {name}, which cannot be used as it is" for name in faulty)
+        return Evidence("manifest", Confidence.FOLDER_COMBINATION, supporting, tuple(others))
     # Beside folders that have a meaning of their own, a table is one of two interpretations.
     settings = f"--set data.manifest={shlex.quote(join(folder.root, listing[0]))}"
     supporting = tuple(f"a table {name} of images" for name in listing)
@@ -56,9 +59,13 @@ def _folders_of_images(folder: Folder, parent: str) -> list[str]:
     return [name for name in names if folder.stems_directly(f"{parent}{name}")]
 
 
-def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list[str]]:
-    """Returns the tables of other names that list images, and the reasons why others do not."""
-    listing, others = [], []
+def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list[str], list[str]]:
+    """Returns the tables of other names that list images, the reasons why others do not, and the faulty tables.
+
+    A table is faulty if it cannot be read, or if it lists images that do not exist, and if the folders mean nothing
+    without it.
+    """
+    listing, others, faulty = list[str](), list[str](), list[str]()
     for file in folder.files:
         is_table = not file.is_folder and not file.problem and file.path.lower().endswith(tables.SUFFIXES)
         if not is_table or (file.path == tables.METADATA_FILE and _rival(folder)):
@@ -69,14 +76,18 @@ def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list
             choices = [choice for choice in _columns.plausible(table, listed, options) if _has_labels(table, choice)]
         except DatasetError as error:
             others.append(str(error).rstrip("."))
+            faulty.append(file.path)
             continue
         if not choices:
             others.append(f"{file.path} does not list images and labels")
+        elif not any(_columns.lists_existing_files(table, listed, choice.path) for choice in choices):
+            others.append(f"the files in {file.path} do not exist")
+            faulty.append(file.path)
         elif all(_repeats_folders(table, listed, choice) for choice in choices):
             others.append(f"the labels in {file.path} are the names of the folders")
         else:
             listing.append(file.path)
-    return listing, others
+    return listing, others, [] if _rival(folder) else faulty
 
 
 def _has_labels(table: tables.Table, columns: Columns) -> bool:
@@ -223,7 +234,8 @@ def _find(folder: Folder, options: DataOptions) -> list[str]:
     location = next(filter(None, map(folder.find, MANIFEST_FILES)), None)
     if location is not None:
         return [location]
-    listing, _ = _other_tables(folder, options)
+    listing, _, faulty = _other_tables(folder, options)
+    listing = listing or faulty
     if not listing:
         raise LayoutError(f"{folder.root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")
     splits = {split_named(_stem(name)) for name in listing}
