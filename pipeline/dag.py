@@ -73,6 +73,7 @@ def create_pipeline(
     *,
     find_previous_span: Callable[[Channel], base_node.BaseNode] = previous_span,
     find_baseline_model: Callable[[Channel], base_node.BaseNode] = baseline_model,
+    metadata_path: Path | None = None,
 ) -> tfx_pipeline.Pipeline:
     """Builds the DAG.
 
@@ -81,6 +82,7 @@ def create_pipeline(
       dataset: The inspected dataset.
       find_previous_span: Creates the node that finds the previous span; runners without ML Metadata have their own.
       find_baseline_model: The same for the baseline model.
+      metadata_path: The metadata store of a local run; TFX creates its folder at once. Clusters have their own store.
     """
     code = source_hash()
     all_options = config.trainer_options(dataset.classes, dataset.ignore_id)
@@ -285,7 +287,9 @@ def create_pipeline(
         pipeline_root=config.artifacts_location,
         components=nodes,
         enable_cache=config.pipeline.cache,
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata_path)),
+        metadata_connection_config=(
+            metadata.sqlite_metadata_connection_config(str(metadata_path)) if metadata_path else None
+        ),
         beam_pipeline_args=config.beam.arguments(),
     )
 

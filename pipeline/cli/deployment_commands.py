@@ -143,17 +143,23 @@ def _compiled(
     config: str, data: str | None, overrides: list[str] | None, *, adopt: bool
 ) -> tuple[PipelineConfig, Documents, DatasetIdentity]:
     """Lists the images, checks that they belong to the pipeline, and compiles it."""
+    import contextlib
     import os
+    import tempfile
 
     from pipeline.execution import dataset_identity, local_run, log
     from pipeline.kubeflow import cluster_config
     from pipeline.nodes import NODE_IDS
 
-    with one_message(lambda: loaded.run_dir):
-        loaded = load_config(config, data, overrides)
+    with one_message(lambda: loaded.run_dir), contextlib.ExitStack() as stack:
+        prepared = loaded = load_config(config, data, overrides)
         cluster_config.check(loaded)
+        if loaded.data.path is None:
+            # A generated dataset tells the classes; pods read theirs from kubeflow.data_path.
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            prepared = loaded.model_copy(update={"pipeline": loaded.pipeline.model_copy(update={"root": root})})
         dataset, identity = dataset_identity.check(
-            loaded, local_run.prepare_training_data(loaded), to_node=NODE_IDS[-1], adopt=adopt
+            prepared, local_run.prepare_training_data(prepared), to_node=NODE_IDS[-1], adopt=adopt
         )
         with log.redirected_output(Path(os.devnull)):
             from pipeline.kubeflow import compiler

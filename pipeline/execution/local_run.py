@@ -108,7 +108,7 @@ def execute(
         on_node(result)
 
     artifact_store.claim(config)
-    pipeline = dag.create_pipeline(config, dataset)
+    pipeline = dag.create_pipeline(config, dataset, metadata_path=config.metadata_path)
     store = metadata_store.open_store(config.metadata_path)
     push_cache.invalidate(store)
     try:

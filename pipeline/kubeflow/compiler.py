@@ -8,6 +8,7 @@ and the baseline model from a volume, gates end a refused run, and an exit handl
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import yaml
@@ -26,7 +27,7 @@ from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.kubeflow import cluster_config
-from pipeline.kubeflow.options import KubeflowOptions, Toleration
+from pipeline.kubeflow.options import SHARED_MEMORY_VOLUME, KubeflowOptions, Toleration
 from pipeline.nodes import DATASET_GATE, GATE_IDS, MODEL_GATE, RUN_VERDICT
 
 ENTRYPOINT = "pipeline.kubeflow.entrypoint"
@@ -36,6 +37,9 @@ DATA_PATH = "data_path"  # the only parameter of a run
 _NEVER_CACHED = ("PreviousSpan", "Resolver", "Pusher", *GATE_IDS, RUN_VERDICT)
 # Kubeflow's driver replaces this by the id of the run.
 _RUN_ID = "{{$.pipeline_job_uuid}}"
+# Argo starts no attempt later than this after the beginning of the first one: KFP's usual hour would end the retries of
+# a long training, and without a value KFP passes 0, which ends them at once.
+_RETRY_PERIOD_S = 30 * 24 * 3600
 # Linux limits an argument to 128 KiB, and the parameters of a node are part of one.
 _MAX_PARAMETER_BYTES = 100_000
 
@@ -166,7 +170,7 @@ def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOption
     for label, executor in deployment.executors.items():
         node = label.removesuffix("_executor")
         container = executor.container
-        container.args.insert(0, f"--node_id={node}")
+        container.args[:] = [f"--node_id={node}", *_without_repeated_flags(container.args)]
         for name, value in sorted(options.env.items()):
             container.env.add(name=name, value=value)
         resources = options.resources_of(node)
@@ -179,6 +183,15 @@ def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOption
             container.resources.accelerator.resource_count = str(count)
     spec.deployment_spec.Clear()
     spec.deployment_spec.update(json_format.MessageToDict(deployment))
+
+
+def _without_repeated_flags(args: Iterable[str]) -> list[str]:
+    """Removes flags that are given again: TFX passes those of Beam once for the executor and once for the pipeline."""
+    result: list[str] = []
+    for arg in args:
+        if not (arg.startswith("--") and "=" in arg and arg in result):
+            result.append(arg)
+    return result
 
 
 def _set_tasks(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> None:
@@ -195,6 +208,7 @@ def _set_tasks(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> 
                 task.retry_policy.max_retry_count = options.retries
                 task.retry_policy.backoff_duration.seconds = options.retry_delay_s
                 task.retry_policy.backoff_factor = 2.0
+                task.retry_policy.backoff_max_duration.seconds = _RETRY_PERIOD_S
 
 
 def _pass_parameter(spec: pipeline_spec_pb2.PipelineSpec, default: str) -> None:
@@ -265,7 +279,7 @@ def _pod(node: str, options: KubeflowOptions) -> dict[str, Any]:
         # Not `enabledSharedMemory`, which Kubeflow Pipelines ignores.
         pod["emptyDirMounts"].append(
             {
-                "volumeName": "shared-memory",
+                "volumeName": SHARED_MEMORY_VOLUME,
                 "mountPath": "/dev/shm",
                 "medium": "Memory",
                 "sizeLimit": options.gpu.shared_memory,

@@ -209,7 +209,7 @@ def restore_uris(invocation: Json, uris: dict[str, str]) -> None:
 
 
 def _report(root: Path, text: str) -> None:
-    """Prints the last line of the log, and writes it as the termination message of the pod."""
+    """Prints the reason, and writes it as the termination message of the pod; the launcher logs more lines after it."""
     line = " ".join(text.split())[:_MOST_CHARACTERS]
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)

@@ -6,7 +6,15 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.nodes import GRAD_CAM, KUBEFLOW_NODE_IDS, TUNER
 from trainer_module.error_text import did_you_mean
@@ -27,12 +35,34 @@ Quantity = Annotated[
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
 # Name of a Kubernetes object.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+
+
+def _as_volume_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        raise ValueError(
+            f"`{name}` becomes the name of a volume of the pod, which must be a DNS label: 1 to 63 lower-case letters, "
+            "digits and hyphens, without dots. Create one with such a name"
+        )
+    return name
+
+
+# Name of an object that also becomes the name of a volume of the pod.
+VolumeName = Annotated[str, AfterValidator(_as_volume_name)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,315}[A-Za-z0-9])?$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MountPath = Annotated[str, StringConstraints(pattern=r"^/[^:{}]+$")]
 
+SHARED_MEMORY_VOLUME = "shared-memory"
 # Paths that Kubeflow's launcher and the kernel use.
 _RESERVED_PATHS = ("/gcs", "/minio", "/s3", "/oci", "/kfp-launcher", "/tmp/kfp_outputs", "/proc", "/sys", "/dev")
+
+# Volumes that the pods of Kubeflow Pipelines and Argo have themselves (kubeflow/pipelines 2.17,
+# backend/src/v2/compiler/argocompiler/container.go; Argo Workflows 4.0).
+_RESERVED_VOLUMES = (
+    *("kfp-launcher", "gcs-scratch", "s3-scratch", "minio-scratch", "dot-local-scratch", "dot-cache-scratch"),
+    *("dot-config-scratch", "artifact-local-root", "ca-bundle", "var-run-argo", "tmp-dir-argo", "input-artifacts"),
+    *("argo-workflow-agent-ca-certificates", SHARED_MEMORY_VOLUME),
+)
 
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTP", start=1)}
@@ -73,7 +103,7 @@ class Toleration(Section):
 class Volume(Section):
     """A persistent volume claim that every pod mounts."""
 
-    claim: Name = Field(description="Name of the claim, in the namespace of the runs.")
+    claim: VolumeName = Field(description="Name of the claim, in the namespace of the runs.")
     mount_path: MountPath = Field(description="Mount path in the pods.")
     sub_path: str = Field(default="", description="Folder of the volume; default: its root.")
 
@@ -81,7 +111,7 @@ class Volume(Section):
 class Secret(Section):
     """A secret that every pod receives as environment variables, as files, or both."""
 
-    name: Name = Field(description="Name of the secret, in the namespace of the runs.")
+    name: VolumeName = Field(description="Name of the secret, in the namespace of the runs.")
     env: dict[Variable, str] = Field(default={}, description="Environment variable → key of the secret.")
     mount_path: MountPath | None = Field(default=None, description="Folder with one file per key.")
 
@@ -199,6 +229,24 @@ class KubeflowOptions(Section):
                 raise ValueError(f"mount_path {mount}: pods use {reserved} themselves; choose another path")
             if any(mount.rstrip("/") == other.rstrip("/") for other in mounts[:index]):
                 raise ValueError(f"mount_path {mount} is used twice")
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_are_distinct(self) -> KubeflowOptions:
+        """Claims and mounted secrets become volumes of the pod with their own names."""
+        claims = {volume.claim for volume in self.volumes}
+        for kind, names in (
+            ("claim", claims),
+            ("secret", {secret.name for secret in self.secrets if secret.mount_path}),
+        ):
+            for name in sorted(names):
+                if name in _RESERVED_VOLUMES:
+                    raise ValueError(
+                        f"{kind} `{name}`: pods have a volume of this name themselves; create the {kind} with another "
+                        "name"
+                    )
+                if kind == "secret" and name in claims:
+                    raise ValueError(f"claim and secret `{name}` would be two volumes of one name; rename one of them")
         return self
 
     @model_validator(mode="after")

@@ -224,9 +224,9 @@ def final_status(state: str, tasks: dict[str, str]) -> tuple[str, str]:
     failed = [name for name in KUBEFLOW_NODE_IDS if tasks.get(name) in ("FAILED", "ERROR")]
     if failed and set(failed) <= set(GATE_IDS):
         subject = "the images" if failed[0] == GATE_IDS[0] else "the model"
-        return REFUSED, f"{failed[0]}: a gate refused {subject}; its log says which gate and why."
+        return REFUSED, f"{failed[0]}: a gate refused {subject}; the message of the node says which gate and why."
     if failed:
-        return FAILED, f"{', '.join(failed)} failed; the last line of its log gives the reason."
+        return FAILED, f"{', '.join(failed)} failed; the message of the node gives the reason."
     return FAILED, f"the run is {state.lower()}, and no node gives a reason; see its page."
 
 

@@ -37,7 +37,10 @@ def measure(runner: str, data: str, run_dir: str, workers: int, overrides: list[
     loaded.run_dir.mkdir(parents=True)
     results: list = []
     node_runner.run(
-        dag.create_pipeline(loaded, dataset.prepare(loaded)), run_id=runner, to_node="GradCam", on_node=results.append
+        dag.create_pipeline(loaded, dataset.prepare(loaded), metadata_path=loaded.metadata_path),
+        run_id=runner,
+        to_node="GradCam",
+        on_node=results.append,
     )
     return {node.id: node.seconds for node in results if node.state == "complete"}
 

@@ -73,7 +73,10 @@ def measure(form: str, data: str, run_dir: str, image_size: int, profile: bool) 
             "images", data=data, overrides=[f"pipeline.root={run_dir}", f"transform.image_size={image_size}"]
         )
         loaded.run_dir.mkdir(parents=True)
-        pipeline, to_node = dag.create_pipeline(loaded, dataset.prepare(loaded)), "Transform"
+        pipeline, to_node = (
+            dag.create_pipeline(loaded, dataset.prepare(loaded), metadata_path=loaded.metadata_path),
+            "Transform",
+        )
     with cProfile.Profile() if profile else contextlib.nullcontext() as profiler:
         node_runner.run(pipeline, run_id=form, to_node=to_node, on_node=results.append)
     if profile:

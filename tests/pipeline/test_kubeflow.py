@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.image_example_gen.dataset import inspect_dataset
 from pipeline import dag, nodes
+from pipeline.cli import deployment_commands
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.kubeflow import compiler
@@ -230,6 +232,14 @@ def test_failures_are_retried_and_refusals_are_not(tasks):
         else:
             assert task.retry_policy.max_retry_count == 2
             assert task.retry_policy.backoff_duration.seconds == 30
+            # Argo measures from the first attempt; 0 ends the retries at once.
+            assert task.retry_policy.backoff_max_duration.seconds >= 7 * 24 * 3600
+
+
+def test_no_argument_is_passed_twice(containers):
+    for container in containers.values():
+        flags = [arg.partition("=")[0] for arg in container.args if arg.startswith("--")]
+        assert len(set(flags)) == len(flags)
 
 
 def test_the_exit_handler_always_runs_last(spec):
@@ -271,6 +281,20 @@ def test_the_path_of_the_images_is_a_parameter_of_the_run(spec, documents):
 def test_the_documents_contain_no_path_of_this_machine(documents, image_dir, load):
     text = documents.as_yaml()
     assert str(image_dir) not in text and str(load().pipeline.root) not in text
+
+
+def test_compile_writes_its_output_and_nothing_else(tmp_path, monkeypatch):
+    """Also where it could: a generated dataset, the metadata store of local runs, and the volume of the pods."""
+    config = tmp_path / "cluster.toml"
+    text = CLUSTER.format(root=tmp_path / "runs", data="")
+    config.write_text(text.replace('path = ""', 'source = "digits"').replace('"/work"', f'"{tmp_path}/volume"'))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    deployment_commands.compile_(str(config), tmp_path / "pipeline.yaml")
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "pipeline.yaml"}
 
 
 def test_the_resolvers_of_tfx_do_not_compile(load, monkeypatch):

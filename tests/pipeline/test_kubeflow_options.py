@@ -1,6 +1,7 @@
 """`[kubeflow]`: valid settings and the messages for invalid ones; without TFX."""
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
@@ -31,7 +32,12 @@ READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubef
         ('kubeflow.tolerations=[{value="b"}]', r"key is missing"),
         ('kubeflow.tolerations=[{key="a", seconds=3}]', r'seconds requires effect = "NoExecute"'),
         ('kubeflow.tolerations=[{kee="a"}]', r"Unknown key `kee` in .*Did you mean `key`\?"),
-        ('kubeflow.volumes=[{claim="Not Allowed", mount_path="/a"}]', r"claim: .*pattern"),
+        ('kubeflow.volumes=[{claim="Not Allowed", mount_path="/a"}]', r"claim: `Not Allowed` becomes .* a DNS label"),
+        ('kubeflow.volumes=[{claim="images.v2", mount_path="/a"}]', r"claim: `images\.v2` becomes .* without dots"),
+        (f'kubeflow.volumes=[{{claim="{"a" * 64}", mount_path="/a"}}]', r"1 to 63 lower-case letters"),
+        ('kubeflow.secrets=[{name="s.t", mount_path="/s"}]', r"name: `s\.t` becomes .* without dots"),
+        ('kubeflow.volumes=[{claim="minio-scratch", mount_path="/a"}]', r"claim `minio-scratch`: pods have a volume"),
+        ('kubeflow.secrets=[{name="ca-bundle", mount_path="/a"}]', r"secret `ca-bundle`: pods have a volume"),
         ('kubeflow.volumes=[{claim="a", mount_path="/minio/x"}]', r"pods use /minio themselves"),
         ('kubeflow.volumes=[{claim="a", mount_path="/tmp"}]', r"pods use /tmp/kfp_outputs themselves"),
         (
@@ -71,6 +77,13 @@ def test_errors_name_the_setting(override, message):
 def test_a_configuration_that_pods_cannot_run_is_rejected_before_compiling(overrides, message):
     with pytest.raises(ConfigError, match=message):
         cluster_config.check(loading.load("digits", overrides=overrides))
+
+
+def test_a_claim_and_a_secret_with_files_need_different_names():
+    volumes = [{"claim": "x", "mount_path": "/a"}]
+    with pytest.raises(ValidationError, match="claim and secret `x` would be two volumes of one name"):
+        KubeflowOptions(volumes=volumes, secrets=[{"name": "x", "mount_path": "/b"}])
+    assert KubeflowOptions(volumes=volumes, secrets=[{"name": "x", "env": {"A": "b"}}])
 
 
 def test_pods_use_the_paths_of_the_cluster():
