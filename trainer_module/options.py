@@ -139,8 +139,13 @@ class TrainingOptions(Section):
     early_stopping_patience: int = Field(
         default=5,
         ge=0,
-        description="Epochs without a better validation loss before training ends; 0 trains all epochs. The weights of "
-        "the best epoch are kept in both cases.",
+        description="Epochs without a better validation loss before training ends; 0 trains all epochs.",
+    )
+    kept_epoch: Literal["best", "last"] = Field(
+        default="best",
+        description="`best` keeps the weights of the epoch with the lowest validation loss; `last` those of the last "
+        "epoch, so that the validation split selects nothing and can be evaluated on. `last` requires a schedule that "
+        "ends with a small learning rate (`cosine` or `one_cycle`), and early_stopping_patience = 0.",
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         default="float32",
@@ -175,6 +180,15 @@ class TrainingOptions(Section):
             raise ValueError(f'nesterov requires optimizer = "sgd" (given: "{self.optimizer}")')
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(f'warmup_epochs requires schedule = "cosine" (given: "{self.schedule}")')
+        if self.kept_epoch == "last" and self.early_stopping_patience:
+            raise ValueError(
+                'kept_epoch = "last" trains all epochs: set early_stopping_patience = 0 (given: '
+                f"{self.early_stopping_patience})"
+            )
+        if self.kept_epoch == "last" and self.schedule not in ("cosine", "one_cycle"):
+            raise ValueError(
+                f'kept_epoch = "last" requires schedule = "cosine" or "one_cycle" (given: "{self.schedule}")'
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be less than epochs = {self.epochs} (given: {self.warmup_epochs:g})")
         return self

@@ -156,7 +156,7 @@ class _CheckpointWriter(keras.callbacks.Callback):
         }
         arrays = {
             "variables": [variable.numpy() for variable in _variables(self.model)],
-            "best": self._callbacks["stopping"].best_weights,
+            "best": self._callbacks["stopping"].best_weights or [],
             "initial": self._initial_weights,
         }
         self._training.checkpoint.write(Checkpoint(state, arrays))
@@ -172,7 +172,7 @@ def train(
     checkpoint: CheckpointFile | None = None,
     cache_dir: str | None = None,
 ) -> keras.callbacks.History:
-    """Compiles and fits the model, which ends with the weights of the epoch with the lowest validation loss.
+    """Compiles and fits the model, which ends with the weights of the epoch that `training.kept_epoch` selects.
 
     A model with a pre-trained backbone is trained in two phases: first the head with the backbone frozen, then, if
     `fine_tuning.epochs` is above 0, the last layers of the backbone too, with a learning rate of its own. While the
@@ -218,7 +218,8 @@ def train(
         fit = _prepare_fit(model, options, phase, train_data, validation_data, cache_dir)
         _run_phase(fit, phase, training, initial_weights, restored)
         restored = None
-        if initial_weights and history.lowest_val_loss(earlier) <= history.lowest_val_loss({phase.name}):
+        selects = options.training.kept_epoch == "best"
+        if selects and initial_weights and history.lowest_val_loss(earlier) <= history.lowest_val_loss({phase.name}):
             model.set_weights(initial_weights)  # the phase did not improve the model
     history.close()
     precision.to_float32(model)
@@ -281,7 +282,7 @@ def add_augmentation(
 def _run_phase(
     fit: _Fit, phase: _Phase, training: _Training, initial_weights: list[np.ndarray], restored: Checkpoint | None
 ) -> None:
-    """Trains one phase; the model ends with the weights of the phase's best epoch."""
+    """Trains one phase; the model ends with the weights of the phase's best or last epoch."""
     model, options = fit.model, training.options.training
     optimizer = optimizers.build(
         options,
@@ -299,12 +300,15 @@ def _run_phase(
         for variable, value in zip(_variables(model), restored.arrays["variables"], strict=True):
             variable.assign(value)
         if restored.state["stopped"] or first_epoch == phase.epochs:
-            model.set_weights(restored.arrays["best"])
+            if restored.arrays["best"]:
+                model.set_weights(restored.arrays["best"])
             return
 
     callbacks = {
         "stopping": keras.callbacks.EarlyStopping(
-            monitor="val_loss", patience=options.early_stopping_patience or phase.epochs, restore_best_weights=True
+            monitor="val_loss",
+            patience=options.early_stopping_patience or phase.epochs,
+            restore_best_weights=options.kept_epoch == "best",
         ),
         "plateau": keras.callbacks.ReduceLROnPlateau(
             monitor="val_loss", factor=options.plateau_factor, patience=options.plateau_patience

@@ -42,7 +42,7 @@ class TrialResult(NamedTuple):
       epochs: Maximum number of epochs of each phase.
       seconds: Wall time.
       objective: Name of the objective.
-      value: The objective of the best epoch, whose weights a training keeps; None for a failed trial.
+      value: The objective of the epoch whose weights a training keeps; None for a failed trial.
       values: Values of the tuned fields, by name.
     """
 
@@ -110,7 +110,7 @@ class Search(base_tuner.BaseTuner):
         """Trains with the trial's values.
 
         Returns:
-          The objective in the epoch with the lowest validation loss, whose weights a training keeps.
+          The objective in the epoch whose weights a training keeps, see `training.kept_epoch`.
 
         Raises:
           FailedTrialError: If training with these values fails.
@@ -122,7 +122,7 @@ class Search(base_tuner.BaseTuner):
             with _log_prefix(f"trial {_number(trial)}/{self._tuner.trials}  "):
                 options = search_space.replace_values(self._options, self._epochs(trial) | _tuned_values(trial))
                 _, history = fitting.fit(options, self._data, str(run_dir))
-            value = _best_value(history, self._tuner.objective)
+            value = _kept_value(history, self._tuner.objective, options.training.kept_epoch)
         except (TrainingDivergedError, ValidationError, tf.errors.ResourceExhaustedError) as error:
             self._failures[trial.trial_id] = str(error)
             raise errors.FailedTrialError(str(error)) from error
@@ -217,9 +217,10 @@ def _oracle(options: TrainerOptions, tuner: TunerOptions) -> keras_tuner.Oracle:
     return keras_tuner.oracles.RandomSearchOracle(max_trials=tuner.trials, **arguments)
 
 
-def _best_value(history: keras.callbacks.History, objective: str) -> float:
+def _kept_value(history: keras.callbacks.History, objective: str, kept_epoch: str) -> float:
     losses = history.history["val_loss"]
-    value = float(history.history[objective][losses.index(min(losses))])
+    epoch = losses.index(min(losses)) if kept_epoch == "best" else -1
+    value = float(history.history[objective][epoch])
     if not math.isfinite(value):
         raise TrainingDivergedError(f"{objective} is {value} on the validation split.")
     return value

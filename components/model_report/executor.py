@@ -75,6 +75,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             pushed=_push(artifacts["pushed_model"]),
             baseline=lineage.describe(artifacts["baseline_model"]) if "baseline_model" in artifacts else "",
             history=reading.training_history(uris["model_run"]),
+            kept_epoch=options.training.kept_epoch,
             trials=trials,
             tuned=reading.tuned_values(trials, options),
             data=quarantine.summary,

@@ -71,7 +71,7 @@ def build(sources: Sources) -> Page:
         training=training_curves.curves(
             sources.history, task.objectives, {metric.name: metric.heading for metric in evaluation.metrics}
         ),
-        training_sentence=training_curves.sentence(sources.history),
+        training_sentence=training_curves.sentence(sources.history, sources.kept_epoch),
         epochs=training_curves.epochs_table(sources.history),
         tuned=training_curves.tuned_table(sources.tuned),
         trials=training_curves.trials_table(sources.trials),

@@ -54,6 +54,7 @@ class Sources:
       pushed: None if the model was not pushed.
       baseline: Description of the model that it was compared with; empty if there was none.
       history: Rows of `history.csv`.
+      kept_epoch: `training.kept_epoch`: `best` or `last`.
       tuned: Values that Tuner chose: name of the setting → value.
       trials: Rows of `trials.csv`, if Tuner ran.
       data: ImageExampleGen's summary.
@@ -87,6 +88,7 @@ class Sources:
     drift: DriftReport
     configuration: str
     created: datetime.datetime
+    kept_epoch: str = "best"
     tuned: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, str]] = field(default_factory=list)
     sizes: list[ImageSizes] = field(default_factory=list)

@@ -22,7 +22,7 @@ def _column(history: Sequence[dict[str, str]], name: str) -> list[float]:
 
 
 def best_epoch(history: Sequence[dict[str, str]]) -> int | None:
-    """Returns the epoch, from 1, with the lowest validation loss: the model has its weights."""
+    """Returns the epoch, from 1, with the lowest validation loss."""
     losses = [(loss, epoch) for epoch, loss in enumerate(_column(history, "val_loss"), start=1) if math.isfinite(loss)]
     return min(losses)[1] if losses else None
 
@@ -105,13 +105,20 @@ def _curve_table(name: str, curves: dict[str, list[float]]) -> Table:
     return Table(caption, columns, rows)
 
 
-def sentence(history: Sequence[dict[str, str]]) -> str:
-    """Describes the number of epochs, the time, the best epoch, and the learning rate if it was constant."""
+def sentence(history: Sequence[dict[str, str]], kept_epoch: str = "best") -> str:
+    """Describes the number of epochs, the time, the kept epoch, and the learning rate if it was constant.
+
+    Args:
+      history: Rows of `history.csv`.
+      kept_epoch: `training.kept_epoch`.
+    """
     if not history:
         return "The run has no training history."
     seconds = sum(value for value in _column(history, "seconds") if math.isfinite(value))
     text = f"{len(history)} epochs in {_duration(seconds)}" if seconds else f"{len(history)} epochs"
-    if best := best_epoch(history):
+    if kept_epoch == "last":
+        text += "; the model has the weights of the last epoch"
+    elif best := best_epoch(history):
         text += f"; the model has the weights of epoch {best}, which has the lowest validation loss"
     rates = {rate for rate in _column(history, "learning_rate") if math.isfinite(rate)}
     if len(rates) == 1:

@@ -499,6 +499,8 @@ def test_a_curve_stays_inside_its_chart_and_is_interrupted_at_undefined_values(s
         assert [tick.label for tick in chart.dividers] == ["fine-tuning"]
         assert len(chart.table.rows) == 6
     assert "the weights of epoch 5" in built.training_sentence
+    last = page.build(dataclasses.replace(sources_of(), kept_epoch="last"))
+    assert "the weights of the last epoch" in last.training_sentence
     table = tables.Table("", [], [])
     chart = charts.line_chart("k", "t", "d", x=[1, 2, 3, 4], curves={"a": [1.0, math.nan, 3.0, 4.0]}, table=table)
     assert len(chart.lines[0].parts) == 2 and len(chart.lines[0].marks) == 3

@@ -53,6 +53,12 @@ def two_phases():
     )
 
 
+def last_epoch():
+    keys = {"schedule": "one_cycle", "early_stopping_patience": 0, "kept_epoch": "last"}
+    options = two_phases()
+    return options.model_copy(update={"training": options.training.model_copy(update=keys)})
+
+
 def early_stopping():
     training = {"epochs": 9, "learning_rate": 1e-30, "early_stopping_patience": 2}
     return two_phases().model_copy(update={"training": TrainingOptions(**training), "fine_tuning": FineTuningOptions()})
@@ -112,7 +118,13 @@ def killing(append, killed_after):
 
 @pytest.mark.parametrize(
     ("options", "killed_after"),
-    [(one_phase, 1), (one_phase, 2), (mixed_precision, 2), *((two_phases, n) for n in (1, 2, 3))],
+    [
+        (one_phase, 1),
+        (one_phase, 2),
+        (mixed_precision, 2),
+        *((two_phases, n) for n in (1, 2, 3)),
+        *((last_epoch, n) for n in (1, 3)),
+    ],
 )
 def test_a_resumed_training_has_the_same_result(run, options, killed_after):
     expected, expected_table, expected_weights = run(options(), "uninterrupted")

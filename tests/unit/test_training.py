@@ -15,7 +15,7 @@ from trainer_module.data_wait import DataWait
 from trainer_module.frozen_features import frozen_features
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
-from trainer_module.options import AugmentationOptions, TrainerOptions
+from trainer_module.options import AugmentationOptions, TrainerOptions, TrainingOptions
 from trainer_module.tasks import classification
 
 SIZE, COUNT = 32, 18
@@ -128,6 +128,31 @@ def test_fine_tuning_without_improvement_is_reverted(fresh, data, tmp_path):
     loss, _ = fresh.evaluate(data, verbose=0)
     assert loss == pytest.approx(min(history.history["val_loss"]), rel=1e-4)
     assert history.history["val_loss"][-1] > min(history.history["val_loss"])
+
+
+def test_the_last_epoch_is_kept_although_an_earlier_one_was_better(fresh, data, tmp_path):
+    training_options = {"batch_size": 6, "epochs": 1, "learning_rate": 1e-2, "early_stopping_patience": 0}
+    chosen = options(
+        training=training_options | {"schedule": "cosine", "kept_epoch": "last"},
+        fine_tuning={"epochs": 2, "learning_rate": 10.0, "unfreeze_layers": 1},
+    )
+    history = training.train(fresh, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
+    fresh.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
+    loss, _ = fresh.evaluate(data, verbose=0)
+    assert loss == pytest.approx(history.history["val_loss"][-1], rel=1e-4)
+    assert loss > min(history.history["val_loss"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"schedule": "cosine"}, r"set early_stopping_patience = 0 \(given: 5\)"),
+        ({"early_stopping_patience": 0}, r'requires schedule = "cosine" or "one_cycle" \(given: "plateau"\)'),
+    ],
+)
+def test_the_last_epoch_is_not_kept_where_the_validation_loss_decides(keys, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(kept_epoch="last", **keys)
 
 
 def test_cached_features_equal_those_of_the_backbone_and_are_computed_once(fresh, data, tmp_path, monkeypatch):
