@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from serving.errors import UnreadableImageError
+from trainer_module import image_formats
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +20,8 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarr
 
 # PNG stores these modes unchanged; every other mode is converted to RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+# Larger files are not decoded here: the default of data.max_pixels.
+_MOST_PIXELS = 50_000_000
 # More than 8 bits per channel: only the caller knows how they map to [0, 255].
 _WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -39,23 +42,33 @@ def encode(image: ImageInput) -> bytes:
     """Reads or encodes one image.
 
     Args:
-      image: A path; the bytes of a JPEG, PNG or GIF file, which are returned unchanged; a PIL image; or an array, uint8
-        [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], range [0, 255]. PIL images and arrays are encoded as PNG, which is
-        lossless; a PIL image with an EXIF orientation is turned upright, as a model does.
+      image: A path; the bytes of a file; a PIL image; or an array, uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4],
+        range [0, 255]. JPEG, PNG and GIF files are returned unchanged; WebP, BMP, TIFF, AVIF and HEIC files, PIL images
+        and arrays are encoded as PNG, which is lossless. An EXIF orientation is applied, as a model does.
 
     Raises:
       UnreadableImageError: If the file does not exist, or it is not an image.
     """
     if isinstance(image, bytes):
-        return image
+        return _readable(image, "image")
     if isinstance(image, str | os.PathLike):
         try:
-            return Path(image).read_bytes()
+            return _readable(Path(image).read_bytes(), os.fspath(image))
         except OSError as error:
             raise _unreadable(f"{os.fspath(image)}: {error.strerror or error}") from None
         except ValueError as error:  # a NUL in the name
             raise _unreadable(f"{os.fspath(image)!r}: {error}") from None
     return _png(_from_array(image) if isinstance(image, np.ndarray) else image)
+
+
+def _readable(encoded: bytes, name: str) -> bytes:
+    """Converts a file in a format that models do not read; the server reports files of unknown formats."""
+    if not image_formats.is_converted(encoded):
+        return encoded
+    try:
+        return image_formats.to_png(encoded, _MOST_PIXELS).png
+    except image_formats.ConversionError as error:
+        raise _unreadable(f"{name}: {error}") from None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

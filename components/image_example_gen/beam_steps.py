@@ -102,7 +102,7 @@ class ExamineImages(beam.DoFn):
             numbers = iter(self._numbers)
             current = None
             options = self._options
-            for examined in image_file.examine_all(contents(), options.data.max_pixels, options.depth):
+            for examined in image_file.examine_all(contents(), options.data, options.depth):
                 number, candidate = waiting.popleft()
                 while current != number:  # shards come one after another, and some may be empty
                     stack.close()

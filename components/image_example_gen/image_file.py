@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import os
@@ -17,13 +18,10 @@ from components.image_example_gen import bit_depth, image_properties
 from components.image_example_gen.bit_depth import UsedBits
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
+from components.image_example_gen.observations import CONVERTED, FRAMES, PROFILE
+from components.image_example_gen.options import DataOptions
+from trainer_module import image_formats
 from trainer_module.error_text import first_line
-
-# Phones write JPEG files with a second image behind the first; Pillow calls them MPO, every decoder reads the first.
-_FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "GIF": "GIF"}
-# First bytes of other formats. WebP, BMP and TIFF are not read by every release of TensorFlow Serving, or not as other
-# programs read them. Pillow would name them too, but only by running its parsers on untrusted bytes.
-_OTHER_FORMATS = ((b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"RIFF", "WebP"), (b"%PDF", "PDF"))
 
 # Chunks with the properties of a PNG come before its pixels.
 _MOST_HEADER_BYTES = 4096
@@ -38,31 +36,50 @@ _MOST_BYTES_TOGETHER = 32 * 2**20
 _MOST_BYTES_WAITING = 128 * 2**20
 
 
+class Prepared(NamedTuple):
+    """A file that the decoder of the run reads, before it is decoded.
+
+    Attributes:
+      encoded: Bytes of a JPEG, PNG or GIF file.
+      format: "JPEG", "PNG" or "GIF".
+      orientation: EXIF orientation that a conversion has applied, 1 (none) to 8.
+      observations: Kinds and details of what was converted or is ignored.
+    """
+
+    encoded: bytes
+    format: str
+    orientation: int = 1
+    observations: tuple[tuple[str, str], ...] = ()
+
+
 class Examined(NamedTuple):
     """One file after examination.
 
     Attributes:
-      encoded: Its bytes; reduced to 8 bits if it has 16 and the dataset uses fewer.
+      encoded: Its bytes; converted if the decoder does not read its format, and reduced to 8 bits if it has 16 and the
+        dataset uses fewer.
       result: The properties of the image, or why it cannot be used.
       used_bits: Bits that a 16-bit image uses; None for other images.
+      observations: Kinds and details of what was converted or is ignored.
     """
 
     encoded: bytes
     result: ImageProperties | UnusableImageError
     used_bits: UsedBits | None = None
+    observations: tuple[tuple[str, str], ...] = ()
 
 
-def examine(encoded: bytes, max_pixels: int) -> ImageProperties:
-    """Examines one file; see `examine_all`.
+def examine(prepared: Prepared) -> ImageProperties:
+    """Decodes and measures one file; see `examine_all`.
 
     Raises:
       UnusableImageError: If it is not a usable image.
     """
-    return _measure_alone(encoded, _format_of(encoded, max_pixels))
+    return _with_orientation(_measure_alone(prepared.encoded, prepared.format), prepared)
 
 
 def examine_all(
-    contents: Iterable[bytes | UnusableImageError], max_pixels: int, depth: int = bit_depth.HIGHEST
+    contents: Iterable[bytes | UnusableImageError], options: DataOptions, depth: int = bit_depth.HIGHEST
 ) -> Iterator[Examined]:
     """Reads headers, refuses what is too large, then decodes with the decoder that Transform and serving use.
 
@@ -71,7 +88,7 @@ def examine_all(
 
     Args:
       contents: The bytes of the files, or why there are none; a few more are taken than are returned so far.
-      max_pixels: Limit of height x width, checked before anything is decoded.
+      options: `max_pixels` and `animated` are read.
       depth: Number of bits that 16-bit images use. Below 16, they are reduced to 8 bits.
 
     Yields:
@@ -83,7 +100,7 @@ def examine_all(
     """
     measure = image_properties.measure_function()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    waiting: dict[int, tuple[bytes, str | UnusableImageError, UsedBits | None]] = {}
+    waiting: dict[int, tuple[Prepared, UsedBits | None] | UnusableImageError] = {}
     failures: list[Exception] = []
 
     def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
@@ -93,20 +110,21 @@ def examine_all(
             try:
                 if isinstance(content, UnusableImageError):
                     raise content
-                format_ = _format_of(content, max_pixels)
-                used_bits = bit_depth.used_bits(content) if bit_depth.is_deep(content) else None
+                prepared = prepare(content, options)
+                is_deep = bit_depth.is_deep(prepared.encoded)
+                used_bits = bit_depth.used_bits(prepared.encoded) if is_deep else None
                 if used_bits and depth < bit_depth.HIGHEST:
-                    content = bit_depth.reduce(content, depth)
-                waiting[position] = content, format_, used_bits
+                    prepared = prepared._replace(encoded=bit_depth.reduce(prepared.encoded, depth))
+                waiting[position] = prepared, used_bits
             except UnusableImageError as error:
-                waiting[position] = b"", error, None
+                waiting[position] = error
                 continue
             positions.append(position)
-            chunk.append(content)
+            chunk.append(prepared.encoded)
             if len(chunk) == _MOST_TOGETHER or sum(map(len, chunk)) >= _MOST_BYTES_TOGETHER:
                 yield positions, chunk
                 positions, chunk = [], []
-                if sum(len(content) for content, *_ in list(waiting.values())) > _MOST_BYTES_WAITING:
+                if sum(map(_num_bytes, list(waiting.values()))) > _MOST_BYTES_WAITING:
                     # Results come in batches of what can be decoded: fillers complete a batch if nothing else does.
                     # Their positions are negative (~p is -p - 1); all up to p has been tried before them.
                     yield [~position] * _MOST_TOGETHER, [_filler()] * _MOST_TOGETHER
@@ -135,20 +153,21 @@ def examine_all(
     def examined(properties: dict[int, ImageProperties], until: int) -> Iterator[Examined]:
         """Completes the order: an image without properties was refused by its header, or cannot be decoded."""
         for position in range(returned, until):
-            content, format_, used_bits = waiting.pop(position)
-            if isinstance(format_, UnusableImageError):
-                yield Examined(content, format_)
-            elif position in properties:
-                yield Examined(content, properties[position], used_bits)
-            else:
-                try:
-                    yield Examined(content, _measure_alone(content, format_), used_bits)
-                except UnusableImageError as error:
-                    yield Examined(content, error)
+            waited = waiting.pop(position)
+            if isinstance(waited, UnusableImageError):
+                yield Examined(b"", waited)
+                continue
+            prepared, used_bits = waited
+            content, observations = prepared.encoded, prepared.observations
+            try:
+                measured = properties.get(position) or _measure_alone(content, prepared.format)
+                yield Examined(content, _with_orientation(measured, prepared), used_bits, observations)
+            except UnusableImageError as error:
+                yield Examined(content, error)
 
     for batch_positions, *batch in measured.as_numpy_iterator():
         positions = batch_positions.tolist()
-        formats = [str(waiting[position][1]) if position in waiting else "" for position in positions]
+        formats = [_format_of_waiting(waiting.get(position)) for position in positions]
         properties = dict(zip(positions, image_properties.finish(formats, batch), strict=True))
         until = max(returned, *((position if position >= 0 else ~position) + 1 for position in positions))
         yield from examined(properties, until)
@@ -158,34 +177,69 @@ def examine_all(
     yield from examined({}, returned + len(waiting))
 
 
-def _format_of(encoded: bytes, max_pixels: int) -> str:
-    """Reads the header only."""
+def _num_bytes(waited: tuple[Prepared, UsedBits | None] | UnusableImageError) -> int:
+    return 0 if isinstance(waited, UnusableImageError) else len(waited[0].encoded)
+
+
+def _format_of_waiting(waited: tuple[Prepared, UsedBits | None] | UnusableImageError | None) -> str:
+    return "" if waited is None or isinstance(waited, UnusableImageError) else waited[0].format
+
+
+def _with_orientation(properties: ImageProperties, prepared: Prepared) -> ImageProperties:
+    """Adds the orientation that a conversion has applied: masks and boxes may refer to the stored pixels."""
+    if prepared.orientation == 1:
+        return properties
+    return dataclasses.replace(properties, orientation=prepared.orientation)
+
+
+def prepare(encoded: bytes, options: DataOptions) -> Prepared:
+    """Reads the header, and converts a file that the decoder of the run does not read.
+
+    Raises:
+      UnusableImageError: If it is empty, in an unknown format, animated, too large, or damaged.
+    """
     if not encoded:
         raise UnusableImageError("empty file")
+    if image_formats.is_converted(encoded):
+        return _convert(encoded, options)
     try:
         # `formats` keeps Pillow's other, less used parsers away from untrusted bytes. Our own limit is checked below,
         # and gives a reason instead of a warning.
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(encoded), formats=["JPEG", "PNG", "GIF"]) as header,
+            Image.open(io.BytesIO(encoded), formats=image_formats.NATIVE) as header,
         ):
             width, height = header.size
-            name = _FORMATS[header.format or ""]
+            name = "JPEG" if header.format == "MPO" else str(header.format)
             # TensorFlow unpacks every frame of a GIF before it takes the first. Of MPO the first is an ordinary JPEG.
             frames = getattr(header, "n_frames", 1) if name != "JPEG" else 1
+            profile = image_formats.profile_of(header.info)
     except Image.DecompressionBombError:
         # Pillow's own limit, twice its warning's, applies whatever data.max_pixels is.
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        limit = min(options.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or options.max_pixels))
         raise UnusableImageError(f"more than data.max_pixels = {limit} pixels") from None
     except UnidentifiedImageError:
-        raise UnusableImageError(_other_format(encoded)) from None
+        raise UnusableImageError(_unknown_format(encoded)) from None
     except Exception as error:  # a damaged header can break Pillow's parsers in any way
         raise UnusableImageError(f"damaged header: {first_line(error)}") from None
-    if width * height > max_pixels:
-        raise UnusableImageError(f"more than data.max_pixels = {max_pixels} pixels: {width} x {height}")
+    if width * height > options.max_pixels:
+        raise UnusableImageError(f"more than data.max_pixels = {options.max_pixels} pixels: {width} x {height}")
     if frames > 1:
-        raise UnusableImageError(f"animated: {frames} frames")
-    return name
+        return _convert(encoded, options)
+    return Prepared(encoded, name, observations=((PROFILE, profile),) if profile else ())
+
+
+def _convert(encoded: bytes, options: DataOptions) -> Prepared:
+    try:
+        converted = image_formats.to_png(encoded, options.max_pixels, first_frame=options.animated == "first")
+    except image_formats.TooManyPixelsError as error:
+        raise UnusableImageError(str(error).replace("more than ", "more than data.max_pixels = ", 1)) from None
+    except image_formats.ConversionError as error:
+        raise UnusableImageError(str(error)) from None
+    observations = [(CONVERTED, converted.source)]
+    if converted.num_frames > 1:
+        observations.append((FRAMES, converted.source))
+    return Prepared(converted.png, "PNG", converted.orientation, tuple(observations))
 
 
 @functools.cache
@@ -223,13 +277,11 @@ def has_object_in_alpha(encoded: bytes, properties: ImageProperties) -> bool:
     return bool(alpha.min() != alpha.max())
 
 
-def _other_format(encoded: bytes) -> str:
-    for start, name in _OTHER_FORMATS:
-        if encoded.startswith(start):
-            return f"a {name} file; save it as JPEG or PNG"
-    if encoded[4:8] == b"ftyp":
-        return "a HEIC, AVIF or video file; save it as JPEG or PNG"
-    return "not a JPEG, PNG or GIF file"
+def _unknown_format(encoded: bytes) -> str:
+    name = image_formats.name_of(encoded)
+    if name in image_formats.NATIVE:
+        return f"damaged header of a {name} file"
+    return f"a {name} file; save it as JPEG or PNG" if name else "not an image file"
 
 
 def _measure_alone(encoded: bytes, format_: str) -> ImageProperties:

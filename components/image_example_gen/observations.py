@@ -19,6 +19,9 @@ TYPICAL_BITS = "typical bits"  # a 16-bit image: number of bits that 99 % of its
 EIGHT_BITS = "8 bits"  # any other image: no detail
 IGNORED_ORIENTATION = "ignored orientation"  # an EXIF orientation other than 1 that is not applied: its number
 ALPHA_ONLY = "alpha only"  # an image of one colour that varies only in its transparency: no detail
+CONVERTED = "converted"  # an image that was converted to PNG: its format
+FRAMES = "frames"  # an image of several frames or pages, of which the first is used: its format
+PROFILE = "profile"  # a JPEG or PNG with a colour profile other than sRGB, which decoders do not apply: its name
 PALETTE = "palette"  # a mask whose ids are indices of a palette: its digest
 PALETTE_COLOR = "palette colour"  # an id in such a mask and its colour: "1 255 0 0"
 

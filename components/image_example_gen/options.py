@@ -157,6 +157,9 @@ class DataOptions(Section):
     near_duplicate_distance: int = Field(
         default=4, ge=0, le=8, description="Largest number of the 63 bits in which their perceptual hashes differ."
     )
+    animated: Literal["quarantine", "first"] = Field(
+        default="quarantine", description="Of animated GIF, PNG and WebP images the first frame is used, or nothing."
+    )
     max_pixels: int = Field(default=50_000_000, ge=1, description="Larger images are quarantined without decoding.")
     max_bad_fraction: Fraction = Field(default=0.01, description="Above this fraction of unusable files the run stops.")
     splits: SplitOptions = SplitOptions()

@@ -14,10 +14,12 @@ from components.image_example_gen.errors import AmbiguousMasksError, ClassWithou
 from components.image_example_gen.observations import (
     ALPHA_ONLY,
     EIGHT_BITS,
+    FRAMES,
     IGNORED_ORIENTATION,
     ORIENTATION,
     PALETTE,
     PALETTE_COLOR,
+    PROFILE,
     TYPICAL_BITS,
     USED_BITS,
     Observations,
@@ -168,8 +170,16 @@ def bit_depth_warnings(observations: Observations, depth: int, options: DataOpti
 
 
 def lost_information_warnings(observations: Observations) -> list[str]:
-    """Reports images with information that decoders do not read: transparency, and orientation of PNG files."""
+    """Reports images with information that is not read: transparency, orientation, colour profiles, further frames."""
     warnings = []
+    for name, frames in sorted(observations.details(FRAMES).items()):
+        warnings.append(f"{frames.num:,} {name} images have several frames or pages; the first is used: {frames}.")
+    if (profiles := observations.total(PROFILE)).num:
+        names = ", ".join(sorted(observations.details(PROFILE))[:_MOST_NAMES])
+        warnings.append(
+            f"{profiles.num:,} JPEG or PNG images have a colour profile other than sRGB ({names}), which is applied "
+            f"neither in training nor in serving: {profiles}. If requests have other profiles, convert all to sRGB."
+        )
     if (rotated := observations.total(IGNORED_ORIENTATION)).num:
         warnings.append(
             f"{rotated.num:,} PNG images have an EXIF orientation, which is applied to JPEG only: {rotated}. If they "

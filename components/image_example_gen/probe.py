@@ -69,7 +69,7 @@ def _examine(candidate: Candidate, options: ExampleGenOptions) -> None:
         raise UnusableImageError(candidate.problem)
     if set(candidate.label) <= set(labels.CLASS_LABEL) and _is_decodable(candidate.encoded, options.data.max_pixels):
         return
-    properties = image_file.examine(candidate.encoded, options.data.max_pixels)
+    properties = image_file.examine(image_file.prepare(candidate.encoded, options.data))
     raw_examples.check_label(candidate.label, properties, options)
 
 

@@ -149,6 +149,8 @@ def _observe(name: str, examined: Examined, checked: Mask | None, observations: 
         observations.add(TYPICAL_BITS, name, str(examined.used_bits.typical))
     else:
         observations.add(EIGHT_BITS, name)
+    for kind, detail in examined.observations:
+        observations.add(kind, name, detail)
     if isinstance(examined.result, UnusableImageError):
         return
     orientation = image_file.ignored_orientation(examined.encoded)

@@ -104,7 +104,7 @@ def read(
     try:
         for candidate in _candidates(dataset, reading, num):
             try:
-                usable.append((candidate, _check(candidate, reading)))
+                usable.append(_check(candidate, reading))
             except UnusableImageError as error:
                 on_unusable(f"{candidate.filename}: {error}")
             if len(usable) == num:
@@ -152,13 +152,15 @@ def _alternate(items: Iterable[_Item], key: Callable[[_Item], tuple[str, ...]], 
         yield from (item for item in turn if item is not None)
 
 
-def _check(candidate: Candidate, reading: ExampleGenOptions) -> _Label:
+def _check(candidate: Candidate, reading: ExampleGenOptions) -> tuple[Candidate, _Label]:
+    """Returns the candidate with the bytes that ImageExampleGen would store, and its label."""
     from components.image_example_gen import image_file, raw_examples
 
     if candidate.problem:
         raise UnusableImageError(candidate.problem)
-    properties = image_file.examine(candidate.encoded, reading.data.max_pixels)
-    return raw_examples.check_label(candidate.label, properties, reading).label
+    prepared = image_file.prepare(candidate.encoded, reading.data)
+    label = raw_examples.check_label(candidate.label, image_file.examine(prepared), reading).label
+    return candidate._replace(encoded=prepared.encoded), label
 
 
 def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:

@@ -33,13 +33,14 @@ def write_examples(files: list[Path], path: Path) -> None:
     import tensorflow as tf
 
     from components.image_example_gen import image_file, raw_examples
+    from components.image_example_gen.options import DataOptions
     from trainer_module import features
 
     for shard in range(0, len(files), 5000):
         with tf.io.TFRecordWriter(str(path / f"data_{shard:07d}.gz"), "GZIP") as writer:
             for index, file in enumerate(files[shard : shard + 5000]):
                 encoded = file.read_bytes()
-                properties = image_file.examine(encoded, 10**6)
+                properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10**6)))
                 slices = properties.slices() | {"camera": f"camera {index % 5}"}
                 name = file.parent.name
                 label = {features.CLASS_TEXT: [name]}

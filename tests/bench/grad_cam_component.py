@@ -31,13 +31,14 @@ def write_examples(files: list[Path], folder: Path) -> None:
     import tensorflow as tf
 
     from components.image_example_gen import image_file, raw_examples
+    from components.image_example_gen.options import DataOptions
     from trainer_module import features
 
     for shard in range(0, len(files), 5000):
         with tf.io.TFRecordWriter(str(folder / f"data_{shard:07d}.gz"), "GZIP") as writer:
             for file in files[shard : shard + 5000]:
                 encoded, name = file.read_bytes(), file.parent.name
-                properties = image_file.examine(encoded, 10**6)
+                properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10**6)))
                 slices = properties.slices()
                 label = {features.CLASS_TEXT: [name]}
                 example = raw_examples.to_example(

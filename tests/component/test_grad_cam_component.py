@@ -23,6 +23,7 @@ from components.grad_cam.artifact import (
     SelectionReason,
 )
 from components.image_example_gen import image_file, raw_examples
+from components.image_example_gen.options import DataOptions
 from components.pusher import executor as pusher
 from components.stored import IncompatibleArtifactError
 from trainer_module import faithfulness, features, grad_cam, preprocessing, tasks
@@ -278,7 +279,7 @@ def masked(tmp_path_factory):
         mask[:, 0] = 255
         pixels[mask == 1] += 120
         encoded = [tf.io.encode_png(image).numpy() for image in (pixels, mask[..., np.newaxis])]
-        properties = image_file.examine(encoded[0], 10_000)
+        properties = image_file.examine(image_file.prepare(encoded[0], DataOptions(max_pixels=10_000)))
         label = {features.MASK_ENCODED: [encoded[1]]}
         example = raw_examples.to_example(
             f"{index}.png", encoded[0], properties, label=label, slices=properties.slices()

@@ -19,6 +19,7 @@ from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
 from components.image_example_gen.artifact import DuplicateCounts, Quarantine, QuarantinedFile, SplitCounts, Summary
+from components.image_example_gen.options import DataOptions
 from components.model_report import executor, reading
 from components.model_report.artifact import REPORT_FILE, Report
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
@@ -196,7 +197,7 @@ def mask_model(tmp_path_factory):
         example = raw_examples.to_example(
             f"{index}.png",
             encoded[-1],
-            image_file.examine(encoded[-1], 10_000),
+            image_file.examine(image_file.prepare(encoded[-1], DataOptions(max_pixels=10_000))),
             label={features.MASK_ENCODED: [png(mask)], features.MASK_CLASSES: options.classes},
             slices={},
         )

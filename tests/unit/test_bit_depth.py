@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen import bit_depth, image_file
+from components.image_example_gen.options import DataOptions
 from trainer_module import preprocessing
 
 
@@ -89,7 +90,7 @@ def test_unreadable_bytes_are_an_invalid_argument(encoded):
 def test_examined_images_are_reduced_only_below_16_bits(values, make_image):
     files = [deep(values), make_image(), deep(values)[:-60]]
     for depth in (16, 12):
-        first, second, damaged = image_file.examine_all(files, 10_000, depth)
+        first, second, damaged = image_file.examine_all(files, DataOptions(max_pixels=10_000), depth)
         assert (first.used_bits, second.used_bits, second.encoded) == ((12, 12), None, files[1])
         assert (first.encoded == files[0]) == (depth == 16)
         assert not isinstance(damaged.result, image_file.ImageProperties)

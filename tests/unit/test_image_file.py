@@ -7,13 +7,18 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from components.image_example_gen import image_file
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
+from components.image_example_gen.options import DataOptions
 
-MAX_PIXELS = 10_000
+OPTIONS = DataOptions(max_pixels=10_000)
+
+
+def examine(encoded: bytes, **options) -> ImageProperties:
+    return image_file.examine(image_file.prepare(encoded, OPTIONS.model_copy(update=options)))
 
 
 def saved(image: Image.Image, format_: str, **options) -> bytes:
@@ -26,25 +31,25 @@ def saved(image: Image.Image, format_: str, **options) -> bytes:
     ("mode", "format_"), [("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG")]
 )
 def test_every_kind_of_png(mode, format_):
-    properties = image_file.examine(saved(Image.new(mode, (6, 4)), format_), MAX_PIXELS)
+    properties = examine(saved(Image.new(mode, (6, 4)), format_))
     assert (properties.format, properties.height, properties.width) == ("PNG", 4, 6)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_every_kind_of_jpeg(mode, progressive):
-    properties = image_file.examine(saved(Image.new(mode, (6, 4)), "JPEG", progressive=progressive), MAX_PIXELS)
+    properties = examine(saved(Image.new(mode, (6, 4)), "JPEG", progressive=progressive))
     assert (properties.format, properties.height, properties.width) == ("JPEG", 4, 6)
 
 
 @pytest.mark.parametrize("level", [0, 100, 255])
 def test_brightness_is_the_mean_luma(level):
-    properties = image_file.examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"), MAX_PIXELS)
+    properties = examine(saved(Image.new("RGB", (5, 5), (level, level, level)), "PNG"))
     assert properties.mean["luma"] == pytest.approx(level, abs=1e-3)
 
 
 def test_brightness_weighs_the_colours():
-    green = image_file.examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"), MAX_PIXELS)
+    green = examine(saved(Image.new("RGB", (5, 5), (0, 255, 0)), "PNG"))
     assert green.mean["luma"] == pytest.approx(0.587 * 255, abs=1e-3)
 
 
@@ -53,28 +58,64 @@ def test_brightness_weighs_the_colours():
 def test_truncated_files_are_refused(rng, format_, keep):
     whole = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format_)
     with pytest.raises(UnusableImageError, match="damaged or truncated"):
-        image_file.examine(whole[: int(len(whole) * keep)], MAX_PIXELS)
+        examine(whole[: int(len(whole) * keep)])
 
 
 @pytest.mark.parametrize(
     ("encoded", "reason"),
     [
         (b"", "empty file"),
-        (b"these are words, not an image", "not a JPEG, PNG or GIF"),
-        (b"PK\x03\x04" + bytes(100), "not a JPEG, PNG or GIF"),
-        (saved(Image.new("RGB", (4, 4)), "BMP"), "a BMP file; save it as JPEG or PNG"),
-        (saved(Image.new("RGB", (4, 4)), "WEBP"), "a WebP file; save it"),
-        (saved(Image.new("RGB", (4, 4)), "TIFF"), "a TIFF file; save it"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC, AVIF or video file; save it"),
+        (b"these are words, not an image", "not an image file"),
+        (b"PK\x03\x04" + bytes(100), "not an image file"),
+        (b"%PDF-1.7" + bytes(40), "a PDF file; save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "a video file; save it as JPEG or PNG"),
+        (b"RIFF....WEBPVP8 ", "damaged WebP file"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "damaged HEIC file"),
     ],
 )
 def test_other_formats_are_refused(encoded, reason):
     with pytest.raises(UnusableImageError, match=reason):
-        image_file.examine(encoded, MAX_PIXELS)
+        examine(encoded)
+
+
+@pytest.mark.parametrize("format_", ["WEBP", "BMP", "TIFF", "AVIF"])
+def test_other_formats_are_converted(rng, format_):
+    image = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+    encoded = saved(image, format_, lossless=True) if format_ == "WEBP" else saved(image, format_)
+    (examined,) = image_file.examine_all([encoded], OPTIONS)
+    assert (examined.result.format, examined.result.height, examined.result.width) == ("PNG", 4, 6)
+    assert [kind for kind, _ in examined.observations] == ["converted"]
+    with Image.open(io.BytesIO(examined.encoded)) as decoded, Image.open(io.BytesIO(encoded)) as source:
+        np.testing.assert_array_equal(np.asarray(decoded), np.asarray(source))
+
+
+def test_a_conversion_keeps_the_orientation_for_the_labels():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    properties = examine(saved(Image.new("RGB", (6, 4)), "WEBP", exif=exif))
+    assert (properties.height, properties.width, properties.orientation) == (6, 4, 6)
+
+
+@pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_can_be_used(format_):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime")]
+    options = OPTIONS.model_copy(update={"animated": "first"})
+    encoded = saved(frames[0], format_, save_all=True, append_images=frames[1:])
+    (examined,) = image_file.examine_all([encoded], options)
+    assert examined.result.mean["red"] > 250 and examined.result.mean["green"] < 5
+    assert ("frames", {"WEBP": "WebP"}.get(format_, format_)) in examined.observations
+
+
+def test_a_colour_profile_is_observed():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    prepared = image_file.prepare(saved(Image.new("RGB", (4, 4)), "PNG", icc_profile=profile), OPTIONS)
+    assert [kind for kind, _ in prepared.observations] == ["profile"]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert image_file.prepare(saved(Image.new("RGB", (4, 4)), "JPEG", icc_profile=srgb), OPTIONS).observations == ()
 
 
 def test_a_gif_of_one_frame_is_used():
-    properties = image_file.examine(saved(Image.new("RGB", (6, 4), "red"), "GIF"), MAX_PIXELS)
+    properties = examine(saved(Image.new("RGB", (6, 4), "red"), "GIF"))
     assert (properties.format, properties.height, properties.width) == ("GIF", 4, 6)
     assert (properties.mean["red"], properties.mean["green"]) == (255.0, 0.0)
 
@@ -83,13 +124,13 @@ def test_a_gif_of_one_frame_is_used():
 def test_an_animated_gif_is_refused_however_large_its_later_frames(side):
     frames = [Image.new("RGB", (4, 4), "red"), Image.new("RGB", (side, side), "lime")]
     with pytest.raises(UnusableImageError, match="animated: 2 frames"):
-        image_file.examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), MAX_PIXELS)
+        examine(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
 
 def test_a_rotated_photograph_has_the_size_of_the_upright_image():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert (image_file.examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif), MAX_PIXELS).height) == 6
+    assert (examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif)).height) == 6
 
 
 def test_batches_give_the_results_of_single_images(rng):
@@ -97,14 +138,14 @@ def test_batches_give_the_results_of_single_images(rng):
     contents = [b"" if i % 50 == 7 else each[:60] if i % 50 == 9 else each for i, each in enumerate(whole)]
     contents[0] = contents[199] = b"words"
     contents[100] = UnusableImageError("cannot be read: Permission denied")
-    examined = list(image_file.examine_all(iter(contents), MAX_PIXELS))
+    examined = list(image_file.examine_all(iter(contents), OPTIONS))
     assert len(examined) == 200
-    for content, (encoded, result, _) in zip(contents, examined, strict=True):
+    for content, (encoded, result, *_) in zip(contents, examined, strict=True):
         if isinstance(content, UnusableImageError):
             assert result is content
             continue
         try:
-            alone = image_file.examine(content, MAX_PIXELS)
+            alone = examine(content)
             assert dataclasses.replace(result, mean={}, deviation={}) == dataclasses.replace(
                 alone, mean={}, deviation={}
             )
@@ -120,7 +161,7 @@ def test_an_error_while_reading_is_raised(make_image):
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
-        list(image_file.examine_all(contents(), MAX_PIXELS))
+        list(image_file.examine_all(contents(), OPTIONS))
 
 
 def test_many_damaged_files_do_not_accumulate(rng, monkeypatch):
@@ -135,7 +176,7 @@ def test_many_damaged_files_do_not_accumulate(rng, monkeypatch):
             yield whole[:-500]
 
     ahead = []
-    for returned, examined in enumerate(image_file.examine_all(contents(), MAX_PIXELS), start=1):
+    for returned, examined in enumerate(image_file.examine_all(contents(), OPTIONS), start=1):
         assert isinstance(examined.result, UnusableImageError)
         ahead.append(taken - returned)
     assert len(ahead) == 1000
@@ -143,14 +184,14 @@ def test_many_damaged_files_do_not_accumulate(rng, monkeypatch):
 
 
 def test_no_images_to_examine():
-    assert list(image_file.examine_all([], MAX_PIXELS)) == []
+    assert list(image_file.examine_all([], OPTIONS)) == []
 
 
 def test_animated_png_is_refused():
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue")]
     encoded = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(UnusableImageError, match="animated: 3 frames"):
-        image_file.examine(encoded, MAX_PIXELS)
+        examine(encoded)
 
 
 @pytest.mark.parametrize("side", [101, 12_000, 30_000])
@@ -162,13 +203,13 @@ def test_large_images_are_refused_by_their_header_alone(side):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     encoded = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     with pytest.raises(UnusableImageError, match=r"data\.max_pixels = 10000"):
-        image_file.examine(encoded, MAX_PIXELS)
+        examine(encoded)
 
 
 def test_a_second_image_behind_a_jpeg_is_ignored():
     first, second = Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4), "red")
     encoded = saved(first, "MPO", save_all=True, append_images=[second])
-    assert image_file.examine(encoded, MAX_PIXELS).format == "JPEG"
+    assert examine(encoded).format == "JPEG"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +228,7 @@ def test_slices(height, width, brightness, expected):
 
 def test_moments_are_numpys(rng):
     pixels = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    properties = image_file.examine(saved(Image.fromarray(pixels), "PNG"), MAX_PIXELS)
+    properties = examine(saved(Image.fromarray(pixels), "PNG"))
     for index, color in enumerate(("red", "green", "blue")):
         assert properties.mean[color] == pytest.approx(pixels[..., index].mean(), rel=1e-6)
         assert properties.deviation[color] == pytest.approx(pixels[..., index].std(), rel=1e-5)
@@ -199,13 +240,13 @@ def test_moments_are_numpys(rng):
 def test_large_images_are_sampled_well_enough():
     y, x = np.mgrid[0:1500, 0:2000]
     pixels = np.stack([x % 256, y % 256, (x + y) % 256], axis=-1).astype(np.uint8)
-    properties = image_file.examine(saved(Image.fromarray(pixels), "PNG", compress_level=1), 10_000_000)
+    properties = examine(saved(Image.fromarray(pixels), "PNG", compress_level=1), max_pixels=10_000_000)
     assert properties.mean["red"] == pytest.approx(pixels[..., 0].mean(), rel=0.01)
     assert properties.deviation["green"] == pytest.approx(pixels[..., 1].std(), rel=0.01)
 
 
 def test_a_large_flat_image_is_exact_and_has_no_hash():
-    properties = image_file.examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), 10_000_000)
+    properties = examine(saved(Image.new("RGB", (2000, 2000), (201, 201, 201)), "PNG"), max_pixels=10_000_000)
     assert properties.mean == pytest.approx(dict.fromkeys(properties.mean, 201.0), rel=1e-6)
     assert max(properties.deviation.values()) < 1e-3
     assert properties.perceptual_hash is None
@@ -220,17 +261,17 @@ def test_the_perceptual_hash_survives_size_format_and_brightness(rng):
         saved(original, "JPEG", quality=60),
         saved(original.point(lambda value: value * 0.8 + 20), "PNG"),
     ]
-    hashed = image_file.examine(saved(original, "PNG"), 1_000_000).perceptual_hash
+    hashed = examine(saved(original, "PNG"), max_pixels=1_000_000).perceptual_hash
     for encoded in same:
-        assert (image_file.examine(encoded, 1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
-    assert (image_file.examine(saved(other, "PNG"), 1_000_000).perceptual_hash ^ hashed).bit_count() > 12
+        assert (examine(encoded, max_pixels=1_000_000).perceptual_hash ^ hashed).bit_count() <= 4
+    assert (examine(saved(other, "PNG"), max_pixels=1_000_000).perceptual_hash ^ hashed).bit_count() > 12
 
 
 def test_the_orientation_of_a_png_is_reported_because_it_is_not_applied():
     image, exif = Image.new("RGB", (6, 4)), Image.Exif()
     exif[0x0112] = 6
     rotated = saved(image, "PNG", exif=exif)
-    assert image_file.examine(rotated, MAX_PIXELS).height == 4
+    assert examine(rotated).height == 4
     assert image_file.ignored_orientation(rotated) == 6
     start = rotated.index(b"eXIf") + 4
     assert image_file.ignored_orientation(rotated[:start] + bytes(30) + rotated[start + 30 :]) == 1  # damaged
@@ -244,6 +285,6 @@ def test_an_object_only_in_the_transparency():
     opaque = Image.new("RGBA", (6, 6), (0, 0, 0, 9))
     flat.putalpha(shape)
     contents = [saved(image, "PNG") for image in (flat, other, opaque, flat.convert("RGB"))]
-    results = [image_file.has_object_in_alpha(content, image_file.examine(content, MAX_PIXELS)) for content in contents]
+    results = [image_file.has_object_in_alpha(content, examine(content)) for content in contents]
     assert results == [True, False, False, False]
-    assert not image_file.has_object_in_alpha(contents[0][:-30], image_file.examine(contents[0], MAX_PIXELS))
+    assert not image_file.has_object_in_alpha(contents[0][:-30], examine(contents[0]))

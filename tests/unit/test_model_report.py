@@ -129,7 +129,7 @@ def sources_of(evaluation_of, rng):
                 },
             ),
             "sizes": [ImageSizes("train", (20.0, 200.0, 640.0), (20.0, 100.0, 480.0), {"JPEG": 100, "PNG": 10})],
-            "quarantined": [QuarantinedFile(path=f"{names[0]}/bad.png", reason="not a JPEG, PNG or GIF file")],
+            "quarantined": [QuarantinedFile(path=f"{names[0]}/bad.png", reason="not an image file")],
             "duplicates": [duplicate_group("exact", ["a.png", "b.png"], names[0])],
             "drift": DriftReport(previous_span=None, skew=()),
             "explained": True,

@@ -55,8 +55,8 @@ def reasons(check):
 @pytest.mark.parametrize(
     "check",
     [
-        lambda content: image_file.examine(content, 10_000),
-        lambda content: image_file.examine(content, 100),
+        lambda content: image_file.examine(image_file.prepare(content, DataOptions(max_pixels=10_000))),
+        lambda content: image_file.examine(image_file.prepare(content, DataOptions(max_pixels=100))),
         lambda content: mask.normalize(content, height=24, width=24, encoding=MaskEncoding(num_classes=2)),
         lambda content: mask.normalize(content, height=24, width=23, encoding=MaskEncoding(num_classes=2)),
     ],
