@@ -1,12 +1,13 @@
 """AP of object detection on a held-out part of a dataset, trained by a preset, without TFX.
 
-python tests/bench/detection.py DATA --preset bccd|boxes --measure validation|1/5 [--seed 1] [--set training.epochs=5]
+python tests/bench/detection.py DATA --preset bccd --measure validation|1/5 [--seed 1] [--set training.epochs=5]
 
 DATA is a dataset with boxes in any layout. `--measure validation` (or `test`) trains on all images outside that split
 of the dataset. `--measure 1/5` divides the images by the hash of their bytes, and measures on the first fifth; images
 that the dataset assigns to `validation` or `test` are not used then, so that settings can be selected without them.
-With `--select 0.1`, a tenth of the training images selects the epoch if `training.kept_epoch` is `best`; otherwise all
-are trained on. Prints one line per epoch and, last, one JSON object.
+With `--select 0.1`, a tenth of the training images selects the epoch if `training.kept_epoch` is `best`. Without, all
+are trained on, the last epoch is kept, and the losses that are printed are those of a few measured images. Prints one
+line per epoch and, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
 
-_BATCH_SIZE = 8
+_BATCH_SIZE = 8  # of the measurement
 
 
 class Part(NamedTuple):
@@ -66,9 +67,7 @@ class Part(NamedTuple):
         return tf.data.Dataset.from_tensor_slices((self.images, self.labels))
 
 
-def read_dataset(
-    root: Path, image_size: int, options: DataOptions | None = None, resize: dict[str, Any] | None = None
-) -> tuple[tuple[str, ...], Part]:
+def read_dataset(root: Path, image_size: int, options: DataOptions | None = None) -> tuple[tuple[str, ...], Part]:
     """Reads the class names, and all images with their boxes, by the layouts and checks of the pipeline."""
     dataset = inspect_dataset(str(root), options or DataOptions())
     rows: list[tuple[Any, ...]] = []
@@ -186,7 +185,9 @@ def main() -> None:
     classes, images = read_dataset(arguments.data, chosen.transform.image_size, data)
     options = chosen.trainer_options(classes)
     part, measured = divide(images, arguments.measure)
-    validation = measured
+    if not arguments.select and options.training.kept_epoch == "best":
+        parser.error('training.kept_epoch = "best" requires --select: the measured images must not select the epoch')
+    validation = measured.take(np.arange(min(_BATCH_SIZE, len(measured.images))))
     if arguments.select:
         selects = part.positions * 1000 % 1 < arguments.select
         part, validation = part.take(~selects), part.take(selects)
