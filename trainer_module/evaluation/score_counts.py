@@ -1,8 +1,78 @@
-"""Counts of scores by class, from which areas under ROC curves are computed; of bounded size."""
+"""Counts of scores by class, from which areas under ROC and precision-recall curves are computed; of bounded size."""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
+
+
+class ScoreOutcomes(NamedTuple):
+    """Distinct scores, ascending, and how many examples with each belong to the class, or do not.
+
+    Attributes:
+      scores: float32 [k].
+      positives: int64 [k], examples that belong to the class.
+      negatives: int64 [k], the others.
+    """
+
+    scores: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+
+    @property
+    def num_positives(self) -> float:
+        """Number of examples that belong to the class; a float, since products of counts can exceed 64 bits."""
+        return float(self.positives.sum())
+
+    @property
+    def num_negatives(self) -> float:
+        """Number of the other examples."""
+        return float(self.negatives.sum())
+
+    def average_precision(self) -> float:
+        """Computes the sum of the precision at each score times the recall that is gained there; NaN without positives.
+
+        Examples with equal scores count together, and nothing is interpolated, as in scikit-learn's
+        `average_precision_score`.
+        """
+        if not self.num_positives:
+            return math.nan
+        precision, recall = self._curve()
+        return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+    def precision_at(self, recalls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the best precision with at least each recall, and the score at which the recall is reached.
+
+        Args:
+          recalls: float64 [r], ascending.
+
+        Returns:
+          float64 [r] each; NaN without positives.
+        """
+        if not self.num_positives:
+            return np.full(len(recalls), np.nan), np.full(len(recalls), np.nan)
+        precision, recall = self._curve()
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        index = np.minimum(np.searchsorted(recall, recalls - 1e-12), len(recall) - 1)
+        return best[index], self.scores[::-1][index].astype(np.float64)
+
+    def _curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Precision and recall if the examples with at least a score are predicted, from the highest score on."""
+        correct = np.cumsum(self.positives[::-1])
+        predicted = np.cumsum((self.positives + self.negatives)[::-1])
+        return correct / predicted, correct / self.num_positives
+
+
+def _outcomes(keys: np.ndarray, counts: np.ndarray) -> ScoreOutcomes:
+    """Sorted keys, whose last bit marks positives and whose next 32 are the score, and their counts."""
+    bits, first = np.unique((keys >> 1) & 0xFFFFFFFF, return_index=True)
+    if not len(bits):
+        return ScoreOutcomes(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
+    positives = np.add.reduceat(np.where(keys & 1, counts, 0), first)
+    scores = bits.astype(np.uint32).view(np.float32)
+    return ScoreOutcomes(scores, positives, np.add.reduceat(counts, first) - positives)
 
 
 class IntegerCounts:
@@ -66,22 +136,25 @@ class ScoreCounts:
         It is the share of the pairs of a positive and a negative example in which the positive one has the higher
         score; ties count half (Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747).
         """
+        areas = np.full(num_classes, np.nan)
+        for class_id, outcomes in enumerate(self.by_class(num_classes)):
+            if (num_pairs := outcomes.num_positives * outcomes.num_negatives) > 0.0:
+                lower = np.cumsum(outcomes.negatives) - outcomes.negatives
+                areas[class_id] = (outcomes.positives * (lower + outcomes.negatives / 2.0)).sum() / num_pairs
+        return areas
+
+    def by_class(self, num_classes: int) -> list[ScoreOutcomes]:
+        """Returns the scores of each class."""
         keys, counts = self._counts.keys, self._counts.counts
         bounds = np.searchsorted(keys, np.arange(num_classes + 1) << 33)
-        areas = np.full(num_classes, np.nan)
-        for class_id in range(num_classes):
-            part = slice(bounds[class_id], bounds[class_id + 1])
-            scores, first = np.unique(keys[part] >> 1, return_index=True)
-            if not len(scores):
-                continue
-            positive_counts = np.where(keys[part] & 1, counts[part], 0)
-            positives = np.add.reduceat(positive_counts, first)
-            negatives = np.add.reduceat(counts[part] - positive_counts, first)
-            if positives.sum() and negatives.sum():
-                lower = np.cumsum(negatives) - negatives
-                num_pairs = float(positives.sum()) * float(negatives.sum())
-                areas[class_id] = (positives * (lower + negatives / 2.0)).sum() / num_pairs
-        return areas
+        parts = [slice(bounds[class_id], bounds[class_id + 1]) for class_id in range(num_classes)]
+        return [_outcomes(keys[part], counts[part]) for part in parts]
+
+    def of_all_classes(self) -> ScoreOutcomes:
+        """Returns the scores of all classes together."""
+        keys = self._counts.keys & ((1 << 33) - 1)
+        order = np.argsort(keys, kind="stable")
+        return _outcomes(keys[order], self._counts.counts[order])
 
     def _truncate(self, bits: np.ndarray) -> np.ndarray:
         return bits >> self._dropped_bits << self._dropped_bits

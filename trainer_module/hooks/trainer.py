@@ -7,7 +7,7 @@ import tempfile
 import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from trainer_module import distribution, export, features, fitting, input_pipeline, search_space
+from trainer_module import distribution, export, features, fitting, input_pipeline, search_space, tasks
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.hooks.inputs import read_inputs
 from trainer_module.locations import is_remote
@@ -52,6 +52,8 @@ def run_fn(fn_args: FnArgs) -> None:
             options, inputs.data, run_dir, strategy=strategy, checkpoint=checkpoint, cache_dir=cache_dir
         )
         if is_chief:
+            validation = input_pipeline.batch_examples(inputs.data.validation, options.training.batch_size)
+            options = tasks.get(options.task.name).calibrate(model, validation, options)
             export.export(
                 model,
                 options,

@@ -240,6 +240,12 @@ def _without_sample_weight(train_data: tf.data.Dataset, options: TrainerOptions)
     return train_data
 
 
+def _without_calibration(
+    model: keras.Model, validation_data: tf.data.Dataset, options: TrainerOptions
+) -> TrainerOptions:
+    return options
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """Everything task-specific. Code outside `trainer_module/tasks` reads this record and never compares names.
@@ -269,6 +275,8 @@ class TaskSpec:
       objectives: Values that Tuner can optimise.
       loss_options: Keys of `[task]` that change the loss, so losses with different values are not comparable.
       option_conditions: Key of `[task]` → the condition under which it has an effect.
+      calibrate: (trained model, validation data in batches, options) → the options of the export, with what the task
+        chooses after the training, such as decision thresholds; stored with the model.
       evaluation: How it is evaluated.
       export: How it is served.
       explanation: How a prediction is explained.
@@ -295,6 +303,7 @@ class TaskSpec:
     objectives: tuple[Objective, ...]
     loss_options: tuple[str, ...] = ()
     option_conditions: Mapping[str, Condition] = field(default_factory=dict)
+    calibrate: Callable[[keras.Model, tf.data.Dataset, TrainerOptions], TrainerOptions] = _without_calibration
     evaluation: Evaluation
     export: Export
     explanation: Explanation

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from trainer_module import features
 from trainer_module.evaluation import labels
-from trainer_module.section import Rate, TaskOptions
+from trainer_module.section import Rate
+from trainer_module.tasks._pooled_head import PooledHeadOptions, pooled_head
 from trainer_module.tasks._spec import (
     Agreement,
     Drawing,
@@ -29,31 +30,13 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    from trainer_module.models import FeatureMaps
     from trainer_module.options import TrainerOptions, TransformOptions
 
 
-class Options(TaskOptions):
+class Options(PooledHeadOptions):
     """`[task]` with `name = "classification"`."""
 
     name: Literal["classification"] = "classification"
-    pooling: Literal["global_average", "global_max", "flatten"] = Field(
-        default="global_average",
-        description="How the head reads the last feature map: the mean of every channel, its maximum, or all values; "
-        "with `flatten` the number of parameters grows with the image.",
-    )
-    dense_units: int | None = Field(
-        default=None,
-        ge=0,
-        le=65536,
-        description="Size of the dense layer in the head, whose output is the embedding; 0 for none. If absent, the "
-        "model's default: 256 for `scratch_cnn`, otherwise 0.",
-    )
-    dropout: Rate | None = Field(
-        default=None,
-        description="Dropout before the class layer. If absent, the model's default: 0.5 for `scratch_cnn`, otherwise "
-        "0.2.",
-    )
     label_smoothing: Rate = Field(
         default=0.0,
         description="Share of a label that is distributed over all classes, in the training and the validation loss.",
@@ -84,43 +67,6 @@ def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], op
 def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
     """Reads the class ids of a batch, int64 [n]."""
     return transformed[features.LABEL]
-
-
-# === Network ===
-
-
-def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
-    """Adds pooling, an optional dense layer with ReLU, dropout and the class layer.
-
-    Args:
-      maps: The model's feature maps; `encoded` is read.
-      num_classes: Number of classes.
-      options: `task` and the defaults of `model` are read.
-
-    Returns:
-      Logits, float32 [N, num_classes]. The layers `pooled` and `embedding` (see `trainer_module.features`) are part of
-      the graph.
-
-    Reference: Lin et al. 2014, https://arxiv.org/abs/1312.4400, section 3.2 (global average pooling); Kornblith et al.
-    2019, https://arxiv.org/abs/1805.08974, section 4.
-    """
-    from keras import layers
-
-    own = Options.from_options(options)
-    units = options.model.head_dense_units if own.dense_units is None else own.dense_units
-    dropout = options.model.head_dropout if own.dropout is None else own.dropout
-    pooling = {
-        "global_average": layers.GlobalAveragePooling2D,
-        "global_max": layers.GlobalMaxPooling2D,
-        "flatten": layers.Flatten,
-    }
-    x = pooling[own.pooling](name=features.POOLED_LAYER)(maps.encoded)
-    if units:
-        x = layers.Dense(units, activation="relu", name=features.EMBEDDING_LAYER)(x)
-    else:
-        x = layers.Activation("linear", name=features.EMBEDDING_LAYER)(x)
-    x = layers.Dropout(dropout, name="head_dropout")(x)
-    return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
 
 
 # === Training ===
@@ -326,7 +272,7 @@ TASK = TaskSpec(
     transform_label=_transform_label,
     read_label=_read_label,
     augment=_augment,
-    head=_head,
+    head=pooled_head,
     loss=_loss,
     sample_weight=_sample_weight,
     training_metrics=_training_metrics,
