@@ -27,16 +27,21 @@ class Prediction(NamedTuple):
     """The classification of one image.
 
     Attributes:
-      label: The most probable class.
-      score: Its probability, range [0, 1].
-      top: The most probable classes, best first.
+      label: The most probable class; of a multi-label model all predicted classes, joined with `|`, and empty if none
+        is predicted.
+      score: The largest probability of a class, range [0, 1].
+      top: The most probable classes, best first; of a multi-label model the predicted ones, unless `top_k` classes are
+        requested.
       version: Model version; None if the server does not report it.
+      labels: The predicted classes of a multi-label model, in the order of their ids; None for one class per image, and
+        if `top_k` classes are requested.
     """
 
     label: str
     score: float
     top: tuple[ScoredLabel, ...]
     version: int | None = None
+    labels: tuple[ScoredLabel, ...] | None = None
 
 
 class Mask(NamedTuple):
@@ -209,10 +214,25 @@ class ModelMetadata(NamedTuple):
 
 
 def predictions(outputs: Mapping[str, Any], version: int | None) -> list[Prediction]:
-    """Reads `label` [N] and `score` [N] of `serving_default`."""
+    """Reads `label` [N] and `score` [N] of `serving_default`, or the outputs of a multi-label model.
+
+    These are `labels` [N], `predicted` [N, C] and `probabilities` [N, C].
+    """
+    if "predicted" in outputs:
+        columns = _columns(outputs, ("labels", "predicted", "probabilities"))
+        return [_label_set(_text(joined), chosen, row, version) for joined, chosen, row in zip(*columns, strict=True)]
     labels, scores = _columns(outputs, ("label", "score"))
     best = [ScoredLabel(_text(name), float(score)) for name, score in zip(labels, scores, strict=True)]
     return [Prediction(first.label, first.score, (first,), version) for first in best]
+
+
+def _label_set(joined: str, predicted: Any, probabilities: Any, version: int | None) -> Prediction:
+    scores = np.asarray(probabilities, np.float64)
+    names = joined.split("|") if joined else []
+    pairs = zip(names, scores[np.asarray(predicted, bool)].tolist(), strict=True)
+    labels = tuple(ScoredLabel(name, score) for name, score in pairs)
+    top = tuple(sorted(labels, key=lambda entry: -entry.score))
+    return Prediction(joined, float(scores.max()), top, version, labels)
 
 
 def top_predictions(outputs: Mapping[str, Any], version: int | None, top_k: int) -> list[Prediction]:

@@ -12,6 +12,7 @@ IMAGE_SHA256 = "image/sha256"  # hex digest of the image file as it was read
 # has been; not part of the schema.
 IMAGE_BIT_DEPTH = "image/bit_depth"
 CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the image
+CLASS_COUNT = "image/class/count"  # int64, number of classes of the image; only of images with any number of them
 MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]
 MASK_CLASSES = "mask/class/text"  # names of the classes that occur in the mask, any number
 
@@ -63,7 +64,9 @@ BOX_SLICES = (SLICE_OBJECT_COUNT, SLICE_OBJECT_SIZE)
 
 # --- Transformed example: output of the transform graph ----------------------------------------------------------
 IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
-LABEL = "label"  # int64 class id (index of the class name), or raw uint8 mask [image_size, image_size] in one string
+# int64 class id (index of the class name), float32 [C] with 1 for every class of the image, raw uint8 mask
+# [image_size, image_size] in one string, or packed boxes.
+LABEL = "label"
 PIXEL_MEAN = "pixel_mean"  # float32 [channels], over the train split, range [0, 255]
 PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], over the train split
 

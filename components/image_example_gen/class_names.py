@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.labels import CLASS_NAMES, has_boxes, has_class_ids
+from components.image_example_gen.labels import CLASS_NAMES, has_boxes, has_class_ids, has_sets
 from components.image_example_gen.layouts import Entry, Listing
 from trainer_module.error_text import did_you_mean
 
@@ -142,7 +142,7 @@ def _same_class(groups: Sequence[Sequence[str]], listing: Listing, root: str) ->
         lines.append(f"{' and '.join(map(examples.of, group))} differ only by {_difference(group)}")
     return (
         f"{root}: class names look alike.{_lines(lines)}\nIf these are the same class, use "
-        f"{_setting('rename_classes', new_names)}. If they are different classes, list all classes. "
+        f"{setting('rename_classes', new_names)}. If they are different classes, list all classes. "
         f"{_list_all(listing.class_names)}"
     )
 
@@ -184,12 +184,26 @@ def _several_labels(combined: Mapping[str, Sequence[str]], listing: Listing, roo
         lines.append(f"{examples.of(name)}, {reason}")
     first, known = next(iter(combined.items()))
     target = known[0] if known else "…"
+    are_sets = has_sets(listing.label_features)
+    fact = "are not separated" if are_sets else "here an image has exactly one class"
     return (
-        f"{root}: class names look like several labels of one image, and here an image has exactly one class."
+        f"{root}: class names look like several labels of one image, and {fact}."
         f"{_lines(lines)}\nRemove these images, or choose one class for them: "
-        f"{_setting('rename_classes', {first: target})}. If they are classes of their own, list all classes. "
-        f"{_list_all(listing.class_names)}"
+        f"{setting('rename_classes', {first: target})}. If they are classes of their own, list all classes. "
+        f"{_list_all(listing.class_names)}{_separation(first, listing, are_sets)}"
     )
+
+
+def _separation(name: str, listing: Listing, are_sets: bool) -> str:
+    """Returns the advice to separate the labels in a name, if that does not take other names apart."""
+    match = _LABEL_SEPARATORS.search(name) or re.search(r"\band\b|[+&/_-]", name) or re.search(r"\s", name)
+    separator = match.group() if match else ""
+    keys = {_key(other) for other in listing.class_names}
+    parts = {_key(part) for other in listing.class_names if other != name for part in other.split(separator or None)}
+    if not separator or (not _LABEL_SEPARATORS.search(name) and not parts <= keys):
+        return ""
+    task = "" if are_sets else "--set task.name=multi_label "
+    return f"\nIf an image may have several labels, use {task}{setting('label_separator', separator)}."
 
 
 # === Texts ===
@@ -235,8 +249,11 @@ def _toml(text: str) -> str:
     return _visible(json.dumps(text, ensure_ascii=False))
 
 
-def _setting(key: str, value: Mapping[str, str] | Sequence[str]) -> str:
-    if isinstance(value, Mapping):
+def setting(key: str, value: Mapping[str, str] | Sequence[str]) -> str:
+    """Returns the option of the command that sets a key of `[data]`, quoted for a shell."""
+    if isinstance(value, str):
+        text = _toml(value)
+    elif isinstance(value, Mapping):
         text = "{" + ", ".join(f"{_toml(old)} = {_toml(new)}" for old, new in value.items()) + "}"
     else:
         text = "[" + ", ".join(map(_toml, value)) + "]"
@@ -246,4 +263,4 @@ def _setting(key: str, value: Mapping[str, str] | Sequence[str]) -> str:
 def _list_all(names: Collection[str]) -> str:
     if len(names) > _MOST_CLASSES:
         return f"data.classes lists all {len(names)} classes in the order of their ids."
-    return f"All classes: {_setting('classes', sorted(names))}"
+    return f"All classes: {setting('classes', sorted(names))}"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.image_example_gen import class_list, class_names, files, labels, layouts, spans, tables
+from components.image_example_gen import class_list, class_names, files, label_sets, labels, layouts, spans, tables
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
@@ -180,7 +180,9 @@ def _add_span_column(part: _Part, number: int) -> Listing:
 
 def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
     """Derives what follows from all entries: classes, splits, slices, fingerprint."""
-    listing = class_names.rename(part.listing, options.rename_classes, part.root)
+    listing = label_sets.convert(part.listing, options, part.root)
+    listing = class_names.rename(listing, options.rename_classes, part.root)
+    listing = label_sets.normalize(listing, options.classes)
     class_names.check(listing, options.classes, part.root)
     entries, own_splits = _assign_splits(listing.entries, options)
     refused = tuple(sorted(listing.refused))
@@ -189,6 +191,8 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
         digest.update(repr(item).encode())
     slice_columns, notes = _slice_columns(listing.columns, entries)
     classes = _classes(listing, options)
+    if labels.has_sets(listing.label_features):
+        label_sets.refuse_separator(classes, part.root)
     _check_mask_settings(part, classes, options)
     newest = chosen[-1] if chosen else None
     return Dataset(
@@ -279,7 +283,7 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is
         raise DatasetError(
             f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
         )
-    if len(dataset.classes) == 1 and not labels.has_boxes(dataset.label_features):
+    if len(dataset.classes) == 1 and not _may_have_one_class(dataset):
         raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")
     splits = {entry.split for entry in dataset.entries}
     if dataset.own_splits and not splits & {"", features.TRAIN}:
@@ -289,6 +293,13 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is
         )
     if listing.class_names:
         _refuse_small_classes(location, dataset)
+
+
+def _may_have_one_class(dataset: Dataset) -> bool:
+    """Whether one class can be learned: objects of it are found, or images have it or not."""
+    is_known = not layouts.get(dataset.layout).entries_are_containers
+    lacking = not is_known or any(not entry.classes for entry in dataset.entries)
+    return labels.has_boxes(dataset.label_features) or (labels.has_sets(dataset.label_features) and lacking)
 
 
 def _advice_for_single(dataset: Dataset) -> str:
@@ -316,7 +327,7 @@ def _refuse_small_classes(location: str, dataset: Dataset) -> None:
         )
     removal = (
         "leave the class out by naming the others in data.classes"
-        if labels.has_boxes(dataset.label_features)
+        if labels.has_boxes(dataset.label_features) or labels.has_sets(dataset.label_features)
         else "remove the class"
     )
     if empty := [name for name in dataset.classes if not counts[name]]:

@@ -11,6 +11,7 @@ Value = str | bytes | int | float
 Label = tuple[tuple[str, tuple[Value, ...]], ...]
 
 CLASS_LABEL = (features.CLASS_TEXT,)
+MULTI_LABEL = (features.CLASS_TEXT, features.CLASS_COUNT)
 MASK_LABEL = (features.MASK_ENCODED, features.MASK_CLASSES)
 BOX_LABEL = (
     features.BOX_CLASSES,
@@ -22,8 +23,14 @@ BOX_LABEL = (
     features.BOX_ASPECT_RATIO,
 )
 # An example has a label if it has the label's first feature; if it has several labels, the first of them counts.
+# `MULTI_LABEL` is not among them: whether an image may have several classes is not visible in one example.
 LABELS = (MASK_LABEL, BOX_LABEL, CLASS_LABEL)
-_NOUNS = {MASK_LABEL: "a mask per image", BOX_LABEL: "boxes", CLASS_LABEL: "one class per image"}
+_NOUNS = {
+    MASK_LABEL: "a mask per image",
+    BOX_LABEL: "boxes",
+    CLASS_LABEL: "one class per image",
+    MULTI_LABEL: "any number of classes per image",
+}
 
 # Features with the class names of an image, by which images are counted and divided.
 CLASS_NAMES = (features.CLASS_TEXT, features.BOX_CLASSES)
@@ -37,6 +44,17 @@ def class_names(label: Iterable[tuple[str, Iterable[Value]]]) -> tuple[str, ...]
 def of_class(name: str) -> Label:
     """Returns the label of an image of one class."""
     return ((features.CLASS_TEXT, (name,)),)
+
+
+def of_classes(names: Iterable[str]) -> Label:
+    """Returns the label of an image of any number of classes; order and repetition of the names do not matter."""
+    ordered = tuple(sorted(set(names)))
+    return ((features.CLASS_TEXT, ordered), (features.CLASS_COUNT, (len(ordered),)))
+
+
+def has_sets(label_features: Iterable[str]) -> bool:
+    """Whether an image may have any number of classes."""
+    return features.CLASS_COUNT in label_features
 
 
 def has_class_ids(label_features: Iterable[str]) -> bool:

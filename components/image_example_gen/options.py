@@ -133,6 +133,29 @@ class DataOptions(Section):
         description="Column of the manifest with the class names; default: `label`, or the only column with a "
         "similar name (`class`, `category`), or the only one whose values are repeated.",
     )
+    label_columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Columns of the manifest that contain 1 or 0 for every image, one per class, which has the name of "
+        "the column; default: all such columns, if there are at least two and no column of labels.",
+    )
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What separates the classes of an image in one text, as in `cat|dog`; images may then have any "
+        "number of classes. Default: `|` in a column `labels` that contains it, and in every column of labels if "
+        "labels_per_image is `any`.",
+    )
+    labels_per_image: Literal["one", "any"] | None = Field(
+        default=None,
+        description="Whether an image has one class, or any number of them, also none. If absent, what the task "
+        "requires: `any` for multi_label.",
+    )
+    labels_from: Literal["auto", "boxes"] = Field(
+        default=AUTO,
+        description="`boxes`: the label of an image is the set of the classes of its boxes, those of difficult objects "
+        "and crowds included.",
+    )
     metadata_csv: str | None = Field(
         default=None,
         description="CSV with a column `filename` (relative to path) and slice columns; "
@@ -239,6 +262,23 @@ class DataOptions(Section):
         if self.group_column and self.group_pattern:
             raise ValueError("group_column and group_pattern exclude each other")
         return self
+
+    @model_validator(mode="after")
+    def _one_source_of_labels(self) -> DataOptions:
+        if self.label_columns and self.label_column:
+            raise ValueError("label_column and label_columns exclude each other")
+        if self.labels_per_image == "one":
+            for key in ("label_columns", "label_separator"):
+                if getattr(self, key):
+                    raise ValueError(f'{key} requires labels_per_image = "any"; remove one of them')
+            if self.labels_from == "boxes":
+                raise ValueError('labels_from = "boxes" requires labels_per_image = "any"; remove one of them')
+        return self
+
+    @property
+    def allows_label_sets(self) -> bool:
+        """Whether an image may have any number of classes, whatever the dataset looks like."""
+        return self.labels_per_image == "any" or bool(self.label_separator or self.label_columns)
 
     def group_of(self, path: str) -> str:
         """Returns the group that `group_pattern` reads from a path; empty if it does not match."""

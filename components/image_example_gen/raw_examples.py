@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen import bit_depth, boxes, image_file, mask, splits
+from components.image_example_gen import bit_depth, boxes, image_file, labels, mask, splits
 from components.image_example_gen.boxes import NormalizedBoxes
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_file import Examined
@@ -113,10 +113,10 @@ def build(
         raise properties
     checked = check_label(candidate.label, properties, options)
     slices = properties.slices() | dict(zip(options.columns, candidate.slices, strict=True))
+    for correction in checked.corrections:
+        observations.add(correction, candidate.filename)
     if checked.boxes:
         slices |= boxes.slices(checked.boxes.boxes, height=properties.height, width=properties.width)
-        for correction in checked.boxes.corrections.elements():
-            observations.add(correction, candidate.filename)
     # The digest of the file, not of the reduced image: the split of an image does not depend on the others.
     sha256 = hashlib.sha256(candidate.encoded).hexdigest()
     example = to_example(
@@ -182,11 +182,13 @@ class CheckedLabel(NamedTuple):
       label: Raw example features and their values.
       mask: The mask, if the label is one.
       boxes: The boxes, if the label consists of them.
+      corrections: What was corrected in the annotation of the boxes.
     """
 
     label: Label
     mask: Mask | None = None
     boxes: NormalizedBoxes | None = None
+    corrections: tuple[str, ...] = ()
 
 
 def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOptions) -> CheckedLabel:
@@ -197,8 +199,12 @@ def check_label(raw: Label, properties: ImageProperties, options: ExampleGenOpti
     """
     if boxes.is_unchecked(raw):
         fitted = _fit_boxes(raw, properties, options)
+        corrections = tuple(fitted.corrections.elements())
+        if not labels.has_boxes(options.label_features):
+            # Objects that are hard to recognise, and crowds, are in the image as well.
+            return CheckedLabel(dict(labels.of_classes(box.name for box in fitted.boxes)), corrections=corrections)
         label = boxes.raw_label(fitted.boxes, height=properties.height, width=properties.width)
-        return CheckedLabel(label, boxes=fitted)
+        return CheckedLabel(label, boxes=fitted, corrections=corrections)
     if features.MASK_ENCODED not in raw:
         return CheckedLabel(raw)
     (encoded,) = raw[features.MASK_ENCODED]

@@ -19,6 +19,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 _DELIMITERS = (",", ";", "\t")
 METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+LIST_SEPARATOR = "|"  # a list of texts in JSON becomes one text
 UNKNOWN = "unknown"  # slice value of an image for which no table has a value
 
 
@@ -149,12 +150,21 @@ def _read_jsonl(location: str, text: str) -> Table:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise DatasetError(f"{location}, line {number}: not JSON: {error}") from None
-        if not isinstance(value, dict) or any(isinstance(field, dict | list) for field in value.values()):
-            raise DatasetError(f"{location}, line {number}: expected an object of plain values.")
-        texts = {
-            key.strip(): "" if field is None else field.strip() if isinstance(field, str) else json.dumps(field)
-            for key, field in value.items()
-        }
+        if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
+            raise DatasetError(f"{location}, line {number}: expected an object of plain values, or lists of texts.")
+        texts = {key.strip(): _as_text(field) for key, field in value.items()}
         columns |= dict.fromkeys(texts)
         rows.append(Row(number, texts))
     return Table(location, tuple(columns), [Row(line, dict.fromkeys(columns, "") | values) for line, values in rows])
+
+
+def _is_plain(field: object) -> bool:
+    if isinstance(field, list):
+        return all(isinstance(entry, str) and LIST_SEPARATOR not in entry for entry in field)
+    return not isinstance(field, dict)
+
+
+def _as_text(field: object) -> str:
+    if isinstance(field, list):
+        return LIST_SEPARATOR.join(entry.strip() for entry in field)
+    return "" if field is None else field.strip() if isinstance(field, str) else json.dumps(field)

@@ -18,7 +18,7 @@ UNCOUNTED_LABELS = (features.MASK_ENCODED, *features.BOX_CORNERS)
 STATISTICS_ENVIRONMENT = "STATISTICS"
 
 # Ranges that follow from the definition of a feature. Rare boxes are not anomalies: their distributions are compared.
-_COUNTS = (features.BOX_COUNT,)
+_COUNTS = (features.BOX_COUNT, features.CLASS_COUNT)
 _FLAGS = (features.BOX_DIFFICULT, features.BOX_IS_CROWD)
 _FRACTIONS = (*features.BOX_CORNERS, features.BOX_SIZE)
 _RATIOS = (features.BOX_ASPECT_RATIO,)
@@ -56,7 +56,7 @@ def curate(
             feature.string_domain.value.extend(options.classes)
         elif feature.name == features.IMAGE_FORMAT:
             feature.string_domain.value.extend(features.IMAGE_FORMATS)
-        elif feature.name in features.BOX_DTYPES:
+        elif feature.name in features.BOX_DTYPES or feature.name in _COUNTS:
             _set_own_range(feature)
         elif feature.name in ranges:
             _set_range(feature, *ranges[feature.name], options.domain_margin)

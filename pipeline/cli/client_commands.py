@@ -122,9 +122,13 @@ def predict(
     results = _results(server, images, images, lambda client, batch: client.predict(batch, top_k), errors)
     for path, prediction in results:
         if not as_json:
-            print(f"{path}  {'  '.join(f'{label} {score:.6f}' for label, score in prediction.top)}")
-        top = [{"label": label, "score": score} for label, score in prediction.top]
-        rows.append({"image": str(path), "label": prediction.label, "score": prediction.score, "top": top})
+            scores = "  ".join(f"{label} {score:.6f}" for label, score in prediction.top)
+            print(f"{path}  {scores or '(no class)'}")
+        row = {"image": str(path), "label": prediction.label, "score": prediction.score}
+        for key, entries in (("top", prediction.top), ("labels", prediction.labels)):
+            if entries is not None:
+                row[key] = [entry._asdict() for entry in entries]
+        rows.append(row)
     _finish("predict", {"predictions": rows}, errors, as_json)
 
 

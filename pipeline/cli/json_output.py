@@ -412,7 +412,9 @@ class Prediction(JsonObject):
     label: str
     score: float
     top: list[ClassScore]
-    """The `--top-k` best classes, the best first."""
+    """The `--top-k` best classes, the best first; of a multi-label model the predicted ones by default."""
+    labels: list[ClassScore] | None = None
+    """The predicted classes of a multi-label model, by class id; absent for one class per image, or with `--top-k`."""
 
 
 class PredictOutput(JsonObject):

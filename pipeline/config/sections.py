@@ -19,7 +19,7 @@ from components.serving_validator.options import ServingLimits
 from pipeline.config import tuner_checks
 from pipeline.execution.beam_options import BeamSection
 from pipeline.kubeflow.options import KubeflowOptions
-from trainer_module import features
+from trainer_module import features, tasks
 from trainer_module.locations import absolute, is_complete, join
 from trainer_module.models import scratch_cnn
 from trainer_module.options import (
@@ -71,19 +71,26 @@ class PipelineSection(Section):
 class DataSection(DataOptions):
     """`[data]`: the dataset."""
 
-    source: Literal["folder", "digits", "digit_scenes", "digit_boxes"] = Field(
+    source: Literal["folder", "digits", "digit_scenes", "digit_boxes", "digit_sets"] = Field(
         default="folder",
         description="`digits` generates scikit-learn's handwritten digits, `digit_scenes` scenes of digits with masks; "
-        "`digit_boxes` the same scenes with boxes; none of them needs a path.",
+        "`digit_boxes` the same scenes with boxes; `digit_sets` images of up to four digits, with the set of their "
+        "classes; none of them needs a path.",
     )
     path: str | None = Field(
         default=None,
         description="Folder of the images, a manifest, or a path with {SPAN}; local, or gs:// and the like.",
     )
 
-    def options(self) -> DataOptions:
-        """The settings of ImageExampleGen, with absolute local paths."""
+    def options(self, task: str | None = None) -> DataOptions:
+        """The settings of ImageExampleGen, with absolute local paths.
+
+        Args:
+          task: Name of the task, which decides how many classes an image may have if nothing else does.
+        """
         values = self.model_dump(include=set(DataOptions.model_fields))
+        if task is not None and self.labels_per_image is None and tasks.get(task).takes_label_sets:
+            values["labels_per_image"] = "any"
         for key in ("manifest", "metadata_csv"):
             values[key] = values[key] and absolute(values[key])
         return DataOptions.model_validate(values)
@@ -175,6 +182,11 @@ class PipelineConfig(Section):
         if self.tuner.enabled:
             tuner_checks.check(self)
         return self
+
+    @property
+    def data_options(self) -> DataOptions:
+        """The settings of ImageExampleGen."""
+        return self.data.options(self.task.name)
 
     @property
     def run_dir(self) -> Path:

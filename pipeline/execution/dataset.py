@@ -27,7 +27,7 @@ def prepare(config: PipelineConfig) -> Dataset:
         from pipeline.execution import generated_datasets
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
-    dataset = inspect_dataset(config.data_location, config.data.options())
+    dataset = inspect_dataset(config.data_location, config.data_options)
     if not layouts.get(dataset.layout).entries_are_containers:
         # ImageExampleGen would come to the same result, but only after it has read all other files.
         total = len(dataset.entries) + len(dataset.refused)
@@ -39,7 +39,7 @@ def prepare(config: PipelineConfig) -> Dataset:
 def example_gen_options(config: PipelineConfig, dataset: Dataset) -> ExampleGenOptions:
     """The options of ImageExampleGen."""
     return ExampleGenOptions(
-        data=config.data.options(),
+        data=config.data_options,
         classes=dataset.classes,
         ignore_id=dataset.ignore_id,
         colors=dataset.colors,
@@ -107,15 +107,23 @@ def refuse_other_task(config: PipelineConfig, dataset: Dataset, to_node: str) ->
     """Refuses a model that the data cannot train."""
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
-    provided = set(dataset.label_features)
     task = tasks.get(config.task.name)
-    if provided.issuperset(task.label_features):
+    if _can_train(task, dataset):
         return
-    fitting = [name for name in tasks.names() if provided.issuperset(tasks.get(name).label_features)]
-    names = " or ".join(f"--set task.name={name}" for name in fitting)
-    use = f"Use {names}; or use" if fitting else "No task is trained on them. Use"
+    fitting = [name for name in tasks.names() if _can_train(tasks.get(name), dataset)]
+    settings = [f"--set task.name={name}" for name in fitting]
+    if task.takes_label_sets and labels.has_boxes(dataset.label_features):
+        settings.append("--set data.labels_from=boxes")
+    names = " or ".join(settings)
+    use = f"Use {names}; or use" if settings else "No task is trained on them. Use"
     raise ConfigError(
         f'task.name = "{task.name}" requires {task.label_noun}, and {dataset.root} has '
         f"{labels.noun(dataset.label_features)}. {use} --to ExampleValidator, which only reads, splits and checks "
         "these data."
     )
+
+
+def _can_train(task: tasks.TaskSpec, dataset: Dataset) -> bool:
+    """Whether the examples have the labels of a task, and not more classes than it can learn."""
+    has_labels = set(dataset.label_features).issuperset(task.label_features)
+    return has_labels and (task.takes_label_sets or not labels.has_sets(dataset.label_features))

@@ -23,10 +23,13 @@ _COMPLETE = ".complete"
 # Number of scenes per split, and the share of the split in the digits and in the width of the photographs.
 SCENES = {features.TRAIN: (600, 0.7), features.VALIDATION: (100, 0.15), features.TEST: (100, 0.15)}
 SCENE_SIDE = 64
+# The same for sets of digits.
+SETS = {features.TRAIN: (1800, 0.7), features.VALIDATION: (400, 0.15), features.TEST: (400, 0.15)}
+SET_SIDE, MOST_DIGITS = 32, 4
 
 # Class names by source: known before the dataset is written.
 _DIGITS = tuple(map(str, range(10)))
-CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS), "digit_boxes": _DIGITS}
+CLASSES = {"digits": _DIGITS, "digit_scenes": ("background", *_DIGITS), "digit_boxes": _DIGITS, "digit_sets": _DIGITS}
 
 
 def write_digits(data_dir: Path) -> None:
@@ -65,6 +68,18 @@ def write_digit_boxes(data_dir: Path) -> None:
     those of `xmax` and `ymax` belong to the box).
     """
     _write_once(data_dir, _digit_boxes_into)
+
+
+def write_digit_sets(data_dir: Path) -> None:
+    """Writes 2,600 gray images of 32x32 pixels with up to four handwritten digits each, and the set of their classes.
+
+    `images/<split>_<index>.png` and `manifest.csv` with `labels` such as `3|7`; an image without a digit has none. The
+    digits are 8 to 12 pixels high and do not overlap. No digit occurs in two splits. Every call writes the same images;
+    a complete folder is not written again.
+
+    Reference: See `write_digits`.
+    """
+    _write_once(data_dir, _digit_sets_into)
 
 
 def _write_once(data_dir: Path, write_into: Callable[[Path], None]) -> None:
@@ -118,6 +133,53 @@ def _digit_boxes_into(staging: Path) -> None:
         (annotations / f"{name}.xml").write_text(_voc_annotation(name, made))
     for split, listed in names.items():
         (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")
+
+
+def _digit_sets_into(staging: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    random = np.random.default_rng(0)
+    (staging / "images").mkdir()
+    rows, begin = [], 0.0
+    for split, (count, share) in SETS.items():
+        end = begin + share
+        own = slice(round(begin * len(digits.images)), round(end * len(digits.images)))
+        for index in range(count):
+            name = f"images/{split}_{index:04d}.png"
+            image, present = digit_set(digits.images[own], digits.target[own], random)
+            Image.fromarray(image).save(staging / name)
+            rows.append((name, "|".join(map(str, present)), split))
+        begin = end
+    with (staging / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "labels", "split"])
+        writer.writerows(rows)
+
+
+def digit_set(inks: np.ndarray, targets: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Places up to `MOST_DIGITS` digits on a black image; one that would overlap another is skipped.
+
+    Args:
+      inks: float [n, 8, 8], range [0, 16].
+      targets: int [n], the digits.
+      random: Source of all random choices.
+
+    Returns:
+      uint8 [32, 32] and the digits that occur, ascending.
+    """
+    image = np.zeros((SET_SIDE, SET_SIDE), np.uint8)
+    present = set()
+    for _ in range(random.integers(0, MOST_DIGITS + 1)):
+        chosen, side = random.integers(len(inks)), int(random.integers(8, 13))
+        row, column = random.integers(0, SET_SIDE - side + 1, 2)
+        place: Any = np.s_[row : row + side, column : column + side]
+        if image[place].any():
+            continue
+        enlarged = Image.fromarray(inks[chosen].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+        image[place] = np.clip(np.asarray(enlarged) * 255.0 / 16.0, 0.0, 255.0).astype(np.uint8)
+        present.add(int(targets[chosen]))
+    return image, tuple(sorted(present))
 
 
 def _voc_annotation(name: str, made: Scene) -> str:
@@ -224,4 +286,9 @@ def slant(ink: np.ndarray) -> str:
     return "right" if shift < -0.1 else "left" if shift > 0.1 else "upright"
 
 
-WRITERS = {"digits": write_digits, "digit_scenes": write_digit_scenes, "digit_boxes": write_digit_boxes}
+WRITERS = {
+    "digits": write_digits,
+    "digit_scenes": write_digit_scenes,
+    "digit_boxes": write_digit_boxes,
+    "digit_sets": write_digit_sets,
+}

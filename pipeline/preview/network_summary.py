@@ -75,7 +75,7 @@ def count_classes(config: PipelineConfig) -> NumClasses:
     if is_remote(data.path):
         return _assumed(f"{data.path} is not on this machine")
     try:
-        dataset = inspect_dataset(config.data_location, data.options())
+        dataset = inspect_dataset(config.data_location, config.data_options)
     except DatasetError as error:
         return _assumed(str(error).rstrip("."))
     if len(dataset.classes) < 2:

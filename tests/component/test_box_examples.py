@@ -126,6 +126,23 @@ def test_boxes_become_raw_examples(dataset, generate):
     _check_statistics([feature for name, feature in examples.items() if name != "images/00.jpg"])
 
 
+def test_boxes_become_sets_of_classes(dataset, generate):
+    """Boxes are checked as before; difficult objects and crowds are in the image; only the set must not conflict."""
+    examples, quarantine = generate(dataset, splits={"by": "class"}, labels_from="boxes")
+
+    def classes(name):
+        return [value.decode() for value in examples[f"images/{name}.jpg"][features.CLASS_TEXT].bytes_list.value]
+
+    assert (classes("01"), classes("02"), classes("03"), classes("negative")) == (["dog"], ["cat"], ["dog"], [])
+    assert examples["images/negative.jpg"][features.CLASS_TEXT].WhichOneof("kind") == "bytes_list"
+    for name, feature in examples.items():
+        assert list(feature[features.CLASS_COUNT].int64_list.value) == [len(classes(name[7:-4]))]
+        assert not any(key.startswith(("image/object/", "slice/object_")) for key in feature)
+    # Other boxes of the same classes are the same label.
+    assert [file.path for file in quarantine.files] == ["images/outside.jpg"]
+    assert any("boxes exceeded their image" in warning for warning in quarantine.summary.warnings)
+
+
 def _check_statistics(examples):
     names = [features.BOX_CLASSES, features.BOX_COUNT, features.BOX_SIZE, features.BOX_ASPECT_RATIO]
     names += [features.BOX_DIFFICULT, features.BOX_IS_CROWD]

@@ -487,6 +487,59 @@ def test_an_example_with_several_classes_is_quarantined(class_folders, generate,
     assert summary.examples == 60
 
 
+def test_examples_with_any_number_of_classes_are_read_as_sets(class_folders, generate, tmp_path):
+    first, _, _ = generate(class_folders({"a": 30, "b": 30}))
+    target = tmp_path / "records"
+    target.mkdir()
+    expected = {}
+    with tf.io.TFRecordWriter(str(target / "x.tfrecord")) as writer:
+        examples = [example for examples in first.values() for example in examples]
+        for number, example in enumerate(examples):
+            names = [[b"b", b"a"], [b"a"], [], [b"b|a"]][number % 4]
+            if names:
+                example.features.feature[features.CLASS_TEXT].bytes_list.value[:] = names
+            else:
+                del example.features.feature[features.CLASS_TEXT]
+            expected[value(example, features.IMAGE_FILENAME).decode()] = [["a", "b"], ["a"], [], ["a", "b"]][number % 4]
+            writer.write(example.SerializeToString())
+        example.features.feature[features.CLASS_TEXT].bytes_list.value[:] = [b"a", b"zebra"]
+        example.features.feature[features.IMAGE_FILENAME].bytes_list.value[:] = [b"zebra.png"]
+        writer.write(example.SerializeToString())
+    (tmp_path / "examples").rename(tmp_path / "first")
+    settings = {"classes": ["a", "b"], "max_bad_fraction": 0.1, "label_separator": "|"}
+    by_split, summary, bad = generate(target, **settings)
+    assert [file.reason for file in bad] == ["class `zebra` is not in data.classes"]
+    read = {}
+    for example in (example for examples in by_split.values() for example in examples):
+        names = [name.decode() for name in example.features.feature[features.CLASS_TEXT].bytes_list.value]
+        assert value(example, features.CLASS_COUNT) == len(names)
+        read[value(example, features.IMAGE_FILENAME).decode()] = names
+    assert read == expected and summary.examples == 60
+    # Every class is in every split, however the sets overlap.
+    assert all(set(counts.classes) == {"a", "b"} for counts in summary.splits.values())
+
+
+def test_the_same_image_with_two_sets_of_classes_is_a_conflict(make_image, generate, tmp_path):
+    root, rows = tmp_path / "sets", ["path,labels"]
+    root.mkdir()
+    for number in range(40):
+        (root / f"{number}.png").write_bytes(make_image())
+        rows.append(f"{number}.png,{['a|b', 'a', '', 'b'][number % 4]}")
+    for name, labels in (("same", "b|a"), ("other", "a|b|c")):
+        (root / f"{name}.png").write_bytes((root / f"{0 if name == 'same' else 1}.png").read_bytes())
+        rows.append(f"{name}.png,{labels}")
+    for number in range(12):
+        (root / f"c{number}.png").write_bytes(make_image())
+        rows.append(f"c{number}.png,c")
+    (root / "manifest.csv").write_text("\n".join(rows))
+    _, summary, bad = generate(root, max_bad_fraction=0.1, splits={"by": "class"})
+    assert {file.path: file.reason for file in bad} == {
+        "1.png": "conflicting labels: the same image has class a, b, c in other.png",
+        "other.png": "conflicting labels: the same image has class a in 1.png",
+    }
+    assert summary.duplicates["exact"].groups == 2
+
+
 def test_a_class_that_no_example_has_stops_the_run(class_folders, generate, tmp_path):
     generate(class_folders({"a": 30, "b": 30}))
     (tmp_path / "examples").rename(tmp_path / "first")

@@ -17,7 +17,7 @@ from components.example_validator import executor as validator
 from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import AnomaliesFoundError
 from components.example_validator.options import DriftOptions
-from components.image_example_gen.labels import CLASS_LABEL, MASK_LABEL
+from components.image_example_gen.labels import CLASS_LABEL, MASK_LABEL, MULTI_LABEL
 from components.schema_gen import curation
 from components.schema_gen.options import SchemaOptions
 from trainer_module import features
@@ -182,6 +182,21 @@ def test_a_label_of_one_class_must_have_one(schema):
     stats = multi_valued(features.CLASS_TEXT, [["a", "b"], ["a"]])
     anomalies = tfdv.validate_statistics(stats, schema, environment=curation.STATISTICS_ENVIRONMENT).anomaly_info
     assert "value lengths vary" in anomalies[features.CLASS_TEXT].description
+
+
+def test_the_number_of_classes_has_a_range_and_a_drift_of_its_own():
+    labels = [["a"], ["a", "b"], None, ["b"]] * 50
+    stats = multi_valued(features.CLASS_TEXT, labels)
+    schema = curate(stats, label=MULTI_LABEL, single_valued=())
+    assert not tfdv.validate_statistics(stats, schema, environment=curation.STATISTICS_ENVIRONMENT).anomaly_info
+    counts = multi_valued(features.CLASS_COUNT, [[1], [2], [0], [1]] * 50)
+    (feature,) = [
+        f for f in curate(counts, label=MULTI_LABEL, single_valued=()).feature if f.name == features.CLASS_COUNT
+    ]
+    assert feature.int_domain.min == 0 and not feature.HasField("value_count")
+    moved = multi_valued(features.CLASS_COUNT, [[3], [2], [3], [1]] * 50)
+    (difference,) = drift.compare(moved, counts, 0.1)
+    assert difference.feature == features.CLASS_COUNT
 
 
 # --- Drift ------------------------------------------------------------------------------------------------------

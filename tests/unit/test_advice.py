@@ -497,6 +497,28 @@ ROWS = [
         "expected an object of plain values",
         {"manifest.jsonl": "\n".join(f'{{"path": "raw/{i}.png", "label": "{name}"}}' for i, name in enumerate("abab"))},
     ),
+    # === Sets of classes ===
+    Row(
+        "separator of responses",
+        manifest("path,labels", "raw/0.png,a|b;c", "raw/1.png,a|b;c", "raw/2.png,c", "raw/3.png,"),
+        r"class names contain `\|`.*--set data.rename_classes",
+        options={"label_separator": ";"},
+        fixed={"label_separator": ";", "rename_classes": {"a|b": "a b"}},
+    ),
+    Row(
+        "labels from boxes that do not exist",
+        TWO,
+        r"has one class per image\. Remove it",
+        options={"labels_from": "boxes"},
+        fixed={},
+    ),
+    Row(
+        "neither 0 nor 1",
+        manifest("path,cat,dog", "raw/0.png,1,-1", "raw/1.png,2,0"),
+        "column cat is `2`; expected 1 or 0",
+        manifest("path,cat,dog", "raw/0.png,1,1", "raw/1.png,1,0", "raw/2.png,0,1"),
+        {"label_columns": ("cat", "dog")},
+    ),
     # === Manifests ===
     Row(
         "no label",
@@ -947,6 +969,24 @@ DATAFLOW = (
 )
 
 CALLS: list[tuple[str, Callable[[], None], str, Callable[[], None]]] = [
+    (
+        "two sources of labels",
+        lambda: _load("data.label_column=a", 'data.label_columns=["b", "c"]'),
+        "label_column and label_columns exclude each other",
+        lambda: _load('data.label_columns=["b", "c"]'),
+    ),
+    (
+        "one label with a separator",
+        lambda: _load("data.labels_per_image=one", "data.label_separator=;"),
+        'label_separator requires labels_per_image = "any"; remove one of them',
+        lambda: _load("data.label_separator=;"),
+    ),
+    (
+        "one label from boxes",
+        lambda: _load("data.labels_per_image=one", "data.labels_from=boxes"),
+        'labels_from = "boxes" requires labels_per_image = "any"; remove one of them',
+        lambda: _load("data.labels_from=boxes"),
+    ),
     (
         "few images",
         lambda: _divide(_records(a=2, b=20)),

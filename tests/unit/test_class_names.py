@@ -110,9 +110,13 @@ def test_several_labels_in_one_name_are_refused_with_advice_that_works(write_fol
     with pytest.raises(DatasetError, match="look like several labels") as caught:
         inspect(root)
     assert f"`{name}` (2 images, such as " in str(caught.value)
-    merge, keep = advice(str(caught.value))
+    merge, keep, separate = advice(str(caught.value))
     assert inspect(root, **dict([merge])).classes == ("cat", "dog")
     assert inspect(root, **dict([keep])).classes == tuple(sorted(["cat", "dog", name]))
+    assert "--set task.name=multi_label --set data.label_separator" in str(caught.value)
+    if name != "dog, Cat":  # after the separation, `Cat` and `cat` are names of one class
+        separated = inspect(root, **dict([separate]))
+        assert separated.classes == ("cat", "dog") and ("cat", "dog") in {e.classes for e in separated.entries}
 
 
 @pytest.mark.parametrize("names", [("cat|dog", "cat"), ("cat|dog", "dog|bird", "bird|cat")])

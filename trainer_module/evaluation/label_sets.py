@@ -1,8 +1,8 @@
 """How a model that predicts any number of classes per image is evaluated: counts and metrics.
 
 Averages are those of scikit-learn. `macro` is the mean over the classes that occur or are predicted, or, of metrics of
-scores, for which the metric is defined; `micro` counts all decisions of all classes together; `samples` is the mean over
-the images, with `zero_division=1`: nothing is wrong with predicting no class for an image without classes.
+scores, for which the metric is defined; `micro` counts all decisions of all classes together; `samples` is the mean
+over the images, with `zero_division=1`: it is not an error to predict no class for an image without classes.
 """
 
 from __future__ import annotations
@@ -251,7 +251,9 @@ def _dense(cells: IntegerCounts, size: int) -> np.ndarray:
 
 def _sample_sums(labels: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Sums the metrics of every image, in the order of `_SAMPLE_METRICS`; 0 / 0 is 1."""
-    num_labels, num_predicted, num_correct = (values.sum(axis=1).astype(float) for values in (labels, predicted, correct))
+    num_labels, num_predicted, num_correct = (
+        values.sum(axis=1).astype(float) for values in (labels, predicted, correct)
+    )
 
     def ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
         return float(np.where(denominator > 0, numerator / np.maximum(denominator, 1.0), 1.0).sum())
@@ -469,9 +471,9 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             direction="lower_is_better",
             maximum=None,
             undefined_when=NO_EXAMPLES,
-            compute=lambda summary: summary.cross_entropy / (summary.images * len(summary.support))
-            if summary.images
-            else math.nan,
+            compute=lambda summary: (
+                summary.cross_entropy / (summary.images * len(summary.support)) if summary.images else math.nan
+            ),
         ),
         MetricSpec(
             name="expected_calibration_error",

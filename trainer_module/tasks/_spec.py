@@ -310,6 +310,11 @@ class TaskSpec:
     decode: Callable[[tf.Tensor, TrainerOptions], tf.Tensor]
     drawing: Drawing
 
+    @property
+    def takes_label_sets(self) -> bool:
+        """Whether an image may have any number of classes."""
+        return features.CLASS_TEXT in self.label_features and features.CLASS_TEXT not in self.single_valued_features
+
     def raw_label(self, feature: Mapping[str, tf.train.Feature]) -> dict[str, list[Any]]:
         """Reads `label_features` of a parsed raw example: feature name → values."""
         values = {}

@@ -365,7 +365,8 @@ def _caption(label: np.ndarray, classes: Sequence[str]) -> list[str]:
         is_mixed = bool(((label > 0.0) & (label < 1.0)).any())
     else:
         values, shown, is_mixed = label[:, 0], label[:, 1] > 0.0, True
-    lines = [f"{classes[index]}: {values[index]:.0%}" if is_mixed else classes[index] for index in np.flatnonzero(shown)]
+    ids = np.flatnonzero(shown).tolist()
+    lines = [f"{classes[index]}: {values[index]:.0%}" if is_mixed else classes[index] for index in ids]
     return lines or ["(none)"]
 
 

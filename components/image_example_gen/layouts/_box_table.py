@@ -56,7 +56,7 @@ def list_table(
     own = {group_column, *CORNERS, *_SIZE, *_FLAGS}
     if not chosen.label or chosen.label in own:
         raise DatasetError(f"{table.location} has boxes, but no column `{LABEL}`. Set data.label_column.")
-    own |= set(chosen)
+    own |= {*chosen[:4]}
     columns = tuple(column for column in table.columns if column not in own)
     rows_of: dict[str, list[tables.Row]] = defaultdict(list)
     refused: list[RefusedFile] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.errors import DatasetError, UnusableImageError
 from components.image_example_gen.layouts._folder import is_image_name, split_named
 from components.image_example_gen.layouts._listed_files import ListedFiles, share_of_files
 from components.image_example_gen.tables import Table
@@ -23,6 +24,10 @@ STANDARD = (PATH, LABEL, MASK)
 _LABEL_NAMES = frozenset(
     ("label", "labels", "class", "classname", "classid", "category", "target", "diagnosis", "species", "breed", "y")
 )
+# Values of a column that tells for every image whether it has a class.
+_PRESENT = frozenset(("1", "1.0", "true", "yes"))
+_ABSENT = frozenset(("0", "0.0", "false", "no"))
+_FEWEST_CLASS_COLUMNS = 2  # one alone is a column of two labels
 _SPLIT_NAMES = frozenset(("split", "set", "subset", "partition"))
 _MOST_CELLS = 50
 _ENOUGH_FILES = 0.8
@@ -34,19 +39,23 @@ class Columns(NamedTuple):
 
     Attributes:
       path: Column of the paths.
-      label: Column of the labels; empty if there are masks.
+      label: Column of the labels; empty if there are masks or columns of classes.
       mask: Column of the masks' paths, or empty.
       split: Column of the splits, or empty.
+      classes: Columns of 1 and 0, one per class; empty if one column has the labels.
     """
 
     path: str
     label: str
     mask: str = ""
     split: str = ""
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The options of the command that choose these columns."""
         settings = f"--set data.path_column={shlex.quote(self.path)}"
+        if self.classes:
+            return f"{settings} --set data.label_columns={shlex.quote(json.dumps(self.classes, ensure_ascii=False))}"
         return f"{settings} --set data.label_column={shlex.quote(self.label)}" if self.label else settings
 
 
@@ -88,8 +97,8 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
                 f"{table.location}: the first line is not a header, but contains the file {column}. Write a line of "
                 "column names above it, for example path,label."
             )
-    for key in ("path_column", "label_column"):
-        column = getattr(options, key)
+    configured = [(key, getattr(options, key)) for key in ("path_column", "label_column")]
+    for key, column in [*configured, *(("label_columns", column) for column in options.label_columns or ())]:
         if column and column not in table.columns:
             suggestion = did_you_mean(column, table.columns) or f". Columns: {', '.join(table.columns)}."
             raise DatasetError(f"data.{key}: {table.location} has no column `{column}`{suggestion}")
@@ -99,8 +108,44 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
         if MASK in table.columns and not options.label_column:
             choices.append(Columns(path, "", MASK, split))
             continue
-        choices += [Columns(path, label, "", split) for label in _label_columns(table, options, (path, split))]
+        used = (path, split)
+        classes = options.label_columns or _class_columns(table, options, used)
+        if classes:
+            choices.append(Columns(path, "", "", split, classes))
+        if not classes or not options.allows_label_sets:
+            # Columns of 0 and 1 are labels of their own only if there is nothing else.
+            single = [column for column in _label_columns(table, options, used) if column not in classes]
+            choices += [Columns(path, label, "", split) for label in single]
     return choices
+
+
+def _class_columns(table: Table, options: DataOptions, used: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns of 1 and 0 if there are several; none if a column is named like one of labels."""
+    if options.label_column or _named_label_columns(table, options, used) or not table.rows:
+        return ()
+    known = _PRESENT | _ABSENT
+    columns = tuple(
+        column
+        for column in _other_columns(table, options, used)
+        if all(row.values[column].lower() in known for row in table.rows)
+    )
+    return columns if len(columns) >= _FEWEST_CLASS_COLUMNS else ()
+
+
+def present_classes(values: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    """Reads the classes of an image from columns of 1 and 0.
+
+    Args:
+      values: The values of a row, by column.
+      columns: The columns.
+
+    Raises:
+      UnusableImageError: If a value is neither.
+    """
+    for column in columns:
+        if values[column].lower() not in _PRESENT | _ABSENT:
+            raise UnusableImageError(f"column {column} is `{values[column][:20]}`; expected 1 or 0")
+    return [column for column in columns if values[column].lower() in _PRESENT]
 
 
 def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> list[str]:
@@ -132,11 +177,26 @@ def lists_existing_files(table: Table, listed: ListedFiles, column: str) -> bool
 def _label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
     if options.label_column:
         return [options.label_column]
+    if named := _named_label_columns(table, options, used):
+        return named
+    others = _other_columns(table, options, used)
+    return [column for column in others if _is_repeated(row.values[column] for row in table.rows)]
+
+
+def _named_label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
+    """Returns the column `label`, or those with a similar name."""
     if LABEL in table.columns and LABEL not in used:
         return [LABEL]
-    others = [column for column in table.columns if column not in (*used, GROUP, options.group_column)]
-    named = [column for column in others if re.sub(r"[\W_]+", "", column.lower()) in _LABEL_NAMES]
-    return named or [column for column in others if _is_repeated(row.values[column] for row in table.rows)]
+    return [column for column in _other_columns(table, options, used) if plain_name(column) in _LABEL_NAMES]
+
+
+def _other_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
+    return [column for column in table.columns if column not in (*used, GROUP, options.group_column)]
+
+
+def plain_name(column: str) -> str:
+    """Returns the name of a column in lower case, without separators."""
+    return re.sub(r"[\W_]+", "", column.lower())
 
 
 def _is_repeated(values: Iterable[str]) -> bool:

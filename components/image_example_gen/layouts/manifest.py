@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import class_list, files, labels, missing_files, tables
-from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
+from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.layouts import _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
@@ -93,7 +93,7 @@ def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list
 def _has_labels(table: tables.Table, columns: Columns) -> bool:
     """Whether there are masks or at least two labels: a template for submissions has one."""
     return (
-        bool(columns.mask)
+        bool(columns.mask or columns.classes)
         or _box_table.has_boxes(table.columns)
         or len({row.values[columns.label] for row in table.rows}) > 1
     )
@@ -101,7 +101,7 @@ def _has_labels(table: tables.Table, columns: Columns) -> bool:
 
 def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns) -> bool:
     """Whether every label is the name of the folder of its file, so that the table has no other labels than these."""
-    if columns.mask:
+    if columns.mask or columns.classes:
         return False
     known = listed.find({row.values[columns.path] for row in table.rows if row.values[columns.path]})
     pairs = [
@@ -131,23 +131,42 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
     has_masks = bool(chosen.mask)
     # Labels beside masks are neither.
-    others = (*chosen, _columns.GROUP, options.group_column, *((_columns.LABEL,) if has_masks else ()))
+    others = (
+        *chosen[:4],
+        *chosen.classes,
+        _columns.GROUP,
+        options.group_column,
+        *((_columns.LABEL,) if has_masks else ()),
+    )
     columns = tuple(column for column in table.columns if column not in others)
     cells = {row.values[key] for row in table.rows for key in (chosen.path, chosen.mask) if row.values.get(key)}
     known = listed.find(cells)
     if _box_table.has_boxes(table.columns):
         _refuse_missing(table, folder.root, known.values())
         return _box_table.list_table(table, chosen, known, folder, options, _notes(table, chosen, listed, known))
+    separator = _separator(table, chosen, options)
+    has_sets = bool(chosen.classes or separator)
     entries: list[Entry] = []
     refused: list[RefusedFile] = []
     for row in table.rows:
-        path, label, mask, split = (row.values.get(key, "") for key in chosen)
+        path, text, mask, split = (row.values.get(key, "") for key in chosen[:4])
         if split and not split_named(split):
             raise DatasetError(
                 f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
             )
         line = f"{table.name}, line {row.line}"
         file, mask_file = known.get(path), known.get(mask)
+        label = labels.of_class(text) if text else ()
+        try:
+            if has_sets:
+                label = labels.of_classes(
+                    _columns.present_classes(row.values, chosen.classes)
+                    if chosen.classes
+                    else label_sets.split(text, separator)
+                )
+        except UnusableImageError as error:
+            refused.append(refuse(file, f"{error} ({line})") if file else RefusedFile(line, str(error)))
+            continue
         if file is None:
             refused.append(RefusedFile(line, "no path"))
         elif not (mask if has_masks else label):
@@ -162,7 +181,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
             entries.append(
                 Entry(
                     *file[:3],
-                    label=() if has_masks else labels.of_class(label),
+                    label=() if has_masks else label,
                     label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
                     split=split_named(split) or split_of_table,
                     group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
@@ -171,14 +190,31 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
             )
     _refuse_missing(table, folder.root, known.values())
     return Listing(
-        labels.MASK_LABEL if has_masks else labels.CLASS_LABEL,
+        labels.MASK_LABEL if has_masks else labels.MULTI_LABEL if has_sets else labels.CLASS_LABEL,
         tuple(entries),
         tuple(refused),
         columns,
-        frozenset(name for entry in entries for name in entry.classes),
+        frozenset(chosen.classes or (name for entry in entries for name in entry.classes)),
         classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
-        _notes(table, chosen, listed, known),
+        (*_notes(table, chosen, listed, known), *_note_on_sets(table, chosen, separator)),
     )
+
+
+def _separator(table: tables.Table, chosen: Columns, options: DataOptions) -> str:
+    """Returns what separates the classes of an image; empty if an image has one class, or a mask."""
+    if not chosen.label:
+        return ""
+    if options.label_separator or options.allows_label_sets:
+        return options.label_separator or label_sets.SEPARATOR
+    is_plural = _columns.plain_name(chosen.label).endswith("labels") and options.labels_per_image is None
+    contains = any(label_sets.SEPARATOR in row.values[chosen.label] for row in table.rows)
+    return label_sets.SEPARATOR if is_plural and contains else ""
+
+
+def _note_on_sets(table: tables.Table, chosen: Columns, separator: str) -> list[str]:
+    if chosen.classes:
+        return [f"{table.name}: {len(chosen.classes):,} columns of 1 and 0 are the classes of the images"]
+    return [f"{table.name}: `{separator}` separates the classes of an image in `{chosen.label}`"] if separator else []
 
 
 def _notes(
@@ -186,7 +222,8 @@ def _notes(
 ) -> tuple[str, ...]:
     """Reports columns that were chosen by their names or values, and paths that were completed."""
     notes = []
-    if table.name not in MANIFEST_FILES or not {chosen.path, chosen.label or chosen.mask} <= set(_columns.STANDARD):
+    label = chosen.label or chosen.mask
+    if label and (table.name not in MANIFEST_FILES or not {chosen.path, label} <= set(_columns.STANDARD)):
         notes.append(
             f"{table.name}: the column `{chosen.path}` has the paths and `{chosen.label or chosen.mask}` the "
             f"{'labels' if chosen.label else 'masks'}" + (f"; `{chosen.split}` has the splits" if chosen.split else "")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from components.image_example_gen import files, labels, tables
+from components.image_example_gen import files, label_sets, labels, tables
 from components.image_example_gen.class_list import ClassList
 from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.labels import Value
@@ -62,6 +62,8 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             f"data.group_column: {entries[0].path} has no feature {features.SLICE_PREFIX}{options.group_column}."
         )
     label_features = next((label for label in labels.LABELS if label[0] in keys), labels.CLASS_LABEL)
+    if options.allows_label_sets and label_features == labels.CLASS_LABEL:
+        label_features = labels.MULTI_LABEL
     return Listing(
         label_features,
         tuple(entries),
@@ -130,37 +132,50 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
     def text(key: str) -> str:
         return value(key).decode(errors="replace")
 
-    class_name = options.data.rename_classes.get(text(features.CLASS_TEXT), text(features.CLASS_TEXT))
+    source = labels.BOX_LABEL if options.data.labels_from == "boxes" else options.label_features
+    names = [
+        options.data.rename_classes.get(name, name)
+        for name in _class_names(feature, options.data.label_separator if labels.has_sets(source) else None)
+    ]
     keys = {key for key in feature if value(key)}
     label: Mapping[str, Sequence[Value]] = {}
-    if labels.has_boxes(options.label_features):
-        keys.add(options.label_features[0])  # an image without boxes has no value
+    if labels.has_sets(source):
+        keys.add(source[0])  # an image without classes has no value
+        label = dict(labels.of_classes(names))
+    if labels.has_boxes(source):
+        keys.add(source[0])  # an image without boxes has no value
         try:
             annotation = _example_boxes.annotation_of(feature, options.data.rename_classes)
         except UnusableImageError as error:
             return Candidate(place, problem=str(error))
         label = dict(of_classes(annotation, options.data).to_label())
-    problem = _problem(keys, class_name, options)
-    names = feature[features.CLASS_TEXT].bytes_list.value if features.CLASS_TEXT in feature else ()
-    if not problem and options.label_features[0] == features.CLASS_TEXT and len(names) > 1:
-        shown = ", ".join(f"`{name.decode(errors='replace')}`" for name in names[:3])
+    problem = _problem(keys, names, source, options)
+    if not problem and source == labels.CLASS_LABEL and len(names) > 1:
+        shown = ", ".join(f"`{name}`" for name in names[:3])
         problem = f"{len(names)} classes ({shown}); expected exactly one in {features.CLASS_TEXT}"
     if problem:
         return Candidate(place, problem=problem)
-    name, key = text(features.IMAGE_FILENAME) or place, options.label_features[0]
+    name, key = text(features.IMAGE_FILENAME) or place, source[0]
     return Candidate(
         name,
         value(features.IMAGE_ENCODED),
-        label or {key: (class_name if key == features.CLASS_TEXT else value(key),)},
+        label or {key: (names[0] if key == features.CLASS_TEXT else value(key),)},
         split,
         text(features.SLICE_PREFIX + (options.data.group_column or "")) or options.data.group_of(name),
         tuple(text(features.SLICE_PREFIX + column) or tables.UNKNOWN for column in options.columns),
     )
 
 
-def _problem(keys: Iterable[str], class_name: str, options: ExampleGenOptions) -> str:
+def _class_names(feature: Mapping[str, Any], separator: str | None) -> list[str]:
+    """Returns the class names of an example; with a separator, a text may contain several."""
+    values = feature[features.CLASS_TEXT].bytes_list.value if features.CLASS_TEXT in feature else ()
+    texts = [value.decode(errors="replace") for value in values]
+    return [name for text in texts for name in label_sets.split(text, separator)] if separator else texts
+
+
+def _problem(keys: Iterable[str], names: Sequence[str], source: Sequence[str], options: ExampleGenOptions) -> str:
     """Explains why an example cannot be used beside the others; empty if it can."""
-    expected = options.label_features[0]
+    expected = source[0]
     other = next((label[0] for label in labels.LABELS if label[0] in keys), "")
     if features.IMAGE_ENCODED not in keys:
         return f"no feature {features.IMAGE_ENCODED}"
@@ -168,8 +183,11 @@ def _problem(keys: Iterable[str], class_name: str, options: ExampleGenOptions) -
         return f"no feature {expected}, which other examples have"
     if other != expected:
         return f"a feature {other}, which other examples do not have"
-    if expected == features.CLASS_TEXT and class_name not in options.classes:
-        return f"class `{class_name}` is not in data.classes"
+    if expected == features.CLASS_TEXT:
+        # Of several classes, only label sets need all of them; another label has a problem of its own.
+        unknown = [name for name in (names if labels.has_sets(source) else names[:1]) if name not in options.classes]
+        if unknown:
+            return f"class `{unknown[0]}` is not in data.classes"
     return ""
 
 

@@ -1,0 +1,132 @@
+"""Datasets whose images may have any number of classes: what counts as one, and its labels in canonical form.
+
+A set of classes comes from names with separators, from columns of 0 and 1, from repeated features of TFRecords, or from
+the boxes of an image. Sets are sorted, so that `cat|dog` and `dog|cat` are the same label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from components.image_example_gen import files, labels, tables
+from components.image_example_gen.errors import DatasetError
+from trainer_module import features
+
+if TYPE_CHECKING:
+    from components.image_example_gen.layouts import Entry, Listing
+    from components.image_example_gen.options import DataOptions
+
+# Between class names in tables, and in responses of the model.
+SEPARATOR = tables.LIST_SEPARATOR
+_MOST_NAMES = 2
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Returns the class names in a text: `cat| dog |` → `cat`, `dog`."""
+    return [name for part in text.split(separator) if (name := part.strip())]
+
+
+def convert(listing: Listing, options: DataOptions, root: str) -> Listing:
+    """Turns a listing with one class per image, or with boxes, into one of sets of classes, if the options ask for it.
+
+    Args:
+      listing: From a layout. A class name with separators becomes several. Boxes stay as they are: they are checked
+        against their image before its classes count.
+      options: `[data]`.
+      root: The data folder.
+
+    Raises:
+      DatasetError: If `labels_from` is "boxes", and the dataset has no boxes.
+    """
+    if options.labels_from == "boxes":
+        if not labels.has_boxes(listing.label_features):
+            raise DatasetError(
+                f'data.labels_from = "boxes": {root} has {labels.noun(listing.label_features)}. Remove it.'
+            )
+        return dataclasses.replace(listing, label_features=labels.MULTI_LABEL)
+    if not options.allows_label_sets or listing.label_features != labels.CLASS_LABEL:
+        return listing
+    separator = options.label_separator
+
+    def parts(name: str) -> list[str]:
+        return split(name, separator) if separator else [name]
+
+    return dataclasses.replace(
+        listing,
+        label_features=labels.MULTI_LABEL,
+        entries=tuple(
+            entry._replace(label=labels.of_classes(part for name in entry.classes for part in parts(name)))
+            if entry.label
+            else entry
+            for entry in listing.entries
+        ),
+        class_names=frozenset(part for name in listing.class_names for part in parts(name)),
+    )
+
+
+def normalize(listing: Listing, configured: Sequence[str] | None) -> Listing:
+    """Removes repeated classes, which renaming can cause, and classes that `data.classes` does not name.
+
+    Args:
+      listing: All files, with classes renamed as configured.
+      configured: `data.classes`.
+
+    Returns:
+      The listing as it is if its images do not have sets of classes, or if the sets come from boxes: those of other
+      classes are removed already.
+    """
+    if not labels.has_sets(listing.label_features) or not listing.class_names:
+        return listing
+    removed: dict[str, list[str]] = {}
+    entries = []
+    for entry in listing.entries:
+        names = dict(entry.label).get(features.CLASS_TEXT)
+        if names is None:
+            entries.append(entry)
+            continue
+        kept = [str(name) for name in names if configured is None or name in configured]
+        for name in {*map(str, names)} - {*kept}:
+            removed.setdefault(name, []).append(entry.path)
+        entries.append(entry._replace(label=labels.of_classes(kept)))
+    notes = [
+        f"{len(paths):,} labels `{name}` were removed, since data.classes does not name this class: "
+        f"{', '.join(map(files.readable, paths[:_MOST_NAMES]))}{', …' if len(paths) > _MOST_NAMES else ''}"
+        for name, paths in sorted(removed.items())
+    ]
+    return dataclasses.replace(
+        listing,
+        entries=tuple(entries),
+        class_names=listing.class_names - removed.keys(),
+        notes=(*listing.notes, *notes, *_constant_classes(entries)),
+    )
+
+
+def _constant_classes(entries: Sequence[Entry]) -> list[str]:
+    """Reports classes that every image has."""
+    if not entries:
+        return []
+    common = set(entries[0].classes).intersection(*(entry.classes for entry in entries))
+    return [
+        f"all {len(entries):,} images have the class `{name}`: there is nothing to learn about it"
+        for name in sorted(common)
+    ]
+
+
+def refuse_separator(names: Sequence[str], root: str) -> None:
+    """Refuses class names that would be ambiguous in responses of the model.
+
+    Raises:
+      DatasetError: If a name contains `|`.
+    """
+    ambiguous = sorted(name for name in names if SEPARATOR in name)
+    if ambiguous:
+        from components.image_example_gen.class_names import setting
+
+        new_names = {name: " ".join(name.replace(SEPARATOR, " ").split()) for name in ambiguous}
+        raise DatasetError(
+            f"{root}: {len(ambiguous):,} class names contain `{SEPARATOR}`, such as `{ambiguous[0]}`, and images may "
+            f"have several classes, whose names the model joins with it. If these are several classes, use "
+            f"{setting('label_separator', SEPARATOR)}. If not, rename them: {setting('rename_classes', new_names)}."
+        )
