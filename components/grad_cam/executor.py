@@ -18,7 +18,7 @@ from components.grad_cam import faithfulness_gate, index_page
 from components.grad_cam.artifact import PAGE_FILE, ExplainedPrediction, ExplanationIndex, FaithfulnessReport
 from components.grad_cam.explain_split import ExplainSplit
 from components.grad_cam.faithfulness_gate import MeanAndCount
-from trainer_module import features, locations
+from trainer_module import features, locations, stored_options
 from trainer_module.options import TrainerOptions
 
 
@@ -35,8 +35,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           exec_properties: `options` (TrainerOptions as JSON), `split`, `slices` (a JSON list of names).
         """
         options, split = TrainerOptions.model_validate_json(exec_properties["options"]), exec_properties["split"]
+        model_run = artifact_utils.get_single_uri(input_dict["model_run"])
+        options = stored_options.with_stored_task(options, model_run)
         explanations = artifact_utils.get_single_instance(output_dict["explanations"])
-        keras_path = os.path.join(artifact_utils.get_single_uri(input_dict["model_run"]), features.KERAS_FILE)
+        keras_path = os.path.join(model_run, features.KERAS_FILE)
         pattern = io_utils.all_files_pattern(artifact_utils.get_split_uri(input_dict["examples"], split))
         slices = json.loads(exec_properties["slices"])
         with self._make_beam_pipeline() as pipeline:

@@ -19,6 +19,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 _DELIMITERS = (",", ";", "\t")
 METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_SINGLE = ("path", "mask", "split", "group")  # columns with one value
 LIST_SEPARATOR = "|"  # a list of texts in JSON becomes one text
 UNKNOWN = "unknown"  # slice value of an image for which no table has a value
 
@@ -150,7 +151,7 @@ def _read_jsonl(location: str, text: str) -> Table:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise DatasetError(f"{location}, line {number}: not JSON: {error}") from None
-        if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
+        if not isinstance(value, dict) or not all(_is_plain(key.strip(), field) for key, field in value.items()):
             raise DatasetError(f"{location}, line {number}: expected an object of plain values, or lists of texts.")
         texts = {key.strip(): _as_text(field) for key, field in value.items()}
         columns |= dict.fromkeys(texts)
@@ -158,9 +159,9 @@ def _read_jsonl(location: str, text: str) -> Table:
     return Table(location, tuple(columns), [Row(line, dict.fromkeys(columns, "") | values) for line, values in rows])
 
 
-def _is_plain(field: object) -> bool:
+def _is_plain(key: str, field: object) -> bool:
     if isinstance(field, list):
-        return all(isinstance(entry, str) and LIST_SEPARATOR not in entry for entry in field)
+        return key not in _SINGLE and all(isinstance(entry, str) and LIST_SEPARATOR not in entry for entry in field)
     return not isinstance(field, dict)
 
 

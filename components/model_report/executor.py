@@ -24,7 +24,7 @@ from components.model_report.comparisons import ComparedExample
 from components.model_report.sources import Push, Sources
 from components.serving_validator.artifact import ServingCheckReport
 from components.tuner.artifact import read_trials
-from trainer_module import features, tasks
+from trainer_module import features, stored_options, tasks
 from trainer_module.locations import join
 from trainer_module.options import TrainerOptions
 
@@ -56,7 +56,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> Sources:
         uris = {key: artifact.uri for key, artifact in artifacts.items()}
         evaluation = EvaluationResult.read(uris["evaluation"])
-        options = reading.training_options(uris["model_run"])
+        options = stored_options.read(uris["model_run"])
         drawing = tasks.get(options.task.name).drawing
         explained = "explanations" in uris and drawing.comparison is None
         incorrect, correct = explanations.read(uris["explanations"]) if explained else ([], [])

@@ -13,11 +13,6 @@ from trainer_module import features, locations
 from trainer_module.options import TrainerOptions
 
 
-def training_options(uri: str) -> TrainerOptions:
-    """Reads the options of a `model_run` artifact, with the values that Tuner chose."""
-    return TrainerOptions.model_validate_json(locations.read(locations.join(uri, features.OPTIONS_FILE)))
-
-
 def training_history(uri: str) -> list[dict[str, str]]:
     """Reads the history of a `model_run` artifact, one row per epoch."""
     content = locations.read(locations.join(uri, features.HISTORY_FILE)).decode()

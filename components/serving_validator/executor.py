@@ -14,7 +14,7 @@ from tfx.utils import io_utils, path_utils
 from components.artifacts import Artifacts
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
-from trainer_module import features, input_pipeline, keras_file
+from trainer_module import features, input_pipeline, keras_file, stored_options
 from trainer_module.options import TrainerOptions
 
 
@@ -36,10 +36,11 @@ class Executor(base_executor.BaseExecutor):
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
         examples = input_pipeline.read_records([io_utils.all_files_pattern(split_uri)])
         limits = ServingLimits.model_validate_json(exec_properties["limits"])
+        options = TrainerOptions.model_validate_json(exec_properties["options"])
         report = checks.check_export(
             export_dir,
             keras_file.load(os.path.join(model_run, features.KERAS_FILE)),
-            TrainerOptions.model_validate_json(exec_properties["options"]),
+            stored_options.with_stored_task(options, model_run),
             list(examples.take(limits.validation_examples).as_numpy_iterator()),
             limits,
         )

@@ -515,7 +515,7 @@ ROWS = [
     Row(
         "neither 0 nor 1",
         manifest("path,cat,dog", "raw/0.png,1,-1", "raw/1.png,2,0"),
-        "column cat is `2`; expected 1 or 0",
+        "has no usable files.*\n.*column dog is `-1`; expected 1 or 0",
         manifest("path,cat,dog", "raw/0.png,1,1", "raw/1.png,1,0", "raw/2.png,0,1"),
         {"label_columns": ("cat", "dog")},
     ),

@@ -7,7 +7,7 @@ import sklearn.metrics
 import tensorflow as tf
 
 from serving import responses
-from trainer_module import decision_thresholds, features, label_set_losses, tasks
+from trainer_module import decision_thresholds, features, label_set_losses, stored_options, tasks
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import multi_label
 
@@ -113,7 +113,7 @@ def test_thresholds_have_the_largest_f1(rng):
 def test_thresholds_of_special_cases(scores, labels, expected):
     values = np.array(scores, np.float32)[:, np.newaxis]
     (chosen,) = decision_thresholds.best_f1(values, np.array(labels, bool)[:, np.newaxis])
-    assert chosen == pytest.approx(expected, abs=1e-9 if expected > 0.7 else 1e-6)
+    assert chosen == pytest.approx(expected, abs=1e-9 if 0.7 < expected < 0.7001 else 1e-6)
 
 
 class Scores(keras.Model):
@@ -144,6 +144,38 @@ def test_thresholds_that_do_not_fit_the_classes_are_refused_before_the_training(
     with pytest.raises(ValueError, match=r"has 2 values for 3 classes \(cat, dog, owl\). Give one per class"):
         multi_label._head(None, 3, options(thresholds=[0.1, 0.2]))
     assert multi_label._thresholds(options(thresholds=0.3)).tolist() == pytest.approx([0.3] * 3)
+
+
+def test_other_nodes_read_the_thresholds_beside_the_model(tmp_path):
+    configured, trained = options(), options(thresholds=[0.1, 0.2, 0.3])
+    assert stored_options.with_stored_task(configured, str(tmp_path)) == configured
+    (tmp_path / features.OPTIONS_FILE).write_text(trained.model_dump_json())
+    assert stored_options.with_stored_task(configured, str(tmp_path)) == trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({}, "largest difference of a probability 0"),
+        ({"probabilities": [[0.9, 0.3, 0.4]]}, "largest difference of a probability 0.1, allowed 0.001"),
+        ({"thresholds": [[0.5, 0.5, 0.4]]}, "the thresholds are not those of the options"),
+        ({"predicted": [[True, True, False]]}, "do not follow from the probabilities and the thresholds"),
+        ({"labels": [b"dog"]}, "not the names of the predicted classes"),
+        # A probability at its threshold may be on either side.
+        ({"predicted": [[True, False, True]], "labels": [b"cat|owl"]}, "largest difference of a probability 0"),
+    ],
+)
+def test_a_response_is_compared_with_the_keras_model(changes, detail):
+    expected = np.array([[[0.9, 1.0], [0.3, 0.0], [0.5, 0.0]]])
+    response = {
+        "probabilities": [[0.9, 0.3, 0.5]],
+        "thresholds": [[0.5, 0.5, 0.5005]],
+        "predicted": [[True, False, False]],
+        "labels": [b"cat"],
+    } | changes
+    chosen = options(thresholds=[0.5, 0.5, 0.5005])
+    agreement = multi_label._compare({key: np.array(value) for key, value in response.items()}, expected, chosen, 1e-3)
+    assert detail in agreement.detail and agreement.passed == detail.endswith("0")
 
 
 # === Drawing and responses ===

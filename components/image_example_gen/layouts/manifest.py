@@ -194,7 +194,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         tuple(entries),
         tuple(refused),
         columns,
-        frozenset(chosen.classes or (name for entry in entries for name in entry.classes)),
+        frozenset((chosen.classes if entries else ()) or (name for entry in entries for name in entry.classes)),
         classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
         (*_notes(table, chosen, listed, known), *_note_on_sets(table, chosen, separator)),
     )
