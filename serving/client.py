@@ -110,6 +110,12 @@ class Client:
         """Classifies images and explains the predictions (Grad-CAM); arguments and errors as for `predict`."""
         return self._run(self._flows.explain(images, timeout_s))
 
+    def explain_labels(
+        self, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[tuple[Explanation, ...]]:
+        """Explains every predicted class of a multi-label model, the most probable first; otherwise as `explain`."""
+        return self._run(self._flows.explain_labels(images, timeout_s))
+
     def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """Computes the embeddings of images; arguments and errors as for `predict`."""
         return self._run(self._flows.embed(images, timeout_s))
@@ -214,6 +220,12 @@ class AsyncClient:
     async def explain(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Explanation]:
         """See `Client.explain`."""
         return await self._run(self._flows.explain(images, timeout_s))
+
+    async def explain_labels(
+        self, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[tuple[Explanation, ...]]:
+        """See `Client.explain_labels`."""
+        return await self._run(self._flows.explain_labels(images, timeout_s))
 
     async def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """See `Client.embed`."""

@@ -291,6 +291,23 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
     ]
 
 
+def label_explanations(outputs: Mapping[str, Any], version: int | None) -> list[tuple[Explanation, ...]]:
+    """Reads the outputs of `explain_labels`: the explanations of every predicted class, the most probable first.
+
+    These are `heatmaps` [N, M, s, s], `overlay_png_bytes` [N, M], `class_ids` [N, M] (-1 for none), `labels` [N, M] and
+    `scores` [N, M].
+    """
+    columns = _columns(outputs, ("heatmaps", "overlay_png_bytes", "class_ids", "labels", "scores"))
+    return [
+        tuple(
+            Explanation(np.asarray(heatmap, np.float32), overlay, int(class_id), _text(label), float(score), version)
+            for heatmap, overlay, class_id, label, score in zip(*row, strict=True)
+            if class_id >= 0
+        )
+        for row in zip(*columns, strict=True)
+    ]
+
+
 def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embedding]:
     """Reads `embedding` [N, D] of `embed`."""
     (vectors,) = _columns(outputs, ("embedding",))

@@ -229,7 +229,9 @@ def _outputs(request: Request, rows: list[Any]) -> dict[str, Any]:
 
 
 def _decoded(value: Any) -> Any:
-    """Decodes bytes: TF Serving writes outputs whose names end in `_bytes` as `{"b64": ...}`."""
+    """Decodes bytes: TF Serving writes outputs whose names end in `_bytes` as `{"b64": ...}`, or as lists of them."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [_decoded(entry) for entry in value]
     return base64.b64decode(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
 
 

@@ -82,6 +82,7 @@ EXAMPLES = "examples"
 CLASSIFY = "classify"
 TRANSFORM_FEATURES = "transform_features"
 EXPLAIN = "explain"
+EXPLAIN_LABELS = "explain_labels"  # of models with any number of classes per image
 EMBED = "embed"
 
 # --- Layers of the network --------------------------------------------------------------------------------------

@@ -190,44 +190,70 @@ def explain(
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Write the heat maps too: .npy, float32, range [0, 1].")
     ] = False,
+    every_label: Annotated[
+        bool, typer.Option("--every-label", help="Explain every predicted class of a multi-label model.")
+    ] = False,
     as_json: JsonOption = False,
     *,
     server: Server,
 ) -> None:
     """Writes Grad-CAM overlays for images and prints the explained predictions."""
-    import io
-
-    import numpy as np
-
     paths = _output_paths(images, output_dir, "explanation")
-    rows, errors = [], Errors()
-    table = [("image", "class", "score", "explanation")]
+    rows: list[dict[str, Any]] = []
+    errors, table = Errors(), [("image", "class", "score", "explanation")]
     pairs = list(zip(images, paths, strict=True))
-    results = _results(server, images, pairs, lambda client, batch: client.explain(batch), errors, progress=True)
-    for (path, output), explanation in results:
-        _write(output, explanation.overlay_png)
-        row = {
-            "image": str(path),
-            "label": explanation.label,
-            "class_id": explanation.class_id,
-            "score": explanation.score,
-            "overlay": str(output),
-        }
-        if heatmaps:
-            buffer = io.BytesIO()
-            np.save(buffer, explanation.heatmap)
-            heatmap = output.with_name(f"{output.stem}.npy")
-            _write(heatmap, buffer.getvalue())
-            row["heatmap"] = str(heatmap)
-        name = f"class {explanation.class_id}" if explanation.label is None else explanation.label
-        table.append((str(path), name, f"{explanation.score:.6f}", str(output)))
-        rows.append(row)
-    if rows and not as_json:
+
+    def request(client: clients.Client, batch: list[Path]) -> Iterable[Any]:
+        return client.explain_labels(batch) if every_label else client.explain(batch)
+
+    explained: list[tuple[Path, Path, clients.Explanation]] = []
+    for (path, output), result in _results(server, images, pairs, request, errors, progress=True):
+        if not every_label:
+            explained = [(path, output, result)]
+        else:
+            explained = [(path, output.with_stem(f"{output.stem}_class{each.class_id}"), each) for each in result]
+        if not explained:
+            table.append((str(path), "(no class)", "", ""))
+        for path, output, explanation in explained:
+            _write_explanation(path, output, explanation, heatmaps, rows, table)
+    if len(table) > 1 and not as_json:
         # Not a table of rich, which cuts paths to fit a terminal.
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     _finish("explain", {"explanations": rows}, errors, as_json)
+
+
+def _write_explanation(
+    path: Path,
+    output: Path,
+    explanation: clients.Explanation,
+    heatmaps: bool,
+    rows: list[dict[str, Any]],
+    table: list[tuple[str, str, str, str]],
+) -> None:
+    """Writes the files of one explanation, and adds it to the rows of `--json` and of the table."""
+    import io
+
+    import numpy as np
+
+    _write(output, explanation.overlay_png)
+    row = {
+        "image": str(path),
+        "label": explanation.label,
+        "class_id": explanation.class_id,
+        "score": explanation.score,
+        "overlay": str(output),
+    }
+    if heatmaps:
+        buffer = io.BytesIO()
+        np.save(buffer, explanation.heatmap)
+        heatmap = output.with_name(f"{output.stem}.npy")
+        _write(heatmap, buffer.getvalue())
+        row["heatmap"] = str(heatmap)
+    name = f"class {explanation.class_id}" if explanation.label is None else explanation.label
+    table.append((str(path), name, f"{explanation.score:.6f}", str(output)))
+    rows.append(row)
 
 
 @with_options(Server, "server")

@@ -78,6 +78,9 @@ class Options(PooledHeadOptions):
         "F1 on the validation split; a number for all classes; or a list in the order of the class ids. They are "
         "exported with the model.",
     )
+    explained_labels: int = Field(
+        default=4, ge=1, le=32, description="Largest number of predicted classes that `explain_labels` explains."
+    )
 
 
 # === Labels ===
@@ -235,6 +238,9 @@ def _signatures(
         classify: inputs string [N] (serialized raw examples) → classes string [N, C], scores float32 [N, C].
         transform_features: the label is float32 [N, C].
         explain: for the most probable class.
+        explain_labels: image_bytes string [N] → the same for every predicted class, the most probable M =
+          `task.explained_labels` of them first: heatmaps float32 [N, M, s, s], overlay_png_bytes string [N, M],
+          class_ids int64 [N, M], labels string [N, M], scores float32 [N, M]; padded with zeros, "" and -1.
     """
     import keras
     import tensorflow as tf
@@ -263,7 +269,44 @@ def _signatures(
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
-    return endpoints | {features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])}
+    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    return endpoints | {
+        features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")]),
+        features.EXPLAIN_LABELS: Endpoint(_explain_labels(model, options), image_bytes),
+    }
+
+
+def _explain_labels(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Explains every predicted class: the network runs once for the predictions, and once for each explained class."""
+    import tensorflow as tf
+
+    from trainer_module import grad_cam, overlays
+    from trainer_module.tasks import _signatures
+
+    served = options.grad_cam
+    explain = grad_cam.explainer(model, TASK.explanation, served.method, served.layer)
+    colors, names = overlays.color_table(served.colormap), tf.constant(options.classes)
+    most = min(len(options.classes), Options.from_options(options).explained_labels)
+
+    def compute(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = _signatures.decode_pixels(image_bytes, options)
+        probabilities, decisions = tf.unstack(_decode(model(pixels, training=False), options), axis=-1)
+        scores, ids = tf.math.top_k(tf.where(decisions > 0.0, probabilities, -1.0), most)
+        exists = scores >= 0.0
+        repeated = tf.repeat(pixels, most, axis=0)
+        heatmaps = explain(repeated, tf.reshape(ids, [-1])).heatmap
+        blended = overlays.overlay(repeated, heatmaps, colors, served.alpha)
+        encoded = tf.reshape(overlays.encode_png(blended, overlays.FAST_COMPRESSION), [-1, most])
+        shape = tf.concat([[-1, most], tf.shape(heatmaps)[1:]], axis=0)
+        return {
+            "heatmaps": tf.where(exists[..., tf.newaxis, tf.newaxis], tf.reshape(heatmaps, shape), 0.0),
+            "overlay_png_bytes": tf.where(exists, encoded, ""),
+            "class_ids": tf.where(exists, tf.cast(ids, tf.int64), -1),
+            "labels": tf.where(exists, tf.gather(names, ids), ""),
+            "scores": tf.where(exists, scores, 0.0),
+        }
+
+    return compute
 
 
 def _compare(
@@ -397,6 +440,7 @@ TASK = TaskSpec(
             features.EXAMPLES,
             features.CLASSIFY,
             features.EXPLAIN,
+            features.EXPLAIN_LABELS,
             features.EMBED,
         ),
         signatures=_signatures,
