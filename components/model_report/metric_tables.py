@@ -31,6 +31,7 @@ MAX_CLASSES_IN_MATRIX = 120
 # Cells have tooltips up to this number of classes; with more, these would be most of the page.
 _MAX_CLASSES_WITH_TOOLTIPS = 40
 _BACKGROUND = "(background)"  # boxes without an object, and objects without a box
+_NO_CLASS = "(none)"  # classes that are predicted without a missed one, and missed without a predicted one
 _MAX_PAIRS = 20
 _MAX_SLICES = 300
 # Confidence minus accuracy beyond which the model is called over- or underconfident.
@@ -223,7 +224,8 @@ def confusion(evaluation: EvaluationResult) -> Confusion:
     """Shows which classes are predicted as which, over all examples; parts of images in percent of the row."""
     matrix, unit = evaluation.overall.confusion_matrix, evaluation.count_unit
     has_background = len(matrix) > len(evaluation.classes)
-    classes = (*evaluation.classes, _BACKGROUND) if has_background else evaluation.classes
+    nothing = _NO_CLASS if evaluation.counts_images else _BACKGROUND
+    classes = (*evaluation.classes, nothing) if has_background else evaluation.classes
     totals = [sum(row) for row in matrix]
     rows = []
     if len(classes) <= MAX_CLASSES_IN_MATRIX:

@@ -6,10 +6,19 @@ import pytest
 import sklearn.metrics
 import tensorflow as tf
 
-from serving import responses
-from trainer_module import decision_thresholds, features, label_set_losses, stored_options, tasks
+from serving import responses, transport_rest
+from trainer_module import (
+    decision_thresholds,
+    features,
+    grad_cam,
+    label_set_losses,
+    network,
+    stored_options,
+    tasks,
+)
+from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import multi_label
+from trainer_module.tasks import _signatures, multi_label
 
 CLASSES = ("cat", "dog", "owl")
 TASK = tasks.get("multi_label")
@@ -201,3 +210,44 @@ def test_clients_read_sets_of_labels():
     assert second.label == "" and second.labels == () == second.top and second.score == 0.3
     (single,) = responses.predictions({"label": [b"cat"], "score": [0.7]}, None)
     assert single.labels is None
+
+
+def test_clients_read_an_explanation_for_every_predicted_class():
+    outputs = {
+        "heatmaps": np.zeros((2, 2, 4, 4), np.float32),
+        "overlay_png_bytes": [[b"1", b""], [b"", b""]],
+        "class_ids": [[2, -1], [-1, -1]],
+        "labels": [[b"owl", b""], [b"", b""]],
+        "scores": [[0.9, 0.0], [0.0, 0.0]],
+    }
+    first, second = responses.label_explanations(outputs, 5)
+    assert [(each.label, each.class_id, each.score, each.version) for each in first] == [("owl", 2, 0.9, 5)]
+    assert first[0].overlay_png == b"1" and first[0].heatmap.shape == (4, 4) and second == ()
+    # REST has lists of encoded values.
+    decoded = transport_rest._decoded([{"b64": "MQ=="}, {"b64": ""}])
+    assert decoded == [b"1", b""] and transport_rest._decoded([0.5]) == [0.5]
+
+
+def test_every_predicted_class_is_explained(make_image):
+    chosen = options(thresholds=[0.0, 1.0, 0.0], explained_labels=2)
+    chosen = chosen.model_copy(update={"transform": chosen.transform.model_copy(update={"image_size": 32})})
+    statistics = PixelStatistics(np.full(3, 120.0, np.float32), np.full(3, 4000.0, np.float32))
+    model = network.build(chosen, statistics)
+    images = tf.constant([make_image(32, 32), make_image(40, 24)])
+    response = {key: value.numpy() for key, value in multi_label._explain_labels(model, chosen)(images).items()}
+    assert {frozenset(row) for row in response["class_ids"].tolist()} == {frozenset((0, 2))}
+    assert {frozenset(row) for row in response["labels"].tolist()} == {frozenset((b"cat", b"owl"))}
+    assert response["heatmaps"].shape == (2, 2, 32, 32) and response["heatmaps"].max() <= 1.0
+    assert (np.diff(response["scores"], axis=1) <= 0.0).all() and (response["scores"] > 0.0).all()
+    explain = grad_cam.explainer(model, TASK.explanation)
+    pixels = _signatures.decode_pixels(images, chosen)
+    for rank in range(2):
+        expected = explain(pixels, tf.constant(response["class_ids"][:, rank]))
+        np.testing.assert_allclose(response["heatmaps"][:, rank], expected.heatmap, atol=1e-5)
+    none = multi_label._explain_labels(
+        model, options(thresholds=1.0).model_copy(update={"transform": chosen.transform})
+    )
+    response = {key: value.numpy() for key, value in none(images).items()}
+    assert (
+        (response["class_ids"] == -1).all() and not response["heatmaps"].any() and not any(response["labels"].ravel())
+    )
