@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 VARIANT := cpu
-# A test file stays in one process, so that its fixtures are made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# A test file stays in one process, so that its fixtures are made once; tests/conftest.py orders the files.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-fast test-flink test-spark lint format bench lock image clean
 
@@ -20,7 +20,7 @@ demo: setup ## Trains, checks, explains, pushes and serves a model of handwritte
 test: setup ## Runs all tests, in two processes.
 	$(PYTEST)
 
-test-fast: setup ## Runs the unit and pipeline tests only (about three minutes).
+test-fast: setup ## Runs the unit and pipeline tests only.
 	$(PYTEST) -m "unit or pipeline"
 
 test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
 import sys
@@ -19,6 +20,31 @@ import trainer_module  # noqa: F401  (says which Keras before anything imports T
 
 _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
+# The files that take longest, the longest first: with two processes the last file to begin must be a short one.
+_LONGEST = (
+    "e2e/test_digits.py",
+    "unit/test_tasks.py",
+    "component/test_backbone_networks.py",
+    "e2e/test_digit_scenes.py",
+    "component/test_evaluator.py",
+    "component/test_kubeflow_entrypoint.py",
+    "component/test_masks.py",
+    "component/test_resumed_training.py",
+    "pipeline/test_command.py",
+    "unit/test_client.py",
+    "e2e/test_remote_artifacts.py",
+    "e2e/test_tuner.py",
+    "unit/test_explanation_conformance.py",
+    "component/test_image_example_gen.py",
+    "component/test_statistics_and_transform.py",
+    "component/test_serving_validator.py",
+    "unit/test_grad_cam.py",
+    "unit/test_backbones.py",
+)
+
+# TensorFlow, Keras and TFX create a million objects that stay. Collecting garbage visits them again and again unless
+# it rarely runs, and not before they are imported.
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,11 +61,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test with the name of its folder."""
+    """Marks every test with the name of its folder, and puts the files that take longest first."""
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         if folder in _FOLDERS:
             item.add_marker(getattr(pytest.mark, folder))
+    ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(_TESTS).as_posix(), len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Collects garbage from now on, but not among the objects of the imported modules."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 10)
+    gc.enable()
 
 
 def encode(pixels: np.ndarray, format_: str = "PNG") -> bytes:
@@ -260,6 +295,26 @@ def small_backbones() -> Callable[[], Any]:
             yield
 
     return replaced
+
+
+@pytest.fixture(scope="session")
+def vector_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A feature-vector SavedModel as TensorFlow Hub has them: a callable object with a signature."""
+    import tensorflow as tf
+
+    class Vectors(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = tf.Variable(tf.random.stateless_normal([3, 7], seed=[1, 2]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
+        def __call__(self, images: tf.Tensor) -> tf.Tensor:
+            return tf.nn.relu(tf.reduce_mean(images, [1, 2]) @ self.kernel)
+
+    module = Vectors()
+    folder = str(tmp_path_factory.mktemp("hub"))
+    tf.saved_model.save(module, folder, signatures=module.__call__)
+    return folder
 
 
 @pytest.fixture

@@ -105,6 +105,12 @@ def run(monkeypatch, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def finished():
+    """Results of trainings that were not interrupted, by options."""
+    return {}
+
+
 def killing(append, killed_after):
     """Interrupts an epoch when its metrics are known and its checkpoint is not written."""
 
@@ -126,8 +132,10 @@ def killing(append, killed_after):
         *((last_epoch, n) for n in (1, 3)),
     ],
 )
-def test_a_resumed_training_has_the_same_result(run, options, killed_after):
-    expected, expected_table, expected_weights = run(options(), "uninterrupted")
+def test_a_resumed_training_has_the_same_result(run, finished, options, killed_after):
+    if options not in finished:
+        finished[options] = run(options(), "uninterrupted")
+    expected, expected_table, expected_weights = finished[options]
     with pytest.raises(Killed):
         run(options(), "killed", killed_after)
     resumed, table, weights = run(options(), "killed")
