@@ -26,6 +26,7 @@ SCENE_SIDE = 64
 # The same for sets of digits.
 SETS = {features.TRAIN: (1800, 0.7), features.VALIDATION: (400, 0.15), features.TEST: (400, 0.15)}
 SET_SIDE, MOST_DIGITS = 32, 4
+_NOISE = 48  # largest gray value of the background: without noise, all images without a digit would be duplicates
 
 # Class names by source: known before the dataset is written.
 _DIGITS = tuple(map(str, range(10)))
@@ -158,7 +159,7 @@ def _digit_sets_into(staging: Path) -> None:
 
 
 def digit_set(inks: np.ndarray, targets: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Places up to `MOST_DIGITS` digits on a black image; one that would overlap another is skipped.
+    """Places up to `MOST_DIGITS` digits on dark noise; one that would overlap another is skipped.
 
     Args:
       inks: float [n, 8, 8], range [0, 16].
@@ -168,16 +169,19 @@ def digit_set(inks: np.ndarray, targets: np.ndarray, random: np.random.Generator
     Returns:
       uint8 [32, 32] and the digits that occur, ascending.
     """
-    image = np.zeros((SET_SIDE, SET_SIDE), np.uint8)
+    image = random.integers(0, _NOISE, (SET_SIDE, SET_SIDE), dtype=np.uint8)
+    occupied = np.zeros_like(image, bool)
     present = set()
     for _ in range(random.integers(0, MOST_DIGITS + 1)):
         chosen, side = random.integers(len(inks)), int(random.integers(8, 13))
         row, column = random.integers(0, SET_SIDE - side + 1, 2)
         place: Any = np.s_[row : row + side, column : column + side]
-        if image[place].any():
+        if occupied[place].any():
             continue
+        occupied[place] = True
         enlarged = Image.fromarray(inks[chosen].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
-        image[place] = np.clip(np.asarray(enlarged) * 255.0 / 16.0, 0.0, 255.0).astype(np.uint8)
+        ink = np.clip(np.asarray(enlarged) * 255.0 / 16.0, 0.0, 255.0).astype(np.uint8)
+        image[place] = np.maximum(image[place], ink)
         present.add(int(targets[chosen]))
     return image, tuple(sorted(present))
 

@@ -81,3 +81,24 @@ def test_a_scene_is_a_photograph_where_its_mask_is_0(rng):
         assert (y.min(), x.min(), y.max() + 1, x.max() + 1) == (0, 0, ymax - ymin, xmax - xmin)
         outside[ymin:ymax, xmin:xmax] = 0
     assert not outside.any()
+
+
+def test_sets_of_digits_are_labelled_with_their_classes(tmp_path):
+    target = tmp_path / "digit_sets"
+    generated_datasets.write_digit_sets(target)
+    options = DataOptions(labels_per_image="any")
+    dataset = inspect_dataset(str(target), options)
+    assert dataset.classes == tuple("0123456789") == generated_datasets.CLASSES["digit_sets"]
+    sizes = [len(entry.classes) for entry in dataset.entries]
+    assert len(sizes) == 2600 and set(sizes) == {0, 1, 2, 3, 4} and dataset.own_splits == ("train", "validation", "test")
+    contents = {(target / entry.path).read_bytes() for entry in dataset.entries}
+    assert len(contents) == len(sizes)  # images without a digit differ too
+
+
+def test_digits_of_a_set_do_not_overlap(rng):
+    inks, targets = np.full((3, 8, 8), 16.0), np.array([3, 5, 7])
+    for _ in range(20):
+        image, present = generated_datasets.digit_set(inks, targets, rng)
+        assert image.shape == (32, 32) and set(present) <= {3, 5, 7} and list(present) == sorted(present)
+        bright = int((image > 200).sum())
+        assert len(present) * 64 <= bright <= 4 * 144 and (bright == 0) == (present == ())
