@@ -28,6 +28,16 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def presets_for(task: str) -> list[str]:
+    """Names of the presets for any dataset of a task."""
+    tables = {name: tomllib.loads(preset_text(name)) for name in preset_names()}
+    return [
+        name
+        for name, table in tables.items()
+        if dotted_names.get(table, "task.name") == task and dotted_names.get(table, "pipeline.name") is None
+    ]
+
+
 def preset_text(name: str) -> str:
     """The TOML text of a preset, including its header comment."""
     return (resources.files("pipeline") / "presets" / f"{name}.toml").read_text(encoding="utf-8")

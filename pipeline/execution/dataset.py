@@ -9,6 +9,7 @@ from components.evaluator.options import LABEL_GROUP, may_name
 from components.image_example_gen import labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.options import ExampleGenOptions
+from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.nodes import NODE_IDS
@@ -114,7 +115,8 @@ def refuse_other_task(config: PipelineConfig, dataset: Dataset, to_node: str) ->
     settings = [f"--set task.name={name}" for name in fitting]
     if task.takes_label_sets and labels.has_boxes(dataset.label_features):
         settings.append("--set data.labels_from=boxes")
-    names = " or ".join(settings)
+    presets = [f"the preset `{preset}`" for name in fitting for preset in loading.presets_for(name)]
+    names = " or ".join([*presets, *settings])
     use = f"Use {names}; or use" if settings else "No task is trained on them. Use"
     raise ConfigError(
         f'task.name = "{task.name}" requires {task.label_noun}, and {dataset.root} has '

@@ -44,7 +44,17 @@ def test_a_task_of_another_label_is_refused(boxes):
     config, images = boxes
     with pytest.raises(ConfigError, match=r'task\.name = "classification" requires one class per image, .* has boxes'):
         dataset.refuse_other_task(config, images, "Trainer")
+    with pytest.raises(ConfigError, match=r"Use the preset `boxes` or --set task\.name=detection; or use --to "):
+        dataset.refuse_other_task(config, images, "Trainer")
     dataset.refuse_other_task(config, images, "ExampleValidator")
+
+
+def test_the_preset_of_boxes_trains_on_them(boxes):
+    config, images = boxes
+    preset = loading.load("boxes", data=config.data.path)
+    dataset.refuse_other_task(preset, images, "Trainer")
+    assert loading.presets_for("detection") == ["boxes"]
+    assert preset.pipeline.name == config.pipeline.name
 
 
 def test_slices_of_boxes_can_be_named(boxes, class_folders, tmp_path):
