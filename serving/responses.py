@@ -15,6 +15,9 @@ from serving.errors import InvalidArgumentError, ServerError
 
 Item = TypeVar("Item")
 
+# An output of `serving_default` → the method, and the command, that reads it.
+_METHODS = {"detection_boxes": "detect", "mask_png_bytes": "segment", "label": "predict", "predicted": "predict"}
+
 
 class ScoredLabel(NamedTuple):
     """A class name and its probability, range [0, 1]."""
@@ -84,12 +87,15 @@ class Detections(NamedTuple):
     """The objects in one image.
 
     Attributes:
-      objects: The best first; as many as the model found, above its own score threshold.
+      objects: The best first; as many as the model returns, of which those with a low score are rarely objects.
       version: Model version; None if the server does not report it.
+      served_threshold: Smallest score of what the model counts as an object: the one with which its precision and its
+        recall were measured. None if the model does not return it.
     """
 
     objects: tuple[DetectedObject, ...]
     version: int | None = None
+    served_threshold: float | None = None
 
     def above(self, score: float) -> tuple[DetectedObject, ...]:
         """Returns the objects with at least this score."""
@@ -257,14 +263,21 @@ def detections(outputs: Mapping[str, Any], version: int | None) -> list[Detectio
     """Reads the outputs of the TF Object Detection API, of `serving_default`.
 
     These are `detection_boxes` [N, M, 4], `detection_scores` [N, M], `detection_classes` [N, M], `num_detections` [N]
-    and, if present, `detection_labels` [N, M].
+    and, if present, `detection_labels` [N, M] and `served_threshold` [N].
     """
     names = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
     columns = _columns(outputs, names)
-    labels = outputs.get("detection_labels", [None] * len(columns[0]))
+    labels, thresholds = (
+        outputs.get(name, [None] * len(columns[0])) for name in ("detection_labels", "served_threshold")
+    )
     return [
-        Detections(tuple(_objects(*row)[: round(float(num))]), version)
-        for *row, num in zip(*columns[:3], labels, columns[3], strict=True)
+        # Of a float32 threshold the shortest decimal that is equal to it: 0.4.
+        Detections(
+            tuple(_objects(*row)[: round(float(num))]),
+            version,
+            None if threshold is None else float(str(np.float32(threshold))),
+        )
+        for *row, num, threshold in zip(*columns[:3], labels, columns[3], thresholds, strict=True)
     ]
 
 
@@ -317,6 +330,9 @@ def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embeddin
 def _columns(outputs: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     if missing := [name for name in names if name not in outputs]:
         message = f"the model's response has no {_quoted(missing)}; it has {_quoted(outputs)}"
+        fitting = [method for name, method in _METHODS.items() if name in outputs]
+        if fitting:
+            message += f": use `{fitting[0]}`"
         raise InvalidArgumentError("FAILED_PRECONDITION", message)
     return [outputs[name] for name in names]
 

@@ -64,12 +64,18 @@ def color(mask: np.ndarray, num_classes: int) -> np.ndarray:
     return colored
 
 
-def draw(image: np.ndarray, mask: np.ndarray, classes: Sequence[str], ignore_id: int | None) -> np.ndarray:
-    """Paints a mask over its image, except a class named `background`; ignored pixels are grey; uint8 [h, w, 3]."""
+def draw(
+    image: np.ndarray, mask: np.ndarray, classes: Sequence[str], ignore_id: int | None, scale: int = 1
+) -> np.ndarray:
+    """Paints a mask over its image, except a class named `background`; ignored pixels are grey.
+
+    Returns:
+      uint8 [scale * h, scale * w, 3].
+    """
     blended = (1 - ALPHA) * image + ALPHA * color(mask, len(classes))
     painted = ~np.isin(mask, [index for index, name in enumerate(classes) if name == BACKGROUND])
     drawn: np.ndarray = np.where(painted[..., np.newaxis], np.round(blended), image).astype(np.uint8)
-    return drawn
+    return drawn.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def legend(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.model_report.tables import Table
+from trainer_module.evaluation.plots import CurvePlot
 
 # Size of a line chart. A phone shows it at about this width, so that its text stays readable there.
 WIDTH, HEIGHT = 380, 250
@@ -20,6 +21,8 @@ RIGHT, TOP, BOTTOM = 12, 14, 42
 _CHARACTER, _LABEL_GAP = 8.4, 8
 # A curve of more points has no marks: they would overlap.
 MAX_MARKS = 300
+# Size of one of several charts side by side.
+SMALL_WIDTH, SMALL_HEIGHT = 280, 210
 # The strip below a reliability curve, whose bars show the number of predictions per bin.
 STRIP_HEIGHT, STRIP_GAP = 44, 12
 
@@ -38,6 +41,16 @@ class Mark:
 
     x: float
     y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A single point beside the curves: its place, its name in the legend and its tooltip."""
+
+    x: float
+    y: float
+    name: str
     text: str
 
 
@@ -76,13 +89,18 @@ class Chart:
       title: The heading.
       description: The content in one sentence with values, for readers who do not see it.
       left: Width of the margin for the labels of the vertical axis.
+      y_label: The quantity of the vertical axis; empty if the title names it.
+      width: Of the SVG.
       height: Of the SVG.
+      bottom: Position of the horizontal axis.
       lines: Curves, in the legend's order.
       table: All values.
       dividers: Vertical lines between phases, labelled with the phase that begins.
       ideal: Ends of the diagonal, if there is one.
       bars: The strip below.
       bars_label: The quantity of the bars.
+      dot: A single point.
+      has_legend: Whether its legend is shown; otherwise the group of charts has one.
     """
 
     key: str
@@ -94,11 +112,16 @@ class Chart:
     lines: list[Line]
     table: Table
     left: float
+    y_label: str = ""
+    width: float = WIDTH
     height: float = HEIGHT
+    bottom: float = HEIGHT - BOTTOM
     dividers: list[Tick] = field(default_factory=list)
     ideal: tuple[float, float, float, float] | None = None
     bars: list[Bar] = field(default_factory=list)
     bars_label: str = ""
+    dot: Dot | None = None
+    has_legend: bool = True
 
 
 @dataclass(frozen=True)
@@ -259,4 +282,109 @@ def reliability_chart(bins: Sequence[tuple[float, float, int, float, float]], ta
         ideal=(across(0.0), up(0.0), across(1.0), up(1.0)),
         bars=bars,
         bars_label=f"Predictions per bin, at most {largest:,}",
+    )
+
+
+def curve_chart(key: str, plot: CurvePlot, table: Table) -> Chart:
+    """Draws one of several plots of curves in the unit square.
+
+    Args:
+      key: Unique on the page.
+      plot: The curves.
+      table: Their values.
+    """
+    labels = ["0", "0.25", "0.5", "0.75", "1"]
+    left = _left_margin(["0.25"])
+    top, bottom = TOP + 12, SMALL_HEIGHT - BOTTOM
+    across, up = Scale(0.0, 1.0, left, SMALL_WIDTH - RIGHT), Scale(0.0, 1.0, bottom, top)
+    dot = None
+    if plot.point is not None:
+        dot = Dot(across(plot.point.x), up(plot.point.y), plot.point.name, plot.point.text)
+    return Chart(
+        key=key,
+        title=plot.title,
+        description=plot.description,
+        x_label=plot.x_label,
+        y_label=plot.y_label,
+        x_ticks=[Tick(across(float(label)), label) for label in labels],
+        y_ticks=[Tick(up(float(label)), label) for label in labels],
+        lines=[Line(curve.name, _polylines(curve.points, across, up), []) for curve in plot.curves],
+        table=table,
+        left=left,
+        width=SMALL_WIDTH,
+        height=SMALL_HEIGHT,
+        bottom=bottom,
+        dot=dot,
+        has_legend=False,
+    )
+
+
+def _polylines(points: Sequence[tuple[float, float]], across: Scale, up: Scale) -> list[str]:
+    """Returns the parts of a curve without the points in the middle of straight lines, which need many bytes."""
+    parts: list[list[tuple[float, float]]] = [[]]
+    for x, y in points:
+        if not math.isfinite(y):
+            parts.append([])
+            continue
+        place = (across(x), up(y))
+        part = parts[-1]
+        if len(part) > 1 and part[-2][1] == part[-1][1] == place[1]:
+            part.pop()
+        part.append(place)
+    return [" ".join(f"{x},{y}" for x, y in part) for part in parts if part]
+
+
+def histogram_chart(
+    key: str,
+    title: str,
+    description: str,
+    *,
+    x_label: str,
+    edges: Sequence[float],
+    shares: Mapping[str, Sequence[float]],
+    x_ticks: Sequence[tuple[float, str]],
+    table: Table,
+    logarithmic: bool = False,
+) -> Chart:
+    """Draws the distribution of a value in several splits as steps.
+
+    Args:
+      key: Unique on the page.
+      title: The heading.
+      description: The content in one sentence.
+      x_label: The value.
+      edges: Of n bins, n + 1 values.
+      shares: Split → the share of its values in every bin.
+      x_ticks: Values and labels on the horizontal axis.
+      table: The values.
+      logarithmic: Whether equal distances on the horizontal axis are equal ratios.
+    """
+    highest = max((value for values in shares.values() for value in values), default=0.0) or 1.0
+    y_values = ticks(0.0, highest)
+    y_labels = [f"{100 * value:.4g} %" for value in y_values]
+    left = _left_margin(y_labels)
+    across = Scale(edges[0], edges[-1], left, SMALL_WIDTH - RIGHT, logarithmic)
+    bottom = SMALL_HEIGHT - BOTTOM
+    up = Scale(0.0, y_values[-1], bottom, TOP)
+    lines = []
+    for name, values in shares.items():
+        corners = [(edges[0], 0.0)]
+        for start, end, value in zip(edges, edges[1:], values, strict=False):
+            corners += [(start, value), (end, value)]
+        corners.append((edges[-1], 0.0))
+        lines.append(Line(name, _polylines(corners, across, up), []))
+    return Chart(
+        key=key,
+        title=title,
+        description=description,
+        x_label=x_label,
+        x_ticks=[Tick(across(value), label) for value, label in x_ticks if edges[0] <= value <= edges[-1]],
+        y_ticks=[Tick(up(value), label) for value, label in zip(y_values, y_labels, strict=True)],
+        lines=lines,
+        table=table,
+        left=left,
+        width=SMALL_WIDTH,
+        height=SMALL_HEIGHT,
+        bottom=bottom,
+        has_legend=False,
     )

@@ -22,12 +22,16 @@ class ComparedExample:
       score: By which examples are sorted, range [0, 1].
       main_error: The most frequent error, in words; empty if there is none.
       panels: Title and image: the model input first.
+      error_type: The type of error that it is shown under; empty if the task has none.
+      num_images: Number of images of the split with this type of error.
     """
 
     filename: str
     score: float
     main_error: str
     panels: tuple[tuple[str, EmbeddedImage], ...]
+    error_type: str = ""
+    num_images: int = 0
 
 
 def compare(

@@ -57,7 +57,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         uris = {key: artifact.uri for key, artifact in artifacts.items()}
         evaluation = EvaluationResult.read(uris["evaluation"])
         options = stored_options.read(uris["model_run"])
-        drawing = tasks.get(options.task.name).drawing
+        task = tasks.get(options.task.name)
+        drawing, label_keys = task.drawing, [statistic.feature for statistic in task.label_statistics]
+        statistics = {
+            split: stats_artifact_utils.load_statistics(artifacts["statistics"], split).proto()
+            for split in artifact_utils.decode_split_names(artifacts["statistics"].split_names)
+        }
         explained = "explanations" in uris and drawing.comparison is None
         incorrect, correct = explanations.read(uris["explanations"]) if explained else ([], [])
         compared = (
@@ -79,9 +84,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             trials=trials,
             tuned=reading.tuned_values(trials, options),
             data=quarantine.summary,
-            sizes=[
-                reading.image_sizes(split, stats_artifact_utils.load_statistics(artifacts["statistics"], split).proto())
-                for split in artifact_utils.decode_split_names(artifacts["statistics"].split_names)
+            sizes=[reading.image_sizes(split, proto) for split, proto in statistics.items()],
+            labels=[
+                reading.split_labels(split, proto, label_keys, task.class_features)
+                for split, proto in statistics.items()
+                if label_keys
             ],
             quarantined=quarantine.files,
             duplicates=quarantine.duplicates,
@@ -92,6 +99,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             correct=correct,
             color_scale=explanations.color_scale(options.grad_cam.colormap) if incorrect or correct else [],
             compared=compared,
+            comparison_note=drawing.comparison.note(options) if drawing.comparison else "",
             legend=[
                 (name, "#{:02x}{:02x}{:02x}".format(*color))
                 for name, color in drawing.legend(options.classes, options.ignore_id, None)

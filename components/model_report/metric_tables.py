@@ -22,6 +22,7 @@ from components.model_report.tables import (
     number,
     signed,
 )
+from trainer_module import tasks
 from trainer_module.evaluation.spec import MetricSpec
 
 # With more classes, the most frequent errors come before the matrix, which is hard to read.
@@ -243,8 +244,9 @@ def confusion(evaluation: EvaluationResult) -> Confusion:
                 cells.append(MatrixCell(text, round(shade, 3), actual == predicted, title))
             rows.append(cells)
     quantity = f"number of {unit}" if evaluation.counts_images else f"percent of the {unit} of the row"
+    note = tasks.get(evaluation.task).evaluation.confusion_note
     return Confusion(
-        caption=f"Rows: ground truth, columns: prediction; {quantity}",
+        caption=f"Rows: ground truth, columns: prediction; {quantity}" + (f". {note}" if note else ""),
         classes=classes,
         rows=rows,
         pairs=_pairs(classes, matrix, totals, unit),

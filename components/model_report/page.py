@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.evaluator import default_rules
-from components.model_report import data_summary, gate_tables, metric_tables, summary, training_curves
+from components.model_report import (
+    data_summary,
+    gate_tables,
+    label_statistics,
+    metric_tables,
+    summary,
+    task_plots,
+    training_curves,
+)
 from components.model_report.charts import Chart
+from components.model_report.comparisons import ComparedExample
 from components.model_report.data_summary import DataSummary
+from components.model_report.label_statistics import LabelSummary
 from components.model_report.metric_tables import Confusion, Definition
 from components.model_report.sources import Sources
 from components.model_report.summary import PushDecision
 from components.model_report.tables import Table
+from components.model_report.task_plots import DrawnGroup
 from trainer_module import tasks
 from trainer_module.tasks import Comparison
+
+
+@dataclass(frozen=True)
+class ComparedGroup:
+    """Examples with the same main type of error.
+
+    Attributes:
+      heading: The type; empty if the task has none.
+      text: Its meaning, and the number of images.
+      examples: The worst first.
+    """
+
+    heading: str
+    text: str
+    examples: list[ComparedExample]
 
 
 @dataclass(frozen=True)
@@ -32,7 +59,10 @@ class Page:
     confusion: Confusion
     reliability: Chart | None
     comparison: Comparison | None
+    compared: list[ComparedGroup]
+    plots: list[DrawnGroup]
     data: DataSummary
+    labels: LabelSummary | None
     training: list[Chart]
     training_sentence: str
     epochs: Table
@@ -67,7 +97,12 @@ def build(sources: Sources) -> Page:
         confusion=metric_tables.confusion(evaluation),
         reliability=metric_tables.reliability(evaluation.overall),
         comparison=task.drawing.comparison,
+        compared=_by_error_type(sources.compared, task.drawing.comparison),
+        plots=task_plots.draw(evaluation),
         data=data_summary.summarize(sources),
+        labels=label_statistics.summarize(
+            sources.labels, task.label_statistics, evaluation.classes, evaluation.count_unit
+        ),
         training=training_curves.curves(
             sources.history, task.objectives, {metric.name: metric.heading for metric in evaluation.metrics}
         ),
@@ -78,3 +113,19 @@ def build(sources: Sources) -> Page:
         configuration_uri=f"data:application/toml;base64,{encoded}",
         definitions=metric_tables.definitions(evaluation.metrics),
     )
+
+
+def _by_error_type(compared: Sequence[ComparedExample], comparison: Comparison | None) -> list[ComparedGroup]:
+    """Groups examples by their type of error, the type of most images first."""
+    groups: dict[str, list[ComparedExample]] = {}
+    for example in sorted(compared, key=lambda example: -example.num_images):
+        groups.setdefault(example.error_type, []).append(example)
+    described = []
+    for name, examples in groups.items():
+        text = ""
+        if comparison is not None and name in comparison.error_types:
+            meaning, number = comparison.error_types[name], examples[0].num_images
+            images = "1 image" if number == 1 else f"{number:,} images"
+            text = f"{meaning[0].upper()}{meaning[1:]}. The most frequent error of {images}."
+        described.append(ComparedGroup(name.capitalize(), text, examples))
+    return described

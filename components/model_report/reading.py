@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components.model_report.label_statistics import Distribution, SplitLabels
 from components.model_report.sources import ImageSizes
 from trainer_module import features, locations
 from trainer_module.options import TrainerOptions
@@ -27,6 +30,46 @@ def tuned_values(trials: list[dict[str, str]], options: TrainerOptions) -> dict[
         if dot:
             values[name] = getattr(getattr(options, section), key)
     return values
+
+
+def split_labels(
+    split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList, keys: Iterable[str], class_keys: Iterable[str]
+) -> SplitLabels:
+    """Reads the distributions of label features, and the number of labels of every class.
+
+    Args:
+      split: Name of the split.
+      statistics: Its statistics.
+      keys: Features with numbers; those without statistics are left out.
+      class_keys: Features with class names.
+    """
+    by_name = {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
+    distributions = {}
+    for key in keys:
+        if key in by_name and by_name[key].HasField("num_stats"):
+            numbers = by_name[key].num_stats
+            quantiles = [
+                histogram.buckets
+                for histogram in numbers.histograms
+                if histogram.type == statistics_pb2.Histogram.QUANTILES
+            ]
+            distributions[key] = Distribution(
+                number=numbers.common_stats.tot_num_values,
+                zeros=numbers.num_zeros,
+                smallest=numbers.min,
+                median=numbers.median,
+                largest=numbers.max,
+                buckets=tuple(
+                    (bucket.low_value, bucket.high_value, bucket.sample_count)
+                    for bucket in (quantiles[0] if quantiles else ())
+                ),
+            )
+    classes: Counter[str] = Counter()
+    for key in class_keys:
+        if key in by_name:
+            for bucket in by_name[key].string_stats.rank_histogram.buckets:
+                classes[bucket.label] += round(bucket.sample_count)
+    return SplitLabels(split, dict(classes), distributions)
 
 
 def image_sizes(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList) -> ImageSizes:

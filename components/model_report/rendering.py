@@ -34,6 +34,7 @@ def sections(page: Page) -> dict[str, str]:
     candidates: list[tuple[str, str, object]] = [
         ("metrics", "Metrics", True),
         ("classes", "Classes", True),
+        ("plots", "Curves and errors", page.plots),
         ("slices", "Slices", page.slices),
         ("confusion", "Confusion", True),
         ("calibration", "Calibration", page.reliability),

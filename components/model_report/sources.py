@@ -12,6 +12,7 @@ from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import DuplicateGroup, QuarantinedFile, Summary
 from components.model_report.comparisons import ComparedExample
 from components.model_report.explanations import ExplainedExample
+from components.model_report.label_statistics import SplitLabels
 from components.serving_validator.artifact import ServingCheck
 
 
@@ -60,6 +61,7 @@ class Sources:
       data: ImageExampleGen's summary.
       drift: Drift from the previous span, and skew between splits.
       sizes: Per split.
+      labels: Statistics of the labels per split, if the task has any.
       quarantined: Refused files, as many as are listed.
       duplicates: Groups of duplicates, as many as are listed.
       explained: Whether the report shows GradCam's overlays.
@@ -68,6 +70,7 @@ class Sources:
       correct: The most confident correct predictions.
       color_scale: Colours of the heat maps in CSS, from no evidence to most.
       compared: The examples with the worst predictions, the worst first.
+      comparison_note: What the drawings of these examples show.
       legend: Class → colour in CSS.
       lineage: What the model was made from: name → value.
       versions: Package → version.
@@ -92,6 +95,7 @@ class Sources:
     tuned: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, str]] = field(default_factory=list)
     sizes: list[ImageSizes] = field(default_factory=list)
+    labels: list[SplitLabels] = field(default_factory=list)
     quarantined: Sequence[QuarantinedFile] = ()
     duplicates: Sequence[DuplicateGroup] = ()
     explained: bool = False
@@ -100,6 +104,7 @@ class Sources:
     correct: list[ExplainedExample] = field(default_factory=list)
     color_scale: list[str] = field(default_factory=list)
     compared: list[ComparedExample] = field(default_factory=list)
+    comparison_note: str = ""
     legend: list[tuple[str, str]] = field(default_factory=list)
     lineage: list[tuple[str, str]] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)

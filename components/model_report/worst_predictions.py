@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -33,7 +35,7 @@ class _Prediction(NamedTuple):
 
 
 class _Predict(beam.DoFn):
-    """Batch of raw examples → `_Prediction`; loads the Keras file once per worker."""
+    """Batch of raw examples → (type of error, `_Prediction`); loads the Keras file once per worker."""
 
     def __init__(self, keras_path: str, options: TrainerOptions) -> None:
         self._keras_path = keras_path
@@ -48,8 +50,9 @@ class _Predict(beam.DoFn):
             reduce_retracing=True,
         )
 
-    def process(self, batch: list[bytes]) -> Iterable[_Prediction]:
+    def process(self, batch: list[bytes]) -> Iterable[tuple[str, _Prediction]]:
         transform, ignore_id = self._options.transform, self._options.ignore_id
+        comparison = _comparison(self._options)
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
         encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
         images = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels)
@@ -58,9 +61,11 @@ class _Predict(beam.DoFn):
         for name, image, label, prediction in zip(
             names, images.numpy(), labels, self._predict(images).numpy(), strict=True
         ):
-            score = _comparison(self._options).score(label, prediction, ignore_id)
+            prediction = comparison.counted(prediction, self._options)
+            score = comparison.score(label, prediction, ignore_id)
             if not math.isnan(score):
-                yield _Prediction(score, name.decode(), image, label, prediction)
+                error_type = comparison.error_type(label, prediction, ignore_id)
+                yield error_type, _Prediction(score, name.decode(), image, label, prediction)
 
 
 def _comparison(options: TrainerOptions) -> Comparison:
@@ -74,18 +79,32 @@ def _order(prediction: _Prediction) -> tuple[float, str]:
     return prediction.score, prediction.filename
 
 
-def _draw(predictions: list[_Prediction], options: TrainerOptions) -> Iterable[str]:
-    for prediction in predictions:
+def _choose(worst: Mapping[str, list[_Prediction]], num: int) -> Iterator[tuple[str, _Prediction]]:
+    """Takes the worst example of every type of error, then the second worst, until there are `num`.
+
+    Examples without an error are taken only if no other has one.
+    """
+    types = sorted(error_type for error_type in worst if error_type or len(worst) == 1)
+    rounds = itertools.zip_longest(*(worst[error_type] for error_type in types))
+    pairs = (pair for entries in rounds for pair in zip(types, entries, strict=True) if pair[1] is not None)
+    return itertools.islice(pairs, num)
+
+
+def _draw(
+    _: None, worst: Mapping[str, list[_Prediction]], numbers: Mapping[str, int], options: TrainerOptions, num: int
+) -> Iterable[str]:
+    for error_type, prediction in _choose(worst, num):
         drawn = comparisons.compare(
             _comparison(options), *prediction[1:], classes=options.classes, ignore_id=options.ignore_id
         )
+        drawn = dataclasses.replace(drawn, error_type=error_type, num_images=numbers[error_type])
         yield _LINE.dump_json(drawn).decode()
 
 
 class WriteWorst(beam.PTransform):
-    """TFRecord files of raw examples → a file of the compared examples with the lowest scores.
+    """TFRecord files of raw examples → a file of the compared examples with the lowest scores of every type of error.
 
-    At most `num` examples are kept in memory, however many there are.
+    At most `num` examples of each type are kept in memory, however many there are.
     """
 
     def __init__(self, pattern: str, keras_path: str, options: TrainerOptions, num: int, path: str) -> None:
@@ -95,7 +114,7 @@ class WriteWorst(beam.PTransform):
           pattern: Glob of the TFRecord files.
           keras_path: The trained model.
           options: The configuration of the run.
-          num: How many examples to keep.
+          num: How many examples to write.
           path: The file to write; `read` reads it.
         """
         super().__init__()
@@ -104,13 +123,19 @@ class WriteWorst(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Reads, predicts, keeps the worst, draws and writes."""
-        return (
+        predicted = (
             pipeline
             | "Read" >> beam.io.ReadFromTFRecord(self._pattern)
             | "Batch" >> beam.BatchElements(min_batch_size=_BATCH_SIZE, max_batch_size=_BATCH_SIZE)
             | "Predict" >> beam.ParDo(_Predict(self._keras_path, self._options))
-            | "Worst" >> beam.combiners.Top.Smallest(self._num, key=_order)
-            | "Draw" >> beam.FlatMap(_draw, self._options)
+        )
+        worst = predicted | "Worst" >> beam.combiners.Top.SmallestPerKey(self._num, key=_order)
+        numbers = predicted | "Count" >> beam.combiners.Count.PerKey()
+        return (
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Draw"
+            >> beam.FlatMap(_draw, beam.pvalue.AsDict(worst), beam.pvalue.AsDict(numbers), self._options, self._num)
             | "Write" >> beam.io.WriteToText(self._path, shard_name_template="")
         )
 

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 Entry = TypeVar("Entry")
 Errors = list[dict[str, str]]
 
+# Of a model without a served threshold, such as one of the TF Object Detection API, whose tools take this value too.
+_MIN_SCORE = 0.5
 _IMAGE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")]
@@ -159,8 +161,15 @@ def detect(
     images: ImagesArgument,
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one image with boxes per image.")],
     min_score: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Smallest score of the objects that are drawn and printed.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Smallest score of the objects that are drawn and printed; default: the model's served threshold, or "
+            f"{_MIN_SCORE} if it has none.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     *,
     server: Server,
@@ -172,14 +181,24 @@ def detect(
     for (path, output), detections in _results(
         server, images, pairs, lambda client, batch: client.detect(batch), errors
     ):
-        objects = detections.above(min_score)
+        served = _MIN_SCORE if detections.served_threshold is None else detections.served_threshold
+        smallest = served if min_score is None else min_score
+        objects = detections.above(smallest)
         _write(output, _draw_objects(path, objects))
         if not as_json:
-            print(f"{path}  {output}  {len(objects)} object{'' if len(objects) == 1 else 's'}")
+            plural = "" if len(objects) == 1 else "s"
+            print(f"{path}  {output}  {len(objects)} object{plural} with a score of at least {smallest:.3g}")
             for entry in objects:
                 name = f"class {entry.class_id}" if entry.label is None else entry.label
                 print(f"  {name} {entry.score:.4f}  {' '.join(f'{value:.4f}' for value in entry.box)}")
-        rows.append({"image": str(path), "drawing": str(output), "objects": [entry._asdict() for entry in objects]})
+        rows.append(
+            {
+                "image": str(path),
+                "drawing": str(output),
+                "min_score": smallest,
+                "objects": [entry._asdict() for entry in objects],
+            }
+        )
     _finish("detect", {"images": rows}, errors, as_json)
 
 
@@ -298,7 +317,7 @@ def similar(
 
 
 def _draw_objects(path: Path, objects: Sequence[clients.DetectedObject]) -> bytes:
-    """Draws the boxes on the upright image; returns a PNG file."""
+    """Draws the boxes on the upright image, enlarged by a whole factor if it is small; returns a PNG file."""
     import io
 
     import numpy as np
@@ -311,7 +330,8 @@ def _draw_objects(path: Path, objects: Sequence[clients.DetectedObject]) -> byte
     names = {entry.class_id: entry.label for entry in objects}
     classes = [names.get(id_) or f"class {id_}" for id_ in range(1, max(names, default=0) + 1)]
     rows = [(*entry.box, entry.class_id - 1, box_labels.OBJECT, entry.score) for entry in objects]
-    drawn = box_drawing.draw(pixels, np.array(rows, np.float64).reshape(-1, 7), classes, min_score=0.0)
+    scale = box_drawing.readable_scale(*pixels.shape[:2])
+    drawn = box_drawing.draw(pixels, np.array(rows, np.float64).reshape(-1, 7), classes, scale=scale)
     buffer = io.BytesIO()
     Image.fromarray(drawn).save(buffer, "PNG")
     return buffer.getvalue()

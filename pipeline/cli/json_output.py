@@ -458,7 +458,9 @@ class DetectedImage(JsonObject):
 
     image: str
     drawing: str
-    """PNG file: the image with the boxes."""
+    """PNG file: the image with the boxes, enlarged if it is small."""
+    min_score: float
+    """Smallest score of these objects: `--min-score`, or the served threshold of the model."""
     objects: list[DetectedObject]
     """The best first."""
 

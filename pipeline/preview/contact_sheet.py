@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from components.image_example_gen.options import AUTO, ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
-from trainer_module import features, tasks
+from trainer_module import drawing_font, features, tasks
 from trainer_module.options import TrainerOptions
 
 _Item = TypeVar("_Item")
@@ -227,8 +226,9 @@ def draw(
       options: Those of the run.
     """
     drawing, classes, size = tasks.get(options.task.name).drawing, options.classes, options.transform.image_size
-    text, title = _font(_TEXT_SIZE), _font(_TITLE_SIZE, bold=True)
-    cell = size * math.ceil(_MIN_CELL / size) if size <= _MAX_CELL else _MAX_CELL
+    text, title = drawing_font.load(_TEXT_SIZE), drawing_font.load(_TITLE_SIZE, bold=True)
+    scale = max(1, math.ceil(_MIN_CELL / size))
+    cell = scale * size if size <= _MAX_CELL else _MAX_CELL
     rows = [[original, *row] for original, row in zip(originals, samples, strict=True)]
     captions = [[drawing.caption(image.label, classes) for image in row] for row in rows]
     # A sample's caption is shown only if its label differs from the original's.
@@ -255,9 +255,8 @@ def draw(
     for number, (row, row_captions) in enumerate(zip(rows, captions, strict=True)):
         top = header + _LINE + 6 + number * row_height
         for left, image, lines in zip(lefts, row, row_captions, strict=True):
-            drawn = Image.fromarray(drawing.draw(image.pixels, image.label, classes, options.ignore_id))
-            resampling = Image.Resampling.NEAREST if cell >= size else Image.Resampling.BOX
-            sheet.paste(drawn.resize((cell, cell), resampling), (left, top))
+            drawn = Image.fromarray(drawing.draw(image.pixels, image.label, classes, options.ignore_id, scale))
+            sheet.paste(drawn.resize((cell, cell), Image.Resampling.BOX), (left, top))
             for line_number, line in enumerate(lines):
                 place = (left, top + cell + 3 + line_number * _LINE)
                 canvas.text(place, _shorten(line, text, cell), _INK, text)
@@ -302,11 +301,3 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while name and font.getlength(name + kept) > width:
         name = name[:-1]
     return name + kept
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Loads DejaVu Sans from matplotlib: it has the letters of many languages."""
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

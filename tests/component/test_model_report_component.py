@@ -242,6 +242,54 @@ def test_the_worst_masks_are_shown_worst_first(mask_model, inputs_of, tmp_path):
         assert "#{:02x}{:02x}{:02x}".format(*color) in text
 
 
+def test_the_worst_detections_are_shown_by_their_type_of_error(inputs_of, tmp_path, rng):
+    """An untrained detector finds something everywhere; images without a detection miss their object."""
+    options = TrainerOptions(
+        classes=("cat", "dog"),
+        transform=TransformOptions(image_size=32),
+        model={"name": "scratch_cnn", "blocks": [[4], [4], [4], [4], [4]]},
+        task={"name": "detection", "score_threshold": 0.0, "served_threshold": 0.0, "max_detections": 3},
+    )
+    model = build_network(options, PixelStatistics(np.full(3, 100.0, np.float32), np.full(3, 900.0, np.float32)))
+    path, task = str(tmp_path / "model.keras"), tasks.get("detection")
+    model.save(path)
+    records, expected = [], []
+    for index in range(14):
+        encoded = png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        label = task.example_label([index % 2] if index else [], options.classes, 32)
+        properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10_000)))
+        example = raw_examples.to_example(f"{index}.png", encoded, properties, label=label, slices={})
+        records.append(example.SerializeToString())
+        (found,) = task.predict(model, options, [encoded])
+        (truth,) = task.labels([label], options).numpy()
+        expected.append(task.drawing.comparison.error_type(truth, found, None))
+    overall = SliceMetrics(
+        name="all",
+        examples=14,
+        metrics={"average_precision": 0.3},
+        class_metrics={name: {"class_ap": 0.3} for name in options.classes},
+        support=dict.fromkeys(options.classes, 7),
+        confusion_matrix=[[1, 1, 1]] * 3,
+    )
+    evaluation = EvaluationResult(
+        task="detection",
+        split="test",
+        classes=options.classes,
+        count_unit="boxes",
+        metrics=task.evaluation.metrics(3),
+        candidate=(overall,),
+    )
+    gates = gates_of(metric="average_precision", title="AP", value=0.3, bound=0.2, passed=True)
+    text = run(inputs_of(evaluation, gates, records, options, path), tmp_path / "report")
+    assert len(captions(text)) == len(set(captions(text))) == 12 and "" not in expected
+    assert text.count('src="data:image/') == 3 * 12
+    for name in set(expected):
+        number = expected.count(name)
+        noun = "1 image" if number == 1 else f"{number} images"
+        assert f"<h3>{name.capitalize()}</h3>" in text and f"The most frequent error of {noun}." in text
+    assert "from the served threshold, 0." in text
+
+
 def test_the_values_that_tuner_chose_are_those_of_the_options(mask_model):
     options = mask_model[0]
     trials = [{"rank": "1", "objective": "val_loss", "value": "0.1", "training.learning_rate": "0.5"}]

@@ -9,7 +9,7 @@ from components.image_example_gen.dataset import inspect_dataset
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.preview import contact_sheet
-from trainer_module import features, mask_drawing, tasks
+from trainer_module import drawing_font, features, mask_drawing, tasks
 
 # The `images` preset trains a classifier, unless a test sets the task.
 SEGMENTATION = ("model.name=unet", "task.name=segmentation", "augmentation.vertical_flip=true")
@@ -154,7 +154,7 @@ def test_an_image_with_ignored_pixels_is_usable(tmp_path, source):
 
 
 def test_text_that_is_too_wide_is_shortened_and_keeps_its_share():
-    font = contact_sheet._font(14)
+    font = drawing_font.load(14)
     assert contact_sheet._shorten("cat: 55%", font, 128) == "cat: 55%"
     short = contact_sheet._shorten("a very long name of a class: 55%", font, 128)
     assert short.startswith("a very") and short.endswith("…: 55%") and font.getlength(short) <= 128
@@ -163,7 +163,7 @@ def test_text_that_is_too_wide_is_shortened_and_keeps_its_share():
 
 
 def test_a_long_legend_has_several_lines():
-    font = contact_sheet._font(14)
+    font = drawing_font.load(14)
     names = [f"class {index}" for index in range(30)]
     lines = contact_sheet._wrap(names, font, 400, box=18)
     assert [name for line in lines for name in line] == names and len(lines) > 3

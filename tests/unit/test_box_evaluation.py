@@ -81,10 +81,10 @@ def evaluate_with_coco(images, num_classes):
     return np.where(evaluation.stats < 0, np.nan, evaluation.stats), by_class
 
 
-def accumulate(images, num_classes, score_threshold=0.0):
+def accumulate(images, num_classes, served_threshold=0.0):
     accumulator = DetectionAccumulator(Parameters(num_classes, 1))
     for objects, detections in images:
-        accumulator.add(count_image(objects, detections, IMAGE_SIZE, num_classes, score_threshold))
+        accumulator.add(count_image(objects, detections, IMAGE_SIZE, num_classes, served_threshold))
     return accumulator
 
 
@@ -201,7 +201,7 @@ def test_metrics_equal_those_of_pycocotools_on_adversarial_images(image):
     check_equal_to_coco([image, (as_objects([BOX], 1), as_detections([SHIFTED, BOX], [0.65, 0.3], 1)), image], 2)
 
 
-def as_example(objects, detections, size):
+def as_example(objects, detections, size, served_threshold=0.0):
     """The outputs of the signatures for one image."""
     tiled = np.array(size * 2, float)
     label = np.full((len(objects.boxes) + 3, box_labels.NUM_COLUMNS), box_labels.PADDING, np.float32)
@@ -219,6 +219,7 @@ def as_example(objects, detections, size):
             "detection_scores": np.pad(detections.scores, (0, padding)),
             "detection_classes": np.pad(detections.class_ids + 1, (0, padding)).astype(np.float32),
             "num_detections": np.array([num], np.float32),
+            "served_threshold": np.array([served_threshold], np.float32),
         },
     )
 
@@ -259,6 +260,22 @@ def test_invalid_labels_and_predictions_are_rejected(change, message):
 # === Served detections ===
 
 
+def test_the_model_brings_its_served_threshold():
+    """The last blessed model is measured at its own threshold, and a class below it still counts as predicted."""
+    parameters, rows = Parameters(2, 1), ([BOX, [0, 0, 20, 20]], [0.9, 0.4])
+    image = as_objects(rows[0], [0, 1]), as_detections(*rows, [0, 1])
+    for threshold, recall in ((0.05, 1.0), (0.5, 0.5), (0.95, 0.0)):
+        merged = DetectionAccumulator(parameters)
+        for _ in range(2):
+            accumulator = DetectionAccumulator(parameters)
+            accumulator.add(EVALUATION.element(*as_example(*image, (200, 200), threshold), parameters))
+            merged.merge(accumulator)
+        summary = merged.summarize()
+        assert metric_values(summary)["served_recall"] == recall and metric_values(summary)["ap50"] == 1.0
+        assert summary.evidence["predicted"].tolist() == summary.evidence["correct"].tolist() == [2, 2]
+        assert EVALUATION.details(summary)["served_threshold"].tolist() == [[pytest.approx(threshold)]] * 2
+
+
 def test_the_confusion_matrix_has_a_background():
     objects = as_objects([BOX, [200, 200, 300, 300], [400, 0, 450, 50], [500, 0, 550, 50]], [0, 0, 1, 1])
     detections = as_detections(
@@ -275,7 +292,7 @@ def test_the_confusion_matrix_has_a_background():
     np.testing.assert_allclose(values["precision"], [1 / 2, 1 / 4])
     np.testing.assert_allclose(values["recall"], [1 / 2, 1 / 2])
     # Above a threshold the detection with the score 0.3 is missing; AP does not change.
-    served = accumulate([(objects, detections)], 2, score_threshold=0.5).summarize()
+    served = accumulate([(objects, detections)], 2, served_threshold=0.5).summarize()
     np.testing.assert_array_equal(served.confusion, [[1, 1, 0], [0, 0, 2], [1, 2, 0]])
     assert metric_values(served)["served_recall"] == pytest.approx(1 / 4)
     np.testing.assert_array_equal(served.precision, summary.precision)
@@ -539,7 +556,9 @@ def test_curves_show_the_precision_and_the_score_at_every_recall():
     details = EVALUATION.details(accumulate(images, 2).summarize())
     assert {name: values.shape for name, values in details.items()} == {
         "precision_by_recall": (2, 101),
+        "precision_by_recall_75": (2, 101),
         "score_by_recall": (2, 101),
+        "served_threshold": (2, 1),
         "errors": (2, len(ERROR_TYPES)),
     }
     assert details["score_by_recall"][0, 50] == 0.9 and details["precision_by_recall"][0].sum() == 51

@@ -474,6 +474,70 @@ def test_a_signature_without_the_required_outputs(client, script, monkeypatch):
         client.predict([b"0"])
 
 
+DETECTIONS = {
+    "detection_boxes": np.array([[[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0]]], np.float32),
+    "detection_scores": np.array([[0.45, 0.0]], np.float32),
+    "detection_classes": np.array([[2.0, 0.0]], np.float32),
+    "num_detections": np.array([1.0], np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "call", "hint"),
+    [
+        (DETECTIONS, "predict", "use `detect`"),
+        (DETECTIONS, "segment", "use `detect`"),
+        ({"mask_png_bytes": np.array([b""], object), "class_pixels": np.array([[1]])}, "detect", "use `segment`"),
+        ({"label": np.array([b"a"], object), "score": np.array([0.5], np.float32)}, "detect", "use `predict`"),
+    ],
+)
+def test_a_model_of_another_task_is_named_with_the_method_that_fits(client, script, monkeypatch, outputs, call, hint):
+    monkeypatch.setattr(script, "predict", lambda signature, values: outputs)
+    with pytest.raises(clients.InvalidArgumentError, match=hint):
+        getattr(client, call)([b"0"])
+
+
+@pytest.mark.parametrize(("added", "threshold"), [({}, None), ({"served_threshold": np.array([0.4], np.float32)}, 0.4)])
+def test_the_served_threshold_is_that_of_the_model(client, script, monkeypatch, added, threshold):
+    monkeypatch.setattr(script, "predict", lambda signature, values: DETECTIONS | added)
+    (found,) = client.detect([b"0"]).or_raise()
+    assert found.served_threshold == (threshold and pytest.approx(threshold)) and len(found.objects) == 1
+    assert found.above(0.4) and not found.above(0.5)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "options", "smallest", "num"),
+    [
+        (np.array([0.4], np.float32), [], 0.4, 1),
+        (np.array([0.46], np.float32), [], 0.46, 0),
+        (np.array([0.46], np.float32), ["--min-score", "0.1"], 0.1, 1),
+        (None, [], 0.5, 0),  # as of the TF Object Detection API
+    ],
+)
+def test_detect_shows_objects_from_the_served_threshold(
+    script, monkeypatch, tmp_path, threshold, options, smallest, num
+):
+    from typer.testing import CliRunner
+
+    from pipeline.cli.app import app
+
+    added = {} if threshold is None else {"served_threshold": threshold}
+    monkeypatch.setattr(script, "predict", lambda signature, values: DETECTIONS | added)
+    image = tmp_path / "small.png"
+    Image.new("RGB", (64, 48)).save(image)
+    with grpc_server(script) as address:
+        command = ["detect", str(image), "--output-dir", str(tmp_path / "out"), "--grpc", address, "--model", "m"]
+        done = CliRunner().invoke(app, [*command, *options, "--json"])
+        text = CliRunner().invoke(app, [*command, *options]).stdout
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)["images"]
+    assert row["min_score"] == pytest.approx(smallest) and len(row["objects"]) == num
+    assert f"{num} object{'s' * (num != 1)} with a score of at least {smallest:g}" in text
+    drawing = Image.open(tmp_path / "out" / "small.png")
+    assert drawing.size == (320, 240)  # enlarged five times
+    assert (len(drawing.getcolors()) > 1) == bool(num)
+
+
 # --- An error per image ---------------------------------------------------------------------------------------
 
 

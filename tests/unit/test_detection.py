@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from trainer_module import augmentation, box_drawing, box_labels, box_losses, features, tasks
 from trainer_module.box_grid import Grid
+from trainer_module.evaluation import box_matching
+from trainer_module.mask_drawing import palette
 from trainer_module.options import AugmentationOptions, TrainerOptions
 
 TASK = tasks.get("detection")
@@ -269,34 +271,133 @@ def detections(*rows):
     return padded
 
 
-BOX, OTHER = (0.1, 0.1, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9)
+BOX, OTHER, SHIFTED = (0.1, 0.1, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9), (0.1, 0.25, 0.4, 0.55)
 
 
 @pytest.mark.parametrize(
     ("objects", "rows", "f1", "error"),
     [
         ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.9)], 1.0, ""),
-        ([(*BOX, 0, 0)], [(*BOX, 1, 0, 0.9)], 0.0, "1 missed (a), 1 false (b)"),
-        ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.9), (*BOX, 0, 0, 0.8)], 2 / 3, "1 false (a)"),
+        ([(*BOX, 0, 0)], [(*BOX, 1, 0, 0.9)], 0.0, "1 classification (a as b)"),
+        ([(*BOX, 0, 0)], [(*SHIFTED, 0, 0, 0.9)], 0.0, "1 localisation (a)"),
+        ([(*BOX, 0, 0)], [(*SHIFTED, 1, 0, 0.9)], 0.0, "1 both (b), 1 missed (a)"),
+        ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.9), (*BOX, 0, 0, 0.8)], 2 / 3, "1 duplicate (a)"),
+        ([(*BOX, 0, 0)], [(*BOX, 0, 0, 0.6), (*BOX, 1, 0, 0.7)], 2 / 3, "1 classification (b)"),
+        (
+            [],
+            [(*BOX, 0, 0, 0.9), (*OTHER, 0, 0, 0.9), (*SHIFTED, 1, 0, 0.5)],
+            0.0,
+            "3 background (mostly a)",
+        ),
         ([(*BOX, 0, 0), (*OTHER, 1, 0)], [(*BOX, 0, 0, 0.9)], 2 / 3, "1 missed (b)"),
         ([(*BOX, 0, box_labels.CROWD)], [(*BOX, 0, 0, 0.9), (*BOX, 0, 0, 0.8)], np.nan, ""),
         ([(*BOX, 0, box_labels.DIFFICULT)], [], np.nan, ""),
-        ([], [(*OTHER, 0, 0, 0.2)], np.nan, ""),
-        ([], [(*OTHER, 0, 0, 0.4)], 0.0, "1 false (a)"),
+        ([], [(*OTHER, 0, 0, 0.4)], np.nan, ""),
+        ([], [(*OTHER, 0, 0, 0.5)], 0.0, "1 background (a)"),
     ],
 )
-def test_drawn_detections_are_compared_with_the_objects(objects, rows, f1, error):
-    arguments = label(*objects)[0], detections(*rows)
+def test_served_detections_are_compared_with_the_objects(objects, rows, f1, error):
+    served = TASK.drawing.comparison.counted(detections(*rows), options(served_threshold=0.5))
+    arguments = label(*objects)[0], served
     assert box_drawing.f1(*arguments, None) == pytest.approx(f1, nan_ok=True)
     assert box_drawing.main_error(*arguments, CLASSES, None) == error
+    error_type = box_drawing.error_type(*arguments, None)
+    assert error_type == ("" if not error else error.split()[1])
 
 
-def test_boxes_are_drawn_where_they_are():
+def test_the_errors_of_single_boxes_are_those_of_the_evaluation(rng):
+    """The same numbers of every type, and the same missed objects."""
+    for _ in range(30):
+        corners = np.sort(rng.uniform(0, 1, (9, 2, 2)), axis=1).reshape(9, 4)
+        ids, kinds = rng.integers(0, 2, 9), rng.choice([0, 0, 0, 1, 2], 9)
+        objects = box_matching.Objects(corners[:5], ids[:5], kinds[:5] == 1, kinds[:5] == 2)
+        near = np.clip(corners + rng.normal(0, 0.05, (9, 4)), 0, 1)
+        found = box_matching.Detections(near, rng.permutation(ids), rng.random(9).astype(np.float32))
+        expected = box_matching.compare(objects, found, 2).errors[:, 1]
+        errors = box_matching.box_errors(objects, found)
+        counted = np.append(errors.types[errors.types >= 0], np.full(errors.missed.sum(), box_matching.MISSED))
+        assert sorted(counted) == sorted(expected)
+
+
+def test_boxes_are_drawn_around_their_pixels():
     image = np.full((200, 300, 1), 90, np.uint8)
-    drawn = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, 0))[0], CLASSES)
+    drawn = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, 0))[0], ("",))
     changed = (drawn != 90).any(axis=-1)
-    y, x = np.nonzero(changed)
-    assert (y.max(), x.min(), x.max()) == (149, 74, 225) or abs(y.max() - 150) <= 1
-    assert not changed[60:140, 90:210].any()
-    dashed = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, box_labels.CROWD))[0], CLASSES)
-    assert (dashed != 90).any(axis=-1)[148:151].sum() < 0.7 * changed[148:151].sum()
+    assert not changed[50:150, 75:225].any()  # the object itself
+    assert changed[47:50, 72:228].all() and changed[150:153, 72:228].all()
+    assert changed[47:153, 72:75].all() and changed[47:153, 225:228].all()
+    dashed = box_drawing.draw(image, label((0.25, 0.25, 0.75, 0.75, 0, box_labels.CROWD))[0], ("",))
+    assert (drawn[48, 80:220] == palette(1)[0]).all()
+    assert 0.3 < (dashed[48, 80:220] == palette(1)[0]).all(axis=-1).mean() < 0.7
+
+
+def test_a_box_at_the_border_is_drawn_inside_the_image():
+    drawn = box_drawing.draw(np.zeros((50, 40, 3), np.uint8), label((0, 0, 1, 1, 0, 0))[0], CLASSES)
+    inside = drawn[[1, -2, 25, 25], [20, 20, 1, -2]]
+    np.testing.assert_array_equal(inside, [palette(1)[0]] * 4)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [1, 0]])
+def test_the_best_detection_is_drawn_last(rows):
+    """In whatever order they are: where frames cross, the one with the higher score is visible."""
+    better, worse = (0.2, 0.2, 0.6, 0.6, 0, 0, 0.9), (0.4, 0.4, 0.9, 0.9, 1, 0, 0.5)
+    found = detections(*[(better, worse)[index] for index in rows])
+    drawn = box_drawing.draw(np.zeros((150, 150, 3), np.uint8), found, CLASSES)
+    # The lower side of the better one crosses the left side of the worse one.
+    np.testing.assert_array_equal(drawn[90:92, 50:62], np.broadcast_to(palette(2)[0], (2, 12, 3)))
+
+
+def test_small_objects_are_drawn_over_large_ones():
+    large, small = (0.1, 0.1, 0.9, 0.9, 0, 0), (0.05, 0.4, 0.3, 0.6, 1, 0)
+    for objects in ([large, small], [small, large]):
+        drawn = box_drawing.draw(np.zeros((150, 150, 3), np.uint8), label(*objects)[0], CLASSES)
+        np.testing.assert_array_equal(drawn[10:40, 58], np.broadcast_to(palette(2)[1], (30, 3)))
+
+
+@pytest.mark.parametrize(("size", "scale"), [((64, 64), 5), ((320, 200), 1), ((30, 2000), 1), ((100, 50), 4)])
+def test_small_images_are_enlarged_by_a_whole_factor_before_boxes_are_drawn(rng, size, scale):
+    assert box_drawing.readable_scale(*size) == scale
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    truth, found = TASK.drawing.comparison.panels(image, label((*BOX, 0, 0))[0], detections(), CLASSES, None)
+    assert truth.pixels.shape == found.pixels.shape == (scale * size[0], scale * size[1], 3)
+    np.testing.assert_array_equal(found.pixels[::scale, ::scale], image)
+    assert (truth.description, found.description) == ("1 a", "nothing")
+
+
+def test_names_have_a_background_and_do_not_cover_each_other():
+    image = np.full((400, 400, 3), 128, np.uint8)
+    rows = [(0.5, 0.1 + 0.02 * index, 0.8, 0.5 + 0.02 * index, 0, 0, 0.9 - 0.1 * index) for index in range(3)]
+    boxes = [box_drawing._box(np.array(row), ("long name",), False) for row in rows]
+    frames = [box_drawing._frame(box, (400, 400), 3) for box in boxes]
+    taken = []
+    for frame in frames:
+        place = box_drawing._place(frame, (120, 20), (400, 400), taken)
+        assert place is not None and not any(place.overlap(other) for other in taken)
+        taken.append(place)
+    drawn = box_drawing.draw(image, detections(*rows), ("long name",))
+    colored = (drawn == palette(1)[0]).all(axis=-1)
+    # Above the frames there is a filled background of at least one name.
+    assert colored[150:196].sum() > 1000
+    left_out = box_drawing._place(frames[0], (120, 20), (130, 30), [box_drawing._Rectangle(0, 0, 130, 30)])
+    assert left_out is None
+
+
+def test_a_name_stays_inside_the_image():
+    for corners in ((0.0, 0.9, 0.1, 1.0), (0.9, 0.0, 1.0, 0.05), (0.0, 0.0, 1.0, 1.0)):
+        frame = box_drawing._frame(box_drawing._Box(corners, 0, "", False), (300, 200), 3)
+        place = box_drawing._place(frame, (100, 20), (300, 200), [])
+        assert place is not None and place.left >= 0 and place.right <= 300 and place.top >= 0 and place.bottom <= 200
+
+
+def test_a_served_threshold_below_the_returned_scores_is_an_error():
+    with pytest.raises(ValueError, match=r"served_threshold = 0\.2 is below score_threshold = 0\.3"):
+        options(score_threshold=0.3, served_threshold=0.2)
+    for given, expected in (
+        ({"score_threshold": 0.3, "served_threshold": 0.3}, 0.3),
+        ({"score_threshold": 0.6}, 0.6),
+        ({"score_threshold": 0.2}, 0.4),
+        ({}, 0.4),
+    ):
+        stored = options(**given)
+        assert stored.task.served_threshold == expected
+        assert TrainerOptions.model_validate_json(stored.model_dump_json()) == stored

@@ -46,6 +46,7 @@ from components.model_report import (
     worst_predictions,
 )
 from components.model_report.explanations import ExplainedExample
+from components.model_report.label_statistics import Distribution, SplitLabels
 from components.model_report.sources import ImageSizes, Push, Sources
 from components.serving_validator.artifact import ServingCheck
 from pipeline.config import loading
@@ -190,6 +191,77 @@ def mask_sources(sources_of, rng):
         legend=[("sky", "#0072b2"), ("road", "#e69f00"), ("car", "#009e73"), ("ignored", "#808080")],
         history=[],
     )
+
+
+@pytest.fixture
+def box_sources(sources_of, rng):
+    """A run of a detector."""
+    classes, drawing = ("cat", "dog"), tasks.get("detection").drawing.comparison
+    objects = np.array([[0.1, 0.1, 0.4, 0.4, 0, 0], [0.5, 0.5, 0.9, 0.9, 1, 0]], np.float32)
+    compared = []
+    for number, shift in ((3, 0.0), (7, 0.15)):
+        found = np.column_stack([objects[:1], [0.9]]) + np.array([[0, shift, 0, shift, 0, 0, 0]])
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        example = comparisons.compare(drawing, f"{number}.png", pixels, objects, found, classes, None)
+        error_type = drawing.error_type(objects, found, None)
+        compared.append(dataclasses.replace(example, error_type=error_type, num_images=number))
+    evaluation = tasks.get("detection").evaluation
+    overall = SliceMetrics(
+        name="all",
+        examples=40,
+        metrics={metric.name: 0.25 for metric in evaluation.metrics(3) if metric.scope == "overall"},
+        support=dict.fromkeys(classes, 30),
+        class_metrics={
+            name: {metric.name: 0.5 for metric in evaluation.metrics(3) if metric.scope == "per_class"}
+            for name in classes
+        },
+        confusion_matrix=[[20, 2, 8], [1, 25, 4], [3, 0, 0]],
+        details={
+            "precision_by_recall": [np.linspace(1, 0.2, 101).tolist()] * 2,
+            "precision_by_recall_75": [np.linspace(0.8, 0, 101).tolist()] * 2,
+            "served_threshold": [[0.4]] * 2,
+        },
+    )
+    buckets = ((0.0, 0.5, 10.0), (0.5, 1.0, 30.0))
+    statistics = tasks.get("detection").label_statistics
+    distributions = {entry.feature: Distribution(40, 2, 0.0, 0.5, 1.0, buckets) for entry in statistics[:2]}
+    distributions[statistics[2].feature] = Distribution(40, 0, 0.5, 1.0, 3.0, ((0.5, 1.0, 20.0), (1.0, 3.0, 20.0)))
+    return sources_of(
+        evaluation=EvaluationResult(
+            task="detection",
+            split="test",
+            classes=classes,
+            count_unit=evaluation.count_unit,
+            metrics=evaluation.metrics(3),
+            candidate=(overall,),
+        ),
+        explained=False,
+        incorrect=[],
+        correct=[],
+        compared=compared,
+        comparison_note="Errors are dashed.",
+        legend=[("cat", "#0072b2"), ("dog", "#e69f00")],
+        labels=[SplitLabels(split, {"cat": 10, "dog": 30}, distributions) for split in SPLITS],
+    )
+
+
+def test_the_page_of_a_detector_has_curves_errors_and_boxes(box_sources):
+    text = render(box_sources)
+    parsed = Document(text)
+    headings = re.findall(r"<h[34]>(.*?)</h[34]>", text)
+    assert headings[:5] == ["Precision and recall", "cat", "dog", "Types of errors", "Localisation"]
+    assert "Boxes per image" in headings and "Aspect ratio" in headings and "Boxes" in headings
+    assert text.count("<p>AP50 0.500, AP75 0.500</p>") == 2
+    assert len([values for values in parsed.attributes("circle") if values.get("class") == "dot"]) == 3  # one: legend
+    # The type of error of most images comes first.
+    assert [parsed.text.index(name) for name in ("7.png", "3.png")] == sorted(
+        parsed.text.index(name) for name in ("7.png", "3.png")
+    )
+    assert "The most frequent error of 7 images." in text and "The most frequent error of 3 images." in text
+    assert "by their most frequent type of error. Errors are dashed." in text
+    assert "(background)" in text and "Boxes by class, the rarest first" in text
+    sides = {(image["width"], image["height"]) for image in parsed.attributes("img")}
+    assert sides == {("40", "40"), ("320", "320")}  # the model input, and enlarged drawings
 
 
 def render(sources):
@@ -570,7 +642,7 @@ def test_a_caption_names_the_class_or_the_largest_shares():
     assert drawing.caption(np.int64(1), classes) == ["dog"]
     assert drawing.caption(np.array([0.3, 0.0, 0.7]), classes) == ["owl: 70%", "cat: 30%"]
     assert drawing.caption(np.array([0.0, 1.0, 0.0]), classes) == ["dog: 100%"]
-    assert drawing.draw(np.full((2, 2, 1), 7, np.uint8), np.int64(1), classes, None).tolist() == [[[7] * 3] * 2] * 2
+    assert drawing.draw(np.full((2, 2, 1), 7, np.uint8), np.int64(1), classes, None, 1).tolist() == [[[7] * 3] * 2] * 2
     assert drawing.comparison is None and drawing.legend(classes, None, None) == []
 
 
@@ -651,8 +723,10 @@ class Document(html.parser.HTMLParser):
         return [attributes for tag, attributes in self.tags if tag in tags]
 
 
-@pytest.fixture(params=["pushed", "refused", "baseline", "two classes", "no explanations", "masks", "no history"])
-def document(request, sources_of, mask_sources):
+@pytest.fixture(
+    params=["pushed", "refused", "baseline", "two classes", "no explanations", "masks", "boxes", "no history"]
+)
+def document(request, sources_of, mask_sources, box_sources):
     variants = {
         "pushed": lambda: sources_of(),
         "refused": lambda: sources_of(
@@ -662,6 +736,7 @@ def document(request, sources_of, mask_sources):
         "two classes": lambda: sources_of(("yes", "no")),
         "no explanations": lambda: sources_of(explained=False, incorrect=[], correct=[]),
         "masks": lambda: mask_sources,
+        "boxes": lambda: box_sources,
         "no history": lambda: sources_of(history=[]),
     }
     text = render(variants[request.param]())
@@ -966,7 +1041,7 @@ def test_text_has_enough_contrast(scheme):
     text += [("ink", "good-card"), ("good", "good-card"), ("ink", "bad-card"), ("bad", "bad-card")]
     for name, behind in text:
         assert contrast(colors[name], colors[behind]) >= 4.5, (name, behind)
-    for name in ("curve-1", "curve-2"):
+    for name in ("curve-1", "curve-2", "curve-3"):
         assert contrast(colors[name], colors["card"]) >= 3, name
     css = STYLE.read_text()
     for name in ("hit", "miss"):

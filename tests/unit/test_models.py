@@ -1,7 +1,9 @@
 """Conformance of every model in the registry."""
 
 import dataclasses
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from components.serving_validator import graph_walk
-from trainer_module import augmentation, backbones, export, features, grad_cam, models, tasks, training
+from trainer_module import augmentation, backbones, export, features, grad_cam, keras_file, models, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
@@ -269,3 +271,17 @@ def test_scratch_cnn_default_size():
     model = build_network(options("scratch_cnn"), STATISTICS)
     in_normalisation = model.get_layer("normalize").count_params()
     assert model.count_params() - in_normalisation == expected
+
+
+def test_a_keras_file_loads_in_a_process_that_has_built_no_model():
+    """Every module with a layer of the project is imported before the file is read."""
+    folder = Path(keras_file.__file__).parent
+    modules = [
+        path
+        for path in folder.rglob("*.py")
+        if re.search(r"@keras\.saving\.register_keras_serializable.*\nclass \w+\(keras\.layers", path.read_text())
+    ]
+    assert modules
+    imported = Path(keras_file.__file__).read_text()
+    for path in modules:
+        assert re.search(rf"import {path.stem}\b", imported), path

@@ -50,8 +50,9 @@ def test_labels_and_predictions_are_drawn_over_their_image(task, images, labels,
     for drawn in (labels, predictions):
         for image, value in zip(images[..., :channels], drawn, strict=True):
             before = image.copy()
-            pixels = task.drawing.draw(image, value, CLASSES, None)
-            assert (pixels.shape, pixels.dtype) == ((SIDE, SIDE, 3), np.uint8)
+            for scale in (1, 3):
+                pixels = task.drawing.draw(image, value, CLASSES, None, scale)
+                assert (pixels.shape, pixels.dtype) == ((scale * SIDE, scale * SIDE, 3), np.uint8)
             np.testing.assert_array_equal(image, before)
             assert all(isinstance(line, str) and line for line in task.drawing.caption(value, CLASSES))
 
@@ -59,7 +60,7 @@ def test_labels_and_predictions_are_drawn_over_their_image(task, images, labels,
 def test_labels_are_distinguishable(task, images, labels):
     """Two examples with different labels differ in their caption or in their drawing."""
     seen = {
-        (str(task.drawing.caption(label, CLASSES)), task.drawing.draw(images[0], label, CLASSES, None).tobytes())
+        (str(task.drawing.caption(label, CLASSES)), task.drawing.draw(images[0], label, CLASSES, None, 2).tobytes())
         for label in labels
     }
     assert len(seen) == len({label.tobytes() for label in labels})
@@ -69,7 +70,7 @@ def test_augmented_labels_are_drawn(task, options, images, labels):
     seed = tf.constant([0, 1], tf.int64)
     changed, changed_labels = task.augment(options)(seed, tf.constant(images), tf.constant(labels))
     for image, label in zip(changed.numpy(), changed_labels.numpy(), strict=True):
-        pixels = task.drawing.draw(np.clip(image, 0, 255).astype(np.uint8), label, CLASSES, None)
+        pixels = task.drawing.draw(np.clip(image, 0, 255).astype(np.uint8), label, CLASSES, None, 1)
         assert (pixels.shape, pixels.dtype) == ((SIDE, SIDE, 3), np.uint8)
 
 
@@ -83,13 +84,18 @@ def test_the_legend_names_classes_in_different_colours(task, labels):
 @pytest.mark.parametrize(
     "task", [name for name in tasks.names() if tasks.get(name).drawing.comparison is not None], indirect=True
 )
-def test_a_comparison_scores_and_shows_predictions(task, images, labels, predictions):
+def test_a_comparison_scores_and_shows_predictions(task, options, images, labels, predictions):
     comparison = task.drawing.comparison
-    assert comparison.score_name and comparison.note.endswith(".")
+    assert comparison.score_name and comparison.note(options).endswith(".")
     for image, label, prediction in zip(images, labels, predictions, strict=True):
+        counted = comparison.counted(prediction, options)
+        assert (counted.shape, counted.dtype) == (prediction.shape, prediction.dtype)
         assert 0.0 <= comparison.score(label, prediction, None) <= 1.0
+        assert comparison.error_type(label, prediction, None) in (*comparison.error_types, "")
         assert isinstance(comparison.main_error(label, prediction, CLASSES, None), str)
         panels = comparison.panels(image, label, prediction, CLASSES, None)
         assert len({panel.title for panel in panels}) == len(panels) > 0
         for panel in panels:
-            assert (panel.pixels.shape, panel.pixels.dtype) == ((SIDE, SIDE, 3), np.uint8) and panel.description
+            height, width, channels = panel.pixels.shape
+            assert height == width and height % SIDE == 0 and channels == 3
+            assert panel.pixels.dtype == np.uint8 and panel.description

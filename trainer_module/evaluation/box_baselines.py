@@ -64,10 +64,11 @@ def image_evidence(
       image_size: (height, width) of the original image, pixels.
       num_classes: C.
     """
-    presence = np.zeros((1, len(_KINDS), num_classes + 1), bool)
-    true_ids, predicted_ids = outcomes.cells.T
-    presence[0, 0, outcomes.object_ids] = presence[0, 1, predicted_ids] = True
-    presence[0, 2, true_ids[true_ids == predicted_ids]] = True
+    presence = np.zeros((1, len(_KINDS), num_classes), bool)
+    # Of all detections, whatever their score: the threshold of those that are served can be changed without training.
+    correct, counted = (bits & np.uint64(1) != 0 for bits in (outcomes.correct, outcomes.counted))
+    presence[0, 0, outcomes.object_ids] = presence[0, 1, outcomes.class_ids[counted]] = True
+    presence[0, 2, outcomes.class_ids[correct]] = True
     constant = np.zeros((1, 3, num_classes, len(CONSTANT_BOXES)), bool)
     mirrored = np.zeros((1, 3), bool)
     if len(outcomes.object_ids):
@@ -77,7 +78,7 @@ def image_evidence(
         mirrored[0] = _compare(score, np.array(image_score(objects, flipped)))
         mirrored[0, 2] = not _is_symmetric(objects, image_size[1])
         mirrored[0] &= mirrored[0, 2]
-    return ImageEvidence(presence[..., :-1], constant, mirrored)
+    return ImageEvidence(presence, constant, mirrored)
 
 
 def evidence(presence: np.ndarray, constant: np.ndarray, mirrored: np.ndarray) -> Evidence:

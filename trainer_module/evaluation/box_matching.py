@@ -25,6 +25,7 @@ _BACKGROUND_IOU = 0.1
 # Types of errors. The first five are types of false positives.
 ERROR_TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(ERROR_TYPES))
+CORRECT, IGNORED = -1, -2  # of detections without an error
 
 # Outcomes are bits: one for every area range and IoU threshold, then one for every type of false positive, which is the
 # outcome at IoU 0.5 if all errors of this type were corrected.
@@ -106,7 +107,8 @@ def compare(objects: Objects, detections: Detections, num_classes: int, score_th
       num_classes: C.
       score_threshold: Smallest score of the detections in `cells`.
     """
-    ranked, ranks = _by_score(detections)
+    order, ranks = _by_score(detections)
+    ranked = Detections(*(values[order] for values in detections))
     ranges = np.array(list(AREA_RANGES.values()))
     outside, detection_outside = (
         (values < ranges[:, :1]) | (values > ranges[:, 1:]) for values in (area(objects.boxes), area(ranked.boxes))
@@ -158,6 +160,42 @@ def compare(objects: Objects, detections: Detections, num_classes: int, score_th
     )
 
 
+class BoxErrors(NamedTuple):
+    """How the boxes of one image compare at IoU 0.5.
+
+    Attributes:
+      types: int64 [D], of every detection: its type of error, `CORRECT`, or `IGNORED` if it belongs to an object that
+        need not be detected.
+      detected: bool [G], objects with a correct detection.
+      missed: bool [G], objects that have to be detected and that no detection refers to, not even one with an error.
+      targets: int64 [D], the object to which a detection with an error refers; -1 for none.
+    """
+
+    types: np.ndarray
+    detected: np.ndarray
+    missed: np.ndarray
+    targets: np.ndarray
+
+
+def box_errors(objects: Objects, detections: Detections) -> BoxErrors:
+    """Compares every detection with the objects, as `compare` does in the range of all areas."""
+    order, _ = _by_score(detections)
+    ranked = Detections(*(values[order] for values in detections))
+    overlaps = pairwise_iou(ranked.boxes, objects.boxes)
+    same_class = ranked.class_ids[:, np.newaxis] == objects.class_ids
+    matches = _match(overlaps, same_class, objects, ranked.boxes, ~objects.counted[np.newaxis])[:, 0, 0]
+    is_correct = (matches >= 0) & (objects.counted[matches] if len(objects.boxes) else False)
+    detected = np.isin(np.arange(len(objects.boxes)), matches[is_correct])
+    wrong = np.flatnonzero(matches < 0)
+    wrong_types, wrong_targets = _error_types(overlaps[wrong], same_class[wrong], objects.counted, detected)
+    missed = objects.counted & ~detected
+    missed[wrong_targets[wrong_targets >= 0]] = False
+    types, targets = np.full(len(detections.scores), IGNORED), np.full(len(detections.scores), -1)
+    types[order] = np.where(is_correct, CORRECT, IGNORED)
+    types[order[wrong]], targets[order[wrong]] = wrong_types, wrong_targets
+    return BoxErrors(types, detected, missed, targets)
+
+
 def image_score(objects: Objects, detections: Detections) -> float:
     """Computes how good the detections of one image are, range [0, 1]; NaN without objects that count.
 
@@ -166,7 +204,8 @@ def image_score(objects: Objects, detections: Detections) -> float:
     """
     if not objects.counted.any():
         return float("nan")
-    ranked, _ = _by_score(detections)
+    order, _ = _by_score(detections)
+    ranked = Detections(*(values[order] for values in detections))
     same_class = ranked.class_ids[:, np.newaxis] == objects.class_ids
     overlaps = pairwise_iou(ranked.boxes, objects.boxes)
     matches = _match(overlaps, same_class, objects, ranked.boxes, ~objects.counted[np.newaxis])[:, 0]
@@ -176,16 +215,19 @@ def image_score(objects: Objects, detections: Detections) -> float:
     return float((correct * precision).sum() / (len(IOU_THRESHOLDS) * objects.counted.sum()))
 
 
-def _by_score(detections: Detections) -> tuple[Detections, np.ndarray]:
-    """Sorts by score, keeps the first of every class, and returns their ranks in their class; equal ones keep order."""
+def _by_score(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first detections of every class by falling score, and their ranks in it; equal ones keep their order.
+
+    Returns:
+      int64 [n] each: indices of detections, and ranks from 0.
+    """
     order = np.argsort(-detections.scores, kind="stable")
     ids = detections.class_ids[order]
     by_class = np.argsort(ids, kind="stable")
     ranks = np.empty(len(ids), np.int64)
     ranks[by_class] = np.arange(len(ids)) - np.searchsorted(ids[by_class], ids[by_class])
     kept = ranks < MAX_DETECTIONS
-    order = order[kept]
-    return Detections(*(values[order] for values in detections)), ranks[kept]
+    return order[kept], ranks[kept]
 
 
 def _match(

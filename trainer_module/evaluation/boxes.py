@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer_module import box_labels, features
-from trainer_module.evaluation import box_baselines
+from trainer_module.evaluation import box_baselines, box_plots
 from trainer_module.evaluation.baselines import Evidence
 from trainer_module.evaluation.box_baselines import CONSTANT_BOXES, ImageEvidence
 from trainer_module.evaluation.box_matching import (
@@ -59,13 +59,15 @@ class DetectionSummary:
       precision: Average precision, float64 [C, 4, 10]; NaN without objects.
       recall: Detected share of the objects, by at most 100 detections: float64 [C, 4, 10]; NaN without objects.
       recall_of_few: The same for at most 1 and 10 detections of a class per image, all areas: float64 [2, C, 10].
-      confusion: True (row) and predicted class at IoU 0.5 of the detections that are served, int64 [C + 1, C + 1]; the
-        last row counts detections of background, the last column missed objects.
+      confusion: True (row) and predicted class at IoU 0.5 of the served detections, int64 [C + 1, C + 1]; the last row
+        counts detections of background, the last column missed objects.
+      served_threshold: Smallest score of the served detections; NaN without images.
       errors: Number of errors at IoU 0.5 by class and type (`ERROR_TYPES`), int64 [C, 6]: false positives by predicted,
         missed objects by true class.
       precision_without: Average precision at IoU 0.5 if all errors of a type were corrected, float64 [C, 6]; NaN where
         it is undefined.
       curves: Precision by recall of every class at IoU 0.5.
+      curves_75: The same at IoU 0.75.
       evidence: Counts of images, for the default rules.
     """
 
@@ -74,9 +76,11 @@ class DetectionSummary:
     recall: np.ndarray
     recall_of_few: np.ndarray
     confusion: np.ndarray
+    served_threshold: float
     errors: np.ndarray
     precision_without: np.ndarray
     curves: tuple[Curve, ...]
+    curves_75: tuple[Curve, ...]
     evidence: Evidence
 
     @property
@@ -125,6 +129,7 @@ class ImageCounts(NamedTuple):
 
     outcomes: ImageOutcomes
     evidence: ImageEvidence
+    served_threshold: float
 
 
 class DetectionAccumulator:
@@ -139,6 +144,7 @@ class DetectionAccumulator:
         self._num_objects = np.zeros((num_classes, len(AREA_RANGES)), np.int64)
         self._correct_of_few = np.zeros((len(FEW_DETECTIONS), num_classes, len(IOU_THRESHOLDS)), np.int64)
         self._confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        self._served_threshold = math.nan
         self._errors = np.zeros((num_classes, len(ERROR_TYPES)), np.int64)
         shapes = ((3, num_classes), (3, num_classes, len(CONSTANT_BOXES)), (3,))
         self._evidence = tuple(np.zeros(shape, np.int64) for shape in shapes)
@@ -157,6 +163,7 @@ class DetectionAccumulator:
         self._num_objects += other._num_objects
         self._correct_of_few += other._correct_of_few
         self._confusion += other._confusion
+        self._served_threshold = float(np.fmax(self._served_threshold, other._served_threshold))
         self._errors += other._errors
         self._evidence = tuple(own + added for own, added in zip(self._evidence, other._evidence, strict=True))
 
@@ -175,14 +182,18 @@ class DetectionAccumulator:
             recall=recall.reshape(shape),
             recall_of_few=_ratio(self._correct_of_few, self._num_objects[:, :1]),
             confusion=self._confusion.copy(),
+            served_threshold=self._served_threshold,
             errors=self._errors.copy(),
             precision_without=np.column_stack([precision[:, NUM_COCO_CURVES:], self._precision_without_missed()]),
-            curves=tuple(
-                self._outcomes.curve(class_id, 0, int(number))
-                for class_id, number in enumerate(self._num_objects[:, _ALL])
-            ),
+            curves=self._curves(_IOU_50),
+            curves_75=self._curves(_IOU_75),
             evidence=box_baselines.evidence(*self._evidence),
         )
+
+    def _curves(self, iou: int) -> tuple[Curve, ...]:
+        """Returns the curve of every class at one IoU threshold, for objects of all areas."""
+        numbers = self._num_objects[:, _ALL].tolist()
+        return tuple(self._outcomes.curve(class_id, iou, number) for class_id, number in enumerate(numbers))
 
     def _precision_without_missed(self) -> np.ndarray:
         """Average precision at IoU 0.5 if missed objects were none, float64 [C].
@@ -202,8 +213,9 @@ class DetectionAccumulator:
     def _count_pending(self) -> None:
         if not self._pending:
             return
-        outcomes, evidence = zip(*self._pending, strict=True)
+        outcomes, evidence, thresholds = zip(*self._pending, strict=True)
         self._pending = []
+        self._served_threshold = float(np.fmax(self._served_threshold, max(thresholds)))
         joined = ImageOutcomes(*map(np.concatenate, zip(*outcomes, strict=True)))
         added = (np.concatenate(flags).sum(axis=0) for flags in zip(*evidence, strict=True))
         self._evidence = tuple(map(np.add, self._evidence, added))
@@ -240,7 +252,7 @@ def count_image(
     detections: Detections,
     image_size: Sequence[float],
     num_classes: int,
-    score_threshold: float = 0.0,
+    served_threshold: float = 0.0,
 ) -> ImageCounts:
     """Compares the detections of one image with its objects, and with predictors that ignore the image.
 
@@ -249,11 +261,11 @@ def count_image(
       detections: The predictions.
       image_size: (height, width) of the original image, pixels.
       num_classes: C.
-      score_threshold: Smallest score of the detections that are counted as served.
+      served_threshold: Smallest score of the detections that are counted as served.
     """
-    outcomes = compare(objects, detections, num_classes, score_threshold)
+    outcomes = compare(objects, detections, num_classes, served_threshold)
     evidence = box_baselines.image_evidence(objects, detections, outcomes, image_size, num_classes)
-    return ImageCounts(outcomes, evidence)
+    return ImageCounts(outcomes, evidence, served_threshold)
 
 
 def _element(
@@ -265,7 +277,8 @@ def _element(
       label_features: `features.LABEL`, float32 [objects * 6] (see `box_labels`); `features.IMAGE_HEIGHT` and
         `features.IMAGE_WIDTH`, pixels of the upright original image.
       predictions: The outputs of the TF Object Detection API: `detection_boxes` [M, 4], normalised,
-        `detection_scores` [M], `detection_classes` [M], from 1, `num_detections`.
+        `detection_scores` [M], `detection_classes` [M], from 1, `num_detections`; and `served_threshold`, the smallest
+        score of a served detection, which every model brings with it.
       parameters: `num_classes` and `shared` are read.
 
     Raises:
@@ -297,7 +310,8 @@ def _element(
             )
     if not all(np.isfinite(values).all() for values in (objects.boxes, detections.boxes, scores)):
         raise ValueError("a box of the label or the prediction, or a score, is not finite")
-    return count_image(objects, detections, size, parameters.num_classes)
+    served_threshold = float(predictions["served_threshold"].item())
+    return count_image(objects, detections, size, parameters.num_classes, served_threshold)
 
 
 def _of_shared_classes(objects: Objects, detections: Detections, shared_ids: np.ndarray) -> tuple[Objects, Detections]:
@@ -342,6 +356,7 @@ def _random_example(random: np.random.Generator, parameters: Parameters, class_i
             "detection_scores": random.random(num).astype(np.float32),
             "detection_classes": (ids + 1).astype(np.float32),
             "num_detections": np.array(float(num), np.float32),
+            "served_threshold": np.array(0.4, np.float32),
         },
     )
 
@@ -351,12 +366,14 @@ def _details(summary: DetectionSummary) -> dict[str, np.ndarray]:
 
     Returns:
       precision_by_recall [C, 101], the interpolated precision at IoU 0.5 and the recalls 0, 0.01, …, 1;
-      score_by_recall [C, 101], the score at which the recall is reached; errors [C, 6], their numbers by type
-      (`ERROR_TYPES`).
+      precision_by_recall_75 [C, 101], the same at IoU 0.75; score_by_recall [C, 101], the score at which the recall is
+      reached, at IoU 0.5; served_threshold [C, 1]; errors [C, 6], their numbers by type (`ERROR_TYPES`).
     """
     return {
         "precision_by_recall": np.stack([curve.precision for curve in summary.curves]).round(_DECIMALS),
+        "precision_by_recall_75": np.stack([curve.precision for curve in summary.curves_75]).round(_DECIMALS),
         "score_by_recall": np.stack([curve.scores for curve in summary.curves]).astype(np.float64).round(_DECIMALS),
+        "served_threshold": np.full((len(summary.curves), 1), summary.served_threshold).round(_DECIMALS),
         "errors": summary.errors,
     }
 
@@ -364,22 +381,23 @@ def _details(summary: DetectionSummary) -> dict[str, np.ndarray]:
 # === Metrics ===
 
 NO_OBJECTS = "there are no objects that count"
-_NO_OBJECTS_OR_DETECTIONS = "there are neither objects that count nor detections"
+_NO_OBJECTS_OR_DETECTIONS = "there are neither objects that count nor served detections"
 _NO_OBJECT_OF_CLASS = "the class has no objects that count"
-_NO_OBJECT_OR_DETECTION_OF_CLASS = "the class has no objects that count and is never detected"
+_NO_OBJECT_OR_DETECTION_OF_CLASS = "the class has neither objects that count nor served detections"
 
 _SIZE_WORDS = {
     "small": "up to 32² pixels",
     "medium": "from 32² to 96² pixels",
     "large": "from 96² pixels",
 }
-_ERROR_WORDS = {
-    CLASSIFICATION: "the class is wrong and the position correct",
-    LOCALISATION: "the class is correct and the IoU is between 0.1 and 0.5",
-    BOTH: "class and position are wrong",
-    DUPLICATE: "a better detection has the object",
-    BACKGROUND: "the IoU with every object is at most 0.1",
-    MISSED: "an object has no detection, not even one with another error",
+# Type of error → its meaning, as a clause.
+ERROR_MEANINGS = {
+    ERROR_TYPES[CLASSIFICATION]: "the class is wrong and the position correct",
+    ERROR_TYPES[LOCALISATION]: "the class is correct and the IoU is between 0.1 and 0.5",
+    ERROR_TYPES[BOTH]: "class and position are wrong",
+    ERROR_TYPES[DUPLICATE]: "a better detection has the object",
+    ERROR_TYPES[BACKGROUND]: "the IoU with every object is at most 0.1",
+    ERROR_TYPES[MISSED]: "an object has no detection, not even one with another error",
 }
 
 
@@ -488,15 +506,16 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
         MetricSpec(
             name="served_precision",
             title="precision as served",
-            description="Correct share of the detections above the served score threshold, at an IoU of at least 0.5.",
+            description="Correct share of the served detections, whose score is at least task.served_threshold, at "
+            "an IoU of at least 0.5.",
             undefined_when=_NO_OBJECTS_OR_DETECTIONS,
             compute=lambda summary: summary.served_precision,
         ),
         MetricSpec(
             name="served_recall",
             title="recall as served",
-            description="Share of the objects that a detection above the served score threshold finds, at an IoU of "
-            "at least 0.5.",
+            description="Share of the objects that a served detection finds, whose score is at least "
+            "task.served_threshold, at an IoU of at least 0.5.",
             undefined_when=NO_OBJECTS,
             compute=lambda summary: summary.served_recall,
         ),
@@ -511,7 +530,7 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             MetricSpec(
                 name=f"ap_lost_{name}",
                 title=f"AP lost, {name}",
-                description=f"Rise of AP50 if one type of error were corrected ({name}: {_ERROR_WORDS[error_type]}).",
+                description=f"Rise of AP50 if one type of error were corrected ({name}: {ERROR_MEANINGS[name]}).",
                 direction="lower_is_better",
                 undefined_when=NO_OBJECTS,
                 compute=_precision_lost(error_type),
@@ -590,6 +609,9 @@ EVALUATION = Evaluation(
     evidence=lambda summary: summary.evidence,
     constant_baselines=box_baselines.CONSTANT_BASELINES,
     confusion_matrix=lambda summary: summary.confusion,
+    confusion_note="Detections from the served threshold, at an IoU of at least 0.5; (background) is the counterpart "
+    "of detections without an object, and of objects without a detection",
     has_background=True,
     details=_details,
+    plots=lambda values: box_plots.plots(values, ERROR_MEANINGS),
 )

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer_module.evaluation.baselines import ConstantBaseline, Evidence
+from trainer_module.evaluation.plots import EvaluatedValues, PlotGroup
 
 Direction = Literal["higher_is_better", "lower_is_better"]
 Scope = Literal["overall", "per_class"]
@@ -202,12 +203,14 @@ class Evaluation:
         `constant_baselines` read.
       constant_baselines: Predictors that ignore the image, which a model must be better than.
       confusion_matrix: Summary → int64 [num_classes, num_classes], rows are the ground truth; None if there is none.
+      confusion_note: What it counts, in one sentence without a full stop; empty if this needs no explanation.
       has_background: Whether it has one more row and column: predictions without an object, and objects without a
         prediction.
       reliability: Summary → float64 [3, num_bins]: number, sum of the confidence and number of correct predictions per
         bin of confidence, of equal width; None if there is no such curve.
       details: Summary → further arrays for the report, name → [num_classes, n]; NaN where they are undefined. Stored
         for all examples, not for slices. None if there are none.
+      plots: Stored values of all examples → the plots of the report, besides those of the metrics that every task has.
     """
 
     metrics: Callable[[int], tuple[MetricSpec, ...]]
@@ -219,6 +222,8 @@ class Evaluation:
     evidence: Callable[[Any], Evidence]
     constant_baselines: tuple[ConstantBaseline, ...]
     confusion_matrix: Callable[[Any], np.ndarray] | None = None
+    confusion_note: str = ""
     has_background: bool = False
     reliability: Callable[[Any], np.ndarray] | None = None
     details: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+    plots: Callable[[EvaluatedValues], tuple[PlotGroup, ...]] = lambda values: ()

@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from trainer_module.models import FeatureMaps
     from trainer_module.options import TrainerOptions, TransformOptions
 
+# === Data ===
+
+
+class LabelStatistic(NamedTuple):
+    """A feature of raw examples that describes the parts of a label, which the report shows by split.
+
+    Attributes:
+      feature: Its key.
+      title: Its heading: "Boxes per image".
+      description: One sentence.
+      axis: The quantity with its unit: "Width / height".
+      of: What its values belong to: "images", "boxes".
+      scale: `count` for whole numbers, `linear` for a share of `largest`, `ratio` for quotients around 1.
+      largest: Largest possible value on a linear scale.
+    """
+
+    feature: str
+    title: str
+    description: str
+    axis: str
+    of: str
+    scale: Literal["count", "linear", "ratio"]
+    largest: float = 1.0
+
+
 # === Training ===
 
 
@@ -202,14 +227,20 @@ class Comparison:
       score: (label, prediction, ignore_id) → a value in [0, 1], higher is better; NaN if it is undefined.
       panels: (image, label, prediction, classes, ignore_id) → the images shown beside the input.
       main_error: (label, prediction, classes, ignore_id) → the most frequent error in words; empty if there is none.
-      note: One sentence that explains the panels.
+      note: options → one sentence or two that explain the panels.
+      counted: (prediction, options) → the part of it that is compared; by default all of it.
+      error_types: Type of error → its meaning, as a clause, by which the report groups examples; empty for one group.
+      error_type: (label, prediction, ignore_id) → the type of error that the example is shown under; empty for none.
     """
 
     score_name: str
     score: Callable[[np.ndarray, np.ndarray, int | None], float]
     panels: Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[str], int | None], tuple[Panel, ...]]
     main_error: Callable[[np.ndarray, np.ndarray, Sequence[str], int | None], str]
-    note: str
+    note: Callable[[TrainerOptions], str]
+    counted: Callable[[np.ndarray, TrainerOptions], np.ndarray] = lambda prediction, options: prediction
+    error_types: Mapping[str, str] = field(default_factory=dict)
+    error_type: Callable[[np.ndarray, np.ndarray, int | None], str] = lambda label, prediction, ignore_id: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +251,15 @@ class Drawing:
     prediction one of `TaskSpec.decode`; both without batch dimension. None of these functions needs TensorFlow.
 
     Attributes:
-      draw: (image, label or prediction, classes, ignore_id) → the image with it, uint8 [h, w, 3].
+      draw: (image, label or prediction, classes, ignore_id, scale) → the image with it, enlarged by a whole factor
+        without smoothing: uint8 [scale * h, scale * w, 3].
       caption: (label or prediction, classes) → lines of text below the image; none if the drawing shows everything.
       legend: (classes, ignore_id, labels) → name and colour of every class, or with labels of the classes that `draw`
         paints in them; empty if colours have no meaning.
       comparison: How the worst predictions are shown; None if the report shows Grad-CAM overlays instead.
     """
 
-    draw: Callable[[np.ndarray, Any, Sequence[str], int | None], np.ndarray]
+    draw: Callable[[np.ndarray, Any, Sequence[str], int | None, int], np.ndarray]
     caption: Callable[[Any, Sequence[str]], list[str]]
     legend: Callable[[Sequence[str], int | None, Sequence[Any] | None], list[tuple[str, Color]]]
     comparison: Comparison | None = None
@@ -260,6 +292,7 @@ class TaskSpec:
       class_features: Raw example features of class names, for slices and label groups.
       single_valued_features: Label features with exactly one value in every example; the others may have any number and
         are sparse tensors in `transform_label`.
+      label_statistics: Features of the parts of a label that the report shows.
       example_label: (class ids, classes, image_size) → label and class features of an example (feature name → values)
         with these classes; only the first one if a label has one class. Conformance tests label their images with it.
       transform_label: (raw features, classes, transform options) → the label in the transform graph. A label with an
@@ -290,6 +323,7 @@ class TaskSpec:
     label_features: Mapping[str, Literal["string", "int64", "float32"]]
     class_features: tuple[str, ...]
     single_valued_features: tuple[str, ...] = ()
+    label_statistics: tuple[LabelStatistic, ...] = ()
     example_label: Callable[[Sequence[int], Sequence[str], int], dict[str, list[Any]]]
     transform_label: Callable[[Mapping[str, tf.Tensor], Sequence[str], TransformOptions], tf.Tensor]
     read_label: Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]

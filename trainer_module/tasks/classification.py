@@ -239,11 +239,12 @@ def _decode(logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.softmax(logits)
 
 
-def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None) -> np.ndarray:
-    """Returns the image in RGB: the caption names its class."""
+def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None, scale: int = 1) -> np.ndarray:
+    """Returns the image in RGB, enlarged by a whole factor: the caption names its class."""
     import numpy as np
 
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _caption(label: Any, classes: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer_module import box_drawing, box_labels, features
 from trainer_module.box_labels import MAX_OBJECTS
@@ -18,6 +18,7 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    LabelStatistic,
     Objective,
     PredictionOutcomes,
     Size,
@@ -55,12 +56,38 @@ class Options(TaskOptions):
         default=True, description="Whether objects marked as difficult are learned; they are never misses in any case."
     )
     score_threshold: Fraction = Field(
-        default=0.05, description="Detections with a lower score are not returned by the exported model."
+        default=0.05,
+        description="Detections with a lower score are not returned by the exported model. AP requires many detections "
+        "of low score: with a threshold of 0.3, recalls that only they reach count as 0.",
+    )
+    served_threshold: Fraction = Field(
+        default=0.4,
+        description="Smallest score of a detection that counts as an object: for precision, recall, F1 and the "
+        "confusion matrix, for drawings, and as the default of `tfx-vision detect --min-score`. The exported model "
+        "returns it with every response. At least score_threshold, which is the default if it is more.",
     )
     iou_threshold: Fraction = Field(
         default=0.6, description="Largest IoU of two detections of a class; of others only the better one is returned."
     )
     max_detections: int = Field(default=100, ge=1, le=1000, description="Largest number of detections per image.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_is_at_least_what_is_returned(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "served_threshold" not in values:
+            returned, default = values.get("score_threshold"), cls.model_fields["served_threshold"].default
+            if isinstance(returned, int | float) and returned > default:
+                return {**values, "served_threshold": returned}
+        return values
+
+    @model_validator(mode="after")
+    def _served_detections_are_returned(self) -> Options:
+        if self.served_threshold < self.score_threshold:
+            raise ValueError(
+                f"served_threshold = {self.served_threshold:g} is below score_threshold = {self.score_threshold:g}, "
+                "the smallest score that the model returns: raise the former or lower the latter"
+            )
+        return self
 
 
 # === Labels ===
@@ -244,6 +271,11 @@ def _decode(outputs: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
     return tf.concat([detections.boxes, columns], axis=-1)
 
 
+def _served(detections: np.ndarray, options: TrainerOptions) -> np.ndarray:
+    """Returns the detections of an image that count as objects."""
+    return box_drawing.at_least(detections, Options.from_options(options).served_threshold)
+
+
 # === Export ===
 
 
@@ -256,7 +288,8 @@ def _signatures(
       Those of `_signatures.common_endpoints`, and with N the batch size and M = `max_detections`:
         serving_default: image_bytes string [N] → detection_boxes float32 [N, M, 4] (ymin, xmin, ymax, xmax, relative to
           the upright image, range [0, 1]), detection_scores float32 [N, M], detection_classes float32 [N, M] (from 1),
-          num_detections float32 [N], detection_labels string [N, M]; the best first, padded with zeros and "".
+          num_detections float32 [N], detection_labels string [N, M]; the best first, padded with zeros and "";
+          served_threshold float32 [N], the smallest score of a detection that counts as an object.
         transform_features: the label is float32 [N, MAX_OBJECTS * 6], see `box_labels`.
         explain: for the detection with the largest score.
         embed: the mean of the encoded map.
@@ -269,6 +302,7 @@ def _signatures(
     from trainer_module.tasks import _signatures
 
     names = tf.constant(options.classes)
+    served_threshold = Options.from_options(options).served_threshold
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = model(_signatures.decode_pixels(image_bytes, options), training=False)
@@ -282,6 +316,7 @@ def _signatures(
             "detection_classes": class_ids + 1.0,  # padding is 0
             "num_detections": tf.reduce_sum(tf.cast(exists, tf.float32), axis=-1),
             "detection_labels": tf.where(exists, tf.gather(names, known_ids), ""),
+            "served_threshold": tf.fill(tf.shape(image_bytes), tf.constant(served_threshold, tf.float32)),
         }
 
     embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
@@ -467,6 +502,27 @@ TASK = TaskSpec(
         features.BOX_IS_CROWD: "int64",
     },
     class_features=(features.BOX_CLASSES,),
+    label_statistics=(
+        LabelStatistic(
+            features.BOX_COUNT, "Boxes per image", "Share of the images by number of boxes.", "Boxes", "images", "count"
+        ),
+        LabelStatistic(
+            features.BOX_SIZE,
+            "Size",
+            "Share of the boxes by size: the square root of their share of the image's area, 1 for the whole image.",
+            "Share of the image, root of the area",
+            "boxes",
+            "linear",
+        ),
+        LabelStatistic(
+            features.BOX_ASPECT_RATIO,
+            "Aspect ratio",
+            "Share of the boxes by width divided by height: below 1 they are taller than wide.",
+            "Width / height",
+            "boxes",
+            "ratio",
+        ),
+    ),
     example_label=_example_label,
     transform_label=_transform_label,
     read_label=_read_label,
@@ -504,8 +560,13 @@ TASK = TaskSpec(
             score=box_drawing.f1,
             panels=box_drawing.panels,
             main_error=box_drawing.main_error,
-            note=f"Detections are shown from a score of {box_drawing.MIN_SCORE:g}. Missed objects and false detections "
-            "are dashed.",
+            note=lambda options: (
+                f"Detections are shown from the served threshold, {Options.from_options(options).served_threshold:g}. "
+                "Detections with an error are dashed, and so are objects without a correct detection."
+            ),
+            counted=_served,
+            error_types=box_evaluation.ERROR_MEANINGS,
+            error_type=box_drawing.error_type,
         ),
     ),
 )

@@ -387,11 +387,12 @@ def _outcomes(
 # === Drawing ===
 
 
-def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None) -> np.ndarray:
+def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None, scale: int = 1) -> np.ndarray:
     """Returns the image in RGB: the caption names its classes."""
     import numpy as np
 
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _caption(label: np.ndarray, classes: Sequence[str]) -> list[str]:

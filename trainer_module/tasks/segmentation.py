@@ -362,7 +362,7 @@ TASK = TaskSpec(
             score=mask_drawing.pixel_accuracy,
             panels=mask_drawing.panels,
             main_error=mask_drawing.main_error,
-            note="In the difference, wrong pixels are bright and all others grey.",
+            note=lambda options: "In the difference, wrong pixels are bright and all others grey.",
         ),
     ),
 )
