@@ -90,7 +90,9 @@ def test_sets_of_digits_are_labelled_with_their_classes(tmp_path):
     dataset = inspect_dataset(str(target), options)
     assert dataset.classes == tuple("0123456789") == generated_datasets.CLASSES["digit_sets"]
     sizes = [len(entry.classes) for entry in dataset.entries]
-    assert len(sizes) == 2600 and set(sizes) == {0, 1, 2, 3, 4} and dataset.own_splits == ("train", "validation", "test")
+    assert (
+        len(sizes) == 2600 and set(sizes) == {0, 1, 2, 3, 4} and dataset.own_splits == ("train", "validation", "test")
+    )
     contents = {(target / entry.path).read_bytes() for entry in dataset.entries}
     assert len(contents) == len(sizes)  # images without a digit differ too
 
