@@ -274,6 +274,9 @@ def test_the_model_brings_its_served_threshold():
         assert metric_values(summary)["served_recall"] == recall and metric_values(summary)["ap50"] == 1.0
         assert summary.evidence["predicted"].tolist() == summary.evidence["correct"].tolist() == [2, 2]
         assert EVALUATION.details(summary)["served_threshold"].tolist() == [[pytest.approx(threshold)]] * 2
+    label, prediction = as_example(*image, (200, 200))
+    del prediction["served_threshold"]  # an export of the TF Object Detection API: all detections count
+    assert len(EVALUATION.element(label, prediction, parameters).outcomes.cells) == 2
 
 
 def test_the_confusion_matrix_has_a_background():

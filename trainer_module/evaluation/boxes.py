@@ -278,7 +278,7 @@ def _element(
         `features.IMAGE_WIDTH`, pixels of the upright original image.
       predictions: The outputs of the TF Object Detection API: `detection_boxes` [M, 4], normalised,
         `detection_scores` [M], `detection_classes` [M], from 1, `num_detections`; and `served_threshold`, the smallest
-        score of a served detection, which every model brings with it.
+        score of a served detection. Of a model that does not return it, all detections are served.
       parameters: `num_classes` and `shared` are read.
 
     Raises:
@@ -310,7 +310,7 @@ def _element(
             )
     if not all(np.isfinite(values).all() for values in (objects.boxes, detections.boxes, scores)):
         raise ValueError("a box of the label or the prediction, or a score, is not finite")
-    served_threshold = float(predictions["served_threshold"].item())
+    served_threshold = float(predictions["served_threshold"].item()) if "served_threshold" in predictions else 0.0
     return count_image(objects, detections, size, parameters.num_classes, served_threshold)
 
 
