@@ -9,8 +9,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
-# Message → field → (number, type). A leading * marks a repeated field. A string is the name of a message type: of the
-# same table, or with a leading dot the full name of any other.
+# Message → field → (number, type). A leading * marks a repeated field, a leading ? one whose presence is recorded. A
+# string is the name of a message type: of the same table, or with a leading dot the full name of any other.
 Messages = Mapping[str, Mapping[str, tuple[int, int | str]]]
 
 
@@ -33,7 +33,10 @@ def build(package: str, messages: Messages, dependencies: Iterable[Any] = ()) ->
         message = file.message_type.add(name=message_name)
         for name, (number, kind) in fields.items():
             label = _FIELD.LABEL_REPEATED if name.startswith("*") else _FIELD.LABEL_OPTIONAL
-            field = message.field.add(name=name.removeprefix("*"), number=number, label=label)
+            field = message.field.add(name=name.lstrip("*?"), number=number, label=label)
+            if name.startswith("?"):
+                field.proto3_optional, field.oneof_index = True, len(message.oneof_decl)
+                message.oneof_decl.add(name=f"_{field.name}")
             if isinstance(kind, str):
                 field.type = _FIELD.TYPE_MESSAGE
                 field.type_name = kind if kind.startswith(".") else f".{package}.{kind}"

@@ -113,7 +113,8 @@ class _GrpcCodec:
         if not isinstance(error, grpc.RpcError):
             # A closed channel or another event loop: grpc has no common class for these.
             raise UnavailableError("UNAVAILABLE", f"{self._address}: {str(error) or type(error).__name__}") from error
-        server_error = from_code(error.code().name, error.details() or "no message")
+        code = error.code()
+        server_error = from_code(code.name if code else "UNKNOWN", error.details() or "no message")
         if request.kind == "model_names":
             names = dict(error.trailing_metadata() or ()).get(wire.MODEL_NAMES_KEY)
             if names is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import ssl
 import time
@@ -175,8 +176,9 @@ class RestTransport:
         return codec.read(request, response, bytes(content))
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._client.close()
+        """Closes the connections; a peer that has broken them already is no error."""
+        with contextlib.suppress(Exception):  # as in `send`, of any class
+            self._client.close()
 
 
 class AsyncRestTransport:
@@ -203,8 +205,9 @@ class AsyncRestTransport:
         return codec.read(request, response, response.content)
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._client.aclose()
+        """See `RestTransport.close`."""
+        with contextlib.suppress(Exception):
+            await self._client.aclose()
 
 
 def _tls(options: ClientOptions) -> ssl.SSLContext:

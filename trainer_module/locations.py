@@ -84,6 +84,15 @@ def write(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def size_and_time(location: str) -> tuple[int, int]:
+    """Returns the size of a file, bytes, and when it was changed, nanoseconds."""
+    if is_remote(location):
+        status = file_system(location).stat(location)
+        return int(status.length), int(status.mtime_nsec)
+    local = os.stat(location)
+    return local.st_size, local.st_mtime_ns
+
+
 @contextlib.contextmanager
 def os_errors(location: str) -> Iterator[None]:
     """Converts TensorFlow's errors in the block to the errors of local files.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
 
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError
-from serving.local_server.servable import TIMED_OUT, Servable
+from serving.local_server.servable import Servable
 
 
 class Admission:
     """Runs a limited number of calls at a time, in the order of their arrival.
 
-    More calls than cores only make each call slower, and an unbounded queue makes all calls late.
+    More calls than cores only make each call slower, and an unbounded queue makes all calls late. A caller that goes
+    away or whose time ends leaves the queue at once.
     """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
@@ -31,16 +32,16 @@ class Admission:
         self._lock = threading.Lock()
 
     def run(
-        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
+        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], caller: Caller
     ) -> list[np.ndarray]:
         """Runs the call when it is its turn; see `Servable.run`."""
-        self._enter(deadline)
+        self._enter(caller)
         try:
-            return servable.run_now(feeds, fetches)
+            return servable.run_now(feeds, fetches, caller)
         finally:
             self._leave()
 
-    def _enter(self, deadline: float | None) -> None:
+    def _enter(self, caller: Caller) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -51,15 +52,16 @@ class Admission:
                 )
             turn = threading.Event()
             self._queue.append(turn)
-        if turn.wait(None if deadline is None else max(deadline - time.monotonic(), 0)):
-            return
-        with self._lock:
-            if turn in self._queue:
-                self._queue.remove(turn)
-            else:
-                self._free += 1  # its turn came at this moment, but the call does not use it
-                self._start_next()
-        raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
+        try:
+            caller.wait(turn)
+        except RequestError:
+            with self._lock:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+                else:
+                    self._free += 1  # its turn came at this moment, but the call does not use it
+                    self._start_next()
+            raise
 
     def _leave(self) -> None:
         with self._lock:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from serving.local_server import messages, monitoring
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.model_config import read_text
-from serving.local_server.servable import TIMED_OUT, Servable
+from serving.local_server.servable import Servable
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Batcher:
             thread.join()
 
     def run(
-        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
+        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], caller: Caller
     ) -> list[np.ndarray]:
         """Runs the call together with others; see `Servable.run`."""
         size = _batch_size(feeds)
@@ -145,7 +146,7 @@ class Batcher:
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
             )
         if not size:
-            return servable.run_now(feeds, fetches)  # no rows to batch
+            return servable.run_now(feeds, fetches, caller)  # no rows to batch
         monitoring.BATCH_INPUT_SIZE.observe(size)
         step = self._parameters.max_execution_batch_size
         tasks = [
@@ -154,10 +155,11 @@ class Batcher:
         ]
         self._enqueue(servable, fetches, tasks)
         for task in tasks:
-            if not task.done.wait(None if deadline is None else max(deadline - time.monotonic(), 0)):
-                for part in tasks:
-                    part.abandoned = True  # the client no longer waits; parts that do not run yet never will
-                raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
+            try:
+                caller.wait(task.done)
+            except RequestError:
+                self._abandon(tasks)
+                raise
             if task.error:
                 raise task.error
         outputs = [task.outputs or [] for task in tasks]
@@ -196,6 +198,18 @@ class Batcher:
                 batch.tasks.append(task)
                 batch.size += task.size
             self._changed.notify()
+
+    def _abandon(self, tasks: list[_Task]) -> None:
+        """Removes tasks whose caller no longer waits from the queues; parts that do not run yet never will."""
+        with self._changed:
+            for task in tasks:
+                task.abandoned = True
+            for batch in list(self._batches):
+                kept = [task for task in batch.tasks if not task.abandoned]
+                if len(kept) < len(batch.tasks):
+                    batch.tasks, batch.size = kept, sum(task.size for task in kept)
+                    if not kept:
+                        self._batches.remove(batch)
 
     def _next(self) -> _Batch | None:
         """Waits for a batch that is full or due; returns None when the server stops."""

@@ -151,6 +151,7 @@ def to_options(values: dict[str, Any]) -> ServerOptions:
             intra_op_threads=values["tensorflow_intra_op_parallelism"] or threads,
             inter_op_threads=values["tensorflow_inter_op_parallelism"] or threads,
             gpu_memory_fraction=values["per_process_gpu_memory_fraction"],
+            prefer_tflite=values["prefer_tflite_model"],
         ),
         batching=parameters,
         batching_from_models=values["enable_per_model_batching_parameters"],
@@ -161,6 +162,7 @@ def to_options(values: dict[str, Any]) -> ServerOptions:
         rest_threads=values["rest_api_num_threads"],
         cors=values["rest_api_enable_cors_support"],
         health_service=values["enable_grpc_healthcheck_service"],
+        profiler_service=values["enable_profiler"],
         tensor_content=values["enable_serialization_as_tensor_content"],
         grpc_socket_path=values["grpc_socket_path"],
         grpc_threads=values["grpc_max_threads"],
@@ -189,6 +191,4 @@ def _refuse(status: str) -> int:
 def _version() -> str:
     from importlib.metadata import version
 
-    import tensorflow
-
-    return f"{version('tfx-vision')}\nTensorFlow Library: {tensorflow.__version__}"
+    return f"{version('tfx-vision')}\nTensorFlow Library: {version('tensorflow')}"

@@ -5,11 +5,9 @@ Functions that read a request or a configuration raise RequestError, with TF Ser
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 
-# tensorflow::error::Code → gRPC's name; the numbers are the same.
+# absl::StatusCode → gRPC's name; the numbers are the same.
 _NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
 
 
@@ -33,6 +31,6 @@ def invalid_argument(message: str) -> RequestError:
     return RequestError("INVALID_ARGUMENT", message)
 
 
-def from_tensorflow(error: Any) -> RequestError:
-    """Converts an error of a graph (tf.errors.OpError); code and message stay the same."""
-    return RequestError(_NAMES.get(error.error_code, "UNKNOWN"), error.message)
+def from_number(code: int, message: str) -> RequestError:
+    """Makes the error of a status of TensorFlow."""
+    return RequestError(_NAMES.get(code, "UNKNOWN"), message)

@@ -13,7 +13,13 @@ from typing import Any
 
 import grpc
 from google.protobuf import message
-from tensorflow_serving.apis import (
+
+from serving import wire
+from serving.local_server import inference, metadata, model_config, monitoring, tensors
+from serving.local_server.caller import TIMED_OUT, Caller
+from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.models import ModelSource
+from serving.local_server.protos import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -25,12 +31,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
     regression_pb2,
 )
-
-from serving import wire
-from serving.local_server import inference, metadata, model_config, monitoring, tensors
-from serving.local_server.errors import RequestError, invalid_argument
-from serving.local_server.models import ModelSource
-from serving.local_server.servable import TIMED_OUT, Servable
+from serving.local_server.servable import Servable
 from trainer_module.features import SERVING_DEFAULT
 
 _MAX_MESSAGE = 1024
@@ -38,17 +39,21 @@ _MAX_MESSAGE = 1024
 _NEVER_S = 10**8
 
 
-def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool) -> None:
+def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool) -> tuple[str, ...]:
     """Registers the services.
 
     Args:
       server: Not started yet.
       source: The models.
       tensor_content: Whether Predict returns raw bytes instead of typed fields.
+
+    Returns:
+      The full names of the services.
     """
     prediction = _PredictionService(source, tensor_content)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
+    return "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
 
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -62,8 +67,8 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         response = predict_pb2.PredictResponse()
 
         def fill(servable: Servable, signature: str) -> None:
-            inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in request.inputs.items()}
-            outputs = inference.predict(servable, signature, inputs, list(request.output_filter), _deadline(context))
+            inputs = {alias: tensors.to_numpy(tensor, alias) for alias, tensor in request.inputs.items()}
+            outputs = inference.predict(servable, signature, inputs, list(request.output_filter), _caller(context))
             for alias, value in outputs.items():
                 tensors.to_proto(value, response.outputs[alias], as_content=self._tensor_content)
 
@@ -76,7 +81,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         response = classification_pb2.ClassificationResponse()
 
         def fill(servable: Servable, signature: str) -> None:
-            _fill_classes(response.result, inference.classify(servable, signature, request.input, _deadline(context)))
+            _fill_classes(response.result, inference.classify(servable, signature, request.input, _caller(context)))
 
         return self._run_signature(context, "Classify", request, response, fill)
 
@@ -87,9 +92,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         response = regression_pb2.RegressionResponse()
 
         def fill(servable: Servable, signature: str) -> None:
-            _fill_regressions(
-                response.result, inference.regress(servable, signature, request.input, _deadline(context))
-            )
+            _fill_regressions(response.result, inference.regress(servable, signature, request.input, _caller(context)))
 
         return self._run_signature(context, "Regress", request, response, fill)
 
@@ -102,7 +105,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         def respond() -> inference_pb2.MultiInferenceResponse:
             spec = _spec(request.tasks[0]) if request.tasks else model_pb2.ModelSpec()
             with self._source.use(*_selection(spec)) as servable:
-                results = inference.multi_inference(servable, request, _deadline(context))
+                results = inference.multi_inference(servable, request, _caller(context))
             response = inference_pb2.MultiInferenceResponse()
             for task, result in zip(request.tasks, results, strict=True):
                 added = response.results.add()
@@ -248,13 +251,14 @@ def _selection(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     )
 
 
-def _deadline(context: grpc.ServicerContext) -> float | None:
+def _caller(context: grpc.ServicerContext) -> Caller:
     remaining: float | None = context.time_remaining()
-    if remaining is None or remaining > _NEVER_S:
-        return None
-    if remaining <= 0:
+    if remaining is not None and remaining <= 0:
         raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
-    return time.monotonic() + remaining
+    caller = Caller(None if remaining is None or remaining > _NEVER_S else remaining)
+    if not context.add_callback(caller.cancel):  # the call is over already
+        caller.cancel()
+    return caller
 
 
 def _fill(spec: model_pb2.ModelSpec, name: str, version: int, signature: str) -> None:

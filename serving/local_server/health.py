@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+NAME = "grpc.health.v1.Health"
 _SERVICES = ("", "ModelService", "PredictionService")
 
 

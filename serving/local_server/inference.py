@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from tensorflow_serving.apis import inference_pb2, input_pb2
 
-from serving.local_server import monitoring, tensors
+from serving.local_server import dtypes, monitoring, tensors
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.protos import inference_pb2, input_pb2
 from serving.local_server.servable import Servable
 from trainer_module.features import SERVING_DEFAULT
 
@@ -24,18 +24,12 @@ _CLASSES, _SCORES, _INPUTS, _OUTPUTS = "classes", "scores", "inputs", "outputs"
 Classes = list[list[tuple[str, float]]]
 
 
-def data_type_name(dtype: tf.DType) -> str:
-    """Returns TensorFlow's C++ name of a dtype, as in its messages: float, not float32."""
-    name: str = dtype.name
-    return {"float16": "half", "float32": "float", "float64": "double"}.get(name, name)
-
-
 def predict(
     servable: Servable,
     signature_name: str,
     inputs: Mapping[str, np.ndarray],
-    output_filter: Sequence[str] = (),
-    deadline: float | None = None,
+    output_filter: Sequence[str],
+    caller: Caller,
 ) -> dict[str, np.ndarray]:
     """Runs a signature.
 
@@ -44,7 +38,7 @@ def predict(
       signature_name: Empty means `serving_default`.
       inputs: By alias; strings as object arrays of bytes.
       output_filter: Names of the outputs to return; empty means all.
-      deadline: On the clock of `time.monotonic`.
+      caller: Who waits for the outputs.
     """
     signature_name = signature_name or SERVING_DEFAULT
     if signature_name not in servable.signatures:
@@ -60,8 +54,8 @@ def predict(
         if alias in output_filter[:position]:
             raise invalid_argument(f"duplicate output tensor alias: {alias}")
     aliases = list(output_filter) or sorted(definition.outputs)
-    values = servable.run(feeds, [definition.outputs[alias].name for alias in aliases], "Predict", deadline)
-    return {alias: np.asarray(value) for alias, value in zip(aliases, values, strict=True)}
+    values = servable.run(feeds, [definition.outputs[alias].name for alias in aliases], "Predict", caller)
+    return dict(zip(aliases, values, strict=True))
 
 
 def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,16 +72,15 @@ def _feeds(definition: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
         if alias in inputs:
             value = inputs[alias]
         elif alias in definition.defaults:
-            value = tensors.to_numpy(definition.defaults[alias])
+            value = tensors.to_numpy(definition.defaults[alias], alias)
         else:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request. "
                 f"Inputs expected to be in the set {_set(expected)}."
             )
-        expected_dtype = tf.dtypes.as_dtype(info.dtype)
-        dtype = tf.string if value.dtype == object else tf.dtypes.as_dtype(value.dtype)
-        if dtype != expected_dtype:
-            names = f"{data_type_name(expected_dtype)} but {data_type_name(dtype)}"
+        data_type = dtypes.of_array(value)
+        if data_type.number != info.dtype:
+            names = f"{dtypes.of_number(info.dtype).name} but {data_type.name}"
             raise invalid_argument(f"Expects arg[{index}] to be {names} is provided")
         feeds[info.name] = value
     return feeds
@@ -97,30 +90,26 @@ def _set(names: Iterable[str]) -> str:
     return f"{{{','.join(sorted(names))}}}"
 
 
-def classify(
-    servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
-) -> Classes:
+def classify(servable: Servable, signature_name: str, request: input_pb2.Input, caller: Caller) -> Classes:
     """Runs a Classify signature; returns (label, score) of every class for every example.
 
     Labels are empty, or scores 0, if the signature does not return them.
     """
     definition = _definition(servable, signature_name)
     feed, fetches = _classification(definition)
-    values = _run(servable, feed, fetches, request, "Classify", deadline)
+    values = _run(servable, [feed], fetches, request, "Classify", caller)
     return _classes(definition, fetches, values)
 
 
-def regress(
-    servable: Servable, signature_name: str, request: input_pb2.Input, deadline: float | None = None
-) -> list[float]:
+def regress(servable: Servable, signature_name: str, request: input_pb2.Input, caller: Caller) -> list[float]:
     """Runs a Regress signature; returns a number for every example."""
     definition = _definition(servable, signature_name)
     feed, fetches = _regression(definition)
-    return _regressions(definition, fetches, _run(servable, feed, fetches, request, "Regress", deadline))
+    return _regressions(definition, fetches, _run(servable, [feed], fetches, request, "Regress", caller))
 
 
 def multi_inference(
-    servable: Servable, request: inference_pb2.MultiInferenceRequest, deadline: float | None = None
+    servable: Servable, request: inference_pb2.MultiInferenceRequest, caller: Caller
 ) -> list[Classes | list[float]]:
     """Runs several signatures on the same examples, in one call of the session.
 
@@ -128,7 +117,7 @@ def multi_inference(
       The result of `classify` or `regress`, for every task.
     """
     names: list[str] = []
-    feeds: set[str] = set()
+    feeds: dict[str, None] = {}
     fetches: dict[str, None] = {}
     for task in request.tasks:
         name = task.model_spec.signature_name or SERVING_DEFAULT
@@ -145,13 +134,11 @@ def multi_inference(
             raise RequestError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
         select = _classification if task.method_name == CLASSIFY_METHOD else _regression
         feed, outputs = select(servable.signatures[name])
-        feeds.add(feed)
+        feeds[feed] = None
         fetches.update(dict.fromkeys(outputs))
     if not names:
         raise invalid_argument("MultiInferenceRequest holds no tasks.")
-    if len(feeds) > 1:
-        raise invalid_argument("Input tensor must be the same for all Signatures.")
-    values = _run(servable, feeds.pop(), list(fetches), request.input, "MultiInference", deadline)
+    values = _run(servable, list(feeds), list(fetches), request.input, "MultiInference", caller)
     return [
         (_classes if task.method_name == CLASSIFY_METHOD else _regressions)(
             servable.signatures[name], list(fetches), values
@@ -200,14 +187,14 @@ def _regression(definition: Any) -> tuple[str, list[str]]:
 
 
 def _run(
-    servable: Servable, feed: str, fetches: list[str], request: input_pb2.Input, api: str, deadline: float | None
+    servable: Servable, feeds: list[str], fetches: list[str], request: input_pb2.Input, api: str, caller: Caller
 ) -> list[np.ndarray]:
     examples = serialized_examples(request)
     monitoring.EXAMPLE_COUNTS.labels(servable.name).observe(len(examples))
     monitoring.EXAMPLE_COUNT_TOTAL.labels(servable.name).inc(len(examples))
     array = np.empty(len(examples), dtype=object)
     array[:] = examples
-    values = [np.asarray(value) for value in servable.run({feed: array}, fetches, api, deadline)]
+    values = servable.run(dict.fromkeys(feeds, array), fetches, api, caller)
     for value in values:
         if not value.ndim or len(value) != len(examples):
             raise invalid_argument(
@@ -241,7 +228,7 @@ def _classes(definition: Any, fetches: list[str], values: list[np.ndarray]) -> C
         if value.ndim != 2:
             raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}")
         if value.dtype != dtype:
-            actual = data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+            actual = dtypes.of_array(value).name.upper()
             raise invalid_argument(f"Expected {alias} Tensor of {name}. Got: DT_{actual}")
         columns[alias] = value
     shape = next(iter(columns.values())).shape
@@ -265,7 +252,7 @@ def _regressions(definition: Any, fetches: list[str], values: list[np.ndarray]) 
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}"
         )
     if value.dtype != np.float32:
-        actual = "STRING" if value.dtype == object else data_type_name(tf.dtypes.as_dtype(value.dtype)).upper()
+        actual = dtypes.of_array(value).name.upper()
         raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: DT_{actual}")
     numbers: list[float] = value.ravel().tolist()
     return numbers

@@ -5,19 +5,19 @@ Source: TF Serving's util/json_tensor.cc.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from tensorflow.core.example import example_pb2, feature_pb2
-from tensorflow_serving.apis import input_pb2
 
 from serving.local_server.errors import invalid_argument
 from serving.local_server.inference import Classes
-from serving.local_server.json_tensor import dumps, from_base64, to_bytes, to_json
-from serving.local_server.json_text import is_base64, shown, type_name
+from serving.local_server.json_tensor import as_double, dumps, from_base64, to_bytes, to_json
+from serving.local_server.json_text import NUMBER_TOO_BIG, RepeatedKeys, is_base64, is_infinity, shown, type_name
+from serving.local_server.protos import example_pb2, feature_pb2, input_pb2
 
-_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _INT64 = (-(2**63), 2**63 - 1)
+_LARGEST_UINT64 = 2**64 - 1
 
 
 def to_input(request: dict[str, Any]) -> input_pb2.Input:
@@ -57,7 +57,8 @@ def from_regressions(values: list[float]) -> bytes:
 def _fill(value: Any, example: example_pb2.Example) -> None:
     if not isinstance(value, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
-    for name, content in value.items():
+    # Of a repeated key the last value counts, unlike everywhere else.
+    for name, content in (value.last if isinstance(value, RepeatedKeys) else value).items():
         to_bytes(name)
         feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
@@ -72,14 +73,16 @@ def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
         _list_of(feature, "bytes_list", name).append(to_bytes(value))
     elif is_base64(value):
         _list_of(feature, "bytes_list", name).append(from_base64(value))
-    elif isinstance(value, float):
-        if np.isfinite(value) and abs(value) > _LARGEST_FLOAT:
-            raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
-        _list_of(feature, "float_list", name).append(value)
-    elif isinstance(value, int):
-        if not _INT64[0] <= value <= _INT64[1]:
-            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        _list_of(feature, "int64_list", name).append(value)
+    elif isinstance(value, int) and _INT64[0] <= value <= _LARGEST_UINT64:
+        values = _list_of(feature, "int64_list", name)
+        if value > _INT64[1]:
+            raise invalid_argument(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
+        values.append(value)
+    elif isinstance(value, int | float):  # larger integers are doubles
+        double = as_double(value)
+        if math.isinf(double) and not is_infinity(value):
+            raise invalid_argument(NUMBER_TOO_BIG)
+        _list_of(feature, "float_list", name).append(_as_float(double))
     else:
         raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
 
@@ -90,3 +93,9 @@ def _list_of(feature: feature_pb2.Feature, kind: str, name: str) -> Any:
         expected = current.removesuffix("_list")
         raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
     return getattr(feature, kind).value
+
+
+def _as_float(value: float) -> float:
+    """Returns the nearest float; protobuf's Python runtime refuses some doubles beyond its range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
-import tensorflow as tf
 
+from serving.local_server import dtypes
+from serving.local_server.dtypes import DataType
 from serving.local_server.errors import RequestError, invalid_argument
-from serving.local_server.inference import data_type_name
-from serving.local_server.json_text import is_base64, shown, type_name
+from serving.local_server.json_text import NUMBER_TOO_BIG, is_base64, is_infinity, shown, type_name
 
 ROW, COLUMN = "row", "column"
 # Deeper nesting is refused; TensorFlow supports no more dimensions.
 _MAX_DIMENSIONS = 254
-_SMALL_INTEGERS = (tf.int8, tf.int16, tf.uint8)
-_LARGEST = {tf.float32: float(np.finfo(np.float32).max), tf.float64: float(np.finfo(np.float64).max)}
-_INTEGERS = (*_SMALL_INTEGERS, tf.int32, tf.int64, tf.uint32, tf.uint64)
+# C++ reads them as int32, and they wrap around.
+_SMALL_INTEGERS = (dtypes.INT8, dtypes.INT16, dtypes.UINT8)
+_INTEGERS = (*_SMALL_INTEGERS, dtypes.INT32, dtypes.INT64, dtypes.UINT32, dtypes.UINT64)
+_FLOATS = (dtypes.FLOAT, dtypes.DOUBLE)
+_WHITE_SPACE = b" \t\n\v\f\r"
 
 
 def signature_name(request: dict[str, Any]) -> str:
@@ -86,6 +90,11 @@ def from_tensors(outputs: Mapping[str, np.ndarray], format_: str) -> bytes:
     return dumps({"predictions": [dict(zip(columns, row, strict=True)) for row in rows]})
 
 
+def dumps_indented(value: Any) -> bytes:
+    """Writes JSON as protobuf's `MessageToJsonString` does with white space."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
 def dumps(value: Any) -> bytes:
     """Writes JSON; arrays of numbers are allowed, but arrays with NaN or infinity must be converted to lists first."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -94,7 +103,7 @@ def dumps(value: Any) -> bytes:
 def _from_rows(request: dict[str, Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     instances = request["instances"]
     if not isinstance(instances, list):
-        raise invalid_argument(f"JSON Value: {shown(request)} Excepting 'instances' to be an list/array")
+        raise invalid_argument(f"JSON Value: {shown(request)} Expecting 'instances' to be an list/array")
     if not instances:
         raise invalid_argument(f"JSON Value: {shown(request)} No values in 'instances' array")
     if not isinstance(instances[0], dict) and len(inputs) > 1:
@@ -133,19 +142,19 @@ def _from_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray
         for name in inputs:
             if name not in value:
                 raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-        return {name: _to_array(value[name], tf.dtypes.as_dtype(info.dtype)) for name, info in inputs.items()}
+        return {name: _to_array(value[name], dtypes.of_number(info.dtype)) for name, info in inputs.items()}
     if len(inputs) > 1:
         raise invalid_argument(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required "
             "as per tensorinfo_map"
         )
     ((name, info),) = inputs.items()
-    return {name: _to_array(value, tf.dtypes.as_dtype(info.dtype))}
+    return {name: _to_array(value, dtypes.of_number(info.dtype))}
 
 
 def _rows_to_array(rows: list[Any], info: Any, where: str) -> np.ndarray:
     """Converts all rows to one array; an error names the row."""
-    dtype = tf.dtypes.as_dtype(info.dtype)
+    dtype = dtypes.of_number(info.dtype)
     if (numbers := _numbers(rows, dtype)) is not None:
         return numbers
     arrays: list[np.ndarray] = []
@@ -167,40 +176,38 @@ def _rows_to_array(rows: list[Any], info: Any, where: str) -> np.ndarray:
     return np.stack(arrays)
 
 
-def _to_array(value: Any, dtype: Any) -> np.ndarray:
+def _to_array(value: Any, dtype: DataType) -> np.ndarray:
     if (array := _numbers(value, dtype)) is not None:
         return array
     shape = _shape(value)
     flat: list[Any] = []
     _flatten(value, shape, 0, dtype, flat)
-    array = np.empty(len(flat), dtype=object) if dtype == tf.string else np.empty(len(flat), dtype.as_numpy_dtype)
-    array[:] = flat
+    array = np.empty(len(flat), dtype.numpy)
+    with np.errstate(over="ignore"):  # a double beyond the range of float becomes infinite
+        array[:] = flat
     return array.reshape(shape)
 
 
-def _numbers(value: Any, dtype: Any) -> np.ndarray | None:
+def _numbers(value: Any, dtype: DataType) -> np.ndarray | None:
     """Converts a list of valid numbers at once; returns None if it needs a detailed check."""
-    if not isinstance(value, list) or not (dtype in _INTEGERS or dtype in (tf.float32, tf.float64)):
+    if not isinstance(value, list) or dtype not in (*_INTEGERS, *_FLOATS):
         return None
     try:
         array = np.array(value)
     except (ValueError, OverflowError):
         return None
     # numpy converts booleans among numbers to numbers, so they need a check of their own.
-    if array.dtype.kind not in "iu" + ("" if dtype in _INTEGERS else "f") or _holds_booleans(value):
+    if array.dtype.kind not in ("iu" if dtype in _INTEGERS else "iuf") or _holds_booleans(value):
         return None
-    if dtype == tf.float64 and array.dtype.kind == "f":
-        return array
-    if dtype == tf.float32:
-        largest = _LARGEST[tf.float32] if array.dtype.kind == "f" else 2**24 - 1
-        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-        if finite.size and max(finite.max().item(), -finite.min().item()) > largest:
+    if dtype in _FLOATS:
+        if array.dtype.kind == "f" and np.isinf(array).any():
             return None
-    else:
-        limits = (-(2**53) + 1, 2**53 - 1) if dtype == tf.float64 else (dtype.min, dtype.max)
-        if array.size and (int(array.min()) < limits[0] or int(array.max()) > limits[1]):
-            return None
-    return array.astype(dtype.as_numpy_dtype)
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64).astype(dtype.numpy)
+    limits = np.iinfo(dtype.numpy)
+    if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+        return None
+    return array.astype(dtype.numpy)
 
 
 def _holds_booleans(value: list[Any]) -> bool:
@@ -219,7 +226,7 @@ def _shape(value: Any) -> list[int]:
     return shape
 
 
-def _flatten(value: Any, shape: list[int], level: int, dtype: Any, flat: list[Any]) -> None:
+def _flatten(value: Any, shape: list[int], level: int, dtype: DataType, flat: list[Any]) -> None:
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid_argument(
@@ -238,46 +245,38 @@ def _flatten(value: Any, shape: list[int], level: int, dtype: Any, flat: list[An
         _flatten(item, shape, level + 1, dtype, flat)
 
 
-def _scalar(value: Any, dtype: Any) -> Any:
+def _scalar(value: Any, dtype: DataType) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype == tf.string:
+    if number and math.isinf(as_double(value)) and not is_infinity(value):
+        raise invalid_argument(NUMBER_TOO_BIG)
+    if dtype is dtypes.STRING:
         if isinstance(value, str):
             return to_bytes(value)
         if isinstance(value, dict):
             return from_base64(value)
     elif isinstance(value, dict):
         pass
-    elif dtype == tf.bool:
+    elif dtype is dtypes.BOOL:
         if isinstance(value, bool):
             return value
-    elif dtype in (tf.float32, tf.float64):
+    elif dtype in _FLOATS:
         if number:
-            return _lossless(value, dtype)
+            return as_double(value)
     elif dtype in _INTEGERS:
-        # Small integers are read as int32 and wrap around, as in TF Serving.
-        low, high = (tf.int32.min, tf.int32.max) if dtype in _SMALL_INTEGERS else (dtype.min, dtype.max)
-        if number and isinstance(value, int) and low <= value <= high:
-            return int(np.array(value).astype(dtype.as_numpy_dtype))
+        limits = np.iinfo(np.int32 if dtype in _SMALL_INTEGERS else dtype.numpy)
+        if number and isinstance(value, int) and limits.min <= value <= limits.max:
+            return int(np.array(value).astype(dtype.numpy))
     else:
-        raise RequestError(
-            "UNIMPLEMENTED", f"Conversion of JSON Value: {shown(value)} to type: {data_type_name(dtype)}"
-        )
-    raise invalid_argument(
-        f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {data_type_name(dtype)}"
-    )
+        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {shown(value)} to type: {dtype.name}")
+    raise invalid_argument(f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {dtype.name}")
 
 
-def _lossless(value: int | float, dtype: Any) -> float:
-    digits = 24 if dtype == tf.float32 else 53
-    if isinstance(value, int):
-        fits = abs(value) <= 2**digits - 1
-    else:
-        fits = not np.isfinite(value) or abs(value) <= _LARGEST[dtype]
-    if not fits:
-        raise invalid_argument(
-            f"Cannot convert JSON value: {shown(value)} to {data_type_name(dtype)} without loss of precision."
-        )
-    return float(value)
+def as_double(value: int | float) -> float:
+    """Returns the nearest double of a JSON number; infinity beyond its range."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def to_bytes(value: str) -> bytes:
@@ -296,10 +295,10 @@ def from_base64(value: Any) -> bytes:
     """Decodes `{"b64": "..."}`."""
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    text = value["b64"]
     try:
-        # Padding may be missing.
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        # White space is ignored, and the padding may be missing.
+        text = value["b64"].encode("ascii").translate(None, _WHITE_SPACE)
+        return base64.b64decode(text if b"=" in text else text + b"=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise invalid_argument("Unable to base64 decode") from None
 
@@ -319,8 +318,8 @@ def to_json(name: str, value: np.ndarray) -> Any:
         if not np.isfinite(value).all():
             return _map(value.tolist(), lambda item: _decimal(value.dtype.type(item)))
     elif value.dtype.kind not in "iub":
-        name_ = data_type_name(tf.dtypes.as_dtype(value.dtype))
-        raise invalid_argument(f"Failed to write JSON value for tensor type: {name_}")
+        type_ = dtypes.of_array(value).name
+        raise invalid_argument(f"Failed to write JSON value for tensor type: {type_}")
     # orjson writes the shortest decimal of a float32, and requires contiguous arrays.
     return np.ascontiguousarray(value) if value.ndim else value.item() if value.dtype.kind != "f" else _decimal(value)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import json_format
-from tensorflow_serving.apis import get_model_metadata_pb2
 
 from serving.local_server.errors import invalid_argument
+from serving.local_server.protos import get_model_metadata_pb2
 from serving.local_server.servable import Servable
 
 SIGNATURE_DEF = "signature_def"

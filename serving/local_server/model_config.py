@@ -6,15 +6,16 @@ the checks of model_servers/server_core.cc.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
 
 from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.protos import model_server_config_pb2
 from trainer_module.locations import is_remote
 
 _PLATFORM = "tensorflow"
@@ -62,6 +63,8 @@ def read_text(path: Path, message: Any) -> Any:
     except OSError as error:
         raise RequestError("NOT_FOUND", f"{path}: {error.strerror}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
+        # The line that TF Serving's protobuf library logs.
+        logging.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
         raise invalid_argument(f"Invalid protobuf file: '{path}': {error}") from None
 
 
@@ -80,6 +83,8 @@ def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelC
             raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
         check_base_path(entry.name, entry.base_path)
         _check_platform(entry)
+        if entry.HasField("logging_config"):
+            raise invalid_argument("No request-logger-creator provided.")
         models[entry.name] = ModelConfig(
             entry.name, entry.base_path, _policy(entry.model_version_policy), dict(entry.version_labels)
         )

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from serving.local_server import monitoring, warmup
+from serving.local_server import loader, monitoring, warmup
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import LoadOptions, Servable, SessionRunner
 from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, ServedVersion
-from trainer_module import model_versions
+from trainer_module import locations, model_versions
 
 
 class ModelSource:
@@ -167,14 +167,16 @@ class ModelSource:
         return [replace(candidate, servable=None) for candidate in versions]
 
     def _served_model(self, config: ModelConfig) -> ServedModel:
-        return ServedModel(config, self._load, self._retries)
+        files = [model_versions.MODEL_FILE, *([loader.TFLITE_FILE] if self._load_options.prefer_tflite else ())]
+        return ServedModel(config, self._load, self._retries, files)
 
     def _load(self, name: str, version: int, folder: str) -> Servable:
         started, status = time.perf_counter(), "success"
         try:
-            if damage := model_versions.differences(folder):
+            if damage := self._damage(folder):
                 raise RequestError("DATA_LOSS", f"{folder} differs from its manifest: {'; '.join(damage)}")
-            servable = Servable(name, version, folder, self._runner(folder), self._load_options)
+            options = self._load_options
+            servable = Servable(name, version, loader.load(folder, options), self._runner(folder), options.max_pixels)
             try:
                 if self._warmup_iterations:
                     warmup.run(servable, folder, self._warmup_iterations)
@@ -188,6 +190,13 @@ class ModelSource:
             monitoring.LOAD_COUNT.labels(folder, status).inc()
             monitoring.LOAD_LATENCY.labels(folder).inc((time.perf_counter() - started) * 1e6)
         return servable
+
+    def _damage(self, folder: str) -> list[str]:
+        """Compares a version with its manifest; a version may have no SavedModel if TFLite models are loaded."""
+        saved_model = locations.join(folder, model_versions.MODEL_FILE)
+        if self._load_options.prefer_tflite and not locations.file_system(folder).exists(saved_model):
+            return []
+        return model_versions.differences(folder)
 
     def _checked_labels(self, configs: Sequence[ModelConfig]) -> dict[str, dict[str, int]]:
         labels: dict[str, dict[str, int]] = {}

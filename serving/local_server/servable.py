@@ -1,21 +1,19 @@
-"""One model version, loaded as TF Serving loads it: a session and its signatures, no Python objects."""
+"""One loaded model version: its signatures, and when its calls run."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
 
 from serving.local_server import monitoring, pixels
-from serving.local_server.errors import from_tensorflow, invalid_argument
+from serving.local_server.caller import Caller
 
-TIMED_OUT = "Timed out waiting for notification"
+if TYPE_CHECKING:
+    from serving.local_server.protos import meta_graph_pb2
 
 
 @dataclass(frozen=True)
@@ -28,132 +26,108 @@ class LoadOptions:
       inter_op_threads: Threads for concurrent operations; 0 lets TensorFlow choose.
       gpu_memory_fraction: Fraction of each GPU's memory, allocated at once; 0 allocates as needed.
       max_pixels: Limit of an image's pixels, according to its header.
+      prefer_tflite: Whether `model.tflite` is loaded if the version contains it.
     """
 
-    tags: tuple[str, ...] = (tf.saved_model.SERVING,)
+    tags: tuple[str, ...] = ("serve",)
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     gpu_memory_fraction: float = 0.0
     max_pixels: int = 100_000_000
+    prefer_tflite: bool = False
+
+
+class Model(Protocol):
+    """A loaded graph: `session.Session` or `tflite.Interpreters`; thread-safe."""
+
+    meta_graph: meta_graph_pb2.MetaGraphDef
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None = None
+    ) -> list[np.ndarray]:
+        """Runs the graph; see `session.Session.run`."""
+        ...
+
+    def close(self) -> None:
+        """Frees the graph."""
+        ...
 
 
 class SessionRunner(Protocol):
     """Decides when a call runs, and together with which others."""
 
     def run(
-        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], deadline: float | None
+        self, servable: Servable, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], caller: Caller
     ) -> list[np.ndarray]:
-        """Runs the servable's session; see `Servable.run`."""
+        """Runs the servable's model; see `Servable.run`."""
         ...
 
 
 class Servable:
-    """A loaded SavedModel; thread-safe.
+    """A loaded version; thread-safe.
 
     Attributes:
       name: Name of the model.
       version: Version number.
-      meta_graph: The MetaGraphDef without its graph; contains the signatures.
     """
 
-    def __init__(self, name: str, version: int, export_dir: str, runner: SessionRunner, options: LoadOptions) -> None:
-        """Loads the model.
+    def __init__(self, name: str, version: int, model: Model, runner: SessionRunner, max_pixels: int) -> None:
+        """Takes the loaded model.
 
         Args:
           name: Name of the model.
           version: Version number.
-          export_dir: Folder with `saved_model.pb` and `variables/`.
+          model: The loaded graph.
           runner: Decides when a call runs.
-          options: Options of the session.
-
-        Raises:
-          Exception: From the loader, for an incomplete export; its errors have no common class.
+          max_pixels: Limit of an image's pixels, according to its header.
         """
         self.name, self.version = name, version
-        self._runner, self._options = runner, options
-        gpu = config_pb2.GPUOptions(
-            per_process_gpu_memory_fraction=options.gpu_memory_fraction, allow_growth=not options.gpu_memory_fraction
-        )
-        self._session = tf.compat.v1.Session(
-            graph=tf.Graph(),
-            config=config_pb2.ConfigProto(
-                intra_op_parallelism_threads=options.intra_op_threads,
-                inter_op_parallelism_threads=options.inter_op_threads,
-                gpu_options=gpu,
-            ),
-        )
-        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., Any]] = {}
-        self._lock = threading.Lock()
-        try:
-            with self._session.graph.as_default():
-                self.meta_graph = tf.compat.v1.saved_model.loader.load(self._session, list(options.tags), export_dir)
-        except Exception:
-            self._session.close()
-            raise
-        self.meta_graph.ClearField("graph_def")  # a second copy of the graph, as large as the first
+        self._model, self._runner, self._max_pixels = model, runner, max_pixels
 
     @property
     def signatures(self) -> Mapping[str, Any]:
         """The SignatureDefs, by name."""
-        signatures: Mapping[str, Any] = self.meta_graph.signature_def
+        signatures: Mapping[str, Any] = self._model.meta_graph.signature_def
         return signatures
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], api: str, deadline: float | None
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], api: str, caller: Caller
     ) -> list[np.ndarray]:
-        """Runs the session, when the runner allows it.
+        """Runs the model, when the runner allows it.
 
         Args:
           feeds: Arrays by tensor name; strings as object arrays of bytes. The graph checks their shapes.
           fetches: Names of tensors.
           api: "Predict", "Classify", ...: a label of the metrics.
-          deadline: On the clock of `time.monotonic`; None waits without limit.
+          caller: Who waits for the outputs.
 
         Returns:
           One array per fetch.
 
         Raises:
-          RequestError: If the graph refuses the inputs, the queue is full, or the deadline is over.
+          RequestError: If the graph refuses the inputs, the queue is full, the deadline is over, or the caller is gone.
         """
-        pixels.refuse_large_images(feeds, self._options.max_pixels)
+        pixels.refuse_large_images(feeds, self._max_pixels)
         started = time.perf_counter()
-        values = self._runner.run(self, feeds, tuple(fetches), deadline)
+        values = self._runner.run(self, feeds, tuple(fetches), caller)
         monitoring.RUNTIME_LATENCY.labels(self.name, api, "TF1").observe((time.perf_counter() - started) * 1e6)
         return values
 
-    def run_now(self, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...]) -> list[np.ndarray]:
-        """Runs the session in this thread, without waiting.
+    def run_now(
+        self, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], caller: Caller | None = None
+    ) -> list[np.ndarray]:
+        """Runs the model in this thread, without waiting.
+
+        Args:
+          feeds: See `run`.
+          fetches: See `run`.
+          caller: Its deadline ends the run.
 
         Raises:
           RequestError: With the graph's code and message.
         """
-        names = tuple(feeds)
-        call = self._callables.get((names, fetches)) or self._callable(names, fetches)
-        try:
-            values: list[np.ndarray] = call(*feeds.values())
-        except tf.errors.OpError as error:
-            raise from_tensorflow(error) from None
-        except (ValueError, TypeError) as error:  # not convertible to a tensor
-            raise invalid_argument(str(error)) from None
-        return values
-
-    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable[..., Any]:
-        """Returns the session's C++ entry point.
-
-        `Session.make_callable` and `Session.run` check every value against the placeholder's shape, which TF Serving
-        does not, and take ten times as long.
-        """
-        with self._lock:
-            if (feeds, fetches) not in self._callables:
-                options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-                try:
-                    self._callables[feeds, fetches] = self._session._make_callable_from_options(options)
-                except tf.errors.OpError as error:
-                    raise from_tensorflow(error) from None
-            return self._callables[feeds, fetches]
+        return self._model.run(feeds, fetches, caller.remaining_s() if caller else None)
 
     def close(self) -> None:
-        """Frees the session and its variables."""
-        with self._lock:
-            self._callables.clear()
-        self._session.close()
+        """Frees the model and its variables."""
+        self._model.close()

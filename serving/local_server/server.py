@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-import uvicorn
 
 from serving.local_server import batching, grpc_service, model_config
 from serving.local_server.admission import Admission
+from serving.local_server.connections import ConnectionServer, Limits
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.models import ModelSource
+from serving.local_server.profiler import ProfilerService
+from serving.local_server.reflection import ReflectionService
 from serving.local_server.rest import RestApp
 from serving.local_server.servable import SessionRunner
 from serving.local_server.server_options import ServerOptions
@@ -85,15 +87,12 @@ class LocalServer:
             labels_of_unavailable_versions=options.labels_of_unavailable_versions,
         )
         self._health: HealthService | None = None
+        self._profiler: ProfilerService | None = None
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
         self._app = RestApp(self.source, options)
         self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
-        # httptools needs half the processor time of h11 per request.
-        config = uvicorn.Config(
-            self._app, http="httptools", loop="asyncio", log_level="warning", lifespan="off", access_log=False
-        )
-        self._rest = uvicorn.Server(config)
+        self._rest = ConnectionServer(self._app, Limits(options.max_request_bytes, request_s=options.rest_timeout_s))
         self._threads = [threading.Thread(target=self._serve_rest, name="rest", daemon=True)] if self._socket else []
         if options.model_config_file and options.model_config_poll_s > 0:
             self._threads.append(threading.Thread(target=self._follow_config, name="model-config", daemon=True))
@@ -107,7 +106,7 @@ class LocalServer:
         self.source.assign_labels()
         self._grpc.start()
         if self._socket:
-            self._socket.listen(2048)  # clients can connect before uvicorn has started
+            self._socket.listen(2048)  # clients can connect before the event loop runs
         for thread in self._threads:
             thread.start()
         if self._options.file_system_poll_s > 0:
@@ -139,10 +138,11 @@ class LocalServer:
         """Refuses new requests, finishes those in flight and closes the ports."""
         self._app.draining = True
         self._stopped.set()
-        self._rest.should_exit = True
+        self._rest.stop(grace_s)
         stopping = self._grpc.stop(grace_s)
         if self._health:
             self._health.end_watches()
+        self._reflection.end_streams()
         stopping.wait()
         for thread in self._threads:
             if thread.is_alive():
@@ -150,6 +150,8 @@ class LocalServer:
         if self._socket:
             self._socket.close()
         self._app.close()
+        if self._profiler:
+            self._profiler.stop()
         for batcher in self._batchers.values():
             batcher.stop()
         self.source.stop()
@@ -179,11 +181,15 @@ class LocalServer:
             futures.ThreadPoolExecutor(options.grpc_threads or options.threads, thread_name_prefix="grpc"),
             options=list(arguments.items()),
         )
-        grpc_service.add_services(server, self.source, tensor_content=options.tensor_content)
+        services = list(grpc_service.add_services(server, self.source, tensor_content=options.tensor_content))
         if options.health_service:
-            from serving.local_server.health import HealthService
+            from serving.local_server import health
 
-            self._health = HealthService(server)
+            self._health = health.HealthService(server)
+            services.append(health.NAME)
+        if options.profiler_service:
+            self._profiler = ProfilerService(server)
+        self._reflection = ReflectionService(server, services)
         bound = 0
         try:
             if port is not None:
@@ -206,7 +212,8 @@ class LocalServer:
         return server, bound
 
     def _serve_rest(self) -> None:
-        self._rest.run(sockets=[self._socket] if self._socket else None)
+        assert self._socket
+        self._rest.run(self._socket)
 
     def _follow_config(self) -> None:
         """Polls the configuration file; after an error, which is logged, the models stay unchanged."""

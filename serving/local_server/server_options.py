@@ -44,6 +44,7 @@ class ServerOptions:
       rest_threads: Threads of REST; 0 for one per call that can run or wait.
       cors: Whether REST allows pages of other origins.
       health_service: Whether gRPC has the service `grpc.health.v1.Health`.
+      profiler_service: Whether gRPC has the service `tensorflow.ProfilerService`.
       tensor_content: Whether Predict returns raw bytes instead of typed fields.
       grpc_socket_path: A UNIX socket for gRPC, in addition to its port.
       grpc_threads: As `rest_threads`.
@@ -69,6 +70,7 @@ class ServerOptions:
     rest_threads: int = 0
     cors: bool = False
     health_service: bool = False
+    profiler_service: bool = True
     tensor_content: bool = False
     grpc_socket_path: str = ""
     grpc_threads: int = 0

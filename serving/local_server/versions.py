@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import tensorflow as tf
-
-from serving.local_server.errors import RequestError, from_tensorflow
+from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
-from trainer_module import model_versions
+from trainer_module import locations
 
 _LARGEST_VERSION = 2**63 - 1
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
@@ -54,17 +52,20 @@ class ServedModel:
     """Polls a base path: loads the versions that the version policy selects, and unloads the others.
 
     A new version is loaded before an old one is unloaded. If it fails to load, the old one stays, and the new one is
-    retried when its folder changes. A folder is a version once it contains `saved_model.pb`, which Pusher writes last.
+    retried when its folder changes. A folder is a version once it contains its model file: `saved_model.pb`, which
+    Pusher writes last.
     """
 
-    def __init__(self, config: ModelConfig, load: Load, retries: LoadRetries) -> None:
+    def __init__(self, config: ModelConfig, load: Load, retries: LoadRetries, model_files: Sequence[str]) -> None:
         """Takes configuration and loader; nothing is loaded before `poll`.
 
         Args:
           config: Name, base path and policy.
           load: (model name, version, folder) → a loaded version.
           retries: Retries of a version that cannot be loaded.
+          model_files: A folder with one of these files is a version.
         """
+        self._model_files = model_files
         self._config: ModelConfig | None = config
         self._name, self._load, self._retries = config.name, load, retries
         self._versions: dict[int, ServedVersion] = {}
@@ -84,8 +85,8 @@ class ServedModel:
             folders: dict[int, str] = {}
             if config is not None:
                 try:
-                    folders = _version_folders(config.base_path)
-                except tf.errors.OpError as error:
+                    folders = _version_folders(config.base_path, self._model_files)
+                except OSError as error:
                     logging.warning(
                         "Could not find base path %s for servable %s: %s", config.base_path, self._name, error
                     )
@@ -199,25 +200,29 @@ def _end(version: ServedVersion) -> None:
 def _as_request_error(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, tf.errors.OpError):
-        return from_tensorflow(error)
     code = "NOT_FOUND" if isinstance(error, OSError) else "UNKNOWN"
     return RequestError(code, f"{type(error).__name__}: {error}")
 
 
-def _version_folders(base_path: str) -> dict[int, str]:
-    """Returns version → folder. Of 1 and 01 the later name wins, as in TF Serving."""
+def _version_folders(base_path: str, model_files: Sequence[str]) -> dict[int, str]:
+    """Returns version → folder, of folders with one of the files. Of 1 and 01 the later name wins, as in TF Serving.
+
+    Raises:
+      OSError: If the base path cannot be read.
+    """
     folders: dict[int, str] = {}
-    for entry in sorted(tf.io.gfile.listdir(base_path)):
-        name = entry.rstrip("/")  # object stores end folders with a slash
-        if not (name.isascii() and name.isdigit()) or len(name) > 64 or int(name) > _LARGEST_VERSION:
-            continue
-        folder = f"{base_path.rstrip('/')}/{name}"
-        if not tf.io.gfile.exists(f"{folder}/{model_versions.MODEL_FILE}"):
-            continue
-        if int(name) in folders:
-            logging.warning("Duplicate version directories %s and %s: the latter is used.", folders[int(name)], folder)
-        folders[int(name)] = folder
+    with locations.os_errors(base_path):
+        files = locations.file_system(base_path)
+        for entry in sorted(files.listdir(base_path)):
+            name = entry.rstrip("/")  # object stores end folders with a slash
+            if not (name.isascii() and name.isdigit()) or len(name) > 64 or int(name) > _LARGEST_VERSION:
+                continue
+            folder, number = f"{base_path.rstrip('/')}/{name}", int(name)
+            if not any(files.exists(f"{folder}/{file}") for file in model_files):
+                continue
+            if number in folders:
+                logging.warning("Duplicate version directories %s and %s: the latter is used.", folders[number], folder)
+            folders[number] = folder
     return folders
 
 
@@ -225,10 +230,9 @@ def _stamp(folder: str) -> tuple[tuple[str, int, int], ...]:
     """Returns a stamp that changes with any file in the folder: (path, size, time) of each."""
     stamps = []
     try:
-        for root, _, files in tf.io.gfile.walk(folder):
-            for name in files:
-                status = tf.io.gfile.stat(f"{root}/{name}")
-                stamps.append((f"{root}/{name}", int(status.length), int(status.mtime_nsec)))
-    except tf.errors.OpError:
+        with locations.os_errors(folder):
+            for root, _, files in locations.file_system(folder).walk(folder):
+                stamps += [(path, *locations.size_and_time(path)) for path in (f"{root}/{name}" for name in files)]
+    except OSError:
         pass  # the folder is changing at this moment; the next poll sees more
     return tuple(sorted(stamps))

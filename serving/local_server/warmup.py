@@ -5,19 +5,23 @@ Source: TF Serving's servables/tensorflow/saved_model_warmup{,_util}.cc.
 
 from __future__ import annotations
 
+import struct
 import time
+from collections.abc import Iterator
 
-import tensorflow as tf
+import google_crc32c
 from google.protobuf.message import DecodeError
-from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.local_server import inference, monitoring, tensors
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.protos import prediction_log_pb2
 from serving.local_server.servable import Servable
 from trainer_module import locations
 
 _FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_RECORDS = 1000
+_HEADER = struct.Struct("<QI")
 
 
 def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
@@ -32,7 +36,7 @@ def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
       RequestError: If the file is invalid or a request fails; the version must not be served then.
     """
     path = locations.join(export_dir, _FILE)
-    if not tf.io.gfile.exists(path):
+    if not locations.file_system(path).exists(path):
         return
     started, status = time.perf_counter(), "OK"
     try:
@@ -45,39 +49,60 @@ def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
 
 
 def _replay(servable: Servable, path: str, iterations: int) -> None:
-    count = 0
-    try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            count += 1
-            if count > _MAX_RECORDS:
-                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
-            try:
-                log = prediction_log_pb2.PredictionLog.FromString(record)
-            except DecodeError:
-                raise invalid_argument(f"Failed to parse warmup record: {record[:64]!r} from {path}") from None
-            for _ in range(iterations):
-                _run_request(servable, log)
-        # The reader sees no records in a file that is shorter than the header of one.
-        damage = "" if count or not tf.io.gfile.stat(path).length else "truncated record at 0"
-    except tf.errors.DataLossError as error:
-        damage = error.message
-    if damage:
-        raise RequestError("DATA_LOSS", f"{damage}. Please verify your warmup data is in TFRecord format.")
+    for count, record in enumerate(_records(locations.read(path)), start=1):
+        if count > _MAX_RECORDS:
+            raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+        except DecodeError:
+            raise invalid_argument(f"Failed to parse warmup record: {record[:64]!r} from {path}") from None
+        for _ in range(iterations):
+            _run_request(servable, log)
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file: length, its checksum, data, their checksum.
+
+    Source: TensorFlow's core/lib/io/record_reader.cc.
+    """
+    at = 0
+    while at < len(content):
+        damage = "truncated"
+        if at + _HEADER.size <= len(content):
+            length, checksum = _HEADER.unpack_from(content, at)
+            start, end = at + _HEADER.size, at + _HEADER.size + length
+            if _masked_crc(content[at : at + 8]) != checksum:
+                damage = "corrupted"
+            elif end + 4 <= len(content):
+                data = content[start:end]
+                if _masked_crc(data) == int.from_bytes(content[end : end + 4], "little"):
+                    yield data
+                    at = end + 4
+                    continue
+                damage = "corrupted"
+        raise RequestError(
+            "DATA_LOSS", f"{damage} record at {at}. Please verify your warmup data is in TFRecord format."
+        )
+
+
+def _masked_crc(data: bytes) -> int:
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _run_request(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         predict = log.predict_log.request
-        inputs = {alias: tensors.to_numpy(tensor) for alias, tensor in predict.inputs.items()}
-        inference.predict(servable, predict.model_spec.signature_name, inputs, list(predict.output_filter))
+        inputs = {alias: tensors.to_numpy(tensor, alias) for alias, tensor in predict.inputs.items()}
+        inference.predict(servable, predict.model_spec.signature_name, inputs, list(predict.output_filter), Caller())
     elif kind == "classify_log":
         classify = log.classify_log.request
-        inference.classify(servable, classify.model_spec.signature_name, classify.input)
+        inference.classify(servable, classify.model_spec.signature_name, classify.input, Caller())
     elif kind == "regress_log":
         regress = log.regress_log.request
-        inference.regress(servable, regress.model_spec.signature_name, regress.input)
+        inference.regress(servable, regress.model_spec.signature_name, regress.input, Caller())
     elif kind == "multi_inference_log":
-        inference.multi_inference(servable, log.multi_inference_log.request)
+        inference.multi_inference(servable, log.multi_inference_log.request, Caller())
     else:
         raise RequestError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")

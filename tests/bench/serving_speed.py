@@ -1,6 +1,6 @@
 """Requests a second and latency of the local server, of the bare model, and of another server of the same model.
 
-python tests/bench/serving_speed.py [--weights FILE.h5] [--peer VENV] [--seconds 4] [--rounds 2]
+python tests/bench/serving_speed.py [--weights FILE.h5] [--peer VENV] [--before CHECKOUT] [--seconds 4] [--rounds 2]
 
 VENV is an environment of its own with `mlserver` and `tensorflow-cpu` (uv venv --python 3.11 VENV; uv pip install
 --python VENV/bin/python mlserver tensorflow-cpu). Everything runs in one go and takes turns, so that other work on the
@@ -293,8 +293,8 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def ours(saved: Path, image: bytes, *flags: str) -> Server:
-    """The local server."""
+def ours(saved: Path, image: bytes, *flags: str, code: Path | None = None) -> Server:
+    """The local server, of this checkout or another."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
@@ -303,6 +303,7 @@ def ours(saved: Path, image: bytes, *flags: str) -> Server:
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([image]))
     grpc_port, rest_port = free_ports(2)
     command = [
+        *(["env", f"PYTHONPATH={code.resolve()}"] if code else []),
         str(HERE / "tensorflow_model_server"),
         f"--port={grpc_port}",
         f"--rest_api_port={rest_port}",
@@ -370,6 +371,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="none", help="of MobileNetV2; random when absent")
     parser.add_argument("--peer", type=Path, help="an environment with mlserver and TensorFlow")
+    parser.add_argument("--before", type=Path, help="another checkout of this project, whose server is measured too")
+    parser.add_argument("--no-batching", action="store_true")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", default="digits,mobilenet")
@@ -393,9 +396,13 @@ def main() -> None:
                 running.callback(bare.close)
                 servers = {"ours": ours(saved, image)}
                 running.callback(servers["ours"].close)
+                if arguments.before:
+                    servers["before"] = ours(saved, image, code=arguments.before)
+                    running.callback(servers["before"].close)
                 flags = ("--enable_batching", f"--batching_parameters_file={batching}")
-                servers["ours, batching"] = ours(saved, image, *flags)
-                running.callback(servers["ours, batching"].close)
+                if not arguments.no_batching:
+                    servers["ours, batching"] = ours(saved, image, *flags)
+                    running.callback(servers["ours, batching"].close)
                 if arguments.peer:
                     servers["mlserver"] = peer(arguments.peer, saved, image, folder / f"peer-{name}")
                     running.callback(servers["mlserver"].close)

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving.local_server import batching
 from serving.local_server.admission import Admission
 from serving.local_server.batching import Batcher, BatchingParameters
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError
 from serving.local_server.server_options import ServerOptions
 
@@ -65,7 +66,7 @@ class Recorder:
         self.runs, self.gate = [], threading.Event()
         self.gate.set()
 
-    def run_now(self, feeds, fetches):  # noqa: D102
+    def run_now(self, feeds, fetches, caller=None):  # noqa: D102
         assert self.gate.wait(30)
         (value,) = feeds.values()
         self.runs.append(value.shape)
@@ -92,12 +93,12 @@ def batcher():
         scheduler.stop()
 
 
-def together(batcher, recorder, values, deadline=None, fetches=("y",)):
+def together(batcher, recorder, values, timeout_s=None, fetches=("y",)):
     """Runs calls that wait at the same time; returns arrays or errors."""
 
     def call(value):
         try:
-            return batcher.run(recorder, {"x": value}, fetches, deadline)[0]
+            return batcher.run(recorder, {"x": value}, fetches, Caller(timeout_s))[0]
         except RequestError as error:
             return error
 
@@ -170,7 +171,7 @@ def test_an_invalid_call_does_not_affect_the_others(batcher, recorder):
 )
 def test_calls_that_cannot_be_batched(batcher, recorder, feeds, message):
     with pytest.raises(RequestError) as raised:
-        batcher(max_batch_size=4, max_execution_batch_size=4).run(recorder, feeds, ("y",), None)
+        batcher(max_batch_size=4, max_execution_batch_size=4).run(recorder, feeds, ("y",), Caller())
     assert (raised.value.code, raised.value.message) == ("INVALID_ARGUMENT", message)
 
 
@@ -191,7 +192,7 @@ def test_the_queue_is_bounded(batcher, recorder):
 
 def test_a_call_after_its_deadline_does_not_run(batcher, recorder):
     scheduler = batcher()
-    (late,) = together(scheduler, recorder, [np.ones(5)], deadline=time.monotonic() + 0.005)
+    (late,) = together(scheduler, recorder, [np.ones(5)], timeout_s=0.005)
     assert late.code == "DEADLINE_EXCEEDED"
     scheduler.stop()
     assert (5,) not in recorder.runs
@@ -200,7 +201,7 @@ def test_a_call_after_its_deadline_does_not_run(batcher, recorder):
 def test_a_batch_that_is_not_full_waits_for_more(batcher, recorder):
     scheduler = batcher(num_batch_threads=2, batch_timeout_micros=300_000)
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(scheduler.run, recorder, {"x": np.ones(1)}, ("y",), None) for _ in range(2)]
+        futures = [pool.submit(scheduler.run, recorder, {"x": np.ones(1)}, ("y",), Caller()) for _ in range(2)]
         assert [future.result()[0].tolist() for future in futures] == [[2.0], [2.0]]
     assert recorder.runs == [(2,)]
 
@@ -209,22 +210,22 @@ def test_without_batching_calls_run_in_order():
     recorder, admission, order = Recorder(), Admission(1, 2), []
     recorder.gate.clear()
 
-    def run(number, deadline=None):
+    def run(number, timeout_s=None):
         class Servable:
-            def run_now(self, feeds, fetches):
+            def run_now(self, feeds, fetches, caller):
                 recorder.gate.wait(30)
                 order.append(number)
                 return []
 
         try:
-            return admission.run(Servable(), {}, (), deadline)
+            return admission.run(Servable(), {}, (), Caller(timeout_s))
         except RequestError as error:
             return error.code
 
     with ThreadPoolExecutor(4) as pool:
         futures = []
-        for number, deadline in ((0, None), (1, None), (2, time.monotonic() + 0.2), (3, None)):
-            futures.append(pool.submit(run, number, deadline))
+        for number, timeout_s in ((0, None), (1, None), (2, 0.2), (3, None)):
+            futures.append(pool.submit(run, number, timeout_s))
             time.sleep(0.03)
         assert futures[3].result() == "UNAVAILABLE"
         assert futures[2].result() == "DEADLINE_EXCEEDED"

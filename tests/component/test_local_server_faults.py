@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -282,3 +283,36 @@ def test_ovmsclient_works(server, ovms_python, tiny_model, tmp_path):
         timeout=60,
     )
     assert (done.stdout, done.returncode) == ("ok\n", 0), done.stderr
+
+
+# --- Mutated bytes of the protocols -----------------------------------------------------------------------------
+
+
+def test_mutated_bytes_of_http_and_grpc(server, stub, tiny_model):
+    """The same as tests/bench/fuzz_bytes.py, which runs longer."""
+    bench = runpy.run_path(str(Path(__file__).parents[1] / "bench" / "fuzz_bytes.py"))
+    image = min(tiny_model.image_bytes, key=len)
+    status = b"\n\x09\n\x07colours"
+    messages = {
+        "/tensorflow.serving.PredictionService/Predict": predict_request(image).SerializeToString(),
+        "/tensorflow.serving.ModelService/GetModelStatus": status,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": b"\x3a\0",
+    }
+    body = json.dumps(rest_body(image)).encode()
+    post = b"POST /v1/models/colours:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    seeds = {"rest": [*bench["http1_seeds"]("colours"), post], "grpc": bench["http2_seeds"](messages)}
+    ports = {"rest": server.rest_port, "grpc": server.grpc_port}
+    valid = {
+        protocol: [bench["outcome"](protocol, bench["send"](ports[protocol], seed))[:5] for seed in seeds[protocol]]
+        for protocol in seeds
+    }
+    # The model has other inputs than the requests of the bench.
+    assert valid == {"rest": ["400", "400", "200", "400", "200"], "grpc": ["frames"[:5]] * 4}
+
+    def check():
+        assert stub.Predict(predict_request(image), timeout=60).outputs["label"].string_val
+
+    fuzz = bench["fuzz"](ports, seeds, random.Random(20_30), check)
+    results = [next(fuzz) for _ in range(500)]
+    assert not [result for result in results if result.startswith("fault")]
+    assert {"rest 200", "rest 400", "rest closed", "grpc frames"} <= set(results)

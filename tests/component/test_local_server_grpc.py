@@ -1,12 +1,14 @@
 """TF Serving's gRPC responses, case by case."""
 
+import threading
 import time
+from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
+from google.protobuf import descriptor_pb2, text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
@@ -21,6 +23,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.local_server import profiler
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.servable import LoadOptions
 from serving.local_server.server_options import ServerOptions
@@ -218,11 +221,11 @@ def test_a_shape_that_the_values_do_not_fill_is_refused(stub, sizes, values):
     for size in sizes:
         tensor.tensor_shape.dim.add(size=size)
     code, message = refused(stub.Predict, predict({"x": tensor}))
-    assert code == "INVALID_ARGUMENT" and "tensor parsing error" in message
+    assert (code, message) == ("INVALID_ARGUMENT", "tensor parsing error: x")
 
 
-@pytest.mark.parametrize(("size", "values", "expected"), [(5, 3, 3.5), (2, 0, 3.0)])
-def test_the_last_value_is_repeated_and_no_value_means_zero(stub, size, values, expected):
+@pytest.mark.parametrize(("size", "values", "expected"), [(5, 3, 3.5), (2, 0, 3.0), (2, 5, 3.5)])
+def test_the_last_value_is_repeated_no_value_means_zero_and_surplus_is_ignored(stub, size, values, expected):
     tensor = tensor_pb2.TensorProto(dtype=1, float_val=[1.0] * values)
     tensor.tensor_shape.dim.add(size=size)
     assert list(stub.Predict(predict({"x": tensor})).outputs["y"].float_val) == [expected] * size
@@ -319,14 +322,22 @@ def multi(*tasks, values=(1.0,), name="toy"):
 
 
 def test_multi_inference(stub):
-    # Several tasks need signatures that share an input tensor, which those of TF 2 never do; hence a single task.
-    for signature, method in (("classify", CLASSIFY), ("regress", REGRESS)):
-        (result,) = stub.MultiInference(multi((signature, method))).results
-        assert (result.model_spec.version.value, result.model_spec.signature_name) == (124, signature)
-        if method == CLASSIFY:
-            assert result.classification_result.classifications[0].classes[0].score == 3.5
-        else:
-            assert result.regression_result.regressions[0].value == 3.5
+    for tasks in (
+        [("classify", CLASSIFY)],
+        [("regress", REGRESS)],
+        # Signatures of TF 2 never share an input tensor: all of them are fed.
+        [("regress", REGRESS), ("classify", CLASSIFY)],
+        [("scores", CLASSIFY), ("regress_column", REGRESS), ("regress", REGRESS)],
+    ):
+        results = stub.MultiInference(multi(*tasks, values=(1.0, 3.0))).results
+        assert [result.model_spec.signature_name for result in results] == [signature for signature, _ in tasks]
+        assert {result.model_spec.version.value for result in results} == {124}
+        for (_, method), result in zip(tasks, results, strict=True):
+            if method == CLASSIFY:
+                rows = result.classification_result.classifications
+                assert [row.classes[0].score for row in rows] == [3.5, 4.5]
+            else:
+                assert [row.value for row in result.regression_result.regressions] == [3.5, 4.5]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +346,6 @@ def test_multi_inference(stub):
         (multi(("regress", REGRESS), ("regress", REGRESS)), "INVALID_ARGUMENT", "Duplicate evaluation of signature"),
         (multi(("regress", "tensorflow/serving/predict")), "UNIMPLEMENTED", "Unsupported signature method_name"),
         (multi(("x", REGRESS)), "INVALID_ARGUMENT", "Requested signature not found in model graph: x"),
-        (multi(("regress", REGRESS), ("classify", CLASSIFY)), "INVALID_ARGUMENT", "Input tensor must be the same"),
         (multi(("regress", REGRESS), name="m"), "NOT_FOUND", "Servable not found for request: Latest(m)"),
         (multi(), "INVALID_ARGUMENT", ""),
     ],
@@ -486,3 +496,109 @@ def test_health_is_off_by_default_and_raw_content_can_be_enabled(toy_saved, star
         assert response.outputs["y"].tensor_content == np.float32(2.5).tobytes()
         check = opened.unary_unary("/grpc.health.v1.Health/Check")
         assert refused(check, b"")[0] == "UNIMPLEMENTED"
+
+
+# --- Cancellation, reflection, profiler ---------------------------------------------------------------------------
+
+
+def test_cancelled_calls_leave_the_queue(start_server, push_toy, tmp_path):
+    push_toy(tmp_path / "toy", 1)
+    running = start_server("toy", tmp_path / "toy", options=ServerOptions(max_running=1, max_waiting=12))
+    spin = predict({"n": proto([4000], tf.int32)}, signature="spin")
+    with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as opened:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(opened)
+        stub.Predict(predict(X))
+        started = time.monotonic()
+        stub.Predict(spin)
+        one_call = time.monotonic() - started
+        calls = [stub.Predict.future(spin) for _ in range(12)]
+        time.sleep(min(one_call / 2, 0.1))
+        for call in calls:
+            call.cancel()
+        started = time.monotonic()
+        assert stub.Predict(predict(X), timeout=30).outputs["y"].float_val[0] == 2.5
+        # At most the one call that runs is in the way; twelve were before.
+        assert time.monotonic() - started < 3 * one_call + 0.5
+
+
+def reflect(channel, **request):
+    """Sends one reflection request and returns the response, as message of this project's own definition."""
+    from serving.local_server import reflection
+
+    results = []
+    for name in ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection"):
+        call = channel.stream_stream(
+            f"/{name}/ServerReflectionInfo",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reflection._Response.FromString,
+        )
+        results.append(next(call(iter([reflection._Request(**request)]), timeout=20)))
+    assert results[0] == results[1]
+    return results[0]
+
+
+def test_reflection(channel):
+    services = [entry.name for entry in reflect(channel, list_services="").list_services_response.service]
+    assert services == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
+    ]
+    for symbol in (
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.PredictRequest",
+        "grpc.health.v1.Health",
+    ):
+        files = reflect(channel, file_containing_symbol=symbol).file_descriptor_response.file_descriptor_proto
+        parsed = [descriptor_pb2.FileDescriptorProto.FromString(file) for file in files]
+        assert any(symbol.rpartition(".")[2] in [each.name for each in (*f.service, *f.message_type)] for f in parsed)
+        assert {name for file in parsed for name in file.dependency} <= {file.name for file in parsed}
+    by_name = reflect(channel, file_by_filename="tensorflow_serving/apis/predict.proto")
+    assert by_name.file_descriptor_response.file_descriptor_proto
+    for unknown in ({"file_containing_symbol": "no.such.Thing"}, {"file_by_filename": "no/such.proto"}):
+        assert reflect(channel, **unknown).error_response.error_code == 5
+    assert reflect(channel).error_response.error_code == 3
+
+
+def test_many_reflection_streams_occupy_few_threads(channel, stub):
+    call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    stopped = threading.Event()
+
+    def never():
+        stopped.wait(20)
+        yield from ()
+
+    streams = [call(never()) for _ in range(30)]
+    time.sleep(0.1)
+    assert stub.Predict(predict(X), timeout=10).outputs["y"].float_val[0] == 3.5
+    stopped.set()
+    codes = {stream.code().name for stream in streams}
+    assert codes == {"OK", "RESOURCE_EXHAUSTED"}
+
+
+def test_profiler_requests_are_forwarded():
+    """TensorFlow's server is replaced by one that returns its request."""
+
+    def echo(request, context):
+        if request == b"wrong":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+        return request + b"!"
+
+    with futures.ThreadPoolExecutor(2) as threads:
+        servers = [grpc.server(threads) for _ in range(2)]
+        handlers = {"Profile": grpc.unary_unary_rpc_method_handler(echo)}
+        servers[0].add_generic_rpc_handlers((grpc.method_handlers_generic_handler(profiler.NAME, handlers),))
+        inner, outer = (server.add_insecure_port("127.0.0.1:0") for server in servers)
+        service = profiler.ProfilerService(servers[1], inner)
+        for server in servers:
+            server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{outer}") as opened:
+            call = opened.unary_unary("/tensorflow.ProfilerService/Profile")
+            assert call(b"request", timeout=10) == b"request!"
+            assert refused(call, b"wrong") == ("INVALID_ARGUMENT", "no")
+            assert refused(opened.unary_unary("/tensorflow.ProfilerService/Monitor"), b"")[0] == "UNIMPLEMENTED"
+        service.stop()
+        for server in servers:
+            server.stop(None).wait()

@@ -1,9 +1,13 @@
 """TF Serving's REST responses, case by case."""
 
 import base64
+import contextlib
 import gzip
 import json
 import shutil
+import socket
+import time
+from http.client import HTTPResponse
 
 import httpx
 import numpy as np
@@ -23,7 +27,7 @@ def http(toy_saved, running_server, tmp_path_factory):
     options = ServerOptions(
         models=(ModelConfig("toy", str(base), VersionPolicy(None), {"stable": 123, "a b": 124}),),
         metrics_path=monitoring.DEFAULT_PATH,
-        rest_timeout_s=1.0,
+        rest_timeout_s=2.0,
         max_request_bytes=200_000,
         load=LoadOptions(max_pixels=10_000),
     )
@@ -360,3 +364,93 @@ def test_metrics_have_tf_servings_names(http):
 def test_other_parsers_read_the_response(http):
     response = http.post(f"{TOY}:predict", json={"signature_name": "plain", "instances": list(np.arange(50.0))})
     assert json.loads(response.content)["predictions"] == list(0.5 * np.arange(50) + 3)
+
+
+# --- HTTP: other protocols, other methods, slow clients ---------------------------------------------------------
+
+
+def raw(http, data):
+    """Sends bytes and returns the first response: (status, text)."""
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=20) as connection:
+        connection.sendall(data)
+        response = HTTPResponse(connection)
+        response.begin()
+        return response.status, response.read().decode()
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13",
+    ],
+)
+def test_an_upgrade_is_ignored(http, upgrade):
+    body = '{"instances": [[1.0]]}'
+    head = f"POST {TOY}:predict HTTP/1.1\r\nHost: a\r\n{upgrade}\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert raw(http, (head + body).encode()) == (200, '{"predictions":[[3.5]]}')
+    status, _ = raw(http, f"GET {TOY} HTTP/1.1\r\n{upgrade}\r\n\r\n".encode())
+    assert status == 200
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND"])
+def test_other_methods_are_not_implemented(http, method):
+    assert raw(http, f"{method} {TOY} HTTP/1.1\r\nHost: a\r\n\r\n".encode())[0] == 501
+
+
+def test_the_path_of_the_metrics_has_no_query(http):
+    response = http.get(f"{monitoring.DEFAULT_PATH}?x=1")
+    assert response.status_code == 400 and response.headers["content-type"].startswith("text/plain")
+    assert response.text == f"Unexpected path: {monitoring.DEFAULT_PATH}?x=1. Should be {monitoring.DEFAULT_PATH}"
+
+
+def test_status_and_metadata_are_indented(http):
+    entry = '  {\n   "version": "123",\n   "state": "AVAILABLE",\n   "status": {\n    "error_code": "OK",\n'
+    text = http.get(f"{TOY}/versions/123").text
+    assert text == '{\n "model_version_status": [\n' + entry + '    "error_message": ""\n   }\n  }\n ]\n}\n'
+    assert http.get(f"{TOY}/metadata").text.startswith('{\n "model_spec": {\n  "name": "toy",')
+
+
+def test_a_scalar_string(http):
+    response = http.post(f"{TOY}:predict", content=b'{"signature_name": "texts", "inputs": "ab"}')
+    assert response.json() == {"outputs": {"s": "ab", "s_bytes": {"b64": "YWI="}}}
+    wrapped = http.post(f"{TOY}:predict", content=b'{"signature_name": "texts", "inputs": {"b64": "YW\\nI ="}}')
+    assert wrapped.json() == response.json()
+
+
+def test_numbers_as_in_tf_serving(http):
+    body = '{"signature_name": "plain", "instances": [16777217, 1e39, Inf, -Inf], "instances": [5]}'
+    assert http.post(f"{TOY}:predict", content=body).content == (
+        b'{"predictions":[8388611.0,Infinity,Infinity,-Infinity]}'
+    )
+    response = http.post(f"{TOY}:predict", content='{"signature_name": "plain", "instances": [1e400]}')
+    assert response.status_code == 400 and "Number too big to be stored in double." in response.text
+
+
+def test_slow_bodies_do_not_block_others(http):
+    """More than can run and wait, one byte each."""
+    head = f"POST {TOY}:predict HTTP/1.1\r\nContent-Length: 50\r\n\r\n{{".encode()
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            connection = socket.create_connection((http.base_url.host, http.base_url.port), timeout=20)
+            stack.enter_context(connection).sendall(head)
+        started = time.monotonic()
+        assert http.post(f"{TOY}:predict", content='{"instances": [[1.0]]}').json() == {"predictions": [[3.5]]}
+        assert time.monotonic() - started < 1.9 and http.get("/readyz").status_code == 200
+
+
+def test_a_rest_client_that_leaves_frees_its_place(start_server, push_toy, tmp_path):
+    push_toy(tmp_path / "toy", 1)
+    running = start_server("toy", tmp_path / "toy", options=ServerOptions(max_running=1, max_waiting=4))
+    body = '{"signature_name": "spin", "inputs": [3000]}'
+    request = f"POST {TOY}:predict HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    waiting = [socket.create_connection(("127.0.0.1", running.rest_port), timeout=20) for _ in range(5)]
+    for connection in waiting:
+        connection.sendall(request)
+        time.sleep(0.05)
+    time.sleep(0.1)  # ended with the request, they would wait for the response
+    for connection in waiting[1:]:
+        connection.close()
+    response = httpx.post(f"http://127.0.0.1:{running.rest_port}{TOY}:predict", content=body, trust_env=False)
+    assert response.json() == {"outputs": [3000.0]}
+    waiting[0].close()

@@ -19,7 +19,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.local_server import model_config
+from serving.local_server import loader, model_config
+from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError
 from serving.local_server.model_config import ModelConfig, VersionPolicy
 from serving.local_server.servable import LoadOptions
@@ -125,7 +126,7 @@ def test_a_request_in_flight_keeps_its_version(start_server, push_toy, tmp_path)
         eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "UNLOADING")])
         definition = servable.signatures["plain"]
         feeds = {definition.inputs["x"].name: np.zeros(1, np.float32)}
-        assert servable.run(feeds, [definition.outputs["y"].name], "Predict", None)[0].tolist() == [1.0]
+        assert servable.run(feeds, [definition.outputs["y"].name], "Predict", Caller())[0].tolist() == [1.0]
     eventually(lambda: states(server), [(2, "AVAILABLE"), (1, "END")])
 
 
@@ -284,8 +285,10 @@ def test_warm_up_requests_of_every_kind_are_run(start_server, push_toy, tmp_path
     server = start_server("toy", base)
     assert states(server) == [(1, "AVAILABLE")]
     with server.source.use("toy") as servable:
-        # All signatures have had their first call.
-        assert len(servable._callables) == 3
+        # The tensors of all signatures have been used.
+        used = [servable.signatures[name] for name in ("plain", "classify", "regress")]
+        names = {info.name for each in used for info in (*each.inputs.values(), *each.outputs.values())}
+        assert set(servable._model._outputs) == names
 
 
 @pytest.mark.parametrize(
@@ -414,11 +417,12 @@ def test_the_configuration_file_is_polled(start_server, push_toy, tmp_path):
     eventually(lambda: predict(server, "two"), 2.0)
 
 
-def test_sessions_have_the_configured_threads_and_tags(start_server, push_toy, tmp_path):
+def test_sessions_have_the_configured_threads_and_tags(start_server, push_toy, tmp_path, monkeypatch):
     push_toy(tmp_path / "toy", 1)
-    server = start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(intra_op_threads=1)))
-    with server.source.use("toy") as servable:
-        assert servable._session._config.intra_op_parallelism_threads == 1
+    configs, load = [], loader.Session
+    monkeypatch.setattr(loader, "Session", lambda *arguments: configs.append(arguments[2]) or load(*arguments))
+    start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(intra_op_threads=1)))
+    assert [config.intra_op_parallelism_threads for config in configs] == [1]
     other = start_server("toy", tmp_path / "toy", options=ServerOptions(load=LoadOptions(tags=("train",))))
     (version,) = other.source.status("toy")
     assert version.state == "END" and "train" in version.error_message

@@ -19,6 +19,7 @@ def info(dtype):
 
 STRING = {"image_bytes": info(tf.string)}
 FLOAT = {"x": info(tf.float32)}
+DOUBLE = {"x": info(tf.float64)}
 SMALL = {"x": info(tf.uint8)}
 LONG = {"x": info(tf.int64)}
 TWO = {"x": info(tf.float32), "n": info(tf.int64)}
@@ -57,12 +58,15 @@ def test_requests(body, inputs, expected, format_):
         (b'{"a": "x', STRING, "Missing a closing quotation mark in string."),
         (b'{"instances": ' + b"9" * 5000 + b"}", FLOAT, "Number too big to be stored in double."),
         (b'{"instances": ["\\ud800"]}', STRING, "The surrogate pair in string is invalid."),
-        (
-            b'{"instances": [16777217]}',
-            FLOAT,
-            "Cannot convert JSON value: 16777217 to float without loss of precision.",
-        ),
-        (b'{"instances": [1e39]}', FLOAT, "to float without loss of precision."),
+        (b'{"instances": [1e400]}', FLOAT, "Number too big to be stored in double."),
+        (b'{"instances": [[1, -1e400]]}', DOUBLE, "Number too big to be stored in double."),
+        (b'{"instances": 1' + b"0" * 400 + b"}", FLOAT, "to be an list/array"),
+        (b'{"inputs": 1' + b"0" * 400 + b"}", FLOAT, "Number too big to be stored in double."),
+        (b'{"instances": [Infinit]}', FLOAT, "JSON Parse error: .*at offset: \\d+"),
+        (b'{"instances": [{"b64": "eA="}]}', STRING, "Unable to base64 decode"),
+        (b'{"instances": [{"b64": "e"}]}', STRING, "Unable to base64 decode"),
+        (b'{"instances": [{"b64": "e\xc3\xa4A="}]}', STRING, "Unable to base64 decode"),
+        (b'{"inputs": [{"b64": "eA==", "b64": "eA=="}]}', STRING, "not formatted correctly for base64 data"),
         (b'{"instances": [[[1]], [[1, 2]]]}', FLOAT, "Expecting tensor size: 1 but got: 2"),
         (b'{"instances": [[[1, 2]], [[1], [2]]]}', FLOAT, r"Expecting shape \[1,2\] but got: \[2,1\]"),
         (b'{"instances": [[[1], 2]]}', FLOAT, "found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
@@ -109,11 +113,77 @@ def test_bytes_of_a_string_that_are_not_utf8_stay_unchanged():
     assert tensors["image_bytes"].tolist() == [b"a\xff"]
 
 
-def test_a_value_in_a_message_is_truncated():
-    with pytest.raises(RequestError) as raised:
-        json_tensor.to_tensors({"instances": ["a" * 1000]}, FLOAT)
-    assert 256 < len(raised.value.message) < 450
-    assert "...TRUNCATED" in raised.value.message
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a" * 1000, '"' + "a" * 1000 + '"'),  # a value ends with the token that exceeds 256 bytes
+        ([1, [2.5, None], "é", True], '[1, [2.5, null], "é", true]'),
+        ({"a": {"b": []}, "c": {}}, '{\n    "a": {\n        "b": []\n    },\n    "c": {}\n}'),
+        ([{"a": 1}], '[{\n        "a": 1\n    }]'),
+        (1e39, "1e39"),
+        (math.nan, "NaN"),
+    ],
+)
+def test_values_in_messages(value, text):
+    assert json_text.shown(value) == text
+
+
+def test_long_values_in_messages_end_early():
+    assert json_text.shown(["a" * 5] * 1000) == "[" + ", ".join(['"aaaaa"'] * 29)
+    assert len(json_text.shown("a" * 10**6)) == 10_000
+    assert len(json_text.shown(json.loads("[" * 400 + "]" * 400))) == 256
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "expected"),
+    [
+        ("[16777217, 2.5]", FLOAT, [16777216.0, 2.5]),
+        ("[1e39, -1e39]", FLOAT, [math.inf, -math.inf]),
+        ("[9007199254740993, 1]", DOUBLE, [9007199254740992.0, 1.0]),
+        ("[18446744073709551616, 1" + "0" * 300 + "]", DOUBLE, [2.0**64, 1e300]),
+        ("[Inf, -Inf, Infinity, -Infinity]", FLOAT, [math.inf, -math.inf, math.inf, -math.inf]),
+        ('[Inf, 1], "other": "Inf -NaN \\"Inf"', FLOAT, [math.inf, 1.0]),
+        ("[-1e-400, 1e308]", DOUBLE, [-0.0, 1e308]),
+    ],
+)
+def test_numbers_at_the_limits_of_a_type(text, inputs, expected):
+    request = json_text.parse(f'{{"instances": {text}}}'.encode())
+    tensors, _ = json_tensor.to_tensors(request, inputs)
+    assert tensors["x"].tolist() == expected
+
+
+def test_minus_nan_is_nan():
+    tensors, _ = json_tensor.to_tensors(json_text.parse(b'{"inputs": [-NaN, 1]}'), FLOAT)
+    assert math.isnan(tensors["x"][0])
+
+
+def test_the_first_of_repeated_keys_counts():
+    request = json_text.parse(
+        b'{"inputs": {"x": [1], "x": [2]}, "inputs": 3, "signature_name": "a", "signature_name": 1}'
+    )
+    tensors, _ = json_tensor.to_tensors(request, FLOAT)
+    assert tensors["x"].tolist() == [1.0] and json_tensor.signature_name(request) == "a"
+    # In an example it is the last one, as in TF Serving.
+    read = json_examples.to_input(json_text.parse(b'{"examples": [{"f": 1, "f": 2.5}]}'))
+    assert read.example_list.examples[0].features.feature["f"].float_list.value[:] == [2.5]
+
+
+@pytest.mark.parametrize("text", ["AP8=", "AP8", "A P\r\n8=\n", " \t\n\v\f\rAP8"])
+def test_base64_may_have_white_space_and_no_padding(text):
+    assert json_tensor.from_base64({"b64": text}) == b"\x00\xff"
+
+
+def test_a_string_alone_is_a_scalar():
+    tensors, format_ = json_tensor.to_tensors({"inputs": "ab"}, STRING)
+    assert tensors["image_bytes"].shape == () and tensors["image_bytes"].item() == b"ab"
+    assert json_tensor.from_tensors({"s": tensors["image_bytes"]}, format_) == b'{"outputs":"ab"}'
+
+
+def test_large_numbers_in_examples_become_floats():
+    read = json_examples.to_input(json_text.parse(b'{"examples": [{"f": [1e39, 100000000000000000000], "i": -Inf}]}'))
+    features = read.example_list.examples[0].features.feature
+    assert features["f"].float_list.value[:] == [math.inf, float(np.float32(1e20))]
+    assert features["i"].float_list.value[:] == [-math.inf]
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.uint16, tf.complex64])
@@ -219,8 +289,10 @@ def test_a_context_is_separate():
         ({"examples": [{"f": [[1]]}]}, "Feature: f has element with unexpected JSON type: Array"),
         ({"examples": [{"f": {"a": 1}}]}, "Feature: f has element with unexpected JSON type: Object"),
         ({"examples": [{"f": [1, "a"]}]}, "Unexpected element type in feature: f expecting type: int64"),
-        ({"examples": [{"f": 2**63}]}, "Feature: f has uint64 element. Only int64 is supported."),
-        ({"examples": [{"f": 1e39}]}, r"Cannot convert JSON value: 1e\+39 to float without loss of precision."),
+        ({"examples": [{"f": 2**63}]}, "Feature: f has uint64_t element. Only int64_t is supported."),
+        ({"examples": [{"f": 1e999}]}, "Number too big to be stored in double."),
+        ({"examples": [{"f": 10**400}]}, "Number too big to be stored in double."),
+        ({"examples": [{"f": [1.0, 2**63]}]}, "Unexpected element type in feature: f expecting type: float"),
     ],
 )
 def test_invalid_examples(request_, message):
