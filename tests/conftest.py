@@ -169,6 +169,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     import tensorflow as tf
 
     from components.image_example_gen import image_file, raw_examples
+    from components.image_example_gen.options import DataOptions
     from trainer_module import export, features
     from trainer_module.input_pipeline import PixelStatistics
     from trainer_module.network import build as build_network
@@ -204,7 +205,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         pixels[..., 2 - channel] += 150
         image_bytes.append(encode(pixels, "PNG" if index % 2 else "JPEG"))
         name = options.classes[channel]
-        properties = image_file.examine(image_bytes[-1], 10_000)
+        properties = image_file.examine(image_file.prepare(image_bytes[-1], DataOptions(max_pixels=10_000)))
         label = {features.CLASS_TEXT: [name]}
         example = raw_examples.to_example(
             f"{name}/{index}.png", image_bytes[-1], properties, label=label, slices=properties.slices()
