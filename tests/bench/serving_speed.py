@@ -194,7 +194,7 @@ class Server:
           rest: Path and body.
           folder: Where it is started.
         """
-        self._grpc_port, self._rest_port = ports
+        self.grpc_port, self._rest_port = ports
         self._method, self._request, (self._path, self._body) = method, request, rest
         started = time.perf_counter()
         self._log = tempfile.TemporaryFile()
@@ -219,7 +219,7 @@ class Server:
 
             # Channels to one address share their connection by default.
             options = [("grpc.use_local_subchannel_pool", 1)]
-            with grpc.insecure_channel(f"127.0.0.1:{self._grpc_port}", options) as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options) as channel:
                 call = channel.unary_unary(self._method)
                 yield lambda: call(self._request, timeout=60)
             return
@@ -366,6 +366,31 @@ def figures(times: list[float], seconds: float) -> tuple[float, float, float]:
     return (len(times) / seconds, *(float(value) * 1000 for value in np.percentile(times, (50, 99))))
 
 
+def compare(bare: Bare, servers: dict[str, Server], seconds: float, rounds: int, clients: list[int]) -> None:
+    """Measures the bare model and the servers in turns, and prints the better of the rounds."""
+    best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
+
+    def add(key: tuple[str, str, int], times: list[float]) -> None:
+        best[key] = max(best.get(key, (0.0, 0.0, 0.0)), figures(times, seconds))
+
+    for _ in range(rounds):
+        for count in clients:
+            for protocol in ("grpc", "rest"):
+                add(("bare", "", 1), bare.run(seconds))
+                for title, server in servers.items():
+                    add((title, protocol, count), server.run(protocol, count, seconds))
+    limit = best["bare", "", 1][0]
+    for (title, protocol, count), (rate, median, tail) in sorted(
+        best.items(), key=lambda item: item[0][1:] + item[0][:1]
+    ):
+        print(
+            f"{title:16} {protocol:5} clients {count:2}  {rate:8.1f}/s  p50 {median:7.2f} ms  "
+            f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare"
+        )
+    for title, server in servers.items():
+        print(f"{title:16} starts in {server.start_s:.1f} s, holds {server.memory_mb():.0f} MB at most", flush=True)
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -406,32 +431,8 @@ def main() -> None:
                 if arguments.peer:
                     servers["mlserver"] = peer(arguments.peer, saved, image, folder / f"peer-{name}")
                     running.callback(servers["mlserver"].close)
-                best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
-
-                def measured(key: tuple[str, str, int], times: list[float], into: Any = best) -> None:
-                    result = figures(times, arguments.seconds)
-                    into[key] = max(into.get(key, (0.0, 0.0, 0.0)), result)
-
-                for _ in range(arguments.rounds):
-                    for count in clients:
-                        for protocol in ("grpc", "rest"):
-                            measured(("bare", "", 1), bare.run(arguments.seconds))
-                            for title, server in servers.items():
-                                measured((title, protocol, count), server.run(protocol, count, arguments.seconds))
                 print(f"\n{name}: {len(image)} bytes per image")
-                limit = best["bare", "", 1][0]
-                for (title, protocol, count), (rate, median, tail) in sorted(
-                    best.items(), key=lambda item: item[0][1:] + item[0][:1]
-                ):
-                    print(
-                        f"{title:16} {protocol:5} clients {count:2}  {rate:8.1f}/s  p50 {median:7.2f} ms  "
-                        f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare"
-                    )
-                for title, server in servers.items():
-                    print(
-                        f"{title:16} starts in {server.start_s:.1f} s, holds {server.memory_mb():.0f} MB at most",
-                        flush=True,
-                    )
+                compare(bare, servers, arguments.seconds, arguments.rounds, clients)
     print(f"load after: {os.getloadavg()[0]:.1f}")
 
 
