@@ -25,7 +25,7 @@ class Interpreters:
     """A loaded TFLite model; thread-safe: every thread in `run` has an interpreter of its own.
 
     Attributes:
-      meta_graph: The signatures of the model's metadata; without these `serving_default`, whose inputs and outputs have
+      meta_graph: The SignatureDefs of the model; without these `serving_default`, whose inputs and outputs have
         the names of their tensors.
     """
 
