@@ -287,6 +287,7 @@ def small_backbones() -> Callable[[], Any]:
         skip_strides=(2, 4, 8, 16),
         smallest_image=1,
         trainable=True,
+        check_weights=lambda **_: None,
     )
 
     @contextmanager

@@ -126,20 +126,21 @@ def augment_images_and_boxes(
 
     Args:
       images: [N, h, w, c], range [0, 255], all but N static.
-      labels: float32 [N, MAX_OBJECTS, 6], see `box_labels`.
+      labels: float32 [N, max_objects, 6], see `box_labels`.
       options: The strength of each augmentation.
       seed: int [2]; determines all random numbers.
 
     Returns:
-      float32 [N, h, w, c], range [0, 255], and float32 [N, MAX_OBJECTS, 6].
+      float32 [N, h, w, c], range [0, 255], and float32 [N, max_objects, 6].
     """
     from trainer_module import box_labels
     from trainer_module.boxes import transforms
 
-    moved = _moves(images, options, seed)(tf.cast(images, tf.float32), "BILINEAR")
     size = images.shape[1:3]
+    matrices = _transforms(tf.shape(images)[0], size, options, seed)
+    moved = _moves(images, options, seed, matrices)(tf.cast(images, tf.float32), "BILINEAR")
     scale = tf.constant([*size, *size], tf.float32)
-    projected = transforms.project(labels[..., :4] * scale, _transforms(tf.shape(images)[0], size, options, seed))
+    projected = transforms.project(labels[..., :4] * scale, matrices)
     visible = transforms.clip_visible(projected, size)
     exists = (labels[..., 4] != box_labels.PADDING) & visible.visible
     # Padding comes last, as before.
@@ -150,11 +151,19 @@ def augment_images_and_boxes(
     return _change_colors(moved, options, seed), tf.gather(kept, order, batch_dims=1)
 
 
-def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> _Move:
+def _moves(
+    images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor, matrices: tf.Tensor | None = None
+) -> _Move:
     """Returns one random move per image: flips, then rotation and zoom about the centre, then a shift.
 
     Together they are one affine map, so an image is resampled once: three layers in sequence take three times as long,
     and each blurs the image again. Flips alone copy pixels, and so do shifts.
+
+    Args:
+      images: [N, h, w, c].
+      options: The strength of each move.
+      seed: int [2].
+      matrices: The result of `_transforms`, if it is known.
     """
     num, size = tf.shape(images)[0], images.shape[1:3]
     if not options.rotation and not options.zoom and not options.translation:
@@ -169,7 +178,7 @@ def _moves(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> 
 
         return flip
 
-    transforms = _transforms(num, size, options, seed)
+    transforms = _transforms(num, size, options, seed) if matrices is None else matrices
 
     def resample(batch: tf.Tensor, interpolation: str) -> tf.Tensor:
         moved = tf.raw_ops.ImageProjectiveTransformV3(

@@ -39,7 +39,7 @@ def read_objects(labels: tf.Tensor, image_size: int, train_difficult: bool = Tru
     """Reads labels.
 
     Args:
-      labels: float32 [N, MAX_OBJECTS, 6], see `box_labels`.
+      labels: float32 [N, max_objects, 6], see `box_labels`.
       image_size: Side of the model input, pixels.
       train_difficult: Whether difficult objects are learned; otherwise their regions are ignored.
 
@@ -102,7 +102,7 @@ class DetectionLoss(keras.losses.Loss):
         """Computes the loss of every image.
 
         Args:
-          y_true: float32 [N, MAX_OBJECTS, 6], see `box_labels`.
+          y_true: float32 [N, max_objects, 6], see `box_labels`.
           y_pred: float32 [N, L, C + 4], class logits and normalised boxes.
 
         Returns:

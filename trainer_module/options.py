@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from trainer_module import faithfulness, models, tasks
+from trainer_module import box_labels, faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
@@ -35,6 +35,13 @@ class TransformOptions(Section):
         default="dataset",
         description="`dataset` subtracts the train split's mean and divides by its deviation, per channel; "
         "`rescale` maps [0, 255] to [-1, 1]; `backbone` uses that of the pre-trained network.",
+    )
+    max_objects: int = Field(
+        default=box_labels.MAX_OBJECTS,
+        ge=1,
+        le=10_000,
+        description='Largest number of boxes in an image, for `task.name = "detection"`. An image with more stops the '
+        "run; every image has memory for this number.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
@@ -55,6 +56,15 @@ class ClassLists:
         """Returns the id among the shared classes of every class of a list, -1 if it is not shared."""
         ids = {name: index for index, name in enumerate(self.shared)}
         return [ids.get(name, -1) for name in classes]
+
+
+def task_parameters(eval_config: config_pb2.EvalConfig) -> dict[str, Any]:
+    """Reads the parameters of the task's metrics, as `pipeline.eval_config` writes them."""
+    for metrics in eval_config.metrics_specs:
+        for metric in metrics.metrics:
+            if metric.class_name == "TaskMetrics":
+                return dict(json.loads(metric.config))
+    return {}
 
 
 def eval_config_of_shared_classes(eval_config: str, lists: ClassLists, candidate: str, baseline: str) -> str:

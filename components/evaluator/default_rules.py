@@ -54,7 +54,11 @@ def class_counts(
 
 
 def apply_rules(
-    evaluation: EvaluationResult, evidence: Evidence, train_counts: Mapping[str, int], disabled: Sequence[str]
+    evaluation: EvaluationResult,
+    evidence: Evidence,
+    train_counts: Mapping[str, int],
+    disabled: Sequence[str],
+    ignore_id: int | None = None,
 ) -> tuple[GateResult, ...]:
     """Applies the default rules.
 
@@ -63,11 +67,12 @@ def apply_rules(
       evidence: Its counts over all examples, from `Evaluation.evidence`.
       train_counts: Class → how often it occurs in the train split; classes that do not may be absent.
       disabled: Names of the rules that are not applied.
+      ignore_id: Id of what is not evaluated; if it is that of a class, the class need not occur.
 
     Returns:
       The results, at least one per rule.
     """
-    rules = _Rules(evaluation, evidence, train_counts)
+    rules = _Rules(evaluation, evidence, train_counts, ignore_id)
     results: list[GateResult] = []
     for name in rule_names(evaluation.task):
         results += [rules.not_applied(name)] if name in disabled else rules.apply(name)
@@ -77,9 +82,16 @@ def apply_rules(
 class _Rules:
     """One method per kind of rule."""
 
-    def __init__(self, evaluation: EvaluationResult, evidence: Evidence, train_counts: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        evaluation: EvaluationResult,
+        evidence: Evidence,
+        train_counts: Mapping[str, int],
+        ignore_id: int | None,
+    ) -> None:
         self._evaluation, self._evidence, self._train_counts = evaluation, evidence, train_counts
         self._classes = evaluation.classes
+        self._counted = [name for index, name in enumerate(evaluation.classes) if index != ignore_id]
         self._baselines = {
             baseline.rule: baseline for baseline in tasks.get(evaluation.task).evaluation.constant_baselines
         }
@@ -102,9 +114,9 @@ class _Rules:
         return self._result(rule, result.score, result.passed, result.detail, result.value, result.bound)
 
     def _occur_in_train(self) -> GateResult:
-        absent = [name for name in self._classes if not self._train_counts.get(name)]
+        absent = [name for name in self._counted if not self._train_counts.get(name)]
         unit = self._evaluation.count_unit
-        return self._classes_result(IN_TRAIN, "classes in the train split", len(self._classes), absent, f"no {unit}")
+        return self._classes_result(IN_TRAIN, "classes in the train split", len(self._counted), absent, f"no {unit}")
 
     def _occur_among(self, rule: str, key: str, title: str) -> Iterator[GateResult]:
         """Compares the classes of the evaluated split; those that tell nothing have a result of their own."""
@@ -118,7 +130,8 @@ class _Rules:
             names = [] if explained else [self._classes[index] for index in missing]
             yield self._classes_result(rule, title, len(compared) - len(skipped), names, fault)
         reasons = []
-        if absent := [name for name, count in zip(self._classes, occurring, strict=True) if not count]:
+        counts = zip(self._classes, occurring, strict=True)
+        if absent := [name for name, count in counts if not count and name in self._counted]:
             reasons.append(f"{_with_verb(absent)} no {self._evaluation.count_unit}")
         if explained:
             names = [self._classes[index] for index in missing]

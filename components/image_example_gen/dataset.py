@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from components.image_example_gen import class_list, class_names, files, label_sets, labels, layouts, spans, tables
 from components.image_example_gen.class_list import Color
-from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
 from trainer_module import features
@@ -269,7 +269,8 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is
     """Refuses a dataset without images, with fewer than two classes, or with a class that cannot be trained on."""
     if not dataset.entries and not listing.class_names:
         examples = "".join(f"\n  {file.path}: {file.reason}" for file in dataset.refused[:_MOST_NAMES])
-        raise LayoutError(f"{location} has no usable files.{examples}")
+        notes = "".join(f"\n  {note}" for note in dataset.notes)
+        raise LayoutError(f"{location} has no usable files.{examples}{notes}")
     if not dataset.classes:
         has_ids = labels.has_class_ids(dataset.label_features)
         reason = "the masks contain class ids, not names" if has_ids else "the class names are not known in advance"
@@ -280,8 +281,9 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is
                 f". The layout is mask_pairs ({' and '.join(map(files.readable, pair))}); if every folder is a class, "
                 "use --set data.layout=class_folders"
             )
-        raise DatasetError(
-            f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.'
+        raise UnnamedClassesError(
+            f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.',
+            dataset.label_features,
         )
     if len(dataset.classes) == 1 and not _may_have_one_class(dataset):
         raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")

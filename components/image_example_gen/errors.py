@@ -13,6 +13,19 @@ class LayoutError(DatasetError):
     """The files are not arranged as the layout requires."""
 
 
+class UnnamedClassesError(DatasetError):
+    """Nothing names the classes of the dataset.
+
+    Attributes:
+      label_features: Raw example features of the label that every example has.
+    """
+
+    def __init__(self, message: str, label_features: tuple[str, ...]) -> None:
+        """Keeps the label beside the message."""
+        super().__init__(message)
+        self.label_features = label_features
+
+
 class ClassTooSmallError(DatasetError):
     """A class has too few different images to be in every split."""
 

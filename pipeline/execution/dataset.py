@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.evaluator.options import LABEL_GROUP, may_name
-from components.image_example_gen import labels, layouts, limits
+from components.image_example_gen import files, labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.errors import DatasetError, UnnamedClassesError
 from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
@@ -28,7 +29,14 @@ def prepare(config: PipelineConfig) -> Dataset:
         from pipeline.execution import generated_datasets
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
-    dataset = inspect_dataset(config.data_location, config.data_options)
+    try:
+        dataset = inspect_dataset(config.data_location, config.data_options)
+    except UnnamedClassesError as error:
+        # Otherwise the run with names would fail again.
+        from_boxes = config.data_options.labels_from == "boxes"
+        label_features = labels.MULTI_LABEL if from_boxes else error.label_features
+        advice = _task_advice(config, config.data_location, label_features)
+        raise DatasetError(f"{error}\n{advice}" if advice else str(error)) from None
     if not layouts.get(dataset.layout).entries_are_containers:
         # ImageExampleGen would come to the same result, but only after it has read all other files.
         total = len(dataset.entries) + len(dataset.refused)
@@ -105,27 +113,53 @@ def _check_explanations(config: PipelineConfig, dataset: Dataset) -> None:
 
 
 def refuse_other_task(config: PipelineConfig, dataset: Dataset, to_node: str) -> None:
-    """Refuses a model that the data cannot train."""
+    """Refuses a model that the data cannot train, and images with more boxes than Transform has room for.
+
+    Raises:
+      ConfigError: With the settings that fit the dataset.
+    """
     if NODE_IDS.index(to_node) < NODE_IDS.index("Transform"):
         return
+    if advice := _task_advice(config, dataset.root, dataset.label_features):
+        raise ConfigError(advice)
+    _refuse_long_labels(config, dataset)
+
+
+def _task_advice(config: PipelineConfig, root: str, label_features: tuple[str, ...]) -> str:
+    """Returns the task for a label; empty if it is the configured one."""
     task = tasks.get(config.task.name)
-    if _can_train(task, dataset):
-        return
-    fitting = [name for name in tasks.names() if _can_train(tasks.get(name), dataset)]
+    if _can_train(task, label_features):
+        return ""
+    fitting = [name for name in tasks.names() if _can_train(tasks.get(name), label_features)]
     settings = [f"--set task.name={name}" for name in fitting]
-    if task.takes_label_sets and labels.has_boxes(dataset.label_features):
+    if task.takes_label_sets and labels.has_boxes(label_features):
         settings.append("--set data.labels_from=boxes")
     presets = [f"the preset `{preset}`" for name in fitting for preset in loading.presets_for(name)]
     names = " or ".join([*presets, *settings])
     use = f"Use {names}; or use" if settings else "No task is trained on them. Use"
-    raise ConfigError(
-        f'task.name = "{task.name}" requires {task.label_noun}, and {dataset.root} has '
-        f"{labels.noun(dataset.label_features)}. {use} --to ExampleValidator, which only reads, splits and checks "
-        "these data."
+    return (
+        f'task.name = "{task.name}" requires {task.label_noun}, and {root} has {labels.noun(label_features)}. {use} '
+        "--to ExampleValidator, which only reads, splits and checks these data."
     )
 
 
-def _can_train(task: tasks.TaskSpec, dataset: Dataset) -> bool:
-    """Whether the examples have the labels of a task, and not more classes than it can learn."""
-    has_labels = set(dataset.label_features).issuperset(task.label_features)
-    return has_labels and (task.takes_label_sets or not labels.has_sets(dataset.label_features))
+def _can_train(task: tasks.TaskSpec, label_features: tuple[str, ...]) -> bool:
+    """Whether examples have the labels of a task, and not more classes than it can learn."""
+    has_labels = set(label_features).issuperset(task.label_features)
+    return has_labels and (task.takes_label_sets or not labels.has_sets(label_features))
+
+
+def _refuse_long_labels(config: PipelineConfig, dataset: Dataset) -> None:
+    limit = tasks.get(config.task.name).label_limit
+    if limit is None:
+        return
+    feature, key = limit
+    most = getattr(config.transform, key)
+    counts = ((len(dict(entry.label).get(feature, ())), entry.path) for entry in dataset.entries)
+    longer = sorted(((count, path) for count, path in counts if count > most), reverse=True)
+    if longer:
+        shown = ", ".join(f"{files.readable(path)} ({count:,})" for count, path in longer[:2])
+        raise ConfigError(
+            f"transform.{key} = {most:,}, and {len(longer):,} images of {dataset.root} have more boxes: {shown}. Use "
+            f"--set transform.{key}={longer[0][0]}, or move these images elsewhere."
+        )

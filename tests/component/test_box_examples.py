@@ -14,6 +14,7 @@ import components
 from components.example_validator import drift
 from components.image_example_gen import artifact, executor, labels
 from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.schema_gen import curation
 from components.schema_gen.options import SchemaOptions
@@ -234,3 +235,36 @@ def test_tfrecords_with_the_keys_of_the_object_detection_api(tmp_path, generate,
         "incomplete boxes: image/object/difficult has 2 values, other features 1",
     ]
     assert quarantine.summary.warnings == ("1 boxes of classes that data.classes does not name were removed: cow.",)
+
+
+@pytest.mark.parametrize("where", ["", "train/"])
+def test_tfrecords_with_ids_and_a_label_map(tmp_path, generate, rng, where):
+    """As the scripts of the Object Detection API and Roboflow write them: names are in a label map, ids begin at 1."""
+    root = tmp_path / "data"
+    (root / where).mkdir(parents=True)
+    items = (
+        "# classes\nitem {\n  id: 2\n  name: 'hot dog'\n}\n"
+        'item {\n  name: "cat"\n  id: 1\n  display_name: "A cat" # sits\n}\n'
+    )
+    (root / f"{where}animals_label_map.pbtxt").write_text(items)
+    (root / f"{where}schema.pbtxt").write_text('feature {\n  name: "image/encoded"\n}\n')
+    with tf.io.TFRecordWriter(str(root / f"{where}animals.tfrecord")) as writer:
+        for number in range(30):
+            feature = (example := tf.train.Example()).features.feature
+            feature[features.IMAGE_ENCODED].bytes_list.value.append(jpeg(rng))
+            feature[features.IMAGE_FILENAME].bytes_list.value.append(f"{number}".encode())
+            if number:  # the first is a negative without any key of boxes
+                for key, value in zip(features.BOX_CORNERS, (0.25, 0.1, 0.75, 0.5), strict=True):
+                    feature[key].float_list.value.append(value)
+                feature["image/object/class/label"].int64_list.value.append(5 if number == 7 else 1 + number % 2)
+            writer.write(example.SerializeToString())
+    dataset = inspect_dataset(str(root), DataOptions())
+    assert (dataset.layout, dataset.classes) == ("tfrecord", ("cat", "hot dog"))
+    examples, quarantine = generate(root)
+    assert list(examples["3"][features.BOX_CLASSES].bytes_list.value) == [b"hot dog"]
+    assert list(examples["4"][features.BOX_CLASSES].bytes_list.value) == [b"cat"]
+    (refused,) = quarantine.files
+    assert refused.reason == "an unknown class id: image/object/class/label has 5; known are 1 to 2"
+    (root / f"{where}animals_label_map.pbtxt").write_text(items.replace("id: 2", "id: 3"))
+    with pytest.raises(DatasetError, match=r"label_map\.pbtxt: the ids of the items are not 1, 2"):
+        inspect_dataset(str(root), DataOptions())

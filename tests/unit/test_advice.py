@@ -809,13 +809,54 @@ TASKS: Files = {
 }
 
 
+def box_records() -> bytes:
+    """Encodes three examples with a box of the class id 1, and one of 2."""
+    path = Path(f"/tmp/advice-{os.getpid()}.tfrecord")
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for _ in range(3):
+            feature = (example := tf.train.Example()).features.feature
+            feature[features.IMAGE_ENCODED].bytes_list.value.append(image())
+            for key, value in zip(features.BOX_CORNERS, (0.1, 0.1, 0.9, 0.9), strict=True):
+                feature[key].float_list.value.extend([value, value])
+            feature["image/object/class/label"].int64_list.value.extend([1, 2])
+            writer.write(example.SerializeToString())
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+CORNERS = "path,label,xmin,ymin,xmax,ymax"
+
+
 def box_table(header: str, extra: str) -> Files:
     rows = [f"raw/{number}.png,{name},1,1,5,5{extra}" for number in range(4) for name in "ab"]
     return manifest(header, *rows)
 
 
-CORNERS = "path,label,xmin,ymin,xmax,ymax"
+LABEL_MAP = "item { id: 1 name: 'a' } item { id: 2 name: 'b' }"
+BOX_RECORDS: Files = {"x.tfrecord": box_records()}
 ROWS += [
+    Row("no label map", BOX_RECORDS, r"Set data\.classes", {"x_label_map.pbtxt": LABEL_MAP}),
+    Row(
+        "two label maps",
+        {**BOX_RECORDS, "x.pbtxt": LABEL_MAP, "y.pbtxt": LABEL_MAP.replace("'a'", "'c'")},
+        r"differ\. Set data\.classes",
+        fixed={"classes": ("a", "b")},
+    ),
+    Row(
+        "ids of a label map",
+        {**BOX_RECORDS, "x.pbtxt": LABEL_MAP.replace("2", "3")},
+        r"Set data\.classes",
+        fixed={"classes": ("a", "b")},
+    ),
+    # The link itself is removed: writing would change its target.
+    Row(
+        "linked label map",
+        {**BOX_RECORDS, "x.pbtxt": Link("/etc/hostname")},
+        "cannot be read: it leads out",
+        {"x.pbtxt": None},
+        fixed={"classes": ("a", "b")},
+    ),
     Row("no names of YOLO", YOLO, "Write one name per line into classes.txt", AB),
     Row("no names of YOLO, set", YOLO, r"or set data\.classes", fixed={"classes": ("a", "b")}),
     Row("no label files", {**IMAGES, **AB}, r"images/a\.jpg needs labels/a\.txt", YOLO, {"layout": "yolo"}),
@@ -864,6 +905,27 @@ ROWS += [
         {**coco(), "metadata.csv": "filename,object_count\nimages/0.png,1\n"},
         "name of a built-in slice. Rename it",
         {"metadata.csv": "filename,objects\nimages/0.png,1\n"},
+    ),
+    Row(
+        "versions of annotations",
+        {**coco(), "old.json": coco()["boxes.json"]},
+        "list the same images.*Keep one of these files",
+        {"old.json": None},
+    ),
+    Row(
+        "boxes without corners",
+        {
+            **IMAGES,
+            "boxes.csv": table("image,x,y,w,h,label", *(f"{i}.png,1,1,4,4,{c}" for i in range(3) for c in "ab")),
+        },
+        "write their corners into the columns xmin, ymin, xmax, ymax",
+        {"boxes.csv": table(CORNERS, *(f"images/{i}.png,{c},1,1,5,5" for i in range(3) for c in "ab"))},
+    ),
+    Row(
+        "dataset in an archive",
+        {f"archive/top/{path}": content for path, content in VOC.items()},
+        "Use --data .*archive/top",
+        fixed_data="archive/top",
     ),
     Row("no CVAT file", IMAGES, 'Export as "CVAT for images 1.1"', CVAT, {"layout": "cvat"}),
     Row("another root", annotations_of("<images/>"), "its root is <images>", CVAT, {"layout": "cvat"}),

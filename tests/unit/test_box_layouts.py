@@ -191,6 +191,68 @@ def test_voc_image_sets_name_splits_and_images(write_voc):
     assert dataset.notes == ("1 images are in no list of ImageSets/Main and are not used: JPEGImages/e.jpg",)
 
 
+def test_voc_lists_of_single_classes_name_splits_if_there_are_no_others(write_voc):
+    sets = {
+        "ImageSets/Main/cat_train.txt": "a  1\nb -1\n",
+        "ImageSets/Main/dog_train.txt": "a  0\nb  1\n",
+        "ImageSets/Main/cat_val.txt": "c  1\n",
+        "ImageSets/Main/readme.txt": "d\n",
+    }
+    dataset = inspect(write_voc(sets, c=voc(CAT, DOG), d=voc(CAT)))
+    # Without images of the test split, those for training are divided.
+    assert {entry.path[11]: entry.split for entry in dataset.entries} == {"a": "", "b": "", "c": "validation"}
+    assert dataset.own_splits == ("train", "validation")
+    assert dataset.notes == ("1 images are in no list of ImageSets/Main and are not used: JPEGImages/d.jpg",)
+
+
+@pytest.mark.parametrize("name", ["my cat {}", "cat 1 -{}", "a.b {}"])
+def test_names_in_image_sets_may_have_spaces_and_end_with_a_number(write, name):
+    """The number behind a name is one of a list of a class only if it is not part of the name."""
+    stems = [name.format(number) for number in (0, 1)]
+    texts = {f"Annotations/{stem}.xml": voc(CAT, DOG) for stem in stems}
+    texts |= {f"ImageSets/Main/{split}.txt": f"{stem}\n" for split, stem in zip(("train", "val"), stems, strict=True)}
+    dataset = inspect(write(*(f"JPEGImages/{stem}.jpg" for stem in stems), texts=texts))
+    assert (dataset.own_splits, dataset.refused) == (("train", "validation"), ())
+
+
+@pytest.mark.parametrize(
+    "filename", ["other.png", "../x/9.jpg", "", "b.jpg"], ids=["another", "path", "empty", "of another image"]
+)
+def test_voc_files_belong_to_the_image_of_their_name(write_voc, filename):
+    """`filename` is often that of another machine or of a copied file; it counts only if there is nothing else."""
+    dataset = inspect(write_voc(c=voc(CAT, filename=filename)))
+    assert dataset.refused == () and len(annotations(dataset)["JPEGImages/c.jpg"].boxes) == 1
+
+
+def test_voc_files_of_other_names_belong_to_the_image_that_they_name(write_voc):
+    given = {"Annotations/0001.xml": voc(CAT, filename="photo 1.jpg"), "Annotations/0002.xml": voc(DOG, filename="x")}
+    dataset = inspect(write_voc(given, "JPEGImages/photo 1.jpg"))
+    assert len(annotations(dataset)["JPEGImages/photo 1.jpg"].boxes) == 1
+    assert reasons(dataset) == {"Annotations/0002.xml": "an annotation without an image"}
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("GB2312", "猫"), ("Shift_JIS", "ねこ"), ("windows-1251", "кот")])
+def test_xml_in_other_encodings(write_voc, encoding, name):
+    root = write_voc()
+    document = voc(voc_object(11, 21, 50, 60, name=name), DOG)
+    for stem in "cd":
+        (root / "JPEGImages" / f"{stem}.jpg").write_bytes(b"x")
+        encoded = f"<?xml version='1.0' encoding='{encoding}'?>{document}".encode(encoding)
+        (root / "Annotations" / f"{stem}.xml").write_bytes(encoded)
+    dataset = inspect(root)
+    assert dataset.refused == () and name in dataset.classes
+    (root / "Annotations" / "d.xml").write_bytes(
+        b"<?xml version='1.0' encoding='GB2312'?><annotation>\xff</annotation>"
+    )
+    assert "not XML" in reasons(inspect(root, classes=["cat", "dog"]))["JPEGImages/d.jpg"]
+
+
+def test_voc_numbers_with_decimals(write_voc):
+    given = voc(voc_object(11.5, 21.25, 50.75, 60.5), voc_object("1e1", " 20.0", "5e1", "60", name="dog"))
+    boxes_of, _ = fitted(inspect(write_voc(c=given)))
+    assert boxes_of["JPEGImages/c.jpg"] == [("dog", 9, 19, 50, 60), ("cat", 10.5, 20.25, 50.75, 60.5)]
+
+
 def test_files_without_their_counterpart(write_voc):
     dataset = inspect(write_voc({"Annotations/alone.xml": voc(CAT)}, "JPEGImages/bare.jpg"))
     assert reasons(dataset)["Annotations/alone.xml"] == "an annotation without an image"
@@ -204,6 +266,8 @@ def test_files_without_their_counterpart(write_voc):
         ("{split}/annotations/{name}.xml", "{split}/images/{name}.png"),
         ("annotations/{split}/{name}.xml", "images/{split}/{name}.png"),
         ("annotations/{name}.xml", "images/{split}/{name}.png"),
+        ("{split}_zip/{split}/{name}.xml", "{split}_zip/{split}/{name}.png"),
+        ("Annotations/{split}/{name}.XML", "Images/{split}/{name}.PNG"),
     ],
 )
 def test_voc_beside_images_and_in_split_folders(write, xml, image):
@@ -368,6 +432,83 @@ def test_coco_images_without_boxes_missing_and_unlisted(write_coco):
 
 
 @pytest.mark.parametrize(
+    "file_name",
+    [
+        "{}.jpg",
+        "images/{}.jpg",
+        "./images/{}.jpg",
+        "C:\\data\\images\\{}.jpg",
+        "/home/me/data/{}.jpg",
+        "http://images.cocodataset.org/train2017/{}.jpg",
+        "https://x.com/a%20b/{}.jpg?token=a/b.jpg#c",
+        "IMAGES/{}.JPG",
+        "%61/{}.jpg",
+    ],
+)
+def test_how_coco_files_name_their_images(write, file_name):
+    document = coco()
+    for item, name in zip(document["images"], "ab", strict=True):
+        item["file_name"] = file_name.format(name)
+    dataset = inspect(write("images/a.jpg", "images/b.jpg", texts={"instances.json": document}))
+    assert [entry.path for entry in dataset.entries] == ["images/a.jpg", "images/b.jpg"] and not dataset.refused
+
+
+def test_images_of_the_same_name_in_other_folders_and_with_other_suffixes(write):
+    document = coco(images=("x/a", "y/a", "a", "c"))
+    root = write("images/x/a.jpg", "images/y/a.jpg", "images/c.png", texts={"instances.json": document})
+    dataset = inspect(root)
+    assert [entry.path for entry in dataset.entries] == ["images/x/a.jpg", "images/y/a.jpg"]
+    assert reasons(dataset) == {
+        "a.jpg": "2 files have this name: images/x/a.jpg, images/y/a.jpg",
+        "c.jpg": "the file does not exist, but `images/c.png` does",
+    }
+
+
+def test_roboflow_lists_a_class_that_only_groups_the_others(write):
+    texts, names = {}, []
+    for split in ("train", "valid", "test"):
+        document = coco(images=(f"{split}1", f"{split}2"))
+        document["categories"] = [
+            {"id": 0, "name": "animals", "supercategory": "none"},
+            *({**item, "supercategory": "animals"} for item in document["categories"]),
+        ]
+        texts[f"{split}/_annotations.coco.json"] = document
+        names += [f"{split}/{split}{number}.jpg" for number in (1, 2)]
+    dataset = inspect(write(*names, texts=texts | {"README.roboflow.txt": "x", "train/README.md": "x"}))
+    assert (dataset.classes, dataset.own_splits) == (("cat", "dog"), ("train", "validation", "test"))
+    assert len(dataset.entries) == 6 and not dataset.refused
+
+
+def test_two_files_that_list_the_same_images(write):
+    root = write("a.jpg", "b.jpg", "c.jpg", texts={"old.json": coco(), "new.json": coco(images=("a", "b", "c"))})
+    with pytest.raises(
+        DatasetError, match=r"new\.json and old\.json list the same images \(2, such as a\.jpg\)\. Keep"
+    ):
+        inspect(root)
+    # A single image in two of them is refused alone.
+    texts = {"train.json": coco(images=("a", "b", "c")), "test.json": coco(images=("c", "d"))}
+    dataset = inspect(write("d.jpg", texts=texts | {"old.json": "{}", "new.json": "{}"}))
+    assert reasons(dataset) == {"c.jpg": "annotated 2 times: in test.json, train.json"}
+    assert {entry.path: entry.split for entry in dataset.entries} == {"a.jpg": "", "b.jpg": "", "d.jpg": "test"}
+    assert dataset.own_splits == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    "first", [{"dataset": "mine", "version": 3}, {"licenses": [], "info": {}}, {"classes": ["cat"]}]
+)
+def test_coco_files_may_begin_with_anything(write, first):
+    assert inspect(write("a.jpg", "b.jpg", texts={"x.json": {**first, **coco()}})).layout == "coco"
+
+
+def test_the_advice_for_a_file_that_looks_like_coco_works(write):
+    document = {"padding": "x" * 70_000, **coco()}  # longer than what the detection reads
+    root = write("images/a.jpg", "images/b.jpg", texts={"instances.json": document})
+    with pytest.raises(LayoutError, match=r"instances\.json"):
+        inspect(root)
+    assert inspect(root, layout="coco").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
     ("index", "image", "split"),
     [
         ("train/_annotations.coco.json", "train/{}.jpg", "train"),
@@ -515,6 +656,72 @@ def test_unusable_yaml(write_yolo, text, message):
         inspect(write_yolo(texts, names=""))
 
 
+@pytest.mark.parametrize("name", ["yes", "No", "on", "true"])
+def test_names_that_yaml_reads_as_truth_values_need_quotes(write_yolo, name):
+    with pytest.raises(DatasetError, match=r"not a name\. Write the name of id 1 in quotes"):
+        inspect(write_yolo({"data.yaml": f"names: [cat, {name}]\n"}, names=""))
+    quoted = inspect(write_yolo({"data.yaml": f"names: [cat, '{name}']\n"}, names=""))
+    assert set(quoted.classes) == {"cat", name}
+
+
+def test_yolo_keypoints_are_not_points_of_polygons(write_yolo):
+    line = "0 0.3 0.5 0.4 0.5 0.4 0.4 2 0.6 0.6 2\n"
+    yaml = {"data.yaml": "names: [cat, dog]\nkpt_shape: [2, 3]\n"}
+    dataset = inspect(write_yolo(yaml, names="", c=line))
+    assert fitted(dataset)[0]["images/c.jpg"] == [("cat", 10, 20, 50, 60)]
+    assert dataset.notes == ("keypoints are not used",)
+
+
+LISTS = {"train.txt": "./images/a.jpg\n\nimages/b.jpg\n", "val.txt": "/home/me/images/c.jpg\nimages\\d.jpg\r\n"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.yaml": "train: train.txt\nval: [val.txt]\nnames: [cat, dog]\n"},
+        {"data.yaml": "path: ../x\ntrain: ./train.txt\nval: /home/me/x/val.txt\nnames: [cat, dog]\n"},
+        {"obj.names": "cat\ndog\n", "obj.data": "classes = 2\ntrain = data/train.txt\nvalid = data/val.txt\n"},
+        {"obj.names": "cat\ndog\n"},
+    ],
+    ids=["YAML", "YAML of another machine", "Darknet", "lists only"],
+)
+def test_yolo_lists_of_images_name_splits(write_yolo, settings):
+    dataset = inspect(write_yolo(LISTS | settings, names="", c=YOLO_BOXES, d=YOLO_BOXES, e=YOLO_BOXES))
+    assert {entry.path[7]: entry.split for entry in dataset.entries} == {
+        **{"a": "", "b": "", "c": "validation", "d": "validation"}
+    }
+    assert dataset.own_splits == ("train", "validation")
+    assert dataset.notes == ("1 images are in no list of splits and are not used: images/e.jpg",)
+
+
+def test_yolo_lists_with_missing_and_repeated_images(write_yolo):
+    lists = {"train.txt": "images/a.jpg\nimages/b.jpg\nimages/gone.jpg\n", "val.txt": "images/b.jpg\nimages/c.jpg\n"}
+    yaml = {"data.yaml": "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat, dog]\n"}
+    dataset = inspect(write_yolo(lists | yaml, names="", c=YOLO_BOXES, d=YOLO_BOXES))
+    assert reasons(dataset) == {
+        "images/b.jpg": "in several lists of splits: train, validation",
+        "images/gone.jpg": "listed in train.txt, but there is no such image",
+    }
+    assert dataset.notes[0] == "data.yaml names test.txt as `test`, which does not exist"
+
+
+def test_yolo_folders_that_are_both_splits_are_divided(write_yolo):
+    """As in Ultralytics' coco128.yaml."""
+    yaml = {"data.yaml": "path: ../coco128\ntrain: images/all\nval: images/all\ntest:\nnames: {0: cat, 1: dog}\n"}
+    texts = {f"labels/all/{name}.txt": YOLO_BOXES for name in "xy"}
+    dataset = inspect(write_yolo(yaml | texts, names="", **{"all/x": YOLO_BOXES, "all/y": YOLO_BOXES}))
+    assert dataset.own_splits == ()
+    assert "the same images are named for train and validation; their splits are drawn" in dataset.notes
+
+
+def test_labels_whose_names_differ_only_by_case_belong_to_their_own_image(write_yolo):
+    dataset = inspect(write_yolo({"test.txt": "some words"}, C="0 0.5 0.5 0.1 0.1", c="1 0.5 0.5 0.2 0.2"))
+    assert {path: given.boxes[0].name for path, given in annotations(dataset).items() if path[7] in "cC"} == {
+        **{"images/C.jpg": "cat", "images/c.jpg": "dog"}
+    }
+    assert dataset.refused == () and dataset.notes == ()
+
+
 def test_yolo_without_names(write_yolo):
     with pytest.raises(DatasetError, match=r"contain class ids.*classes\.txt"):
         inspect(write_yolo(names=""))
@@ -527,6 +734,8 @@ def test_yolo_without_names(write_yolo):
         ("{split}/images/{name}.jpg", "{split}/labels/{name}.txt", {}),
         ("images/{split}/{name}.jpg", "labels/{split}/{name}.txt", {}),
         ("{split}/{name}.jpg", "{split}/{name}.txt", {}),
+        ("{split}/{name}.jpg", "{split}/labels/{name}.txt", {}),
+        ("Images/{split}/{name}.JPG", "Labels/{split}/{name}.TXT", {}),
         (
             "images/{split}_set/{name}.jpg",
             "labels/{split}_set/{name}.txt",
@@ -542,6 +751,30 @@ def test_where_yolo_files_are(write, image, label, extra):
     texts = {label.format(**place): YOLO_BOXES for place in places} | {"obj.names": "cat\ndog\n"} | extra
     dataset = inspect(write(*(image.format(**place) for place in places), texts=texts))
     assert (dataset.layout, dataset.own_splits, len(dataset.entries)) == ("yolo", ("train", "validation"), 4)
+
+
+@pytest.mark.parametrize("line", [YOLO_BOXES, "1 0.1 0.1 0.5 0.1 0.5 0.9\n"])
+def test_yolo_labels_beside_images_need_no_setting(write, line):
+    texts = {f"{name}.txt": line for name in "ab"}
+    with pytest.raises(DatasetError, match=r"contain class ids.*classes\.txt"):
+        inspect(write("a.jpg", "b.jpg", texts=texts))
+    assert inspect(write(texts={"classes.txt": "cat\ndog\n"})).layout == "yolo"
+
+
+def test_datasets_inside_the_folders_of_an_archive_are_named(write):
+    root = write(*(f"top/VOC2012/JPEGImages/{name}.jpg" for name in "ab"), texts={"README.md": "x"})
+    for name in "ab":
+        path = root / f"top/VOC2012/Annotations/{name}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(voc(CAT, DOG))
+    with pytest.raises(
+        LayoutError, match=r"contains the dataset top/VOC2012 \(voc: XML files.*Use --data .*top/VOC2012\."
+    ):
+        inspect(root)
+    assert inspect(root / "top" / "VOC2012").layout == "voc"
+    write("other/a.jpg", texts={"other/instances.json": coco()})
+    with pytest.raises(LayoutError, match=r"datasets other \(coco: .*\), top/VOC2012 \(voc: .*, or another one\."):
+        inspect(root)
 
 
 # --- Label Studio -----------------------------------------------------------------------------------------------
@@ -625,6 +858,36 @@ def test_label_studio_tasks_without_boxes_images_and_annotations(write_tasks):
     )
 
 
+def test_label_studio_names_of_uploads(write):
+    """Uploaded files have a prefix in the export, and have it or not in the folder."""
+    texts = {"export.json": [task(f"/data/upload/7/0a1b2c3d-{name}.jpg", region(0, 0, 50, 50)) for name in "abc"]}
+    dataset = inspect(write("images/a.jpg", "upload/7/0a1b2c3d-b.jpg", "0a1b2c3d-c.jpg", texts=texts))
+    assert len(dataset.entries) == 3 and not dataset.refused
+
+
+def test_several_exports_of_label_studio(write_tasks, tmp_path):
+    root = write_tasks(task("c.jpg", region(0, 0, 50, 50)))
+    (root / "part2.json").write_text(json.dumps([task("d.jpg", region(0, 0, 50, 50))]))
+    (root / "d.jpg").write_bytes(b"x")
+    assert len(inspect(root).entries) == 4
+    (root / "later.json").write_text((root / "project-1.json").read_text())
+    with pytest.raises(DatasetError, match=r"later\.json and project-1\.json list the same images"):
+        inspect(root)
+
+
+def test_exports_of_label_studio_without_annotations_are_explained(write):
+    tasks = [{"data": {"image": f"{name}.jpg"}, "predictions": [{"result": [region(1, 2, 3, 4)]}]} for name in "ab"]
+    with pytest.raises(LayoutError, match=r"no usable files[\s\S]*2 tasks have no submitted annotation"):
+        inspect(write("a.jpg", "b.jpg", texts={"x.json": tasks}))
+
+
+def test_exports_of_other_programs_are_not_those_of_label_studio(write):
+    box = {"label": "cat", "coordinates": {"x": 1, "y": 2, "width": 3, "height": 4}}
+    createml = [{"image": f"{name}.jpg", "annotations": [box]} for name in "ab"]
+    with pytest.raises(LayoutError, match=r"_annotations\.createml\.json looks like annotations of CreateML"):
+        inspect(write("a.jpg", "b.jpg", texts={"_annotations.createml.json": createml}))
+
+
 # --- CVAT -------------------------------------------------------------------------------------------------------
 
 CVAT_BOXES = (
@@ -683,6 +946,14 @@ def test_cvat_polygons_missing_and_unlisted_images(write_cvat):
         "annotations.xml, image 4": "no name",
     }
     assert dataset.notes == ("1 images are not listed in the annotations and are not used: stray.jpg",)
+
+
+@pytest.mark.parametrize("name", ["annotations.xml", "annotations/annotations.xml", "job_12_annotations.xml", "x.xml"])
+def test_where_the_export_of_cvat_is(write, name):
+    images_of = "".join(f'<image name="{image}.jpg">{CVAT_BOXES}</image>' for image in "ab")
+    text = f"<?xml version='1.0' encoding='utf-8'?>\n<annotations>{images_of}</annotations>"
+    dataset = inspect(write("images/a.jpg", "images/b.jpg", texts={name: text}))
+    assert (dataset.layout, len(dataset.entries)) == ("cvat", 2)
 
 
 @pytest.mark.parametrize(
@@ -770,3 +1041,61 @@ def test_columns_of_a_table_of_boxes_are_chosen_by_their_names(write):
     without = header.replace("class", "number"), rows.replace("cat", "7")
     with pytest.raises(DatasetError, match=r"column|label"):
         inspect(write("images/a.jpg", "images/b.jpg", texts={"train_labels.csv": "".join(without)}))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image,x1,y1,x2,y2,class",
+        "filename,XMin,YMin,XMax,YMax,LabelName",
+        "file,bbox_x1,bbox_y1,bbox_x2,bbox_y2,category",
+        "image_name,left,top,right,bottom,label",
+    ],
+)
+def test_other_names_of_the_columns_of_boxes(write, header):
+    rows = "".join(f"{name}.jpg,10,20,50,60,cat\n" for name in "ab")
+    dataset = inspect(write("images/a.jpg", "images/b.jpg", texts={"boxes.csv": f"{header}\n{rows}"}))
+    assert fitted(dataset)[0]["images/a.jpg"] == [("cat", 10, 20, 50, 60)] and dataset.columns == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "columns"),
+    [
+        ("image,x,y,w,h,label", "10,20,40,40,cat", "`h`, `w`, `x`, `y`"),
+        ("image,bbox,label", '"[10, 20, 40, 40]",cat', "`bbox`"),
+        ("image,x_center,y_center,width,height,label", "10,20,40,40,cat", "`x_center`, `y_center`"),
+    ],
+)
+def test_tables_with_boxes_that_are_not_corners_are_refused(write, header, row, columns):
+    """Otherwise one row per box would be one class per image."""
+    rows = "".join(f"{name}.jpg,{row}\n{name}.jpg,{row.replace('cat', 'dog')}\n" for name in "ab")
+    root = write("a.jpg", "b.jpg", texts={"boxes.csv": f"{header}\n{rows}"})
+    with pytest.raises(DatasetError, match=f"has boxes in the columns {columns}; write their corners into the columns"):
+        inspect(root)
+
+
+def test_tables_of_boxes_in_other_folders(write):
+    """Roboflow writes one beside the images of every split, others into a folder of their own."""
+    header, rows = (
+        "filename,width,height,class,xmin,ymin,xmax,ymax\n",
+        "".join(f"{n}.jpg,100,80,cat,10,20,50,60\n" for n in "ab"),
+    )
+    images = [f"{split}/{name}.jpg" for split in ("train", "valid") for name in "ab"]
+    texts = {f"{split}/_annotations.csv": header + rows for split in ("train", "valid")}
+    dataset = inspect(write(*images, texts=texts))
+    assert (dataset.layout, dataset.own_splits, len(dataset.entries)) == ("manifest", ("train", "validation"), 4)
+
+
+def test_a_table_of_boxes_in_a_folder_of_its_own(write):
+    header, rows = (
+        "filename,width,height,class,xmin,ymin,xmax,ymax\n",
+        "".join(f"{n}.jpg,100,80,cat,10,20,50,60\n" for n in "ab"),
+    )
+    root = write("images/a.jpg", "images/b.jpg", texts={"data/raccoon_labels.csv": header + rows})
+    assert len(inspect(root).entries) == 2
+    write(texts={"data/copy_labels.csv": header + rows})
+    with pytest.raises(
+        LayoutError, match=r"2 tables that list images\. Choose one:\n  --set data\.manifest=.*copy_labels"
+    ):
+        inspect(root)
+    assert len(inspect(root, manifest=str(root / "data/copy_labels.csv")).entries) == 2

@@ -33,7 +33,7 @@ def masks_of(pairs, num_classes, ignore_id=None):
     return summary_of("segmentation", counts, num_classes)
 
 
-def report_of(task, summary, classes, *, train=None, **configured):
+def report_of(task, summary, classes, *, train=None, ignore_id=None, **configured):
     """Applies rules and thresholds: the report of the gates."""
     evaluation = tasks.get(task).evaluation
     metrics = evaluation.metrics(3)
@@ -60,7 +60,7 @@ def report_of(task, summary, classes, *, train=None, **configured):
     chosen = EvaluationOptions.model_validate(configured).with_task_defaults(task)
     options.check_bounds(chosen, task)
     counts = dict.fromkeys(classes, 20) if train is None else train
-    rules = default_rules.apply_rules(result, evaluation.evidence(summary), counts, chosen.disabled_rules)
+    rules = default_rules.apply_rules(result, evaluation.evidence(summary), counts, chosen.disabled_rules, ignore_id)
     return gates.apply_gates(result, chosen, rules)
 
 
@@ -79,7 +79,8 @@ def of_labels(labels, predicted, classes=None, **more):
 
 
 def of_masks(pairs, classes=("background", "object"), ignore_id=None, **more):
-    return report_of("segmentation", masks_of(pairs, len(classes), ignore_id), list(classes), **more)
+    summary = masks_of(pairs, len(classes), ignore_id)
+    return report_of("segmentation", summary, list(classes), ignore_id=ignore_id, **more)
 
 
 def blocks(random, count=20, size=16):
@@ -185,6 +186,18 @@ def test_a_class_without_pixels_is_refused_although_all_pixels_are_correct(rng):
     assert {gate.rule for gate in not_compared} == set(RULES) - {"classes_in_train"}
     assert "no evaluated mask has several classes" in not_compared[0].detail
     assert "`object` has no pixels" in not_compared[-1].detail
+
+
+@pytest.mark.parametrize(("ignored", "blessed"), [("void", True), ("background", False)])
+def test_an_ignored_class_need_not_occur(rng, ignored, blessed):
+    """`data.ignore_id` may be the id of a class with a name; its pixels count neither here nor in training."""
+    masks = blocks(rng)
+    masks[:, 0] = 2
+    classes = ("background", "object", "void")
+    train = {"background": 20, "object": 20}
+    report = of_masks(zip(masks, masks, strict=True), classes, classes.index(ignored), train=train)
+    assert report.blessed == blessed
+    assert ("void" in "".join(result.detail for result in report.rules)) != blessed
 
 
 def test_a_class_that_does_not_occur_in_the_train_split():

@@ -13,11 +13,12 @@ from trainer_module.options import AugmentationOptions, TrainerOptions
 TASK = tasks.get("detection")
 CLASSES, SIZE, STRIDES = ("a", "b"), 64, (8, 16, 32)
 GRID = Grid.of(SIZE, STRIDES)
+MAX_OBJECTS = box_labels.MAX_OBJECTS
 
 
 def label(*objects):
-    """Objects (ymin, xmin, ymax, xmax, class id, kind) of one image → float32 [1, MAX_OBJECTS, 6]."""
-    padded = np.zeros((1, box_labels.MAX_OBJECTS, box_labels.NUM_COLUMNS), np.float32)
+    """Objects (ymin, xmin, ymax, xmax, class id, kind) of one image → float32 [1, max_objects, 6]."""
+    padded = np.zeros((1, MAX_OBJECTS, box_labels.NUM_COLUMNS), np.float32)
     padded[..., 4] = box_labels.PADDING
     if objects:
         padded[0, : len(objects)] = objects
@@ -151,16 +152,18 @@ def options(**task):
 def test_labels_of_images_with_different_numbers_of_objects():
     rows = [raw(0), raw(2, **{features.BOX_IS_CROWD: [0, 1]}), raw(1, **{features.BOX_DIFFICULT: [1]})]
     objects = TASK.labels(rows, options()).numpy()
-    assert objects.shape == (3, box_labels.MAX_OBJECTS, 6)
+    assert objects.shape == (3, MAX_OBJECTS, 6)
     assert (objects[..., 4] >= 0).sum(axis=-1).tolist() == [0, 2, 1]
     np.testing.assert_allclose(objects[1, 1], [0.1, 0.2, 0.5, 0.6, 1, box_labels.CROWD], rtol=1e-6)
     assert objects[2, 0, 5] == box_labels.DIFFICULT
 
 
 def test_more_objects_than_fit_are_an_error():
-    assert TASK.labels([raw(box_labels.MAX_OBJECTS)], options()).numpy()[0, -1, 4] == 1
-    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 500 objects"):
-        TASK.labels([raw(box_labels.MAX_OBJECTS + 1)], options())
+    assert TASK.labels([raw(MAX_OBJECTS)], options()).numpy()[0, -1, 4] == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"more than 500 objects; set transform\.max_objects"):
+        TASK.labels([raw(MAX_OBJECTS + 1)], options())
+    more = options().model_copy(update={"transform": options().transform.model_copy(update={"max_objects": 501})})
+    assert (TASK.labels([raw(MAX_OBJECTS + 1)], more).numpy()[0, :, 4] == 1).all()
 
 
 def test_detections_are_the_best_boxes_of_each_class():
@@ -204,7 +207,9 @@ def test_serving_validator_detects_a_wrong_response(fault, message):
     predicted[..., 4] = box_labels.PADDING
     predicted[0, 0] = (*OBJECT[:4], 0, 0, 0.9)
     right = response(predicted)
-    assert TASK.export.compare(right, predicted, options(), 1e-4).passed
+    assert TASK.export.compare(right, predicted, options(), 1e-4).detail.endswith("0, 1 detections")
+    nothing = TASK.export.compare(right, predicted, options(score_threshold=0.95), 1e-4)
+    assert nothing.passed and "no box was compared" in nothing.detail
     fault(right)
     agreement = TASK.export.compare(right, predicted, options(), 1e-4)
     assert not agreement.passed and message in agreement.detail
@@ -258,6 +263,20 @@ def test_a_box_that_leaves_the_image_becomes_padding():
     assert set(counts) == {1, 2}  # the larger one always remains
     assert all((row[count:, 4] == box_labels.PADDING).all() for row, count in zip(boxes, counts, strict=True))
     assert boxes[..., :4].min() >= 0 and boxes[..., :4].max() <= 1
+
+
+def test_a_box_is_kept_while_thirty_percent_of_its_area_are_visible():
+    """`boxes.transforms.MIN_VISIBILITY`, as documented; counted in pixels."""
+    images = np.zeros((256, SIZE, SIZE, 3), np.uint8)
+    images[:, 1:17, 1:17] = 255
+    objects = np.repeat(label((1 / SIZE, 1 / SIZE, 17 / SIZE, 17 / SIZE, 1, 0)), len(images), axis=0)
+    moved, boxes = augmentation.augment_images_and_boxes(
+        tf.constant(images), tf.constant(objects), AugmentationOptions(translation=0.25), tf.constant([7, 8])
+    )
+    visible = (moved.numpy()[..., 0] > 127).mean(axis=(1, 2)) * SIZE**2 / 16**2
+    kept = boxes.numpy()[:, 0, 4] == 1
+    np.testing.assert_array_equal(kept, visible >= 0.3)
+    assert 0 < (~kept & (visible > 0.1)).sum() and 0 < (kept & (visible < 0.5)).sum()
 
 
 # === Drawing ===

@@ -290,6 +290,8 @@ class TaskSpec:
       options: The keys of `[task]`.
       label_features: Raw example features of the label and their dtypes; a layout must write all of them.
       class_features: Raw example features of class names, for slices and label groups.
+      label_limit: (label feature, key of `[transform]`): an example has at most so many values of the feature; None
+        without such a limit.
       single_valued_features: Label features with exactly one value in every example; the others may have any number and
         are sparse tensors in `transform_label`.
       label_statistics: Features of the parts of a label that the report shows.
@@ -322,6 +324,7 @@ class TaskSpec:
     options: type[TaskOptions]
     label_features: Mapping[str, Literal["string", "int64", "float32"]]
     class_features: tuple[str, ...]
+    label_limit: tuple[str, str] | None = None
     single_valued_features: tuple[str, ...] = ()
     label_statistics: tuple[LabelStatistic, ...] = ()
     example_label: Callable[[Sequence[int], Sequence[str], int], dict[str, list[Any]]]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from trainer_module import box_drawing, box_labels, features
-from trainer_module.box_labels import MAX_OBJECTS
 from trainer_module.evaluation import boxes as box_evaluation
 from trainer_module.section import Fraction, TaskOptions
 from trainer_module.tasks._spec import (
@@ -40,6 +39,10 @@ _PRIOR = 0.01
 # Distance in strides to the sides of a box before training: half the side of the anchors with which objects are
 # assigned.
 _INITIAL_DISTANCE = 4.0
+
+
+# Outputs of `serving_default`: those of the TF Object Detection API, and the names of the classes.
+_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes", "num_detections", "detection_labels")
 
 
 class Options(TaskOptions):
@@ -108,7 +111,7 @@ def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size:
 
 
 def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """Packs the objects of raw examples: float32 [N, MAX_OBJECTS * 6], see `box_labels`.
+    """Packs the objects of raw examples: float32 [N, max_objects * 6], see `box_labels`.
 
     An image with an object of an unknown class does not train. More objects than fit are an error, never dropped.
     """
@@ -116,17 +119,20 @@ def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], op
 
     from trainer_module.tasks._class_table import class_table
 
+    most = options.max_objects
     ids = class_table(classes, unknown=box_labels.UNKNOWN_CLASS)
     names = inputs[features.BOX_CLASSES]
     num = names.dense_shape[0]
     check = tf.debugging.assert_less_equal(
-        names.dense_shape[1], tf.constant(MAX_OBJECTS, tf.int64), f"an image has more than {MAX_OBJECTS} objects"
+        names.dense_shape[1],
+        tf.constant(most, tf.int64),
+        f"an image has more than {most} objects; set transform.max_objects to the largest number",
     )
 
     def dense(sparse: tf.SparseTensor, padding: float) -> tf.Tensor:
         values = tf.cast(sparse.values, tf.float32)
         # Raw examples may leave out a flag that no object has.
-        return tf.scatter_nd(sparse.indices, values - padding, [num, MAX_OBJECTS]) + padding
+        return tf.scatter_nd(sparse.indices, values - padding, [num, most]) + padding
 
     with tf.control_dependencies([check]):
         class_ids = dense(tf.SparseTensor(names.indices, ids.lookup(names.values), names.dense_shape), -1.0)
@@ -134,14 +140,14 @@ def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], op
     kind = tf.where(crowd > 0.0, float(box_labels.CROWD), tf.where(difficult > 0.0, float(box_labels.DIFFICULT), 0.0))
     coordinates = [dense(inputs[key], 0.0) for key in features.BOX_CORNERS]
     columns = tf.stack([*coordinates, class_ids, kind], axis=-1)
-    return tf.reshape(columns, [-1, MAX_OBJECTS * box_labels.NUM_COLUMNS])
+    return tf.reshape(columns, [-1, most * box_labels.NUM_COLUMNS])
 
 
 def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
-    """Reads the objects of a batch, float32 [n, MAX_OBJECTS, 6]."""
+    """Reads the objects of a batch, float32 [n, max_objects, 6]."""
     import tensorflow as tf
 
-    return tf.reshape(transformed[features.LABEL], [-1, MAX_OBJECTS, box_labels.NUM_COLUMNS])
+    return tf.reshape(transformed[features.LABEL], [-1, options.max_objects, box_labels.NUM_COLUMNS])
 
 
 # === Network ===
@@ -290,7 +296,7 @@ def _signatures(
           the upright image, range [0, 1]), detection_scores float32 [N, M], detection_classes float32 [N, M] (from 1),
           num_detections float32 [N], detection_labels string [N, M]; the best first, padded with zeros and "";
           served_threshold float32 [N], the smallest score of a detection that counts as an object.
-        transform_features: the label is float32 [N, MAX_OBJECTS * 6], see `box_labels`.
+        transform_features: the label is float32 [N, max_objects * 6], see `box_labels`.
         explain: for the detection with the largest score.
         embed: the mean of the encoded map.
 
@@ -334,9 +340,11 @@ def _compare(
     """
     import numpy as np
 
+    if missing := [name for name in _OUTPUTS if name not in response]:
+        return Agreement(False, f"missing outputs: {', '.join(missing)}")
     classes = np.array(options.classes)
     limit = Options.from_options(options).score_threshold + tolerance
-    largest = 0.0
+    largest, num_compared = 0.0, 0
     for index, detections in enumerate(expected):
         count = round(float(response["num_detections"][index]))
         ids = response["detection_classes"][index, :count].astype(int) - 1
@@ -347,6 +355,7 @@ def _compare(
             [response["detection_boxes"][index, :count], response["detection_scores"][index, :count], ids]
         )
         predicted = detections[detections[:, 4] >= 0][:, [0, 1, 2, 3, 6, 4]]
+        num_compared += int((predicted[:, 4] > limit).sum())
         for rows, others in ((predicted, responded), (responded, predicted)):
             for row in rows[rows[:, 4] > limit]:
                 same_class = others[others[:, 5] == row[5]]
@@ -357,7 +366,10 @@ def _compare(
                     detail = f"largest difference of a score or coordinate {difference:.2g}, allowed {tolerance:g}"
                     return Agreement(False, detail, difference if np.isfinite(difference) else None)
                 largest = max(largest, difference)
-    return Agreement(True, f"largest difference of a score or coordinate {largest:.2g}", largest)
+    if not num_compared:
+        return Agreement(True, "no detection is above task.score_threshold, so no box was compared", 0.0)
+    detail = f"largest difference of a score or coordinate {largest:.2g}, {num_compared} detections"
+    return Agreement(True, detail, largest)
 
 
 # === Explanation ===
@@ -432,7 +444,7 @@ def _score(outputs: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:
-    """Which objects can be explained: bool [N, MAX_OBJECTS]; crowds are not one object."""
+    """Which objects can be explained: bool [N, max_objects]; crowds are not one object."""
     counted: np.ndarray = (labels[..., 4] >= 0) & (labels[..., 5] != box_labels.CROWD)
     return counted
 
@@ -502,6 +514,7 @@ TASK = TaskSpec(
         features.BOX_IS_CROWD: "int64",
     },
     class_features=(features.BOX_CLASSES,),
+    label_limit=(features.BOX_CLASSES, "max_objects"),
     label_statistics=(
         LabelStatistic(
             features.BOX_COUNT, "Boxes per image", "Share of the images by number of boxes.", "Boxes", "images", "count"

@@ -12,6 +12,7 @@ _SUFFIXES = (".xml", ".txt", ".json")
 _FOLDER_NAMES = frozenset(("bbox", "bboxes", "boxes", "xml", "xmls", "yolo", "coco", "voc", "ann"))
 _COCO_NAME = re.compile(r".*(annotations?|instances).*\.json")
 _YOLO_LINE = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*")
+_VOC_ROOT = re.compile(r"<annotation[\s>]")
 _MOST_BYTES = 4096
 _LAYOUTS = {"Pascal VOC": "voc", "COCO": "coco", "YOLO": "yolo"}  # words of a kind → the layout that reads it
 
@@ -39,13 +40,29 @@ def _find(folder: Folder) -> str:
                 path = _only_annotations(folder, f"{level}{name}")
                 if path:
                     return path
-    # The first folder of images, and the data folder itself: a file of annotations beside most of its images.
-    for path in ("", *folder.split_folders[:1], *folder.subfolders[:1]):
-        names = sorted(folder.names_in(path))
-        images = {name.rpartition(".")[0] for name in names if is_image_name(name)}
-        beside = [name for name in names if name.lower().endswith(_SUFFIXES) and name.rpartition(".")[0] in images]
-        if 2 * len(beside) > len(images):
-            return f"{path}/{beside[0]}" if path else beside[0]
+    places = ("", *folder.split_folders[:1], *folder.subfolders[:1])  # the data folder, and the first one of images
+    return next(filter(None, (_beside_images(folder, place) for place in places)), "")
+
+
+def _beside_images(folder: Folder, path: str) -> str:
+    """Returns the first file of annotations beside most images of a folder; empty if there is none."""
+    names = sorted(folder.names_in(path))
+    images = {name.rpartition(".")[0] for name in names if is_image_name(name)}
+    beside = [name for name in names if name.lower().endswith(_SUFFIXES) and name.rpartition(".")[0] in images]
+    if 2 * len(beside) <= len(images):
+        return ""
+    return f"{path}/{beside[0]}" if path else beside[0]
+
+
+def yolo_beside_images(folder: Folder) -> str:
+    """Returns a label file of YOLO beside the images of the data folder or of a split; empty if there is none.
+
+    Beside the images of classes they are not looked for: there, both labels are possible.
+    """
+    for place in ("", *folder.split_folders[:1]):
+        path = _beside_images(folder, place)
+        if path and "YOLO" in _kind(folder.root, path):
+            return files.readable(path)
     return ""
 
 
@@ -67,10 +84,12 @@ def _kind(root: str, path: str) -> str:
     except files.UnreadableFileError:
         text = ""
     if path.lower().endswith(".xml"):
-        return "bounding boxes of Pascal VOC (XML)" if "<annotation" in text else "annotations of objects (XML)"
+        return "bounding boxes of Pascal VOC (XML)" if _VOC_ROOT.search(text) else "annotations of objects (XML)"
     if path.lower().endswith(".json"):
         if '"shapes"' in text:
             return "annotations of LabelMe (JSON)"
+        if '"coordinates"' in text:
+            return "annotations of CreateML (JSON)"
         is_coco = any(key in text for key in ('"images"', '"categories"', '"annotations"'))
         return "bounding boxes of COCO (JSON)" if is_coco else "annotations of objects (JSON)"
     lines = [line for line in text.splitlines()[:-1] or text.splitlines() if line.strip()]

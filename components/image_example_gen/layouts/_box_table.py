@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, tables
 from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.layouts._box_columns import FLAGS, corners_of, size_of
 from components.image_example_gen.layouts._boxes import AnnotatedImage, make_listing
 from components.image_example_gen.layouts._columns import GROUP, LABEL, Columns
 from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
@@ -18,15 +19,7 @@ from components.image_example_gen.layouts._folder import Folder, known_split_nam
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
 
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_SIZE = ("width", "height")  # of the annotated image, pixels
-_FLAGS = ("difficult", "is_crowd")
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
-
-
-def has_boxes(columns: Collection[str]) -> bool:
-    """Whether a table has one row per box."""
-    return set(CORNERS) <= set(columns)
 
 
 def list_table(
@@ -36,6 +29,7 @@ def list_table(
     folder: Folder,
     options: DataOptions,
     notes: Iterable[str] = (),
+    split_of_table: str = "",
 ) -> Listing:
     """Lists the images of a table; a row without a box is an image without objects.
 
@@ -48,12 +42,15 @@ def list_table(
       folder: The data folder.
       options: `[data]`.
       notes: What users should know.
+      split_of_table: The split of rows without one; empty if it is drawn.
 
     Raises:
       DatasetError: If there is no column of labels, or if a split is unknown.
     """
     group_column = options.group_column or GROUP
-    own = {group_column, *CORNERS, *_SIZE, *_FLAGS}
+    corners, size = corners_of(table.columns), size_of(table.columns)
+    assert corners
+    own = {group_column, *corners, *size, *FLAGS}
     if not chosen.label or chosen.label in own:
         raise DatasetError(f"{table.location} has boxes, but no column `{LABEL}`. Set data.label_column.")
     own |= {*chosen[:4]}
@@ -70,18 +67,18 @@ def list_table(
             rows_of[row.values[chosen.path]].append(row)
         else:
             refused.append(RefusedFile(f"{table.name}, line {row.line}", "no path"))
-    relative = _are_fractions(table.rows)
+    relative = _are_fractions(table.rows, corners)
     annotated = []
     for path, rows in rows_of.items():
         file = known[path]
         try:
             if file.problem:
                 raise UnusableImageError(file.problem)
-            per_image = (chosen.split, group_column, *_SIZE, *columns)
+            per_image = (chosen.split, group_column, *size, *columns)
             if len({tuple(row.values.get(column, "") for column in per_image) for row in rows}) > 1:
                 lines = f"{table.name}, lines {rows[0].line} to {rows[-1].line}"
                 raise UnusableImageError(f"rows of one image differ in split, group, size or another column ({lines})")
-            annotation = _annotation(rows, chosen.label, table.name, relative)
+            annotation = _annotation(rows, chosen.label, corners, size, table.name, relative)
         except UnusableImageError as error:
             refused.append(refuse(file, str(error)))
             continue
@@ -90,7 +87,7 @@ def list_table(
             AnnotatedImage(
                 file,
                 annotation,
-                split_named(values.get(chosen.split, "")),
+                split_named(values.get(chosen.split, "")) or split_of_table,
                 values.get(group_column, "") or options.group_of(file.path),
                 tuple(values[column] or tables.UNKNOWN for column in columns),
             )
@@ -98,11 +95,11 @@ def list_table(
     return make_listing(folder, options, annotated, refused, notes, columns=columns)
 
 
-def _are_fractions(rows: Iterable[tables.Row]) -> bool:
+def _are_fractions(rows: Iterable[tables.Row], corners: Sequence[str]) -> bool:
     """Whether all coordinates are at most 1."""
     values = []
     for row in rows:
-        for column in CORNERS:
+        for column in corners:
             try:
                 values.append(float(row.values[column]))
             except ValueError:
@@ -110,19 +107,21 @@ def _are_fractions(rows: Iterable[tables.Row]) -> bool:
     return bool(values) and max(values) <= 1.0
 
 
-def _annotation(rows: Iterable[tables.Row], label: str, name: str, relative: bool) -> Annotation:
+def _annotation(
+    rows: Iterable[tables.Row], label: str, corners: Sequence[str], size: Sequence[str], name: str, relative: bool
+) -> Annotation:
     boxes = []
     sides: list[float] = []
     for row in rows:
         place = f"{name}, line {row.line}"
-        sides = [_number(row.values.get(column, "") or "0", column, place) for column in _SIZE]
-        texts = [row.values[column] for column in CORNERS]
+        sides = [_number(row.values.get(column, "") or "0", column, place) for column in size]
+        texts = [row.values[column] for column in corners]
         if not any((*texts, row.values[label])):
             continue
         if not row.values[label]:
             raise UnusableImageError(f"a box without a label ({place})")
-        xmin, ymin, xmax, ymax = (_number(row.values[column], column, place) for column in CORNERS)
-        flags = [_flag(row.values.get(column, ""), column, place) for column in _FLAGS]
+        xmin, ymin, xmax, ymax = (_number(row.values[column], column, place) for column in corners)
+        flags = [_flag(row.values.get(column, ""), column, place) for column in FLAGS]
         boxes.append(Box(xmin, ymin, xmax, ymax, row.values[label], *flags))
     width, height = sides
     known = width > 0 and height > 0

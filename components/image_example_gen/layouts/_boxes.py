@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import urllib.parse
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import boxes, files, labels, tables
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # An annotation of one image is small; this bounds the memory and time that a file of another kind can cost.
 MOST_BYTES_PER_IMAGE = 10 * 2**20
+MISSING = "the file does not exist"
 _MOST_NAMES = 2
 # Folders of any name inside folders of annotations that are looked into to detect a layout.
 _MOST_FOLDERS = 10
@@ -34,6 +36,7 @@ class AnnotatedImage(NamedTuple):
       split: The split that the dataset assigns; empty if the split is drawn.
       group: As in `Entry`.
       slices: As in `Entry`.
+      source: Name of the file that lists the image, if one file lists many.
     """
 
     file: files.File
@@ -41,6 +44,7 @@ class AnnotatedImage(NamedTuple):
     split: str = ""
     group: str = ""
     slices: tuple[str, ...] = ()
+    source: str = ""
 
 
 class ImageIndex:
@@ -52,32 +56,56 @@ class ImageIndex:
         self.images = {path: file for path, file in self.files.items() if is_image_name(path)}
         self._by_name: dict[str, list[files.File]] = defaultdict(list)
         self._by_stem: dict[str, list[files.File]] = defaultdict(list)
+        self._by_lower_name: dict[str, list[files.File]] = defaultdict(list)
         for path, file in self.images.items():
             name = path.rpartition("/")[2]
             self._by_name[name].append(file)
             self._by_stem[stem_of(name)].append(file)
+            self._by_lower_name[name.lower()].append(file)
 
     def find(self, name: str, folders: Iterable[str] = ()) -> files.File | None:
         """Finds the image that an annotation names.
 
         Args:
-          name: Path or file name; it may begin with a folder of another machine.
+          name: Path, URL or file name; it may begin with a folder of another machine.
           folders: Where to look first.
 
         Returns:
-          The file below one of the folders with this path, or the only file with this name; None if there is none.
+          The file below one of the folders with this path, or the only file with this name, in any case; None if there
+          is none.
         """
-        name = name.replace("\\", "/").removeprefix("./")
-        for folder in folders:
-            if file := self.images.get(f"{folder}/{name}" if folder else name):
-                return file
-        same = self._by_name.get(name.rpartition("/")[2], [])
-        return same[0] if len(same) == 1 else None
+        spellings = _spellings(name)
+        for spelling in spellings:
+            for folder in folders:
+                if file := self.images.get(f"{folder}/{spelling}" if folder else spelling):
+                    return file
+        for spelling in spellings:
+            last = spelling.rpartition("/")[2]
+            same = self._by_name.get(last) or self._by_lower_name.get(last.lower(), [])
+            if len(same) == 1:
+                return same[0]
+        return None
+
+    def why_missing(self, name: str) -> str:
+        """Explains why `find` returns no file: there is none, or one with another suffix, or several."""
+        last = _spellings(name)[-1].rpartition("/")[2]
+        if len(same := self._by_lower_name.get(last.lower(), [])) > 1:
+            return f"{len(same)} files have this name: {files.readable(same[0].path)}, {files.readable(same[1].path)}"
+        other = self.with_stem(stem_of(last))
+        return f"{MISSING}, but `{files.readable(other.path)}` does" if other else MISSING
 
     def with_stem(self, stem: str) -> files.File | None:
         """Returns the only image with this name without its extension, or None."""
         same = self._by_stem.get(stem, [])
         return same[0] if len(same) == 1 else None
+
+
+def _spellings(name: str) -> list[str]:
+    """Returns the path of a URL, or a name as it is written and without percent-encoding."""
+    name = name.replace("\\", "/").removeprefix("./")
+    if "://" in name:
+        return [urllib.parse.unquote(re.split(r"[?#]", name.partition("://")[2])[0])]
+    return [name, urllib.parse.unquote(name)] if "%" in name else [name]
 
 
 def stem_of(name: str) -> str:
@@ -118,7 +146,11 @@ def names_below(folder: Folder, wanted: Sequence[str], depth: int = 2) -> Iterat
         if not remaining:
             return
         parts = {path: path.lower().split("/") for path in level}
-        inside = [path for path, names in parts.items() if names[-1] in wanted or split_named(names[-1])]
+        inside = [
+            path
+            for path, names in parts.items()
+            if names[-1] in wanted or ("." not in path and split_of(names[-1] + "/"))
+        ]
         deeper = [path for path, names in parts.items() if len(names) > 1 and names[-2] in wanted]
         inside += [path for path in deeper if "." not in path and path not in inside][:_MOST_FOLDERS]
         level = [f"{path}/{name}" for path in inside for name in files.names(folder.root, path)]
@@ -131,6 +163,22 @@ def counted(text: str, names: Iterable[str]) -> list[str]:
         return []
     shown = ", ".join(ordered[:_MOST_NAMES]) + (", …" if len(ordered) > _MOST_NAMES else "")
     return [f"{len(ordered):,} {text}: {shown}"]
+
+
+def unlisted(
+    index: ImageIndex, annotated: Iterable[AnnotatedImage], refused: Iterable[RefusedFile], others: Iterable[str] = ()
+) -> list[str]:
+    """Returns a note about the images that no annotation lists.
+
+    Args:
+      index: All images.
+      annotated: Those that are used.
+      refused: Those that are not.
+      others: Paths of images that another note counts.
+    """
+    seen = {image.file.path for image in annotated} | {file.path for file in refused} | set(others)
+    paths = [path for path in index.images if path not in seen and files.readable(path) not in seen]
+    return counted("images are not listed in the annotations and are not used", paths)
 
 
 def make_listing(
@@ -155,16 +203,20 @@ def make_listing(
 
     Raises:
       LayoutError: If there are images, but none has a box.
-      DatasetError: If a column has the name of a built-in slice.
+      DatasetError: If two files list the same images, or if a column has the name of a built-in slice.
     """
     images, refused = list(annotated), list(refused)
-    times = Counter(image.file.path for image in images)
+    sources: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        sources[image.file.path].append(image.source)
+    _refuse_versions(folder.root, sources)
     entries: list[Entry] = []
     names: set[str] = set()
     for image in images:
         problem = image.file.problem or ("a folder" if image.file.is_folder else "")
-        if times[image.file.path] > 1:
-            problem = f"annotated {times[image.file.path]} times"
+        if len(own := sources[image.file.path]) > 1:
+            shown = ", ".join(filter(None, dict.fromkeys(own)))
+            problem = f"annotated {len(own)} times" + (f": in {shown}" if shown else "")
         annotation = of_classes(image.annotation, options)
         if not problem and not all(map(_is_name, {box.name for box in annotation.boxes})):
             problem = "a class name that is empty, or contains characters that no label may have"
@@ -196,6 +248,19 @@ def make_listing(
     if reserved := set(listing.columns) & set(labels.built_in_slices(labels.BOX_LABEL)):
         raise DatasetError(f"{folder.root}: column `{min(reserved)}` has the name of a built-in slice. Rename it.")
     return listing
+
+
+def _refuse_versions(root: str, sources: Mapping[str, Sequence[str]]) -> None:
+    """Refuses two files of which one lists all images of the other: they are versions of the same annotations."""
+    images = Counter(source for own in sources.values() for source in set(own))
+    shared = Counter(pair for own in sources.values() for pair in itertools.combinations(sorted(set(own)), 2))
+    for (first, second), num in shared.items():
+        if num == min(images[first], images[second]):
+            path = next(path for path, own in sources.items() if {first, second} <= set(own))
+            raise DatasetError(
+                f"{root}: {first} and {second} list the same images ({num:,}, such as {files.readable(path)}). Keep "
+                "one of these files."
+            )
 
 
 def of_classes(annotation: Annotation, options: DataOptions) -> Annotation:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.layouts import _box_columns
 from components.image_example_gen.layouts._folder import is_image_name, split_named
 from components.image_example_gen.layouts._listed_files import ListedFiles, share_of_files
 from components.image_example_gen.tables import Table
@@ -22,7 +23,20 @@ PATH, LABEL, MASK, SPLIT, GROUP = "path", "label", "mask", "split", "group"
 STANDARD = (PATH, LABEL, MASK)
 
 _LABEL_NAMES = frozenset(
-    ("label", "labels", "class", "classname", "classid", "category", "target", "diagnosis", "species", "breed", "y")
+    (
+        "label",
+        "labels",
+        "class",
+        "classname",
+        "classid",
+        "category",
+        "target",
+        "diagnosis",
+        "species",
+        "breed",
+        "y",
+        "labelname",
+    )
 )
 # Values of a column that tells for every image whether it has a class.
 _PRESENT = frozenset(("1", "1.0", "true", "yes"))
@@ -123,6 +137,8 @@ def _class_columns(table: Table, options: DataOptions, used: Sequence[str]) -> t
     """Returns the columns of 1 and 0 if there are several; none if a column is named like one of labels."""
     if options.label_column or _named_label_columns(table, options, used) or not table.rows:
         return ()
+    if _box_columns.has_boxes(table.columns):
+        return ()
     known = _PRESENT | _ABSENT
     columns = tuple(
         column
@@ -152,9 +168,10 @@ def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> li
     if options.path_column or PATH in table.columns:
         return [options.path_column or PATH]
     columns = []
+    others = (MASK, *_box_columns.box_columns(table.columns))
     for column in table.columns:
         cells = _cells(table, column)
-        if column != MASK and cells and share_of_files(listed, cells) >= _ENOUGH_FILES:
+        if column not in others and cells and share_of_files(listed, cells) >= _ENOUGH_FILES:
             columns.append(column)
     return columns or _columns_of_image_names(table)
 
@@ -191,7 +208,8 @@ def _named_label_columns(table: Table, options: DataOptions, used: Sequence[str]
 
 
 def _other_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
-    return [column for column in table.columns if column not in (*used, GROUP, options.group_column)]
+    own = (*used, GROUP, options.group_column, *_box_columns.box_columns(table.columns))
+    return [column for column in table.columns if column not in own]
 
 
 def plain_name(column: str) -> str:

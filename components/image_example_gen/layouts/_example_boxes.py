@@ -10,22 +10,26 @@ from components.image_example_gen.boxes import Annotation, Box
 from components.image_example_gen.errors import UnusableImageError
 from trainer_module import features
 
+_CLASS_IDS = "image/object/class/label"
 _KINDS = {"string": "bytes_list", "float32": "float_list", "int64": "int64_list"}
 # Coordinates beyond this are pixels and not fractions of a box that exceeds its image.
 _LARGEST_FRACTION = 2.0
 
 
-def annotation_of(feature: Mapping[str, Any], new_names: Mapping[str, str]) -> Annotation:
+def annotation_of(feature: Mapping[str, Any], new_names: Mapping[str, str], classes: Sequence[str]) -> Annotation:
     """Reads the boxes of an example; without any, it is a negative.
 
     Args:
       feature: The features of the example, by key.
       new_names: `data.rename_classes`.
+      classes: Names of the ids, from 1, of examples with ids only.
 
     Raises:
-      UnusableImageError: If the lists differ in length or type, or if coordinates are not fractions.
+      UnusableImageError: If the lists differ in length or type, if an id has no name, or if coordinates are not
+        fractions.
     """
     columns = {key: _values(feature, key) for key in (features.BOX_CLASSES, *features.BOX_CORNERS)}
+    columns[features.BOX_CLASSES] = columns[features.BOX_CLASSES] or _names_of_ids(feature, classes)
     count = max(map(len, columns.values()))
     for key in (features.BOX_DIFFICULT, features.BOX_IS_CROWD):
         columns[key] = _values(feature, key) or [0] * count
@@ -48,6 +52,14 @@ def annotation_of(feature: Mapping[str, Any], new_names: Mapping[str, str]) -> A
     sides = [_values(feature, key) for key in (features.IMAGE_WIDTH, features.IMAGE_HEIGHT)]
     width, height = (float(side[0]) if len(side) == 1 and 0 < side[0] < 2**31 else 0.0 for side in sides)
     return Annotation(tuple(boxes), width if height else 0.0, height if width else 0.0, is_relative=True)
+
+
+def _names_of_ids(feature: Mapping[str, Any], classes: Sequence[str]) -> list[bytes]:
+    ids = _values(feature, _CLASS_IDS)
+    unknown = [number for number in ids if not 0 < number <= len(classes)]
+    if unknown:
+        raise UnusableImageError(f"an unknown class id: {_CLASS_IDS} has {unknown[0]}; known are 1 to {len(classes)}")
+    return [classes[number - 1].encode() for number in ids]
 
 
 def _values(feature: Mapping[str, Any], key: str) -> Sequence[Any]:

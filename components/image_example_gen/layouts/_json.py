@@ -22,17 +22,22 @@ _MOST_BYTES = 2**30  # COCO's own train split is 450 MB
 _HEAD_BYTES = 2**16
 _COCO_KEYS = rb"images|annotations|categories|info|licenses|videos|type"
 _COCO_START = re.compile(rb'\{\s*"(' + _COCO_KEYS + rb')"\s*:')
+_COCO_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_CREATEML = re.compile(rb'"coordinates"\s*:\s*\{')
 _OTHER_FILES = ("notes.json",)  # Label Studio writes it beside YOLO labels
 
 
 def find(folder: Folder, kind: str) -> list[str]:
     """Finds the JSON files of a program in the data folder and in folders of annotations or splits, by their heads."""
+    return [path for path in candidates(folder) if kind_of(_head(folder.root, path)) == kind]
+
+
+def candidates(folder: Folder) -> list[str]:
+    """Returns the JSON files in the data folder and in folders of annotations or splits."""
     return sorted(
         path
         for path in names_below(folder, ANNOTATION_FOLDERS)
-        if path.lower().endswith(".json")
-        and path.rpartition("/")[2] not in _OTHER_FILES
-        and kind_of(_head(folder.root, path)) == kind
+        if path.lower().endswith(".json") and path.rpartition("/")[2] not in _OTHER_FILES
     )
 
 
@@ -46,10 +51,11 @@ def _head(root: str, path: str) -> bytes:
 def kind_of(head: bytes) -> str:
     """Returns the program that wrote a file, from its first bytes; empty if it is none of those that are read."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if _COCO_START.match(start):
+    if _COCO_START.match(start) or (start.startswith(b"{") and len(set(_COCO_LISTS.findall(start))) > 1):
         return COCO
-    is_list = re.match(rb"\[\s*\{", start) is not None
-    return LABEL_STUDIO if is_list and re.search(rb'"(annotations|completions|annotator|data)"\s*:', start) else ""
+    if not re.match(rb"\[\s*\{", start) or _CREATEML.search(start):
+        return ""
+    return LABEL_STUDIO if re.search(rb'"(annotations|completions|annotator|data)"\s*:', start) else ""
 
 
 def read(root: str, path: str) -> Any:

@@ -51,6 +51,13 @@ class Evidence:
     contradicting: tuple[str, ...] = ()
     settings: str = ""
 
+    @property
+    def is_relevant(self) -> bool:
+        """Whether it says more than that nothing of the layout is there."""
+        return bool(self.confidence or self.supporting) or not all(
+            text.startswith("no ") for text in self.contradicting
+        )
+
     def __str__(self) -> str:
         """One line: the layout, whether it matches, the observations for it and those against it."""
         observations = "; but ".join(filter(None, (", ".join(self.supporting), ", ".join(self.contradicting))))
@@ -69,8 +76,15 @@ class Detection(NamedTuple):
     evidence: tuple[Evidence, ...] = ()
 
     def __str__(self) -> str:
-        """The evidence as the end of an error message; empty if there is none."""
-        return "".join(f"\n  {line}" for line in self.evidence)
+        """The evidence as the end of an error message; empty if there is none.
+
+        Layouts of which the folder shows nothing are only named.
+        """
+        others = ", ".join(line.layout for line in self.evidence if not line.is_relevant)
+        lines = [str(line) for line in self.evidence if line.is_relevant]
+        if others:
+            lines.append(f"nothing of the layout{'s' if ', ' in others else ''} {others}")
+        return "".join(f"\n  {line}" for line in lines)
 
 
 # === Reading ===

@@ -18,6 +18,7 @@ from components.image_example_gen.layouts._boxes import (
     folder_split,
     make_listing,
     split_of,
+    unlisted,
 )
 from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
 
 _INSTANCES = "instances"  # beside these, COCO publishes files of captions and keypoints
 _IMAGE_FOLDERS = ("", "images", "data", "JPEGImages")
-_MISSING = "the file does not exist"
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
     del options
     paths = _json.find(folder, _json.COCO)
     if not paths:
-        return Evidence("coco", Confidence.NONE, contradicting=("no JSON file in COCO's format",))
+        others = [f"a JSON file {files.readable(path)}" for path in _json.candidates(folder)[:1]]
+        return Evidence("coco", Confidence.NONE, tuple(others), ("no JSON file in COCO's format",))
     return Evidence("coco", Confidence.ANNOTATION_FILE, (f"a COCO file {files.readable(paths[0])}",))
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    candidates = _json.find(folder, _json.COCO)
+    candidates = _json.find(folder, _json.COCO) or _json.candidates(folder)
     if not candidates:
         raise LayoutError(f"{folder.root} has no JSON file in COCO's format (with `images` and `annotations`).")
     instances = [path for path in candidates if path.rpartition("/")[2].startswith(_INSTANCES)] or candidates
@@ -61,15 +62,13 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         for image in content.images:
             file = index.find(image.name, folders)
             if file is None:
-                refused.append(RefusedFile(files.readable(image.name), image.problem or _MISSING))
+                refused.append(RefusedFile(files.readable(image.name), image.problem or index.why_missing(image.name)))
             elif image.problem:
                 refused.append(refuse(file, image.problem))
             else:
                 split = own_split or folder_split(file.path)
-                annotated.append(AnnotatedImage(file, image.annotation, split))
-    listed = {image.file.path for image in annotated} | {file.path for file in refused}
-    unlisted = [path for path in index.images if path not in listed and files.readable(path) not in listed]
-    notes += counted("images are not listed in the annotations and are not used", unlisted)
+                annotated.append(AnnotatedImage(file, image.annotation, split, source=files.readable(path)))
+    notes += unlisted(index, annotated, refused)
     return make_listing(folder, options, annotated, refused, notes)
 
 

@@ -12,9 +12,10 @@ from components.image_example_gen.layouts import _xml
 from components.image_example_gen.layouts._boxes import (
     AnnotatedImage,
     ImageIndex,
-    counted,
     folder_split,
     make_listing,
+    names_below,
+    unlisted,
 )
 from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, split_named
@@ -27,50 +28,72 @@ if TYPE_CHECKING:
 ANNOTATIONS_FILE = "annotations.xml"
 _IMAGE_FOLDERS = ("images", "", "data")
 _MOST_BYTES = 2**28
+_MOST_HEADS, _HEAD_BYTES = 3, 4096
 _POINTS = ("polygon", "polyline")
 _OTHER_SHAPES = ("points", "cuboid", "skeleton", "ellipse", "mask")
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
     del options
-    if any(file.path == ANNOTATIONS_FILE and not file.is_folder for file in folder.files):
-        return Evidence("cvat", Confidence.ANNOTATION_FILE, (f"a file {ANNOTATIONS_FILE}",))
+    if paths := _find(folder):
+        return Evidence("cvat", Confidence.ANNOTATION_FILE, (f"a file {files.readable(paths[0])} of CVAT",))
     return Evidence("cvat", Confidence.NONE, contradicting=(f"no {ANNOTATIONS_FILE}",))
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    location = folder.find(ANNOTATIONS_FILE)
-    if location is None:
+    paths = _find(folder)
+    if not paths:
         raise LayoutError(f'{folder.root} has no {ANNOTATIONS_FILE}. Export as "CVAT for images 1.1".')
-    root = _parse(folder.root, next(file for file in folder.files if file.path == ANNOTATIONS_FILE))
     index = ImageIndex(folder.root)
     annotated: list[AnnotatedImage] = []
     refused: list[RefusedFile] = []
-    for number, element in enumerate(root.findall("image")):
+    elements = [
+        (path, number, element)
+        for path in paths
+        for number, element in enumerate(_parse(folder.root, path).findall("image"))
+    ]
+    for path, number, element in elements:
         name = (element.get("name") or "").strip()
         split = split_named(element.get("subset") or "")
         folders = [f"images/{element.get('subset')}", *_IMAGE_FOLDERS]
         file = index.find(name, folders) if name else None
         if file is None:
-            place = f"{ANNOTATIONS_FILE}, image {number}"
-            refused.append(RefusedFile(name or place, "the file does not exist" if name else "no name"))
+            place = f"{files.readable(path)}, image {number}"
+            refused.append(RefusedFile(name or place, index.why_missing(name) if name else "no name"))
             continue
         try:
-            annotated.append(AnnotatedImage(file, to_annotation(element), split or folder_split(file.path)))
+            annotation, split = to_annotation(element), split or folder_split(file.path)
+            annotated.append(AnnotatedImage(file, annotation, split, source=files.readable(path)))
         except UnusableImageError as error:
             refused.append(refuse(file, str(error)))
-    seen = {image.file.path for image in annotated} | {file.path for file in refused}
-    unlisted = [path for path in index.images if path not in seen and files.readable(path) not in seen]
-    notes = counted("images are not listed in the annotations and are not used", unlisted)
-    return make_listing(folder, options, annotated, refused, notes)
+    return make_listing(folder, options, annotated, refused, unlisted(index, annotated, refused))
 
 
-def _parse(root: str, file: files.File) -> Any:
-    location = join(root, file.path)
+def _find(folder: Folder) -> list[str]:
+    """Finds the exports in the data folder or in `annotations`: by their name, or of any name by their first bytes."""
+    paths = sorted(path for path in names_below(folder, ("annotations",), 1) if path.lower().endswith(".xml"))
+    named = [path for path in paths if path.rpartition("/")[2] == ANNOTATIONS_FILE]
+    if named or len(paths) > _MOST_HEADS:
+        return named
+    return paths if all(_is_export(folder.root, path) for path in paths) else []
+
+
+def _is_export(root: str, path: str) -> bool:
+    try:
+        return b"<annotations" in files.read(root, path, _HEAD_BYTES)
+    except files.UnreadableFileError:
+        return False
+
+
+def _parse(root: str, path: str) -> Any:
+    location = join(root, files.readable(path))
+    (file,) = files.describe(root, [path])
+    if file.problem:
+        raise DatasetError(f"{location}: {file.problem}.")
     if file.size > _MOST_BYTES:
         raise DatasetError(f"{location} is larger than 256 MB. Export as COCO.")
     try:
-        document = _xml.parse(files.read(root, file.path))
+        document = _xml.parse(files.read(root, path))
     except (UnusableImageError, files.UnreadableFileError) as error:
         raise DatasetError(f"{location}: {error}.") from None
     if document.tag != "annotations":

@@ -18,6 +18,7 @@ from components.image_example_gen.layouts._boxes import (
     folder_split,
     make_listing,
     split_of,
+    unlisted,
 )
 from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name
@@ -57,9 +58,9 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         for number, item in enumerate(document):
             place = f"{path.rpartition('/')[2]}, task {number + 1}"
             name = _image_name(item)
-            file = index.find(name, _IMAGE_FOLDERS) or index.find(_UPLOAD_PREFIX.sub("", name), _IMAGE_FOLDERS)
+            file = index.find(name, _IMAGE_FOLDERS) or index.find(_without_prefix(name), _IMAGE_FOLDERS)
             if not name or file is None:
-                reason = "the file does not exist" if name else "the task names no image"
+                reason = index.why_missing(name) if name else "the task names no image"
                 refused.append(RefusedFile(files.readable(name or place), reason))
                 continue
             results, count = _results(item)
@@ -70,15 +71,18 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
                 continue
             try:
                 split = split_of(path) or folder_split(file.path)
-                annotated.append(AnnotatedImage(file, to_annotation(results), split))
+                annotated.append(AnnotatedImage(file, to_annotation(results), split, source=files.readable(path)))
             except UnusableImageError as error:
                 refused.append(refuse(file, str(error)))
-    seen = {image.file.path for image in annotated} | {file.path for file in refused} | set(unlabelled)
     notes = counted("tasks have no submitted annotation and are not used", unlabelled)
     notes += counted("tasks have several annotations, of which the last is used", several)
-    unlisted = [path for path in index.images if path not in seen and files.readable(path) not in seen]
-    notes += counted("images are not listed in the annotations and are not used", unlisted)
+    notes += unlisted(index, annotated, refused, unlabelled)
     return make_listing(folder, options, annotated, refused, notes)
+
+
+def _without_prefix(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{_UPLOAD_PREFIX.sub('', last)}"
 
 
 def _image_name(item: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
-from components.image_example_gen.layouts import _box_table, _columns, _pairs
+from components.image_example_gen.layouts import _box_columns, _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MANIFEST_FILES = ("manifest.csv", "manifest.jsonl")
 _SHOWN_CELLS = 2
+_MOST_FOLDERS = 10
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
@@ -62,23 +63,37 @@ def _folders_of_images(folder: Folder, parent: str) -> list[str]:
 def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list[str], list[str]]:
     """Returns the tables of other names that list images, the reasons why others do not, and the faulty tables.
 
-    A table is faulty if it cannot be read, or if it lists images that do not exist, and if the folders mean nothing
-    without it.
+    A table is faulty if it cannot be read, if it lists images that do not exist, or if its boxes are not corners, and
+    if the folders mean nothing without it. Tables in split folders, and in folders without images, are read only if
+    they have boxes, as programs for annotations write them.
     """
     listing, others, faulty = list[str](), list[str](), list[str]()
-    for file in folder.files:
+    without_images = [name for name in folder.subfolders[:_MOST_FOLDERS] if not folder.stems_directly(name)]
+    inside = [
+        files.File(f"{parent}/{name}")
+        for parent in dict.fromkeys((*folder.split_folders, *without_images))
+        for name in sorted(folder.names_in(parent))
+        if name.lower().endswith(tables.SUFFIXES)
+    ]
+    for file in (*folder.files, *inside):
         is_table = not file.is_folder and not file.problem and file.path.lower().endswith(tables.SUFFIXES)
         if not is_table or (file.path == tables.METADATA_FILE and _rival(folder)):
             continue
         try:
             table = tables.read(join(folder.root, file.path))
-            listed = ListedFiles(folder.root, table.name)
+            if "/" in file.path and not _box_columns.has_boxes(table.columns):
+                continue
+            listed = ListedFiles(folder.root, _preferred(file.path))
             choices = [choice for choice in _columns.plausible(table, listed, options) if _has_labels(table, choice)]
         except DatasetError as error:
-            others.append(str(error).rstrip("."))
-            faulty.append(file.path)
+            if "/" not in file.path:
+                others.append(str(error).rstrip("."))
+                faulty.append(file.path)
             continue
-        if not choices:
+        if boxes := _box_columns.other_boxes(table.columns):
+            others.append(f"{file.path} {boxes}")
+            faulty.append(file.path)
+        elif not choices:
             others.append(f"{file.path} does not list images and labels")
         elif not any(_columns.lists_existing_files(table, listed, choice.path) for choice in choices):
             others.append(f"the files in {file.path} do not exist")
@@ -94,7 +109,7 @@ def _has_labels(table: tables.Table, columns: Columns) -> bool:
     """Whether there are masks or at least two labels: a template for submissions has one."""
     return (
         bool(columns.mask or columns.classes)
-        or _box_table.has_boxes(table.columns)
+        or _box_columns.has_boxes(table.columns)
         or len({row.values[columns.label] for row in table.rows}) > 1
     )
 
@@ -114,9 +129,9 @@ def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns)
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     locations = [options.manifest] if options.manifest else _find(folder, options)
-    if len(locations) == 1:
+    if len(locations) == 1 and not _split_folder(folder, locations[0]):
         return _list_table(folder, locations[0], options)
-    listings = [_list_table(folder, location, options, split_named(_stem(location))) for location in locations]
+    listings = [_list_table(folder, location, options, _split_of(folder, location)) for location in locations]
     if len({(listing.columns, listing.label_features, listing.class_list) for listing in listings}) > 1:
         shown = ", ".join(map(_name, locations))
         raise DatasetError(f"{folder.root}: {shown} differ in columns. Give them the same, or choose one with --data.")
@@ -125,7 +140,9 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
 
 def _list_table(folder: Folder, location: str, options: DataOptions, split_of_table: str = "") -> Listing:
     table = tables.read(location)
-    listed = ListedFiles(folder.root, table.name)
+    listed = ListedFiles(folder.root, _preferred(location.removeprefix(f"{folder.root}/")))
+    if table.name not in MANIFEST_FILES and (boxes := _box_columns.other_boxes(table.columns)):
+        raise DatasetError(f"{table.location} {boxes}.")
     chosen = _columns.choose(table, listed, options)
     if options.group_column and options.group_column not in table.columns:
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
@@ -141,9 +158,10 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
     columns = tuple(column for column in table.columns if column not in others)
     cells = {row.values[key] for row in table.rows for key in (chosen.path, chosen.mask) if row.values.get(key)}
     known = listed.find(cells)
-    if _box_table.has_boxes(table.columns):
+    if _box_columns.has_boxes(table.columns):
         _refuse_missing(table, folder.root, known.values())
-        return _box_table.list_table(table, chosen, known, folder, options, _notes(table, chosen, listed, known))
+        notes = _notes(table, chosen, listed, known)
+        return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
     separator = _separator(table, chosen, options)
     has_sets = bool(chosen.classes or separator)
     entries: list[Entry] = []
@@ -254,6 +272,22 @@ def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.Fi
         )
 
 
+def _split_folder(folder: Folder, location: str) -> str:
+    """Returns the split folder in which a table is; empty if it is in none."""
+    parent = location.removeprefix(f"{folder.root}/").partition("/")[0]
+    return parent if parent in folder.split_folders else ""
+
+
+def _split_of(folder: Folder, location: str) -> str:
+    return split_named(_split_folder(folder, location) or _stem(location))
+
+
+def _preferred(path: str) -> str:
+    """Returns the table's name or, in a split folder, that of the folder: names mean the images of this split first."""
+    parent, _, name = path.rpartition("/")
+    return f"{parent}.csv" if split_named(parent) else name
+
+
 def _name(location: str) -> str:
     return location.rpartition("/")[2]
 
@@ -275,9 +309,13 @@ def _find(folder: Folder, options: DataOptions) -> list[str]:
     listing = listing or faulty
     if not listing:
         raise LayoutError(f"{folder.root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")
-    splits = {split_named(_stem(name)) for name in listing}
+    splits = {_split_of(folder, join(folder.root, name)) for name in listing}
     if len(splits - {""}) < len(listing) > 1:
-        choices = "".join(f"\n  --data {shlex.quote(join(folder.root, name))}" for name in listing)
+        locations = {name: shlex.quote(join(folder.root, name)) for name in listing}
+        choices = "".join(
+            f"\n  {f'--set data.manifest={locations[name]}' if '/' in name else f'--data {locations[name]}'}"
+            for name in listing
+        )
         raise LayoutError(f"{folder.root} has {len(listing)} tables that list images. Choose one:{choices}\n")
     return [join(folder.root, name) for name in listing]
 

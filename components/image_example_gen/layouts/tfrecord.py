@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.image_example_gen import files, label_sets, labels, tables
@@ -24,6 +24,10 @@ from trainer_module.locations import join
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions, ExampleGenOptions
 
+_LABEL_MAP = ".pbtxt"
+_ITEM = re.compile(r"item\s*\{([^}]*)\}")
+_FIELD = re.compile(r"(\w+)\s*:\s*(?:([\"'])(.*?)\2|(\w+))")
+_MOST_BYTES = 2**20
 _MOST_FIRST = 1000  # examples at the beginning of a file of which one should have a label
 _NAME = re.compile(r"(.*[._-])?tfrecords?(-\d+-of-\d+)?(\.gz)?")
 
@@ -61,7 +65,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         raise DatasetError(
             f"data.group_column: {entries[0].path} has no feature {features.SLICE_PREFIX}{options.group_column}."
         )
-    label_features = next((label for label in labels.LABELS if label[0] in keys), labels.CLASS_LABEL)
+    label_features = next((label for label in labels.LABELS if _has_label(keys, label)), labels.CLASS_LABEL)
     if options.allows_label_sets and label_features == labels.CLASS_LABEL:
         label_features = labels.MULTI_LABEL
     return Listing(
@@ -69,8 +73,54 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         tuple(entries),
         tuple(refused),
         tuple(sorted(slices - set(labels.built_in_slices(label_features)))),
-        class_list=classes_of_masks(folder, options) if labels.has_class_ids(label_features) else ClassList(),
+        class_list=_class_list(folder, options, label_features),
     )
+
+
+def _has_label(keys: Collection[str], label: tuple[str, ...]) -> bool:
+    """Whether an example with these features has a label; boxes may have ids instead of names."""
+    return label[0] in keys or (label == labels.BOX_LABEL and set(features.BOX_CORNERS) <= set(keys))
+
+
+def _class_list(folder: Folder, options: DataOptions, label_features: tuple[str, ...]) -> ClassList:
+    if labels.has_class_ids(label_features):
+        return classes_of_masks(folder, options)
+    if not labels.has_boxes(label_features) or options.classes:
+        return ClassList()
+    paths = [file.path for file in folder.files if file.path.endswith(_LABEL_MAP)]
+    paths += [f"{split}/{name}" for split in folder.split_folders for name in folder.names_in(split)]
+    described = files.describe(folder.root, sorted(path for path in paths if path.endswith(_LABEL_MAP)))
+    maps = {files.readable(file.path): _label_map(folder.root, file) for file in described}
+    found = {path: names for path, names in maps.items() if names}
+    if len(set(found.values())) > 1:
+        raise DatasetError(f"{folder.root}: the classes in {' and '.join(found)} differ. Set data.classes.")
+    return ClassList(next(iter(found.values()), ()))
+
+
+def _label_map(root: str, file: files.File) -> tuple[str, ...]:
+    """Reads the names in a label map of the TensorFlow Object Detection API, whose ids begin at 1.
+
+    Returns:
+      Class names in the order of the ids; empty if it is another file, such as a schema.
+
+    Raises:
+      DatasetError: If it cannot be read, or if the ids are not 1 to the number of names.
+    """
+    location = join(root, files.readable(file.path))
+    try:
+        if file.problem:
+            raise files.UnreadableFileError(file.problem)
+        text = files.read(root, file.path, _MOST_BYTES).decode("utf-8-sig")
+    except (files.UnreadableFileError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{location} cannot be read: {first_line(error)}") from None
+    names: dict[int, str] = {}
+    for item in _ITEM.findall(text):
+        keys = {key: quoted or plain for key, _, quoted, plain in _FIELD.findall(item)}
+        if keys.get("id", "").isdecimal():
+            names[int(keys["id"])] = keys.get("name") or keys.get("display_name", "")
+    if sorted(names) != list(range(1, len(names) + 1)) or not all(names.values()):
+        raise DatasetError(f"{location}: the ids of the items are not 1, 2, … with a name each. Set data.classes.")
+    return tuple(names[number] for number in sorted(names))
 
 
 def _split_in_name(name: str) -> str:
@@ -93,7 +143,7 @@ def _first_keys(location: str) -> set[str]:
             own = set(tf.train.Example.FromString(serialized).features.feature)
             first = first or own
             # An image without boxes may lack their features.
-            if label := next((label[0] for label in labels.LABELS if label[0] in own), None):
+            if label := next((label[0] for label in labels.LABELS if _has_label(own, label)), None):
                 return {*first, label}
     except Exception as error:  # TensorFlow's for the file, protobuf's for the example
         raise DatasetError(
@@ -145,7 +195,7 @@ def _candidate(serialized: bytes, place: str, split: str, options: ExampleGenOpt
     if labels.has_boxes(source):
         keys.add(source[0])  # an image without boxes has no value
         try:
-            annotation = _example_boxes.annotation_of(feature, options.data.rename_classes)
+            annotation = _example_boxes.annotation_of(feature, options.data.rename_classes, options.classes)
         except UnusableImageError as error:
             return Candidate(place, problem=str(error))
         label = dict(of_classes(annotation, options.data).to_label())

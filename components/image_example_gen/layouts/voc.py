@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import files
@@ -63,7 +63,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     documents = [file for path, file in index.files.items() if _is_annotation(path)]
     if not documents:
         raise LayoutError(f"{folder.root} has no XML files. Export the annotations as Pascal VOC.")
-    sets = _read_sets(folder.root, index)
+    sets = _read_sets(folder.root, index, {stem_of(path) for path in (*images, *(file.path for file in documents))})
     refused: list[RefusedFile] = []
     read: list[_Document] = []
     usable = [file for file in documents if not _refuse_document(file, refused)]
@@ -167,13 +167,18 @@ def _key(path: str) -> str:
     return "/".join((*folders, stem_of(path)))
 
 
-def _read_sets(root: str, index: ImageIndex) -> dict[str, str]:
-    """Reads the lists of images: stem → split, empty for `trainval` only; several splits are joined by commas."""
+def _read_sets(root: str, index: ImageIndex, known: Collection[str]) -> dict[str, str]:
+    """Reads the lists of images: stem → split, empty for `trainval` only; several splits are joined by commas.
+
+    Lists of single classes, `cat_train.txt`, are read if there is no list of all images.
+    """
     sets: dict[str, set[str]] = {}
-    for path, file in index.files.items():
-        parent, _, name = path.rpartition("/")
-        kind = name.removesuffix(".txt")
-        if parent != _SETS or not (split_named(kind) or kind == _BOTH):
+    names = {path: path.rpartition("/")[2].removesuffix(".txt") for path in index.files if _is_in_sets(path)}
+    kinds = {path: name for path, name in names.items() if split_named(name) or name == _BOTH}
+    kinds = kinds or {path: name.rpartition("_")[2] for path, name in names.items() if "_" in name}
+    for path, kind in kinds.items():
+        file = index.files[path]
+        if not (split_named(kind) or kind == _BOTH):
             continue
         try:
             if file.problem:
@@ -183,13 +188,19 @@ def _read_sets(root: str, index: ImageIndex) -> dict[str, str]:
             raise DatasetError(f"{join(root, path)} cannot be read: {first_line(error)}") from None
         for line in text.splitlines():
             if listed := line.strip():
-                first, _, last = listed.rpartition(" ")
-                # Lists of a single class have a number behind the name: 1, -1, or 0 for difficult.
-                stem = (
-                    stem_of(first.strip() if last in ("1", "-1", "0") else listed) if first else _without_image(listed)
-                )
-                sets.setdefault(stem, set()).add(split_named(kind))
+                sets.setdefault(_listed_stem(listed, known), set()).add(split_named(kind))
     return {stem: ", ".join(sorted(splits - {""})) for stem, splits in sets.items()}
+
+
+def _is_in_sets(path: str) -> bool:
+    return path.rpartition("/")[0] == _SETS and path.endswith(".txt")
+
+
+def _listed_stem(line: str, known: Collection[str]) -> str:
+    """Returns the stem in a line; lists of a class have a number behind it: 1, -1, or 0 for difficult objects."""
+    stem = _without_image(line)
+    first, _, last = line.rpartition(" ")
+    return stem if stem in known or not first or last not in ("1", "-1", "0") else _without_image(first.strip())
 
 
 def _without_image(name: str) -> str:

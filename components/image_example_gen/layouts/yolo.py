@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from components.image_example_gen import boxes, files
+from components.image_example_gen import boxes, files, labels
 from components.image_example_gen.boxes import Annotation, Box
-from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
-from components.image_example_gen.layouts import _yaml
+from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError, UnusableImageError
+from components.image_example_gen.layouts import _annotations, _yaml
 from components.image_example_gen.layouts._boxes import (
     MOST_BYTES_PER_IMAGE,
     AnnotatedImage,
@@ -19,9 +20,10 @@ from components.image_example_gen.layouts._boxes import (
     folder_split,
     make_listing,
     names_below,
+    stem_of,
 )
 from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
-from components.image_example_gen.layouts._folder import Folder, split_named
+from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.error_text import first_line
 from trainer_module.locations import join
@@ -42,13 +44,14 @@ _LARGEST_FRACTION = 2.0
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
     del options
     paths = sorted(set(names_below(folder, (LABELS_FOLDER, IMAGES_FOLDER))))
-    names = [path for path in paths if path.endswith(".txt") and LABELS_FOLDER in path.split("/")[:-1]]
-    names = [path for path in names if path.rpartition("/")[2] not in _NAME_FILES]
+    names = [path for path in paths if _is_label(path)]
     lists = [path for path in paths if path.rpartition("/")[2] in ("_darknet.labels", "obj.names", "data.yaml")]
     if names:
         return Evidence("yolo", Confidence.LABEL_FILES, (f"label files such as {files.readable(names[0])}",))
     if lists and any(path.endswith(".txt") for path in paths):
         return Evidence("yolo", Confidence.LABEL_FILES, (f"text files and {files.readable(lists[0])}",))
+    if beside := _annotations.yolo_beside_images(folder):
+        return Evidence("yolo", Confidence.LABEL_FILES, (f"label files beside the images, such as {beside}",))
     return Evidence("yolo", Confidence.NONE, contradicting=(f"no text files in a folder `{LABELS_FOLDER}`",))
 
 
@@ -57,11 +60,16 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     description = _describe(folder.root, index)
     names = description.names or dict(enumerate(options.classes or ()))
     if not names:
-        raise DatasetError(
+        raise UnnamedClassesError(
             f"{folder.root}: the labels contain class ids, and no data.yaml or {_NAME_FILES[0]} names them. Write one "
-            "name per line into classes.txt, or set data.classes."
+            "name per line into classes.txt, or set data.classes.",
+            labels.BOX_LABEL,
         )
-    label_paths = {path: _label_path(path, index) for path in index.images}
+    by_lower: dict[str, list[str]] = defaultdict(list)
+    for path in index.files:
+        if path.lower().endswith(".txt") and not _is_name_file(path):
+            by_lower[path.lower()].append(path)
+    label_paths = {path: _label_path(path, by_lower) for path in index.images}
     used = [path for path in label_paths.values() if path]
     if not used:
         raise LayoutError(f"{folder.root} has no label files: images/a.jpg needs labels/a.txt.")
@@ -71,29 +79,44 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         try:
             if isinstance(content, files.UnreadableFileError):
                 raise UnusableImageError(str(content))
-            lines[path] = parse(content)
+            lines[path] = parse(content, description.keypoints)
         except UnusableImageError as error:
-            problems[path] = str(error)
+            problems[path] = f"unusable labels: {files.readable(path)}: {error}"
     rotated = _are_rotated(line for parsed in lines.values() for line in parsed)
     annotated: list[AnnotatedImage] = []
-    refused: list[RefusedFile] = []
+    refused = list(description.missing)
     negatives: list[str] = []
+    unlisted: list[str] = []
     for path, file in index.images.items():
         label_path = label_paths[path]
+        split = description.split_of(path)
+        if split is None:
+            unlisted.append(path)
+            continue
         if not label_path:
             negatives.append(path)
         try:
+            if "," in split:
+                raise UnusableImageError(f"in several lists of splits: {split}")
             if label_path in problems:
                 raise UnusableImageError(problems[label_path])
-            annotation = to_annotation(lines[label_path], names, rotated) if label_path else Annotation()
+            annotation = _annotation(label_path, lines[label_path], names, rotated) if label_path else Annotation()
         except UnusableImageError as error:
-            refused.append(refuse(file, f"unusable labels: {files.readable(label_path)}: {error}"))
+            refused.append(refuse(file, str(error)))
         else:
-            annotated.append(AnnotatedImage(file, annotation, description.split_of(path)))
+            annotated.append(AnnotatedImage(file, annotation, split))
     alone = [file for path, file in index.files.items() if _is_label(path) and path not in contents]
     refused += [refuse(file, "labels without an image") for file in alone]
-    notes = counted("images have no label file and are used as negatives", negatives)
+    notes = [*description.notes, *counted("images have no label file and are used as negatives", negatives)]
+    notes += counted("images are in no list of splits and are not used", unlisted)
     return make_listing(folder, options, annotated, refused, notes)
+
+
+def _annotation(path: str, lines: Iterable[Line], names: Mapping[int, str], rotated: bool) -> Annotation:
+    try:
+        return to_annotation(lines, names, rotated)
+    except UnusableImageError as error:
+        raise UnusableImageError(f"unusable labels: {files.readable(path)}: {error}") from None
 
 
 # === Files ===
@@ -104,18 +127,31 @@ class _Description(NamedTuple):
 
     Attributes:
       names: Class id → name; empty if no file names classes.
-      folders: Folder → split, of `data.yaml`.
+      folders: Folder → split, of `data.yaml`; empty if it is drawn.
+      images: Image → split, of the lists of images; several splits are joined by commas. Empty without lists.
+      missing: Images of the lists that do not exist.
+      notes: What users should know.
+      keypoints: Number of values of keypoints behind every box.
     """
 
     names: Mapping[int, str]
     folders: Mapping[str, str]
+    images: Mapping[str, str]
+    missing: tuple[RefusedFile, ...]
+    notes: tuple[str, ...]
+    keypoints: int = 0
 
-    def split_of(self, path: str) -> str:
-        """Returns the split of an image: that of its folder in `data.yaml`, otherwise by the folder's name."""
+    def split_of(self, path: str) -> str | None:
+        """Returns the split of an image; None if there are lists of images, and none has it.
+
+        It is that of its list or of its folder in `data.yaml`, otherwise that which the folder's name means.
+        """
+        if path in self.images:
+            return self.images[path]
         for folder, split in self.folders.items():
             if path.startswith(f"{folder}/"):
                 return split
-        return folder_split(path)
+        return None if self.images else folder_split(path)
 
 
 def _describe(root: str, index: ImageIndex) -> _Description:
@@ -134,10 +170,30 @@ def _describe(root: str, index: ImageIndex) -> _Description:
         raise DatasetError(
             f"{root}: the classes in {' and '.join(sorted(names_by_file))} differ. Keep one of these files."
         )
-    folders: dict[str, str] = {}
+    splits = _Splits(root, index)
     for path, document in documents.items():
-        folders |= _split_folders(document, path.rpartition("/")[0], index)
-    return _Description(next(iter(names_by_file.values()), {}), folders)
+        splits.add(path, document)
+    for path in index.files:
+        if path.endswith(".data") and "/" not in path:  # Darknet's `obj.data`
+            splits.add(path, _settings(_content(root, index.files[path])))
+    if not splits.images:
+        for path in index.files:
+            if "/" not in path and path.endswith(".txt") and split_named(stem_of(path)):  # Darknet's `train.txt`
+                splits.add(path, {stem_of(path): path} if _lists_images(_content(root, index.files[path])) else {})
+    description = splits.describe(next(iter(names_by_file.values()), {}))
+    keypoints = next(filter(None, (_num_keypoints(document.get("kpt_shape")) for document in documents.values())), 0)
+    notes = ("keypoints are not used",) if keypoints else ()
+    return description._replace(keypoints=keypoints, notes=description.notes + notes)
+
+
+def _lists_images(content: bytes) -> bool:
+    lines = content.decode("utf-8-sig", errors="replace").split("\n")
+    return is_image_name(next(filter(None, map(str.strip, lines)), ""))
+
+
+def _num_keypoints(shape: Any) -> int:
+    is_shape = isinstance(shape, list) and all(isinstance(side, int) and 0 < side < 1000 for side in shape)
+    return math.prod(shape) if is_shape else 0
 
 
 def _content(root: str, file: files.File) -> bytes:
@@ -153,9 +209,12 @@ def _names(value: Any, location: str) -> dict[int, str]:
     items = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(items, dict) or not all(str(key).isdecimal() for key in items):
         raise DatasetError(f"{location}: `names` is not a list of class names, nor a table of ids and names.")
+    # YAML reads `yes`, `no`, `on` and `off` as truth values.
+    truths = [key for key, name in items.items() if isinstance(name, bool)]
     names = {int(key): str(name).strip() for key, name in items.items() if isinstance(name, str | int | float)}
-    if len(names) < len(items) or not all(names.values()):
-        raise DatasetError(f"{location}: `names` contains an entry that is not a name.")
+    if len(names) < len(items) or not all(names.values()) or truths:
+        quotes = f" Write the name of id {truths[0]} in quotes." if truths else ""
+        raise DatasetError(f"{location}: `names` contains an entry that is not a name.{quotes}")
     return names
 
 
@@ -170,35 +229,95 @@ def _listed_names(content: bytes, location: str) -> dict[int, str]:
     return names
 
 
-def _split_folders(document: Mapping[str, Any], parent: str, index: ImageIndex) -> dict[str, str]:
-    """Finds the folders that `data.yaml` names; programs write them relative to different places."""
-    known = {path[:end] for path in index.images for end, character in enumerate(path) if character == "/"}
-    base = document.get("path")
-    folders = {}
-    for key, value in document.items():
-        split = split_named(str(key))
-        for entry in value if isinstance(value, list) else [value]:
-            if not split or not isinstance(entry, str):
+def _settings(content: bytes) -> dict[str, str]:
+    """Reads Darknet's settings: `train = data/train.txt` in every line."""
+    pairs = (line.partition("=") for line in content.decode("utf-8-sig", errors="replace").splitlines())
+    return {key.strip(): value.strip() for key, separator, value in pairs if separator}
+
+
+class _Splits:
+    """Collects the folders and the lists of images that files of settings name for every split."""
+
+    def __init__(self, root: str, index: ImageIndex) -> None:
+        self._root, self._index = root, index
+        self._known = {path[:end] for path in index.images for end, letter in enumerate(path) if letter == "/"}
+        self._folders: dict[str, set[str]] = defaultdict(set)
+        self.images: dict[str, set[str]] = defaultdict(set)
+        self._missing: list[RefusedFile] = []
+        self._notes: list[str] = []
+
+    def add(self, path: str, document: Mapping[str, Any]) -> None:
+        """Adds what one file names; programs write paths relative to different places."""
+        base = document.get("path")
+        bases = dict.fromkeys((base if isinstance(base, str) else "", ""))
+        for key, value in document.items():
+            split = split_named(str(key))
+            for entry in value if isinstance(value, list) else [value]:
+                if not split or not isinstance(entry, str) or not entry.strip():
+                    continue
+                ends = [end for prefix in bases for end in _ends(path.rpartition("/")[0], prefix, entry)]
+                is_list = entry.lower().endswith(".txt")
+                match = next((end for end in ends if end in (self._index.files if is_list else self._known)), "")
+                if not match:
+                    self._notes.append(f"{path} names {files.readable(entry)} as `{key}`, which does not exist")
+                elif is_list:
+                    self._read(match, split)
+                else:
+                    self._folders[match].add(split)
+
+    def _read(self, path: str, split: str) -> None:
+        for line in _content(self._root, self._index.files[path]).decode("utf-8-sig", errors="replace").splitlines():
+            if not line.strip():
                 continue
-            for prefix in (str(base) if isinstance(base, str) else "", ""):
-                folder = posixpath.normpath(posixpath.join(parent, prefix, entry.replace("\\", "/")))
-                parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
-                ends = ("/".join(parts[start:]) for start in range(len(parts)))
-                if match := next((end for end in ends if end in known), None):
-                    folders[match] = split
-                    break
-    return folders
+            ends = _ends(path.rpartition("/")[0], "", line.strip())
+            if image := next((end for end in ends if end in self._index.images), ""):
+                self.images[image].add(split)
+            else:
+                reason = f"listed in {files.readable(path)}, but there is no such image"
+                self._missing.append(RefusedFile(files.readable(line.strip()[:200]), reason))
+
+    def describe(self, names: Mapping[int, str]) -> _Description:
+        """Decides the splits: if all images of one are in another one too, both are drawn."""
+        for splits in (self._folders, self.images):
+            several = [path for path, own in splits.items() if len(own) > 1]
+            if several and len(several) == len(splits):
+                shown = " and ".join(sorted(splits[several[0]]))
+                self._notes.append(f"the same images are named for {shown}; their splits are drawn")
+                splits.update({path: set() for path in several})
+        folders, images = (
+            {path: ", ".join(sorted(own)) for path, own in splits.items()} for splits in (self._folders, self.images)
+        )
+        return _Description(names, folders, images, tuple(self._missing), tuple(self._notes))
 
 
-def _label_path(image: str, index: ImageIndex) -> str:
-    """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it; empty if none."""
+def _ends(parent: str, prefix: str, entry: str) -> Iterator[str]:
+    """Yields the ends of a path, the longest first."""
+    path = posixpath.normpath(posixpath.join(parent, prefix, entry.replace("\\", "/")))
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _label_path(image: str, by_lower: Mapping[str, Sequence[str]]) -> str:
+    """Returns the label file of an image: the last folder `images` becomes `labels`; or beside it.
+
+    Args:
+      image: Path of the image.
+      by_lower: Text files by their path in lower case.
+
+    Returns:
+      Its path, in another case if there is only one; empty if there is none.
+    """
     stem = image[: image.rfind(".")]
     folders = stem.split("/")
     candidates = [stem]
-    for place in reversed([number for number, name in enumerate(folders[:-1]) if name == IMAGES_FOLDER]):
+    candidates.append("/".join([*folders[:-1], LABELS_FOLDER, folders[-1]]))
+    for place in reversed([number for number, name in enumerate(folders[:-1]) if name.lower() == IMAGES_FOLDER]):
         candidates.insert(0, "/".join([*folders[:place], LABELS_FOLDER, *folders[place + 1 :]]))
-    paths = (f"{candidate}.txt" for candidate in candidates)
-    return next((path for path in paths if path in index.files and not _is_name_file(path)), "")
+    for path in (f"{candidate}.txt" for candidate in candidates):
+        same = by_lower.get(path.lower(), ())
+        if path in same or len(same) == 1:
+            return path if path in same else same[0]
+    return ""
 
 
 def _is_name_file(path: str) -> bool:
@@ -206,7 +325,8 @@ def _is_name_file(path: str) -> bool:
 
 
 def _is_label(path: str) -> bool:
-    return path.endswith(".txt") and LABELS_FOLDER in path.split("/")[:-1] and not _is_name_file(path)
+    *folders, name = path.lower().split("/")
+    return name.endswith(".txt") and LABELS_FOLDER in folders and name not in _NAME_FILES
 
 
 def _read(root: str, label_files: Sequence[files.File]) -> Iterable[bytes | files.UnreadableFileError]:
@@ -233,8 +353,12 @@ class Line(NamedTuple):
     values: tuple[float, ...]
 
 
-def parse(content: bytes) -> list[Line]:
+def parse(content: bytes, keypoints: int = 0) -> list[Line]:
     """Reads a label file; empty lines are ignored.
+
+    Args:
+      content: The file.
+      keypoints: Number of values of keypoints behind every box, which are not used.
 
     Raises:
       UnusableImageError: If a line is not a box or a polygon, or if coordinates are pixels.
@@ -256,6 +380,8 @@ def parse(content: bytes) -> list[Line]:
             raise UnusableImageError(f"not a class id: line {number} begins with {words[0][:20]}")
         if not all(map(math.isfinite, values)):
             raise UnusableImageError(f"not numbers: line {number} is `{line[:40]}`")
+        if keypoints and len(words) == _BOX + keypoints:
+            words, values = words[:_BOX], values[: _BOX - 1]
         if len(words) == _BOX_AND_CONFIDENCE:
             raise UnusableImageError(f"predictions instead of labels: line {number} has a sixth value, a confidence")
         if len(words) != _BOX and (len(words) < 7 or not len(words) % 2):
