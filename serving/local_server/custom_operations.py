@@ -12,7 +12,7 @@ from serving.local_server.errors import RequestError
 
 PACKAGE, EXTRA = "tensorflow_text", "text"
 # TF Serving contains the operations of tensorflow_text only (model_servers/BUILD, SUPPORTED_TENSORFLOW_OPS).
-_MISSING = re.compile(r"Op type not registered '(\w+)'")
+_MISSING = re.compile(r"Op type not registered '([^']+)'")
 
 
 def loading(load: Callable[[], None], load_library: Callable[[Path], None]) -> None:

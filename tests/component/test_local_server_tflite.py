@@ -115,7 +115,7 @@ def test_the_operations_of_an_installed_package_are_loaded_once(tmp_path, monkey
 
     def load():
         if not registered:
-            raise RequestError("NOT_FOUND", "Op type not registered 'Tokenize' in binary")
+            raise RequestError("NOT_FOUND", "Op type not registered 'TFText>Tokenize' in binary")
 
     custom_operations.loading(load, registered.append)
     assert registered == [library]
