@@ -151,9 +151,9 @@ def main_error(label: np.ndarray, detections: np.ndarray, classes: Sequence[str]
     names[MISSED] = [classes[int(class_id)] for class_id in objects[errors.missed, 4]]
     parts = []
     for kind, error_type in enumerate(ERROR_TYPES):
-        if found := names.get(kind):
-            (name, _), *others = Counter(found).most_common(2)
-            parts.append(f"{len(found)} {error_type} ({'mostly ' if others else ''}{name})")
+        if listed := names.get(kind):
+            (name, _), *others = Counter(listed).most_common(2)
+            parts.append(f"{len(listed)} {error_type} ({'mostly ' if others else ''}{name})")
     return ", ".join(parts)
 
 

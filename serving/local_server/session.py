@@ -213,8 +213,8 @@ class Session:
 
     def _output(self, tensor_name: str) -> _Output:
         """Finds a tensor of the graph by its name, such as `StatefulPartitionedCall:0`."""
-        found = self._outputs.get(tensor_name)
-        if found is None:
+        output = self._outputs.get(tensor_name)
+        if output is None:
             library = _library()
             operation, _, index = tensor_name.partition(":")
             pointer = library.TF_GraphOperationByName(self._graph, operation.encode())
@@ -224,8 +224,8 @@ class Session:
                     f"Tensor {tensor_name}, specified in either feed_devices or fetch_devices was not found in the "
                     "Graph"
                 )
-            found = self._outputs[tensor_name] = _Output(pointer, position)
-        return found
+            output = self._outputs[tensor_name] = _Output(pointer, position)
+        return output
 
 
 def _without_graph(text: bytes) -> meta_graph_pb2.MetaGraphDef:

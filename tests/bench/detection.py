@@ -124,14 +124,14 @@ def to_example(
       label: float32 [MAX_OBJECTS, 6].
       size: Height and width of the original image.
     """
-    found = detections[detections[:, 4] >= 0]
+    kept = detections[detections[:, 4] >= 0]
     return (
         {features.LABEL: label, features.IMAGE_HEIGHT: size[0], features.IMAGE_WIDTH: size[1]},
         {
-            "detection_boxes": found[:, :4],
-            "detection_scores": found[:, 6],
-            "detection_classes": found[:, 4] + 1,
-            "num_detections": np.array(len(found)),
+            "detection_boxes": kept[:, :4],
+            "detection_scores": kept[:, 6],
+            "detection_classes": kept[:, 4] + 1,
+            "num_detections": np.array(len(kept)),
         },
     )
 

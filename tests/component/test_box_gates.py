@@ -287,8 +287,8 @@ def trained_on():
 )
 def test_example_validator_refuses_boxes_that_do_not_match_the_schema(trained_on, rng, changes, feature):
     split = {"test": statistics(raw_features(rng, 40, **changes))}
-    found = findings.describe("anomaly", findings.validate(split, trained_on[1]))
-    assert {finding.feature for finding in found} == ({feature} if feature else set())
+    reported = findings.describe("anomaly", findings.validate(split, trained_on[1]))
+    assert {finding.feature for finding in reported} == ({feature} if feature else set())
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_example_validator_refuses_boxes_that_do_not_match_the_schema(trained_on
 def test_boxes_drift_by_count_size_aspect_ratio_and_class(trained_on, rng, changes, drifted):
     before, schema = trained_on
     spans = {features.TRAIN: statistics(raw_features(rng, 150, **changes))}
-    found = findings.find_drift(spans, before, schema, 0.15)
-    assert {finding.feature for finding in found} == drifted
+    reported = findings.find_drift(spans, before, schema, 0.15)
+    assert {finding.feature for finding in reported} == drifted
     skewed = findings.find_skew({features.TRAIN: before, "test": spans[features.TRAIN]}, 0.15)
     assert {finding.feature for finding in skewed} == drifted

@@ -411,12 +411,12 @@ def test_any_file_system_that_tensorflow_reads(class_folders, generate, make_ima
     local = class_folders({"a": 30, "b": 30})
     (local / "metadata.csv").write_text("filename,camera\na/0.png,north\n")
     for path in local.rglob("*.*"):
-        remote = f"ram://bucket/{path.relative_to(local)}"
+        remote = f"ram://images/{path.relative_to(local)}"
         tf.io.gfile.makedirs(remote.rpartition("/")[0])
         with tf.io.gfile.GFile(remote, "wb") as file:
             file.write(path.read_bytes())
     here, _, _ = generate(local)
-    there, summary, bad = generate("ram://bucket")
+    there, summary, bad = generate("ram://images")
     assert bad == () and summary.examples == 60
     names = {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in here.items()}
     assert {split: {value(e, features.IMAGE_FILENAME) for e in examples} for split, examples in there.items()} == names

@@ -260,9 +260,9 @@ def test_the_worst_detections_are_shown_by_their_type_of_error(inputs_of, tmp_pa
         properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10_000)))
         example = raw_examples.to_example(f"{index}.png", encoded, properties, label=label, slices={})
         records.append(example.SerializeToString())
-        (found,) = task.predict(model, options, [encoded])
+        (predicted,) = task.predict(model, options, [encoded])
         (truth,) = task.labels([label], options).numpy()
-        expected.append(task.drawing.comparison.error_type(truth, found, None))
+        expected.append(task.drawing.comparison.error_type(truth, predicted, None))
     overall = SliceMetrics(
         name="all",
         examples=14,

@@ -82,10 +82,12 @@ def project(tmp_path, make_image):
     def make(name, *classes, count=4):
         root = tmp_path / name / "data"
         for class_name in classes:
+            # Images of equal names and sizes in two folders may be pairs.
+            width = 9 + sum(map(ord, class_name)) % 11
             (root / class_name).mkdir(parents=True, exist_ok=True)
             existing = len(list((root / class_name).iterdir()))
             for index in range(existing, count):
-                (root / class_name / f"{index}.png").write_bytes(make_image(8 + index, 9))
+                (root / class_name / f"{index}.png").write_bytes(make_image(8 + index, width))
         return root
 
     return make

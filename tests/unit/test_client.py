@@ -500,9 +500,9 @@ def test_a_model_of_another_task_is_named_with_the_method_that_fits(client, scri
 @pytest.mark.parametrize(("added", "threshold"), [({}, None), ({"served_threshold": np.array([0.4], np.float32)}, 0.4)])
 def test_the_served_threshold_is_that_of_the_model(client, script, monkeypatch, added, threshold):
     monkeypatch.setattr(script, "predict", lambda signature, values: DETECTIONS | added)
-    (found,) = client.detect([b"0"]).or_raise()
-    assert found.served_threshold == (threshold and pytest.approx(threshold)) and len(found.objects) == 1
-    assert found.above(0.4) and not found.above(0.5)
+    (result,) = client.detect([b"0"]).or_raise()
+    assert result.served_threshold == (threshold and pytest.approx(threshold)) and len(result.objects) == 1
+    assert result.above(0.4) and not result.above(0.5)
 
 
 @pytest.mark.parametrize(

@@ -331,9 +331,9 @@ def test_the_errors_of_single_boxes_are_those_of_the_evaluation(rng):
         ids, kinds = rng.integers(0, 2, 9), rng.choice([0, 0, 0, 1, 2], 9)
         objects = box_matching.Objects(corners[:5], ids[:5], kinds[:5] == 1, kinds[:5] == 2)
         near = np.clip(corners + rng.normal(0, 0.05, (9, 4)), 0, 1)
-        found = box_matching.Detections(near, rng.permutation(ids), rng.random(9).astype(np.float32))
-        expected = box_matching.compare(objects, found, 2).errors[:, 1]
-        errors = box_matching.box_errors(objects, found)
+        predicted = box_matching.Detections(near, rng.permutation(ids), rng.random(9).astype(np.float32))
+        expected = box_matching.compare(objects, predicted, 2).errors[:, 1]
+        errors = box_matching.box_errors(objects, predicted)
         counted = np.append(errors.types[errors.types >= 0], np.full(errors.missed.sum(), box_matching.MISSED))
         assert sorted(counted) == sorted(expected)
 
@@ -360,8 +360,8 @@ def test_a_box_at_the_border_is_drawn_inside_the_image():
 def test_the_best_detection_is_drawn_last(rows):
     """In whatever order they are: where frames cross, the one with the higher score is visible."""
     better, worse = (0.2, 0.2, 0.6, 0.6, 0, 0, 0.9), (0.4, 0.4, 0.9, 0.9, 1, 0, 0.5)
-    found = detections(*[(better, worse)[index] for index in rows])
-    drawn = box_drawing.draw(np.zeros((150, 150, 3), np.uint8), found, CLASSES)
+    predicted = detections(*[(better, worse)[index] for index in rows])
+    drawn = box_drawing.draw(np.zeros((150, 150, 3), np.uint8), predicted, CLASSES)
     # The lower side of the better one crosses the left side of the worse one.
     np.testing.assert_array_equal(drawn[90:92, 50:62], np.broadcast_to(palette(2)[0], (2, 12, 3)))
 
@@ -377,10 +377,10 @@ def test_small_objects_are_drawn_over_large_ones():
 def test_small_images_are_enlarged_by_a_whole_factor_before_boxes_are_drawn(rng, size, scale):
     assert box_drawing.readable_scale(*size) == scale
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    truth, found = TASK.drawing.comparison.panels(image, label((*BOX, 0, 0))[0], detections(), CLASSES, None)
-    assert truth.pixels.shape == found.pixels.shape == (scale * size[0], scale * size[1], 3)
-    np.testing.assert_array_equal(found.pixels[::scale, ::scale], image)
-    assert (truth.description, found.description) == ("1 a", "nothing")
+    truth, predicted = TASK.drawing.comparison.panels(image, label((*BOX, 0, 0))[0], detections(), CLASSES, None)
+    assert truth.pixels.shape == predicted.pixels.shape == (scale * size[0], scale * size[1], 3)
+    np.testing.assert_array_equal(predicted.pixels[::scale, ::scale], image)
+    assert (truth.description, predicted.description) == ("1 a", "nothing")
 
 
 def test_names_have_a_background_and_do_not_cover_each_other():

@@ -200,10 +200,10 @@ def box_sources(sources_of, rng):
     objects = np.array([[0.1, 0.1, 0.4, 0.4, 0, 0], [0.5, 0.5, 0.9, 0.9, 1, 0]], np.float32)
     compared = []
     for number, shift in ((3, 0.0), (7, 0.15)):
-        found = np.column_stack([objects[:1], [0.9]]) + np.array([[0, shift, 0, shift, 0, 0, 0]])
+        predicted = np.column_stack([objects[:1], [0.9]]) + np.array([[0, shift, 0, shift, 0, 0, 0]])
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        example = comparisons.compare(drawing, f"{number}.png", pixels, objects, found, classes, None)
-        error_type = drawing.error_type(objects, found, None)
+        example = comparisons.compare(drawing, f"{number}.png", pixels, objects, predicted, classes, None)
+        error_type = drawing.error_type(objects, predicted, None)
         compared.append(dataclasses.replace(example, error_type=error_type, num_images=number))
     evaluation = tasks.get("detection").evaluation
     overall = SliceMetrics(

@@ -95,7 +95,7 @@ def _datasets_inside(folder: Folder, options: DataOptions, parent: str = "") -> 
     """
     if options.manifest or len(folder.subfolders) > _MOST_WRAPPED or folder.stems_directly(""):
         return []
-    found = []
+    datasets = []
     for name in folder.subfolders:
         path = f"{parent}/{name}" if parent else name
         if folder.stems_directly(name) and not any(each.endswith(_SUFFIXES) for each in folder.names_in(name)):
@@ -103,7 +103,7 @@ def _datasets_inside(folder: Folder, options: DataOptions, parent: str = "") -> 
         inner = Folder(join(folder.root, name), tuple(files.listing(join(folder.root, name))))
         best = _evidence(inner, options)[0]
         if best.confidence >= Confidence.LABEL_FILES and best.layout in _BOX_LAYOUTS:
-            found.append((path, best))
+            datasets.append((path, best))
         elif not parent:
-            found += _datasets_inside(inner, options, path)
-    return found
+            datasets += _datasets_inside(inner, options, path)
+    return datasets

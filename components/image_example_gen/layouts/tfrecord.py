@@ -91,10 +91,10 @@ def _class_list(folder: Folder, options: DataOptions, label_features: tuple[str,
     paths += [f"{split}/{name}" for split in folder.split_folders for name in folder.names_in(split)]
     described = files.describe(folder.root, sorted(path for path in paths if path.endswith(_LABEL_MAP)))
     maps = {files.readable(file.path): _label_map(folder.root, file) for file in described}
-    found = {path: names for path, names in maps.items() if names}
-    if len(set(found.values())) > 1:
-        raise DatasetError(f"{folder.root}: the classes in {' and '.join(found)} differ. Set data.classes.")
-    return ClassList(next(iter(found.values()), ()))
+    class_maps = {path: names for path, names in maps.items() if names}
+    if len(set(class_maps.values())) > 1:
+        raise DatasetError(f"{folder.root}: the classes in {' and '.join(class_maps)} differ. Set data.classes.")
+    return ClassList(next(iter(class_maps.values()), ()))
 
 
 def _label_map(root: str, file: files.File) -> tuple[str, ...]:
