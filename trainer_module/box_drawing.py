@@ -16,6 +16,7 @@ import numpy as np
 from trainer_module import box_labels, drawing_font
 from trainer_module.evaluation import box_matching
 from trainer_module.evaluation.box_matching import CLASSIFICATION, CORRECT, ERROR_TYPES, MISSED, BoxErrors
+from trainer_module.image_drawing import enlarged_rgb
 from trainer_module.mask_drawing import palette
 from trainer_module.tasks._spec import Color, Panel
 
@@ -208,8 +209,7 @@ def _describe(boxes: Sequence[_Box], classes: Sequence[str]) -> str:
 def _draw(image: np.ndarray, rows: np.ndarray, boxes: Sequence[_Box], classes: Sequence[str], scale: int) -> np.ndarray:
     from PIL import Image, ImageDraw
 
-    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    canvas = Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    canvas = Image.fromarray(enlarged_rgb(image, scale))
     drawing, colors = ImageDraw.Draw(canvas), palette(len(classes))
     side = min(canvas.size)
     line = round(_THINNEST_LINE + side * _LINE_SHARE)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 # What the decoders of a served model read.
 NATIVE = ("JPEG", "PNG", "GIF")
-# Phones write JPEG files with a second image behind the first; Pillow calls them MPO, every decoder reads the first.
-_NAMES = {"MPO": "JPEG", "WEBP": "WebP", "HEIF": "HEIC"}
+# Names that differ from Pillow's.
+_NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 # Pillow's names of the formats that are converted. `formats` keeps its other parsers away from untrusted bytes.
 _CONVERTED = ("WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PNG", "GIF")
 # PNG stores these modes unchanged.
@@ -101,7 +101,8 @@ def to_png(encoded: bytes, max_pixels: int, *, first_frame: bool = True) -> Conv
     source = name_of(encoded)
     if source == "HEIC" and not _registers_heif():
         raise ConversionError(f"a HEIC file; {_INSTALL_HEIF}")
-    known = [name for name in _CONVERTED if name in _openers()]
+    Image.init()
+    known = [name for name in _CONVERTED if name in Image.OPEN]
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=known) as image:
             source = _NAMES.get(image.format or "", image.format or "")
@@ -152,8 +153,10 @@ def _standard_colors(image: Any) -> tuple[Any, str]:
     """Converts colours with a profile other than sRGB; returns the image and the profile's name."""
     from PIL import Image, ImageCms
 
+    if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
+        return image, ""
     profile = profile_of(image.info)
-    if not profile or image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
+    if not profile:
         return image, ""
     opaque = image if image.mode in ("RGB", "CMYK", "LAB") else image.convert("RGB")
     embedded = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
@@ -177,11 +180,15 @@ def profile_of(info: dict[str | tuple[int, int], Any]) -> str:
     Args:
       info: Pillow's `Image.info`.
     """
+    content = info.get("icc_profile")
+    return _profile_name(content) if content else ""
+
+
+# Most images of a dataset have one of a few profiles.
+@functools.lru_cache(maxsize=64)
+def _profile_name(content: bytes) -> str:
     from PIL import ImageCms
 
-    content = info.get("icc_profile")
-    if not content:
-        return ""
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(content))).strip()
     except Exception:  # a damaged profile is none
@@ -198,10 +205,3 @@ def _registers_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
-
-
-def _openers() -> frozenset[str]:
-    from PIL import Image
-
-    Image.init()
-    return frozenset(Image.OPEN)

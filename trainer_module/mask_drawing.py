@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer_module.image_drawing import enlarged_rgb
 from trainer_module.tasks._spec import Color, Panel
 
 # Distinguishable with every kind of colour blindness: Okabe & Ito's colours except black, then Tol's darker ones.
@@ -75,7 +76,7 @@ def draw(
     blended = (1 - ALPHA) * image + ALPHA * color(mask, len(classes))
     painted = ~np.isin(mask, [index for index, name in enumerate(classes) if name == BACKGROUND])
     drawn: np.ndarray = np.where(painted[..., np.newaxis], np.round(blended), image).astype(np.uint8)
-    return drawn.repeat(scale, axis=0).repeat(scale, axis=1)
+    return enlarged_rgb(drawn, scale)
 
 
 def legend(

@@ -21,7 +21,7 @@ def _thresholds_text() -> str:
     """Describes the keys of `grad_cam.thresholds`."""
     return ", ".join(
         f"`{metric.name}` (at {'least' if metric.higher_is_better else 'most'}"
-        f"{'; only if the labels are masks' if metric.needs_regions else ''})"
+        f"{'; only if the labels are masks or boxes' if metric.needs_regions else ''})"
         for metric in faithfulness.METRICS
     )
 
@@ -51,7 +51,7 @@ class AugmentationOptions(Section):
     placement: Literal["auto", "in_model", "in_dataset"] = Field(
         default="auto",
         description="`in_model` augments on the device of the model, `in_dataset` in tf.data on all cores; `auto` is "
-        "`in_dataset` with masks, `mixup` or `cutmix`, which require it, otherwise `in_model`.",
+        "`in_dataset` with masks, boxes, `mixup` or `cutmix`, which require it, otherwise `in_model`.",
     )
     horizontal_flip: bool = Field(default=False, description="Mirror half of the images.")
     vertical_flip: bool = Field(default=False, description="Flip half of the images upside down.")
@@ -66,22 +66,22 @@ class AugmentationOptions(Section):
     random_erasing: Fraction = Field(
         default=0.0,
         description="Share of the images in which a rectangle of 0.02 to 0.33 of the area, with an aspect ratio of "
-        "0.3 to "
-        "3.3, becomes noise. Not with masks.",
+        "0.3 to 3.3, becomes noise. Not with masks or boxes.",
     )
     mixup: float = Field(
         default=0.0,
         ge=0.0,
         le=100.0,
         description="Blend every image and its label with another; the shares are drawn from Beta(mixup, mixup), 0 is "
-        "off. Not with masks.",
+        "off. Not with masks or boxes.",
     )
     cutmix: float = Field(
         default=0.0,
         ge=0.0,
         le=100.0,
         description="Replace a rectangle by that of another image, and the same share of the label; the area is drawn "
-        "from Beta(cutmix, cutmix), 0 is off. With mixup too, every batch uses one of them. Not with masks.",
+        "from Beta(cutmix, cutmix), 0 is off. With mixup too, every batch uses one of them. Not with masks "
+        "or boxes.",
     )
 
     @model_validator(mode="after")

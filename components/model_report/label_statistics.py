@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from components.model_report import charts
 from components.model_report.charts import Chart
-from components.model_report.tables import MAX_CLASSES, NO_VALUE, Cell, Column, Table, at_most, count, number
+from components.model_report.tables import MAX_CLASSES, UNDEFINED, Cell, Column, Table, at_most, count, number
 from trainer_module.tasks import LabelStatistic
 
 _NUM_BINS = 20
@@ -97,7 +97,7 @@ def _table(labels: Sequence[SplitLabels], statistics: Sequence[LabelStatistic], 
         for statistic in statistics:
             values = split.distributions.get(statistic.feature)
             if values is None or not values.number:
-                row.append(Cell(NO_VALUE, math.nan, tone="soft"))
+                row.append(UNDEFINED)
                 continue
             note = f"{values.smallest:.3g} to {values.largest:.3g}"
             if statistic.scale == "count" and values.zeros:
@@ -176,8 +176,8 @@ def _bins(low: float, high: float, statistic: LabelStatistic) -> tuple[list[floa
         ticks = [tick for tick in _RATIO_TICKS if low <= tick[0] <= high]
         ticks = ticks[:: math.ceil(len(ticks) / 7)]
     else:
-        edges = [index * statistic.largest / _NUM_BINS for index in range(_NUM_BINS + 1)]
-        ticks = [(value, f"{value:g}") for value in charts.ticks(0.0, statistic.largest)]
+        edges = [index / _NUM_BINS for index in range(_NUM_BINS + 1)]
+        ticks = [(value, f"{value:g}") for value in charts.ticks(0.0, 1.0)]
     return edges, ticks, [f"{start:.2g} to {end:.2g}" for start, end in itertools.pairwise(edges)]
 
 

@@ -107,8 +107,7 @@ def compare(objects: Objects, detections: Detections, num_classes: int, score_th
       num_classes: C.
       score_threshold: Smallest score of the detections in `cells`.
     """
-    order, ranks = _by_score(detections)
-    ranked = Detections(*(values[order] for values in detections))
+    ranked, ranks, _ = _by_score(detections)
     ranges = np.array(list(AREA_RANGES.values()))
     outside, detection_outside = (
         (values < ranges[:, :1]) | (values > ranges[:, 1:]) for values in (area(objects.boxes), area(ranked.boxes))
@@ -179,8 +178,7 @@ class BoxErrors(NamedTuple):
 
 def box_errors(objects: Objects, detections: Detections) -> BoxErrors:
     """Compares every detection with the objects, as `compare` does in the range of all areas."""
-    order, _ = _by_score(detections)
-    ranked = Detections(*(values[order] for values in detections))
+    ranked, _, order = _by_score(detections)
     overlaps = pairwise_iou(ranked.boxes, objects.boxes)
     same_class = ranked.class_ids[:, np.newaxis] == objects.class_ids
     matches = _match(overlaps, same_class, objects, ranked.boxes, ~objects.counted[np.newaxis])[:, 0, 0]
@@ -204,8 +202,7 @@ def image_score(objects: Objects, detections: Detections) -> float:
     """
     if not objects.counted.any():
         return float("nan")
-    order, _ = _by_score(detections)
-    ranked = Detections(*(values[order] for values in detections))
+    ranked, _, _ = _by_score(detections)
     same_class = ranked.class_ids[:, np.newaxis] == objects.class_ids
     overlaps = pairwise_iou(ranked.boxes, objects.boxes)
     matches = _match(overlaps, same_class, objects, ranked.boxes, ~objects.counted[np.newaxis])[:, 0]
@@ -215,11 +212,11 @@ def image_score(objects: Objects, detections: Detections) -> float:
     return float((correct * precision).sum() / (len(IOU_THRESHOLDS) * objects.counted.sum()))
 
 
-def _by_score(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first detections of every class by falling score, and their ranks in it; equal ones keep their order.
+def _by_score(detections: Detections) -> tuple[Detections, np.ndarray, np.ndarray]:
+    """Sorts the first detections of every class by falling score; equal ones keep their order.
 
     Returns:
-      int64 [n] each: indices of detections, and ranks from 0.
+      The n sorted detections; int64 [n] each: their ranks in their class, from 0, and their indices.
     """
     order = np.argsort(-detections.scores, kind="stable")
     ids = detections.class_ids[order]
@@ -227,7 +224,8 @@ def _by_score(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     ranks = np.empty(len(ids), np.int64)
     ranks[by_class] = np.arange(len(ids)) - np.searchsorted(ids[by_class], ids[by_class])
     kept = ranks < MAX_DETECTIONS
-    return order[kept], ranks[kept]
+    order = order[kept]
+    return Detections(*(values[order] for values in detections)), ranks[kept], order
 
 
 def _match(

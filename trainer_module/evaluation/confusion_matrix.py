@@ -50,22 +50,22 @@ class ConfusionMatrix:
     @functools.cached_property
     def precision(self) -> np.ndarray:
         """Correct share of the predictions of a class; 0 if it occurs and is never predicted."""
-        return np.where(self.occurs & (self.predicted == 0), 0.0, _divide(self.correct, self.predicted))
+        return np.where(self.occurs & (self.predicted == 0), 0.0, divide(self.correct, self.predicted))
 
     @functools.cached_property
     def recall(self) -> np.ndarray:
         """Correct share of what belongs to a class."""
-        return _divide(self.correct, self.support)
+        return divide(self.correct, self.support)
 
     @functools.cached_property
     def f1(self) -> np.ndarray:
         """Harmonic mean of precision and recall; of pixels, this is the Dice coefficient."""
-        return _divide(2.0 * self.correct, self.support + self.predicted)
+        return divide(2.0 * self.correct, self.support + self.predicted)
 
     @functools.cached_property
     def iou(self) -> np.ndarray:
         """Intersection of ground truth and predictions of a class over their union."""
-        return _divide(self.correct, self.support + self.predicted - self.correct)
+        return divide(self.correct, self.support + self.predicted - self.correct)
 
     @property
     def correct(self) -> np.ndarray:
@@ -73,7 +73,8 @@ class ConfusionMatrix:
         return np.diag(self.counts)
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divides values per class, float64 [C]; NaN where the denominator is 0."""
     quotient = np.full(len(denominator), np.nan)
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)
     return quotient

@@ -7,6 +7,7 @@ over the images, with `zero_division=1`: it is not an error to predict no class 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,21 +26,18 @@ from trainer_module.evaluation.baselines import (
     Evidence,
     decide,
 )
-from trainer_module.evaluation.confusion_matrix import mean_over_classes
+from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, divide, mean_over_classes
+from trainer_module.evaluation.probabilities import EPSILON, NUM_BINS, check, count_bins
+from trainer_module.evaluation.ranked_outcomes import RECALLS
 from trainer_module.evaluation.score_counts import IntegerCounts, ScoreCounts, ScoreOutcomes
 from trainer_module.evaluation.spec import IMAGES, Evaluation, Example, MetricSpec, Parameters
 
-# Reliability and calibration error: as many bins as for one class per image.
-NUM_BINS = 15
-# Cross-entropy: smallest and largest probability, as Keras clips them.
-_EPSILON = 1e-7
 # Distinct scores of a slice that are kept exactly: of all classes, or of each if that is more. 16 bytes each.
 _MAX_SCORES = 1 << 18
 _MAX_SCORES_PER_CLASS = 1 << 8
 # Probabilities that are collected before they are counted.
 _MAX_PENDING = 1 << 16
 # Of the precision-recall curves of the report.
-_RECALLS = np.linspace(0.0, 1.0, 101)
 _DECIMALS = 4
 _SAMPLE_METRICS = ("precision", "recall", "f1", "exact_match")
 
@@ -64,54 +62,71 @@ class LabelSetSummary:
 
     Attributes:
       images: Number of images.
-      support: Images with each class, int64 [C].
-      predicted: Images with each class among the predicted ones, int64 [C].
-      correct: Images with each class, and with the class among the predicted ones, int64 [C].
       sample_sums: Sum over the images of precision, recall, F1 and of exact matches.
       cross_entropy: Sum over images and classes of the binary cross-entropy.
       outcomes: The scores of each class.
       all_outcomes: The scores of all classes together.
-      auc: Area under the ROC curve of each class, float64 [C].
       matrix: Missed classes by the class that is predicted instead, int64 [C + 1, C + 1], see `_confusions`.
       co_occurrence: Number of images with both classes, int64 [C, C].
       bins: Number of decisions, sum of their probabilities and number of classes that are present, by probability,
-        float64 [3, NUM_BINS]. Bin i contains probabilities in (i / NUM_BINS, (i + 1) / NUM_BINS], the first one 0 too.
+        float64 [3, NUM_BINS], see `probabilities.count_bins`.
     """
 
     images: int
-    support: np.ndarray
-    predicted: np.ndarray
-    correct: np.ndarray
     sample_sums: Mapping[str, float]
     cross_entropy: float
     outcomes: Sequence[ScoreOutcomes]
     all_outcomes: ScoreOutcomes
-    auc: np.ndarray
     matrix: np.ndarray
     co_occurrence: np.ndarray
     bins: np.ndarray
 
+    @functools.cached_property
+    def _decisions(self) -> ConfusionMatrix:
+        """The decisions on all classes; the last class is the background."""
+        return ConfusionMatrix(self.matrix)
+
+    @property
+    def support(self) -> np.ndarray:
+        """Images with each class, int64 [C]."""
+        return self._decisions.support[:-1]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Images with each class among the predicted ones, int64 [C]."""
+        return self._decisions.predicted[:-1]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Images with each class, and with the class among the predicted ones, int64 [C]."""
+        return self._decisions.correct[:-1]
+
     @property
     def occurs(self) -> np.ndarray:
         """Whether an image has each class, or it is predicted for one, bool [C]."""
-        return np.asarray(self.support + self.predicted > 0)
+        return self._decisions.occurs[:-1]
 
     @property
     def precision(self) -> np.ndarray:
         """Correct share of the predictions of each class; 0 if it occurs and is never predicted."""
-        return np.where(self.occurs & (self.predicted == 0), 0.0, _divide(self.correct, self.predicted))
+        return self._decisions.precision[:-1]
 
     @property
     def recall(self) -> np.ndarray:
         """Share of the images with each class for which it is predicted."""
-        return _divide(self.correct, self.support)
+        return self._decisions.recall[:-1]
 
     @property
     def f1(self) -> np.ndarray:
         """Harmonic mean of precision and recall."""
-        return _divide(2.0 * self.correct, self.support + self.predicted)
+        return self._decisions.f1[:-1]
 
-    @property
+    @functools.cached_property
+    def auc(self) -> np.ndarray:
+        """Area under the ROC curve of each class, float64 [C]."""
+        return np.array([outcomes.auc() for outcomes in self.outcomes])
+
+    @functools.cached_property
     def average_precision(self) -> np.ndarray:
         """Average precision of each class; NaN without images of the class."""
         return np.array([outcomes.average_precision() for outcomes in self.outcomes])
@@ -141,12 +156,6 @@ class LabelSetSummary:
         return float(np.abs(probability - present).sum() / count.sum()) if self.images else math.nan
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    quotient = np.full(len(denominator), np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient
-
-
 class LabelSetAccumulator:
     """Counts of multi-label classification; of bounded size, see `ScoreCounts`."""
 
@@ -154,7 +163,6 @@ class LabelSetAccumulator:
         """Starts without examples."""
         self._num_classes = parameters.num_classes
         self._pending: list[PredictedSet] = []
-        self._counts = np.zeros((3, self._num_classes), np.int64)
         self._confusions, self._pairs = IntegerCounts(), IntegerCounts()
         self._scores = ScoreCounts(max(_MAX_SCORES, _MAX_SCORES_PER_CLASS * self._num_classes))
         self._images = 0
@@ -171,13 +179,7 @@ class LabelSetAccumulator:
         for noun, values in (("label", element.label), ("prediction", element.predicted)):
             if values.shape != (self._num_classes,):
                 raise ValueError(f"the {noun} has {values.size} values for {self._num_classes} classes")
-        if element.probabilities.shape != (self._num_classes,):
-            raise ValueError(f"{element.probabilities.size} probabilities do not fit {self._num_classes} classes")
-        if not np.isfinite(element.probabilities).all():
-            raise ValueError(
-                "the predicted probabilities are not finite: weights of the model are NaN or infinite. Train again "
-                "with a lower training.learning_rate or other pre-trained weights"
-            )
+        check(element.probabilities, self._num_classes)
         self._pending.append(element)
         if len(self._pending) * self._num_classes >= _MAX_PENDING:
             self._count_pending()
@@ -186,7 +188,6 @@ class LabelSetAccumulator:
         """Adds the counts of another."""
         self._count_pending()
         other._count_pending()
-        self._counts = self._counts + other._counts
         self._confusions.add(other._confusions.keys, other._confusions.counts)
         self._pairs.add(other._pairs.keys, other._pairs.counts)
         self._scores.merge(other._scores)
@@ -201,14 +202,10 @@ class LabelSetAccumulator:
         size = self._num_classes
         return LabelSetSummary(
             images=self._images,
-            support=self._counts[0],
-            predicted=self._counts[1],
-            correct=self._counts[2],
             sample_sums=dict(zip(_SAMPLE_METRICS, self._sample_sums.tolist(), strict=True)),
             cross_entropy=self._cross_entropy,
             outcomes=self._scores.by_class(size),
             all_outcomes=self._scores.of_all_classes(),
-            auc=self._scores.auc(size),
             matrix=_dense(self._confusions, size + 1),
             co_occurrence=_dense(self._pairs, size),
             bins=self._bins,
@@ -223,19 +220,15 @@ class LabelSetAccumulator:
         self._pending = []
         correct = labels & predicted
         self._images += len(labels)
-        self._counts = self._counts + np.stack([values.sum(axis=0) for values in (labels, predicted, correct)])
         self._confusions.add(_confusions(labels, predicted, probabilities))
         rows, first = np.nonzero(labels)
         repeated, second = np.nonzero(labels[rows])
         self._pairs.add(first[repeated] * self._num_classes + second)
         self._scores.add(probabilities, labels)
         self._sample_sums = self._sample_sums + _sample_sums(labels, predicted, correct)
-        exact = np.clip(probabilities.astype(float), _EPSILON, 1.0 - _EPSILON)
+        exact = np.clip(probabilities.astype(float), EPSILON, 1.0 - EPSILON)
         self._cross_entropy += float(-np.log(np.where(labels, exact, 1.0 - exact)).sum())
-        values = probabilities.astype(float).ravel()
-        bins = np.clip(np.ceil(values * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-        added = (np.ones(len(values)), values, labels.ravel().astype(float))
-        self._bins = self._bins + np.stack([np.bincount(bins, each, NUM_BINS) for each in added])
+        self._bins = self._bins + count_bins(probabilities.ravel(), labels.ravel())
 
     def __getstate__(self) -> dict[str, Any]:
         # Otherwise pending examples would be sent between workers row by row.
@@ -343,7 +336,7 @@ def _details(summary: LabelSetSummary) -> dict[str, np.ndarray]:
       precision_by_recall [C, 101], the best precision with at least the recalls 0, 0.01, …, 1; score_by_recall
       [C, 101], the probability at which the recall is reached; co_occurrence [C, C], images with both classes.
     """
-    curves = [outcomes.precision_at(_RECALLS) for outcomes in summary.outcomes]
+    curves = [outcomes.precision_at(RECALLS) for outcomes in summary.outcomes]
     return {
         "precision_by_recall": np.stack([precision for precision, _ in curves]).round(_DECIMALS),
         "score_by_recall": np.stack([scores for _, scores in curves]).round(_DECIMALS),
@@ -594,8 +587,8 @@ def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> Baseli
     """
     images = int(evidence[IMAGES][0])
     support, predicted, correct = (evidence[key] for key in (OCCURRING, PREDICTED, CORRECT))
-    sensitivity = _divide(correct, support)
-    specificity = _divide(images - support - predicted + correct, images - support)
+    sensitivity = divide(correct, support)
+    specificity = divide(images - support - predicted + correct, images - support)
     value = mean_over_classes((sensitivity + specificity) / 2.0)
     return _compare(evidence, classes, "balanced accuracy", value, 0.5, "the same classes for every image")
 

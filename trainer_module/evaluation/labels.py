@@ -27,13 +27,10 @@ from trainer_module.evaluation.confusion_matrix import (
     mean_weighted_by_support,
     precision_and_recall,
 )
+from trainer_module.evaluation.probabilities import EPSILON, NUM_BINS, check, count_bins
 from trainer_module.evaluation.score_counts import IntegerCounts, ScoreCounts
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
-# Reliability and calibration error: as many bins as Guo et al. 2017 (https://arxiv.org/abs/1706.04599) use.
-NUM_BINS = 15
-# Cross-entropy: smallest and largest probability, as Keras clips them.
-_EPSILON = 1e-7
 # Distinct scores of a slice that are kept exactly: of all classes, or of each if that is more.
 _MAX_SCORES = 1 << 16
 _MAX_SCORES_PER_CLASS = 1 << 8
@@ -51,7 +48,7 @@ class LabelSummary:
       top_k_accuracy: Share of the examples whose class is among the k most probable ones.
       cross_entropy: Mean negative logarithm of the true class's probability.
       bins: Number of predictions, sum of their confidence and number of correct ones by confidence, float64
-        [3, NUM_BINS]. Bin i contains confidences in (i / NUM_BINS, (i + 1) / NUM_BINS], the first one 0 too.
+        [3, NUM_BINS], see `probabilities.count_bins`.
     """
 
     matrix: ConfusionMatrix
@@ -95,13 +92,7 @@ class LabelAccumulator:
         label, probabilities = element
         if not 0 <= label < self._num_classes:
             raise ValueError(f"label {label} is not the id of one of {self._num_classes} classes")
-        if probabilities.shape != (self._num_classes,):
-            raise ValueError(f"{probabilities.size} probabilities do not fit {self._num_classes} classes")
-        if not np.isfinite(probabilities).all():
-            raise ValueError(
-                "the predicted probabilities are not finite: weights of the model are NaN or infinite. Train again "
-                "with a lower training.learning_rate or other pre-trained weights"
-            )
+        check(probabilities, self._num_classes)
         self._pending.append((label, probabilities))
         if len(self._pending) * self._num_classes >= _MAX_PENDING:
             self._count_pending()
@@ -124,7 +115,7 @@ class LabelAccumulator:
         count = self._bins[0].sum()
         return LabelSummary(
             ConfusionMatrix(cells.reshape(self._num_classes, self._num_classes)),
-            self._scores.auc(self._num_classes),
+            np.array([outcomes.auc() for outcomes in self._scores.by_class(self._num_classes)]),
             _divide(self._top_k_hits, count),
             _divide(self._cross_entropy, count),
             self._bins,
@@ -141,16 +132,13 @@ class LabelAccumulator:
         self._cells.add(labels * self._num_classes + predicted)
         self._scores.add(probabilities, labels[:, np.newaxis] == classes)
         true_probabilities = probabilities[rows, labels]
-        clipped = np.clip(true_probabilities.astype(float), _EPSILON, 1.0 - _EPSILON)
+        clipped = np.clip(true_probabilities.astype(float), EPSILON, 1.0 - EPSILON)
         self._cross_entropy += float(-np.log(clipped).sum())
         # Among equally probable classes the first ones rank higher, as for argmax.
         higher = probabilities > true_probabilities[:, np.newaxis]
         equal_before = (probabilities == true_probabilities[:, np.newaxis]) & (classes < labels[:, np.newaxis])
         self._top_k_hits += int(((higher | equal_before).sum(axis=1) < self._top_k).sum())
-        confidence = probabilities[rows, predicted].astype(float)
-        bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-        added = (np.ones(len(rows)), confidence, (predicted == labels).astype(float))
-        self._bins = self._bins + np.stack([np.bincount(bins, values, NUM_BINS) for values in added])
+        self._bins = self._bins + count_bins(probabilities[rows, predicted], predicted == labels)
 
     def __getstate__(self) -> dict[str, Any]:
         # Otherwise pending examples would be sent between workers row by row.

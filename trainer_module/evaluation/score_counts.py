@@ -31,6 +31,18 @@ class ScoreOutcomes(NamedTuple):
         """Number of the other examples."""
         return float(self.negatives.sum())
 
+    def auc(self) -> float:
+        """Computes the area under the ROC curve; NaN where positive or negative examples are missing.
+
+        It is the share of the pairs of a positive and a negative example in which the positive one has the higher
+        score; ties count half (Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747).
+        """
+        num_pairs = self.num_positives * self.num_negatives
+        if not num_pairs:
+            return math.nan
+        lower = np.cumsum(self.negatives) - self.negatives
+        return float((self.positives * (lower + self.negatives / 2.0)).sum() / num_pairs)
+
     def average_precision(self) -> float:
         """Computes the sum of the precision at each score times the recall that is gained there; NaN without positives.
 
@@ -129,19 +141,6 @@ class ScoreCounts:
             np.concatenate([self._counts.keys, other._counts.keys]), [self._counts.counts, other._counts.counts]
         )
         self._shrink()
-
-    def auc(self, num_classes: int) -> np.ndarray:
-        """Area under the ROC curve of each class, float64 [C]; NaN where positive or negative examples are missing.
-
-        It is the share of the pairs of a positive and a negative example in which the positive one has the higher
-        score; ties count half (Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747).
-        """
-        areas = np.full(num_classes, np.nan)
-        for class_id, outcomes in enumerate(self.by_class(num_classes)):
-            if (num_pairs := outcomes.num_positives * outcomes.num_negatives) > 0.0:
-                lower = np.cumsum(outcomes.negatives) - outcomes.negatives
-                areas[class_id] = (outcomes.positives * (lower + outcomes.negatives / 2.0)).sum() / num_pairs
-        return areas
 
     def by_class(self, num_classes: int) -> list[ScoreOutcomes]:
         """Returns the scores of each class."""

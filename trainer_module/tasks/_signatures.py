@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -28,6 +28,25 @@ def read_image_bytes(examples: tf.Tensor) -> tf.Tensor:
     """Reads the image files of serialized raw examples: string [N] → string [N]."""
     spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
     return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
+
+
+def classify_endpoint(predict: Callable[[tf.Tensor], Outputs], classes: Sequence[str]) -> Endpoint:
+    """Builds the signature of TensorFlow Serving's Classify call from the output `probabilities`, float32 [N, C].
+
+    Args:
+      predict: As in `common_endpoints`.
+      classes: Class names; the index is the id.
+
+    Returns:
+      inputs string [N] (serialized raw examples) → classes string [N, C], scores float32 [N, C].
+    """
+    names = tf.constant(classes)
+
+    def classify(inputs: tf.Tensor) -> Outputs:
+        scores = predict(read_image_bytes(inputs))["probabilities"]
+        return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
+
+    return Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])
 
 
 def common_endpoints(

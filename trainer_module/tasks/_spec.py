@@ -34,8 +34,7 @@ class LabelStatistic(NamedTuple):
       description: One sentence.
       axis: The quantity with its unit: "Width / height".
       of: What its values belong to: "images", "boxes".
-      scale: `count` for whole numbers, `linear` for a share of `largest`, `ratio` for quotients around 1.
-      largest: Largest possible value on a linear scale.
+      scale: `count` for whole numbers, `linear` for a share, `ratio` for quotients around 1.
     """
 
     feature: str
@@ -44,7 +43,6 @@ class LabelStatistic(NamedTuple):
     axis: str
     of: str
     scale: Literal["count", "linear", "ratio"]
-    largest: float = 1.0
 
 
 # === Training ===

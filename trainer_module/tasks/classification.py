@@ -11,7 +11,7 @@ from pydantic import Field
 from trainer_module import features
 from trainer_module.evaluation import labels
 from trainer_module.section import Rate
-from trainer_module.tasks._pooled_head import PooledHeadOptions, pooled_head
+from trainer_module.tasks._image_classes import PooledHeadOptions, plain_image, pooled_head, whole_image_target
 from trainer_module.tasks._spec import (
     Agreement,
     Drawing,
@@ -20,8 +20,6 @@ from trainer_module.tasks._spec import (
     Export,
     Objective,
     PredictionOutcomes,
-    Size,
-    Target,
     TaskSpec,
 )
 
@@ -159,15 +157,11 @@ def _signatures(
             "score": tf.reduce_max(probabilities, axis=-1),
         }
 
-    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = predict(_signatures.read_image_bytes(inputs))["probabilities"]
-        return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
-
     embedding = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
-    return endpoints | {features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])}
+    return endpoints | {features.CLASSIFY: _signatures.classify_endpoint(predict, options.classes)}
 
 
 def _compare(
@@ -187,14 +181,6 @@ def _compare(
 
 
 # === Explanation ===
-
-
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
-    """Explains the most probable class, or the given one, over the whole image."""
-    import tensorflow as tf
-
-    class_ids = tf.argmax(logits, axis=-1) if class_ids is None else tf.cast(class_ids, tf.int64)
-    return Target(class_ids, None, tf.gather(logits, class_ids, axis=-1, batch_dims=1))
 
 
 def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
@@ -237,14 +223,6 @@ def _decode(logits: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
     return tf.nn.softmax(logits)
-
-
-def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None, scale: int = 1) -> np.ndarray:
-    """Returns the image in RGB, enlarged by a whole factor: the caption names its class."""
-    import numpy as np
-
-    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _caption(label: Any, classes: Sequence[str]) -> list[str]:
@@ -293,12 +271,12 @@ TASK = TaskSpec(
         command="predict IMAGE",
     ),
     explanation=Explanation(
-        target=_target,
+        target=whole_image_target,
         score=_score,
         true_classes=_true_classes,
         outcomes=_outcomes,
         incorrect_caption="{label} predicted as {predicted}",
     ),
     decode=lambda logits, options: _decode(logits),
-    drawing=Drawing(draw=_draw, caption=_caption, legend=lambda classes, ignore_id, labels: []),
+    drawing=Drawing(draw=plain_image, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

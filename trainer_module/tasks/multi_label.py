@@ -12,7 +12,7 @@ from pydantic import Field
 from trainer_module import decision_thresholds, features
 from trainer_module.evaluation import label_sets
 from trainer_module.section import Fraction, Rate
-from trainer_module.tasks._pooled_head import PooledHeadOptions, pooled_head
+from trainer_module.tasks._image_classes import PooledHeadOptions, plain_image, pooled_head, whole_image_target
 from trainer_module.tasks._spec import (
     Agreement,
     Condition,
@@ -22,8 +22,6 @@ from trainer_module.tasks._spec import (
     Export,
     Objective,
     PredictionOutcomes,
-    Size,
-    Target,
     TaskSpec,
 )
 
@@ -261,17 +259,13 @@ def _signatures(
             "labels": tf.strings.regex_replace(joined, r"\|$", ""),
         }
 
-    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = predict(_signatures.read_image_bytes(inputs))["probabilities"]
-        return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
-
     embedding = keras.Model(model.inputs, model.get_layer(features.EMBEDDING_LAYER).output, name="embed")
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
     image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     return endpoints | {
-        features.CLASSIFY: Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")]),
+        features.CLASSIFY: _signatures.classify_endpoint(predict, options.classes),
         features.EXPLAIN_LABELS: Endpoint(_explain_labels(model, options), image_bytes),
     }
 
@@ -338,14 +332,6 @@ def _compare(
 # === Explanation ===
 
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
-    """Explains the most probable class, or the given one, over the whole image."""
-    import tensorflow as tf
-
-    class_ids = tf.argmax(logits, axis=-1) if class_ids is None else tf.cast(class_ids, tf.int64)
-    return Target(class_ids, None, tf.gather(logits, class_ids, axis=-1, batch_dims=1))
-
-
 def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
     """Returns the probability of the class, float32 [N]."""
     import tensorflow as tf
@@ -385,14 +371,6 @@ def _outcomes(
 
 
 # === Drawing ===
-
-
-def _draw(image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None, scale: int = 1) -> np.ndarray:
-    """Returns the image in RGB: the caption names its classes."""
-    import numpy as np
-
-    pixels = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _caption(label: np.ndarray, classes: Sequence[str]) -> list[str]:
@@ -449,12 +427,12 @@ TASK = TaskSpec(
         command="predict IMAGE",
     ),
     explanation=Explanation(
-        target=_target,
+        target=whole_image_target,
         score=_score,
         true_classes=_true_classes,
         outcomes=_outcomes,
         incorrect_caption="wrong decision: {predicted}",
     ),
     decode=_decode,
-    drawing=Drawing(draw=_draw, caption=_caption, legend=lambda classes, ignore_id, labels: []),
+    drawing=Drawing(draw=plain_image, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

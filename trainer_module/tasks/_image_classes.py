@@ -1,16 +1,21 @@
-"""The head of the tasks with classes per image: pooling, an optional dense layer, dropout, the class layer."""
+"""What the tasks with classes per image have in common: the head, the explained scalar, the drawing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from trainer_module import features
+from trainer_module.image_drawing import enlarged_rgb
 from trainer_module.section import Rate, TaskOptions
+from trainer_module.tasks._spec import Size, Target
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
 
     from trainer_module.models import FeatureMaps
     from trainer_module.options import TrainerOptions
@@ -70,3 +75,18 @@ def pooled_head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) ->
         x = layers.Activation("linear", name=features.EMBEDDING_LAYER)(x)
     x = layers.Dropout(dropout, name="head_dropout")(x)
     return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
+
+
+def whole_image_target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
+    """Explains the most probable class, or the given one, over the whole image."""
+    import tensorflow as tf
+
+    class_ids = tf.argmax(logits, axis=-1) if class_ids is None else tf.cast(class_ids, tf.int64)
+    return Target(class_ids, None, tf.gather(logits, class_ids, axis=-1, batch_dims=1))
+
+
+def plain_image(
+    image: np.ndarray, label: Any, classes: Sequence[str], ignore_id: int | None, scale: int = 1
+) -> np.ndarray:
+    """Returns the image in RGB, enlarged by a whole factor: the caption names its classes."""
+    return enlarged_rgb(image, scale)
