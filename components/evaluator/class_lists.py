@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
@@ -58,13 +57,17 @@ class ClassLists:
         return [ids.get(name, -1) for name in classes]
 
 
-def task_parameters(eval_config: config_pb2.EvalConfig) -> dict[str, Any]:
-    """Reads the parameters of the task's metrics, as `pipeline.eval_config` writes them."""
+def ignore_id(eval_config: str) -> int | None:
+    """Reads the id of pixels that do not count from TFMA's configuration as JSON; None if there is none."""
+    metric = next(_task_metrics(json_format.Parse(eval_config, config_pb2.EvalConfig())), None)
+    ignored: int | None = json.loads(metric.config).get("ignore_id") if metric else None
+    return ignored
+
+
+def _task_metrics(eval_config: config_pb2.EvalConfig) -> Iterator[config_pb2.MetricConfig]:
+    """Yields the metrics of the task, as `pipeline.eval_config` writes them."""
     for metrics in eval_config.metrics_specs:
-        for metric in metrics.metrics:
-            if metric.class_name == "TaskMetrics":
-                return dict(json.loads(metric.config))
-    return {}
+        yield from (metric for metric in metrics.metrics if metric.class_name == "TaskMetrics")
 
 
 def eval_config_of_shared_classes(eval_config: str, lists: ClassLists, candidate: str, baseline: str) -> str:
@@ -85,9 +88,7 @@ def eval_config_of_shared_classes(eval_config: str, lists: ClassLists, candidate
         name: {"model": lists.shared_ids(classes), "dataset": ids_of_dataset}
         for name, classes in ((candidate, lists.new), (baseline, lists.blessed))
     }
-    for metrics in config.metrics_specs:
-        for metric in metrics.metrics:
-            if metric.class_name == "TaskMetrics":
-                parameters = json.loads(metric.config) | {"num_classes": len(lists.shared), "shared": shared}
-                metric.config = json.dumps(parameters, sort_keys=True)
+    for metric in _task_metrics(config):
+        parameters = json.loads(metric.config) | {"num_classes": len(lists.shared), "shared": shared}
+        metric.config = json.dumps(parameters, sort_keys=True)
     return str(json_format.MessageToJson(config))

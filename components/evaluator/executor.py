@@ -20,7 +20,7 @@ from tfx.utils import io_utils, path_utils
 from components.artifacts import Artifacts
 from components.evaluator import baseline_model, default_rules, gates, measurement, tfma_results
 from components.evaluator.artifact import EvaluationResult
-from components.evaluator.class_lists import eval_config_of_shared_classes, task_parameters
+from components.evaluator.class_lists import eval_config_of_shared_classes, ignore_id
 from components.evaluator.options import EvaluationOptions
 from trainer_module import features, tasks
 
@@ -84,10 +84,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             stats_artifact_utils.load_statistics(statistics, features.TRAIN).proto(), tasks.get(task).class_features
         )
         evidence = tfma_results.read_evidence(evaluation_uri, has_baseline=baseline.has_same_classes)
-        ignore_id = task_parameters(json_format.Parse(exec_properties["eval_config"], config_pb2.EvalConfig())).get(
-            "ignore_id"
-        )
-        rules = default_rules.apply_rules(evaluation, evidence, train_counts, options.disabled_rules, ignore_id)
+        ignored = ignore_id(exec_properties["eval_config"])
+        rules = default_rules.apply_rules(evaluation, evidence, train_counts, options.disabled_rules, ignored)
         report = gates.apply_gates(evaluation, options, rules, baseline.not_comparable)
         evaluation.write(evaluation_uri)
         report.write(evaluation_uri)

@@ -23,8 +23,10 @@ SEPARATOR = tables.LIST_SEPARATOR
 _MOST_NAMES = 2
 
 
-def split(text: str, separator: str) -> list[str]:
-    """Returns the class names in a text: `cat| dog |` → `cat`, `dog`."""
+def split(text: str, separator: str | None) -> list[str]:
+    """Returns the class names in a text: `cat| dog |` → `cat`, `dog`; the text itself without a separator."""
+    if not separator:
+        return [text]
     return [name for part in text.split(separator) if (name := part.strip())]
 
 
@@ -49,20 +51,16 @@ def convert(listing: Listing, options: DataOptions, root: str) -> Listing:
     if not options.allows_label_sets or listing.label_features != labels.CLASS_LABEL:
         return listing
     separator = options.label_separator
-
-    def parts(name: str) -> list[str]:
-        return split(name, separator) if separator else [name]
-
     return dataclasses.replace(
         listing,
         label_features=labels.MULTI_LABEL,
         entries=tuple(
-            entry._replace(label=labels.of_classes(part for name in entry.classes for part in parts(name)))
+            entry._replace(label=labels.of_classes(part for name in entry.classes for part in split(name, separator)))
             if entry.label
             else entry
             for entry in listing.entries
         ),
-        class_names=frozenset(part for name in listing.class_names for part in parts(name)),
+        class_names=frozenset(part for name in listing.class_names for part in split(name, separator)),
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components.evaluator import default_rules
 from components.model_report.label_statistics import Distribution, SplitLabels
 from components.model_report.sources import ImageSizes
 from trainer_module import features, locations
@@ -33,7 +33,7 @@ def tuned_values(trials: list[dict[str, str]], options: TrainerOptions) -> dict[
 
 
 def split_labels(
-    split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList, keys: Iterable[str], class_keys: Iterable[str]
+    split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList, keys: Iterable[str], class_keys: Sequence[str]
 ) -> SplitLabels:
     """Reads the distributions of label features, and the number of labels of every class.
 
@@ -64,12 +64,7 @@ def split_labels(
                     for bucket in (quantiles[0] if quantiles else ())
                 ),
             )
-    classes: Counter[str] = Counter()
-    for key in class_keys:
-        if key in by_name:
-            for bucket in by_name[key].string_stats.rank_histogram.buckets:
-                classes[bucket.label] += round(bucket.sample_count)
-    return SplitLabels(split, dict(classes), distributions)
+    return SplitLabels(split, default_rules.class_counts(statistics, class_keys), distributions)
 
 
 def image_sizes(split: str, statistics: statistics_pb2.DatasetFeatureStatisticsList) -> ImageSizes:

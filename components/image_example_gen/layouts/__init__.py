@@ -91,7 +91,7 @@ def _evidence(folder: Folder, options: DataOptions) -> tuple[Evidence, ...]:
 def _datasets_inside(folder: Folder, options: DataOptions, parent: str = "") -> list[tuple[str, Evidence]]:
     """Finds datasets with boxes in the folders of an archive: their paths and the evidence.
 
-    A folder with many others, which may be classes, or with images is no such archive.
+    A folder with images, or with many others, which may be classes, is not searched.
     """
     if options.manifest or len(folder.subfolders) > _MOST_WRAPPED or folder.stems_directly(""):
         return []

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # An annotation of one image is small; this bounds the memory and time that a file of another kind can cost.
 MOST_BYTES_PER_IMAGE = 10 * 2**20
-MISSING = "the file does not exist"
 _MOST_NAMES = 2
 # Folders of any name inside folders of annotations that are looked into to detect a layout.
 _MOST_FOLDERS = 10
@@ -92,7 +91,7 @@ class ImageIndex:
         if len(same := self._by_lower_name.get(last.lower(), [])) > 1:
             return f"{len(same)} files have this name: {files.readable(same[0].path)}, {files.readable(same[1].path)}"
         other = self.with_stem(stem_of(last))
-        return f"{MISSING}, but `{files.readable(other.path)}` does" if other else MISSING
+        return f"{files.MISSING}, but `{files.readable(other.path)}` does" if other else files.MISSING
 
     def with_stem(self, stem: str) -> files.File | None:
         """Returns the only image with this name without its extension, or None."""

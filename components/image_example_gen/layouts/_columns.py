@@ -167,19 +167,13 @@ def present_classes(values: Mapping[str, str], columns: Sequence[str]) -> list[s
 def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> list[str]:
     if options.path_column or PATH in table.columns:
         return [options.path_column or PATH]
-    columns = []
     others = (MASK, *_box_columns.box_columns(table.columns))
-    for column in table.columns:
-        cells = _cells(table, column)
-        if column not in others and cells and share_of_files(listed, cells) >= _ENOUGH_FILES:
-            columns.append(column)
-    return columns or _columns_of_image_names(table)
-
-
-def _columns_of_image_names(table: Table) -> list[str]:
-    """Returns the columns with names of images, whether the files exist or not: missing files are reported later."""
-    cells_of = {column: _cells(table, column) for column in table.columns if column != MASK}
-    return [
+    cells_of = {column: _cells(table, column) for column in table.columns if column not in others}
+    existing = [
+        column for column, cells in cells_of.items() if cells and share_of_files(listed, cells) >= _ENOUGH_FILES
+    ]
+    # Names of images whose files are missing are reported later.
+    return existing or [
         column
         for column, cells in cells_of.items()
         if cells and sum(map(is_image_name, cells)) >= _ENOUGH_FILES * len(cells)

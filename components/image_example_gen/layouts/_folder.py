@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.files import File
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -57,6 +58,11 @@ class Folder:
     @functools.cached_property
     def _names(self) -> dict[str, frozenset[str]]:
         return {"": frozenset(file.path for file in self.files)}
+
+    @functools.cached_property
+    def all_files(self) -> tuple[File, ...]:
+        """All files below it; lists them once."""
+        return tuple(files.walk(self.root, ""))
 
     def names_in(self, path: str) -> frozenset[str]:
         """Returns the names of the files and folders in a folder, as far as it can be listed; lists it once."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
-from components.image_example_gen.layouts._folder import is_image_name, split_named
+from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 
 _SHOWN_FILES = 3
 
@@ -19,15 +19,15 @@ class ListedFiles:
     end of the path of exactly one image, with or without its suffix: `0001` is `train/0001.jpg`.
     """
 
-    def __init__(self, root: str, table_name: str) -> None:
+    def __init__(self, folder: Folder, table_name: str) -> None:
         """Configures the search.
 
         Args:
-          root: The data folder.
+          folder: The data folder.
           table_name: Name of the table: of several files, those in a folder of that name are meant (`train.csv`,
             `train_labels.csv`).
         """
-        self._root = root
+        self._folder, self._root = folder, folder.root
         stem = table_name.rpartition(".")[0].lower()
         first, _, rest = stem.partition("_")
         self._preferred = first if rest and split_named(first) else stem
@@ -63,7 +63,7 @@ class ListedFiles:
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[files.File]]:
         by_stem: dict[str, list[files.File]] = defaultdict(list)
-        for file in files.walk(self._root, ""):
+        for file in self._folder.all_files:
             if is_image_name(file.path):
                 by_stem[_last_stem(file.path)].append(file)
         return by_stem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
@@ -32,7 +32,7 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     names = [file.path for file in folder.files if file.path in MANIFEST_FILES]
     if names:
         return Evidence("manifest", Confidence.INDEX_FILE, (f"a file {names[0]}",))
-    listing, others, faulty = _other_tables(folder, options)
+    listing, others, faulty, rival = _other_tables(folder, options)
     if not listing and not faulty:
         return Evidence("manifest", Confidence.NONE, contradicting=(f"no {' or '.join(MANIFEST_FILES)}", *others))
     if not listing:
@@ -41,7 +41,7 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     # Beside folders that have a meaning of their own, a table is one of two interpretations.
     settings = f"--set data.manifest={shlex.quote(join(folder.root, listing[0]))}"
     supporting = tuple(f"a table {name} of images" for name in listing)
-    return Evidence("manifest", _rival(folder) or Confidence.INDEX_FILE, supporting, settings=settings)
+    return Evidence("manifest", rival or Confidence.INDEX_FILE, supporting, settings=settings)
 
 
 def _rival(folder: Folder) -> Confidence | None:
@@ -60,14 +60,30 @@ def _folders_of_images(folder: Folder, parent: str) -> list[str]:
     return [name for name in names if folder.stems_directly(f"{parent}{name}")]
 
 
-def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list[str], list[str]]:
-    """Returns the tables of other names that list images, the reasons why others do not, and the faulty tables.
+class _Tables(NamedTuple):
+    """The tables of other names than those of manifests.
+
+    Attributes:
+      listing: Those that list images.
+      others: Why others do not.
+      faulty: Those that cannot be used as they are.
+      rival: The confidence of the layout that the folders have without a table.
+    """
+
+    listing: list[str]
+    others: list[str]
+    faulty: list[str]
+    rival: Confidence | None
+
+
+def _other_tables(folder: Folder, options: DataOptions) -> _Tables:
+    """Reads the tables of other names.
 
     A table is faulty if it cannot be read, if it lists images that do not exist, or if its boxes are not corners, and
     if the folders mean nothing without it. Tables in split folders, and in folders without images, are read only if
     they have boxes, as programs for annotations write them.
     """
-    listing, others, faulty = list[str](), list[str](), list[str]()
+    listing, others, faulty, rival = list[str](), list[str](), list[str](), _rival(folder)
     without_images = [name for name in folder.subfolders[:_MOST_FOLDERS] if not folder.stems_directly(name)]
     inside = [
         files.File(f"{parent}/{name}")
@@ -77,13 +93,13 @@ def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list
     ]
     for file in (*folder.files, *inside):
         is_table = not file.is_folder and not file.problem and file.path.lower().endswith(tables.SUFFIXES)
-        if not is_table or (file.path == tables.METADATA_FILE and _rival(folder)):
+        if not is_table or (file.path == tables.METADATA_FILE and rival):
             continue
         try:
             table = tables.read(join(folder.root, file.path))
             if "/" in file.path and not _box_columns.has_boxes(table.columns):
                 continue
-            listed = ListedFiles(folder.root, _preferred(file.path))
+            listed = ListedFiles(folder, _preferred(file.path))
             choices = [choice for choice in _columns.plausible(table, listed, options) if _has_labels(table, choice)]
         except DatasetError as error:
             if "/" not in file.path:
@@ -102,7 +118,7 @@ def _other_tables(folder: Folder, options: DataOptions) -> tuple[list[str], list
             others.append(f"the labels in {file.path} are the names of the folders")
         else:
             listing.append(file.path)
-    return listing, others, [] if _rival(folder) else faulty
+    return _Tables(listing, others, [] if rival else faulty, rival)
 
 
 def _has_labels(table: tables.Table, columns: Columns) -> bool:
@@ -140,7 +156,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
 
 def _list_table(folder: Folder, location: str, options: DataOptions, split_of_table: str = "") -> Listing:
     table = tables.read(location)
-    listed = ListedFiles(folder.root, _preferred(location.removeprefix(f"{folder.root}/")))
+    listed = ListedFiles(folder, _preferred(location.removeprefix(f"{folder.root}/")))
     if table.name not in MANIFEST_FILES and (boxes := _box_columns.other_boxes(table.columns)):
         raise DatasetError(f"{table.location} {boxes}.")
     chosen = _columns.choose(table, listed, options)
@@ -305,7 +321,7 @@ def _find(folder: Folder, options: DataOptions) -> list[str]:
     location = next(filter(None, map(folder.find, MANIFEST_FILES)), None)
     if location is not None:
         return [location]
-    listing, _, faulty = _other_tables(folder, options)
+    listing, _, faulty, _ = _other_tables(folder, options)
     listing = listing or faulty
     if not listing:
         raise LayoutError(f"{folder.root} has no {' or '.join(MANIFEST_FILES)}. Name the file in data.manifest.")

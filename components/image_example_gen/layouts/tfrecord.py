@@ -87,7 +87,7 @@ def _class_list(folder: Folder, options: DataOptions, label_features: tuple[str,
         return classes_of_masks(folder, options)
     if not labels.has_boxes(label_features) or options.classes:
         return ClassList()
-    paths = [file.path for file in folder.files if file.path.endswith(_LABEL_MAP)]
+    paths = [file.path for file in folder.files]
     paths += [f"{split}/{name}" for split in folder.split_folders for name in folder.names_in(split)]
     described = files.describe(folder.root, sorted(path for path in paths if path.endswith(_LABEL_MAP)))
     maps = {files.readable(file.path): _label_map(folder.root, file) for file in described}
@@ -220,7 +220,7 @@ def _class_names(feature: Mapping[str, Any], separator: str | None) -> list[str]
     """Returns the class names of an example; with a separator, a text may contain several."""
     values = feature[features.CLASS_TEXT].bytes_list.value if features.CLASS_TEXT in feature else ()
     texts = [value.decode(errors="replace") for value in values]
-    return [name for text in texts for name in label_sets.split(text, separator)] if separator else texts
+    return [name for text in texts for name in label_sets.split(text, separator)]
 
 
 def _problem(keys: Iterable[str], names: Sequence[str], source: Sequence[str], options: ExampleGenOptions) -> str:

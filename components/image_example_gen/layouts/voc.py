@@ -170,7 +170,7 @@ def _key(path: str) -> str:
 def _read_sets(root: str, index: ImageIndex, known: Collection[str]) -> dict[str, str]:
     """Reads the lists of images: stem → split, empty for `trainval` only; several splits are joined by commas.
 
-    Lists of single classes, `cat_train.txt`, are read if there is no list of all images.
+    Lists of single classes, `cat_train.txt`, are read only without a list of all images.
     """
     sets: dict[str, set[str]] = {}
     names = {path: path.rpartition("/")[2].removesuffix(".txt") for path in index.files if _is_in_sets(path)}
