@@ -292,14 +292,7 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
     columns = _columns(outputs, ("heatmap", "overlay_png_bytes", "class_id", "score"))
     labels = outputs.get("label", [None] * len(columns[0]))
     return [
-        Explanation(
-            np.asarray(heatmap, np.float32),
-            overlay,
-            int(class_id),
-            None if label is None else _text(label),
-            float(score),
-            version,
-        )
+        _explanation(heatmap, overlay, class_id, label, score, version)
         for heatmap, overlay, class_id, score, label in zip(*columns, labels, strict=True)
     ]
 
@@ -313,12 +306,19 @@ def label_explanations(outputs: Mapping[str, Any], version: int | None) -> list[
     columns = _columns(outputs, ("heatmaps", "overlay_png_bytes", "class_ids", "labels", "scores"))
     return [
         tuple(
-            Explanation(np.asarray(heatmap, np.float32), overlay, int(class_id), _text(label), float(score), version)
+            _explanation(heatmap, overlay, class_id, label, score, version)
             for heatmap, overlay, class_id, label, score in zip(*row, strict=True)
             if class_id >= 0
         )
         for row in zip(*columns, strict=True)
     ]
+
+
+def _explanation(
+    heatmap: Any, overlay: bytes, class_id: Any, label: Any, score: Any, version: int | None
+) -> Explanation:
+    name = None if label is None else _text(label)
+    return Explanation(np.asarray(heatmap, np.float32), overlay, int(class_id), name, float(score), version)
 
 
 def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embedding]:

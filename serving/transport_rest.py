@@ -176,7 +176,7 @@ class RestTransport:
         return codec.read(request, response, bytes(content))
 
     def close(self) -> None:
-        """Closes the connections; a peer that has broken them already is no error."""
+        """Closes the connections; a peer that has broken them already is not an error."""
         with contextlib.suppress(Exception):  # as in `send`, of any class
             self._client.close()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import Protocol
 
 from serving.local_server.caller import TIMED_OUT, Caller
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         self._counted = 0
         self._discard = 0  # bytes that may still be discarded after the last response; then the connection is closed
         self._phase = "idle"
-        self._paused = self._ended = self._reading_paused = False
+        self._paused = self._ended = False
         self.due = self._began = 0.0
 
     @property
@@ -196,8 +196,7 @@ class Connection(asyncio.Protocol):
             return
         self._reader.feed(data)
         if self.busy:
-            if self._reader.num_buffered > _BUFFERED_BYTES and self._transport and not self._reading_paused:
-                self._reading_paused = True
+            if self._reader.num_buffered > _BUFFERED_BYTES and self._transport:
                 self._transport.pause_reading()
             return
         self._read()
@@ -294,10 +293,8 @@ class Connection(asyncio.Protocol):
             self._send(self._server.app.error(500, "internal error"), request)
 
     def _reply(self, response: Response, request: Request) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the server has stopped
             self._loop.call_soon_threadsafe(self._send, response, request)
-        except RuntimeError:
-            pass  # the server has stopped
 
     def _send(self, response: Response, request: Request | None) -> None:
         """Sends the response of the request in progress; late responses are ignored."""
@@ -314,9 +311,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._wait("idle")
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
+        self._transport.resume_reading()
         if self._reader.num_buffered:
             self._loop.call_soon(self._read)
 
@@ -367,7 +362,4 @@ class Connection(asyncio.Protocol):
 
 
 def _reason(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
+    return http.client.responses.get(status, "Unknown")

@@ -13,10 +13,13 @@ import numpy as np
 
 from serving.local_server.errors import RequestError
 
+# TensorFlow supports no more dimensions.
+MAX_DIMENSIONS = 254
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class DataType:
-    """One data type.
+    """One data type; each exists once, and is compared by identity.
 
     Attributes:
       number: In the enum `tensorflow.DataType`.

@@ -5,7 +5,6 @@ Source: TF Serving's util/json_tensor.cc.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from serving.local_server.errors import invalid_argument
 from serving.local_server.inference import Classes
 from serving.local_server.json_tensor import as_double, dumps, from_base64, to_bytes, to_json
-from serving.local_server.json_text import NUMBER_TOO_BIG, RepeatedKeys, is_base64, is_infinity, shown, type_name
+from serving.local_server.json_text import RepeatedKeys, is_base64, shown, type_name
 from serving.local_server.protos import example_pb2, feature_pb2, input_pb2
 
 _INT64 = (-(2**63), 2**63 - 1)
@@ -80,8 +79,6 @@ def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
         values.append(value)
     elif isinstance(value, int | float):  # larger integers are doubles
         double = as_double(value)
-        if math.isinf(double) and not is_infinity(value):
-            raise invalid_argument(NUMBER_TOO_BIG)
         _list_of(feature, "float_list", name).append(_as_float(double))
     else:
         raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")

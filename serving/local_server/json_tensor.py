@@ -21,12 +21,11 @@ from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.json_text import NUMBER_TOO_BIG, is_base64, is_infinity, shown, type_name
 
 ROW, COLUMN = "row", "column"
-# Deeper nesting is refused; TensorFlow supports no more dimensions.
-_MAX_DIMENSIONS = 254
 # C++ reads them as int32, and they wrap around.
 _SMALL_INTEGERS = (dtypes.INT8, dtypes.INT16, dtypes.UINT8)
 _INTEGERS = (*_SMALL_INTEGERS, dtypes.INT32, dtypes.INT64, dtypes.UINT32, dtypes.UINT64)
 _FLOATS = (dtypes.FLOAT, dtypes.DOUBLE)
+_NUMBERS = (*_INTEGERS, *_FLOATS)
 _WHITE_SPACE = b" \t\n\v\f\r"
 
 
@@ -190,7 +189,7 @@ def _to_array(value: Any, dtype: DataType) -> np.ndarray:
 
 def _numbers(value: Any, dtype: DataType) -> np.ndarray | None:
     """Converts a list of valid numbers at once; returns None if it needs a detailed check."""
-    if not isinstance(value, list) or dtype not in (*_INTEGERS, *_FLOATS):
+    if not isinstance(value, list) or dtype not in _NUMBERS:
         return None
     try:
         array = np.array(value)
@@ -218,7 +217,7 @@ def _shape(value: Any) -> list[int]:
     shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))
-        if len(shape) > _MAX_DIMENSIONS:
+        if len(shape) > dtypes.MAX_DIMENSIONS:
             raise invalid_argument("JSON array has too many dimensions")
         if not value:
             break
@@ -247,8 +246,7 @@ def _flatten(value: Any, shape: list[int], level: int, dtype: DataType, flat: li
 
 def _scalar(value: Any, dtype: DataType) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isinf(as_double(value)) and not is_infinity(value):
-        raise invalid_argument(NUMBER_TOO_BIG)
+    double = as_double(value) if number else None
     if dtype is dtypes.STRING:
         if isinstance(value, str):
             return to_bytes(value)
@@ -261,7 +259,7 @@ def _scalar(value: Any, dtype: DataType) -> Any:
             return value
     elif dtype in _FLOATS:
         if number:
-            return as_double(value)
+            return double
     elif dtype in _INTEGERS:
         limits = np.iinfo(np.int32 if dtype in _SMALL_INTEGERS else dtype.numpy)
         if number and isinstance(value, int) and limits.min <= value <= limits.max:
@@ -272,11 +270,18 @@ def _scalar(value: Any, dtype: DataType) -> Any:
 
 
 def as_double(value: int | float) -> float:
-    """Returns the nearest double of a JSON number; infinity beyond its range."""
+    """Returns the nearest double of a JSON number.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if it is beyond the range of doubles.
+    """
     try:
-        return float(value)
+        double = float(value)
     except OverflowError:
-        return math.inf
+        double = math.inf
+    if math.isinf(double) and not is_infinity(value):
+        raise invalid_argument(NUMBER_TOO_BIG)
+    return double
 
 
 def to_bytes(value: str) -> bytes:

@@ -74,6 +74,9 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid_argument("JSON Parse error: The document is empty")
     try:
         value = _decode(text)
+    except json.JSONDecodeError as error:
+        message = _message(error.doc, error)
+        raise invalid_argument(f"JSON Parse error: {message} at offset: {error.pos}") from None
     except RecursionError:
         raise invalid_argument("JSON Parse error: nested too deeply at offset: 0") from None
     except ValueError:  # a number with more digits than Python parses
@@ -88,13 +91,10 @@ def _decode(text: str) -> Any:
         return _DECODER.raw_decode(text)[0]
     except json.JSONDecodeError as error:
         if not text.startswith(("Inf", "NaN"), error.pos + text.startswith("-", error.pos)):
-            raise _parse_error(text, error) from None
+            raise
     # Tokens keep their length where possible, so that the offsets of errors stay close.
     standard = _OTHER_NUMBERS.sub(lambda match: {"-NaN": " NaN", "Inf": "Infinity"}.get(match[0], match[0]), text)
-    try:
-        return _DECODER.raw_decode(standard)[0]
-    except json.JSONDecodeError as error:
-        raise _parse_error(standard, error) from None
+    return _DECODER.raw_decode(standard)[0]
 
 
 def shown(value: Any) -> str:
@@ -122,11 +122,8 @@ def _tokens(value: Any, depth: int) -> Iterator[str]:
             yield from _tokens(item, depth + 1)
         yield "]"
     else:
-        yield (
-            json.dumps(value, ensure_ascii=False).replace("e+", "e")
-            if isinstance(value, float)
-            else json.dumps(value, ensure_ascii=False)
-        )
+        text = json.dumps(value, ensure_ascii=False)
+        yield text.replace("e+", "e") if isinstance(value, float) else text
 
 
 def type_name(value: Any) -> str:
@@ -145,10 +142,6 @@ def is_base64(value: Any) -> bool:
         and isinstance(value.get("b64"), str)
         and not isinstance(value, RepeatedKeys)
     )
-
-
-def _parse_error(text: str, error: json.JSONDecodeError) -> Exception:
-    return invalid_argument(f"JSON Parse error: {_message(text, error)} at offset: {error.pos}")
 
 
 def _message(text: str, error: json.JSONDecodeError) -> str:

@@ -34,7 +34,6 @@ with _messages_only():
     from tensorflow.core.example import example_pb2 as example_pb2
     from tensorflow.core.example import feature_pb2 as feature_pb2
     from tensorflow.core.framework import tensor_pb2 as tensor_pb2
-    from tensorflow.core.framework import types_pb2 as types_pb2
     from tensorflow.core.protobuf import config_pb2 as config_pb2
     from tensorflow.core.protobuf import meta_graph_pb2 as meta_graph_pb2
     from tensorflow_serving.apis import classification_pb2 as classification_pb2

@@ -93,7 +93,11 @@ class LocalServer:
         self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
         self._rest = ConnectionServer(self._app, Limits(options.max_request_bytes, request_s=options.rest_timeout_s))
-        self._threads = [threading.Thread(target=self._serve_rest, name="rest", daemon=True)] if self._socket else []
+        self._threads = []
+        if self._socket:
+            self._threads.append(
+                threading.Thread(target=self._rest.run, args=(self._socket,), name="rest", daemon=True)
+            )
         if options.model_config_file and options.model_config_poll_s > 0:
             self._threads.append(threading.Thread(target=self._follow_config, name="model-config", daemon=True))
 
@@ -210,10 +214,6 @@ class LocalServer:
         except RuntimeError:
             raise ServerStartError(f"--grpc_socket_path: cannot listen on {options.grpc_socket_path}.") from None
         return server, bound
-
-    def _serve_rest(self) -> None:
-        assert self._socket
-        self._rest.run(self._socket)
 
     def _follow_config(self) -> None:
         """Polls the configuration file; after an error, which is logged, the models stay unchanged."""

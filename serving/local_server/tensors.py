@@ -13,7 +13,6 @@ from serving.local_server import dtypes
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.protos import tensor_pb2
 
-_HALF_TYPES = {"half", "bfloat16"}
 _COMPLEX_TYPES = {"complex64": np.float32, "complex128": np.float64}
 _MAX_REPEATED = 2**20
 
@@ -37,7 +36,7 @@ def to_numpy(tensor: tensor_pb2.TensorProto, alias: str) -> np.ndarray:
         data_type = dtypes.of_number(tensor.dtype)
     except RequestError:
         raise error from None
-    if tensor.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > 254:
+    if tensor.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > dtypes.MAX_DIMENSIONS:
         raise error
     size = math.prod(shape)
     if tensor.tensor_content:
@@ -55,7 +54,7 @@ def _from_content(content: bytes, data_type: dtypes.DataType, size: int) -> np.n
     if len(content) != size * data_type.numpy.itemsize:
         return None
     values = np.frombuffer(content, np.uint8 if data_type is dtypes.BOOL else data_type.numpy)
-    # A byte above 1 is no bool to numpy.
+    # A byte above 1 is not a bool to numpy.
     return values != 0 if data_type is dtypes.BOOL else values
 
 
@@ -72,7 +71,7 @@ def _from_fields(tensor: tensor_pb2.TensorProto, data_type: dtypes.DataType, siz
     if data_type.name in _COMPLEX_TYPES:
         parts = np.array(field, _COMPLEX_TYPES[data_type.name])
         values = parts[: len(parts) // 2 * 2].view(data_type.numpy)
-    elif data_type.name in _HALF_TYPES:
+    elif data_type.field == "half_val":
         values = np.array(field, np.int64).astype(np.uint16).view(data_type.numpy)
     elif data_type.field == "int_val":
         values = np.array(field, np.int64).astype(data_type.numpy)
@@ -117,15 +116,13 @@ def to_proto(value: np.ndarray, tensor: tensor_pb2.TensorProto, *, as_content: b
     data_type = dtypes.of_array(value)
     tensor.dtype = data_type.number
     field, flat = getattr(tensor, data_type.field), value.ravel()
-    if data_type is dtypes.STRING:
-        field.extend(flat.tolist())
-    elif as_content:
+    if as_content and data_type is not dtypes.STRING:
         tensor.tensor_content = value.tobytes()
-    elif data_type.name in _HALF_TYPES:  # stored as the integers of their bits
-        field.extend(flat.view(np.uint16).tolist())
-    elif data_type.name in _COMPLEX_TYPES:  # pairs of real and imaginary part
-        field.extend(flat.view(_COMPLEX_TYPES[data_type.name]).tolist())
     else:
+        if data_type.field == "half_val":  # stored as the integers of their bits
+            flat = flat.view(np.uint16)
+        elif data_type.name in _COMPLEX_TYPES:  # pairs of real and imaginary part
+            flat = flat.view(_COMPLEX_TYPES[data_type.name])
         field.extend(flat.tolist())
     for size in value.shape:
         tensor.tensor_shape.dim.add(size=size)

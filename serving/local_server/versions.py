@@ -217,8 +217,8 @@ def _version_folders(base_path: str, model_files: Sequence[str]) -> dict[int, st
             name = entry.rstrip("/")  # object stores end folders with a slash
             if not (name.isascii() and name.isdigit()) or len(name) > 64 or int(name) > _LARGEST_VERSION:
                 continue
-            folder, number = f"{base_path.rstrip('/')}/{name}", int(name)
-            if not any(files.exists(f"{folder}/{file}") for file in model_files):
+            folder, number = locations.join(base_path, name), int(name)
+            if not any(files.exists(locations.join(folder, file)) for file in model_files):
                 continue
             if number in folders:
                 logging.warning("Duplicate version directories %s and %s: the latter is used.", folders[number], folder)
