@@ -43,20 +43,20 @@ _AUGMENTATION = {
     "placement": "in_dataset",
 }
 _BATCH_SIZE = 8
-_MAX_PIXELS = 50_000_000
 
 
 def write_examples(root: Path, folder: Path) -> tuple[tuple[str, ...], int]:
     """Writes the examples of both kinds, one file per kind; returns the class names and the number of images."""
-    dataset = inspect_dataset(str(root), DataOptions())
+    options = DataOptions()
+    dataset = inspect_dataset(str(root), options)
     count = 0
     with (
         tf.io.TFRecordWriter(str(folder / BOXES)) as with_boxes,
         tf.io.TFRecordWriter(str(folder / CLASSES)) as with_classes,
     ):
         for entry in dataset.entries:
-            encoded = (root / entry.path).read_bytes()
-            properties = image_file.examine(encoded, _MAX_PIXELS)
+            prepared = image_file.prepare((root / entry.path).read_bytes(), options)
+            properties = image_file.examine(prepared)
             size = {"height": properties.height, "width": properties.width}
             fitted = boxes.normalize(boxes.Annotation.from_label(dict(entry.label)), **size).boxes
             if not fitted:
@@ -66,7 +66,7 @@ def write_examples(root: Path, folder: Path) -> tuple[tuple[str, ...], int]:
                 with_classes: {features.CLASS_TEXT: [fitted[0].name]},
             }
             for writer, label in labels.items():
-                example = raw_examples.to_example(entry.path, encoded, properties, label=label, slices={})
+                example = raw_examples.to_example(entry.path, prepared.encoded, properties, label=label, slices={})
                 writer.write(example.SerializeToString())
             count += 1
     return dataset.classes, count

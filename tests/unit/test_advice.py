@@ -13,7 +13,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,18 +169,24 @@ def manifest(*rows: str, name: str = "manifest.csv") -> Files:
     return {"raw": 4, name: table(*rows)}
 
 
-def records(*examples: dict[str, bytes]) -> bytes:
+def encoded_records(examples: Iterable[tf.train.Example]) -> bytes:
     """Encodes a TFRecord file."""
-    path = Path(f"/tmp/advice-{os.getpid()}.tfrecord")
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for values in examples:
-            example = tf.train.Example()
-            for key, value in values.items():
-                example.features.feature[key].bytes_list.value.append(value)
-            writer.write(example.SerializeToString())
-    content = path.read_bytes()
-    path.unlink()
-    return content
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "examples"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for example in examples:
+                writer.write(example.SerializeToString())
+        return path.read_bytes()
+
+
+def records(*examples: dict[str, bytes]) -> bytes:
+    """Encodes examples with one value per feature."""
+    made = []
+    for values in examples:
+        made.append(tf.train.Example())
+        for key, value in values.items():
+            made[-1].features.feature[key].bytes_list.value.append(value)
+    return encoded_records(made)
 
 
 def rows_of(classes: str, *extra: str, header: str = "path,label") -> list[str]:
@@ -810,19 +817,15 @@ TASKS: Files = {
 
 
 def box_records() -> bytes:
-    """Encodes three examples with a box of the class id 1, and one of 2."""
-    path = Path(f"/tmp/advice-{os.getpid()}.tfrecord")
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for _ in range(3):
-            feature = (example := tf.train.Example()).features.feature
-            feature[features.IMAGE_ENCODED].bytes_list.value.append(image())
-            for key, value in zip(features.BOX_CORNERS, (0.1, 0.1, 0.9, 0.9), strict=True):
-                feature[key].float_list.value.extend([value, value])
-            feature["image/object/class/label"].int64_list.value.extend([1, 2])
-            writer.write(example.SerializeToString())
-    content = path.read_bytes()
-    path.unlink()
-    return content
+    """Encodes three examples, each with a box of the class id 1 and one of 2."""
+    examples = [tf.train.Example() for _ in range(3)]
+    for example in examples:
+        feature = example.features.feature
+        feature[features.IMAGE_ENCODED].bytes_list.value.append(image())
+        for key, value in zip(features.BOX_CORNERS, (0.1, 0.1, 0.9, 0.9), strict=True):
+            feature[key].float_list.value.extend([value, value])
+        feature["image/object/class/label"].int64_list.value.extend([1, 2])
+    return encoded_records(examples)
 
 
 CORNERS = "path,label,xmin,ymin,xmax,ymax"

@@ -865,7 +865,7 @@ def test_label_studio_names_of_uploads(write):
     assert len(dataset.entries) == 3 and not dataset.refused
 
 
-def test_several_exports_of_label_studio(write_tasks, tmp_path):
+def test_several_exports_of_label_studio(write_tasks):
     root = write_tasks(task("c.jpg", region(0, 0, 50, 50)))
     (root / "part2.json").write_text(json.dumps([task("d.jpg", region(0, 0, 50, 50))]))
     (root / "d.jpg").write_bytes(b"x")
@@ -1074,26 +1074,23 @@ def test_tables_with_boxes_that_are_not_corners_are_refused(write, header, row, 
         inspect(root)
 
 
+BOX_TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\n" + "".join(
+    f"{name}.jpg,100,80,cat,10,20,50,60\n" for name in "ab"
+)
+
+
 def test_tables_of_boxes_in_other_folders(write):
     """Roboflow writes one beside the images of every split, others into a folder of their own."""
-    header, rows = (
-        "filename,width,height,class,xmin,ymin,xmax,ymax\n",
-        "".join(f"{n}.jpg,100,80,cat,10,20,50,60\n" for n in "ab"),
-    )
     images = [f"{split}/{name}.jpg" for split in ("train", "valid") for name in "ab"]
-    texts = {f"{split}/_annotations.csv": header + rows for split in ("train", "valid")}
+    texts = {f"{split}/_annotations.csv": BOX_TABLE for split in ("train", "valid")}
     dataset = inspect(write(*images, texts=texts))
     assert (dataset.layout, dataset.own_splits, len(dataset.entries)) == ("manifest", ("train", "validation"), 4)
 
 
 def test_a_table_of_boxes_in_a_folder_of_its_own(write):
-    header, rows = (
-        "filename,width,height,class,xmin,ymin,xmax,ymax\n",
-        "".join(f"{n}.jpg,100,80,cat,10,20,50,60\n" for n in "ab"),
-    )
-    root = write("images/a.jpg", "images/b.jpg", texts={"data/raccoon_labels.csv": header + rows})
+    root = write("images/a.jpg", "images/b.jpg", texts={"data/raccoon_labels.csv": BOX_TABLE})
     assert len(inspect(root).entries) == 2
-    write(texts={"data/copy_labels.csv": header + rows})
+    write(texts={"data/copy_labels.csv": BOX_TABLE})
     with pytest.raises(
         LayoutError, match=r"2 tables that list images\. Choose one:\n  --set data\.manifest=.*copy_labels"
     ):

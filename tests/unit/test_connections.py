@@ -52,7 +52,7 @@ def serving(limits=LIMITS):
     server = ConnectionServer(app, limits)
     thread = threading.Thread(target=server.run, args=(listener,))
     thread.start()
-    app.port, app.server, app.thread = listener.getsockname()[1], server, thread
+    app.port, app.server = listener.getsockname()[1], server
     try:
         yield app
     finally:
@@ -138,6 +138,7 @@ def test_a_fault_of_the_application_is_a_response(connect, caplog):
     connection = connect()
     connection.sendall(b"GET /fail HTTP/1.1\r\n\r\n")
     assert response(connection)[0] == 500
+    assert "A request failed." in caplog.text
     connection.sendall(POST)
     assert response(connection)[2] == b"hello"
 

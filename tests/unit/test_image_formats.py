@@ -68,7 +68,7 @@ def test_heic_without_the_extra_is_refused_with_advice(monkeypatch):
 
 @pytest.mark.parametrize("format_", ["WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_orientation_is_applied(rng, format_, orientation):
+def test_the_orientation_is_applied(format_, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     corner = np.zeros((32, 48, 3), np.uint8)

@@ -134,7 +134,7 @@ def test_details_contain_the_interpolated_precision(rng):
     assert details["co_occurrence"].shape == (5, 5)
 
 
-def test_scores_of_all_classes_together(rng):
+def test_scores_of_all_classes_together():
     counts = score_counts.ScoreCounts(1000)
     counts.add(np.array([[0.5, 0.5], [0.25, 0.75]], np.float32), np.array([[True, False], [False, True]]))
     pooled = counts.of_all_classes()

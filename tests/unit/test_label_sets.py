@@ -200,7 +200,7 @@ def write_boxes(root):
     return root
 
 
-def test_the_task_is_never_guessed(write, tmp_path):
+def test_the_task_is_never_guessed(write):
     root = write(*SEPARATED)
     with pytest.raises(ConfigError, match=r"has any number of classes per image\. Use --set task.name=multi_label; or"):
         refuse(root, "classification")
