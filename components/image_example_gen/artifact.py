@@ -1,4 +1,4 @@
-"""The quarantine artifact: unusable files with their reasons, duplicates, and the number of examples."""
+"""The quarantine artifact: unusable files with their reasons, duplicates, corrections, and the number of examples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from trainer_module import locations
 
 QUARANTINE_FILE = "quarantine.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
+CORRECTIONS_FILE = "corrections.jsonl"
 
 Kind = Literal["exact", "near"]
+Action = Literal["relabel", "drop", "keep"]
 _Part = TypeVar("_Part", bound=StoredPart)
 
 
@@ -45,6 +47,22 @@ class DuplicateGroup(StoredPart):
 
     kind: Kind
     images: tuple[DuplicateImage, ...]
+
+
+class Correction(StoredPart):
+    """An image that `data.corrections` decides about.
+
+    Attributes:
+      path: Relative to the data folder.
+      action: `relabel`; `drop` removes it; `keep` confirms its label, so that an audit does not list it again.
+      before: Its class names in the dataset; empty if the label has none.
+      after: Those that are used.
+    """
+
+    path: str
+    action: Action
+    before: tuple[str, ...]
+    after: tuple[str, ...]
 
 
 class DuplicateCounts(StoredPart):
@@ -88,6 +106,7 @@ class Summary(Stored):
       version: Version of that span.
       bit_depth: Number of bits that 16-bit images are read with; None if there are none.
       warnings: What users should know about the images, one sentence each, with a count and file names.
+      corrections: Number of images by action of `data.corrections`.
     """
 
     FILE: ClassVar[str] = "summary.json"
@@ -102,6 +121,7 @@ class Summary(Stored):
     version: int = 0
     bit_depth: int | None = None
     warnings: tuple[str, ...] = ()
+    corrections: dict[Action, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,11 +132,13 @@ class Quarantine:
       summary: The counts.
       files: The quarantined files, by path.
       duplicates: The groups of duplicates.
+      corrections: The corrected images, by path.
     """
 
     summary: Summary
     files: tuple[QuarantinedFile, ...] = ()
     duplicates: tuple[DuplicateGroup, ...] = ()
+    corrections: tuple[Correction, ...] = ()
 
     @classmethod
     def read(cls, uri: str, most_lines: int | None = None) -> Self:
@@ -124,7 +146,7 @@ class Quarantine:
 
         Args:
           uri: Its folder, local or remote.
-          most_lines: Largest number of quarantined files and of groups to read; all by default.
+          most_lines: Largest number of quarantined files, of groups and of corrections to read; all by default.
 
         Raises:
           OSError: If a file cannot be read.
@@ -133,7 +155,9 @@ class Quarantine:
         summary = Summary.read(uri)
         files = _read_lines(QuarantinedFile, locations.join(uri, QUARANTINE_FILE), most_lines)
         duplicates = _read_lines(DuplicateGroup, locations.join(uri, DUPLICATES_FILE), most_lines)
-        return cls(summary, tuple(files), tuple(duplicates))
+        # Artifacts of earlier releases have no such file.
+        corrections = _read_lines(Correction, locations.join(uri, CORRECTIONS_FILE), most_lines)
+        return cls(summary, tuple(files), tuple(duplicates), tuple(corrections) if summary.corrections else ())
 
     def write(self, uri: str) -> None:
         """Writes the artifact.
@@ -144,6 +168,7 @@ class Quarantine:
         locations.file_system(uri).makedirs(uri)
         _write_lines(locations.join(uri, QUARANTINE_FILE), self.files)
         _write_lines(locations.join(uri, DUPLICATES_FILE), self.duplicates)
+        _write_lines(locations.join(uri, CORRECTIONS_FILE), self.corrections)
         self.summary.write(uri)
 
 

@@ -8,7 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.image_example_gen import class_list, class_names, files, label_sets, labels, layouts, spans, tables
+from components.image_example_gen import (
+    class_list,
+    class_names,
+    corrections,
+    files,
+    label_sets,
+    labels,
+    layouts,
+    spans,
+    tables,
+)
+from components.image_example_gen.artifact import Correction
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
@@ -43,6 +54,7 @@ class Dataset:
       span: Number of the newest span; 0 without spans.
       version: Version of that span.
       fingerprint: Digest of the path, size and time of change of every file, and of its label.
+      corrections: The images that `data.corrections` decides about; dropped ones are not among the entries.
       notes: What users should know before the run.
     """
 
@@ -61,6 +73,7 @@ class Dataset:
     span: int = 0
     version: int = 0
     fingerprint: str = ""
+    corrections: tuple[Correction, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -130,7 +143,8 @@ def _list_folder(location: str, options: DataOptions) -> _Part:
         root = root.rpartition("/")[0]
     if not files.is_folder(root):
         raise DatasetError(f"The data folder {root} does not exist. Set data.path, or give --data DIR.")
-    folder = Folder(root, tuple(files.listing(root)))
+    # Corrections in the data folder are not another table of labels.
+    folder = Folder(root, tuple(file for file in files.listing(root) if join(root, file.path) != options.corrections))
     for file in folder.files:
         if file.is_folder and file.problem:
             raise DatasetError(f"{join(root, files.readable(file.path))}: {file.problem}.")
@@ -183,6 +197,7 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
     listing = label_sets.convert(part.listing, options, part.root)
     listing = class_names.rename(listing, options.rename_classes, part.root)
     listing = label_sets.normalize(listing, options.classes)
+    listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
     class_names.check(listing, options.classes, part.root)
     entries, own_splits = _assign_splits(listing.entries, options)
     refused = tuple(sorted(listing.refused))
@@ -211,6 +226,7 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
         span=newest.number if newest else 0,
         version=newest.version if newest else 0,
         fingerprint=digest.hexdigest(),
+        corrections=corrected,
         notes=(*listing.notes, *notes),
     )
 

@@ -122,6 +122,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         contents.write(quarantine.uri)
         quarantine.set_int_custom_property("quarantined", contents.summary.quarantined)
         quarantine.set_int_custom_property("examples", contents.summary.examples)
+        for action, number in contents.summary.corrections.items():
+            quarantine.set_int_custom_property(f"corrections_{action}", number)
 
     def _examine(
         self, work: list[Shard], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions

@@ -161,6 +161,11 @@ class DataOptions(Section):
         description="CSV with a column `filename` (relative to path) and slice columns; "
         "`metadata.csv` in the data folder is detected.",
     )
+    corrections: str | None = Field(
+        default=None,
+        description="CSV with the columns `filename` (relative to path), `action` (`relabel`, `drop`, `keep`, or empty "
+        "for none) and `label`, the new label: the file that `tfx-vision audit` writes, after your review.",
+    )
     group_column: str | None = Field(
         default=None, description="Column of the manifest or metadata whose equal values stay in one split."
     )

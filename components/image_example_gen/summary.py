@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from components.image_example_gen import corrections
 from components.image_example_gen.artifact import (
     DuplicateCounts,
     DuplicateGroup,
@@ -84,9 +85,11 @@ def summarize(
             version=dataset.version,
             bit_depth=bit_depth,
             warnings=tuple(warnings),
+            corrections=corrections.count(dataset.corrections),
         ),
         files,
         tuple(_group(group, records, division) for group in division.duplicates),
+        dataset.corrections,
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.example_validator.artifact import DriftReport
+from components.image_example_gen import corrections
 from components.image_example_gen.artifact import (
+    Correction,
     DuplicateCounts,
     DuplicateGroup,
     DuplicateImage,
@@ -36,6 +38,8 @@ class DataSummary:
       groups: The first groups of duplicates, or None.
       quarantine: Number of refused files, in one sentence.
       refused: The first refused files, or None.
+      corrections: Numbers of corrected images, in one sentence; empty if there are none.
+      corrected: The first corrected images, or None.
       drift: Result of the comparison with the previous span, in one sentence; empty if there is none.
       drifted: The differences from the previous span.
       skew: Result of the comparison between splits, in one sentence.
@@ -50,6 +54,8 @@ class DataSummary:
     groups: Table | None
     quarantine: str
     refused: Table | None
+    corrections: str
+    corrected: Table | None
     drift: str
     drifted: list[str]
     skew: str
@@ -70,6 +76,8 @@ def summarize(sources: Sources) -> DataSummary:
         groups=_group_table(sources.duplicates),
         quarantine=_quarantine(summary),
         refused=_refused_table(sources.quarantined, summary.quarantined),
+        corrections=_corrections(summary),
+        corrected=_corrected_table(sources.corrections, sum(summary.corrections.values())),
         drift=_drift(sources.drift),
         drifted=list(sources.drift.drift)[:_MAX_LISTED],
         skew=_skew(sources.drift),
@@ -160,6 +168,21 @@ def _refused_table(quarantined: Sequence[QuarantinedFile], total: int) -> Table 
     rows = [[Cell(file.path), Cell(file.reason)] for file in quarantined[:_MAX_LISTED]]
     caption = "Refused files" if total <= len(rows) else f"The first {len(rows)} of {total:,} refused files"
     return Table(caption, [Column("File"), Column("Reason")], rows)
+
+
+def _corrections(summary: Summary) -> str:
+    return f"data.corrections: {corrections.describe(summary.corrections)}." if summary.corrections else ""
+
+
+def _corrected_table(corrected: Sequence[Correction], total: int) -> Table | None:
+    if not corrected:
+        return None
+    rows = [
+        [Cell(each.path), Cell(each.action), Cell(", ".join(each.before)), Cell(", ".join(each.after))]
+        for each in corrected[:_MAX_LISTED]
+    ]
+    caption = "Corrected images" if total <= len(rows) else f"The first {len(rows)} of {total:,} corrected images"
+    return Table(caption, [Column("File"), Column("Action"), Column("Label in the dataset"), Column("Used")], rows)
 
 
 def _drift(report: DriftReport) -> str:

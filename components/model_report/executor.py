@@ -92,6 +92,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             ],
             quarantined=quarantine.files,
             duplicates=quarantine.duplicates,
+            corrections=quarantine.corrections,
             drift=DriftReport.read(uris["anomalies"]),
             explained=explained,
             explanation_failures=explanations.read_failures(uris["explanations"]) if "explanations" in uris else [],

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.artifact import DriftReport
-from components.image_example_gen.artifact import DuplicateGroup, QuarantinedFile, Summary
+from components.image_example_gen.artifact import Correction, DuplicateGroup, QuarantinedFile, Summary
 from components.model_report.comparisons import ComparedExample
 from components.model_report.explanations import ExplainedExample
 from components.model_report.label_statistics import SplitLabels
@@ -64,6 +64,7 @@ class Sources:
       labels: Statistics of the labels per split, if the task has any.
       quarantined: Refused files, as many as are listed.
       duplicates: Groups of duplicates, as many as are listed.
+      corrections: Images that `data.corrections` decides about, as many as are listed.
       explained: Whether the report shows GradCam's overlays.
       explanation_failures: Why GradCam's gate refuses the model, one line each.
       incorrect: The most confident incorrect predictions, the most confident first.
@@ -98,6 +99,7 @@ class Sources:
     labels: list[SplitLabels] = field(default_factory=list)
     quarantined: Sequence[QuarantinedFile] = ()
     duplicates: Sequence[DuplicateGroup] = ()
+    corrections: Sequence[Correction] = ()
     explained: bool = False
     explanation_failures: list[str] = field(default_factory=list)
     incorrect: list[ExplainedExample] = field(default_factory=list)

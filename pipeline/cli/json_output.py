@@ -181,6 +181,8 @@ class RunOutput(JsonObject):
     duplicates: dict[Literal["exact", "near"], Duplicates] | None
     drift: Drift | None
     quarantined: list[QuarantinedFile]
+    corrections: dict[Literal["relabel", "drop", "keep"], int]
+    """Number of images by action of `data.corrections`."""
     bit_depth: int | None
     """Bits that are read from images of 16 bits per channel; null if there are none."""
     log: str
@@ -226,6 +228,7 @@ def run_output(outcome: Outcome) -> RunOutput:
             "duplicates": data and {kind: counts.model_dump() for kind, counts in data.duplicates.items()},
             "drift": drift and {"previous_span": drift.previous_span, "drift": drift.drift, "skew": drift.skew},
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
+            "corrections": data.corrections if data else {},
             "bit_depth": data and data.bit_depth,
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.cause}" if outcome.error else None,

@@ -15,7 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from components.evaluator.artifact import EvaluationResult
-from components.image_example_gen import layouts, limits
+from components.image_example_gen import corrections, layouts, limits
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import RefusedFile
 from pipeline.cli.console import print_line
@@ -141,6 +141,8 @@ def _data(console: Console, result: RunResult) -> None:
         return
     splits = ", ".join(f"{counts.examples:,} {split}" for split, counts in result.data.splits.items())
     print_line(console, f"\n[bold]Images[/bold]  {result.data.examples:,} used ({splits})")
+    if result.data.corrections:
+        print_line(console, f"Corrected  {corrections.describe(result.data.corrections)}")
     for warning in result.data.warnings:
         print_line(console, f"[yellow]warning:[/yellow] {escape(warning)}")
     if result.quarantined:

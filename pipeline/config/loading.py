@@ -169,7 +169,9 @@ def with_absolute_paths(config: PipelineConfig) -> PipelineConfig:
     return config.model_copy(
         update={
             "pipeline": config.pipeline.model_copy(update=paths(config.pipeline, "root", "artifacts")),
-            "data": config.data.model_copy(update=paths(config.data, "path", "manifest", "metadata_csv")),
+            "data": config.data.model_copy(
+                update=paths(config.data, "path", "manifest", "metadata_csv", "corrections")
+            ),
             "model": model.model_copy(update=paths(model, *files)),
             "serving": config.serving.model_copy(update=paths(config.serving, "base_directory")),
         }

@@ -91,7 +91,7 @@ class DataSection(DataOptions):
         values = self.model_dump(include=set(DataOptions.model_fields))
         if task is not None and self.labels_per_image is None and tasks.get(task).takes_label_sets:
             values["labels_per_image"] = "any"
-        for key in ("manifest", "metadata_csv"):
+        for key in ("manifest", "metadata_csv", "corrections"):
             values[key] = values[key] and absolute(values[key])
         return DataOptions.model_validate(values)
 

@@ -42,6 +42,7 @@ def check(config: PipelineConfig) -> None:
         "serving.base_directory": config.serving.base_directory,
         "data.manifest": config.data.manifest,
         "data.metadata_csv": config.data.metadata_csv,
+        "data.corrections": config.data.corrections,
     }
     for name, path in paths.items():
         if path is not None and not is_remote(str(path)):

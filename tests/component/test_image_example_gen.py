@@ -107,6 +107,25 @@ def test_metadata_columns_become_slices(class_folders, generate):
     assert cameras["b/1.png"] == cameras["a/1.png"] == tables.UNKNOWN
 
 
+def test_corrections_are_applied_and_recorded(class_folders, generate, tmp_path):
+    root = class_folders({"cat": 10, "dog": 10})
+    table = tmp_path / "fixed.csv"
+    table.write_text("filename,action,label\ncat/0.png,relabel,dog\ncat/1.png,drop,\n")
+    by_split, summary, bad = generate(root, corrections=str(table))
+    label_of = {
+        value(example, features.IMAGE_FILENAME).decode(): value(example, features.CLASS_TEXT).decode()
+        for examples in by_split.values()
+        for example in examples
+    }
+    assert label_of["cat/0.png"] == "dog" and "cat/1.png" not in label_of and len(label_of) == 19
+    assert summary.corrections == {"relabel": 1, "drop": 1} and bad == ()
+    contents = artifact.Quarantine.read(str(tmp_path / "quarantine"))
+    assert [(each.path, each.action, each.after) for each in contents.corrections] == [
+        ("cat/0.png", "relabel", ("dog",)),
+        ("cat/1.png", "drop", ("cat",)),
+    ]
+
+
 def damage(root: Path, image: bytes) -> dict[str, str]:
     """Writes one unusable file of each kind; returns the expected reasons."""
     (root / "a" / "truncated.png").write_bytes(image[: len(image) // 2])

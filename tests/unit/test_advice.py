@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def attempt(root: Path, data: str, options: dict[str, Any], read: bool) -> None:
         probe.refuse_unusable(dataset, layouts_options)
 
 
-PATHS = ("manifest", "metadata_csv")
+PATHS = ("manifest", "metadata_csv", "corrections")
 TWO: Files = {"a": 3, "b": 3}
 SPLIT: Files = {"train/a": 3, "train/b": 3}
 MASKS: Files = {
@@ -159,6 +159,12 @@ NAMES: Files = {"classes.txt": "ground\nobject\n"}
 
 def table(*rows: str) -> str:
     return "\n".join([*rows, ""])
+
+
+def corrected(name: str, message: str, rows: Sequence[str], fixed: Sequence[str], **files: Any) -> Row:
+    """A row of a table of corrections before and after following the advice."""
+    fix = {"fixed.csv": table(*fixed)}
+    return Row(name, {**(files or TWO), "fixed.csv": table(*rows)}, message, fix, {"corrections": "fixed.csv"})
 
 
 def metadata(*rows: str) -> Files:
@@ -405,6 +411,55 @@ ROWS = [
         metadata("filename,x", "a/0.png,1", "a/0.png,2"),
         "line 3: duplicate row",
         {"metadata.csv": "filename,x\na/0.png,1\n"},
+    ),
+    Row(
+        "no corrections",
+        TWO,
+        r"data\.corrections: .*fixed\.csv does not exist",
+        {"fixed.csv": "filename,action\na/0.png,drop\n"},
+        {"corrections": "fixed.csv"},
+    ),
+    corrected(
+        "no action", "Add it, and write `relabel`", ["filename,label", "a/0.png,b"], ["filename,action", "a/0.png,keep"]
+    ),
+    corrected("unknown action", "Actions: `rel", ["filename,action", "a/0.png,x"], ["filename,action", "a/0.png,drop"]),
+    corrected(
+        "no new labels",
+        "has no column `label` with the new labels",
+        ["filename,action", "a/0.png,relabel"],
+        ["filename,action,label", "a/0.png,relabel,b"],
+    ),
+    corrected(
+        "empty new label",
+        "`relabel` requires a class",
+        ["filename,action,label", "a/0.png,relabel,"],
+        ["filename,action,label", "a/0.png,drop,"],
+    ),
+    corrected(
+        "unknown new label",
+        "unknown class `c`. Classes: a, b",
+        ["filename,action,label", "a/0.png,relabel,c"],
+        ["filename,action,label", "a/0.png,relabel,b"],
+    ),
+    corrected(
+        "contradicting corrections",
+        "lines 2 and 3 contradict each other about a/0.png. Remove one",
+        ["filename,action", "a/0.png,drop", "a/0.png,keep"],
+        ["filename,action", "a/0.png,drop"],
+    ),
+    corrected(
+        "corrections of other files",
+        "matches an image.*Did you mean `a/0.png`",
+        ["filename,action", "images/a/0.png,drop"],
+        ["filename,action", "a/0.png,drop"],
+    ),
+    corrected(
+        "relabelled masks",
+        "Use `drop`, or edit",
+        ["filename,action,label", "images/0.png,relabel,object"],
+        ["filename,action,label", "images/0.png,drop,"],
+        **MASKS,
+        **NAMES,
     ),
     Row("no rows", metadata("filename,x"), "has no rows. Add them, or remove the file", {"metadata.csv": None}),
     Row(

@@ -251,6 +251,7 @@ LAYOUT = LayoutSpec(
     unsupported_options={
         "manifest": "Remove one of them.",
         "metadata_csv": "The examples themselves have the slices. Remove it.",
+        "corrections": "Correct the examples where they are written. Remove it.",
         "split_pattern": "Name the splits by folders or file names.",
     },
 )
