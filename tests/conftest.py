@@ -23,23 +23,24 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 # The files that take longest, the longest first: with two processes the last file to begin must be a short one.
 _LONGEST = (
     "e2e/test_digits.py",
-    "unit/test_tasks.py",
+    "component/test_tasks.py",
     "component/test_backbone_networks.py",
     "e2e/test_digit_scenes.py",
     "component/test_evaluator.py",
     "component/test_kubeflow_entrypoint.py",
     "component/test_masks.py",
     "component/test_resumed_training.py",
-    "pipeline/test_command.py",
+    "unit/test_models.py",
     "unit/test_client.py",
     "e2e/test_remote_artifacts.py",
     "e2e/test_tuner.py",
-    "unit/test_explanation_conformance.py",
+    "component/test_explanation_conformance.py",
     "component/test_image_example_gen.py",
     "component/test_statistics_and_transform.py",
     "component/test_serving_validator.py",
     "unit/test_grad_cam.py",
     "unit/test_backbones.py",
+    "component/test_distribution.py",
 )
 
 # TensorFlow, Keras and TFX create a million objects that stay. Collecting garbage visits them again and again unless

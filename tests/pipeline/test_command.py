@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,26 @@ from serving import client
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_transform", "tensorflow_model_analysis")
 
 
-def tfx_vision(*arguments, cwd=None):
+@dataclass
+class Done:
+    """A command that has ended; the fields are those of `subprocess.CompletedProcess`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def tfx_vision(*arguments):
+    """Runs the command in this process, which has imported everything already."""
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def process(*arguments):
+    """Runs the command as a user does."""
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -103,11 +121,11 @@ def test_a_root_that_is_a_file(tmp_path):
 
 
 def test_an_unknown_preset():
-    assert_one_message(tfx_vision("run", "digit"), 2, "Did you mean `digits`?")
+    assert_one_message(process("run", "digit"), 2, "Did you mean `digits`?")
 
 
 def test_usage_errors_of_the_command_line():
-    assert tfx_vision("run").returncode == 2
+    assert process("run").returncode == 2
     assert tfx_vision("run", "digits", "--no-such-option").returncode == 2
     assert tfx_vision("no-such-command").returncode == 2
 
@@ -183,17 +201,16 @@ def test_serve_requires_one_source_of_models_and_batching_for_its_parameters(tmp
     file = tmp_path / "batching.config"
     alone = tfx_vision("serve", "--model-base-path", tmp_path, "--batching-parameters-file", file)
     assert_one_message(alone, 2, "--enable-batching")
-    missing = tfx_vision(
-        "serve", "--model-base-path", tmp_path, "--enable-batching", "--batching-parameters-file", file
-    )
+    missing = process("serve", "--model-base-path", tmp_path, "--enable-batching", "--batching-parameters-file", file)
     assert_one_message(missing, 2, str(file), "No such file")
 
 
-def test_augment_draws_a_sheet(tmp_path, class_folders):
+def test_augment_draws_a_sheet(tmp_path, class_folders, monkeypatch):
     data = class_folders({"a": 3, "b": 3})
     (data / "a" / "0.png").write_bytes(b"nothing")
     sheet = tmp_path / "sheet.png"
-    done = tfx_vision("augment", "images", "--data", data, "--output", sheet, "--num", 6, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = tfx_vision("augment", "images", "--data", data, "--output", sheet, "--num", 6)
     assert (done.returncode, done.stdout) == (0, f"{sheet}: 5 images, 7 samples of each\n")
     assert done.stderr == "skipped: a/0.png: not an image file\n"
     with Image.open(sheet) as image:
@@ -218,9 +235,10 @@ NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom",
     ],
     ids=["not an image file", "out of range", "missing folder", "no augmentation", "missing output folder"],
 )
-def test_augment_rejects_invalid_options(tmp_path, arguments, words):
+def test_augment_rejects_invalid_options(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     root = ("--set", f"pipeline.root={tmp_path / 'runs'}")
-    assert_one_message(tfx_vision("augment", "digits", *arguments, *root, cwd=tmp_path), 2, *words)
+    assert_one_message(tfx_vision("augment", "digits", *arguments, *root), 2, *words)
 
 
 def test_report_prints_the_path_of_the_last_report(tmp_path):
@@ -280,7 +298,7 @@ def test_help_does_not_load_the_configuration():
 
 
 def test_doctor_accepts_this_environment():
-    done = tfx_vision("doctor", "--json")
+    done = process("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 0
     assert all(check["passed"] for check in checks.values())

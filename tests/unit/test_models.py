@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -11,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from components.serving_validator import graph_walk
-from trainer_module import augmentation, backbones, export, features, grad_cam, keras_file, models, tasks, training
+from trainer_module import augmentation, backbones, export, features, grad_cam, keras_file, models, tasks
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
@@ -107,34 +106,6 @@ def test_every_trainable_weight_gets_a_gradient(name, images):
         )
     gradients = tape.gradient(loss, model.trainable_weights)
     assert all(gradient is not None for gradient in gradients)
-
-
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("task", tasks.names())
-@pytest.mark.parametrize("name", models.names())
-def test_mixed_precision_trains_and_is_saved_in_float32(name, task, precision, images, tmp_path, small_backbones):
-    import tensorflow as tf
-
-    # One case has a real backbone; the others would only take longer with it.
-    with nullcontext() if (name, task) == ("transfer", "classification") else small_backbones():
-        chosen = options(name, task={"name": task}, training={"precision": precision, "epochs": 1, "batch_size": 4})
-        model = build_network(chosen, STATISTICS)
-    assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in model.layers}
-    before = [np.array(weight) for weight in model.trainable_weights]
-    spec = tasks.get(task)
-    labels = spec.labels([spec.example_label((index % 3,), chosen.classes, 32) for index in range(4)], chosen)
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
-    history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
-    assert np.isfinite(history.history["loss"]).all()
-    # Loss scaling skips a step whose gradients overflow.
-    if precision == "mixed_bfloat16":
-        changed = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_weights, strict=True)]
-        # A pyramid level without objects learns no boxes.
-        assert np.mean(changed) > (0.9 if task != "detection" else 0.6)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert {layer.compute_dtype for layer in again.layers} == {"float32"}
-    np.testing.assert_array_equal(model(images), again(images))
 
 
 @pytest.mark.parametrize("name", [name for name in models.names() if models.get(name).options().has_backbone()])

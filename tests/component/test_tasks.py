@@ -31,6 +31,12 @@ QUICK = {"detection": {"score_threshold": 0.0}}
 CLASS_IDS = [(index % 3, (index + index // 3) % 3) for index in range(COUNT)]
 
 
+def pairs(shift):
+    """Pairs of a task and a model in which every task and every model occurs."""
+    names, others = tasks.names(), models.names()
+    return [(names[i % len(names)], others[(i + shift) % len(others)]) for i in range(max(len(names), len(others)))]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_backbone(small_backbones):
     """All tests of this module compile quickly."""
@@ -81,16 +87,19 @@ class Case:
     history: dict
 
 
-@pytest.fixture(scope="module", params=[(t, m) for t in tasks.names() for m in models.names()], ids="-".join)
-def case(request, images, tmp_path_factory):
-    name, model = request.param
-    chosen = options(name, model)
+def train(name, chosen, images, run_dir):
+    """Trains a new network; returns it with the history."""
     keras.utils.set_random_seed(3)
     built = network.build(chosen, STATISTICS)
     data = tf.data.Dataset.from_tensor_slices((images, labels_of(tasks.get(name), chosen))).batch(4)
-    run_dir = str(tmp_path_factory.mktemp("run"))
-    history = training.train(built, chosen, train_data=data, validation_data=data, run_dir=run_dir).history
+    history = training.train(built, chosen, train_data=data, validation_data=data, run_dir=str(run_dir)).history
     return Case(tasks.get(name), chosen, built, history)
+
+
+@pytest.fixture(scope="module", params=[(t, m) for t in tasks.names() for m in models.names()], ids="-".join)
+def case(request, images, tmp_path_factory):
+    name, model = request.param
+    return train(name, options(name, model), images, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(params=tasks.names())
@@ -118,6 +127,8 @@ def test_an_epoch_records_every_objective(case):
         assert np.isfinite(case.history[objective.name]).all(), objective.name
 
 
+# Every task, and every model: what a task exports does not depend on the model, and tracing it takes seconds.
+@pytest.mark.parametrize("case", pairs(3), indirect=True, ids="-".join)
 def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case, images, tmp_path):
     serving_dir = str(tmp_path / "serving")
     encoded = [tf.io.encode_png(image).numpy() for image in images]
@@ -153,6 +164,27 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
     embedding = session.run_on(features.EMBED, encoded)["embedding"]
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
     session.close()
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(("name", "model"), pairs(0))
+def test_mixed_precision_trains_and_is_saved_in_float32(name, model, precision, images, tmp_path):
+    chosen = options(name, model, training={"batch_size": 4, "epochs": 1, "precision": precision})
+    trained = train(name, chosen, images, tmp_path)
+    assert np.isfinite(trained.history["loss"]).all()
+    keras.utils.set_random_seed(3)  # the weights with which the training began
+    untrained = network.build(chosen, STATISTICS)
+    assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in untrained.layers}
+    # Loss scaling skips a step whose gradients overflow.
+    if precision == "mixed_bfloat16":
+        both = zip(untrained.trainable_weights, trained.model.trainable_weights, strict=True)
+        changed = [not np.array_equal(old, new) for old, new in both]
+        # A pyramid level without objects learns no boxes.
+        assert np.mean(changed) > (0.9 if name != "detection" else 0.6)
+    trained.model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in again.layers} == {"float32"}
+    np.testing.assert_array_equal(trained.model(images), again(images))
 
 
 class LabelTransform(tf.Module):
