@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from trainer_module import box_labels, features
 from trainer_module.evaluation import ranked_outcomes
-from trainer_module.evaluation.box_matching import ERROR_TYPES, Detections, Objects, image_score
+from trainer_module.evaluation.box_matching import ERROR_TYPES, Detections, Objects
 from trainer_module.evaluation.boxes import EVALUATION, DetectionAccumulator, count_image
 from trainer_module.evaluation.ranked_outcomes import RankedOutcomes
 from trainer_module.evaluation.spec import Parameters
@@ -448,13 +448,20 @@ def test_too_few_images_are_not_compared(rng):
     assert {result.passed for result in baseline_results([(as_objects([]), as_detections([], []))]).values()} == {None}
 
 
+def scores_of(images):
+    evidence = accumulate(images, 2).summarize().evidence
+    return {tuple(row) for row in np.stack([np.diagonal(evidence["scores"]), evidence["perfect_scores"].diagonal()]).T}
+
+
 def test_the_score_of_an_image():
     objects = as_objects([OBJECT, [200, 200, 300, 300], [500, 500, 600, 600]], difficult=[False, False, True])
     # Correct at all thresholds, ignored, wrong, correct at 0.5 to 0.75.
-    boxes = [OBJECT, [500, 500, 600, 600], [400, 0, 450, 50], [200, 200, 300, 275]]
-    score = image_score(objects, as_detections(boxes, [0.9, 0.8, 0.7, 0.6]))
-    assert score == pytest.approx((1 + 0.6 * 2 / 3) / 2)
-    assert math.isnan(image_score(as_objects([OBJECT], crowd=True), as_detections([OBJECT], [0.9])))
+    boxes = [OBJECT, [500, 500, 600, 600], [400, 0, 450, 50], [200, 200, 300, 278]]
+    score = (1 + 0.6 * 2 / 3) / 2
+    assert scores_of([(objects, as_detections(boxes, [0.9, 0.8, 0.7, 0.6]))]) == {(round(1000 * score), 1000)}
+    # Two objects in one place are found by the same detection.
+    assert scores_of([(as_objects([OBJECT, OBJECT]), as_detections([OBJECT], [0.9]))]) == {(1000, 1000)}
+    assert scores_of([(as_objects([OBJECT], crowd=True), as_detections([OBJECT], [0.9]))]) == set()
 
 
 def test_evidence_counts_images_by_class():

@@ -1,5 +1,6 @@
 """The default rules refuse models that have learned nothing, and no others."""
 
+import itertools
 import math
 
 import numpy as np
@@ -327,21 +328,75 @@ def test_chance_passes_at_the_level_of_the_tests():
     assert np.mean(passed) <= 0.05
 
 
+def of_differences(differences):
+    scores = np.array(differences)
+    return baselines.sign_flip_test(500 + scores, np.full_like(scores, 500))
+
+
 @pytest.mark.parametrize(
-    ("better", "worse", "p_value", "bound"),
+    ("differences", "p_value"),
     [
-        (7, 0, 1 / 128, 6 / 7),
-        (9, 1, 11 / 1024, 9 / 10),
-        (10, 1, 12 / 2048, 9 / 11),
-        (3, 0, 1 / 8, 1.0),
-        (0, 9, 1.0, 8 / 9),
+        ([1] * 7, 1 / 128),
+        ([1] * 9 + [-1], 11 / 1024),
+        ([1, 2, 3, 4, 5, 6, 7, -8], 25 / 256),
+        # One image by a hair against nine by far: Fisher's test counts by how much.
+        ([100] * 9 + [-1], 2 / 1024),
+        ([100] * 9 + [-1] * 3, 8 / 4096),
+        ([0] * 12, 1.0),
     ],
 )
-def test_the_sign_test_is_exact(better, worse, p_value, bound):
-    test = baselines.sign_test(better, worse, 20)
-    assert test.p_value == pytest.approx(p_value) and test.bound == pytest.approx(bound)
-    assert (test.value > test.bound) == (test.p_value <= baselines.LEVEL)
-    assert baselines.sign_test(0, 0, 2).smallest_p_value == 0.25
+def test_the_sign_flip_test_is_exact(differences, p_value):
+    flips = np.array(list(itertools.product([1, -1], repeat=len(differences)))) @ differences
+    test = of_differences(differences)
+    assert test.p_value == pytest.approx(p_value) == np.mean(flips >= sum(differences))
+    assert (test.value > test.bound + 1e-12) == (test.p_value <= baselines.LEVEL)
+    assert test.smallest_p_value == 0.5 ** len(differences)
+
+
+def test_the_exchange_test_is_exact_for_few_images(rng):
+    scores = rng.integers(0, 1000, (5, 5))
+    sums = [scores[range(5), order].sum() for order in itertools.permutations(range(5))]
+    test = baselines.exchange_test(scores, 1000 * np.eye(5, dtype=int))
+    assert test.p_value == np.mean(np.array(sums) >= np.trace(scores))
+    assert test.reference == pytest.approx(np.mean(sums) / 5000) and test.value == np.trace(scores) / 5000
+    assert test.smallest_p_value == 1 / 120
+    assert baselines.exchange_test(scores[:1, :1], scores[:1, :1]).p_value == 1.0
+
+
+@pytest.mark.parametrize("count", [5, 6, 30])
+def test_predictions_that_fit_their_own_images_only_have_the_smallest_p_value(count):
+    perfect = 1000 * np.eye(count, dtype=int)
+    test = baselines.exchange_test(perfect, perfect)
+    assert test.p_value == test.smallest_p_value < baselines.LEVEL and test.value > test.bound
+    # If all images have the same ground truth, no model can be distinguished from one that ignores the image.
+    same = np.full_like(perfect, 1000)
+    assert baselines.exchange_test(same, same).smallest_p_value == 1.0
+
+
+def test_the_tests_on_images_pass_chance_at_their_level():
+    random = np.random.default_rng(2)
+    exchanged, flipped = [], []
+    for _ in range(60):
+        quality = random.integers(0, 700, 12)  # some images are easier than others
+        scores = quality[:, np.newaxis] + random.integers(0, 300, (12, 12))
+        exchanged.append(baselines.exchange_test(scores, 1000 * np.eye(12, dtype=int)).p_value)
+        flipped.append(baselines.sign_flip_test(scores[:, 0], scores[:, 1]).p_value)
+    for p_values in (exchanged, flipped):
+        assert np.mean(np.array(p_values) <= baselines.LEVEL) <= 0.05 and 0.3 < np.mean(p_values) < 0.7
+
+
+def test_a_sample_is_the_same_whatever_the_order(rng):
+    images = [(np.array([value]), np.zeros(value % 3)) for value in range(3 * baselines.SAMPLE_SIZE)]
+    samples = []
+    for _ in range(2):
+        order, parts = rng.permutation(len(images)), [baselines.ImageSample() for _ in range(3)]
+        for index in order:
+            parts[index % 3].add(images[index], rank=0 if index < 10 else 1)
+        for part in parts[1:]:
+            parts[0].merge(part)
+        samples.append([int(image[0].item()) for image in parts[0].images()])
+    assert samples[0] == samples[1] and len(samples[0]) == baselines.SAMPLE_SIZE
+    assert set(range(10)) < set(samples[0])
 
 
 # === Settings ===

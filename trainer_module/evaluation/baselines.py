@@ -5,9 +5,12 @@ Importing this module imports neither TensorFlow nor TFX.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,7 @@ LEVEL = 0.01
 _RANDOM_NUMBERS = 10_000_000
 _FEWEST, _MOST = 999, 9_999
 _TOLERANCE = 1e-12
+_MOST_ENUMERATED = 7  # images whose permutations are all computed: 5,040
 
 # Integers [num_classes], or of another shape, by name: what is known of a model over all examples.
 Evidence = Mapping[str, np.ndarray]
@@ -142,81 +146,179 @@ def permutation_test(
     return PermutationTest(value, bound, p_value, smallest)
 
 
-# === Sign test ===
+# === Samples of images ===
+
+# Images of which scores are kept for the tests, so that memory and time do not grow with the number of images.
+SAMPLE_SIZE = 100
+# Scores of images are counted in thousandths: sums are exact, and do not depend on the order of the images.
+SCORE_UNITS = 1000
+
+
+class _Hashed(NamedTuple):
+    rank: int
+    digest: bytes
+    image: tuple[np.ndarray, ...]
+
+
+class ImageSample:
+    """At most `SAMPLE_SIZE` images: those of the first rank, and among them those with the smallest hashes.
+
+    The sample does not depend on the order in which images are added and samples are merged.
+
+    Reference: Cohen & Kaplan 2007, https://doi.org/10.1145/1281100.1281133 (bottom-k sketches).
+    """
+
+    def __init__(self) -> None:
+        """Starts without images."""
+        self._images: list[_Hashed] = []
+
+    def add(self, image: tuple[np.ndarray, ...], rank: int = 0) -> None:
+        """Adds the arrays that describe one image; images of lower rank are kept first."""
+        content = b"".join(np.asarray(array).tobytes() for array in image)
+        self._keep([_Hashed(rank, hashlib.blake2b(content, digest_size=16).digest(), image)])
+
+    def merge(self, other: ImageSample) -> None:
+        """Adds the images of another sample."""
+        self._keep(other._images)
+
+    def images(self) -> list[tuple[np.ndarray, ...]]:
+        """The arrays of the images, in an order that depends on their contents only."""
+        return [hashed.image for hashed in self._images]
+
+    def _keep(self, images: list[_Hashed]) -> None:
+        self._images = sorted([*self._images, *images], key=lambda hashed: hashed[:2])[:SAMPLE_SIZE]
+
+
+def to_units(scores: np.ndarray | Sequence[float]) -> np.ndarray:
+    """Rounds scores to int64, in units of 1 / `SCORE_UNITS`."""
+    return np.asarray(np.rint(np.asarray(scores) * SCORE_UNITS), np.int64)
+
+
+# === Tests on samples of images ===
 
 
 @dataclass(frozen=True)
-class SignTest:
-    """Whether a model is better than a baseline on more images than it is worse; equal images do not count.
+class ScoreTest:
+    """Whether the mean score of a model over images is above that of a baseline.
 
     Attributes:
-      value: Share of the images, without equal ones, on which the model is better; NaN if all are equal.
-      bound: The share that must be exceeded; NaN if all are equal.
-      p_value: Probability of at least this many if better and worse were equally likely.
+      value: The mean score of the model.
+      reference: That of the baseline.
+      bound: The mean score that must be exceeded.
+      p_value: Probability of at least this mean score if the null hypothesis holds.
       smallest_p_value: The p-value of a model without errors.
     """
 
     value: float
+    reference: float
     bound: float
     p_value: float
     smallest_p_value: float
 
 
-def sign_test(better: int, worse: int, beatable: int) -> SignTest:
-    """Computes the exact one-sided sign test.
+def sign_flip_test(scores: np.ndarray, baseline: np.ndarray) -> ScoreTest:
+    """Tests whether the mean score of a model is above that of a baseline on the same images.
+
+    The null hypothesis is that both are equally good: exchanging their scores for an image, which flips the sign of the
+    difference, is equally likely. The distribution of the sum over all flips is computed exactly. Unlike for the sign
+    test, it counts by how much an image is better.
 
     Args:
-      better: Images on which the model is better.
-      worse: Images on which it is worse.
-      beatable: Images on which a model without errors is better.
+      scores: int64 [n], of the model, in units of 1 / `SCORE_UNITS`; n is at least 1.
+      baseline: int64 [n].
 
-    Reference: Dixon & Mood 1946, https://doi.org/10.1080/01621459.1946.10501898.
+    Reference: Fisher 1935, The Design of Experiments, section 21; Pagano & Tritchler 1983,
+    https://doi.org/10.1080/01621459.1983.10477990 (the distribution by convolution).
     """
-    from scipy.special import bdtr
+    differences = scores - baseline
+    sizes = np.abs(differences)
+    probabilities = np.ones(1)  # of the sums -total, -total + 1, …, total
+    for size in sizes.tolist():
+        widened = np.zeros(len(probabilities) + 2 * size)
+        widened[: len(probabilities)] += probabilities / 2.0
+        widened[2 * size :] += probabilities / 2.0
+        probabilities = widened
+    tail = np.cumsum(probabilities[::-1])[::-1]  # probability of at least each sum
+    total, count = int(sizes.sum()), len(scores) * SCORE_UNITS
+    too_small = int(np.count_nonzero(tail > LEVEL)) - 1 - total
+    reference = float(baseline.sum() / count)
+    beatable = int(np.count_nonzero(baseline < SCORE_UNITS))
+    return ScoreTest(
+        value=float(scores.sum() / count),
+        reference=reference,
+        bound=reference + too_small / count,
+        p_value=min(1.0, float(tail[differences.sum() + total])),
+        smallest_p_value=0.5**beatable,
+    )
 
-    count = better + worse
-    if not count:
-        return SignTest(math.nan, math.nan, 1.0, 0.5**beatable)
-    # bdtr(k, n, 1/2) is the probability of at most k of n, and of at least n - k.
-    p_values = bdtr(count - np.arange(count + 1), count, 0.5)
-    too_few = int(np.count_nonzero(p_values > LEVEL)) - 1
-    return SignTest(better / count, too_few / count, float(p_values[better]), 0.5**beatable)
 
+def exchange_test(scores: np.ndarray, perfect: np.ndarray) -> ScoreTest:
+    """Tests whether predictions fit their own images better than those of other images.
 
-def compare_by_images(score: str, better: int, worse: int, beatable: int, unbeatable: str) -> BaselineComparison:
-    """Tests on how many images a model is better than a baseline, and worse, by the sign test.
+    The null hypothesis is that predictions do not depend on the image: all assignments of predictions to images are
+    equally likely. This holds for all predictors that ignore the image, whatever they predict, and however the ground
+    truth is distributed. The permutations are those of `permutation_test`; of few images, all.
 
     Args:
-      score: The compared score, inside a sentence.
-      better: Images on which the model is better.
-      worse: Images on which it is worse.
-      beatable: Images on which a model without errors is better.
-      unbeatable: Why there is no such image, if there is none.
+      scores: int64 [n, n], of the predictions for image j, compared with the ground truth of image i, in units of
+        1 / `SCORE_UNITS`; n is at least 1.
+      perfect: The same of predictions without errors.
+
+    Reference: Ojala & Garriga 2010, https://jmlr.org/papers/v11/ojala10a.html, section 3.1 (test 1).
     """
-    if not beatable:
-        reason = f"is not compared: {unbeatable}"
+    count, orders = len(scores), _orders(len(scores))
+    value, values, perfect_values = int(np.trace(scores)), _sums(scores, orders), _sums(perfect, orders)
+    ranked = np.sort(values)[::-1]
+    return ScoreTest(
+        value=value / (count * SCORE_UNITS),
+        reference=float(scores.mean() / SCORE_UNITS),
+        bound=float(ranked[math.floor(LEVEL * len(orders))] / (count * SCORE_UNITS)),
+        p_value=float(np.mean(values >= value)),
+        smallest_p_value=float(np.mean(perfect_values >= np.trace(perfect))),
+    )
+
+
+def _orders(count: int) -> np.ndarray:
+    """Returns permutations of so many images, int64 [m, count]: all, or the actual order and `_MOST` random ones."""
+    if count <= _MOST_ENUMERATED:
+        return np.array(list(itertools.permutations(range(count))), np.int64)
+    random = np.random.default_rng(0)  # the same evaluation always has the same result
+    orders = np.tile(np.arange(count), (1 + _MOST, 1))
+    orders[1:] = random.permuted(orders[1:], axis=1)
+    return orders
+
+
+def _sums(scores: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Sums the scores of every permutation, int64 [m]."""
+    return np.asarray(scores[np.arange(len(scores)), orders].sum(axis=1))
+
+
+def compare_scores(
+    score: str, test: ScoreTest | None, method: str, baseline: str, images: int, incomparable: str
+) -> BaselineComparison:
+    """Describes the result of a test on a sample of images.
+
+    Args:
+      score: The compared score of an image, inside a sentence.
+      test: The result; None without images.
+      method: Name of the test.
+      baseline: What the model is compared with, inside a sentence.
+      images: Number of images of the sample.
+      incomparable: Why there are none, if there are none.
+    """
+    if test is None:
+        reason = f"is not compared: {incomparable}"
         return BaselineComparison(score=score, value=math.nan, bound=math.nan, passed=None, detail=reason)
-    test = sign_test(better, worse, beatable)
-    passed = decide(test.value, 0.5, test.p_value, test.smallest_p_value)
-    counts = f"better on {better:,} of {beatable:,} images, worse on {worse:,}"
-    p_value = f"p = {test.p_value:.2g}, level {LEVEL:g}"
-    if better + worse == 0:
-        detail = f"is undefined: the scores of all {beatable:,} images are equal"
-    elif passed is None:
+    passed = decide(test.value, test.reference, test.p_value, test.smallest_p_value)
+    compared = f"the {test.reference:.4f} of {baseline}"
+    if passed is None:
         detail = (
-            f"is {test.value:.4f} ({counts}); not tested, {beatable:,} images are too few "
+            f"is {test.value:.4f}, above {compared}; not tested, {images:,} images are too few or too similar "
             f"(p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
         )
     else:
-        detail = f"is {test.value:.4f}; it must be above {test.bound:.4f} ({counts}; sign test, {p_value})"
+        detail = (
+            f"is {test.value:.4f}; it must be above {test.bound:.4f}, given {compared} ({images:,} images, {method}, "
+            f"p = {test.p_value:.2g}, level {LEVEL:g})"
+        )
     return BaselineComparison(score=score, value=test.value, bound=test.bound, passed=passed, detail=detail)
-
-
-def decisive(comparisons: Iterable[BaselineComparison], default: BaselineComparison) -> BaselineComparison:
-    """Returns the result for a family of baselines: failed before not tested before passed, then the narrowest."""
-    order = {False: 0, None: 1, True: 2}
-    return min(
-        comparisons,
-        key=lambda result: (order[result.passed], np.nan_to_num(result.value - result.bound, nan=-1.0)),
-        default=default,
-    )

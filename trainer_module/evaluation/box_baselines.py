@@ -1,26 +1,24 @@
-"""Compares a detector with predictors that ignore the image, image by image."""
+"""Compares a detector with predictors that ignore the image, on a sample of the images."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from trainer_module.boxes import transforms
-from trainer_module.boxes.overlap import pairwise_iou
+from trainer_module.boxes.overlap import pairwise_coverage, pairwise_iou
 from trainer_module.evaluation.baselines import (
-    CORRECT,
-    OCCURRING,
-    PREDICTED,
     BaselineComparison,
     ConstantBaseline,
     Evidence,
-    compare_by_images,
-    decisive,
+    ImageSample,
+    compare_scores,
+    exchange_test,
+    sign_flip_test,
+    to_units,
 )
-from trainer_module.evaluation.box_matching import IOU_THRESHOLDS, Detections, ImageOutcomes, Objects, image_score
+from trainer_module.evaluation.box_matching import IOU_THRESHOLDS, Detections, Objects
 
 # The boxes of the constant predictors: in the middle, with these shares of the height and of the width of the image.
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -30,123 +28,156 @@ CONSTANT_BOXES = np.array(
         for height, width in itertools.product(_SHARES, _SHARES)
     ]
 )
+# Detections of an image that are compared, by score; bounds memory.
+_MOST_DETECTIONS = 100
 
-# Evidence, besides what every task has: numbers of images on which the model is better than a constant predictor,
-# worse, and can be better, int64 [3, C, boxes]; and the same for mirrored detections, int64 [3].
-_CONSTANT, _MIRRORED = "constant", "mirrored"
-_KINDS = (OCCURRING, PREDICTED, CORRECT)
-_EQUAL = 1e-9  # largest difference of equal scores
-
-
-class ImageEvidence(NamedTuple):
-    """What one image adds to the evidence.
-
-    Attributes:
-      presence: bool [1, 3, C], classes that occur, are predicted, and are predicted correctly.
-      constant: bool [1, 3, C, boxes], whether the model is better than a constant predictor, worse, can be better.
-      mirrored: bool [1, 3], the same for mirrored detections.
-    """
-
-    presence: np.ndarray
-    constant: np.ndarray
-    mirrored: np.ndarray
+# Evidence, besides what every task has, for n images with objects: scores of the detections of image j compared with
+# the objects of image i, int64 [n, n]; the same of detections without errors; and of the best constant predictor,
+# int64 [n], with its class and its box in `CONSTANT_BOXES`, int64 [2].
+_SCORES, _PERFECT, _CONSTANT, _BEST = "scores", "perfect_scores", "constant_scores", "best_constant"
 
 
-def image_evidence(
-    objects: Objects, detections: Detections, outcomes: ImageOutcomes, image_size: Sequence[float], num_classes: int
-) -> ImageEvidence:
-    """Compares the detections of one image with those of predictors that ignore it.
+def sampled_image(objects: Objects, detections: Detections, image_size: Sequence[float]) -> tuple[np.ndarray, ...]:
+    """Returns what is kept of an image; boxes are normalised, which does not change their IoU.
 
     Args:
       objects: The ground truth.
       detections: The predictions.
-      outcomes: Their comparison.
       image_size: (height, width) of the original image, pixels.
-      num_classes: C.
+
+    Returns:
+      Objects that count and others, float32 [G, 5] and [I, 5], and at most 100 detections by falling score, float32
+      [D, 5]: boxes and class ids.
     """
-    presence = np.zeros((1, len(_KINDS), num_classes), bool)
-    # Of all detections, whatever their score: the threshold of those that are served can be changed without training.
-    correct, counted = (bits & np.uint64(1) != 0 for bits in (outcomes.correct, outcomes.counted))
-    presence[0, 0, outcomes.object_ids] = presence[0, 1, outcomes.class_ids[counted]] = True
-    presence[0, 2, outcomes.class_ids[correct]] = True
-    constant = np.zeros((1, 3, num_classes, len(CONSTANT_BOXES)), bool)
-    mirrored = np.zeros((1, 3), bool)
-    if len(outcomes.object_ids):
-        score = image_score(objects, detections)
-        constant[0] = _compare(score, _constant_scores(objects, image_size, num_classes))
-        flipped = detections._replace(boxes=transforms.flip_horizontally(detections.boxes, image_size[1]))
-        mirrored[0] = _compare(score, np.array(image_score(objects, flipped)))
-        mirrored[0, 2] = not _is_symmetric(objects, image_size[1])
-        mirrored[0] &= mirrored[0, 2]
-    return ImageEvidence(presence, constant, mirrored)
+    scale = np.array([*image_size, *image_size])
+    best = np.argsort(-detections.scores, kind="stable")[:_MOST_DETECTIONS]
 
+    def columns(boxes: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+        return np.column_stack([boxes / scale, class_ids]).astype(np.float32)
 
-def evidence(presence: np.ndarray, constant: np.ndarray, mirrored: np.ndarray) -> Evidence:
-    """Names the sums of `ImageEvidence` over all images."""
-    return dict(zip(_KINDS, presence, strict=True)) | {_CONSTANT: constant, _MIRRORED: mirrored}
-
-
-def _compare(score: float, other: np.ndarray) -> np.ndarray:
-    """Whether a score is better, worse, and could be better: bool [3, ...]."""
-    return np.stack([score > other + _EQUAL, score < other - _EQUAL, other < 1.0 - _EQUAL])
-
-
-def _constant_scores(objects: Objects, image_size: Sequence[float], num_classes: int) -> np.ndarray:
-    """Returns `image_score` of a single detection of every class with every constant box, float64 [C, boxes]."""
     counted = objects.counted
-    boxes = CONSTANT_BOXES * (list(image_size) * 2)
-    overlaps = pairwise_iou(objects.boxes[counted], boxes)  # [G, boxes]
-    best = np.zeros((num_classes, len(boxes)))
-    np.maximum.at(best, objects.class_ids[counted], overlaps)
-    return np.asarray((best[..., np.newaxis] >= IOU_THRESHOLDS).mean(axis=-1) / counted.sum())
+    return (
+        columns(objects.boxes[counted], objects.class_ids[counted]),
+        columns(objects.boxes[~counted], objects.class_ids[~counted]),
+        columns(detections.boxes[best], detections.class_ids[best]),
+    )
 
 
-def _is_symmetric(objects: Objects, width: float) -> bool:
-    """Whether the mirrored objects of an image would be correct detections, at all thresholds."""
-    counted = objects.counted
-    boxes, class_ids = objects.boxes[counted], objects.class_ids[counted]
-    overlaps = pairwise_iou(boxes, transforms.flip_horizontally(boxes, width))
-    same_class = class_ids[:, np.newaxis] == class_ids
-    return bool((overlaps * same_class >= IOU_THRESHOLDS[-1]).any(axis=1).all())
+def evidence(sample: ImageSample) -> Evidence:
+    """Computes the scores of all pairs of images in the sample, and those of the constant predictors."""
+    images = sample.images()
+    truths = _Truths(images)
+    constant = [
+        truths.scores(np.append(box, class_id).astype(np.float32)[np.newaxis])
+        for class_id in truths.class_ids()
+        for box in CONSTANT_BOXES
+    ]
+    best = int(np.argmax(np.sum(constant, axis=1))) if constant else 0
+    class_index, box_index = divmod(best, len(CONSTANT_BOXES))
+    shape = (len(images), len(images))
+    return {
+        _SCORES: np.array([truths.scores(detected) for _, _, detected in images], np.int64).reshape(shape).T,
+        _PERFECT: np.array([truths.scores(counted) for counted, _, _ in images], np.int64).reshape(shape).T,
+        _CONSTANT: np.asarray(constant[best] if constant else np.zeros(0, np.int64)),
+        _BEST: np.array([truths.class_ids()[class_index], box_index] if constant else [0, 0], np.int64),
+    }
+
+
+class _Truths:
+    """The ground truth of the images of a sample, side by side."""
+
+    def __init__(self, images: Sequence[tuple[np.ndarray, ...]]) -> None:
+        """Args: the images, from `sampled_image`, each with objects that count."""
+        self._counted, self._counted_owner = _join([counted for counted, _, _ in images])
+        self._ignored, self._ignored_owner = _join([ignored for _, ignored, _ in images])
+        self._num = len(images)
+
+    def class_ids(self) -> list[int]:
+        """The classes of the objects."""
+        return list(map(int, np.unique(self._counted[:, 4])))
+
+    def scores(self, detections: np.ndarray) -> np.ndarray:
+        """Scores the same detections for every image.
+
+        At each IoU threshold, an object is found by the first detection of its class that reaches it. The score is the
+        mean, over thresholds and objects, of the precision at the rank of this detection: the share of the detections
+        up to it that find an object, at most 1. An object that is never found counts as 0. All classes are in one
+        ranking; detections of low score cost nothing. A detection that is at least half inside an object of its class
+        that need not be detected, and finds none that counts, has no rank.
+
+        Args:
+          detections: float32 [D, 5], by falling score.
+
+        Returns:
+          int64 [n], in units of 1 / `SCORE_UNITS`.
+        """
+        if not len(detections):
+            return np.zeros(self._num, np.int64)
+        overlaps = pairwise_iou(detections[:, :4], self._counted[:, :4])
+        overlaps[detections[:, 4:] != self._counted[:, 4]] = 0.0
+        ranks = self._ranks(detections, overlaps)[:, self._counted_owner]
+        # Of each threshold and object the rank of the first detection that finds it; sorted within the image.
+        found = overlaps >= IOU_THRESHOLDS[:, np.newaxis, np.newaxis].astype(np.float32)
+        first = np.where(found.any(axis=1), np.take_along_axis(ranks, found.argmax(axis=1), axis=0), np.inf)
+        first = np.take_along_axis(first, np.lexsort((first, np.tile(self._counted_owner, (len(first), 1)))), axis=1)
+        starts = np.searchsorted(self._counted_owner, np.arange(self._num))
+        numbers = np.arange(len(self._counted_owner)) - starts[self._counted_owner] + 1
+        precision = np.minimum(1.0, numbers / first).mean(axis=0)
+        return to_units(np.add.reduceat(precision, starts) / np.bincount(self._counted_owner))
+
+    def _ranks(self, detections: np.ndarray, overlaps: np.ndarray) -> np.ndarray:
+        """Returns the rank of every detection in every image, from 1: float [D, n]."""
+        has_rank = np.ones((len(detections), self._num), bool)
+        if len(self._ignored):
+            covered = pairwise_coverage(detections[:, :4], self._ignored[:, :4]) >= IOU_THRESHOLDS[0]
+            rows, columns = np.nonzero(covered & (detections[:, 4:] == self._ignored[:, 4]))
+            has_rank[rows, self._ignored_owner[columns]] = False
+            rows, columns = np.nonzero(overlaps >= IOU_THRESHOLDS[0])
+            has_rank[rows, self._counted_owner[columns]] = True
+        return np.asarray(np.maximum(1, np.cumsum(has_rank, axis=0)), np.float64)
+
+
+def _join(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenates float32 [k, 5] arrays; returns the index of its array for every row too."""
+    joined = np.concatenate([np.zeros((0, 5), np.float32), *arrays])
+    return joined, np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
 
 
 # === Rules ===
 
+_NO_OBJECTS = "no evaluated image has objects that count"
+_SCORE = "mean precision of the detections of an image"
+
 
 def _compare_with_constant(counts: Evidence, classes: Sequence[str]) -> BaselineComparison:
-    """Compares with one box of one class in every image: the model must be better than all boxes of all classes."""
-    comparisons = [
-        _by_images(counts[_CONSTANT][:, class_id, box], f"a constant box of `{name}`")
-        for class_id, name in enumerate(classes)
-        if counts[OCCURRING][class_id]
-        for box in range(len(CONSTANT_BOXES))
-    ]
-    return decisive(comparisons, _by_images((0, 0, 0), "a constant box"))
+    """Compares with the constant predictor that has the highest score: one box of one class in every image."""
+    baseline = counts[_CONSTANT]
+    class_id, box = counts[_BEST].tolist()
+    _, _, height, width = 2.0 * CONSTANT_BOXES[box] - 1.0
+    name = f"a `{classes[class_id]}` in the middle of every image, {height:g} of its height and {width:g} of its width"
+    test = sign_flip_test(np.diagonal(counts[_SCORES]), baseline) if len(baseline) else None
+    return compare_scores(_SCORE, test, "sign-flip test", name, len(baseline), _NO_OBJECTS)
 
 
-def _compare_with_mirrored(counts: Evidence, classes: Sequence[str]) -> BaselineComparison:
-    return _by_images(counts[_MIRRORED], "its own mirrored detections")
-
-
-def _by_images(images: Sequence[int] | np.ndarray, baseline: str) -> BaselineComparison:
-    better, worse, beatable = map(int, images)
-    score = f"share of images with a higher score than {baseline}"
-    return compare_by_images(score, better, worse, beatable, "no evaluated image has objects that count")
+def _compare_with_exchanged(counts: Evidence, classes: Sequence[str]) -> BaselineComparison:
+    """Compares with the model's own detections, exchanged between the images at random."""
+    scores = counts[_SCORES]
+    test = exchange_test(scores, counts[_PERFECT]) if len(scores) else None
+    name = "its detections of other images"
+    return compare_scores(_SCORE, test, "permutation test", name, len(scores), _NO_OBJECTS)
 
 
 CONSTANT_BASELINES = (
     ConstantBaseline(
         name="constant",
-        description="The precision of the detections of an image is higher than that of one constant box, whatever its "
-        "class and size, on more images than it is lower, by more than sampling error.",
+        description="The mean precision of the detections of an image is above that of one constant box, whatever its "
+        "class and size, by more than sampling error.",
         compare=_compare_with_constant,
     ),
-    # If detections do not depend on the image, and objects are as frequent on the left as on the right, both are
-    # equally likely to be better, wherever a model puts its boxes.
     ConstantBaseline(
         name="chance",
-        description="The precision of the detections of an image is higher than that of the same detections mirrored "
-        "left to right, on more images than it is lower, by more than sampling error.",
-        compare=_compare_with_mirrored,
+        description="The mean precision of the detections of an image is above that of the model's detections of other "
+        "images, by more than sampling error.",
+        compare=_compare_with_exchanged,
     ),
 )

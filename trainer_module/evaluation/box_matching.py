@@ -194,24 +194,6 @@ def box_errors(objects: Objects, detections: Detections) -> BoxErrors:
     return BoxErrors(types, detected, missed, targets)
 
 
-def image_score(objects: Objects, detections: Detections) -> float:
-    """Computes how good the detections of one image are, range [0, 1]; NaN without objects that count.
-
-    It is the mean over the IoU thresholds of the sum of the precision at the rank of each correct detection, divided by
-    the number of objects. All classes are in one ranking; detections of low score cost nothing.
-    """
-    if not objects.counted.any():
-        return float("nan")
-    ranked, _, _ = _by_score(detections)
-    same_class = ranked.class_ids[:, np.newaxis] == objects.class_ids
-    overlaps = pairwise_iou(ranked.boxes, objects.boxes)
-    matches = _match(overlaps, same_class, objects, ranked.boxes, ~objects.counted[np.newaxis])[:, 0]
-    is_ignored = (matches >= 0) & ~objects.counted[matches]
-    correct = (matches >= 0) & ~is_ignored
-    precision = np.cumsum(correct, axis=0) / np.maximum(np.cumsum(~is_ignored, axis=0), 1)
-    return float((correct * precision).sum() / (len(IOU_THRESHOLDS) * objects.counted.sum()))
-
-
 def _by_score(detections: Detections) -> tuple[Detections, np.ndarray, np.ndarray]:
     """Sorts the first detections of every class by falling score; equal ones keep their order.
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from trainer_module import box_labels, features
 from trainer_module.evaluation import box_baselines, box_plots
-from trainer_module.evaluation.baselines import Evidence
-from trainer_module.evaluation.box_baselines import CONSTANT_BOXES, ImageEvidence
+from trainer_module.evaluation.baselines import CORRECT, OCCURRING, PREDICTED, Evidence, ImageSample
 from trainer_module.evaluation.box_matching import (
     AREA_RANGES,
     BACKGROUND,
@@ -43,6 +42,8 @@ _PIXEL_FRACTION = 1024.0
 _DECIMALS = 4  # of the stored curves
 # Images that are collected before they are counted.
 _MAX_PENDING = 256
+
+_PRESENCE = (OCCURRING, PREDICTED, CORRECT)
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(len(AREA_RANGES))
 _IOU_50, _IOU_75 = 0, 5
@@ -125,10 +126,18 @@ class DetectionSummary:
 
 
 class ImageCounts(NamedTuple):
-    """What one image adds to the counts."""
+    """What one image adds to the counts.
+
+    Attributes:
+      outcomes: The comparison of its detections with its objects.
+      presence: bool [3, C], classes that occur, are predicted, and are predicted correctly.
+      sampled: What is kept of it if it belongs to the sample; None without objects that count.
+      served_threshold: Smallest score of the served detections.
+    """
 
     outcomes: ImageOutcomes
-    evidence: ImageEvidence
+    presence: np.ndarray
+    sampled: tuple[np.ndarray, ...] | None
     served_threshold: float
 
 
@@ -146,12 +155,14 @@ class DetectionAccumulator:
         self._confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
         self._served_threshold = math.nan
         self._errors = np.zeros((num_classes, len(ERROR_TYPES)), np.int64)
-        shapes = ((3, num_classes), (3, num_classes, len(CONSTANT_BOXES)), (3,))
-        self._evidence = tuple(np.zeros(shape, np.int64) for shape in shapes)
+        self._presence = np.zeros((len(_PRESENCE), num_classes), np.int64)
+        self._sample = ImageSample()
 
     def add(self, element: ImageCounts) -> None:
         """Adds one image, from `count_image`."""
-        self._pending.append(element)
+        if element.sampled is not None:
+            self._sample.add(element.sampled)
+        self._pending.append(element._replace(sampled=None))
         if len(self._pending) >= _MAX_PENDING:
             self._count_pending()
 
@@ -165,7 +176,8 @@ class DetectionAccumulator:
         self._confusion += other._confusion
         self._served_threshold = float(np.fmax(self._served_threshold, other._served_threshold))
         self._errors += other._errors
-        self._evidence = tuple(own + added for own, added in zip(self._evidence, other._evidence, strict=True))
+        self._presence += other._presence
+        self._sample.merge(other._sample)
 
     def summarize(self) -> DetectionSummary:
         """The counts so far, and the precision that follows from them."""
@@ -187,7 +199,10 @@ class DetectionAccumulator:
             precision_without=np.column_stack([precision[:, NUM_COCO_CURVES:], self._precision_without_missed()]),
             curves=self._curves(_IOU_50),
             curves_75=self._curves(_IOU_75),
-            evidence=box_baselines.evidence(*self._evidence),
+            evidence={
+                **dict(zip(_PRESENCE, self._presence.copy(), strict=True)),
+                **box_baselines.evidence(self._sample),
+            },
         )
 
     def _curves(self, iou: int) -> tuple[Curve, ...]:
@@ -213,12 +228,11 @@ class DetectionAccumulator:
     def _count_pending(self) -> None:
         if not self._pending:
             return
-        outcomes, evidence, thresholds = zip(*self._pending, strict=True)
+        outcomes, presence, _, thresholds = zip(*self._pending, strict=True)
         self._pending = []
         self._served_threshold = float(np.fmax(self._served_threshold, max(thresholds)))
         joined = ImageOutcomes(*map(np.concatenate, zip(*outcomes, strict=True)))
-        added = (np.concatenate(flags).sum(axis=0) for flags in zip(*evidence, strict=True))
-        self._evidence = tuple(map(np.add, self._evidence, added))
+        self._presence += np.sum(presence, axis=0)
         self._outcomes.add(joined.class_ids, joined.scores, joined.correct, joined.counted)
         np.add.at(self._num_objects, joined.object_ids, joined.object_ranges.astype(np.int64))
         np.add.at(self._confusion, tuple(joined.cells.T), 1)
@@ -254,7 +268,7 @@ def count_image(
     num_classes: int,
     served_threshold: float = 0.0,
 ) -> ImageCounts:
-    """Compares the detections of one image with its objects, and with predictors that ignore the image.
+    """Compares the detections of one image with its objects.
 
     Args:
       objects: The ground truth.
@@ -264,8 +278,20 @@ def count_image(
       served_threshold: Smallest score of the detections that are counted as served.
     """
     outcomes = compare(objects, detections, num_classes, served_threshold)
-    evidence = box_baselines.image_evidence(objects, detections, outcomes, image_size, num_classes)
-    return ImageCounts(outcomes, evidence, served_threshold)
+    sampled = box_baselines.sampled_image(objects, detections, image_size) if len(outcomes.object_ids) else None
+    return ImageCounts(outcomes, _presence(outcomes, num_classes), sampled, served_threshold)
+
+
+def _presence(outcomes: ImageOutcomes, num_classes: int) -> np.ndarray:
+    """Returns which classes occur, are predicted, and are predicted correctly: bool [3, C].
+
+    All detections count, whatever their score: the threshold of those that are served can be changed without training.
+    """
+    presence = np.zeros((len(_PRESENCE), num_classes), bool)
+    correct, counted = (bits & np.uint64(1) != 0 for bits in (outcomes.correct, outcomes.counted))
+    presence[0, outcomes.object_ids] = presence[1, outcomes.class_ids[counted]] = True
+    presence[2, outcomes.class_ids[correct]] = True
+    return presence
 
 
 def _element(

@@ -13,84 +13,101 @@ from trainer_module.evaluation.baselines import (
     CORRECT,
     OCCURRING,
     PREDICTED,
+    SCORE_UNITS,
     BaselineComparison,
     ConstantBaseline,
     Evidence,
-    compare_by_images,
-    decisive,
+    ImageSample,
+    compare_scores,
+    sign_flip_test,
+    to_units,
 )
 from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, precision_and_recall
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
-# Counts of images per class, besides those that every task has. Pixels of an image are not independent of each other:
-# tests count images. An image is beatable if it contains another class: then a mask of one class has errors.
-_BETTER, _WORSE, _BEATABLE = "better_than_constant", "worse_than_constant", "beatable_constant"
-# Numbers of images: better and worse than guesses, and with several classes.
-_CHANCE = "chance"
-_PER_CLASS = (OCCURRING, PREDICTED, CORRECT, _BETTER, _WORSE, _BEATABLE)
-_EQUAL = 1e-9  # largest difference of equal scores
+_PER_CLASS = (OCCURRING, PREDICTED, CORRECT)
+# Evidence of n sampled images, besides what every task has, as scores of `baselines`: the mean IoU, int64 [n]; that of
+# a mask of each class, int64 [C, n]; and Cohen's kappa of images with several classes, int64 [k]. Pixels of an image
+# are not independent of each other: tests compare images.
+_SCORES, _CONSTANT, _KAPPA = "scores", "constant_scores", "kappa"
 
 
 @dataclass(frozen=True, eq=False)
 class PixelSummary(ConfusionMatrix):
-    """The confusion matrix of pixels, and counts of images.
+    """The confusion matrix of pixels, and what is known of the images.
 
     Attributes:
-      images: Name → int64 [C] or [3], the evidence of the default rules.
+      images: The evidence of the default rules.
     """
 
     images: Evidence
 
 
 class PixelAccumulator:
-    """The confusion matrix of pixels, and counts of images by the comparison of each with masks of one class."""
+    """The confusion matrix of pixels, and a sample of images, which are compared with masks of one class."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Starts without pixels."""
         # Of shared classes, one more column: predictions of other classes.
         columns = parameters.num_classes + (parameters.shared is not None)
         self._counts = np.zeros((parameters.num_classes, columns), np.int64)
-        self._images = np.zeros((len(_PER_CLASS), parameters.num_classes), np.int64)
-        self._chance = np.zeros(3, np.int64)
+        self._presence = np.zeros((len(_PER_CLASS), parameters.num_classes), np.int64)
+        self._sample = ImageSample()
 
     def add(self, element: np.ndarray) -> None:
         """Adds one example: int64 [C, C], from `count_pixels`."""
         self._counts += element
         if element.any():
-            per_class, chance = _image_counts(ConfusionMatrix(element))
-            self._images += per_class
-            self._chance += chance
+            matrix = ConfusionMatrix(element)
+            self._presence += np.stack([values > 0 for values in (matrix.support, matrix.predicted, matrix.correct)])
+            # An image of one class says little: a mask of this class has no errors in it.
+            several = bool(np.count_nonzero(matrix.support) > 1)
+            self._sample.add(_image_scores(matrix, several), rank=0 if several else 1)
 
     def merge(self, other: PixelAccumulator) -> None:
         """Adds the counts of another."""
         self._counts += other._counts
-        self._images += other._images
-        self._chance += other._chance
+        self._presence += other._presence
+        self._sample.merge(other._sample)
 
     def summarize(self) -> PixelSummary:
         """The counts so far."""
-        images = dict(zip(_PER_CLASS, self._images.copy(), strict=True))
-        return PixelSummary(self._counts.copy(), images | {_CHANCE: self._chance.copy()})
+        images = self._sample.images()
+        scores, constant, kappa = zip(*images, strict=True) if images else ((), (), ())
+        return PixelSummary(
+            self._counts.copy(),
+            dict(zip(_PER_CLASS, self._presence.copy(), strict=True))
+            | {
+                _SCORES: np.concatenate([_NO_SCORES, *scores]),
+                _CONSTANT: np.array(constant, np.int64).reshape(len(images), len(self._counts)).T,
+                _KAPPA: np.concatenate([_NO_SCORES, *kappa]),
+            },
+        )
 
 
-def _image_counts(matrix: ConfusionMatrix) -> tuple[np.ndarray, np.ndarray]:
-    """What one image adds to the counts of images: of `_PER_CLASS`, bool [6, C], and of `_CHANCE`, bool [3].
+_NO_SCORES = np.zeros(0, np.int64)
 
-    Its score is the mean IoU over the classes that occur in the ground truth or the prediction. Guesses that are as
-    frequent as the predictions, but independent of the image, are correct in the expected number of pixels (Cohen 1960,
-    https://doi.org/10.1177/001316446002000104).
+
+def _image_scores(matrix: ConfusionMatrix, several: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores one image, as int64 in the units of `baselines`.
+
+    Args:
+      matrix: Its counts.
+      several: Whether its ground truth has several classes.
+
+    Returns:
+      [1], the mean IoU over the classes that occur in the ground truth or the prediction; [C], that of a mask of each
+      class; Cohen's kappa, [1] or, with one class, [0]: by how much the pixel accuracy is above that of guesses as
+      frequent as the predictions, divided by the largest possible value (Cohen 1960,
+      https://doi.org/10.1177/001316446002000104).
     """
-    support, predicted, correct = matrix.support, matrix.predicted, matrix.correct
-    count, occurring = support.sum(), support > 0
-    score = mean_over_classes(matrix.iou)
-    constant_scores = support / count / (np.count_nonzero(occurring) + ~occurring)
-    beatable = support < count
-    better, worse = score > constant_scores + _EQUAL, score < constant_scores - _EQUAL
-    per_class = np.stack([occurring, predicted > 0, correct > 0, better & beatable, worse & beatable, beatable])
+    support, occurring = matrix.support, matrix.support > 0
+    count = int(support.sum())
+    constant = support / count / (np.count_nonzero(occurring) + ~occurring)
     # In integers: count * count pixels are at most 2^62 for images of 2^31 pixels.
-    advantage = int(correct.sum()) * int(count) - int(support @ predicted)
-    several = np.count_nonzero(occurring) > 1
-    return per_class, np.array([several and advantage > 0, several and advantage < 0, several])
+    guessed = int(support @ matrix.predicted)
+    kappa = [(int(matrix.correct.sum()) * count - guessed) / (count * count - guessed)] if several else []
+    return to_units([mean_over_classes(matrix.iou)]), to_units(constant), to_units(kappa)
 
 
 def count_pixels(
@@ -228,40 +245,42 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
 # === Baselines ===
 
 
-def _compare(images: tuple[int, int, int], baseline: str) -> BaselineComparison:
-    """Tests on how many images the model is better than a baseline, and worse, of those on which it can be better."""
-    score = f"share of images with a higher score than {baseline}"
-    return compare_by_images(score, *images, "no evaluated mask has several classes")
+_NO_MASKS = "no evaluated mask has several classes"
 
 
 def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
-    """Compares with masks of one class, for each class that occurs: the model must be better than all of them."""
-    comparisons = [
-        _compare((int(better), int(worse), int(beatable)), f"a mask of `{name}` only")
-        for name, occurring, better, worse, beatable in zip(
-            classes, *(evidence[key] for key in (OCCURRING, _BETTER, _WORSE, _BEATABLE)), strict=True
-        )
-        if occurring and beatable
-    ]
-    return decisive(comparisons, _compare((0, 0, 0), "a mask of one class"))
+    """Compares with the masks of one class, on the images in which these have errors; the closest one decides."""
+    score, scores = "mean IoU of an image", evidence[_SCORES]
+    beatable = evidence[_CONSTANT] < SCORE_UNITS
+    compared = np.flatnonzero(beatable.any(axis=1) & (evidence[OCCURRING] > 0)).tolist()
+    if not compared:
+        return compare_scores(score, None, "", "", 0, _NO_MASKS)
+    margins = {index: (scores - evidence[_CONSTANT][index])[beatable[index]].mean() for index in compared}
+    closest = min(compared, key=lambda index: margins[index])
+    images = beatable[closest]
+    test = sign_flip_test(scores[images], evidence[_CONSTANT][closest][images])
+    name = f"a mask of `{classes[closest]}` only"
+    return compare_scores(score, test, "sign-flip test", name, int(images.sum()), _NO_MASKS)
 
 
 def _compare_with_chance(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
-    better, worse, several = (int(number) for number in evidence[_CHANCE])
-    return _compare((better, worse, several), "guesses")
+    """Compares the pixel accuracy with that of guesses as frequent as the predictions, by Cohen's kappa."""
+    kappa = evidence[_KAPPA]
+    test = sign_flip_test(kappa, np.zeros_like(kappa)) if len(kappa) else None
+    return compare_scores("mean kappa of an image", test, "sign-flip test", "guesses", len(kappa), _NO_MASKS)
 
 
 CONSTANT_BASELINES = (
     ConstantBaseline(
         name="constant",
-        description="The mean IoU is higher than that of a mask of one class, whichever it is, on more images than it "
-        "is lower, by more than sampling error.",
+        description="The mean IoU of an image is above that of a mask of one class, whichever it is, by more than "
+        "sampling error.",
         compare=_compare_with_constant,
     ),
     ConstantBaseline(
         name="chance",
-        description="The pixel accuracy is higher than that of guessing the classes as often as they are predicted, on "
-        "more images than it is lower, by more than sampling error.",
+        description="The pixel accuracy of an image is above that of guessing the classes as often as they are "
+        "predicted (Cohen's kappa is above 0), by more than sampling error.",
         compare=_compare_with_chance,
     ),
 )
