@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 import shutil
@@ -345,29 +346,31 @@ def test_a_deleted_version_is_pushed_again(first, execute):
     assert again.result.pushed_version > first.result.pushed_version
 
 
-def test_a_killed_trainer_is_resumed_by_the_same_command(first, overrides, root):
+def test_a_killed_trainer_is_resumed_by_the_same_command(first, execute, overrides, root, caplog):
     command = [sys.executable, "-m", "pipeline", "run", "digits", "--json"]
     # Another seed: everything before Trainer is taken from the cache, Trainer has work to do.
-    for override in [*overrides, "training.seed=5"]:
+    seed = "training.seed=5"
+    for override in [*overrides, seed]:
         command += ["--set", override]
     log = root / "digits" / "run.log"
     log.unlink(missing_ok=True)
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (log.is_file() and "epoch 2/" in log.read_text()):
+    while time.monotonic() < deadline and not (log.is_file() and "epoch 3/" in log.read_text()):
         assert running.poll() is None
-        time.sleep(0.2)
+        time.sleep(0.1)
     os.killpg(running.pid, signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    output = json.loads(done.stdout)
-    states = {node["id"]: node["state"] for node in output["nodes"]}
+    with caplog.at_level(logging.INFO, features.PROGRESS_LOGGER):
+        done = execute(seed)
+    states = {node.id: node.state for node in done.nodes}
     before = ("ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform")
     assert {states[node] for node in before} == {"cached"}
     assert states["Trainer"] == "complete"
-    assert (done.returncode, output["status"], output["error"]) == (0, "done", None)
-    assert output["pushed_version"] > first.result.pushed_version
+    assert (done.exit_code, done.status, done.error) == (0, "done", None)
+    assert done.result.pushed_version > first.result.pushed_version
+    assert re.search(r"resuming after epoch [3-8]\b", caplog.text)
 
 
 def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
