@@ -86,7 +86,7 @@ def encode(pixels: np.ndarray, format_: str = "PNG") -> bytes:
 
 
 def _module(name: str) -> Any:
-    """A module beside this one; folders of tests are no packages."""
+    """A module beside this one; test folders are not packages."""
     spec = importlib.util.spec_from_file_location(name, _TESTS / f"{name}.py")
     assert spec and spec.loader
     # Dataclasses look their module up.

@@ -659,7 +659,7 @@ def test_the_command_names_the_run_of_an_outdated_report(tmp_path):
     ids=["never run", "no such run", "wrong key", "empty name", "no database", "empty file"],
 )
 def test_errors_are_one_message(recorded, arguments, words):
-    for name, content in (("broken", "this is no database, whatever its name says" * 100), ("empty", "")):
+    for name, content in (("broken", "this is not a database, whatever its name says" * 100), ("empty", "")):
         (recorded.parent / name).mkdir(exist_ok=True)
         (recorded.parent / name / "metadata.sqlite").write_text(content)
     command, *rest = arguments

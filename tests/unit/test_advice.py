@@ -925,7 +925,10 @@ ROWS += [
         {"more.yaml": None},
     ),
     Row(
-        "names that are no list", {**YOLO, "data.yaml": "names: 5\n"}, "is not a list", {"data.yaml": "names: [a, b]\n"}
+        "names that are not a list",
+        {**YOLO, "data.yaml": "names: 5\n"},
+        "is not a list",
+        {"data.yaml": "names: [a, b]\n"},
     ),
     Row("no name", {**YOLO, "data.yaml": "names: [a, [b]]\n"}, "is not a name", {"data.yaml": "names: [a, b]\n"}),
     Row("line without a name", {**YOLO, "classes.txt": "a\n\nb\n"}, "a line without a name", AB),

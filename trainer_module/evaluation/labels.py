@@ -160,7 +160,7 @@ def _element(
     ids = np.array(parameters.shared.model)
     if label < 0 or ids[label] < 0:
         return None
-    # The most probable of the shared classes is the prediction: a class that the other model lacks is no mistake.
+    # The most probable of the shared classes is the prediction: a class that the other model lacks is not an error.
     chosen = np.zeros(parameters.num_classes, np.float32)
     chosen[ids[ids >= 0]] = probabilities[ids >= 0]
     total = chosen.sum()

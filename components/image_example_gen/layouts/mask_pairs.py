@@ -123,7 +123,7 @@ def _check_other_folders(folder: Folder, pairs: Sequence[FolderPair], options: D
             f"{', '.join(beside)}. Keep one arrangement."
         )
     for path in others if options.images_folder is None else ():
-        # Pascal VOC's masks of instances are no class ids.
+        # Pascal VOC's instance masks do not contain class ids.
         if folder.stems(path) and path.lower() != "segmentationobject":
             raise LayoutError(
                 f"{join(folder.root, files.readable(path))}: expected {shown}, or split folders with these inside. "
