@@ -13,7 +13,11 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from trainer_module import image_quality
 from trainer_module.options import AugmentationOptions
+
+# Share of the images whose quality is reduced, independently by each of blur, noise and JPEG compression.
+REDUCED_QUALITY = 0.5
 
 # Ranges of the erased rectangle's share of the image, and of its height divided by its width.
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (0.3, 3.3)
@@ -23,6 +27,7 @@ _STREAMS = (
     *("horizontal_flip", "vertical_flip", "angle", "scale", "shift_y", "shift_x", "contrast", "brightness"),
     *("erased", "erased_area", "erased_aspect", "erased_top", "erased_left", "noise"),
     *("mix", "beta_a", "beta_a_power", "beta_b", "beta_b_power", "centre_y", "centre_x"),
+    *("blurred", "blur", "noisy", "deviation", "normal", "compressed", "quality"),
 )
 
 # Moves images or masks [N, h, w, c]; the interpolation is "BILINEAR" or "NEAREST".
@@ -94,16 +99,16 @@ def in_dataset(
 
 
 def augment_images(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Moves images, then changes their colours, then erases a rectangle of some; returns float32 of the same shape."""
+    """Moves images, then changes their pixels, then erases a rectangle of some; returns float32 of the same shape."""
     moved = _moves(images, options, seed)(tf.cast(images, tf.float32), "BILINEAR")
-    colored = _change_colors(moved, options, seed)
-    return _erase(colored, options.random_erasing, seed) if options.random_erasing else colored
+    changed = _change_pixels(moved, options, seed)
+    return _erase(changed, options.random_erasing, seed) if options.random_erasing else changed
 
 
 def augment_images_and_masks(
     images: tf.Tensor, masks: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Moves images and masks in the same way, then changes the colours of the images.
+    """Moves images and masks in the same way, then changes the pixels of the images.
 
     Images are interpolated, masks take the id of the nearest pixel; pixels from outside the image take the value of the
     nearest pixel inside it.
@@ -113,13 +118,13 @@ def augment_images_and_masks(
     """
     move = _moves(images, options, seed)
     moved = move(tf.cast(images, tf.float32), "BILINEAR")
-    return _change_colors(moved, options, seed), move(masks[..., tf.newaxis], "NEAREST")[..., 0]
+    return _change_pixels(moved, options, seed), move(masks[..., tf.newaxis], "NEAREST")[..., 0]
 
 
 def augment_images_and_boxes(
     images: tf.Tensor, labels: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Moves images and boxes in the same way, then changes the colours of the images.
+    """Moves images and boxes in the same way, then changes the pixels of the images.
 
     Boxes are clipped to the image; one of which too little remains (`boxes.transforms.MIN_VISIBILITY`)
     becomes padding. After a rotation a box surrounds the rotated box, and is larger than its object.
@@ -148,7 +153,7 @@ def augment_images_and_boxes(
     columns = tf.concat([visible.boxes / scale, labels[..., 4:]], axis=-1)
     padding = tf.constant([0.0] * 4 + [float(box_labels.PADDING), 0.0])
     kept = tf.where(exists[..., tf.newaxis], columns, padding)
-    return _change_colors(moved, options, seed), tf.gather(kept, order, batch_dims=1)
+    return _change_pixels(moved, options, seed), tf.gather(kept, order, batch_dims=1)
 
 
 def _moves(
@@ -236,6 +241,11 @@ def _transforms(num: tf.Tensor, size: tuple[int, int], options: AugmentationOpti
     )
 
 
+def _change_pixels(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
+    """Changes colours, then quality: nothing moves."""
+    return _reduce_quality(_change_colors(images, options, seed), options, seed)
+
+
 def _change_colors(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
     """Changes the contrast about the mean of every channel, then the brightness; the same for all channels."""
     if not options.contrast and not options.brightness:
@@ -249,6 +259,26 @@ def _change_colors(images: tf.Tensor, options: AugmentationOptions, seed: tf.Ten
     if options.brightness:
         images += 255.0 * options.brightness * _uniform(one_per_image, seed, "brightness", -1.0, 1.0)
     return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _reduce_quality(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
+    """Blurs some images, adds noise to some and compresses some, in the order of a camera."""
+    num = tf.shape(images)[0]
+
+    def strength(affected: str, amount: str, low: float, high: float, otherwise: float) -> tf.Tensor:
+        drawn = _uniform([num], seed, amount, low, high)
+        return tf.where(_below(num, REDUCED_QUALITY, seed, affected), drawn, otherwise)
+
+    if options.blur:
+        images = image_quality.blur(images, strength("blurred", "blur", 0.0, options.blur, 0.0), options.blur)
+    if options.noise:
+        deviation = strength("noisy", "deviation", 0.0, 255.0 * options.noise, 0.0)
+        own_seed = tf.random.fold_in(seed, _STREAMS.index("normal"))
+        images = image_quality.add_noise(images, deviation, tf.random.stateless_normal(tf.shape(images), own_seed))
+    if options.jpeg_quality:
+        quality = strength("compressed", "quality", options.jpeg_quality, 101.0, 0.0)
+        images = image_quality.compress(images, tf.cast(quality, tf.int32))
+    return images
 
 
 def _erase(images: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:

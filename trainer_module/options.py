@@ -63,6 +63,23 @@ class AugmentationOptions(Section):
     )
     contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
     brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
+    blur: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=10.0,
+        description="Blur half of the images with a Gaussian; its standard deviation is up to this, in pixels of the model "
+        "input.",
+    )
+    noise: Fraction = Field(
+        default=0.0,
+        description="Add noise to half of the images; its standard deviation is up to this fraction of the full range.",
+    )
+    jpeg_quality: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Compress half of the images as JPEG with a quality from this one to 100; 0 is off.",
+    )
     random_erasing: Fraction = Field(
         default=0.0,
         description="Share of the images in which a rectangle of 0.02 to 0.33 of the area, with an aspect ratio of "

@@ -22,7 +22,7 @@ SIZE = 32
 STATISTICS = PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
-@pytest.fixture(scope="module", params=backbones.names())
+@pytest.fixture(scope="module", params=backbones.names_of_families())
 def name(request):
     return request.param
 

@@ -139,8 +139,22 @@ def test_every_set_of_weights_is_described(record):
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_network_is_the_one_of_the_record(check, record, vector_folder):
+@pytest.mark.parametrize("name", backbones.names_of_families())
+def test_the_network_is_the_one_of_the_record(check, name, vector_folder):
+    record = backbones.get(name)
     check(record, built(record) if record.trainable else built(record, vector_folder))
+
+
+@pytest.mark.parametrize("name", sorted(set(backbones.names()) - set(backbones.names_of_families())))
+def test_a_larger_form_has_the_shapes_and_the_preprocessing_of_its_record(name):
+    # Over 2 s for EfficientNet-B7, which has 813 layers.
+    record = backbones.get(name)
+    smallest = backbones.get(record.larger_form_of)
+    assert smallest.larger_form_of is None
+    assert {weights.preprocessing for weights in record.weights} == {
+        weights.preprocessing for weights in smallest.weights
+    }
+    check_maps(record, built(record))
 
 
 # --- Faults that the checks reject ------------------------------------------------------------------------------
@@ -203,7 +217,7 @@ def test_a_wrong_record_fails_the_check(check, name, fault):
         {"classifier_layer": None},
         {"image_size": 16},
         {"published_top1": 71.8},
-        {"source": Download("http://example.org/weights.bin", md5=None)},
+        {"source": Download("http://example.org/weights.bin", digest=None)},
         {"trainable": False},
         {"network": None},
     ],

@@ -5,7 +5,7 @@
         feature_channels=576,
         weights=(
             Weights(
-                source=Download("https://storage.googleapis.com/…_no_top_v2.h5", md5="…"),
+                source=Download("https://storage.googleapis.com/…_no_top_v2.h5", digest="…"),
                 image_size=224,
                 preprocessing=Scaling(1 / 127.5, offset=-1.0),
                 classifier_layer="logits",
@@ -15,8 +15,8 @@
         ),
     )
 
-No list names the backbones: configuration, models and conformance tests take them from `names()`. Importing a backbone
-does not import Keras.
+No list names the backbones: configuration, models and conformance tests take them from `names()`. Forms of one network
+that differ in size share a function in a file `_<family>.py`. Importing a backbone does not import Keras.
 """
 
 from __future__ import annotations
@@ -37,3 +37,8 @@ from trainer_module.registry import Registry
 
 _REGISTRY = Registry(__name__, "backbone", Backbone)
 names, get = _REGISTRY.names, _REGISTRY.get
+
+
+def names_of_families() -> list[str]:
+    """Names of the backbones that are not a larger form of another one."""
+    return [name for name in names() if get(name).larger_form_of is None]

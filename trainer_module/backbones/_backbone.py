@@ -45,6 +45,8 @@ class Backbone:
       skip_strides: Strides of the other feature maps that a decoder can use.
       smallest_image: Side of the smallest image that the network takes, pixels.
       trainable: Whether training can change the network. If not, there is no network with random weights either.
+      larger_form_of: Name of the smallest backbone that the same function builds from the same blocks. The conformance
+        tests use networks of that one only, and check the shapes of this one.
       has_preprocessing: Whether the network begins with layers `Rescaling` to [0, 1] and `Normalization` of its own, as
         the EfficientNets of keras.applications do; their state is set from the record.
     """
@@ -56,6 +58,7 @@ class Backbone:
     smallest_image: int = 32
     trainable: bool = True
     has_preprocessing: bool = False
+    larger_form_of: str | None = None
 
     def weights_for(self, image_size: int) -> Weights:
         """The set that was trained with images of this size, else the first one."""

