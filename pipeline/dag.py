@@ -205,6 +205,7 @@ def create_pipeline(
             ignore_id=all_options.ignore_id,
         ),
         batch_size=batch_size(config.transform.image_size),
+        image_size=config.transform.image_size,
         task=config.task.name,
         classes=dataset.classes,
         options=evaluation,

@@ -67,8 +67,8 @@ class AugmentationOptions(Section):
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="Blur half of the images with a Gaussian; its standard deviation is up to this, in pixels of the model "
-        "input.",
+        description="Blur half of the images with a Gaussian; its standard deviation is up to this, in pixels of the "
+        "model input.",
     )
     noise: Fraction = Field(
         default=0.0,

@@ -134,6 +134,7 @@ class EvaluationResult(Stored):
       metrics: Descriptions of all metrics, in the order in which they are shown.
       candidate: Values of the new model: all examples first, then slice by slice.
       baseline: The same of the last blessed model; None if there was none.
+      corrupted: Values of the new model on images of lower quality: by corruption, and by corruption and severity.
       shared: The classes that `baseline` is restricted to, and the new model's values on them; None if both models have
         the same list of classes.
     """
@@ -149,6 +150,7 @@ class EvaluationResult(Stored):
     candidate: tuple[SliceMetrics, ...] = Field(min_length=1)
     baseline: tuple[SliceMetrics, ...] | None = None
     shared: SharedClasses | None = None
+    corrupted: tuple[SliceMetrics, ...] = ()
 
     @field_validator("task")
     @classmethod

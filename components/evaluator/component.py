@@ -18,6 +18,7 @@ class ImageEvaluatorSpec(component_spec.ComponentSpec):
     PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("split", "task", "classes", "options", "source_hash") | {
         "eval_config": component_spec.ExecutionParameter(type=config_pb2.EvalConfig),
         "batch_size": component_spec.ExecutionParameter(type=int),
+        "image_size": component_spec.ExecutionParameter(type=int),
     }
     INPUTS: ClassVar[dict[str, Any]] = specs.artifacts(
         examples=standard_artifacts.Examples,
@@ -53,6 +54,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         split: str,
         eval_config: config_pb2.EvalConfig,
         batch_size: int,
+        image_size: int,
         task: str,
         classes: tuple[str, ...],
         options: EvaluationOptions,
@@ -69,6 +71,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           split: The evaluated split.
           eval_config: TFMA's configuration, without thresholds.
           batch_size: Largest number of examples that a model receives at once.
+          image_size: Shorter side of the model input, pixels.
           task: Name of the task.
           classes: Class names; the index is the id.
           options: The bounds, with the defaults of the task.
@@ -84,6 +87,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
                 eval_config=eval_config,
                 split=split,
                 batch_size=batch_size,
+                image_size=image_size,
                 task=task,
                 classes=json.dumps(classes),
                 options=options.model_dump_json(),

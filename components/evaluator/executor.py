@@ -18,12 +18,20 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.artifacts import Artifacts
-from components.evaluator import baseline_model, default_rules, gates, measurement, tfma_results
+from components.evaluator import (
+    baseline_model,
+    corrupted_examples,
+    default_rules,
+    gates,
+    measurement,
+    tfma_results,
+)
 from components.evaluator.artifact import EvaluationResult
 from components.evaluator.class_lists import eval_config_of_shared_classes, ignore_id
 from components.evaluator.options import EvaluationOptions
 from trainer_module import features, tasks
 
+_CORRUPTED_FOLDER = "corrupted"  # TFMA's files of the images of lower quality
 _SHARED_FOLDER = "shared_classes"  # TFMA's files of the comparison with a model that has a different class list
 
 
@@ -38,7 +46,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             model.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `eval_config` (TFMA's as JSON, without thresholds), `split`, `batch_size`, `task`,
-            `classes` (a JSON list), `options` (EvaluationOptions as JSON).
+            `image_size` (shorter side of the model input), `classes` (a JSON list), `options` (as JSON).
         """
         options = EvaluationOptions.model_validate_json(exec_properties["options"])
         task, split = exec_properties["task"], exec_properties["split"]
@@ -51,14 +59,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             model_path, path_utils.serving_model_path(blessed_model.uri) if blessed_model else None, classes
         )
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], split)
-        schema_path = io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
+        schema = io_utils.SchemaReader().read(
+            io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
+        )
+        corrupt = corrupted_examples.CorruptImages(options.corruptions, exec_properties["image_size"])
 
-        def evaluate(uri: str, eval_config: str, evaluated: tuple[str, ...], with_baseline: bool) -> EvaluationResult:
+        def evaluate(
+            uri: str, eval_config: str, evaluated: tuple[str, ...], *, with_baseline: bool, corrupted: bool = False
+        ) -> EvaluationResult:
             with self._make_beam_pipeline() as pipeline:
                 measurement.measure(
                     pipeline,
                     examples_pattern=io_utils.all_files_pattern(split_uri),
-                    schema=io_utils.SchemaReader().read(schema_path),
+                    schema=corrupted_examples.with_slices(schema) if corrupted else schema,
                     eval_config=json_format.Parse(eval_config, config_pb2.EvalConfig()),
                     model_path=model_path,
                     baseline_path=baseline.path if with_baseline else None,
@@ -66,19 +79,27 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     batch_size=exec_properties["batch_size"],
                     label_groups=options.label_groups,
                     class_features=tasks.get(task).class_features,
+                    corrupt=corrupt if corrupted else None,
                 )
             return tfma_results.read(
                 uri, task=task, split=split, classes=evaluated, top_k=options.top_k, has_baseline=with_baseline
             )
 
-        evaluation = evaluate(evaluation_uri, exec_properties["eval_config"], classes, baseline.has_same_classes)
+        evaluation = evaluate(
+            evaluation_uri, exec_properties["eval_config"], classes, with_baseline=baseline.has_same_classes
+        )
         if baseline.shares_classes and baseline.lists is not None:
             lists = baseline.lists
             config = eval_config_of_shared_classes(
                 exec_properties["eval_config"], lists, tfma.CANDIDATE_KEY, tfma.BASELINE_KEY
             )
-            shared = evaluate(os.path.join(evaluation_uri, _SHARED_FOLDER), config, lists.shared, True)
+            shared = evaluate(os.path.join(evaluation_uri, _SHARED_FOLDER), config, lists.shared, with_baseline=True)
             evaluation = evaluation.with_shared_classes(shared, lists.added, lists.removed)
+        if options.corruptions:
+            config = corrupted_examples.slicing(exec_properties["eval_config"])
+            uri = os.path.join(evaluation_uri, _CORRUPTED_FOLDER)
+            _, *rows = evaluate(uri, config, classes, with_baseline=False, corrupted=True).candidate
+            evaluation = evaluation.model_copy(update={"corrupted": tuple(rows)})
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         train_counts = default_rules.class_counts(
             stats_artifact_utils.load_statistics(statistics, features.TRAIN).proto(), tasks.get(task).class_features

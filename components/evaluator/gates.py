@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.evaluator import chance
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.evaluator.options import EvaluationOptions, bounds_by_class, bounds_of_slice, slice_names
+from components.evaluator.options import Bounds, EvaluationOptions, bounds_by_class, bounds_of_slice, slice_names
 from trainer_module.evaluation.spec import MetricSpec
 
 _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
@@ -109,6 +109,7 @@ class _Gates:
 
     def __init__(self, evaluation: EvaluationResult, options: EvaluationOptions) -> None:
         self._overall, *self._slices = evaluation.candidate
+        self._corrupted = evaluation.corrupted
         self._baseline, self._compared = evaluation.baseline_overall, evaluation.compared[0]
         self._classes = evaluation.classes
         self._overall_metrics = {metric.name: metric for metric in evaluation.overall_metrics}
@@ -127,15 +128,19 @@ class _Gates:
             yield subject.compare_with_threshold(bound)
 
     def slice_thresholds(self) -> Iterator[GateResult]:
-        for metrics in self._slices:
-            for name, bound in bounds_of_slice(self._options.slice_thresholds, metrics):
+        bounds = self._options.slice_thresholds
+        # Bounds for all slices are not made for images of low quality: only those that name a corruption apply.
+        named: Bounds = {name: entry for name, entry in bounds.items() if isinstance(entry, dict)}
+        applicable = [(metrics, bounds) for metrics in self._slices] + [(metrics, named) for metrics in self._corrupted]
+        for metrics, own_bounds in applicable:
+            for name, bound in bounds_of_slice(own_bounds, metrics):
                 subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
                 reason = self._exempt(subject)
                 yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
 
     def thresholds_of_absent_slices(self) -> Iterator[GateResult]:
         """Bounds of slices without examples are reported, so that a misspelled value is noticed."""
-        known = {name for metrics in self._slices for name in slice_names(metrics.key)}
+        known = {name for metrics in (*self._slices, *self._corrupted) for name in slice_names(metrics.key)}
         for name, entry in self._options.slice_thresholds.items():
             for slice_, bound in (entry if isinstance(entry, dict) else {}).items():
                 if slice_ not in known:

@@ -26,6 +26,7 @@ def measure(
     batch_size: int,
     label_groups: Mapping[str, Sequence[str]],
     class_features: Sequence[str],
+    corrupt: beam.DoFn | None = None,
 ) -> None:
     """Adds the evaluation of one model, or of two side by side, to a Beam pipeline.
 
@@ -43,6 +44,7 @@ def measure(
       batch_size: Number of examples that a model receives at once.
       label_groups: Name → classes.
       class_features: Features that contain class names, from which label groups are derived.
+      corrupt: Serialized examples → those that are evaluated in their place.
     """
     config = tfma.utils.update_eval_config_with_defaults(
         eval_config, has_baseline=baseline_path is not None, rubber_stamp=True
@@ -67,9 +69,13 @@ def measure(
     adapter_config = tensor_adapter.TensorAdapterConfig(
         arrow_schema=tfxio.ArrowSchema(), tensor_representations=tfxio.TensorRepresentations()
     )
+    if corrupt:
+        corrupted = pipeline | "Read" >> tfxio.RawRecordBeamSource() | "Corrupt" >> beam.ParDo(corrupt)
+        batches = corrupted | "Batch" >> tfxio.RawRecordToRecordBatch(batch_size)
+    else:
+        batches = pipeline | "Read" >> tfxio.BeamSource(batch_size)
     (
-        pipeline
-        | "Read" >> tfxio.BeamSource(batch_size)
+        batches
         | "ExtractEvaluateAndWriteResults"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared_model,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from components.evaluator import corruptions
 from components.evaluator.artifact import ALL, SliceMetrics
 from components.evaluator.default_rules import rule_names
 from trainer_module import tasks
@@ -20,6 +21,9 @@ from trainer_module.section import Section
 Bounds = dict[str, float | dict[str, float]]
 
 LABEL_GROUP = "label_group"  # the slice feature that `label_groups` defines
+# The slice features that `corruptions` defines, and the slices that they form.
+CORRUPTION, SEVERITY = "corruption", "severity"
+CORRUPTION_SLICES = ((CORRUPTION,), (CORRUPTION, SEVERITY))
 
 Slice = str | tuple[str, str]
 
@@ -36,6 +40,11 @@ class EvaluationOptions(Section):
         default={},
         description="Groups of classes that form additional slices: name → classes. An image with a mask belongs to "
         "the groups of all classes that it contains.",
+    )
+    corruptions: tuple[str, ...] = Field(
+        default=(),
+        description="The split is also evaluated with images of lower quality, five severities each: "
+        f"{', '.join(f'`{name}`' for name in corruptions.NAMES)}. Each costs as much as five evaluations.",
     )
     top_k: int = Field(default=3, ge=2, le=1000, description="The k of top_k_accuracy, named as in `top_3_accuracy`.")
     confidence_intervals: Literal["none", "jackknife", "bootstrap"] = Field(
@@ -79,6 +88,17 @@ class EvaluationOptions(Section):
         "`classes_predicted`, `classes_correct`.",
     )
 
+    @field_validator("corruptions")
+    @classmethod
+    def _corruptions_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in corruptions.NAMES:
+                suggestion = did_you_mean(name, corruptions.NAMES) or f"; known: {', '.join(corruptions.NAMES)}"
+                raise ValueError(f"unknown corruption `{name}`{suggestion}")
+        if len(set(value)) < len(value):
+            raise ValueError("a corruption is listed twice: remove one")
+        return value
+
     @field_validator("label_groups")
     @classmethod
     def _groups_have_classes(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -106,6 +126,10 @@ class EvaluationOptions(Section):
         if self.slices is not None:
             return self.slices
         return (*columns, LABEL_GROUP) if self.label_groups else tuple(columns)
+
+    def corruption_slices(self) -> tuple[Slice, ...]:
+        """Returns the slices of corrupted images."""
+        return (CORRUPTION, (CORRUPTION, SEVERITY)) if self.corruptions else ()
 
     def overall_bounds(self) -> dict[str, Mapping[str, float]]:
         """The settings with one bound per metric, by key."""

@@ -221,6 +221,37 @@ def slice_table(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Ta
     )
 
 
+def corruption_table(evaluation: EvaluationResult) -> Table | None:
+    """Lists the main metric by corruption and severity, the worst corruption first; None if there are none."""
+    main, clean = evaluation.main_metric, evaluation.overall.value(evaluation.main_metric.name)
+    by_key = {tuple(value for _, value in row.key): row.value(main.name) for row in evaluation.corrupted}
+    names = sorted({key[0] for key in by_key}, key=lambda name: main.worst_first(by_key[(name,)]))
+    if not names:
+        return None
+    severities = sorted({key[1] for key in by_key if len(key) > 1})
+    columns = [
+        Column("Corruption"),
+        *(Column(f"Severity {severity}", numeric=True, title=main.description) for severity in severities),
+        Column("All severities", numeric=True, title=main.description),
+        Column("Difference", numeric=True, title=f"Difference from the {main.title} of the unchanged images."),
+        Column("Ratio", numeric=True, title=f"Divided by the {main.title} of the unchanged images."),
+    ]
+
+    def row(name: str) -> list[Cell]:
+        value = by_key[(name,)]
+        severe = [number(by_key.get((name, severity), math.nan)) for severity in severities]
+        return [
+            Cell(name),
+            *severe,
+            number(value),
+            Cell(signed(value - clean), value - clean, tone="soft"),
+            number(value / clean if clean else math.nan),
+        ]
+
+    caption = f"{main.heading} on corrupted images; unchanged: {clean:.4f}"
+    return Table(caption, columns, [row(name) for name in names])
+
+
 def confusion(evaluation: EvaluationResult) -> Confusion:
     """Shows which classes are predicted as which, over all examples; parts of images in percent of the row."""
     matrix, unit = evaluation.overall.confusion_matrix, evaluation.count_unit

@@ -56,6 +56,7 @@ class Page:
     checks: Table
     classes: Table
     slices: Table | None
+    corruptions: Table | None
     confusion: Confusion
     reliability: Chart | None
     comparison: Comparison | None
@@ -94,6 +95,7 @@ def build(sources: Sources) -> Page:
         checks=gate_tables.checks_table(sources.checks),
         classes=metric_tables.class_table(evaluation, gates),
         slices=metric_tables.slice_table(evaluation, gates),
+        corruptions=metric_tables.corruption_table(evaluation),
         confusion=metric_tables.confusion(evaluation),
         reliability=metric_tables.reliability(evaluation.overall),
         comparison=task.drawing.comparison,

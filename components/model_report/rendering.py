@@ -36,6 +36,7 @@ def sections(page: Page) -> dict[str, str]:
         ("classes", "Classes", True),
         ("plots", "Curves and errors", page.plots),
         ("slices", "Slices", page.slices),
+        ("corruptions", "Corruptions", page.corruptions),
         ("confusion", "Confusion", True),
         ("calibration", "Calibration", page.reliability),
         (

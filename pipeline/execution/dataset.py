@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.evaluator.options import LABEL_GROUP, may_name
+from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, may_name
 from components.image_example_gen import files, labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
@@ -71,9 +71,17 @@ def check_names(config: PipelineConfig, dataset: Dataset) -> None:
             f"The table has a column `{LABEL_GROUP}`, which is the name of the slices of evaluation.label_groups. "
             "Rename the column."
         )
+    if evaluation.corruptions and (taken := {CORRUPTION, SEVERITY}.intersection(dataset.columns)):
+        raise ConfigError(
+            f"The table has a column `{min(taken)}`, which is the name of slices of evaluation.corruptions. "
+            "Rename the column."
+        )
     groups = (LABEL_GROUP,) if evaluation.label_groups else ()
     available = (*dataset.built_in_slices, *dataset.columns, *groups)
-    measured = evaluation.evaluated_slices(dataset.built_in_slices + dataset.slice_columns)
+    measured = (
+        *evaluation.evaluated_slices(dataset.built_in_slices + dataset.slice_columns),
+        *evaluation.corruption_slices(),
+    )
     families = [entry if isinstance(entry, str) else ", ".join(entry) for entry in measured]
 
     def check(rule: str, kind: str, name: str, known: Sequence[str]) -> None:

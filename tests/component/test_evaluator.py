@@ -109,6 +109,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
                 "eval_config": json_format.MessageToJson(config),
                 "split": "test",
                 "batch_size": 50,
+                "image_size": 8,
                 "task": "classification",
                 "classes": json.dumps(tiny_model.options.classes),
                 "options": options.model_dump_json(),
@@ -337,3 +338,41 @@ def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
     ]
     assert [result.bound for result in configured] == pytest.approx([-0.5, -1.0, -1.0, expected - 1.5])
     assert not evaluate({"thresholds": {kappa.name: 1.0}, "disabled_rules": BEATEN_RULES}, slices=())[1].blessed
+
+
+def test_corrupted_images_are_slices_with_gates(evaluate, predictions, examples, tiny_model):
+    options = {
+        "corruptions": ["dark", "noise"],
+        "thresholds": {"accuracy": 0.0},
+        "slice_thresholds": {"accuracy": {"corruption = noise": 1.0, "corruption = dark, severity = 5": 0.0}},
+        "slice_gaps": {"accuracy": 1.0},
+        "disabled_rules": BEATEN_RULES,
+    }
+    evaluation, gates, _ = evaluate(options, slices=())
+    labels, probabilities = predictions
+    clean = evaluation.overall
+    assert clean.examples == 144 and clean.value("accuracy") == pytest.approx(
+        np.mean(probabilities.argmax(1) == labels)
+    )
+    assert len(evaluation.candidate) == 1  # corrupted images are not part of the other results
+    examples_by_name = {row.name: row.examples for row in evaluation.corrupted}
+    assert len(examples_by_name) == 2 + 2 * 5
+    assert examples_by_name["corruption = noise"] == 5 * 144
+    assert examples_by_name["corruption = dark, severity = 5"] == 144
+    expected = {("corruption = noise", 1.0), ("corruption = dark, severity = 5", 0.0)}
+    assert {(gate.slice, gate.bound) for gate in gates.results if gate.setting.endswith("slice_thresholds")} == expected
+
+
+def test_a_corrupted_example_equals_the_corrupted_pixels(examples):
+    from components.evaluator import corrupted_examples, corruptions
+
+    serialized = examples[0].SerializeToString()
+    corrupted = list(corrupted_examples.CorruptImages(["jpeg", "dark"], 96).process(serialized))
+    assert len(corrupted) == 2 * 5
+    example = tf.train.Example.FromString(corrupted[7])
+    assert text(example, "slice/corruption") == "dark" and text(example, "slice/severity") == "3"
+    assert text(example, features.CLASS_TEXT) == text(examples[0], features.CLASS_TEXT)
+    encoded = examples[0].features.feature[features.IMAGE_ENCODED].bytes_list.value[0]
+    pixels = tf.io.decode_image(encoded, channels=3).numpy()
+    decoded = tf.io.decode_image(example.features.feature[features.IMAGE_ENCODED].bytes_list.value[0]).numpy()
+    np.testing.assert_array_equal(decoded, corruptions.corrupt(pixels, "dark", 3, side=96))

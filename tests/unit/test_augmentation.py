@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from trainer_module import augmentation, tasks, training
+from trainer_module import augmentation, image_quality, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions
@@ -174,6 +174,64 @@ def test_colours_stay_in_range(images):
 
 
 # --- Erasing ----------------------------------------------------------------------------------------------------
+
+
+QUALITY = {"jpeg_quality": 20, "blur": 1.5, "noise": 0.1}
+
+
+@pytest.mark.parametrize("option", QUALITY)
+def test_reduced_quality_changes_half_of_the_images(option):
+    images = np.random.default_rng(3).integers(0, 256, (400, 16, 16, 3)).astype(np.float32)
+    result = changed(images, **{option: QUALITY[option]})
+    same = np.abs(result - images).max(axis=(1, 2, 3)) < 1e-3
+    assert 160 < same.sum() < 240
+    assert result.min() >= 0 and result.max() <= 255
+
+
+def test_kinds_of_reduced_quality_are_independent_and_move_nothing():
+    images = np.zeros((400, 17, 17, 1), np.float32)
+    images[:, 8, 8] = 200.0
+    blurred = changed(images, blur=1.0)
+    peak = blurred[:, 8, 8, 0]
+    assert (blurred.reshape(400, -1).argmax(axis=1) == 8 * 17 + 8).all()
+    np.testing.assert_allclose(blurred.sum(axis=(1, 2, 3)), 200.0, rtol=1e-4)
+    assert peak.min() > 200.0 / (2 * math.pi * 1.0**2) - 1.0  # that of the largest standard deviation
+    both = changed(images, blur=1.0, noise=0.1)
+    is_noisy = np.abs(both[:, 0, 0, 0]) + np.abs(both[:, 16, 16, 0]) + both[:, :3].max(axis=(1, 2, 3)) > 1.0
+    assert 60 < (is_noisy & (peak < 199.0)).sum() < 140
+
+
+def test_compression_is_that_of_libjpeg(rng):
+    images = rng.integers(0, 256, (3, 24, 20, 3)).astype(np.float32)
+    compressed = image_quality.compress(tf.constant(images), tf.constant([0, 30, 95]))
+    np.testing.assert_array_equal(compressed[0], images[0])
+    for index, quality in ((1, 30), (2, 95)):
+        expected = tf.io.decode_jpeg(tf.io.encode_jpeg(tf.cast(images[index], tf.uint8), quality=quality))
+        np.testing.assert_array_equal(compressed[index], expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reduced_quality_is_the_same_eagerly_and_in_tf_data(rng, channels):
+    images = rng.uniform(0, 255, (6, 16, 12, channels)).astype(np.float32)
+    data = tf.data.Dataset.from_tensors(images).map(
+        lambda batch: augmentation.augment_images(batch, AugmentationOptions(**QUALITY), tf.constant(SEED))
+    )
+    (result,) = data.as_numpy_iterator()
+    # A rounding error can change a compressed pixel by one.
+    assert np.abs(result - changed(images, **QUALITY)).max() < 8.0
+    assert np.abs(result - changed(images, **QUALITY)).mean() < 0.05
+
+
+def test_masks_do_not_lose_quality(rng):
+    images, masks = (
+        rng.uniform(0, 255, (4, 16, 16, 3)).astype(np.float32),
+        rng.integers(0, 5, (4, 16, 16)).astype(np.uint8),
+    )
+    result, same = augmentation.augment_images_and_masks(
+        tf.constant(images), tf.constant(masks), AugmentationOptions(**QUALITY), tf.constant(SEED)
+    )
+    np.testing.assert_array_equal(same, masks)
+    np.testing.assert_array_equal(result, changed(images, **QUALITY))
 
 
 def test_erasing_fills_a_rectangle_within_its_range():

@@ -1,0 +1,67 @@
+"""Serialized examples → the same with corrupted images, whose slices are the corruption and its severity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_model_analysis.proto import config_pb2
+
+from components.evaluator import corruptions
+from components.evaluator.options import CORRUPTION, CORRUPTION_SLICES, SEVERITY
+from trainer_module import features, preprocessing
+
+
+class CorruptImages(beam.DoFn):
+    """Yields every example once per corruption and severity; images are decoded once and encoded without loss."""
+
+    def __init__(self, names: Sequence[str], side: int) -> None:
+        """Args: names of corruptions; `side` as in `corruptions.corrupt`."""
+        self._names, self._side = tuple(names), side
+
+    def process(self, serialized: bytes) -> Iterator[bytes]:
+        """Serialized raw example → serialized raw examples."""
+        example = tf.train.Example.FromString(serialized)
+        feature = example.features.feature
+        (encoded,) = feature[features.IMAGE_ENCODED].bytes_list.value
+        pixels = preprocessing.decode(tf.constant(encoded), 3, _bit_depth(example)).numpy()
+        for name in self._names:
+            for severity in corruptions.SEVERITIES:
+                corrupted = corruptions.corrupt(pixels, name, severity, side=self._side)
+                png = tf.io.encode_png(corrupted, compression=1).numpy()
+                for key, value in (
+                    (features.IMAGE_ENCODED, png),
+                    (features.IMAGE_FORMAT, b"PNG"),
+                    (features.SLICE_PREFIX + CORRUPTION, name.encode()),
+                    (features.SLICE_PREFIX + SEVERITY, str(severity).encode()),
+                ):
+                    feature[key].bytes_list.value[:] = [value]
+                yield example.SerializeToString()
+
+
+def _bit_depth(example: tf.train.Example) -> int:
+    (depth,) = example.features.feature[features.IMAGE_BIT_DEPTH].int64_list.value or (preprocessing.HIGHEST_BIT_DEPTH,)
+    return int(depth)
+
+
+def slicing(eval_config: str) -> str:
+    """Returns TFMA's configuration, as JSON, with the slices of corrupted examples instead of those of the dataset."""
+    config = json_format.Parse(eval_config, config_pb2.EvalConfig())
+    del config.slicing_specs[:]
+    config.slicing_specs.add()
+    for names in CORRUPTION_SLICES:
+        config.slicing_specs.add(feature_keys=[features.SLICE_PREFIX + name for name in names])
+    changed: str = json_format.MessageToJson(config)
+    return changed
+
+
+def with_slices(schema: schema_pb2.Schema) -> schema_pb2.Schema:
+    """Returns a copy of a schema that contains the slices of corrupted examples."""
+    extended = schema_pb2.Schema()
+    extended.CopyFrom(schema)
+    for name in (CORRUPTION, SEVERITY):
+        extended.feature.add(name=features.SLICE_PREFIX + name, type=schema_pb2.BYTES)
+    return extended
