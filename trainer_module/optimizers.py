@@ -35,11 +35,14 @@ def build(
 
     Reference: Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, algorithms 1 and 2 (decay decoupled from the
     gradient, times the learning rate); He et al. 2019, https://arxiv.org/abs/1812.01187, section 3.1 (no decay of
-    vectors); Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740, section 3.2 (loss scaling).
+    vectors); Polyak & Juditsky 1992, https://doi.org/10.1137/0330046 (average of weights); Micikevicius et al. 2018,
+    https://arxiv.org/abs/1710.03740, section 3.2 (loss scaling).
     """
     common: dict[str, Any] = {
         "learning_rate": _schedule(options, learning_rate, epochs, steps_per_epoch),
         "global_clipnorm": options.clip_norm or None,
+        "use_ema": bool(options.weight_average),
+        "ema_momentum": options.weight_average,
     }
     # Only None disables weight decay in Keras: 0 costs a pass over all weights in every step.
     decay = options.weight_decay or None

@@ -142,6 +142,11 @@ class TrainingOptions(Section):
     clip_norm: float = Field(
         default=0.0, ge=0.0, description="Largest global norm of the gradients; 0 disables clipping."
     )
+    weight_average: Rate = Field(
+        default=0.0,
+        description="Evaluate, keep and export a moving average of the weights: the share that it keeps in every step "
+        "(0.99 averages over about 100 steps); 0 is off.",
+    )
     schedule: Literal["constant", "plateau", "cosine", "one_cycle"] = Field(
         default="plateau",
         description="`plateau` reduces the learning rate when the validation loss stops improving; `cosine` decays it "

@@ -47,6 +47,10 @@ class ModelOptions(Section):
         """Returns the same network without pre-trained weights, to inspect its layers."""
         return self
 
+    def has_feature_map(self) -> bool:
+        """Whether the network has a feature map of several positions, which Grad-CAM needs."""
+        return True
+
     def check_weights(self, image_size: int) -> None:
         """Checks that pre-trained weights are available; downloads them if necessary.
 

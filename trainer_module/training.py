@@ -304,6 +304,12 @@ def _run_phase(
                 model.set_weights(restored.arrays["best"])
             return
 
+    if restored and options.weight_average:
+        # An epoch ends with the average in the model, and so does its checkpoint; the next begins without it.
+        swap = keras.callbacks.SwapEMAWeights()
+        swap.set_model(model)
+        swap.on_test_begin()
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if options.weight_average else []
     callbacks = {
         "stopping": keras.callbacks.EarlyStopping(
             monitor="val_loss",
@@ -325,6 +331,7 @@ def _run_phase(
             epochs=phase.epochs,
             callbacks=[
                 _DivergenceCheck(),
+                *average,  # before the callbacks that keep the weights of an epoch
                 callbacks["stopping"],
                 *([callbacks["plateau"]] if options.schedule == "plateau" else []),
                 _HistoryWriter(training.history, phase, first_epoch, wait),

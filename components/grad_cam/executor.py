@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,11 @@ from components.grad_cam.faithfulness_gate import MeanAndCount
 from trainer_module import features, locations, stored_options
 from trainer_module.options import TrainerOptions
 
+_NO_FEATURE_MAP = (
+    "The backbone returns a vector and not a feature map: every heat map is constant and shows nothing. Choose another "
+    "model.backbone, or do not use the explanations."
+)
+
 
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Beam executor of GradCam."""
@@ -37,6 +43,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         options, split = TrainerOptions.model_validate_json(exec_properties["options"]), exec_properties["split"]
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
         options = stored_options.with_stored_task(options, model_run)
+        if not options.model.has_feature_map():
+            logging.warning(_NO_FEATURE_MAP)
         explanations = artifact_utils.get_single_instance(output_dict["explanations"])
         keras_path = os.path.join(model_run, features.KERAS_FILE)
         pattern = io_utils.all_files_pattern(artifact_utils.get_split_uri(input_dict["examples"], split))

@@ -41,6 +41,12 @@ def mixed_precision():
     )
 
 
+def averaged():
+    """With the average of the weights in place of those of the last epoch."""
+    options = last_epoch()
+    return options.model_copy(update={"training": options.training.model_copy(update={"weight_average": 0.5})})
+
+
 def two_phases():
     return TrainerOptions(
         classes=("a", "b"),
@@ -130,6 +136,7 @@ def killing(append, killed_after):
         (mixed_precision, 2),
         *((two_phases, n) for n in (1, 2, 3)),
         *((last_epoch, n) for n in (1, 3)),
+        *((averaged, n) for n in (1, 3)),
     ],
 )
 def test_a_resumed_training_has_the_same_result(run, finished, options, killed_after):

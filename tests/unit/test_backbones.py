@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tarfile
 
 import h5py
 import keras
@@ -22,6 +25,7 @@ from trainer_module.backbones import (
     Standardization,
     Weights,
     _backbone,
+    _hub,
     _torch_file,
     _weights,
 )
@@ -298,6 +302,73 @@ def test_a_file_of_another_format_is_refused(tmp_path):
 def test_the_error_for_a_missing_folder_names_the_download():
     with pytest.raises(backbones.MissingWeightsError, match=r"no SavedModel in 'imagenet'.*kaggle\.com/models"):
         backbones.get("saved_model").build(image_size=SIZE, weights="imagenet")
+
+
+KAGGLE = "google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2"
+HANDLES = {
+    KAGGLE: f"models/{KAGGLE}",
+    "https://www.kaggle.com/models/google/mobilenet-v2/TensorFlow2/100-224-feature-vector/2": f"models/{KAGGLE}",
+    "https://www.kaggle.com/models/google/mobilenet-v2/frameworks/tensorFlow2/variations/100-224-feature-vector/"
+    "versions/2": f"models/{KAGGLE}",
+    # SHA-1 of the handle, as in the cache of tensorflow_hub.
+    "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5": ""
+    "5a2fc00b609485c742fba2c65fadaca6c99a835c",
+}
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("handle", HANDLES)
+def test_a_handle_is_read_from_the_cache_of_its_library(handle, caches, vector_folder, monkeypatch):
+    monkeypatch.setattr(_hub.urllib.request, "urlopen", None)  # no download
+    shutil.copytree(vector_folder, caches / HANDLES[handle])
+    record = backbones.get("saved_model")
+    record.check_weights(image_size=SIZE, weights=handle)
+    assert record.build(image_size=SIZE, weights=handle).output.shape == (None, 1, 1, 7)
+
+
+@pytest.mark.parametrize("handle", HANDLES)
+def test_a_handle_is_downloaded_once(handle, caches, vector_folder, monkeypatch):
+    requested = []
+
+    def archive(url, timeout):
+        requested.append(url)
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w:gz") as packed:
+            packed.add(vector_folder, ".")
+        content.seek(0)
+        return content
+
+    monkeypatch.setattr(_hub.urllib.request, "urlopen", archive)
+    for _ in range(2):
+        assert (_hub.directory(handle) / "saved_model.pb").is_file()
+    assert len(requested) == 1 and requested[0].startswith("https://")
+    assert [path.name for path in (caches / HANDLES[handle]).parent.iterdir()] == [HANDLES[handle].rpartition("/")[2]]
+
+
+@pytest.mark.parametrize("failure", [OSError("offline"), io.BytesIO(b"<html>sign in</html>")])
+def test_the_error_of_a_handle_without_network_says_what_to_copy(failure, caches, monkeypatch):
+    def fail(url, timeout):
+        if isinstance(failure, OSError):
+            raise failure
+        return failure
+
+    monkeypatch.setattr(_hub.urllib.request, "urlopen", fail)
+    message = r"could not be downloaded.*/download on another machine.*set model\.weights"
+    with pytest.raises(backbones.MissingWeightsError, match=message):
+        backbones.get("saved_model").check_weights(image_size=SIZE, weights=KAGGLE)
+    assert not (caches / HANDLES[KAGGLE]).exists()
+
+
+def test_a_directory_is_not_a_handle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / KAGGLE).mkdir(parents=True)
+    assert not _hub.is_handle(KAGGLE) and not _hub.is_handle("/models/vectors/2")
 
 
 def test_a_saved_model_that_gives_no_vector_is_refused(tmp_path):

@@ -147,6 +147,31 @@ def test_the_last_epoch_is_kept_although_an_earlier_one_was_better(data, tmp_pat
     assert loss > min(history.history["val_loss"])
 
 
+def test_the_average_of_the_weights_is_kept_and_evaluated(data, tmp_path):
+    def trained(batches, folder, **keys):
+        network = on_small_backbone()
+        common = {"batch_size": 6, "epochs": 1, "learning_rate": 0.1, "optimizer": "sgd", "schedule": "constant"}
+        chosen = options(training=common | keys, task={"dropout": 0.0})
+        history = training.train(
+            network, chosen, train_data=batches, validation_data=data, run_dir=str(tmp_path / folder)
+        )
+        return network, history
+
+    # The cached features of a frozen backbone are shuffled: one batch has one order.
+    whole = data.unbatch().batch(COUNT)
+    after = [
+        trained(whole.repeat(steps).apply(tf.data.experimental.assert_cardinality(steps)), f"{steps}")[0].get_weights()
+        for steps in (1, 2, 3)
+    ]
+    steps = whole.repeat(3).apply(tf.data.experimental.assert_cardinality(3))
+    averaged, history = trained(steps, "average", weight_average=0.5)
+    # The average begins with the weights after the first step.
+    for weight, first, second, third in zip(averaged.get_weights(), *after, strict=True):
+        np.testing.assert_allclose(weight, first / 4 + second / 4 + third / 2, atol=1e-5)
+    averaged.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
+    assert averaged.evaluate(data, verbose=0)[0] == pytest.approx(history.history["val_loss"][0], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -1,4 +1,4 @@
-"""A feature vector from a SavedModel's directory, as TensorFlow Hub and Kaggle Models offer them; frozen only.
+"""A feature vector from a SavedModel, by directory or by handle of TensorFlow Hub or Kaggle Models; frozen only.
 
 Such a model returns one vector per image and no feature map. The backbone presents it as a map of one position, so
 Grad-CAM cannot distinguish positions: the heat map of `explain` is 1 everywhere, or 0 everywhere if nothing supports
@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer_module.backbones import Backbone, Directory, MissingWeightsError, Scaling, Weights
+from trainer_module.backbones import Backbone, Directory, MissingWeightsError, Scaling, Weights, _hub
 
 if TYPE_CHECKING:
     import keras
@@ -20,40 +20,45 @@ if TYPE_CHECKING:
 _CATALOGUE = "https://www.kaggle.com/models"
 
 
-def _check(directory: str) -> None:
-    """Checks that a directory contains a SavedModel.
+def _check(weights: str) -> None:
+    """Checks that a directory contains a SavedModel, or downloads that of a handle.
 
     Raises:
-      MissingWeightsError: If it does not.
+      MissingWeightsError: If it does not, or the download fails.
     """
-    if not (Path(directory).expanduser() / "saved_model.pb").is_file():
+    _locate(weights)
+
+
+def _locate(weights: str) -> Path:
+    path = _hub.directory(weights) if _hub.is_handle(weights) else Path(weights).expanduser()
+    if not (path / _hub.MODEL_FILE).is_file():
         raise MissingWeightsError(
-            f'There is no SavedModel in {directory!r}. With model.backbone = "saved_model", model.weights is the '
-            f"directory of a feature-vector model that contains saved_model.pb: download one from {_CATALOGUE} and "
-            "unpack it."
+            f'There is no SavedModel in {weights!r}. With model.backbone = "saved_model", model.weights is the '
+            f"directory of a feature-vector model that contains {_hub.MODEL_FILE}, or its handle "
+            f"(google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2): choose one from {_CATALOGUE}."
         )
+    return path
 
 
-def _read(directory: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
+def _read(weights: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
     """Wraps the SavedModel; nothing in it can be trained.
 
     Args:
-      directory: Contains `saved_model.pb`. Its signature `serving_default` or `default`, or else the loaded object
-        itself, maps float32 [N, s, s, 3] to [N, d].
+      weights: A handle, or a directory that contains `saved_model.pb`. The model's signature `serving_default` or
+        `default`, or else the loaded object itself, maps float32 [N, s, s, 3] to [N, d].
       pixels: float32 [N, s, s, 3], range [0, 1]; s must be a size that the SavedModel accepts.
 
     Returns:
       The vectors as a map, [N, 1, 1, d].
 
     Raises:
-      MissingWeightsError: If the directory does not exist, or its model does not map images to vectors.
+      MissingWeightsError: If the model does not exist, or does not map images to vectors.
     """
     from keras import layers
 
     from trainer_module.backbones import _frozen_graph
 
-    _check(directory)
-    vectors = _frozen_graph.from_saved_model(str(Path(directory).expanduser()), pixels.shape[1])(pixels)
+    vectors = _frozen_graph.from_saved_model(str(_locate(weights)), pixels.shape[1])(pixels)
     return layers.Reshape([1, 1, vectors.shape[-1]], name="one_position")(vectors)
 
 

@@ -21,7 +21,7 @@ class Options(BackboneOptions):
     weights: str = Field(
         default=backbones.IMAGENET,
         min_length=1,
-        description="`imagenet`, `none` (random), or the path of a weights file; with `saved_model` a folder.",
+        description="`imagenet`, `none` (random), or a weights file's path; with `saved_model` a folder or handle.",
     )
 
     @field_validator("backbone")
@@ -30,6 +30,10 @@ class Options(BackboneOptions):
         if value not in backbones.names():
             raise ValueError(f"unknown backbone `{value}`; known: {', '.join(backbones.names())}")
         return value
+
+    def has_feature_map(self) -> bool:
+        """Whether the backbone returns a map; a SavedModel returns a vector."""
+        return backbones.get(self.backbone).network is not None
 
 
 def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
