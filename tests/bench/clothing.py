@@ -132,7 +132,14 @@ def main() -> None:
         checkpoint = CheckpointFile(arguments.checkpoint, key=json.dumps(overrides))
         model, history = preset(chosen.trainer_options(classes), train, validation, checkpoint)
     minutes, cpu_minutes = (time.perf_counter() - start) / 60, (time.process_time() - cpu_start) / 60
-    logits = np.concatenate([model(test[0][i : i + 32], training=False) for i in range(0, len(test[0]), 32)])
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([model(images[i : i + 32], training=False) for i in range(0, len(images), 32)])
+
+    def accuracy(values: np.ndarray) -> float:
+        return round(float(np.mean(values.argmax(axis=1) == test[1])), 4)
+
+    upright, mirrored = logits(test[0]), logits(test[0][:, :, ::-1])
     print(
         json.dumps(
             {
@@ -140,7 +147,8 @@ def main() -> None:
                 "weights": Path(arguments.weights).name,
                 "set": arguments.set,
                 **{f"{part}_images": len(chosen) for part, chosen in indices.items()},
-                "test_accuracy": round(float(np.mean(logits.argmax(axis=1) == test[1])), 4),
+                "test_accuracy": accuracy(upright),
+                "test_accuracy_with_mirrored_images": accuracy(upright + mirrored),
                 "minutes": round(minutes, 1),
                 "cpu_minutes": round(cpu_minutes, 1),
                 "val_accuracy": [round(value, 3) for value in history["val_accuracy"]],

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.evaluator import corruptions
+from components.evaluator import corruptions, gates
+from components.evaluator.artifact import EvaluationResult, SliceMetrics
 from components.evaluator.corruptions import NAMES, SEVERITIES, corrupt
+from components.evaluator.options import EvaluationOptions, slice_name
+from components.model_report import metric_tables
+from trainer_module import tasks
 
 SIDE = 48
 
@@ -84,3 +88,64 @@ def test_a_large_image_is_corrupted_at_the_size_of_the_model():
 
 def test_every_corruption_has_five_severities():
     assert all(len(parameters) == len(SEVERITIES) for _, parameters in corruptions._CORRUPTIONS.values())
+
+
+# --- Settings, gates and report ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["jpg"], "unknown corruption `jpg`. Did you mean `jpeg`"), (["dark", "dark"], "listed twice: remove one")],
+)
+def test_unknown_and_repeated_corruptions_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationOptions(corruptions=names)
+
+
+def values(accuracy, **key):
+    parts = tuple(key.items())
+    metrics = {metric.name: accuracy for metric in METRICS}
+    return SliceMetrics(name=slice_name(parts), key=parts, examples=100, metrics=metrics)
+
+
+METRICS = tasks.get("classification").evaluation.metrics(3)
+EVALUATION = EvaluationResult(
+    task="classification",
+    split="test",
+    classes=("a", "b"),
+    count_unit="images",
+    metrics=METRICS,
+    candidate=(values(0.8), values(0.7, camera="b")),
+    corrupted=(
+        values(0.6, corruption="jpeg"),
+        *(values(0.7 - 0.05 * (5 - n), corruption="jpeg", severity=str(n)) for n in SEVERITIES),
+        values(0.2, corruption="dark"),
+        *(values(0.1 * (5 - n), corruption="dark", severity=str(n)) for n in SEVERITIES),
+    ),
+)
+
+
+def test_the_report_has_a_row_per_corruption_the_worst_first():
+    table = metric_tables.corruption_table(EVALUATION)
+    assert [[cell.text for cell in row][:1] for row in table.rows] == [["dark"], ["jpeg"]]
+    assert [cell.text for cell in table.rows[0][1:]] == [
+        *("0.4000", "0.3000", "0.2000", "0.1000", "0.0000"),
+        *("0.2000", "\N{MINUS SIGN}0.6000", "0.2500"),
+    ]
+    assert len(table.columns) == len(table.rows[0]) == 9
+    assert metric_tables.corruption_table(EVALUATION.model_copy(update={"corrupted": ()})) is None
+
+
+def test_only_bounds_that_name_a_corruption_apply_to_it():
+    def results(bounds, **more):
+        options = EvaluationOptions(thresholds={"accuracy": 0.0}, slice_thresholds={"accuracy": bounds}, **more)
+        report = gates.apply_gates(EVALUATION, options)
+        return {result.slice: result.passed for result in report.results if "slice" in result.setting}
+
+    assert results(0.5) == {"camera = b": True}
+    assert results({"corruption = jpeg": 0.61, "corruption = dark, severity = 1": 0.4}) == {
+        "corruption = jpeg": False,
+        "corruption = dark, severity = 1": True,
+    }
+    assert results({"corruption": 0.3}) == {"corruption = jpeg": True, "corruption = dark": False}
+    assert results({"camera": 0.5}, slice_gaps={"accuracy": 0.2}) == {"camera = b": True}
