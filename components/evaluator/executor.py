@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any
 
+import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
@@ -62,16 +63,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         schema = io_utils.SchemaReader().read(
             io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
         )
-        corrupt = corrupted_examples.CorruptImages(options.corruptions, exec_properties["image_size"])
 
         def evaluate(
-            uri: str, eval_config: str, evaluated: tuple[str, ...], *, with_baseline: bool, corrupted: bool = False
+            uri: str,
+            eval_config: str,
+            evaluated: tuple[str, ...],
+            *,
+            with_baseline: bool,
+            corrupt: beam.DoFn | None = None,
         ) -> EvaluationResult:
             with self._make_beam_pipeline() as pipeline:
                 measurement.measure(
                     pipeline,
                     examples_pattern=io_utils.all_files_pattern(split_uri),
-                    schema=corrupted_examples.with_slices(schema) if corrupted else schema,
+                    schema=corrupted_examples.with_slices(schema) if corrupt else schema,
                     eval_config=json_format.Parse(eval_config, config_pb2.EvalConfig()),
                     model_path=model_path,
                     baseline_path=baseline.path if with_baseline else None,
@@ -79,7 +84,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     batch_size=exec_properties["batch_size"],
                     label_groups=options.label_groups,
                     class_features=tasks.get(task).class_features,
-                    corrupt=corrupt if corrupted else None,
+                    corrupt=corrupt,
                 )
             return tfma_results.read(
                 uri, task=task, split=split, classes=evaluated, top_k=options.top_k, has_baseline=with_baseline
@@ -98,7 +103,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if options.corruptions:
             config = corrupted_examples.slicing(exec_properties["eval_config"])
             uri = os.path.join(evaluation_uri, _CORRUPTED_FOLDER)
-            _, *rows = evaluate(uri, config, classes, with_baseline=False, corrupted=True).candidate
+            corrupt = corrupted_examples.CorruptImages(options.corruptions, exec_properties["image_size"])
+            _, *rows = evaluate(uri, config, classes, with_baseline=False, corrupt=corrupt).candidate
             evaluation = evaluation.model_copy(update={"corrupted": tuple(rows)})
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         train_counts = default_rules.class_counts(
