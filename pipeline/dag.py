@@ -205,7 +205,8 @@ def create_pipeline(
             ignore_id=all_options.ignore_id,
         ),
         batch_size=batch_size(config.transform.image_size),
-        image_size=config.transform.image_size,
+        # Without corruptions, another size does not evaluate again for its own sake.
+        image_size=config.transform.image_size if evaluation.corruptions else 0,
         task=config.task.name,
         classes=dataset.classes,
         options=evaluation,

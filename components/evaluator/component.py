@@ -71,7 +71,7 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           split: The evaluated split.
           eval_config: TFMA's configuration, without thresholds.
           batch_size: Largest number of examples that a model receives at once.
-          image_size: Shorter side of the model input, pixels.
+          image_size: Shorter side of the model input, pixels; read for corruptions only.
           task: Name of the task.
           classes: Class names; the index is the id.
           options: The bounds, with the defaults of the task.

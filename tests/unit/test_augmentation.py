@@ -198,7 +198,7 @@ def test_kinds_of_reduced_quality_are_independent_and_move_nothing():
     assert peak.min() > 200.0 / (2 * math.pi * 1.0**2) - 1.0  # that of the largest standard deviation
     both = changed(images, blur=1.0, noise=0.1)
     is_noisy = np.abs(both[:, 0, 0, 0]) + np.abs(both[:, 16, 16, 0]) + both[:, :3].max(axis=(1, 2, 3)) > 1.0
-    assert 60 < (is_noisy & (peak < 199.0)).sum() < 140
+    assert 40 < (is_noisy & (peak < 199.0)).sum() < 100
 
 
 def test_compression_is_that_of_libjpeg(rng):

@@ -34,7 +34,7 @@ def test_a_corruption_keeps_the_shape_is_reproducible_and_grows(name, photo):
     corrupted = [corrupt(photo, name, severity, side=SIDE) for severity in SEVERITIES]
     assert {(image.shape, image.dtype) for image in corrupted} == {(photo.shape, photo.dtype)}
     np.testing.assert_array_equal(corrupted[2], corrupt(photo, name, 3, side=SIDE))
-    assert min(distance(image, photo) for image in corrupted) > 0.5
+    assert all((image != photo).any() for image in corrupted)
     if name != "saturate":  # whose first two severities reduce the saturation
         assert distance(corrupted[4], photo) > distance(corrupted[0], photo)
 
