@@ -13,14 +13,14 @@ from components.evaluator.options import EvaluationOptions, slice_name
 from components.model_report import metric_tables
 from trainer_module import tasks
 
-SIDE = 48
+SIDE = 96
 
 
 @pytest.fixture(scope="module")
 def photo():
-    """A smooth colour gradient with an edge: uint8 [40, 56, 3]."""
-    y, x = np.mgrid[:40, :56]
-    pixels = np.stack([4 * y + 40, 3 * x + 30, 200 - 2 * y - x], axis=-1)
+    """A smooth colour gradient with an edge: uint8 [80, 112, 3]."""
+    y, x = np.mgrid[:80, :112]
+    pixels = np.stack([2 * y + 40, 1.5 * x + 30, 200 - y - 0.5 * x], axis=-1)
     pixels[10:20, 20:30] = (250, 30, 30)
     return pixels.astype(np.uint8)
 
