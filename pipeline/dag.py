@@ -206,7 +206,7 @@ def create_pipeline(
         ),
         batch_size=batch_size(config.transform.image_size),
         # Without corruptions, another size does not evaluate again for its own sake.
-        image_size=config.transform.image_size if evaluation.corruptions else 0,
+        image_size=min(config.transform.image_size) if evaluation.corruptions else 0,
         task=config.task.name,
         classes=dataset.classes,
         options=evaluation,

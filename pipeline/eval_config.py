@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from tensorflow_model_analysis.proto import config_pb2
@@ -10,6 +11,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from components.evaluator.options import EvaluationOptions, Slice
 from pipeline.config.sections import slice_feature
 from trainer_module import features
+from trainer_module.model_input import Size
 
 # Limits of a batch: activations take about a hundred times the memory of the pixels.
 _MAX_PIXELS = 1 << 20
@@ -59,6 +61,6 @@ def eval_config(
     return config
 
 
-def batch_size(image_size: int) -> int:
-    """Returns the number of images of this side, pixels, that the model receives at once."""
-    return min(_MAX_EXAMPLES, max(1, _MAX_PIXELS // image_size**2))
+def batch_size(image_size: Size) -> int:
+    """Returns the number of images of this height and width, pixels, that the model receives at once."""
+    return min(_MAX_EXAMPLES, max(1, _MAX_PIXELS // math.prod(image_size)))

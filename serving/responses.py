@@ -51,7 +51,7 @@ class Mask(NamedTuple):
     """A class for every pixel of one image.
 
     Attributes:
-      png: PNG of class ids, uint8, in the model's image size.
+      png: PNG of class ids, uint8, of the size of the upright image.
       class_pixels: Number of pixels per class, by class id.
       version: Model version; None if the server does not report it.
     """
@@ -106,8 +106,8 @@ class Explanation(NamedTuple):
     """The Grad-CAM heat map of one image, for the predicted class.
 
     Attributes:
-      heatmap: float32 [s, s], range [0, 1]; s is the model's image size.
-      overlay_png: The image with the heat map over it, a PNG file.
+      heatmap: float32 [h, w], range [0, 1], of the size of the model input, over the whole image.
+      overlay_png: The image with the heat map over it, a PNG file of the size of the upright image.
       class_id: The predicted class.
       label: Its name; None if the model does not return it.
       score: Its probability, range [0, 1].
@@ -288,7 +288,7 @@ def _objects(boxes: Any, scores: Any, class_ids: Any, labels: Any) -> list[Detec
 
 
 def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explanation]:
-    """Reads `heatmap` [N, s, s], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if present, `label` [N]."""
+    """Reads `heatmap` [N, h, w], `overlay_png_bytes` [N], `class_id` [N], `score` [N] and, if present, `label` [N]."""
     columns = _columns(outputs, ("heatmap", "overlay_png_bytes", "class_id", "score"))
     labels = outputs.get("label", [None] * len(columns[0]))
     return [
@@ -300,7 +300,7 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
 def label_explanations(outputs: Mapping[str, Any], version: int | None) -> list[tuple[Explanation, ...]]:
     """Reads the outputs of `explain_labels`: the explanations of every predicted class, the most probable first.
 
-    These are `heatmaps` [N, M, s, s], `overlay_png_bytes` [N, M], `class_ids` [N, M] (-1 for none), `labels` [N, M] and
+    These are `heatmaps` [N, M, h, w], `overlay_png_bytes` [N, M], `class_ids` [N, M] (-1 for none), `labels` [N, M] and
     `scores` [N, M].
     """
     columns = _columns(outputs, ("heatmaps", "overlay_png_bytes", "class_ids", "labels", "scores"))

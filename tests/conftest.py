@@ -274,7 +274,7 @@ def small_backbones() -> Callable[[], Any]:
     from trainer_module import backbones, features
 
     def build(*, image_size: int, weights: str) -> keras.Model:
-        inputs = keras.Input([image_size, image_size, 3])
+        inputs = keras.Input([*image_size, 3])
         x = keras.layers.Rescaling(1 / 16, offset=-8.0)(inputs)
         for filters in (2, 3, 4, 5, 6):
             x = keras.layers.Conv2D(filters, 3, 2, "same", use_bias=False)(x)

@@ -138,7 +138,7 @@ def augment_images_and_boxes(
     Returns:
       float32 [N, h, w, c], range [0, 255], and float32 [N, max_objects, 6].
     """
-    from trainer_module import box_labels
+    from trainer_module import geometry
     from trainer_module.boxes import transforms
 
     size = images.shape[1:3]
@@ -147,13 +147,8 @@ def augment_images_and_boxes(
     scale = tf.constant([*size, *size], tf.float32)
     projected = transforms.project(labels[..., :4] * scale, matrices)
     visible = transforms.clip_visible(projected, size)
-    exists = (labels[..., 4] != box_labels.PADDING) & visible.visible
-    # Padding comes last, as before.
-    order = tf.argsort(tf.cast(~exists, tf.int32), axis=-1, stable=True)
-    columns = tf.concat([visible.boxes / scale, labels[..., 4:]], axis=-1)
-    padding = tf.constant([0.0] * 4 + [float(box_labels.PADDING), 0.0])
-    kept = tf.where(exists[..., tf.newaxis], columns, padding)
-    return _change_pixels(moved, options, seed), tf.gather(kept, order, batch_dims=1)
+    moved_labels = tf.concat([visible.boxes / scale, labels[..., 4:]], axis=-1)
+    return _change_pixels(moved, options, seed), geometry.keep_visible(moved_labels, visible.visible)
 
 
 def _moves(

@@ -11,6 +11,8 @@ from trainer_module.box_grid import Grid
 from trainer_module.box_labels import DIFFICULT, OBJECT, PADDING, UNKNOWN_CLASS
 from trainer_module.boxes import assignment
 from trainer_module.boxes.overlap import generalized_iou, iou
+from trainer_module.boxes.transforms import scale
+from trainer_module.model_input import Size, size_of
 
 _OBJECTS_STEP = 20
 # Weight of the loss of the boxes, relative to that of the classes (Li et al. 2020, section 4).
@@ -35,12 +37,12 @@ class Objects(NamedTuple):
     known: tf.Tensor
 
 
-def read_objects(labels: tf.Tensor, image_size: int, train_difficult: bool = True) -> Objects:
+def read_objects(labels: tf.Tensor, image_size: Size, train_difficult: bool = True) -> Objects:
     """Reads labels.
 
     Args:
       labels: float32 [N, max_objects, 6], see `box_labels`.
-      image_size: Side of the model input, pixels.
+      image_size: Height and width of the model input, pixels.
       train_difficult: Whether difficult objects are learned; otherwise their regions are ignored.
 
     Returns:
@@ -55,7 +57,7 @@ def read_objects(labels: tf.Tensor, image_size: int, train_difficult: bool = Tru
     exists = class_ids >= 0
     learned = exists & ((kind == OBJECT) | (kind == DIFFICULT)) if train_difficult else exists & (kind == OBJECT)
     known = tf.reduce_all(class_ids != UNKNOWN_CLASS, axis=-1)
-    return Objects(labels[..., :4] * float(image_size), class_ids, learned, exists & ~learned, known)
+    return Objects(scale(labels[..., :4], image_size), class_ids, learned, exists & ~learned, known)
 
 
 @keras.saving.register_keras_serializable(package="tfx_vision")
@@ -73,7 +75,7 @@ class DetectionLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Size,
         strides: tuple[int, ...],
         beta: float = 2.0,
         train_difficult: bool = True,
@@ -82,7 +84,7 @@ class DetectionLoss(keras.losses.Loss):
         """Constructs the loss.
 
         Args:
-          image_size: Side of the model input, pixels.
+          image_size: Side of the model input, or height and width, pixels.
           strides: Of the feature maps, pixels.
           beta: How strongly scores near their targets are down-weighted.
           train_difficult: As in `read_objects`.
@@ -90,7 +92,7 @@ class DetectionLoss(keras.losses.Loss):
         """
         super().__init__(name=name)
         self._config = {
-            "image_size": image_size,
+            "image_size": size_of(image_size),
             "strides": tuple(strides),
             "beta": beta,
             "train_difficult": train_difficult,
@@ -108,7 +110,7 @@ class DetectionLoss(keras.losses.Loss):
         Returns:
           float32 [N].
         """
-        logits, predicted = y_pred[..., :-4], y_pred[..., -4:] * float(self._grid.image_size)
+        logits, predicted = y_pred[..., :-4], scale(y_pred[..., -4:], self._grid.image_size)
         objects = read_objects(y_true, self._grid.image_size, self._train_difficult)
         assigned = assign(objects, self._grid)
         counted = assigned.counted & objects.known[:, tf.newaxis]
@@ -170,17 +172,17 @@ def assign(objects: Objects, grid: Grid) -> Assigned:
 class AssignedIou(keras.metrics.Mean):
     """Mean IoU of the objects and the boxes predicted at the positions that are assigned to them, range [0, 1]."""
 
-    def __init__(self, image_size: int, strides: tuple[int, ...], name: str = "box_iou") -> None:
-        """Args: side of the model input and strides of the feature maps, pixels; name in the history."""
+    def __init__(self, image_size: int | Size, strides: tuple[int, ...], name: str = "box_iou") -> None:
+        """Args: size of the model input and strides of the feature maps, pixels; name in the history."""
         super().__init__(name=name)
-        self._config = {"image_size": image_size, "strides": tuple(strides)}
+        self._config = {"image_size": size_of(image_size), "strides": tuple(strides)}
         self._grid = Grid.of(image_size, tuple(strides))
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
         """Adds a batch, as `DetectionLoss.call` takes it."""
         y_pred = tf.cast(y_pred, tf.float32)
         assigned = assign(read_objects(tf.cast(y_true, tf.float32), self._grid.image_size), self._grid)
-        overlaps = iou(assigned.boxes, y_pred[..., -4:] * float(self._grid.image_size))
+        overlaps = iou(assigned.boxes, scale(y_pred[..., -4:], self._grid.image_size))
         super().update_state(overlaps, sample_weight=tf.cast(assigned.positive, tf.float32))
 
     def get_config(self) -> dict[str, object]:

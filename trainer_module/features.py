@@ -63,9 +63,10 @@ SLICE_OBJECT_SIZE = "slice/object_size"  # none | small | medium | large
 BOX_SLICES = (SLICE_OBJECT_COUNT, SLICE_OBJECT_SIZE)
 
 # --- Transformed example: output of the transform graph ----------------------------------------------------------
-IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [image_size, image_size, channels] in one string
+# Height and width of the original image have the keys of raw examples.
+IMAGE_PIXELS = "image_pixels"  # raw uint8 pixels [*image_size, channels] in one string
 # int64 class id (index of the class name), float32 [C] with 1 for every class of the image, raw uint8 mask
-# [image_size, image_size] in one string, or packed boxes.
+# [*image_size] in one string, or packed boxes in coordinates of the original image.
 LABEL = "label"
 PIXEL_MEAN = "pixel_mean"  # float32 [channels], over the train split, range [0, 255]
 PIXEL_VARIANCE = "pixel_variance"  # float32 [channels], over the train split

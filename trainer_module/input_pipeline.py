@@ -89,7 +89,7 @@ def read_examples(
       read_label: The task's reader of labels.
 
     Returns:
-      Dataset of (uint8 [image_size, image_size, channels], label [...]), of known cardinality.
+      Dataset of (uint8 [h, w, channels], label [...]), of known cardinality.
     """
 
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -113,7 +113,7 @@ def batch_examples(examples: tf.data.Dataset, batch_size: int, *, shuffle_seed: 
       shuffle_seed: Seed of a different, reproducible order in every epoch; None keeps the order.
 
     Returns:
-      Dataset of (uint8 [n, image_size, image_size, channels], label [n, ...]).
+      Dataset of (uint8 [n, h, w, channels], label [n, ...]).
     """
     if shuffle_seed is not None:
         examples = shuffle_examples(examples, int(examples.cardinality()), _bytes_per_example(examples), shuffle_seed)

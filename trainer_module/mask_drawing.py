@@ -2,7 +2,7 @@
 
 In all functions `image` is uint8 [h, w, 1 or 3], `mask` the ground truth, uint8 [h, w] with class ids and `ignore_id`,
 `predicted` uint8 [h, w] with class ids, `classes` the class names by id, and `ignore_id` the id of pixels without a
-class, if there is one.
+class, if there is one. Padding of the ground truth (`mask_labels`) counts as little as ignored pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer_module import mask_labels
 from trainer_module.image_drawing import enlarged_rgb
 from trainer_module.tasks._spec import Color, Panel
 
@@ -94,7 +95,7 @@ def legend(
 
 def pixel_accuracy(mask: np.ndarray, predicted: np.ndarray, ignore_id: int | None) -> float:
     """Computes the share of correct pixels, range [0, 1]; NaN if all pixels are ignored."""
-    counted = np.ones(mask.shape, bool) if ignore_id is None else mask != ignore_id
+    counted = mask_labels.counted(mask, ignore_id)
     return float(np.mean(mask[counted] == predicted[counted])) if counted.any() else float("nan")
 
 
@@ -127,8 +128,8 @@ def main_error(mask: np.ndarray, predicted: np.ndarray, classes: Sequence[str], 
 
 
 def _wrong(mask: np.ndarray, predicted: np.ndarray, ignore_id: int | None) -> np.ndarray:
-    wrong: np.ndarray = mask != predicted
-    return wrong if ignore_id is None else wrong & (mask != ignore_id)
+    wrong: np.ndarray = (mask != predicted) & mask_labels.counted(mask, ignore_id)
+    return wrong
 
 
 def _describe(mask: np.ndarray, classes: Sequence[str]) -> str:

@@ -18,15 +18,14 @@ def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
       statistics: Pixel statistics of the train split; used if `transform.normalization` is "dataset".
 
     Returns:
-      Model from uint8 or float pixels [N, image_size, image_size, channels], range [0, 255], to what `TaskSpec.head`
-      returns.
+      Model from uint8 or float pixels [N, *image_size, channels], range [0, 255], to what `TaskSpec.head` returns.
 
     Raises:
       ValueError: If `grad_cam.layer` is not one of its layers.
     """
-    size, channels = options.transform.image_size, options.transform.channels
     with precision.dtype_policy(options.training.precision):
-        inputs = keras.Input([size, size, channels], dtype="float32", name="pixels")
+        shape = [*options.transform.image_size, options.transform.channels]
+        inputs = keras.Input(shape, dtype="float32", name="pixels")
         if options.transform.normalization == "dataset":
             # The statistics become weights, so the .keras file and the SavedModel always agree. A constant channel has
             # variance 0; Keras avoids the division by zero.

@@ -12,9 +12,19 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from trainer_module import box_labels, faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
+from trainer_module.model_input import Geometry, Resize
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
 Count = Annotated[int, Field(ge=0, le=100)]
+Side = Annotated[int, Field(ge=8, le=1024)]
+
+
+def _pair(value: Any) -> Any:
+    """Turns the side of a square into height and width; all other values are checked later."""
+    return value if isinstance(value, list | tuple) else (value, value)
+
+
+ImageSize = Annotated[tuple[Side, Side], BeforeValidator(_pair)]
 
 
 def _thresholds_text() -> str:
@@ -29,7 +39,15 @@ def _thresholds_text() -> str:
 class TransformOptions(Section):
     """`[transform]`: how an image becomes the model input."""
 
-    image_size: int = Field(default=96, ge=8, le=1024, description="Side of the square model input, pixels.")
+    image_size: ImageSize = Field(
+        default=(96, 96), description="Size of the model input, pixels: the side of a square, or `[height, width]`."
+    )
+    resize: Resize = Field(
+        default="stretch",
+        description="How an image of another shape becomes the model input: `stretch` changes its aspect ratio; `crop` "
+        "resizes it to cover the input and keeps the centre; `pad` resizes it to fit in and adds grey borders "
+        "(letterbox). Predictions always refer to the original image.",
+    )
     channels: Literal[1, 3] = Field(default=3, description="1 reads every image as grayscale, 3 as RGB.")
     normalization: Literal["dataset", "rescale", "backbone"] = Field(
         default="dataset",
@@ -43,6 +61,11 @@ class TransformOptions(Section):
         description='Largest number of boxes in an image, for `task.name = "detection"`. An image with more stops the '
         "run; every image has memory for this number.",
     )
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the model input, and how images are resized to it."""
+        return Geometry(self.image_size, self.resize)
 
 
 class AugmentationOptions(Section):

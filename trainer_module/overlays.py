@@ -7,7 +7,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# Smallest side of an overlay, pixels: smaller images would be hard to see.
+from trainer_module import geometry
+from trainer_module.model_input import Geometry
+
+# Smallest side of an overlay that is shown, pixels: smaller images would be hard to see.
 SMALLEST_OVERLAY = 224
 
 # PNG compression level of overlays: takes a seventh of the time of zlib's default, for files a third larger. With the
@@ -32,41 +35,34 @@ def color_table(colormap: str) -> np.ndarray:
     return (colors(np.linspace(0.0, 1.0, 256))[:, :3] * 255.0).astype(np.float32)
 
 
-def overlay(images: tf.Tensor, heatmaps: tf.Tensor, colors: np.ndarray, alpha: float) -> tf.Tensor:
-    """Blends heat maps over their images.
-
-    Images smaller than 224 pixels are enlarged by the smallest whole factor that reaches it, every pixel as a square,
-    so that the pixels of the model input stay visible; the heat map is resized bilinearly.
+def blend(image: tf.Tensor, heatmap: tf.Tensor, colors: np.ndarray, alpha: float) -> tf.Tensor:
+    """Blends a heat map over its image, block by block: of large images, the colours of all pixels take much memory.
 
     Args:
-      images: uint8 [N, s, s, 1 or 3].
-      heatmaps: float32 [N, s, s], range [0, 1].
+      image: uint8 [height, width, 1 or 3].
+      heatmap: float32 [h, w] over the whole image, range [0, 1]; resized bilinearly.
       colors: float32 [256, 3], from `color_table`.
       alpha: Weight of the colours, range [0, 1].
 
     Returns:
-      uint8 [N, s', s', 3].
+      uint8 [height, width, 3].
     """
-    side = int(images.shape[1])
-    enlarged = [side * math.ceil(SMALLEST_OVERLAY / side)] * 2 if side < SMALLEST_OVERLAY else [side, side]
-    images = tf.image.resize(tf.cast(images, tf.float32), enlarged, method="nearest")
-    if images.shape[-1] == 1:
-        images = tf.image.grayscale_to_rgb(images)
-    heat = tf.image.resize(heatmaps[..., tf.newaxis], enlarged, method="bilinear")[..., 0]
-    colored = tf.gather(tf.constant(colors), tf.cast(tf.round(heat * 255.0), tf.int32))
-    blended = (1.0 - alpha) * images + alpha * colored
-    return tf.cast(tf.clip_by_value(tf.round(blended), 0.0, 255.0), tf.uint8)
+    size = tf.shape(image)[:2]
+    rows, columns = geometry.samples(size, Geometry(tuple(heatmap.shape)), size)
+
+    def blend_rows(indices: tf.Tensor) -> tf.Tensor:
+        heat = columns.read(rows.at(indices).read(heatmap, axis=0), axis=1)
+        colored = tf.gather(tf.constant(colors), tf.cast(tf.round(heat * 255.0), tf.int32))
+        blended = (1.0 - alpha) * tf.cast(tf.gather(image, indices), tf.float32) + alpha * colored
+        return tf.cast(tf.clip_by_value(tf.round(blended), 0.0, 255.0), tf.uint8)
+
+    return geometry.in_blocks(blend_rows, size[0], tf.TensorSpec([None, None, 3], tf.uint8))
 
 
-def encode_png(images: tf.Tensor, level: int = -1) -> tf.Tensor:
-    """Encodes uint8 [N, h, w, 1 or 3] as PNG files, string [N].
+def enlarged(image: tf.Tensor) -> tf.Tensor:
+    """Enlarges an image whose smaller side is less than 224 pixels by the smallest whole factor that reaches it.
 
-    Args:
-      images: The images.
-      level: Compression level, 0 to 9; -1 is zlib's default.
+    Every pixel becomes a square, so that it stays visible: uint8 [height, width, c] → uint8 [k height, k width, c].
     """
-
-    def encode(image: tf.Tensor) -> tf.Tensor:
-        return tf.io.encode_png(image, compression=level)
-
-    return tf.map_fn(encode, images, fn_output_signature=tf.TensorSpec([], tf.string))
+    factor = math.ceil(SMALLEST_OVERLAY / min(image.shape[:2]))
+    return tf.repeat(tf.repeat(image, factor, axis=0), factor, axis=1)

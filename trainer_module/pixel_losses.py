@@ -1,4 +1,4 @@
-"""Losses and class weights for masks; ignored pixels do not count."""
+"""Losses and class weights for masks; ignored pixels and padding do not count."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer_module import mask_labels
 from trainer_module.label_losses import balanced_weights
 
 
@@ -44,7 +45,7 @@ class PixelLoss(keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Returns the loss of a batch, float32 []."""
         labels = tf.cast(y_true, tf.int32)
-        valid = tf.ones_like(labels, tf.bool) if self.ignore_id is None else tf.not_equal(labels, self.ignore_id)
+        valid = mask_labels.counted(labels, self.ignore_id, y_pred.shape[-1])
         labels = tf.where(valid, labels, 0)
         logits = tf.cast(y_pred, tf.float32)
         class_weights = tf.constant(self.class_weights, tf.float32)
@@ -127,7 +128,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
     pixels_of_images = np.zeros(num_classes, np.int64)  # in the images that contain the class
     for _, masks in train_data:
         for mask in masks.numpy():
-            counts = np.bincount(mask[mask != ignore_id].ravel() if ignore_id is not None else mask.ravel())
+            counts = np.bincount(mask[mask_labels.counted(mask, ignore_id, num_classes)])
             counts = np.pad(counts, (0, num_classes))[:num_classes]
             pixels += counts
             pixels_of_images += np.where(counts > 0, counts.sum(), 0)

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer_module import mask_labels
+
 
 class PixelMetrics(keras.metrics.Metric):
     """Pixel accuracy, IoU and Dice, mean and per class, over all pixels of an epoch.
@@ -61,8 +63,8 @@ def confusion_matrix(
     """
     truth, predicted = (tf.reshape(tf.cast(ids, tf.int32), [-1]) for ids in (truth, predicted))
     cells = truth * num_classes + predicted
-    if ignore_id is not None:
-        cells = tf.where(truth == ignore_id, -1, cells)  # negative segments are dropped
+    # Negative segments are dropped.
+    cells = tf.where(mask_labels.counted(truth, ignore_id, num_classes), cells, -1)
     counts = tf.math.unsorted_segment_sum(tf.ones_like(cells), cells, num_classes**2)
     return tf.cast(tf.reshape(counts, [num_classes, num_classes]), tf.int64)
 

@@ -1,17 +1,21 @@
 """Decodes and resizes images: the one definition for ImageExampleGen, Transform and the serving signatures.
 
-`encoded` are JPEG, PNG or GIF files, `image_size` is the side of the square result in pixels, `channels` is 1 (grey) or
-3 (RGB). A file that is not a complete image raises tf.errors.InvalidArgumentError, also if it is one of a batch.
+`encoded` are JPEG, PNG or GIF files, `geometry` is the size of the model input [h, w] and how images are resized to it,
+`channels` is 1 (grey) or 3 (RGB). A file that is not a complete image raises tf.errors.InvalidArgumentError, also if it
+is one of a batch.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from trainer_module import orientation
+from trainer_module.geometry import resize_mask, resize_pixels
+from trainer_module.model_input import Geometry, Size
 
 # Bits per channel that files of 16 bits can use.
 LOWEST_BIT_DEPTH, HIGHEST_BIT_DEPTH = 8, 16
@@ -29,56 +33,53 @@ def decode(encoded: tf.Tensor, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
-def resize(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes one image to a square, bilinearly with antialiasing; the aspect ratio changes.
+class Images(NamedTuple):
+    """N images as model inputs.
 
-    Args:
-      pixels: uint8 [height, width, channels].
-      image_size: Side of the result.
-
-    Returns:
-      uint8 [image_size, image_size, channels], rounded to the nearest value.
+    Attributes:
+      pixels: uint8 [N, h, w, channels].
+      sizes: int32 [N, 2], height and width of the upright images, pixels.
     """
 
-    def resized() -> tf.Tensor:
-        result = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(result), 0.0, 255.0), tf.uint8)
-
-    # Resizing a small image to its own size would take half of the total time.
-    has_size = tf.reduce_all(tf.equal(tf.shape(pixels)[:2], image_size))
-    return tf.ensure_shape(tf.cond(has_size, lambda: pixels, resized), [image_size, image_size, pixels.shape[-1]])
+    pixels: tf.Tensor
+    sizes: tf.Tensor
 
 
 def decode_and_resize(
-    encoded: tf.Tensor, image_size: int, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH
+    encoded: tf.Tensor, geometry: Geometry, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH
 ) -> tf.Tensor:
-    """Decodes a batch of files to model-sized pixels: string [N] → uint8 [N, image_size, image_size, channels]."""
-    decoded: tf.Tensor = _batch_decoder(image_size, channels, bit_depth)(encoded)
-    return decoded
+    """Decodes a batch of files to model-sized pixels: string [N] → uint8 [N, h, w, channels]."""
+    return decode_images(encoded, geometry, channels, bit_depth).pixels
+
+
+def decode_images(encoded: tf.Tensor, geometry: Geometry, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH) -> Images:
+    """Decodes a batch of files to model-sized pixels, and returns the sizes of the images too: string [N]."""
+    return Images(*_batch_decoder(geometry, channels, bit_depth)(encoded))
 
 
 @functools.cache
-def _batch_decoder(image_size: int, channels: int, bit_depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _batch_decoder(
+    geometry: Geometry, channels: int, bit_depth: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Builds the decoder once per process: otherwise Transform and every signature would trace their own."""
 
     def decode_each(
         decode_one: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], encoded: tf.Tensor, orientations: tf.Tensor
-    ) -> tf.Tensor:
-        def decode_and_resize_one(image: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def decode_and_resize_one(image: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             pixels = decode_one(*image)
-            return resize(tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels, image_size)
+            grey = tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
+            return resize_pixels(grey, geometry), tf.shape(pixels)[:2]
 
-        return tf.map_fn(
-            decode_and_resize_one,
-            (encoded, orientations),
-            fn_output_signature=tf.TensorSpec([image_size, image_size, channels], tf.uint8),
-        )
+        specs = tf.TensorSpec([*geometry.size, channels], tf.uint8), tf.TensorSpec([2], tf.int32)
+        pixels, sizes = tf.map_fn(decode_and_resize_one, (encoded, orientations), fn_output_signature=specs)
+        return pixels, sizes
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def decoder(encoded: tf.Tensor) -> tf.Tensor:
+    def decoder(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         orientations = orientation.exif_orientations(encoded)
         # One check per batch: a check per image would take as long as decoding a small one.
-        return tf.cond(
+        pixels, sizes = tf.cond(
             tf.reduce_all(tf.equal(orientations, 1)),
             lambda: decode_each(lambda image, _: decode_as_stored(image, bit_depth), encoded, orientations),
             lambda: decode_each(
@@ -87,26 +88,24 @@ def _batch_decoder(image_size: int, channels: int, bit_depth: int) -> Callable[[
                 orientations,
             ),
         )
+        return pixels, sizes
 
-    traced: Callable[[tf.Tensor], tf.Tensor] = decoder
+    traced: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = decoder
     return traced
 
 
-def decode_and_resize_masks(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes a batch of masks to model-sized class ids: string [N] → uint8 [N, image_size, image_size].
+def decode_masks(encoded: tf.Tensor, geometry: Geometry, padding_id: int) -> tf.Tensor:
+    """Decodes a batch of masks to model-sized class ids: string [N] → uint8 [N, h, w].
 
-    The files are grey PNG of any size, upright as ImageExampleGen writes them. Ids cannot be averaged: a pixel takes
-    the id of the source pixel that contains its centre, floor((i + 1/2) * side / image_size). `resize` has the same
-    pixel centres, so image and mask stay aligned.
+    The files are grey PNG of any size, upright as ImageExampleGen writes them. Pixels outside an image have
+    `padding_id`.
     """
 
-    def decode_and_resize_one(mask: tf.Tensor) -> tf.Tensor:
+    def decode_one(mask: tf.Tensor) -> tf.Tensor:
         ids = tf.ensure_shape(tf.io.decode_png(mask, channels=1), [None, None, 1])
-        return tf.image.resize(ids, [image_size, image_size], method="nearest")[..., 0]
+        return resize_mask(ids[..., 0], geometry, padding_id)
 
-    return tf.map_fn(
-        decode_and_resize_one, encoded, fn_output_signature=tf.TensorSpec([image_size, image_size], tf.uint8)
-    )
+    return tf.map_fn(decode_one, encoded, fn_output_signature=tf.TensorSpec(geometry.size, tf.uint8))
 
 
 def pack(pixels: tf.Tensor) -> tf.Tensor:
@@ -115,20 +114,19 @@ def pack(pixels: tf.Tensor) -> tf.Tensor:
     TensorFlow has no operation for this, but a serialized TensorProto of uint8 ends with the raw content.
 
     Args:
-      pixels: uint8 [N, image_size, image_size, channels], or masks without channels; all but N static.
+      pixels: uint8 [N, h, w, channels], or masks without channels; all but N static.
 
     Returns:
-      string [N], each image_size * image_size * channels bytes long, row-major.
+      string [N], each h * w * channels bytes long, row-major.
     """
     num_bytes = pixels.shape[1:].num_elements()
     serialized = tf.map_fn(tf.io.serialize_tensor, pixels, fn_output_signature=tf.TensorSpec([], tf.string))
     return tf.strings.substr(serialized, -num_bytes, num_bytes)
 
 
-def unpack(packed: tf.Tensor, image_size: int, channels: int) -> tf.Tensor:
-    """Inverts `pack`: string [N] → uint8 [N, image_size, image_size, channels]."""
-    flat = tf.io.decode_raw(packed, tf.uint8)
-    return tf.reshape(flat, [-1, image_size, image_size, channels])
+def unpack(packed: tf.Tensor, size: Size, channels: int) -> tf.Tensor:
+    """Inverts `pack`: string [N] → uint8 [N, *size, channels]."""
+    return tf.reshape(tf.io.decode_raw(packed, tf.uint8), [-1, *size, channels])
 
 
 def decode_as_stored(encoded: tf.Tensor, bit_depth: int = HIGHEST_BIT_DEPTH) -> tf.Tensor:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer_module.model_input import Size
+
 if TYPE_CHECKING:
     from trainer_module.options import TrainerOptions
 
@@ -51,11 +53,11 @@ class ModelOptions(Section):
         """Whether the network has a feature map of several positions, which Grad-CAM needs."""
         return True
 
-    def check_weights(self, image_size: int) -> None:
+    def check_weights(self, image_size: Size) -> None:
         """Checks that pre-trained weights are available; downloads them if necessary.
 
         Args:
-          image_size: Side of the images, pixels.
+          image_size: Height and width of the images, pixels.
 
         Raises:
           MissingWeightsError: If they are not available; the message says how to get them.

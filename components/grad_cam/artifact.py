@@ -53,7 +53,7 @@ class ExplainedPrediction(StoredPart):
       correct: Whether the prediction is correct.
       empty: Whether the heat map is zero everywhere: nothing is evidence for the class.
       reasons: Why it was selected.
-      image: PNG of the model input.
+      image: PNG of the image, not larger than 1,024 pixels.
       heatmap: PNG of the heat map, grey.
       overlay: PNG of both.
     """

@@ -181,14 +181,12 @@ class _Explain(_NetworkDoFn):
             explained = self._network.explain(batch.pixels, batch.class_ids, batch.regions)
             outcomes = self._outcomes(batch, explained.outputs, explained.class_id, explained.region)
             existing = np.flatnonzero(outcomes.exists).tolist()
-            every = heat_maps.from_batch(batch, explained, outcomes, options.classes)
+            every = heat_maps.from_batch(batch, explained, outcomes, options)
             drawn = [every[i] for i in existing if every[i].class_id in selected.get(every[i].filename, {})]
             for heat_map in [every[i] for i in existing] if options.grad_cam.select == "everything" else drawn:
                 yield beam.pvalue.TaggedOutput(self.HEATMAPS, heat_maps.to_example(heat_map).SerializeToString())
             if drawn:
-                yield from heat_maps.write_images(
-                    drawn, selected, options.classes, self._colors, options.grad_cam.alpha, self._output_dir
-                )
+                yield from heat_maps.write_images(drawn, selected, options, self._colors, self._output_dir)
             measured = [i for i in existing if every[i].filename in sample]
             if measured:
                 for value in self._measure(batch, explained, measured):

@@ -14,9 +14,14 @@ from components.grad_cam import artifact
 from components.grad_cam.artifact import ExplainedPrediction
 from components.grad_cam.predictions import PredictionBatch
 from components.grad_cam.selection import Selection
-from trainer_module import features, locations, overlays
+from trainer_module import features, geometry, locations, overlays, preprocessing
 from trainer_module.grad_cam import ExplainedBatch
+from trainer_module.model_input import Geometry
+from trainer_module.options import TrainerOptions
 from trainer_module.tasks import PredictionOutcomes
+
+# Of the images that are written, pixels: a photograph of a phone would take 20 MB.
+_LARGEST_SIDE = 1024
 
 
 class HeatMap(NamedTuple):
@@ -25,8 +30,8 @@ class HeatMap(NamedTuple):
     Attributes:
       filename: As in the dataset.
       sha256: Hash of the encoded image.
-      pixels: uint8 [image_size, image_size, channels], the model input.
-      values: float32 [image_size, image_size], range [0, 1].
+      encoded: The image file.
+      values: float32 [*image_size], over the whole original image, range [0, 1].
       explained: The explained class.
       class_id: Its id.
       predicted: The predicted class.
@@ -38,7 +43,7 @@ class HeatMap(NamedTuple):
 
     filename: str
     sha256: str
-    pixels: np.ndarray
+    encoded: bytes
     values: np.ndarray
     explained: str
     class_id: int
@@ -50,10 +55,11 @@ class HeatMap(NamedTuple):
 
 
 def from_batch(
-    batch: PredictionBatch, explained: ExplainedBatch, outcomes: PredictionOutcomes, classes: Sequence[str]
+    batch: PredictionBatch, explained: ExplainedBatch, outcomes: PredictionOutcomes, options: TrainerOptions
 ) -> list[HeatMap]:
     """Divides an explained batch into the heat maps of its predictions."""
-    pixels, values = batch.pixels.numpy(), explained.heatmap.numpy()
+    classes = options.classes
+    values = geometry.restore_heatmaps(explained.heatmap, batch.sizes, options.transform.geometry).numpy()
     class_ids, scores = explained.class_id.numpy().tolist(), explained.score.numpy()
     heat_maps = []
     for i, source in enumerate(batch.sources):
@@ -63,7 +69,7 @@ def from_batch(
             HeatMap(
                 filename=source.filename,
                 sha256=source.sha256,
-                pixels=pixels[i],
+                encoded=source.encoded,
                 values=values[i],
                 explained=classes[class_ids[i]],
                 class_id=class_ids[i],
@@ -105,47 +111,35 @@ def to_example(heat_map: HeatMap) -> tf.train.Example:
 
 
 def write_images(
-    heat_maps: Sequence[HeatMap],
-    selection: Selection,
-    classes: Sequence[str],
-    colors: np.ndarray,
-    alpha: float,
-    output_dir: str,
+    heat_maps: Sequence[HeatMap], selection: Selection, options: TrainerOptions, colors: np.ndarray, output_dir: str
 ) -> list[ExplainedPrediction]:
     """Writes image, heat map and overlay of selected predictions as PNG files.
 
     Args:
-      heat_maps: The heat maps, at least one; all are selected.
+      heat_maps: The heat maps; all are selected.
       selection: Why they were selected.
-      classes: Class names.
+      options: `classes`, `transform` and `grad_cam` are read.
       colors: float32 [256, 3], from `overlays.color_table`.
-      alpha: Weight of the colours in the overlay, range [0, 1].
       output_dir: Folder of the artifact.
 
     Returns:
       The entries of the index.
     """
-    pixels = tf.constant(np.stack([heat_map.pixels for heat_map in heat_maps]))
-    values = tf.constant(np.stack([heat_map.values for heat_map in heat_maps]))
-    images = {
-        "image": overlays.overlay(pixels, tf.zeros_like(values), colors, alpha=0.0),
-        "heatmap": tf.cast(tf.round(values * 255.0), tf.uint8)[..., tf.newaxis],
-        "overlay": overlays.overlay(pixels, values, colors, alpha),
-    }
-    encoded = {name: overlays.encode_png(image, overlays.FAST_COMPRESSION).numpy() for name, image in images.items()}
     entries = []
-    for at, heat_map in enumerate(heat_maps):
+    for heat_map in heat_maps:
         # Named by id and hash: names of classes and files are the user's text and may not be valid in a path.
         folder = f"{heat_map.listed_id:03d}"
         digest = hashlib.sha256(f"{heat_map.class_id} {heat_map.filename}".encode()).hexdigest()[:16]
         tf.io.gfile.makedirs(os.path.join(output_dir, folder))
-        paths = {name: f"{folder}/{digest}-{name}.png" for name in images}
-        for name, path in paths.items():
-            locations.write(os.path.join(output_dir, path), bytes(encoded[name][at]))
+        paths = {}
+        for name, image in _draw(heat_map, options, colors).items():
+            paths[name] = f"{folder}/{digest}-{name}.png"
+            encoded = tf.io.encode_png(image, compression=overlays.FAST_COMPRESSION).numpy()
+            locations.write(os.path.join(output_dir, paths[name]), bytes(encoded))
         entries.append(
             ExplainedPrediction(
                 filename=heat_map.filename,
-                label=classes[heat_map.listed_id],
+                label=options.classes[heat_map.listed_id],
                 explained=heat_map.explained,
                 predicted=heat_map.predicted,
                 score=round(heat_map.score, 6),
@@ -156,3 +150,24 @@ def write_images(
             )
         )
     return entries
+
+
+def _draw(heat_map: HeatMap, options: TrainerOptions, colors: np.ndarray) -> dict[str, tf.Tensor]:
+    """Draws image, heat map (grey) and overlay, all of one size: that of the image, within limits."""
+    image = overlays.enlarged(_reduced(preprocessing.decode(heat_map.encoded, options.transform.channels)))
+    values = tf.constant(heat_map.values)
+    resized = tf.image.resize(values[..., tf.newaxis], image.shape[:2])
+    return {
+        "image": image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image),
+        "heatmap": tf.cast(tf.round(resized * 255.0), tf.uint8),
+        "overlay": overlays.blend(image, values, colors, options.grad_cam.alpha),
+    }
+
+
+def _reduced(image: tf.Tensor) -> tf.Tensor:
+    """Reduces an image that is larger than is shown."""
+    factor = _LARGEST_SIDE / max(image.shape[:2])
+    if factor >= 1.0:
+        return image
+    size = [max(1, round(factor * side)) for side in image.shape[:2]]
+    return geometry.resize_pixels(image, Geometry.of(size))

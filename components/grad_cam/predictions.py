@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,14 +39,16 @@ class PredictionBatch(NamedTuple):
 
     Attributes:
       sources: Their images; an image occurs once per explained class.
-      pixels: uint8 [M, image_size, image_size, channels].
+      pixels: uint8 [M, *image_size, channels].
+      sizes: int32 [M, 2], height and width of the original images, pixels.
       class_ids: int64 [M], the classes to explain; None for the predicted ones.
-      regions: bool [M, image_size, image_size], the regions to explain; None for those that the task chooses.
+      regions: bool [M, *image_size], the regions to explain; None for those that the task chooses.
       ground_truth: [M, ...], from `TaskSpec.labels`.
     """
 
     sources: list[SourceImage]
     pixels: tf.Tensor
+    sizes: tf.Tensor
     class_ids: tf.Tensor | None
     regions: tf.Tensor | None
     ground_truth: np.ndarray
@@ -54,7 +57,7 @@ class PredictionBatch(NamedTuple):
 def batch_size(options: TrainerOptions) -> int:
     """The largest number of predictions per batch, limited by the pixels that the task allows at once."""
     pixels_at_once = tasks.get(options.task.name).explanation.pixels_at_once
-    return max(1, min(_LARGEST_BATCH, pixels_at_once // options.transform.image_size**2))
+    return max(1, min(_LARGEST_BATCH, pixels_at_once // math.prod(options.transform.image_size)))
 
 
 def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequence[str]) -> Iterator[PredictionBatch]:
@@ -69,10 +72,11 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
     explanation = task.explanation
     examples = [tf.train.Example.FromString(example).features.feature for example in serialized]
     sources = [_source(example, slices) for example in examples]
-    pixels = preprocessing.decode_and_resize(
-        tf.constant([source.encoded for source in sources]), options.transform.image_size, options.transform.channels
+    images = preprocessing.decode_images(
+        tf.constant([source.encoded for source in sources]), options.transform.geometry, options.transform.channels
     )
-    ground_truth = task.labels([task.raw_label(example) for example in examples], options).numpy()
+    image_sizes = [task.image_size(example) for example in examples]
+    ground_truth = task.labels([task.raw_label(example) for example in examples], image_sizes, options).numpy()
     indices, class_ids = np.arange(len(sources)), None
     if target == TRUE:
         indices, class_ids = explanation.true_classes(ground_truth, options)
@@ -84,10 +88,11 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
         ids = None if class_ids is None else class_ids[start : start + size]
         regions = None
         if target == TRUE and ids is not None and explanation.true_regions:
-            regions = tf.constant(explanation.true_regions(ground_truth[part], ids, pixels.shape[1:3]))
+            regions = tf.constant(explanation.true_regions(ground_truth[part], ids, options.transform.image_size))
         yield PredictionBatch(
             sources=[sources[index] for index in part],
-            pixels=tf.gather(pixels, part),
+            pixels=tf.gather(images.pixels, part),
+            sizes=tf.gather(images.sizes, part),
             class_ids=None if ids is None else tf.constant(ids),
             regions=regions,
             ground_truth=ground_truth[part],

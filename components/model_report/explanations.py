@@ -22,7 +22,7 @@ class ExplainedExample:
       label: Its class.
       prediction: The predicted class.
       score: Probability of the predicted class.
-      image: The model input.
+      image: The explained image.
       overlay: The heat map over it.
       empty: Whether the heat map is zero everywhere.
     """
@@ -55,7 +55,7 @@ def _embed(uri: str, entry: ExplainedPrediction) -> ExplainedExample:
         label=entry.label,
         prediction=entry.predicted,
         score=entry.score,
-        image=image(entry.image, f"{entry.filename}, the model input"),
+        image=image(entry.image, entry.filename),
         overlay=image(entry.overlay, f"Heat map over {entry.filename} for class {entry.predicted}"),
         empty=entry.empty,
     )

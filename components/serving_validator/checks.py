@@ -120,7 +120,7 @@ def _agreement(
     signature: str,
     values: Sequence[bytes],
     task: TaskSpec,
-    reference: np.ndarray,
+    reference: Sequence[np.ndarray],
     options: TrainerOptions,
     tolerance: float,
 ) -> ServingCheck:

@@ -28,10 +28,10 @@ def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
       expand: Whether to list the layers of networks within the network.
     """
     config, network = inspection.config, inspection.architecture
-    side, channels = config.transform.image_size, config.transform.channels
+    size, channels = _by(config.transform.image_size), config.transform.channels
     print_line(
         console,
-        f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {side}x{side} "
+        f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {size} "
         f"{'colour' if channels == 3 else 'grey'} images, {inspection.num_classes.number:,} classes "
         f"({escape(inspection.num_classes.origin)})",
     )
@@ -57,7 +57,7 @@ def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
     if network.feature_map is not None:
         row = network.feature_map
         _entry(console, "Feature map", f"{escape(row.name)}, {_by(row.output_shapes[-1])}")
-        _entry(console, "", _describe(row.receptive_field, side))
+        _entry(console, "", _describe(row.receptive_field, size))
 
 
 def _table(rows: Sequence[Layer], *, wide: bool, expand: bool) -> Table:
@@ -115,10 +115,10 @@ def _field(field: ReceptiveField | None) -> str:
     return "all" if field.is_whole_image else _by(field.size)
 
 
-def _describe(field: ReceptiveField | None, side: int) -> str:
+def _describe(field: ReceptiveField | None, image_size: str) -> str:
     if field is None:
         return "receptive field unknown"
-    size = "the whole image" if field.is_whole_image else f"{_by(field.size)} pixels of {side}x{side}"
+    size = "the whole image" if field.is_whole_image else f"{_by(field.size)} pixels of {image_size}"
     return f"receptive field {size}, stride {_stride(field.stride)} pixels"
 
 

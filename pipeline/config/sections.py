@@ -141,10 +141,11 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _image_large_enough(self) -> PipelineConfig:
         smallest = self.model.smallest_image()
-        if self.transform.image_size < smallest:
+        if min(self.transform.image_size) < smallest:
+            height, width = self.transform.image_size
             raise ValueError(
-                f"transform.image_size is {self.transform.image_size}, but the model requires at least {smallest}: "
-                "increase it (or use fewer blocks in scratch_cnn)"
+                f"transform.image_size is {height if height == width else [height, width]}, but the model requires at "
+                f"least {smallest}: increase it (or use fewer blocks in scratch_cnn)"
             )
         return self
 

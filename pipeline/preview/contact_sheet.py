@@ -22,12 +22,22 @@ from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
 from trainer_module import drawing_font, features, tasks
+from trainer_module.model_input import Size
 from trainer_module.options import TrainerOptions
 
 _Item = TypeVar("_Item")
 _Label = Mapping[str, Sequence[Value]]
 
 SAMPLES = 7  # per image
+
+
+class _Usable(NamedTuple):
+    """An image of the sheet, as ImageExampleGen stores it; `size` is its height and width."""
+
+    candidate: Candidate
+    label: _Label
+    size: Size
+
 
 # Examples of container files to read: their classes are known only after reading.
 _MAX_EXAMPLES = 1000
@@ -99,7 +109,7 @@ def read(
       ConfigError: If no image is usable.
     """
     reading = example_gen_options(config, dataset)
-    usable: list[tuple[Candidate, _Label]] = []
+    usable: list[_Usable] = []
     try:
         for candidate in _candidates(dataset, reading, num):
             try:
@@ -112,8 +122,8 @@ def read(
         raise ConfigError(f"{dataset.root}: {error}") from None
     if not usable:
         raise ConfigError(f"{dataset.root} has no usable image.")
-    depth = _bit_depth([candidate.encoded for candidate, _ in usable], reading)
-    return tuple(_decode(candidate, label, depth, options) for candidate, label in usable)
+    depth = _bit_depth([image.candidate.encoded for image in usable], reading)
+    return tuple(_decode(image, depth, options) for image in usable)
 
 
 def _candidates(dataset: Dataset, reading: ExampleGenOptions, num: int) -> Iterator[Candidate]:
@@ -151,15 +161,16 @@ def _alternate(items: Iterable[_Item], key: Callable[[_Item], tuple[str, ...]], 
         yield from (item for item in turn if item is not None)
 
 
-def _check(candidate: Candidate, reading: ExampleGenOptions) -> tuple[Candidate, _Label]:
-    """Returns the candidate with the bytes that ImageExampleGen would store, and its label."""
+def _check(candidate: Candidate, reading: ExampleGenOptions) -> _Usable:
+    """Returns the candidate with the bytes that ImageExampleGen would store, its label and its size."""
     from components.image_example_gen import image_file, raw_examples
 
     if candidate.problem:
         raise UnusableImageError(candidate.problem)
     prepared = image_file.prepare(candidate.encoded, reading.data)
-    label = raw_examples.check_label(candidate.label, image_file.examine(prepared), reading).label
-    return candidate._replace(encoded=prepared.encoded), label
+    properties = image_file.examine(prepared)
+    label = raw_examples.check_label(candidate.label, properties, reading).label
+    return _Usable(candidate._replace(encoded=prepared.encoded), label, (properties.height, properties.width))
 
 
 def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:
@@ -171,15 +182,15 @@ def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:
     return bit_depth.detect(used) if used and reading.data.bit_depth == AUTO else reading.depth
 
 
-def _decode(candidate: Candidate, label: _Label, depth: int, options: TrainerOptions) -> LabelledImage:
+def _decode(image: _Usable, depth: int, options: TrainerOptions) -> LabelledImage:
     import tensorflow as tf
 
     from trainer_module import preprocessing
 
-    transform, encoded = options.transform, tf.constant([candidate.encoded])
-    pixels = preprocessing.decode_and_resize(encoded, transform.image_size, transform.channels, depth)
-    labels = tasks.get(options.task.name).labels([label], options)
-    return LabelledImage(pixels[0].numpy(), labels[0].numpy(), candidate.filename)
+    transform, encoded = options.transform, tf.constant([image.candidate.encoded])
+    pixels = preprocessing.decode_and_resize(encoded, transform.geometry, transform.channels, depth)
+    labels = tasks.get(options.task.name).labels([image.label], [image.size], options)
+    return LabelledImage(pixels[0].numpy(), labels[0].numpy(), image.candidate.filename)
 
 
 # === Augmentation ===
@@ -225,10 +236,12 @@ def draw(
       samples: From `augment`.
       options: Those of the run.
     """
-    drawing, classes, size = tasks.get(options.task.name).drawing, options.classes, options.transform.image_size
+    drawing, classes = tasks.get(options.task.name).drawing, options.classes
     text, title = drawing_font.load(_TEXT_SIZE), drawing_font.load(_TITLE_SIZE, bold=True)
-    scale = max(1, math.ceil(_MIN_CELL / size))
-    cell = scale * size if size <= _MAX_CELL else _MAX_CELL
+    longest = max(options.transform.image_size)
+    scale = max(1, math.ceil(_MIN_CELL / longest))
+    factor = scale if longest <= _MAX_CELL else _MAX_CELL / longest
+    cell_height, cell = (round(factor * side) for side in options.transform.image_size)
     rows = [[original, *row] for original, row in zip(originals, samples, strict=True)]
     captions = [[drawing.caption(image.label, classes) for image in row] for row in rows]
     # A sample's caption is shown only if its label differs from the original's.
@@ -239,7 +252,7 @@ def draw(
     settings = [_setting(key, value) for key, value in options.augmentation.active().items()]
     subtitle = _wrap([*settings, f"seed {options.training.seed}"], text, width - 2 * _MARGIN)
     legend_lines = _wrap([entry for entry, _ in legend], text, width - 2 * _MARGIN, box=18)
-    row_height = cell + _GAP + max(_LINE * len(lines) + 4 * bool(lines) for row in captions for lines in row)
+    row_height = cell_height + _GAP + max(_LINE * len(lines) + 4 * bool(lines) for row in captions for lines in row)
     header = _MARGIN + _TITLE_SIZE + 12 + _LINE * len(subtitle) + 16
     footer = header + _LINE + 6 + row_height * len(rows) + 8
     height = footer + (_LINE + 6) * len(legend_lines) + _MARGIN - 8
@@ -256,9 +269,9 @@ def draw(
         top = header + _LINE + 6 + number * row_height
         for left, image, lines in zip(lefts, row, row_captions, strict=True):
             drawn = Image.fromarray(drawing.draw(image.pixels, image.label, classes, options.ignore_id, scale))
-            sheet.paste(drawn.resize((cell, cell), Image.Resampling.BOX), (left, top))
+            sheet.paste(drawn.resize((cell, cell_height), Image.Resampling.BOX), (left, top))
             for line_number, line in enumerate(lines):
-                place = (left, top + cell + 3 + line_number * _LINE)
+                place = (left, top + cell_height + 3 + line_number * _LINE)
                 canvas.text(place, _shorten(line, text, cell), _INK, text)
     entries = iter(legend)
     for number, words in enumerate(legend_lines):

@@ -28,6 +28,7 @@ from components.image_example_gen import boxes, image_file, raw_examples
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.options import DataOptions
 from trainer_module import augmentation, features, input_pipeline, preprocessing, tasks
+from trainer_module.model_input import Geometry
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import TaskSpec
 
@@ -95,7 +96,7 @@ class Kind:
 
         def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(serialized, spec)
-            pixels = preprocessing.decode_and_resize(raw[features.IMAGE_ENCODED], image_size, 3)
+            pixels = preprocessing.decode_and_resize(raw[features.IMAGE_ENCODED], Geometry.of(image_size), 3)
             label = task.transform_label(raw, classes, options.transform)
             return {features.IMAGE_PIXELS: preprocessing.pack(pixels), features.LABEL: label}
 
@@ -139,7 +140,7 @@ def tables_of(task: TaskSpec, options: TrainerOptions) -> Iterator[list[Any]]:
         return tables[-1]
 
     with unittest.mock.patch.object(tf.lookup, "StaticHashTable", record):
-        task.labels([task.example_label([0], options.classes, options.transform.image_size)], options)
+        task.labels([task.example_label([0], options.classes, 64)], [(64, 64)], options)
     created = itertools.cycle(tables)
     with unittest.mock.patch.object(tf.lookup, "StaticHashTable", lambda *arguments, **keywords: next(created)):
         yield tables

@@ -26,6 +26,7 @@ from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.model_input import Geometry
 
 NUM_TRAIN = 45_000
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -39,7 +40,7 @@ def read(folder: Path) -> tuple[tuple[str, ...], Arrays, Arrays]:
     images = np.empty((len(files), 32, 32, 3), np.uint8)
     for start in range(0, len(files), 500):
         encoded = tf.constant([path.read_bytes() for path in files[start : start + 500]])
-        images[start : start + 500] = preprocessing.decode_and_resize(encoded, 32, 3)
+        images[start : start + 500] = preprocessing.decode_and_resize(encoded, Geometry.of(32), 3)
     held_out = np.array([int(path.stem) >= NUM_TRAIN for path in files])
     return classes, (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
 

@@ -26,17 +26,20 @@ from trainer_module import fitting, preprocessing
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.model_input import Geometry
 from trainer_module.options import TrainerOptions
 
 SPLIT_SEED = 17
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def read(folder: Path, size: int) -> tuple[tuple[str, ...], Arrays]:
-    """Reads class names, all images, uint8 [n, size, size, 3], and their class ids, int64 [n]."""
+def read(folder: Path, geometry: Geometry) -> tuple[tuple[str, ...], Arrays]:
+    """Reads class names, all images, uint8 [n, h, w, 3], and their class ids, int64 [n]."""
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     files = [path for name in classes for path in sorted((folder / name).iterdir())]
-    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)[0].numpy() for path in files]
+    images = [
+        preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), geometry, 3)[0].numpy() for path in files
+    ]
     return classes, (np.stack(images), np.array([classes.index(path.parent.name) for path in files], np.int64))
 
 
@@ -120,7 +123,7 @@ def main() -> None:
 
     overrides = [f"model.weights={arguments.weights}", *arguments.set]
     chosen = loading.load("clothing", data=str(arguments.images), overrides=overrides)
-    classes, (images, labels) = read(arguments.images, chosen.transform.image_size)
+    classes, (images, labels) = read(arguments.images, chosen.transform.geometry)
     indices = split(labels)
     train, validation, test = (
         (images[indices[part]], labels[indices[part]]) for part in ("train", "validation", "test")

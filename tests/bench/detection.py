@@ -35,8 +35,10 @@ from trainer_module import box_labels, features, fitting, preprocessing, tasks
 from trainer_module.evaluation.boxes import EVALUATION
 from trainer_module.evaluation.spec import Parameters
 from trainer_module.fitting import TrainingData
+from trainer_module.geometry import resize_pixels
 from trainer_module.input_pipeline import PixelStatistics
-from trainer_module.options import TrainerOptions
+from trainer_module.model_input import Geometry
+from trainer_module.options import TrainerOptions, TransformOptions
 
 _BATCH_SIZE = 8  # of the measurement
 
@@ -45,7 +47,7 @@ class Part(NamedTuple):
     """Images with boxes.
 
     Attributes:
-      images: uint8 [n, s, s, 3].
+      images: uint8 [n, h, w, 3].
       labels: float32 [n, MAX_OBJECTS, 6], see `box_labels`.
       sizes: int [n, 2], height and width of the original images, pixels.
       positions: float [n], range [0, 1): from the hash of the bytes.
@@ -62,12 +64,20 @@ class Part(NamedTuple):
         """The images with these indices, or where a mask is true."""
         return Part(*(values[indices] for values in self))
 
-    def examples(self) -> tf.data.Dataset:
-        """(pixels, label), one by one."""
-        return tf.data.Dataset.from_tensor_slices((self.images, self.labels))
+    def examples(self, options: TransformOptions) -> tf.data.Dataset:
+        """(pixels, label), one by one; labels are relative to the model input."""
+        options = options.model_copy(update={"max_objects": self.labels.shape[1]})
+        heights, widths = self.sizes.T
+        transformed = {
+            features.LABEL: self.labels,
+            features.IMAGE_HEIGHT: heights,
+            features.IMAGE_WIDTH: widths,
+        }
+        labels = tasks.get("detection").read_label(transformed, options)
+        return tf.data.Dataset.from_tensor_slices((self.images, labels))
 
 
-def read_dataset(root: Path, image_size: int, options: DataOptions | None = None) -> tuple[tuple[str, ...], Part]:
+def read_dataset(root: Path, geometry: Geometry, options: DataOptions | None = None) -> tuple[tuple[str, ...], Part]:
     """Reads the class names, and all images with their boxes, by the layouts and checks of the pipeline."""
     dataset = inspect_dataset(str(root), options or DataOptions())
     rows: list[tuple[Any, ...]] = []
@@ -81,7 +91,7 @@ def read_dataset(root: Path, image_size: int, options: DataOptions | None = None
         for index, box in enumerate(boxes.normalize(annotation, height=height, width=width).boxes):
             kind = box_labels.CROWD if box.is_crowd else box_labels.DIFFICULT if box.difficult else box_labels.OBJECT
             label[index] = [box.ymin, box.xmin, box.ymax, box.xmax, dataset.classes.index(box.name), kind]
-        pixels = preprocessing.resize(image, image_size).numpy()
+        pixels = resize_pixels(image, geometry).numpy()
         rows.append((pixels, label, (height, width), position_of(hashlib.sha256(encoded).hexdigest()), entry.split))
     # The own training split may be drawn from: its images have no split then.
     return dataset.classes, Part(*map(np.array, zip(*rows, strict=True)))
@@ -108,7 +118,7 @@ def evaluate(model: keras.Model, options: TrainerOptions, part: Part) -> dict[st
         batch = slice(first, first + _BATCH_SIZE)
         outputs = model(tf.cast(part.images[batch], tf.float32), training=False)
         for detections, label, size in zip(
-            decode(outputs, options).numpy(), part.labels[batch], part.sizes[batch], strict=True
+            decode(outputs, options, part.sizes[batch]).numpy(), part.labels[batch], part.sizes[batch], strict=True
         ):
             counts.add(EVALUATION.element(*to_example(detections, label, size), parameters))
     return summarize(counts, options.classes)
@@ -157,7 +167,11 @@ def train(options: TrainerOptions, part: Part, validation: Part) -> keras.Model:
     # The backbone normalises.
     statistics = PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32))
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = fitting.fit(options, TrainingData(statistics, part.examples(), validation.examples()), folder)
+        model, _ = fitting.fit(
+            options,
+            TrainingData(statistics, part.examples(options.transform), validation.examples(options.transform)),
+            folder,
+        )
     return model
 
 
@@ -182,7 +196,7 @@ def main() -> None:
     # All splits that the dataset assigns stay: no test split is drawn.
     data = chosen.data.options()
     data = data.model_copy(update={"splits": data.splits.model_copy(update={"test": 0.0})})
-    classes, images = read_dataset(arguments.data, chosen.transform.image_size, data)
+    classes, images = read_dataset(arguments.data, chosen.transform.geometry, data)
     options = chosen.trainer_options(classes)
     part, measured = divide(images, arguments.measure)
     if not arguments.select and options.training.kept_epoch == "best":

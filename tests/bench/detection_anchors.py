@@ -21,8 +21,9 @@ import tensorflow as tf
 from keras import layers
 
 from trainer_module import box_losses, features
-from trainer_module.boxes import coding, grids
+from trainer_module.boxes import coding, grids, transforms
 from trainer_module.boxes.overlap import generalized_iou
+from trainer_module.model_input import Size
 from trainer_module.models import FeatureMaps
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import detection as task
@@ -33,21 +34,20 @@ _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def _anchors(options: TrainerOptions) -> tf.Tensor:
-    size = options.transform.image_size
-    return tf.constant(grids.anchors((size, size), options.model.pyramid_strides()))
+    return tf.constant(grids.anchors(options.transform.image_size, options.model.pyramid_strides()))
 
 
 class DecodeDeltas(layers.Layer):
     """Deltas to anchors, float32 [N, A, 4], → normalised boxes, float32 [N, A, 4]."""
 
-    def __init__(self, anchors: tf.Tensor, image_size: int) -> None:
+    def __init__(self, anchors: tf.Tensor, image_size: Size) -> None:
         """Args: float32 [A, 4], pixels; side of the model input, pixels."""
         super().__init__(dtype="float32", trainable=False, name="boxes")
-        self._anchors, self._image_size = anchors, float(image_size)
+        self._anchors, self._factors = anchors, 1.0 / tf.constant(image_size, tf.float32)
 
     def call(self, deltas: tf.Tensor) -> tf.Tensor:
         """Computes the boxes; they are not clipped to the image."""
-        return coding.decode_deltas(deltas, self._anchors, _WEIGHTS) / self._image_size
+        return transforms.scale(coding.decode_deltas(deltas, self._anchors, _WEIGHTS), self._factors)
 
 
 def head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:

@@ -31,6 +31,8 @@ from pipeline.config import loading
 from trainer_module import backbones, box_labels, precision
 from trainer_module.evaluation.boxes import EVALUATION
 from trainer_module.evaluation.spec import Parameters
+from trainer_module.model_input import Geometry
+from trainer_module.options import TransformOptions
 
 STRIDES = (8, 16, 32, 64, 128)
 _RATIOS = (0.5, 1.0, 2.0)
@@ -222,7 +224,7 @@ def train(
             label = tf.concat([mirrored, label[:, 4:]], axis=-1)
         return image, encode(label, size, all_anchors)
 
-    data = part.examples().shuffle(len(part.images)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    data = part.examples(TransformOptions()).shuffle(len(part.images)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     data = data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     with precision.dtype_policy(dtype):
         model = build(size, num_classes, encoder, weights, channels)
@@ -291,7 +293,7 @@ def main() -> None:
     # All splits that the dataset assigns stay: no test split is drawn.
     data = chosen.data.options()
     data = data.model_copy(update={"splits": data.splits.model_copy(update={"test": 0.0})})
-    classes, images = detection.read_dataset(arguments.data, chosen.transform.image_size, data)
+    classes, images = detection.read_dataset(arguments.data, Geometry.of(max(chosen.transform.image_size)), data)
     part, measured = detection.divide(images, arguments.measure)
     start, cpu_start = time.perf_counter(), time.process_time()
     model = train(

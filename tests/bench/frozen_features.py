@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from trainer_module import preprocessing, training
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.model_input import Geometry
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import classification
@@ -44,7 +45,9 @@ def read_images(folder: Path, size: int, limit: int) -> tuple[tuple[str, ...], n
     images, labels = [], []
     for class_id, name in enumerate(classes):
         for path in sorted((folder / name).iterdir())[: limit // len(classes)]:
-            images.append(preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)[0].numpy())
+            images.append(
+                preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), Geometry.of(size), 3)[0].numpy()
+            )
             labels.append(class_id)
     order = np.random.default_rng(17).permutation(len(labels))
     return classes, np.stack(images)[order], np.array(labels, np.int64)[order]

@@ -130,8 +130,11 @@ def measure(name: str, weights: str, rounds: int) -> dict[str, Any]:
 
     @tf.function
     def drawn(images: tf.Tensor) -> tf.Tensor:
-        blended = overlays.overlay(images, explain(images).heatmap, colors, alpha=0.4)
-        return overlays.encode_png(blended, overlays.FAST_COMPRESSION)
+        def draw(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            blended = overlays.blend(tf.cast(one[0], tf.uint8), one[1], colors, alpha=0.4)
+            return tf.io.encode_png(blended, compression=overlays.FAST_COMPRESSION)
+
+        return tf.map_fn(draw, (images, explain(images).heatmap), fn_output_signature=tf.TensorSpec([], tf.string))
 
     def batched(compute: Callable[[np.ndarray], tf.Tensor]) -> Way:
         starts = range(0, count, batch_size)

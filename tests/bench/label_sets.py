@@ -40,11 +40,11 @@ def read(config: PipelineConfig) -> tuple[tuple[str, ...], dict[str, Arrays]]:
     """Reads class names, and images uint8 [n, s, s, c] and labels float32 [n, C] of every split."""
     dataset = datasets.prepare(config)
     options = datasets.example_gen_options(config, dataset)
-    size, channels = config.transform.image_size, config.transform.channels
+    geometry, channels = config.transform.geometry, config.transform.channels
     parts: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {split: ([], []) for split in features.SPLITS}
     for candidate in layouts.get(dataset.layout).read(dataset.root, dataset.entries, options):
         images, labels = parts[candidate.split]
-        images.append(preprocessing.decode_and_resize(tf.constant([candidate.encoded]), size, channels)[0].numpy())
+        images.append(preprocessing.decode_and_resize(tf.constant([candidate.encoded]), geometry, channels)[0].numpy())
         labels.append(np.isin(dataset.classes, class_names(candidate.label.items())).astype(np.float32))
     return dataset.classes, {split: (np.stack(images), np.stack(labels)) for split, (images, labels) in parts.items()}
 

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import backbones, preprocessing
+from trainer_module.model_input import Geometry
 
 # Ids of the ImageNet classes that an image of the folder may show.
 FITTING = {
@@ -31,7 +32,8 @@ FITTING = {
 
 def read(files: list[Path], size: int) -> np.ndarray:
     """float32 [n, size, size, 3], range [0, 255]."""
-    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3).numpy() for path in files]
+    geometry = Geometry.of(size)
+    images = [preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), geometry, 3).numpy() for path in files]
     return np.concatenate(images).astype(np.float32)
 
 

@@ -25,37 +25,42 @@ import segmentation_textbook
 import tensorflow as tf
 
 from pipeline.config import loading
-from trainer_module import fitting, preprocessing
+from trainer_module import fitting, preprocessing, tasks
 from trainer_module.checkpoints import CheckpointFile
 from trainer_module.fitting import TrainingData
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.mask_labels import PADDING_ID
+from trainer_module.model_input import Geometry
 from trainer_module.options import TrainerOptions
-from trainer_module.pixel_metrics import PixelMetrics
+from trainer_module.pixel_metrics import compute_metrics, confusion_matrix
 
+_BATCH_SIZE = 8  # of the measurement
 PLAIN, PRETRAINED, TEXTBOOK = "plain", "pretrained", "textbook"
 
 
 class Part(NamedTuple):
-    """Images uint8 [n, s, s, 3] and their masks uint8 [n, s, s]."""
+    """Images uint8 [n, h, w, 3], their masks uint8 [n, h, w], and the masks in the size of the frames."""
 
     images: np.ndarray
     masks: np.ndarray
+    full_masks: np.ndarray
 
     def examples(self) -> tf.data.Dataset:
-        """One by one."""
-        return tf.data.Dataset.from_tensor_slices(tuple(self))
+        """Image and mask, one by one."""
+        return tf.data.Dataset.from_tensor_slices((self.images, self.masks))
 
 
-def read(folder: Path, size: int, held_out: str, validation: str) -> dict[str, Part]:
+def read(folder: Path, geometry: Geometry, held_out: str, validation: str) -> dict[str, Part]:
     """Reads and divides the images by what their names begin with (regular expressions)."""
-    pairs_of_part: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[tuple[np.ndarray, ...]]] = {"train": [], "validation": [], "test": []}
     for path in sorted((folder / "images").iterdir()):
         mask = tf.constant([(folder / "masks" / path.name).read_bytes()])
-        pixels = preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), size, 3)
-        pair = (pixels[0].numpy(), preprocessing.decode_and_resize_masks(mask, size)[0].numpy())
+        pixels = preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), geometry, 3)
+        ids = preprocessing.decode_masks(mask, geometry, PADDING_ID)
+        frame = (pixels[0].numpy(), ids[0].numpy(), tf.io.decode_png(mask[0]).numpy()[..., 0])
         part = "test" if re.match(held_out, path.name) else "validation" if re.match(validation, path.name) else "train"
-        pairs_of_part[part].append(pair)
-    return {part: Part(*map(np.stack, zip(*pairs, strict=True))) for part, pairs in pairs_of_part.items()}
+        parts[part].append(frame)
+    return {part: Part(*map(np.stack, zip(*frames, strict=True))) for part, frames in parts.items()}
 
 
 def options_of(form: str, arguments: argparse.Namespace) -> TrainerOptions:
@@ -87,12 +92,21 @@ def train(options: TrainerOptions, parts: dict[str, Part], run_dir: str, checkpo
     return model
 
 
-def measure(model: keras.Model, part: Part, classes: tuple[str, ...], ignore_id: int | None) -> dict[str, float]:
-    """All figures over the pixels of a part; logits of further classes are not looked at."""
-    metric = PixelMetrics(classes, ignore_id)
-    for images, masks in part.examples().batch(8):
-        metric.update_state(masks, model(tf.cast(images, tf.float32), training=False)[..., : len(classes)])
-    return {name: round(float(figure), 4) for name, figure in metric.result().items()}
+def measure(model: keras.Model, part: Part, options: TrainerOptions) -> dict[str, float]:
+    """All metrics over the pixels of the frames, as the pipeline's Evaluator counts them.
+
+    Logits of further classes are ignored.
+    """
+    num_classes, matrix = len(options.classes), 0
+    decode = tasks.get("segmentation").decode
+    for first in range(0, len(part.images), _BATCH_SIZE):
+        batch = slice(first, first + _BATCH_SIZE)
+        logits = model(tf.cast(part.images[batch], tf.float32), training=False)[..., :num_classes]
+        masks = part.full_masks[batch]
+        predicted = decode(logits, options, tf.constant([masks.shape[1:]] * len(masks)))
+        matrix += confusion_matrix(masks, predicted, num_classes, options.ignore_id)
+    metrics = compute_metrics(matrix, options.classes, options.ignore_id)
+    return {name: round(float(value), 4) for name, value in metrics.items()}
 
 
 def main() -> None:
@@ -113,7 +127,7 @@ def main() -> None:
     budget = arguments.cpu_minutes
     for form in (PRETRAINED, PLAIN, TEXTBOOK) if arguments.only is None else (arguments.only,):
         options = options_of(PRETRAINED if form == TEXTBOOK else form, arguments)
-        parts = read(arguments.camvid, options.transform.image_size, arguments.held_out, arguments.validation)
+        parts = read(arguments.camvid, options.transform.geometry, arguments.held_out, arguments.validation)
         with tempfile.TemporaryDirectory() as temporary:
             run_dir = str(arguments.keep / form if arguments.keep else temporary)
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -130,7 +144,7 @@ def main() -> None:
         report |= {"minutes": round(taken, 1), "cpu_minutes": round(cpu_taken, 1)}
         report |= {f"{name}_images": len(part.images) for name, part in parts.items()}
         for name in ("validation", "test"):
-            report[name] = measure(model, parts[name], options.classes, options.ignore_id)
+            report[name] = measure(model, parts[name], options)
         print(json.dumps(report), flush=True)
 
 

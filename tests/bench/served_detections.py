@@ -57,7 +57,7 @@ def compare(call: Any, model: Any, options: Any, paths: list[Path], per_request:
         agreement = suppression.TASK.export.compare(response, expected, options, _TOLERANCE)
         passed &= agreement.passed
         largest = max(largest, agreement.difference or 0.0)
-        numbers = (expected[..., 4] >= 0).sum(axis=1)
+        numbers = (np.stack(expected)[..., 4] >= 0).sum(axis=1)
         different += int((numbers != response["num_detections"]).sum())
         count += int(numbers.sum())
     return {

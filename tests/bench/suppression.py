@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipeline.config import loading
 from trainer_module import box_grid, box_losses, tasks  # noqa: F401 (what the file refers to)
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks._signatures import decode_pixels
+from trainer_module.tasks._signatures import read_images
 
 TASK = tasks.get("detection")
 
@@ -36,7 +36,7 @@ def load(arguments: argparse.Namespace) -> tuple[keras.Model, TrainerOptions, li
     model = keras.models.load_model(arguments.model, compile=False)
     num_classes = model.output_shape[-1] - 4
     options = chosen.trainer_options(tuple(arguments.classes or map(str, range(num_classes))))
-    assert model.input_shape[1] == options.transform.image_size, "set transform.image_size"
+    assert model.input_shape[1:3] == options.transform.image_size, "set transform.image_size"
     return model, options, sorted(path for path in arguments.images.rglob("*") if path.suffix in (".jpg", ".jpeg"))
 
 
@@ -70,8 +70,8 @@ def main() -> None:
         traced: Callable[..., Any] = tf.function(compute, input_signature=[tf.TensorSpec(shape, dtype)])
         return traced
 
-    network = function(lambda encoded: model(decode_pixels(encoded, options), training=False))
-    whole = function(lambda encoded: TASK.decode(model(decode_pixels(encoded, options), training=False), options))
+    network = function(lambda encoded: model(read_images(encoded, options).pixels, training=False))
+    whole = function(lambda encoded: TASK.decode(model(read_images(encoded, options).pixels, training=False), options))
     suppress = function(lambda outputs: TASK.decode(outputs, options), tf.float32)
     for size in arguments.batch_sizes:
         batches = [

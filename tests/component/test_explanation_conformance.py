@@ -29,7 +29,8 @@ def options(task, model):
 def ground_truth_of(task, options):
     """Labels of examples with one or two classes each."""
     class_ids = [(0,), (1, 2), (2, 0), (1,)]
-    labels = task.labels([task.example_label(ids, CLASSES, SIZE) for ids in class_ids], options).numpy()
+    raw_labels = [task.example_label(ids, CLASSES, SIZE) for ids in class_ids]
+    labels = task.labels(raw_labels, [(SIZE, SIZE)] * len(raw_labels), options).numpy()
     if labels.shape == (BATCH, SIZE, SIZE):
         labels[:, 0] = options.ignore_id
     return labels

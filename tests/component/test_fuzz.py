@@ -16,6 +16,7 @@ import components
 from components.image_example_gen import artifact, bit_depth, executor
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from trainer_module import features, preprocessing
+from trainer_module.model_input import Geometry
 
 NUM_MUTATIONS = 1000
 NUM_ORIGINALS = 9
@@ -144,12 +145,12 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
             stored = bit_depth.reduce(encoded, 8) if bit_depth.is_deep(encoded) else encoded
             assert used[name][features.IMAGE_ENCODED].bytes_list.value[0] == stored
             for channels in (1, 3):
-                pixels = preprocessing.decode_and_resize(tf.constant([encoded]), 16, channels)
+                pixels = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(16), channels)
                 assert pixels.shape == (1, 16, 16, channels)
             assert np.isfinite(tiny_session.run_on("serving_default", [encoded])["probabilities"]).all()
         elif refused[name].startswith("damaged or truncated"):
             with pytest.raises(tf.errors.OpError):
-                preprocessing.decode_and_resize(tf.constant([encoded]), 16, 3)
+                preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(16), 3)
     assert summary.examples == len(used) > 200
     assert len(summary.reasons) >= 5 and summary.bit_depth == 8
     print({"used": len(used), **summary.reasons}, f"memory +{grown_mib:.0f} MiB")

@@ -15,6 +15,7 @@ from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from trainer_module import features
+from trainer_module.model_input import Geometry
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_every_usable_image_can_be_decoded_to_grey(tmp_path):
     path = tmp_path / "print.jpg"
     Image.new("CMYK", (8, 8), (10, 200, 30, 40)).save(path)
     image_file.examine(image_file.prepare(path.read_bytes(), DataOptions(max_pixels=10_000)))
-    assert preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), 8, 1).shape == (1, 8, 8, 1)
+    assert preprocessing.decode_and_resize(tf.constant([path.read_bytes()]), Geometry.of(8), 1).shape == (1, 8, 8, 1)
 
 
 def test_files_are_mixed_over_shards():

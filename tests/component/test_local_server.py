@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
 from serving.client import GrpcClient, RestClient, ServerError
 from serving.local_server.server import LocalServer, ServerStartError
 from trainer_module import grad_cam, preprocessing, tasks
+from trainer_module.model_input import Geometry
 from trainer_module.session_model import SessionModel
 
 VERSION = 1700000000
@@ -273,7 +274,7 @@ def test_both_protocols_explain_like_grad_cam_itself(http, channel, tiny_model):
     body = {"signature_name": "explain", "instances": [b64(image) for image in images]}
     rows = http.post("/v1/models/colours:predict", json=body).json()["predictions"]
     explain = grad_cam.explainer(tiny_model.model, tasks.get("classification").explanation)
-    expected = explain(preprocessing.decode_and_resize(tf.constant(images), 16, 3))
+    expected = explain(preprocessing.decode_and_resize(tf.constant(images), Geometry.of(16), 3))
     names = [tiny_model.options.classes[class_id] for class_id in expected.class_id]
     assert set(by_grpc) == {"heatmap", "overlay_png_bytes", "class_id", "label", "score"}
     assert by_grpc["heatmap"].max() == pytest.approx(1.0)

@@ -25,6 +25,7 @@ from components.model_report.artifact import REPORT_FILE, Report
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from trainer_module import features, mask_drawing, preprocessing, tasks
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.model_input import Geometry
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
 
@@ -202,7 +203,7 @@ def mask_model(tmp_path_factory):
             slices={},
         )
         records.append(example.SerializeToString())
-    pixels = preprocessing.decode_and_resize(tf.constant(encoded), 16, 3)
+    pixels = preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3)
     predictions = tasks.get("segmentation").decode(model(pixels, training=False), options).numpy()
     accuracies = {
         f"{index}.png": np.mean(mask[mask != 255] == predicted[mask != 255])
@@ -261,7 +262,7 @@ def test_the_worst_detections_are_shown_by_their_type_of_error(inputs_of, tmp_pa
         example = raw_examples.to_example(f"{index}.png", encoded, properties, label=label, slices={})
         records.append(example.SerializeToString())
         (predicted,) = task.predict(model, options, [encoded])
-        (truth,) = task.labels([label], options).numpy()
+        (truth,) = task.labels([label], [(32, 32)], options).numpy()
         expected.append(task.drawing.comparison.error_type(truth, predicted, None))
     overall = SliceMetrics(
         name="all",

@@ -71,7 +71,7 @@ def early_stopping():
 
 
 def small_backbone(*, image_size, weights):
-    x = inputs = keras.Input([image_size, image_size, 3])
+    x = inputs = keras.Input([*image_size, 3])
     x = keras.layers.Conv2D(4, 3, 16, "same")(x)
     x = keras.layers.BatchNormalization()(x)
     return keras.Model(inputs, keras.layers.ReLU()(x), name=features.BACKBONE_LAYER)

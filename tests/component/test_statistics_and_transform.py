@@ -41,12 +41,14 @@ def artifacts(tmp_path_factory):
                     feature[features.IMAGE_ENCODED].bytes_list.value.append(png)
                     feature[features.CLASS_TEXT].bytes_list.value.append(b"ab"[number % 2 :][:1])
                     feature[features.IMAGE_HEIGHT].int64_list.value.append(number)
+                    feature[features.IMAGE_WIDTH].int64_list.value.append(number)
                     for name in FLOATS:
                         feature[name].float_list.value.append(rng.uniform(0, 255))
                     writer.write(example.SerializeToString())
     schema = schema_pb2.Schema()
     names = [(features.IMAGE_ENCODED, schema_pb2.BYTES), (features.CLASS_TEXT, schema_pb2.BYTES)]
-    names += [(features.IMAGE_HEIGHT, schema_pb2.INT), *((name, schema_pb2.FLOAT) for name in FLOATS)]
+    names += [(key, schema_pb2.INT) for key in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)]
+    names += [(name, schema_pb2.FLOAT) for name in FLOATS]
     for name, kind in names:
         feature = schema.feature.add(name=name, type=kind)
         feature.presence.min_fraction = 1.0

@@ -57,7 +57,8 @@ def options(task, model="scratch_cnn", **sections):
 
 
 def labels_of(task, chosen, class_ids=CLASS_IDS, classes=CLASSES):
-    return task.labels([task.example_label(ids, classes, SIZE) for ids in class_ids], chosen)
+    raw_labels = [task.example_label(ids, classes, SIZE) for ids in class_ids]
+    return task.labels(raw_labels, [(SIZE, SIZE)] * len(raw_labels), chosen)
 
 
 def to_example(image, label):
@@ -199,7 +200,7 @@ class LabelTransform(tf.Module):
         self.tables, self._task, self._options = [], task, chosen
         table_class = tf.lookup.StaticHashTable
         with lookup_tables(lambda *args, **kwargs: self.tables.append(table_class(*args, **kwargs)) or self.tables[-1]):
-            task.labels([label], chosen)
+            task.labels([label], [(SIZE, SIZE)], chosen)
 
     def __call__(self, raw):
         """Returns the transformed features."""
@@ -252,7 +253,8 @@ def test_labels_have_the_declared_dtypes_even_without_values(task):
         transform_label=transform_label,
         read_label=lambda transformed, transform: transformed[features.LABEL],
     )
-    spec.labels([{"id": [7], "left": [], "name": []}, {"id": [8], "left": [], "name": []}], options(task.name))
+    raw_labels = [{"id": [7], "left": [], "name": []}, {"id": [8], "left": [], "name": []}]
+    spec.labels(raw_labels, [(SIZE, SIZE)] * 2, options(task.name))
     assert {key: tensor.dtype for key, tensor in given.items()} == dtypes
     assert given["id"].shape == (2, 1) and given["left"].dense_shape.numpy().tolist() == [2, 0]
 

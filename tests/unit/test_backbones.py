@@ -236,7 +236,7 @@ def test_an_incomplete_record_fails_the_check(fault):
 
 def small_network(pixels, *, image_size, include_top):
     """Stands in for a network: one convolution, and a classifier of 1,000 classes."""
-    x = keras.Input([image_size, image_size, 3]) if pixels is None else pixels
+    x = keras.Input([*image_size, 3]) if pixels is None else pixels
     inputs = keras.utils.get_source_inputs(x)
     x = keras.layers.Conv2D(4, 3, bias_initializer="random_normal")(x)
     if include_top:

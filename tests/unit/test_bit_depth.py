@@ -7,6 +7,7 @@ import tensorflow as tf
 from components.image_example_gen import bit_depth, image_file
 from components.image_example_gen.options import DataOptions
 from trainer_module import preprocessing
+from trainer_module.model_input import Geometry
 
 
 def deep(values, channels=1):
@@ -53,7 +54,7 @@ def test_decoded_pixels_are_the_highest_bits(values, bits):
     expected = np.minimum(values, 2**bits - 1) >> (bits - 8)
     decoded = preprocessing.decode(tf.constant(encoded), 3, bits).numpy()
     assert (decoded == expected[..., np.newaxis]).all()
-    batch = preprocessing.decode_and_resize(tf.constant([encoded]), 12, 1, bits)
+    batch = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(12), 1, bits)
     assert batch.shape == (1, 12, 12, 1)
 
 
@@ -76,15 +77,15 @@ def test_a_reduced_file_has_the_pixels_of_the_original(values, channels):
 def test_files_of_8_bits_do_not_depend_on_the_bit_depth(make_image):
     encoded = [make_image(30, 20), make_image(9, 40, "JPEG"), make_image(16, 16, channels=1), make_image(8, 8, "GIF")]
     np.testing.assert_array_equal(
-        preprocessing.decode_and_resize(tf.constant(encoded), 16, 3, 12),
-        preprocessing.decode_and_resize(tf.constant(encoded), 16, 3),
+        preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3, 12),
+        preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3),
     )
 
 
 @pytest.mark.parametrize("encoded", [b"", b"words", b"\x89PNG\r\n\x1a\n", deep([[1]])[:40]])
 def test_unreadable_bytes_are_an_invalid_argument(encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        preprocessing.decode_and_resize(tf.constant([encoded]), 8, 3, 12)
+        preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(8), 3, 12)
 
 
 def test_examined_images_are_reduced_only_below_16_bits(values, make_image):

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 from components.serving_validator.graph_operations import COMPUTING
+from trainer_module import geometry
 from trainer_module import orientation as exif
 from trainer_module.boxes import assignment, coding, grids, overlap, suppression, transforms
+from trainer_module.model_input import Geometry
 
 
 def random_boxes(rng, *shape, size=(1.0, 1.0), grid=None):
@@ -217,41 +219,6 @@ def test_boxes_follow_projected_pixels(transform):
     assert np.abs(moved[0] - box_of(pixels)).max() <= 1.0
     batch = transforms.project(np.stack([box, box + 1]), np.stack([coefficients] * 2))
     np.testing.assert_allclose(batch[0], moved)
-
-
-@pytest.mark.parametrize(
-    ("image_size", "target_size"),
-    [((30, 50), (32, 32)), ((50, 30), (32, 32)), ((480, 640), (320, 320)), ((7, 7), (64, 96)), ((1, 900), (32, 32))],
-)
-def test_boxes_follow_letterboxed_pixels(image_size, target_size):
-    placement = on_both(lambda size: transforms.letterbox(size, target_size), np.array(image_size))
-    height, width = transforms.placed_size(placement, np.array(image_size)).astype(int)
-    top, left = placement.offset.astype(int)
-    assert height <= target_size[0] and width <= target_size[1]
-    assert height == target_size[0] or width == target_size[1]
-    assert abs(2 * top + height - target_size[0]) <= 1 and abs(2 * left + width - target_size[1]) <= 1
-    image_box = np.array([[0, 0, *image_size]], np.float32)
-    np.testing.assert_allclose(
-        on_both(transforms.place, image_box, placement), [[top, left, top + height, left + width]], rtol=1e-6
-    )
-    box = np.array([[0, image_size[1] // 3, image_size[0] // 2 + 1, image_size[1] // 2 + 1]], np.float32)
-    pixels = tf.image.resize(mask_of(box[0], *image_size), [height, width], method="nearest").numpy()
-    placed = transforms.place(box, placement)
-    if pixels.any():
-        assert np.abs(placed[0] - [top, left] * 2 - box_of(pixels)).max() <= 1.0
-    restored = transforms.place(placed, on_both(transforms.inverse, placement))
-    np.testing.assert_allclose(restored, box, atol=1e-3)
-
-
-def test_placements_of_a_batch_may_differ(rng):
-    boxes, sizes = random_boxes(rng, 4, 3, size=(20, 20)), rng.integers(20, 90, (4, 2))
-    placed = on_both(transforms.place, boxes, transforms.letterbox(sizes, (64, 64)))
-    for index in range(4):
-        expected = transforms.place(boxes[index], transforms.letterbox(sizes[index], (64, 64)))
-        np.testing.assert_allclose(placed[index], expected, rtol=1e-6)
-    stretched = on_both(lambda size: transforms.stretch(size, (64, 32)), sizes)
-    corner = np.concatenate([sizes, sizes], -1)[:, np.newaxis].astype(np.float32)
-    np.testing.assert_allclose(transforms.place(corner, stretched)[:, 0], [[64, 32, 64, 32]] * 4, rtol=1e-6)
 
 
 # === Encodings ===
@@ -479,9 +446,8 @@ def test_box_functions_use_only_operations_that_may_be_served():
     def detect(distances, scores, image_sizes, score_threshold):
         boxes = coding.decode_distances(distances, grids.locations((96, 128), STRIDES), 8.0)
         detected = suppression.suppress(boxes, scores, score_threshold, max_candidates=100).boxes
-        placement = transforms.inverse(transforms.letterbox(image_sizes, (96, 128)))
-        in_image = transforms.clip(transforms.place(detected, placement), image_sizes)
-        return transforms.scale(in_image, 1.0 / tf.cast(image_sizes, tf.float32))
+        normalised = transforms.scale(detected, [1 / 96, 1 / 128])
+        return transforms.clip(geometry.boxes_in_image(normalised, image_sizes, Geometry((96, 128), "pad")))
 
     graph = detect.get_concrete_function().graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))

@@ -34,7 +34,7 @@ def outputs(logit=-6.0):
 
 def assigned_to(objects):
     """The positions that have to detect the objects."""
-    return box_losses.assign(box_losses.read_objects(tf.constant(objects), SIZE), GRID).positive.numpy()[0]
+    return box_losses.assign(box_losses.read_objects(tf.constant(objects), (SIZE, SIZE)), GRID).positive.numpy()[0]
 
 
 def loss(objects, predicted, **options):
@@ -151,7 +151,7 @@ def options(**task):
 
 def test_labels_of_images_with_different_numbers_of_objects():
     rows = [raw(0), raw(2, **{features.BOX_IS_CROWD: [0, 1]}), raw(1, **{features.BOX_DIFFICULT: [1]})]
-    objects = TASK.labels(rows, options()).numpy()
+    objects = TASK.labels(rows, [(SIZE, SIZE)] * len(rows), options()).numpy()
     assert objects.shape == (3, MAX_OBJECTS, 6)
     assert (objects[..., 4] >= 0).sum(axis=-1).tolist() == [0, 2, 1]
     np.testing.assert_allclose(objects[1, 1], [0.1, 0.2, 0.5, 0.6, 1, box_labels.CROWD], rtol=1e-6)
@@ -159,11 +159,11 @@ def test_labels_of_images_with_different_numbers_of_objects():
 
 
 def test_more_objects_than_fit_are_an_error():
-    assert TASK.labels([raw(MAX_OBJECTS)], options()).numpy()[0, -1, 4] == 1
+    assert TASK.labels([raw(MAX_OBJECTS)], [(SIZE, SIZE)], options()).numpy()[0, -1, 4] == 1
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"more than 500 objects; set transform\.max_objects"):
-        TASK.labels([raw(MAX_OBJECTS + 1)], options())
+        TASK.labels([raw(MAX_OBJECTS + 1)], [(SIZE, SIZE)], options())
     more = options().model_copy(update={"transform": options().transform.model_copy(update={"max_objects": 501})})
-    assert (TASK.labels([raw(MAX_OBJECTS + 1)], more).numpy()[0, :, 4] == 1).all()
+    assert (TASK.labels([raw(MAX_OBJECTS + 1)], [(SIZE, SIZE)], more).numpy()[0, :, 4] == 1).all()
 
 
 def test_detections_are_the_best_boxes_of_each_class():
@@ -219,8 +219,8 @@ def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
     from trainer_module import network
     from trainer_module.input_pipeline import PixelStatistics
 
-    odd = options().model_copy(update={"transform": options().transform.model_copy(update={"image_size": 60})})
-    with pytest.raises(ValueError, match="multiple of 8"):
+    odd = options().model_copy(update={"transform": options().transform.model_copy(update={"image_size": (60, 60)})})
+    with pytest.raises(ValueError, match="multiples of 8"):
         network.build(odd, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
 
 

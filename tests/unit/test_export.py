@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer_module import features, grad_cam, preprocessing, tasks
+from trainer_module.model_input import Geometry
 from trainer_module.tasks import classification
 
 
@@ -28,7 +29,7 @@ def test_the_export_has_all_signatures(tiny_session):
 def test_predictions_equal_those_of_the_keras_model(tiny_session, tiny_model, signature):
     values = tiny_model.image_bytes if signature == "serving_default" else tiny_model.examples
     response = tiny_session.run_on(signature, values)
-    expected = classification.TASK.predict(tiny_model.model, tiny_model.options, tiny_model.image_bytes)
+    expected = np.stack(classification.TASK.predict(tiny_model.model, tiny_model.options, tiny_model.image_bytes))
     np.testing.assert_allclose(response["probabilities"], expected, atol=1e-5)
     np.testing.assert_array_equal(response["class_id"], expected.argmax(axis=1))
     assert [label.decode() for label in response["label"]] == [
@@ -59,12 +60,13 @@ def test_transform_features_returns_the_label(tiny_session, tiny_model):
 
 def test_explain_returns_grad_cam_heat_maps(tiny_session, tiny_model):
     response = tiny_session.run_on("explain", tiny_model.image_bytes)
-    pixels = preprocessing.decode_and_resize(tf.constant(tiny_model.image_bytes), 16, 3)
+    pixels = preprocessing.decode_and_resize(tf.constant(tiny_model.image_bytes), Geometry.of(16), 3)
     expected = grad_cam.explainer(tiny_model.model, tasks.get("classification").explanation)(pixels)
     np.testing.assert_allclose(response["heatmap"], expected.heatmap, atol=1e-4)
     assert response["heatmap"].min() >= 0 and response["heatmap"].max() <= 1
     np.testing.assert_array_equal(response["class_id"], expected.class_id)
-    assert Image.open(io.BytesIO(response["overlay_png_bytes"][0])).size == (224, 224)
+    with Image.open(io.BytesIO(tiny_model.image_bytes[0])) as image:
+        assert Image.open(io.BytesIO(response["overlay_png_bytes"][0])).size == image.size
 
 
 def test_embeddings_have_unit_length(tiny_session, tiny_model):

@@ -486,22 +486,32 @@ def test_tf_keras_vis_agrees(cued):
 # --- Overlays ---------------------------------------------------------------------------------------------------
 
 
-def test_overlay_blends_by_alpha(rng):
-    images = rng.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    heat = rng.uniform(0, 1, (2, 224, 224)).astype(np.float32)
+@pytest.mark.parametrize("size", [(224, 224), (65, 130)])
+def test_overlay_blends_by_alpha(rng, size):
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    heat = rng.uniform(0, 1, size).astype(np.float32)
     colors = overlays.color_table("jet")
-    np.testing.assert_array_equal(overlays.overlay(tf.constant(images), heat, colors, 0.0), images)
+    np.testing.assert_array_equal(overlays.blend(tf.constant(image), heat, colors, 0.0), image)
     full = colors[np.round(heat * 255).astype(int)]
-    expected = np.round(0.6 * images + 0.4 * full)
-    difference = overlays.overlay(tf.constant(images), heat, colors, 0.4).numpy().astype(int) - expected
+    expected = np.round(0.6 * image + 0.4 * full)
+    difference = overlays.blend(tf.constant(image), heat, colors, 0.4).numpy().astype(int) - expected
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize(("side", "shown"), [(16, 224), (100, 300), (223, 446), (300, 300)])
-def test_small_overlays_are_enlarged_by_a_whole_factor(side, shown):
-    images = tf.zeros([1, side, side, 1], tf.uint8)
-    overlay = overlays.overlay(images, tf.zeros([1, side, side]), overlays.color_table("viridis"), 0.4)
-    assert overlay.shape == (1, shown, shown, 3)
+def test_an_overlay_has_the_size_of_its_image(rng):
+    grey = rng.integers(0, 256, (70, 30, 1), dtype=np.uint8)
+    heat = tf.constant(rng.uniform(0, 1, (7, 9)), tf.float32)
+    resized = tf.image.resize(heat[..., tf.newaxis], (70, 30))[..., 0].numpy()
+    expected = 0.5 * grey + 0.5 * overlays.color_table("jet")[np.round(resized * 255).astype(int)]
+    difference = np.abs(overlays.blend(tf.constant(grey), heat, overlays.color_table("jet"), 0.5).numpy() - expected)
+    assert difference.shape == (70, 30, 3) and np.mean(difference > 3) < 0.01  # a heat between two colours
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((16, 16), (224, 224)), ((100, 120), (300, 360)), ((300, 223), (600, 446)), ((300, 224),) * 2]
+)
+def test_small_images_are_enlarged_by_a_whole_factor(size, shown):
+    assert overlays.enlarged(tf.zeros([*size, 1], tf.uint8)).shape == (*shown, 1)
 
 
 def test_an_unknown_colour_map_names_some():

@@ -103,7 +103,7 @@ def options(model="transfer", **sections):
 
 
 def small_backbone(*, image_size, weights):
-    x = inputs = keras.Input([image_size, image_size, 3])
+    x = inputs = keras.Input([*image_size, 3])
     x = keras.layers.Conv2D(4, 3, 8, "same", activation="relu")(x)
     return keras.Model(inputs, x, name=features.BACKBONE_LAYER)
 

@@ -32,7 +32,8 @@ def options(**task):
 
 
 def labels_of(*names):
-    return TASK.labels([{features.CLASS_TEXT: list(each)} for each in names], options()).numpy()
+    raw_labels = [{features.CLASS_TEXT: list(each)} for each in names]
+    return TASK.labels(raw_labels, [(8, 8)] * len(names), options()).numpy()
 
 
 def test_labels_are_multi_hot_and_may_be_empty():
@@ -230,7 +231,7 @@ def test_clients_read_an_explanation_for_every_predicted_class():
 
 def test_every_predicted_class_is_explained(make_image):
     chosen = options(thresholds=[0.0, 1.0, 0.0], explained_labels=2)
-    chosen = chosen.model_copy(update={"transform": chosen.transform.model_copy(update={"image_size": 32})})
+    chosen = chosen.model_copy(update={"transform": chosen.transform.model_copy(update={"image_size": (32, 32)})})
     statistics = PixelStatistics(np.full(3, 120.0, np.float32), np.full(3, 4000.0, np.float32))
     model = network.build(chosen, statistics)
     images = tf.constant([make_image(32, 32), make_image(40, 24)])
@@ -240,7 +241,7 @@ def test_every_predicted_class_is_explained(make_image):
     assert response["heatmaps"].shape == (2, 2, 32, 32) and response["heatmaps"].max() <= 1.0
     assert (np.diff(response["scores"], axis=1) <= 0.0).all() and (response["scores"] > 0.0).all()
     explain = grad_cam.explainer(model, TASK.explanation)
-    pixels = _signatures.decode_pixels(images, chosen)
+    pixels = _signatures.read_images(images, chosen).pixels
     for rank in range(2):
         expected = explain(pixels, tf.constant(response["class_ids"][:, rank]))
         np.testing.assert_allclose(response["heatmaps"][:, rank], expected.heatmap, atol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer_module import pixel_losses
+from trainer_module.mask_labels import PADDING_ID
 from trainer_module.pixel_losses import PixelLoss
 
 # Probabilities of three classes in four pixels, and their labels.
@@ -91,3 +92,15 @@ def test_class_weights():
     np.testing.assert_allclose(median, [0.625 / 0.75, 0.625 / 0.5, 0], rtol=1e-6)
     logarithmic = pixel_losses.class_weights("log", data, 3, 255)
     np.testing.assert_allclose(logarithmic, [1 / np.log(1.77), 1 / np.log(1.27), 0], rtol=1e-6)
+
+
+def test_padding_has_no_loss_and_no_weight(rng):
+    logits = tf.constant(rng.normal(size=(1, 4, 6, 3)), tf.float32)
+    inner = rng.integers(0, 3, (1, 4, 4)).astype(np.uint8)
+    padded = np.pad(inner, [(0, 0), (0, 0), (1, 1)], constant_values=PADDING_ID)
+    for kind in ("cross_entropy", "dice"):
+        loss = PixelLoss(kind, [1.0, 2.0, 3.0])
+        np.testing.assert_allclose(loss(padded, logits), loss(inner, logits[:, :, 1:5]), rtol=1e-5)
+    data = tf.data.Dataset.from_tensors((logits, padded))
+    expected = pixel_losses.class_weights("balanced", tf.data.Dataset.from_tensors((logits, inner)), 3, None)
+    np.testing.assert_allclose(pixel_losses.class_weights("balanced", data, 3, None), expected)

@@ -58,3 +58,10 @@ def test_the_matrix_is_the_same_in_a_graph(rng):
     truth, predicted = rng.integers(0, 3, (2, 4, 9, 9))
     matrix = tf.function(lambda a, b: confusion_matrix(a, b, 3, None))(truth, predicted)
     np.testing.assert_array_equal(matrix, sklearn_matrix(truth.ravel(), predicted.ravel()))
+
+
+def test_padding_is_not_counted():
+    truth, predicted = np.array([[[0, 1, 255, 255]]], np.uint8), np.array([[[0, 0, 1, 2]]])
+    np.testing.assert_array_equal(confusion_matrix(truth, predicted, 3), [[1, 0, 0], [1, 0, 0], [0, 0, 0]])
+    # With 256 classes it is one of them.
+    assert confusion_matrix(truth, predicted, 256).numpy().sum() == 4

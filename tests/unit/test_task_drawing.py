@@ -36,7 +36,8 @@ def images(rng):
 @pytest.fixture
 def labels(task, options):
     class_ids = [(1,), (2, 1), (0, 2), (1,)]
-    return task.labels([task.example_label(ids, CLASSES, SIDE) for ids in class_ids], options).numpy()
+    raw_labels = [task.example_label(ids, CLASSES, SIDE) for ids in class_ids]
+    return task.labels(raw_labels, [(SIDE, SIDE)] * len(raw_labels), options).numpy()
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def data():
 
 def small_backbone(*, image_size, weights):
     """Builds two convolutions with batch normalisation, with one position in the last map; compiles quickly."""
-    x = inputs = keras.Input([image_size, image_size, 3])
+    x = inputs = keras.Input([*image_size, 3])
     for filters, stride in ((4, 8), (6, 4)):
         x = keras.layers.Conv2D(filters, 3, stride, "same")(x)
         x = keras.layers.BatchNormalization()(x)

@@ -14,6 +14,8 @@ from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
 from trainer_module import backbones, export, features, models, preprocessing, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.mask_labels import PADDING_ID
+from trainer_module.model_input import Geometry
 from trainer_module.models import unet
 from trainer_module.network import build as build_network
 from trainer_module.options import AugmentationOptions, TrainerOptions, TransformOptions
@@ -89,7 +91,7 @@ def tiny(monkeypatch):
     layers = keras.layers
 
     def build(*, image_size, weights):
-        x = inputs = keras.Input([image_size, image_size, 3])
+        x = inputs = keras.Input([*image_size, 3])
         for level in range(5):
             x = layers.Conv2D(4, 3, strides=2, padding="same", name=f"stage{level}_conv")(x)
             x = layers.BatchNormalization(name=f"stage{level}_bn")(x)
@@ -251,7 +253,7 @@ def png(ids):
 @pytest.mark.parametrize("shape", [(24, 24), (7, 11), (100, 37), (16, 16)])
 def test_masks_take_the_nearest_pixel(rng, shape):
     ids = rng.integers(0, 256, shape, dtype=np.uint8)
-    resized = preprocessing.decode_and_resize_masks(tf.constant([png(ids)]), 16).numpy()[0]
+    resized = preprocessing.decode_masks(tf.constant([png(ids)]), Geometry.of(16), PADDING_ID).numpy()[0]
     rows, columns = (np.floor((np.arange(16) + 0.5) * side / 16).astype(int) for side in shape)
     np.testing.assert_array_equal(resized, ids[np.ix_(rows, columns)])
 
@@ -262,8 +264,8 @@ def test_a_resized_mask_is_aligned_with_its_resized_image(side):
     image = np.zeros((side, side, 3), np.uint8)
     image[:, side // 3 :] = 255
     mask = (image[..., 0] // 255).astype(np.uint8)
-    pixels = preprocessing.decode_and_resize(tf.constant([png(image)]), 16, 3).numpy()[0, :, :, 0]
-    ids = preprocessing.decode_and_resize_masks(tf.constant([png(mask)]), 16).numpy()[0]
+    pixels = preprocessing.decode_and_resize(tf.constant([png(image)]), Geometry.of(16), 3).numpy()[0, :, :, 0]
+    ids = preprocessing.decode_masks(tf.constant([png(mask)]), Geometry.of(16), PADDING_ID).numpy()[0]
     assert np.abs((pixels > 127).sum(axis=1) - ids.sum(axis=1)).max() <= 1
     assert (ids[:, pixels[0] == 0] == 0).all() and (ids[:, pixels[0] == 255] == 1).all()
 
@@ -275,7 +277,7 @@ class _TransformLayer(tf.Module):
     """Replaces the transform graph."""
 
     def __call__(self, raw):
-        masks = preprocessing.decode_and_resize_masks(raw[features.MASK_ENCODED], 13)
+        masks = preprocessing.decode_masks(raw[features.MASK_ENCODED], Geometry.of(13), PADDING_ID)
         return {features.LABEL: preprocessing.pack(masks), features.PIXEL_MEAN: tf.zeros([tf.shape(masks)[0], 3])}
 
 
@@ -310,7 +312,8 @@ def test_responses_of_a_session_equal_those_of_the_network(exported):
     response = served.run_on("serving_default", images)
     assert set(response) == {"mask_png_bytes", "class_pixels"}
     masks = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in response["mask_png_bytes"]]
-    np.testing.assert_array_equal(masks, tasks.get(given.task.name).predict(model, given, images))
+    for mask, expected in zip(masks, tasks.get(given.task.name).predict(model, given, images), strict=True):
+        np.testing.assert_array_equal(mask, expected)
     assert masks[0].dtype == np.uint8
     np.testing.assert_array_equal(response["class_pixels"], [np.bincount(mask.ravel(), minlength=3) for mask in masks])
     alone = served.run_on("examples", examples[1:2])
@@ -321,7 +324,7 @@ def test_responses_of_a_session_equal_those_of_the_network(exported):
     label = served.run_on("transform_features", examples)["label"]
     truth = tf.train.Example.FromString(examples[0]).features.feature[features.MASK_ENCODED].bytes_list.value[0]
     np.testing.assert_array_equal(Image.open(io.BytesIO(label[0])), Image.open(io.BytesIO(truth)))
-    assert Image.open(io.BytesIO(label[2])).size == (13, 13)
+    assert [Image.open(io.BytesIO(png)).size for png in label] == [mask.shape[::-1] for mask in masks]
     served.close()
 
 

@@ -20,6 +20,7 @@ from trainer_module.backbones._weights import (
     Weights,
     existing_file,
 )
+from trainer_module.model_input import Size, size_of
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Network(Protocol):
     """Builds a network with random weights, from preprocessed pixels or, if None, from an input of its own."""
 
-    def __call__(self, pixels: keras.KerasTensor | None, *, image_size: int, include_top: bool) -> keras.Model:
+    def __call__(self, pixels: keras.KerasTensor | None, *, image_size: Size, include_top: bool) -> keras.Model:
         """Ends in the last feature map, or with `include_top` in class probabilities."""
 
 
@@ -60,11 +61,13 @@ class Backbone:
     has_preprocessing: bool = False
     larger_form_of: str | None = None
 
-    def weights_for(self, image_size: int) -> Weights:
-        """The set that was trained with images of this size, else the first one."""
-        return next((weights for weights in self.weights if weights.image_size == image_size), self.weights[0])
+    def weights_for(self, image_size: int | Size) -> Weights:
+        """The set that was trained with square images of this size, else the first one."""
+        size = size_of(image_size)
+        trained = (weights for weights in self.weights if (weights.image_size, weights.image_size) == size)
+        return next(trained, self.weights[0])
 
-    def check_weights(self, *, image_size: int, weights: str) -> None:
+    def check_weights(self, *, image_size: int | Size, weights: str) -> None:
         """Checks that weights are available, without building the network; downloads them if necessary.
 
         Args:
@@ -84,32 +87,32 @@ class Backbone:
         elif weights != RANDOM:
             existing_file(weights)
 
-    def build(self, *, image_size: int, weights: str) -> keras.Model:
+    def build(self, *, image_size: int | Size, weights: str) -> keras.Model:
         """Builds the network without its classifier; preprocessing is part of it.
 
         Args:
-          image_size: Side of the images, pixels; at least `smallest_image`.
+          image_size: Side of the images, or height and width, pixels; at least `smallest_image`.
           weights: "imagenet", "none" (random) or the path of a weights file, for a SavedModel of its directory.
 
         Returns:
-          Model from float32 pixels [N, s, s, 3], red first, range [0, 255], to the last feature map
-          [N, s/32, s/32, feature_channels]. The layers of a constructor or a function lie flat in it.
+          Model from float32 pixels [N, h, w, 3], red first, range [0, 255], to the last feature map
+          [N, h/32, w/32, feature_channels]. The layers of a constructor or a function lie flat in it.
 
         Raises:
           MissingWeightsError: If the weights are not available, or belong to another network.
         """
-        return self._build(image_size, weights, include_top=False)
+        return self._build(size_of(image_size), weights, include_top=False)
 
-    def build_classifier(self, *, image_size: int, weights: str) -> keras.Model:
+    def build_classifier(self, *, image_size: int | Size, weights: str) -> keras.Model:
         """Builds the whole network, to check weights: from pixels, as in `build`, to probabilities [N, num_classes].
 
         Raises:
           MissingWeightsError: As `build` does, and if a weights file contains no classifier.
         """
-        return self._build(image_size, weights, include_top=True)
+        return self._build(size_of(image_size), weights, include_top=True)
 
     def skips(self, model: keras.Model) -> list[keras.KerasTensor]:
-        """The other feature maps of a network from `build`, [N, s/stride, s/stride, c] in the order of `skip_strides`.
+        """The other feature maps of a network from `build`, [N, h/stride, w/stride, c] in the order of `skip_strides`.
 
         Each is the last activation at its stride, the result of all computation at this resolution. Layer names are not
         used because Keras numbers many of them per process.
@@ -117,20 +120,22 @@ class Backbone:
         Raises:
           ValueError: If the network has no activation at one of the strides.
         """
-        size = model.input.shape[1]
+        height, width = model.input.shape[1:3]
         outputs = [layer.output for layer in model.layers if _is_activation(layer)]
-        by_side = {output.shape[1]: output for output in outputs if len(output.shape) == 4}
-        skips = [by_side.get(-(-size // stride)) for stride in self.skip_strides]
+        by_size = {output.shape[1:3]: output for output in outputs if len(output.shape) == 4}
+        skips = [by_size.get((-(-height // stride), -(-width // stride))) for stride in self.skip_strides]
         if None in skips:
             stride = self.skip_strides[skips.index(None)]
-            raise ValueError(f"{self.network} has no activation at stride {stride} of images of {size} pixels.")
+            raise ValueError(
+                f"{self.network} has no activation at stride {stride} of images of {height} x {width} pixels."
+            )
         return skips
 
-    def _build(self, image_size: int, weights: str, include_top: bool) -> keras.Model:
+    def _build(self, image_size: Size, weights: str, include_top: bool) -> keras.Model:
         import keras
 
         record = self.weights_for(image_size)
-        inputs = keras.Input([image_size, image_size, 3], dtype="float32", name="backbone_pixels")
+        inputs = keras.Input([*image_size, 3], dtype="float32", name="backbone_pixels")
         pixels = inputs if self.has_preprocessing else _preprocess(inputs, record.preprocessing)
         if isinstance(record.source, Directory):
             return keras.Model(inputs, record.source.read(weights, pixels), name=features.BACKBONE_LAYER)
@@ -153,7 +158,7 @@ class Backbone:
                 layer.rate = 0.0
         return model
 
-    def _network(self, pixels: keras.KerasTensor | None, image_size: int, include_top: bool) -> keras.Model:
+    def _network(self, pixels: keras.KerasTensor | None, image_size: Size, include_top: bool) -> keras.Model:
         import keras
 
         if self.network is None:
@@ -164,7 +169,7 @@ class Backbone:
         options: dict[str, Any] = {}
         if "include_preprocessing" in inspect.signature(constructor).parameters:
             options["include_preprocessing"] = False
-        shape = [image_size, image_size, 3]
+        shape = [*image_size, 3]
         return constructor(weights=None, include_top=include_top, input_tensor=pixels, input_shape=shape, **options)
 
 
@@ -176,7 +181,7 @@ def _is_activation(layer: keras.layers.Layer) -> bool:
 
 
 def _preprocess(pixels: keras.KerasTensor, record: Scaling | Standardization) -> keras.KerasTensor:
-    """Float32 [N, s, s, 3], red first, range [0, 255], to the values that weights were trained with."""
+    """Float32 [N, h, w, 3], red first, range [0, 255], to the values that weights were trained with."""
     import keras
 
     if isinstance(record, Scaling):

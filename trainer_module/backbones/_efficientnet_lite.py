@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_module.backbones import Backbone, PythonPackage, Scaling, Weights, _torch_file
+from trainer_module.model_input import Size
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +72,7 @@ def _rounded(filters: float) -> int:
 
 
 def _network(
-    pixels: keras.KerasTensor | None, *, image_size: int, include_top: bool, width: float, depth: float
+    pixels: keras.KerasTensor | None, *, image_size: Size, include_top: bool, width: float, depth: float
 ) -> keras.Model:
     import keras
     from keras import layers
@@ -83,7 +84,7 @@ def _network(
     def convolution(x: keras.KerasTensor, filters: int, name: str, size: int = 1, stride: int = 1) -> keras.KerasTensor:
         return layers.Conv2D(filters, size, stride, "same", use_bias=False, name=f"{name}_conv")(x)
 
-    x = keras.Input([image_size, image_size, 3]) if pixels is None else pixels
+    x = keras.Input([*image_size, 3]) if pixels is None else pixels
     inputs = keras.utils.get_source_inputs(x)
     x = normalized(convolution(x, _STEM_FILTERS, "stem", 3, 2), "stem")
     index = 0

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from trainer_module import backbones
+from trainer_module.model_input import Size
 
 _GRAPH_FILE = "graph.pb"
 _SIGNATURES = ("serving_default", "default")
@@ -71,12 +72,12 @@ class FrozenGraph(keras.layers.Layer):
         self.set_graph((Path(dir_path) / _GRAPH_FILE).read_bytes())
 
 
-def from_saved_model(folder: str, image_size: int) -> FrozenGraph:
+def from_saved_model(folder: str, image_size: Size) -> FrozenGraph:
     """Builds the layer for a SavedModel's feature vector.
 
     Args:
       folder: Contains `saved_model.pb`.
-      image_size: Side of the images, pixels.
+      image_size: Height and width of the images, pixels.
 
     Raises:
       MissingWeightsError: If the SavedModel does not map images of this size to vectors.
@@ -85,7 +86,7 @@ def from_saved_model(folder: str, image_size: int) -> FrozenGraph:
     signatures = getattr(loaded, "signatures", {})
     signature = next((signatures[name] for name in _SIGNATURES if name in signatures), None)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_size, 3], tf.float32)])
     def vectors(images: tf.Tensor) -> tf.Tensor:
         if signature is None:
             outputs = loaded(images)
@@ -100,7 +101,7 @@ def from_saved_model(folder: str, image_size: int) -> FrozenGraph:
         function = convert_variables_to_constants_v2(vectors.get_concrete_function())
     except (TypeError, ValueError) as error:
         raise backbones.MissingWeightsError(
-            f"The SavedModel in {folder!r} does not accept images of {image_size} x {image_size} pixels: {error}"
+            f"The SavedModel in {folder!r} does not accept images of {image_size[0]} x {image_size[1]} pixels: {error}"
         ) from error
     (output,) = function.outputs
     if output.shape.rank != 2 or output.shape[1] is None:

@@ -45,8 +45,8 @@ def _read(weights: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
 
     Args:
       weights: A handle, or a directory that contains `saved_model.pb`. The model's signature `serving_default` or
-        `default`, or else the loaded object itself, maps float32 [N, s, s, 3] to [N, d].
-      pixels: float32 [N, s, s, 3], range [0, 1]; s must be a size that the SavedModel accepts.
+        `default`, or else the loaded object itself, maps float32 [N, h, w, 3] to [N, d].
+      pixels: float32 [N, h, w, 3], range [0, 1]; it must be a size that the SavedModel accepts.
 
     Returns:
       The vectors as a map, [N, 1, 1, d].
@@ -58,7 +58,7 @@ def _read(weights: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
 
     from trainer_module.backbones import _frozen_graph
 
-    vectors = _frozen_graph.from_saved_model(str(_locate(weights)), pixels.shape[1])(pixels)
+    vectors = _frozen_graph.from_saved_model(str(_locate(weights)), tuple(pixels.shape[1:3]))(pixels)
     return layers.Reshape([1, 1, vectors.shape[-1]], name="one_position")(vectors)
 
 

@@ -1,4 +1,4 @@
-"""Geometric transforms of boxes: they follow the pixels of flips, crops, resizing, letterboxing and rotation.
+"""Geometric transforms of boxes: they follow the pixels of flips, crops and rotation.
 
 All functions compute on NumPy arrays and on tensors; shapes and units: `trainer_module.boxes.arrays`. Coordinates are
 continuous: pixel i of a row covers [i, i + 1], and a box that covers the whole image is (0, 0, height, width).
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from trainer_module.boxes.arrays import Array, as_array, as_float, corners, divide, library
+from trainer_module.boxes.arrays import Array, as_array, corners, divide, library
 from trainer_module.boxes.overlap import area
 
 # The smallest visible share of a box that still shows its object, as for random crops in the TF Object Detection API.
@@ -32,18 +32,6 @@ class VisibleBoxes(NamedTuple):
 
     boxes: Array
     visible: Array
-
-
-class Placement(NamedTuple):
-    """Where an image is placed in another: target = scale * source + offset, for y and x.
-
-    Attributes:
-      scale: float [..., 2].
-      offset: float [..., 2], in units of the target.
-    """
-
-    scale: Array
-    offset: Array
 
 
 # === Clipping ===
@@ -190,54 +178,6 @@ def project(boxes: Array, transforms: Array) -> Array:
     xs = [(b1 * x - a1 * y) / determinant + 0.5 for y, x in sources]
     edges = [functools.reduce(limit, values) for limit in (lib.minimum, lib.maximum) for values in (ys, xs)]
     return lib.stack(edges, axis=-1)
-
-
-# === Resizing ===
-
-
-def letterbox(image_size: Array, target_size: Any) -> Placement:
-    """Computes where an image lies in a target of another aspect ratio: as large as possible, centred, undistorted.
-
-    The resized image has whole pixels, `placed_size`, so both scales may differ by the rounding; with it boxes follow
-    the pixels exactly.
-
-    Args:
-      image_size: int [..., 2], (height, width) of the image, pixels; an array or a tensor.
-      target_size: (height, width) of the target, pixels.
-
-    Returns:
-      Pixels of the image → pixels of the target; offsets are whole numbers, rounded down.
-    """
-    lib = library(image_size)
-    size = as_float(image_size)
-    target = as_array(target_size, size)
-    ratios = target / size
-    ratio = lib.minimum(ratios[..., :1], ratios[..., 1:])
-    content = lib.minimum(lib.maximum(lib.floor(size * ratio + 0.5), 1.0), target)
-    return Placement(content / size, lib.floor((target - content) / 2.0))
-
-
-def stretch(image_size: Array, target_size: Any) -> Placement:
-    """Computes the placement of an image that is resized to the target's height and width, as `letterbox` otherwise."""
-    size = as_float(image_size)
-    factors = as_array(target_size, size) / size
-    return Placement(factors, 0.0 * factors)
-
-
-def placed_size(placement: Placement, image_size: Array) -> Array:
-    """Computes the size of the resized image inside its target: int [..., 2] → float [..., 2], whole pixels."""
-    lib = library(placement.scale)
-    return lib.floor(placement.scale * as_array(image_size, placement.scale) + 0.5)
-
-
-def place(boxes: Array, placement: Placement) -> Array:
-    """Moves boxes with their image: float [..., M, 4], pixels of the image → pixels of the target."""
-    return shift(scale(boxes, placement.scale), placement.offset)
-
-
-def inverse(placement: Placement) -> Placement:
-    """Returns the placement from the target back to the image."""
-    return Placement(1.0 / placement.scale, -placement.offset / placement.scale)
 
 
 def _for_corners(values: Any, boxes: Array) -> Array:

@@ -23,13 +23,13 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
         name of a task in `trainer_module.tasks`.
 
     Returns:
-      image_pixels string [N], label [N] (see the task's `transform_label`), pixel_mean and pixel_variance
-      float32 [N, channels].
+      image_pixels string [N], label [N] (see the task's `transform_label`), height and width of the original image
+      int64 [N], pixel_mean and pixel_variance float32 [N, channels].
     """
     options = TransformOptions.model_validate_json(custom_config["transform"])
     channels = (features.LUMA,) if options.channels == 1 else features.COLORS
     pixels = preprocessing.decode_and_resize(
-        tf.reshape(inputs[features.IMAGE_ENCODED], [-1]), options.image_size, options.channels
+        tf.reshape(inputs[features.IMAGE_ENCODED], [-1]), options.geometry, options.channels
     )
     batch_size = tf.shape(pixels)[0]
 
@@ -47,6 +47,8 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
     return {
         features.IMAGE_PIXELS: preprocessing.pack(pixels),
         features.LABEL: tasks.get(custom_config["task"]).transform_label(inputs, custom_config["classes"], options),
+        features.IMAGE_HEIGHT: tf.reshape(inputs[features.IMAGE_HEIGHT], [-1]),
+        features.IMAGE_WIDTH: tf.reshape(inputs[features.IMAGE_WIDTH], [-1]),
         features.PIXEL_MEAN: repeat_per_example(mean),
         features.PIXEL_VARIANCE: repeat_per_example(variance),
     }

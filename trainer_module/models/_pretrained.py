@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field
 
 from trainer_module import backbones, features
+from trainer_module.model_input import Size
 from trainer_module.section import ModelOptions
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class BackboneOptions(ModelOptions):
         trainable = backbones.get(self.backbone).trainable
         return self.model_copy(update={"weights": backbones.RANDOM}) if trainable else self
 
-    def check_weights(self, image_size: int) -> None:
+    def check_weights(self, image_size: Size) -> None:
         """Checks that the weights of the backbone are available."""
         backbones.get(self.backbone).check_weights(image_size=image_size, weights=self.weights)
 

@@ -40,7 +40,7 @@ class ModelSpec:
 
     Attributes:
       options: The keys of `[model]`.
-      build: (options, image tensor [N, image_size, image_size, channels]) → feature maps. The tensor is normalised, or
+      build: (options, image tensor [N, *image_size, channels]) → feature maps. The tensor is normalised, or
         pixels with range [0, 255] if `options.has_backbone()`. A backbone is a nested model, the layer
         `features.BACKBONE_LAYER`.
     """

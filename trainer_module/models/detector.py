@@ -57,7 +57,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
     Args:
       options: Backbone, strides, channels.
-      x: float32 [N, image_size, image_size, 3], range [0, 255]: the backbone normalises.
+      x: float32 [N, *image_size, 3], range [0, 255]: the backbone normalises.
 
     Returns:
       The backbone's last map (layer `features`) and the pyramid.
@@ -73,7 +73,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     from keras import layers
 
     record = backbones.get(options.backbone)
-    whole = record.build(image_size=x.shape[1], weights=options.weights)
+    whole = record.build(image_size=tuple(x.shape[1:3]), weights=options.weights)
     finer = [
         skip
         for stride, skip in zip(record.skip_strides, record.skips(whole), strict=True)

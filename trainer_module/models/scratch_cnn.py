@@ -88,7 +88,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
     Args:
       options: Filters, kinds of layers and dropout rates.
-      x: float32 [N, image_size, image_size, channels], normalised.
+      x: float32 [N, *image_size, channels], normalised.
 
     Returns:
       The last map, output of the layer `features`.

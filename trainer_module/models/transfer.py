@@ -41,7 +41,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
     Args:
       options: Backbone and weights.
-      x: float32 [N, image_size, image_size, 3], range [0, 255]: the backbone normalizes them.
+      x: float32 [N, *image_size, 3], range [0, 255]: the backbone normalizes them.
 
     Returns:
       The backbone's map. The layers `backbone` and `features` (see `trainer_module.features`) are part of the graph.
@@ -54,7 +54,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     """
     from keras import layers
 
-    backbone = backbones.get(options.backbone).build(image_size=x.shape[1], weights=options.weights)
+    backbone = backbones.get(options.backbone).build(image_size=tuple(x.shape[1:3]), weights=options.weights)
     if options.begins_frozen():
         backbone.trainable = False
     else:

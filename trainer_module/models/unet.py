@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.model_input import Size
 from trainer_module.models import FeatureMaps, ModelSpec
 from trainer_module.models._pretrained import learn_statistics_soon, train_last
 from trainer_module.section import ModelOptions, Rate
@@ -58,7 +59,7 @@ class Options(ModelOptions):
         """Whether the encoder is a pre-trained backbone, which takes pixels and normalizes them itself."""
         return bool(self.encoder)
 
-    def check_weights(self, image_size: int) -> None:
+    def check_weights(self, image_size: Size) -> None:
         """Checks that the weights of the encoder are available."""
         if self.encoder:
             with _names_of_keys():
@@ -148,7 +149,7 @@ def _backbone(options: Options, x: keras.KerasTensor) -> tuple[keras.KerasTensor
 
     backbone = backbones.get(options.encoder)
     with _names_of_keys():
-        whole = backbone.build(image_size=x.shape[1], weights=options.encoder_weights)
+        whole = backbone.build(image_size=tuple(x.shape[1:3]), weights=options.encoder_weights)
     base = keras.Model(whole.input, [*backbone.skips(whole), whole.output], name=features.BACKBONE_LAYER)
     if options.can_unfreeze():
         train_last(base, 0 if options.begins_frozen() else len(base.layers))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from trainer_module import features, grad_cam, overlays, preprocessing, tasks
+from trainer_module import features, geometry, grad_cam, overlays, preprocessing, tasks
 from trainer_module.options import TrainerOptions
+from trainer_module.preprocessing import Images
 from trainer_module.tasks._spec import Endpoint
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 Outputs = dict[str, tf.Tensor]
 
 
-def decode_pixels(image_bytes: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
-    """Decodes image files, string [N], to the model input: float32 [N, s, s, channels], range [0, 255]."""
+def read_images(image_bytes: tf.Tensor, options: TrainerOptions) -> Images:
+    """Decodes image files, string [N], to the model input: float32 [N, h, w, channels], range [0, 255], and sizes."""
     transform = options.transform
-    pixels = preprocessing.decode_and_resize(image_bytes, transform.image_size, transform.channels, options.bit_depth)
-    return tf.cast(pixels, tf.float32)
+    images = preprocessing.decode_images(image_bytes, transform.geometry, transform.channels, options.bit_depth)
+    return images._replace(pixels=tf.cast(images.pixels, tf.float32))
 
 
 def read_image_bytes(examples: tf.Tensor) -> tf.Tensor:
@@ -57,7 +58,7 @@ def common_endpoints(
     *,
     predict: Callable[[tf.Tensor], Outputs],
     embedding: keras.Model,
-    label: Callable[[Outputs], tf.Tensor] = lambda transformed: transformed[features.LABEL],
+    label: Callable[[Outputs, Outputs], tf.Tensor] = lambda raw, transformed: transformed[features.LABEL],
 ) -> dict[str, Endpoint]:
     """Builds the signatures that do not depend on the task's output.
 
@@ -68,16 +69,18 @@ def common_endpoints(
       raw_feature_spec: How to parse a raw example.
       predict: image_bytes string [N] → the outputs of `serving_default`.
       embedding: Model from pixels to vectors [N, D] or maps [N, h, w, D], whose mean over positions is taken.
-      label: Transformed features of a batch → the label, as the Evaluator reads it.
+      label: Raw and transformed features of a batch → the label, in coordinates of the original image, as the Evaluator
+        reads it.
 
     Returns:
-      By name, with N the batch size, s the image size and D the embedding's size:
+      By name, with N the batch size, (h, w) the size of the model input and D the embedding's size:
         serving_default: image_bytes string [N] → the outputs of `predict`.
         examples: examples string [N] (serialized raw examples) → the same.
         transform_features: examples string [N] → the transformed features without pixels, the label among them; and
           the height and the width of the original image.
-        explain: image_bytes string [N] → heatmap float32 [N, s, s], overlay_png_bytes string [N], class_id int64 [N],
-          label string [N], score float32 [N]; for the predicted class.
+        explain: image_bytes string [N] → heatmap float32 [N, h, w] over the whole original image, overlay_png_bytes
+          string [N] (of the size of the upright image), class_id int64 [N], label string [N], score float32 [N]; for
+          the predicted class.
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
     """
 
@@ -89,12 +92,10 @@ def common_endpoints(
         transformed = dict(tft_layer(raw))
         # `examples` decodes the image for the prediction; this signature should not decode it a second time.
         transformed.pop(features.IMAGE_PIXELS, None)
-        # Boxes are evaluated in pixels of the original image.
-        sizes = {key: raw[key] for key in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH) if key in raw}
-        return transformed | sizes | {features.LABEL: label(transformed)}
+        return transformed | {features.LABEL: label(raw, transformed)}
 
     def embed(image_bytes: tf.Tensor) -> Outputs:
-        vectors = embedding(decode_pixels(image_bytes, options), training=False)
+        vectors = embedding(read_images(image_bytes, options).pixels, training=False)
         if len(vectors.shape) == 4:
             vectors = tf.reduce_mean(tf.cast(vectors, tf.float32), axis=[1, 2])
         return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
@@ -113,19 +114,47 @@ def common_endpoints(
 def _explain(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], Outputs]:
     served = options.grad_cam
     explain = grad_cam.explainer(model, tasks.get(options.task.name).explanation, served.method, served.layer)
-    colors = overlays.color_table(served.colormap)
     names = tf.constant(options.classes)
 
     def compute(image_bytes: tf.Tensor) -> Outputs:
-        pixels = decode_pixels(image_bytes, options)
-        explained = explain(pixels)
-        blended = overlays.overlay(pixels, explained.heatmap, colors, served.alpha)
+        images = read_images(image_bytes, options)
+        explained = explain(images.pixels)
+        heatmaps = geometry.restore_heatmaps(explained.heatmap, images.sizes, options.transform.geometry)
         return {
-            "heatmap": explained.heatmap,
-            "overlay_png_bytes": overlays.encode_png(blended, overlays.FAST_COMPRESSION),
+            "heatmap": heatmaps,
+            "overlay_png_bytes": overlay_files(image_bytes, heatmaps[:, tf.newaxis], options)[:, 0],
             "class_id": explained.class_id,
             "label": tf.gather(names, explained.class_id),
             "score": explained.score,
         }
 
     return compute
+
+
+def overlay_files(image_bytes: tf.Tensor, heatmaps: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+    """Blends heat maps over their images, at the size of the upright images.
+
+    Args:
+      image_bytes: string [N], image files.
+      heatmaps: float32 [N, M, h, w] over the whole images, range [0, 1].
+      options: `grad_cam`, `transform.channels` and `bit_depth` are read.
+
+    Returns:
+      string [N, M], PNG files.
+    """
+    served = options.grad_cam
+    colors = overlays.color_table(served.colormap)
+
+    def overlay(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        encoded, maps = one
+        image = preprocessing.decode(encoded, options.transform.channels, options.bit_depth)
+
+        def encode(heatmap: tf.Tensor) -> tf.Tensor:
+            blended = overlays.blend(image, heatmap, colors, served.alpha)
+            return tf.io.encode_png(blended, compression=overlays.FAST_COMPRESSION)
+
+        return tf.map_fn(encode, maps, fn_output_signature=tf.TensorSpec([], tf.string), parallel_iterations=1)
+
+    spec = tf.TensorSpec([heatmaps.shape[1]], tf.string)
+    # Decoded a second time: images of different sizes are no tensor together.
+    return tf.map_fn(overlay, (image_bytes, heatmaps), fn_output_signature=spec, parallel_iterations=1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trainer_module import features
 from trainer_module.evaluation.spec import Evaluation
+from trainer_module.model_input import Size as Size
 from trainer_module.section import TaskOptions
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ class Export:
     Attributes:
       required: Signatures that every export must have.
       signatures: (model, options, tft_layer, raw_feature_spec) → name → endpoint.
-      compare: (response, prediction, options, tolerance) → whether a response of `serving_default` or `examples` equals
-        the result of `TaskSpec.predict`.
+      compare: (response, predictions, options, tolerance) → whether a response of `serving_default` or `examples`
+        equals the result of `TaskSpec.predict`.
       command: The CLI command for one prediction, without `tfx-vision`: "predict IMAGE".
     """
 
@@ -120,8 +121,6 @@ class Export:
 
 
 # === Explanation ===
-
-Size = tuple[int, int]  # height and width, pixels
 
 
 class Target(NamedTuple):
@@ -297,7 +296,8 @@ class TaskSpec:
         with these classes; only the first one if a label has one class. Conformance tests label their images with it.
       transform_label: (raw features, classes, transform options) → the label in the transform graph. A label with an
         unknown class must not train: it has no effect on the loss, or the loss raises an error.
-      read_label: (transformed features, transform options) → a batch of labels for training.
+      read_label: (transformed features, transform options) → a batch of labels for training, in coordinates of the
+        model input.
       geometry_moves_labels: Whether geometric augmentation changes labels too; it then runs in tf.data.
       unsupported_augmentation: Keys of `[augmentation]` that the label does not support.
       augment: options → (seed int [2], images, labels, *sample weights) → the same, augmented.
@@ -313,7 +313,9 @@ class TaskSpec:
       evaluation: How it is evaluated.
       export: How it is served.
       explanation: How a prediction is explained.
-      decode: (outputs of the head, options) → the predictions of the batch, in the coordinates of the model input.
+      decode: (outputs of the head, options, sizes of the images int [N, 2] or None) → the predictions of the batch; in
+        coordinates of the original images, or without sizes of the model input. Predictions whose shape is that of the
+        image, such as masks, require images of one size.
       drawing: How labels and predictions are shown.
     """
 
@@ -342,13 +344,19 @@ class TaskSpec:
     evaluation: Evaluation
     export: Export
     explanation: Explanation
-    decode: Callable[[tf.Tensor, TrainerOptions], tf.Tensor]
+    decode: Callable[..., tf.Tensor]
     drawing: Drawing
 
     @property
     def takes_label_sets(self) -> bool:
         """Whether an image may have any number of classes."""
         return features.CLASS_TEXT in self.label_features and features.CLASS_TEXT not in self.single_valued_features
+
+    @staticmethod
+    def image_size(feature: Mapping[str, tf.train.Feature]) -> Size:
+        """Reads height and width of the original image of a parsed raw example, pixels."""
+        height, width = (feature[key].int64_list.value[0] for key in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH))
+        return height, width
 
     def raw_label(self, feature: Mapping[str, tf.train.Feature]) -> dict[str, list[Any]]:
         """Reads `label_features` of a parsed raw example: feature name → values."""
@@ -358,16 +366,19 @@ class TaskSpec:
             values[key] = list(getattr(feature[key], kind).value) if kind else []
         return values
 
-    def labels(self, raw_labels: Sequence[Mapping[str, Sequence[Any]]], options: TrainerOptions) -> tf.Tensor:
+    def labels(
+        self, raw_labels: Sequence[Mapping[str, Sequence[Any]]], image_sizes: Sequence[Size], options: TrainerOptions
+    ) -> tf.Tensor:
         """Reads labels as `read_label` does, without a transform graph.
 
         Args:
           raw_labels: `label_features` of every example: feature name → values.
+          image_sizes: Height and width of every original image, pixels.
           options: `classes` and `transform` are read.
         """
         import tensorflow as tf
 
-        raw_features = {}
+        raw_features: dict[str, Any] = {}
         for key, dtype in self.label_features.items():
             values = [list(label[key]) for label in raw_labels]
             if key in self.single_valued_features:
@@ -375,14 +386,26 @@ class TaskSpec:
             else:
                 raw_features[key] = tf.ragged.constant(values, dtype, ragged_rank=1).to_sparse()
         label = self.transform_label(raw_features, options.classes, options.transform)
-        return self.read_label({features.LABEL: label}, options.transform)
+        heights, widths = tf.unstack(tf.reshape(tf.constant(list(image_sizes), tf.int64), [-1, 2]), axis=1)
+        transformed = {features.LABEL: label, features.IMAGE_HEIGHT: heights, features.IMAGE_WIDTH: widths}
+        return self.read_label(transformed, options.transform)
 
-    def predict(self, model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> Any:
-        """Computes the Keras model's predictions for image files, as `decode` returns them, in NumPy arrays."""
+    def predict(self, model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> list[Any]:
+        """Computes the Keras model's predictions for image files, one by one.
+
+        Returns:
+          For every image what `decode` returns in its coordinates, as NumPy array without batch dimension.
+        """
         import tensorflow as tf
 
-        from trainer_module.tasks._signatures import decode_pixels
+        from trainer_module.tasks._signatures import read_images
 
-        pixels = decode_pixels(tf.constant(list(image_bytes)), options)
-        predictions = self.decode(model(pixels, training=False), options)
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), predictions)
+        images = read_images(tf.constant(list(image_bytes)), options)
+        outputs = model(images.pixels, training=False)
+
+        def predict_one(index: int) -> Any:
+            one = tf.nest.map_structure(lambda tensor: tensor[index : index + 1], outputs)
+            predictions = self.decode(one, options, images.sizes[index : index + 1])
+            return tf.nest.map_structure(lambda tensor: tensor.numpy()[0], predictions)
+
+        return [predict_one(index) for index in range(len(image_bytes))]

@@ -147,7 +147,7 @@ def _signatures(
     names = tf.constant(options.classes)
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(_signatures.decode_pixels(image_bytes, options), training=False)
+        logits = model(_signatures.read_images(image_bytes, options).pixels, training=False)
         probabilities = _decode(logits)
         class_id = tf.argmax(probabilities, axis=-1)
         return {
@@ -165,12 +165,12 @@ def _signatures(
 
 
 def _compare(
-    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray], expected: Sequence[np.ndarray], options: TrainerOptions, tolerance: float
 ) -> Agreement:
     """Compares probabilities; the tolerance is their largest allowed difference."""
     import numpy as np
 
-    difference = float(np.max(np.abs(response["probabilities"] - expected)))
+    difference = float(np.max(np.abs(response["probabilities"] - np.stack(expected))))
     if not difference <= tolerance:  # NaN is a failure too
         detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
         return Agreement(False, detail, difference if math.isfinite(difference) else None)
@@ -277,6 +277,6 @@ TASK = TaskSpec(
         outcomes=_outcomes,
         incorrect_caption="{label} predicted as {predicted}",
     ),
-    decode=lambda logits, options: _decode(logits),
+    decode=lambda logits, options, image_sizes=None: _decode(logits),
     drawing=Drawing(draw=plain_image, caption=_caption, legend=lambda classes, ignore_id, labels: []),
 )

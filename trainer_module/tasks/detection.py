@@ -144,10 +144,17 @@ def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], op
 
 
 def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
-    """Reads the objects of a batch, float32 [n, max_objects, 6]."""
+    """Reads the objects of a batch, float32 [n, max_objects, 6], relative to the model input.
+
+    Objects that `crop` removes are not learned, but the evaluation counts them: it reads the label itself.
+    """
     import tensorflow as tf
 
-    return tf.reshape(transformed[features.LABEL], [-1, options.max_objects, box_labels.NUM_COLUMNS])
+    from trainer_module import geometry
+
+    labels = tf.reshape(transformed[features.LABEL], [-1, options.max_objects, box_labels.NUM_COLUMNS])
+    sizes = tf.stack([transformed[key] for key in (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)], axis=-1)
+    return geometry.labels_in_input(labels, sizes, options.geometry)
 
 
 # === Network ===
@@ -181,13 +188,13 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
 
     own = Options.from_options(options)
     image_size, strides = options.transform.image_size, options.model.pyramid_strides()
-    expected = grids.level_sizes((image_size, image_size), strides)
+    expected = grids.level_sizes(image_size, strides)
     sizes = [tuple(level.shape[1:3]) for level in maps.levels]
     if sizes != expected:
         raise ValueError(
             f"The feature maps of the model `{options.model.name}` have the sizes {sizes}; its strides {strides} and "
-            f"transform.image_size = {image_size} require {expected}. Set transform.image_size to a multiple of "
-            f"{max(strides)}."
+            f"transform.image_size = {list(image_size)} require {expected}. Set both sides of transform.image_size to "
+            f"multiples of {max(strides)}."
         )
     channels = maps.levels[0].shape[-1]
     towers = {}
@@ -248,23 +255,28 @@ def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
 # === Predictions ===
 
 
-def _decode(outputs: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+def _decode(outputs: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor | None = None) -> tf.Tensor:
     """Selects the detections of N images, at most M = `max_detections` of each, the best first.
 
     Args:
       outputs: float32 [N, L, C + 4], those of the head.
-      options: `task` is read.
+      options: `task` and `transform` are read.
+      image_sizes: int [N, 2], (height, width) of the original images, to which coordinates then refer; None for
+        coordinates of the model input.
 
     Returns:
       float32 [N, M, 7]: the columns of `box_labels`, and the score, range (0, 1]; padded at the end.
     """
     import tensorflow as tf
 
+    from trainer_module import geometry
     from trainer_module.boxes.suppression import suppress
 
-    own = Options.from_options(options)
+    own, boxes = Options.from_options(options), outputs[..., -4:]
+    if image_sizes is not None:
+        boxes = geometry.boxes_in_image(boxes, image_sizes, options.transform.geometry)
     detections = suppress(
-        tf.clip_by_value(outputs[..., -4:], 0.0, 1.0),
+        tf.clip_by_value(boxes, 0.0, 1.0),
         tf.sigmoid(outputs[..., :-4]),
         own.score_threshold,
         own.iou_threshold,
@@ -311,8 +323,8 @@ def _signatures(
     served_threshold = Options.from_options(options).served_threshold
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(_signatures.decode_pixels(image_bytes, options), training=False)
-        detections = _decode(outputs, options)
+        images = _signatures.read_images(image_bytes, options)
+        detections = _decode(model(images.pixels, training=False), options, images.sizes)
         class_ids = detections[..., 4]
         exists = class_ids >= 0.0
         known_ids = tf.cast(tf.maximum(class_ids, 0.0), tf.int32)
@@ -332,7 +344,7 @@ def _signatures(
 
 
 def _compare(
-    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray], expected: Sequence[np.ndarray], options: TrainerOptions, tolerance: float
 ) -> Agreement:
     """Compares detections; the tolerance is the largest allowed difference of a score or a coordinate.
 

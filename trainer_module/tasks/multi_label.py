@@ -209,7 +209,7 @@ def _calibrate(model: keras.Model, validation_data: tf.data.Dataset, options: Tr
 # === Predictions ===
 
 
-def _decode(logits: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+def _decode(logits: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor | None = None) -> tf.Tensor:
     """Computes predictions, float32 [N, C, 2]: the probability of every class, and 1 if it is predicted."""
     import tensorflow as tf
 
@@ -237,7 +237,7 @@ def _signatures(
         transform_features: the label is float32 [N, C].
         explain: for the most probable class.
         explain_labels: image_bytes string [N] → the same for every predicted class, the most probable M =
-          `task.explained_labels` of them first: heatmaps float32 [N, M, s, s], overlay_png_bytes string [N, M],
+          `task.explained_labels` of them first: heatmaps float32 [N, M, h, w], overlay_png_bytes string [N, M],
           class_ids int64 [N, M], labels string [N, M], scores float32 [N, M]; padded with zeros, "" and -1.
     """
     import keras
@@ -248,7 +248,7 @@ def _signatures(
     names, thresholds = tf.constant(options.classes), tf.constant(_thresholds(options))
 
     def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(_signatures.decode_pixels(image_bytes, options), training=False)
+        logits = model(_signatures.read_images(image_bytes, options).pixels, training=False)
         probabilities, decisions = tf.unstack(_decode(logits, options), axis=-1)
         predicted = decisions > 0.0
         joined = tf.strings.reduce_join(tf.where(predicted, names + SEPARATOR, ""), axis=-1)
@@ -274,27 +274,25 @@ def _explain_labels(model: keras.Model, options: TrainerOptions) -> Callable[[tf
     """Explains every predicted class: the network runs once for the predictions, and once for each explained class."""
     import tensorflow as tf
 
-    from trainer_module import grad_cam, overlays
+    from trainer_module import geometry, grad_cam
     from trainer_module.tasks import _signatures
 
     served = options.grad_cam
     explain = grad_cam.explainer(model, TASK.explanation, served.method, served.layer)
-    colors, names = overlays.color_table(served.colormap), tf.constant(options.classes)
+    names = tf.constant(options.classes)
     most = min(len(options.classes), Options.from_options(options).explained_labels)
 
     def compute(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels = _signatures.decode_pixels(image_bytes, options)
+        pixels, sizes = _signatures.read_images(image_bytes, options)
         probabilities, decisions = tf.unstack(_decode(model(pixels, training=False), options), axis=-1)
         scores, ids = tf.math.top_k(tf.where(decisions > 0.0, probabilities, -1.0), most)
         exists = scores >= 0.0
-        repeated = tf.repeat(pixels, most, axis=0)
-        heatmaps = explain(repeated, tf.reshape(ids, [-1])).heatmap
-        blended = overlays.overlay(repeated, heatmaps, colors, served.alpha)
-        encoded = tf.reshape(overlays.encode_png(blended, overlays.FAST_COMPRESSION), [-1, most])
-        shape = tf.concat([[-1, most], tf.shape(heatmaps)[1:]], axis=0)
+        heatmaps = explain(tf.repeat(pixels, most, axis=0), tf.reshape(ids, [-1])).heatmap
+        heatmaps = geometry.restore_heatmaps(heatmaps, tf.repeat(sizes, most, axis=0), options.transform.geometry)
+        heatmaps = tf.reshape(heatmaps, [-1, most, *options.transform.image_size])
         return {
-            "heatmaps": tf.where(exists[..., tf.newaxis, tf.newaxis], tf.reshape(heatmaps, shape), 0.0),
-            "overlay_png_bytes": tf.where(exists, encoded, ""),
+            "heatmaps": tf.where(exists[..., tf.newaxis, tf.newaxis], heatmaps, 0.0),
+            "overlay_png_bytes": tf.where(exists, _signatures.overlay_files(image_bytes, heatmaps, options), ""),
             "class_ids": tf.where(exists, tf.cast(ids, tf.int64), -1),
             "labels": tf.where(exists, tf.gather(names, ids), ""),
             "scores": tf.where(exists, scores, 0.0),
@@ -304,7 +302,7 @@ def _explain_labels(model: keras.Model, options: TrainerOptions) -> Callable[[tf
 
 
 def _compare(
-    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray], expected: Sequence[np.ndarray], options: TrainerOptions, tolerance: float
 ) -> Agreement:
     """Compares probabilities; the tolerance is their largest allowed difference.
 
@@ -313,15 +311,16 @@ def _compare(
     import numpy as np
 
     probabilities, predicted = response["probabilities"], response["predicted"].astype(bool)
-    difference = float(np.max(np.abs(probabilities - expected[..., 0])))
+    reference = np.stack(expected)[..., 0]
+    difference = float(np.max(np.abs(probabilities - reference)))
     if not difference <= tolerance:  # NaN is a failure too
         detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
         return Agreement(False, detail, difference if math.isfinite(difference) else None)
     thresholds = _thresholds(options)
     if np.max(np.abs(response["thresholds"] - thresholds)) > 1e-6:
         return Agreement(False, "the thresholds are not those of the options")
-    decided = np.abs(expected[..., 0] - thresholds) > tolerance
-    if (predicted != (expected[..., 1] > 0.0))[decided].any():
+    decided = np.abs(reference - thresholds) > tolerance
+    if (predicted != (np.stack(expected)[..., 1] > 0.0))[decided].any():
         return Agreement(False, "the predicted classes do not follow from the probabilities and the thresholds")
     joined = [SEPARATOR.join(np.array(options.classes)[row]) for row in predicted]
     if [label.decode() for label in response["labels"]] != joined:

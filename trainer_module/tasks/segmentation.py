@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from trainer_module import features, mask_drawing
+from trainer_module import features, mask_drawing, mask_labels
 from trainer_module.evaluation import pixels
 from trainer_module.section import TaskOptions
 from trainer_module.tasks._spec import (
@@ -73,17 +73,26 @@ def _example_label(class_ids: Sequence[int], classes: Sequence[str], image_size:
 
 
 def _transform_label(inputs: Mapping[str, tf.Tensor], classes: Sequence[str], options: TransformOptions) -> tf.Tensor:
-    """Resizes the mask of a raw example: uint8 ids [image_size, image_size] in one string, string [N]."""
+    """Resizes the mask of a raw example: uint8 ids [*image_size] in one string, string [N]; see `mask_labels`.
+
+    Raises:
+      ValueError: If there is no id for padding.
+    """
     import tensorflow as tf
 
     from trainer_module import preprocessing
 
+    if options.resize == "pad" and len(classes) > mask_labels.PADDING_ID:
+        raise ValueError(
+            f'transform.resize = "pad" supports at most {mask_labels.PADDING_ID} classes of masks, and there are '
+            f'{len(classes)}: set transform.resize = "crop" or "stretch"'
+        )
     encoded = tf.reshape(inputs[features.MASK_ENCODED], [-1])
-    return preprocessing.pack(preprocessing.decode_and_resize_masks(encoded, options.image_size))
+    return preprocessing.pack(preprocessing.decode_masks(encoded, options.geometry, mask_labels.PADDING_ID))
 
 
 def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) -> tf.Tensor:
-    """Reads the masks of a batch, uint8 [n, image_size, image_size]."""
+    """Reads the masks of a batch, uint8 [n, *image_size]."""
     from trainer_module import preprocessing
 
     return preprocessing.unpack(transformed[features.LABEL], options.image_size, channels=1)[..., 0]
@@ -101,17 +110,17 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
       options: `transform.image_size` is read.
 
     Returns:
-      Logits, float32 [N, image_size, image_size, num_classes].
+      Logits, float32 [N, *image_size, num_classes].
 
     Reference: Long et al. 2015, https://arxiv.org/abs/1411.4038, section 3 (class scores per position, upsampled).
     """
     from keras import layers
 
     size = options.transform.image_size
-    if maps.decoded.shape[1:3] == (size, size):
+    if tuple(maps.decoded.shape[1:3]) == size:
         return layers.Conv2D(num_classes, 1, dtype="float32", name=features.LOGITS_LAYER)(maps.decoded)
     x = layers.Conv2D(num_classes, 1, dtype="float32", name="class_scores")(maps.decoded)
-    return layers.Resizing(size, size, dtype="float32", name=features.LOGITS_LAYER)(x)
+    return layers.Resizing(*size, dtype="float32", name=features.LOGITS_LAYER)(x)
 
 
 # === Training ===
@@ -154,13 +163,19 @@ def masks_of(logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
 
 
-def _encode(masks: tf.Tensor) -> tf.Tensor:
-    """Encodes masks as PNG: uint8 [N, h, w] → string [N]."""
+def _decode(logits: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns masks, uint8 [N, h, w]: of the model input, or of images, which must then have the same size."""
     import tensorflow as tf
 
-    from trainer_module import overlays
+    from trainer_module.geometry import restore_mask
 
-    return overlays.encode_png(masks[..., tf.newaxis])
+    if image_sizes is None:
+        return masks_of(logits)
+    return tf.map_fn(
+        lambda one: restore_mask(one[0], one[1], options.transform.geometry),
+        (tf.cast(logits, tf.float32), image_sizes),
+        fn_output_signature=tf.TensorSpec([None, None], tf.uint8),
+    )
 
 
 def _signatures(
@@ -169,24 +184,37 @@ def _signatures(
     """Builds the signatures of the SavedModel.
 
     Returns:
-      Those of `_signatures.common_endpoints`, and with N the batch size, C the number of classes and s the image size:
-        serving_default: image_bytes string [N] → mask_png_bytes string [N] (PNG of class ids, uint8 [s, s]),
-          class_pixels int64 [N, C]. TFMA reads an output by its name only if there are two or more.
-        transform_features: the label is a PNG of class ids and `ignore_id`, uint8 [s, s].
+      Those of `_signatures.common_endpoints`, and with N the batch size and C the number of classes:
+        serving_default: image_bytes string [N] → mask_png_bytes string [N] (PNG of class ids, of the size of the
+          upright image), class_pixels int64 [N, C]. TFMA reads an output by its name only if there are two or more.
+        transform_features: the label is a PNG of class ids and `ignore_id`, of the same size.
         explain: for the class, except the first, that covers most of the mask.
         embed: the mean of the encoded map.
     """
     import keras
+    import tensorflow as tf
 
+    from trainer_module.geometry import restore_mask
     from trainer_module.pixel_metrics import count_pixels
     from trainer_module.tasks import _signatures
 
-    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        masks = masks_of(model(_signatures.decode_pixels(image_bytes, options), training=False))
-        return {"mask_png_bytes": _encode(masks), "class_pixels": count_pixels(masks, len(options.classes))}
+    num_classes = len(options.classes)
 
-    def label(transformed: dict[str, tf.Tensor]) -> tf.Tensor:
-        return _encode(_read_label(transformed, options.transform))
+    def encode(one: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        logits, size = one
+        mask = restore_mask(logits, size, options.transform.geometry)
+        return tf.io.encode_png(mask[..., tf.newaxis]), count_pixels(mask[tf.newaxis], num_classes)[0]
+
+    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = _signatures.read_images(image_bytes, options)
+        logits = tf.cast(model(images.pixels, training=False), tf.float32)
+        specs = tf.TensorSpec([], tf.string), tf.TensorSpec([num_classes], tf.int64)
+        # Images differ in size, so their masks are no tensor together.
+        pngs, counts = tf.map_fn(encode, (logits, images.sizes), fn_output_signature=specs)
+        return {"mask_png_bytes": pngs, "class_pixels": counts}
+
+    def label(raw: dict[str, tf.Tensor], transformed: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.reshape(raw[features.MASK_ENCODED], [-1])
 
     embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
     return _signatures.common_endpoints(
@@ -195,7 +223,10 @@ def _signatures(
 
 
 def _compare(
-    response: Mapping[str, np.ndarray], expected: np.ndarray, options: TrainerOptions, tolerance: float
+    response: Mapping[str, np.ndarray],
+    expected: Sequence[np.ndarray],
+    options: TrainerOptions,
+    tolerance: float,
 ) -> Agreement:
     """Compares masks.
 
@@ -207,14 +238,17 @@ def _compare(
 
     from trainer_module.pixel_metrics import count_pixels
 
-    masks = np.stack([tf.io.decode_png(encoded).numpy()[..., 0] for encoded in response["mask_png_bytes"]])
-    if masks.shape != expected.shape:
-        return Agreement(False, f"masks of shape {masks.shape}, expected {expected.shape}")
-    differing = float(np.mean(masks != expected))
+    masks = [tf.io.decode_png(encoded).numpy()[..., 0] for encoded in response["mask_png_bytes"]]
+    for mask, own in zip(masks, expected, strict=True):
+        if mask.shape != own.shape:
+            return Agreement(False, f"a mask of shape {mask.shape}, expected {own.shape}")
+    num_pixels = sum(mask.size for mask in masks)
+    differing = sum(int((mask != own).sum()) for mask, own in zip(masks, expected, strict=True)) / num_pixels
     if differing > tolerance:
         return Agreement(False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}", differing)
-    if not np.array_equal(response["class_pixels"], count_pixels(tf.constant(masks), len(options.classes))):
-        return Agreement(False, "class_pixels do not belong to the masks")
+    for mask, counts in zip(masks, response["class_pixels"], strict=True):
+        if not np.array_equal(counts, count_pixels(tf.constant(mask[np.newaxis]), len(options.classes))[0]):
+            return Agreement(False, "class_pixels do not belong to the masks")
     return Agreement(True, f"{differing:.2g} of the pixels differ", differing)
 
 
@@ -297,7 +331,7 @@ def _outcomes(
     ids, explained = class_ids.numpy(), regions.numpy()
     sizes = explained.sum(axis=(1, 2))
     margins = np.where(explained, best[..., 0] - best[..., 1], 0.0).sum(axis=(1, 2)) / np.maximum(sizes, 1)
-    counted = masks != (-1 if options.ignore_id is None else options.ignore_id)
+    counted = mask_labels.counted(masks, options.ignore_id, len(options.classes))
     predicted, true = _pixels_of(masks_of(logits).numpy(), ids) & counted, _pixels_of(masks, ids)
     iou = (predicted & true).sum(axis=(1, 2)) / np.maximum((predicted | true).sum(axis=(1, 2)), 1)
     return PredictionOutcomes(
@@ -352,7 +386,7 @@ TASK = TaskSpec(
         method_prefix="Seg-",
         pixels_at_once=2**20,
     ),
-    decode=lambda logits, options: masks_of(logits),
+    decode=_decode,
     drawing=Drawing(
         draw=mask_drawing.draw,
         caption=lambda mask, classes: [],
