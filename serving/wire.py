@@ -32,6 +32,9 @@ PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 
+# Of the local server and the gateway; `label` is JSON.
+FEEDBACK_METHOD = "/tfx_vision.FeedbackService/Feedback"
+
 # TF Serving has no call that lists its models; GetModelStatus without a name and `GET /v1/models` are errors. The local
 # server adds this key to those errors (gRPC trailing metadata, HTTP header) and leaves their code and body unchanged.
 MODEL_NAMES_KEY = "model-names"
@@ -96,6 +99,12 @@ _MESSAGES: message_classes.Messages = {
     },
     "SignatureDefEntry": {"key": (1, _FIELD.TYPE_STRING), "value": (2, "SignatureDef")},
     "SignatureDefMap": {"*signature_def": (1, "SignatureDefEntry")},
+    "FeedbackRequest": {
+        "model_spec": (1, "ModelSpec"),
+        "request_id": (2, _FIELD.TYPE_STRING),
+        "label": (3, _FIELD.TYPE_STRING),
+    },
+    "FeedbackResponse": {},
 }
 
 _CLASSES = message_classes.build("tfx_vision.wire", _MESSAGES)
@@ -107,6 +116,8 @@ GetModelStatusRequest = _CLASSES["GetModelStatusRequest"]
 GetModelStatusResponse = _CLASSES["GetModelStatusResponse"]
 GetModelMetadataRequest = _CLASSES["GetModelMetadataRequest"]
 GetModelMetadataResponse = _CLASSES["GetModelMetadataResponse"]
+FeedbackRequest = _CLASSES["FeedbackRequest"]
+FeedbackResponse = _CLASSES["FeedbackResponse"]
 SignatureDefMap = _CLASSES["SignatureDefMap"]
 
 # DataType → numpy type, TensorProto field of typed values.

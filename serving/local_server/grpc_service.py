@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 from google.protobuf import message
 
-from serving import wire
-from serving.local_server import inference, metadata, model_config, monitoring, tensors
+from serving import feedback_service, wire
+from serving.local_server import inference, metadata, model_config, monitoring, result_messages, tensors
 from serving.local_server.caller import TIMED_OUT, Caller
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.models import ModelSource
@@ -31,34 +31,40 @@ from serving.local_server.protos import (
     prediction_service_pb2_grpc,
     regression_pb2,
 )
+from serving.local_server.request_logging import LoggedCall, RequestLogs, num_bytes
 from serving.local_server.servable import Servable
-from trainer_module.features import SERVING_DEFAULT
+from serving.request_log.content import FILLERS
+from serving.request_log.request_ids import REQUEST_ID_KEY
 
 _MAX_MESSAGE = 1024
 # Longer deadlines count as none: gRPC represents "no deadline" as some 290 years.
 _NEVER_S = 10**8
 
 
-def add_services(server: grpc.Server, source: ModelSource, *, tensor_content: bool) -> tuple[str, ...]:
+def add_services(
+    server: grpc.Server, source: ModelSource, logs: RequestLogs, *, tensor_content: bool
+) -> tuple[str, ...]:
     """Registers the services.
 
     Args:
       server: Not started yet.
       source: The models.
+      logs: Their request logs.
       tensor_content: Whether Predict returns raw bytes instead of typed fields.
 
     Returns:
       The full names of the services.
     """
-    prediction = _PredictionService(source, tensor_content)
+    prediction = _PredictionService(source, logs, tensor_content)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
+    server.add_generic_rpc_handlers((feedback_service.handler(logs.feedback, _response),))
     return "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
 
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, source: ModelSource, tensor_content: bool) -> None:
-        self._source, self._tensor_content = source, tensor_content
+    def __init__(self, source: ModelSource, logs: RequestLogs, tensor_content: bool) -> None:
+        self._source, self._logs, self._tensor_content = source, logs, tensor_content
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
@@ -66,11 +72,12 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Runs a signature."""
         response = predict_pb2.PredictResponse()
 
-        def fill(servable: Servable, signature: str) -> None:
+        def fill(servable: Servable, signature: str) -> Callable[[], int]:
             inputs = {alias: tensors.to_numpy(tensor, alias) for alias, tensor in request.inputs.items()}
             outputs = inference.predict(servable, signature, inputs, list(request.output_filter), _caller(context))
             for alias, value in outputs.items():
                 tensors.to_proto(value, response.outputs[alias], as_content=self._tensor_content)
+            return lambda: num_bytes((*inputs.values(), *outputs.values()))
 
         return self._run_signature(context, "Predict", request, response, fill)
 
@@ -80,8 +87,11 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Computes labels and scores of examples."""
         response = classification_pb2.ClassificationResponse()
 
-        def fill(servable: Servable, signature: str) -> None:
-            _fill_classes(response.result, inference.classify(servable, signature, request.input, _caller(context)))
+        def fill(servable: Servable, signature: str) -> Callable[[], int]:
+            result_messages.fill_classes(
+                response.result, inference.classify(servable, signature, request.input, _caller(context))
+            )
+            return lambda: int(request.ByteSize())
 
         return self._run_signature(context, "Classify", request, response, fill)
 
@@ -91,8 +101,11 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Computes a number for every example."""
         response = regression_pb2.RegressionResponse()
 
-        def fill(servable: Servable, signature: str) -> None:
-            _fill_regressions(response.result, inference.regress(servable, signature, request.input, _caller(context)))
+        def fill(servable: Servable, signature: str) -> Callable[[], int]:
+            result_messages.fill_regressions(
+                response.result, inference.regress(servable, signature, request.input, _caller(context))
+            )
+            return lambda: int(request.ByteSize())
 
         return self._run_signature(context, "Regress", request, response, fill)
 
@@ -104,16 +117,19 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
         def respond() -> inference_pb2.MultiInferenceResponse:
             spec = _spec(request.tasks[0]) if request.tasks else model_pb2.ModelSpec()
+            call = self._logged_call(context, spec.name)
             with self._source.use(*_selection(spec)) as servable:
                 results = inference.multi_inference(servable, request, _caller(context))
             response = inference_pb2.MultiInferenceResponse()
             for task, result in zip(request.tasks, results, strict=True):
                 added = response.results.add()
-                _fill(added.model_spec, servable.name, servable.version, task.model_spec.signature_name)
+                added.model_spec.CopyFrom(result_messages.model_spec(servable, task.model_spec.signature_name))
                 if task.method_name == inference.CLASSIFY_METHOD:
-                    _fill_classes(added.classification_result, result)
+                    result_messages.fill_classes(added.classification_result, result)
                 else:
-                    _fill_regressions(added.regression_result, result)
+                    result_messages.fill_regressions(added.regression_result, result)
+            if call:
+                call.done(request.ByteSize, FILLERS["MultiInference"](request, response))
             return response
 
         return self._counted(context, "MultiInference", name, respond)
@@ -137,18 +153,28 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         api: str,
         request: Any,
         response: Any,
-        fill: Callable[[Servable, str], None],
+        fill: Callable[[Servable, str], Callable[[], int]],
     ) -> Any:
-        """Fills the response to a request for one signature of one model."""
+        """Fills the response to a request for one signature of one model; `fill` returns what measures it."""
 
         def respond() -> Any:
             spec = _spec(request)
+            call = self._logged_call(context, spec.name)
             with self._source.use(*_selection(spec)) as servable:
-                fill(servable, spec.signature_name)
-            _fill(response.model_spec, servable.name, servable.version, spec.signature_name)
+                size = fill(servable, spec.signature_name)
+            response.model_spec.CopyFrom(result_messages.model_spec(servable, spec.signature_name))
+            if call:
+                call.done(size, FILLERS[api](request, response))
             return response
 
         return self._counted(context, api, request.model_spec.name, respond)
+
+    def _logged_call(self, context: grpc.ServicerContext, model: str) -> LoggedCall | None:
+        """Returns the call of a model with a request log; its id is trailing metadata of the response."""
+        call = self._logs.begin(model, dict(context.invocation_metadata()).get(REQUEST_ID_KEY))
+        if call:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        return call
 
     def _counted(self, context: grpc.ServicerContext, api: str, name: str, compute: Callable[[], Any]) -> Any:
         """Computes a response and counts the request."""
@@ -259,19 +285,3 @@ def _caller(context: grpc.ServicerContext) -> Caller:
     if not context.add_callback(caller.cancel):  # the call is over already
         caller.cancel()
     return caller
-
-
-def _fill(spec: model_pb2.ModelSpec, name: str, version: int, signature: str) -> None:
-    spec.name, spec.version.value, spec.signature_name = name, version, signature or SERVING_DEFAULT
-
-
-def _fill_classes(result: classification_pb2.ClassificationResult, classes: Any) -> None:
-    for row in classes:
-        classification = result.classifications.add()
-        for label, score in row:
-            classification.classes.add(label=label, score=score)
-
-
-def _fill_regressions(result: regression_pb2.RegressionResult, values: Any) -> None:
-    for value in values:
-        result.regressions.add(value=value)

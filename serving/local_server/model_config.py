@@ -20,6 +20,7 @@ from trainer_module.locations import is_remote
 
 _PLATFORM = "tensorflow"
 _TENSORFLOW_TYPE = 1  # the deprecated ModelType
+_COLLECTOR_TYPES = ("", "tfrecord")
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,27 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
+class LoggingConfig:
+    """The request log of a model.
+
+    Attributes:
+      prefix: Folder, and beginning of the names of the files.
+      sampling_rate: The fraction of the requests that are logged, range [0, 1].
+    """
+
+    prefix: str
+    sampling_rate: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """One model: its name, the folder of its versions, which of them are served, and their labels."""
+    """One model: its name, the folder of its versions, which of them are served, their labels, and its request log."""
 
     name: str
     base_path: str
     policy: VersionPolicy = VersionPolicy()
     labels: Mapping[str, int] = field(default_factory=dict)
+    logging: LoggingConfig | None = None
 
 
 def read_text(path: Path, message: Any) -> Any:
@@ -83,10 +98,12 @@ def from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelC
             raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
         check_base_path(entry.name, entry.base_path)
         _check_platform(entry)
-        if entry.HasField("logging_config"):
-            raise invalid_argument("No request-logger-creator provided.")
         models[entry.name] = ModelConfig(
-            entry.name, entry.base_path, _policy(entry.model_version_policy), dict(entry.version_labels)
+            entry.name,
+            entry.base_path,
+            _policy(entry.model_version_policy),
+            dict(entry.version_labels),
+            _logging(entry.name, entry.logging_config) if entry.HasField("logging_config") else None,
         )
     return list(models.values())
 
@@ -95,6 +112,20 @@ def check_base_path(name: str, base_path: str) -> None:
     """Refuses a relative path."""
     if not base_path.startswith("/") and not is_remote(base_path):
         raise invalid_argument(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
+
+
+def _logging(name: str, config: Any) -> LoggingConfig:
+    """Checks a LoggingConfig; the error for a type is that of TF Serving's core/log_collector.cc."""
+    collector, rate = config.log_collector_config, config.sampling_config.sampling_rate
+    if collector.type not in _COLLECTOR_TYPES:
+        raise RequestError("NOT_FOUND", f"Cannot find LogCollector::Factory for type: {collector.type}")
+    if not collector.filename_prefix.startswith("/"):
+        raise invalid_argument(
+            f"Expected model {name} to have an absolute local path as filename_prefix; got {collector.filename_prefix}"
+        )
+    if not 0 <= rate <= 1:
+        raise invalid_argument(f"Expected model {name} to have a sampling_rate from 0 to 1; got {rate}")
+    return LoggingConfig(collector.filename_prefix, rate)
 
 
 def _check_platform(entry: Any) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from serving.local_server import loader, monitoring, warmup
 from serving.local_server.errors import RequestError, invalid_argument
-from serving.local_server.model_config import ModelConfig
+from serving.local_server.model_config import LoggingConfig, ModelConfig
 from serving.local_server.servable import LoadOptions, Servable, SessionRunner
 from serving.local_server.versions import AVAILABLE, END, LoadRetries, ServedModel, ServedVersion
 from trainer_module import locations, model_versions
@@ -75,6 +75,11 @@ class ModelSource:
     def names(self) -> list[str]:
         """Returns the names of the configured models."""
         return list(self._configs)
+
+    def logging(self, name: str) -> LoggingConfig | None:
+        """Returns the configuration of a model's request log; None without one."""
+        config = self._configs.get(name)
+        return config.logging if config else None
 
     def assign_labels(self) -> None:
         """Assigns the configuration's labels; call it once, when the first versions are loaded.

@@ -2,7 +2,8 @@
 
 prometheus-client counts, but cannot write the text: it appends `_total` to the names of counters, TF Serving does not.
 
-Source: TF Serving's util/prometheus_exporter.cc, servables/tensorflow/util.cc, batching/batching_session.cc.
+Source: TF Serving's util/prometheus_exporter.cc, servables/tensorflow/util.cc, batching/batching_session.cc,
+core/server_request_logger.cc.
 """
 
 from __future__ import annotations
@@ -94,6 +95,11 @@ BATCH_PADDING = _histogram(
     ("execution_batch_size",),
     _SIZES,
 )
+REQUEST_LOG_COUNT = _counter(
+    "serving:request_log_count", "The total number of requests logged from the model.", ("model_name", "status")
+)
+REQUEST_LOG_BYTES = _counter("serving:request_log_bytes", "The total size of the request log in bytes.", ())
+REQUEST_LOG_ERRORS = _counter("serving:request_log_errors", "The total number of errors of the request log.", ())
 WRAPPED_RUN_COUNT = _counter(
     "serving:batching_session:wrapped_run_count", "Total count of run calls on the wrapped session", ()
 )
@@ -102,6 +108,14 @@ WRAPPED_RUN_COUNT = _counter(
 def count(source: ModelNames, model_name: str, status: str) -> None:
     """Counts one request. All unknown model names share one label: clients could fill the memory with made-up names."""
     REQUEST_COUNT.labels(model_name if model_name in source.names() else "", status).inc()
+
+
+def count_log(kind: str, number: int) -> None:
+    """Counts bytes and errors of the request logs; see `request_log.background.Counts`."""
+    if kind == "bytes":
+        REQUEST_LOG_BYTES.inc(number)
+    elif kind == "errors":
+        REQUEST_LOG_ERRORS.inc(number)
 
 
 def page() -> str:

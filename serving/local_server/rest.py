@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import unquote
 
 from serving import wire
@@ -22,11 +23,17 @@ from serving.local_server.connections import Response
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.http1 import Request
 from serving.local_server.models import ModelSource
+from serving.local_server.request_logging import LoggedCall, RequestLogs, num_bytes
+from serving.local_server.result_messages import classify_log, model_spec, predict_log, regress_log
 from serving.local_server.server_options import ServerOptions
+from serving.request_log.request_ids import REQUEST_ID_KEY
 from trainer_module.features import SERVING_DEFAULT
 
 _POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
 _GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
+# TF Serving does not have this one.
+_FEEDBACK = re.compile(r"/v1/models/([^/:]+):feedback")
+_REQUEST_ID = REQUEST_ID_KEY.encode()
 _LARGEST_VERSION = 2**63 - 1
 _MAX_UNZIPPED = 100 * 2**20  # util/net_http/compression/gzip_zlib.h
 _NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
@@ -44,9 +51,9 @@ class _VersionTooLargeError(Exception):
 class RestApp:
     """Responds to the requests for all models; see `connections.App`."""
 
-    def __init__(self, source: ModelSource, options: ServerOptions) -> None:
-        """Takes models and options; starts the threads."""
-        self._source, self._options = source, options
+    def __init__(self, source: ModelSource, logs: RequestLogs, options: ServerOptions) -> None:
+        """Takes models, their request logs and options; starts the threads."""
+        self._source, self._logs, self._options = source, logs, options
         self._threads = options.rest_threads or options.threads
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rest")
         self._in_flight, self._lock = 0, threading.Lock()
@@ -98,8 +105,8 @@ class RestApp:
 
     def _compute(self, request: Request, caller: Caller, reply: Callable[[Response], None]) -> None:
         try:
-            status, body = self._handle(request, caller)
-            headers = []
+            headers: list[tuple[str, str]] = []
+            status, body = self._handle(request, caller, headers)
             if request.target.lower() == "/v1/models":  # an error, as TF Serving's, that lists the models
                 headers.append((wire.MODEL_NAMES_KEY, wire.encode_model_names(self._source.names())))
             reply(self._json(status, body, headers))
@@ -107,8 +114,8 @@ class RestApp:
             # A running call cannot be stopped before its deadline: its thread is busy until then.
             self._count(-1)
 
-    def _handle(self, request: Request, caller: Caller) -> tuple[int, bytes]:
-        """Computes the response in a thread; never raises."""
+    def _handle(self, request: Request, caller: Caller, headers: list[tuple[str, str]]) -> tuple[int, bytes]:
+        """Computes the response in a thread, and may add headers to it; never raises."""
         method, path, body = request.method, request.target, request.body
         started = time.perf_counter()
         name = verb = ""
@@ -120,7 +127,15 @@ class RestApp:
                     raise invalid_argument(f"Malformed request: {method} {path}")
                 if b"gzip" in request.headers.get(b"content-encoding", b""):
                     body = _unzip(body, min(_MAX_UNZIPPED, self._options.max_request_bytes))
-                response = self._infer(name, number, unquote(label) if label else None, verb, body, caller)
+                call = self._logs.begin(name, request.headers.get(_REQUEST_ID, b"").decode("latin-1") or None)
+                if call:
+                    headers.append((REQUEST_ID_KEY, call.request_id))
+                selection = (name, number, unquote(label) if label else None)
+                response = self._infer(selection, verb, body, caller, call)
+            elif method == "POST" and (match := _FEEDBACK.fullmatch(path)):
+                name = unquote(match[1])
+                self._logs.feedback(name, *_feedback(json_text.parse(body)))
+                response = b"{}"
             elif method == "GET" and (match := _GET.fullmatch(path)):
                 encoded, version, label, subresource = match.groups()
                 name, number = unquote(encoded or ""), _number(version)
@@ -150,10 +165,16 @@ class RestApp:
         return 200, response
 
     def _infer(
-        self, name: str, version: int | None, label: str | None, verb: str, body: bytes, caller: Caller
+        self,
+        selection: tuple[str, int | None, str | None],
+        verb: str,
+        body: bytes,
+        caller: Caller,
+        call: LoggedCall | None,
     ) -> bytes:
+        """Computes the response of a model, given by name, version and label."""
         if verb == "predict":
-            with self._source.use(name, version, label) as servable:
+            with self._source.use(*selection) as servable:
                 request = json_text.parse(body)
                 signature = json_tensor.signature_name(request) or SERVING_DEFAULT
                 if signature not in servable.signatures:
@@ -163,14 +184,25 @@ class RestApp:
                     raise invalid_argument(f"Failed to get input map for signature: {signature}")
                 inputs, format_ = json_tensor.to_tensors(request, definition.inputs)
                 outputs = inference.predict(servable, signature, inputs, (), caller)
-            return json_tensor.from_tensors(outputs, format_)
+            response = json_tensor.from_tensors(outputs, format_)
+            if call:
+                spec = model_spec(servable, signature)
+                call.done(lambda: num_bytes((*inputs.values(), *outputs.values())), predict_log(spec, inputs, outputs))
+            return response
         request = json_text.parse(body)
         signature = json_tensor.signature_name(request)
         examples = json_examples.to_input(request)
-        with self._source.use(name, version, label) as servable:
+        with self._source.use(*selection) as servable:
+            spec = model_spec(servable, signature)
             if verb == "classify":
-                return json_examples.from_classes(inference.classify(servable, signature, examples, caller))
-            return json_examples.from_regressions(inference.regress(servable, signature, examples, caller))
+                classes = inference.classify(servable, signature, examples, caller)
+                response, fill = json_examples.from_classes(classes), classify_log(spec, examples, classes)
+            else:
+                values = inference.regress(servable, signature, examples, caller)
+                response, fill = json_examples.from_regressions(values), regress_log(spec, examples, values)
+        if call:
+            call.done(lambda: len(body), fill)
+        return response
 
     def _status(self, name: str, version: int | None) -> bytes:
         entries = [
@@ -187,6 +219,13 @@ class RestApp:
 def _error(error: RequestError) -> tuple[int, bytes]:
     text = error.message.encode("utf-8", "replace").decode()
     return HTTP_STATUS[error.code], json_tensor.dumps({"error": text})
+
+
+def _feedback(request: dict[str, Any]) -> tuple[str, Any]:
+    """Returns request id and label."""
+    if not isinstance(request.get("request_id"), str) or "label" not in request:
+        raise invalid_argument("Feedback requires the keys 'request_id' (a string) and 'label'.")
+    return request["request_id"], request["label"]
 
 
 def _number(text: str | None) -> int | None:

@@ -20,6 +20,7 @@ from serving.local_server.model_config import ModelConfig
 from serving.local_server.models import ModelSource
 from serving.local_server.profiler import ProfilerService
 from serving.local_server.reflection import ReflectionService
+from serving.local_server.request_logging import RequestLogs
 from serving.local_server.rest import RestApp
 from serving.local_server.servable import SessionRunner
 from serving.local_server.server_options import ServerOptions
@@ -40,6 +41,7 @@ class LocalServer:
 
     Attributes:
       source: The models.
+      request_logs: Their request logs.
       grpc_port: The bound port; 0 without gRPC.
       rest_port: The bound port; 0 without REST.
     """
@@ -88,8 +90,9 @@ class LocalServer:
         )
         self._health: HealthService | None = None
         self._profiler: ProfilerService | None = None
+        self.request_logs = RequestLogs(self.source, options.request_log)
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
-        self._app = RestApp(self.source, options)
+        self._app = RestApp(self.source, self.request_logs, options)
         self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
         self._rest = ConnectionServer(self._app, Limits(options.max_request_bytes, request_s=options.rest_timeout_s))
@@ -154,6 +157,7 @@ class LocalServer:
         if self._socket:
             self._socket.close()
         self._app.close()
+        self.request_logs.close()  # before the batchers: they compute embeddings for it
         if self._profiler:
             self._profiler.stop()
         for batcher in self._batchers.values():
@@ -185,7 +189,9 @@ class LocalServer:
             futures.ThreadPoolExecutor(options.grpc_threads or options.threads, thread_name_prefix="grpc"),
             options=list(arguments.items()),
         )
-        services = list(grpc_service.add_services(server, self.source, tensor_content=options.tensor_content))
+        services = list(
+            grpc_service.add_services(server, self.source, self.request_logs, tensor_content=options.tensor_content)
+        )
         if options.health_service:
             from serving.local_server import health
 

@@ -10,6 +10,7 @@ from serving.local_server.batching import BatchingParameters
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import LoadOptions
 from serving.local_server.versions import LoadRetries
+from serving.request_log.options import LogOptions
 
 _CORES = os.cpu_count() or 1
 
@@ -52,6 +53,8 @@ class ServerOptions:
       tls: TLS of gRPC.
       max_running: How many calls run at once, without batching.
       max_waiting: How many more calls wait; further calls get UNAVAILABLE.
+      request_log: Log of the models whose configuration has no `logging_config`; its content, rotation and queue apply
+        to all logs.
       max_request_bytes: Limit of a request on both protocols, after decompression.
     """
 
@@ -78,6 +81,7 @@ class ServerOptions:
     tls: TlsOptions | None = None
     max_running: int = _CORES
     max_waiting: int = 128
+    request_log: LogOptions = field(default_factory=LogOptions)
     max_request_bytes: int = 64 * 2**20
 
     @property

@@ -5,13 +5,13 @@ Source: TF Serving's servables/tensorflow/saved_model_warmup{,_util}.cc.
 
 from __future__ import annotations
 
-import struct
+import io
 import time
 from collections.abc import Iterator
 
-import google_crc32c
 from google.protobuf.message import DecodeError
 
+from serving import tfrecord
 from serving.local_server import inference, monitoring, tensors
 from serving.local_server.caller import Caller
 from serving.local_server.errors import RequestError, invalid_argument
@@ -21,7 +21,6 @@ from trainer_module import locations
 
 _FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_RECORDS = 1000
-_HEADER = struct.Struct("<QI")
 
 
 def run(servable: Servable, export_dir: str, iterations: int = 1) -> None:
@@ -61,33 +60,12 @@ def _replay(servable: Servable, path: str, iterations: int) -> None:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file: length, its checksum, data, their checksum.
-
-    Source: TensorFlow's core/lib/io/record_reader.cc.
-    """
-    at = 0
-    while at < len(content):
-        damage = "truncated"
-        if at + _HEADER.size <= len(content):
-            length, checksum = _HEADER.unpack_from(content, at)
-            start, end = at + _HEADER.size, at + _HEADER.size + length
-            if _masked_crc(content[at : at + 8]) != checksum:
-                damage = "corrupted"
-            elif end + 4 <= len(content):
-                data = content[start:end]
-                if _masked_crc(data) == int.from_bytes(content[end : end + 4], "little"):
-                    yield data
-                    at = end + 4
-                    continue
-                damage = "corrupted"
-        raise RequestError(
-            "DATA_LOSS", f"{damage} record at {at}. Please verify your warmup data is in TFRecord format."
-        )
-
-
-def _masked_crc(data: bytes) -> int:
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    """Yields the records of a warm-up file."""
+    try:
+        for _, record in tfrecord.records(io.BytesIO(content)):
+            yield record
+    except tfrecord.DamagedRecordError as error:
+        raise RequestError("DATA_LOSS", f"{error}. Please verify your warmup data is in TFRecord format.") from None
 
 
 def _run_request(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:

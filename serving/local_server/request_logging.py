@@ -1,0 +1,149 @@
+"""The request logs of a server: which requests of which model are logged, and where.
+
+Source: TF Serving's core/{server_request_logger,request_logger}.cc. As there, only successful requests are logged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from serving.local_server import inference, monitoring
+from serving.local_server.caller import Caller
+from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.models import ModelSource
+from serving.request_log import request_ids
+from serving.request_log.content import EMBEDDING, IMAGE_BYTES, Exchange, Fill
+from serving.request_log.log import RequestLog
+from serving.request_log.options import LogOptions
+from trainer_module import features
+
+_EMBEDDING_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class LoggedCall:
+    """One request to a model with a log.
+
+    Attributes:
+      request_id: The client's, or a new one.
+    """
+
+    request_id: str
+    _model: str
+    _log: RequestLog
+    _sampling_rate: float
+
+    def done(self, size: Callable[[], int], fill: Fill) -> None:
+        """Logs the request if it is selected.
+
+        Args:
+          size: Returns about how many bytes request and response keep in memory.
+          fill: Writes both into a PredictionLog, in the thread of the log.
+        """
+        if request_ids.fraction(self.request_id) < self._sampling_rate:
+            exchange = Exchange(self.request_id, self._sampling_rate, time.time(), size(), fill)
+            self._log.offer(self._model, exchange)
+
+
+class RequestLogs:
+    """All logs of a server. A log starts with the first request, and ends with the server."""
+
+    def __init__(self, source: ModelSource, options: LogOptions) -> None:
+        """Takes the models, whose configuration selects a log, and the options of all logs."""
+        self._source, self._options = source, options
+        self._logs: dict[str, RequestLog] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, model: str, given_id: str | None) -> LoggedCall | None:
+        """Returns the call of a model with a log; None for other models.
+
+        Args:
+          model: Name of the model.
+          given_id: The request id of the client.
+        """
+        options = self._options_of(model)
+        if options is None:
+            return None
+        return LoggedCall(request_ids.accepted(given_id), model, self._log(options), options.sampling_rate)
+
+    def feedback(self, model: str, image_id: str, label: Any) -> None:
+        """Stores the ground truth of a prediction; see `RequestLog.feedback`.
+
+        Raises:
+          RequestError: NOT_FOUND for an unknown model, FAILED_PRECONDITION for one without log, INVALID_ARGUMENT for an
+            invalid id or label, UNAVAILABLE if the disk does not keep up.
+        """
+        if model not in self._source.names():
+            raise RequestError("NOT_FOUND", f"Servable not found for request: Latest({model})")
+        options = self._options_of(model)
+        if options is None:
+            raise RequestError(
+                "FAILED_PRECONDITION",
+                f"Model {model} has no request log. Start the server with --request-log, or add a logging_config.",
+            )
+        try:
+            stored = self._log(options).feedback(model, image_id, label)
+        except ValueError as error:
+            raise invalid_argument(str(error)) from None
+        if not stored:
+            raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
+
+    def close(self) -> None:
+        """Writes what is queued, and publishes the files."""
+        with self._lock:
+            logs, self._logs = self._logs, {}
+        for log in logs.values():
+            log.close()
+
+    def flush(self) -> bool:
+        """Publishes the files of all logs; returns whether that succeeded."""
+        return all([log.flush() for log in list(self._logs.values())])
+
+    def _options_of(self, model: str) -> LogOptions | None:
+        config = self._source.logging(model)
+        if config is not None:
+            return replace(self._options, prefix=config.prefix, sampling_rate=config.sampling_rate)
+        return self._options if self._options.prefix and model in self._source.names() else None
+
+    def _log(self, options: LogOptions) -> RequestLog:
+        log = self._logs.get(options.prefix)
+        if log is None:
+            with self._lock:
+                log = self._logs.get(options.prefix)
+                if log is None:
+                    log = RequestLog(options, self._embed, monitoring.count_log, _observe)
+                    self._logs[options.prefix] = log
+        return log
+
+    def _embed(self, model: str, version: int, images: Sequence[bytes]) -> np.ndarray | None:
+        """Computes embeddings in the thread of the log; a busy server, or an unloaded version, has none."""
+        array = np.empty(len(images), dtype=object)
+        array[:] = images
+        try:
+            with self._source.use(model, version) as servable:
+                if features.EMBED not in servable.signatures:
+                    return None
+                outputs = inference.predict(
+                    servable, features.EMBED, {IMAGE_BYTES: array}, [EMBEDDING], Caller(_EMBEDDING_TIMEOUT_S)
+                )
+        except RequestError:
+            monitoring.count_log("errors", 1)
+            return None
+        return outputs[EMBEDDING]
+
+
+def num_bytes(values: Iterable[np.ndarray]) -> int:
+    """Returns about how many bytes tensors occupy."""
+    return sum(
+        sum(map(len, value.ravel().tolist())) if value.dtype == object else int(value.nbytes) for value in values
+    )
+
+
+def _observe(model: str, status: str) -> None:
+    monitoring.REQUEST_LOG_COUNT.labels(model, status).inc()

@@ -1,0 +1,165 @@
+"""Exchange ↔ PredictionLog: what a record contains, and where the images of a request are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from serving import tfrecord
+from serving.local_server import tensors
+from serving.local_server.protos import example_pb2, predict_pb2, prediction_log_pb2
+from serving.request_log.options import Content
+from trainer_module import features
+
+IMAGE_BYTES, EMBEDDING, _OVERLAY = "image_bytes", "embedding", "overlay_png_bytes"
+_DT_STRING = 7
+
+_KINDS = {
+    "Predict": "predict_log",
+    "Classify": "classify_log",
+    "Regress": "regress_log",
+    "MultiInference": "multi_inference_log",
+}
+
+Fill = Callable[[prediction_log_pb2.PredictionLog], None]
+# (model, version, images) → float32 [N, D], or None if the model has no signature `embed`.
+Embed = Callable[[str, int, Sequence[bytes]], "np.ndarray | None"]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and its response.
+
+    Attributes:
+      request_id: Of the request.
+      sampling_rate: The fraction of the requests that are logged.
+      time_s: When the request was answered, seconds since 1970.
+      size: About how many bytes both keep in memory.
+      fill: Writes both into a PredictionLog.
+    """
+
+    request_id: str
+    sampling_rate: float
+    time_s: float
+    size: int
+    fill: Fill
+
+
+def _filler(kind: str) -> Callable[[Any, Any], Fill]:
+    def with_messages(request: Any, response: Any) -> Fill:
+        def fill(log: prediction_log_pb2.PredictionLog) -> None:
+            part = getattr(log, kind)
+            part.request.CopyFrom(request)
+            part.response.CopyFrom(response)
+
+        return fill
+
+    return with_messages
+
+
+# API → (request, response) → what writes both into a PredictionLog.
+FILLERS = {api: _filler(kind) for api, kind in _KINDS.items()}
+
+
+def encode(exchange: Exchange, content: Content, embed: Embed) -> bytes:
+    """Returns the records of an exchange, with their framing.
+
+    `request_origin` of the metadata is the request id. With the content `embedding` a second record follows, with the
+    same id: a response of the signature `embed`.
+    """
+    log = prediction_log_pb2.PredictionLog()
+    exchange.fill(log)
+    _fill_metadata(log, exchange)
+    if content is Content.IMAGE:
+        return tfrecord.frame(log.SerializeToString())
+    images = images_of(log) if content is Content.EMBEDDING else None
+    _remove_images(log)
+    framed = tfrecord.frame(log.SerializeToString())
+    spec = log.log_metadata.model_spec
+    if not images or spec.signature_name == features.EMBED:
+        return framed
+    embedding = embed(spec.name, spec.version.value, images)
+    return framed if embedding is None else framed + tfrecord.frame(_embedding_log(log, embedding))
+
+
+def parts(log: prediction_log_pb2.PredictionLog) -> tuple[Any, Any]:
+    """Returns the request and the response of a log; both None for other kinds."""
+    kind = log.WhichOneof("log_type")
+    if kind not in _KINDS.values():
+        return None, None
+    value = getattr(log, kind)
+    return value.request, value.response
+
+
+def images_of(log: prediction_log_pb2.PredictionLog) -> list[bytes] | None:
+    """Returns the encoded images of a request: of `image_bytes`, or of serialized tf.Examples; None without any."""
+    request, _ = parts(log)
+    if request is None:
+        return None
+    if isinstance(request, predict_pb2.PredictRequest):
+        return _images_of_tensors(request)
+    kind = request.input.WhichOneof("kind")
+    images = [_image_of_example(example) for example in getattr(request.input, kind).examples] if kind else []
+    return [image for image in images if image is not None] if images and None not in images else None
+
+
+def _images_of_tensors(request: predict_pb2.PredictRequest) -> list[bytes] | None:
+    if len(request.inputs) != 1:
+        return None
+    alias = next(iter(request.inputs))
+    tensor = request.inputs[alias]
+    if tensor.dtype != _DT_STRING:
+        return None
+    values: list[bytes] = tensors.to_numpy(tensor, alias).ravel().tolist()
+    if alias == IMAGE_BYTES:
+        return values
+    try:
+        images = [_image_of_example(example_pb2.Example.FromString(value)) for value in values]
+    except DecodeError:
+        return None
+    return [image for image in images if image is not None] if None not in images else None
+
+
+def _image_of_example(example: example_pb2.Example) -> bytes | None:
+    feature = example.features.feature
+    values: Sequence[bytes] = (
+        feature[features.IMAGE_ENCODED].bytes_list.value if features.IMAGE_ENCODED in feature else []
+    )
+    return values[0] if len(values) == 1 else None
+
+
+def _remove_images(log: prediction_log_pb2.PredictionLog) -> None:
+    request, response = parts(log)
+    if isinstance(request, predict_pb2.PredictRequest):
+        request.ClearField("inputs")
+        if request.model_spec.signature_name == features.TRANSFORM_FEATURES:  # the outputs are the pixels
+            response.ClearField("outputs")
+        response.outputs.pop(_OVERLAY, None)
+    elif request is not None:
+        request.ClearField("input")
+
+
+def _fill_metadata(log: prediction_log_pb2.PredictionLog, exchange: Exchange) -> None:
+    _, response = parts(log)
+    metadata = log.log_metadata
+    results = getattr(response, "results", None)  # of MultiInference, all of one model
+    metadata.model_spec.CopyFrom(results[0].model_spec if results else response.model_spec)
+    metadata.sampling_config.sampling_rate = exchange.sampling_rate
+    metadata.saved_model_tags.append("serve")
+    metadata.timestamp_secs = int(exchange.time_s)
+    metadata.request_origin = exchange.request_id
+
+
+def _embedding_log(log: prediction_log_pb2.PredictionLog, embedding: np.ndarray) -> bytes:
+    added = prediction_log_pb2.PredictionLog()
+    added.log_metadata.CopyFrom(log.log_metadata)
+    added.log_metadata.model_spec.signature_name = features.EMBED
+    response = added.predict_log.response
+    response.model_spec.CopyFrom(added.log_metadata.model_spec)
+    tensors.to_proto(np.asarray(embedding, np.float32), response.outputs[EMBEDDING], as_content=True)
+    serialized: bytes = added.SerializeToString()
+    return serialized

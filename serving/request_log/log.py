@@ -1,0 +1,86 @@
+"""A request log: records of requests and responses, and next to them the feedback of clients."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serving.request_log import request_ids
+from serving.request_log.background import BackgroundLog, Count
+from serving.request_log.content import Embed, Exchange, encode
+from serving.request_log.files import JSON_LINES, TFRECORD, RotatingFiles
+from serving.request_log.options import LogOptions
+
+_MAX_LABEL = 2**20
+
+# (model, gRPC status): OK for a logged request, UNAVAILABLE for one that was dropped.
+Observe = Callable[[str, str], None]
+
+
+class RequestLog:
+    """Writes the log of one prefix; threads can share it, and several servers the prefix."""
+
+    def __init__(self, options: LogOptions, embed: Embed, count: Count, observe: Observe) -> None:
+        """Starts the threads.
+
+        Args:
+          options: Prefix, content, rotation and queue; the sampling rate may differ by model.
+          embed: Computes the embedding of images, for that content.
+          count: Counts bytes and errors.
+          observe: Counts logged and dropped requests.
+        """
+        prefix = Path(options.prefix)
+        self._content, self._embed, self._observe = options.content, embed, observe
+        self._records = BackgroundLog(
+            f"The request log {prefix}",
+            RotatingFiles(prefix, TFRECORD, options.rotation),
+            count=count,
+            max_records=options.max_queued,
+            max_bytes=options.max_queued_bytes,
+        )
+        self._feedback = BackgroundLog(
+            f"The feedback of {prefix}", RotatingFiles(prefix, JSON_LINES, options.rotation), count=count
+        )
+
+    def offer(self, model: str, exchange: Exchange) -> None:
+        """Logs an exchange, in the thread of the log; never waits and never fails."""
+
+        def observe(written: bool) -> None:
+            self._observe(model, "OK" if written else "UNAVAILABLE")
+
+        queued = self._records.offer(lambda: encode(exchange, self._content, self._embed), exchange.size, observe)
+        if not queued:
+            observe(False)
+
+    def feedback(self, model: str, image_id: str, label: Any) -> bool:
+        """Stores the ground truth of a prediction.
+
+        Args:
+          model: Name of the model.
+          image_id: Request id, or REQUEST_ID/INDEX for one image of several.
+          label: A JSON value.
+
+        Returns:
+          False if the disk does not keep up.
+
+        Raises:
+          ValueError: If the id or the label is invalid.
+        """
+        request_id, index = request_ids.split(image_id)
+        entry = {"time": time.time(), "model": model, "request_id": request_id, "index": index, "label": label}
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        if len(line) > _MAX_LABEL:
+            raise ValueError(f"The label has more than {_MAX_LABEL} bytes.")
+        return self._feedback.offer(lambda: line, len(line))
+
+    def flush(self) -> bool:
+        """Waits until everything is written, and publishes the files; returns whether that succeeded."""
+        return self._records.flush() and self._feedback.flush()
+
+    def close(self) -> None:
+        """Writes what is queued, publishes the files, and ends the threads."""
+        self._records.close()
+        self._feedback.close()

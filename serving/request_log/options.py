@@ -1,0 +1,37 @@
+"""Options of the request log."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from serving.request_log.files import Rotation
+
+
+class Content(enum.StrEnum):
+    """What a record contains; the pixels of an image are stored with `image` only."""
+
+    IMAGE = "image"  # request and response
+    EMBEDDING = "embedding"  # response, and the embedding from the signature `embed`
+    RESPONSE = "response"  # response only
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Options of one log.
+
+    Attributes:
+      prefix: Folder, and beginning of the names of the files; "" for no log.
+      sampling_rate: The fraction of the requests that are logged, range [0, 1].
+      content: What a record contains.
+      rotation: When files are complete, and when they are deleted.
+      max_queued: How many records wait for the disk at most.
+      max_queued_bytes: How large they are at most, together.
+    """
+
+    prefix: str = ""
+    sampling_rate: float = 1.0
+    content: Content = Content.IMAGE
+    rotation: Rotation = field(default_factory=Rotation)
+    max_queued: int = 1024
+    max_queued_bytes: int = 64 * 2**20
