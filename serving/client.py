@@ -148,6 +148,21 @@ class Client:
         """
         return self._run(self._flows.model_names(timeout_s))
 
+    def feedback(self, request_id: str, label: Any, *, timeout_s: float | None = None) -> None:
+        """Stores the ground truth of a prediction next to the request log; a later call corrects an earlier one.
+
+        Args:
+          request_id: Of the prediction: its `request_id`.
+          label: The class name; a list of names for several classes; or any JSON value, for example of boxes.
+          timeout_s: Deadline of the call.
+
+        Raises:
+          UnimplementedError: If the server has no request log, as TF Serving.
+          ServerError: If the server refuses it, or cannot be reached.
+          ValueError: If the id is not a request id, or the label not a JSON value.
+        """
+        self._run(self._flows.feedback(request_id, label, timeout_s))
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
         """Waits until a version is AVAILABLE and responds to a small grey image.
 
@@ -242,6 +257,10 @@ class AsyncClient:
     async def model_names(self, *, timeout_s: float | None = None) -> list[str]:
         """See `Client.model_names`."""
         return await self._run(self._flows.model_names(timeout_s))
+
+    async def feedback(self, request_id: str, label: Any, *, timeout_s: float | None = None) -> None:
+        """See `Client.feedback`."""
+        await self._run(self._flows.feedback(request_id, label, timeout_s))
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> int | None:
         """See `Client.wait_until_ready`."""

@@ -108,6 +108,14 @@ def names_not_listed() -> UnimplementedError:
     return UnimplementedError("UNIMPLEMENTED", "this server does not list its models; specify the model name")
 
 
+def feedback_not_accepted() -> UnimplementedError:
+    """Makes the exception for a server that accepts no feedback."""
+    return UnimplementedError(
+        "UNIMPLEMENTED",
+        "this server, like TF Serving, accepts no feedback; use `tfx-vision gateway` in front of it",
+    )
+
+
 def from_code(code: str, message: str) -> ServerError:
     """Makes the exception of a gRPC status."""
     kind = _CODES.get(code, (ServerError, 0))[0]

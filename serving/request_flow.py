@@ -8,6 +8,7 @@ https://sans-io.readthedocs.io); `client` runs the generators.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -27,6 +28,7 @@ from serving.errors import (
     UnreadableImageError,
 )
 from serving.image_encoding import ImageInput
+from serving.request_log import request_ids
 from serving.responses import Responses
 from trainer_module import features
 
@@ -57,13 +59,17 @@ class Request(NamedTuple):
       input_name: For `predict`: name of its input.
       values: For `predict`: one string per image.
       only_output: For `predict`: name of the output if there is only one, since REST omits that name.
+      request_id: For `predict` and `feedback`.
+      label: For `feedback`: the ground truth as JSON.
     """
 
-    kind: Literal["predict", "status", "metadata", "model_names"]
+    kind: Literal["predict", "status", "metadata", "model_names", "feedback"]
     signature: str = ""
     input_name: str = ""
     values: Sequence[bytes] = ()
     only_output: str = ""
+    request_id: str = ""
+    label: str = ""
 
 
 class PredictResponse(NamedTuple):
@@ -72,10 +78,12 @@ class PredictResponse(NamedTuple):
     Attributes:
       outputs: Output name → one row per image.
       version: Model version; None if the protocol does not report it.
+      request_id: The server's id of the request; "" if it does not report one.
     """
 
     outputs: dict[str, Any]
     version: int | None
+    request_id: str = ""
 
 
 class Send(NamedTuple):
@@ -106,7 +114,7 @@ class _SignatureCall(NamedTuple):
 
     def request(self, contents: Iterable[bytes]) -> Request:
         values = [self.encode(content) for content in contents]
-        return Request("predict", self.signature, self.input_name, values, self.only_output)
+        return Request("predict", self.signature, self.input_name, values, self.only_output, request_ids.new())
 
 
 _PREDICT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.predictions)
@@ -196,6 +204,15 @@ class RequestFlows:
         """See `client.Client.model_names`."""
         names: list[str] = yield from self._send(Request("model_names"), self._deadline(timeout_s))
         return names
+
+    def feedback(self, request_id: str, label: Any, timeout_s: float | None) -> Flow[None]:
+        """See `client.Client.feedback`."""
+        request_ids.split(request_id)
+        try:
+            text = json.dumps(label, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"label: {error}. Use strings, numbers, lists and dictionaries.") from None
+        yield from self._send(Request("feedback", request_id=request_id, label=text), self._deadline(timeout_s))
 
     def wait_until_ready(self, timeout_s: float) -> Flow[int | None]:
         """See `client.Client.wait_until_ready`."""
@@ -330,8 +347,10 @@ class _BatchSender:
             raise InternalError("INTERNAL", f"unexpected outputs: {error}") from error
         if len(results) != len(batch):
             raise InternalError("INTERNAL", f"{len(results)} results for {len(batch)} images")
-        for (index, _), result in zip(batch, results, strict=True):
-            self._results[index] = result
+        request_id = response.request_id or request.request_id
+        for position, ((index, _), result) in enumerate(zip(batch, results, strict=True)):
+            image_id = request_ids.of_image(request_id, position, len(batch))
+            self._results[index] = responses.with_request_id(result, image_id)
 
     def _halve(self, batch: list[tuple[int, bytes]], error: ServerError) -> Flow[None]:
         if len(batch) == 1:

@@ -38,6 +38,7 @@ class Prediction(NamedTuple):
       version: Model version; None if the server does not report it.
       labels: The predicted classes of a multi-label model, in the order of their ids; None for one class per image, and
         if `top_k` classes are requested.
+      request_id: For `Client.feedback`.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
     top: tuple[ScoredLabel, ...]
     version: int | None = None
     labels: tuple[ScoredLabel, ...] | None = None
+    request_id: str | None = None
 
 
 class Mask(NamedTuple):
@@ -54,11 +56,13 @@ class Mask(NamedTuple):
       png: PNG of class ids, uint8, of the size of the upright image.
       class_pixels: Number of pixels per class, by class id.
       version: Model version; None if the server does not report it.
+      request_id: For `Client.feedback`.
     """
 
     png: bytes
     class_pixels: tuple[int, ...]
     version: int | None = None
+    request_id: str | None = None
 
     def class_ids(self) -> np.ndarray:
         """Returns the mask as an array, uint8 [s, s]."""
@@ -91,11 +95,13 @@ class Detections(NamedTuple):
       version: Model version; None if the server does not report it.
       served_threshold: Smallest score of what the model counts as an object: the one with which its precision and its
         recall were measured. None if the model does not return it.
+      request_id: For `Client.feedback`.
     """
 
     objects: tuple[DetectedObject, ...]
     version: int | None = None
     served_threshold: float | None = None
+    request_id: str | None = None
 
     def above(self, score: float) -> tuple[DetectedObject, ...]:
         """Returns the objects with at least this score."""
@@ -112,6 +118,7 @@ class Explanation(NamedTuple):
       label: Its name; None if the model does not return it.
       score: Its probability, range [0, 1].
       version: Model version; None if the server does not report it.
+      request_id: For `Client.feedback`.
     """
 
     heatmap: np.ndarray
@@ -120,6 +127,7 @@ class Explanation(NamedTuple):
     label: str | None
     score: float
     version: int | None = None
+    request_id: str | None = None
 
 
 class Embedding(NamedTuple):
@@ -129,10 +137,12 @@ class Embedding(NamedTuple):
       vector: float32 [D], unit length.
       version: Model version; None if the server does not report it. Embeddings of different versions are not
         comparable.
+      request_id: For `Client.feedback`.
     """
 
     vector: np.ndarray
     version: int | None = None
+    request_id: str | None = None
 
 
 class Responses(tuple[Item | ServerError, ...], Generic[Item]):
@@ -217,6 +227,13 @@ class ModelMetadata(NamedTuple):
 
     version: int
     signatures: dict[str, SignatureSpec]
+
+
+def with_request_id(result: Any, request_id: str) -> Any:
+    """Returns the result of an image, or all its explanations, with the id of its request."""
+    if hasattr(result, "_replace"):
+        return result._replace(request_id=request_id)
+    return tuple(explanation._replace(request_id=request_id) for explanation in result)
 
 
 def predictions(outputs: Mapping[str, Any], version: int | None) -> list[Prediction]:

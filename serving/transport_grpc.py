@@ -16,10 +16,13 @@ from serving.errors import (
     NotFoundError,
     ServerError,
     UnavailableError,
+    UnimplementedError,
+    feedback_not_accepted,
     from_code,
     names_not_listed,
 )
 from serving.request_flow import PredictResponse, Request
+from serving.request_log.request_ids import REQUEST_ID_KEY
 from serving.responses import ModelMetadata, SignatureSpec, TensorSpec, VersionStatus
 
 # Above every response of our signatures; gRPC's default of 4 MB is not: 32 heat maps of 224 x 224 floats are 6 MB.
@@ -42,6 +45,7 @@ _METHODS = {
     "status": (wire.STATUS_METHOD, wire.GetModelStatusResponse),
     "metadata": (wire.METADATA_METHOD, wire.GetModelMetadataResponse),
     "model_names": (wire.STATUS_METHOD, wire.GetModelStatusResponse),
+    "feedback": (wire.FEEDBACK_METHOD, wire.FeedbackResponse),
 }
 
 
@@ -73,9 +77,10 @@ class _GrpcCodec:
             return api.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
         return api.secure_channel(self._address, self._credentials, options=_CHANNEL_OPTIONS)
 
-    def call_metadata(self) -> tuple[tuple[str, str], ...] | None:
+    def call_metadata(self, request: Request) -> list[tuple[str, str]]:
         authorization = self._options.authorization()
-        return None if authorization is None else (("authorization", authorization),)
+        metadata = [] if authorization is None else [("authorization", authorization)]
+        return [*metadata, (REQUEST_ID_KEY, request.request_id)] if request.kind == "predict" else metadata
 
     def message(self, request: Request) -> Any:
         if request.kind == "predict":
@@ -85,20 +90,24 @@ class _GrpcCodec:
             wire.fill_string_tensor(tensor, request.values)
         elif request.kind == "status":
             message = wire.GetModelStatusRequest(model_spec=self._spec)
+        elif request.kind == "feedback":
+            message = wire.FeedbackRequest(model_spec=self._spec, request_id=request.request_id, label=request.label)
         elif request.kind == "model_names":
             message = wire.GetModelStatusRequest(model_spec=wire.ModelSpec())
         else:
             message = wire.GetModelMetadataRequest(model_spec=self._spec, metadata_field=["signature_def"])
         return message
 
-    def read(self, request: Request, response: Any) -> Any:
-        """Reads a response.
+    def read(self, request: Request, response: Any, trailing: Any = ()) -> Any:
+        """Reads a response, and the request id in its trailing metadata.
 
         Raises:
           InternalError: If it is not from a model server: another message type, an unknown dtype, a wrong shape.
         """
         try:
-            return _READERS[request.kind](response)
+            result = _READERS[request.kind](response)
+            request_id = dict(trailing or ()).get(REQUEST_ID_KEY, "")
+            return result._replace(request_id=request_id) if request.kind == "predict" else result
         except ServerError:
             raise
         except Exception as error:  # the message comes from outside: numpy and protobuf raise many classes
@@ -122,6 +131,8 @@ class _GrpcCodec:
             # TF Serving: NOT_FOUND, "Could not find any versions of model".
             if isinstance(server_error, NotFoundError | InvalidArgumentError):
                 raise names_not_listed() from None
+        if request.kind == "feedback" and isinstance(server_error, UnimplementedError):
+            raise feedback_not_accepted() from None
         raise server_error from None
 
 
@@ -141,12 +152,12 @@ class GrpcTransport:
           ServerError: If there is no response, or it is an error.
         """
         codec = self._codec
-        message, metadata = codec.message(request), codec.call_metadata()
+        message, metadata = codec.message(request), codec.call_metadata(request)
         try:
-            response = self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
+            response, call = self._methods[request.kind].with_call(message, timeout=timeout_s, metadata=metadata)
         except Exception as error:
             return codec.read_error(request, error)
-        return codec.read(request, response)
+        return codec.read(request, response, call.trailing_metadata())
 
     def close(self) -> None:
         """Closes the channel."""
@@ -165,15 +176,16 @@ class AsyncGrpcTransport:
     async def send(self, request: Request, timeout_s: float) -> Any:
         """See `GrpcTransport.send`."""
         codec = self._codec
-        message, metadata = codec.message(request), codec.call_metadata()
+        message, metadata = codec.message(request), codec.call_metadata(request)
         try:
             if self._channel is None:
                 self._channel = codec.channel(grpc.aio)
                 self._methods = _methods(self._channel)
-            response = await self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
+            call = self._methods[request.kind](message, timeout=timeout_s, metadata=metadata)
+            response, trailing = await call, await call.trailing_metadata()
         except Exception as error:
             return codec.read_error(request, error)
-        return codec.read(request, response)
+        return codec.read(request, response, trailing)
 
     async def close(self) -> None:
         """Closes the channel."""
@@ -246,9 +258,10 @@ def _read_model_names(value: Any) -> list[str]:
     return wire.decode_model_names(value)
 
 
-_READERS = {
+_READERS: dict[str, Any] = {
     "predict": _read_predict,
     "status": _read_status,
     "metadata": _read_metadata,
     "model_names": _read_model_names,
+    "feedback": lambda response: None,
 }

@@ -20,10 +20,12 @@ from serving.errors import (
     InternalError,
     ServerError,
     UnavailableError,
+    feedback_not_accepted,
     from_http,
     names_not_listed,
 )
 from serving.request_flow import PredictResponse, Request
+from serving.request_log.request_ids import REQUEST_ID_KEY
 from serving.responses import ModelMetadata, SignatureSpec, TensorSpec, VersionStatus
 
 _SHOWN_BYTES = 200
@@ -90,8 +92,13 @@ class _RestCodec:
         if request.kind == "predict":
             rows = ",".join(f'{{"b64":"{base64.b64encode(value).decode("ascii")}"}}' for value in request.values)
             content = f'{{"signature_name":{json.dumps(request.signature)},"instances":[{rows}]}}'
-            headers["Content-Type"] = "application/json"
+            headers |= {"Content-Type": "application/json", REQUEST_ID_KEY: request.request_id}
             url = f"{self._base}{self._version_path}:predict"
+            return httpx.Request("POST", url, headers=headers, content=content.encode(), extensions=extensions)
+        if request.kind == "feedback":
+            content = f'{{"request_id":{json.dumps(request.request_id)},"label":{request.label}}}'
+            headers["Content-Type"] = "application/json"
+            url = f"{self._base}{self._model_path}:feedback"
             return httpx.Request("POST", url, headers=headers, content=content.encode(), extensions=extensions)
         if request.kind == "model_names":
             path = "/v1/models"
@@ -123,9 +130,14 @@ class _RestCodec:
                     raise names_not_listed()
             if status != 200:
                 message = body.get("error") if isinstance(body, dict) else f"not a model server: {_shown(content)}"
+                if request.kind == "feedback" and str(message).startswith("Malformed request"):
+                    raise feedback_not_accepted()
                 raise from_http(status, str(message or "no message"))
             if request.kind == "predict":
-                return PredictResponse(_outputs(request, body["predictions"]), self._options.version)
+                outputs = _outputs(request, body["predictions"])
+                return PredictResponse(outputs, self._options.version, response.headers.get(REQUEST_ID_KEY, ""))
+            if request.kind == "feedback":
+                return None
             if request.kind == "status":
                 return [_version_status(entry) for entry in body["model_version_status"]]
             return _metadata(body)

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, stop, wide_console
 from pipeline.cli.options import with_options
+from pipeline.cli.request_log_options import RequestLogOptions
 
 if TYPE_CHECKING:
     from serving.local_server.server import LocalServer
+    from serving.request_log.options import LogOptions
 
 # Of `tensorflow_model_server` in seconds: how often `--model-config-file` is read again.
 _CONFIG_POLL_S = 5
@@ -62,8 +64,11 @@ class ServeOptions:
         if self.batching_parameters_file is not None and not self.enable_batching:
             stop(stderr, BAD_USAGE, "--batching-parameters-file has no effect without --enable-batching.")
 
-    def server(self) -> LocalServer:
+    def server(self, log: LogOptions) -> LocalServer:
         """Binds the ports.
+
+        Args:
+          log: The request log.
 
         Raises:
           ServerStartError: If a port is taken.
@@ -91,12 +96,14 @@ class ServeOptions:
                 load=dataclasses.replace(options.load, max_pixels=self.max_pixels),
                 metrics_path=monitoring.DEFAULT_PATH if self.monitoring else None,
                 max_request_bytes=self.max_request_mb * 2**20,
+                request_log=log,
             ),
         )
 
 
 @with_options(ServeOptions, "options")
-def serve(*, options: ServeOptions) -> None:
+@with_options(RequestLogOptions, "log")
+def serve(*, options: ServeOptions, log: RequestLogOptions) -> None:
     """Serves models over gRPC and REST like TF Serving, without docker; `tensorflow_model_server` takes its flags."""
     from pipeline.execution.log import redirected_output
 
@@ -123,7 +130,7 @@ def serve(*, options: ServeOptions) -> None:
             stderr.print(f"Waiting for a version in {options.model_base_path or options.model_config_file} ...")
 
         try:
-            server = options.server()
+            server = options.server(log.log_options())
             command.serve(server, announce, waiting=wait)
         except ServerStartError as error:
             stop(stderr, FAILED, str(error))

@@ -1,5 +1,6 @@
 """The request log of the local server: what is logged, for which requests, and what a reader makes of it."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -25,6 +26,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving import client as clients
 from serving import wire
 from serving.local_server import monitoring
 from serving.local_server.server_options import ServerOptions
@@ -319,3 +321,37 @@ def test_damaged_records_are_skipped_and_counted(serve, tiny_model, tmp_path):
     reader = LogReader(tmp_path / "logs" / "colours")
     assert [record.request_id for record in reader] == ["b"]
     assert reader.damaged == 3
+
+
+# --- Clients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_clients_send_feedback_with_the_id_of_a_prediction(serve, tiny_model, tmp_path, protocol):
+    with serve() as server:
+        if protocol == "grpc":
+            client, awaited = clients.GrpcClient, clients.AsyncGrpcClient
+            address = f"127.0.0.1:{server.grpc_port}"
+        else:
+            client, awaited = clients.RestClient, clients.AsyncRestClient
+            address = f"http://127.0.0.1:{server.rest_port}"
+        with client(address, "colours") as opened:
+            several = opened.predict(tiny_model.image_bytes[:2]).or_raise()
+            opened.feedback(several[1].request_id, "red")
+            opened.feedback(several[1].request_id, "green")
+            with pytest.raises(ValueError, match="is not a request id"):
+                opened.feedback("a/b", "red")
+            with pytest.raises(ValueError, match="Use strings"):
+                opened.feedback("a", object())
+
+        async def ask():
+            async with awaited(address, "colours") as opened:
+                (prediction,) = (await opened.predict(tiny_model.image_bytes[:1])).or_raise()
+                await opened.feedback(prediction.request_id, ["red", "blue"])
+                return prediction.request_id
+
+        single = asyncio.run(ask())
+    first, second = log_of(tmp_path)
+    assert [prediction.request_id for prediction in several] == [f"{first.request_id}/0", f"{first.request_id}/1"]
+    assert [(entry.index, entry.label) for entry in first.feedback] == [(1, "red"), (1, "green")]
+    assert second.request_id == single and second.feedback[0].label == ["red", "blue"]
