@@ -116,6 +116,10 @@ class _SignatureCall(NamedTuple):
         values = [self.encode(content) for content in contents]
         return Request("predict", self.signature, self.input_name, values, self.only_output, request_ids.new())
 
+    def probe(self) -> Request:
+        """Returns a request whose image is valid; it is not logged."""
+        return self.request([PROBE])._replace(request_id=request_ids.PROBE_PREFIX + request_ids.new())
+
 
 _PREDICT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.predictions)
 _SEGMENT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.masks)
@@ -225,7 +229,7 @@ class RequestFlows:
                 versions = sorted((yield Send(Request("status"), attempt_s)), reverse=True)
                 _refuse_failed(versions)
                 if any(entry.state == "AVAILABLE" for entry in versions):
-                    response: PredictResponse = yield Send(_PROBE.request([PROBE]), deadline.check())
+                    response: PredictResponse = yield Send(_PROBE.probe(), deadline.check())
                     return response.version
                 states = ", ".join(f"{entry.version} {entry.state}" for entry in versions) or "no version"
                 last_error = NotFoundError("NOT_FOUND", f"no version is available yet ({states})")
@@ -365,7 +369,7 @@ class _BatchSender:
         if self._call_is_valid:
             return
         try:
-            yield from self._send(self._call.request([PROBE]), self._deadline)
+            yield from self._send(self._call.probe(), self._deadline)
         except InvalidArgumentError:
             raise error from None
         self._call_is_valid = True

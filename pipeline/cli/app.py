@@ -7,6 +7,7 @@ import typer
 from pipeline.cli import (
     client_commands,
     deployment_commands,
+    gateway_command,
     history_commands,
     information_commands,
     preview_commands,
@@ -29,6 +30,7 @@ app.command()(run_command.run)
 app.command("compile")(deployment_commands.compile_)
 app.command()(deployment_commands.submit)
 app.command()(serve_command.serve)
+app.command()(gateway_command.gateway)
 app.command()(client_commands.predict)
 app.command()(client_commands.segment)
 app.command()(client_commands.detect)

@@ -52,7 +52,7 @@ class Caller:
         Raises:
           RequestError: CANCELLED if the caller goes away first, DEADLINE_EXCEEDED if its time ends first.
         """
-        with self._on_cancel(event.set):
+        with self.on_cancel(event.set):
             happened = event.wait(self.remaining_s())
         if self.cancelled:
             raise RequestError("CANCELLED", "The client has cancelled the request.")
@@ -60,7 +60,8 @@ class Caller:
             raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
 
     @contextlib.contextmanager
-    def _on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Calls a function if the caller goes away inside the block, or is gone already."""
         with self._lock:
             gone = self.cancelled
             if not gone:

@@ -100,6 +100,9 @@ REQUEST_LOG_COUNT = _counter(
 )
 REQUEST_LOG_BYTES = _counter("serving:request_log_bytes", "The total size of the request log in bytes.", ())
 REQUEST_LOG_ERRORS = _counter("serving:request_log_errors", "The total number of errors of the request log.", ())
+MIRROR_COUNT = _counter(
+    "serving:mirrored_request_count", "The total number of requests that the gateway mirrored.", ("result",)
+)
 WRAPPED_RUN_COUNT = _counter(
     "serving:batching_session:wrapped_run_count", "Total count of run calls on the wrapped session", ()
 )
@@ -108,6 +111,11 @@ WRAPPED_RUN_COUNT = _counter(
 def count(source: ModelNames, model_name: str, status: str) -> None:
     """Counts one request. All unknown model names share one label: clients could fill the memory with made-up names."""
     REQUEST_COUNT.labels(model_name if model_name in source.names() else "", status).inc()
+
+
+def count_logged(model_name: str, status: str) -> None:
+    """Counts a request of a request log: OK if it was written, UNAVAILABLE if it was dropped."""
+    REQUEST_LOG_COUNT.labels(model_name, status).inc()
 
 
 def count_log(kind: str, number: int) -> None:

@@ -46,7 +46,7 @@ class LoggedCall:
           size: Returns about how many bytes request and response keep in memory.
           fill: Writes both into a PredictionLog, in the thread of the log.
         """
-        if request_ids.fraction(self.request_id) < self._sampling_rate:
+        if request_ids.is_selected(self.request_id, self._sampling_rate):
             exchange = Exchange(self.request_id, self._sampling_rate, time.time(), size(), fill)
             self._log.offer(self._model, exchange)
 
@@ -117,7 +117,7 @@ class RequestLogs:
             with self._lock:
                 log = self._logs.get(options.prefix)
                 if log is None:
-                    log = RequestLog(options, self._embed, monitoring.count_log, _observe)
+                    log = RequestLog(options, self._embed, monitoring.count_log, monitoring.count_logged)
                     self._logs[options.prefix] = log
         return log
 
@@ -143,7 +143,3 @@ def num_bytes(values: Iterable[np.ndarray]) -> int:
     return sum(
         sum(map(len, value.ravel().tolist())) if value.dtype == object else int(value.nbytes) for value in values
     )
-
-
-def _observe(model: str, status: str) -> None:
-    monitoring.REQUEST_LOG_COUNT.labels(model, status).inc()

@@ -29,13 +29,13 @@ from serving.local_server.server_options import ServerOptions
 from serving.request_log.request_ids import REQUEST_ID_KEY
 from trainer_module.features import SERVING_DEFAULT
 
-_POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
+POST = re.compile(r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)")
 _GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
 # TF Serving does not have this one.
-_FEEDBACK = re.compile(r"/v1/models/([^/:]+):feedback")
+FEEDBACK = re.compile(r"/v1/models/([^/:]+):feedback")
 _REQUEST_ID = REQUEST_ID_KEY.encode()
 _LARGEST_VERSION = 2**63 - 1
-_MAX_UNZIPPED = 100 * 2**20  # util/net_http/compression/gzip_zlib.h
+MAX_UNZIPPED = 100 * 2**20  # util/net_http/compression/gzip_zlib.h
 _NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
 _CORS = [
     ("Access-Control-Allow-Origin", "*"),
@@ -77,7 +77,7 @@ class RestApp:
             allowed = re.match(rb"https?://", request.headers.get(b"origin", b""))
             reply(self._json(200 if allowed else 400, b""))
         elif self._in_flight >= self._threads:  # every thread is busy or waits
-            reply(self._json(*_error(RequestError("UNAVAILABLE", "The server is busy. Retry later."))))
+            reply(self._json(*error_response(RequestError("UNAVAILABLE", "The server is busy. Retry later."))))
         else:
             self._count(1)
             self._executor.submit(self._compute, request, caller, reply)
@@ -120,21 +120,21 @@ class RestApp:
         started = time.perf_counter()
         name = verb = ""
         try:
-            if method == "POST" and (match := _POST.fullmatch(path)):
+            if method == "POST" and (match := POST.fullmatch(path)):
                 encoded, version, label, verb = match.groups()
                 name, number = unquote(encoded), _number(version)
                 if verb not in ("classify", "regress", "predict"):  # the pattern ignores case, the verbs do not
                     raise invalid_argument(f"Malformed request: {method} {path}")
                 if b"gzip" in request.headers.get(b"content-encoding", b""):
-                    body = _unzip(body, min(_MAX_UNZIPPED, self._options.max_request_bytes))
+                    body = unzip(body, min(MAX_UNZIPPED, self._options.max_request_bytes))
                 call = self._logs.begin(name, request.headers.get(_REQUEST_ID, b"").decode("latin-1") or None)
                 if call:
                     headers.append((REQUEST_ID_KEY, call.request_id))
                 selection = (name, number, unquote(label) if label else None)
                 response = self._infer(selection, verb, body, caller, call)
-            elif method == "POST" and (match := _FEEDBACK.fullmatch(path)):
+            elif method == "POST" and (match := FEEDBACK.fullmatch(path)):
                 name = unquote(match[1])
-                self._logs.feedback(name, *_feedback(json_text.parse(body)))
+                self._logs.feedback(name, *read_feedback(json_text.parse(body)))
                 response = b"{}"
             elif method == "GET" and (match := _GET.fullmatch(path)):
                 encoded, version, label, subresource = match.groups()
@@ -150,15 +150,15 @@ class RestApp:
                 raise invalid_argument(f"Malformed request: {method} {path}")
         except RequestError as error:
             monitoring.count(self._source, name, error.code)
-            return _error(error)
+            return error_response(error)
         except _VersionTooLargeError:
             return 400, b""
         except UnicodeEncodeError:  # a name in the body that is not UTF-8
             monitoring.count(self._source, name, "INVALID_ARGUMENT")
-            return _error(invalid_argument("JSON Parse error: Invalid encoding in string. at offset: 0"))
+            return error_response(invalid_argument("JSON Parse error: Invalid encoding in string. at offset: 0"))
         except Exception as error:
             monitoring.count(self._source, name, "INTERNAL")
-            return _error(RequestError("INTERNAL", f"{type(error).__name__}: {error}"))
+            return error_response(RequestError("INTERNAL", f"{type(error).__name__}: {error}"))
         monitoring.count(self._source, name, "OK")
         if verb:
             monitoring.REQUEST_LATENCY.labels(name, verb, "REST").observe((time.perf_counter() - started) * 1e6)
@@ -216,13 +216,18 @@ class RestApp:
         return json_tensor.dumps_indented({"model_version_status": entries})
 
 
-def _error(error: RequestError) -> tuple[int, bytes]:
+def error_response(error: RequestError) -> tuple[int, bytes]:
+    """Returns status and body of an error."""
     text = error.message.encode("utf-8", "replace").decode()
     return HTTP_STATUS[error.code], json_tensor.dumps({"error": text})
 
 
-def _feedback(request: dict[str, Any]) -> tuple[str, Any]:
-    """Returns request id and label."""
+def read_feedback(request: dict[str, Any]) -> tuple[str, Any]:
+    """Returns request id and label.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if one is missing.
+    """
     if not isinstance(request.get("request_id"), str) or "label" not in request:
         raise invalid_argument("Feedback requires the keys 'request_id' (a string) and 'label'.")
     return request["request_id"], request["label"]
@@ -237,7 +242,7 @@ def _number(text: str | None) -> int | None:
     return int(digits)
 
 
-def _unzip(body: bytes, limit: int) -> bytes:
+def unzip(body: bytes, limit: int) -> bytes:
     """Decompresses a body; as in TF Serving, one that is invalid or too large becomes empty."""
     decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:

@@ -93,7 +93,7 @@ class LocalServer:
         self.request_logs = RequestLogs(self.source, options.request_log)
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
         self._app = RestApp(self.source, self.request_logs, options)
-        self._socket = _bind(host, rest_api_port) if rest_api_port is not None else None
+        self._socket = bind(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
         self._rest = ConnectionServer(self._app, Limits(options.max_request_bytes, request_s=options.rest_timeout_s))
         self._threads = []
@@ -235,7 +235,12 @@ class LocalServer:
                 logging.error("Ignored the changed %s: %s: %s", path, error.code, error.message)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Binds a port of REST; 0 selects a free one.
+
+    Raises:
+      ServerStartError: If it is in use.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio disables Nagle's algorithm only for sockets of protocol TCP; with it every response is 40 ms late.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

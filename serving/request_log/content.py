@@ -18,7 +18,8 @@ from trainer_module import features
 IMAGE_BYTES, EMBEDDING, _OVERLAY = "image_bytes", "embedding", "overlay_png_bytes"
 _DT_STRING = 7
 
-_KINDS = {
+# API → field of PredictionLog.
+KINDS = {
     "Predict": "predict_log",
     "Classify": "classify_log",
     "Regress": "regress_log",
@@ -49,12 +50,18 @@ class Exchange:
     fill: Fill
 
 
+def parts_of(log: prediction_log_pb2.PredictionLog, kind: str) -> tuple[Any, Any]:
+    """Returns the request and the response of this kind of log."""
+    value = getattr(log, kind)
+    return value.request, value.response
+
+
 def _filler(kind: str) -> Callable[[Any, Any], Fill]:
     def with_messages(request: Any, response: Any) -> Fill:
         def fill(log: prediction_log_pb2.PredictionLog) -> None:
-            part = getattr(log, kind)
-            part.request.CopyFrom(request)
-            part.response.CopyFrom(response)
+            first, second = parts_of(log, kind)
+            first.CopyFrom(request)
+            second.CopyFrom(response)
 
         return fill
 
@@ -62,7 +69,7 @@ def _filler(kind: str) -> Callable[[Any, Any], Fill]:
 
 
 # API → (request, response) → what writes both into a PredictionLog.
-FILLERS = {api: _filler(kind) for api, kind in _KINDS.items()}
+FILLERS = {api: _filler(kind) for api, kind in KINDS.items()}
 
 
 def encode(exchange: Exchange, content: Content, embed: Embed) -> bytes:
@@ -89,10 +96,9 @@ def encode(exchange: Exchange, content: Content, embed: Embed) -> bytes:
 def parts(log: prediction_log_pb2.PredictionLog) -> tuple[Any, Any]:
     """Returns the request and the response of a log; both None for other kinds."""
     kind = log.WhichOneof("log_type")
-    if kind not in _KINDS.values():
+    if kind not in KINDS.values():
         return None, None
-    value = getattr(log, kind)
-    return value.request, value.response
+    return parts_of(log, kind)
 
 
 def images_of(log: prediction_log_pb2.PredictionLog) -> list[bytes] | None:

@@ -69,6 +69,7 @@ def _intact_lines(file: BinaryIO) -> int:
 
 TFRECORD = Format(".tfrecord", _intact_records)
 JSON_LINES = Format(".feedback.jsonl", _intact_lines)
+MIRROR = Format(".mirror.jsonl", _intact_lines)
 
 
 def published(prefix: Path, kind: Format) -> list[Path]:

@@ -188,7 +188,7 @@ def _read(log: prediction_log_pb2.PredictionLog) -> LoggedRequest | None:
         return None
     metadata = log.log_metadata
     spec = metadata.model_spec if metadata.HasField("model_spec") else request.model_spec
-    outputs = _outputs(response)
+    outputs = outputs_of(response)
     images = images_of(log)
     several = log.WhichOneof("log_type") == "multi_inference_log"
     signature = "" if several else spec.signature_name or features.SERVING_DEFAULT
@@ -205,7 +205,8 @@ def _read(log: prediction_log_pb2.PredictionLog) -> LoggedRequest | None:
     )
 
 
-def _outputs(response: Any) -> dict[str, np.ndarray]:
+def outputs_of(response: Any) -> dict[str, np.ndarray]:
+    """Returns the outputs of a response; see `LoggedRequest.outputs`."""
     if isinstance(response, predict_pb2.PredictResponse):
         return {alias: tensors.to_numpy(tensor, alias) for alias, tensor in sorted(response.outputs.items())}
     if isinstance(response, classification_pb2.ClassificationResponse):

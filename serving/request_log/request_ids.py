@@ -10,6 +10,8 @@ import uuid
 REQUEST_ID_KEY = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SEPARATOR = "/"
+# Of requests by which a client examines the server; they are not logged.
+PROBE_PREFIX = "probe-"
 
 
 def new() -> str:
@@ -40,6 +42,11 @@ def split(image_id: str) -> tuple[str, int]:
             "a slash and its index."
         )
     return request_id, int(index or 0)
+
+
+def is_selected(request_id: str, sampling_rate: float) -> bool:
+    """Whether a request is logged; requests with the same id are all selected, or none."""
+    return not request_id.startswith(PROBE_PREFIX) and fraction(request_id) < sampling_rate
 
 
 def fraction(request_id: str, purpose: str = "") -> float:

@@ -1,0 +1,86 @@
+"""What the gateway does with a successful call besides forwarding it: log, mirror. Never in the way of the client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+
+from serving import wire
+from serving.gateway.mirror import Mirror
+from serving.local_server import monitoring, tensors
+from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.protos import predict_pb2
+from serving.request_log import request_ids
+from serving.request_log.content import EMBEDDING, IMAGE_BYTES, Exchange, Fill
+from serving.request_log.log import RequestLog
+from serving.request_log.options import LogOptions
+from trainer_module import features
+
+_EMBEDDING_TIMEOUT_S = 10.0
+
+
+class Recorder:
+    """Logs and mirrors calls; takes feedback."""
+
+    def __init__(self, channel: grpc.Channel, options: LogOptions, mirror: Mirror | None) -> None:
+        """Takes the channel to the target, which also computes embeddings, the options of the log, and the mirror."""
+        self._predict = channel.unary_unary(
+            wire.PREDICT_METHOD, predict_pb2.PredictRequest.SerializeToString, predict_pb2.PredictResponse.FromString
+        )
+        self._sampling_rate, self._mirror = options.sampling_rate, mirror
+        self._log = RequestLog(options, self._embed, monitoring.count_log, monitoring.count_logged)
+
+    def record(self, request_id: str, size: int, fill: Fill) -> None:
+        """Logs and mirrors a successful call, if it is selected.
+
+        Args:
+          request_id: Its id.
+          size: Of request and response, bytes.
+          fill: Writes both into a PredictionLog.
+        """
+        if request_ids.is_selected(request_id, self._sampling_rate):
+            self._log.offer("", Exchange(request_id, self._sampling_rate, time.time(), size, fill))
+        if self._mirror is not None:
+            self._mirror.offer(request_id, size, fill)
+
+    def feedback(self, model: str, image_id: str, label: Any) -> None:
+        """Stores the ground truth of a prediction.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT for an invalid id or label, UNAVAILABLE if the disk does not keep up.
+        """
+        try:
+            stored = self._log.feedback(model, image_id, label)
+        except ValueError as error:
+            raise invalid_argument(str(error)) from None
+        if not stored:
+            raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
+
+    def flush(self) -> bool:
+        """Publishes the files of the log; returns whether that succeeded."""
+        return self._log.flush()
+
+    def close(self) -> None:
+        """Writes what is queued, and publishes the files."""
+        self._log.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def _embed(self, model: str, version: int, images: Sequence[bytes]) -> np.ndarray | None:
+        request = predict_pb2.PredictRequest(output_filter=[EMBEDDING])
+        request.model_spec.name, request.model_spec.signature_name = model, features.EMBED
+        request.model_spec.version.value = version
+        array = np.empty(len(images), dtype=object)
+        array[:] = images
+        tensors.to_proto(array, request.inputs[IMAGE_BYTES])
+        try:
+            response = self._predict(request, timeout=_EMBEDDING_TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # else the model has no such signature
+                monitoring.count_log("errors", 1)
+            return None
+        return tensors.to_numpy(response.outputs[EMBEDDING], EMBEDDING)
