@@ -82,6 +82,11 @@ class Mirror:
             self._waiting_bytes += size
         self._executor.submit(self._run, request_id, size, fill)
 
+    def wait(self) -> None:
+        """Waits until no request is in progress; for tests."""
+        while self._waiting:
+            time.sleep(0.01)
+
     def close(self) -> None:
         """Ends the requests in progress, and publishes the file."""
         self._executor.shutdown(cancel_futures=True)

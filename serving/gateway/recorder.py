@@ -61,7 +61,9 @@ class Recorder:
             raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
 
     def flush(self) -> bool:
-        """Publishes the files of the log; returns whether that succeeded."""
+        """Waits for the mirror, and publishes the files of the log; returns whether that succeeded."""
+        if self._mirror is not None:
+            self._mirror.wait()
         return self._log.flush()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from serving.request_log import request_ids
 from serving.request_log.request_ids import REQUEST_ID_KEY
 
 HEALTH_PATH, METRICS_PATH = "/gateway/healthz", "/gateway/metrics"
-# Of one connection, not of the request or response (RFC 9110, 7.6.1); lengths and dates are written anew.
+# Of one connection, not of the request or response (RFC 9110, 7.6.1); lengths and dates are written again.
 _OF_CONNECTION = {
     "connection", "content-length", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
     "upgrade", "expect",

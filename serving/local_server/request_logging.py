@@ -52,11 +52,16 @@ class LoggedCall:
 
 
 class RequestLogs:
-    """All logs of a server. A log starts with the first request, and ends with the server."""
+    """All logs of a server. A log starts with the first request, and ends with the server.
+
+    Attributes:
+      prefix: Of the models whose configuration has no other log; "" for none.
+    """
 
     def __init__(self, source: ModelSource, options: LogOptions) -> None:
         """Takes the models, whose configuration selects a log, and the options of all logs."""
         self._source, self._options = source, options
+        self.prefix = options.prefix
         self._logs: dict[str, RequestLog] = {}
         self._lock = threading.Lock()
 

@@ -1,6 +1,7 @@
 """The files of serving/deploy against the schemas and messages of their readers, and against each other."""
 
 import copy
+import dataclasses
 import re
 import shutil
 import socket
@@ -15,12 +16,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 import serving
+from pipeline.cli.gateway_command import GatewayCommandOptions
+from pipeline.cli.request_log_options import RequestLogOptions
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.deploy import model_server
 from serving.client_options import ClientOptions
 
 DEPLOY = Path(serving.__path__[0]) / "deploy"
+GATEWAY = DEPLOY / "kubernetes" / "components" / "gateway"
 BASE, OVERLAYS = DEPLOY / "kubernetes" / "base", DEPLOY / "kubernetes" / "overlays"
 # The oldest release of Kubernetes that a vendor still supports, and the newest with a schema.
 KUBERNETES = ("1.29", str(kubernetes_validate.latest_version()))
@@ -199,6 +203,62 @@ def test_the_command_line_agrees_with_the_files(manifests, overlay):
         assert int(flags[name]) >= 2 * batching.max_batch_size.value
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert (ports["grpc"], ports["http"]) == (int(flags["port"]), int(flags["rest_api_port"]))
+
+
+def with_gateway(manifests):
+    """Applies the component `gateway`, as kustomize does."""
+    (component,) = documents(GATEWAY / "kustomization.yaml")
+    rendering = copy.deepcopy(manifests)
+    for resource in component["resources"]:
+        for document in documents(GATEWAY / resource):
+            rendering[document["kind"], document["metadata"]["name"]] = document
+    for patch in component["patches"]:
+        if "path" in patch:
+            (document,) = documents(GATEWAY / patch["path"])
+            key = document["kind"], document["metadata"]["name"]
+            rendering[key] = merged(rendering[key], document)
+            continue
+        for operation in yaml.safe_load(patch["patch"]):
+            assert operation["op"] == "replace"
+            value = rendering[patch["target"]["kind"], patch["target"]["name"]]
+            *parents, last = (int(part) if part.isdigit() else part for part in operation["path"][1:].split("/"))
+            for part in parents:
+                value = value[part]
+            assert value[last]  # `replace` requires it
+            value[last] = operation["value"]
+    return rendering
+
+
+def test_the_gateway_is_in_front_of_the_server(manifests):
+    rendering = with_gateway(manifests)
+    for document in rendering.values():
+        for version in KUBERNETES:
+            kubernetes_validate.validate(document, version, strict=True)
+    template = rendering["Deployment", "model-server"]["spec"]["template"]["spec"]
+    server, gateway = template["containers"]
+    flags = dict(text.removeprefix("--").split("=", 1) for text in gateway["args"])
+    names = {
+        parameter.name
+        for command in (GatewayCommandOptions, RequestLogOptions)
+        for parameter in dataclasses.fields(command)
+    }
+    assert {flag.replace("-", "_") for flag in flags} <= names
+    ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
+    assert (int(flags["port"]), int(flags["rest-api-port"])) == (ports["gateway-grpc"], ports["gateway-http"])
+    served = {port["name"]: port["containerPort"] for port in server["ports"]}
+    assert flags["target"] == f"127.0.0.1:{served['grpc']}"
+    assert flags["rest-target"] == f"http://127.0.0.1:{served['http']}"
+    for (kind, _), document in rendering.items():
+        if kind == "Service":
+            assert {port["targetPort"] for port in document["spec"]["ports"]} <= ports.keys()
+    clients, prometheus = rendering["NetworkPolicy", "model-server"]["spec"]["ingress"]
+    assert {port["port"] for port in clients["ports"]} == ports.keys()
+    assert {port["port"] for port in prometheus["ports"]} == {"http", "gateway-http"}
+    volumes = {volume["name"] for volume in template["volumes"]}
+    assert {mount["name"] for mount in gateway["volumeMounts"]} <= volumes
+    assert gateway["securityContext"] == server["securityContext"]
+    log = next(mount for mount in gateway["volumeMounts"] if mount["name"] == "request-log")
+    assert flags["request-log"].startswith(log["mountPath"] + "/")
 
 
 def test_only_the_gpu_overlay_requests_a_gpu():

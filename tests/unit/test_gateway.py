@@ -29,6 +29,7 @@ class Target(grpc.GenericRpcHandler):
     """Repeats what it receives, twice; the metadata select another behaviour."""
 
     def __init__(self) -> None:
+        """Has received nothing."""
         self.metadata: dict[str, Any] = {}
         self.remaining_s: float | None = None
         self.cancelled = threading.Event()
