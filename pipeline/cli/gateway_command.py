@@ -83,8 +83,8 @@ class GatewayCommandOptions:
         )
 
 
-@with_options(GatewayCommandOptions, "options")
 @with_options(RequestLogOptions, "log")
+@with_options(GatewayCommandOptions, "options")
 def gateway(*, options: GatewayCommandOptions, log: RequestLogOptions) -> None:
     """Forwards gRPC and REST to TF Serving, logs requests and responses, and stores feedback."""
     options.check(log)

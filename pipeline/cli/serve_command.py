@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -101,8 +104,22 @@ class ServeOptions:
         )
 
 
-@with_options(ServeOptions, "options")
+@contextlib.contextmanager
+def _log_changes(file: IO[str]) -> Iterator[None]:
+    """Prints one line for every change of the state of a request log, such as a full disk."""
+    from serving.request_log.background import LOGGER
+
+    logger, handler = logging.getLogger(LOGGER), logging.StreamHandler(file)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 @with_options(RequestLogOptions, "log")
+@with_options(ServeOptions, "options")
 def serve(*, options: ServeOptions, log: RequestLogOptions) -> None:
     """Serves models over gRPC and REST like TF Serving, without docker; `tensorflow_model_server` takes its flags."""
     from pipeline.execution.log import redirected_output
@@ -130,8 +147,9 @@ def serve(*, options: ServeOptions, log: RequestLogOptions) -> None:
             stderr.print(f"Waiting for a version in {options.model_base_path or options.model_config_file} ...")
 
         try:
-            server = options.server(log.log_options())
-            command.serve(server, announce, waiting=wait)
+            with _log_changes(err):
+                server = options.server(log.log_options())
+                command.serve(server, announce, waiting=wait)
         except ServerStartError as error:
             stop(stderr, FAILED, str(error))
         except RequestError as error:  # of a file that the options name

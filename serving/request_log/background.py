@@ -13,6 +13,9 @@ from serving.request_log.files import RotatingFiles
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _BATCH = 64
+# One line for every change of the state of a log.
+LOGGER = "tfx_vision.request_log"
+_log = logging.getLogger(LOGGER)
 _RECOVERY_S = 60.0
 
 Encode = Callable[[], bytes]
@@ -60,24 +63,24 @@ class _Disk:
 
     def failed(self, error: OSError) -> None:
         if not self.failing:
-            logging.error("%s cannot be written: %s. Requests are served; the log is retried.", self.name, error)
+            _log.error("%s cannot be written: %s. Requests are served; the log is retried.", self.name, error)
         self.failing = True
         self.retry_s = min(self.retry_s * 2, _LONGEST_RETRY_S) if self.retry_s else _FIRST_RETRY_S
 
     def works(self) -> None:
         if self.failing:
-            logging.info("%s is written again.", self.name)
+            _log.info("%s is written again.", self.name)
         self.failing, self.retry_s = False, 0.0
 
     def drops(self) -> None:
         if not self.dropping:
-            logging.warning("%s: the queue is full; records are dropped.", self.name)
+            _log.warning("%s: the queue is full; records are dropped.", self.name)
             self.dropping, self.dropped = True, 0
         self.dropped += 1
 
     def keeps_up(self) -> None:
         if self.dropping:
-            logging.info("%s: the queue has room again; %d records were dropped.", self.name, self.dropped)
+            _log.info("%s: the queue has room again; %d records were dropped.", self.name, self.dropped)
         self.dropping = False
 
 
@@ -112,7 +115,7 @@ class BackgroundLog:
         self._queue: deque[_Entry] = deque()
         self._queued_bytes = self._pending = 0
         self._changed = threading.Condition()
-        self._stopping = self._flushing = False
+        self._stopping = self._flushing = self._reported = False
         self._recovery_at = 0.0
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
@@ -200,9 +203,12 @@ class BackgroundLog:
     def _encoded(self, entry: _Entry) -> bytes:
         try:
             return entry.encode()
-        except Exception:  # of one record; the thread must go on
+        except Exception as error:  # of one record; the thread must go on
             self._count("errors", 1)
-            logging.exception("%s: a record cannot be encoded.", self._disk.name)
+            if not self._reported:
+                self._reported = True
+                name, kind = self._disk.name, type(error).__name__
+                _log.error("%s: a record cannot be encoded (%s: %s). Others are counted only.", name, kind, error)
             return b""
 
     def _try_until_stopped(self, action: Callable[[], object]) -> bool:
