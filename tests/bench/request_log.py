@@ -2,9 +2,9 @@
 
 python tests/bench/request_log.py [--clients 8] [--seconds 4] [--rounds 5] [--models digits,mobilenet]
 
-Two servers of the same model, one of which logs every request (images and responses), get the same requests in turns, so
-that other work on the machine slows both alike. The figure of a server is the median of the rounds. Peak throughput depends
-on what else runs; CPU time per request does not, and is reported too.
+Two servers of the same model, one of which logs every request (images and responses), get the same requests in turns,
+so that other work on the machine slows both alike. The figure of a server is the median of the rounds. The throughput
+depends on what else runs; CPU time per request does less, and is reported too.
 """
 
 from __future__ import annotations
@@ -45,15 +45,11 @@ def measure(servers: dict[str, Server], protocol: str, clients: int, seconds: fl
             times = servers[title].run(protocol, clients, seconds)
             rates[title].append(len(times) / seconds)
             costs[title].append((cpu_s(servers[title]) - before) / len(times) * 1000)
+    rate, cost = ({title: float(np.median(values[title])) for title in servers} for values in (rates, costs))
     for title in servers:
-        print(
-            f"{protocol:5} {title:12} {np.median(rates[title]):8.1f}/s  CPU {np.median(costs[title]):6.3f} ms per request"
-        )
-    plain, logging = (np.median(rates[title]) for title in ("no log", "log"))
-    plain_cost, logging_cost = (np.median(costs[title]) for title in ("no log", "log"))
-    print(
-        f"{protocol:5} cost: {1 - logging / plain:6.1%} of the throughput, {logging_cost / plain_cost - 1:6.1%} more CPU"
-    )
+        print(f"{protocol:5} {title:8} {rate[title]:8.1f}/s  CPU {cost[title]:6.3f} ms per request")
+    lost, more = 1 - rate["log"] / rate["no log"], cost["log"] / cost["no log"] - 1
+    print(f"{protocol:5} cost: {lost:6.1%} of the throughput, {more:6.1%} more CPU", flush=True)
 
 
 def main() -> None:
