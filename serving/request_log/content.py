@@ -72,15 +72,19 @@ def _filler(kind: str) -> Callable[[Any, Any], Fill]:
 FILLERS = {api: _filler(kind) for api, kind in KINDS.items()}
 
 
-def encode(exchange: Exchange, content: Content, embed: Embed) -> bytes:
-    """Returns the records of an exchange, with their framing.
-
-    `request_origin` of the metadata is the request id. With the content `embedding` a second record follows, with the
-    same id: a response of the signature `embed`.
-    """
+def to_log(exchange: Exchange) -> prediction_log_pb2.PredictionLog:
+    """Returns the exchange as a PredictionLog; `request_origin` of its metadata is the request id."""
     log = prediction_log_pb2.PredictionLog()
     exchange.fill(log)
     _fill_metadata(log, exchange)
+    return log
+
+
+def encode(log: prediction_log_pb2.PredictionLog, content: Content, embed: Embed) -> bytes:
+    """Returns the records of an exchange, with their framing; removes what the content excludes.
+
+    With the content `embedding` a second record follows, with the same id: a response of the signature `embed`.
+    """
     if content is Content.IMAGE:
         return tfrecord.frame(log.SerializeToString())
     images = images_of(log) if content is Content.EMBEDDING else None

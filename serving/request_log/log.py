@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.request_log import request_ids
 from serving.request_log.background import BackgroundLog, Count
-from serving.request_log.content import Embed, Exchange, encode
+from serving.request_log.content import Embed, Exchange, encode, to_log
 from serving.request_log.files import JSON_LINES, TFRECORD, RotatingFiles
 from serving.request_log.options import LogOptions
 
@@ -46,13 +46,23 @@ class RequestLog:
         )
 
     def offer(self, model: str, exchange: Exchange) -> None:
-        """Logs an exchange, in the thread of the log; never waits and never fails."""
+        """Logs an exchange, in the thread of the log; never waits and never fails.
+
+        Args:
+          model: Name of the model, for the metrics; "" if it is known only when the exchange is read.
+          exchange: Request and response.
+        """
+
+        def encoded() -> bytes:
+            nonlocal model
+            log = to_log(exchange)
+            model = log.log_metadata.model_spec.name
+            return encode(log, self._content, self._embed)
 
         def observe(written: bool) -> None:
             self._observe(model, "OK" if written else "UNAVAILABLE")
 
-        queued = self._records.offer(lambda: encode(exchange, self._content, self._embed), exchange.size, observe)
-        if not queued:
+        if not self._records.offer(encoded, exchange.size, observe):
             observe(False)
 
     def feedback(self, model: str, image_id: str, label: Any) -> bool:
