@@ -163,7 +163,7 @@ def test_embeddings_replace_images(serve, tiny_model, tmp_path):
     for record, name in ((default, "r"), (embed, "embed"), (explain, "explain")):
         assert record.request_id == name and record.images is None
         np.testing.assert_allclose(record.embedding, embedding, rtol=1e-4, atol=1e-6)
-    assert set(explain.outputs) == {"heatmap", "class_id", "score"}
+    assert set(explain.outputs) == {"heatmap", "class_id", "label", "score"}
     (path,) = published(tmp_path / "logs" / "colours", TFRECORD)
     assert not any(image in path.read_bytes() for image in images)
 
