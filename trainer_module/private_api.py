@@ -36,6 +36,7 @@ STATISTICS = PrivateApi(
     {"tfx": "1.21", "tensorflow-data-validation": "1.21", "tfx-bsl": "1.21"},
     "TFX's StatisticsGen executor",
 )
+PROFILER = PrivateApi("serving.local_server.profiler", {"tensorflow": "2.21"}, "an error for every capture")
 MULTI_WORKER_FIT = PrivateApi("trainer_module.distribution", {"keras": "3.15"}, "Keras's fit as it is")
 
 

@@ -127,7 +127,9 @@ def serve(*, options: ServeOptions, log: RequestLogOptions) -> None:
     options.check()
     # TensorFlow prints much when it starts and when it loads a model; its errors arrive as exceptions.
     with redirected_output(Path(os.devnull)) as (_, err):
-        from serving.local_server import command
+        from serving.local_server import c_library, command
+
+        c_library.load()
         from serving.local_server.errors import RequestError
         from serving.local_server.server import ServerStartError
 

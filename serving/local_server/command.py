@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.local_server import flags
+from serving.local_server import c_library, flags
 
 if TYPE_CHECKING:
     from serving.local_server.server import LocalServer
@@ -66,6 +66,7 @@ def run(program: str, arguments: list[str]) -> int:
     if values["rest_api_port"] == values["port"]:
         return _refuse("INVALID_ARGUMENT: --rest_api_port cannot be same as --port.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    c_library.load()
     from serving.local_server.errors import RequestError
     from serving.local_server.model_config import check_base_path
     from serving.local_server.server import LocalServer, ServerStartError

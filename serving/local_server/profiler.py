@@ -1,73 +1,142 @@
 """TensorFlow's profiler service on the gRPC port: TensorBoard captures a profile of the running server.
 
-Source: tensorflow/core/profiler/rpc/profiler_service_impl.cc. The requests are passed on, byte by byte, to TensorFlow's
-own profiler server in this process, which starts, and imports TensorFlow, with the first request.
+TensorFlow's own server of this service listens on a second port, of all addresses of the machine, and only the Python
+package starts it. Here the module of that package which holds the profiler session is loaded alone.
+
+Source: tsl/profiler/rpc/profiler_service_impl.cc and protobuf/profiler_service.proto.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import tempfile
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2
+
+from serving import message_classes
+from serving.local_server import c_library
+from serving.local_server.protos import xplane_pb2
+from trainer_module import locations, private_api
 
 NAME = "tensorflow.ProfilerService"
-_METHODS = ("Profile", "Terminate", "Monitor")
-_MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-_START_S = 60.0
+_MODULE = "tensorflow.python.profiler.internal._pywrap_profiler"
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_UINT64, _BOOL, _STRING, _BYTES = _FIELD.TYPE_UINT64, _FIELD.TYPE_BOOL, _FIELD.TYPE_STRING, _FIELD.TYPE_BYTES
+_CLASSES = message_classes.build(
+    "tfx_vision.profiler",
+    {
+        "Options": {"duration_ms": (9, _UINT64)},
+        "ProfileRequest": {
+            "duration_ms": (1, _UINT64),
+            "opts": (4, "Options"),
+            "repository_root": (5, _STRING),
+            "session_id": (6, _STRING),
+            "host_name": (7, _STRING),
+            "emit_xspace": (9, _BOOL),
+        },
+        "ProfileResponse": {"empty_trace": (7, _BOOL), "xspace": (8, _BYTES)},
+        "TerminateRequest": {"session_id": (1, _STRING)},
+        "TerminateResponse": {},
+    },
+)
+_UNSUPPORTED = f"Profiles require TensorFlow {private_api.PROFILER.releases['tensorflow']}."
+ProfileRequest, ProfileResponse = _CLASSES["ProfileRequest"], _CLASSES["ProfileResponse"]
+TerminateRequest, TerminateResponse = _CLASSES["TerminateRequest"], _CLASSES["TerminateResponse"]
+_POLL_S = 0.02
 
 
 class ProfilerService:
-    """Forwards the calls of `tensorflow.ProfilerService`."""
+    """Serves `Profile` and `Terminate`. As in TensorFlow, `Monitor` is not implemented."""
 
-    def __init__(self, server: grpc.Server, free_port: int | None = None) -> None:
+    def __init__(self, server: grpc.Server) -> None:
         """Registers the service.
 
         Args:
           server: Not started yet.
-          free_port: Port of TensorFlow's profiler server, for tests; None takes a free one.
         """
-        self._lock, self._channel, self._port = threading.Lock(), None, free_port
-        handlers = {method: grpc.unary_unary_rpc_method_handler(self._forwarder(method)) for method in _METHODS}
+        self._capturing = threading.Lock()
+        self._ended, self._session_id = threading.Event(), ""
+        methods = {
+            "Profile": (self._profile, ProfileRequest, ProfileResponse),
+            "Terminate": (self._terminate, TerminateRequest, TerminateResponse),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(method, request.FromString, response.SerializeToString)
+            for name, (method, request, response) in methods.items()
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
 
-    def stop(self) -> None:
-        """Closes the connection to TensorFlow's server."""
-        with self._lock:
-            if self._channel:
-                self._channel.close()
-
-    def _forwarder(self, method: str) -> Any:
-        def forward(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _profile(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Captures a profile: into a folder that the client names, as TensorFlow does, or into the response."""
+        session_class: Any = private_api.prepare(private_api.PROFILER, _session_class)
+        if session_class is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, _UNSUPPORTED)
+        if not self._capturing.acquire(blocking=False):
+            context.abort(grpc.StatusCode.INTERNAL, "Another profile is being captured.")
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                session = session_class()
+                session.start(folder, {})
+                self._wait(request, context)
+                session.export_to_tb()  # its `stop` returns another format
+                (path,) = Path(folder).glob("**/*.xplane.pb")
+                profile = path.read_bytes()
+        finally:
+            self._capturing.release()
+        response = ProfileResponse(empty_trace=_is_empty(profile))
+        if request.emit_xspace:
+            response.xspace = profile
+        else:
             try:
-                call = self._connect().unary_unary(f"/{NAME}/{method}")
-                response: bytes = call(request, timeout=context.time_remaining())
-                return response
-            except grpc.RpcError as error:
-                context.abort(error.code(), error.details())
-            except Exception as error:  # TensorFlow cannot be imported, or its server does not start
-                context.abort(grpc.StatusCode.UNAVAILABLE, f"The profiler does not start: {error}")
-            raise AssertionError  # `abort` has raised
+                _write(request, profile)
+            except OSError as error:
+                context.abort(grpc.StatusCode.INTERNAL, f"The profile cannot be written: {error}")
+        return response
 
-        return forward
+    def _wait(self, request: Any, context: grpc.ServicerContext) -> None:
+        self._session_id = request.session_id
+        self._ended.clear()
+        end = time.monotonic() + (request.opts.duration_ms or request.duration_ms) / 1000
+        while time.monotonic() < end and context.is_active() and not self._ended.wait(_POLL_S):
+            pass
 
-    def _connect(self) -> Any:
-        with self._lock:
-            if self._channel is None:
-                port = self._port or _start()
-                self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", _MAX_MESSAGE)
-                grpc.channel_ready_future(self._channel).result(_START_S)
-            return self._channel
+    def _terminate(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Ends a capture early."""
+        if request.session_id == self._session_id:
+            self._ended.set()
+        return TerminateResponse()
 
 
-def _start() -> int:
-    """Starts TensorFlow's profiler server, which listens on all addresses of the machine; returns its port."""
-    import socket
+def _session_class() -> Any:
+    """Loads TensorFlow's profiler session without the packages around it.
 
-    import tensorflow as tf
+    The module gets its own name in `sys.modules`: it cannot be loaded twice if something imports TensorFlow later.
+    """
+    if _MODULE not in sys.modules:
+        path = c_library.folder() / "python" / "profiler" / "internal" / "_pywrap_profiler.so"
+        spec = importlib.util.spec_from_file_location(_MODULE, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is missing")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_MODULE] = module
+    return sys.modules[_MODULE].ProfilerSession
 
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = int(unused.getsockname()[1])
-    tf.profiler.experimental.server.start(port)
-    return port
+
+def _is_empty(profile: bytes) -> bool:
+    space = xplane_pb2.XSpace.FromString(profile)
+    return not any(line.events for plane in space.planes for line in plane.lines)
+
+
+def _write(request: Any, profile: bytes) -> None:
+    folder = locations.join(request.repository_root, request.session_id)
+    path = locations.join(folder, f"{request.host_name.replace(':', '_')}.xplane.pb")
+    with locations.os_errors(path):
+        locations.file_system(path).makedirs(folder)
+        locations.write(path, profile)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 import types
 from collections.abc import Iterator
+
+from serving.local_server import c_library
 
 
 @contextlib.contextmanager
@@ -20,9 +21,8 @@ def _messages_only() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
-    spec = importlib.util.find_spec("tensorflow")
     package = types.ModuleType("tensorflow")
-    package.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    package.__path__ = [str(c_library.folder())]
     sys.modules["tensorflow"] = package
     try:
         yield
@@ -36,6 +36,7 @@ with _messages_only():
     from tensorflow.core.framework import tensor_pb2 as tensor_pb2
     from tensorflow.core.protobuf import config_pb2 as config_pb2
     from tensorflow.core.protobuf import meta_graph_pb2 as meta_graph_pb2
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2 as xplane_pb2
     from tensorflow_serving.apis import classification_pb2 as classification_pb2
     from tensorflow_serving.apis import get_model_metadata_pb2 as get_model_metadata_pb2
     from tensorflow_serving.apis import get_model_status_pb2 as get_model_status_pb2

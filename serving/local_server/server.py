@@ -89,7 +89,6 @@ class LocalServer:
             labels_of_unavailable_versions=options.labels_of_unavailable_versions,
         )
         self._health: HealthService | None = None
-        self._profiler: ProfilerService | None = None
         self.request_logs = RequestLogs(self.source, options.request_log)
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
         self._app = RestApp(self.source, self.request_logs, options)
@@ -158,8 +157,6 @@ class LocalServer:
             self._socket.close()
         self._app.close()
         self.request_logs.close()  # before the batchers: they compute embeddings for it
-        if self._profiler:
-            self._profiler.stop()
         for batcher in self._batchers.values():
             batcher.stop()
         self.source.stop()
@@ -198,7 +195,7 @@ class LocalServer:
             self._health = health.HealthService(server)
             services.append(health.NAME)
         if options.profiler_service:
-            self._profiler = ProfilerService(server)
+            ProfilerService(server)
         self._reflection = ReflectionService(server, services)
         bound = 0
         try:

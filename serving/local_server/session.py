@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
-import importlib.util
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,72 +17,25 @@ from typing import Any
 
 import numpy as np
 
-from serving.local_server import custom_operations, dtypes
+from serving.local_server import c_library, custom_operations, dtypes
 from serving.local_server.errors import RequestError, from_number, invalid_argument
 from serving.local_server.protos import config_pb2, meta_graph_pb2
 from trainer_module import locations
 
 _VARIABLES_INDEX = "variables/variables.index"
 _STRING_BYTES = 24  # sizeof(TF_TString)
-_P, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-# Function → (type of the result, types of the arguments).
-_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "TF_NewStatus": (_P, []),
-    "TF_DeleteStatus": (None, [_P]),
-    "TF_GetCode": (_INT, [_P]),
-    "TF_Message": (ctypes.c_char_p, [_P]),
-    "TF_NewBufferFromString": (_P, [ctypes.c_char_p, _SIZE]),
-    "TF_NewBuffer": (_P, []),
-    "TF_DeleteBuffer": (None, [_P]),
-    "TF_NewGraph": (_P, []),
-    "TF_DeleteGraph": (None, [_P]),
-    "TF_GraphOperationByName": (_P, [_P, ctypes.c_char_p]),
-    "TF_OperationNumOutputs": (_INT, [_P]),
-    "TF_NewSessionOptions": (_P, []),
-    "TF_SetConfig": (None, [_P, ctypes.c_char_p, _SIZE, _P]),
-    "TF_DeleteSessionOptions": (None, [_P]),
-    "TF_LoadSessionFromSavedModel": (_P, [_P, _P, ctypes.c_char_p, _P, _INT, _P, _P, _P]),
-    "TF_CloseSession": (None, [_P, _P]),
-    "TF_DeleteSession": (None, [_P, _P]),
-    "TF_SessionRun": (None, [_P, _P, _P, _P, _INT, _P, _P, _INT, _P, _INT, _P, _P]),
-    "TF_LoadLibrary": (_P, [ctypes.c_char_p, _P]),
-    "TF_AllocateTensor": (_P, [_INT, _P, _INT, _SIZE]),
-    "TF_DeleteTensor": (None, [_P]),
-    "TF_TensorType": (_INT, [_P]),
-    "TF_NumDims": (_INT, [_P]),
-    "TF_Dim": (ctypes.c_int64, [_P, _INT]),
-    "TF_TensorByteSize": (_SIZE, [_P]),
-    "TF_TensorData": (_P, [_P]),
-    "TF_StringInit": (None, [_P]),
-    "TF_StringCopy": (None, [_P, ctypes.c_char_p, _SIZE]),
-    "TF_StringGetDataPointer": (_P, [_P]),
-    "TF_StringGetSize": (_SIZE, [_P]),
-}
 
 
 class _Buffer(ctypes.Structure):
     """TF_Buffer."""
 
-    _fields_ = (("data", _P), ("length", _SIZE), ("deallocator", _P))
+    _fields_ = (("data", ctypes.c_void_p), ("length", ctypes.c_size_t), ("deallocator", ctypes.c_void_p))
 
 
 class _Output(ctypes.Structure):
     """TF_Output: an operation, and the position of one of its outputs."""
 
-    _fields_ = (("operation", _P), ("index", _INT))
-
-
-@functools.cache
-def _library() -> Any:
-    """Loads the library of TensorFlow's wheel; takes a second."""
-    spec = importlib.util.find_spec("tensorflow")
-    folder = next(iter(spec.submodule_search_locations or ())) if spec else ""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    library = ctypes.CDLL(str(Path(folder) / "libtensorflow_cc.so.2"))
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
+    _fields_ = (("operation", ctypes.c_void_p), ("index", ctypes.c_int))
 
 
 @contextlib.contextmanager
@@ -95,7 +45,7 @@ def _status() -> Iterator[Any]:
     Raises:
       RequestError: After the block, if the status is an error.
     """
-    library = _library()
+    library = c_library.load()
     status = library.TF_NewStatus()
     try:
         yield status
@@ -123,10 +73,12 @@ class Session:
         Raises:
           RequestError: If the model cannot be loaded.
         """
-        library = _library()
+        library = c_library.load()
         self._outputs: dict[str, _Output] = {}
         self._lock = threading.Lock()
         self._graph = library.TF_NewGraph()
+        # Some operations of tensorflow_text have no shape function. TF Serving does not require any.
+        library.TF_SetRequireShapeInferenceFns(self._graph, False)
         self._session = None
         buffer, options = library.TF_NewBuffer(), library.TF_NewSessionOptions()
         names = (ctypes.c_char_p * len(tags))(*(tag.encode() for tag in tags))
@@ -172,10 +124,10 @@ class Session:
         Raises:
           RequestError: With the graph's code and message.
         """
-        library = _library()
+        library = c_library.load()
         inputs = (_Output * len(feeds))(*map(self._output, feeds))
         outputs = (_Output * len(fetches))(*map(self._output, fetches))
-        values, results = (_P * len(feeds))(), (_P * len(fetches))()
+        values, results = (ctypes.c_void_p * len(feeds))(), (ctypes.c_void_p * len(fetches))()
         options = None
         if timeout_s is not None:
             text = config_pb2.RunOptions(timeout_in_ms=max(int(timeout_s * 1000), 1)).SerializeToString()
@@ -198,7 +150,7 @@ class Session:
 
     def close(self) -> None:
         """Frees the session, its variables and the graph."""
-        library = _library()
+        library = c_library.load()
         with self._lock:
             session, self._session = self._session, None
             graph, self._graph = self._graph, None
@@ -215,7 +167,7 @@ class Session:
         """Finds a tensor of the graph by its name, such as `StatefulPartitionedCall:0`."""
         output = self._outputs.get(tensor_name)
         if output is None:
-            library = _library()
+            library = c_library.load()
             operation, _, index = tensor_name.partition(":")
             pointer = library.TF_GraphOperationByName(self._graph, operation.encode())
             position = int(index) if index.isdigit() else 0
@@ -246,7 +198,7 @@ def _trim() -> None:
 
 def _load_library(path: Path) -> None:
     with _status() as status:
-        _library().TF_LoadLibrary(str(path).encode(), status)
+        c_library.load().TF_LoadLibrary(str(path).encode(), status)
 
 
 def _to_tensor(value: np.ndarray) -> Any:
@@ -255,7 +207,7 @@ def _to_tensor(value: np.ndarray) -> Any:
     Raises:
       RequestError: INVALID_ARGUMENT, if it contains something else than numbers or bytes.
     """
-    library = _library()
+    library = c_library.load()
     try:
         data_type = dtypes.of_array(value)
     except KeyError:
@@ -282,7 +234,7 @@ def _to_array(tensor: Any) -> np.ndarray:
     Raises:
       RequestError: UNIMPLEMENTED, for a data type without numpy type.
     """
-    library = _library()
+    library = c_library.load()
     data_type = dtypes.of_number(library.TF_TensorType(tensor))
     shape = [library.TF_Dim(tensor, axis) for axis in range(library.TF_NumDims(tensor))]
     data = library.TF_TensorData(tensor)

@@ -19,14 +19,15 @@ from serving.local_server.protos import meta_graph_pb2
 from trainer_module.features import SERVING_DEFAULT
 
 _PREDICT = "tensorflow/serving/predict"
+_METADATA = b"signature_defs_metadata"
 
 
 class Interpreters:
     """A loaded TFLite model; thread-safe: every thread in `run` has an interpreter of its own.
 
     Attributes:
-      meta_graph: The SignatureDefs of the model; without these `serving_default`, whose inputs and outputs have
-        the names of their tensors.
+      meta_graph: The SignatureDefs of the model: those of TF Serving's metadata or of TensorFlow Lite; without these
+        `serving_default`, whose inputs and outputs have the names of their tensors.
     """
 
     def __init__(self, content: bytes, num_threads: int = 0) -> None:
@@ -47,12 +48,11 @@ class Interpreters:
         self._inputs = {entry["name"]: entry["index"] for entry in first.get_input_details()}
         self._outputs = {entry["name"]: entry["index"] for entry in first.get_output_details()}
         self.meta_graph = meta_graph_pb2.MetaGraphDef()
-        for name, (inputs, outputs) in _signatures(first).items():
-            definition = self.meta_graph.signature_def[name]
-            definition.method_name = _PREDICT
-            for entries, infos in ((inputs, definition.inputs), (outputs, definition.outputs)):
-                for alias, entry in entries.items():
-                    _fill(infos[alias], entry)
+        for name, definition in (_stored_signatures(content) or _signatures(first)).items():
+            self.meta_graph.signature_def[name].CopyFrom(definition)
+            for infos, positions in ((definition.inputs, self._inputs), (definition.outputs, self._outputs)):
+                for info in infos.values():
+                    _position(info.name, positions)
         self._free.append(first)
 
     def run(
@@ -97,21 +97,56 @@ class Interpreters:
         return interpreter
 
 
-def _signatures(interpreter: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns the inputs and outputs of every signature: alias → details of the tensor."""
+def _stored_signatures(content: bytes) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """Returns the SignatureDefs that a model contains as metadata for TF Serving.
+
+    Source: tensorflow/lite/tools/signature/signature_def_util.cc. TensorFlow has no Python interface for them.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if they are damaged.
+    """
+    from flatbuffers import flexbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name() == _METADATA:
+            try:
+                signatures = flexbuffers.GetRoot(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()).AsMap
+                return {
+                    name.AsKey: meta_graph_pb2.SignatureDef.FromString(value.AsStringBytes)
+                    for name, value in zip(signatures.Keys, signatures.Values, strict=True)
+                }
+            except Exception as error:  # the packages raise many classes
+                raise invalid_argument(f"Invalid SignatureDefs found in TfLite model: {error}") from None
+    return {}
+
+
+def _signatures(interpreter: Any) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """Returns the signatures of TensorFlow Lite."""
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     by_position = {entry["index"]: entry for entry in (*inputs, *outputs)}
-    signatures = {}
 
     def named(details: Mapping[str, Any]) -> dict[str, Any]:
         return {alias: by_position.get(entry["index"], entry) for alias, entry in details.items()}
 
+    signatures = {}
     for name in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(name)
-        signatures[name] = (named(runner.get_input_details()), named(runner.get_output_details()))
-    if not signatures:
-        signatures[SERVING_DEFAULT] = ({e["name"]: e for e in inputs}, {e["name"]: e for e in outputs})
-    return signatures
+        signatures[name] = _definition(named(runner.get_input_details()), named(runner.get_output_details()))
+    # As in TF Serving, the names of tensors lose their `:0`.
+    by_name = ({entry["name"].partition(":")[0]: entry for entry in entries} for entries in (inputs, outputs))
+    return signatures or {SERVING_DEFAULT: _definition(*by_name)}
+
+
+def _definition(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> meta_graph_pb2.SignatureDef:
+    """Makes a signature of inputs and outputs: alias → details of the tensor."""
+    definition = meta_graph_pb2.SignatureDef(method_name=_PREDICT)
+    for entries, infos in ((inputs, definition.inputs), (outputs, definition.outputs)):
+        for alias, entry in entries.items():
+            _fill(infos[alias], entry)
+    return definition
 
 
 def _fill(info: Any, entry: Mapping[str, Any]) -> None:

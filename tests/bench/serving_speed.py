@@ -106,20 +106,22 @@ def export_models(folder: Path, weights: str, names: list[str]) -> dict[str, tup
     kinds = {
         "digits": (
             TransformOptions(image_size=16, channels=1),
-            {"name": "scratch_cnn", "blocks": [[32, 32], [64, 64], [128]], "dense_units": 128},
+            {"name": "scratch_cnn", "blocks": [[32, 32], [64, 64], [128]]},
+            {"name": "classification", "dense_units": 128},
             (16, "PNG"),
         ),
         "mobilenet": (
             TransformOptions(image_size=224, normalization="backbone"),
             {"name": "transfer", "backbone": "mobilenet_v2", "weights": weights},
+            {"name": "classification"},
             (224, "JPEG"),
         ),
     }
     made = {}
     for name in names:
-        transform, model, (side, format_) = kinds[name]
+        transform, model, task, (side, format_) = kinds[name]
         keras.utils.set_random_seed(5)
-        options = TrainerOptions(classes=classes, transform=transform, model=model)
+        options = TrainerOptions(classes=classes, transform=transform, model=model, task=task)
         channels = transform.channels
         statistics = PixelStatistics(np.full(channels, 100.0, np.float32), np.full(channels, 2500.0, np.float32))
         saved = folder / name / "1"

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from concurrent import futures
 
 import grpc
 import numpy as np
@@ -578,27 +577,56 @@ def test_many_reflection_streams_occupy_few_threads(channel, stub):
     assert codes == {"OK", "RESOURCE_EXHAUSTED"}
 
 
-def test_profiler_requests_are_forwarded():
-    """TensorFlow's server is replaced by one that returns its request."""
+@pytest.fixture(scope="module")
+def profiler_stub(channel):
+    """Returns the methods of the profiler service."""
+    profile, terminate = (
+        channel.unary_unary(f"/{profiler.NAME}/{method}", request.SerializeToString, response.FromString)
+        for method, request, response in (
+            ("Profile", profiler.ProfileRequest, profiler.ProfileResponse),
+            ("Terminate", profiler.TerminateRequest, profiler.TerminateResponse),
+        )
+    )
+    return profile, terminate
 
-    def echo(request, context):
-        if request == b"wrong":
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
-        return request + b"!"
 
-    with futures.ThreadPoolExecutor(2) as threads:
-        servers = [grpc.server(threads) for _ in range(2)]
-        handlers = {"Profile": grpc.unary_unary_rpc_method_handler(echo)}
-        servers[0].add_generic_rpc_handlers((grpc.method_handlers_generic_handler(profiler.NAME, handlers),))
-        inner, outer = (server.add_insecure_port("127.0.0.1:0") for server in servers)
-        service = profiler.ProfilerService(servers[1], inner)
-        for server in servers:
-            server.start()
-        with grpc.insecure_channel(f"127.0.0.1:{outer}") as opened:
-            call = opened.unary_unary("/tensorflow.ProfilerService/Profile")
-            assert call(b"request", timeout=10) == b"request!"
-            assert refused(call, b"wrong") == ("INVALID_ARGUMENT", "no")
-            assert refused(opened.unary_unary("/tensorflow.ProfilerService/Monitor"), b"")[0] == "UNIMPLEMENTED"
-        service.stop()
-        for server in servers:
-            server.stop(None).wait()
+def test_a_profile_contains_the_operations_of_requests_until_it_is_terminated(profiler_stub, stub):
+    profile, terminate = profiler_stub
+    request = profiler.ProfileRequest(opts={"duration_ms": 60_000}, emit_xspace=True, session_id="one")
+    capture = profile.future(request, timeout=60)
+    while refused(profile, profiler.ProfileRequest()) != ("INTERNAL", "Another profile is being captured."):
+        pass  # until the capture has begun
+    stub.Predict(predict(X), timeout=10)
+    terminate(profiler.TerminateRequest(session_id="one"), timeout=10)
+    response = capture.result()
+    names = {
+        entry.name
+        for plane in profiler.xplane_pb2.XSpace.FromString(response.xspace).planes
+        for entry in plane.event_metadata.values()
+    }
+    assert not response.empty_trace and any("SessionRun" in name for name in names), names
+
+
+def test_a_profile_is_written_into_the_folder_of_the_client(profiler_stub, tmp_path):
+    profile, _ = profiler_stub
+    request = profiler.ProfileRequest(duration_ms=1, repository_root=str(tmp_path), session_id="run", host_name="h:1")
+    response = profile(request, timeout=30)
+    profiler.xplane_pb2.XSpace.FromString((tmp_path / "run" / "h_1.xplane.pb").read_bytes())
+    assert not response.xspace
+    request.repository_root = str(tmp_path / "run" / "h_1.xplane.pb")
+    assert refused(profile, request)[0] == "INTERNAL"
+
+
+def test_an_unsupported_release_of_tensorflow_captures_no_profile(profiler_stub, monkeypatch):
+    monkeypatch.setattr(profiler.private_api, "prepare", lambda api, function: None)
+    assert refused(profiler_stub[0], profiler.ProfileRequest()) == (
+        "UNIMPLEMENTED",
+        "Profiles require TensorFlow 2.21.",
+    )
+
+
+def test_the_profiler_can_be_disabled(running_server, tmp_path):
+    models = (ModelConfig("toy", str(tmp_path), VersionPolicy(None)),)
+    with running_server(options=ServerOptions(models=models, profiler_service=False)) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
+            assert refused(opened.unary_unary(f"/{profiler.NAME}/Profile"), b"")[0] == "UNIMPLEMENTED"

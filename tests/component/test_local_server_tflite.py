@@ -1,9 +1,15 @@
 """TFLite models, for `--prefer_tflite_model`, and operations of other packages."""
 
+import copy
+
+import flatbuffers
 import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
+from flatbuffers import flexbuffers
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.lite.python import schema_py_generated as schema
 
 from serving.local_server import custom_operations, session
 from serving.local_server.errors import RequestError
@@ -17,7 +23,7 @@ OPTIONS = ServerOptions(load=LoadOptions(prefer_tflite=True))
 
 @pytest.fixture(scope="module")
 def converted():
-    """Returns half plus two as TFLite models: with and without a signature."""
+    """Returns half plus two as TFLite models: with a signature, with one in TF Serving's metadata, without any."""
 
     class Model(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
@@ -28,15 +34,42 @@ def converted():
     function = model.__call__.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     with_signature = converter.convert()
-    from tensorflow.lite.python import schema_py_generated as schema
-
     parsed = schema.ModelT.InitFromPackedBuf(with_signature)
     parsed.signatureDefs = []
-    import flatbuffers
+    models = {"signature": with_signature, "names": packed(parsed)}
+    (name,) = Interpreters(models["names"]).meta_graph.signature_def["serving_default"].inputs
+    definition = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+    definition.inputs["x"].name, definition.inputs["x"].dtype = f"{name}:0", tf.float32.as_datatype_enum
+    definition.outputs["y"].name = next(
+        iter(Interpreters(models["names"]).meta_graph.signature_def["serving_default"].outputs)
+    )
+    models["metadata"] = packed(with_metadata(parsed, {"serving_default": definition.SerializeToString()}))
+    models["damaged metadata"] = packed(with_metadata(parsed, {"serving_default": b"no message"}))
+    definition.inputs["x"].name = "elsewhere:0"
+    models["unknown tensor"] = packed(with_metadata(parsed, {"serving_default": definition.SerializeToString()}))
+    return models
 
+
+def packed(parsed):
     builder = flatbuffers.Builder(1024)
     builder.Finish(parsed.Pack(builder), b"TFL3")
-    return {"signature": with_signature, "names": bytes(builder.Output())}
+    return bytes(builder.Output())
+
+
+def with_metadata(parsed, signatures):
+    """Returns the model with signatures as TF Serving's converter stored them: a map of strings."""
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for name, content in signatures.items():
+            builder.String(name, content.decode())
+    parsed = copy.deepcopy(parsed)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(bytes(builder.Finish()), np.uint8)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = b"signature_defs_metadata", len(parsed.buffers)
+    parsed.buffers.append(buffer)
+    parsed.metadata = [*(parsed.metadata or []), entry]
+    return parsed
 
 
 def write(folder, content):
@@ -44,7 +77,7 @@ def write(folder, content):
     (folder / "model.tflite").write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["signature", "names"])
+@pytest.mark.parametrize("kind", ["signature", "metadata", "names"])
 def test_a_tflite_model_is_served(start_server, converted, tmp_path, kind):
     write(tmp_path / "m" / "1", converted[kind])
     server = start_server("m", tmp_path / "m", options=OPTIONS)
@@ -52,7 +85,7 @@ def test_a_tflite_model_is_served(start_server, converted, tmp_path, kind):
     definition = httpx.get(f"{url}/metadata", trust_env=False).json()["metadata"]["signature_def"]["signature_def"]
     (alias,) = definition["serving_default"]["inputs"]
     assert definition["serving_default"]["inputs"][alias]["dtype"] == "DT_FLOAT"
-    assert kind == "names" or alias == "x"
+    assert alias == "x" if kind != "names" else ":" not in alias
     for rows in ([[1.0]], [[2.0], [4.0], [6.0]]):
         response = httpx.post(f"{url}:predict", json={"instances": rows}, trust_env=False)
         assert response.json() == {"predictions": [[0.5 * value + 2] for (value,) in rows]}
@@ -81,6 +114,10 @@ def test_errors_of_tflite_models(start_server, converted, tmp_path):
     write(tmp_path / "m" / "1", b"not a model")
     (version,) = start_server("m", tmp_path / "m", options=OPTIONS).source.status("m")
     assert version.error_code == "INVALID_ARGUMENT" and "model.tflite cannot be loaded" in version.error_message
+    with pytest.raises(RequestError, match="Invalid SignatureDefs found in TfLite model"):
+        Interpreters(converted["damaged metadata"])
+    with pytest.raises(RequestError, match="Unknown tensor 'elsewhere:0'"):
+        Interpreters(converted["unknown tensor"])
     model = Interpreters(converted["names"])
     name = next(iter(model.meta_graph.signature_def["serving_default"].inputs))
     with pytest.raises(RequestError, match="Unknown tensor 'z'"):

@@ -16,6 +16,9 @@ from serving.local_server.session import Session
 PROCESS = """
 import json, sys
 import numpy as np
+from serving.local_server import c_library
+
+c_library.load()
 from serving.local_server import command, server
 from serving.local_server.loader import load
 from serving.local_server.servable import LoadOptions
