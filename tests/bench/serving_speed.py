@@ -17,6 +17,7 @@ import contextlib
 import http.client
 import io
 import json
+import math
 import os
 import socket
 import subprocess
@@ -269,6 +270,11 @@ class Server:
             raise failures[0]
         return [each for mine in times for each in mine]
 
+    def cpu_s(self) -> float:
+        """The processor time of the process so far: other programs on the machine hardly change it."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory_mb(self) -> float:
         """The most that the process has held so far."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
@@ -305,7 +311,7 @@ def ours(saved: Path, image: bytes, *flags: str, code: Path | None = None) -> Se
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([image]))
     grpc_port, rest_port = free_ports(2)
     command = [
-        *(["env", f"PYTHONPATH={code.resolve()}"] if code else []),
+        *("env", f"PYTHONPATH={(code or Path(__file__).parents[2]).resolve()}"),
         str(HERE / "tensorflow_model_server"),
         f"--port={grpc_port}",
         f"--rest_api_port={rest_port}",
@@ -369,8 +375,9 @@ def figures(times: list[float], seconds: float) -> tuple[float, float, float]:
 
 
 def compare(bare: Bare, servers: dict[str, Server], seconds: float, rounds: int, clients: list[int]) -> None:
-    """Measures the bare model and the servers in turns, and prints the better of the rounds."""
+    """Measures the bare model and the servers in turns, and prints the better of the rounds; cpu: of one request."""
     best: dict[tuple[str, str, int], tuple[float, float, float]] = {}
+    cost: dict[tuple[str, str, int], float] = {}
 
     def add(key: tuple[str, str, int], times: list[float]) -> None:
         best[key] = max(best.get(key, (0.0, 0.0, 0.0)), figures(times, seconds))
@@ -380,14 +387,18 @@ def compare(bare: Bare, servers: dict[str, Server], seconds: float, rounds: int,
             for protocol in ("grpc", "rest"):
                 add(("bare", "", 1), bare.run(seconds))
                 for title, server in servers.items():
-                    add((title, protocol, count), server.run(protocol, count, seconds))
+                    before = server.cpu_s()
+                    times = server.run(protocol, count, seconds)
+                    key = title, protocol, count
+                    cost[key] = min(cost.get(key, math.inf), (server.cpu_s() - before) / len(times) * 1000)
+                    add(key, times)
     limit = best["bare", "", 1][0]
     for (title, protocol, count), (rate, median, tail) in sorted(
         best.items(), key=lambda item: item[0][1:] + item[0][:1]
     ):
         print(
             f"{title:16} {protocol:5} clients {count:2}  {rate:8.1f}/s  p50 {median:7.2f} ms  "
-            f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare"
+            f"p99 {tail:7.2f} ms  {rate / limit:6.1%} of bare  cpu {cost.get((title, protocol, count), 0):5.2f} ms"
         )
     for title, server in servers.items():
         print(f"{title:16} starts in {server.start_s:.1f} s, holds {server.memory_mb():.0f} MB at most", flush=True)
