@@ -37,12 +37,11 @@ def converted():
     parsed = schema.ModelT.InitFromPackedBuf(with_signature)
     parsed.signatureDefs = []
     models = {"signature": with_signature, "names": packed(parsed)}
-    (name,) = Interpreters(models["names"]).meta_graph.signature_def["serving_default"].inputs
+    names = Interpreters(models["names"]).meta_graph.signature_def["serving_default"]
     definition = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
-    definition.inputs["x"].name, definition.inputs["x"].dtype = f"{name}:0", tf.float32.as_datatype_enum
-    definition.outputs["y"].name = next(
-        iter(Interpreters(models["names"]).meta_graph.signature_def["serving_default"].outputs)
-    )
+    for infos, alias, named in ((definition.inputs, "x", names.inputs), (definition.outputs, "y", names.outputs)):
+        (info,) = named.values()
+        infos[alias].name, infos[alias].dtype = info.name, info.dtype  # no shape: -1 is not a text of Python
     models["metadata"] = packed(with_metadata(parsed, {"serving_default": definition.SerializeToString()}))
     models["damaged metadata"] = packed(with_metadata(parsed, {"serving_default": b"no message"}))
     definition.inputs["x"].name = "elsewhere:0"
@@ -119,7 +118,7 @@ def test_errors_of_tflite_models(start_server, converted, tmp_path):
     with pytest.raises(RequestError, match="Unknown tensor 'elsewhere:0'"):
         Interpreters(converted["unknown tensor"])
     model = Interpreters(converted["names"])
-    name = next(iter(model.meta_graph.signature_def["serving_default"].inputs))
+    (name,) = (info.name for info in model.meta_graph.signature_def["serving_default"].inputs.values())
     with pytest.raises(RequestError, match="Unknown tensor 'z'"):
         model.run({name: np.ones((1, 1), np.float32)}, ["z"])
     with pytest.raises(RequestError) as raised:
