@@ -118,7 +118,7 @@ class _SignatureCall(NamedTuple):
 
     def probe(self) -> Request:
         """Returns a request whose image is valid; it is not logged."""
-        return self.request([PROBE])._replace(request_id=request_ids.PROBE_PREFIX + request_ids.new())
+        return self.request([PROBE])._replace(request_id=request_ids.new_probe())
 
 
 _PREDICT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.predictions)

@@ -24,6 +24,7 @@ from serving.request_log.background import BackgroundLog
 from serving.request_log.content import KINDS, Fill, parts
 from serving.request_log.files import MIRROR, RotatingFiles, Rotation
 from serving.request_log.reader import outputs_of
+from serving.request_log.request_ids import REQUEST_ID_KEY
 from serving.transport_grpc import MAX_MESSAGE_BYTES
 
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
@@ -117,7 +118,8 @@ class Mirror:
             self._select(message.model_spec)
         entry: dict[str, Any] = {"version": _version(response)}
         try:
-            second = getattr(self._stub, api)(request, timeout=self._options.timeout_s)
+            metadata = [(REQUEST_ID_KEY, request_ids.new_probe())]  # a second server does not log it
+            second = getattr(self._stub, api)(request, timeout=self._options.timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             return {"result": "error", **entry, "error": f"{error.code().name}: {error.details()}"}
         differences = compare(outputs_of(response), outputs_of(second))

@@ -18,6 +18,7 @@ from serving.request_log import request_ids
 from serving.request_log.content import EMBEDDING, IMAGE_BYTES, Exchange, Fill
 from serving.request_log.log import RequestLog
 from serving.request_log.options import LogOptions
+from serving.request_log.request_ids import REQUEST_ID_KEY
 from trainer_module import features
 
 _EMBEDDING_TIMEOUT_S = 10.0
@@ -80,7 +81,8 @@ class Recorder:
         array[:] = images
         tensors.to_proto(array, request.inputs[IMAGE_BYTES])
         try:
-            response = self._predict(request, timeout=_EMBEDDING_TIMEOUT_S)
+            metadata = [(REQUEST_ID_KEY, request_ids.new_probe())]
+            response = self._predict(request, timeout=_EMBEDDING_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # else the model has no such signature
                 monitoring.count_log("errors", 1)

@@ -10,13 +10,18 @@ import uuid
 REQUEST_ID_KEY = "x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SEPARATOR = "/"
-# Of requests by which a client examines the server; they are not logged.
-PROBE_PREFIX = "probe-"
+# Of requests that no user sent: by which a client examines the server, or the gateway mirrors; they are not logged.
+_PROBE_PREFIX = "probe-"
 
 
 def new() -> str:
     """Returns a new id."""
     return uuid.uuid4().hex
+
+
+def new_probe() -> str:
+    """Returns a new id of a request that is not logged."""
+    return _PROBE_PREFIX + new()
 
 
 def accepted(given: str | None) -> str:
@@ -46,7 +51,7 @@ def split(image_id: str) -> tuple[str, int]:
 
 def is_selected(request_id: str, sampling_rate: float) -> bool:
     """Whether a request is logged; requests with the same id are all selected, or none."""
-    return not request_id.startswith(PROBE_PREFIX) and fraction(request_id) < sampling_rate
+    return not request_id.startswith(_PROBE_PREFIX) and fraction(request_id) < sampling_rate
 
 
 def fraction(request_id: str, purpose: str = "") -> float:

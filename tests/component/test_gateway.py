@@ -142,6 +142,7 @@ def test_a_second_version_is_compared(gateway, server, tmp_path):
             running.recorder.flush()
     entries = [json.loads(line) for file in published(tmp_path / "log", MIRROR) for line in file.open()]
     different, error = entries
+    assert not any(name.startswith("probe-") for name in logs(Path(server.request_logs.prefix)))
     assert different["request_id"] == "different" and (different["version"], different["mirror_version"]) == (2, 1)
     assert different["differences"]["outputs"]["largest_difference"] > 0.1
     assert error["request_id"] == "error" and error["error"].startswith("NOT_FOUND")
