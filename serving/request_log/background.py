@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from serving.request_log.files import RotatingFiles
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
-_BATCH = 64
+_BATCH = 256
+_LINGER_S = 0.05
 # One line for every change of the state of a log.
 LOGGER = "tfx_vision.request_log"
 _log = logging.getLogger(LOGGER)
@@ -180,7 +181,13 @@ class BackgroundLog:
                 self._disk.keeps_up()
                 recovery_s, due_s = self._recovery_at - time.monotonic(), self._files.due_s()
                 self._changed.wait(max(recovery_s if due_s is None else min(due_s, recovery_s), 0.0))
+        if self._queue and not self._stopping and self._has_room():
+            time.sleep(_LINGER_S)  # records that are written together take less time from the requests
+        with self._changed:
             return [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+
+    def _has_room(self) -> bool:
+        return self._pending < self._max_records / 2 and self._queued_bytes < self._max_bytes / 2
 
     def _write(self, entries: Sequence[_Entry]) -> None:
         encoded = [self._encoded(entry) for entry in entries]
