@@ -55,8 +55,10 @@ def gateway(server, tmp_path):
         )
         running = Gateway(options)
         running.start()
-        yield running
-        running.stop(5.0)
+        try:
+            yield running
+        finally:
+            running.stop(5.0)
 
     return start
 

@@ -72,8 +72,10 @@ def running(address: str, tmp_path: Path, **options: Any) -> Iterator[Gateway]:
     log = LogOptions(prefix=str(tmp_path / "log"))
     gateway = Gateway(GatewayOptions(address, log, port=0, rest_port=0, **options))
     gateway.start()
-    yield gateway
-    gateway.stop(5.0)
+    try:
+        yield gateway
+    finally:
+        gateway.stop(5.0)
 
 
 @pytest.fixture
