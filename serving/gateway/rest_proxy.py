@@ -70,10 +70,19 @@ class RestProxy:
 
     def close(self) -> None:
         """Closes the connections, and ends the thread."""
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result(10.0)
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(10.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
         self._loop.close()
+
+    async def _shut_down(self) -> None:
+        """Cancels the requests in progress, and closes the connections."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+        await asyncio.sleep(0.01)  # the loop closes the sockets
 
     def _feedback(self, model: str, body: bytes) -> Response:
         try:

@@ -142,7 +142,9 @@ def test_a_second_version_is_compared(gateway, server, tmp_path):
         with gateway(MirrorOptions(address, 1.0, version=version)) as running:
             post(running, "toy:regress", body, {"x-request-id": path})
             running.recorder.flush()
-    entries = [json.loads(line) for file in published(tmp_path / "log", MIRROR) for line in file.open()]
+    entries = [
+        json.loads(line) for file in published(tmp_path / "log", MIRROR) for line in file.read_text().splitlines()
+    ]
     different, error = entries
     assert not any(name.startswith("probe-") for name in logs(Path(server.request_logs.prefix)))
     assert different["request_id"] == "different" and (different["version"], different["mirror_version"]) == (2, 1)

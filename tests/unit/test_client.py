@@ -963,6 +963,7 @@ def test_only_server_errors_leave_a_transport(connect, protocol, monkeypatch, er
     def fail(*arguments, **options):
         raise error
 
+    fail.with_call = fail
     monkeypatch.setattr(transport_grpc, "_methods", lambda channel: {"predict": fail})
     for client_class in (httpx.Client, httpx.AsyncClient):
         monkeypatch.setattr(client_class, "send", fail)
