@@ -106,9 +106,11 @@ def _detector(recall: float, noise: float, false_positives: float) -> Model:
     def detect(random: np.random.Generator, scenes: list[Scene]) -> list[np.ndarray]:
         results = []
         for scene in scenes:
-            found = scene[random.random(len(scene)) < recall]
-            sides = np.tile(found[:, 2:4] - found[:, :2], 2)
-            moved = np.column_stack([found[:, :4] + random.normal(0.0, noise, (len(found), 4)) * sides, found[:, 4]])
+            detected = scene[random.random(len(scene)) < recall]
+            sides = np.tile(detected[:, 2:4] - detected[:, :2], 2)
+            moved = np.column_stack(
+                [detected[:, :4] + random.normal(0.0, noise, (len(detected), 4)) * sides, detected[:, 4]]
+            )
             wrong = _random_boxes(random, random.poisson(false_positives))
             wrong[:, 5] *= 0.7
             results.append(np.concatenate([_with_scores(random, moved, 0.3), wrong]))
@@ -130,8 +132,10 @@ def _detection_evidence(scenes: list[Scene], detections: list[np.ndarray]) -> An
     for scene, detected in zip(scenes, detections, strict=True):
         none = np.zeros(len(scene), bool)
         objects = Objects(scene[:, :4] * scale, scene[:, 4].astype(np.int64), none, none)
-        found = Detections(detected[:, :4] * scale, detected[:, 4].astype(np.int64), detected[:, 5].astype(np.float32))
-        accumulator.add(boxes.count_image(objects, found, SIZE, NUM_CLASSES))
+        predictions = Detections(
+            detected[:, :4] * scale, detected[:, 4].astype(np.int64), detected[:, 5].astype(np.float32)
+        )
+        accumulator.add(boxes.count_image(objects, predictions, SIZE, NUM_CLASSES))
     return accumulator.summarize().evidence
 
 

@@ -71,13 +71,13 @@ def post(gateway, path, body, headers=None):
 
 
 def logs(prefix):
-    found = {}
+    logs = {}
     for path in published(prefix, TFRECORD):
         with open(path, "rb") as file:
             for _, data in tfrecord.records(file):
                 log = prediction_log_pb2.PredictionLog.FromString(data)
-                found[log.log_metadata.request_origin] = log
-    return found
+                logs[log.log_metadata.request_origin] = log
+    return logs
 
 
 def test_the_log_is_that_of_the_server(gateway, server, tiny_model, tmp_path):

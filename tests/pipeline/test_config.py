@@ -184,7 +184,7 @@ def transfer_file(tmp_path):
         ("transform.channels=1", r"set transform\.channels = 3"),
         ("transform.image_size=31", r"image_size is 31, but the model requires at least 32"),
         ("model.bakbone=0.5", r"Did you mean `backbone`\?"),
-        ("model.backbone=vgg16", r"unknown backbone `vgg16`; known: densenet121"),
+        ("model.backbone=vgg16", r"unknown backbone `vgg16`; known: convnext_tiny, densenet121"),
     ],
 )
 def test_requirements_of_a_backbone(transfer_file, override, message):

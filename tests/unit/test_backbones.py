@@ -250,7 +250,7 @@ SMALL = Backbone(network=small_network, weights=backbones.get("mobilenet_v2").we
 @pytest.mark.parametrize("include_top", [True, False])
 @pytest.mark.parametrize("file_name", ["own.weights.h5"])
 def test_a_file_with_or_without_classifier(include_top, file_name, tmp_path):
-    saved = small_network(None, image_size=SIZE, include_top=include_top)
+    saved = small_network(None, image_size=(SIZE, SIZE), include_top=include_top)
     path = str(tmp_path / file_name)
     saved.save_weights(path)
     model = SMALL.build(image_size=SIZE, weights=path)
@@ -259,14 +259,14 @@ def test_a_file_with_or_without_classifier(include_top, file_name, tmp_path):
 
 
 def test_the_whole_network_takes_its_classifier_from_the_file(tmp_path):
-    saved = small_network(None, image_size=SIZE, include_top=True)
+    saved = small_network(None, image_size=(SIZE, SIZE), include_top=True)
     path = str(tmp_path / "own.weights.h5")
     saved.save_weights(path)
     model = SMALL.build_classifier(image_size=SIZE, weights=path)
     pixels = random_images(SIZE).astype(np.float32)
     np.testing.assert_allclose(model(pixels), saved([pixels / 127.5 - 1.0]), atol=1e-6)
     headless = str(tmp_path / "headless.weights.h5")
-    small_network(None, image_size=SIZE, include_top=False).save_weights(headless)
+    small_network(None, image_size=(SIZE, SIZE), include_top=False).save_weights(headless)
     with pytest.raises(backbones.MissingWeightsError, match="does not contain weights of this network"):
         SMALL.build_classifier(image_size=SIZE, weights=headless)
 

@@ -76,8 +76,8 @@ def test_pixels_masks_and_boxes_move_together(image_size, target, resize):
     mask = geometry.resize_mask(tf.constant(image[..., 0] // 255), chosen, padding_id=9).numpy()
     box = np.array([[y - radius, x - radius, y + radius, x + radius]], np.float32) / np.array([*image_size] * 2)
     placed = geometry.boxes_in_input(box.astype(np.float32), np.array(image_size), chosen)[0] * np.array([*target] * 2)
-    found = np.nonzero(mask == 1)
-    around = [found[0].min(), found[1].min(), found[0].max() + 1, found[1].max() + 1]
+    rows, columns = np.nonzero(mask == 1)
+    around = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
     np.testing.assert_allclose(around, placed, atol=1.1)
     inside = mask != 9
     # Image and mask agree where the interpolated edge is not between them.

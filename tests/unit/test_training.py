@@ -238,7 +238,10 @@ def test_an_unfrozen_encoder_is_rejected(fresh, data, tmp_path):
             },
             "layers of a SavedModel cannot be trained",
         ),
-        ({"model": {"name": "transfer", "backbone": "vgg"}}, r"unknown backbone `vgg`; known: densenet121"),
+        (
+            {"model": {"name": "transfer", "backbone": "vgg"}},
+            r"unknown backbone `vgg`; known: convnext_tiny, densenet121",
+        ),
     ],
 )
 def test_conflicting_sections(sections, message):
