@@ -39,7 +39,7 @@ _LONGEST = (
     "component/test_statistics_and_transform.py",
     "component/test_serving_validator.py",
     "unit/test_grad_cam.py",
-    "unit/test_backbones.py",
+    "component/test_backbone_records.py",
     "component/test_distribution.py",
 )
 
