@@ -26,7 +26,7 @@ _SMALL_INTEGERS = (dtypes.INT8, dtypes.INT16, dtypes.UINT8)
 _INTEGERS = (*_SMALL_INTEGERS, dtypes.INT32, dtypes.INT64, dtypes.UINT32, dtypes.UINT64)
 _FLOATS = (dtypes.FLOAT, dtypes.DOUBLE)
 _NUMBERS = (*_INTEGERS, *_FLOATS)
-_WHITE_SPACE = b" \t\n\v\f\r"
+_WHITE_SPACE, _PADDING = b" \t\n\v\f\r", bytes.maketrans(b".", b"=")
 
 
 def signature_name(request: dict[str, Any]) -> str:
@@ -301,8 +301,8 @@ def from_base64(value: Any) -> bytes:
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     try:
-        # White space is ignored, and the padding may be missing.
-        text = value["b64"].encode("ascii").translate(None, _WHITE_SPACE)
+        # White space is ignored; the padding may be missing, or consist of dots.
+        text = value["b64"].encode("ascii").translate(_PADDING, _WHITE_SPACE)
         return base64.b64decode(text if b"=" in text else text + b"=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise invalid_argument("Unable to base64 decode") from None

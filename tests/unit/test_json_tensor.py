@@ -65,6 +65,7 @@ def test_requests(body, inputs, expected, format_):
         (b'{"instances": [Infinit]}', FLOAT, "JSON Parse error: .*at offset: \\d+"),
         (b'{"instances": [{"b64": "eA="}]}', STRING, "Unable to base64 decode"),
         (b'{"instances": [{"b64": "e"}]}', STRING, "Unable to base64 decode"),
+        (b'{"instances": [{"b64": "eA.."}, {"b64": "e.A="}]}', STRING, "element: 1 .*Unable to base64 decode"),
         (b'{"instances": [{"b64": "e\xc3\xa4A="}]}', STRING, "Unable to base64 decode"),
         (b'{"inputs": [{"b64": "eA==", "b64": "eA=="}]}', STRING, "not formatted correctly for base64 data"),
         (b'{"instances": [[[1]], [[1, 2]]]}', FLOAT, "Expecting tensor size: 1 but got: 2"),
@@ -168,8 +169,8 @@ def test_the_first_of_repeated_keys_counts():
     assert read.example_list.examples[0].features.feature["f"].float_list.value[:] == [2.5]
 
 
-@pytest.mark.parametrize("text", ["AP8=", "AP8", "A P\r\n8=\n", " \t\n\v\f\rAP8"])
-def test_base64_may_have_white_space_and_no_padding(text):
+@pytest.mark.parametrize("text", ["AP8=", "AP8.", "AP8", "A P\r\n8=\n", " \t\n\v\f\rAP8"])
+def test_base64_may_have_white_space_and_other_or_no_padding(text):
     assert json_tensor.from_base64({"b64": text}) == b"\x00\xff"
 
 
