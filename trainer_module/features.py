@@ -8,9 +8,9 @@ IMAGE_HEIGHT = "image/height"  # int64, pixels, upright, before any resizing
 IMAGE_WIDTH = "image/width"  # int64, pixels
 IMAGE_FILENAME = "image/filename"  # path relative to the dataset folder, with forward slashes
 IMAGE_SHA256 = "image/sha256"  # hex digest of the image file as it was read
-# int64, 8 to 15: bits that the 16-bit images of the dataset use, if these have been reduced to 8 bits. Absent if none
-# has been; not part of the schema.
-IMAGE_BIT_DEPTH = "image/bit_depth"
+# int64 [2], low and high: values of the dataset's 16-bit images that became 0 and 255, if these have been reduced to 8
+# bits (`model_input.Window`). Absent if none has been; not part of the schema.
+IMAGE_WINDOW = "image/window"
 CLASS_TEXT = "image/class/text"  # name of the class, or of every class of the image
 CLASS_COUNT = "image/class/count"  # int64, number of classes of the image; only of images with any number of them
 MASK_ENCODED = "mask/encoded"  # PNG of uint8 class ids [height, width]

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, preprocessing
+from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.options import TransformOptions
 
 # Serialized raw examples, string [N] → transformed features, each [N, ...].
@@ -55,13 +56,12 @@ def read_pixel_statistics(file_patterns: Sequence[str], transform: TransformGrap
     raise ValueError(f"No examples in {list(file_patterns)}.")
 
 
-def read_bit_depth(file_patterns: Sequence[str]) -> int:
-    """Reads the number of bits that 16-bit images of the dataset use from the first raw example; 16 by default."""
-    default = tf.constant(preprocessing.HIGHEST_BIT_DEPTH, tf.int64)
-    spec = {features.IMAGE_BIT_DEPTH: tf.io.FixedLenFeature([], tf.int64, default)}
+def read_window(file_patterns: Sequence[str]) -> Window:
+    """Reads the window of the dataset's 16-bit images from the first raw example; all values by default."""
+    spec = {features.IMAGE_WINDOW: tf.io.FixedLenFeature([2], tf.int64, tf.constant(FULL_WINDOW, tf.int64))}
     for serialized in read_records(file_patterns).take(1):
-        return int(tf.io.parse_single_example(serialized, spec)[features.IMAGE_BIT_DEPTH])
-    return preprocessing.HIGHEST_BIT_DEPTH
+        return Window(*tf.io.parse_single_example(serialized, spec)[features.IMAGE_WINDOW].numpy().tolist())
+    return FULL_WINDOW
 
 
 def read_examples(

@@ -1,4 +1,7 @@
-"""The size of the model input, and how images of another shape become one; needs no TensorFlow."""
+"""The size of the model input, how images of another shape become one, and how 16-bit images become 8-bit ones.
+
+Needs no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +34,30 @@ class Geometry(NamedTuple):
     def of(cls, image_size: int | Sequence[int], resize: Resize = "stretch") -> Geometry:
         """Constructs the record from a side or a pair."""
         return cls(size_of(image_size), resize)
+
+
+class Window(NamedTuple):
+    """Which values of 16-bit images the 256 values of 8 bits stand for, in equal steps; others are clipped.
+
+    Attributes:
+      low: The value that becomes black, 0.
+      high: The value that becomes white, 255.
+    """
+
+    low: int
+    high: int
+
+    @classmethod
+    def of_bits(cls, bit_depth: int) -> Window:
+        """The values of this many bits, of which the 8 highest are kept."""
+        return cls(0, 2**bit_depth - 1)
+
+    @property
+    def bit_depth(self) -> int | None:
+        """The number of bits whose values these are; None if there is none."""
+        bits = self.high.bit_length()
+        return bits if self == Window.of_bits(bits) else None
+
+
+LOWEST_BIT_DEPTH, HIGHEST_BIT_DEPTH = 8, 16
+FULL_WINDOW = Window.of_bits(HIGHEST_BIT_DEPTH)  # the high byte is kept, as decoders for 8 bits do

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from trainer_module import box_labels, faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
-from trainer_module.model_input import Geometry, Resize
+from trainer_module.model_input import FULL_WINDOW, Geometry, Resize, Window
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
 Count = Annotated[int, Field(ge=0, le=100)]
@@ -374,11 +374,9 @@ class TrainerOptions(Section):
 
     classes: tuple[str, ...] = Field(min_length=1, description="Class names; the index is the class id.")
     ignore_id: int | None = Field(default=None, ge=0, le=255, description="Id of the mask pixels that are ignored.")
-    bit_depth: int = Field(
-        default=16,
-        ge=8,
-        le=16,
-        description="Bits that images of 16 bits per channel use; Trainer reads it from examples.",
+    window: Window = Field(
+        default=FULL_WINDOW,
+        description="Values of 16-bit images that become black and white; Trainer reads it from examples.",
     )
     transform: TransformOptions = TransformOptions()
     augmentation: AugmentationOptions = AugmentationOptions()

@@ -15,21 +15,18 @@ import tensorflow as tf
 
 from trainer_module import orientation
 from trainer_module.geometry import resize_mask, resize_pixels
-from trainer_module.model_input import Geometry, Size
+from trainer_module.model_input import FULL_WINDOW, Geometry, Size, Window
 
-# Bits per channel that files of 16 bits can use.
-LOWEST_BIT_DEPTH, HIGHEST_BIT_DEPTH = 8, 16
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # position in the file; PNG (W3C, third edition), 11.2.1
 
 
-def decode(encoded: tf.Tensor, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH) -> tf.Tensor:
+def decode(encoded: tf.Tensor, channels: int, window: Window = FULL_WINDOW) -> tf.Tensor:
     """Decodes one image, upright by its EXIF orientation: string [] → uint8 [height, width, channels], range [0, 255].
 
-    Of a GIF the first frame is decoded. Transparency is dropped. Files of 16 bits per channel use `bit_depth` bits, 8
-    to 16: of these the 8 highest are kept, and larger values are clipped.
+    Of a GIF the first frame is decoded. Transparency is dropped. `window` applies to PNG files of 16 bits per channel.
     """
-    pixels = orientation.upright(decode_as_stored(encoded, bit_depth), orientation.exif_orientation(encoded))
+    pixels = orientation.upright(decode_as_stored(encoded, window), orientation.exif_orientation(encoded))
     return tf.image.rgb_to_grayscale(pixels) if channels == 1 else pixels
 
 
@@ -45,21 +42,19 @@ class Images(NamedTuple):
     sizes: tf.Tensor
 
 
-def decode_and_resize(
-    encoded: tf.Tensor, geometry: Geometry, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH
-) -> tf.Tensor:
+def decode_and_resize(encoded: tf.Tensor, geometry: Geometry, channels: int, window: Window = FULL_WINDOW) -> tf.Tensor:
     """Decodes a batch of files to model-sized pixels: string [N] → uint8 [N, h, w, channels]."""
-    return decode_images(encoded, geometry, channels, bit_depth).pixels
+    return decode_images(encoded, geometry, channels, window).pixels
 
 
-def decode_images(encoded: tf.Tensor, geometry: Geometry, channels: int, bit_depth: int = HIGHEST_BIT_DEPTH) -> Images:
+def decode_images(encoded: tf.Tensor, geometry: Geometry, channels: int, window: Window = FULL_WINDOW) -> Images:
     """Decodes a batch of files to model-sized pixels, and returns the sizes of the images too: string [N]."""
-    return Images(*_batch_decoder(geometry, channels, bit_depth)(encoded))
+    return Images(*_batch_decoder(geometry, channels, window)(encoded))
 
 
 @functools.cache
 def _batch_decoder(
-    geometry: Geometry, channels: int, bit_depth: int
+    geometry: Geometry, channels: int, window: Window
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Builds the decoder once per process: otherwise Transform and every signature would trace their own."""
 
@@ -81,9 +76,9 @@ def _batch_decoder(
         # One check per batch: a check per image would take as long as decoding a small one.
         pixels, sizes = tf.cond(
             tf.reduce_all(tf.equal(orientations, 1)),
-            lambda: decode_each(lambda image, _: decode_as_stored(image, bit_depth), encoded, orientations),
+            lambda: decode_each(lambda image, _: decode_as_stored(image, window), encoded, orientations),
             lambda: decode_each(
-                lambda image, tag: orientation.upright(decode_as_stored(image, bit_depth), tag),
+                lambda image, tag: orientation.upright(decode_as_stored(image, window), tag),
                 encoded,
                 orientations,
             ),
@@ -129,7 +124,7 @@ def unpack(packed: tf.Tensor, size: Size, channels: int) -> tf.Tensor:
     return tf.reshape(tf.io.decode_raw(packed, tf.uint8), [-1, *size, channels])
 
 
-def decode_as_stored(encoded: tf.Tensor, bit_depth: int = HIGHEST_BIT_DEPTH) -> tf.Tensor:
+def decode_as_stored(encoded: tf.Tensor, window: Window = FULL_WINDOW) -> tf.Tensor:
     """Decodes one image without rotating it: see `decode`.
 
     Returns:
@@ -141,15 +136,15 @@ def decode_as_stored(encoded: tf.Tensor, bit_depth: int = HIGHEST_BIT_DEPTH) -> 
         pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         return tf.ensure_shape(pixels, [None, None, 3])
 
-    if bit_depth == HIGHEST_BIT_DEPTH:
+    if window == FULL_WINDOW:
         return high_byte()
 
-    def highest_bits() -> tf.Tensor:
+    def windowed() -> tf.Tensor:
         values = tf.cast(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), tf.int32)
-        values = tf.bitwise.right_shift(tf.minimum(values, 2**bit_depth - 1), bit_depth - LOWEST_BIT_DEPTH)
-        return tf.ensure_shape(tf.cast(values, tf.uint8), [None, None, 3])
+        above = tf.clip_by_value(values, window.low, window.high) - window.low
+        return tf.ensure_shape(tf.cast(above * 256 // (window.high - window.low + 1), tf.uint8), [None, None, 3])
 
-    return tf.cond(_is_16_bit_png(encoded), highest_bits, high_byte)
+    return tf.cond(_is_16_bit_png(encoded), windowed, high_byte)
 
 
 def _is_16_bit_png(encoded: tf.Tensor) -> tf.Tensor:

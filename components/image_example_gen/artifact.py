@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from components.stored import IncompatibleArtifactError, Stored, StoredPart
 from trainer_module import locations
+from trainer_module.model_input import Window
 
 QUARANTINE_FILE = "quarantine.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
@@ -104,7 +105,7 @@ class Summary(Stored):
       duplicates: Number of duplicates by kind.
       span: Number of the newest span; 0 without spans.
       version: Version of that span.
-      bit_depth: Number of bits that 16-bit images are read with; None if there are none.
+      window: Values of 16-bit images that are read as black and white; None if there are none.
       warnings: What users should know about the images, one sentence each, with a count and file names.
       corrections: Number of images by action of `data.corrections`.
     """
@@ -119,9 +120,14 @@ class Summary(Stored):
     duplicates: dict[Kind, DuplicateCounts]
     span: int = 0
     version: int = 0
-    bit_depth: int | None = None
+    window: Window | None = None
     warnings: tuple[str, ...] = ()
     corrections: dict[Action, int] = Field(default_factory=dict)
+
+    @property
+    def bit_depth(self) -> int | None:
+        """Number of bits that 16-bit images are read with; None if there are none, or their window is another."""
+        return self.window.bit_depth if self.window else None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from components.image_example_gen.layouts import Candidate, Entry
 from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.shards import WorkFolder
+from trainer_module.model_input import FULL_WINDOW
 
 # Frame of a TFRecord: length (uint64, little-endian) and its checksum (uint32), the record, its checksum (uint32).
 _FRAME_HEAD, _FRAME_TAIL = struct.Struct("<QI"), 4
@@ -102,7 +103,7 @@ class ExamineImages(beam.DoFn):
             numbers = iter(self._numbers)
             current = None
             options = self._options
-            for examined in image_file.examine_all(contents(), options.data, options.depth):
+            for examined in image_file.examine_all(contents(), options.data, options.window or FULL_WINDOW):
                 number, candidate = waiting.popleft()
                 while current != number:  # shards come one after another, and some may be empty
                     stack.close()

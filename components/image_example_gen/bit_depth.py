@@ -1,4 +1,4 @@
-"""16-bit PNG files: how many of their bits a dataset uses, and their reduction to 8 bits.
+"""16-bit PNG files: which of their values a dataset uses, and their reduction to 8 bits.
 
 Cameras and X-ray detectors of 10, 12 or 14 bits write files of 16 bits. The high byte, which decoders for 8 bits keep,
 then contains almost nothing of the image.
@@ -13,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import preprocessing
+from trainer_module.model_input import HIGHEST_BIT_DEPTH, LOWEST_BIT_DEPTH, Window
 
-HIGHEST = preprocessing.HIGHEST_BIT_DEPTH
-LOWEST = preprocessing.LOWEST_BIT_DEPTH
 _GREY = (0, 4)  # colour types in the header, without and with transparency
 
 
@@ -44,24 +43,24 @@ def used_bits(encoded: bytes) -> UsedBits | None:
         return None
     flat = (pixels[..., 0] if encoded[25] in _GREY else pixels).ravel()
     typical = np.partition(flat, rank := (flat.size - 1) * 99 // 100)[rank]
-    return UsedBits(*(max(LOWEST, int(value).bit_length()) for value in (flat.max(), typical)))
+    return UsedBits(*(max(LOWEST_BIT_DEPTH, int(value).bit_length()) for value in (flat.max(), typical)))
 
 
-def reduce(encoded: bytes, bit_depth: int) -> bytes:
+def reduce(encoded: bytes, window: Window) -> bytes:
     """Reduces a 16-bit PNG to one of 8 bits with the pixels that the served model decodes from it.
 
     Args:
       encoded: Bytes of the file.
-      bit_depth: Number of bits that the dataset uses, 8 to 16; larger values are clipped.
+      window: The values that the dataset uses; others are clipped.
 
     Raises:
       tf.errors.OpError: If the file cannot be decoded.
     """
-    pixels = preprocessing.decode(tf.constant(encoded), channels=3, bit_depth=bit_depth)
+    pixels = preprocessing.decode(tf.constant(encoded), channels=3, window=window)
     reduced: bytes = tf.io.encode_png(pixels[..., :1] if encoded[25] in _GREY else pixels).numpy()
     return reduced
 
 
-def detect(used: Iterable[int]) -> int:
-    """Returns the bit depth of a dataset from the bits that its 16-bit images use."""
-    return min(max(LOWEST, *used), HIGHEST)
+def detect(used: Iterable[int]) -> Window:
+    """Returns the window of a dataset from the bits that its 16-bit images use; all values if there are none."""
+    return Window.of_bits(max(used, default=HIGHEST_BIT_DEPTH))

@@ -29,8 +29,9 @@ from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
-from components.image_example_gen.options import AUTO, ExampleGenOptions
+from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.shards import Shard, WorkFolder
+from trainer_module.model_input import FULL_WINDOW
 
 _WORK_FOLDER = ".undivided"
 
@@ -68,14 +69,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         tf.io.gfile.makedirs(folder.location)
         work = _make_shards(dataset)
         records_of, refused, observations = self._examine(work, dataset, folder, options)
-        if options.data.bit_depth == AUTO and observations.details(USED_BITS):
-            depth = bit_depth.detect([int(bits) for bits in observations.details(USED_BITS)])
-            if depth < options.depth:
-                # Only now it is known how dark the images are: they are examined again, reduced to 8 bits.
-                used = options.model_copy(update={"data": options.data.model_copy(update={"bit_depth": depth})})
-                records_of, refused, observations = self._examine(work, dataset, folder, used)
-        else:
-            depth = options.depth
+        window = options.window or bit_depth.detect([int(bits) for bits in observations.details(USED_BITS)])
+        if options.window is None and window != FULL_WINDOW:
+            # Only now it is known how dark the images are: they are examined again, reduced to 8 bits.
+            used = options.model_copy(update={"data": options.data.model_copy(update={"window": window})})
+            records_of, refused, observations = self._examine(work, dataset, folder, used)
         _log(refused)
         records = [record for shard_records in records_of for record in shard_records]
         total = len(records) + len(refused)
@@ -89,7 +87,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts = summary.count_splits(records, division, split_names, options.classes)
         has_names = set(labels.CLASS_NAMES) & set(options.label_features)
         limits.refuse_untrainable(counts, options.classes if has_names else ())
-        warnings = pixel_checks.bit_depth_warnings(observations, depth, options.data)
+        warnings = pixel_checks.window_warnings(observations, window, options.data)
         warnings += pixel_checks.lost_information_warnings(observations)
         if labels.has_class_ids(options.label_features):
             pixel_checks.refuse_differing_palettes(observations)
@@ -116,7 +114,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             division,
             refused,
             counts,
-            bit_depth=depth if observations.details(USED_BITS) else None,
+            window=window if observations.details(USED_BITS) else None,
             warnings=warnings,
         )
         contents.write(quarantine.uri)

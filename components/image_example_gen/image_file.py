@@ -22,6 +22,7 @@ from components.image_example_gen.observations import CONVERTED, FRAMES, PROFILE
 from components.image_example_gen.options import DataOptions
 from trainer_module import image_formats
 from trainer_module.error_text import first_line
+from trainer_module.model_input import FULL_WINDOW, Window
 
 # Chunks with the properties of a PNG come before its pixels.
 _MOST_HEADER_BYTES = 4096
@@ -79,7 +80,7 @@ def examine(prepared: Prepared) -> ImageProperties:
 
 
 def examine_all(
-    contents: Iterable[bytes | UnusableImageError], options: DataOptions, depth: int = bit_depth.HIGHEST
+    contents: Iterable[bytes | UnusableImageError], options: DataOptions, window: Window = FULL_WINDOW
 ) -> Iterator[Examined]:
     """Reads headers, refuses what is too large, then decodes with the decoder that Transform and serving use.
 
@@ -89,7 +90,7 @@ def examine_all(
     Args:
       contents: The bytes of the files, or why there are none; a few more are taken than are returned so far.
       options: `max_pixels` and `animated` are read.
-      depth: Number of bits that 16-bit images use. Below 16, they are reduced to 8 bits.
+      window: The values that 16-bit images use. Unless these are all, the images are reduced to 8 bits.
 
     Yields:
       In the same order, the bytes (none where the header was refused), and the properties of the image or why it cannot
@@ -113,8 +114,8 @@ def examine_all(
                 prepared = prepare(content, options)
                 is_deep = bit_depth.is_deep(prepared.encoded)
                 used_bits = bit_depth.used_bits(prepared.encoded) if is_deep else None
-                if used_bits and depth < bit_depth.HIGHEST:
-                    prepared = prepared._replace(encoded=bit_depth.reduce(prepared.encoded, depth))
+                if used_bits and window != FULL_WINDOW:
+                    prepared = prepared._replace(encoded=bit_depth.reduce(prepared.encoded, window))
                 waiting[position] = prepared, used_bits
             except UnusableImageError as error:
                 waiting[position] = error

@@ -12,10 +12,11 @@ from components.image_example_gen.class_list import Color
 from components.image_example_gen.mask_encoding import MaskEncoding, Orientation, Source
 from trainer_module import features
 from trainer_module.error_text import did_you_mean
+from trainer_module.model_input import Window
 from trainer_module.section import Fraction, Section
 
 AUTO: Literal["auto"] = "auto"
-HIGHEST_BIT_DEPTH = 16
+Value16 = Annotated[int, Field(ge=0, le=2**16 - 1)]
 
 
 class SplitOptions(Section):
@@ -95,6 +96,11 @@ class DataOptions(Section):
         default=AUTO,
         description="Bits that images of 16 bits per channel use; `auto` detects them from the largest value of all "
         "images.",
+    )
+    window: tuple[Value16, Value16] | None = Field(
+        default=None,
+        description="Values of images of 16 bits per channel that become black and white, `[low, high]`; those between "
+        "them are spread evenly, others are clipped. If absent, `[0, 2^bit_depth - 1]`.",
     )
     recursive: bool = Field(
         default=False,
@@ -257,6 +263,17 @@ class DataOptions(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_window(self) -> DataOptions:
+        if self.window is not None and self.bit_depth != AUTO:
+            raise ValueError(
+                f"window and bit_depth exclude each other: bit_depth = {self.bit_depth} is the window "
+                f"{list(Window.of_bits(self.bit_depth))}; remove one of them"
+            )
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError(f"window = {list(self.window)}: the first value must be smaller than the second")
+        return self
+
+    @model_validator(mode="after")
     def _both_folders_of_masks(self) -> DataOptions:
         if (self.images_folder is None) != (self.masks_folder is None):
             raise ValueError("images_folder and masks_folder must be set together")
@@ -331,9 +348,11 @@ class ExampleGenOptions(Section):
     fingerprint: str = ""
 
     @property
-    def depth(self) -> int:
-        """Number of bits that 16-bit images are read with; all 16 until it has been detected."""
-        return HIGHEST_BIT_DEPTH if self.data.bit_depth == AUTO else self.data.bit_depth
+    def window(self) -> Window | None:
+        """The values of 16-bit images that are read; None if they have to be detected."""
+        if self.data.window is not None:
+            return Window(*self.data.window)
+        return None if self.data.bit_depth == AUTO else Window.of_bits(self.data.bit_depth)
 
     def mask_encoding(self) -> MaskEncoding:
         """Returns how the masks encode classes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from components.image_example_gen import bit_depth
 from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError
 from components.image_example_gen.observations import (
@@ -28,6 +27,7 @@ from components.image_example_gen.observations import (
 from components.image_example_gen.options import AUTO, DataOptions
 from components.image_example_gen.splits import IGNORED, Record
 from trainer_module import features
+from trainer_module.model_input import FULL_WINDOW, HIGHEST_BIT_DEPTH, Window
 
 # An image whose values need so many bits fewer than are read is in the darkest eighth of the range.
 _DARK = 3
@@ -134,32 +134,37 @@ def orientation_warnings(observations: Observations, options: DataOptions) -> li
     ]
 
 
-def bit_depth_warnings(observations: Observations, depth: int, options: DataOptions) -> list[str]:
-    """Reports images of 16 bits, and the number of bits that are read from them."""
+def window_warnings(observations: Observations, window: Window, options: DataOptions) -> list[str]:
+    """Reports images of 16 bits, and the values that are read from them."""
     by_bits = {int(bits): occurrences for bits, occurrences in observations.details(USED_BITS).items()}
     if not by_bits:
         return []
     deep, eight = observations.total(USED_BITS), observations.total(EIGHT_BITS)
+    depth = window.high.bit_length()
+    setting = f"data.bit_depth = {depth}" if options.window is None else f"data.window = {list(window)}"
     warnings = []
-    if depth < bit_depth.HIGHEST:
-        origin = "detected from the largest value" if options.bit_depth == AUTO else "as configured"
+    if window != FULL_WINDOW:
+        is_detected = options.window is None and options.bit_depth == AUTO
+        read = f"as {depth} bits" if options.window is None else f"in the window {list(window)}"
         warnings.append(
-            f"{deep.num:,} images have 16 bits per channel and are read as {depth} bits ({origin}): {deep}. "
-            "data.bit_depth sets another number."
+            f"{deep.num:,} images have 16 bits per channel and are read {read} "
+            f"({'detected from the largest value' if is_detected else 'as configured'}): {deep}. "
+            + ("data.bit_depth sets another number." if options.window is None else "data.window sets it.")
         )
     clipped = _of_bits(by_bits, lowest=depth + 1)
     if clipped.num:
         warnings.append(
-            f"{clipped.num:,} images have values above data.bit_depth = {depth}, which are clipped: {clipped}. They "
-            f"use up to {max(by_bits)} bits."
+            f"{clipped.num:,} images have values above {setting}, which are clipped: {clipped}. They use up to "
+            f"{max(by_bits)} bits."
         )
     typical = {int(bits): occurrences for bits, occurrences in observations.details(TYPICAL_BITS).items()}
     dark = _of_bits(typical, highest=depth - _DARK)
     if dark.num > deep.num / 2:
         most = max(bits for bits in typical if bits <= depth - _DARK)
+        advised = f"data.bit_depth = {most}" if options.window is None else f"data.window = {[window.low, 2**most - 1]}"
         warnings.append(
             f"{dark.num:,} of {deep.num:,} images of 16 bits are dark: 99 % of their values need at most {most} bits, "
-            f"and {depth} are read: {dark}. If larger values are markers or defects, set data.bit_depth = {most}."
+            f"and {depth} are read: {dark}. If larger values are markers or defects, set {advised}."
         )
     if eight.num:
         warnings.append(
@@ -193,7 +198,7 @@ def lost_information_warnings(observations: Observations) -> list[str]:
     return warnings
 
 
-def _of_bits(by_bits: Mapping[int, Occurrences], lowest: int = 0, highest: int = bit_depth.HIGHEST) -> Occurrences:
+def _of_bits(by_bits: Mapping[int, Occurrences], lowest: int = 0, highest: int = HIGHEST_BIT_DEPTH) -> Occurrences:
     return sum((images for bits, images in by_bits.items() if lowest <= bits <= highest), Occurrences())
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen import bit_depth, boxes, image_file, labels, mask, splits
+from components.image_example_gen import boxes, image_file, labels, mask, splits
 from components.image_example_gen.boxes import NormalizedBoxes
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_file import Examined
@@ -30,6 +30,7 @@ from components.image_example_gen.observations import (
 )
 from components.image_example_gen.options import ExampleGenOptions
 from trainer_module import features
+from trainer_module.model_input import FULL_WINDOW, Window
 
 Label = Mapping[str, Sequence[Value]]
 
@@ -42,7 +43,7 @@ def to_example(
     label: Label,
     slices: Mapping[str, str],
     sha256: str = "",
-    depth: int = bit_depth.HIGHEST,
+    window: Window = FULL_WINDOW,
 ) -> tf.train.Example:
     """Builds the raw example of one image.
 
@@ -53,7 +54,7 @@ def to_example(
       label: Raw example features of the label and their values.
       slices: Slice values, by slice name.
       sha256: Hex digest of the file as it was read; that of `encoded` by default.
-      depth: Number of bits that 16-bit images of the dataset use.
+      window: The values that 16-bit images of the dataset use.
     """
     example = tf.train.Example()
     feature = example.features.feature
@@ -77,8 +78,8 @@ def to_example(
         else:
             # An empty list needs the type of the feature: readers refuse one of another type.
             getattr(feature[key], _LISTS[features.BOX_DTYPES.get(key, "string")]).SetInParent()
-    if depth < bit_depth.HIGHEST:
-        feature[features.IMAGE_BIT_DEPTH].int64_list.value.append(depth)
+    if window != FULL_WINDOW:
+        feature[features.IMAGE_WINDOW].int64_list.value.extend(window)
     return example
 
 
@@ -126,7 +127,7 @@ def build(
         label=checked.label,
         slices=slices,
         sha256=sha256,
-        depth=options.depth,
+        window=options.window or FULL_WINDOW,
     )
     _observe(candidate.filename, examined, checked.mask, observations)
     record = splits.Record(

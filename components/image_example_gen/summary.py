@@ -18,6 +18,7 @@ from components.image_example_gen.artifact import (
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.splits import IGNORED, Division, Duplicates, Record
+from trainer_module.model_input import Window
 
 
 def count_splits(
@@ -59,7 +60,7 @@ def summarize(
     refused: Iterable[RefusedFile],
     splits: Mapping[str, SplitCounts],
     *,
-    bit_depth: int | None = None,
+    window: Window | None = None,
     warnings: Iterable[str] = (),
 ) -> Quarantine:
     """Composes the quarantine artifact.
@@ -70,7 +71,7 @@ def summarize(
       division: Their splits and duplicates.
       refused: All files that are not used, those with conflicting labels included.
       splits: From `count_splits`.
-      bit_depth: Number of bits that 16-bit images are read with; None if there are none.
+      window: Values of 16-bit images that are read as black and white; None if there are none.
       warnings: What users should know about the images.
     """
     files = tuple(QuarantinedFile(path=file.path, reason=file.reason) for file in sorted(refused))
@@ -83,7 +84,7 @@ def summarize(
             duplicates={kind: _count_duplicates(kind, division) for kind in ("exact", "near")},
             span=dataset.span,
             version=dataset.version,
-            bit_depth=bit_depth,
+            window=window,
             warnings=tuple(warnings),
             corrections=corrections.count(dataset.corrections),
         ),

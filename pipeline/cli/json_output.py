@@ -184,7 +184,9 @@ class RunOutput(JsonObject):
     corrections: dict[Literal["relabel", "drop", "keep"], int]
     """Number of images by action of `data.corrections`."""
     bit_depth: int | None
-    """Bits that are read from images of 16 bits per channel; null if there are none."""
+    """Bits that are read from images of 16 bits per channel; null if there are none, or `data.window` is set."""
+    window: tuple[int, int] | None
+    """Values of images of 16 bits per channel that are read as black and white; null if there are none."""
     log: str
     """Log file."""
     error: str | None
@@ -230,6 +232,7 @@ def run_output(outcome: Outcome) -> RunOutput:
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "corrections": data.corrections if data else {},
             "bit_depth": data and data.bit_depth,
+            "window": data and data.window,
             "log": str(outcome.log_path),
             "error": f"{outcome.error[0]}: {outcome.cause}" if outcome.error else None,
         }

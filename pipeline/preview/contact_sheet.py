@@ -17,12 +17,12 @@ from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import DamagedContainerError, UnusableImageError
 from components.image_example_gen.labels import Value, class_names
 from components.image_example_gen.layouts import Candidate
-from components.image_example_gen.options import AUTO, ExampleGenOptions
+from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
 from trainer_module import drawing_font, features, tasks
-from trainer_module.model_input import Size
+from trainer_module.model_input import Size, Window
 from trainer_module.options import TrainerOptions
 
 _Item = TypeVar("_Item")
@@ -122,8 +122,8 @@ def read(
         raise ConfigError(f"{dataset.root}: {error}") from None
     if not usable:
         raise ConfigError(f"{dataset.root} has no usable image.")
-    depth = _bit_depth([image.candidate.encoded for image in usable], reading)
-    return tuple(_decode(image, depth, options) for image in usable)
+    window = _window([image.candidate.encoded for image in usable], reading)
+    return tuple(_decode(image, window, options) for image in usable)
 
 
 def _candidates(dataset: Dataset, reading: ExampleGenOptions, num: int) -> Iterator[Candidate]:
@@ -173,22 +173,23 @@ def _check(candidate: Candidate, reading: ExampleGenOptions) -> _Usable:
     return _Usable(candidate._replace(encoded=prepared.encoded), label, (properties.height, properties.width))
 
 
-def _bit_depth(contents: Sequence[bytes], reading: ExampleGenOptions) -> int:
-    """Returns the bits that 16-bit images use; ImageExampleGen detects them in all images, the sheet in its own."""
+def _window(contents: Sequence[bytes], reading: ExampleGenOptions) -> Window:
+    """Returns the values that 16-bit images use; ImageExampleGen detects them in all images, the sheet in its own."""
     from components.image_example_gen import bit_depth
 
+    if reading.window is not None:
+        return reading.window
     measured = [bit_depth.used_bits(content) for content in contents if bit_depth.is_deep(content)]
-    used = [bits.largest for bits in measured if bits]
-    return bit_depth.detect(used) if used and reading.data.bit_depth == AUTO else reading.depth
+    return bit_depth.detect([bits.largest for bits in measured if bits])
 
 
-def _decode(image: _Usable, depth: int, options: TrainerOptions) -> LabelledImage:
+def _decode(image: _Usable, window: Window, options: TrainerOptions) -> LabelledImage:
     import tensorflow as tf
 
     from trainer_module import preprocessing
 
     transform, encoded = options.transform, tf.constant([image.candidate.encoded])
-    pixels = preprocessing.decode_and_resize(encoded, transform.geometry, transform.channels, depth)
+    pixels = preprocessing.decode_and_resize(encoded, transform.geometry, transform.channels, window)
     labels = tasks.get(options.task.name).labels([image.label], [image.size], options)
     return LabelledImage(pixels[0].numpy(), labels[0].numpy(), image.candidate.filename)
 

@@ -16,7 +16,7 @@ import components
 from components.image_example_gen import artifact, bit_depth, executor
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from trainer_module import features, preprocessing
-from trainer_module.model_input import Geometry
+from trainer_module.model_input import Geometry, Window
 
 NUM_MUTATIONS = 1000
 NUM_ORIGINALS = 9
@@ -142,7 +142,7 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
         encoded = (root / name).read_bytes()
         if name in used:
             # The original of 16 bits uses 8 of them.
-            stored = bit_depth.reduce(encoded, 8) if bit_depth.is_deep(encoded) else encoded
+            stored = bit_depth.reduce(encoded, Window.of_bits(8)) if bit_depth.is_deep(encoded) else encoded
             assert used[name][features.IMAGE_ENCODED].bytes_list.value[0] == stored
             for channels in (1, 3):
                 pixels = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(16), channels)

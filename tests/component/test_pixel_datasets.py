@@ -16,7 +16,8 @@ from components.image_example_gen.class_list import CLASSES_FILE
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError, TooManyBadFilesError
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
-from trainer_module import features, input_pipeline
+from trainer_module import features, input_pipeline, preprocessing
+from trainer_module.model_input import FULL_WINDOW, Window
 
 NUM = 24
 SIZE = (8, 12)  # height, width
@@ -173,7 +174,7 @@ def test_rotated_images(street, generate):
     upright = street(lambda index, ids: png(np.rot90(ids, -1) if index % 2 else ids), image=image)
     _, summary, train_files = generate(upright)
     (warning,) = summary.warnings
-    assert summary.bit_depth is None and input_pipeline.read_bit_depth(train_files) == 16
+    assert summary.bit_depth is None and input_pipeline.read_window(train_files) == FULL_WINDOW
     assert warning.startswith("12 images with masks are rotated by their EXIF orientation (6): images/01.png, ")
 
 
@@ -197,7 +198,7 @@ def xrays(tmp_path, rng):
 def test_images_that_use_12_of_16_bits(xrays, generate):
     root = xrays(lambda _: 12)
     detected, summary, train_files = generate(root)
-    assert summary.bit_depth == 12 and input_pipeline.read_bit_depth(train_files) == 12
+    assert summary.bit_depth == 12 and input_pipeline.read_window(train_files) == Window.of_bits(12)
     (warning,) = summary.warnings
     assert warning.startswith("24 images have 16 bits per channel and are read as 12 bits (detected ")
     configured, summary, _ = generate(root, bit_depth=12)
@@ -216,4 +217,19 @@ def test_images_of_8_and_of_16_bits(xrays, generate):
     detected, mixed = summary.warnings
     assert summary.bit_depth == 10 and detected.startswith("18 images have 16 bits per channel and are read as 10 bits")
     assert mixed.startswith("18 images have 16 bits per channel (healthy/01.png, healthy/03.png, …), and 6 have 8 (ill")
-    assert all(feature[features.IMAGE_BIT_DEPTH].int64_list.value[0] == 10 for feature in by_name.values())
+    assert all([*feature[features.IMAGE_WINDOW].int64_list.value] == [0, 1023] for feature in by_name.values())
+
+
+def test_a_window_of_16_bit_images(xrays, generate):
+    root = xrays(lambda _: 12)
+    by_name, summary, train_files = generate(root, window=(1000, 3000))
+    (warning,) = summary.warnings
+    assert warning.startswith("24 images have 16 bits per channel and are read in the window [1000, 3000] (as c")
+    assert summary.bit_depth is None and summary.window == Window(1000, 3000) == input_pipeline.read_window(train_files)
+    for name, feature in by_name.items():
+        original = tf.io.decode_png((root / name).read_bytes(), dtype=tf.uint16).numpy().astype(int)
+        stored = tf.io.decode_image(feature[features.IMAGE_ENCODED].bytes_list.value[0])
+        np.testing.assert_array_equal(stored, (original.clip(1000, 3000) - 1000) * 256 // 2001)
+        # The served model reads the file itself in the same window.
+        requested = preprocessing.decode(tf.constant((root / name).read_bytes()), 1, Window(1000, 3000))
+        np.testing.assert_array_equal(requested, stored)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from components.image_example_gen import bit_depth, image_file
 from components.image_example_gen.options import DataOptions
 from trainer_module import preprocessing
-from trainer_module.model_input import Geometry
+from trainer_module.model_input import FULL_WINDOW, Geometry, Window
 
 
 def deep(values, channels=1):
@@ -52,9 +52,9 @@ def test_other_files_are_not_deep(make_image):
 def test_decoded_pixels_are_the_highest_bits(values, bits):
     encoded = deep(values)
     expected = np.minimum(values, 2**bits - 1) >> (bits - 8)
-    decoded = preprocessing.decode(tf.constant(encoded), 3, bits).numpy()
+    decoded = preprocessing.decode(tf.constant(encoded), 3, Window.of_bits(bits)).numpy()
     assert (decoded == expected[..., np.newaxis]).all()
-    batch = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(12), 1, bits)
+    batch = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(12), 1, Window.of_bits(bits))
     assert batch.shape == (1, 12, 12, 1)
 
 
@@ -67,17 +67,18 @@ def test_16_bits_are_decoded_as_before(values):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_reduced_file_has_the_pixels_of_the_original(values, channels):
     original = deep(values, channels)
-    reduced = bit_depth.reduce(original, 12)
+    reduced = bit_depth.reduce(original, Window.of_bits(12))
     assert reduced[24] == 8 and len(reduced) < len(original)
     assert tf.io.decode_png(reduced).shape[-1] == channels
     for bits in (12, 16):  # whatever the served model expects, a file of 8 bits has its own values
-        assert (preprocessing.decode(reduced, 3, bits) == preprocessing.decode(original, 3, 12)).numpy().all()
+        expected = preprocessing.decode(original, 3, Window.of_bits(12))
+        assert (preprocessing.decode(reduced, 3, Window.of_bits(bits)) == expected).numpy().all()
 
 
 def test_files_of_8_bits_do_not_depend_on_the_bit_depth(make_image):
     encoded = [make_image(30, 20), make_image(9, 40, "JPEG"), make_image(16, 16, channels=1), make_image(8, 8, "GIF")]
     np.testing.assert_array_equal(
-        preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3, 12),
+        preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3, Window.of_bits(12)),
         preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3),
     )
 
@@ -85,15 +86,32 @@ def test_files_of_8_bits_do_not_depend_on_the_bit_depth(make_image):
 @pytest.mark.parametrize("encoded", [b"", b"words", b"\x89PNG\r\n\x1a\n", deep([[1]])[:40]])
 def test_unreadable_bytes_are_an_invalid_argument(encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(8), 3, 12)
+        preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(8), 3, Window.of_bits(12))
 
 
 def test_examined_images_are_reduced_only_below_16_bits(values, make_image):
     files = [deep(values), make_image(), deep(values)[:-60]]
     for depth in (16, 12):
-        first, second, damaged = image_file.examine_all(files, DataOptions(max_pixels=10_000), depth)
+        window = Window.of_bits(depth)
+        first, second, damaged = image_file.examine_all(files, DataOptions(max_pixels=10_000), window)
         assert (first.used_bits, second.used_bits, second.encoded) == ((12, 12), None, files[1])
         assert (first.encoded == files[0]) == (depth == 16)
         assert not isinstance(damaged.result, image_file.ImageProperties)
         assert first.result.mean["red"] == pytest.approx((values >> (depth - 8)).mean(), abs=1e-9)
-    assert bit_depth.detect([9, 12, 8]) == 12
+    assert bit_depth.detect([9, 12, 8]) == Window(0, 4095) and bit_depth.detect([]) == FULL_WINDOW
+
+
+@pytest.mark.parametrize("window", [(1000, 3000), (0, 100), (0, 4095), (2000, 2001), (300, 65535)])
+def test_a_window_spreads_its_values_evenly(values, window):
+    low, high = window
+    values[0, :3] = [low, high, 4095]
+    decoded = preprocessing.decode(tf.constant(deep(values)), 3, Window(low, high)).numpy()[..., 0]
+    inside = np.clip(values.astype(np.int64), low, high) - low
+    np.testing.assert_array_equal(decoded, inside * 256 // (high - low + 1))
+    assert decoded[0, 0] == 0 and decoded[0, 1] == (128 if high - low == 1 else 255 if high - low >= 255 else 253)
+    assert (decoded[values <= low] == 0).all()
+
+
+def test_a_bit_depth_is_a_window():
+    assert Window.of_bits(12) == (0, 4095) and Window(0, 4095).bit_depth == 12
+    assert Window(1, 4095).bit_depth is None and Window(0, 4000).bit_depth is None and FULL_WINDOW.bit_depth == 16

@@ -137,6 +137,9 @@ def test_settings_that_contradict_each_other(inspect, text, settings, message):
         ({"mask_values": [0]}, "at least 2"),
         ({"bit_depth": 17}, "less than or equal to 16"),
         ({"bit_depth": 7}, "greater than or equal to 8"),
+        ({"bit_depth": 12, "window": [0, 9]}, r"exclude each other: bit_depth = 12 is the window \[0, 4095\]"),
+        ({"window": [9, 9]}, r"window = \[9, 9\]: the first value must be smaller"),
+        ({"window": [0, 65536]}, "less than or equal to 65535"),
     ],
 )
 def test_invalid_settings(settings, message):

@@ -10,6 +10,7 @@ from components.image_example_gen.errors import AmbiguousMasksError, ClassWithou
 from components.image_example_gen.observations import Observations, Occurrences
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.splits import IGNORED, Division, Record
+from trainer_module.model_input import Window
 
 SPLITS = ("train", "validation", "test")
 
@@ -187,11 +188,23 @@ def depths(counts):
         ({16: 1, 12: 3, 11: 1}, 16, "auto", ["4 of 5 images .* need at most 12 bits .* set data.bit_depth = 12"]),
         ({(16, 12): 3, (16, 16): 1}, 16, "auto", ["3 of 4 images .* dark .* set data.bit_depth = 12"]),
         ({(16, 12): 2, (16, 16): 2, (16, 14): 9}, 16, "auto", []),
+        (
+            {12: 3},
+            0,
+            (100, 4000),
+            ["3 images .* in the window [100, 4000] (as configured): .* data.window"],
+        ),
+        ({16: 2, 12: 2}, 0, (9, 4000), ["4 images", "2 images have values above data.window = [9, 4000], .* 16 bits."]),
+        ({(16, 10): 1}, 0, (9, 65000), ["1 images", "dark .* set data.window = [9, 1023]."]),
         ({16: 2, 0: 3}, 16, "auto", ["2 images have 16 bits per channel (16-0, 16-1), and 3 have 8 (0-0, 0-1, …)"]),
     ],
 )
 def test_bit_depths_are_reported(counts, depth, setting, messages):
-    warnings = pixel_checks.bit_depth_warnings(depths(counts), depth, DataOptions(bit_depth=setting))
+    if isinstance(setting, tuple):
+        options, window = DataOptions(window=setting), Window(*setting)
+    else:
+        options, window = DataOptions(bit_depth=setting), Window.of_bits(depth)
+    warnings = pixel_checks.window_warnings(depths(counts), window, options)
     assert len(warnings) == len(messages)
     for warning, message in zip(warnings, messages, strict=True):
         position = 0

@@ -29,7 +29,7 @@ def run_fn(fn_args: FnArgs) -> None:
         options = search_space.replace_values(options, search_space.tuned_values(fn_args.hyperparameters))
     strategy = distribution.strategy(options.training.distribution)  # before TensorFlow computes anything
     # The served model decodes request bytes as ImageExampleGen has decoded the images.
-    options = options.model_copy(update={"bit_depth": input_pipeline.read_bit_depth(fn_args.train_files)})
+    options = options.model_copy(update={"window": input_pipeline.read_window(fn_args.train_files)})
     # Every worker trains and reads the checkpoint of an interrupted training; only the chief's files are kept.
     is_chief = distribution.is_chief(strategy)
     checkpoint = CheckpointFile(
