@@ -1099,6 +1099,18 @@ CALLS: list[tuple[str, Callable[[], None], str, Callable[[], None]]] = [
         lambda: _load('data.label_columns=["b", "c"]'),
     ),
     (
+        "a window and a bit depth",
+        lambda: _load("data.window=[100, 900]", "data.bit_depth=12"),
+        r"exclude each other: bit_depth = 12 is the window \[0, 4095\]; remove one of them",
+        lambda: _load("data.window=[100, 900]"),
+    ),
+    (
+        "a window without values",
+        lambda: _load("data.window=[900, 100]"),
+        "the first value must be smaller than the second",
+        lambda: _load("data.window=[100, 900]"),
+    ),
+    (
         "one label with a separator",
         lambda: _load("data.labels_per_image=one", "data.label_separator=;"),
         'label_separator requires labels_per_image = "any"; remove one of them',
