@@ -85,7 +85,7 @@ def create_pipeline(
       metadata_path: The metadata store of a local run; TFX creates its folder at once. Clusters have their own store.
     """
     code = source_hash()
-    all_options = config.trainer_options(dataset.classes, dataset.ignore_id)
+    all_options = config.trainer_options(dataset.classes, dataset.ignore_id, dataset.is_grey)
     # Only GradCam reads which images are explained: a change must not start another training.
     served = set(ServedExplanationOptions.model_fields)
     trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
@@ -146,7 +146,7 @@ def create_pipeline(
         # Only the settings that this node reads: another learning rate must not analyse all images again.
         custom_config={
             "classes": list(dataset.classes),
-            "transform": config.transform.model_dump_json(),
+            "transform": all_options.transform.model_dump_json(),
             "task": config.task.name,
             "source_hash": code,
         },

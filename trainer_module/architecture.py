@@ -110,7 +110,7 @@ def network(options: TrainerOptions) -> keras.Model:
     Raises:
       ValueError: If it cannot be built. MissingWeightsError, a subclass, if the folder of a SavedModel does not exist.
     """
-    channels = options.transform.channels
+    channels = options.transform.num_channels
     statistics = PixelStatistics(np.zeros(channels, np.float32), np.ones(channels, np.float32))
     described = options.model
     options = options.model_copy(update={"model": described.with_random_weights()})

@@ -94,7 +94,7 @@ def read_examples(
 
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         transformed = transform(serialized)
-        pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.channels)
+        pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.num_channels)
         return pixels, read_label(transformed, options)
 
     serialized = read_records(file_patterns).take(num_examples).batch(_DECODE_BATCH_SIZE)

@@ -24,7 +24,7 @@ def build(options: TrainerOptions, statistics: PixelStatistics) -> keras.Model:
       ValueError: If `grad_cam.layer` is not one of its layers.
     """
     with precision.dtype_policy(options.training.precision):
-        shape = [*options.transform.image_size, options.transform.channels]
+        shape = [*options.transform.image_size, options.transform.num_channels]
         inputs = keras.Input(shape, dtype="float32", name="pixels")
         if options.transform.normalization == "dataset":
             # The statistics become weights, so the .keras file and the SavedModel always agree. A constant channel has

@@ -48,7 +48,11 @@ class TransformOptions(Section):
         "resizes it to cover the input and keeps the centre; `pad` resizes it to fit in and adds grey borders "
         "(letterbox). Predictions always refer to the original image.",
     )
-    channels: Literal[1, 3] = Field(default=3, description="1 reads every image as grayscale, 3 as RGB.")
+    channels: Literal["auto", 1, 3] = Field(
+        default=3,
+        description="1 reads every image as grayscale, 3 as RGB. `auto` is 1 if the images of a sample have no colours "
+        "and the model has no pre-trained backbone, which requires RGB (grey is then repeated); otherwise 3.",
+    )
     normalization: Literal["dataset", "rescale", "backbone"] = Field(
         default="dataset",
         description="`dataset` subtracts the train split's mean and divides by its deviation, per channel; "
@@ -61,6 +65,15 @@ class TransformOptions(Section):
         description='Largest number of boxes in an image, for `task.name = "detection"`. An image with more stops the '
         "run; every image has memory for this number.",
     )
+
+    @property
+    def num_channels(self) -> Literal[1, 3]:
+        """1 or 3; without a dataset, `auto` is 3."""
+        return 3 if self.channels == "auto" else self.channels
+
+    def with_channels(self, detected: Literal[1, 3]) -> TransformOptions:
+        """Replaces `auto` by a number of channels; another value stays."""
+        return self.model_copy(update={"channels": detected}) if self.channels == "auto" else self
 
     @property
     def geometry(self) -> Geometry:
@@ -423,7 +436,7 @@ def _check_model(model: ModelOptions, transform: TransformOptions) -> None:
             f'model.name = "{model.name}" has its own normalisation: set transform.normalization = "backbone" '
             f'(given: "{transform.normalization}")'
         )
-    if model.has_backbone() and transform.channels != 3:
+    if model.has_backbone() and transform.num_channels != 3:
         raise ValueError(f'model.name = "{model.name}" was trained on RGB images: set transform.channels = 3')
     if transform.normalization == "backbone" and not model.has_backbone():
         raise ValueError(

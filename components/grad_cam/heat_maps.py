@@ -154,7 +154,7 @@ def write_images(
 
 def _draw(heat_map: HeatMap, options: TrainerOptions, colors: np.ndarray) -> dict[str, tf.Tensor]:
     """Draws image, heat map (grey) and overlay, all of one size: that of the image, within limits."""
-    image = overlays.enlarged(_reduced(preprocessing.decode(heat_map.encoded, options.transform.channels)))
+    image = overlays.enlarged(_reduced(preprocessing.decode(heat_map.encoded, options.transform.num_channels)))
     values = tf.constant(heat_map.values)
     resized = tf.image.resize(values[..., tf.newaxis], image.shape[:2])
     return {

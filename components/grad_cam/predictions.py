@@ -73,7 +73,7 @@ def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequen
     examples = [tf.train.Example.FromString(example).features.feature for example in serialized]
     sources = [_source(example, slices) for example in examples]
     images = preprocessing.decode_images(
-        tf.constant([source.encoded for source in sources]), options.transform.geometry, options.transform.channels
+        tf.constant([source.encoded for source in sources]), options.transform.geometry, options.transform.num_channels
     )
     image_sizes = [task.image_size(example) for example in examples]
     ground_truth = task.labels([task.raw_label(example) for example in examples], image_sizes, options).numpy()

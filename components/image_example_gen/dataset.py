@@ -56,6 +56,7 @@ class Dataset:
       fingerprint: Digest of the path, size and time of change of every file, and of its label.
       corrections: The images that `data.corrections` decides about; dropped ones are not among the entries.
       notes: What users should know before the run.
+      is_grey: Whether the images of a sample have no colours; False if they were not examined.
     """
 
     layout: str
@@ -75,6 +76,7 @@ class Dataset:
     fingerprint: str = ""
     corrections: tuple[Correction, ...] = ()
     notes: tuple[str, ...] = ()
+    is_grey: bool = False
 
     @property
     def num_bytes(self) -> int:

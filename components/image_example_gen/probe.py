@@ -6,7 +6,7 @@ import io
 import itertools
 from collections.abc import Iterator, Sequence
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from components.image_example_gen import image_file, labels, layouts, limits, raw_examples
 from components.image_example_gen.dataset import Dataset
@@ -16,6 +16,8 @@ from components.image_example_gen.options import ExampleGenOptions
 
 MOST_FILES = 100
 _SMALL_PIXELS = 1_000_000
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "F")
+_DRAFT_SIDE = 256
 
 
 def refuse_unusable(dataset: Dataset, options: ExampleGenOptions) -> None:
@@ -48,6 +50,34 @@ def refuse_unusable(dataset: Dataset, options: ExampleGenOptions) -> None:
         f"{dataset.root}: {number}; the run stops before it reads the others."
         f"{limits.describe_groups(limits.group_by_reason(refused))}\nFix the files, then run again."
     )
+
+
+def has_only_grey_images(dataset: Dataset, options: ExampleGenOptions) -> bool:
+    """Whether no image of up to `MOST_FILES` has colours: the same files as in `refuse_unusable`.
+
+    Unusable files are skipped; without a usable one the answer is no.
+    """
+    has_image = False
+    for candidate in itertools.islice(_candidates(dataset, options), MOST_FILES):
+        if candidate.problem:
+            continue
+        try:
+            if _has_colors(image_file.prepare(candidate.encoded, options.data).encoded):
+                return False
+        except (UnusableImageError, OSError, SyntaxError):  # Pillow raises the last two for damaged files
+            continue
+        has_image = True
+    return has_image
+
+
+def _has_colors(encoded: bytes) -> bool:
+    """Whether a pixel is not grey, in an image file that `image_file.prepare` returns."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode in _GREY_MODES:
+            return False
+        image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))  # of JPEG only
+        red, green, blue = image.convert("RGB").split()
+        return any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
 
 
 def _candidates(dataset: Dataset, options: ExampleGenOptions) -> Iterator[Candidate]:

@@ -55,7 +55,7 @@ class _Predict(beam.DoFn):
         comparison = _comparison(self._options)
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
         encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
-        images = preprocessing.decode_and_resize(encoded, transform.geometry, transform.channels)
+        images = preprocessing.decode_and_resize(encoded, transform.geometry, transform.num_channels)
         names = [example[features.IMAGE_FILENAME].bytes_list.value[0] for example in examples]
         raw_labels = [self._task.raw_label(example) for example in examples]
         sizes = [self._task.image_size(example) for example in examples]

@@ -623,7 +623,7 @@ def model_output(inspection: Inspection) -> ModelOutput:
     return ModelOutput(
         model=inspection.config.model.name,
         task=inspection.config.task.name,
-        input_shape=[*transform.image_size, transform.channels],
+        input_shape=[*transform.image_size, transform.num_channels],
         num_classes=inspection.num_classes.number,
         num_classes_from=inspection.num_classes.origin,
         note=inspection.num_classes.problem or None,

@@ -28,7 +28,7 @@ def show(console: Console, inspection: Inspection, *, expand: bool) -> None:
       expand: Whether to list the layers of networks within the network.
     """
     config, network = inspection.config, inspection.architecture
-    size, channels = _by(config.transform.image_size), config.transform.channels
+    size, channels = _by(config.transform.image_size), config.transform.num_channels
     print_line(
         console,
         f"[bold]{escape(config.model.name)}[/bold]  {config.task.name} of {size} "

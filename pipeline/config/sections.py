@@ -234,17 +234,20 @@ class PipelineConfig(Section):
         base = absolute(self.serving.base_directory or str(self.run_dir / "serving"))
         return f"{base.rstrip('/')}/{self.model_name}"
 
-    def trainer_options(self, classes: tuple[str, ...], ignore_id: int | None = None) -> TrainerOptions:
+    def trainer_options(
+        self, classes: tuple[str, ...], ignore_id: int | None = None, is_grey: bool = False
+    ) -> TrainerOptions:
         """The settings of Transform and Trainer.
 
         Args:
           classes: Class names of the dataset.
           ignore_id: Ignored id of the dataset's masks; `data.ignore_id` has precedence.
+          is_grey: Whether the dataset has no colours; decides about `transform.channels = "auto"`.
         """
         return TrainerOptions(
             classes=classes,
             ignore_id=ignore_id if self.data.ignore_id is None else self.data.ignore_id,
-            transform=self.transform,
+            transform=self.transform.with_channels(1 if is_grey and not self.model.has_backbone() else 3),
             augmentation=self.augmentation,
             model=self.model,
             training=self.training,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, may_name
@@ -42,6 +43,10 @@ def prepare(config: PipelineConfig) -> Dataset:
         total = len(dataset.entries) + len(dataset.refused)
         limits.refuse_bad_files(dataset.refused, total, config.data.max_bad_fraction)
     check_names(config, dataset)
+    if config.transform.channels == "auto" and not config.model.has_backbone():
+        from components.image_example_gen import probe  # imports TensorFlow
+
+        return replace(dataset, is_grey=probe.has_only_grey_images(dataset, example_gen_options(config, dataset)))
     return dataset
 
 

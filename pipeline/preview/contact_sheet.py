@@ -85,7 +85,7 @@ def make(
             "[augmentation] sets nothing, so that all samples would equal the original. Set an augmentation, for "
             "example --set augmentation.horizontal_flip=true --set augmentation.rotation=0.05."
         )
-    options = config.trainer_options(dataset.classes, dataset.ignore_id)
+    options = config.trainer_options(dataset.classes, dataset.ignore_id, dataset.is_grey)
     originals = read(config, options, dataset, num, on_unusable)
     return draw(config.pipeline.name, originals, augment(originals, options), options), len(originals)
 
@@ -189,7 +189,7 @@ def _decode(image: _Usable, window: Window, options: TrainerOptions) -> Labelled
     from trainer_module import preprocessing
 
     transform, encoded = options.transform, tf.constant([image.candidate.encoded])
-    pixels = preprocessing.decode_and_resize(encoded, transform.geometry, transform.channels, window)
+    pixels = preprocessing.decode_and_resize(encoded, transform.geometry, transform.num_channels, window)
     labels = tasks.get(options.task.name).labels([image.label], [image.size], options)
     return LabelledImage(pixels[0].numpy(), labels[0].numpy(), image.candidate.filename)
 

@@ -246,3 +246,46 @@ def test_listed_files_that_cannot_be_used_stop_before_any_is_read(class_folders,
     with pytest.raises(TooManyBadFilesError) as raised:
         prepare(load(root))
     assert "raise" not in str(raised.value) and "--set" not in str(raised.value)
+
+
+# === Colours ===
+
+
+@pytest.mark.parametrize(
+    ("kinds", "channels"),
+    [(("L", "grey RGB", "JPEG", "16 bits"), 1), (("L", "RGB"), 3), (("L", "damaged"), 1), (("palette",), 3)],
+)
+def test_auto_reads_a_dataset_without_colours_as_grey(load, tmp_path, kinds, channels):
+    grey = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 8), dtype=np.uint8))
+    red = Image.new("RGB", (8, 9), (200, 10, 10))
+    images = {
+        "L": (grey, "PNG"),
+        "grey RGB": (grey.convert("RGB"), "PNG"),
+        "JPEG": (grey.convert("RGB"), "JPEG"),
+        "16 bits": (grey.convert("I;16"), "PNG"),
+        "RGB": (red, "PNG"),
+        "palette": (red.convert("P"), "PNG"),
+    }
+    for index in range(20):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = kinds[index // 2 % len(kinds)]
+        if kind == "damaged":
+            path.write_bytes(truncated_png()[:90])
+        else:
+            image, format_ = images[kind]
+            image.save(path, format_)
+    config = load(tmp_path / "data", "transform.channels=auto", "data.max_bad_fraction=0.9")
+    dataset = prepare(config)
+    options = config.trainer_options(dataset.classes, dataset.ignore_id, dataset.is_grey)
+    assert options.transform.channels == options.transform.num_channels == channels
+    # Without the key nothing is examined.
+    unchanged = load(tmp_path / "data", "transform.channels=3", "data.max_bad_fraction=0.9")
+    assert unchanged.trainer_options(("a",), is_grey=True).transform.channels == 3 and not prepare(unchanged).is_grey
+
+
+def test_pretrained_backbones_get_three_channels(load, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    backbone = ("model.name=transfer", "transform.normalization=backbone")
+    config = load(tmp_path, "transform.channels=auto", *backbone)
+    assert config.trainer_options(("a",), is_grey=True).transform.channels == 3

@@ -27,9 +27,9 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
       int64 [N], pixel_mean and pixel_variance float32 [N, channels].
     """
     options = TransformOptions.model_validate_json(custom_config["transform"])
-    channels = (features.LUMA,) if options.channels == 1 else features.COLORS
+    channels = (features.LUMA,) if options.num_channels == 1 else features.COLORS
     pixels = preprocessing.decode_and_resize(
-        tf.reshape(inputs[features.IMAGE_ENCODED], [-1]), options.geometry, options.channels
+        tf.reshape(inputs[features.IMAGE_ENCODED], [-1]), options.geometry, options.num_channels
     )
     batch_size = tf.shape(pixels)[0]
 

@@ -21,7 +21,7 @@ Outputs = dict[str, tf.Tensor]
 def read_images(image_bytes: tf.Tensor, options: TrainerOptions) -> Images:
     """Decodes image files, string [N], to the model input: float32 [N, h, w, channels], range [0, 255], and sizes."""
     transform = options.transform
-    images = preprocessing.decode_images(image_bytes, transform.geometry, transform.channels, options.window)
+    images = preprocessing.decode_images(image_bytes, transform.geometry, transform.num_channels, options.window)
     return images._replace(pixels=tf.cast(images.pixels, tf.float32))
 
 
@@ -147,7 +147,7 @@ def overlay_files(image_bytes: tf.Tensor, heatmaps: tf.Tensor, options: TrainerO
 
     def overlay(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         encoded, maps = one
-        image = preprocessing.decode(encoded, options.transform.channels, options.window)
+        image = preprocessing.decode(encoded, options.transform.num_channels, options.window)
 
         def encode(heatmap: tf.Tensor) -> tf.Tensor:
             blended = overlays.blend(image, heatmap, colors, served.alpha)
