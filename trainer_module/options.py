@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
 from trainer_module import box_labels, faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
-from trainer_module.model_input import FULL_WINDOW, Geometry, Resize, Window
+from trainer_module.model_input import FULL_WINDOW, Geometry, Resize, Size, Window
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
 
 Count = Annotated[int, Field(ge=0, le=100)]
@@ -65,6 +65,11 @@ class TransformOptions(Section):
         description='Largest number of boxes in an image, for `task.name = "detection"`. An image with more stops the '
         "run; every image has memory for this number.",
     )
+
+    @field_serializer("image_size")
+    def _side_of_a_square(self, size: Size) -> int | Size:
+        # As configurations state it: the settings of runs stay comparable.
+        return size[0] if size[0] == size[1] else size
 
     @property
     def num_channels(self) -> Literal[1, 3]:

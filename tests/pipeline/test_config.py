@@ -183,6 +183,7 @@ def transfer_file(tmp_path):
         ("transform.normalization=dataset", r'set transform\.normalization = "backbone"'),
         ("transform.channels=1", r"set transform\.channels = 3"),
         ("transform.image_size=31", r"image_size is 31, but the model requires at least 32"),
+        ("transform.image_size=[64, 31]", r"image_size is \[64, 31\], but the model requires at least 32"),
         ("model.bakbone=0.5", r"Did you mean `backbone`\?"),
         ("model.backbone=vgg16", r"unknown backbone `vgg16`; known: convnext_tiny, densenet121"),
     ],
