@@ -27,7 +27,7 @@ class CorruptImages(beam.DoFn):
         example = tf.train.Example.FromString(serialized)
         feature = example.features.feature
         (encoded,) = feature[features.IMAGE_ENCODED].bytes_list.value
-        pixels = preprocessing.decode(tf.constant(encoded), 3, _bit_depth(example)).numpy()
+        pixels = preprocessing.decode(tf.constant(encoded), 3).numpy()  # ImageExampleGen has applied a window
         for name in self._names:
             for severity in corruptions.SEVERITIES:
                 corrupted = corruptions.corrupt(pixels, name, severity, side=self._side)
@@ -40,11 +40,6 @@ class CorruptImages(beam.DoFn):
                 ):
                     feature[key].bytes_list.value[:] = [value]
                 yield example.SerializeToString()
-
-
-def _bit_depth(example: tf.train.Example) -> int:
-    (depth,) = example.features.feature[features.IMAGE_BIT_DEPTH].int64_list.value or (preprocessing.HIGHEST_BIT_DEPTH,)
-    return int(depth)
 
 
 def slicing(eval_config: str) -> str:
