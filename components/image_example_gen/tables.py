@@ -85,7 +85,8 @@ def read(location: str, *, required: str = "") -> Table:
     for column in table.columns:
         if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
             raise DatasetError(
-                f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it."
+                f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it; "
+                "if the file has no header, write a line of column names above its first line."
             )
     return table
 

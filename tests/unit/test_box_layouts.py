@@ -865,6 +865,12 @@ def test_label_studio_names_of_uploads(write):
     assert len(dataset.entries) == 3 and not dataset.refused
 
 
+def test_a_minimal_export_of_label_studio(write):
+    tasks = [{"id": 1, "image": f"/data/upload/1/{name}.jpg", "label": [region(0, 0, 50, 50)["value"]]} for name in "ab"]
+    dataset = inspect(write("images/a.jpg", "images/b.jpg", texts={"project-1.json": tasks}))
+    assert (dataset.layout, len(dataset.entries)) == ("label_studio", 2)
+
+
 def test_several_exports_of_label_studio(write_tasks):
     root = write_tasks(task("c.jpg", region(0, 0, 50, 50)))
     (root / "part2.json").write_text(json.dumps([task("d.jpg", region(0, 0, 50, 50))]))
@@ -1072,6 +1078,20 @@ def test_tables_with_boxes_that_are_not_corners_are_refused(write, header, row, 
     root = write("a.jpg", "b.jpg", texts={"boxes.csv": f"{header}\n{rows}"})
     with pytest.raises(DatasetError, match=f"has boxes in the columns {columns}; write their corners into the columns"):
         inspect(root)
+
+
+def test_a_table_of_boxes_without_a_header(write):
+    """Following the advice works; RetinaNet's tables have no header, and rows of AutoML have empty fields."""
+    rows = "".join(f"images/{name}.jpg,11,21,51,61,cat\n" for name in "ab")
+    images = ("images/a.jpg", "images/b.jpg")
+    with pytest.raises(DatasetError, match="not a header") as caught:
+        inspect(write(*images, texts={"annotations.csv": rows}))
+    header = str(caught.value).rpartition("for example ")[2].removesuffix(".")
+    dataset = inspect(write(*images, texts={"annotations.csv": f"{header}\n{rows}"}))
+    assert (dataset.layout, dataset.classes, len(dataset.entries)) == ("manifest", ("cat",), 2)
+    automl = "".join(f"TRAIN,images/{name}.jpg,cat,0.1,0.1,,,0.5,0.5,,\n" for name in "ab")
+    with pytest.raises(DatasetError, match="if the file has no header, write a line of column names"):
+        inspect(write(*images, texts={"annotations.csv": automl}))
 
 
 BOX_TABLE = "filename,width,height,class,xmin,ymin,xmax,ymax\n" + "".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 ADVICE = f"write their corners into the columns {', '.join(CORNERS)}"
@@ -15,6 +15,7 @@ _OTHER_SIZE = ("imagewidth", "imageheight")
 _OTHER_BOXES = (
     *({"bbox"}, {"boundingbox"}, {"x", "y", "w", "h"}, {"x", "y", "width", "height"}),
     *({"xmin", "ymin", "width", "height"}, {"cx", "cy"}, {"xcenter", "ycenter"}, {"centerx", "centery"}),
+    {"regionshapeattributes"},  # of VGG Image Annotator
 )
 FLAGS = ("difficult", "is_crowd")
 
@@ -38,6 +39,16 @@ def other_boxes(columns: Collection[str]) -> str:
         return ""
     shown = ", ".join(f"`{written[name]}`" for name in sorted(form))
     return f"has boxes in the columns {shown}; {ADVICE}"
+
+
+def header_for(first_line: Sequence[str]) -> str:
+    """Suggests a header for a table that has none, from its first line: of boxes, as RetinaNet's tables have them."""
+    try:
+        corners = [float(value) for value in first_line[1:5]]
+    except ValueError:
+        corners = []
+    names = ("path", *CORNERS, "label") if len(corners) == len(CORNERS) and len(first_line) == 6 else ("path", "label")
+    return ",".join(names)
 
 
 def _plain(column: str) -> str:

@@ -109,7 +109,7 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
         if share_of_files(listed, [column]):
             raise DatasetError(
                 f"{table.location}: the first line is not a header, but contains the file {column}. Write a line of "
-                "column names above it, for example path,label."
+                f"column names above it, for example {_box_columns.header_for(table.columns)}."
             )
     configured = [(key, getattr(options, key)) for key in ("path_column", "label_column")]
     for key, column in [*configured, *(("label_columns", column) for column in options.label_columns or ())]:

@@ -55,7 +55,7 @@ def kind_of(head: bytes) -> str:
         return COCO
     if not re.match(rb"\[\s*\{", start) or _CREATEML.search(start):
         return ""
-    return LABEL_STUDIO if re.search(rb'"(annotations|completions|annotator|data)"\s*:', start) else ""
+    return LABEL_STUDIO if re.search(rb'"(annotations|completions|annotator|data|rectanglelabels)"\s*:', start) else ""
 
 
 def read(root: str, path: str) -> Any:
