@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from trainer_module.options import TrainerOptions
 
 # Values of `grad_cam.target` that are not the name of a class.
 PREDICTED, TRUE = "predicted", "true"
-_LARGEST_BATCH = 64
 
 
 class SourceImage(NamedTuple):
@@ -56,8 +54,7 @@ class PredictionBatch(NamedTuple):
 
 def batch_size(options: TrainerOptions) -> int:
     """The largest number of predictions per batch, limited by the pixels that the task allows at once."""
-    pixels_at_once = tasks.get(options.task.name).explanation.pixels_at_once
-    return max(1, min(_LARGEST_BATCH, pixels_at_once // math.prod(options.transform.image_size)))
+    return tasks.get(options.task.name).explanation.images_at_once(options.transform.image_size)
 
 
 def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequence[str]) -> Iterator[PredictionBatch]:

@@ -6,6 +6,7 @@ describing a metric do not need them. The functions of a task import them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -190,11 +191,17 @@ class Explanation:
     method_prefix: str = ""
     pixels_at_once: int = 2**22
 
+    def images_at_once(self, image_size: Sequence[int]) -> int:
+        """Returns the largest number of images in a batch: gradients need the activations of all layers in memory."""
+        return max(1, min(_LARGEST_BATCH, self.pixels_at_once // math.prod(image_size)))
+
     @property
     def has_regions(self) -> bool:
         """Whether regions of the image are explained, and the ground truth contains them."""
         return self.true_regions is not None
 
+
+_LARGEST_BATCH = 64  # of explanations
 
 # === Drawing ===
 
