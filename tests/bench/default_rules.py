@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer_module.evaluation import boxes, pixels
+from trainer_module.evaluation import box_baselines, pixels
+from trainer_module.evaluation.baselines import ImageSample
 from trainer_module.evaluation.box_matching import Detections, Objects
 from trainer_module.evaluation.spec import Parameters
 
@@ -128,15 +129,15 @@ USEFUL_BOXES: dict[str, Model] = {
 
 
 def _detection_evidence(scenes: list[Scene], detections: list[np.ndarray]) -> Any:
-    scale, accumulator = np.array(SIZE * 2), boxes.DetectionAccumulator(Parameters(NUM_CLASSES, 1))
+    scale, sample = np.array(SIZE * 2), ImageSample()
     for scene, detected in zip(scenes, detections, strict=True):
         none = np.zeros(len(scene), bool)
         objects = Objects(scene[:, :4] * scale, scene[:, 4].astype(np.int64), none, none)
         predictions = Detections(
             detected[:, :4] * scale, detected[:, 4].astype(np.int64), detected[:, 5].astype(np.float32)
         )
-        accumulator.add(boxes.count_image(objects, predictions, SIZE, NUM_CLASSES))
-    return accumulator.summarize().evidence
+        sample.add(box_baselines.sampled_image(objects, predictions, SIZE))
+    return box_baselines.evidence(sample)
 
 
 def _box_cases() -> Iterator[tuple[str, str, Callable[[np.random.Generator, int], Any]]]:
@@ -209,8 +210,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     classes = [f"class {index}" for index in range(NUM_CLASSES)]
-    tasks = ((boxes.EVALUATION, _box_cases()), (pixels.EVALUATION, _mask_cases()))
-    for evaluation, cases in tasks:
+    tasks = ((box_baselines.CONSTANT_BASELINES, _box_cases()), (pixels.CONSTANT_BASELINES, _mask_cases()))
+    for rules, cases in tasks:
         for kind, name, draw in cases:
             if arguments.only not in name:
                 continue
@@ -218,7 +219,7 @@ def main() -> None:
             for num in arguments.images:
                 passed = np.array(
                     [
-                        [rule.compare(evidence, classes).passed is True for rule in evaluation.constant_baselines]
+                        [rule.compare(evidence, classes).passed is True for rule in rules]
                         for evidence in (draw(random, num) for _ in range(arguments.datasets))
                     ]
                 )

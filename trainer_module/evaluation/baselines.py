@@ -5,6 +5,7 @@ Importing this module imports neither TensorFlow nor TFX.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -278,6 +279,7 @@ def exchange_test(scores: np.ndarray, perfect: np.ndarray) -> ScoreTest:
     )
 
 
+@functools.lru_cache(maxsize=4)
 def _orders(count: int) -> np.ndarray:
     """Returns permutations of so many images, int64 [m, count]: all, or the actual order and `_MOST` random ones."""
     if count <= _MOST_ENUMERATED:
