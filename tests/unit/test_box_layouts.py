@@ -866,7 +866,9 @@ def test_label_studio_names_of_uploads(write):
 
 
 def test_a_minimal_export_of_label_studio(write):
-    tasks = [{"id": 1, "image": f"/data/upload/1/{name}.jpg", "label": [region(0, 0, 50, 50)["value"]]} for name in "ab"]
+    tasks = [
+        {"id": 1, "image": f"/data/upload/1/{name}.jpg", "label": [region(0, 0, 50, 50)["value"]]} for name in "ab"
+    ]
     dataset = inspect(write("images/a.jpg", "images/b.jpg", texts={"project-1.json": tasks}))
     assert (dataset.layout, len(dataset.entries)) == ("label_studio", 2)
 
