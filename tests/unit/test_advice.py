@@ -953,6 +953,12 @@ ROWS += [
         "Multiply them by the width and the height",
         coco(),
     ),
+    Row(
+        "corners",
+        coco(annotations=[{"id": i, "image_id": i, "category_id": 0, "bbox": [3, 3, 7, 7]} for i in range(3)]),
+        "all look like corners.*subtract xmin and ymin",
+        coco(),
+    ),
     Row("no boxes", coco(annotations=[]), "none of them has a box", coco()),
     Row(
         "not JSON",

@@ -541,6 +541,7 @@ def test_where_coco_files_and_their_images_are(write, index, image, split):
         (coco(categories=("cat", "")), r"categories\[1\] has no `id` or no `name`"),
         (coco(categories=[None]), r"categories\[0\]"),
         (coco(annotations=[coco_box(bbox=(0.1, 0.2, 0.3, 0.4))]), "all coordinates are between 0 and 1"),
+        (coco(annotations=[coco_box(bbox=(60, 50, 90, 70))]), "1 of 1 boxes exceed their images, and all look like"),
         (coco(annotations=[]), "2 images are annotated, but none of them has a box"),
     ],
 )

@@ -385,6 +385,7 @@ BOXES = [
     ("bounding boxes of COCO", {"images/a.jpg": None, "annotations/instances.json": COCO}),
     ("bounding boxes of COCO", {"train/a.jpg": None, "train/_annotations.coco.json": COCO}),
     ("annotations of LabelMe", {"images/a.jpg": None, "labels/a.json": b'{"shapes": []}'}),
+    ("annotations of VGG", {"a.jpg": None, "via_region_data.json": b'{"a": {"regions": [{"shape_attributes": {}}]}}'}),
 ]
 
 

@@ -10,7 +10,7 @@ from components.image_example_gen.layouts._pairs import role_of
 
 _SUFFIXES = (".xml", ".txt", ".json")
 _FOLDER_NAMES = frozenset(("bbox", "bboxes", "boxes", "xml", "xmls", "yolo", "coco", "voc", "ann"))
-_COCO_NAME = re.compile(r".*(annotations?|instances).*\.json")
+_COCO_NAME = re.compile(r".*(annotations?|instances|via_region_data|via_project).*\.json")
 _YOLO_LINE = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*")
 _VOC_ROOT = re.compile(r"<annotation[\s>]")
 _MOST_BYTES = 4096
@@ -88,6 +88,8 @@ def _kind(root: str, path: str) -> str:
     if path.lower().endswith(".json"):
         if '"shapes"' in text:
             return "annotations of LabelMe (JSON)"
+        if '"shape_attributes"' in text:
+            return "annotations of VGG Image Annotator (JSON)"
         if '"coordinates"' in text:
             return "annotations of CreateML (JSON)"
         is_coco = any(key in text for key in ('"images"', '"categories"', '"annotations"'))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _INSTANCES = "instances"  # beside these, COCO publishes files of captions and keypoints
 _IMAGE_FOLDERS = ("", "images", "data", "JPEGImages")
+_MOST_EXCEEDING = 0.3  # share of the boxes that may exceed their images
 
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
@@ -142,6 +143,7 @@ def parse(document: Any, location: str) -> Content:
     lost += [str(item.get("id", number)) for number, item in strangers]
     notes = counted(f"annotations in {name} belong to no listed image and are not used, such as", lost)
     _refuse_fractions(images, location)
+    _refuse_corners(images, location)
     return Content(tuple(images), tuple(refused), tuple(notes))
 
 
@@ -241,6 +243,19 @@ def _refuse_fractions(images: Iterable[ListedImage], location: str) -> None:
         raise DatasetError(
             f"{location}: all coordinates are between 0 and 1, but COCO's are pixels. Multiply them by the width and "
             "the height of the image."
+        )
+
+
+def _refuse_corners(images: Iterable[ListedImage], location: str) -> None:
+    """Refuses boxes that can only be corners: none ends left of or above its begin, and most exceed the image."""
+    parsed = [(box, image.annotation) for image in images for box in image.annotation.boxes if image.annotation.width]
+    exceeding = sum(box.xmax > image.width or box.ymax > image.height for box, image in parsed)
+    # `width` and `height` of the annotation were read as the second corner.
+    are_corners = all(box.xmax >= 2 * box.xmin and box.ymax >= 2 * box.ymin for box, _ in parsed)
+    if are_corners and exceeding > len(parsed) * _MOST_EXCEEDING:
+        raise DatasetError(
+            f"{location}: {exceeding:,} of {len(parsed):,} boxes exceed their images, and all look like corners (xmin, "
+            "ymin, xmax, ymax). COCO's bbox is xmin, ymin, width, height: subtract xmin and ymin."
         )
 
 
