@@ -100,7 +100,7 @@ def _requests(
         ),
     ]
     image_bytes = [_image_of(serialized) for serialized in serialized_examples]
-    # A request with gradients of 32 images of 416 pixels would take 10 GB.
+    # Gradients need the activations of all layers.
     at_once = task.explanation.images_at_once(options.transform.image_size)
     reference = task.predict(model, options, image_bytes)
     for signature, values in (

@@ -192,7 +192,7 @@ class Explanation:
     pixels_at_once: int = 2**22
 
     def images_at_once(self, image_size: Sequence[int]) -> int:
-        """Returns the largest number of images in a batch: gradients need the activations of all layers in memory."""
+        """Returns the largest number of images of which the activations of all layers may be in memory."""
         return max(1, min(_LARGEST_BATCH, self.pixels_at_once // math.prod(image_size)))
 
     @property
@@ -400,6 +400,8 @@ class TaskSpec:
     def predict(self, model: keras.Model, options: TrainerOptions, image_bytes: Sequence[bytes]) -> list[Any]:
         """Computes the Keras model's predictions for image files, one by one.
 
+        The network receives a few at a time: outside of a graph, Keras keeps the outputs of all layers until the last.
+
         Returns:
           For every image what `decode` returns in its coordinates, as NumPy array without batch dimension.
         """
@@ -407,7 +409,18 @@ class TaskSpec:
 
         from trainer_module.tasks._signatures import read_images
 
-        images = read_images(tf.constant(list(image_bytes)), options)
+        at_once = self.explanation.images_at_once(options.transform.image_size)
+        return [
+            prediction
+            for first in range(0, len(image_bytes), at_once)
+            for prediction in self._predict_batch(
+                model, options, read_images(tf.constant(list(image_bytes[first : first + at_once])), options)
+            )
+        ]
+
+    def _predict_batch(self, model: keras.Model, options: TrainerOptions, images: Any) -> list[Any]:
+        import tensorflow as tf
+
         outputs = model(images.pixels, training=False)
 
         def predict_one(index: int) -> Any:
@@ -415,4 +428,4 @@ class TaskSpec:
             predictions = self.decode(one, options, images.sizes[index : index + 1])
             return tf.nest.map_structure(lambda tensor: tensor.numpy()[0], predictions)
 
-        return [predict_one(index) for index in range(len(image_bytes))]
+        return [predict_one(index) for index in range(len(images.pixels))]
