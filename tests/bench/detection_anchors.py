@@ -23,6 +23,7 @@ from keras import layers
 from trainer_module import box_losses, features
 from trainer_module.boxes import coding, grids, transforms
 from trainer_module.boxes.overlap import generalized_iou
+from trainer_module.group_normalization import normalize
 from trainer_module.model_input import Size
 from trainer_module.models import FeatureMaps
 from trainer_module.options import TrainerOptions
@@ -63,7 +64,7 @@ def head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.
         for level, x in enumerate(maps.levels):
             for index, convolution in enumerate(convolutions):
                 x = convolution(x)
-                x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{index}_{level}")(x)
+                x = normalize(x, f"{name}_norm{index}_{level}")
                 x = layers.ReLU(name=f"{name}_relu{index}_{level}")(x)
             outputs.append(x)
         return outputs

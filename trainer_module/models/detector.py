@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from trainer_module import backbones, features
+from trainer_module.group_normalization import normalize
 from trainer_module.models import FeatureMaps, ModelSpec
 from trainer_module.models._pretrained import BackboneOptions, learn_statistics_soon, train_last
 
@@ -53,7 +54,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
 
     The backbone's maps are brought to `channels` by 1x1 convolutions; from coarse to fine, each enlarged map is added
     to the next finer one, and a separable 3x3 convolution smooths the sum. Maps coarser than the backbone's last one
-    come from it by separable convolutions with stride 2. All convolutions have batch normalisation.
+    come from it by separable convolutions with stride 2. All convolutions have group normalisation.
 
     Args:
       options: Backbone, strides, channels.
@@ -93,7 +94,7 @@ def _build(options: Options, x: keras.KerasTensor) -> FeatureMaps:
     above = None
     for stride in sorted(inputs, reverse=True):
         lateral = layers.Conv2D(options.channels, 1, use_bias=False, name=f"lateral{stride}")(inputs[stride])
-        lateral = layers.BatchNormalization(momentum=0.9, name=f"lateral{stride}_bn")(lateral)
+        lateral = normalize(lateral, f"lateral{stride}_norm")
         if above is not None:
             lateral = layers.Add(name=f"merge{stride}")([lateral, _enlarge(above, lateral.shape[1:3], stride)])
         above = lateral
@@ -117,7 +118,7 @@ def _separable(x: keras.KerasTensor, channels: int, strides: int, name: str) -> 
     from keras import layers
 
     x = layers.SeparableConv2D(channels, 3, strides, padding="same", use_bias=False, name=name)(x)
-    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    x = normalize(x, f"{name}_norm")
     return layers.ReLU(name=f"{name}_relu")(x)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from trainer_module import box_drawing, box_labels, features
 from trainer_module.evaluation import boxes as box_evaluation
+from trainer_module.group_normalization import normalize
 from trainer_module.section import Fraction, TaskOptions
 from trainer_module.tasks._spec import (
     Agreement,
@@ -163,7 +164,7 @@ def _read_label(transformed: dict[str, tf.Tensor], options: TransformOptions) ->
 def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras.KerasTensor:
     """Adds two towers of convolutions, which all levels share, for classes and for boxes.
 
-    Batch normalisation is not shared: the statistics of the levels differ.
+    Normalisation is not shared: the statistics of the levels differ.
 
     Args:
       maps: The model's feature maps; `levels` is read.
@@ -207,7 +208,7 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
         for level, x in enumerate(maps.levels):
             for index, convolution in enumerate(convolutions):
                 x = convolution(x)
-                x = layers.BatchNormalization(momentum=0.9, name=f"{tower}_bn{index}_{level}")(x)
+                x = normalize(x, f"{tower}_norm{index}_{level}")
                 x = layers.ReLU(name=f"{tower}_relu{index}_{level}")(x)
             outputs.append(x)
         towers[tower] = outputs
