@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tfx.components import Trainer
 from tfx.dsl.components.base import base_node
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -32,6 +31,7 @@ from components.schema_gen.curation import UNCOUNTED_LABELS
 from components.schema_gen.options import SchemaOptions
 from components.serving_validator.component import ServingValidator
 from components.statistics_gen.component import ImageStatisticsGen
+from components.trainer.component import ImageTrainer
 from components.transform.component import ImageTransform
 from components.tuner.component import TableTuner
 from pipeline.config.loading import as_toml, with_absolute_paths
@@ -88,7 +88,9 @@ def create_pipeline(
     all_options = config.trainer_options(dataset.classes, dataset.ignore_id, dataset.is_grey)
     # Only GradCam reads which images are explained: a change must not start another training.
     served = set(ServedExplanationOptions.model_fields)
-    trainer_options = all_options.model_dump_json(exclude={"grad_cam": set(ExplanationOptions.model_fields) - served})
+    unserved = set(ExplanationOptions.model_fields) - served
+    # Nodes complete their options with the classes of the examples (`components.classes`).
+    trainer_options = all_options.model_dump_json(exclude={"classes": True, "grad_cam": unserved})
     written_splits = config.data.written_splits(dataset.own_splits)
     evaluated = features.TEST if features.TEST in written_splits else features.VALIDATION
     slices = config.evaluation.evaluated_slices(dataset.built_in_slices + dataset.slice_columns)
@@ -120,7 +122,6 @@ def create_pipeline(
         exclude_splits=other_splits,
         options=SchemaOptions(
             domain_margin=config.validation.domain_margin,
-            classes=dataset.classes,
             label_features=dataset.label_features,
             single_valued_features=tasks.get(config.task.name).single_valued_features,
         ),
@@ -145,7 +146,6 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
         # Only the settings that this node reads: another learning rate must not analyse all images again.
         custom_config={
-            "classes": list(dataset.classes),
             "transform": all_options.transform.model_dump_json(),
             "task": config.task.name,
             "source_hash": code,
@@ -165,14 +165,14 @@ def create_pipeline(
             train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
             eval_args=trainer_pb2.EvalArgs(splits=[features.VALIDATION]),
             custom_config={
-                "options": all_options.model_dump_json(exclude={"grad_cam"}),
+                "options": all_options.model_dump_json(exclude={"classes", "grad_cam"}),
                 "tuner": config.tuner.model_dump_json(),
                 "source_hash": code,
             },
         ).with_id(TUNER)
 
     # The values of Tuner replace settings of `search_space.SECTIONS`, which no node after Trainer reads.
-    trainer = Trainer(
+    trainer = ImageTrainer(
         run_fn="trainer_module.hooks.trainer.run_fn",
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
@@ -208,7 +208,6 @@ def create_pipeline(
         # Without corruptions, another size does not evaluate again for its own sake.
         image_size=min(config.transform.image_size) if evaluation.corruptions else 0,
         task=config.task.name,
-        classes=dataset.classes,
         options=evaluation,
         source_hash=code,
     )
@@ -230,7 +229,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         examples=example_gen.outputs["examples"],
-        options=all_options.model_dump_json(),
+        options=all_options.model_dump_json(exclude={"classes"}),
         split=evaluated,
         slices=explained_slices,
         source_hash=code,
@@ -276,7 +275,7 @@ def create_pipeline(
         example_validator.with_id("ExampleValidator"),
         transform.with_id("Transform"),
         *([tuner] if tuner else []),
-        trainer,
+        trainer.with_id("Trainer"),
         resolver,
         evaluator.with_id("Evaluator"),
         serving_validator,

@@ -1,11 +1,13 @@
-"""Plays Kubeflow Pipelines' driver and launcher on this machine, for a compiled pipeline.
+"""Plays Kubeflow Pipelines' driver and launcher, and Argo's controller, on this machine, for a compiled pipeline.
 
-It does what their sources do (kubeflow/pipelines, backend/src/v2: driver/, component/launcher_v2.go): the driver makes
-an ExecutorInput, whose input artifacts have an empty type, numbers that went through ML Metadata as doubles, and
-properties that KFP adds; the launcher downloads the inputs from the store to a folder of the pod, starts the
-container's command, and uploads the outputs. Every pod has folders of its own, which are removed with it: only the
-store and what is mounted outlive it. A task that fails is not tried again, no other is begun after it, and the exit
-handler runs last.
+It does what their sources do (kubeflow/pipelines 2.17, backend/src/v2: driver/, component/launcher_v2.go,
+metadata/converter.go; Argo Workflows 4.0): the driver looks for a cached result, or makes an ExecutorInput, whose input
+artifacts have an empty type, properties that went through ML Metadata (numbers as doubles, lists and structs wrapped),
+and properties that KFP adds; the launcher downloads the inputs from the store to a folder of the pod, starts the
+container's command, and uploads the outputs, or only the log of an attempt that failed. Every attempt has folders of
+its own, which are removed with it: only the store and what is mounted outlive it. A failed task is retried as its
+policy says; after its last attempt no other task is begun, and the exit handler runs last. An argument that Linux
+rejects, and a run that Argo cannot store, are errors.
 
 A container is a process of its own. Loading TFX takes it twenty seconds, so that it may be forked from an interpreter
 that has loaded TFX and nothing of ours, or be this process.
@@ -13,7 +15,11 @@ that has loaded TFX and nothing of ours, or be this process.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import decimal
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -36,6 +42,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 DAG = "tfx-dag"
 LOGS = "executor-logs"  # which the launcher writes
+MOST_BYTES_OF_ARGUMENT = (1 << 17) - 1  # of Linux: MAX_ARG_STRLEN, which counts the final zero
+MOST_BYTES_OF_RUN = 1 << 20  # of Argo
 Json = dict[str, Any]
 # Runs a command line, with variables, in a folder, with a log: gives the exit code.
 Container = Callable[[list[str], dict[str, str], Path, Path], int]
@@ -51,10 +59,11 @@ class Task:
 
     Attributes:
       name: Its name in the pipeline.
-      exit_code: Of its container.
-      seconds: Wall time of the container.
+      exit_code: Of its last container.
+      seconds: Wall time of that container.
       last_line: Of its log.
       outputs: Artifacts as ML Metadata has them, by key.
+      num_attempts: Number of its containers; 0 if its result was cached.
     """
 
     name: str
@@ -62,14 +71,22 @@ class Task:
     seconds: float
     last_line: str
     outputs: dict[str, Json] = field(default_factory=dict)
+    num_attempts: int = 1
 
 
 @dataclass
 class Run:
-    """What became of a run: its tasks in the order in which they ended."""
+    """What became of a run.
+
+    Attributes:
+      run_id: Its id.
+      tasks: Its tasks in the order in which they ended.
+      nodes: What Argo stores about its nodes.
+    """
 
     run_id: str
-    tasks: dict[str, Task]
+    tasks: dict[str, Task] = field(default_factory=dict)
+    nodes: list[Any] = field(default_factory=list)
 
     @property
     def succeeded(self) -> bool:
@@ -79,7 +96,7 @@ class Run:
     def table(self) -> str:
         """A line for every task."""
         return "\n".join(
-            f"{task.name:<18} exit {task.exit_code}  {task.seconds:5.1f} s  {task.last_line[:120]}"
+            f"{task.name:<18} {task.num_attempts} x, exit {task.exit_code} {task.seconds:5.1f} s {task.last_line[:99]}"
             for task in self.tasks.values()
         )
 
@@ -110,6 +127,7 @@ class Harness:
         self.folder = folder
         self.store = folder / "store"
         self.num_artifacts = 0
+        self.results: dict[str, dict[str, Json]] = {}  # outputs of successful tasks, by fingerprint
 
     def executor_names(self) -> list[str]:
         """Names of all tasks that are pods."""
@@ -121,7 +139,8 @@ class Harness:
         """Runs all tasks, and the exit handler."""
         given = {name: entry.default_value for name, entry in self.spec.root.input_definitions.parameters.items()}
         given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
-        run = Run(str(uuid.uuid4()), {})
+        run = Run(str(uuid.uuid4()))
+        self.check_size(run)
         waiting = dict(self.tasks)
         with ThreadPoolExecutor(at_once) as pool:
             running = {}
@@ -130,8 +149,7 @@ class Harness:
                     ready = all(dependency in run.tasks for dependency in task.dependent_tasks)
                     if ready and run.succeeded and len(running) < at_once:
                         del waiting[name]
-                        executor_input = self.drive(name, task, run, given)
-                        running[pool.submit(self.launch, name, task, executor_input)] = name
+                        running[pool.submit(self.execute, name, task, self.drive(name, task, run, given), run)] = name
                 if not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -140,8 +158,80 @@ class Harness:
         for name, task in self.spec.root.dag.tasks.items():
             if name != DAG:
                 assert list(task.dependent_tasks) == [DAG]
-                run.tasks[name] = self.launch(name, task, self.drive(name, task, run, given))
+                run.tasks[name] = self.execute(name, task, self.drive(name, task, run, given), run)
         return run
+
+    def execute(self, name: str, task: Any, executor_input: Json, run: Run) -> Task:
+        """Takes the result of a task from the cache, or runs its containers until one succeeds."""
+        fingerprint = self.fingerprint(task, executor_input)
+        may_cache = task.caching_options.enable_cache
+        if may_cache and fingerprint in self.results:
+            return Task(name, 0, 0.0, "cached", self.results[fingerprint], num_attempts=0)
+        policy = task.retry_policy
+        # Argo measures from the first attempt, so that 0 s end the retries at once.
+        retries = policy.max_retry_count if policy.backoff_max_duration.seconds > 0 else 0
+        for attempt in range(1 + retries):
+            self.record(name, task, executor_input, attempt, run)
+            done = self.launch(name, task, executor_input, attempt)
+            if done.exit_code == 0:
+                break
+        if may_cache and done.exit_code == 0:
+            self.results[fingerprint] = done.outputs
+        return done
+
+    def fingerprint(self, task: Any, executor_input: Json) -> str:
+        """What two executions must have in common: the inputs by their ids, and the container without its variables."""
+        inputs = executor_input.get("inputs", {})
+        artifacts = inputs.get("artifacts", {})
+        names = {key: [artifact["name"] for artifact in entry["artifacts"]] for key, entry in artifacts.items()}
+        outputs = {
+            key: [{**artifact, "uri": ""} for artifact in entry["artifacts"]]
+            for key, entry in executor_input["outputs"]["artifacts"].items()
+        }
+        container = self.container(task)
+        parts = [
+            names,
+            inputs.get("parameterValues", {}),
+            outputs,
+            container.image,
+            *container.command,
+            *container.args,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    # --- Argo's controller --------------------------------------------------------------------------------------
+
+    def record(self, name: str, task: Any, executor_input: Json, attempt: int, run: Run) -> None:
+        """Adds the nodes of an attempt to the run, and fails if Argo could not store it."""
+        component = json_format.MessageToDict(self.spec.components[task.component_ref.name])
+        container = json_format.MessageToDict(self.container(task))
+        label = self.spec.components[task.component_ref.name].executor_label
+        pods = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        patch = json.dumps([json.dumps(executor_input), json.dumps(component), container, pods[label]])
+        if attempt == 0:
+            parts = (component, json_format.MessageToDict(task), container, pods[label])
+            run.nodes.append([name, *map(json.dumps, parts), patch])
+            run.nodes += [[name, patch]] * 2  # the executor, and its attempts together
+        run.nodes.append([name, attempt, patch])
+        self.check_size(run)
+
+    def size(self, run: Run) -> int:
+        """Size of the object of a run, bytes: its definition, and the compressed status of its nodes."""
+        definition = json_format.MessageToDict(self.spec)
+        parts = [
+            *definition["components"].values(),
+            definition["root"],
+            *definition["deploymentSpec"]["executors"].values(),
+        ]
+        parts += [task for part in parts for task in part.get("dag", {}).get("tasks", {}).values()]
+        parts += self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+        status = base64.b64encode(gzip.compress(json.dumps(run.nodes).encode()))
+        return len(json.dumps([json.dumps(part) for part in parts])) + len(status)
+
+    def check_size(self, run: Run) -> None:
+        """Fails where Argo would not continue the run."""
+        if self.size(run) > MOST_BYTES_OF_RUN:
+            raise HarnessError(f"the workflow is too large after {len(run.nodes)} nodes")
 
     # --- The driver ---------------------------------------------------------------------------------------------
 
@@ -162,7 +252,10 @@ class Harness:
                 # A struct, which the driver makes text of for a parameter of type STRING.
                 assert entry.task_final_status.producer_task == DAG
                 state = "COMPLETE" if run.succeeded else "FAILED"
-                value = json.dumps({"state": state, "pipelineTaskName": DAG, "error": {}})
+                resource = f"{self.spec.pipeline_info.name}-{run.run_id[:5]}"
+                value = json.dumps(
+                    {"state": state, "pipelineJobResourceName": resource, "pipelineTaskName": DAG, "error": {}}
+                )
             else:
                 raise HarnessError(f"{name}.{key}: {kind} is not implemented")
             values[key] = value
@@ -175,19 +268,21 @@ class Harness:
         folder = (
             f"{self.scheme}://mlpipeline/v2/artifacts/{self.spec.pipeline_info.name}/{run.run_id}/{name}/{uuid.uuid4()}"
         )
-        outputs = {
-            key: {"artifacts": [{"uri": f"{folder}/{key}", "type": json_format.MessageToDict(entry.artifact_type)}]}
+        types = {
+            key: json_format.MessageToDict(entry.artifact_type)
             for key, entry in component.output_definitions.artifacts.items()
         }
-        log = {"uri": f"{folder}/{LOGS}", "type": {"schemaTitle": "system.Artifact"}}
-        outputs[LOGS] = {"artifacts": [log]}
-        output_file = str(self.pod(name) / "tmp/kfp_outputs/output_metadata.json")
+        types[LOGS] = {"schemaTitle": "system.Artifact"}
+        outputs = {
+            key: {"artifacts": [{"name": key, "uri": f"{folder}/{key}", "type": type_}]} for key, type_ in types.items()
+        }
+        output_file = str(self.local_path(self.pod(name), folder) / "output_metadata.json")
         executor_input = {
             "inputs": {"parameterValues": values, "artifacts": artifacts},
             "outputs": {"artifacts": outputs, "outputFile": output_file},
         }
         message = json_format.ParseDict(executor_input, pipeline_spec_pb2.ExecutorInput())
-        return json_format.MessageToDict(message)
+        return as_go_writes(json_format.MessageToDict(message))
 
     # --- The launcher -------------------------------------------------------------------------------------------
 
@@ -205,15 +300,18 @@ class Harness:
         """Where the store keeps it."""
         return self.store / uri.removeprefix(f"{self.scheme}://")
 
-    def launch(self, name: str, task: Any, executor_input: Json) -> Task:
+    def launch(self, name: str, task: Any, executor_input: Json, attempt: int = 0) -> Task:
         """Runs a task's container."""
         root = self.pod(name)
+        executor_input = json.loads(json.dumps(executor_input))
+        # Every attempt has a log of its own.
+        executor_input["outputs"]["artifacts"][LOGS]["artifacts"][0]["uri"] += f"-{attempt}"
         try:
-            return self._launch(name, task, executor_input, root)
+            return self._launch(name, task, executor_input, root, attempt)
         finally:
             shutil.rmtree(root)
 
-    def _launch(self, name: str, task: Any, executor_input: Json, root: Path) -> Task:
+    def _launch(self, name: str, task: Any, executor_input: Json, root: Path, attempt: int) -> Task:
         for entry in executor_input["inputs"].get("artifacts", {}).values():
             for artifact in entry["artifacts"]:
                 local = self.local_path(root, artifact["uri"])
@@ -234,7 +332,14 @@ class Harness:
         if exit_code != 0:
             # What `kubectl describe pod` shows is what the log ends with.
             assert (root / "dev/termination-log").read_text() == last
-        return Task(name, exit_code, seconds, last, self.publish(executor_input, root) if exit_code == 0 else {})
+        self.local_path(root, executor_input["outputs"]["artifacts"][LOGS]["artifacts"][0]["uri"]).write_text(
+            log.read_text(errors="replace")
+        )
+        if exit_code != 0:
+            artifacts = executor_input["outputs"]["artifacts"]
+            failed = {"outputs": {**executor_input["outputs"], "artifacts": {LOGS: artifacts[LOGS]}}}
+            return Task(name, exit_code, seconds, last, self.publish(failed, root), attempt + 1)
+        return Task(name, exit_code, seconds, last, self.publish(executor_input, root), attempt + 1)
 
     def container(self, task: Any) -> Any:
         """The container spec of a task."""
@@ -246,7 +351,11 @@ class Harness:
         text = json.dumps(executor_input)
         interpreter, *rest = [*container.command, *container.args]
         assert interpreter == "python"
-        return [sys.executable, *(argument.replace("{{$}}", text) for argument in rest)]
+        arguments = [argument.replace("{{$}}", text) for argument in rest]
+        for argument in arguments:
+            if len(argument.encode()) > MOST_BYTES_OF_ARGUMENT:
+                raise HarnessError(f"argument list too long: {argument[:80]}")
+        return [sys.executable, *arguments]
 
     def environment(self, task: Any, root: Path) -> dict[str, str]:
         """The container's variables: its own, and what makes this machine one."""
@@ -265,7 +374,7 @@ class Harness:
             (artifact,) = entry["artifacts"]
             metadata = dict(artifact.get("metadata", {}))
             uri = artifact["uri"]
-            if key in written.artifacts:
+            if key in written.artifacts and key != LOGS:
                 (own,) = written.artifacts[key].artifacts
                 uri = own.uri or uri
                 metadata |= json_format.MessageToDict(own.metadata)
@@ -282,9 +391,36 @@ class Harness:
                 "name": str(self.num_artifacts),
                 "uri": uri,
                 "type": {"instanceSchema": ""},
-                "metadata": {**metadata, "display_name": key, "store_session_info": '{"Provider":"minio"}'},
+                "metadata": {
+                    "display_name": key,
+                    "store_session_info": '{"Provider":"minio"}',
+                    **{name: through_metadata(value) for name, value in metadata.items()},
+                },
             }
         return published
+
+
+def through_metadata(value: Any) -> Any:
+    """What ML Metadata makes of a property: it has numbers, texts and structs only."""
+    if value is None:
+        raise HarnessError("unknown/unsupported value type null")
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, list):
+        return {"list": value}
+    return {"struct": value} if isinstance(value, dict) else value
+
+
+def as_go_writes(value: Any) -> Any:
+    """Numbers as Go writes doubles: with the fewest digits that identify them, and more digits are zeros."""
+    if isinstance(value, dict):
+        return {key: as_go_writes(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [as_go_writes(entry) for entry in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    number = float(value)
+    return int(decimal.Decimal(repr(number))) if number.is_integer() and abs(number) < 1e21 else number
 
 
 # --- Containers -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 # Lines that TensorFlow and Python print around the cause: headings, and source lines.
 _HEADINGS = ("Graph execution error:", "Detected at node", "<stack traces unavailable>", 'File "', "[[{{", "[[")
@@ -75,3 +75,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns `. Did you mean ...?` with the nearest known word, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f". Did you mean `{near[0]}`?" if near else ""
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Joins the first names, quoted, and the number of the others."""
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -10,18 +10,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from components.stored import Stored, StoredPart
 from trainer_module import tasks
+from trainer_module.error_text import listed
 from trainer_module.evaluation.spec import IMAGES, MetricSpec, Scope, in_scope
 
 ALL = "all"  # the slice of all examples
-
-_MOST_NAMES = 10  # names that a sentence lists
-
-
-def listed(names: Sequence[str]) -> str:
-    """Joins the first names, quoted, and the number of the others."""
-    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
-    return shown + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
-
 
 # An undefined value, such as the recall of a class without examples, is NaN here and null in JSON.
 Value = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from google.protobuf import json_format
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.artifact import listed
+from trainer_module.error_text import listed
 
 _FEWEST_SHARED = 2  # with one class, every prediction is correct
 

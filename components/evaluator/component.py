@@ -1,6 +1,5 @@
 """Evaluator: evaluates a model on every slice, and blesses or refuses it."""
 
-import json
 from typing import Any, ClassVar
 
 from tensorflow_model_analysis.proto import config_pb2
@@ -15,7 +14,7 @@ from components.evaluator.options import EvaluationOptions
 class ImageEvaluatorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters."""
 
-    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("split", "task", "classes", "options", "source_hash") | {
+    PARAMETERS: ClassVar[dict[str, Any]] = specs.texts("split", "task", "options", "source_hash") | {
         "eval_config": component_spec.ExecutionParameter(type=config_pb2.EvalConfig),
         "batch_size": component_spec.ExecutionParameter(type=int),
         "image_size": component_spec.ExecutionParameter(type=int),
@@ -56,7 +55,6 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         batch_size: int,
         image_size: int,
         task: str,
-        classes: tuple[str, ...],
         options: EvaluationOptions,
         source_hash: str,
     ) -> None:
@@ -73,7 +71,6 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
           batch_size: Largest number of examples that a model receives at once.
           image_size: Shorter side of the model input, pixels; read for corruptions only.
           task: Name of the task.
-          classes: Class names; the index is the id.
           options: The bounds, with the defaults of the task.
           source_hash: Hash of the node's code: an edit runs it again.
         """
@@ -89,7 +86,6 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
                 batch_size=batch_size,
                 image_size=image_size,
                 task=task,
-                classes=json.dumps(classes),
                 options=options.model_dump_json(),
                 source_hash=source_hash,
                 evaluation=channel.Channel(type=standard_artifacts.ModelEvaluation),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluator.artifact import ALL, EvaluationResult, GateResult, listed
+from components.evaluator.artifact import ALL, EvaluationResult, GateResult
 from trainer_module import tasks
+from trainer_module.error_text import listed
 from trainer_module.evaluation.baselines import CORRECT, LEVEL, OCCURRING, PREDICTED, Evidence
 from trainer_module.evaluation.spec import IMAGES
 

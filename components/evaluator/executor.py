@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from typing import Any
@@ -18,6 +17,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components import classes
 from components.artifacts import Artifacts
 from components.evaluator import (
     baseline_model,
@@ -47,7 +47,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             model.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `eval_config` (TFMA's as JSON, without thresholds), `split`, `batch_size`, `task`,
-            `image_size` (shorter side of the model input), `classes` (a JSON list), `options` (as JSON).
+            `image_size` (shorter side of the model input), `options` (EvaluationOptions as JSON).
         """
         options = EvaluationOptions.model_validate_json(exec_properties["options"])
         task, split = exec_properties["task"], exec_properties["split"]
@@ -55,9 +55,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         model = artifact_utils.get_single_instance(input_dict["model"])
         blessed_model = (input_dict.get("baseline_model") or [None])[0]
         model_path = path_utils.serving_model_path(model.uri)
-        classes = tuple(json.loads(exec_properties["classes"]))
+        names = classes.read(input_dict)
         baseline = baseline_model.read(
-            model_path, path_utils.serving_model_path(blessed_model.uri) if blessed_model else None, classes
+            model_path, path_utils.serving_model_path(blessed_model.uri) if blessed_model else None, names
         )
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], split)
         schema = io_utils.SchemaReader().read(
@@ -91,7 +91,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
 
         evaluation = evaluate(
-            evaluation_uri, exec_properties["eval_config"], classes, with_baseline=baseline.has_same_classes
+            evaluation_uri, exec_properties["eval_config"], names, with_baseline=baseline.has_same_classes
         )
         if baseline.shares_classes and baseline.lists is not None:
             lists = baseline.lists

@@ -49,7 +49,7 @@ class GradCam(base_beam_component.BaseBeamComponent):
           model: Trainer's `model`, which is blessed or refused.
           model_run: Trainer's `model_run`, which contains the Keras file.
           examples: Raw examples.
-          options: TrainerOptions as JSON.
+          options: TrainerOptions as JSON, without `classes`.
           split: The split to explain.
           slices: Slices from whose values predictions are selected.
           source_hash: Hash of the code behind this node; an edit runs the node again.

@@ -14,6 +14,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components import classes
 from components.artifacts import Artifacts
 from components.grad_cam import faithfulness_gate, index_page
 from components.grad_cam.artifact import PAGE_FILE, ExplainedPrediction, ExplanationIndex, FaithfulnessReport
@@ -38,11 +39,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           input_dict: `model`, `model_run` (with the Keras file), `examples` (raw).
           output_dict: `explanations`: the files of `components.grad_cam.artifact`; int properties `explained`,
             `blessed` and `current_model_id`, a float property for every faithfulness metric.
-          exec_properties: `options` (TrainerOptions as JSON), `split`, `slices` (a JSON list of names).
+          exec_properties: `options` (TrainerOptions as JSON, without `classes`), `split`, `slices` (a JSON list of
+            names).
         """
-        options, split = TrainerOptions.model_validate_json(exec_properties["options"]), exec_properties["split"]
+        configured, split = classes.trainer_options(exec_properties["options"], input_dict), exec_properties["split"]
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
-        options = stored_options.with_stored_task(options, model_run)
+        options = stored_options.with_stored_task(configured, model_run)
         if not options.model.has_feature_map():
             logging.warning(_NO_FEATURE_MAP)
         explanations = artifact_utils.get_single_instance(output_dict["explanations"])
@@ -61,7 +63,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     _write_reports,
                     entries=beam.pvalue.AsList(explained.entries),
                     means=beam.pvalue.AsDict(explained.means),
-                    options_json=exec_properties["options"],
+                    options_json=configured.model_dump_json(),
                     split=split,
                 )
             )

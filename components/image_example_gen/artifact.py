@@ -1,4 +1,4 @@
-"""The quarantine artifact: unusable files with their reasons, duplicates, corrections, and the number of examples."""
+"""The quarantine artifact (unusable files, duplicates, corrections, counts) and the class names of examples."""
 
 from __future__ import annotations
 
@@ -92,6 +92,21 @@ class SplitCounts(StoredPart):
     examples: int
     classes: dict[str, int]
     pixels: dict[str, int] = Field(default_factory=dict)
+
+
+class ClassNames(Stored):
+    """The class names of examples, beside their splits.
+
+    Parameters of nodes do not contain them: Kubernetes limits the size of a run, and with it of all parameters.
+
+    Attributes:
+      names: Class names in the order of their ids.
+    """
+
+    FILE: ClassVar[str] = "classes.json"
+
+    format: Literal[1] = 1
+    names: tuple[str, ...]
 
 
 class Summary(Stored):

@@ -29,7 +29,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
     Outputs:
       examples: Splits `train`, `validation` and, unless its fraction is 0, `test`; TFRecords of tf.Example with the
-        features of `trainer_module.features`; properties `span` and `version`.
+        features of `trainer_module.features`; `classes.json`; properties `span` and `version`.
       quarantine: Every file that is not used, with the reason; exact and near duplicates; counts.
     """
 
@@ -47,7 +47,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         super().__init__(
             spec=ImageExampleGenSpec(
                 input_base=input_base,
-                options=options.model_dump_json(),
+                options=options.parameter().model_dump_json(),
                 source_hash=source_hash,
                 examples=channel.Channel(type=standard_artifacts.Examples),
                 quarantine=channel.Channel(type=components.Quarantine),

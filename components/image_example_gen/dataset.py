@@ -25,6 +25,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError, Unnam
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
 from trainer_module import features
+from trainer_module.error_text import listed
 from trainer_module.locations import join
 
 SPAN_COLUMN = "span"
@@ -262,7 +263,7 @@ def _check_mask_settings(part: _Part, classes: Sequence[str], options: DataOptio
         if classes and len(options.mask_values) != len(classes):
             raise DatasetError(
                 f"{part.root}: data.mask_values has {len(options.mask_values)} values for {len(classes)} classes "
-                f"({_names(classes)}). The value at index i is class i."
+                f"({listed(classes, _MOST_NAMES)}). The value at index i is class i."
             )
 
 
@@ -334,7 +335,7 @@ def _advice_for_single(dataset: Dataset) -> str:
         return f"It contains the table {files.readable(table[1])}: use --data {join(dataset.root, table[0])}."
     if not inside or any(len(path) == 2 for path in paths):
         return "At least two are required."
-    return f"It contains the folders {_names(inside)}: use --data {join(dataset.root, paths[0][0])}."
+    return f"It contains the folders {listed(inside, _MOST_NAMES)}: use --data {join(dataset.root, paths[0][0])}."
 
 
 def _refuse_small_classes(location: str, dataset: Dataset) -> None:
@@ -351,20 +352,15 @@ def _refuse_small_classes(location: str, dataset: Dataset) -> None:
         else "remove the class"
     )
     if empty := [name for name in dataset.classes if not counts[name]]:
-        raise DatasetError(f"{location}: no images of class {_names(empty)}. Add some, or {removal}.")
+        raise DatasetError(f"{location}: no images of class {listed(empty, _MOST_NAMES)}. Add some, or {removal}.")
     if single := [name for name in dataset.classes if counts[name] == 1]:
         raise DatasetError(
-            f"{location}: only one image of class {_names(single)}. A class needs one to train on and one to "
-            f"evaluate. Add images, or {removal}."
+            f"{location}: only one image of class {listed(single, _MOST_NAMES)}. A class needs one to train on and one "
+            f"to evaluate. Add images, or {removal}."
         )
     trained = {name for entry in dataset.entries if entry.split in ("", features.TRAIN) for name in entry.classes}
     if untrained := [name for name in dataset.classes if name not in trained]:
         raise DatasetError(
-            f"{location}: no images of class {_names(untrained)} are in the split `{features.TRAIN}`. Add some "
-            "to it, or remove the class."
+            f"{location}: no images of class {listed(untrained, _MOST_NAMES)} are in the split `{features.TRAIN}`. Add "
+            "some to it, or remove the class."
         )
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
-    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")

@@ -24,13 +24,15 @@ from components.image_example_gen import (
     splits,
     summary,
 )
+from components.image_example_gen.artifact import ClassNames
 from components.image_example_gen.beam_steps import ExamineImages, WriteSplits
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
-from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.options import AUTO, ExampleGenOptions, ExampleGenParameter
 from components.image_example_gen.shards import Shard, WorkFolder
+from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW
 
 _WORK_FOLDER = ".undivided"
@@ -44,11 +46,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Args:
           input_dict: Empty.
-          output_dict: `examples` (with span and version) and `quarantine`, one artifact each.
-          exec_properties: `input_base` (which may contain placeholders of spans) and `options`.
+          output_dict: `examples` (with span, version and the class names) and `quarantine`, one artifact each.
+          exec_properties: `input_base` (which may contain placeholders of spans) and `options` (ExampleGenParameter as
+            JSON).
 
         Raises:
-          ClassesChangedError: If the classes of the dataset are not those of the options.
+          ClassesChangedError: If the pipeline was defined for other classes.
           TooManyBadFilesError: If more than `max_bad_fraction` of the files are unusable.
           ClassTooSmallError: If a class cannot be in every split.
           ClassWithoutTrainingImagesError: If a class has no image in the train split.
@@ -56,14 +59,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           ClassWithoutPixelsError: If a class of masks cannot be learned.
           EmptySplitError: If a split has no image.
         """
-        options = ExampleGenOptions.model_validate_json(exec_properties["options"])
+        parameter = ExampleGenParameter.model_validate_json(exec_properties["options"])
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        dataset = inspect_dataset(exec_properties["input_base"], options.data)
-        if dataset.classes != options.classes:
+        dataset = inspect_dataset(exec_properties["input_base"], parameter.data)
+        options = parameter.with_classes(dataset.classes)
+        if options is None:
             raise ClassesChangedError(
-                f"{dataset.root} has the classes {', '.join(dataset.classes)}, but the pipeline was compiled for "
-                f"{', '.join(options.classes)}. Compile it again."
+                f"{dataset.root} has {len(dataset.classes):,} classes ({listed(dataset.classes)}), and not the "
+                f"{parameter.num_classes:,} that the pipeline was compiled for. Compile it again."
             )
         folder = WorkFolder(os.path.join(examples.uri, _WORK_FOLDER))
         tf.io.gfile.makedirs(folder.location)
@@ -97,6 +101,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for warning in warnings:
             logging.warning("%s", warning)
 
+        ClassNames(names=options.classes).write(examples.uri)
         examples.split_names = artifact_utils.encode_split_names(list(split_names))
         examples.span, examples.version = dataset.span, dataset.version
         split_of = iter(division.splits)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -323,12 +326,11 @@ class DataOptions(Section):
         )
 
 
-class ExampleGenOptions(Section):
-    """What ImageExampleGen needs beside the location of the dataset.
+class _ExampleGenSettings(Section):
+    """What ImageExampleGen needs beside the location of the dataset and the class names.
 
     Attributes:
       data: `[data]`.
-      classes: Class names; in the order of the ids where labels contain ids.
       ignore_id: The id of mask pixels that do not count, if there is one.
       colors: The colour of every class in masks; empty if masks contain ids or values.
       ignored_colors: Colours of mask pixels that do not count.
@@ -339,13 +341,22 @@ class ExampleGenOptions(Section):
     """
 
     data: DataOptions = DataOptions()
-    classes: tuple[str, ...]
     ignore_id: int | None = None
     colors: tuple[Color, ...] = ()
     ignored_colors: tuple[Color, ...] = ()
     columns: tuple[str, ...] = ()
     label_features: tuple[str, ...] = labels.CLASS_LABEL
     fingerprint: str = ""
+
+
+class ExampleGenOptions(_ExampleGenSettings):
+    """What ImageExampleGen needs beside the location of the dataset.
+
+    Attributes:
+      classes: Class names; in the order of the ids where labels contain ids.
+    """
+
+    classes: tuple[str, ...]
 
     @property
     def window(self) -> Window | None:
@@ -366,3 +377,34 @@ class ExampleGenOptions(Section):
             source=self.data.mask_source,
             orientation=self.data.mask_orientation,
         )
+
+    def parameter(self) -> ExampleGenParameter:
+        """Returns the options for the definition of the pipeline."""
+        settings = self.model_dump(exclude={"classes"})
+        return ExampleGenParameter(
+            **settings, num_classes=len(self.classes), class_digest=_digest_of_names(self.classes)
+        )
+
+
+class ExampleGenParameter(_ExampleGenSettings):
+    """The options in the definition of the pipeline, whose size does not depend on the number of classes.
+
+    ImageExampleGen lists the classes again; the cache and the check of a compiled pipeline need only their digest.
+
+    Attributes:
+      num_classes: Number of classes.
+      class_digest: Digest of their names, in order.
+    """
+
+    num_classes: int
+    class_digest: str
+
+    def with_classes(self, classes: tuple[str, ...]) -> ExampleGenOptions | None:
+        """Returns the options with the classes of the dataset; None if the pipeline was defined for others."""
+        if _digest_of_names(classes) != self.class_digest:
+            return None
+        return ExampleGenOptions(**self.model_dump(exclude={"num_classes", "class_digest"}), classes=classes)
+
+
+def _digest_of_names(classes: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16]

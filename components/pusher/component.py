@@ -57,7 +57,7 @@ class VersionPusher(base_component.BaseComponent):
           explanations: GradCam's `explanations`; the property `blessed` is read.
           base_directory: The folder that a model server watches.
           keep_versions: Number of versions to keep; None for all.
-          dataset: JSON object that identifies the dataset, for the manifest of the version.
+          dataset: JSON object that identifies the dataset, without its classes, for the manifest of the version.
         """
         super().__init__(
             spec=VersionPusherSpec(

@@ -11,7 +11,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.artifacts import Artifacts
-from trainer_module import model_versions
+from trainer_module import features, locations, model_versions
 
 # Property of the artifact `pushed_model`, in addition to TFX's: the id of the model that was pushed.
 MODEL_ID = "model_id"
@@ -38,7 +38,7 @@ class Executor(executor.Executor):
           output_dict: `pushed_model`: a copy of the model; properties `pushed`, `pushed_destination`, `pushed_version`
             as TFX's, and `model_id`.
           exec_properties: `base_directory`; `keep_versions`, 0 for all; `dataset`, the JSON object that identifies the
-            dataset.
+            dataset, without its classes: those are in the model.
         """
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -46,11 +46,12 @@ class Executor(executor.Executor):
             return
         model = artifact_utils.get_single_instance(input_dict["model"])
         model_path = self.GetModelPath(input_dict)
+        names = json.loads(locations.read(locations.join(model_path, features.LABELS_FILE)))
         result = model_versions.push(
             model_path,
             exec_properties["base_directory"],
             keep=exec_properties["keep_versions"] or None,
-            provenance={"model": model.uri, "dataset": json.loads(exec_properties["dataset"])},
+            provenance={"model": model.uri, "dataset": json.loads(exec_properties["dataset"]) | {"classes": names}},
         )
         io_utils.copy_dir(model_path, pushed.uri)  # TFX's cache checks that this copy exists
         pushed.set_int_custom_property("pushed", 1)

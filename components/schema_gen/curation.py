@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
@@ -31,6 +31,7 @@ def curate(
     schema: schema_pb2.Schema,
     statistics: Iterable[statistics_pb2.DatasetFeatureStatisticsList],
     options: SchemaOptions,
+    classes: Sequence[str],
 ) -> schema_pb2.Schema:
     """Corrects an inferred schema, in place.
 
@@ -45,6 +46,7 @@ def curate(
       schema: Inferred by TFDV from the train split.
       statistics: The statistics of every split.
       options: What the statistics do not tell.
+      classes: Class names.
     """
     schema.default_environment.append(STATISTICS_ENVIRONMENT)
     ranges = _ranges(statistics)
@@ -53,7 +55,7 @@ def curate(
         if is_class_name or feature.name == features.IMAGE_FORMAT or feature.name.startswith(features.SLICE_PREFIX):
             _clear_domain(schema, feature)
         if is_class_name:
-            feature.string_domain.value.extend(options.classes)
+            feature.string_domain.value.extend(classes)
         elif feature.name == features.IMAGE_FORMAT:
             feature.string_domain.value.extend(features.IMAGE_FORMATS)
         elif feature.name in features.BOX_DTYPES or feature.name in _COUNTS:

@@ -11,6 +11,7 @@ from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components import classes
 from components.artifacts import Artifacts
 from components.schema_gen import curation
 from components.schema_gen.options import SchemaOptions
@@ -32,5 +33,6 @@ class Executor(executor.Executor):
             io_utils.parse_pbtxt_file(path, schema_pb2.Schema()),
             statistics,
             SchemaOptions.model_validate_json(exec_properties["options"]),
+            classes.read(input_dict, "statistics"),
         )
         io_utils.write_pbtxt_file(path, schema)

@@ -10,12 +10,10 @@ class SchemaOptions(Section):
 
     Attributes:
       domain_margin: How far ranges of numbers are widened, relative to the range.
-      classes: Class names.
       label_features: Raw example features of the label. Those that are strings in the statistics are class names.
       single_valued_features: Label features with exactly one value in every example; the others may have any number.
     """
 
     domain_margin: float
-    classes: tuple[str, ...]
     label_features: tuple[str, ...]
     single_valued_features: tuple[str, ...]

@@ -47,7 +47,7 @@ class ServingValidator(base_component.BaseComponent):
           model: Trainer's `model`.
           model_run: Trainer's `model_run`, which contains the Keras file.
           examples: Raw examples.
-          options: TrainerOptions as JSON.
+          options: TrainerOptions as JSON, without `classes`.
           split: The split whose first `limits.validation_examples` examples are sent to the model.
           limits: The bounds of the checks, and the number of examples.
           source_hash: Hash of the code behind this node; an edit runs the node again.

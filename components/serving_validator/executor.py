@@ -11,11 +11,11 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from components import classes
 from components.artifacts import Artifacts
 from components.serving_validator import checks
 from components.serving_validator.options import ServingLimits
 from trainer_module import features, input_pipeline, keras_file, stored_options
-from trainer_module.options import TrainerOptions
 
 
 class Executor(base_executor.BaseExecutor):
@@ -28,7 +28,7 @@ class Executor(base_executor.BaseExecutor):
           input_dict: `model`, `model_run` (with the Keras file), `examples` (raw).
           output_dict: `blessing`: file INFRA_BLESSED or INFRA_NOT_BLESSED, int properties `blessed` and
             `current_model_id`, `checks.json`.
-          exec_properties: `options` (TrainerOptions as JSON), `split`, `limits`
+          exec_properties: `options` (TrainerOptions as JSON, without `classes`), `split`, `limits`
             (ServingLimits as JSON).
         """
         model_run = artifact_utils.get_single_uri(input_dict["model_run"])
@@ -36,7 +36,7 @@ class Executor(base_executor.BaseExecutor):
         split_uri = artifact_utils.get_split_uri(input_dict["examples"], exec_properties["split"])
         examples = input_pipeline.read_records([io_utils.all_files_pattern(split_uri)])
         limits = ServingLimits.model_validate_json(exec_properties["limits"])
-        options = TrainerOptions.model_validate_json(exec_properties["options"])
+        options = classes.trainer_options(exec_properties["options"], input_dict)
         report = checks.check_export(
             export_dir,
             keras_file.load(os.path.join(model_run, features.KERAS_FILE)),

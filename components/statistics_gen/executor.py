@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tfx.components.statistics_gen import executor
+from tfx.types import artifact_utils
 
+from components import classes
 from components.artifacts import Artifacts
+from components.image_example_gen.artifact import ClassNames
 from trainer_module import private_api
 
 
@@ -17,7 +20,9 @@ class Executor(executor.Executor):
     """
 
     def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
-        """Writes the statistics of every split; the keys are those of TFX."""
+        """Writes the statistics of every split, and a copy of the class names; the keys are those of TFX."""
+        statistics = artifact_utils.get_single_instance(output_dict["statistics"])
+        ClassNames(names=classes.read(input_dict)).write(statistics.uri)
 
         def prepare() -> Any:
             from components.statistics_gen import single_pass

@@ -6,6 +6,7 @@ from typing import Any
 
 from tfx.components.transform import executor
 
+from components import classes
 from components.artifacts import Artifacts
 from trainer_module import private_api
 
@@ -18,7 +19,11 @@ class Executor(executor.Executor):
     """
 
     def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
-        """Analyses the splits in `splits_config` and writes the transform graph; the keys are those of TFX."""
+        """Analyses the splits in `splits_config` and writes the transform graph; the keys are those of TFX.
+
+        The preprocessing_fn gets the class names of the examples as `custom_config["classes"]`.
+        """
+        exec_properties = classes.with_names(exec_properties, input_dict)
 
         def prepare() -> Any:
             from components.transform import single_pass

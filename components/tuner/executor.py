@@ -9,6 +9,7 @@ from tfx.components.tuner import executor
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
+from components import classes
 from components.artifacts import Artifacts
 from components.tuner.artifact import TRIALS_FILE
 from trainer_module import tuning
@@ -23,8 +24,9 @@ class Executor(base_executor.BaseExecutor):
         Args:
           input_dict: `examples` (raw), `transform_graph`.
           output_dict: `best_hyperparameters` (KerasTuner's JSON), `tuner_results`: `tuner_results.json`, `trials.csv`.
-          exec_properties: `tuner_fn`, `train_args`, `eval_args`, `custom_config`.
+          exec_properties: `tuner_fn`, `train_args`, `eval_args`, `custom_config` (whose `options` lacks `classes`).
         """
+        exec_properties = classes.with_options(exec_properties, input_dict)
         search = executor.search(input_dict, exec_properties, self._get_tmp_dir(), print_tuning_summary=False)
         executor.write_best_hyperparameters(search, output_dict)
         results_uri = artifact_utils.get_single_uri(output_dict["tuner_results"])

@@ -66,8 +66,8 @@ class DatasetIdentity(Stored):
         )
 
     def provenance(self) -> str:
-        """Returns the JSON that the manifest of a pushed version contains: the same for every run on the dataset."""
-        return self.model_dump_json(exclude={"fingerprint", "adopted"})
+        """Returns what Pusher stores, as JSON, with the classes of the model: the same for every run on the dataset."""
+        return self.model_dump_json(exclude={"classes", "fingerprint", "adopted"})
 
 
 class Relation(NamedTuple):

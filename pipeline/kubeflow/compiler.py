@@ -8,6 +8,7 @@ and the baseline model from a volume, gates end a refused run, and an exit handl
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from components.image_example_gen.dataset import Dataset
 from pipeline import dag
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
-from pipeline.kubeflow import cluster_config
+from pipeline.kubeflow import cluster_config, workflow_size
 from pipeline.kubeflow.options import SHARED_MEMORY_VOLUME, KubeflowOptions, Toleration
 from pipeline.nodes import DATASET_GATE, GATE_IDS, MODEL_GATE, RUN_VERDICT
 
@@ -42,6 +43,8 @@ _RUN_ID = "{{$.pipeline_job_uuid}}"
 _RETRY_PERIOD_S = 30 * 24 * 3600
 # Linux limits an argument to 128 KiB, and the parameters of a node are part of one.
 _MAX_PARAMETER_BYTES = 100_000
+# Settings that the message about a size names.
+_NUM_NAMED_SETTINGS = 3
 
 
 class Documents(NamedTuple):
@@ -102,12 +105,13 @@ def compile_pipeline(config: PipelineConfig, dataset: Dataset) -> Documents:
     _set_executors(spec, options)
     _set_tasks(spec, cluster)
     _pass_parameter(spec, cluster.data_location)
-    _check_parameter_sizes(spec)
     # TFX writes its own version; readers should know which program compiled the pipeline.
     spec.sdk_version = f"tfx-vision-{importlib.metadata.version('tfx-vision')}"
     if options.pipeline_root:
         spec.default_pipeline_root = options.pipeline_root
-    return Documents(json_format.MessageToDict(spec), _platform(spec, options))
+    documents = Documents(json_format.MessageToDict(spec), _platform(spec, options))
+    _check_sizes(documents, config)
+    return documents
 
 
 # --- The DAG ----------------------------------------------------------------------------------------------------
@@ -222,14 +226,30 @@ def _pass_parameter(spec: pipeline_spec_pb2.PipelineSpec, default: str) -> None:
     passed.component_input_parameter = DATA_PATH
 
 
-def _check_parameter_sizes(spec: pipeline_spec_pb2.PipelineSpec) -> None:
-    for node, task in spec.components[TFX_DAG_NAME].dag.tasks.items():
-        size = len(json_format.MessageToJson(task.inputs).encode())
+def _check_sizes(documents: Documents, config: PipelineConfig) -> None:
+    """Rejects a pipeline that Kubernetes cannot store or start: only settings of the user can be that large."""
+    advice = f"Shorten or remove the largest settings: {', '.join(_largest_settings(config))}."
+    for node, task in documents.spec["components"][TFX_DAG_NAME]["dag"]["tasks"].items():
+        size = len(json.dumps(task.get("inputs", {}), ensure_ascii=False).encode())
         if size > _MAX_PARAMETER_BYTES:
             raise ConfigError(
-                f"{node} has {size:,} bytes of parameters, and a container accepts {_MAX_PARAMETER_BYTES:,}: the "
-                "dataset has too many classes, or too long class names, for Kubeflow Pipelines."
+                f"{node} has {size:,} bytes of parameters, and a container accepts {_MAX_PARAMETER_BYTES:,}. {advice}"
             )
+    size = workflow_size.of_run(documents.spec, documents.platform)
+    if size > workflow_size.MAX_BYTES:
+        raise ConfigError(
+            f"The run would need {size:,} bytes in Kubernetes, with the status of its nodes, and Argo accepts "
+            f"{workflow_size.MAX_BYTES:,}. {advice}"
+        )
+
+
+def _largest_settings(config: PipelineConfig) -> list[str]:
+    sizes = {
+        f"{section}.{key} ({len(json.dumps(value, ensure_ascii=False).encode()):,} bytes)": len(json.dumps(value))
+        for section, values in config.model_dump(mode="json", exclude_defaults=True).items()
+        for key, value in values.items()
+    }
+    return sorted(sizes, key=sizes.__getitem__, reverse=True)[:_NUM_NAMED_SETTINGS]
 
 
 # --- The platform spec ------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
 
     import components
     from components.grad_cam import executor
+    from components.image_example_gen.artifact import ClassNames
     from pipeline.config import loading
     from trainer_module import features
     from trainer_module.input_pipeline import PixelStatistics
@@ -79,8 +80,13 @@ def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any
         explanations = components.GradCamExplanations()
         for name, artifact in (inputs | {"explanations": explanations}).items():
             artifact.uri = str(root / name)
+        ClassNames(names=options.classes).write(inputs["examples"].uri)
         inputs["examples"].split_names = '["test"]'
-        properties = {"options": options.model_dump_json(), "split": "test", "slices": '["brightness"]'}
+        properties = {
+            "options": options.model_dump_json(exclude={"classes"}),
+            "split": "test",
+            "slices": '["brightness"]',
+        }
         context = executor.Executor.Context(beam_pipeline_args=BEAM, tmp_dir=str(root), unique_id="1")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()

@@ -189,7 +189,7 @@ def image_example_gen(arguments, root, inputs):
     dataset = inspect_dataset(str(inputs["images"]), data)
     options = ExampleGenOptions(data=data, classes=dataset.classes)
     outputs = {"examples": standard_artifacts.Examples(), "quarantine": components.Quarantine()}
-    properties = {"input_base": str(inputs["images"]), "options": options.model_dump_json()}
+    properties = {"input_base": str(inputs["images"]), "options": options.parameter().model_dump_json()}
     with pytest.MonkeyPatch.context() as patch:
         # Several shards of few images: otherwise there were nothing to share out.
         patch.setattr(shards, "FILES_PER_SHARD", 20)
@@ -219,7 +219,7 @@ def statistics(arguments, root, inputs):
 
 
 def transform_graph(arguments, root, inputs):
-    entry = {"classes": list(inputs["tiny_model"].options.classes), "transform": '{"image_size": 8}'}
+    entry = {"transform": '{"image_size": 8}'}
     properties = {
         "preprocessing_fn": "trainer_module.hooks.transform.preprocessing_fn",
         "custom_config": json.dumps(entry | {"task": "classification"}),
@@ -248,7 +248,6 @@ def evaluation(arguments, root, inputs):
         "split": "train",
         "batch_size": 16,
         "task": "classification",
-        "classes": json.dumps(model.options.classes),
         "options": options.model_dump_json(),
     }
     known = {name: inputs[name] for name in ("examples", "schema", "statistics")} | {"model": artifact}
@@ -266,7 +265,11 @@ def explanations(arguments, root, inputs):
         "model": standard_artifacts.Model(),
     }
     known["model_run"].uri, known["model"].id = model.run_dir, 4
-    properties = {"options": model.options.model_dump_json(), "split": "train", "slices": json.dumps(SLICES)}
+    properties = {
+        "options": model.options.model_dump_json(exclude={"classes"}),
+        "split": "train",
+        "slices": json.dumps(SLICES),
+    }
     run(grad_cam, arguments, root, known, {"explanations": components.GradCamExplanations()}, properties)
     return files(root / "explanations")
 

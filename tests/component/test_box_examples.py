@@ -45,7 +45,7 @@ def generate(tmp_path):
         )
         examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
         examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-        properties = {"input_base": str(root), "options": options.model_dump_json()}
+        properties = {"input_base": str(root), "options": options.parameter().model_dump_json()}
         executor.Executor().Do({}, {"examples": [examples], "quarantine": [quarantine]}, properties)
         by_name = {}
         for path in tf.io.gfile.glob(f"{examples.uri}/Split-*/*"):

@@ -16,6 +16,7 @@ from components.grad_cam import executor as grad_cam
 from components.grad_cam import faithfulness_gate
 from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen import boxes, image_file, labels, raw_examples
+from components.image_example_gen.artifact import ClassNames
 from components.image_example_gen.boxes import Box
 from components.image_example_gen.options import DataOptions
 from components.schema_gen import curation
@@ -194,11 +195,12 @@ def faithfulness_report(detector, tmp_path_factory):
     inputs["model_run"].uri, inputs["model"].id = detector.run_dir, 3
     explanations.uri = str(root / "explanations")
     (root / "explanations").mkdir()
+    ClassNames(names=detector.options.classes).write(inputs["examples"].uri)
     options = with_thresholds(detector.options, energy_inside=0.999, pointing_game=0.0)
     grad_cam.Executor().Do(
         {name: [artifact] for name, artifact in inputs.items()},
         {"explanations": [explanations]},
-        {"options": options.model_dump_json(), "split": "test", "slices": json.dumps([])},
+        {"options": options.model_dump_json(exclude={"classes"}), "split": "test", "slices": json.dumps([])},
     )
     return FaithfulnessReport.read(explanations.uri), explanations
 
@@ -267,10 +269,8 @@ def statistics(examples):
 def trained_on():
     """Statistics of a train split, and the schema of SchemaGen."""
     given = statistics(raw_features(np.random.default_rng(1), 150))
-    options = SchemaOptions(
-        domain_margin=0.5, classes=CLASSES, label_features=labels.BOX_LABEL, single_valued_features=()
-    )
-    return given, curation.curate(tfdv.infer_schema(given), [given], options)
+    options = SchemaOptions(domain_margin=0.5, label_features=labels.BOX_LABEL, single_valued_features=())
+    return given, curation.curate(tfdv.infer_schema(given), [given], options, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tfx.types import standard_artifacts
 from components.evaluator import executor
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.evaluator.options import EvaluationOptions
+from components.image_example_gen.artifact import ClassNames
 from pipeline.eval_config import batch_size, eval_config
 from trainer_module import features
 
@@ -92,6 +93,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
         (root / "schema").mkdir()
         (root / "schema" / "schema.pbtxt").write_text(str(schema))
         (root / "examples" / "Split-test").mkdir(parents=True)
+        ClassNames(names=tiny_model.options.classes).write(inputs["examples"].uri)
         with tf.io.TFRecordWriter(str(root / "examples/Split-test/data.gz"), "GZIP") as writer:
             for example in examples:
                 writer.write(example.SerializeToString())
@@ -111,7 +113,6 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
                 "batch_size": 50,
                 "image_size": 8,
                 "task": "classification",
-                "classes": json.dumps(tiny_model.options.classes),
                 "options": options.model_dump_json(),
             },
         )

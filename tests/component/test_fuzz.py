@@ -120,7 +120,10 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
     executor.Executor().Do(
         {},
         {"examples": [examples], "quarantine": [quarantine]},
-        {"input_base": str(root), "options": ExampleGenOptions(data=data, classes=("a", "b")).model_dump_json()},
+        {
+            "input_base": str(root),
+            "options": ExampleGenOptions(data=data, classes=("a", "b")).parameter().model_dump_json(),
+        },
     )
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 1024  # of the 2 GiB, TensorFlow and TFX take the other half

@@ -23,6 +23,7 @@ from components.grad_cam.artifact import (
     SelectionReason,
 )
 from components.image_example_gen import image_file, raw_examples
+from components.image_example_gen.artifact import ClassNames
 from components.image_example_gen.options import DataOptions
 from components.pusher import executor as pusher
 from components.stored import IncompatibleArtifactError
@@ -63,10 +64,11 @@ def run_executor(examples, run_dir, root, options, slices=SLICES):
     inputs["model_run"].uri, explanations.uri = run_dir, str(root / "explanations")
     inputs["model"].id = 42
     os.makedirs(explanations.uri)
+    ClassNames(names=options.classes).write(inputs["examples"].uri)
     executor.Executor().Do(
         {name: [artifact] for name, artifact in inputs.items()},
         {"explanations": [explanations]},
-        {"options": options.model_dump_json(), "split": "test", "slices": json.dumps(slices)},
+        {"options": options.model_dump_json(exclude={"classes"}), "split": "test", "slices": json.dumps(slices)},
     )
     return Path(explanations.uri), explanations
 

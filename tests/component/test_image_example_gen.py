@@ -33,15 +33,18 @@ def generate(tmp_path):
         executor.Executor().Do(
             {},
             {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(location), "options": options.model_dump_json()},
+            {"input_base": str(location), "options": options.parameter().model_dump_json()},
         )
         assert examples.span == dataset.span
+        assert artifact.ClassNames.read(examples.uri).names == dataset.classes
         by_split = {}
         for name in json.loads(examples.split_names):
             files = tf.io.gfile.glob(f"{examples.uri}/Split-{name}/*")
             records = tf.data.TFRecordDataset(files).as_numpy_iterator()
             by_split[name] = [tf.train.Example.FromString(record) for record in records]
-        assert {path.name for path in (tmp_path / "examples").iterdir()} == {f"Split-{name}" for name in by_split}
+        assert {path.name for path in (tmp_path / "examples").iterdir()} == {f"Split-{name}" for name in by_split} | {
+            "classes.json"
+        }
         contents = artifact.Quarantine.read(quarantine.uri)
         return by_split, contents.summary, contents.files
 
@@ -459,11 +462,11 @@ def test_classes_that_have_changed_since_compilation_stop_the_run(class_folders,
     root = class_folders({"a": 3, "b": 3})
     examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
     options = ExampleGenOptions(classes=("a", "c"))
-    with pytest.raises(errors.ClassesChangedError, match=r"has the classes a, b.*compiled for a, c"):
+    with pytest.raises(errors.ClassesChangedError, match=r"has 2 classes \(`a`, `b`\), and not the 2 that"):
         executor.Executor().Do(
             {},
             {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(root), "options": options.model_dump_json()},
+            {"input_base": str(root), "options": options.parameter().model_dump_json()},
         )
 
 

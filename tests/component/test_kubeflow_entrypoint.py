@@ -7,12 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from PIL import Image
 
 from components.image_example_gen import spans
 from pipeline.config import loading
 from pipeline.execution import dataset
-from pipeline.kubeflow import compiler, entrypoint
+from pipeline.kubeflow import compiler, entrypoint, workflow_size
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -200,7 +201,7 @@ def test_classes_that_changed_since_compilation_are_reported(pushed, volume):
         for name in ("blue", "yellow"):
             (volume / "other" / name).rename(volume / "data/day-1" / ("blue" if name == "blue" else "red"))
     assert done.exit_code == 1
-    assert "has the classes blue, yellow, but the pipeline was compiled for blue, green, red" in done.last_line
+    assert "has 2 classes (`blue`, `yellow`), and not the 3 that the pipeline was compiled for" in done.last_line
 
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 2)])
@@ -217,3 +218,69 @@ def test_a_failure_is_one_line_without_debug(pushed, monkeypatch, debug, lines):
 def test_an_unsupported_store_is_reported():
     with pytest.raises(entrypoint.UnknownStoreError, match=r"hdfs://a/b is not a URI of minio://, s3://, gs"):
         entrypoint.local_path("hdfs://a/b", entrypoint.Path("/"))
+
+
+# --- The cache, retries and sizes of Kubeflow -------------------------------------------------------------------
+
+
+def execute(pushed, node):
+    """Runs one node of the first run once more, with its cache and retries."""
+    installation, run = pushed
+    task = installation.tasks[node]
+    return installation.execute(node, task, installation.drive(node, task, run, {}), run)
+
+
+def failing(times):
+    """The entrypoint fails so many times, and then works."""
+    restore, failures = entrypoint.restore_types, iter(range(times))
+
+    def fail(invocation, spec):
+        if next(failures, None) is not None:
+            raise OSError("the store does not respond")
+        restore(invocation, spec)
+
+    return fail
+
+
+def test_a_node_with_the_same_inputs_is_taken_from_the_cache(pushed):
+    _, run = pushed
+    for node in ("StatisticsGen", "Trainer"):
+        again = execute(pushed, node)
+        assert again.num_attempts == 0
+        assert again.outputs == run.tasks[node].outputs
+    # Its result depends on earlier runs.
+    assert execute(pushed, "PreviousSpan").num_attempts == 1
+
+
+def test_a_failed_attempt_is_retried_with_a_log_of_its_own(pushed, monkeypatch):
+    monkeypatch.setattr(entrypoint, "restore_types", failing(1))
+    task = execute(pushed, "PreviousSpan")
+    assert (task.exit_code, task.num_attempts) == (0, 2)
+    assert task.outputs["executor-logs"]["uri"].endswith("/executor-logs-1")
+
+
+def test_after_the_last_attempt_only_the_log_is_stored(pushed, monkeypatch):
+    monkeypatch.setattr(entrypoint, "restore_types", failing(9))
+    task = execute(pushed, "PreviousSpan")
+    assert (task.exit_code, task.num_attempts, set(task.outputs)) == (1, 3, {"executor-logs"})
+    assert "the store does not respond" in pushed[0].stored(task.outputs["executor-logs"]["uri"]).read_text()
+
+
+def test_properties_survive_as_numbers_and_texts(pushed):
+    """Lists would come back wrapped, and integers above 2**53 rounded: ids of TFX are, and nobody reads them."""
+    _, run = pushed
+    properties = [
+        (key, value)
+        for task in run.tasks.values()
+        for output in task.outputs.values()
+        for key, value in output["metadata"].items()
+    ]
+    assert ("span", 1.0) in properties and ("pushed", 1.0) in properties
+    ours = {key: value for key, value in properties if not key.endswith("model_id")}
+    assert all(isinstance(value, str) or abs(value) < 2**53 for value in ours.values())
+
+
+def test_the_estimated_size_covers_what_argo_stored(pushed):
+    installation, run = pushed
+    spec = json_format.MessageToDict(installation.spec)
+    assert installation.size(run) < workflow_size.of_run(spec, installation.platform) < 2 * installation.size(run)

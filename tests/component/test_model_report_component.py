@@ -18,7 +18,14 @@ from components.example_validator.artifact import DriftReport
 from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
-from components.image_example_gen.artifact import DuplicateCounts, Quarantine, QuarantinedFile, SplitCounts, Summary
+from components.image_example_gen.artifact import (
+    ClassNames,
+    DuplicateCounts,
+    Quarantine,
+    QuarantinedFile,
+    SplitCounts,
+    Summary,
+)
 from components.image_example_gen.options import DataOptions
 from components.model_report import executor, reading
 from components.model_report.artifact import REPORT_FILE, Report
@@ -142,10 +149,11 @@ def test_the_report_of_a_classifier(tiny_model, evaluation_of, inputs_of, tmp_pa
     keras_path = os.path.join(tiny_model.run_dir, features.KERAS_FILE)
     inputs = inputs_of(evaluation, gates_of(), tiny_model.examples, tiny_model.options, keras_path, pushed=False)
     explanations = artifact(components.GradCamExplanations, tmp_path / "explanations")
+    ClassNames(names=tiny_model.options.classes).write(inputs["examples"][0].uri)
     grad_cam.Executor().Do(
         {key: inputs[key] for key in ("examples", "model", "model_run")},
         {"explanations": [explanations]},
-        {"options": tiny_model.options.model_dump_json(), "split": "test", "slices": "[]"},
+        {"options": tiny_model.options.model_dump_json(exclude={"classes"}), "split": "test", "slices": "[]"},
     )
     inputs["explanations"] = [explanations]
     inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "older", id_=3)]

@@ -44,7 +44,7 @@ def generate(tmp_path):
         executor.Executor().Do(
             {},
             {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(location), "options": options.model_dump_json()},
+            {"input_base": str(location), "options": options.parameter().model_dump_json()},
         )
         by_name = {}
         for record in tf.data.TFRecordDataset(tf.io.gfile.glob(f"{examples.uri}/Split-*/*")).as_numpy_iterator():

@@ -1,5 +1,6 @@
 """Pusher: a blessed model becomes a version; a rolled back one is reported and not pushed again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import components
 from components.pusher import executor
 from pipeline.execution import push_cache, results
 from pipeline.history import metadata_store
-from trainer_module import model_versions
+from trainer_module import features, model_versions
 
 
 @pytest.fixture
@@ -20,6 +21,9 @@ def push(tmp_path):
     model = standard_artifacts.Model()
     model.uri, model.id = str(tmp_path / "model"), 7
     (tmp_path / "model/Format-Serving/variables").mkdir(parents=True)
+    labels = tmp_path / "model/Format-Serving" / features.LABELS_FILE
+    labels.parent.mkdir()
+    labels.write_text('["crow", "wren"]')
     (tmp_path / "model/Format-Serving/saved_model.pb").write_bytes(b"graph")
     (tmp_path / "model/Format-Serving/variables/variables.index").write_bytes(b"index")
 
@@ -76,6 +80,8 @@ def test_a_blessed_model_is_pushed_and_the_artifact_contains_the_destination(pus
         Path(destination, "saved_model.pb").read_bytes() == Path(pushed.uri, "saved_model.pb").read_bytes() == b"graph"
     )
     assert model_versions.differences(destination) == []
+    manifest = json.loads(Path(destination, model_versions.MANIFEST_FILE).read_text())
+    assert manifest["dataset"] == {"root": "/data/birds", "classes": ["crow", "wren"]}
 
 
 @pytest.mark.parametrize("verdicts", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

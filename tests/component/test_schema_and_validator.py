@@ -46,10 +46,8 @@ def statistics(classes, format_="JPEG", brightness="dark", luma=None, drop=None)
 
 
 def curate(train, *others, margin=0.5, classes=("a", "b"), label=CLASS_LABEL, single_valued=CLASS_LABEL):
-    options = SchemaOptions(
-        domain_margin=margin, classes=classes, label_features=label, single_valued_features=single_valued
-    )
-    return curation.curate(tfdv.infer_schema(train), [train, *others], options)
+    options = SchemaOptions(domain_margin=margin, label_features=label, single_valued_features=single_valued)
+    return curation.curate(tfdv.infer_schema(train), [train, *others], options, classes)
 
 
 def make_schema(stats, margin=0.5):

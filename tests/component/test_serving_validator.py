@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
+from components.image_example_gen.artifact import ClassNames
 from components.serving_validator import checks, executor, graph_operations, graph_walk
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from components.serving_validator.options import ServingLimits
 from trainer_module import tasks
-from trainer_module.options import TrainerOptions
 
 
 def validate(export_dir, tiny_model, model=None, options=None, **limits):
@@ -371,7 +371,7 @@ def test_the_allow_list_has_only_operations_of_tensorflow_that_compute():
 MODEL_ID = 4
 
 
-def run_executor(tiny_model, tmp_path, **changes):
+def run_executor(tiny_model, tmp_path, classes=(), **changes):
     split_dir = tmp_path / "examples" / "Split-test"
     split_dir.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(split_dir / "data_tfrecord-00000-of-00001")) as writer:
@@ -383,13 +383,14 @@ def run_executor(tiny_model, tmp_path, **changes):
         standard_artifacts.ModelRun(),
     )
     examples.uri, examples.split_names = str(tmp_path / "examples"), '["test"]'
+    ClassNames(names=classes or tiny_model.options.classes).write(examples.uri)
     model.uri, model.id = os.path.dirname(tiny_model.serving_dir), MODEL_ID
     model_run.uri = tiny_model.run_dir
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(tmp_path / "blessing")
     os.makedirs(blessing.uri)
     properties = {
-        "options": tiny_model.options.model_dump_json(),
+        "options": tiny_model.options.model_dump_json(exclude={"classes"}),
         "split": "test",
         "limits": ServingLimits(validation_examples=5, max_size_mb=100).model_dump_json(),
     } | changes
@@ -411,9 +412,7 @@ def test_the_component_blesses_as_infra_validator_does(tiny_model, tmp_path):
 
 
 def test_the_component_refuses(tiny_model, tmp_path):
-    options = TrainerOptions.model_validate_json(tiny_model.options.model_dump_json())
-    exchanged = options.model_copy(update={"classes": ("red", "green", "blue")})
-    blessing = run_executor(tiny_model, tmp_path, options=exchanged.model_dump_json())
+    blessing = run_executor(tiny_model, tmp_path, classes=("red", "green", "blue"))
     assert blessing.get_int_custom_property("blessed") == 0
     assert sorted(os.listdir(blessing.uri)) == ["INFRA_NOT_BLESSED", "checks.json"]
     report = ServingCheckReport.read(blessing.uri)

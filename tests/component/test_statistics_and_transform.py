@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.metadata
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.image_example_gen.artifact import ClassNames
 from trainer_module import features, private_api
 
 pytestmark = pytest.mark.component
@@ -57,6 +59,7 @@ def artifacts(tmp_path_factory):
     schema_artifact.uri = str(tmp_path_factory.mktemp("schema"))
     io_utils.write_pbtxt_file(f"{schema_artifact.uri}/schema.pbtxt", schema)
     examples = standard_artifacts.Examples()
+    ClassNames(names=("a", "b")).write(str(root))
     examples.uri, examples.split_names = str(root), artifact_utils.encode_split_names(list(SPLITS))
     return examples, schema_artifact
 
@@ -125,6 +128,7 @@ def statistics(executor, artifacts, tmp_path, **options):
     options = tfdv.StatsOptions(feature_allowlist=[features.CLASS_TEXT, features.IMAGE_HEIGHT, *FLOATS], **options)
     artifact = standard_artifacts.ExampleStatistics()
     artifact.uri = str(tmp_path / executor.__name__)
+    os.makedirs(artifact.uri)
     executor.Executor(context(tmp_path)).Do(
         {"examples": [examples]},
         {"statistics": [artifact]},

@@ -103,7 +103,7 @@ def test_the_run_and_the_served_version_name_their_dataset(first, root):
     stored = DatasetIdentity.read(str(root / "digits"))
     assert (stored.root, len(stored.classes), len(stored.files)) == (str(root / "digits" / "data" / "digits"), 10, 64)
     manifest = json.loads(Path(first.result.serving_dir, "assets.extra", "manifest.json").read_text())
-    assert manifest["dataset"] == json.loads(stored.provenance())
+    assert manifest["dataset"] == json.loads(stored.provenance()) | {"classes": list(stored.classes)}
 
 
 def test_the_report_contains_the_configuration_of_the_run(first, root, tmp_path):

@@ -127,6 +127,8 @@ def changed_by(class_folders, tmp_path):
         ("validation.on_skew=stop", {"ExampleValidator"}),
         ("data.max_pixels=1000", {"ImageExampleGen"}),
         ("data.near_duplicates=together", {"ImageExampleGen"}),
+        # All later nodes read the class names beside the examples, which are new then.
+        ("data.classes=['b', 'a']", {"ImageExampleGen"}),
         ("validation.drift_threshold=0.2", {"ExampleValidator"}),
         ("validation.domain_margin=0.2", {"SchemaGen", "ExampleValidator"}),
     ],

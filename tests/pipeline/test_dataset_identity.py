@@ -239,7 +239,9 @@ def serve(tmp_path):
     def push(config, *, earlier_release=False):
         _, identity = dataset_identity.check(config, prepare(config), to_node="Pusher", adopt=True)
         (model / features.LABELS_FILE).write_text(json.dumps(identity.classes))
-        provenance = {} if earlier_release else {"dataset": json.loads(identity.provenance())}
+        provenance = (
+            {} if earlier_release else {"dataset": json.loads(identity.provenance()) | {"classes": identity.classes}}
+        )
         model_versions.push(str(model), config.model_base_path, provenance=provenance)
 
     return push

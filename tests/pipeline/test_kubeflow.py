@@ -1,10 +1,12 @@
 """The documents for Kubeflow Pipelines against golden files; `pytest --update-goldens` writes the files."""
 
+import dataclasses
 import json
 import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from google.protobuf import json_format
@@ -17,7 +19,7 @@ from pipeline import dag, nodes
 from pipeline.cli import deployment_commands
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.kubeflow import compiler
+from pipeline.kubeflow import compiler, workflow_size
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER = """
@@ -319,7 +321,59 @@ def test_the_infra_validator_of_tfx_does_not_compile(load, monkeypatch):
         compiler.compile_pipeline(load(), inspect_dataset(load().data_location, load().data.options()))
 
 
-def test_too_many_classes_for_a_container_are_rejected(load, monkeypatch):
-    monkeypatch.setattr(compiler, "_MAX_PARAMETER_BYTES", 500)
-    with pytest.raises(ConfigError, match=r"has .* bytes of parameters, and a container accepts 500"):
-        compiler.compile_pipeline(load(), inspect_dataset(load().data_location, load().data.options()))
+def of_classes(load, num, *overrides):
+    """The configuration, and a dataset with so many classes, whose names have 20 characters."""
+    loaded = load(*overrides)
+    dataset = inspect_dataset(loaded.data_location, loaded.data.options())
+    random = np.random.default_rng(1)
+    names = {"".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 20)) for _ in range(num)}
+    return loaded, dataclasses.replace(dataset, classes=tuple(sorted(names)))
+
+
+def test_the_size_does_not_depend_on_the_number_of_classes(load, documents):
+    few, many = (compiler.compile_pipeline(*of_classes(load, num)) for num in (2, 10_000))
+    assert len(many.as_yaml()) < 300_000
+    assert len(many.as_yaml()) - len(few.as_yaml()) < 100
+    assert workflow_size.of_run(*many) < workflow_size.MAX_BYTES / 4
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "message"),
+    [
+        (
+            compiler,
+            "_MAX_PARAMETER_BYTES",
+            r"Evaluator has [\d,]+ bytes of parameters, and a container accepts [\d,]+\.",
+        ),
+        (workflow_size, "MAX_BYTES", r"would need [\d,]+ bytes in Kubernetes, with the status of its nodes, and Argo"),
+    ],
+)
+def test_settings_that_do_not_fit_are_rejected_and_the_advice_helps(load, monkeypatch, module, limit, message):
+    groups = {f"group {number}": ["a", "b"] for number in range(3000)}
+    loaded, dataset = of_classes(load, 2)
+    evaluation = loaded.evaluation.model_copy(update={"label_groups": groups})
+    large = loaded.model_copy(update={"evaluation": evaluation})
+    if module is workflow_size:
+        monkeypatch.setattr(compiler, "_MAX_PARAMETER_BYTES", 10**6)
+        monkeypatch.setattr(workflow_size, "MAX_BYTES", 250_000)  # regular texts are compressed too well
+    with pytest.raises(ConfigError, match=message) as caught:
+        compiler.compile_pipeline(large, dataset)
+    assert re.search(
+        r"Shorten or remove the largest settings: evaluation\.label_groups \([\d,]+ bytes\), ", str(caught.value)
+    )
+    compiler.compile_pipeline(loaded, dataset)
+
+
+def test_random_names_in_settings_exceed_what_argo_accepts(load):
+    """Without an injected limit: Argo's compression does not help against names that repeat nothing."""
+    loaded, dataset = of_classes(load, 9000)
+    names = dataset.classes
+    evaluation = loaded.evaluation.model_copy(
+        update={
+            "label_groups": {"some": names[:3000]},
+            "class_thresholds": {"recall": dict.fromkeys(names[3000:3500], 0.5)},
+        }
+    )
+    data = loaded.data.model_copy(update={"rename_classes": {name: name[::-1] for name in names[4000:5500]}})
+    with pytest.raises(ConfigError, match=r"bytes (in Kubernetes|of parameters)"):
+        compiler.compile_pipeline(loaded.model_copy(update={"evaluation": evaluation, "data": data}), dataset)
