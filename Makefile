@@ -24,7 +24,7 @@ test-fast: setup ## Runs the unit and pipeline tests only.
 	$(PYTEST) -m "unit or pipeline"
 
 test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).
-	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine flink --engine multi_processing
+	$(BIN)/python -m pytest tests/component/test_beam_engines.py tests/e2e/test_kubeflow_engine.py --engine flink --engine multi_processing
 
 test-spark: setup ## Runs the data-parallel nodes on a local Spark (needs Java; docs/scaling.md).
 	$(BIN)/python -m pytest tests/component/test_beam_engines.py --engine spark

@@ -7,7 +7,7 @@ import importlib.util
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,27 @@ def _module(name: str) -> Any:
 def kubeflow_harness() -> Any:
     """The module that plays Kubeflow Pipelines."""
     return _module("kubeflow_harness")
+
+
+@pytest.fixture(scope="session")
+def beam_servers() -> Any:
+    """The module that starts job servers and worker pools."""
+    return _module("beam_servers")
+
+
+@pytest.fixture(scope="session")
+def job_endpoint(beam_servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Gives an engine's job server, host:port, by the engine's name; it runs until the end of the tests."""
+    known: dict[str, str] = {}
+    with ExitStack() as servers:
+
+        def find(name: str) -> str:
+            if name not in known:
+                log = tmp_path_factory.mktemp(name) / "job-server.log"
+                known[name] = servers.enter_context(beam_servers.job_server(name, log))
+            return known[name]
+
+        yield find
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,9 @@ class Harness:
         self.folder = folder
         self.store = folder / "store"
         self.num_artifacts = 0
+        # A folder that pods share, instead of the store.
+        arguments = [argument for executor in self.executors.values() for argument in executor.container.args]
+        (self.shared,) = {a.partition("=")[2] for a in arguments if a.startswith("--artifacts=")} or {""}
         self.results: dict[str, dict[str, Json]] = {}  # outputs of successful tasks, by fingerprint
 
     def executor_names(self) -> list[str]:
@@ -297,6 +300,11 @@ class Harness:
         return root / self.mount / uri.removeprefix(f"{self.scheme}://")
 
     def stored(self, uri: str) -> Path:
+        """Where the store keeps it, or the folder that pods share."""
+        path = uri.removeprefix(f"{self.scheme}://")
+        return Path(self.shared, path) if self.shared and Path(self.shared, path).exists() else self.store / path
+
+    def uploaded(self, uri: str) -> Path:
         """Where the store keeps it."""
         return self.store / uri.removeprefix(f"{self.scheme}://")
 
@@ -316,8 +324,8 @@ class Harness:
             for artifact in entry["artifacts"]:
                 local = self.local_path(root, artifact["uri"])
                 # What has no files leaves no trace in an object store, and none in the pod.
-                if not local.exists() and self.stored(artifact["uri"]).exists():
-                    shutil.copytree(self.stored(artifact["uri"]), local)
+                if not local.exists() and self.uploaded(artifact["uri"]).exists():
+                    shutil.copytree(self.uploaded(artifact["uri"]), local)
         for entry in executor_input["outputs"].get("artifacts", {}).values():
             for artifact in entry["artifacts"]:
                 self.local_path(root, artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
@@ -383,7 +391,7 @@ class Harness:
                 # An object store has no empty folders.
                 for file in [local, *local.rglob("*")]:
                     if file.is_file():
-                        target = self.stored(uri) / file.relative_to(local)
+                        target = self.uploaded(uri) / file.relative_to(local)
                         target.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(file, target)
             self.num_artifacts += 1

@@ -84,6 +84,22 @@ def write(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def copy_files(source: str, target: str) -> None:
+    """Copies all files of a folder, which may be local or remote, into another one.
+
+    Raises:
+      OSError: If a file cannot be read or written.
+    """
+    with os_errors(source):
+        folders = list(file_system(source).walk(source))
+    for folder, _, names in folders:
+        copy = join(target, str(folder).removeprefix(source).strip("/"))
+        with os_errors(target):
+            file_system(target).makedirs(copy)
+        for name in names:
+            write(join(copy, name), read(join(str(folder), name)))
+
+
 def size_and_time(location: str) -> tuple[int, int]:
     """Returns the size of a file, bytes, and when it was changed, nanoseconds."""
     if is_remote(location):

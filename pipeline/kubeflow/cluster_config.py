@@ -23,22 +23,14 @@ def check(config: PipelineConfig) -> None:
         "work_path": "a folder on a mounted volume, for data that outlives a run",
     }
     errors = [f"kubeflow.{key} is missing: {value}." for key, value in required.items() if not getattr(options, key)]
-    if config.beam.runner in ENGINES:
-        errors.append(
-            f'beam.runner = "{config.beam.runner}" cannot read the folders of a pod, where Kubeflow keeps inputs and '
-            'outputs of a node: use "multi_processing" with the cores of kubeflow.nodes, or `tfx-vision run` on a '
-            "volume that the engine's workers mount."
-        )
-    if config.pipeline.artifacts is not None:
-        errors.append(
-            "pipeline.artifacts is only for `tfx-vision run`: a cluster stores artifacts in kubeflow.pipeline_root."
-        )
+    errors += _engine_errors(config)
     if config.training.distribution == "multi_worker":
         errors.append(
             'training.distribution = "multi_worker" requires Trainers on several machines, and a node of Kubeflow '
             'Pipelines is one pod: use "mirrored" for all its GPUs, or "none".'
         )
     paths = {
+        "pipeline.artifacts": config.pipeline.artifacts,
         "serving.base_directory": config.serving.base_directory,
         "data.manifest": config.data.manifest,
         "data.metadata_csv": config.data.metadata_csv,
@@ -56,6 +48,39 @@ def check(config: PipelineConfig) -> None:
         )
     if errors:
         raise ConfigError("\n  ".join(errors))
+
+
+def _engine_errors(config: PipelineConfig) -> list[str]:
+    """What prevents an engine's workers from reading the files of the pods, and pods from reaching the engine."""
+    runner, artifacts = config.beam.runner, config.pipeline.artifacts
+    errors = []
+    if artifacts is not None and is_remote(artifacts) and not artifacts.startswith("gs://"):
+        errors.append(f"pipeline.artifacts = {artifacts} must be below a mounted volume or at gs://.")
+    if runner not in ENGINES:
+        return errors
+    if artifacts is None:
+        errors.append(
+            f'beam.runner = "{runner}" requires pipeline.artifacts: a folder on a volume that pods and the workers of '
+            "the engine mount at the same path, or gs://. Without it, inputs and outputs of a node are in its pod."
+        )
+    if runner == "dataflow":
+        if config.kubeflow.data_path and not config.kubeflow.data_path.startswith("gs://"):
+            errors.append(
+                f'beam.runner = "dataflow" reads gs:// only: kubeflow.data_path = {config.kubeflow.data_path}.'
+            )
+        return errors
+    engine = getattr(config.beam, runner)
+    if engine.job_endpoint is None:
+        errors.append(
+            f"beam.{runner}.job_endpoint is missing: set the address of a running job server. Pods have no Java to start "
+            "one."
+        )
+    if engine.environment == "loopback":
+        errors.append(
+            f'beam.{runner}.environment = "loopback" runs Python in the pod, which the engine cannot reach: use '
+            '"external" with worker_pool, or "docker" with image.'
+        )
+    return errors
 
 
 def for_pods(config: PipelineConfig) -> PipelineConfig:

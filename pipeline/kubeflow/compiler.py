@@ -102,7 +102,7 @@ def compile_pipeline(config: PipelineConfig, dataset: Dataset) -> Documents:
     )
     job = runner.run(pipeline, write_out=False)
     spec = json_format.ParseDict(job["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
-    _set_executors(spec, options)
+    _set_executors(spec, cluster)
     _set_tasks(spec, cluster)
     _pass_parameter(spec, cluster.data_location)
     # TFX writes its own version; readers should know which program compiled the pipeline.
@@ -166,15 +166,17 @@ def _verdicts_dir(config: PipelineConfig) -> str:
 # --- The pipeline spec ------------------------------------------------------------------------------------------
 
 
-def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, options: KubeflowOptions) -> None:
-    """Sets resources, environment and node name of every pod."""
+def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig) -> None:
+    """Sets resources, environment, node name and folder of the artifacts of every pod."""
+    options = config.kubeflow
+    shared = [f"--artifacts={config.artifacts_location}"] if config.pipeline.artifacts else []
     deployment = json_format.ParseDict(
         json_format.MessageToDict(spec.deployment_spec), pipeline_spec_pb2.PipelineDeploymentConfig()
     )
     for label, executor in deployment.executors.items():
         node = label.removesuffix("_executor")
         container = executor.container
-        container.args[:] = [f"--node_id={node}", *_without_repeated_flags(container.args)]
+        container.args[:] = [f"--node_id={node}", *shared, *_without_repeated_flags(container.args)]
         for name, value in sorted(options.env.items()):
             container.env.add(name=name, value=value)
         resources = options.resources_of(node)

@@ -8,6 +8,9 @@ compiled, and uploads the outputs. TFX 1.21 alone fails there, for four reasons:
 * KFP has no optional inputs. Artifacts that are marked as absent are removed.
 * KFP adds an output for the log, of a type that TFX does not know.
 
+With `--artifacts`, a folder that also the workers of a Beam engine see, the files are there and not in the pod: KFP's
+launcher finds nothing to download or upload, and its URIs only name the folders.
+
 A failed executor ends the pod with one line, on standard error and as Kubernetes' termination message. A refusal of
 ExampleValidator is not a failure: it is stored with the outputs, and DatasetGate ends the run.
 
@@ -21,6 +24,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +32,7 @@ from typing import Any
 
 import trainer_module  # noqa: F401  (selects the Keras version before anything imports TensorFlow)
 from components.cluster.executor import ABSENT, REFUSAL, Artifact, PlainExecutor, RefusedError
+from trainer_module import locations
 from trainer_module.error_text import first_line
 
 FAILED, REFUSED = 1, 3
@@ -38,6 +43,7 @@ MOUNT_ROOT = "TFX_VISION_MOUNT_ROOT"
 
 # Where KFP's launcher stores downloads and reads uploads.
 _MOUNTS = {"minio://": "minio", "s3://": "s3", "gs://": "gcs"}
+_OUTPUT_FILE = "output_metadata.json"
 _TERMINATION_LOG = "dev/termination-log"
 _MOST_CHARACTERS = 1000  # Kubernetes keeps 4096 bytes of it
 
@@ -59,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="kubeflow_entrypoint", allow_abbrev=False)
     parser.add_argument("--node_id", required=True)
+    parser.add_argument("--artifacts")
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", default="{}")
@@ -69,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         restore_types(invocation, json.loads(args.json_serialized_inputs_spec_args))
         remove_absent(invocation)
         remove_logs(invocation)
-        uris = map_uris(invocation, root)
+        output_file = invocation["outputs"]["outputFile"]
+        uris = map_uris(invocation, root, args.artifacts)
         run(args.executor_class_path, invocation, args.json_serialized_inputs_spec_args, beam_args)
-        restore_uris(invocation, uris)
+        restore_uris(invocation, uris, output_file)
     except RefusedError as error:
         _report(root, f"refused: {args.node_id}: {error}")
         return REFUSED
@@ -110,30 +118,44 @@ def remove_logs(invocation: Json) -> None:
             del outputs["artifacts"][name]
 
 
-def map_uris(invocation: Json, root: Path) -> dict[str, str]:
-    """Replaces URIs by folders of this pod, and creates those of the outputs.
+def map_uris(invocation: Json, root: Path, artifacts: str | None = None) -> dict[str, str]:
+    """Replaces URIs by folders, and creates those of the outputs.
+
+    Args:
+      invocation: ExecutorInput as JSON.
+      root: The root of this pod's files.
+      artifacts: The shared folder of the artifacts; without it, they are in this pod.
 
     Returns:
       The URIs of the outputs, by folder.
     """
     for _, artifact in _artifacts(invocation.get("inputs", {})):
-        artifact["uri"] = local_path(artifact["uri"], root)
+        artifact["uri"] = local_path(artifact["uri"], root, artifacts)
     uris = {}
     for _, artifact in _artifacts(invocation["outputs"]):
-        path = local_path(artifact["uri"], root)
+        path = local_path(artifact["uri"], root, artifacts)
         uris[path] = artifact["uri"]
         artifact["uri"] = path
-        os.makedirs(path, exist_ok=True)
+        files = locations.file_system(path)
+        # A shared folder contains what a failed attempt has written.
+        if files.exists(path):
+            files.rmtree(path)
+        files.makedirs(path)
+        if artifacts:
+            # TFX puts temporary files beside it, which the workers of an engine write.
+            invocation["outputs"]["outputFile"] = locations.join(path.rpartition("/")[0], _OUTPUT_FILE)
     return uris
 
 
-def local_path(uri: str, root: Path) -> str:
-    """The folder of a URI in the pod: `minio://bucket/key` → `/minio/bucket/key`.
+def local_path(uri: str, root: Path, artifacts: str | None = None) -> str:
+    """The folder of a URI: `minio://bucket/key` → `/minio/bucket/key`, or `bucket/key` in the shared folder.
 
     Raises:
       UnknownStoreError: If KFP's launcher does not support the store.
     """
     for scheme, folder in _MOUNTS.items():
+        if uri.startswith(scheme) and artifacts:
+            return locations.join(artifacts, uri.removeprefix(scheme))
         if uri.startswith(scheme):
             return str(root / folder / uri.removeprefix(scheme))
     raise UnknownStoreError(f"{uri} is not a URI of {', '.join(_MOUNTS)}. Set kubeflow.pipeline_root to one of these.")
@@ -174,16 +196,33 @@ def run(executor_class_path: str, invocation: Json, inputs_spec: str, beam_args:
 
 
 def _run_plain(executor: PlainExecutor, invocation: Json) -> None:
-    def plain(part: Json) -> dict[str, Artifact]:
-        return {
-            name: Artifact(Path(artifact["uri"]), artifact.setdefault("metadata", {}))
-            for name, artifact in _artifacts(part)
-        }
-
     inputs = invocation.get("inputs", {})
-    # The executor adds properties to the artifacts of the invocation; they are written below.
-    executor.run(plain(inputs), plain(invocation["outputs"]), inputs.get("parameterValues", {}))
+    with tempfile.TemporaryDirectory() as folder:
+        given = _plain(inputs, Path(folder, "inputs"))
+        for name, artifact in _remote_artifacts(inputs):
+            locations.copy_files(artifact["uri"], str(given[name].path))
+        written = _plain(invocation["outputs"], Path(folder, "outputs"))
+        # The executor adds properties to the artifacts of the invocation; they are written below.
+        executor.run(given, written, inputs.get("parameterValues", {}))
+        for name, artifact in _remote_artifacts(invocation["outputs"]):
+            locations.copy_files(str(written[name].path), artifact["uri"])
     _write_output(invocation)
+
+
+def _plain(part: Json, folder: Path) -> dict[str, Artifact]:
+    """Artifacts without TFX; those in an object store get a folder of this pod."""
+    artifacts = {}
+    for name, artifact in _artifacts(part):
+        path = Path(artifact["uri"])
+        if locations.is_remote(artifact["uri"]):
+            path = folder / name
+            path.mkdir(parents=True)
+        artifacts[name] = Artifact(path, artifact.setdefault("metadata", {}))
+    return artifacts
+
+
+def _remote_artifacts(part: Json) -> list[tuple[str, Json]]:
+    return [(name, artifact) for name, artifact in _artifacts(part) if locations.is_remote(artifact["uri"])]
 
 
 def _write_output(invocation: Json) -> None:
@@ -191,21 +230,21 @@ def _write_output(invocation: Json) -> None:
         name: {"artifacts": [{"uri": artifact["uri"], "metadata": artifact["metadata"]}]}
         for name, artifact in _artifacts(invocation["outputs"])
     }
-    path = Path(invocation["outputs"]["outputFile"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"artifacts": outputs}))
+    path = invocation["outputs"]["outputFile"]
+    locations.file_system(path).makedirs(path.rpartition("/")[0])
+    locations.write(path, json.dumps({"artifacts": outputs}).encode())
 
 
 # --- Outputs for KFP --------------------------------------------------------------------------------------------
 
 
-def restore_uris(invocation: Json, uris: dict[str, str]) -> None:
-    """Replaces the folders of this pod by URIs in the file that KFP's launcher reads."""
-    path = Path(invocation["outputs"]["outputFile"])
-    output = json.loads(path.read_text())
+def restore_uris(invocation: Json, uris: dict[str, str], output_file: str) -> None:
+    """Replaces folders by URIs, and writes the file that KFP's launcher reads."""
+    output = json.loads(locations.read(invocation["outputs"]["outputFile"]))
     for _, artifact in _artifacts(output):
         artifact["uri"] = uris[artifact["uri"]]
-    path.write_text(json.dumps(output))
+    Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+    Path(output_file).write_text(json.dumps(output))
 
 
 def _report(root: Path, text: str) -> None:

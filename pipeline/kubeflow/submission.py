@@ -19,12 +19,18 @@ PUSHED, REFUSED, FAILED, STARTED, SCHEDULED = "pushed", "refused", "failed", "st
 
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 _INTERVAL_S = 5.0
+_NO_ACCESS, _NOT_FOUND = (401, 403), 404
 # A server that restarts is unavailable for a minute or two.
 _MAX_FAILED_POLLS = 30
 
 
 class ServerError(Exception):
     """Kubeflow Pipelines does not respond, or refuses the request; the message says what to do."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Takes the message, and the HTTP status of the response, if there is one."""
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ class Server:
                 403: " The token has no permission in this namespace (--namespace, --token-file).",
                 404: " Check that this is the address of the API of Kubeflow Pipelines 2.",
             }.get(error.status, "")
-            raise ServerError(f"{self._target.host} responds {error.status}: {_reason(error)}.{advice}") from None
+            message = f"{self._target.host} responds {error.status}: {_reason(error)}.{advice}"
+            raise ServerError(message, error.status) from None
         except (urllib3.exceptions.HTTPError, TimeoutError) as error:
             raise ServerError(f"{self._target.host} does not respond: {error}") from None
         except ValueError as error:
@@ -119,15 +126,11 @@ class Server:
         Returns:
           Ids of the pipeline and of the version.
         """
-        name_filter = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
         with self._translated_errors():
-            pipelines = self._client.list_pipelines(
-                filter=json.dumps(name_filter), namespace=self._target.namespace
-            ).pipelines
-            if pipelines:
-                pipeline_id = pipelines[0].pipeline_id
+            pipeline_id = self._pipeline_id(name)
+            if pipeline_id is not None:
                 uploaded = self._client.upload_pipeline_version(str(documents), version, pipeline_id=pipeline_id)
-                return str(pipeline_id), str(uploaded.pipeline_version_id)
+                return pipeline_id, str(uploaded.pipeline_version_id)
             created = self._client.upload_pipeline(str(documents), name, namespace=self._target.namespace)
             if not created.pipeline_id:
                 # The client reads an HTML page as an empty response.
@@ -137,6 +140,21 @@ class Server:
                 )
             (first,) = self._client.list_pipeline_versions(created.pipeline_id, page_size=1).pipeline_versions
             return str(created.pipeline_id), str(first.pipeline_version_id)
+
+    def _pipeline_id(self, name: str) -> str | None:
+        """Finds a pipeline, on all pages of the list; None if it does not exist."""
+        name_filter = {"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]}
+        token = ""
+        while True:
+            page = self._client.list_pipelines(
+                page_token=token, filter=json.dumps(name_filter), namespace=self._target.namespace
+            )
+            for pipeline in page.pipelines or []:
+                if pipeline.display_name == name:
+                    return str(pipeline.pipeline_id)
+            token = page.next_page_token
+            if not token:
+                return None
 
     def start(
         self,
@@ -185,17 +203,20 @@ class Server:
           on_task: Called with the name of a node and its state whenever that changes.
 
         Raises:
-          ServerError: If the server is unavailable for several minutes.
+          ServerError: If the server is unavailable for several minutes, or no longer accepts the token.
         """
         failed_polls = 0
         while True:
             try:
                 with self._translated_errors():
                     run = self._client.get_run(submission.run_id)
-            except ServerError:
+            except ServerError as error:
+                if error.status == _NOT_FOUND:
+                    submission.status, submission.detail = FAILED, "the run was deleted before its end."
+                    return
                 failed_polls += 1
-                if failed_polls > _MAX_FAILED_POLLS:
-                    raise
+                if error.status in _NO_ACCESS or failed_polls > _MAX_FAILED_POLLS:
+                    raise ServerError(f"{error} The run continues: {submission.url}", error.status) from None
             else:
                 failed_polls = 0
                 for name, state in task_states(run).items():

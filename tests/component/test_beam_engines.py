@@ -4,12 +4,8 @@ Every node runs once in this process and once on the engine, on the same inputs.
 run them; they need Java and Beam's job server (`scripts/job_server.sh` says how that is found).
 """
 
-import contextlib
 import json
 import os
-import socket
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +33,8 @@ from pipeline.execution import node_runner
 from pipeline.execution.beam_options import BeamSection
 from trainer_module import features
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "job_server.sh"
-# Engine → environment variable in which the user says where a job server of it runs already.
-ENDPOINTS = {"flink": "FLINK_JOB_ENDPOINT", "spark": "SPARK_JOB_ENDPOINT"}
 FLOATS = [key(channel) for key in (features.mean_key, features.deviation_key) for channel in features.CHANNELS]
 SLICES = ("brightness", "orientation")
-START_TIMEOUT_S = 60
 pytestmark = [
     # Beam drops the sockets and processes of the workers that it starts, and Python says so when it frees them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -53,55 +45,6 @@ pytestmark = [
 
 
 # --- Engines ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def job_endpoint(request, tmp_path_factory):
-    """Gives an engine's job server, host:port: the one that is named, or one of our own for the time of the tests."""
-    with contextlib.ExitStack() as servers:
-        known = {}
-
-        def find(name):
-            if name not in known:
-                known[name] = os.environ.get(ENDPOINTS[name]) or servers.enter_context(
-                    job_server(name, tmp_path_factory.mktemp(name) / "job-server.log")
-                )
-            return known[name]
-
-        yield find
-
-
-@contextlib.contextmanager
-def job_server(name, log):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with log.open("w") as output:
-        server = subprocess.Popen([str(SCRIPT), name, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            await_server(server, port, log)
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def await_server(server, port, log):
-    """Waits for the port; skips the test if the job server cannot be started."""
-    deadline = None
-    while True:
-        if server.poll() is not None:
-            entry = log.read_text().strip()
-            if server.returncode == 3:  # Java, Maven or the jar is missing
-                pytest.skip(entry.splitlines()[-1])
-            pytest.fail(f"the job server ended with {server.returncode}: {entry[-2000:]}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if deadline is None and "starting" in log.read_text():  # downloads are complete
-            deadline = time.monotonic() + START_TIMEOUT_S
-        assert deadline is None or time.monotonic() < deadline, log.read_text()[-2000:]
-        time.sleep(0.2)
 
 
 @pytest.fixture(

@@ -14,6 +14,7 @@ from components.image_example_gen import spans
 from pipeline.config import loading
 from pipeline.execution import dataset
 from pipeline.kubeflow import compiler, entrypoint, workflow_size
+from trainer_module import locations
 
 COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
 
@@ -111,10 +112,17 @@ def test_types_and_properties_survive_ml_metadata(pushed):
 
 
 def test_a_refused_model_was_compared_with_the_served_one(pushed, harness, volume):
+    """Also, the artifacts are on the volume, and Kubeflow's store has only the logs."""
     installation = harness(
-        "training.seed=2", "evaluation.change_thresholds={cross_entropy=0.0}", "training.learning_rate=1e-6"
+        f"pipeline.artifacts={volume}/artifacts",
+        "training.seed=2",
+        "evaluation.change_thresholds={cross_entropy=0.0}",
+        "training.learning_rate=1e-6",
     )
+    before = set(installation.store.rglob("*"))
     run = installation.run(at_once=1)
+    uploaded = {path.name for path in set(installation.store.rglob("*")) - before if path.is_file()}
+    assert uploaded == {"executor-logs-0"}
     (version,) = (volume / "work/days/serving/days").iterdir()
     assert run.tasks["Resolver"].outputs["model"]["metadata"]["version"] == version.name
     assert stored(installation, run.tasks["Evaluator"], "evaluation", "gates.json")["has_baseline"]
@@ -163,12 +171,12 @@ def test_inputs_without_types_are_an_error(pushed, monkeypatch):
 
 
 def test_uris_of_the_store_must_be_mapped(pushed, monkeypatch):
-    monkeypatch.setattr(entrypoint, "map_uris", lambda invocation, root: {})
+    monkeypatch.setattr(entrypoint, "map_uris", lambda invocation, root, artifacts: {})
     assert again(pushed, "SchemaGen").exit_code == 1
 
 
 def test_outputs_with_folders_of_the_pod_are_not_uploaded(pushed, monkeypatch, kubeflow_harness):
-    monkeypatch.setattr(entrypoint, "restore_uris", lambda invocation, uris: None)
+    monkeypatch.setattr(entrypoint, "restore_uris", lambda invocation, uris, output_file: None)
     with pytest.raises(kubeflow_harness.HarnessError, match="unsupported storage scheme: /"):
         again(pushed, "SchemaGen")
 
@@ -284,3 +292,59 @@ def test_the_estimated_size_covers_what_argo_stored(pushed):
     installation, run = pushed
     spec = json_format.MessageToDict(installation.spec)
     assert installation.size(run) < workflow_size.of_run(spec, installation.platform) < 2 * installation.size(run)
+
+
+# --- Artifacts in a folder that pods share ----------------------------------------------------------------------
+
+
+def call(node, executor, tmp_path, artifacts, inputs=None, outputs=(), **parameters):
+    """Runs the entrypoint with a shared folder; returns the written output file."""
+    output_file = tmp_path / "pod/minio/b/task/output_metadata.json"
+
+    def entries(uris):
+        return {key: {"artifacts": [{"uri": uri, "metadata": {"span": 1.0}}]} for key, uri in uris.items()}
+
+    invocation = {
+        "inputs": {"artifacts": entries(inputs or {}), "parameterValues": parameters},
+        "outputs": {
+            "artifacts": entries({key: f"minio://b/task/{key}" for key in outputs}),
+            "outputFile": str(output_file),
+        },
+    }
+    spec = {"artifacts": {key: {"artifactType": {"schemaTitle": "x"}} for key in inputs or {}}}
+    arguments = [f"--node_id={node}", f"--artifacts={artifacts}", "--executor_class_path", executor]
+    arguments += ["--json_serialized_invocation_args", json.dumps(invocation)]
+    assert entrypoint.main([*arguments, "--json_serialized_inputs_spec_args", json.dumps(spec)]) == 0
+    return json.loads(output_file.read_text())["artifacts"]
+
+
+@pytest.mark.parametrize("scheme", ["", "ram:/"])
+def test_small_nodes_read_and_write_a_shared_folder(tmp_path, scheme):
+    """In an object store too: these nodes copy its files from and to the volume."""
+    artifacts = f"{scheme}{tmp_path}/artifacts"
+    for name in ("statistics", "schema"):
+        locations.file_system(artifacts).makedirs(f"{artifacts}/b/{name}/Split-train")
+        locations.write(f"{artifacts}/b/{name}/Split-train/stats", name.encode())
+    inputs = {"statistics": "minio://b/statistics", "schema": "minio://b/schema", "anomalies": "minio://b/anomalies"}
+    folders = {"spans_dir": str(tmp_path / "spans"), "verdicts_dir": str(tmp_path / "verdicts"), "run_id": "1"}
+    call("DatasetGate", "components.cluster.executor.DatasetGate", tmp_path, artifacts, inputs, **folders)
+    (tmp_path / "spans/1").rename(tmp_path / "spans/0")
+    written = call(
+        *("PreviousSpan", "components.cluster.executor.PreviousSpan", tmp_path, artifacts),
+        *({"current": "minio://b/statistics"}, ("statistics", "schema")),
+        **folders,
+    )
+    assert written["schema"]["artifacts"][0]["uri"] == "minio://b/task/schema"
+    assert locations.read(f"{artifacts}/b/task/schema/Split-train/stats") == b"schema"
+
+
+def test_a_retry_does_not_see_files_of_the_failed_attempt(tmp_path):
+    left = tmp_path / "shared/b/task/examples/Split-train/data-00000-of-00002"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    outputs = {"artifacts": {"examples": {"artifacts": [{"uri": "minio://b/task/examples"}]}}, "outputFile": "/tmp/x"}
+    invocation = {"outputs": outputs}
+    entrypoint.map_uris(invocation, tmp_path, str(tmp_path / "shared"))
+    assert list((tmp_path / "shared/b/task/examples").iterdir()) == []
+    # Workers of an engine write TFX's temporary files, which are beside this one.
+    assert invocation["outputs"]["outputFile"] == str(tmp_path / "shared/b/task/output_metadata.json")

@@ -9,6 +9,17 @@ from pipeline.kubeflow import cluster_config
 from pipeline.kubeflow.options import KubeflowOptions, amount
 
 MOUNTED = 'kubeflow.volumes=[{claim="images", mount_path="/volume"}]'
+ARTIFACTS = "pipeline.artifacts=/volume/runs"
+FLINK = [
+    "beam.runner=flink",
+    "beam.flink.job_endpoint=flink-job-server:8099",
+    "beam.flink.environment=external",
+    "beam.flink.worker_pool=localhost:50000",
+]
+DATAFLOW = [
+    "beam.runner=dataflow",
+    "beam.dataflow={project='images-prod', region='europe-west4', temp_location='gs://b/tmp', image='r/i:1'}",
+]
 READY = ["kubeflow.image=r/i:1", MOUNTED, "kubeflow.data_path=/volume/a", "kubeflow.work_path=/volume/work"]
 
 
@@ -62,7 +73,15 @@ def test_errors_name_the_setting(override, message):
     ("overrides", "message"),
     [
         ([], r"kubeflow\.image is missing(.|\n)*data_path is missing(.|\n)*work_path is missing"),
-        ([*READY, "pipeline.artifacts=gs://bucket/runs"], r"a cluster stores artifacts in kubeflow.pipeline_root"),
+        ([*READY, "pipeline.artifacts=runs"], r"pipeline\.artifacts = runs is not on a mounted volume.*/volume"),
+        ([*READY, "pipeline.artifacts=s3://bucket/runs"], r"must be below a mounted volume or at gs://"),
+        ([*READY, "beam.runner=flink"], r'"flink" requires pipeline\.artifacts(.|\n)*job_endpoint is missing'),
+        ([*READY, ARTIFACTS, *FLINK[:2]], r'beam\.flink\.environment = "loopback" runs Python in the pod'),
+        ([*READY, ARTIFACTS, "beam.runner=spark"], r"beam\.spark\.job_endpoint is missing: set the address"),
+        (
+            [*READY, "pipeline.artifacts=gs://b/runs", "data.path=gs://b/a", *DATAFLOW],
+            r'"dataflow" reads gs:// only: kubeflow\.data_path = /volume/a',
+        ),
         ([*READY, "training.distribution=multi_worker"], r"a node of Kubeflow Pipelines is one pod"),
         (
             [*READY, "serving.base_directory=models"],
@@ -77,6 +96,20 @@ def test_errors_name_the_setting(override, message):
 def test_a_configuration_that_pods_cannot_run_is_rejected_before_compiling(overrides, message):
     with pytest.raises(ConfigError, match=message):
         cluster_config.check(loading.load("digits", overrides=overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [ARTIFACTS],
+        [ARTIFACTS, *FLINK],
+        ["pipeline.artifacts=gs://b/runs", *FLINK],
+        ["pipeline.artifacts=gs://b/runs", "data.path=gs://b/a", "kubeflow.data_path=gs://b/a", *DATAFLOW],
+    ],
+)
+def test_engines_run_the_data_nodes_if_workers_see_the_artifacts(overrides):
+    cluster = cluster_config.for_pods(loading.load("digits", overrides=[*READY, *overrides]))
+    assert cluster.artifacts_location in ("/volume/runs/digits", "gs://b/runs/digits")
 
 
 def test_a_claim_and_a_secret_with_files_need_different_names():

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import kfp_server_api
 import pytest
 import uvicorn
 import yaml
@@ -26,17 +27,46 @@ TOKEN = "let me in"
 ALL = ["ImageExampleGen", "ExampleValidator", "DatasetGate", "Trainer", "Pusher", "ModelReport", "ModelGate"]
 
 
+# The parameters of the requests that the API defines, beside those of `kfp_server_api`'s models.
+LISTING = {"namespace", "page_token", "page_size", "sort_by", "filter"}
+UPLOAD = {"name", "display_name", "description", "namespace", "tags"}
+UPLOAD_VERSION = {"name", "display_name", "description", "pipelineid", "tags"}
+PAGE = 2  # entries, which is fewer than tests have
+
+
+def strict(model, document):
+    """Parses a document into a model of the API, whose keys, types and enumerations it must have."""
+    client = kfp_server_api.ApiClient()
+    parsed = client.deserialize(SimpleNamespace(data=json.dumps(document)), model)
+    assert client.sanitize_for_serialization(parsed) == document
+    return parsed
+
+
+def strict_filter(text):
+    """Parses a filter with one predicate; returns the text that it compares with."""
+    document = json.loads(text)
+    for predicate in document["predicates"]:
+        # JSON of protocol buffers has both spellings; Kubeflow's own client uses this one.
+        if "stringValue" in predicate:
+            predicate["string_value"] = predicate.pop("stringValue")
+    (predicate,) = strict("V2beta1Filter", document).predicates
+    assert (predicate.key, predicate.operation) in (("display_name", "EQUALS"), ("name", "EQUALS"))
+    return predicate.string_value
+
+
 class _FakePipelines:
-    """Experiments, pipelines, versions, runs and recurring runs, in memory.
+    """Experiments, pipelines, versions, runs and recurring runs, in memory; rejects what the API does not define.
 
     Attributes:
-      polls: Responses of `GET run`, one after another: state and states of the tasks; `None` is an error 503.
+      polls: Responses of `GET run`, one after another: state and states of the tasks; a number is an error.
+      refusal: Status of all other responses; 0 for none.
     """
 
     def __init__(self):
         self.experiments, self.pipelines, self.versions, self.runs, self.recurring = [], [], [], [], []
         self.polls = [("SUCCEEDED", {})]
         self.tokens = set()
+        self.refusal = 0
         prefix = "/apis/v2beta1"
         self.app = Starlette(
             routes=[
@@ -57,7 +87,16 @@ class _FakePipelines:
         self.tokens.add(request.headers.get("authorization"))
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return JSONResponse({"error": "Unauthenticated: no token\nstack", "code": 16}, status_code=401)
+        if self.refusal:
+            return JSONResponse({"error": "no access to this namespace", "code": 7}, status_code=self.refusal)
         return None
+
+    def page(self, request, key, entries):
+        """One page of a list, as the API returns it."""
+        assert set(request.query_params) <= LISTING
+        start = int(request.query_params.get("page_token") or 0)
+        following = {"next_page_token": str(start + PAGE)} if start + PAGE < len(entries) else {}
+        return JSONResponse({key: entries[start : start + PAGE], **following} if entries else {})
 
     async def healthz(self, request: Request):
         return JSONResponse({"multi_user": False})
@@ -65,29 +104,32 @@ class _FakePipelines:
     async def list_experiments(self, request: Request):
         if error := self.check_token(request):
             return error
-        (predicate,) = json.loads(request.query_params["filter"])["predicates"]
-        matches = [entry for entry in self.experiments if entry["display_name"] == predicate["stringValue"]]
-        return JSONResponse({"experiments": matches} if matches else {})
+        name = strict_filter(request.query_params["filter"])
+        return self.page(request, "experiments", [e for e in self.experiments if e["display_name"] == name])
 
     async def create_experiment(self, request: Request):
-        experiment = {**await request.json(), "experiment_id": f"e{len(self.experiments)}"}
+        document = await request.json()
+        assert strict("V2beta1Experiment", document).display_name
+        experiment = {**document, "experiment_id": f"e{len(self.experiments)}"}
         self.experiments.append(experiment)
         return JSONResponse(experiment)
 
     async def list_pipelines(self, request: Request):
         if error := self.check_token(request):
             return error
-        (predicate,) = json.loads(request.query_params["filter"])["predicates"]
-        matches = [entry for entry in self.pipelines if entry["display_name"] == predicate["stringValue"]]
-        return JSONResponse({"pipelines": matches} if matches else {})
+        name = strict_filter(request.query_params["filter"])
+        # Names that begin alike too: a page may have none of the wanted one.
+        return self.page(request, "pipelines", [p for p in self.pipelines if p["display_name"].startswith(name)])
 
     async def upload(self, request: Request):
+        assert set(request.query_params) <= UPLOAD
         pipeline = {"pipeline_id": f"p{len(self.pipelines)}", "display_name": request.query_params["name"]}
-        self.pipelines.append(pipeline | dict(request.query_params))
+        self.pipelines.append(pipeline)
         await self.add_version(request, pipeline["pipeline_id"], pipeline["display_name"])
         return JSONResponse(pipeline)
 
     async def upload_version(self, request: Request):
+        assert set(request.query_params) <= UPLOAD_VERSION
         return JSONResponse(
             await self.add_version(request, request.query_params["pipelineid"], request.query_params["name"])
         )
@@ -95,6 +137,7 @@ class _FakePipelines:
     async def add_version(self, request: Request, pipeline_id, name):
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         (file,) = email.message_from_bytes(head + await request.body()).get_payload()
+        assert file.get_param("name", header="content-disposition") == "uploadfile"
         version = {
             "pipeline_id": pipeline_id,
             "pipeline_version_id": f"v{len(self.versions)}",
@@ -107,17 +150,19 @@ class _FakePipelines:
     async def list_versions(self, request: Request):
         versions = [version for version in self.versions if version["pipeline_id"] == request.path_params["id"]]
         entries = [{key: value for key, value in version.items() if key != "documents"} for version in versions]
-        return JSONResponse({"pipeline_versions": entries[:1]})
+        return self.page(request, "pipeline_versions", entries)
 
     async def create_run(self, request: Request):
-        run = {**await request.json(), "run_id": f"r{len(self.runs)}", "state": "PENDING"}
+        document = await request.json()
+        self.check_references(strict("V2beta1Run", document))
+        run = {**document, "run_id": f"r{len(self.runs)}", "state": "PENDING"}
         self.runs.append(run)
         return JSONResponse(run)
 
     async def get_run(self, request: Request):
         poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        if poll is None:
-            return JSONResponse({"error": "upstream connect error"}, status_code=503)
+        if isinstance(poll, int):
+            return JSONResponse({"error": "upstream connect error"}, status_code=poll)
         state, tasks = poll
         # Names of Argo: attempts, and the pods of a task, have other names.
         details = [{"display_name": name, "state": value} for name, value in tasks.items()]
@@ -125,8 +170,20 @@ class _FakePipelines:
         run = {"run_id": request.path_params["id"], "state": state, "run_details": {"task_details": details}}
         return JSONResponse(run)
 
+    def check_references(self, run):
+        """A run names an experiment, a pipeline and a version that exist."""
+        assert run.experiment_id in [entry["experiment_id"] for entry in self.experiments]
+        reference = run.pipeline_version_reference
+        assert (reference.pipeline_id, reference.pipeline_version_id) in [
+            (version["pipeline_id"], version["pipeline_version_id"]) for version in self.versions
+        ]
+
     async def create_recurring(self, request: Request):
-        recurring = {**await request.json(), "recurring_run_id": f"c{len(self.recurring)}"}
+        document = await request.json()
+        parsed = strict("V2beta1RecurringRun", document)
+        self.check_references(parsed)
+        assert parsed.mode and parsed.trigger.cron_schedule.cron and parsed.max_concurrency
+        recurring = {**document, "recurring_run_id": f"c{len(self.recurring)}"}
         self.recurring.append(recurring)
         return JSONResponse(recurring)
 
@@ -250,14 +307,59 @@ def test_a_failed_attempt_before_a_successful_one_is_not_a_failure():
 
 
 def test_a_server_that_is_briefly_unavailable_is_retried(submit, fake):
-    fake.polls = [None, ("RUNNING", {}), None, ("SUCCEEDED", {})]
+    fake.polls = [503, ("RUNNING", {}), 503, ("SUCCEEDED", {})]
     assert submit().exit_code == 0
 
 
 def test_retries_end_if_the_server_stays_unavailable(submit, fake):
-    fake.polls = [None]
+    fake.polls = [503]
     result = submit()
     assert result.exit_code == 1 and "responds 503" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("/#/runs/details/r0")
+
+
+def test_a_run_that_is_deleted_while_it_is_followed_has_failed(submit, fake):
+    fake.polls = [("RUNNING", {"Trainer": "RUNNING"}), 404]
+    result = submit("--json")
+    assert result.exit_code == 1
+    output = json.loads(result.stdout)
+    assert (output["status"], output["detail"]) == ("failed", "the run was deleted before its end.")
+
+
+@pytest.mark.parametrize(("status", "advice"), [(401, "--token-file"), (403, "--namespace, --token-file")])
+def test_a_token_that_expires_while_a_run_is_followed(submit, fake, status, advice):
+    fake.polls = [("RUNNING", {}), status, ("SUCCEEDED", {})]
+    result = submit()
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert f"responds {status}" in line and advice in line and "The run continues: http" in line
+    assert len(fake.polls) == 1  # it was not asked again
+
+
+def test_no_permission_names_the_options_and_starts_nothing(submit, fake):
+    fake.refusal = 403
+    result = submit()
+    assert result.exit_code == 1 and fake.runs == fake.pipelines == []
+    assert result.stderr.splitlines()[-1].endswith(
+        "responds 403: no access to this namespace. The token has no permission in this namespace (--namespace, "
+        "--token-file)."
+    )
+    fake.refusal = 0
+    assert submit("--namespace", "team").exit_code == 0
+
+
+def test_a_pipeline_on_a_later_page_gets_another_version(submit, fake):
+    names = ["animals-1", "animals-2", "animals-3", "animals"]
+    fake.pipelines = [{"pipeline_id": f"p{number}", "display_name": name} for number, name in enumerate(names)]
+    assert submit().exit_code == 0
+    assert len(fake.pipelines) == 4
+    assert fake.runs[0]["pipeline_version_reference"]["pipeline_id"] == "p3"
+
+
+def test_the_fake_rejects_what_the_api_does_not_define():
+    for document in ({"display_names": "x"}, {"state": "WALKING"}, {"runtime_config": {"params": {}}}):
+        with pytest.raises((AssertionError, ValueError)):
+            strict("V2beta1Run", document)
 
 
 def test_a_schedule(submit, fake):
@@ -267,6 +369,7 @@ def test_a_schedule(submit, fake):
     assert (output["status"], output["run_id"]) == ("scheduled", "c0")
     (recurring,) = fake.recurring
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
+    # Missed runs are not made up for: all of them would read the newest span.
     assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == (1, True, "ENABLE")
     assert recurring["service_account"] == "pipeline-runner" and fake.runs == []
 
