@@ -72,8 +72,8 @@ def _engine_errors(config: PipelineConfig) -> list[str]:
     engine = getattr(config.beam, runner)
     if engine.job_endpoint is None:
         errors.append(
-            f"beam.{runner}.job_endpoint is missing: set the address of a running job server. Pods have no Java to start "
-            "one."
+            f"beam.{runner}.job_endpoint is missing: set the address of a running job server. Pods have no Java to "
+            "start one."
         )
     if engine.environment == "loopback":
         errors.append(

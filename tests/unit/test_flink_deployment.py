@@ -1,4 +1,4 @@
-"""What pipeline/deploy/flink holds, against Kubernetes's schemas, against itself and against the configuration."""
+"""pipeline/deploy/flink and pipeline/deploy/kubeflow against Kubernetes's schemas, themselves and the configuration."""
 
 import copy
 import re
@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 import pipeline
+from pipeline.config.sections import PipelineConfig
 from pipeline.execution.beam_options import BeamSection
+from pipeline.kubeflow import cluster_config
 
 FOLDER = Path(pipeline.__path__[0]) / "deploy" / "flink"
 KUBERNETES = ("1.29", str(kubernetes_validate.latest_version()))
@@ -124,9 +126,7 @@ def test_flinks_configuration_names_its_own_services(manifests, flink_config):
 
 def test_the_configuration_in_the_comment_matches_the_manifests(manifests, flink_config):
     """The recommended configuration is read, reaches the job server and the workers, and uses all slots."""
-    head = (FOLDER / "kustomization.yaml").read_text().partition("apiVersion")[0]
-    lines = [line.removeprefix("#   ") for line in head.splitlines() if re.match(r"#   (\[|\w+ = )", line)]
-    section = BeamSection.model_validate(tomllib.loads("\n".join(lines))["beam"])
+    section = BeamSection.model_validate(recommended(FOLDER)["beam"])
     assert section.runner == "flink"
     host, port = section.flink.job_endpoint.split(":")
     service = manifests["Service", host]
@@ -153,6 +153,48 @@ def test_the_images_have_one_version(kustomization):
 def test_the_sidecar_starts_a_module_that_beam_has(manifests):
     module = containers(manifests)["python"]["command"][-1]
     assert module.replace(".", "/") + ".py" in map(str, metadata.files("apache-beam"))
+
+
+# --- Beside Kubeflow Pipelines ----------------------------------------------------------------------------------
+
+KUBEFLOW = FOLDER.parent / "kubeflow"
+
+
+def recommended(folder):
+    """The configuration in the comment of a kustomization."""
+    head = (folder / "kustomization.yaml").read_text().partition("apiVersion")[0]
+    lines = [line.removeprefix("#   ") for line in head.splitlines() if re.match(r"#   (\[|\w+ = )", line)]
+    return tomllib.loads("\n".join(lines))
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_the_pods_of_kubeflow_reach_the_job_server(manifests, version):
+    overlay = yaml.safe_load((KUBEFLOW / "kustomization.yaml").read_text())
+    assert set(overlay["resources"]) == {"../flink", *(path.name for path in KUBEFLOW.iterdir())} - {
+        "kustomization.yaml"
+    }
+    policy = yaml.safe_load((KUBEFLOW / "network-policy.yaml").read_text())
+    kubernetes_validate.validate(policy, version, strict=True)
+    base = manifests["NetworkPolicy", "flink-job-server"]
+    assert policy["metadata"]["name"] != base["metadata"]["name"]
+    assert policy["spec"]["podSelector"] == base["spec"]["podSelector"]
+    assert policy["spec"]["ingress"][0]["ports"] == base["spec"]["ingress"][0]["ports"]
+
+
+def test_the_configuration_for_kubeflow_compiles_and_shares_the_volume_of_the_workers(manifests):
+    values = recommended(KUBEFLOW)
+    config = PipelineConfig.model_validate(values | {"data": {"path": "/anywhere"}})
+    cluster_config.check(config)
+    assert values["beam"] == recommended(FOLDER)["beam"]
+    (volume,) = config.kubeflow.volumes
+    pod = manifests["Deployment", "flink-taskmanager"]["spec"]["template"]["spec"]
+    claims = {
+        entry["persistentVolumeClaim"]["claimName"]: entry["name"]
+        for entry in pod["volumes"]
+        if "persistentVolumeClaim" in entry
+    }
+    (mount,) = (m for m in containers(manifests)["python"]["volumeMounts"] if m["name"] == claims[volume.claim])
+    assert mount["mountPath"] == volume.mount_path
 
 
 @pytest.mark.parametrize(
