@@ -32,6 +32,8 @@ from typing import Any
 
 import trainer_module  # noqa: F401  (selects the Keras version before anything imports TensorFlow)
 from components.cluster.executor import ABSENT, REFUSAL, Artifact, PlainExecutor, RefusedError
+from pipeline.kubeflow import light_imports
+from pipeline.nodes import TUNER
 from trainer_module import locations
 from trainer_module.error_text import first_line
 
@@ -43,6 +45,9 @@ MOUNT_ROOT = "TFX_VISION_MOUNT_ROOT"
 
 # Where KFP's launcher stores downloads and reads uploads.
 _MOUNTS = {"minio://": "minio", "s3://": "s3", "gs://": "gcs"}
+_PLAIN = "components.cluster."  # executors that do not need TFX
+_DATAFLOW = "--runner=DataflowRunner"  # imports BigQuery and Pub/Sub
+_USED = {TUNER: ("sklearn",)}  # Bayesian optimisation
 _OUTPUT_FILE = "output_metadata.json"
 _TERMINATION_LOG = "dev/termination-log"
 _MOST_CHARACTERS = 1000  # Kubernetes keeps 4096 bytes of it
@@ -54,11 +59,12 @@ class UnknownStoreError(Exception):
     """The URI of a store that KFP's launcher does not support."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
     """Runs one node.
 
     Args:
       arguments: The command line.
+      own_process: Whether this process runs nothing else, so that packages that the node does not use can be withheld.
 
     Returns:
       0 done, 1 failed, 3 refused by a gate.
@@ -78,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remove_logs(invocation)
         output_file = invocation["outputs"]["outputFile"]
         uris = map_uris(invocation, root, args.artifacts)
+        if own_process and not args.executor_class_path.startswith(_PLAIN) and _DATAFLOW not in beam_args:
+            light_imports.install(used=_USED.get(args.node_id, ()))
         run(args.executor_class_path, invocation, args.json_serialized_inputs_spec_args, beam_args)
         restore_uris(invocation, uris, output_file)
     except RefusedError as error:
@@ -262,4 +270,4 @@ def _report(root: Path, text: str) -> None:
 
 if __name__ == "__main__":
     # Exit code 3 marks a refusal; KFP's launcher reports every failure as 1.
-    sys.exit(main())
+    sys.exit(main(own_process=True))
