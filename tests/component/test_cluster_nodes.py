@@ -60,7 +60,8 @@ def show(*modules):
     print([name for name in watched if name in sys.modules])
 names = ("image_example_gen", "statistics_gen", "schema_gen", "example_validator", "transform", "trainer", "pusher")
 names += ("serving_validator", "grad_cam", "model_report")
-show("tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor", *(f"components.{name}.executor" for name in names))
+entrypoint = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
+show(entrypoint, *(f"components.{name}.executor" for name in names))
 show("components.evaluator.executor")
 from tfx.components import Trainer
 """

@@ -337,6 +337,19 @@ def test_the_size_does_not_depend_on_the_number_of_classes(load, documents):
     assert workflow_size.of_run(*many) < workflow_size.MAX_BYTES / 4
 
 
+def test_argo_can_store_a_run_with_many_classes(load, kubeflow_harness, tmp_path):
+    documents = compiler.compile_pipeline(*of_classes(load, 10_000)).as_yaml()
+
+    def does_nothing(command, environment, folder, log):
+        log.write_text("")
+        return 0
+
+    installation = kubeflow_harness.Harness(documents, tmp_path, container=does_nothing)
+    run = installation.run()
+    assert set(run.tasks) == set(installation.executor_names())
+    assert installation.size(run) < kubeflow_harness.MOST_BYTES_OF_RUN / 4
+
+
 @pytest.mark.parametrize(
     ("module", "limit", "message"),
     [
