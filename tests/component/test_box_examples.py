@@ -150,10 +150,8 @@ def _check_statistics(examples):
     counted = [name for name in labels.BOX_LABEL if name not in curation.UNCOUNTED_LABELS]
     assert set(counted) == set(names)
     stats = statistics(examples, counted)
-    options = SchemaOptions(
-        domain_margin=0.5, classes=("cat", "dog"), label_features=labels.BOX_LABEL, single_valued_features=()
-    )
-    schema = curation.curate(tfdv.infer_schema(stats), [stats], options)
+    options = SchemaOptions(domain_margin=0.5, label_features=labels.BOX_LABEL, single_valued_features=())
+    schema = curation.curate(tfdv.infer_schema(stats), [stats], options, ("cat", "dog"))
     anomalies = tfdv.validate_statistics(stats, schema, environment=curation.STATISTICS_ENVIRONMENT)
     assert not anomalies.anomaly_info
     by_name = {feature.name: feature for feature in schema.feature}
