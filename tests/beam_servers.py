@@ -36,7 +36,10 @@ def worker_pool(log: Path) -> Iterator[str]:
     """Starts what stands beside every machine of an engine: it starts a Python process for every worker."""
     port = _free_port()
     module = "apache_beam.runners.worker.worker_pool_main"
-    with _running([sys.executable, "-m", module, f"--service_port={port}"], log) as server:
+    # It starts the `python` of PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["env", f"PATH={path}", sys.executable, "-m", module, f"--service_port={port}"]
+    with _running(command, log) as server:
         log.write_text("starting")
         _await_port(server, port, log)
         yield f"127.0.0.1:{port}"
