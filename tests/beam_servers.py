@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def worker_pool(log: Path) -> Iterator[str]:
     # It starts the `python` of PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["env", f"PATH={path}", sys.executable, "-m", module, f"--service_port={port}"]
-    with _running(command, log) as server:
+    # An interrupt, not a termination, ends its workers too.
+    with _running(command, log, signal.SIGINT) as server:
         log.write_text("starting")
         _await_port(server, port, log)
         yield f"127.0.0.1:{port}"
@@ -52,13 +54,13 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str], log: Path, end: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             yield server
         finally:
-            server.terminate()
+            server.send_signal(end)
             server.wait()
 
 
