@@ -362,7 +362,7 @@ def test_argo_can_store_a_run_with_many_classes(load, kubeflow_harness, tmp_path
     ],
 )
 def test_settings_that_do_not_fit_are_rejected_and_the_advice_helps(load, monkeypatch, module, limit, message):
-    groups = {f"group {number}": ["a", "b"] for number in range(3000)}
+    groups = {f"group {number}": ("a", "b") for number in range(3000)}
     loaded, dataset = of_classes(load, 2)
     evaluation = loaded.evaluation.model_copy(update={"label_groups": groups})
     large = loaded.model_copy(update={"evaluation": evaluation})

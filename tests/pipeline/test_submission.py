@@ -39,16 +39,28 @@ def strict(model, document):
     client = kfp_server_api.ApiClient()
     parsed = client.deserialize(SimpleNamespace(data=json.dumps(document)), model)
     assert client.sanitize_for_serialization(parsed) == document
+    check_enumerations(parsed)
     return parsed
+
+
+def check_enumerations(parsed):
+    """Checks what the models themselves leave to the server."""
+    for name, kind in parsed.openapi_types.items():
+        value, names = getattr(parsed, name), getattr(getattr(kfp_server_api, kind, None), "allowable_values", ())
+        assert value is None or not names or value in names
+        if hasattr(value, "openapi_types"):
+            check_enumerations(value)
 
 
 def strict_filter(text):
     """Parses a filter with one predicate; returns the text that it compares with."""
     document = json.loads(text)
     for predicate in document["predicates"]:
-        # JSON of protocol buffers has both spellings; Kubeflow's own client uses this one.
+        # JSON of protocol buffers also has these forms, which Kubeflow's own client uses.
         if "stringValue" in predicate:
             predicate["string_value"] = predicate.pop("stringValue")
+        if predicate["operation"] == 1:
+            predicate["operation"] = "EQUALS"
     (predicate,) = strict("V2beta1Filter", document).predicates
     assert (predicate.key, predicate.operation) in (("display_name", "EQUALS"), ("name", "EQUALS"))
     return predicate.string_value
