@@ -368,7 +368,7 @@ class Harness:
     def environment(self, task: Any, root: Path) -> dict[str, str]:
         """The container's variables: its own, and what makes this machine one."""
         own = {entry.name: entry.value for entry in self.container(task).env}
-        kept = {key: os.environ[key] for key in ("PATH", "LANG", "NICE") if key in os.environ}
+        kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LANG", "NICE") if key in os.environ}
         return {**kept, "HOME": str(root), "TMPDIR": str(self.folder), "TFX_VISION_MOUNT_ROOT": str(root), **own}
 
     def publish(self, executor_input: Json, root: Path) -> dict[str, Json]:

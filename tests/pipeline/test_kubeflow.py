@@ -356,7 +356,7 @@ def test_argo_can_store_a_run_with_many_classes(load, kubeflow_harness, tmp_path
         (
             compiler,
             "_MAX_PARAMETER_BYTES",
-            r"Evaluator has [\d,]+ bytes of parameters, and a container accepts [\d,]+\.",
+            r"ModelReport has [\d,]+ bytes of parameters, and a container accepts [\d,]+\.",
         ),
         (workflow_size, "MAX_BYTES", r"would need [\d,]+ bytes in Kubernetes, with the status of its nodes, and Argo"),
     ],

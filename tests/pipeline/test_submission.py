@@ -192,7 +192,8 @@ class _FakePipelines:
 
     async def create_recurring(self, request: Request):
         document = await request.json()
-        parsed = strict("V2beta1RecurringRun", document)
+        # JSON of protocol buffers writes 64-bit integers as text, and reads both.
+        parsed = strict("V2beta1RecurringRun", document | {"max_concurrency": str(document["max_concurrency"])})
         self.check_references(parsed)
         assert parsed.mode and parsed.trigger.cron_schedule.cron and parsed.max_concurrency
         recurring = {**document, "recurring_run_id": f"c{len(self.recurring)}"}
