@@ -104,7 +104,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             config = corrupted_examples.slicing(exec_properties["eval_config"])
             uri = os.path.join(evaluation_uri, _CORRUPTED_FOLDER)
             corrupt = corrupted_examples.CorruptImages(options.corruptions, exec_properties["image_size"])
-            _, *rows = evaluate(uri, config, classes, with_baseline=False, corrupt=corrupt).candidate
+            _, *rows = evaluate(uri, config, names, with_baseline=False, corrupt=corrupt).candidate
             evaluation = evaluation.model_copy(update={"corrupted": tuple(rows)})
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         train_counts = default_rules.class_counts(
