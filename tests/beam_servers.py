@@ -40,8 +40,7 @@ def worker_pool(log: Path) -> Iterator[str]:
     # It starts the `python` of PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["env", f"PATH={path}", sys.executable, "-m", module, f"--service_port={port}"]
-    # An interrupt, not a termination, ends its workers too.
-    with _running(command, log, signal.SIGINT) as server:
+    with _running(command, log) as server:
         log.write_text("starting")
         _await_port(server, port, log)
         yield f"127.0.0.1:{port}"
@@ -54,13 +53,15 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: Path, end: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        # In a group of its own, which a pool's workers belong to.
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield server
         finally:
-            server.send_signal(end)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait()
 
 

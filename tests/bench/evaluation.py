@@ -124,6 +124,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
 
     from components.evaluator import executor
     from components.evaluator.options import EvaluationOptions
+    from components.image_example_gen.artifact import ClassNames
     from pipeline.eval_config import batch_size, eval_config
     from trainer_module import features
 
@@ -157,6 +158,7 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
         for name, artifact in (inputs | outputs).items():
             artifact.uri = str(root / name)
         inputs["examples"].split_names = '["test"]'
+        ClassNames(names=tuple(classes)).write(inputs["examples"].uri)
         if form != "canonical":
             inputs["statistics"] = standard_artifacts.ExampleStatistics()
             inputs["statistics"].uri = str(root / "statistics")
@@ -177,7 +179,6 @@ def measure(files: list[Path], classes: list[str], form: str) -> dict[str, Any]:
                 "split": "test",
                 "batch_size": batch_size(32),
                 "task": "classification",
-                "classes": json.dumps(classes),
                 "options": options.model_dump_json(),
             }
         properties["eval_config"] = json_format.MessageToJson(config)
