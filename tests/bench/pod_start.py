@@ -1,4 +1,6 @@
-"""The processor time from the command of a pod to its executor: as in the image, and without what makes it short.
+"""The processor time from the command of a pod to its executor.
+
+As in the image, and without bytecode and with all packages.
 
 `python tests/bench/pod_start.py` starts one process for every row. Without bytecode stands for an image whose user cannot
 write any: the cache folder of Python is empty and read-only.
