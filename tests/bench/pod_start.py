@@ -2,8 +2,8 @@
 
 As in the image, and without bytecode and with all packages.
 
-`python tests/bench/pod_start.py` starts one process for every row. Without bytecode stands for an image whose user cannot
-write any: the cache folder of Python is empty and read-only.
+`python tests/bench/pod_start.py` starts two processes for every row. Without bytecode stands for an image whose user
+cannot write any: the cache folder of Python is empty and read-only.
 """
 
 from __future__ import annotations
