@@ -46,7 +46,7 @@ MOUNT_ROOT = "TFX_VISION_MOUNT_ROOT"
 # Where KFP's launcher stores downloads and reads uploads.
 _MOUNTS = {"minio://": "minio", "s3://": "s3", "gs://": "gcs"}
 _PLAIN = "components.cluster."  # executors that do not need TFX
-_DATAFLOW = "--runner=DataflowRunner"  # imports BigQuery and Pub/Sub
+_DATAFLOW = "--runner=DataflowRunner"  # may import BigQuery
 _USED = {TUNER: ("sklearn",)}  # Bayesian optimisation
 _OUTPUT_FILE = "output_metadata.json"
 _TERMINATION_LOG = "dev/termination-log"

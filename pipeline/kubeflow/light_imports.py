@@ -18,7 +18,6 @@ from typing import Any
 # Every importer of these handles an ImportError. pyplot is that of Keras's visualizations.
 UNUSED = (
     "apache_beam.io.gcp.bigquery",
-    "apache_beam.io.gcp.pubsub",
     "apache_beam.transforms.xlang.io",
     "google.cloud.aiplatform",
     "google.cloud.bigquery",
