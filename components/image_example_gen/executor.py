@@ -30,7 +30,7 @@ from components.image_example_gen.dataset import Dataset, inspect_dataset
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
-from components.image_example_gen.options import AUTO, ExampleGenOptions, ExampleGenParameter
+from components.image_example_gen.options import ExampleGenOptions, ExampleGenParameter
 from components.image_example_gen.shards import Shard, WorkFolder
 from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW
