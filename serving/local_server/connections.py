@@ -112,6 +112,10 @@ class ConnectionServer:
         sweeper = loop.create_task(self._sweep())
         await self._stop.wait()
         self.draining = True
+        # Python 3.11's asyncio never closes a connection that it accepts in the round in which the server is closed.
+        loop.remove_reader(listener)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         server.close()
         for connection in list(self.connections):
             connection.drain()
