@@ -5,6 +5,12 @@ from tfx.types.artifact import Artifact
 Artifacts = dict[str, list[Artifact]]  # the inputs or the outputs of an executor, by name
 
 
+class DataAudit(Artifact):
+    """Suspicious images with reasons; see `components.data_audit.artifact`."""
+
+    TYPE_NAME = "components.DataAudit"
+
+
 class GradCamExplanations(Artifact):
     """Heat maps (TFRecord, PNG), overlays, `index.html` and faithfulness; see `components.grad_cam.artifact`.
 
@@ -26,5 +32,5 @@ class Quarantine(Artifact):
     TYPE_NAME = "components.Quarantine"
 
 
-for _type in (GradCamExplanations, ModelReport, Quarantine):
+for _type in (DataAudit, GradCamExplanations, ModelReport, Quarantine):
     _type.__module__ = "components"

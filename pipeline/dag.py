@@ -17,6 +17,7 @@ from tfx.types import Channel, standard_artifacts
 
 import components
 from components.baseline import LatestBlessedOtherModelStrategy, PreviousSpanStrategy
+from components.data_audit.component import DataAudit
 from components.evaluator.component import ImageEvaluator
 from components.evaluator.options import LABEL_GROUP
 from components.example_validator.component import ImageExampleValidator
@@ -246,6 +247,17 @@ def create_pipeline(
         dataset=DatasetIdentity.of(config, dataset).provenance(),
     )
 
+    data_audit = None
+    if config.audit.enabled:
+        # No gate: nothing but the report waits for it.
+        data_audit = DataAudit(
+            examples=example_gen.outputs["examples"],
+            quarantine=example_gen.outputs["quarantine"],
+            model=trainer.outputs["model"],
+            model_run=trainer.outputs["model_run"],
+            source_hash=code,
+        )
+
     # After Pusher, so that the report contains the final result, also for a refused model.
     model_report = ModelReport(
         model=trainer.outputs["model"],
@@ -261,6 +273,7 @@ def create_pipeline(
         baseline_model=resolver.outputs["model"],
         explanations=grad_cam.outputs["explanations"],
         tuner_results=tuner and tuner.outputs["tuner_results"],
+        audit=data_audit and data_audit.outputs["audit"],
         name=config.model_name,
         configuration=as_toml(with_absolute_paths(config)),
         data_fingerprint=dataset.fingerprint,
@@ -281,6 +294,7 @@ def create_pipeline(
         serving_validator,
         grad_cam,
         pusher.with_id("Pusher"),
+        *([data_audit] if data_audit else []),
         model_report,
     ]
     return tfx_pipeline.Pipeline(

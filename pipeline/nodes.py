@@ -2,6 +2,7 @@
 
 TUNER = "Tuner"  # only with tuner.enabled
 GRAD_CAM = "GradCam"
+DATA_AUDIT = "DataAudit"  # only with audit.enabled
 
 NODE_IDS = (
     "ImageExampleGen",
@@ -17,6 +18,7 @@ NODE_IDS = (
     "ServingValidator",
     GRAD_CAM,
     "Pusher",
+    DATA_AUDIT,
     "ModelReport",
 )
 

@@ -29,6 +29,7 @@ class ModelReportSpec(component_spec.ComponentSpec):
         baseline_model=standard_artifacts.Model,
         explanations=components.GradCamExplanations,
         tuner_results=standard_artifacts.TunerResults,
+        audit=components.DataAudit,
     )
     OUTPUTS: ClassVar[dict[str, Any]] = specs.artifacts(report=components.ModelReport)
 
@@ -54,6 +55,7 @@ class ModelReport(specs.PlainComponent, base_beam_component.BaseBeamComponent):
       source_hash: Hash of the code of this node and those before it: an edit runs it again.
       explanations: GradCam's.
       tuner_results: Tuner's, if it ran.
+      audit: DataAudit's, if it ran.
 
     Outputs:
       report: `report.html`, one file that loads nothing from elsewhere.

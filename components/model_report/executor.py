@@ -15,6 +15,8 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.artifacts import Artifacts
+from components.data_audit import thumbnails
+from components.data_audit.artifact import Audit
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import Quarantine
@@ -41,7 +43,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
           input_dict: `model`, `model_run`, `examples`, `statistics`, `quarantine`, `anomalies`, `evaluation`,
             `blessing`, `infra_blessing`, `pushed_model`; if they exist, `baseline_model`, `explanations`,
-            `tuner_results`.
+            `tuner_results`, `audit`.
           output_dict: `report`: `report.html`.
           exec_properties: `name`, `configuration` (TOML), `data_fingerprint`, `source_hash`.
         """
@@ -93,6 +95,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             quarantined=quarantine.files,
             duplicates=quarantine.duplicates,
             corrections=quarantine.corrections,
+            audit=Audit.read(uris["audit"], thumbnails.NUM_THUMBNAILS) if "audit" in uris else None,
             drift=DriftReport.read(uris["anomalies"]),
             explained=explained,
             explanation_failures=explanations.read_failures(uris["explanations"]) if "explanations" in uris else [],

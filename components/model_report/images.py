@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from components.data_audit.thumbnails import NUM_THUMBNAILS
+
 # Images per report: incorrect and correct predictions, each with an overlay, or compared examples with three panels.
 NUM_INCORRECT, NUM_CORRECT, NUM_COMPARED = 12, 6, 12
 # Bytes of all images together, in base64. One image takes at most its share.
 BUDGET = 3_000_000
-MAX_BYTES = BUDGET // max(2 * (NUM_INCORRECT + NUM_CORRECT), 4 * NUM_COMPARED) * 3 // 4
+MAX_BYTES = BUDGET // (max(2 * (NUM_INCORRECT + NUM_CORRECT), 4 * NUM_COMPARED) + NUM_THUMBNAILS) * 3 // 4
 # Larger images are reduced: the page shows them at about half this size, for screens with two pixels per point.
 MAX_SIDE = 384
 # Smaller images are shown with square pixels: smoothing would show details that the model does not see.

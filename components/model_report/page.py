@@ -10,6 +10,7 @@ from components.evaluator import default_rules
 from components.model_report import (
     data_summary,
     gate_tables,
+    label_audit,
     label_statistics,
     metric_tables,
     summary,
@@ -19,6 +20,7 @@ from components.model_report import (
 from components.model_report.charts import Chart
 from components.model_report.comparisons import ComparedExample
 from components.model_report.data_summary import DataSummary
+from components.model_report.label_audit import LabelAudit
 from components.model_report.label_statistics import LabelSummary
 from components.model_report.metric_tables import Confusion, Definition
 from components.model_report.sources import Sources
@@ -64,6 +66,7 @@ class Page:
     plots: list[DrawnGroup]
     data: DataSummary
     labels: LabelSummary | None
+    audit: LabelAudit | None
     training: list[Chart]
     training_sentence: str
     epochs: Table
@@ -78,6 +81,7 @@ class Page:
         explained = (*self.sources.incorrect, *self.sources.correct)
         shown = [image for entry in explained for image in (entry.image, entry.overlay)]
         shown += [image for entry in self.sources.compared for _, image in entry.panels]
+        shown += [card.image for card in (self.audit.cards if self.audit else ()) if card.image]
         return any(image.reduced for image in shown)
 
 
@@ -105,6 +109,7 @@ def build(sources: Sources) -> Page:
         labels=label_statistics.summarize(
             sources.labels, task.label_statistics, evaluation.classes, evaluation.count_unit
         ),
+        audit=label_audit.summarize(sources.audit),
         training=training_curves.curves(
             sources.history, task.objectives, {metric.name: metric.heading for metric in evaluation.metrics}
         ),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.data_audit.artifact import Audit
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import Correction, DuplicateGroup, QuarantinedFile, Summary
@@ -59,6 +60,7 @@ class Sources:
       tuned: Values that Tuner chose: name of the setting → value.
       trials: Rows of `trials.csv`, if Tuner ran.
       data: ImageExampleGen's summary.
+      audit: DataAudit's result, with as many suspects as are shown; None if it did not run.
       drift: Drift from the previous span, and skew between splits.
       sizes: Per split.
       labels: Statistics of the labels per split, if the task has any.
@@ -100,6 +102,7 @@ class Sources:
     quarantined: Sequence[QuarantinedFile] = ()
     duplicates: Sequence[DuplicateGroup] = ()
     corrections: Sequence[Correction] = ()
+    audit: Audit | None = None
     explained: bool = False
     explanation_failures: list[str] = field(default_factory=list)
     incorrect: list[ExplainedExample] = field(default_factory=list)

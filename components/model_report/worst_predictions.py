@@ -4,84 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import tensorflow as tf
 from pydantic import TypeAdapter
 
+from components.compared_predictions import ComparedPrediction, Comparer, comparison_of
 from components.model_report import comparisons
 from components.model_report.comparisons import ComparedExample
-from trainer_module import features, keras_file, preprocessing, tasks
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import Comparison
 
 _BATCH_SIZE = 32
 # One line of the file that the transform writes.
 _LINE = TypeAdapter(ComparedExample)
 
 
-class _Prediction(NamedTuple):
-    """An example, its label and its prediction, as in `Drawing`."""
-
-    score: float
-    filename: str
-    image: np.ndarray
-    label: np.ndarray
-    prediction: np.ndarray
-
-
 class _Predict(beam.DoFn):
-    """Batch of raw examples → (type of error, `_Prediction`); loads the Keras file once per worker."""
+    """Batch of raw examples → (type of error, `ComparedPrediction`); loads the Keras file once per worker."""
 
     def __init__(self, keras_path: str, options: TrainerOptions) -> None:
         self._keras_path = keras_path
         self._options_json = options.model_dump_json()
 
     def setup(self) -> None:
-        self._options = TrainerOptions.model_validate_json(self._options_json)
-        self._task = tasks.get(self._options.task.name)
-        model = keras_file.load(self._keras_path)
-        self._predict = tf.function(
-            lambda images: self._task.decode(model(tf.cast(images, tf.float32), training=False), self._options),
-            reduce_retracing=True,
-        )
+        self._comparer = Comparer(self._keras_path, TrainerOptions.model_validate_json(self._options_json))
 
-    def process(self, batch: list[bytes]) -> Iterable[tuple[str, _Prediction]]:
-        transform, ignore_id = self._options.transform, self._options.ignore_id
-        comparison = _comparison(self._options)
+    def process(self, batch: list[bytes]) -> Iterable[tuple[str, ComparedPrediction]]:
         examples = [tf.train.Example.FromString(example).features.feature for example in batch]
-        encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
-        images = preprocessing.decode_and_resize(encoded, transform.geometry, transform.num_channels)
-        names = [example[features.IMAGE_FILENAME].bytes_list.value[0] for example in examples]
-        raw_labels = [self._task.raw_label(example) for example in examples]
-        sizes = [self._task.image_size(example) for example in examples]
-        labels = self._task.labels(raw_labels, sizes, self._options).numpy()
-        for name, image, label, prediction in zip(
-            names, images.numpy(), labels, self._predict(images).numpy(), strict=True
-        ):
-            prediction = comparison.counted(prediction, self._options)
-            score = comparison.score(label, prediction, ignore_id)
-            if not math.isnan(score):
-                error_type = comparison.error_type(label, prediction, ignore_id)
-                yield error_type, _Prediction(score, name.decode(), image, label, prediction)
+        for compared in self._comparer.compare(examples):
+            yield compared.error_type, compared
 
 
-def _comparison(options: TrainerOptions) -> Comparison:
-    comparison = tasks.get(options.task.name).drawing.comparison
-    assert comparison is not None
-    return comparison
-
-
-def _order(prediction: _Prediction) -> tuple[float, str]:
+def _order(prediction: ComparedPrediction) -> tuple[float, str]:
     """By score, then by name: every run shows the same examples."""
     return prediction.score, prediction.filename
 
 
-def _choose(worst: Mapping[str, list[_Prediction]], num: int) -> Iterator[tuple[str, _Prediction]]:
+def _choose(worst: Mapping[str, list[ComparedPrediction]], num: int) -> Iterator[tuple[str, ComparedPrediction]]:
     """Takes the worst example of every type of error, then the second worst, until there are `num`.
 
     Examples without an error are taken only if no other has one.
@@ -93,11 +54,15 @@ def _choose(worst: Mapping[str, list[_Prediction]], num: int) -> Iterator[tuple[
 
 
 def _draw(
-    _: None, worst: Mapping[str, list[_Prediction]], numbers: Mapping[str, int], options: TrainerOptions, num: int
+    _: None,
+    worst: Mapping[str, list[ComparedPrediction]],
+    numbers: Mapping[str, int],
+    options: TrainerOptions,
+    num: int,
 ) -> Iterable[str]:
     for error_type, prediction in _choose(worst, num):
         drawn = comparisons.compare(
-            _comparison(options), *prediction[1:], classes=options.classes, ignore_id=options.ignore_id
+            comparison_of(options), *prediction[2:], classes=options.classes, ignore_id=options.ignore_id
         )
         drawn = dataclasses.replace(drawn, error_type=error_type, num_images=numbers[error_type])
         yield _LINE.dump_json(drawn).decode()

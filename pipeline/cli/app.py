@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli import (
+    audit_command,
     client_commands,
     deployment_commands,
     gateway_command,
@@ -36,6 +37,7 @@ app.command()(client_commands.segment)
 app.command()(client_commands.detect)
 app.command()(client_commands.explain)
 app.command()(client_commands.similar)
+app.command()(audit_command.audit)
 app.command()(preview_commands.augment)
 app.command()(deployment_commands.deploy)
 app.command()(preview_commands.model)

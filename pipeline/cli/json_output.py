@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 if TYPE_CHECKING:
+    from components.data_audit.artifact import Audit
     from components.evaluator.artifact import GateResult
     from pipeline.execution import results
     from pipeline.execution.outcome import Outcome
@@ -135,6 +136,29 @@ class QuarantinedFile(JsonObject):
     reason: str
 
 
+class AmbiguousPair(JsonObject):
+    """Two classes that are confused in both directions."""
+
+    classes: tuple[str, str]
+    images: int
+    """Number of images of one class for which the other is proposed."""
+    share: float
+    """The same, as a share of the images of both."""
+
+
+class AuditCounts(JsonObject):
+    """The counts of an audit."""
+
+    images: int
+    source: str
+    """What the embeddings come from."""
+    agreement: Number
+    """Share of the labels that an out-of-fold classifier predicts."""
+    reasons: dict[str, int]
+    """Number of suspicious images by reason."""
+    ambiguous: list[AmbiguousPair]
+
+
 class RunOutput(JsonObject):
     """Output of `tfx-vision run --json`. A key whose node did not run is null or empty."""
 
@@ -168,6 +192,10 @@ class RunOutput(JsonObject):
     pushed_version: int | None
     serving_dir: str | None
     """Folder of the pushed version."""
+    audit: AuditCounts | None
+    """Counts of DataAudit."""
+    suspects: str | None
+    """CSV file of DataAudit with the images to review."""
     report: str | None
     """HTML file of ModelReport."""
     explanations: str | None
@@ -222,6 +250,8 @@ def run_output(outcome: Outcome) -> RunOutput:
             "refusals": [_refusal(row) for row in outcome.refusals],
             "pushed_version": result and result.pushed_version,
             "serving_dir": result and result.serving_dir,
+            "audit": result and result.audit and result.audit.model_dump(exclude={"format"}),
+            "suspects": result and result.suspects,
             "report": result and result.report,
             "explanations": result and result.explanations,
             "faithfulness": result.faithfulness.values if result and result.faithfulness else {},
@@ -251,6 +281,45 @@ def _rule(gate: GateResult) -> DefaultRule:
 
 def _refusal(row: results.Refusal) -> Refusal:
     return Refusal.model_validate(row._asdict())
+
+
+# --- audit --------------------------------------------------------------------------------------------------------
+
+
+class Suspect(JsonObject):
+    """An image that should be reviewed, for one reason."""
+
+    filename: str
+    label: str
+    """Class names, with `|` between those of a set."""
+    reason: str
+    score: float
+    """Range [0, 1], higher is more suspicious."""
+    proposed_label: str
+    """Empty if there is none."""
+
+
+class AuditOutput(AuditCounts):
+    """Output of `tfx-vision audit --json`."""
+
+    suspects: list[Suspect]
+    """The most suspicious first."""
+    table: str
+    """CSV file of the suspects."""
+    unusable: list[str]
+    """Files that were skipped, with reasons."""
+
+
+def audit_output(result: Audit, table: str, unusable: list[str]) -> AuditOutput:
+    """Describes an audit."""
+    return AuditOutput.model_validate(
+        {
+            **result.summary.model_dump(exclude={"format"}),
+            "suspects": [suspect.model_dump() for suspect in result.suspects],
+            "table": table,
+            "unusable": unusable,
+        }
+    )
 
 
 # --- history, compare, rollback ---------------------------------------------------------------------------------
@@ -657,6 +726,7 @@ OUTPUTS: Mapping[str, type[JsonObject]] = {
     "detect": DetectOutput,
     "explain": ExplainOutput,
     "similar": SimilarOutput,
+    "audit": AuditOutput,
     "model": ModelOutput,
     "history": HistoryOutput,
     "compare": CompareOutput,

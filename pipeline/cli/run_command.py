@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from pipeline.cli.console import wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import AdoptOption, ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from trainer_module.error_text import did_you_mean
+
+if TYPE_CHECKING:
+    from pipeline.config.sections import PipelineConfig
 
 
 def run(
@@ -34,7 +37,7 @@ def run(
 
     with one_message(lambda: loaded.run_dir, interrupted="Interrupted. Run the same command again to resume."):
         loaded = load_config(config, data, overrides)
-        _check_nodes(from_node, to_node, with_tuner=loaded.tuner.enabled)
+        _check_nodes(from_node, to_node, loaded)
         local_run.check_distribution(loaded)
         with local_run.run_lock(loaded.run_dir):
             dataset, identity = dataset_identity.check(
@@ -66,15 +69,17 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-def _check_nodes(from_node: str | None, to_node: str | None, *, with_tuner: bool) -> None:
+def _check_nodes(from_node: str | None, to_node: str | None, config: PipelineConfig) -> None:
     from pipeline.config.messages import ConfigError
-    from pipeline.nodes import NODE_IDS, TUNER
+    from pipeline.nodes import DATA_AUDIT, NODE_IDS, TUNER
 
+    optional = {TUNER: ("tuner", config.tuner.enabled), DATA_AUDIT: ("audit", config.audit.enabled)}
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise ConfigError(f"{option}: unknown node `{node}`{suggestion}")
-        if node == TUNER and not with_tuner:
-            raise ConfigError(f"{option}: {TUNER} is disabled; --set tuner.enabled=true adds it.")
+        section, enabled = optional.get(node or "", ("", True))
+        if not enabled:
+            raise ConfigError(f"{option}: {node} is disabled; --set {section}.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
         raise ConfigError(f"--from {from_node} is after --to {to_node}: no node would run.")

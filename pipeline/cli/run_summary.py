@@ -263,6 +263,9 @@ def _verdict(console: Console, result: RunResult) -> None:
         print_verdict(
             "Pusher", f"[green]pushed[/green] version {result.pushed_version}: {escape(result.serving_dir or '')}"
         )
+    if result.audit:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in result.audit.reasons.items())
+        print_verdict("DataAudit", f"to review: {reasons or 'nothing'}; {escape(result.suspects or '')}")
     if result.report:
         print_verdict("ModelReport", escape(result.report))
 

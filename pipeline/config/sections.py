@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from components.data_audit.options import AuditOptions
 from components.evaluator.options import EvaluationOptions, check_bounds
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.options import DataOptions
@@ -134,6 +135,7 @@ class PipelineConfig(Section):
     tuner: TunerOptions = TunerOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
+    audit: AuditOptions = AuditOptions()
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
     kubeflow: KubeflowOptions = KubeflowOptions()

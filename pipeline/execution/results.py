@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_metadata.proto import metadata_store_pb2
 
+from components.data_audit.artifact import SUSPECTS_FILE, AuditSummary
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.example_validator.artifact import DriftReport
 from components.example_validator.findings import Finding
@@ -19,7 +20,7 @@ from components.model_report.artifact import REPORT_FILE
 from components.serving_validator.artifact import ServingCheck, ServingCheckReport
 from components.tuner.artifact import TRIALS_FILE, read_trials
 from pipeline.history.metadata_store import Outputs
-from pipeline.nodes import TUNER
+from pipeline.nodes import DATA_AUDIT, TUNER
 from trainer_module import locations, model_versions, search_space
 from trainer_module.locations import join
 
@@ -83,6 +84,8 @@ class RunResult:
       explanations: Index page of GradCam.
       num_explained: Number of explained predictions.
       faithfulness: Faithfulness metrics of GradCam, compared with their thresholds.
+      audit: DataAudit's summary.
+      suspects: Its table of suspicious images.
       report: HTML file of ModelReport.
     """
 
@@ -102,6 +105,8 @@ class RunResult:
     explanations: str | None = None
     num_explained: int = 0
     faithfulness: FaithfulnessReport | None = None
+    audit: AuditSummary | None = None
+    suspects: str | None = None
     report: str | None = None
 
     @property
@@ -165,6 +170,8 @@ def collect(outputs: Outputs) -> RunResult:
             refusals.append(_of_roll_back(version))
         else:
             values["pushed_version"], values["serving_dir"] = version, destination
+    if audit := outputs.get(DATA_AUDIT, {}).get("audit"):
+        values["audit"], values["suspects"] = AuditSummary.read(audit.uri), join(audit.uri, SUSPECTS_FILE)
     if report := outputs.get("ModelReport", {}).get("report"):
         values["report"] = join(report.uri, REPORT_FILE)
     return RunResult(refusals=refusals, **values)

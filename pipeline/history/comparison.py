@@ -139,6 +139,8 @@ def _pairs_that_differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> d
 
 def _data_of(run: Run) -> dict[str, Any]:
     data: dict[str, Any] = {"fingerprint": run.fingerprint, "span": run.span, "examples": run.examples}
+    if run.audit:
+        data |= {f"suspects.{reason}": number for reason, number in run.audit.reasons.items()}
     for split, counts in run.splits.items():
         data[f"examples.{split}"] = counts.examples
         data |= {f"examples.{split}.{name}": count for name, count in counts.classes.items()}

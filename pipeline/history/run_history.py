@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
 
+from components.data_audit.artifact import AuditSummary
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen.artifact import SplitCounts, Summary
@@ -26,6 +27,7 @@ from components.stored import IncompatibleArtifactError, Stored
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.history import metadata_store
+from pipeline.nodes import DATA_AUDIT
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import did_you_mean
 from trainer_module.evaluation.spec import MetricSpec
@@ -76,6 +78,7 @@ class Run:
       splits: Number of examples per split.
       fingerprint: Digest of the paths, sizes and modification times of the files.
       span: The newest span that was read.
+      audit: The counts of DataAudit.
       evaluation: The metrics of Evaluator.
       reasons: The reasons of the gates that refused, one line each.
       settings: The part of the configuration that nodes have stored: `section.key` → value.
@@ -89,6 +92,7 @@ class Run:
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     fingerprint: str | None = None
     span: int | None = None
+    audit: AuditSummary | None = None
     evaluation: EvaluationResult | None = None
     reasons: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -255,6 +259,7 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         splits=summary.splits if summary else {},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span if summary else None,
+        audit=read_output(AuditSummary, DATA_AUDIT, "audit"),
         evaluation=read_output(EvaluationResult, "Evaluator", "evaluation"),
         reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,

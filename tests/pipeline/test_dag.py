@@ -54,7 +54,7 @@ def test_the_dag_is_the_golden_one(compiled, request):
 
 
 def test_the_command_knows_every_node(compiled):
-    assert sorted(graph(compiled("tuner.enabled=true"))) == sorted(nodes.NODE_IDS)
+    assert sorted(graph(compiled("tuner.enabled=true", "audit.enabled=true"))) == sorted(nodes.NODE_IDS)
 
 
 def test_the_tuner_precedes_the_trainer_and_changes_no_other_node(compiled):
@@ -75,6 +75,25 @@ def test_the_tuner_precedes_the_trainer_and_changes_no_other_node(compiled):
     assert tuned["ModelReport"]["after"] == sorted([*plain["ModelReport"].pop("after"), "Tuner"])
     del tuned["ModelReport"]["after"]
     assert tuned == plain
+
+
+def test_only_the_report_waits_for_the_audit(compiled):
+    plain, audited = json.loads(GOLDEN.read_text()), graph(compiled("audit.enabled=true"))
+    assert audited.pop("DataAudit") == {
+        "type": "components.data_audit.component.DataAudit",
+        "inputs": {
+            "examples": ["ImageExampleGen.examples"],
+            "model": ["Trainer.model"],
+            "model_run": ["Trainer.model_run"],
+            "quarantine": ["ImageExampleGen.quarantine"],
+        },
+        "after": ["ImageExampleGen", "Trainer"],
+        "outputs": {"audit": "components.DataAudit"},
+    }
+    assert audited["ModelReport"]["inputs"].pop("audit") == ["DataAudit.audit"]
+    assert audited["ModelReport"]["after"] == sorted([*plain["ModelReport"].pop("after"), "DataAudit"])
+    del audited["ModelReport"]["after"]
+    assert audited == plain
 
 
 def parameters(compiled, node_id):

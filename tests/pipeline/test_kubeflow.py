@@ -104,8 +104,8 @@ def compiled(load):
 
 @pytest.fixture(scope="module")
 def documents(compiled):
-    """Documents with a tuner, so that they contain every node."""
-    return compiled("tuner.enabled=true")
+    """Documents with a tuner and an audit, so that they contain every node."""
+    return compiled("tuner.enabled=true", "audit.enabled=true")
 
 
 @pytest.fixture(scope="module")

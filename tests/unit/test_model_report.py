@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.data_audit.artifact import AmbiguousPair, Audit, AuditSummary, Suspect
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
 from components.example_validator.artifact import DriftReport
 from components.image_example_gen.artifact import (
@@ -1230,3 +1231,24 @@ def test_a_screenshot_has_the_colours_of_its_scheme(sources_of, tmp_path, name, 
     colors = color_schemes()["dark" if dark else "light"]
     for color in ("paper", "good-card"):
         assert (pixels == colors[color]).all(axis=-1).mean() > 0.05, color
+
+
+def test_suspicious_labels_are_shown_with_their_images(sources_of):
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, "PNG")
+    summary = AuditSummary(
+        images=330,
+        source="the trained network",
+        reasons={"label issue": 2},
+        agreement=0.9,
+        ambiguous=(AmbiguousPair(classes=("cat", "dog"), images=4, share=0.02),),
+    )
+    suspects = tuple(
+        Suspect(filename=name, label="cat", reason="label issue", score=score, proposed_label="dog")
+        for name, score in ((NASTY_FILE, 0.99), ("b.png", 0.9))
+    )
+    audited = Document(render(sources_of(audit=Audit(summary, suspects, {NASTY_FILE: buffer.getvalue()}))))
+    assert "Labels to review" in audited.text and "agrees with 90.0% of the labels" in audited.text
+    assert "proposed dog" in audited.text and NASTY_FILE in audited.text and "cat and dog" in audited.text
+    assert f"{NASTY_FILE}, label cat" in [image["alt"] for image in audited.attributes("img")]
+    assert "Labels to review" not in Document(render(sources_of())).text
