@@ -20,6 +20,7 @@ from trainer_module import embedding, features, model_versions
 from trainer_module.backbones import MissingWeightsError
 from trainer_module.embedding import Embed
 from trainer_module.locations import join
+from trainer_module.model_input import FULL_WINDOW
 
 
 def embedder(config: PipelineConfig, model_dir: str | None) -> tuple[Embed, str]:
@@ -110,7 +111,7 @@ def _read(
             waiting.append(candidate)
             yield UnusableImageError(candidate.problem) if candidate.problem else candidate.encoded
 
-    for examined in image_file.examine_all(contents(), options.data, options.depth):
+    for examined in image_file.examine_all(contents(), options.data, options.window or FULL_WINDOW):
         candidate = waiting.popleft()
         try:
             if isinstance(examined.result, UnusableImageError):
