@@ -139,7 +139,7 @@ def _duplicates(data: AuditedImages, near: Neighbors, pairs: np.ndarray) -> Iter
         first, second = data.images[pair[0]], data.images[pair[1]]
         conflict = set(first.classes) != set(second.classes)
         reason = CONFLICTING_DUPLICATE if conflict else NEAR_DUPLICATE
-        # Without a conflict it is no sign of a wrong label.
+        # Without a conflict it is not a sign of a wrong label.
         score = max(0.0, 1.0 - distance_of[tuple(pair)]) * (1.0 if conflict else _AGREEING_DUPLICATE)
         for index in pair if conflict else pair[1:]:
             worst[index, reason] = max(score, worst.get((index, reason), 0.0))

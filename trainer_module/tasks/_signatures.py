@@ -156,5 +156,5 @@ def overlay_files(image_bytes: tf.Tensor, heatmaps: tf.Tensor, options: TrainerO
         return tf.map_fn(encode, maps, fn_output_signature=tf.TensorSpec([], tf.string), parallel_iterations=1)
 
     spec = tf.TensorSpec([heatmaps.shape[1]], tf.string)
-    # Decoded a second time: images of different sizes are no tensor together.
+    # Decoded a second time: images of different sizes do not fit into one tensor.
     return tf.map_fn(overlay, (image_bytes, heatmaps), fn_output_signature=spec, parallel_iterations=1)

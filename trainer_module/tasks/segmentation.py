@@ -209,7 +209,7 @@ def _signatures(
         images = _signatures.read_images(image_bytes, options)
         logits = tf.cast(model(images.pixels, training=False), tf.float32)
         specs = tf.TensorSpec([], tf.string), tf.TensorSpec([num_classes], tf.int64)
-        # Images differ in size, so their masks are no tensor together.
+        # Images differ in size, so their masks do not fit into one tensor.
         pngs, counts = tf.map_fn(encode, (logits, images.sizes), fn_output_signature=specs)
         return {"mask_png_bytes": pngs, "class_pixels": counts}
 
