@@ -83,8 +83,7 @@ def run(monkeypatch, tmp_path):
 
     def run(options, name, killed_after=None):
         random = np.random.default_rng(7)
-        size = options.transform.image_size
-        images = random.integers(0, 255, (12, size, size, 3), dtype=np.uint8)
+        images = random.integers(0, 255, (12, *options.transform.image_size, 3), dtype=np.uint8)
         # One batch per epoch: the order of the images, which a resumed training repeats, does not matter.
         data = tf.data.Dataset.from_tensor_slices((images, np.arange(12, dtype=np.int64) % 2)).batch(12)
         keras.utils.set_random_seed(3)
