@@ -62,23 +62,23 @@ def has_only_grey_images(dataset: Dataset, options: ExampleGenOptions) -> bool:
         if candidate.problem:
             continue
         try:
-            if _has_colors(candidate.encoded, options.data.max_pixels):
-                return False
+            has_colors = _has_colors(candidate.encoded, options.data.max_pixels)
         except Exception:  # a damaged file can break Pillow's parsers in any way
             continue
-        has_image = True
+        if has_colors:
+            return False
+        has_image |= has_colors is not None
     return has_image
 
 
-def _has_colors(encoded: bytes, max_pixels: int) -> bool:
-    """Whether a pixel of an image file is not grey; Pillow starts faster than the decoder of the run.
+def _has_colors(encoded: bytes, max_pixels: int) -> bool | None:
+    """Whether a pixel of an image file is not grey; None if the image is too large to be used.
 
-    Raises:
-      ValueError: If the image is too large to be used. Damaged files raise any exception.
+    Pillow starts faster than the decoder of the run. Damaged files raise any exception.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         if image.width * image.height > max_pixels:
-            raise ValueError("too large")
+            return None
         if image.mode in _GREY_MODES:
             return False
         image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))  # of JPEG only

@@ -14,6 +14,7 @@ from pipeline.cli.app import app
 from pipeline.cli.serve_command import ServeOptions
 from serving import client as clients
 from serving import similarity
+from serving.request_log.options import LogOptions
 
 VERSION = 1700000000
 
@@ -270,7 +271,8 @@ def test_invalid_options_of_a_command(run_command, image_dir, tmp_path, protocol
 
 def test_serve_takes_the_name_of_the_model_from_its_folder(tmp_path):
     (tmp_path / "colours").mkdir()
-    server = ServeOptions(model_base_path=tmp_path / "colours", port=0, rest_api_port=0, max_pixels=123).server()
+    options = ServeOptions(model_base_path=tmp_path / "colours", port=0, rest_api_port=0, max_pixels=123)
+    server = options.server(LogOptions())
     try:
         assert server.source.names() == ["colours"]
     finally:

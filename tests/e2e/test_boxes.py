@@ -92,7 +92,7 @@ def test_detections_are_served(run, running_server):
             (detections,) = client.detect([image])
             answers.append(detections.objects)
             client.close()
-    assert len(answers[0]) == 10 and {found.label for found in answers[0]} <= set(CLASSES)
+    assert len(answers[0]) == 10 and {entry.label for entry in answers[0]} <= set(CLASSES)
     for own, other in zip(*answers, strict=True):
         assert own.label == other.label and own.score == pytest.approx(other.score, abs=1e-6)
         assert own.box == pytest.approx(other.box, abs=1e-6)

@@ -201,7 +201,7 @@ def test_the_folder_of_artifacts(tmp_path):
     assert volume.artifacts_location == f"{tmp_path}/volume/digits"
 
 
-def test_engines_cannot_read_the_folders_of_a_pod():
+def test_engines_require_a_folder_that_they_share_with_pods():
     loaded = loading.load("digits", overrides=["beam.runner=flink"])
-    with pytest.raises(ConfigError, match=r'beam.runner = "flink" cannot read the folders of a pod'):
+    with pytest.raises(ConfigError, match=r'beam\.runner = "flink" requires pipeline\.artifacts'):
         cluster_config.check(loaded)

@@ -195,7 +195,7 @@ def test_a_new_span_is_the_same_dataset(project, load, tmp_path):
 
 @pytest.mark.parametrize("number", [10, 64, 500])
 def test_the_share_of_common_files_is_estimated(project, load, number, monkeypatch):
-    def read_all(root, paths, most_bytes):
+    def read_all(root, paths, most_bytes=-1):
         return (path.encode() for path in paths)
 
     monkeypatch.setattr(dataset_identity.files, "read_all", read_all)
