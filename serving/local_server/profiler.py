@@ -80,6 +80,9 @@ class ProfilerService:
         if not self._capturing.acquire(blocking=False):
             context.abort(grpc.StatusCode.INTERNAL, "Another profile is being captured.")
         try:
+            # Before the session starts, which takes a while: a capture that is ended meanwhile ends at once.
+            self._session_id = request.session_id
+            self._ended.clear()
             with tempfile.TemporaryDirectory() as folder:
                 session = session_class()
                 session.start(folder, {})
@@ -100,8 +103,6 @@ class ProfilerService:
         return response
 
     def _wait(self, request: Any, context: grpc.ServicerContext) -> None:
-        self._session_id = request.session_id
-        self._ended.clear()
         end = time.monotonic() + (request.opts.duration_ms or request.duration_ms) / 1000
         while time.monotonic() < end and context.is_active() and not self._ended.wait(_POLL_S):
             pass

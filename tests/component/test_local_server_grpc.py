@@ -590,12 +590,19 @@ def profiler_stub(channel):
     return profile, terminate
 
 
-def test_a_profile_contains_the_operations_of_requests_until_it_is_terminated(profiler_stub, stub):
+def test_a_profile_contains_the_operations_of_requests_until_it_is_terminated(profiler_stub, stub, monkeypatch):
     profile, terminate = profiler_stub
+    started, wait = threading.Event(), profiler.ProfilerService._wait
+
+    def announce(*arguments):
+        started.set()
+        wait(*arguments)
+
+    monkeypatch.setattr(profiler.ProfilerService, "_wait", announce)
     request = profiler.ProfileRequest(opts={"duration_ms": 60_000}, emit_xspace=True, session_id="one")
     capture = profile.future(request, timeout=60)
-    while refused(profile, profiler.ProfileRequest()) != ("INTERNAL", "Another profile is being captured."):
-        pass  # until the capture has begun
+    assert started.wait(60)
+    assert refused(profile, profiler.ProfileRequest()) == ("INTERNAL", "Another profile is being captured.")
     stub.Predict(predict(X), timeout=10)
     terminate(profiler.TerminateRequest(session_id="one"), timeout=10)
     response = capture.result()
