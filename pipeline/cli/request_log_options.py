@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serving.request_log.files import Rotation
-from serving.request_log.options import Content, LogOptions
+from serving.request_log.options import Content, LogOptions, Rotation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from serving.local_server.protos import inference_pb2, prediction_log_pb2, predi
 from serving.request_log import request_ids
 from serving.request_log.background import BackgroundLog
 from serving.request_log.content import KINDS, Fill, parts
-from serving.request_log.files import MIRROR, RotatingFiles, Rotation
+from serving.request_log.files import MIRROR, RotatingFiles
+from serving.request_log.options import Rotation
 from serving.request_log.reader import outputs_of
 from serving.request_log.request_ids import REQUEST_ID_KEY
 from serving.transport_grpc import MAX_MESSAGE_BYTES

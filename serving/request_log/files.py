@@ -24,27 +24,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from serving import tfrecord
+from serving.request_log.options import Rotation
 
 _TEMPORARY = ".tmp"
 # Of a file without a lock, on a file system that has none.
 _ABANDONED_S = 24 * 3600.0
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """When a file is complete, and when it is deleted.
-
-    Attributes:
-      max_bytes: A file is complete at this size.
-      max_age_s: A file is complete at this age, seconds.
-      keep_s: Files are deleted at this age, seconds.
-      keep_bytes: The oldest files are deleted if all together are larger.
-    """
-
-    max_bytes: int = 64 * 2**20
-    max_age_s: float = 300.0
-    keep_s: float = 30 * 24 * 3600.0
-    keep_bytes: int = 10 * 2**30
 
 
 @dataclass(frozen=True)

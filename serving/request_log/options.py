@@ -1,11 +1,9 @@
-"""Options of the request log."""
+"""Options of the request log; the command line reads them, so this module imports nothing else of the log."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-
-from serving.request_log.files import Rotation
 
 
 class Content(enum.StrEnum):
@@ -14,6 +12,23 @@ class Content(enum.StrEnum):
     IMAGE = "image"  # request and response
     EMBEDDING = "embedding"  # response, and the embedding from the signature `embed`
     RESPONSE = "response"  # response only
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """When a file is complete, and when it is deleted.
+
+    Attributes:
+      max_bytes: A file is complete at this size.
+      max_age_s: A file is complete at this age, seconds.
+      keep_s: Files are deleted at this age, seconds.
+      keep_bytes: The oldest files are deleted if all together are larger.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_age_s: float = 300.0
+    keep_s: float = 30 * 24 * 3600.0
+    keep_bytes: int = 10 * 2**30
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.cli.request_log_options import RequestLogOptions
-from serving.request_log.files import Rotation
-from serving.request_log.options import Content, LogOptions
+from serving.request_log.options import Content, LogOptions, Rotation
 
 TARGET = ("--target", "127.0.0.1:1")
 

@@ -17,7 +17,8 @@ import pytest
 from serving import tfrecord
 from serving.request_log import files
 from serving.request_log.background import BackgroundLog
-from serving.request_log.files import JSON_LINES, TFRECORD, RotatingFiles, Rotation
+from serving.request_log.files import JSON_LINES, TFRECORD, RotatingFiles
+from serving.request_log.options import Rotation
 
 
 def records(path: Path) -> list[bytes]:
@@ -83,7 +84,8 @@ _WRITER = """
 import sys, time
 from pathlib import Path
 from serving import tfrecord
-from serving.request_log.files import TFRECORD, RotatingFiles, Rotation
+from serving.request_log.files import TFRECORD, RotatingFiles
+from serving.request_log.options import Rotation
 log = RotatingFiles(Path(sys.argv[1]), TFRECORD, Rotation())
 log.append(tfrecord.frame(b"a") + tfrecord.frame(b"b"))
 log.append(tfrecord.frame(b"c" * 100)[:50])
