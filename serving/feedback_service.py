@@ -9,24 +9,25 @@ from typing import Any
 import grpc
 
 from serving import wire
+from serving.local_server import grpc_calls
+from serving.local_server.errors import invalid_argument
 
 NAME = "tfx_vision.FeedbackService"
 
 
-def handler(store: Callable[[str, str, Any], None], respond: Callable[[Any, Callable[[], Any]], Any]) -> Any:
+def handler(store: Callable[[str, str, Any], None]) -> Any:
     """Returns the service.
 
     Args:
-      store: (model, request id, label) → stores the label.
-      respond: (context, function) → the function's result, or its error as the status of the call.
+      store: (model, request id, label) → stores the label; its RequestError is the status of the call.
     """
 
     def feedback(request: Any, context: grpc.ServicerContext) -> Any:
         def compute() -> Any:
-            store(request.model_spec.name, request.request_id, json.loads(request.label))
+            store(request.model_spec.name, request.request_id, _label(request.label))
             return wire.FeedbackResponse()
 
-        return respond(context, compute)
+        return grpc_calls.respond(context, compute)
 
     method = grpc.unary_unary_rpc_method_handler(
         feedback,
@@ -34,3 +35,10 @@ def handler(store: Callable[[str, str, Any], None], respond: Callable[[Any, Call
         response_serializer=wire.FeedbackResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(NAME, {wire.FEEDBACK_METHOD.rpartition("/")[2]: method})
+
+
+def _label(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise invalid_argument(f"The label is not JSON: {error}") from None

@@ -5,7 +5,6 @@ Envoy and nginx forward gRPC too, but cannot write TF Serving's PredictionLog.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import grpc
 
 from serving import feedback_service
 from serving.gateway.recorder import Recorder
-from serving.local_server.errors import RequestError
+from serving.local_server import grpc_calls
 from serving.local_server.protos import prediction_log_pb2
 from serving.request_log import request_ids
 from serving.request_log.content import KINDS, Fill, parts_of
@@ -22,8 +21,6 @@ from serving.request_log.request_ids import REQUEST_ID_KEY
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 # Streams of these services; everything else is one request and one response.
 _STREAMS = ("grpc.reflection.", "grpc.health.v1.Health/Watch", f"{_PREDICTION[1:]}PredictStreamed")
-# Longer deadlines count as none: gRPC represents "no deadline" as some 290 years.
-_NEVER_S = 10**8
 # Set by gRPC itself.
 _OWN_METADATA = ("user-agent", "grpc-", ":")
 
@@ -34,7 +31,7 @@ class Proxy(grpc.GenericRpcHandler):
     def __init__(self, channel: grpc.Channel, recorder: Recorder) -> None:
         """Takes the channel to the target, and what records the calls."""
         self._channel, self._recorder = channel, recorder
-        self._feedback = feedback_service.handler(recorder.feedback, _respond)
+        self._feedback = feedback_service.handler(recorder.feedback)
 
     def service(self, handler_call_details: Any) -> Any:
         """Returns the handler of a method."""
@@ -55,7 +52,7 @@ class Proxy(grpc.GenericRpcHandler):
             request_id = request_ids.accepted(given)
             if kind and given is None:
                 metadata.append((REQUEST_ID_KEY, request_id))
-            future = call.future(request, timeout=_timeout_s(context), metadata=metadata)
+            future = call.future(request, timeout=grpc_calls.remaining_s(context), metadata=metadata)
             if not context.add_callback(future.cancel):  # the call is over already
                 future.cancel()
             try:
@@ -78,7 +75,7 @@ class Proxy(grpc.GenericRpcHandler):
 
         def respond(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
             metadata = _forwarded(context.invocation_metadata())
-            responses = call(requests, timeout=_timeout_s(context), metadata=metadata)
+            responses = call(requests, timeout=grpc_calls.remaining_s(context), metadata=metadata)
             if not context.add_callback(responses.cancel):
                 responses.cancel()
             try:
@@ -103,24 +100,7 @@ def _forwarded(metadata: Any) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in metadata or () if not key.startswith(_OWN_METADATA)]
 
 
-def _timeout_s(context: grpc.ServicerContext) -> float | None:
-    remaining: float | None = context.time_remaining()
-    return None if remaining is None or remaining > _NEVER_S else max(remaining, 0.0)
-
-
 def _abort(context: grpc.ServicerContext, call: Any) -> None:
     """Ends a call with the status of the target's."""
     context.set_trailing_metadata(_forwarded(call.trailing_metadata()))
     context.abort(call.code(), call.details() or "")
-
-
-def _respond(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
-    try:
-        return compute()
-    except RequestError as error:
-        context.abort(grpc.StatusCode[error.code], error.message)
-    except ValueError as error:  # a label that is not JSON
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    except Exception as error:
-        logging.exception("A request failed.")
-        context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -6,7 +6,6 @@ model_servers/{prediction_service_impl,model_service_impl,grpc_status_util}.cc.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import grpc
 from google.protobuf import message
 
 from serving import feedback_service, wire
-from serving.local_server import inference, metadata, model_config, monitoring, result_messages, tensors
+from serving.local_server import grpc_calls, inference, metadata, model_config, monitoring, result_messages, tensors
 from serving.local_server.caller import TIMED_OUT, Caller
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.models import ModelSource
@@ -36,10 +35,6 @@ from serving.local_server.servable import Servable
 from serving.request_log.content import FILLERS
 from serving.request_log.request_ids import REQUEST_ID_KEY
 
-_MAX_MESSAGE = 1024
-# Longer deadlines count as none: gRPC represents "no deadline" as some 290 years.
-_NEVER_S = 10**8
-
 
 def add_services(
     server: grpc.Server, source: ModelSource, logs: RequestLogs, *, tensor_content: bool
@@ -58,7 +53,7 @@ def add_services(
     prediction = _PredictionService(source, logs, tensor_content)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(source), server)
-    server.add_generic_rpc_handlers((feedback_service.handler(logs.feedback, _response),))
+    server.add_generic_rpc_handlers((feedback_service.handler(logs.feedback),))
     return "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 
 
@@ -145,7 +140,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             with self._source.use(*_selection(spec)) as servable:
                 return metadata.response(servable)
 
-        return _response(context, respond)
+        return grpc_calls.respond(context, respond)
 
     def _run_signature(
         self,
@@ -195,7 +190,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             monitoring.REQUEST_LATENCY.labels(name, api, "GRPC").observe((time.perf_counter() - started) * 1e6)
             return result
 
-        return _response(context, respond)
+        return grpc_calls.respond(context, respond)
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -221,7 +216,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 status.status.error_message = entry.error_message
             return response
 
-        return _response(context, respond)
+        return grpc_calls.respond(context, respond)
 
     def HandleReloadConfigRequest(
         self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
@@ -239,20 +234,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
             response.status.error_code = 0
             return response
 
-        return _response(context, respond)
-
-
-def _response(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:
-    try:
-        return compute()
-    except RequestError as error:
-        code, text = grpc.StatusCode[error.code], error.message
-    except Exception as error:  # the client gets only the message, the log the whole traceback
-        logging.exception("A request failed.")
-        code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-    if len(text) > _MAX_MESSAGE:
-        text = text[:_MAX_MESSAGE] + "...TRUNCATED"
-    context.abort(code, text.encode("utf-8", "replace").decode())
+        return grpc_calls.respond(context, respond)
 
 
 def _number(code: str) -> int:
@@ -278,10 +260,10 @@ def _selection(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
 
 
 def _caller(context: grpc.ServicerContext) -> Caller:
-    remaining: float | None = context.time_remaining()
-    if remaining is not None and remaining <= 0:
+    remaining_s = grpc_calls.remaining_s(context)
+    if remaining_s == 0:
         raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
-    caller = Caller(None if remaining is None or remaining > _NEVER_S else remaining)
+    caller = Caller(remaining_s)
     if not context.add_callback(caller.cancel):  # the call is over already
         caller.cancel()
     return caller

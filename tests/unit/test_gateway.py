@@ -128,6 +128,14 @@ def test_streams_are_forwarded(channel: grpc.Channel) -> None:
     assert list(channel.stream_stream(STREAM)(iter([b"a", b"b"]), timeout=30)) == [b"aa", b"bb"]
 
 
+@pytest.mark.parametrize(("label", "message"), [("{", "The label is not JSON"), ('"red"', "is not a request id")])
+def test_invalid_feedback(channel: grpc.Channel, label: str, message: str) -> None:
+    send = channel.unary_unary(wire.FEEDBACK_METHOD, wire.FeedbackRequest.SerializeToString)
+    with pytest.raises(grpc.RpcError) as raised:
+        send(wire.FeedbackRequest(model_spec=wire.ModelSpec(name="m"), request_id="a b", label=label), timeout=30)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT and message in raised.value.details()
+
+
 def test_a_target_that_cannot_be_reached(tmp_path: Path) -> None:
     with running("127.0.0.1:1", tmp_path) as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         with pytest.raises(grpc.RpcError) as raised:
