@@ -12,16 +12,13 @@ import numpy as np
 from serving import wire
 from serving.gateway.mirror import Mirror
 from serving.local_server import monitoring, tensors
-from serving.local_server.errors import RequestError, invalid_argument
 from serving.local_server.protos import predict_pb2
 from serving.request_log import request_ids
-from serving.request_log.content import EMBEDDING, IMAGE_BYTES, Exchange, Fill
+from serving.request_log.content import EMBEDDING, EMBEDDING_TIMEOUT_S, IMAGE_BYTES, Exchange, Fill
 from serving.request_log.log import RequestLog
 from serving.request_log.options import LogOptions
 from serving.request_log.request_ids import REQUEST_ID_KEY
 from trainer_module import features
-
-_EMBEDDING_TIMEOUT_S = 10.0
 
 
 class Recorder:
@@ -49,17 +46,8 @@ class Recorder:
             self._mirror.offer(request_id, size, fill)
 
     def feedback(self, model: str, image_id: str, label: Any) -> None:
-        """Stores the ground truth of a prediction.
-
-        Raises:
-          RequestError: INVALID_ARGUMENT for an invalid id or label, UNAVAILABLE if the disk does not keep up.
-        """
-        try:
-            stored = self._log.feedback(model, image_id, label)
-        except ValueError as error:
-            raise invalid_argument(str(error)) from None
-        if not stored:
-            raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
+        """Stores the ground truth of a prediction; see `RequestLog.feedback`."""
+        self._log.feedback(model, image_id, label)
 
     def flush(self) -> bool:
         """Waits for the mirror, and publishes the files of the log; returns whether that succeeded."""
@@ -77,12 +65,10 @@ class Recorder:
         request = predict_pb2.PredictRequest(output_filter=[EMBEDDING])
         request.model_spec.name, request.model_spec.signature_name = model, features.EMBED
         request.model_spec.version.value = version
-        array = np.empty(len(images), dtype=object)
-        array[:] = images
-        tensors.to_proto(array, request.inputs[IMAGE_BYTES])
+        tensors.to_proto(np.array(images, dtype=object), request.inputs[IMAGE_BYTES])
         try:
             metadata = [(REQUEST_ID_KEY, request_ids.new_probe())]
-            response = self._predict(request, timeout=_EMBEDDING_TIMEOUT_S, metadata=metadata)
+            response = self._predict(request, timeout=EMBEDDING_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # else the model has no such signature
                 monitoring.count_log("errors", 1)

@@ -192,8 +192,7 @@ def _run(
     examples = serialized_examples(request)
     monitoring.EXAMPLE_COUNTS.labels(servable.name).observe(len(examples))
     monitoring.EXAMPLE_COUNT_TOTAL.labels(servable.name).inc(len(examples))
-    array = np.empty(len(examples), dtype=object)
-    array[:] = examples
+    array = np.array(examples, dtype=object)
     values = servable.run(dict.fromkeys(feeds, array), fetches, api, caller)
     for value in values:
         if not value.ndim or len(value) != len(examples):

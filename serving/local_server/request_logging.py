@@ -15,15 +15,13 @@ import numpy as np
 
 from serving.local_server import inference, monitoring
 from serving.local_server.caller import Caller
-from serving.local_server.errors import RequestError, invalid_argument
+from serving.local_server.errors import RequestError
 from serving.local_server.models import ModelSource
 from serving.request_log import request_ids
-from serving.request_log.content import EMBEDDING, IMAGE_BYTES, Exchange, Fill
+from serving.request_log.content import EMBEDDING, EMBEDDING_TIMEOUT_S, IMAGE_BYTES, Exchange, Fill
 from serving.request_log.log import RequestLog
 from serving.request_log.options import LogOptions
 from trainer_module import features
-
-_EMBEDDING_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,7 @@ class RequestLogs:
         """Stores the ground truth of a prediction; see `RequestLog.feedback`.
 
         Raises:
-          RequestError: NOT_FOUND for an unknown model, FAILED_PRECONDITION for one without log, INVALID_ARGUMENT for an
-            invalid id or label, UNAVAILABLE if the disk does not keep up.
+          RequestError: Also NOT_FOUND for an unknown model, FAILED_PRECONDITION for one without log.
         """
         if model not in self._source.names():
             raise RequestError("NOT_FOUND", f"Servable not found for request: Latest({model})")
@@ -92,12 +89,7 @@ class RequestLogs:
                 "FAILED_PRECONDITION",
                 f"Model {model} has no request log. Start the server with --request-log, or add a logging_config.",
             )
-        try:
-            stored = self._log(options).feedback(model, image_id, label)
-        except ValueError as error:
-            raise invalid_argument(str(error)) from None
-        if not stored:
-            raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
+        self._log(options).feedback(model, image_id, label)
 
     def close(self) -> None:
         """Writes what is queued, and publishes the files."""
@@ -128,15 +120,12 @@ class RequestLogs:
 
     def _embed(self, model: str, version: int, images: Sequence[bytes]) -> np.ndarray | None:
         """Computes embeddings in the thread of the log; a busy server, or an unloaded version, has none."""
-        array = np.empty(len(images), dtype=object)
-        array[:] = images
+        inputs = {IMAGE_BYTES: np.array(images, dtype=object)}
         try:
             with self._source.use(model, version) as servable:
                 if features.EMBED not in servable.signatures:
                     return None
-                outputs = inference.predict(
-                    servable, features.EMBED, {IMAGE_BYTES: array}, [EMBEDDING], Caller(_EMBEDDING_TIMEOUT_S)
-                )
+                outputs = inference.predict(servable, features.EMBED, inputs, [EMBEDDING], Caller(EMBEDDING_TIMEOUT_S))
         except RequestError:
             monitoring.count_log("errors", 1)
             return None

@@ -10,13 +10,14 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from serving import tfrecord
-from serving.local_server import tensors
+from serving.local_server import dtypes, tensors
 from serving.local_server.protos import example_pb2, predict_pb2, prediction_log_pb2
 from serving.request_log.options import Content
 from trainer_module import features
 
 IMAGE_BYTES, EMBEDDING, _OVERLAY = "image_bytes", "embedding", "overlay_png_bytes"
-_DT_STRING = 7
+# How long a record waits for the embedding of its images.
+EMBEDDING_TIMEOUT_S = 10.0
 
 # API → field of PredictionLog.
 KINDS = {
@@ -122,7 +123,7 @@ def _images_of_tensors(request: predict_pb2.PredictRequest) -> list[bytes] | Non
         return None
     alias = next(iter(request.inputs))
     tensor = request.inputs[alias]
-    if tensor.dtype != _DT_STRING:
+    if tensor.dtype != dtypes.STRING.number:
         return None
     values: list[bytes] = tensors.to_numpy(tensor, alias).ravel().tolist()
     if alias == IMAGE_BYTES:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving.local_server.errors import RequestError, invalid_argument
 from serving.request_log import request_ids
 from serving.request_log.background import BackgroundLog, Count
 from serving.request_log.content import Embed, Exchange, encode, to_log
@@ -65,7 +66,7 @@ class RequestLog:
         if not self._records.offer(encoded, exchange.size, observe):
             observe(False)
 
-    def feedback(self, model: str, image_id: str, label: Any) -> bool:
+    def feedback(self, model: str, image_id: str, label: Any) -> None:
         """Stores the ground truth of a prediction.
 
         Args:
@@ -73,18 +74,19 @@ class RequestLog:
           image_id: Request id, or REQUEST_ID/INDEX for one image of several.
           label: A JSON value.
 
-        Returns:
-          False if the disk does not keep up.
-
         Raises:
-          ValueError: If the id or the label is invalid.
+          RequestError: INVALID_ARGUMENT for an invalid id or label, UNAVAILABLE if the disk does not keep up.
         """
-        request_id, index = request_ids.split(image_id)
+        try:
+            request_id, index = request_ids.split(image_id)
+        except ValueError as error:
+            raise invalid_argument(str(error)) from None
         entry = {"time": time.time(), "model": model, "request_id": request_id, "index": index, "label": label}
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         if len(line) > _MAX_LABEL:
-            raise ValueError(f"The label has more than {_MAX_LABEL} bytes.")
-        return self._feedback.offer(lambda: line, len(line))
+            raise invalid_argument(f"The label has more than {_MAX_LABEL} bytes.")
+        if not self._feedback.offer(lambda: line, len(line)):
+            raise RequestError("UNAVAILABLE", "The request log cannot store the feedback. Retry later.")
 
     def flush(self) -> bool:
         """Waits until everything is written, and publishes the files; returns whether that succeeded."""
