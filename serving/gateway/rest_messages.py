@@ -6,35 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
 import grpc
 
 from serving import wire
 from serving.local_server import json_examples, json_tensor, json_text
+from serving.local_server.metadata import SIGNATURE_DEF
 from serving.local_server.protos import get_model_metadata_pb2, meta_graph_pb2, model_pb2, prediction_log_pb2
+from serving.local_server.rest import Selection
 from serving.local_server.result_messages import classify_log, predict_log, regress_log
 from serving.request_log.content import Fill
 from trainer_module.features import SERVING_DEFAULT
 
-_SIGNATURES = "signature_def"
 _TIMEOUT_S = 10.0
 _CACHED_S = 5.0
-
-
-class Selection(NamedTuple):
-    """The model of a path: name, and version or label."""
-
-    name: str
-    version: int | None
-    label: str | None
-
-    @classmethod
-    def of(cls, match: Any) -> Selection:
-        """Reads the groups of `local_server.rest.POST`."""
-        name, version, label, _ = match.groups()
-        return cls(unquote(name), int(version) if version else None, unquote(label) if label else None)
 
 
 @dataclass(frozen=True)
@@ -75,37 +61,41 @@ class ModelMetadata:
             return model
 
     def _ask(self, selection: Selection) -> ServedModel:
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[_SIGNATURES])
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
         request.model_spec.name = selection.name
         if selection.version is not None:
             request.model_spec.version.value = selection.version
         elif selection.label is not None:
             request.model_spec.version_label = selection.label
         response = self._call(request, timeout=_TIMEOUT_S)
-        signatures = get_model_metadata_pb2.SignatureDefMap.FromString(response.metadata[_SIGNATURES].value)
+        signatures = get_model_metadata_pb2.SignatureDefMap.FromString(response.metadata[SIGNATURE_DEF].value)
         return ServedModel(response.model_spec.version.value, signatures.signature_def)
 
 
-def filler(metadata: ModelMetadata, selection: Selection, verb: str, request: bytes, response: bytes) -> Fill:
-    """Returns what writes a REST call into a log; it asks for the signature, and parses the bodies.
+def fill(
+    log: prediction_log_pb2.PredictionLog,
+    metadata: ModelMetadata,
+    selection: Selection,
+    verb: str,
+    request: bytes,
+    response: bytes,
+) -> None:
+    """Writes a REST call into a log; asks for the signature, and parses the bodies.
 
     Args:
+      log: An empty log.
       metadata: The models of the target.
       selection: The model of the path.
       verb: "predict", "classify" or "regress".
       request: Body, not compressed.
       response: Body of a successful response, not compressed.
     """
-
-    def fill(log: prediction_log_pb2.PredictionLog) -> None:
-        model = metadata.get(selection)
-        asked, answered = json_text.parse(request), json_text.parse(response)
-        signature = json_tensor.signature_name(asked) or SERVING_DEFAULT
-        spec = model_pb2.ModelSpec(name=selection.name, signature_name=signature)
-        spec.version.value = model.version
-        _MESSAGES[verb](spec, model.signatures[signature], asked, answered)(log)
-
-    return fill
+    model = metadata.get(selection)
+    asked, answered = json_text.parse(request), json_text.parse(response)
+    signature = json_tensor.signature_name(asked) or SERVING_DEFAULT
+    spec = model_pb2.ModelSpec(name=selection.name, signature_name=signature)
+    spec.version.value = model.version
+    _MESSAGES[verb](spec, model.signatures[signature], asked, answered)(log)
 
 
 def _predict(spec: Any, signature: meta_graph_pb2.SignatureDef, asked: Any, answered: Any) -> Fill:

@@ -13,14 +13,14 @@ import httpx
 
 from serving.gateway import rest_messages
 from serving.gateway.recorder import Recorder
-from serving.gateway.rest_messages import ModelMetadata, Selection
+from serving.gateway.rest_messages import ModelMetadata
 from serving.local_server import json_tensor, json_text, monitoring
 from serving.local_server.caller import Caller
 from serving.local_server.connections import Response
 from serving.local_server.errors import RequestError
 from serving.local_server.http1 import Request
 from serving.local_server.protos import prediction_log_pb2
-from serving.local_server.rest import FEEDBACK, MAX_UNZIPPED, POST, error_response, read_feedback, unzip
+from serving.local_server.rest import FEEDBACK, MAX_UNZIPPED, POST, error_response, read_feedback, read_path, unzip
 from serving.request_log import request_ids
 from serving.request_log.request_ids import REQUEST_ID_KEY
 
@@ -137,12 +137,11 @@ class RestProxy:
     def _record(self, request: Request, match: re.Match[str], body: bytes, request_id: str) -> None:
         content, limit = request.body, self._max_request_bytes
         zipped = b"gzip" in request.headers.get(b"content-encoding", b"")
-        selection = Selection.of(match)
-        verb = match[4]
 
         def fill(log: prediction_log_pb2.PredictionLog) -> None:
+            selection, verb = read_path(match)
             asked = unzip(content, limit) if zipped else content
-            rest_messages.filler(self._metadata, selection, verb, asked, body)(log)
+            rest_messages.fill(log, self._metadata, selection, verb, asked, body)
 
         self._recorder.record(request_id, len(content) + len(body), fill)
 

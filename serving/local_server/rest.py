@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from serving import wire
@@ -42,6 +42,14 @@ _CORS = [
     ("Access-Control-Allow-Methods", "POST, GET"),
     ("Access-Control-Allow-Headers", "Content-Type"),
 ]
+
+
+class Selection(NamedTuple):
+    """The model of a path: name, and version or label."""
+
+    name: str
+    version: int | None
+    label: str | None
 
 
 class _VersionTooLargeError(Exception):
@@ -121,8 +129,8 @@ class RestApp:
         name = verb = ""
         try:
             if method == "POST" and (match := POST.fullmatch(path)):
-                encoded, version, label, verb = match.groups()
-                name, number = unquote(encoded), _number(version)
+                selection, verb = read_path(match)
+                name = selection.name
                 if verb not in ("classify", "regress", "predict"):  # the pattern ignores case, the verbs do not
                     raise invalid_argument(f"Malformed request: {method} {path}")
                 if b"gzip" in request.headers.get(b"content-encoding", b""):
@@ -130,22 +138,21 @@ class RestApp:
                 call = self._logs.begin(name, request.headers.get(_REQUEST_ID, b"").decode("latin-1") or None)
                 if call:
                     headers.append((REQUEST_ID_KEY, call.request_id))
-                selection = (name, number, unquote(label) if label else None)
                 response = self._infer(selection, verb, body, caller, call)
             elif method == "POST" and (match := FEEDBACK.fullmatch(path)):
                 name = unquote(match[1])
                 self._logs.feedback(name, *read_feedback(json_text.parse(body)))
                 response = b"{}"
             elif method == "GET" and (match := _GET.fullmatch(path)):
-                encoded, version, label, subresource = match.groups()
-                name, number = unquote(encoded or ""), _number(version)
+                selection, subresource = read_path(match)
+                name = selection.name
                 if not name:
                     raise invalid_argument("Missing model name in request.")
                 if subresource == "metadata":
-                    with self._source.use(name, number, unquote(label) if label else None) as servable:
+                    with self._source.use(*selection) as servable:
                         response = json_tensor.dumps_indented(metadata.as_json(servable))
                 else:
-                    response = self._status(name, number)
+                    response = self._status(name, selection.version)
             else:
                 raise invalid_argument(f"Malformed request: {method} {path}")
         except RequestError as error:
@@ -166,13 +173,13 @@ class RestApp:
 
     def _infer(
         self,
-        selection: tuple[str, int | None, str | None],
+        selection: Selection,
         verb: str,
         body: bytes,
         caller: Caller,
         call: LoggedCall | None,
     ) -> bytes:
-        """Computes the response of a model, given by name, version and label."""
+        """Computes the response of a model."""
         if verb == "predict":
             with self._source.use(*selection) as servable:
                 request = json_text.parse(body)
@@ -193,15 +200,14 @@ class RestApp:
         signature = json_tensor.signature_name(request)
         examples = json_examples.to_input(request)
         with self._source.use(*selection) as servable:
-            spec = model_spec(servable, signature)
             if verb == "classify":
-                classes = inference.classify(servable, signature, examples, caller)
-                response, fill = json_examples.from_classes(classes), classify_log(spec, examples, classes)
+                results: Any = inference.classify(servable, signature, examples, caller)
+                response, to_fill = json_examples.from_classes(results), classify_log
             else:
-                values = inference.regress(servable, signature, examples, caller)
-                response, fill = json_examples.from_regressions(values), regress_log(spec, examples, values)
+                results = inference.regress(servable, signature, examples, caller)
+                response, to_fill = json_examples.from_regressions(results), regress_log
         if call:
-            call.done(lambda: len(body), fill)
+            call.done(lambda: len(body), to_fill(model_spec(servable, signature), examples, results))
         return response
 
     def _status(self, name: str, version: int | None) -> bytes:
@@ -214,6 +220,16 @@ class RestApp:
             for entry in self._source.status(name, version)
         ]
         return json_tensor.dumps_indented({"model_version_status": entries})
+
+
+def read_path(match: re.Match[str]) -> tuple[Selection, str]:
+    """Returns the model of a path, and the verb or subresource after it; "" for a missing part.
+
+    Args:
+      match: Of `POST` or of a status or metadata request.
+    """
+    name, version, label, last = match.groups()
+    return Selection(unquote(name or ""), _number(version), unquote(label) if label else None), last or ""
 
 
 def error_response(error: RequestError) -> tuple[int, bytes]:

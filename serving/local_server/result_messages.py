@@ -50,22 +50,22 @@ def predict_log(spec: model_pb2.ModelSpec, inputs: Mapping[str, np.ndarray], out
     return fill
 
 
-def classify_log(spec: model_pb2.ModelSpec, examples: input_pb2.Input, classes: Any) -> Fill:
+def classify_log(spec: model_pb2.ModelSpec, examples: input_pb2.Input, results: Any) -> Fill:
     """Returns what writes a call of Classify into a log."""
 
     def fill(log: prediction_log_pb2.PredictionLog) -> None:
         _fill_call(log.classify_log, spec, examples)
-        fill_classes(log.classify_log.response.result, classes)
+        fill_classes(log.classify_log.response.result, results)
 
     return fill
 
 
-def regress_log(spec: model_pb2.ModelSpec, examples: input_pb2.Input, values: Any) -> Fill:
+def regress_log(spec: model_pb2.ModelSpec, examples: input_pb2.Input, results: Any) -> Fill:
     """Returns what writes a call of Regress into a log."""
 
     def fill(log: prediction_log_pb2.PredictionLog) -> None:
         _fill_call(log.regress_log, spec, examples)
-        fill_regressions(log.regress_log.response.result, values)
+        fill_regressions(log.regress_log.response.result, results)
 
     return fill
 
