@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -100,8 +101,12 @@ class RestProxy:
             except httpx.HTTPError as error:
                 slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
                 reason = str(error) or type(error).__name__
-                reply(self.error(504 if slow else 502, f"The gateway got no response of {self._target}: {reason}"))
-                return
+                response = self.error(504 if slow else 502, f"The gateway got no response of {self._target}: {reason}")
+            except (httpx.InvalidURL, UnicodeError):  # a path that httpx cannot send
+                response = self.error(400, f"Malformed request: {request.method} {request.target}")
+            except Exception:  # without a reply, the client would wait until its time is over
+                logging.exception("A request failed.")
+                response = self.error(500, "internal error")
         reply(response)
 
     async def _send(self, request: Request, caller: Caller) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -191,6 +192,15 @@ def test_a_rest_target_that_cannot_be_reached(target: tuple[Target, str], tmp_pa
         response = connection.getresponse()
         assert response.status == 502 and b"got no response" in response.read()
         connection.close()
+
+
+@pytest.mark.parametrize("path", ["*", "/v1/\xff"])
+def test_a_path_that_cannot_be_forwarded(target: tuple[Target, str], tmp_path: Path, path: str) -> None:
+    with running(target[1], tmp_path, rest_target="http://127.0.0.1:1") as gateway:
+        with socket.create_connection(("127.0.0.1", gateway.rest_port), timeout=30) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode("latin-1"))
+            response = connection.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 400 ") and b"Malformed request: GET" in response
 
 
 def test_responses_are_compared() -> None:
