@@ -81,11 +81,16 @@ def outliers(neighbors: Neighbors) -> np.ndarray:
     return np.asarray(distances / (distances + bound))
 
 
-def duplicate_pairs(neighbors: Neighbors) -> np.ndarray:
-    """Returns the pairs of images that look the same: indices, int64 [M, 2], the smaller first, without repetition."""
+def duplicate_pairs(neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the pairs of images that look the same.
+
+    Returns:
+      Indices, int64 [M, 2], the smaller first, without repetition; their distances, float64 [M].
+    """
     if not neighbors.distances.size:
-        return np.zeros((0, 2), np.int64)
+        return np.zeros((0, 2), np.int64), np.zeros(0)
     bound = max(_DUPLICATE_SHARE * float(np.median(neighbors.distances[:, 0])), _ROUNDING)
     first, position = np.nonzero(neighbors.distances <= bound)
     pairs = np.stack([first, neighbors.indices[first, position]], axis=1)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    unique, index = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+    return unique, neighbors.distances[first, position][index]
