@@ -17,6 +17,7 @@ from components.artifacts import Artifacts
 from components.compared_predictions import Comparer
 from components.data_audit import audit, thumbnails
 from components.data_audit.images import AuditedImages, Disagreement, LabelledImage
+from components.image_example_gen import corrections
 from components.image_example_gen.artifact import Quarantine
 from trainer_module import embedding, features, stored_options, tasks
 from trainer_module.locations import join
@@ -43,8 +44,8 @@ class Executor(base_executor.BaseExecutor):
         task, embed = tasks.get(options.task.name), embedding.from_saved_model(export_dir)
         comparer = Comparer(join(model_run, features.KERAS_FILE), options) if task.drawing.comparison else None
         images, embeddings, disagreements = [], [], {}
-        for split, batch in _batches(examples):
-            images += [LabelledImage(_text(each), _classes(each, task.class_features), split) for each in batch]
+        for batch in _batches(examples):
+            images += [LabelledImage(_filename(each), _classes(each, task.class_features)) for each in batch]
             embeddings.append(embed([_encoded(each) for each in batch]))
             for compared in comparer.compare(batch) if comparer else ():
                 error = compared.error_type or "prediction differs"
@@ -56,30 +57,31 @@ class Executor(base_executor.BaseExecutor):
                 classes=options.classes,
                 has_sets=not set(task.class_features) <= set(task.single_valued_features),
                 disagreements=disagreements,
-                reviewed=frozenset(each.path for each in quarantine.corrections if each.action == "keep"),
+                reviewed=corrections.reviewed(quarantine.corrections),
                 source="the trained network",
             )
         )
         output = artifact_utils.get_single_instance(output_dict["audit"])
         shown = {suspect.filename for suspect in result.suspects[: thumbnails.NUM_THUMBNAILS]}
-        encoded = {
-            _text(each): _encoded(each) for _, batch in _batches(examples) for each in batch if _text(each) in shown
+        small = {
+            _filename(each): thumbnails.shrink(_encoded(each))
+            for batch in _batches(examples)
+            for each in batch
+            if _filename(each) in shown
         }
-        result.with_thumbnails({name: thumbnails.shrink(content) for name, content in encoded.items()}).write(
-            output.uri
-        )
+        result.with_thumbnails(small).write(output.uri)
         output.set_int_custom_property("suspects", len(result.suspects))
 
 
-def _batches(examples: types.Artifact) -> Iterator[tuple[str, list[Features]]]:
-    """Yields batches of parsed examples with the name of their split."""
+def _batches(examples: types.Artifact) -> Iterator[list[Features]]:
+    """Yields batches of parsed examples of all splits."""
     for split in artifact_utils.decode_split_names(examples.split_names):
         for paths in records.file_groups(examples, split):
             for batch in records.batches(paths).as_numpy_iterator():
-                yield split, [tf.train.Example.FromString(serialized).features.feature for serialized in batch]
+                yield [tf.train.Example.FromString(serialized).features.feature for serialized in batch]
 
 
-def _text(example: Features) -> str:
+def _filename(example: Features) -> str:
     return str(example[features.IMAGE_FILENAME].bytes_list.value[0], "utf-8")
 
 

@@ -18,12 +18,10 @@ class LabelledImage(NamedTuple):
     Attributes:
       filename: Relative to the data folder.
       classes: The class names of its label; empty if the label has none.
-      split: Its split, if it is known.
     """
 
     filename: str
     classes: tuple[str, ...]
-    split: str = ""
 
 
 class Disagreement(NamedTuple):

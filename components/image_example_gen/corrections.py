@@ -191,6 +191,11 @@ def count(corrections: Sequence[Correction]) -> dict[Action, int]:
     return {action: number for action, number in counts.items() if number}
 
 
+def reviewed(corrections: Sequence[Correction]) -> frozenset[str]:
+    """Returns the paths of the images whose labels a person has confirmed."""
+    return frozenset(correction.path for correction in corrections if correction.action == "keep")
+
+
 def describe(counts: dict[Action, int]) -> str:
     """Describes the numbers of corrections by action."""
     verbs: dict[Action, str] = {"relabel": "relabelled", "drop": "dropped", "keep": "reviewed and unchanged"}

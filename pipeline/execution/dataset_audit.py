@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from components.data_audit import audit
 from components.data_audit.artifact import Audit
 from components.data_audit.images import AuditedImages, LabelledImage
-from components.image_example_gen import image_file, labels, layouts, raw_examples
+from components.image_example_gen import corrections, image_file, labels, layouts, raw_examples
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.layouts import Candidate, RefusedFile
@@ -83,8 +83,8 @@ def run(
     images: list[LabelledImage] = []
 
     def usable() -> Iterator[bytes]:
-        for candidate, encoded, names in _read(dataset, example_gen_options(config, dataset), on_unusable):
-            images.append(LabelledImage(candidate.filename, names, candidate.split))
+        for filename, encoded, names in _read(dataset, example_gen_options(config, dataset), on_unusable):
+            images.append(LabelledImage(filename, names))
             yield encoded
 
     embeddings = embedding.embed_all(embed, usable())
@@ -94,7 +94,7 @@ def run(
             embeddings=embeddings,
             classes=dataset.classes,
             has_sets=dataset.label_features != labels.CLASS_LABEL,
-            reviewed=frozenset(each.path for each in dataset.corrections if each.action == "keep"),
+            reviewed=corrections.reviewed(dataset.corrections),
             source=source,
         )
     )
@@ -102,8 +102,8 @@ def run(
 
 def _read(
     dataset: Dataset, options: ExampleGenOptions, on_unusable: Callable[[RefusedFile], None]
-) -> Iterator[tuple[Candidate, bytes, tuple[str, ...]]]:
-    """Yields usable images: the candidate, the file as the decoder reads it, and the class names."""
+) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
+    """Yields usable images: the file name, the file as the decoder reads it, and the class names."""
     waiting: collections.deque[Candidate] = collections.deque()
 
     def contents() -> Iterator[bytes | UnusableImageError]:
@@ -121,4 +121,4 @@ def _read(
             on_unusable(RefusedFile(candidate.filename, str(error)))
             continue
         names = label.get(features.MASK_CLASSES) or labels.class_names(label.items())
-        yield candidate, examined.encoded, tuple(dict.fromkeys(map(str, names)))
+        yield candidate.filename, examined.encoded, tuple(dict.fromkeys(map(str, names)))
