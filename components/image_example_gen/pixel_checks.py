@@ -141,15 +141,16 @@ def window_warnings(observations: Observations, window: Window, options: DataOpt
         return []
     deep, eight = observations.total(USED_BITS), observations.total(EIGHT_BITS)
     depth = window.high.bit_length()
-    setting = f"data.bit_depth = {depth}" if options.window is None else f"data.window = {list(window)}"
+    if options.window is None:
+        read, setting, advice = f"as {depth} bits", f"data.bit_depth = {depth}", "data.bit_depth sets another number."
+    else:
+        read, setting, advice = f"in the window {list(window)}", f"data.window = {list(window)}", "data.window sets it."
+    is_detected = options.window is None and options.bit_depth == AUTO
     warnings = []
     if window != FULL_WINDOW:
-        is_detected = options.window is None and options.bit_depth == AUTO
-        read = f"as {depth} bits" if options.window is None else f"in the window {list(window)}"
         warnings.append(
             f"{deep.num:,} images have 16 bits per channel and are read {read} "
-            f"({'detected from the largest value' if is_detected else 'as configured'}): {deep}. "
-            + ("data.bit_depth sets another number." if options.window is None else "data.window sets it.")
+            f"({'detected from the largest value' if is_detected else 'as configured'}): {deep}. {advice}"
         )
     clipped = _of_bits(by_bits, lowest=depth + 1)
     if clipped.num:
