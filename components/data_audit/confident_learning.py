@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# Below the smallest share of a class that the joint distribution can resolve; keeps logarithms finite.
-_TINY = 1e-12
+# The mean of equal probabilities may be a little larger than they are.
+_ROUNDING = 1e-12
 
 
 def class_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
     Images that reach no threshold are not counted; those that reach several belong to the most probable of these.
     """
-    confident = probabilities >= class_thresholds(labels, probabilities) - _TINY
+    confident = probabilities >= class_thresholds(labels, probabilities) - _ROUNDING
     counted = confident.any(axis=1)
     predicted = np.where(confident, probabilities, -1.0).argmax(axis=1)
     num_classes = probabilities.shape[1]

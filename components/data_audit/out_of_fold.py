@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from components.data_audit.confident_learning import self_confidence
+
 NUM_FOLDS = 5
 _SEED = 17
 # More components cost time and, with few images, accuracy.
@@ -80,7 +82,7 @@ def probabilities(
     """
     trusted = np.ones(len(labels), bool) if trusted is None else trusted
     candidates = [_predict(features, labels, num_classes, folds, trusted, c) for c in _INVERSE_REGULARIZATION]
-    losses = [-np.log(np.maximum(each[np.arange(len(labels)), labels], _TINY))[trusted].mean() for each in candidates]
+    losses = [-np.log(np.maximum(self_confidence(labels, each), _TINY))[trusted].mean() for each in candidates]
     return candidates[int(np.argmin(losses))]
 
 

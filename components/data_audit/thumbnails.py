@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 NUM_THUMBNAILS = 12
 _SIDE = 256
@@ -12,8 +12,6 @@ _SIDE = 256
 
 def shrink(encoded: bytes) -> bytes:
     """Returns an image file as PNG whose longer side has at most 256 pixels, upright by its EXIF orientation."""
-    from PIL import ImageOps
-
     with Image.open(io.BytesIO(encoded)) as image:
         small = ImageOps.exif_transpose(image).convert("RGB")
     small.thumbnail((_SIDE, _SIDE))

@@ -1,4 +1,4 @@
-"""`data.corrections`: relabelled and dropped images, what is recorded about them, and what a table may not say."""
+"""`data.corrections`: relabelled and dropped images, what is recorded about them, and which tables are refused."""
 
 import re
 

@@ -247,7 +247,7 @@ def _refuse_fractions(images: Iterable[ListedImage], location: str) -> None:
 
 
 def _refuse_corners(images: Iterable[ListedImage], location: str) -> None:
-    """Refuses boxes that can only be corners: none ends left of or above its begin, and most exceed the image."""
+    """Refuses boxes that can only be corners: none ends left of or above its begin, and many exceed their image."""
     parsed = [(box, image.annotation) for image in images for box in image.annotation.boxes if image.annotation.width]
     exceeding = sum(box.xmax > image.width or box.ymax > image.height for box, image in parsed)
     # `width` and `height` of the annotation were read as the second corner.
