@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator import corruptions
+from components.evaluator.corruptions import SEVERITIES, CorruptibleImage
 from components.evaluator.options import CORRUPTION, CORRUPTION_SLICES, SEVERITY
 from trainer_module import features, preprocessing
 
@@ -19,7 +19,7 @@ class CorruptImages(beam.DoFn):
     """Yields every example once per corruption and severity; images are decoded once and encoded without loss."""
 
     def __init__(self, names: Sequence[str], side: int) -> None:
-        """Args: names of corruptions; `side` as in `corruptions.corrupt`."""
+        """Takes the names of the corruptions, and `side` as `CorruptibleImage` has it."""
         self._names, self._side = tuple(names), side
 
     def process(self, serialized: bytes) -> Iterator[bytes]:
@@ -28,10 +28,10 @@ class CorruptImages(beam.DoFn):
         feature = example.features.feature
         (encoded,) = feature[features.IMAGE_ENCODED].bytes_list.value
         pixels = preprocessing.decode(tf.constant(encoded), 3).numpy()  # ImageExampleGen has applied a window
+        image = CorruptibleImage(pixels, self._side)
         for name in self._names:
-            for severity in corruptions.SEVERITIES:
-                corrupted = corruptions.corrupt(pixels, name, severity, side=self._side)
-                png = tf.io.encode_png(corrupted, compression=1).numpy()
+            for severity in SEVERITIES:
+                png = tf.io.encode_png(image.corrupt(name, severity), compression=1).numpy()
                 for key, value in (
                     (features.IMAGE_ENCODED, png),
                     (features.IMAGE_FORMAT, b"PNG"),

@@ -12,16 +12,15 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _PUBLISHED_SIDE = 224
 
 # Pixels [h, w, 3] in [0, 1], the parameter, random numbers → an array of pixels, clipped to [0, 1] afterwards.
-_Corrupt = Callable[["np.ndarray", Any, "np.random.Generator"], Any]
+_Corrupt = Callable[[np.ndarray, Any, np.random.Generator], Any]
 
 
 def _noise(pixels: np.ndarray, deviation: float, random: np.random.Generator) -> Any:
@@ -33,8 +32,6 @@ def _shot_noise(pixels: np.ndarray, photons: float, random: np.random.Generator)
 
 
 def _impulse_noise(pixels: np.ndarray, share: float, random: np.random.Generator) -> Any:
-    import numpy as np
-
     drawn = random.uniform(size=pixels.shape)
     return np.where(drawn < share / 2, 0.0, np.where(drawn < share, 1.0, pixels))
 
@@ -57,8 +54,6 @@ def _contrast(pixels: np.ndarray, factor: float, _: np.random.Generator) -> Any:
 
 def _lightness(pixels: np.ndarray, shift: float, _: np.random.Generator) -> Any:
     """Shifts the value of hue, saturation and value."""
-    import numpy as np
-
     value = pixels.max(axis=2, keepdims=True)
     shifted = np.clip(value + shift, 0.0, 1.0)
     return np.where(value > 0.0, pixels * shifted / np.maximum(value, 1e-9), shifted)
@@ -70,8 +65,6 @@ def _darkness(pixels: np.ndarray, shift: float, random: np.random.Generator) -> 
 
 def _saturate(pixels: np.ndarray, change: tuple[float, float], _: np.random.Generator) -> Any:
     """Multiplies the saturation of hue, saturation and value, and adds to it; grey stays grey."""
-    import numpy as np
-
     factor, shift = change
     value = pixels.max(axis=2, keepdims=True)
     chroma = value - pixels.min(axis=2, keepdims=True)
@@ -81,7 +74,6 @@ def _saturate(pixels: np.ndarray, change: tuple[float, float], _: np.random.Gene
 
 
 def _jpeg(pixels: np.ndarray, quality: int, _: np.random.Generator) -> Any:
-    import numpy as np
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -113,44 +105,51 @@ _CORRUPTIONS: Mapping[str, tuple[_Corrupt, tuple[Any, ...]]] = MappingProxyType(
 NAMES = tuple(_CORRUPTIONS)
 
 
-def corrupt(pixels: np.ndarray, name: str, severity: int, *, side: int) -> np.ndarray:
-    """Applies a corruption to one image; the same arguments give the same result.
+class CorruptibleImage:
+    """An image that is corrupted in several ways: what these have in common is computed once.
 
     A larger image is corrupted at the size that the model sees: reducing it afterwards would average the noise. It is
     enlarged to its own size again, so that masks and boxes still fit.
-
-    Args:
-      pixels: uint8 [h, w, 3].
-      name: One of `NAMES`.
-      severity: One of `SEVERITIES`.
-      side: Length to which the shorter side of a larger image is reduced, pixels.
-
-    Returns:
-      uint8 of the same shape.
     """
-    import numpy as np
 
-    function, parameters = _CORRUPTIONS[name]
-    digest = hashlib.sha256(pixels.tobytes() + f"{pixels.shape} {name} {severity}".encode()).digest()
-    random = np.random.default_rng(list(digest[:16]))
-    height, width = pixels.shape[:2]
-    factor = min(1.0, side / min(height, width))
-    reduced = _resized(pixels, round(height * factor), round(width * factor))
-    corrupted = np.clip(function(reduced / 255.0, parameters[severity - 1], random), 0.0, 1.0)
-    return _resized(_to_bytes(corrupted), height, width)
+    def __init__(self, pixels: np.ndarray, side: int) -> None:
+        """Reduces the image.
+
+        Args:
+          pixels: uint8 [h, w, 3].
+          side: Length to which the shorter side of a larger image is reduced, pixels.
+        """
+        self._height, self._width = height, width = pixels.shape[:2]
+        factor = min(1.0, side / min(height, width))
+        self._reduced = _resized(pixels, round(height * factor), round(width * factor)) / 255.0
+        self._digest = hashlib.sha256(pixels.tobytes() + f"{pixels.shape}".encode())
+
+    def corrupt(self, name: str, severity: int) -> np.ndarray:
+        """Applies a corruption; the same image, name and severity give the same result.
+
+        Args:
+          name: One of `NAMES`.
+          severity: One of `SEVERITIES`.
+
+        Returns:
+          uint8 [h, w, 3], as large as the image.
+        """
+        function, parameters = _CORRUPTIONS[name]
+        digest = self._digest.copy()
+        digest.update(f" {name} {severity}".encode())
+        random = np.random.default_rng(list(digest.digest()[:16]))
+        corrupted = np.clip(function(self._reduced, parameters[severity - 1], random), 0.0, 1.0)
+        return _resized(_to_bytes(corrupted), self._height, self._width)
 
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Range [0, 1] → uint8, rounded."""
-    import numpy as np
-
     rounded: np.ndarray = np.round(pixels * 255.0).astype(np.uint8)
     return rounded
 
 
 def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averages the pixels of every new one, or repeats a pixel: uint8 [height, width, 3]."""
-    import numpy as np
     from PIL import Image
 
     if pixels.shape[:2] == (height, width):

@@ -366,7 +366,8 @@ def test_corrupted_images_are_slices_with_gates(evaluate, predictions, examples,
 
 
 def test_a_corrupted_example_equals_the_corrupted_pixels(examples):
-    from components.evaluator import corrupted_examples, corruptions
+    from components.evaluator import corrupted_examples
+    from components.evaluator.corruptions import CorruptibleImage
 
     serialized = examples[0].SerializeToString()
     corrupted = list(corrupted_examples.CorruptImages(["jpeg", "dark"], 96).process(serialized))
@@ -377,4 +378,4 @@ def test_a_corrupted_example_equals_the_corrupted_pixels(examples):
     encoded = examples[0].features.feature[features.IMAGE_ENCODED].bytes_list.value[0]
     pixels = tf.io.decode_image(encoded, channels=3).numpy()
     decoded = tf.io.decode_image(example.features.feature[features.IMAGE_ENCODED].bytes_list.value[0]).numpy()
-    np.testing.assert_array_equal(decoded, corruptions.corrupt(pixels, "dark", 3, side=96))
+    np.testing.assert_array_equal(decoded, CorruptibleImage(pixels, 96).corrupt("dark", 3))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from components.evaluator import corruptions, gates
 from components.evaluator.artifact import EvaluationResult, SliceMetrics
-from components.evaluator.corruptions import NAMES, SEVERITIES, corrupt
+from components.evaluator.corruptions import NAMES, SEVERITIES, CorruptibleImage
 from components.evaluator.options import EvaluationOptions, slice_name
 from components.model_report import metric_tables
 from trainer_module import tasks
@@ -23,6 +23,10 @@ def photo():
     pixels = np.stack([2 * y + 40, 1.5 * x + 30, 200 - y - 0.5 * x], axis=-1)
     pixels[10:20, 20:30] = (250, 30, 30)
     return pixels.astype(np.uint8)
+
+
+def corrupt(pixels, name, severity, side):
+    return CorruptibleImage(pixels, side).corrupt(name, severity)
 
 
 def distance(a, b):
