@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.options import EvaluationOptions, Slice
-from pipeline.config.sections import slice_feature
+from components.evaluator.slicing import slicing_specs
 from trainer_module import features
 from trainer_module.model_input import Size
 
@@ -47,11 +47,7 @@ def eval_config(
         class_name="TaskMetrics", module="components.evaluator.metrics", config=json.dumps(parameters, sort_keys=True)
     )
     metrics = config_pb2.MetricsSpec(metrics=[task_metrics, config_pb2.MetricConfig(class_name="ExampleCount")])
-    slicing = [config_pb2.SlicingSpec()]
-    for entry in slices:
-        names = (entry,) if isinstance(entry, str) else entry
-        slicing.append(config_pb2.SlicingSpec(feature_keys=[slice_feature(name) for name in names]))
-    config = config_pb2.EvalConfig(model_specs=[model], metrics_specs=[metrics], slicing_specs=slicing)
+    config = config_pb2.EvalConfig(model_specs=[model], metrics_specs=[metrics], slicing_specs=slicing_specs(slices))
     if evaluation.confidence_intervals != "none":
         methods = config_pb2.ConfidenceIntervalOptions
         config.options.compute_confidence_intervals.value = True

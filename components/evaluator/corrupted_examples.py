@@ -12,6 +12,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.corruptions import SEVERITIES, CorruptibleImage
 from components.evaluator.options import CORRUPTION, CORRUPTION_SLICES, SEVERITY
+from components.evaluator.slicing import slicing_specs
 from trainer_module import features, preprocessing
 
 
@@ -46,9 +47,7 @@ def slicing(eval_config: str) -> str:
     """Returns TFMA's configuration, as JSON, with the slices of corrupted examples instead of those of the dataset."""
     config = json_format.Parse(eval_config, config_pb2.EvalConfig())
     del config.slicing_specs[:]
-    config.slicing_specs.add()
-    for names in CORRUPTION_SLICES:
-        config.slicing_specs.add(feature_keys=[features.SLICE_PREFIX + name for name in names])
+    config.slicing_specs.extend(slicing_specs(CORRUPTION_SLICES))
     changed: str = json_format.MessageToJson(config)
     return changed
 

@@ -20,12 +20,12 @@ from trainer_module.section import Section
 # A bound for all classes (or slices), or for some by name.
 Bounds = dict[str, float | dict[str, float]]
 
+Slice = str | tuple[str, str]
+
 LABEL_GROUP = "label_group"  # the slice feature that `label_groups` defines
 # The slice features that `corruptions` defines, and the slices that they form.
 CORRUPTION, SEVERITY = "corruption", "severity"
-CORRUPTION_SLICES = ((CORRUPTION,), (CORRUPTION, SEVERITY))
-
-Slice = str | tuple[str, str]
+CORRUPTION_SLICES: tuple[Slice, ...] = (CORRUPTION, (CORRUPTION, SEVERITY))
 
 
 class EvaluationOptions(Section):
@@ -129,7 +129,7 @@ class EvaluationOptions(Section):
 
     def corruption_slices(self) -> tuple[Slice, ...]:
         """Returns the slices of corrupted images."""
-        return (CORRUPTION, (CORRUPTION, SEVERITY)) if self.corruptions else ()
+        return CORRUPTION_SLICES if self.corruptions else ()
 
     def overall_bounds(self) -> dict[str, Mapping[str, float]]:
         """The settings with one bound per metric, by key."""
