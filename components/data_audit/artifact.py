@@ -19,7 +19,7 @@ COLUMNS = ("filename", "label", "reason", "score", "proposed_label")
 
 
 class Suspect(StoredPart):
-    """An image that a person should look at, and why. An image may have several reasons.
+    """An image that a person should review, and why. An image may have several reasons.
 
     Attributes:
       filename: Relative to the data folder.

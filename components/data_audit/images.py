@@ -1,4 +1,4 @@
-"""What an audit knows about the images of a dataset, and what it reports about them."""
+"""The images of an audit, and the kinds of suspicion."""
 
 from __future__ import annotations
 

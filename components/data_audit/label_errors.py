@@ -34,7 +34,7 @@ class Assessment:
     Attributes:
       suspicion: Probability that the label is wrong, float64 [N].
       proposed: The most probable class, int64 [N].
-      is_issue: Whether a person should look at the label, bool [N].
+      is_issue: Whether a person should review the label, bool [N].
       agreement: Share of the images whose label the classifier predicts, without the neighbours.
     """
 

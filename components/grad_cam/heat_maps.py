@@ -20,7 +20,7 @@ from trainer_module.model_input import Geometry
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import PredictionOutcomes
 
-# Of the images that are written, pixels: a photograph of a phone would take 20 MB.
+# Longer side of the images that are written, pixels: a photograph of a phone would take 20 MB.
 _LARGEST_SIDE = 1024
 
 

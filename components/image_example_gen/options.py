@@ -327,7 +327,7 @@ class DataOptions(Section):
 
 
 class _ExampleGenSettings(Section):
-    """What ImageExampleGen needs beside the location of the dataset and the class names.
+    """The settings of ImageExampleGen without the location of the dataset and the class names.
 
     Attributes:
       data: `[data]`.
@@ -350,7 +350,7 @@ class _ExampleGenSettings(Section):
 
 
 class ExampleGenOptions(_ExampleGenSettings):
-    """What ImageExampleGen needs beside the location of the dataset.
+    """The settings of ImageExampleGen without the location of the dataset.
 
     Attributes:
       classes: Class names; in the order of the ids where labels contain ids.
