@@ -63,7 +63,12 @@ def votes(labels: np.ndarray, neighbors: Neighbors, num: int) -> np.ndarray:
         return np.zeros(labels.shape)
     scale = np.maximum(np.median(distances), _ROUNDING)
     weights = np.exp(-distances / scale)
-    return np.asarray(np.einsum("nk,nkc->nc", weights / weights.sum(axis=1, keepdims=True), labels[indices]))
+    weights /= weights.sum(axis=1, keepdims=True)
+    # One neighbour of all images at a time: the labels of all neighbours would take K times the memory.
+    mean = np.zeros((len(indices), labels.shape[1]))
+    for position, weight in zip(indices.T, weights.T, strict=True):
+        mean += weight[:, np.newaxis] * labels[position]
+    return mean
 
 
 def outliers(neighbors: Neighbors) -> np.ndarray:
