@@ -30,6 +30,7 @@ Evidence = Mapping[str, np.ndarray]
 # The evidence that every task has: int64 [num_classes], the number of images that contain the class, of images in which
 # it is predicted, and of images in which it is predicted correctly.
 OCCURRING, PREDICTED, CORRECT = "occurring", "predicted", "correct"
+COMMON_EVIDENCE = (OCCURRING, PREDICTED, CORRECT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,18 @@ class BaselineComparison:
     bound: float
     passed: bool | None
     detail: str
+
+
+def not_compared(score: str, reason: str, value: float = math.nan) -> BaselineComparison:
+    """Describes why a model is not compared with a baseline.
+
+    Args:
+      score: As in `BaselineComparison`.
+      reason: A clause.
+      value: The score of the model, if it is known.
+    """
+    detail = f"is not compared: {reason}"
+    return BaselineComparison(score=score, value=value, bound=math.nan, passed=None, detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +216,8 @@ class ScoreTest:
     """Whether the mean score of a model over images is above that of a baseline.
 
     Attributes:
+      method: Name of the test.
+      images: Number of images.
       value: The mean score of the model.
       reference: That of the baseline.
       bound: The mean score that must be exceeded.
@@ -210,6 +225,8 @@ class ScoreTest:
       smallest_p_value: The p-value of a model without errors.
     """
 
+    method: str
+    images: int
     value: float
     reference: float
     bound: float
@@ -245,6 +262,8 @@ def sign_flip_test(scores: np.ndarray, baseline: np.ndarray) -> ScoreTest:
     reference = float(baseline.sum() / count)
     beatable = int(np.count_nonzero(baseline < SCORE_UNITS))
     return ScoreTest(
+        method="sign-flip test",
+        images=len(scores),
         value=float(scores.sum() / count),
         reference=reference,
         bound=reference + too_small / count,
@@ -271,6 +290,8 @@ def exchange_test(scores: np.ndarray, perfect: np.ndarray) -> ScoreTest:
     value, values, perfect_values = int(np.trace(scores)), _sums(scores, orders), _sums(perfect, orders)
     ranked = np.sort(values)[::-1]
     return ScoreTest(
+        method="permutation test",
+        images=count,
         value=value / (count * SCORE_UNITS),
         reference=float(scores.mean() / SCORE_UNITS),
         bound=float(ranked[math.floor(LEVEL * len(orders))] / (count * SCORE_UNITS)),
@@ -295,32 +316,24 @@ def _sums(scores: np.ndarray, orders: np.ndarray) -> np.ndarray:
     return np.asarray(scores[np.arange(len(scores)), orders].sum(axis=1))
 
 
-def compare_scores(
-    score: str, test: ScoreTest | None, method: str, baseline: str, images: int, incomparable: str
-) -> BaselineComparison:
+def compare_scores(score: str, test: ScoreTest, baseline: str) -> BaselineComparison:
     """Describes the result of a test on a sample of images.
 
     Args:
       score: The compared score of an image, inside a sentence.
-      test: The result; None without images.
-      method: Name of the test.
+      test: The result.
       baseline: What the model is compared with, inside a sentence.
-      images: Number of images of the sample.
-      incomparable: Why there are none, if there are none.
     """
-    if test is None:
-        reason = f"is not compared: {incomparable}"
-        return BaselineComparison(score=score, value=math.nan, bound=math.nan, passed=None, detail=reason)
     passed = decide(test.value, test.reference, test.p_value, test.smallest_p_value)
     compared = f"the {test.reference:.4f} of {baseline}"
     if passed is None:
         detail = (
-            f"is {test.value:.4f}, above {compared}; not tested, {images:,} images are too few or too similar "
+            f"is {test.value:.4f}, above {compared}; not tested, {test.images:,} images are too few or too similar "
             f"(p = {test.smallest_p_value:.2g} even without errors, level {LEVEL:g})"
         )
     else:
         detail = (
-            f"is {test.value:.4f}; it must be above {test.bound:.4f}, given {compared} ({images:,} images, {method}, "
-            f"p = {test.p_value:.2g}, level {LEVEL:g})"
+            f"is {test.value:.4f}; it must be above {test.bound:.4f}, given {compared} ({test.images:,} images, "
+            f"{test.method}, p = {test.p_value:.2g}, level {LEVEL:g})"
         )
     return BaselineComparison(score=score, value=test.value, bound=test.bound, passed=passed, detail=detail)

@@ -15,6 +15,7 @@ from trainer_module.evaluation.baselines import (
     ImageSample,
     compare_scores,
     exchange_test,
+    not_compared,
     sign_flip_test,
     to_units,
 )
@@ -152,19 +153,20 @@ _SCORE = "mean precision of the detections of an image"
 def _compare_with_constant(counts: Evidence, classes: Sequence[str]) -> BaselineComparison:
     """Compares with the constant predictor that has the highest score: one box of one class in every image."""
     baseline = counts[_CONSTANT]
+    if not len(baseline):
+        return not_compared(_SCORE, _NO_OBJECTS)
     class_id, box = counts[_BEST].tolist()
     _, _, height, width = 2.0 * CONSTANT_BOXES[box] - 1.0
     name = f"a `{classes[class_id]}` in the middle of every image, {height:g} of its height and {width:g} of its width"
-    test = sign_flip_test(np.diagonal(counts[_SCORES]), baseline) if len(baseline) else None
-    return compare_scores(_SCORE, test, "sign-flip test", name, len(baseline), _NO_OBJECTS)
+    return compare_scores(_SCORE, sign_flip_test(np.diagonal(counts[_SCORES]), baseline), name)
 
 
 def _compare_with_exchanged(counts: Evidence, classes: Sequence[str]) -> BaselineComparison:
     """Compares with the model's own detections, exchanged between the images at random."""
     scores = counts[_SCORES]
-    test = exchange_test(scores, counts[_PERFECT]) if len(scores) else None
-    name = "its detections of other images"
-    return compare_scores(_SCORE, test, "permutation test", name, len(scores), _NO_OBJECTS)
+    if not len(scores):
+        return not_compared(_SCORE, _NO_OBJECTS)
+    return compare_scores(_SCORE, exchange_test(scores, counts[_PERFECT]), "its detections of other images")
 
 
 CONSTANT_BASELINES = (

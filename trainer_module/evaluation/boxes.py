@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer_module import box_labels, features
 from trainer_module.evaluation import box_baselines, box_plots
-from trainer_module.evaluation.baselines import CORRECT, OCCURRING, PREDICTED, Evidence, ImageSample
+from trainer_module.evaluation.baselines import COMMON_EVIDENCE, Evidence, ImageSample
 from trainer_module.evaluation.box_matching import (
     AREA_RANGES,
     BACKGROUND,
@@ -42,8 +42,6 @@ _PIXEL_FRACTION = 1024.0
 _DECIMALS = 4  # of the stored curves
 # Images that are collected before they are counted.
 _MAX_PENDING = 256
-
-_PRESENCE = (OCCURRING, PREDICTED, CORRECT)
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(len(AREA_RANGES))
 _IOU_50, _IOU_75 = 0, 5
@@ -155,7 +153,7 @@ class DetectionAccumulator:
         self._confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
         self._served_threshold = math.nan
         self._errors = np.zeros((num_classes, len(ERROR_TYPES)), np.int64)
-        self._presence = np.zeros((len(_PRESENCE), num_classes), np.int64)
+        self._presence = np.zeros((len(COMMON_EVIDENCE), num_classes), np.int64)
         self._sample = ImageSample()
 
     def add(self, element: ImageCounts) -> None:
@@ -200,7 +198,7 @@ class DetectionAccumulator:
             curves=self._curves(_IOU_50),
             curves_75=self._curves(_IOU_75),
             evidence={
-                **dict(zip(_PRESENCE, self._presence.copy(), strict=True)),
+                **dict(zip(COMMON_EVIDENCE, self._presence.copy(), strict=True)),
                 **box_baselines.evidence(self._sample),
             },
         )
@@ -287,7 +285,7 @@ def _presence(outcomes: ImageOutcomes, num_classes: int) -> np.ndarray:
 
     All detections count, whatever their score: the threshold of those that are served can be changed without training.
     """
-    presence = np.zeros((len(_PRESENCE), num_classes), bool)
+    presence = np.zeros((len(COMMON_EVIDENCE), num_classes), bool)
     correct, counted = (bits & np.uint64(1) != 0 for bits in (outcomes.correct, outcomes.counted))
     presence[0, outcomes.object_ids] = presence[1, outcomes.class_ids[counted]] = True
     presence[2, outcomes.class_ids[correct]] = True

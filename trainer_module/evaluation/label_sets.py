@@ -25,6 +25,7 @@ from trainer_module.evaluation.baselines import (
     ConstantBaseline,
     Evidence,
     decide,
+    not_compared,
 )
 from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, divide, mean_over_classes
 from trainer_module.evaluation.probabilities import EPSILON, NUM_BINS, check, count_bins
@@ -556,8 +557,7 @@ def _compare(
     support, predicted, correct = (evidence[key].tolist() for key in (OCCURRING, PREDICTED, CORRECT))
     compared = [index for index, number in enumerate(support) if 0 < number < images]
     if not compared:
-        reason = "is not compared: no class has evaluated images with it and images without it"
-        return BaselineComparison(score=score, value=value, bound=math.nan, passed=None, detail=reason)
+        return not_compared(score, "no class has evaluated images with it and images without it", value)
     p_values = {index: _upper_tail(images, support[index], predicted[index], correct[index]) for index in compared}
     best = min(compared, key=lambda index: p_values[index])
     p_value = min(1.0, len(compared) * p_values[best])

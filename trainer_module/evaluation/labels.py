@@ -19,6 +19,7 @@ from trainer_module.evaluation.baselines import (
     ConstantBaseline,
     Evidence,
     decide,
+    not_compared,
     permutation_test,
 )
 from trainer_module.evaluation.confusion_matrix import (
@@ -316,8 +317,7 @@ def _compare(
     occurring = int(np.count_nonzero(counts[0]))
     value = float(counts[2] @ weights)
     if occurring < 2:
-        reason = "is not compared: the evaluated images belong to fewer than two classes"
-        return BaselineComparison(score=score, value=value, bound=math.nan, passed=None, detail=reason)
+        return not_compared(score, "the evaluated images belong to fewer than two classes", value)
     test = permutation_test(*counts, weights)
     passed = decide(value, reference, test.p_value, test.smallest_p_value)
     if passed is None:

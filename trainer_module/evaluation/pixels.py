@@ -10,22 +10,21 @@ import numpy as np
 
 from trainer_module import features
 from trainer_module.evaluation.baselines import (
-    CORRECT,
+    COMMON_EVIDENCE,
     OCCURRING,
-    PREDICTED,
     SCORE_UNITS,
     BaselineComparison,
     ConstantBaseline,
     Evidence,
     ImageSample,
     compare_scores,
+    not_compared,
     sign_flip_test,
     to_units,
 )
 from trainer_module.evaluation.confusion_matrix import ConfusionMatrix, mean_over_classes, precision_and_recall
 from trainer_module.evaluation.spec import Evaluation, Example, MetricSpec, Parameters
 
-_PER_CLASS = (OCCURRING, PREDICTED, CORRECT)
 # Evidence of n sampled images, besides what every task has, as scores of `baselines`: the mean IoU, int64 [n]; that of
 # a mask of each class, int64 [C, n]; and Cohen's kappa of images with several classes, int64 [k]. Pixels of an image
 # are not independent of each other: tests compare images.
@@ -51,7 +50,7 @@ class PixelAccumulator:
         # Of shared classes, one more column: predictions of other classes.
         columns = parameters.num_classes + (parameters.shared is not None)
         self._counts = np.zeros((parameters.num_classes, columns), np.int64)
-        self._presence = np.zeros((len(_PER_CLASS), parameters.num_classes), np.int64)
+        self._presence = np.zeros((len(COMMON_EVIDENCE), parameters.num_classes), np.int64)
         self._sample = ImageSample()
 
     def add(self, element: np.ndarray) -> None:
@@ -76,7 +75,7 @@ class PixelAccumulator:
         scores, constant, kappa = zip(*images, strict=True) if images else ((), (), ())
         return PixelSummary(
             self._counts.copy(),
-            dict(zip(_PER_CLASS, self._presence.copy(), strict=True))
+            dict(zip(COMMON_EVIDENCE, self._presence.copy(), strict=True))
             | {
                 _SCORES: np.concatenate([_NO_SCORES, *scores]),
                 _CONSTANT: np.array(constant, np.int64).reshape(len(images), len(self._counts)).T,
@@ -254,20 +253,20 @@ def _compare_with_constant(evidence: Evidence, classes: Sequence[str]) -> Baseli
     beatable = evidence[_CONSTANT] < SCORE_UNITS
     compared = np.flatnonzero(beatable.any(axis=1) & (evidence[OCCURRING] > 0)).tolist()
     if not compared:
-        return compare_scores(score, None, "", "", 0, _NO_MASKS)
+        return not_compared(score, _NO_MASKS)
     margins = {index: (scores - evidence[_CONSTANT][index])[beatable[index]].mean() for index in compared}
     closest = min(compared, key=lambda index: margins[index])
     images = beatable[closest]
     test = sign_flip_test(scores[images], evidence[_CONSTANT][closest][images])
-    name = f"a mask of `{classes[closest]}` only"
-    return compare_scores(score, test, "sign-flip test", name, int(images.sum()), _NO_MASKS)
+    return compare_scores(score, test, f"a mask of `{classes[closest]}` only")
 
 
 def _compare_with_chance(evidence: Evidence, classes: Sequence[str]) -> BaselineComparison:
     """Compares the pixel accuracy with that of guesses as frequent as the predictions, by Cohen's kappa."""
-    kappa = evidence[_KAPPA]
-    test = sign_flip_test(kappa, np.zeros_like(kappa)) if len(kappa) else None
-    return compare_scores("mean kappa of an image", test, "sign-flip test", "guesses", len(kappa), _NO_MASKS)
+    score, kappa = "mean kappa of an image", evidence[_KAPPA]
+    if not len(kappa):
+        return not_compared(score, _NO_MASKS)
+    return compare_scores(score, sign_flip_test(kappa, np.zeros_like(kappa)), "guesses")
 
 
 CONSTANT_BASELINES = (
