@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from trainer_module import backbones, features
+from trainer_module.error_text import first_line
 from trainer_module.model_input import Geometry
 
 BATCH_SIZE = 64
@@ -58,7 +60,6 @@ def from_saved_model(export_dir: str) -> Embed:
     Raises:
       NoEmbeddingError: If the folder does not contain a model with such a signature.
     """
-    from trainer_module.error_text import first_line
     from trainer_module.session_model import SessionModel
 
     try:
@@ -80,11 +81,6 @@ def embed_all(embed: Embed, encoded: Iterable[bytes]) -> np.ndarray:
 
 
 def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    for content in encoded:
-        batch.append(content)
-        if len(batch) == BATCH_SIZE:
-            yield batch
-            batch = []
-    if batch:
+    remaining = iter(encoded)
+    while batch := list(itertools.islice(remaining, BATCH_SIZE)):
         yield batch

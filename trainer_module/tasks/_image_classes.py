@@ -9,8 +9,9 @@ from pydantic import Field
 
 from trainer_module import features
 from trainer_module.image_drawing import enlarged_rgb
+from trainer_module.model_input import Size
 from trainer_module.section import Rate, TaskOptions
-from trainer_module.tasks._spec import Size, Target
+from trainer_module.tasks._spec import Target
 
 if TYPE_CHECKING:
     import keras

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trainer_module import features
 from trainer_module.evaluation.spec import Evaluation
-from trainer_module.model_input import Size as Size
+from trainer_module.model_input import Size
 from trainer_module.section import TaskOptions
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from trainer_module import box_drawing, box_labels, features
 from trainer_module.evaluation import boxes as box_evaluation
 from trainer_module.group_normalization import normalize
+from trainer_module.model_input import Size
 from trainer_module.section import Fraction, TaskOptions
 from trainer_module.tasks._spec import (
     Agreement,
@@ -21,7 +22,6 @@ from trainer_module.tasks._spec import (
     LabelStatistic,
     Objective,
     PredictionOutcomes,
-    Size,
     Target,
     TaskSpec,
 )

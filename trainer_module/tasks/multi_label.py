@@ -311,7 +311,7 @@ def _compare(
     import numpy as np
 
     probabilities, predicted = response["probabilities"], response["predicted"].astype(bool)
-    reference = np.stack(expected)[..., 0]
+    reference, decisions = np.moveaxis(np.stack(expected), -1, 0)
     difference = float(np.max(np.abs(probabilities - reference)))
     if not difference <= tolerance:  # NaN is a failure too
         detail = f"largest difference of a probability {difference:.2g}, allowed {tolerance:g}"
@@ -320,7 +320,7 @@ def _compare(
     if np.max(np.abs(response["thresholds"] - thresholds)) > 1e-6:
         return Agreement(False, "the thresholds are not those of the options")
     decided = np.abs(reference - thresholds) > tolerance
-    if (predicted != (np.stack(expected)[..., 1] > 0.0))[decided].any():
+    if (predicted != (decisions > 0.0))[decided].any():
         return Agreement(False, "the predicted classes do not follow from the probabilities and the thresholds")
     joined = [SEPARATOR.join(np.array(options.classes)[row]) for row in predicted]
     if [label.decode() for label in response["labels"]] != joined:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainer_module import features, mask_drawing, mask_labels
 from trainer_module.evaluation import pixels
+from trainer_module.model_input import Size
 from trainer_module.section import TaskOptions
 from trainer_module.tasks._spec import (
     Agreement,
@@ -20,7 +21,6 @@ from trainer_module.tasks._spec import (
     Export,
     Objective,
     PredictionOutcomes,
-    Size,
     Target,
     TaskSpec,
 )
@@ -223,10 +223,7 @@ def _signatures(
 
 
 def _compare(
-    response: Mapping[str, np.ndarray],
-    expected: Sequence[np.ndarray],
-    options: TrainerOptions,
-    tolerance: float,
+    response: Mapping[str, np.ndarray], expected: Sequence[np.ndarray], options: TrainerOptions, tolerance: float
 ) -> Agreement:
     """Compares masks.
 
@@ -239,11 +236,12 @@ def _compare(
     from trainer_module.pixel_metrics import count_pixels
 
     masks = [tf.io.decode_png(encoded).numpy()[..., 0] for encoded in response["mask_png_bytes"]]
-    for mask, own in zip(masks, expected, strict=True):
+    pairs = list(zip(masks, expected, strict=True))
+    for mask, own in pairs:
         if mask.shape != own.shape:
             return Agreement(False, f"a mask of shape {mask.shape}, expected {own.shape}")
     num_pixels = sum(mask.size for mask in masks)
-    differing = sum(int((mask != own).sum()) for mask, own in zip(masks, expected, strict=True)) / num_pixels
+    differing = sum(int((mask != own).sum()) for mask, own in pairs) / num_pixels
     if differing > tolerance:
         return Agreement(False, f"{differing:.2g} of the pixels differ, allowed {tolerance:g}", differing)
     for mask, counts in zip(masks, response["class_pixels"], strict=True):
