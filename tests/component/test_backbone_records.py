@@ -18,16 +18,6 @@ from trainer_module.backbones import (
 )
 
 
-@pytest.fixture(scope="module", params=backbones.names())
-def name(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def record(name):
-    return backbones.get(name)
-
-
 def size_for(record):
     """The smallest multiple of 32 that the backbone takes."""
     return -(-record.smallest_image // 32) * 32
@@ -123,8 +113,9 @@ CHECKS = (check_maps, check_preprocessing, check_classifier)
 # --- Every backbone ---------------------------------------------------------------------------------------------
 
 
-def test_every_set_of_weights_is_described(record):
-    check_weights(record)
+@pytest.mark.parametrize("name", backbones.names())
+def test_every_set_of_weights_is_described(name):
+    check_weights(backbones.get(name))
 
 
 @pytest.mark.parametrize("check", CHECKS)

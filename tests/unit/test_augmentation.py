@@ -173,7 +173,7 @@ def test_colours_stay_in_range(images):
     assert result.min() == 0.0 and result.max() == 255.0
 
 
-# --- Erasing ----------------------------------------------------------------------------------------------------
+# --- Quality ----------------------------------------------------------------------------------------------------
 
 
 QUALITY = {"jpeg_quality": 20, "blur": 1.5, "noise": 0.1}
@@ -223,15 +223,16 @@ def test_reduced_quality_is_the_same_eagerly_and_in_tf_data(rng, channels):
 
 
 def test_masks_do_not_lose_quality(rng):
-    images, masks = (
-        rng.uniform(0, 255, (4, 16, 16, 3)).astype(np.float32),
-        rng.integers(0, 5, (4, 16, 16)).astype(np.uint8),
-    )
+    images = rng.uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    masks = rng.integers(0, 5, (4, 16, 16)).astype(np.uint8)
     result, same = augmentation.augment_images_and_masks(
         tf.constant(images), tf.constant(masks), AugmentationOptions(**QUALITY), tf.constant(SEED)
     )
     np.testing.assert_array_equal(same, masks)
     np.testing.assert_array_equal(result, changed(images, **QUALITY))
+
+
+# --- Erasing ----------------------------------------------------------------------------------------------------
 
 
 def test_erasing_fills_a_rectangle_within_its_range():
