@@ -79,7 +79,7 @@ class Backbone:
         """
         source = self.weights_for(image_size).source
         if isinstance(source, Directory):
-            source.check(weights)
+            source.locate(weights)
         elif weights == IMAGENET and isinstance(source, Download):
             source.check()
         elif weights == IMAGENET:
@@ -92,7 +92,7 @@ class Backbone:
 
         Args:
           image_size: Side of the images, or height and width, pixels; at least `smallest_image`.
-          weights: "imagenet", "none" (random) or the path of a weights file, for a SavedModel of its directory.
+          weights: "imagenet", "none" (random) or the path of a weights file; for a SavedModel its directory or handle.
 
         Returns:
           Model from float32 pixels [N, h, w, 3], red first, range [0, 255], to the last feature map

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from trainer_module.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, Download, Standardization, Weights
 
-SMALLEST = "efficientnet_b0"
-
 
 def efficientnet(
     *, variant: int, image_size: int, feature_channels: int, digest: str, published_top1: float
@@ -37,5 +35,5 @@ def efficientnet(
         has_preprocessing=True,
         feature_channels=feature_channels,
         weights=(weights,),
-        larger_form_of=SMALLEST if variant else None,
+        larger_form_of="efficientnet_b0" if variant else None,
     )

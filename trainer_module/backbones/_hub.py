@@ -82,12 +82,12 @@ def _download(source: _Source) -> None:
     """Unpacks next to the directory first, so that an interrupted download leaves no part of a model in it."""
     source.directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=source.directory.parent) as partial:
+        model = Path(partial, "model")
         with (
             urllib.request.urlopen(source.url, timeout=_TIMEOUT_S) as response,
             tarfile.open(fileobj=response, mode="r|gz") as archive,
         ):
-            archive.extractall(partial, filter="data")
-        if not (Path(partial) / MODEL_FILE).is_file():
+            archive.extractall(model, filter="data")
+        if not (model / MODEL_FILE).is_file():
             raise OSError(f"the archive contains no {MODEL_FILE}")
-        Path(partial).rename(source.directory)
-        Path(partial).mkdir()  # its end removes it
+        model.rename(source.directory)

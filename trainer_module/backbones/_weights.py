@@ -143,16 +143,16 @@ class PythonPackage:
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory of the user that contains the network together with its weights.
+    """A directory that contains the network together with its weights; the user names it, or the handle of a download.
 
     Attributes:
       catalogue: Web page that offers such directories.
-      check: Raises MissingWeightsError if the directory does not contain such a network.
-      read: Builds the feature map [N, h, w, c] from preprocessed pixels [N, s, s, 3] and the directory.
+      locate: Returns the directory; raises MissingWeightsError if it does not contain such a network.
+      read: Builds the feature map [N, h, w, c] from the name of the directory and preprocessed pixels [N, h, w, 3].
     """
 
     catalogue: str
-    check: Callable[[str], None]
+    locate: Callable[[str], Path]
     read: Callable[[str, keras.KerasTensor], keras.KerasTensor]
 
 

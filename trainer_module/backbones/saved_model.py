@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 _CATALOGUE = "https://www.kaggle.com/models"
 
 
-def _check(weights: str) -> None:
-    """Checks that a directory contains a SavedModel, or downloads that of a handle.
+def _locate(weights: str) -> Path:
+    """Returns a directory that contains a SavedModel; downloads that of a handle.
 
     Raises:
-      MissingWeightsError: If it does not, or the download fails.
+      MissingWeightsError: If it does not contain one, or the download fails.
     """
-    _locate(weights)
-
-
-def _locate(weights: str) -> Path:
     path = _hub.directory(weights) if _hub.is_handle(weights) else Path(weights).expanduser()
     if not (path / _hub.MODEL_FILE).is_file():
         raise MissingWeightsError(
@@ -67,7 +63,7 @@ BACKBONE = Backbone(
     skip_strides=(),
     weights=(
         Weights(
-            source=Directory(_CATALOGUE, check=_check, read=_read),
+            source=Directory(_CATALOGUE, locate=_locate, read=_read),
             image_size=None,
             preprocessing=Scaling(1 / 255),
             published_input=(0.0, 1.0),  # the convention of these collections
