@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ class LogReader:
         with contextlib.closing(self._feedback()) as feedback:
             for path in published(self._prefix, TFRECORD):
                 with _open(path) as file:
-                    if file is None or path.stat().st_mtime + 1 < self._since:
+                    if file is None or os.fstat(file.fileno()).st_mtime + 1 < self._since:
                         continue
                     for record in _joined(self._requests(file)):
                         if self._since <= record.time < self._until:
