@@ -21,7 +21,7 @@ from serving.local_server import monitoring
 from serving.local_server.protos import inference_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 from serving.request_log import request_ids
 from serving.request_log.background import BackgroundLog
-from serving.request_log.content import KINDS, Fill, parts
+from serving.request_log.content import KINDS, Fill, parts, spec_of
 from serving.request_log.files import MIRROR, RotatingFiles
 from serving.request_log.options import Rotation
 from serving.request_log.reader import outputs_of
@@ -160,6 +160,5 @@ def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict
 
 
 def _version(response: Any) -> int | None:
-    results = getattr(response, "results", None)
-    spec = results[0].model_spec if results else response.model_spec
+    spec = spec_of(response)
     return spec.version.value if spec.HasField("version") else None

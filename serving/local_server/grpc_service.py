@@ -32,7 +32,7 @@ from serving.local_server.protos import (
 )
 from serving.local_server.request_logging import LoggedCall, RequestLogs, num_bytes
 from serving.local_server.servable import Servable
-from serving.request_log.content import FILLERS
+from serving.request_log.content import filler
 from serving.request_log.request_ids import REQUEST_ID_KEY
 
 
@@ -124,7 +124,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 else:
                     result_messages.fill_regressions(added.regression_result, result)
             if call:
-                call.done(request.ByteSize, FILLERS["MultiInference"](request, response))
+                call.done(request.ByteSize, filler("MultiInference", request, response))
             return response
 
         return self._counted(context, "MultiInference", name, respond)
@@ -159,7 +159,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 size = fill(servable, spec.signature_name)
             response.model_spec.CopyFrom(result_messages.model_spec(servable, spec.signature_name))
             if call:
-                call.done(size, FILLERS[api](request, response))
+                call.done(size, filler(api, request, response))
             return response
 
         return self._counted(context, api, request.model_spec.name, respond)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from serving import tfrecord
 from serving.local_server import dtypes, tensors
-from serving.local_server.protos import example_pb2, predict_pb2, prediction_log_pb2
+from serving.local_server.protos import example_pb2, model_pb2, predict_pb2, prediction_log_pb2
 from serving.request_log.options import Content
 from trainer_module import features
 
@@ -57,20 +57,15 @@ def parts_of(log: prediction_log_pb2.PredictionLog, kind: str) -> tuple[Any, Any
     return value.request, value.response
 
 
-def _filler(kind: str) -> Callable[[Any, Any], Fill]:
-    def with_messages(request: Any, response: Any) -> Fill:
-        def fill(log: prediction_log_pb2.PredictionLog) -> None:
-            first, second = parts_of(log, kind)
-            first.CopyFrom(request)
-            second.CopyFrom(response)
+def filler(api: str, request: Any, response: Any) -> Fill:
+    """Returns what writes the messages of a call into a PredictionLog."""
 
-        return fill
+    def fill(log: prediction_log_pb2.PredictionLog) -> None:
+        first, second = parts_of(log, KINDS[api])
+        first.CopyFrom(request)
+        second.CopyFrom(response)
 
-    return with_messages
-
-
-# API → (request, response) → what writes both into a PredictionLog.
-FILLERS = {api: _filler(kind) for api, kind in KINDS.items()}
+    return fill
 
 
 def to_log(exchange: Exchange) -> prediction_log_pb2.PredictionLog:
@@ -114,8 +109,7 @@ def images_of(log: prediction_log_pb2.PredictionLog) -> list[bytes] | None:
     if isinstance(request, predict_pb2.PredictRequest):
         return _images_of_tensors(request)
     kind = request.input.WhichOneof("kind")
-    images = [_image_of_example(example) for example in getattr(request.input, kind).examples] if kind else []
-    return [image for image in images if image is not None] if images and None not in images else None
+    return _images_of_examples(getattr(request.input, kind).examples) if kind else None
 
 
 def _images_of_tensors(request: predict_pb2.PredictRequest) -> list[bytes] | None:
@@ -129,18 +123,27 @@ def _images_of_tensors(request: predict_pb2.PredictRequest) -> list[bytes] | Non
     if alias == IMAGE_BYTES:
         return values
     try:
-        images = [_image_of_example(example_pb2.Example.FromString(value)) for value in values]
+        return _images_of_examples([example_pb2.Example.FromString(value) for value in values])
     except DecodeError:
         return None
-    return [image for image in images if image is not None] if None not in images else None
 
 
-def _image_of_example(example: example_pb2.Example) -> bytes | None:
-    feature = example.features.feature
-    values: Sequence[bytes] = (
-        feature[features.IMAGE_ENCODED].bytes_list.value if features.IMAGE_ENCODED in feature else []
-    )
-    return values[0] if len(values) == 1 else None
+def _images_of_examples(examples: Iterable[example_pb2.Example]) -> list[bytes] | None:
+    """Returns the image of every example; None if there is no example, or one does not contain one image."""
+    images: list[bytes] = []
+    for example in examples:
+        feature = example.features.feature
+        values = feature[features.IMAGE_ENCODED].bytes_list.value if features.IMAGE_ENCODED in feature else []
+        if len(values) != 1:
+            return None
+        images.append(values[0])
+    return images or None
+
+
+def spec_of(response: Any) -> model_pb2.ModelSpec:
+    """Returns the name, version and signature that responded."""
+    results = getattr(response, "results", None)  # of MultiInference, all of one model
+    return results[0].model_spec if results else response.model_spec
 
 
 def _remove_images(log: prediction_log_pb2.PredictionLog) -> None:
@@ -157,8 +160,7 @@ def _remove_images(log: prediction_log_pb2.PredictionLog) -> None:
 def _fill_metadata(log: prediction_log_pb2.PredictionLog, exchange: Exchange) -> None:
     _, response = parts(log)
     metadata = log.log_metadata
-    results = getattr(response, "results", None)  # of MultiInference, all of one model
-    metadata.model_spec.CopyFrom(results[0].model_spec if results else response.model_spec)
+    metadata.model_spec.CopyFrom(spec_of(response))
     metadata.sampling_config.sampling_rate = exchange.sampling_rate
     metadata.saved_model_tags.append("serve")
     metadata.timestamp_secs = int(exchange.time_s)
