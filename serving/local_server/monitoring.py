@@ -119,7 +119,7 @@ def count_logged(model_name: str, status: str) -> None:
 
 
 def count_log(kind: str, number: int) -> None:
-    """Counts bytes and errors of the request logs; see `request_log.background.Counts`."""
+    """Counts bytes and errors of the request logs; see `request_log.background.Count`."""
     if kind == "bytes":
         REQUEST_LOG_BYTES.inc(number)
     elif kind == "errors":

@@ -20,25 +20,9 @@ _log = logging.getLogger(LOGGER)
 _RECOVERY_S = 60.0
 
 Encode = Callable[[], bytes]
-# (name of a field of `Counts`, number)
+# (what, number): `logged` records, `dropped` ones because the queue was full, written `bytes` with their framing, and
+# `errors`: failed attempts to write, and records that could not be encoded.
 Count = Callable[[str, int], None]
-
-
-@dataclass
-class Counts:
-    """What happened to the records of a log since the start.
-
-    Attributes:
-      logged: Written.
-      dropped: Not written, because the queue was full.
-      bytes: Written, with their framing.
-      errors: Failed attempts to write, and records that could not be encoded.
-    """
-
-    logged: int = 0
-    dropped: int = 0
-    bytes: int = 0
-    errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,11 +70,7 @@ class _Disk:
 
 
 class BackgroundLog:
-    """Writes records in the order of their arrival; threads can share it.
-
-    Attributes:
-      counts: What happened since the start.
-    """
+    """Writes records in the order of their arrival; threads can share it."""
 
     def __init__(
         self,
@@ -106,12 +86,11 @@ class BackgroundLog:
         Args:
           name: For messages.
           files: Where the records go.
-          count: Called for every change of the counts.
+          count: Counts what happens to the records.
           max_records: How many records wait at most.
           max_bytes: How large they are at most, together.
         """
-        self.counts, self._on_count = Counts(), count
-        self._files, self._max_records, self._max_bytes = files, max_records, max_bytes
+        self._count, self._files, self._max_records, self._max_bytes = count, files, max_records, max_bytes
         self._disk = _Disk(name)
         self._queue: deque[_Entry] = deque()
         self._queued_bytes = self._pending = 0
@@ -202,10 +181,6 @@ class BackgroundLog:
             self._changed.notify_all()
         for entry, record in zip(entries, encoded, strict=True):
             entry.listener(written and bool(record))
-
-    def _count(self, name: str, number: int) -> None:
-        setattr(self.counts, name, getattr(self.counts, name) + number)
-        self._on_count(name, number)
 
     def _encoded(self, entry: _Entry) -> bytes:
         try:
