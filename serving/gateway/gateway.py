@@ -15,7 +15,7 @@ from serving.gateway.recorder import Recorder
 from serving.gateway.rest_messages import ModelMetadata
 from serving.gateway.rest_proxy import RestProxy
 from serving.local_server.connections import ConnectionServer, Limits
-from serving.local_server.server import ServerStartError, bind
+from serving.local_server.server import bind_grpc, bind_rest
 from serving.request_log.options import LogOptions
 
 # In flight at once; further calls wait.
@@ -65,20 +65,13 @@ class Gateway:
         Raises:
           ServerStartError: If a port is in use.
         """
-        self._listener = bind(options.host, options.rest_port) if options.rest_target else None
-        self.rest_port = int(self._listener.getsockname()[1]) if self._listener else 0
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway"),
             options=[("grpc.so_reuseport", 0), *_UNLIMITED],
         )
-        try:
-            self.port = self._server.add_insecure_port(f"{options.host}:{options.port}")
-        except RuntimeError:
-            if self._listener:
-                self._listener.close()
-            raise ServerStartError(
-                f"Port {options.port} on {options.host} is in use. Choose another with --port."
-            ) from None
+        self.port = bind_grpc(self._server, options.host, options.port)
+        self._listener = bind_rest(options.host, options.rest_port) if options.rest_target else None
+        self.rest_port = int(self._listener.getsockname()[1]) if self._listener else 0
         self._channel = grpc.insecure_channel(options.target, options=_UNLIMITED)
         prefix, rotation = Path(options.log.prefix), options.log.rotation
         mirror = Mirror(options.mirror, prefix, rotation) if options.mirror else None

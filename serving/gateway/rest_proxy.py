@@ -128,16 +128,13 @@ class RestProxy:
             body = b"".join([part async for part in response.aiter_raw()])
         finally:
             await response.aclose()
-        kept = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_CONNECTION]
+        content_type = response.headers.pop("content-type", "application/octet-stream")
         if match:
-            kept = [(name, value) for name, value in kept if name != REQUEST_ID_KEY]
-            kept.append((REQUEST_ID_KEY, request_id))
+            response.headers[REQUEST_ID_KEY] = request_id
             if response.status_code == 200:
                 self._record(request, match, body, request_id)
-        content_type = response.headers.get("content-type", "application/octet-stream")
-        return Response(
-            response.status_code, body, content_type, [(name, value) for name, value in kept if name != "content-type"]
-        )
+        kept = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_CONNECTION]
+        return Response(response.status_code, body, content_type, kept)
 
     def _record(self, request: Request, match: re.Match[str], body: bytes, request_id: str) -> None:
         content, limit = request.body, self._max_request_bytes

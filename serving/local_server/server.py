@@ -23,7 +23,7 @@ from serving.local_server.reflection import ReflectionService
 from serving.local_server.request_logging import RequestLogs
 from serving.local_server.rest import RestApp
 from serving.local_server.servable import SessionRunner
-from serving.local_server.server_options import ServerOptions
+from serving.local_server.server_options import ServerOptions, TlsOptions
 
 if TYPE_CHECKING:
     from serving.local_server.health import HealthService
@@ -92,7 +92,7 @@ class LocalServer:
         self.request_logs = RequestLogs(self.source, options.request_log)
         self._grpc, self.grpc_port = self._bind_grpc(host, port)
         self._app = RestApp(self.source, self.request_logs, options)
-        self._socket = bind(host, rest_api_port) if rest_api_port is not None else None
+        self._socket = bind_rest(host, rest_api_port) if rest_api_port is not None else None
         self.rest_port = int(self._socket.getsockname()[1]) if self._socket else 0
         self._rest = ConnectionServer(self._app, Limits(options.max_request_bytes, request_s=options.rest_timeout_s))
         self._threads = []
@@ -197,20 +197,7 @@ class LocalServer:
         if options.profiler_service:
             ProfilerService(server)
         self._reflection = ReflectionService(server, services)
-        bound = 0
-        try:
-            if port is not None:
-                address = f"{host}:{port}"
-                if options.tls:
-                    tls = options.tls
-                    credentials = grpc.ssl_server_credentials(
-                        [(tls.key, tls.certificate)], tls.client_authorities or None, tls.client_verify
-                    )
-                    bound = server.add_secure_port(address, credentials)
-                else:
-                    bound = server.add_insecure_port(address)
-        except RuntimeError:
-            raise ServerStartError(f"Port {port} on {host} is in use. Choose another with --port.") from None
+        bound = 0 if port is None else bind_grpc(server, host, port, options.tls)
         try:
             if options.grpc_socket_path:
                 server.add_insecure_port(f"unix:{options.grpc_socket_path}")
@@ -232,7 +219,28 @@ class LocalServer:
                 logging.error("Ignored the changed %s: %s: %s", path, error.code, error.message)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_grpc(server: grpc.Server, host: str, port: int, tls: TlsOptions | None = None) -> int:
+    """Binds a port of gRPC; 0 selects a free one.
+
+    Returns:
+      The bound port.
+
+    Raises:
+      ServerStartError: If it is in use.
+    """
+    address = f"{host}:{port}"
+    try:
+        if tls is None:
+            return int(server.add_insecure_port(address))
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)], tls.client_authorities or None, tls.client_verify
+        )
+        return int(server.add_secure_port(address, credentials))
+    except RuntimeError:
+        raise ServerStartError(f"Port {port} on {host} is in use. Choose another with --port.") from None
+
+
+def bind_rest(host: str, port: int) -> socket.socket:
     """Binds a port of REST; 0 selects a free one.
 
     Raises:
