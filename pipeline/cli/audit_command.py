@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, escape, print_line, stop, wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import JsonOption, OverridesOption, load_config
+from pipeline.cli.options import JsonOption, OverridesOption, check_output, load_config
 
 if TYPE_CHECKING:
     from components.data_audit.artifact import Audit
@@ -39,18 +40,12 @@ def audit(
     Changes nothing. Write an action (relabel, drop, keep) into the rows that you have reviewed, in one more column
     `action`, and set data.corrections to the table.
     """
-    import os
-
     from pipeline.execution.log import redirected_output
 
-    stderr = Console(stderr=True)
-    if output.suffix.lower() != ".csv":
-        stop(stderr, BAD_USAGE, f"--output: {output} must end with .csv.")
-    if not output.parent.is_dir():
-        stop(stderr, BAD_USAGE, f"--output: folder {output.parent} does not exist. Create it first.")
+    check_output(output, ".csv")
     if output.absolute().is_relative_to(Path(data).absolute()):
         stop(
-            stderr,
+            Console(stderr=True),
             BAD_USAGE,
             f"--output: {output} is in the data folder, where a table is read as labels. Write it elsewhere.",
         )
@@ -65,9 +60,7 @@ def audit(
             embed, source = dataset_audit.embedder(config, model_dir)
             unusable: list[str] = []
             with console.status(f"reading {len(prepared.entries):,} files"):
-                result = dataset_audit.run(
-                    config, prepared, embed, source, lambda file: unusable.append(f"{file.path}: {file.reason}")
-                )
+                result = dataset_audit.run(config, prepared, embed, source, unusable.append)
             output.write_text(to_csv(result.suspects), encoding="utf-8")
             for reason in unusable[:_SHOWN]:
                 print_line(console, f"[yellow]skipped:[/yellow] {escape(reason)}")

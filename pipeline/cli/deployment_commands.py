@@ -10,7 +10,15 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, print_line, stop
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import AdoptOption, ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+from pipeline.cli.options import (
+    AdoptOption,
+    ConfigArgument,
+    DataOption,
+    JsonOption,
+    OverridesOption,
+    check_output,
+    load_config,
+)
 
 if TYPE_CHECKING:
     from pipeline.config.sections import PipelineConfig
@@ -44,8 +52,7 @@ def compile_(
 
     Lists the images on this machine, since the DAG depends on their classes; pods read them from kubeflow.data_path.
     """
-    if output.suffix not in (".yaml", ".yml"):
-        stop(Console(stderr=True), BAD_USAGE, f"--output: {output} must end with .yaml.")
+    check_output(output, ".yaml", ".yml")
     # The compiled files start no run: no dataset is recorded, and any is accepted.
     loaded, documents, _ = _compiled(config, data, overrides, adopt=True)
     with one_message(lambda: output):

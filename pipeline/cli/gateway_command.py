@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, stop, wide_console
-from pipeline.cli.options import with_options
+from pipeline.cli.options import HostOption, PortOption, RestPortOption, with_options
 from pipeline.cli.request_log_options import RequestLogOptions
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class GatewayCommandOptions:
     rest_target: Annotated[
         str | None, typer.Option(metavar="URL", help="REST of the model server; default: no REST.", show_default=False)
     ] = None
-    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 9500
-    rest_api_port: Annotated[int, typer.Option(min=0, max=65535, help="REST port; 0 takes a free one.")] = 9501
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: PortOption = 9500
+    rest_api_port: RestPortOption = 9501
+    host: HostOption = "127.0.0.1"
     max_request_mb: Annotated[int, typer.Option(min=1, max=2047, help="Largest REST request, MiB.")] = 64
     mirror: Annotated[
         str | None,

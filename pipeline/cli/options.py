@@ -6,12 +6,13 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import escape, print_line
+from pipeline.cli.console import BAD_USAGE, escape, print_line, stop
 
 if typing.TYPE_CHECKING:
     from pipeline.config.sections import PipelineConfig
@@ -26,6 +27,11 @@ OverridesOption = Annotated[
 ]
 AdoptOption = Annotated[bool, typer.Option("--adopt", help="Continue the pipeline of this name with another dataset.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+# Of the commands that listen.
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")]
+RestPortOption = Annotated[int, typer.Option(min=0, max=65535, help="REST port; 0 takes a free one.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
 def load_config(
@@ -44,6 +50,15 @@ def load_config(
         print_line(stderr, f"[yellow]warning:[/yellow] {escape(message)}")
 
     return loading.load(config, data=data, overrides=overrides or (), needs_data=needs_data, warn=warn)
+
+
+def check_output(output: Path, *suffixes: str) -> None:
+    """Ends the command, before it does any work, if `--output` cannot be a file with one of these suffixes."""
+    stderr = Console(stderr=True)
+    if output.suffix.lower() not in suffixes:
+        stop(stderr, BAD_USAGE, f"--output: {output} must end with {suffixes[0]}.")
+    if not output.parent.is_dir():
+        stop(stderr, BAD_USAGE, f"--output: folder {output.parent} does not exist. Create it first.")
 
 
 def with_options(options: type[Any], parameter: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

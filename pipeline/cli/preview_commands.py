@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import BAD_USAGE, escape, print_line, stop, wide_console
+from pipeline.cli.console import escape, print_line, wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
+from pipeline.cli.options import ConfigArgument, DataOption, JsonOption, OverridesOption, check_output, load_config
 
 
 def augment(
@@ -26,11 +26,7 @@ def augment(
     from pipeline.execution import local_run, log
     from pipeline.preview import contact_sheet
 
-    stderr = Console(stderr=True)
-    if output.suffix.lower() != ".png":
-        stop(stderr, BAD_USAGE, f"--output: {output} must end with .png.")
-    if not output.parent.is_dir():
-        stop(stderr, BAD_USAGE, f"--output: folder {output.parent} does not exist. Create it first.")
+    check_output(output, ".png")
     unusable: list[str] = []
     with one_message(lambda: output):
         loaded = load_config(config, data, overrides)
@@ -38,6 +34,7 @@ def augment(
         with log.redirected_output(Path(os.devnull)):
             sheet, count = contact_sheet.make(loaded, dataset, num, unusable.append)
         sheet.save(output, "PNG")
+    stderr = Console(stderr=True)
     for reason in unusable:
         print_line(stderr, f"[yellow]skipped:[/yellow] {escape(reason)}")
     print(f"{output}: {count} images, {contact_sheet.SAMPLES} samples of each")

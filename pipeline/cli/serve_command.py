@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, stop, wide_console
-from pipeline.cli.options import with_options
+from pipeline.cli.options import HostOption, PortOption, RestPortOption, with_options
 from pipeline.cli.request_log_options import RequestLogOptions
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class ServeOptions:
     model_config_file: Annotated[
         Path | None, typer.Option(help="Several models: TF Serving's ModelServerConfig as text.", show_default=False)
     ] = None
-    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 8500
-    rest_api_port: Annotated[int, typer.Option(min=0, max=65535, help="REST port; 0 takes a free one.")] = 8501
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: PortOption = 8500
+    rest_api_port: RestPortOption = 8501
+    host: HostOption = "127.0.0.1"
     enable_batching: Annotated[
         bool, typer.Option("--enable-batching", help="Run requests of several clients together.")
     ] = False

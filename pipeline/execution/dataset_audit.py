@@ -11,7 +11,7 @@ from components.data_audit.images import AuditedImages, LabelledImage
 from components.image_example_gen import corrections, image_file, labels, layouts, raw_examples
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import UnusableImageError
-from components.image_example_gen.layouts import Candidate, RefusedFile
+from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
@@ -66,7 +66,7 @@ def run(
     dataset: Dataset,
     embed: Embed,
     source: str,
-    on_unusable: Callable[[RefusedFile], None] = lambda file: None,
+    on_unusable: Callable[[str], None],
 ) -> Audit:
     """Audits all usable images of a dataset.
 
@@ -75,7 +75,7 @@ def run(
       dataset: The inspected dataset.
       embed: Computes embeddings.
       source: What they come from, in words.
-      on_unusable: Called for every file that is not an image, or whose label does not fit.
+      on_unusable: Called with the path of every file that is not an image, or whose label does not fit, and the reason.
 
     Raises:
       DamagedContainerError: If a file of many examples is damaged.
@@ -101,7 +101,7 @@ def run(
 
 
 def _read(
-    dataset: Dataset, options: ExampleGenOptions, on_unusable: Callable[[RefusedFile], None]
+    dataset: Dataset, options: ExampleGenOptions, on_unusable: Callable[[str], None]
 ) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     """Yields usable images: the file name, the file as the decoder reads it, and the class names."""
     waiting: collections.deque[Candidate] = collections.deque()
@@ -118,7 +118,7 @@ def _read(
                 raise examined.result
             label = raw_examples.check_label(candidate.label, examined.result, options).label
         except UnusableImageError as error:
-            on_unusable(RefusedFile(candidate.filename, str(error)))
+            on_unusable(f"{candidate.filename}: {error}")
             continue
         names = label.get(features.MASK_CLASSES) or labels.class_names(label.items())
         yield candidate.filename, examined.encoded, tuple(dict.fromkeys(map(str, names)))
