@@ -73,13 +73,12 @@ def _check_nodes(from_node: str | None, to_node: str | None, config: PipelineCon
     from pipeline.config.messages import ConfigError
     from pipeline.nodes import DATA_AUDIT, NODE_IDS, TUNER
 
-    optional = {TUNER: ("tuner", config.tuner.enabled), DATA_AUDIT: ("audit", config.audit.enabled)}
+    optional = {TUNER: "tuner", DATA_AUDIT: "audit"}
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."
             raise ConfigError(f"{option}: unknown node `{node}`{suggestion}")
-        section, enabled = optional.get(node or "", ("", True))
-        if not enabled:
-            raise ConfigError(f"{option}: {node} is disabled; --set {section}.enabled=true adds it.")
+        if node in optional and not getattr(config, optional[node]).enabled:
+            raise ConfigError(f"{option}: {node} is disabled; --set {optional[node]}.enabled=true adds it.")
     if from_node and to_node and NODE_IDS.index(from_node) > NODE_IDS.index(to_node):
         raise ConfigError(f"--from {from_node} is after --to {to_node}: no node would run.")
