@@ -51,7 +51,7 @@ def check(config: PipelineConfig) -> None:
 
 
 def _engine_errors(config: PipelineConfig) -> list[str]:
-    """What prevents an engine's workers from reading the files of the pods, and pods from reaching the engine."""
+    """Returns why an engine's workers could not read the files of the pods, or pods could not reach the engine."""
     runner, artifacts = config.beam.runner, config.pipeline.artifacts
     errors = []
     if artifacts is not None and is_remote(artifacts) and not artifacts.startswith("gs://"):

@@ -232,7 +232,7 @@ def _check_sizes(documents: Documents, config: PipelineConfig) -> None:
     """Rejects a pipeline that Kubernetes cannot store or start: only settings of the user can be that large."""
     advice = f"Shorten or remove the largest settings: {', '.join(_largest_settings(config))}."
     for node, task in documents.spec["components"][TFX_DAG_NAME]["dag"]["tasks"].items():
-        size = len(json.dumps(task.get("inputs", {}), ensure_ascii=False).encode())
+        size = _num_bytes(task.get("inputs", {}))
         if size > _MAX_PARAMETER_BYTES:
             raise ConfigError(
                 f"{node} has {size:,} bytes of parameters, and a container accepts {_MAX_PARAMETER_BYTES:,}. {advice}"
@@ -247,11 +247,16 @@ def _check_sizes(documents: Documents, config: PipelineConfig) -> None:
 
 def _largest_settings(config: PipelineConfig) -> list[str]:
     sizes = {
-        f"{section}.{key} ({len(json.dumps(value, ensure_ascii=False).encode()):,} bytes)": len(json.dumps(value))
+        f"{section}.{key}": _num_bytes(value)
         for section, values in config.model_dump(mode="json", exclude_defaults=True).items()
         for key, value in values.items()
     }
-    return sorted(sizes, key=sizes.__getitem__, reverse=True)[:_NUM_NAMED_SETTINGS]
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_NUM_NAMED_SETTINGS]
+    return [f"{name} ({sizes[name]:,} bytes)" for name in largest]
+
+
+def _num_bytes(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 # --- The platform spec ------------------------------------------------------------------------------------------

@@ -162,10 +162,9 @@ def local_path(uri: str, root: Path, artifacts: str | None = None) -> str:
       UnknownStoreError: If KFP's launcher does not support the store.
     """
     for scheme, folder in _MOUNTS.items():
-        if uri.startswith(scheme) and artifacts:
-            return locations.join(artifacts, uri.removeprefix(scheme))
         if uri.startswith(scheme):
-            return str(root / folder / uri.removeprefix(scheme))
+            path = uri.removeprefix(scheme)
+            return locations.join(artifacts, path) if artifacts else str(root / folder / path)
     raise UnknownStoreError(f"{uri} is not a URI of {', '.join(_MOUNTS)}. Set kubeflow.pipeline_root to one of these.")
 
 
