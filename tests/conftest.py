@@ -285,6 +285,22 @@ def running_server() -> Callable[..., AbstractContextManager[Any]]:
 
 
 @pytest.fixture(scope="session")
+def both_clients() -> Callable[..., AbstractContextManager[Any]]:
+    """Connects the clients of gRPC and of REST to a model of a running server within a `with` block."""
+    from serving.client import GrpcClient, RestClient
+
+    @contextmanager
+    def connect(server: Any, model: str) -> Iterator[tuple[GrpcClient, RestClient]]:
+        with (
+            GrpcClient(f"127.0.0.1:{server.grpc_port}", model) as by_grpc,
+            RestClient(f"http://127.0.0.1:{server.rest_port}", model) as by_rest,
+        ):
+            yield by_grpc, by_rest
+
+    return connect
+
+
+@pytest.fixture(scope="session")
 def small_backbones() -> Callable[[], Any]:
     """A context in which every backbone has five small convolutions, which compile quickly."""
     import types

@@ -36,9 +36,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+from PIL import Image
 
 DAG = "tfx-dag"
 LOGS = "executor-logs"  # which the launcher writes
@@ -429,6 +431,60 @@ def as_go_writes(value: Any) -> Any:
         return value
     number = float(value)
     return int(decimal.Decimal(repr(number))) if number.is_integer() and abs(number) < 1e21 else number
+
+
+# --- A run that takes seconds -----------------------------------------------------------------------------------
+
+COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
+SMALL_RUN = (
+    "pipeline.name=days",
+    "transform.image_size=16",
+    "data.splits.by=class",
+    "model.blocks=[[4], [8]]",
+    "training.epochs=1",
+    "training.batch_size=8",
+    "evaluation.thresholds={accuracy=0.0}",
+    # One epoch is not enough to beat them.
+    "evaluation.disabled_rules=['beats_constant','beats_chance','classes_predicted','classes_correct']",
+    "grad_cam.most_confident_right=1",
+    "grad_cam.faithfulness=false",
+)
+
+
+def write_images(folder: Path, *, brightness: float = 1.0) -> None:
+    """Writes 16 noisy images of each of three classes."""
+    random = np.random.default_rng(3)
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(16):
+            pixels = np.array(color) * brightness + random.normal(0, 30, (12, 12, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{index}.png")
+
+
+def install(folder: Path, volume: Path, data: str, *overrides: str, scheme: str = "minio") -> Harness:
+    """Compiles a small run for pods that mount a volume; its nodes run in this process.
+
+    Args:
+      folder: Keeps the store.
+      volume: Is mounted at its own path.
+      data: Images on the volume.
+      overrides: More settings.
+      scheme: That of the store's URIs.
+    """
+    from pipeline.config import loading
+    from pipeline.execution import dataset
+    from pipeline.kubeflow import compiler
+
+    cluster = (
+        f"pipeline.root={folder / 'here'}",
+        "kubeflow.image=registry.example/tfx-vision:1",
+        f"kubeflow.volumes=[{{claim='images', mount_path='{volume}'}}]",
+        f"kubeflow.data_path={data}",
+        f"kubeflow.work_path={volume}/work",
+    )
+    loaded = loading.load("images", data=data, overrides=[*cluster, *SMALL_RUN, *overrides])
+    documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded)).as_yaml()
+    return Harness(documents, folder, scheme=scheme, container=this_process)
 
 
 # --- Containers -------------------------------------------------------------------------------------------------

@@ -124,14 +124,11 @@ def test_clients_use_it_like_a_server(gateway, tiny_model, tmp_path):
         assert [entry.label for entry in record.feedback] == ["red"]
 
 
-def test_a_server_without_log_advises_the_gateway(toy_saved, running_server, tmp_path):
+def test_a_server_without_log_advises_the_gateway(toy_saved, running_server, both_clients, tmp_path):
     shutil.copytree(toy_saved(2.0), tmp_path / "toy" / "1")
-    with running_server("toy", tmp_path / "toy") as server:
-        for client in (
-            clients.GrpcClient(f"127.0.0.1:{server.grpc_port}", "toy"),
-            clients.RestClient(f"http://127.0.0.1:{server.rest_port}", "toy"),
-        ):
-            with client, pytest.raises(clients.InvalidArgumentError, match="--request-log"):
+    with running_server("toy", tmp_path / "toy") as server, both_clients(server, "toy") as opened:
+        for client in opened:
+            with pytest.raises(clients.InvalidArgumentError, match="--request-log"):
                 client.feedback("a", "red")
 
 

@@ -3,37 +3,22 @@
 The containers are this process: faults can be put in, and TFX is loaded once.
 """
 
+import functools
 import json
 
-import numpy as np
 import pytest
 from google.protobuf import json_format
-from PIL import Image
 
 from components.image_example_gen import spans
-from pipeline.config import loading
-from pipeline.execution import dataset
-from pipeline.kubeflow import compiler, entrypoint, workflow_size
+from pipeline.kubeflow import entrypoint, workflow_size
 from trainer_module import locations
-
-COLORS = {"blue": (40, 60, 160), "green": (50, 150, 70), "red": (170, 60, 50)}
-
-
-def deliver(folder, *, brightness=1.0):
-    """Writes 16 noisy images of each of three classes."""
-    random = np.random.default_rng(3)
-    for name, color in COLORS.items():
-        (folder / name).mkdir(parents=True)
-        for index in range(16):
-            pixels = np.array(color) * brightness + random.normal(0, 30, (12, 12, 3))
-            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{index}.png")
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory):
+def volume(kubeflow_harness, tmp_path_factory):
     """A folder that pods mount, with one span of images."""
     folder = tmp_path_factory.mktemp("volume")
-    deliver(folder / "data" / "day-1")
+    kubeflow_harness.write_images(folder / "data" / "day-1")
     return folder
 
 
@@ -41,37 +26,7 @@ def volume(tmp_path_factory):
 def harness(volume, tmp_path_factory, kubeflow_harness):
     """Compiles, and makes an installation that keeps its store."""
     folder = tmp_path_factory.mktemp("cluster")
-
-    def make(*overrides, scheme="minio"):
-        loaded = loading.load(
-            "images",
-            data=str(volume / "data" / "day-{SPAN}"),
-            overrides=[
-                f"pipeline.root={folder / 'here'}",
-                "pipeline.name=days",
-                "transform.image_size=16",
-                "data.splits.by=class",
-                "model.blocks=[[4], [8]]",
-                "training.epochs=1",
-                "training.batch_size=8",
-                "evaluation.thresholds={accuracy=0.0}",
-                # One epoch is not enough to beat them.
-                "evaluation.disabled_rules=['beats_constant','beats_chance','classes_predicted','classes_correct']",
-                "grad_cam.most_confident_right=1",
-                "grad_cam.faithfulness=false",
-                "kubeflow.image=registry.example/tfx-vision:1",
-                f"kubeflow.volumes=[{{claim='shared', mount_path='{volume}'}}]",
-                f"kubeflow.data_path={volume}/data/day-{{SPAN}}",
-                f"kubeflow.work_path={volume}/work",
-                *overrides,
-            ],
-        )
-        documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded))
-        return kubeflow_harness.Harness(
-            documents.as_yaml(), folder, scheme=scheme, container=kubeflow_harness.this_process
-        )
-
-    return make
+    return functools.partial(kubeflow_harness.install, folder, volume, f"{volume}/data/day-{{SPAN}}")
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +88,8 @@ def test_a_refused_model_was_compared_with_the_served_one(pushed, harness, volum
     assert run.tasks["RunVerdict"].last_line.startswith("verdict: refused by Evaluator")
 
 
-def test_drift_ends_the_run_at_its_gate(pushed, harness, volume, monkeypatch):
-    deliver(volume / "data" / "day-2", brightness=0.3)
+def test_drift_ends_the_run_at_its_gate(pushed, harness, volume, kubeflow_harness, monkeypatch):
+    kubeflow_harness.write_images(volume / "data" / "day-2", brightness=0.3)
     try:
         installation = harness()
         run = installation.run(at_once=1)

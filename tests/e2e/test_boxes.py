@@ -12,7 +12,6 @@ from PIL import Image
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
-from serving.client import GrpcClient, RestClient
 
 CLASSES = ("dark", "light")
 SPLITS = {"train": 24, "valid": 8, "test": 8}
@@ -79,20 +78,16 @@ def test_the_detector_is_evaluated_explained_and_pushed(run):
     assert "Worst predictions" in page and "data:image/" in page
 
 
-def test_detections_are_served(run, running_server):
+def test_detections_are_served(run, running_server, both_clients):
     loaded, outcome = run
     image = (Path(loaded.data_location) / "test/test1.png").read_bytes()
-    with running_server("boxes", Path(loaded.model_base_path)) as server:
-        answers = []
-        for client in (
-            GrpcClient(f"127.0.0.1:{server.grpc_port}", "boxes"),
-            RestClient(f"http://127.0.0.1:{server.rest_port}", "boxes"),
-        ):
+    with running_server("boxes", Path(loaded.model_base_path)) as server, both_clients(server, "boxes") as clients:
+        objects = []
+        for client in clients:
             assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
             (detections,) = client.detect([image])
-            answers.append(detections.objects)
-            client.close()
-    assert len(answers[0]) == 10 and {entry.label for entry in answers[0]} <= set(CLASSES)
-    for own, other in zip(*answers, strict=True):
+            objects.append(detections.objects)
+    assert len(objects[0]) == 10 and {entry.label for entry in objects[0]} <= set(CLASSES)
+    for own, other in zip(*objects, strict=True):
         assert own.label == other.label and own.score == pytest.approx(other.score, abs=1e-6)
         assert own.box == pytest.approx(other.box, abs=1e-6)

@@ -12,7 +12,6 @@ from PIL import Image
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
-from serving.client import GrpcClient, RestClient
 
 # A network that trains in seconds, and finds only the background: the default rules would refuse it.
 SMALL = (
@@ -46,22 +45,18 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     assert {"brightness = dark", "brightness = bright"} <= {figures.name for figures in outcome.result.slices}
 
 
-def test_masks_are_served_as_png(run, running_server):
+def test_masks_are_served_as_png(run, running_server, both_clients):
     loaded, outcome = run
     image = (Path(loaded.data_location) / "images/test/0000.png").read_bytes()
-    with running_server("scenes", Path(loaded.model_base_path)) as server:
-        answers = []
-        for client in (
-            GrpcClient(f"127.0.0.1:{server.grpc_port}", "scenes"),
-            RestClient(f"http://127.0.0.1:{server.rest_port}", "scenes"),
-        ):
+    with running_server("scenes", Path(loaded.model_base_path)) as server, both_clients(server, "scenes") as clients:
+        masks = []
+        for client in clients:
             assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
             (mask,) = client.segment([image])
-            answers.append(np.asarray(Image.open(io.BytesIO(mask.png))))
-            assert np.bincount(answers[-1].ravel(), minlength=11).tolist() == list(mask.class_pixels)
-            client.close()
-        assert answers[0].shape == (64, 64)
-        np.testing.assert_array_equal(*answers)
+            masks.append(np.asarray(Image.open(io.BytesIO(mask.png))))
+            assert np.bincount(masks[-1].ravel(), minlength=11).tolist() == list(mask.class_pixels)
+    assert masks[0].shape == (64, 64)
+    np.testing.assert_array_equal(*masks)
 
 
 def test_a_model_that_falls_short_is_refused(run):

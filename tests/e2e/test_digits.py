@@ -30,7 +30,6 @@ from pipeline.execution import dataset, local_run
 from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.history import comparison, run_history
 from pipeline.kubeflow import compiler
-from serving.client import GrpcClient, RestClient
 from trainer_module import features
 
 EPOCHS = 8
@@ -139,15 +138,11 @@ def test_every_example_is_in_one_split(first):
 
 
 @pytest.fixture(scope="module")
-def served(first, running_server):
+def served(first, running_server, both_clients):
     """The pushed model behind both protocols, on loopback."""
     base = Path(first.result.serving_dir).parent
-    with (
-        running_server("digits", base) as server,
-        GrpcClient(f"127.0.0.1:{server.grpc_port}", "digits") as by_grpc,
-        RestClient(f"http://127.0.0.1:{server.rest_port}", "digits") as by_rest,
-    ):
-        yield by_grpc, by_rest
+    with running_server("digits", base) as server, both_clients(server, "digits") as clients:
+        yield clients
 
 
 def test_both_protocols_return_the_same_predictions(served, first, test_examples):
