@@ -87,7 +87,7 @@ def preset(
     epochs: int | None,
     overrides: list[str],
     checkpoint: CheckpointFile,
-) -> keras.callbacks.History:
+) -> tuple[keras.Model, keras.callbacks.History]:
     """The preset `cifar10`, trained by the code that the pipeline's Trainer calls."""
     overrides = overrides + ([f"training.epochs={epochs}"] if epochs else [])
     options = loading.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
@@ -98,8 +98,7 @@ def preset(
         tf.data.Dataset.from_tensor_slices(held_out),
     )
     with tempfile.TemporaryDirectory() as folder:
-        _, history = fitting.fit(options, images, folder, checkpoint=checkpoint)
-    return history
+        return fitting.fit(options, images, folder, checkpoint=checkpoint)
 
 
 def main() -> None:
@@ -120,7 +119,7 @@ def main() -> None:
         history = textbook(train, held_out, arguments.epochs or 50, arguments.seed)
     else:
         checkpoint = CheckpointFile(arguments.checkpoint, key=json.dumps([arguments.epochs, arguments.set]))
-        history = preset(classes, train, held_out, arguments.epochs, arguments.set, checkpoint)
+        _, history = preset(classes, train, held_out, arguments.epochs, arguments.set, checkpoint)
     figures = history.history
     kept = int(np.argmin(figures["val_loss"]))
     print(

@@ -163,10 +163,6 @@ def _blobs(random: np.random.Generator, num: int) -> np.ndarray:
     return masks
 
 
-def _shuffled(random: np.random.Generator, masks: np.ndarray) -> np.ndarray:
-    return masks[random.permutation(len(masks))]
-
-
 def _spoiled(share: float) -> Callable[[np.random.Generator, np.ndarray], np.ndarray]:
     """Moves the object of most images to the place of another one, and keeps that of a share."""
 

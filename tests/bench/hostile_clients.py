@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import grpc
+import serving_speed
 
 from serving.local_server.protos import predict_pb2, tensor_pb2
 
@@ -50,13 +51,6 @@ tf.saved_model.save(model, sys.argv[1], signatures={"serving_default": model.__c
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
-def free_port() -> int:
-    """A port that nobody uses at the moment."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 def request(steps: int) -> bytes:
     """A prediction that takes about `steps` times 0.1 ms."""
     message = predict_pb2.PredictRequest()
@@ -71,7 +65,7 @@ class Server:
 
     def __init__(self, code: Path, base_path: Path) -> None:
         """Starts it and waits for the first response."""
-        self.grpc_port, self.rest_port = free_port(), free_port()
+        self.grpc_port, self.rest_port = serving_speed.free_ports(2)
         flags = [f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}", "--model_name=m"]
         started = time.perf_counter()
         self._process = subprocess.Popen(

@@ -13,19 +13,14 @@ import io
 import json
 import logging
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import cifar10
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from pipeline.config import loading
-from trainer_module import fitting
-from trainer_module.fitting import TrainingData
-from trainer_module.input_pipeline import PixelStatistics
+from trainer_module.checkpoints import CheckpointFile
 
 QUALITIES = (95, 90, 75, 50, 25)
 
@@ -51,17 +46,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
 
     classes, train, (images, labels) = cifar10.read(arguments.images)
-    overrides = [f"training.epochs={arguments.epochs}", *arguments.set]
-    options = loading.load("cifar10", data="unused", overrides=overrides).trainer_options(classes)
-    pixels = train[0].reshape(-1, 3).astype(np.float64)
-    data = TrainingData(
-        PixelStatistics(pixels.mean(0).astype(np.float32), pixels.var(0).astype(np.float32)),
-        tf.data.Dataset.from_tensor_slices(train),
-        tf.data.Dataset.from_tensor_slices((images, labels)),
-    )
     start = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        model, _ = fitting.fit(options, data, folder)
+    checkpoint = CheckpointFile(None, key="")
+    model, _ = cifar10.preset(classes, train, (images, labels), arguments.epochs, arguments.set, checkpoint)
     cpu_minutes = (time.process_time() - start) / 60
 
     def accuracy(batch: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 python tests/bench/request_log.py [--clients 8] [--seconds 4] [--rounds 5] [--models digits,mobilenet]
 
 Two servers of the same model, one of which logs every request (images and responses), get the same requests in turns,
-so that other work on the machine slows both alike. The figure of a server is the median of the rounds. The throughput
+so that other work on the machine slows both alike. The value of a server is the median of the rounds. The throughput
 depends on what else runs; CPU time per request does less, and is reported too.
 """
 
@@ -29,22 +29,16 @@ model_config_list {{ config {{
 """
 
 
-def cpu_s(server: Server) -> float:
-    """CPU time of the server so far, seconds."""
-    fields = Path(f"/proc/{server._process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(servers: dict[str, Server], protocol: str, clients: int, seconds: float, rounds: int) -> None:
     """Measures in turns and prints."""
     rates: dict[str, list[float]] = {title: [] for title in servers}
     costs: dict[str, list[float]] = {title: [] for title in servers}
     for number in range(rounds):
         for title in sorted(servers, reverse=bool(number % 2)):
-            before = cpu_s(servers[title])
+            before = servers[title].cpu_s()
             times = servers[title].run(protocol, clients, seconds)
             rates[title].append(len(times) / seconds)
-            costs[title].append((cpu_s(servers[title]) - before) / len(times) * 1000)
+            costs[title].append((servers[title].cpu_s() - before) / len(times) * 1000)
     rate, cost = ({title: float(np.median(values[title])) for title in servers} for values in (rates, costs))
     for title in servers:
         print(f"{protocol:5} {title:8} {rate[title]:8.1f}/s  CPU {cost[title]:6.3f} ms per request")
