@@ -14,7 +14,7 @@ help: ## Shows this list.
 setup: ## Creates .venv from requirements.lock; does nothing when that is done.
 	@scripts/setup.sh
 
-demo: setup ## Trains, checks, explains, pushes and serves a model of handwritten digits, and asks it.
+demo: setup ## Trains, checks, explains, pushes and serves a model of handwritten digits, and sends it a request.
 	@scripts/demo.sh
 
 test: setup ## Runs all tests, in two processes.
