@@ -65,7 +65,7 @@ class Mask(NamedTuple):
     request_id: str | None = None
 
     def class_ids(self) -> np.ndarray:
-        """Returns the mask as an array, uint8 [s, s]."""
+        """Returns the mask as an array, uint8 [h, w]."""
         from PIL import Image
 
         return np.asarray(Image.open(io.BytesIO(self.png)))

@@ -1,4 +1,4 @@
-"""The gRPC transport of a client: PredictionService.Predict and GetModelMetadata, ModelService.GetModelStatus."""
+"""The gRPC transport of a client: Predict, GetModelMetadata and GetModelStatus of TF Serving, and feedback."""
 
 from __future__ import annotations
 

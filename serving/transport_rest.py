@@ -1,4 +1,4 @@
-"""The REST transport of a client: `:predict` in row format, status, and metadata."""
+"""The REST transport of a client: `:predict` in row format, status, metadata, and feedback."""
 
 from __future__ import annotations
 

@@ -101,7 +101,9 @@ class RestProxy:
             except httpx.HTTPError as error:
                 slow = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
                 reason = str(error) or type(error).__name__
-                response = self.error(504 if slow else 502, f"The gateway got no response of {self._target}: {reason}")
+                response = self.error(
+                    504 if slow else 502, f"The gateway got no response from {self._target}: {reason}"
+                )
             except (httpx.InvalidURL, UnicodeError):  # a path that httpx cannot send
                 response = self.error(400, f"Malformed request: {request.method} {request.target}")
             except Exception:  # without a reply, the client would wait until its time is over

@@ -124,7 +124,7 @@ class BackgroundLog:
             return True
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Waits until all records are written and publishes their file; for tests and for the end of a process.
+        """Waits until all records are written and publishes their file; for tests.
 
         Returns:
           False if that did not succeed in time.

@@ -176,7 +176,7 @@ class RotatingFiles:
                 file.close()
 
     def _discard_incomplete(self) -> None:
-        """Cuts the record that could not be written whole, and goes on with another file."""
+        """Cuts the record that could not be written whole, and continues with another file."""
         file, self._file = self._file, None
         assert file is not None
         with contextlib.suppress(OSError), file:
