@@ -30,7 +30,7 @@ class Recorder:
             wire.PREDICT_METHOD, predict_pb2.PredictRequest.SerializeToString, predict_pb2.PredictResponse.FromString
         )
         self._sampling_rate, self._mirror = options.sampling_rate, mirror
-        self._log = RequestLog(options, self._embed, monitoring.count_log, monitoring.count_logged)
+        self._log = RequestLog(options, self._embed)
 
     def record(self, request_id: str, size: int, fill: Fill) -> None:
         """Logs and mirrors a successful call, if it is selected.

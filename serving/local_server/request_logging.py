@@ -114,7 +114,7 @@ class RequestLogs:
             with self._lock:
                 log = self._logs.get(options.prefix)
                 if log is None:
-                    log = RequestLog(options, self._embed, monitoring.count_log, monitoring.count_logged)
+                    log = RequestLog(options, self._embed)
                     self._logs[options.prefix] = log
         return log
 

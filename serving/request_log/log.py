@@ -4,46 +4,43 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving.local_server import monitoring
 from serving.local_server.errors import RequestError, invalid_argument
 from serving.request_log import request_ids
-from serving.request_log.background import BackgroundLog, Count
+from serving.request_log.background import BackgroundLog
 from serving.request_log.content import Embed, Exchange, encode, to_log
 from serving.request_log.files import JSON_LINES, TFRECORD, RotatingFiles
 from serving.request_log.options import LogOptions
 
 _MAX_LABEL = 2**20
 
-# (model, gRPC status): OK for a logged request, UNAVAILABLE for one that was dropped.
-Observe = Callable[[str, str], None]
-
 
 class RequestLog:
     """Writes the log of one prefix; threads can share it, and several servers the prefix."""
 
-    def __init__(self, options: LogOptions, embed: Embed, count: Count, observe: Observe) -> None:
+    def __init__(self, options: LogOptions, embed: Embed) -> None:
         """Starts the threads.
 
         Args:
           options: Prefix, content, rotation and queue; the sampling rate may differ by model.
           embed: Computes the embedding of images, for that content.
-          count: Counts bytes and errors.
-          observe: Counts logged and dropped requests.
         """
         prefix = Path(options.prefix)
-        self._content, self._embed, self._observe = options.content, embed, observe
+        self._content, self._embed = options.content, embed
         self._records = BackgroundLog(
             f"The request log {prefix}",
             RotatingFiles(prefix, TFRECORD, options.rotation),
-            count=count,
+            count=monitoring.count_log,
             max_records=options.max_queued,
             max_bytes=options.max_queued_bytes,
         )
         self._feedback = BackgroundLog(
-            f"The feedback of {prefix}", RotatingFiles(prefix, JSON_LINES, options.rotation), count=count
+            f"The feedback of {prefix}",
+            RotatingFiles(prefix, JSON_LINES, options.rotation),
+            count=monitoring.count_log,
         )
 
     def offer(self, model: str, exchange: Exchange) -> None:
@@ -61,7 +58,7 @@ class RequestLog:
             return encode(log, self._content, self._embed)
 
         def observe(written: bool) -> None:
-            self._observe(model, "OK" if written else "UNAVAILABLE")
+            monitoring.count_logged(model, "OK" if written else "UNAVAILABLE")
 
         if not self._records.offer(encoded, exchange.size, observe):
             observe(False)
