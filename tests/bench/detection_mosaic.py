@@ -17,7 +17,7 @@ from collections.abc import Callable
 import detection
 import tensorflow as tf
 
-from trainer_module import box_labels
+from trainer_module import geometry
 from trainer_module.boxes import transforms
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import detection as task
@@ -32,7 +32,7 @@ def mosaic(seed: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Te
     Args:
       seed: int [2].
       images: [N, s, s, c].
-      labels: float32 [N, max_objects, 6], see `box_labels`; of more objects than fit, the last are dropped.
+      labels: float32 [N, max_objects, 6], see `box_labels`; if more objects remain than fit, the last are dropped.
     """
     num, side, most = tf.shape(images)[0], images.shape[1], labels.shape[1]
     order = tf.range(num)
@@ -55,14 +55,12 @@ def mosaic(seed: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Te
         moved.append(tf.concat([own[..., :4] + offset[:, tf.newaxis], own[..., 4:]], axis=-1))
     joined = tf.concat(moved, axis=1)
     visible = transforms.clip_visible(joined[..., :4], (1.0, 1.0))
-    exists = (joined[..., 4] != box_labels.PADDING) & visible.visible
-    first = tf.argsort(tf.cast(~exists, tf.int32), axis=-1, stable=True)[:, :most]
-    padding = tf.constant([0.0] * 4 + [float(box_labels.PADDING), 0.0])
-    composed = tf.where(exists[..., tf.newaxis], tf.concat([visible.boxes, joined[..., 4:]], axis=-1), padding)
+    clipped = tf.concat([visible.boxes, joined[..., 4:]], axis=-1)
+    composed = geometry.keep_visible(clipped, visible.visible)[:, :most]
     is_mosaic = uniform[:, 2] < _SHARE
     return (
         tf.where(is_mosaic[:, tf.newaxis, tf.newaxis, tf.newaxis], windows, tf.cast(images, tf.float32)),
-        tf.where(is_mosaic[:, tf.newaxis, tf.newaxis], tf.gather(composed, first, batch_dims=1), labels),
+        tf.where(is_mosaic[:, tf.newaxis, tf.newaxis], composed, labels),
     )
 
 

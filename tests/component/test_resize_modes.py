@@ -180,5 +180,5 @@ def test_objects_that_crop_removes_are_evaluated_but_not_learned(run, served):
     options = stored_options.read(str(next(artifacts.glob("Trainer/model_run/*"))))
     task = tasks.get("detection")
     trained = task.labels([task.raw_label(example) for example in examples], sizes_of(examples), options).numpy()
-    # Of wide images, the crop removes the object near the left edge, or part of it.
+    # In wide images, the crop removes the object near the left edge, or part of it.
     assert (trained[..., 4] >= 0).sum() < (labels[..., 4] >= 0).sum()

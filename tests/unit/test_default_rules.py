@@ -339,7 +339,7 @@ def of_differences(differences):
         ([1] * 7, 1 / 128),
         ([1] * 9 + [-1], 11 / 1024),
         ([1, 2, 3, 4, 5, 6, 7, -8], 25 / 256),
-        # One image by a hair against nine by far: Fisher's test counts by how much.
+        # One image is slightly worse, nine are much better: Fisher's test counts by how much.
         ([100] * 9 + [-1], 2 / 1024),
         ([100] * 9 + [-1] * 3, 8 / 4096),
         ([0] * 12, 1.0),

@@ -110,7 +110,7 @@ def test_stretching_is_tensorflows_resizing(image_size, target, rng):
 @pytest.mark.parametrize("target", [(32, 32), (24, 48)])
 def test_masks_return_to_their_images(image_size, target, resize):
     chosen = Geometry(target, resize)
-    # Three stripes, whose borders survive the resizing but for a pixel of the model input.
+    # Three stripes: resizing moves their borders by at most a pixel of the model input.
     stripes = np.repeat([0, 1, 2], [image_size[0] // 3, image_size[0] // 3, image_size[0] - 2 * (image_size[0] // 3)])
     mask = np.tile(stripes[:, np.newaxis], [1, image_size[1]]).astype(np.uint8)
     ids = geometry.resize_mask(tf.constant(mask), chosen, padding_id=0)
@@ -119,7 +119,7 @@ def test_masks_return_to_their_images(image_size, target, resize):
     placement = geometry.place(np.array(image_size), chosen)
     rows = (np.arange(image_size[0]) + 0.5) * placement.scale[0] + placement.offset[0]
     seen = (rows >= 0) & (rows <= target[0])
-    # Of a pixel of the model input, half a pixel on both sides of two borders.
+    # Half a pixel of the model input on both sides of two borders.
     wrong = (restored != mask)[seen].mean()
     assert wrong <= 3.0 / (placement.scale[0] * image_size[0])
 

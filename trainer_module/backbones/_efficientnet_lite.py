@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-# Of Lite0: kernel size, repetitions, stride of the first repetition, expansion, filters. The filters of stem and head,
+# Stages of Lite0: kernel size, repetitions, first stride, expansion, filters. The filters of stem and head,
 # and the repetitions of the first and of the last stage, are the same in every variant.
 _STAGES = (
     (3, 1, 1, 1, 16),

@@ -117,7 +117,7 @@ class _Truths:
         overlaps = pairwise_iou(detections[:, :4], self._counted[:, :4])
         overlaps[detections[:, 4:] != self._counted[:, 4]] = 0.0
         ranks = self._ranks(detections, overlaps)[:, self._counted_owner]
-        # Of each threshold and object the rank of the first detection that finds it; sorted within the image.
+        # The rank of the first detection that finds each object, by threshold; sorted within the image.
         reached = overlaps >= IOU_THRESHOLDS[:, np.newaxis, np.newaxis].astype(np.float32)
         first = np.where(reached.any(axis=1), np.take_along_axis(ranks, reached.argmax(axis=1), axis=0), np.inf)
         first = np.take_along_axis(first, np.lexsort((first, np.tile(self._counted_owner, (len(first), 1)))), axis=1)
