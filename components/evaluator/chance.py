@@ -10,6 +10,7 @@ import numpy as np
 from components.evaluator.artifact import ALL, EvaluationResult, SliceMetrics
 from components.evaluator.options import EvaluationOptions, bounds_by_class, bounds_of_slice
 from trainer_module import tasks
+from trainer_module.error_text import listed
 from trainer_module.evaluation.spec import MetricSpec, in_scope
 
 _MOST_NAMES = 2
@@ -92,9 +93,7 @@ def _compare(
 
 def _sentence(cases: list[_Reached], split: str) -> str:
     setting, metric, bound, level, subject = max(cases, key=lambda case: case.level)
-    names = ", ".join(f"`{case.subject}`" for case in cases[:_MOST_NAMES])
-    more = f" and {len(cases) - _MOST_NAMES:,} more" if len(cases) > _MOST_NAMES else ""
-    where = f" ({names}{more})" if subject else ""
+    where = f" ({listed([case.subject for case in cases], _MOST_NAMES)})" if subject else ""
     side = "above" if metric.higher_is_better else "below"
     example = f", `{subject}`" if len(cases) > 1 else ""
     return (

@@ -27,6 +27,7 @@ from components.image_example_gen.observations import (
 from components.image_example_gen.options import AUTO, DataOptions
 from components.image_example_gen.splits import IGNORED, Record
 from trainer_module import features
+from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW, HIGHEST_BIT_DEPTH, Window
 
 # An image whose values need so many bits fewer than are read is in the darkest eighth of the range.
@@ -108,17 +109,17 @@ def check_mask_classes(
         number = classes.index(untrained[0])
         having = Occurrences.of(record.path for record in records if number in record.pixels[::2])
         raise ClassWithoutPixelsError(
-            f"No mask of the train split has a pixel of class {_names(untrained)}. `{untrained[0]}` occurs in "
-            f"{having.num:,} masks ({having}): assign some of them to the split `train`, by a folder or a manifest, "
-            "or add images."
+            f"No mask of the train split has a pixel of class {listed(untrained, _MOST_NAMES)}. `{untrained[0]}` "
+            f"occurs in {having.num:,} masks ({having}): assign some of them to the split `train`, by a folder or a "
+            "manifest, or add images."
         )
     warnings = []
     if absent:
         hint = f"; {having_ignored}" if ignored.num > len(records) / 2 else ""
-        warnings.append(f"No mask has a pixel of class {_names(absent)}{hint}.")
+        warnings.append(f"No mask has a pixel of class {listed(absent, _MOST_NAMES)}{hint}.")
     for split, counts in splits.items():
         if missing := [name for name in present if not counts.pixels.get(name)]:
-            warnings.append(f"No mask of the {split} split has a pixel of class {_names(missing)}.")
+            warnings.append(f"No mask of the {split} split has a pixel of class {listed(missing, _MOST_NAMES)}.")
     return warnings
 
 
@@ -201,8 +202,3 @@ def lost_information_warnings(observations: Observations) -> list[str]:
 
 def _of_bits(by_bits: Mapping[int, Occurrences], lowest: int = 0, highest: int = HIGHEST_BIT_DEPTH) -> Occurrences:
     return sum((images for bits, images in by_bits.items() if lowest <= bits <= highest), Occurrences())
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
-    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
