@@ -12,7 +12,6 @@ import importlib.util
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,6 @@ _CLASSES = message_classes.build(
 _UNSUPPORTED = f"Profiles require TensorFlow {private_api.PROFILER.releases['tensorflow']}."
 ProfileRequest, ProfileResponse = _CLASSES["ProfileRequest"], _CLASSES["ProfileResponse"]
 TerminateRequest, TerminateResponse = _CLASSES["TerminateRequest"], _CLASSES["TerminateResponse"]
-_POLL_S = 0.02
 
 
 class ProfilerService:
@@ -61,7 +59,7 @@ class ProfilerService:
           server: Not started yet.
         """
         self._capturing = threading.Lock()
-        self._ended, self._session_id = threading.Event(), ""
+        self._current = "", threading.Event()  # the session id of the newest capture, and what ends it
         methods = {
             "Profile": (self._profile, ProfileRequest, ProfileResponse),
             "Terminate": (self._terminate, TerminateRequest, TerminateResponse),
@@ -81,12 +79,14 @@ class ProfilerService:
             context.abort(grpc.StatusCode.INTERNAL, "Another profile is being captured.")
         try:
             # Before the session starts, which takes a while: a capture that is ended meanwhile ends at once.
-            self._session_id = request.session_id
-            self._ended.clear()
+            ended = threading.Event()
+            self._current = request.session_id, ended
+            if not context.add_callback(ended.set):  # the call is over already
+                ended.set()
             with tempfile.TemporaryDirectory() as folder:
                 session = session_class()
                 session.start(folder, {})
-                self._wait(request, context)
+                _wait(request, ended)
                 session.export_to_tb()  # its `stop` returns another format
                 (path,) = Path(folder).glob("**/*.xplane.pb")
                 profile = path.read_bytes()
@@ -102,16 +102,16 @@ class ProfilerService:
                 context.abort(grpc.StatusCode.INTERNAL, f"The profile cannot be written: {error}")
         return response
 
-    def _wait(self, request: Any, context: grpc.ServicerContext) -> None:
-        end = time.monotonic() + (request.opts.duration_ms or request.duration_ms) / 1000
-        while time.monotonic() < end and context.is_active() and not self._ended.wait(_POLL_S):
-            pass
-
     def _terminate(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Ends a capture early."""
-        if request.session_id == self._session_id:
-            self._ended.set()
+        session_id, ended = self._current
+        if request.session_id == session_id:
+            ended.set()
         return TerminateResponse()
+
+
+def _wait(request: Any, ended: threading.Event) -> None:
+    ended.wait(min((request.opts.duration_ms or request.duration_ms) / 1000, threading.TIMEOUT_MAX))
 
 
 def _session_class() -> Any:

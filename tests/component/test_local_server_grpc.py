@@ -592,13 +592,13 @@ def profiler_stub(channel):
 
 def test_a_profile_contains_the_operations_of_requests_until_it_is_terminated(profiler_stub, stub, monkeypatch):
     profile, terminate = profiler_stub
-    started, wait = threading.Event(), profiler.ProfilerService._wait
+    started, wait = threading.Event(), profiler._wait
 
     def announce(*arguments):
         started.set()
         wait(*arguments)
 
-    monkeypatch.setattr(profiler.ProfilerService, "_wait", announce)
+    monkeypatch.setattr(profiler, "_wait", announce)
     request = profiler.ProfileRequest(opts={"duration_ms": 60_000}, emit_xspace=True, session_id="one")
     capture = profile.future(request, timeout=60)
     assert started.wait(60)
