@@ -1,14 +1,76 @@
-"""A model for the local server's tests: small, quick to save, and with a signature for every call."""
+"""Executors on folders; and a model for the local server's tests: small, with a signature for every call."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture
+def run_image_example_gen(tmp_path: Path) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Runs ImageExampleGen with ExampleGenOptions; returns its artifacts: examples and quarantine."""
+    from tfx.types import standard_artifacts
+
+    import components
+    from components.image_example_gen import executor
+
+    def run(location: Any, options: Any) -> tuple[Any, Any]:
+        examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
+        examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
+        executor.Executor().Do(
+            {},
+            {"examples": [examples], "quarantine": [quarantine]},
+            {"input_base": str(location), "options": options.parameter().model_dump_json()},
+        )
+        return examples, quarantine
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_grad_cam() -> Callable[..., tuple[Path, Any]]:
+    """Runs GradCam on serialised examples, in two shards below a folder; returns its output folder and the artifact."""
+    import tensorflow as tf
+    from tfx.types import standard_artifacts
+
+    import components
+    from components.grad_cam import executor
+    from components.image_example_gen.artifact import ClassNames
+
+    def run(
+        examples: Sequence[bytes], run_dir: str, root: Path, options: Any, slices: Sequence[str] = ()
+    ) -> tuple[Path, Any]:
+        split_dir = root / "examples" / "Split-test"
+        split_dir.mkdir(parents=True)
+        for shard in range(2):
+            with tf.io.TFRecordWriter(str(split_dir / f"data-{shard:05d}-of-00002")) as writer:
+                for example in examples[shard::2]:
+                    writer.write(example)
+        inputs = {
+            "examples": standard_artifacts.Examples(),
+            "model_run": standard_artifacts.ModelRun(),
+            "model": standard_artifacts.Model(),
+        }
+        explanations = components.GradCamExplanations()
+        inputs["examples"].uri, inputs["examples"].split_names = str(root / "examples"), '["test"]'
+        inputs["model_run"].uri, explanations.uri = run_dir, str(root / "explanations")
+        inputs["model"].id = 42
+        Path(explanations.uri).mkdir()
+        ClassNames(names=options.classes).write(inputs["examples"].uri)
+        executor.Executor().Do(
+            {name: [artifact] for name, artifact in inputs.items()},
+            {"explanations": [explanations]},
+            {"options": options.model_dump_json(exclude={"classes"}), "split": "test", "slices": json.dumps(slices)},
+        )
+        return Path(explanations.uri), explanations
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from PIL import Image
-from tfx.types import standard_artifacts
 
-import components
 from components.example_validator import drift
-from components.image_example_gen import artifact, executor, labels
+from components.image_example_gen import artifact, labels
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
@@ -34,7 +32,7 @@ def annotation(name, *bbox, category_id=1, **others):
 
 
 @pytest.fixture
-def generate(tmp_path):
+def generate(run_image_example_gen):
     """Runs ImageExampleGen on a dataset; returns the features of all examples by name, and the quarantine."""
 
     def run(root, **settings):
@@ -43,10 +41,7 @@ def generate(tmp_path):
         options = ExampleGenOptions(
             data=data, classes=dataset.classes, columns=dataset.columns, label_features=dataset.label_features
         )
-        examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
-        examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-        properties = {"input_base": str(root), "options": options.parameter().model_dump_json()}
-        executor.Executor().Do({}, {"examples": [examples], "quarantine": [quarantine]}, properties)
+        examples, quarantine = run_image_example_gen(root, options)
         by_name = {}
         for path in tf.io.gfile.glob(f"{examples.uri}/Split-*/*"):
             for record in tf.data.TFRecordDataset(path).as_numpy_iterator():

@@ -1,6 +1,5 @@
 """Gates of a detector and of its dataset: every injected failure is refused by the intended gate, and by no other."""
 
-import json
 import shutil
 
 import keras
@@ -8,15 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from tfx.types import standard_artifacts
 
-import components
 from components.example_validator import findings
-from components.grad_cam import executor as grad_cam
 from components.grad_cam import faithfulness_gate
 from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen import boxes, image_file, labels, raw_examples
-from components.image_example_gen.artifact import ClassNames
 from components.image_example_gen.boxes import Box
 from components.image_example_gen.options import DataOptions
 from components.schema_gen import curation
@@ -178,31 +173,12 @@ def test_serving_validator_refuses_a_forbidden_operation(detector, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def faithfulness_report(detector, tmp_path_factory):
+def faithfulness_report(detector, run_grad_cam, tmp_path_factory):
     """Runs GradCam with a bound that no model reaches."""
-    root = tmp_path_factory.mktemp("grad_cam")
-    (root / "examples" / "Split-test").mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(root / "examples/Split-test/data-00000-of-00001")) as writer:
-        for example in detector.examples:
-            writer.write(example)
-    inputs = {
-        "examples": standard_artifacts.Examples(),
-        "model_run": standard_artifacts.ModelRun(),
-        "model": standard_artifacts.Model(),
-    }
-    explanations = components.GradCamExplanations()
-    inputs["examples"].uri, inputs["examples"].split_names = str(root / "examples"), '["test"]'
-    inputs["model_run"].uri, inputs["model"].id = detector.run_dir, 3
-    explanations.uri = str(root / "explanations")
-    (root / "explanations").mkdir()
-    ClassNames(names=detector.options.classes).write(inputs["examples"].uri)
     options = with_thresholds(detector.options, energy_inside=0.999, pointing_game=0.0)
-    grad_cam.Executor().Do(
-        {name: [artifact] for name, artifact in inputs.items()},
-        {"explanations": [explanations]},
-        {"options": options.model_dump_json(exclude={"classes"}), "split": "test", "slices": json.dumps([])},
-    )
-    return FaithfulnessReport.read(explanations.uri), explanations
+    root = tmp_path_factory.mktemp("grad_cam")
+    folder, explanations = run_grad_cam(detector.examples, detector.run_dir, root, options)
+    return FaithfulnessReport.read(str(folder)), explanations
 
 
 def with_thresholds(options, **thresholds):

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tfx.types import standard_artifacts
 
-import components
-from components.image_example_gen import artifact, bit_depth, executor
+from components.image_example_gen import artifact, bit_depth
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from trainer_module import features, preprocessing
 from trainer_module.model_input import Geometry, Window
@@ -103,7 +101,7 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
+def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session, run_image_example_gen):
     rng = np.random.default_rng(20)
     sources = originals(rng)
     assert len(sources) == NUM_ORIGINALS
@@ -114,17 +112,8 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded)
     data = DataOptions(max_pixels=MAX_PIXELS, max_bad_fraction=1.0)
-    examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
-    examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    executor.Executor().Do(
-        {},
-        {"examples": [examples], "quarantine": [quarantine]},
-        {
-            "input_base": str(root),
-            "options": ExampleGenOptions(data=data, classes=("a", "b")).parameter().model_dump_json(),
-        },
-    )
+    examples, quarantine = run_image_example_gen(root, ExampleGenOptions(data=data, classes=("a", "b")))
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mib < 1024  # of the 2 GiB, TensorFlow and TFX take the other half
 

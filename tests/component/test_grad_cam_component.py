@@ -1,9 +1,7 @@
 """GradCam: selection, stored heat maps, faithfulness and its gate, compared with the algorithms themselves."""
 
+import functools
 import io
-import json
-import os
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,11 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from tfx.components.pusher import executor as tfx_pusher
-from tfx.types import standard_artifacts
 
 import components
 from components.grad_cam import artifact as stored_keys
-from components.grad_cam import executor, faithfulness_gate, index_page
+from components.grad_cam import faithfulness_gate, index_page
 from components.grad_cam.artifact import (
     ExplainedPrediction,
     ExplanationIndex,
@@ -23,7 +20,6 @@ from components.grad_cam.artifact import (
     SelectionReason,
 )
 from components.image_example_gen import image_file, raw_examples
-from components.image_example_gen.artifact import ClassNames
 from components.image_example_gen.options import DataOptions
 from components.pusher import executor as pusher
 from components.stored import IncompatibleArtifactError
@@ -46,31 +42,10 @@ def with_cameras(serialized):
         yield example.SerializeToString()
 
 
-def run_executor(examples, run_dir, root, options, slices=SLICES):
-    """Returns the folder and the artifact."""
-    split_dir = root / "examples" / "Split-test"
-    split_dir.mkdir(parents=True)
-    for shard in range(2):
-        with tf.io.TFRecordWriter(str(split_dir / f"data-{shard:05d}-of-00002")) as writer:
-            for example in examples[shard::2]:
-                writer.write(example)
-    inputs = {
-        "examples": standard_artifacts.Examples(),
-        "model_run": standard_artifacts.ModelRun(),
-        "model": standard_artifacts.Model(),
-    }
-    explanations = components.GradCamExplanations()
-    inputs["examples"].uri, inputs["examples"].split_names = str(root / "examples"), '["test"]'
-    inputs["model_run"].uri, explanations.uri = run_dir, str(root / "explanations")
-    inputs["model"].id = 42
-    os.makedirs(explanations.uri)
-    ClassNames(names=options.classes).write(inputs["examples"].uri)
-    executor.Executor().Do(
-        {name: [artifact] for name, artifact in inputs.items()},
-        {"explanations": [explanations]},
-        {"options": options.model_dump_json(exclude={"classes"}), "split": "test", "slices": json.dumps(slices)},
-    )
-    return Path(explanations.uri), explanations
+@pytest.fixture(scope="module")
+def run_executor(run_grad_cam):
+    """Returns the folder and the artifact; with the slices of this file."""
+    return functools.partial(run_grad_cam, slices=SLICES)
 
 
 def heatmaps_in(folder, side=16):
@@ -123,7 +98,7 @@ def examples(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def explained(tiny_model, examples, tmp_path_factory):
+def explained(tiny_model, examples, tmp_path_factory, run_executor):
     options = options_with(tiny_model.options, most_confident_right=2, most_confident_wrong=1, faithfulness_sample=5)
     return run_executor(examples, tiny_model.run_dir, tmp_path_factory.mktemp("explain"), options)
 
@@ -223,7 +198,9 @@ def test_faithfulness_is_measured_on_a_sample_by_digest(tiny_model, examples, ex
     assert artifact.get_int_custom_property("current_model_id") == 42
 
 
-def test_values_that_tuner_changes_do_not_matter(tiny_model, examples, explained, tmp_path, other_numbers):
+def test_values_that_tuner_changes_do_not_matter(
+    tiny_model, examples, explained, tmp_path, other_numbers, run_executor
+):
     # The component receives the configuration as it was before Tuner ran.
     same = other_numbers.model_copy(
         update={"grad_cam": options_with(tiny_model.options, most_confident_wrong=1, faithfulness_sample=5).grad_cam}
@@ -234,7 +211,7 @@ def test_values_that_tuner_changes_do_not_matter(tiny_model, examples, explained
     assert entries_in(folders[0]) == entries_in(folders[1])
 
 
-def test_every_image_for_one_class_and_a_gate_that_refuses(tiny_model, examples, tmp_path):
+def test_every_image_for_one_class_and_a_gate_that_refuses(tiny_model, examples, tmp_path, run_executor):
     options = options_with(
         tiny_model.options,
         target="red",
@@ -263,7 +240,7 @@ def test_every_image_for_one_class_and_a_gate_that_refuses(tiny_model, examples,
     assert "✗ refused: ≥ 0.99" in page and "Grad-CAM++" in page
 
 
-def test_without_faithfulness_nothing_is_measured(tiny_model, examples, tmp_path):
+def test_without_faithfulness_nothing_is_measured(tiny_model, examples, tmp_path, run_executor):
     options = options_with(tiny_model.options, target="true", faithfulness=False)
     folder, _ = run_executor(examples, tiny_model.run_dir, tmp_path, options)
     assert report_in(folder).results == () and "Faithfulness" not in (folder / stored_keys.PAGE_FILE).read_text()
@@ -309,7 +286,7 @@ def masked(tmp_path_factory):
     return options, model, np.stack(images), np.stack(masks), written, str(run_dir)
 
 
-def test_with_masks_the_largest_predicted_class_is_explained(masked, tmp_path):
+def test_with_masks_the_largest_predicted_class_is_explained(masked, tmp_path, run_executor):
     options, model, images, masks, examples, run_dir = masked
     folder, _ = run_executor(examples, run_dir, tmp_path, options_with(options, select="everything"))
     expected = grad_cam.explainer(model, SEGMENTATION.explanation)(tf.constant(images))
@@ -332,7 +309,7 @@ def test_with_masks_the_largest_predicted_class_is_explained(masked, tmp_path):
     assert "Seg-Grad-CAM" in (folder / stored_keys.PAGE_FILE).read_text()
 
 
-def test_with_masks_every_true_class_can_be_explained_in_its_region(masked, tmp_path):
+def test_with_masks_every_true_class_can_be_explained_in_its_region(masked, tmp_path, run_executor):
     options, model, images, masks, examples, run_dir = masked
     options = options_with(options, target="true", select="everything", thresholds={"energy_inside": 1.0})
     folder, artifact = run_executor(examples, run_dir, tmp_path, options)

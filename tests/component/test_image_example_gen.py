@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.types import standard_artifacts
 
-import components
-from components.image_example_gen import artifact, errors, executor, layouts, shards, tables
+from components.image_example_gen import artifact, errors, layouts, shards, tables
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
@@ -19,7 +17,7 @@ from trainer_module.model_input import Geometry
 
 
 @pytest.fixture
-def generate(tmp_path):
+def generate(tmp_path, run_image_example_gen):
     """Runs the executor; returns parsed examples by split, the summary and the quarantined files."""
 
     def run(location, **settings):
@@ -28,13 +26,7 @@ def generate(tmp_path):
         options = ExampleGenOptions(
             data=data, classes=dataset.classes, columns=dataset.columns, label_features=dataset.label_features
         )
-        examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
-        examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-        executor.Executor().Do(
-            {},
-            {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(location), "options": options.parameter().model_dump_json()},
-        )
+        examples, quarantine = run_image_example_gen(location, options)
         assert examples.span == dataset.span
         assert artifact.ClassNames.read(examples.uri).names == dataset.classes
         by_split = {}
@@ -458,16 +450,11 @@ def test_odd_names_and_unreadable_files(class_folders, generate, make_image):
     assert summary.examples == 62
 
 
-def test_classes_that_have_changed_since_compilation_stop_the_run(class_folders, tmp_path):
+def test_classes_that_have_changed_since_compilation_stop_the_run(class_folders, run_image_example_gen):
     root = class_folders({"a": 3, "b": 3})
-    examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
     options = ExampleGenOptions(classes=("a", "c"))
     with pytest.raises(errors.ClassesChangedError, match=r"has 2 classes \(`a`, `b`\), and not the 2 that"):
-        executor.Executor().Do(
-            {},
-            {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(root), "options": options.parameter().model_dump_json()},
-        )
+        run_image_example_gen(root, options)
 
 
 def test_examples_with_another_label_than_the_first_are_quarantined(tmp_path, generate, rng):

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tfx.types import standard_artifacts
 
-import components
-from components.image_example_gen import artifact, executor
+from components.image_example_gen import artifact
 from components.image_example_gen.class_list import CLASSES_FILE
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError, TooManyBadFilesError
@@ -25,7 +23,7 @@ SPLITS = {"train": 0.5, "validation": 0.25, "test": 0.25, "by": "class"}
 
 
 @pytest.fixture
-def generate(tmp_path):
+def generate(run_image_example_gen):
     """Runs the executor; returns the features of every example by file name, the summary and the train files."""
 
     def run(location, **settings):
@@ -39,13 +37,7 @@ def generate(tmp_path):
             ignored_colors=dataset.ignored_colors,
             label_features=dataset.label_features,
         )
-        examples, quarantine = standard_artifacts.Examples(), components.Quarantine()
-        examples.uri, quarantine.uri = str(tmp_path / "examples"), str(tmp_path / "quarantine")
-        executor.Executor().Do(
-            {},
-            {"examples": [examples], "quarantine": [quarantine]},
-            {"input_base": str(location), "options": options.parameter().model_dump_json()},
-        )
+        examples, quarantine = run_image_example_gen(location, options)
         by_name = {}
         for record in tf.data.TFRecordDataset(tf.io.gfile.glob(f"{examples.uri}/Split-*/*")).as_numpy_iterator():
             feature = tf.train.Example.FromString(record).features.feature
