@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,22 +84,18 @@ def job(name, folder, epochs=None, **environment):
     return {"name": name, "folder": str(folder), "epochs": epochs, "environment": environment}
 
 
-def workers(folder, epochs=None):
-    addresses = [free_address(), free_address()]
+def workers(folder, ports, epochs=None):
+    addresses = [f"127.0.0.1:{port}" for port in ports]
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         yield job("multi_worker", folder / str(index), epochs, TF_CONFIG=json.dumps(cluster))
 
 
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def test_two_devices_and_two_workers_compute_the_same_metrics(tmp_path):
+def test_two_devices_and_two_workers_compute_the_same_metrics(tmp_path, free_ports):
     """The workers are killed after their second epoch and resume."""
-    groups = [[*workers(tmp_path, 2)], [*workers(tmp_path), job("mirrored", tmp_path / "mirrored")]]
+    ports = free_ports(4)
+    killed, resumed = workers(tmp_path, ports[:2], epochs=2), workers(tmp_path, ports[2:])
+    groups = [[*killed], [*resumed, job("mirrored", tmp_path / "mirrored")]]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(groups)],
         cwd=Path(__file__).parents[2],

@@ -1,7 +1,6 @@
 """The executable `tensorflow_model_server`, in a separate process."""
 
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,16 +14,6 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 PROGRAM = Path(sys.executable).parent / "tensorflow_model_server"
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for unused in sockets:
-        unused.bind(("127.0.0.1", 0))
-    ports = [unused.getsockname()[1] for unused in sockets]
-    for unused in sockets:
-        unused.close()
-    return ports
 
 
 @pytest.fixture
@@ -76,7 +65,7 @@ def certificate(folder):
     return key.read_text(), cert.read_text()
 
 
-def test_every_file_is_read_and_sigterm_drains(launch, push_toy, tmp_path):
+def test_every_file_is_read_and_sigterm_drains(launch, push_toy, free_ports, tmp_path):
     """One process for all checks: importing TensorFlow is slow."""
     push_toy(tmp_path / "toy", 1)
     grpc_port, rest_port = free_ports(2)
