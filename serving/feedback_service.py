@@ -40,5 +40,5 @@ def handler(store: Callable[[str, str, Any], None]) -> Any:
 def _label(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid_argument(f"The label is not JSON: {error}") from None

@@ -129,7 +129,11 @@ def test_streams_are_forwarded(channel: grpc.Channel) -> None:
     assert list(channel.stream_stream(STREAM)(iter([b"a", b"b"]), timeout=30)) == [b"aa", b"bb"]
 
 
-@pytest.mark.parametrize(("label", "message"), [("{", "The label is not JSON"), ('"red"', "is not a request id")])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("{", "The label is not JSON"), ("[" * 100_000, "The label is not JSON"), ('"red"', "is not a request id")],
+    ids=["no JSON", "nested JSON", "no id"],
+)
 def test_invalid_feedback(channel: grpc.Channel, label: str, message: str) -> None:
     send = channel.unary_unary(wire.FEEDBACK_METHOD, wire.FeedbackRequest.SerializeToString)
     with pytest.raises(grpc.RpcError) as raised:
