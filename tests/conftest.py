@@ -23,6 +23,8 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 # The files that take longest, the longest first: with two processes the last file to begin must be a short one.
 _LONGEST = (
     "e2e/test_digits.py",
+    "e2e/test_boxes.py",
+    "component/test_resize_modes.py",
     "component/test_tasks.py",
     "component/test_backbone_networks.py",
     "e2e/test_digit_scenes.py",
