@@ -6,11 +6,12 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_transform as tft
 from PIL import Image
 
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
-from trainer_module import features, preprocessing, stored_options, tasks
+from trainer_module import features, keras_file, preprocessing, stored_options, tasks
 from trainer_module.session_model import SessionModel
 from trainer_module.tasks import _signatures
 
@@ -114,8 +115,6 @@ def sizes_of(examples):
 def test_training_and_serving_see_the_same_pixels(run, served):
     case, artifacts, _ = run
     _, serialized, examples = served
-    import tensorflow_transform as tft
-
     output = tft.TFTransformOutput(str(next(artifacts.glob("Transform/transform_graph/*"))))
     raw = tf.io.parse_example(serialized, output.raw_feature_spec())
     transformed = output.transform_features_layer()(raw)
@@ -136,8 +135,6 @@ def test_training_and_serving_see_the_same_pixels(run, served):
 def test_responses_refer_to_the_original_images(run, served):
     case, artifacts, outcome = run
     session, serialized, examples = served
-    from trainer_module import keras_file
-
     run_dir = str(next(artifacts.glob("Trainer/model_run/*")))
     options, task = stored_options.read(run_dir), tasks.get(case.task)
     model = keras_file.load(f"{run_dir}/{features.KERAS_FILE}")
