@@ -20,14 +20,19 @@ class Caller:
       cancelled: Whether the caller no longer waits for the response.
     """
 
-    def __init__(self, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, timeout_s: float | None = None, watch: Callable[[Callable[[], None]], bool] | None = None
+    ) -> None:
         """Starts the time.
 
         Args:
           timeout_s: How long the caller waits; None waits without limit.
+          watch: Called with `cancel` when a queue first needs to know whether the caller is gone, since most calls do
+            not wait; returns False if it is gone already. None if `cancel` is called by other means.
         """
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.cancelled = False
+        self._watch = watch
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
@@ -62,6 +67,9 @@ class Caller:
     @contextlib.contextmanager
     def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
         """Calls a function if the caller goes away inside the block, or is gone already."""
+        watch, self._watch = self._watch, None
+        if watch and not watch(self.cancel):
+            self.cancel()
         with self._lock:
             gone = self.cancelled
             if not gone:

@@ -263,7 +263,4 @@ def _caller(context: grpc.ServicerContext) -> Caller:
     remaining_s = grpc_calls.remaining_s(context)
     if remaining_s == 0:
         raise RequestError("DEADLINE_EXCEEDED", TIMED_OUT)
-    caller = Caller(remaining_s)
-    if not context.add_callback(caller.cancel):  # the call is over already
-        caller.cancel()
-    return caller
+    return Caller(remaining_s, context.add_callback)

@@ -96,3 +96,36 @@ def test_remaining_time():
     assert Caller(-1.0).remaining_s() == 0.0
     with pytest.raises(RequestError, match="Timed out waiting for notification"):
         Caller(0.01).wait(threading.Event())
+
+
+def test_only_a_caller_that_waits_is_watched():
+    watched: list = []
+
+    def watch(cancel):
+        watched.append(cancel)
+        return True
+
+    admission, servable, results = Admission(1, 1), Gate(), []
+    servable.opened.set()
+    start(admission, servable, Caller(watch=watch), results).join(5)
+    assert not watched and len(results) == 1
+
+    servable.opened.clear()
+    servable.started.clear()
+    threads = [start(admission, servable, Caller(), results)]
+    assert servable.started.wait(5)
+    threads.append(start(admission, servable, Caller(watch=watch), results))
+    for _ in range(500):
+        if watched:
+            break
+        time.sleep(0.01)
+    watched[0]()
+    threads[1].join(5)
+    assert results[1:] == ["CANCELLED"] and len(watched) == 1
+    servable.opened.set()
+    threads[0].join(5)
+
+
+def test_a_caller_that_was_gone_before_it_is_watched_does_not_wait():
+    with pytest.raises(RequestError, match="cancelled"):
+        Caller(watch=lambda cancel: False).wait(threading.Event())
