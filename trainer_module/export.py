@@ -36,12 +36,15 @@ def export(
       run_dir: Receives `model.keras`: Keras 3 cannot reload a SavedModel, and Pusher would copy all of serving_dir.
     """
     archive = keras.export.ExportArchive()
-    archive.track(model)
+    # Variables are saved with the functions that use them, tables are not. Tracking the model itself would trace it.
+    for table in _tables(model):
+        archive.track(table)
     archive.track(tft_layer)
     signatures = tasks.get(options.task.name).export.signatures
     with fused(model):
         for name, endpoint in signatures(model, options, tft_layer, raw_feature_spec).items():
-            archive.add_endpoint(name, endpoint.compute, input_signature=endpoint.inputs)
+            # The archive traces every function twice; of a traced one, only the call.
+            archive.add_endpoint(name, endpoint.traced().compute, input_signature=endpoint.inputs)
         archive.write_out(serving_dir, verbose=False)
     labels_path = os.path.join(serving_dir, features.LABELS_FILE)
     tf.io.gfile.makedirs(os.path.dirname(labels_path))
@@ -49,3 +52,8 @@ def export(
         file.write(json.dumps(options.classes, ensure_ascii=False))
     tf.io.gfile.makedirs(run_dir)
     model.save(os.path.join(run_dir, features.KERAS_FILE))
+
+
+def _tables(model: keras.Model) -> list[tf.saved_model.experimental.TrackableResource]:
+    resource = tf.saved_model.experimental.TrackableResource
+    return [part for part in tf.train.TrackableView(model).descendants() if isinstance(part, resource)]

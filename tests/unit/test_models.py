@@ -206,7 +206,8 @@ def test_responses_of_a_session_equal_those_of_the_network(images, tmp_path, mon
     task = classification.TASK
 
     def signatures(*args):  # tracing takes seconds per signature
-        return {key: task.export.signatures(*args)[key] for key in ("serving_default", "explain", "embed")}
+        made = task.export.signatures(*args)
+        return {key: made[key] for key in ("serving_default", "explain", "embed")}
 
     replaced = dataclasses.replace(task, export=dataclasses.replace(task.export, signatures=signatures))
     monkeypatch.setattr(classification, "TASK", replaced)

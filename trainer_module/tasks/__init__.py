@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainer_module.registry import Registry
 from trainer_module.tasks._spec import Comparison as Comparison
+from trainer_module.tasks._spec import Endpoint as Endpoint
 from trainer_module.tasks._spec import Explanation as Explanation
 from trainer_module.tasks._spec import LabelStatistic as LabelStatistic
 from trainer_module.tasks._spec import Objective as Objective

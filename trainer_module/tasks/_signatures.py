@@ -31,11 +31,11 @@ def read_image_bytes(examples: tf.Tensor) -> tf.Tensor:
     return tf.io.parse_example(examples, spec)[features.IMAGE_ENCODED]
 
 
-def classify_endpoint(predict: Callable[[tf.Tensor], Outputs], classes: Sequence[str]) -> Endpoint:
+def classify_endpoint(serving_default: Endpoint, classes: Sequence[str]) -> Endpoint:
     """Builds the signature of TensorFlow Serving's Classify call from the output `probabilities`, float32 [N, C].
 
     Args:
-      predict: As in `common_endpoints`.
+      serving_default: The endpoint with this output.
       classes: Class names; the index is the id.
 
     Returns:
@@ -44,7 +44,7 @@ def classify_endpoint(predict: Callable[[tf.Tensor], Outputs], classes: Sequence
     names = tf.constant(classes)
 
     def classify(inputs: tf.Tensor) -> Outputs:
-        scores = predict(read_image_bytes(inputs))["probabilities"]
+        scores = serving_default.compute(read_image_bytes(inputs))["probabilities"]
         return {"classes": tf.tile(names[tf.newaxis, :], [tf.shape(scores)[0], 1]), "scores": scores}
 
     return Endpoint(classify, [tf.TensorSpec([None], tf.string, name="inputs")])
@@ -83,9 +83,12 @@ def common_endpoints(
           the predicted class.
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
     """
+    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    examples = [tf.TensorSpec([None], tf.string, name="examples")]
+    serving_default = Endpoint(predict, image_bytes).traced()  # other endpoints call it: one graph of the network
 
     def predict_examples(examples: tf.Tensor) -> Outputs:
-        return predict(read_image_bytes(examples))
+        return serving_default.compute(read_image_bytes(examples))
 
     def transform_features(examples: tf.Tensor) -> Outputs:
         raw = tf.io.parse_example(examples, raw_feature_spec)
@@ -100,10 +103,8 @@ def common_endpoints(
             vectors = tf.reduce_mean(tf.cast(vectors, tf.float32), axis=[1, 2])
         return {"embedding": tf.math.l2_normalize(vectors, axis=-1)}
 
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-    examples = [tf.TensorSpec([None], tf.string, name="examples")]
     return {
-        features.SERVING_DEFAULT: Endpoint(predict, image_bytes),
+        features.SERVING_DEFAULT: serving_default,
         features.EXAMPLES: Endpoint(predict_examples, examples),
         features.TRANSFORM_FEATURES: Endpoint(transform_features, examples),
         features.EXPLAIN: Endpoint(_explain(model, options), image_bytes),

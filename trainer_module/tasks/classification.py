@@ -161,7 +161,9 @@ def _signatures(
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
-    return endpoints | {features.CLASSIFY: _signatures.classify_endpoint(predict, options.classes)}
+    return endpoints | {
+        features.CLASSIFY: _signatures.classify_endpoint(endpoints[features.SERVING_DEFAULT], options.classes)
+    }
 
 
 def _compare(

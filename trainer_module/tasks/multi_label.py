@@ -265,7 +265,7 @@ def _signatures(
     )
     image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     return endpoints | {
-        features.CLASSIFY: _signatures.classify_endpoint(predict, options.classes),
+        features.CLASSIFY: _signatures.classify_endpoint(endpoints[features.SERVING_DEFAULT], options.classes),
         features.EXPLAIN_LABELS: Endpoint(_explain_labels(model, options), image_bytes),
     }
 
