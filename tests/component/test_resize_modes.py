@@ -1,4 +1,4 @@
-"""Images of several shapes and a model input that is not square, from TFRecords to a served model, for labels with and without positions."""
+"""Images of several shapes and a model input that is not square, from TFRecords to a served model."""
 
 import dataclasses
 import io
