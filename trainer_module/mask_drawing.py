@@ -105,7 +105,7 @@ def panels(
     """Draws ground truth, prediction and the pixels in which they differ."""
     from PIL import Image
 
-    wrong = _wrong(mask, predicted, ignore_id)
+    wrong = _wrong(mask, predicted, len(classes), ignore_id)
     luma = np.asarray(Image.fromarray(image).convert("L")) if image.shape[-1] == 3 else image[..., 0]
     grey = luma // (256 // _NUM_SHADES) * 9
     difference = np.where(wrong[..., np.newaxis], np.array(WRONG_COLOR, np.uint8), grey[..., np.newaxis])
@@ -119,7 +119,7 @@ def panels(
 
 def main_error(mask: np.ndarray, predicted: np.ndarray, classes: Sequence[str], ignore_id: int | None) -> str:
     """Describes the most frequent error; empty if there is none."""
-    wrong = _wrong(mask, predicted, ignore_id)
+    wrong = _wrong(mask, predicted, len(classes), ignore_id)
     if not wrong.any():
         return ""
     pairs = np.bincount(mask[wrong].astype(int) * len(classes) + predicted[wrong], minlength=len(classes) ** 2)
@@ -127,8 +127,8 @@ def main_error(mask: np.ndarray, predicted: np.ndarray, classes: Sequence[str], 
     return f"mostly {classes[actual]} predicted as {classes[other]} ({pairs.max() / wrong.size:.1%} of the image)"
 
 
-def _wrong(mask: np.ndarray, predicted: np.ndarray, ignore_id: int | None) -> np.ndarray:
-    wrong: np.ndarray = (mask != predicted) & mask_labels.counted(mask, ignore_id)
+def _wrong(mask: np.ndarray, predicted: np.ndarray, num_classes: int, ignore_id: int | None) -> np.ndarray:
+    wrong: np.ndarray = (mask != predicted) & mask_labels.counted(mask, ignore_id, num_classes)
     return wrong
 
 

@@ -1248,7 +1248,6 @@ TOML = [
 # === Running the table ===
 
 _REACHED: set[tuple[str, int]] = set()
-_SITES: dict[tuple[str, int], str] = {}
 
 
 def _trace(frame: Any, event: str, argument: Any) -> Any:

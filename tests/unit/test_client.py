@@ -680,9 +680,9 @@ def test_retries_do_not_outlast_the_deadline(connect, address, script):
     script.refusals = [("UNAVAILABLE", "busy")] * 1000
     started = time.monotonic()
     with pytest.raises(clients.UnavailableError):
-        connect(address, retries=1000, timeout_s=0.6).predict([b"1"])
-    assert time.monotonic() - started < 3.0
-    assert 2 <= len(script.calls) <= 8
+        connect(address, retries=1000, timeout_s=1.2).predict([b"1"])
+    assert time.monotonic() - started < 10.0  # on a busy machine, too; without the deadline it would be minutes
+    assert 2 <= len(script.calls) <= 10
 
 
 def test_a_slow_server_exceeds_the_deadline(connect, address, script):
