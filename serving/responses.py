@@ -229,6 +229,16 @@ class ModelMetadata(NamedTuple):
     signatures: dict[str, SignatureSpec]
 
 
+def method_of(outputs: Iterable[str]) -> str | None:
+    """Returns the method of a client, and the command, that reads these outputs of `serving_default`.
+
+    Returns:
+      `detect`, `segment` or `predict`; None for a model of another project.
+    """
+    names = set(outputs)
+    return next((method for name, method in _METHODS.items() if name in names), None)
+
+
 def with_request_id(result: Any, request_id: str) -> Any:
     """Returns the result of an image, or all its explanations, with the id of its request."""
     if hasattr(result, "_replace"):
@@ -347,9 +357,8 @@ def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embeddin
 def _columns(outputs: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     if missing := [name for name in names if name not in outputs]:
         message = f"the model's response has no {_quoted(missing)}; it has {_quoted(outputs)}"
-        fitting = [method for name, method in _METHODS.items() if name in outputs]
-        if fitting:
-            message += f": use `{fitting[0]}`"
+        if fitting := method_of(outputs):
+            message += f": use `{fitting}`"
         raise InvalidArgumentError("FAILED_PRECONDITION", message)
     return [outputs[name] for name in names]
 

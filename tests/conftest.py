@@ -98,6 +98,23 @@ def _module(name: str) -> Any:
 
 
 @pytest.fixture(scope="session")
+def recorder() -> Any:
+    """The class that writes run histories."""
+    return _module("run_recorder").Recorder
+
+
+@pytest.fixture(scope="session")
+def recorded_colors(recorder: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a pipeline with two runs on images of three colours; returns the root of its folder `colors`."""
+    module = _module("recorded_colors")
+
+    def write(**options: Any) -> Path:
+        return module.write(recorder, tmp_path_factory.mktemp("runs"), **options)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def kubeflow_harness() -> Any:
     """The module that plays Kubeflow Pipelines."""
     return _module("kubeflow_harness")

@@ -14,6 +14,7 @@ from pipeline.cli import (
     preview_commands,
     run_command,
     serve_command,
+    studio_command,
 )
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(client_commands.detect)
 app.command()(client_commands.explain)
 app.command()(client_commands.similar)
 app.command()(audit_command.audit)
+app.command()(studio_command.studio)
 app.command()(preview_commands.augment)
 app.command()(deployment_commands.deploy)
 app.command()(preview_commands.model)

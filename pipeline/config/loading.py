@@ -94,6 +94,18 @@ def load(
         raise ConfigError(f"{name_or_path}: " + "\n  ".join(lines)) from None
 
 
+def from_toml(text: str) -> PipelineConfig:
+    """Reads a complete configuration, such as one that `as_toml` has written.
+
+    Raises:
+      ConfigError: If it is not valid, for example because another version has written it.
+    """
+    try:
+        return PipelineConfig.model_validate(tomllib.loads(text), context={"needs_data": False})
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"A stored configuration cannot be read: {error}") from None
+
+
 def is_preset(name_or_path: str) -> bool:
     """Whether this is the name of a preset, and not of an existing file."""
     return name_or_path in preset_names() and not Path(name_or_path).expanduser().is_file()

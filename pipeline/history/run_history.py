@@ -108,6 +108,24 @@ class Run:
         return self.evaluation.overall.value(self.evaluation.main_metric.name) if self.evaluation else math.nan
 
 
+class NodeExecution(NamedTuple):
+    """What a run has recorded about one of its nodes.
+
+    Attributes:
+      id: Of the execution; also the name of the folder of every artifact that it writes.
+      name: Of the node.
+      state: `running`, `complete`, `cached`, `refused` (by a gate that ends the run) or `failed`.
+      seconds: Wall time from its start to its last change.
+      started: Unix time of its start, seconds.
+    """
+
+    id: int
+    name: str
+    state: Literal["running", "complete", "cached", "refused", "failed"]
+    seconds: float
+    started: float
+
+
 class Runs:
     """The runs of a pipeline; the artifacts of a run are read on demand."""
 
@@ -144,6 +162,29 @@ class Runs:
           ConfigError: If there is no such run; the message lists the known ones.
         """
         return self._read(self._number_of(name))
+
+    def nodes(self, number: int) -> list[NodeExecution]:
+        """Returns the nodes of a run in the order of their start."""
+        return [_node_execution(node, execution) for node, execution in self._done(number)[0]]
+
+    def outputs(self, number: int) -> metadata_store.Outputs:
+        """Returns the artifacts of a run: node → output name → artifact."""
+        return self._done(number)[1]
+
+    def newest_outputs(self, node: str) -> dict[str, metadata_store_pb2.Artifact]:
+        """Returns the artifacts of a node in the newest run in which it has any; empty without such a run."""
+        for number in range(len(self), 0, -1):
+            if outputs := self.outputs(number).get(node):
+                return outputs
+        return {}
+
+    def parameter(self, node: str, name: str) -> str | None:
+        """Returns a parameter of a node in the newest run that has it; None without such a run."""
+        for number in range(len(self), 0, -1):
+            for executed, execution in self._done(number)[0]:
+                if executed == node and name in execution.custom_properties:
+                    return str(execution.custom_properties[name].string_value)
+        return None
 
     def outdated_report_note(self) -> str:
         """Returns a note if the last report does not belong to the last run; otherwise an empty string."""
@@ -264,6 +305,24 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         reasons=_reasons(executions, gates, served, faithfulness),
         settings=settings,
     )
+
+
+def _node_execution(node: str, execution: metadata_store_pb2.Execution) -> NodeExecution:
+    started, changed = execution.create_time_since_epoch / 1000, execution.last_update_time_since_epoch / 1000
+    return NodeExecution(execution.id, node, _node_state(execution), max(0.0, changed - started), started)
+
+
+def _node_state(
+    execution: metadata_store_pb2.Execution,
+) -> Literal["running", "complete", "cached", "refused", "failed"]:
+    state = execution.last_known_state
+    if state == _States.CACHED:
+        return "cached"
+    if state in (_States.RUNNING, _States.NEW):
+        return "running"
+    if state == _States.COMPLETE:
+        return "complete"
+    return "refused" if metadata_store.REFUSAL in execution.custom_properties else "failed"
 
 
 def _verdict(executions: metadata_store.Executions, outputs: metadata_store.Outputs) -> Verdict:

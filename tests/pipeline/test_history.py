@@ -25,59 +25,6 @@ from trainer_module import locations, tasks
 STATES = mlmd.Execution
 
 
-class Recorder:
-    """Writes runs as TFX does: contexts of runs and nodes, executions, artifacts and events."""
-
-    def __init__(self, folder):
-        """Makes an empty record in a folder."""
-        self.folder = folder
-        self.store = metadata_store.open_store(folder / "metadata.sqlite")
-        self.types = {
-            name: self.store.put_context_type(mlmd.ContextType(name=name))
-            for name in (metadata_store.RUN_CONTEXT, metadata_store.NODE_CONTEXT)
-        }
-        self.artifact_type = self.store.put_artifact_type(mlmd.ArtifactType(name="Any"))
-        self.execution_type = self.store.put_execution_type(mlmd.ExecutionType(name="Any"))
-        self.nodes = {}
-
-    def context(self, kind, name):
-        """Adds a context."""
-        (id_,) = self.store.put_contexts([mlmd.Context(type_id=self.types[kind], name=name)])
-        return mlmd.Context(id=id_, type_id=self.types[kind], name=name)
-
-    def run(self, id_, *done):
-        """Each of `done` is (node, state, parameters, outputs); an output is an artifact, new or of an earlier run."""
-        run = self.context(metadata_store.RUN_CONTEXT, id_)
-        for node, state, parameters, outputs in done:
-            if node not in self.nodes:
-                self.nodes[node] = self.context(metadata_store.NODE_CONTEXT, f"birds.{node}")
-            execution = mlmd.Execution(type_id=self.execution_type, last_known_state=state)
-            for name, value in parameters.items():
-                execution.custom_properties[name].string_value = value
-            pairs = []
-            for key, artifact in outputs.items():
-                event = mlmd.Event(type=mlmd.Event.OUTPUT)
-                event.path.steps.add().key = key
-                pairs.append((artifact, event))
-            _, artifacts, _ = self.store.put_execution(execution, pairs, [run, self.nodes[node]])
-            for artifact, artifact_id in zip(outputs.values(), artifacts, strict=True):
-                artifact.id = artifact_id
-
-    def artifact(self, name, files=None, **properties):
-        """Makes an artifact's folder with these files."""
-        folder = self.folder / name
-        folder.mkdir()
-        for file, value in (files or {}).items():
-            (folder / file).write_text(value if isinstance(value, str) else json.dumps(value))
-        artifact = mlmd.Artifact(type_id=self.artifact_type, uri=str(folder))
-        for key, value in properties.items():
-            if isinstance(value, int):
-                artifact.custom_properties[key].int_value = value
-            else:
-                artifact.custom_properties[key].string_value = value
-        return artifact
-
-
 def evaluated(accuracy, recall, slices, classes=("finch", "owl")):
     def row(name, value, examples):
         return SliceMetrics(
@@ -152,11 +99,11 @@ MISSED = GateResult(
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory, recorder):
     """A pipeline's folder with eight runs, each of another end."""
     folder = tmp_path_factory.mktemp("runs") / "birds"
     folder.mkdir()
-    write = Recorder(folder)
+    write = recorder(folder)
     complete, cached = STATES.COMPLETE, STATES.CACHED
     parameters, summary = data("aaaaaaaaaaaa", train=80, test=20)
     quarantine = write.artifact("quarantine-1", {"summary.json": summary})
@@ -327,8 +274,8 @@ def test_an_unknown_run(loaded, name, message):
         run_history.read(loaded).find(name)
 
 
-def test_no_run_at_all(tmp_path):
-    Recorder(tmp_path)
+def test_no_run_at_all(tmp_path, recorder):
+    recorder(tmp_path)
     with pytest.raises(ConfigError, match=r"no run `last`\..*none yet"):
         read_in(tmp_path).find("last")
 
@@ -410,8 +357,8 @@ def test_two_runs_side_by_side(runs):
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_new_metric_is_listed_in_words_and_by_its_range(tmp_path, kappa):
-    write = Recorder(tmp_path)
+def test_a_new_metric_is_listed_in_words_and_by_its_range(tmp_path, kappa, recorder):
+    write = recorder(tmp_path)
     for number, value in (("1", -0.25), ("2", -0.75)):
         content = json.loads(evaluated(0.9, (0.9, 0.8), {}))
         content["candidate"][0]["metrics"][kappa.name] = value
@@ -423,8 +370,8 @@ def test_a_new_metric_is_listed_in_words_and_by_its_range(tmp_path, kappa):
     assert re.search(r"Cohen's kappa +-0\.2500 +-0\.7500 +-0\.5000", shown(old, new))
 
 
-def test_runs_of_two_tasks_are_not_ranked(tmp_path):
-    write = Recorder(tmp_path)
+def test_runs_of_two_tasks_are_not_ranked(tmp_path, recorder):
+    write = recorder(tmp_path)
     segmentation = EvaluationResult(
         task="segmentation",
         split="test",
@@ -472,8 +419,8 @@ def read_in(folder):
     return run_history.read(loading.load("images", overrides=overrides, needs_data=False))
 
 
-def test_an_evaluation_that_this_version_cannot_read_is_ignored(tmp_path):
-    write = Recorder(tmp_path)
+def test_an_evaluation_that_this_version_cannot_read_is_ignored(tmp_path, recorder):
+    write = recorder(tmp_path)
     evaluation = write.artifact("evaluation", {"evaluation.json": '{"of": "another version"}', "gates.json": "{}"})
     write.run("2026-01-01T10:00:00.5", ("Evaluator", STATES.COMPLETE, {}, {"evaluation": evaluation}))
     (run,) = read_in(tmp_path).newest(9)
@@ -491,8 +438,8 @@ OLD_OPTIONS = (
     [OLD_OPTIONS, "", "{", "[]", "null", '"data"', '{"data": 3}', '{"data": [1], "fingerprint": 7}', "[" * 100_000],
     ids=["old", "none", "cut", "list", "null", "text", "number", "of other types", "deep"],
 )
-def test_runs_with_parameters_of_another_version_are_listed(tmp_path, options):
-    write = Recorder(tmp_path)
+def test_runs_with_parameters_of_another_version_are_listed(tmp_path, options, recorder):
+    write = recorder(tmp_path)
     done = [
         (node, STATES.COMPLETE, {"options": options, "limits": options}, {})
         for node in ("ImageExampleGen", "ExampleValidator", "Evaluator", "ServingValidator")
@@ -529,8 +476,8 @@ def test_runs_with_parameters_of_another_version_are_listed(tmp_path, options):
         b"\xff\xfe",
     ],
 )
-def test_runs_with_files_of_another_version_are_listed(tmp_path, content):
-    write = Recorder(tmp_path)
+def test_runs_with_files_of_another_version_are_listed(tmp_path, content, recorder):
+    write = recorder(tmp_path)
     names = ("summary.json", "evaluation.json", "gates.json", "checks.json", "options.json")
     folder = write.artifact("everything", blessed=1, pushed=1, pushed_version="of old")
     for name in names if content is not None else ():
@@ -552,8 +499,8 @@ def test_runs_with_files_of_another_version_are_listed(tmp_path, content):
     assert re.search(r"- -\s+-\s+pushed", out.getvalue())
 
 
-def test_stored_values_are_printed_as_plain_text(tmp_path):
-    write = Recorder(tmp_path)
+def test_stored_values_are_printed_as_plain_text(tmp_path, recorder):
+    write = recorder(tmp_path)
     parameters = {"options": json.dumps({"fingerprint": "[/x]..", "data": {"[/red]": "[/bold]"}})}
     write.run("2026-01-01T10:00:00.5", ("ImageExampleGen", STATES.COMPLETE, parameters, {}))
     write.run("2026-01-02T10:00:00.5", ("[/red]", STATES.FAILED, {metadata_store.REFUSAL: "[/red]"}, {}))
@@ -571,8 +518,8 @@ def name_of(folder):
     return target.name
 
 
-def test_a_node_that_starts_while_the_history_is_read(tmp_path):
-    write = Recorder(tmp_path)
+def test_a_node_that_starts_while_the_history_is_read(tmp_path, recorder):
+    write = recorder(tmp_path)
     write.run("2026-01-01T10:00:00.5", ("Trainer", STATES.COMPLETE, {}, {}))
     runs = read_in(tmp_path)
     execution = mlmd.Execution(type_id=write.execution_type, last_known_state=STATES.RUNNING)
@@ -616,10 +563,10 @@ def test_the_commands_print_tables(recorded):
     assert done.returncode == 0 and "Classes, F1, worst change first" in done.stdout
 
 
-def test_the_command_names_the_run_of_an_outdated_report(tmp_path):
+def test_the_command_names_the_run_of_an_outdated_report(tmp_path, recorder):
     page = tmp_path / "report.html"
     page.write_text("<!doctype html>")
-    write = Recorder(tmp_path)
+    write = recorder(tmp_path)
     reported = ("ModelReport", STATES.COMPLETE, {}, {"report": write.artifact("page")})
 
     def report():

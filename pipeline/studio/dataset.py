@@ -1,0 +1,339 @@
+"""The dataset of a pipeline: its catalog, and the images and labels in the files of its examples."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from components.data_audit.artifact import Audit
+from components.data_audit.images import join_names
+from components.example_validator.artifact import DriftReport
+from components.image_example_gen.artifact import ClassNames, Quarantine, Summary
+from components.stored import IncompatibleArtifactError
+from pipeline.history.run_history import Runs
+from pipeline.nodes import DATA_AUDIT
+from pipeline.studio.catalog import Catalog, CatalogWriter, ImageRow
+from pipeline.studio.pipelines import StudioPipeline
+from serving import tfrecord
+from trainer_module import box_labels, features, locations, tasks
+from trainer_module.locations import join
+
+_GEN, _EXAMPLES, _QUARANTINE = "ImageExampleGen", "examples", "quarantine"
+_SPLIT_PREFIX = "Split-"  # of TFX
+# A small dataset is ready before the page is rendered.
+_PATIENCE_S = 0.8
+
+Features = Mapping[str, Any]  # of a tf.Example
+
+
+class Artifacts(NamedTuple):
+    """The artifacts of a dataset: those of the newest run that has any.
+
+    Attributes:
+      examples: Folder of the examples.
+      splits: Names of the splits.
+      quarantine: Folder of the quarantine.
+      audit: Folder of DataAudit's result; empty if it did not run.
+      anomalies: Folder of ExampleValidator's result; empty if it did not run.
+      key: Changes with the artifacts that the catalog is made from.
+    """
+
+    examples: str
+    splits: tuple[str, ...]
+    quarantine: str
+    audit: str
+    anomalies: str
+    key: str
+
+
+def find_artifacts(runs: Runs) -> Artifacts | None:
+    """Finds the artifacts of the dataset; None if no run has read images."""
+    generated = runs.newest_outputs(_GEN)
+    if _EXAMPLES not in generated or _QUARANTINE not in generated:
+        return None
+    examples, quarantine = generated[_EXAMPLES], generated[_QUARANTINE]
+    audit = runs.newest_outputs(DATA_AUDIT).get("audit")
+    anomalies = runs.newest_outputs("ExampleValidator").get("anomalies")
+    key = "-".join(str(artifact.id) for artifact in (examples, quarantine, audit) if artifact)
+    return Artifacts(
+        examples.uri,
+        _splits(examples.uri),
+        quarantine.uri,
+        audit.uri if audit else "",
+        anomalies.uri if anomalies else "",
+        key,
+    )
+
+
+def _splits(examples_uri: str) -> tuple[str, ...]:
+    """Lists the splits that have a folder, in their usual order."""
+    with locations.os_errors(examples_uri):
+        names = [str(name).rstrip("/") for name in locations.file_system(examples_uri).listdir(examples_uri)]
+    splits = [name.removeprefix(_SPLIT_PREFIX) for name in names if name.startswith(_SPLIT_PREFIX)]
+    return tuple(
+        sorted(splits, key=lambda name: (name not in features.SPLITS, [*features.SPLITS, name].index(name), name))
+    )
+
+
+class Dataset:
+    """The dataset of a pipeline."""
+
+    def __init__(self, pipeline: StudioPipeline, artifacts: Artifacts, catalog: Catalog) -> None:
+        """Takes the complete catalog."""
+        self.pipeline, self.artifacts, self.catalog = pipeline, artifacts, catalog
+        self.task = tasks.get(pipeline.config.task.name)
+        self.classes = _class_names(artifacts.examples)
+
+    def summary(self) -> Summary:
+        """Reads the counts of ImageExampleGen."""
+        return Summary.read(self.artifacts.quarantine)
+
+    def drift(self) -> DriftReport | None:
+        """Reads drift and skew; None if they were not measured."""
+        try:
+            return DriftReport.read(self.artifacts.anomalies) if self.artifacts.anomalies else None
+        except (OSError, IncompatibleArtifactError):
+            return None
+
+    def features(self, row: ImageRow) -> Features:
+        """Reads the example of an image."""
+        with locations.os_errors(row.file), locations.file_system(row.file).GFile(row.file, "rb") as file:
+            file.seek(row.position)
+            _, data = next(tfrecord.records(file))
+        return _parse(data)
+
+    def image(self, row: ImageRow) -> bytes:
+        """Reads the file of an image."""
+        return bytes(self.features(row)[features.IMAGE_ENCODED].bytes_list.value[0])
+
+    def drawn(self, row: ImageRow) -> np.ndarray:
+        """Draws an image with its label, if that has places: uint8 [h, w, 3]."""
+        example = self.features(row)
+        pixels = upright_pixels(bytes(example[features.IMAGE_ENCODED].bytes_list.value[0]))
+        label = label_array(example, self.classes)
+        if label is None:
+            return pixels
+        return self.task.drawing.draw(pixels, label, self.classes, self.ignore_id, 1)
+
+    @property
+    def ignore_id(self) -> int | None:
+        """The id of pixels without a class."""
+        return self.pipeline.config.data.ignore_id
+
+    @property
+    def has_places(self) -> bool:
+        """Whether labels have places in the image, which are drawn."""
+        return self.task.drawing.comparison is not None
+
+    def embeddings_folder(self, model: str, version: int) -> Path:
+        """Folder of the embeddings that a model version computed of this dataset."""
+        return self.pipeline.folder / "embeddings" / f"{model}-{version}-{self.artifacts.key}"
+
+
+def upright_pixels(encoded: bytes) -> np.ndarray:
+    """Decodes an image, upright by its EXIF orientation: uint8 [h, w, 3]."""
+    import io
+
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def label_array(example: Features, classes: Sequence[str]) -> np.ndarray | None:
+    """Reads the places of a label as the drawing functions of its task take them.
+
+    Args:
+      example: The features of a raw example.
+      classes: Class names; the index is the id.
+
+    Returns:
+      A mask uint8 [h, w], or boxes float32 [M, 6] as in `box_labels`; None if the label has no places.
+    """
+    import io
+
+    from PIL import Image
+
+    if features.MASK_ENCODED in example:
+        with Image.open(io.BytesIO(example[features.MASK_ENCODED].bytes_list.value[0])) as mask:
+            return np.asarray(mask)
+    if features.BOX_YMIN not in example:
+        return None
+    ids = {name: class_id for class_id, name in enumerate(classes)}
+    names = [value.decode() for value in example[features.BOX_CLASSES].bytes_list.value]
+    boxes = np.zeros((len(names), box_labels.NUM_COLUMNS), np.float32)
+    for column, key in enumerate(features.BOX_CORNERS):
+        boxes[:, column] = example[key].float_list.value
+    boxes[:, 4] = [ids.get(name, box_labels.UNKNOWN_CLASS) for name in names]
+    for key, kind in ((features.BOX_DIFFICULT, box_labels.DIFFICULT), (features.BOX_IS_CROWD, box_labels.CROWD)):
+        flags = example[key].int64_list.value if key in example else ()
+        if len(flags) == len(names):
+            boxes[np.asarray(flags, bool), 5] = kind
+    return boxes
+
+
+def _parse(data: bytes) -> Features:
+    from serving.local_server.protos import example_pb2
+
+    parsed: Features = example_pb2.Example.FromString(data).features.feature
+    return parsed
+
+
+def _class_names(examples_uri: str) -> tuple[str, ...]:
+    try:
+        return ClassNames.read(examples_uri).names
+    except (OSError, IncompatibleArtifactError):
+        return ()
+
+
+# === Building catalogs ===
+
+
+@dataclass
+class Building:
+    """A catalog that is being built.
+
+    Attributes:
+      done: Number of images so far.
+      error: Why it failed; empty if it did not.
+      finished: Set at the end, also after an error.
+    """
+
+    done: int = 0
+    error: str = ""
+    finished: threading.Event = field(default_factory=threading.Event)
+
+
+class Datasets:
+    """Opens datasets; builds their catalogs in the background."""
+
+    def __init__(self) -> None:
+        """Knows no dataset yet."""
+        self._lock = threading.Lock()
+        self._building: dict[Path, Building] = {}
+        self._open: dict[Path, Dataset] = {}
+
+    def get(self, pipeline: StudioPipeline) -> Dataset | Building | None:
+        """Returns the dataset, its state while the catalog is built, or None if no run has read images.
+
+        Raises:
+          ConfigError: If there are no runs.
+        """
+        artifacts = find_artifacts(pipeline.runs())
+        if artifacts is None:
+            return None
+        path = pipeline.folder / f"catalog-{artifacts.key}.sqlite"
+        with self._lock:
+            if path in self._open:
+                return self._open[path]
+            building = self._building.get(path)
+            if not path.is_file() and (building is None or building.finished.is_set()):
+                building = self._building[path] = Building()
+                threading.Thread(target=_build, args=(path, pipeline, artifacts, building), daemon=True).start()
+        if building is not None and not building.finished.wait(_PATIENCE_S):
+            return building
+        if building is not None and building.error:
+            return building
+        with self._lock:
+            self._building.pop(path, None)
+            return self._open.setdefault(path, Dataset(pipeline, artifacts, Catalog(path)))
+
+
+def _build(path: Path, pipeline: StudioPipeline, artifacts: Artifacts, building: Building) -> None:
+    try:
+        build(path, artifacts, tasks.get(pipeline.config.task.name).class_features, building)
+        for old in path.parent.glob("catalog-*.sqlite"):
+            if old != path:
+                old.unlink(missing_ok=True)
+    except Exception as error:
+        logging.getLogger(__name__).exception("The catalog of %s cannot be built.", pipeline.name)
+        building.error = f"The dataset cannot be read: {error}"
+    finally:
+        building.finished.set()
+
+
+def build(path: Path, artifacts: Artifacts, class_features: Sequence[str], building: Building) -> None:
+    """Builds the catalog of a dataset.
+
+    Args:
+      path: Its file.
+      artifacts: The artifacts of the dataset.
+      class_features: Features with the class names of an example.
+      building: Receives the progress.
+
+    Raises:
+      OSError: If a file cannot be read.
+      IncompatibleArtifactError: If another version has written an artifact.
+    """
+    quarantine = Quarantine.read(artifacts.quarantine)
+    suspects = Audit.read(artifacts.audit).suspects if artifacts.audit else ()
+    with CatalogWriter(path) as writer:
+        for row, classes, slices in _examples(artifacts, class_features):
+            writer.add_image(row, classes, slices)
+            building.done += 1
+        writer.add_quarantine([(entry.path, entry.reason) for entry in quarantine.files])
+        writer.finish(
+            [(row.filename, row.label, row.reason, row.score, row.proposed_label) for row in suspects],
+            [
+                (
+                    number,
+                    group.kind,
+                    len({image.split for image in group.images if image.split}) > 1,
+                    image.path,
+                    image.split,
+                )
+                for number, group in enumerate(quarantine.duplicates)
+                for image in group.images
+            ],
+        )
+
+
+def _examples(
+    artifacts: Artifacts, class_features: Sequence[str]
+) -> Iterator[tuple[ImageRow, list[str], dict[str, str]]]:
+    files = locations.file_system(artifacts.examples)
+    for split in artifacts.splits:
+        folder = join(artifacts.examples, _SPLIT_PREFIX + split)
+        with locations.os_errors(folder):
+            names = sorted(str(name).rstrip("/") for name in files.listdir(folder))
+        for location in (join(folder, name) for name in names):
+            with locations.os_errors(location), files.GFile(location, "rb") as file:
+                position = 0
+                for end, data in tfrecord.records(file):
+                    yield _row(_parse(data), class_features, split, location, position)
+                    position = end
+
+
+def _row(
+    example: Features, class_features: Sequence[str], split: str, location: str, position: int
+) -> tuple[ImageRow, list[str], dict[str, str]]:
+    classes = list(
+        dict.fromkeys(
+            value.decode() for key in class_features if key in example for value in example[key].bytes_list.value
+        )
+    )
+    slices = {
+        key.removeprefix(features.SLICE_PREFIX): example[key].bytes_list.value[0].decode()
+        for key in example
+        if key.startswith(features.SLICE_PREFIX) and example[key].bytes_list.value
+    }
+    width, height = (example[key].int64_list.value[0] for key in (features.IMAGE_WIDTH, features.IMAGE_HEIGHT))
+    row = ImageRow(
+        id=0,
+        split=split,
+        filename=example[features.IMAGE_FILENAME].bytes_list.value[0].decode(),
+        label=join_names(classes),
+        width=width,
+        height=height,
+        format=example[features.IMAGE_FORMAT].bytes_list.value[0].decode(),
+        bytes=len(example[features.IMAGE_ENCODED].bytes_list.value[0]),
+        file=location,
+        position=position,
+    )
+    return row, classes, slices

@@ -1,0 +1,193 @@
+"""The review queue of a pipeline: images that a person should look at, and what was decided about them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.data_audit.images import join_names
+from components.image_example_gen.artifact import Action
+from pipeline.studio import corrections_file
+from pipeline.studio.dataset import Dataset
+from pipeline.studio.journal import ACTIONS, Decision, Journal, Source
+from pipeline.studio.pipelines import StudioPipeline
+from trainer_module.error_text import did_you_mean
+
+JOURNAL_FILE, CORRECTIONS_FILE = "corrections.jsonl", "corrections.csv"
+_CHOSEN_BY_HAND = "chosen by hand"
+
+
+class InvalidDecisionError(Exception):
+    """A decision that cannot be stored; the message says why."""
+
+
+class ReviewItem(NamedTuple):
+    """One image of the queue.
+
+    Attributes:
+      key: Of the image, see `journal.Decision`.
+      source: Where it is.
+      image: Number in the catalog; None for a logged image.
+      filename: Relative to the data folder.
+      label: Its label.
+      proposed: The more probable label; empty without a proposal.
+      reason: Why it is in the queue; several reasons are joined.
+      score: Of the strongest reason, range [0, 1].
+    """
+
+    key: str
+    source: Source
+    image: int | None
+    filename: str
+    label: str
+    proposed: str
+    reason: str
+    score: float
+
+
+class Review:
+    """The review of one pipeline: its queue, its journal and its corrections file."""
+
+    def __init__(self, pipeline: StudioPipeline) -> None:
+        """Opens the journal; JournalLockedError if another process has it."""
+        self._pipeline = pipeline
+        self._lock = threading.Lock()
+        self.journal = Journal(pipeline.folder / JOURNAL_FILE)
+
+    @property
+    def corrections_path(self) -> Path:
+        """The file for `data.corrections`."""
+        return self._pipeline.folder / CORRECTIONS_FILE
+
+    def queue(self, dataset: Dataset, first: int | None = None) -> list[ReviewItem]:
+        """Returns all images to review: suspects of DataAudit, the most suspicious first.
+
+        Args:
+          dataset: The dataset.
+          first: Number of an image that comes first, whether it is suspicious or not.
+        """
+        items: dict[str, ReviewItem] = {}
+        chosen = dataset.catalog.image(first) if first is not None else None
+        if chosen is not None:
+            key = dataset_key(chosen.filename)
+            items[key] = ReviewItem(key, "dataset", chosen.id, chosen.filename, chosen.label, "", _CHOSEN_BY_HAND, 0.0)
+        for row in dataset.catalog.all_suspects():
+            key = dataset_key(row.filename)
+            known = items.get(key)
+            if known is None:
+                items[key] = ReviewItem(
+                    key, "dataset", row.image, row.filename, row.label, row.proposed, row.reason, row.score
+                )
+            elif row.reason not in known.reason:
+                reason = row.reason if known.reason == _CHOSEN_BY_HAND else f"{known.reason}, {row.reason}"
+                items[key] = known._replace(
+                    reason=reason, proposed=known.proposed or row.proposed, score=max(known.score, row.score)
+                )
+        return list(items.values())
+
+    def decide(self, item: ReviewItem, action: str, new_label: str, dataset: Dataset) -> Decision:
+        """Stores a decision and writes the corrections file.
+
+        Raises:
+          InvalidDecisionError: If the action or the label is not possible.
+          OSError: If it cannot be stored.
+        """
+        chosen = next((known for known in ACTIONS if known == action), None)
+        if chosen is None:
+            raise InvalidDecisionError(f"Unknown action {action[:50]!r}. Actions: {', '.join(ACTIONS)}.")
+        label = self._checked_label(chosen, new_label, dataset)
+        decision = Decision(
+            key=item.key,
+            source=item.source,
+            filename=item.filename,
+            action=chosen,
+            label=item.label,
+            new_label=label,
+            reason=item.reason,
+            score=item.score,
+            time=time.time(),
+        )
+        self.journal.add(decision)
+        self.write_corrections()
+        return decision
+
+    def undo(self) -> Decision | None:
+        """Takes the last decision back; None if there is none."""
+        undone = self.journal.undo()
+        if undone is not None:
+            self.write_corrections()
+        return undone
+
+    def write_corrections(self) -> None:
+        """Writes the corrections file: the decisions, and those of the file that the configuration names."""
+        with self._lock:
+            earlier = self._pipeline.config.data_options.corrections
+            if earlier is not None and Path(earlier).absolute() == self.corrections_path.absolute():
+                earlier = None  # it is this file, whose decisions are in the journal
+            text = corrections_file.to_csv(self.journal.decisions().values(), earlier)
+            corrections_file.write(self.corrections_path, text)
+
+    def _checked_label(self, action: Action, new_label: str, dataset: Dataset) -> str:
+        if action != "relabel":
+            return ""
+        if not can_relabel(dataset):
+            raise InvalidDecisionError(
+                "Labels with places are not changed here: keep or drop the image, or send it to Label Studio or CVAT."
+            )
+        names = list(dict.fromkeys(filter(None, new_label.split("|"))))
+        if not names and not dataset.task.takes_label_sets:
+            raise InvalidDecisionError("A new label requires a class. Choose one, or drop the image.")
+        if len(names) > 1 and not dataset.task.takes_label_sets:
+            raise InvalidDecisionError("An image of this dataset has one class. Choose one of them.")
+        for name in names:
+            if name not in dataset.classes:
+                hint = did_you_mean(name, dataset.classes) or f". Classes: {', '.join(dataset.classes[:20])}."
+                raise InvalidDecisionError(f"Unknown class `{name[:100]}`{hint}")
+        return join_names(names)
+
+
+def dataset_key(filename: str) -> str:
+    """Key of an image of the dataset."""
+    return f"dataset/{filename}"
+
+
+def can_relabel(dataset: Dataset) -> bool:
+    """Whether labels consist of classes only."""
+    return not dataset.has_places
+
+
+class Reviews:
+    """The reviews of all pipelines, opened on demand and kept open."""
+
+    def __init__(self) -> None:
+        """Opens nothing yet."""
+        self._lock = threading.Lock()
+        self._open: dict[Path, Review] = {}
+
+    def get(self, pipeline: StudioPipeline) -> Review:
+        """Returns the review of a pipeline; JournalLockedError if another process has its journal."""
+        with self._lock:
+            if pipeline.folder not in self._open:
+                self._open[pipeline.folder] = Review(pipeline)
+            return self._open[pipeline.folder]
+
+    def close(self) -> None:
+        """Closes all journals."""
+        with self._lock:
+            for review in self._open.values():
+                review.journal.close()
+            self._open.clear()
+
+
+def counts(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """Counts decisions by action."""
+    return {action: sum(decision.action == action for decision in decisions.values()) for action in ACTIONS}
+
+
+def progress(queue: Sequence[ReviewItem], decisions: Mapping[str, Decision]) -> dict[str, Any]:
+    """Returns the numbers of the queue: all images, decided ones, and the decisions by action."""
+    decided = sum(item.key in decisions for item in queue)
+    return {"total": len(queue), "decided": decided, "actions": counts(decisions)}

@@ -1,0 +1,38 @@
+"""Images for pages: files, thumbnails and drawings, with the headers that let browsers keep them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+# Contents do not change: their paths contain the key of the dataset.
+_HEADERS = {"Cache-Control": "private, max-age=31536000, immutable"}
+_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif"}
+
+
+def respond(request: Request, content: bytes, format_: str) -> Response:
+    """Returns an image file."""
+    return Response(content, media_type=_MEDIA_TYPES[format_], headers=_HEADERS)
+
+
+def respond_drawing(request: Request, pixels: np.ndarray) -> Response:
+    """Returns pixels, uint8 [h, w, 3], as a PNG file."""
+    return respond(request, _png(pixels), "PNG")
+
+
+def shrink_drawing(pixels: np.ndarray) -> bytes:
+    """Returns a thumbnail of a drawing, uint8 [h, w, 3]."""
+    from components.data_audit.thumbnails import shrink
+
+    return shrink(_png(pixels))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
