@@ -159,10 +159,12 @@ def _duplicates(console: Console, result: RunResult) -> None:
     duplicates = result.data.duplicates if result.data else {}
     for kind, counts in duplicates.items():
         if counts.groups:
-            leakage = f", [yellow]{counts.leaking_groups:,} of them span several splits (leakage)[/yellow]"
+            verb = "spans" if counts.leaking_groups == 1 else "span"
+            leakage = f", [yellow]{counts.leaking_groups:,} of them {verb} several splits (leakage)[/yellow]"
             print_line(
                 console,
-                f"{counts.duplicates:,} {kind} duplicates in {counts.groups:,} groups"
+                f"{counts.duplicates:,} {kind} duplicate{'' if counts.duplicates == 1 else 's'} in "
+                f"{counts.groups:,} group{'' if counts.groups == 1 else 's'}"
                 f"{leakage if counts.leaking_groups else ''}",
             )
     if any(counts.groups for counts in duplicates.values()):
