@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from serving.local_server.errors import invalid_argument
 
 NUMBER_TOO_BIG = "JSON Parse error: Number too big to be stored in double. at offset: 0"
+# Members whose numbers are checked when they become tensors or examples.
+_CONVERTED = {"instances", "inputs", "examples", "context"}
 # A value in an error message ends with the token at which it exceeds this length, as in TF Serving.
 _MAX_SHOWN = 256
 # Of one such token. TF Serving has no limit.
@@ -83,7 +86,24 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid_argument(NUMBER_TOO_BIG) from None
     if not isinstance(value, dict):
         raise invalid_argument(f"JSON Value: {shown(value)} Is not object")
+    if any(_is_too_big(member) for key, member in value.items() if key not in _CONVERTED):
+        raise invalid_argument(NUMBER_TOO_BIG)
     return value
+
+
+def _is_too_big(value: Any) -> bool:
+    """Whether a value contains a number beyond the range of double; RapidJSON refuses it wherever it is."""
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict | list):
+            rest.extend(part.values() if isinstance(part, dict) else part)
+        elif isinstance(part, float):
+            if math.isinf(part) and not is_infinity(part):
+                return True
+        elif isinstance(part, int) and abs(part) > sys.float_info.max:
+            return True
+    return False
 
 
 def _decode(text: str) -> Any:

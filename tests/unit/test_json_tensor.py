@@ -62,6 +62,8 @@ def test_requests(body, inputs, expected, format_):
         (b'{"instances": [[1, -1e400]]}', DOUBLE, "Number too big to be stored in double."),
         (b'{"instances": 1' + b"0" * 400 + b"}", FLOAT, "to be an list/array"),
         (b'{"inputs": 1' + b"0" * 400 + b"}", FLOAT, "Number too big to be stored in double."),
+        (b'{"instances": [1], "unread": {"a": [-1e400]}}', FLOAT, "Number too big to be stored in double."),
+        (b'{"instances": [1], "unread": 1' + b"0" * 400 + b"}", FLOAT, "Number too big to be stored in double."),
         (b'{"instances": [Infinit]}', FLOAT, "JSON Parse error: .*at offset: \\d+"),
         (b'{"instances": [{"b64": "eA="}]}', STRING, "Unable to base64 decode"),
         (b'{"instances": [{"b64": "e"}]}', STRING, "Unable to base64 decode"),
