@@ -16,7 +16,7 @@ from typing import Any
 # component, so that Kubeflow's small nodes would import TFX; it cannot extend an executor of TFX (Pusher, SchemaGen,
 # StatisticsGen, Transform) and has no context (temporary folder, run id); and TFX calls the decorator experimental,
 # without guarantees of compatibility.
-_ARTIFACTS = ("DataAudit", "GradCamExplanations", "ModelReport", "Quarantine")
+_ARTIFACTS = ("DataAudit", "GradCamExplanations", "ModelReport", "MonitoringReference", "Quarantine")
 
 
 def __getattr__(name: str) -> Any:

@@ -26,11 +26,20 @@ class ModelReport(Artifact):
     TYPE_NAME = "components.ModelReport"
 
 
+class MonitoringReference(Artifact):
+    """The test split as the pushed version sees it; see `components.monitoring_reference.artifact`.
+
+    The int property `version` is the pushed version; without it no model was pushed, and there are no files.
+    """
+
+    TYPE_NAME = "components.MonitoringReference"
+
+
 class Quarantine(Artifact):
     """Unusable files, duplicates and counts of ImageExampleGen; see `components.image_example_gen.artifact`."""
 
     TYPE_NAME = "components.Quarantine"
 
 
-for _type in (DataAudit, GradCamExplanations, ModelReport, Quarantine):
+for _type in (DataAudit, GradCamExplanations, ModelReport, MonitoringReference, Quarantine):
     _type.__module__ = "components"

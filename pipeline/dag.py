@@ -26,6 +26,7 @@ from components.grad_cam.component import GradCam
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import Dataset
 from components.model_report.component import ModelReport
+from components.monitoring_reference.component import MonitoringReference
 from components.pusher.component import VersionPusher
 from components.schema_gen.component import ImageSchemaGen
 from components.schema_gen.curation import UNCOUNTED_LABELS
@@ -247,6 +248,19 @@ def create_pipeline(
         dataset=DatasetIdentity.of(config, dataset).provenance(),
     )
 
+    monitoring_reference = None
+    if config.monitoring.enabled:
+        # No gate: no node waits for it.
+        monitoring_reference = MonitoringReference(
+            examples=example_gen.outputs["examples"],
+            model=trainer.outputs["model"],
+            model_run=trainer.outputs["model_run"],
+            pushed_model=pusher.outputs["pushed_model"],
+            split=evaluated,
+            max_images=config.monitoring.reference_images,
+            source_hash=code,
+        )
+
     data_audit = None
     if config.audit.enabled:
         # No gate: nothing but the report waits for it.
@@ -294,6 +308,7 @@ def create_pipeline(
         serving_validator,
         grad_cam,
         pusher.with_id("Pusher"),
+        *([monitoring_reference] if monitoring_reference else []),
         *([data_audit] if data_audit else []),
         model_report,
     ]

@@ -3,6 +3,7 @@
 TUNER = "Tuner"  # only with tuner.enabled
 GRAD_CAM = "GradCam"
 DATA_AUDIT = "DataAudit"  # only with audit.enabled
+MONITORING_REFERENCE = "MonitoringReference"  # only with monitoring.enabled
 
 NODE_IDS = (
     "ImageExampleGen",
@@ -18,6 +19,7 @@ NODE_IDS = (
     "ServingValidator",
     GRAD_CAM,
     "Pusher",
+    MONITORING_REFERENCE,
     DATA_AUDIT,
     "ModelReport",
 )

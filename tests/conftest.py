@@ -121,6 +121,12 @@ def kubeflow_harness() -> Any:
 
 
 @pytest.fixture(scope="session")
+def request_logs() -> Any:
+    """The module that writes request logs without a server."""
+    return _module("request_logs")
+
+
+@pytest.fixture(scope="session")
 def beam_servers() -> Any:
     """The module that starts job servers and worker pools."""
     return _module("beam_servers")

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.image_example_gen.perceptual_hash import SIDE, perceptual_hashes
-from trainer_module import features, orientation, preprocessing
+from trainer_module import features, image_statistics, orientation, preprocessing
 
 # Luma of ITU-R BT.601, section 2.5.1, from red, green and blue.
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
@@ -44,19 +44,8 @@ class ImageProperties:
     orientation: int = 1
 
     def slices(self) -> dict[str, str]:
-        """Returns the built-in slice values, by slice name.
-
-        brightness: mean luma below 85 is dark, from 170 bright. resolution: shorter side below 128 pixels is small,
-        from 512 large. orientation: square if the sides differ by less than a tenth.
-        """
-        shorter = min(self.height, self.width)
-        aspect = self.width / self.height
-        luma = self.mean[features.LUMA]
-        return {
-            "brightness": "dark" if luma < 85 else "bright" if luma >= 170 else "normal",
-            "resolution": "small" if shorter < 128 else "large" if shorter >= 512 else "medium",
-            "orientation": "portrait" if aspect < 1 / 1.1 else "landscape" if aspect > 1.1 else "square",
-        }
+        """Returns the built-in slice values, by slice name; see `image_statistics.slices`."""
+        return image_statistics.slices(self.height, self.width, self.mean[features.LUMA])
 
 
 @functools.cache

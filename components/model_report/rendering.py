@@ -12,6 +12,8 @@ import markupsafe
 from components.model_report import charts
 from components.model_report.page import Page
 
+_PACKAGE = "components.model_report"
+
 
 def render(page: Page) -> str:
     """Renders the report; names of files and classes come from users and are escaped.
@@ -22,10 +24,22 @@ def render(page: Page) -> str:
     Returns:
       A complete document. It contains the digest of its one script: a browser runs no other, whatever a name contains.
     """
-    script = markupsafe.Markup(_environment().get_template("script.js.j2").render())
+    return render_template("page.html.j2", page=page, sections=sections(page))
+
+
+def render_template(name: str, package: str = _PACKAGE, **values: object) -> str:
+    """Renders a page with the style, the script and the macros of the report.
+
+    Args:
+      name: Of the template.
+      package: The package that contains it.
+      **values: Variables of the template. `layout`, `script` and `script_digest` are added: the digest allows a browser
+        to run this script, and no other.
+    """
+    environment = _environment(package)
+    script = markupsafe.Markup(environment.get_template("script.js.j2").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = _environment().get_template("page.html.j2")
-    rendered = template.render(page=page, sections=sections(page), layout=charts, script=script, script_digest=digest)
+    rendered = environment.get_template(name).render(layout=charts, script=script, script_digest=digest, **values)
     return rendered.strip() + "\n"
 
 
@@ -55,9 +69,9 @@ def sections(page: Page) -> dict[str, str]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("components.model_report"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in (package, _PACKAGE)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -11,6 +11,7 @@ from pipeline.cli import (
     gateway_command,
     history_commands,
     information_commands,
+    monitor_command,
     preview_commands,
     run_command,
     serve_command,
@@ -38,6 +39,7 @@ app.command()(client_commands.segment)
 app.command()(client_commands.detect)
 app.command()(client_commands.explain)
 app.command()(client_commands.similar)
+app.command()(monitor_command.monitor)
 app.command()(audit_command.audit)
 app.command()(studio_command.studio)
 app.command()(preview_commands.augment)

@@ -25,8 +25,10 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
     from pipeline.config.messages import ConfigError
     from pipeline.deploy.model_server import NotEmptyError
     from pipeline.execution import disk_space
-    from pipeline.execution.local_run import AlreadyRunningError
+    from pipeline.execution.run_lock import AlreadyRunningError
     from pipeline.kubeflow.submission import ServerError
+    from pipeline.monitoring.errors import MonitorError
+    from serving.monitor.errors import WindowError
     from trainer_module.error_text import full_disk
     from trainer_module.model_versions import VersionError
 
@@ -35,7 +37,14 @@ def one_message(path: Callable[[], Path | str] | None = None, *, interrupted: st
         yield
     except (ConfigError, DatasetError, NotEmptyError) as error:
         stop(stderr, BAD_USAGE, str(error))
-    except (AlreadyRunningError, IncompatibleArtifactError, ServerError, VersionError) as error:
+    except (
+        AlreadyRunningError,
+        IncompatibleArtifactError,
+        MonitorError,
+        ServerError,
+        VersionError,
+        WindowError,
+    ) as error:
         stop(stderr, FAILED, str(error))
     except OSError as error:
         # No permission, or a full disk.

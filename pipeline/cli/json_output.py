@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.history.comparison import Comparison, Differences
     from pipeline.kubeflow.submission import Submission
     from pipeline.preview.network_summary import Inspection
+    from serving.monitor.result import MonitorResult
     from trainer_module import architecture
 
 
@@ -320,6 +321,91 @@ def audit_output(result: Audit, table: str, unusable: list[str]) -> AuditOutput:
             "unusable": unusable,
         }
     )
+
+
+# --- monitor ----------------------------------------------------------------------------------------------------
+
+
+class MonitoredWindow(JsonObject):
+    """The tested part of a request log."""
+
+    log: str
+    """Prefix of the log."""
+    first: float
+    """Time of the first request, seconds since 1970."""
+    last: float
+    requests: int
+    images: int
+    labelled: int
+    """Number of images with feedback."""
+
+
+class DriftTest(JsonObject):
+    """One statistical test of the window against the reference."""
+
+    kind: Literal["inputs", "embeddings", "outputs", "classes", "confidence", "quality"]
+    name: str
+    """The tested value, such as `brightness`, a class or a slice; empty if the kind has one test."""
+    method: str
+    statistic: float
+    p_value: float
+    adjusted_p_value: float
+    """Corrected for the number of tests; drift if it is at most `false_alarm_rate`."""
+    drift: bool
+    reference: Number
+    """Mean of the value in the reference; null for values without one."""
+    window: Number
+    """The same in the window."""
+
+
+class SliceQuality(JsonObject):
+    """The quality of the predictions in a slice, by feedback."""
+
+    slice: str
+    """`all`, or such as `brightness=dark`, `label=cat`."""
+    images: int
+    value: float
+    low: float
+    """Lower end of the 95 % confidence interval."""
+    high: float
+    reference: Number
+    """The same on the test split; null without an image of this slice."""
+    reference_low: Number
+    reference_high: Number
+    worse: bool
+    """Whether the window is significantly worse."""
+
+
+class MonitorOutput(JsonObject):
+    """Output of `tfx-vision monitor --json`; with `--follow` one object per window."""
+
+    created: float
+    """When the window was tested, seconds since 1970."""
+    model: str
+    version: int
+    """The version whose requests were compared with its own reference."""
+    alarm: bool
+    false_alarm_rate: float
+    """Upper bound of the probability of an alarm without drift, for all tests of a window together."""
+    window: MonitoredWindow
+    reference_images: int
+    tests: list[DriftTest]
+    """The smallest p-value first."""
+    quality_name: str
+    """The quality that feedback measures; empty without feedback."""
+    quality: list[SliceQuality]
+    """`all` first."""
+    notes: list[str]
+    """What could not be tested, and why."""
+    page: str
+    """HTML page."""
+    metrics: str
+    """Prometheus metrics."""
+
+
+def monitor_output(result: MonitorResult, page: str, metrics: str) -> MonitorOutput:
+    """Describes the test of a window."""
+    return MonitorOutput.model_validate({**result.model_dump(exclude={"format"}), "page": page, "metrics": metrics})
 
 
 # --- history, compare, rollback ---------------------------------------------------------------------------------
@@ -727,6 +813,7 @@ OUTPUTS: Mapping[str, type[JsonObject]] = {
     "explain": ExplainOutput,
     "similar": SimilarOutput,
     "audit": AuditOutput,
+    "monitor": MonitorOutput,
     "model": ModelOutput,
     "history": HistoryOutput,
     "compare": CompareOutput,

@@ -31,7 +31,7 @@ def run(
 
     Exit codes: 0 done and pushed, 1 failed, 2 bad usage or configuration, 3 a gate refused the images or the model.
     """
-    from pipeline.execution import dataset_identity, local_run, log
+    from pipeline.execution import dataset_identity, local_run, log, run_lock
     from pipeline.execution.dataset import prepare
     from pipeline.nodes import NODE_IDS
 
@@ -39,7 +39,7 @@ def run(
         loaded = load_config(config, data, overrides)
         _check_nodes(from_node, to_node, loaded)
         local_run.check_distribution(loaded)
-        with local_run.run_lock(loaded.run_dir):
+        with run_lock.run_lock(loaded.run_dir):
             dataset, identity = dataset_identity.check(
                 loaded, prepare(loaded), to_node=to_node or NODE_IDS[-1], adopt=adopt
             )
@@ -71,9 +71,9 @@ def run(
 
 def _check_nodes(from_node: str | None, to_node: str | None, config: PipelineConfig) -> None:
     from pipeline.config.messages import ConfigError
-    from pipeline.nodes import DATA_AUDIT, NODE_IDS, TUNER
+    from pipeline.nodes import DATA_AUDIT, MONITORING_REFERENCE, NODE_IDS, TUNER
 
-    optional = {TUNER: "tuner", DATA_AUDIT: "audit"}
+    optional = {TUNER: "tuner", DATA_AUDIT: "audit", MONITORING_REFERENCE: "monitoring"}
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODE_IDS:
             suggestion = did_you_mean(node, NODE_IDS) or f". Nodes: {', '.join(NODE_IDS)}."

@@ -16,6 +16,7 @@ from components.data_audit.options import AuditOptions
 from components.evaluator.options import EvaluationOptions, check_bounds
 from components.example_validator.options import DriftOptions
 from components.image_example_gen.options import DataOptions
+from components.monitoring_reference.options import MonitoringOptions
 from components.serving_validator.options import ServingLimits
 from pipeline.config import tuner_checks
 from pipeline.execution.beam_options import BeamSection
@@ -136,6 +137,7 @@ class PipelineConfig(Section):
     evaluation: EvaluationOptions = EvaluationOptions()
     grad_cam: ExplanationOptions = ExplanationOptions()
     audit: AuditOptions = AuditOptions()
+    monitoring: MonitoringOptions = MonitoringOptions()
     serving: ServingSection = ServingSection()
     beam: BeamSection = BeamSection()
     kubeflow: KubeflowOptions = KubeflowOptions()

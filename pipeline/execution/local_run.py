@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from components.image_example_gen.dataset import Dataset
@@ -17,6 +15,7 @@ from pipeline.execution import dataset_identity, preflight
 from pipeline.execution.dataset import prepare, refuse_other_task
 from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.execution.outcome import Outcome
+from pipeline.execution.run_lock import run_lock
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
 
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 
 
 _FIRST_NODE = "ImageExampleGen"
-
-
-class AlreadyRunningError(Exception):
-    """Another process runs this pipeline."""
 
 
 def prepare_training_data(config: PipelineConfig) -> Dataset:
@@ -127,22 +122,3 @@ def execute(
         newest.with_suffix(".tmp").replace(newest)
         outcome.result = dataclasses.replace(outcome.result, report=str(newest))
     return outcome
-
-
-@contextlib.contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Locks the folder of a pipeline: one run at a time uses its metadata store, data and log.
-
-    Raises:
-      AlreadyRunningError: If another process holds the lock.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunningError(
-                f"Another run uses {run_dir}. Wait until it ends, or give this one another name "
-                "(--set pipeline.name=NAME)."
-            ) from None
-        yield

@@ -12,6 +12,7 @@ RUN_CONTEXT = "pipeline_run"
 NODE_CONTEXT = "node"
 # Property of a failed execution: the message of the gate that refused.
 REFUSAL = "refusal"
+MONITORING_REFERENCE = "components.MonitoringReference"
 
 Executions = list[tuple[str, metadata_store_pb2.Execution]]
 Outputs = dict[str, dict[str, metadata_store_pb2.Artifact]]

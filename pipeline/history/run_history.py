@@ -139,7 +139,7 @@ class Runs:
           ConfigError: If it cannot be read.
         """
         self._path = path
-        with _readable_errors(path):
+        with readable_errors(path):
             self._store = metadata_store.open_store(path, read_only=True)
             contexts = self._store.get_contexts_by_type(metadata_store.RUN_CONTEXT)
             self._contexts = sorted(contexts, key=lambda context: context.id)
@@ -197,6 +197,15 @@ class Runs:
         verdict = _verdict(*self._done(newest))
         return f"the report belongs to {known}; the last run, {self._title(newest)}, has none: {verdict}."
 
+    def monitoring_reference(self, version: int) -> str | None:
+        """Returns the location of the reference that a run stored for a pushed version; None if there is none."""
+        with readable_errors(self._path):
+            artifacts = self._store.get_artifacts_by_type(metadata_store.MONITORING_REFERENCE)
+        for artifact in sorted(artifacts, key=lambda artifact: -artifact.id):
+            if artifact.custom_properties["version"].int_value == version:
+                return str(artifact.uri)
+        return None
+
     def _title(self, number: int) -> str:
         return f"{number} ({start_time(self._contexts[number - 1].name)})"
 
@@ -229,7 +238,7 @@ class Runs:
         )
 
     def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
-        with _readable_errors(self._path):
+        with readable_errors(self._path):
             executions = metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
             return executions, metadata_store.outputs_of(self._store, executions)
 
@@ -260,7 +269,7 @@ def read(config: PipelineConfig) -> Runs:
 
 
 @contextlib.contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
+def readable_errors(path: Path) -> Iterator[None]:
     """Reports errors of the run history without the failed SQL query."""
     try:
         yield

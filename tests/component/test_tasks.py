@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from pydantic import ValidationError
 
+from components.monitoring_reference import measured
 from trainer_module import export, features, models, network, tasks, training
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import AugmentationOptions, TrainerOptions
@@ -164,6 +165,11 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
     Image.open(io.BytesIO(explained["overlay_png_bytes"][0])).verify()
     embedding = session.run_on(features.EMBED, encoded)["embedding"]
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
+    parsed = [tf.train.Example.FromString(example).features.feature for example in examples]
+    monitored = measured.measure(session, case.options, [parsed[:2], parsed[2:]])
+    assert monitored.predictions.scores.shape == (COUNT, len(CLASSES)) and len(monitored.embeddings) == COUNT
+    assert (np.isnan(monitored.quality) | (monitored.quality >= 0) & (monitored.quality <= 1)).all()
+    assert not np.isnan(monitored.statistics).any()
     session.close()
 
 

@@ -26,7 +26,7 @@ from components.evaluator.artifact import EvaluationResult
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.execution import dataset, local_run
+from pipeline.execution import dataset, local_run, run_lock
 from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.history import comparison, run_history
 from pipeline.kubeflow import compiler
@@ -208,7 +208,7 @@ def executions_of_last_run(root):
 def test_a_second_run_uses_the_cache_for_every_node(first, execute, root):
     second = execute()
     states = executions_of_last_run(root)
-    assert len(states) == 12
+    assert len(states) == 13
     # The resolver is a question to ML Metadata, and asked in every run.
     assert {node for node, state in states.items() if state != "CACHED"} == {"Resolver"}
     assert second.exit_code == 0
@@ -224,6 +224,7 @@ def test_a_missed_threshold_refuses_and_pushes_nothing(first, execute, served):
         "Resolver",
         "Evaluator",
         "Pusher",
+        "MonitoringReference",
         "ModelReport",
     }
     assert "Refused by Evaluator" in Path(refused.result.report).read_text()
@@ -292,7 +293,7 @@ def test_unfaithful_explanations_are_refused(first, execute):
     refused = execute("grad_cam.thresholds={deletion_auc=0.0, insertion_auc=0.0}")
     assert (refused.status, refused.exit_code) == ("refused", 3)
     ran = {node.id for node in refused.nodes if node.state == "complete"}
-    assert ran == {"PreviousSpan", "Resolver", "GradCam", "Pusher", "ModelReport"}
+    assert ran == {"PreviousSpan", "Resolver", "GradCam", "Pusher", "MonitoringReference", "ModelReport"}
     assert refused.result.blessed and refused.result.servable
     (refusal,) = refused.result.refusals
     value = run_output(refused).model_dump()["faithfulness"]["deletion_auc"]
@@ -399,8 +400,8 @@ def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, re
 
 def test_two_runs_at_once_are_refused(tmp_path):
     with (
-        local_run.run_lock(tmp_path),
-        pytest.raises(local_run.AlreadyRunningError, match="Another run uses"),
-        local_run.run_lock(tmp_path),
+        run_lock.run_lock(tmp_path),
+        pytest.raises(run_lock.AlreadyRunningError, match="Another run uses"),
+        run_lock.run_lock(tmp_path),
     ):
         pass

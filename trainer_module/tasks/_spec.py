@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from trainer_module.models import FeatureMaps
+    from trainer_module.monitored import MonitoredPredictions
     from trainer_module.options import TrainerOptions, TransformOptions
 
 # === Data ===
@@ -281,6 +282,35 @@ class Drawing:
     comparison: Comparison | None = None
 
 
+# === Monitoring ===
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitoring:
+    """How served predictions are compared with those for the test split, and with ground truth that arrives later.
+
+    Outputs are those of `serving_default` for N images: arrays by name, strings as bytes. A label is what
+    `Client.feedback` accepts: a JSON value. None of these functions needs TensorFlow.
+
+    Attributes:
+      outputs: Names of the outputs that the functions read.
+      predictions: (outputs, number of classes) → the predictions as numbers, which two sets of images are compared by.
+      ground_truth: `TaskSpec.raw_label` of an example → its label.
+      label_classes: label → the class names in it, for slices; empty if the label is not about classes of the image.
+      quality_name: Name of the quality in a sentence: "accuracy".
+      quality: (outputs, index of the image, label, classes, ignore_id) → how well the prediction agrees with the label,
+        range [0, 1]; NaN if that is undefined. Raises ValueError, with a clause, for a label that it cannot read;
+        `label_classes` does so too.
+    """
+
+    outputs: tuple[str, ...]
+    predictions: Callable[[Mapping[str, np.ndarray], int], MonitoredPredictions]
+    ground_truth: Callable[[Mapping[str, Sequence[Any]]], Any]
+    label_classes: Callable[[Any], tuple[str, ...]] = lambda label: ()
+    quality_name: str
+    quality: Callable[[Mapping[str, np.ndarray], int, Any, Sequence[str], int | None], float]
+
+
 # === Task ===
 
 
@@ -336,6 +366,7 @@ class TaskSpec:
         coordinates of the original images, or without sizes of the model input. Predictions whose shape is that of the
         image, such as masks, require images of one size.
       drawing: How labels and predictions are shown.
+      monitoring: How served predictions are compared with those for the test split.
     """
 
     name: str
@@ -365,6 +396,7 @@ class TaskSpec:
     explanation: Explanation
     decode: Callable[..., tf.Tensor]
     drawing: Drawing
+    monitoring: Monitoring
 
     @property
     def takes_label_sets(self) -> bool:

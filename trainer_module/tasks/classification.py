@@ -18,6 +18,7 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Monitoring,
     Objective,
     PredictionOutcomes,
     TaskSpec,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+    from trainer_module.monitored import MonitoredPredictions
     from trainer_module.options import TrainerOptions, TransformOptions
 
 
@@ -242,6 +244,25 @@ def _caption(label: Any, classes: Sequence[str]) -> list[str]:
     return [f"{classes[index]}: {label[index]:.0%}" for index in largest if label[index] >= 0.005]
 
 
+# === Monitoring ===
+
+
+def _monitored(outputs: Mapping[str, np.ndarray], num_classes: int) -> MonitoredPredictions:
+    from trainer_module.monitored import MonitoredPredictions
+
+    probabilities = outputs["probabilities"]
+    return MonitoredPredictions(probabilities, probabilities.argmax(axis=1), probabilities.max(axis=1))
+
+
+def _is_correct(
+    outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
+) -> float:
+    """Whether the most probable class is the label; a class that the model does not know never is."""
+    if not isinstance(label, str):
+        raise ValueError("it is not a class name")
+    return float(classes[int(outputs["probabilities"][index].argmax())] == label)
+
+
 TASK = TaskSpec(
     name="classification",
     label_noun="one class per image",
@@ -281,4 +302,12 @@ TASK = TaskSpec(
     ),
     decode=lambda logits, options, image_sizes=None: _decode(logits),
     drawing=Drawing(draw=plain_image, caption=_caption, legend=lambda classes, ignore_id, labels: []),
+    monitoring=Monitoring(
+        outputs=("probabilities",),
+        predictions=_monitored,
+        ground_truth=lambda raw: raw[features.CLASS_TEXT][0].decode(),
+        label_classes=lambda label: (str(label),),
+        quality_name="accuracy",
+        quality=_is_correct,
+    ),
 )

@@ -20,6 +20,7 @@ from trainer_module.tasks._spec import (
     Explanation,
     Export,
     LabelStatistic,
+    Monitoring,
     Objective,
     PredictionOutcomes,
     Target,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from trainer_module.models import FeatureMaps
+    from trainer_module.monitored import MonitoredPredictions
     from trainer_module.options import TrainerOptions, TransformOptions
 
 # Probability of every class at every position before training: focal losses need few confident errors at the start.
@@ -516,6 +518,79 @@ def _outcomes(
     )
 
 
+# === Monitoring ===
+
+
+def _monitored(outputs: Mapping[str, np.ndarray], num_classes: int) -> MonitoredPredictions:
+    """The score of a class is that of its best detection; the predicted class is that of the best one of all.
+
+    The confidence is the best score. Detections below the served threshold are counted in scores, but predict nothing.
+    """
+    import numpy as np
+
+    from trainer_module.monitored import MonitoredPredictions
+
+    scores, ids = outputs["detection_scores"], outputs["detection_classes"].astype(np.int64) - 1
+    images, places = np.nonzero((ids >= 0) & (ids < num_classes))
+    best = np.zeros((len(scores), num_classes), np.float32)
+    np.maximum.at(best, (images, ids[images, places]), scores[images, places])
+    confidence = best.max(axis=1, initial=0.0)
+    class_ids = np.where(confidence >= outputs["served_threshold"], best.argmax(axis=1), -1)
+    return MonitoredPredictions(best, class_ids, confidence)
+
+
+def _ground_truth(raw: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    rows = zip(
+        raw[features.BOX_CLASSES],
+        zip(*(raw[key] for key in features.BOX_CORNERS), strict=True),
+        raw[features.BOX_DIFFICULT],
+        raw[features.BOX_IS_CROWD],
+        strict=True,
+    )
+    return [
+        {"label": name.decode(), "box": list(corners), "difficult": bool(difficult), "crowd": bool(crowd)}
+        for name, corners, difficult, crowd in rows
+    ]
+
+
+def _box_f1(
+    outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
+) -> float:
+    """Computes the F1 of the detections of an image from the served threshold on.
+
+    The label is a list of objects {"label": class name, "box": [ymin, xmin, ymax, xmax]}, relative to the upright
+    image; `difficult` and `crowd` are optional.
+    """
+    import numpy as np
+
+    try:
+        objects = np.array([_label_row(each, classes) for each in label], np.float32).reshape(
+            -1, box_labels.NUM_COLUMNS
+        )
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError('it is not a list of {"label": NAME, "box": [YMIN, XMIN, YMAX, XMAX]}') from None
+    ids = outputs["detection_classes"][index] - 1.0
+    scores = outputs["detection_scores"][index]
+    kinds = np.full(len(ids), float(box_labels.OBJECT), np.float32)
+    detections = np.column_stack([outputs["detection_boxes"][index], ids, kinds, scores]).astype(np.float32)
+    threshold = float(outputs["served_threshold"][index])
+    return box_drawing.f1(objects, box_drawing.at_least(detections, threshold), ignore_id)
+
+
+def _label_row(labelled: Mapping[str, Any], classes: Sequence[str]) -> list[float]:
+    """Returns the columns of `box_labels`; a class that the model does not know has an id that it never predicts."""
+    kind = box_labels.CROWD if labelled.get("crowd") else box_labels.DIFFICULT if labelled.get("difficult") else 0
+    name, corners = labelled["label"], [float(value) for value in labelled["box"]]
+    if not isinstance(name, str) or len(corners) != 4:
+        raise ValueError
+    class_id = classes.index(name) if name in classes else len(classes)
+    return [*corners, class_id, kind]
+
+
+def _label_classes(label: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each["label"] for each in label))
+
+
 TASK = TaskSpec(
     name="detection",
     label_noun="boxes with classes",
@@ -594,5 +669,13 @@ TASK = TaskSpec(
             error_types=box_evaluation.ERROR_MEANINGS,
             error_type=box_drawing.error_type,
         ),
+    ),
+    monitoring=Monitoring(
+        outputs=("detection_boxes", "detection_scores", "detection_classes", "served_threshold"),
+        predictions=_monitored,
+        ground_truth=_ground_truth,
+        label_classes=_label_classes,
+        quality_name="F1 of the boxes",
+        quality=_box_f1,
     ),
 )

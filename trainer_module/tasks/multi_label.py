@@ -20,6 +20,7 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Monitoring,
     Objective,
     PredictionOutcomes,
     TaskSpec,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from trainer_module.models import FeatureMaps
+    from trainer_module.monitored import MonitoredPredictions
     from trainer_module.options import TrainerOptions, TransformOptions
 
 # Between the classes of the output `labels`.
@@ -391,6 +393,42 @@ def _caption(label: np.ndarray, classes: Sequence[str]) -> list[str]:
     return lines or ["(none)"]
 
 
+# === Monitoring ===
+
+
+def _monitored(outputs: Mapping[str, np.ndarray], num_classes: int) -> MonitoredPredictions:
+    """The predicted class of an image is the one that exceeds its threshold most.
+
+    The confidence is the mean probability of the decisions about all classes.
+    """
+    import numpy as np
+
+    from trainer_module.monitored import MonitoredPredictions
+
+    probabilities, predicted = outputs["probabilities"], outputs["predicted"].astype(bool)
+    margins = np.where(predicted, probabilities - outputs["thresholds"], -np.inf)
+    class_ids = np.where(predicted.any(axis=1), margins.argmax(axis=1), -1)
+    confidence = np.where(predicted, probabilities, 1.0 - probabilities).mean(axis=1)
+    return MonitoredPredictions(probabilities, class_ids, confidence.astype(np.float32))
+
+
+def _agreement(
+    outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
+) -> float:
+    """Computes the F1 of the predicted classes of an image; 1 if there are none, as it should be."""
+    names = _label_classes(label)
+    predicted = {name for name, chosen in zip(classes, outputs["predicted"][index], strict=True) if chosen}
+    total = len(predicted) + len(names)
+    return 2.0 * len(predicted & set(names)) / total if total else 1.0
+
+
+def _label_classes(label: Any) -> tuple[str, ...]:
+    names = [label] if isinstance(label, str) else label
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("it is not a list of class names")
+    return tuple(dict.fromkeys(names))
+
+
 TASK = TaskSpec(
     name="multi_label",
     label_noun="any number of classes per image",
@@ -434,4 +472,12 @@ TASK = TaskSpec(
     ),
     decode=_decode,
     drawing=Drawing(draw=plain_image, caption=_caption, legend=lambda classes, ignore_id, labels: []),
+    monitoring=Monitoring(
+        outputs=("probabilities", "thresholds", "predicted"),
+        predictions=_monitored,
+        ground_truth=lambda raw: [name.decode() for name in raw[features.CLASS_TEXT]],
+        label_classes=_label_classes,
+        quality_name="F1 of the classes",
+        quality=_agreement,
+    ),
 )

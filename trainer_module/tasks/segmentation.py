@@ -19,6 +19,7 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Monitoring,
     Objective,
     PredictionOutcomes,
     Target,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from trainer_module.models import FeatureMaps
+    from trainer_module.monitored import MonitoredPredictions
     from trainer_module.options import TrainerOptions, TransformOptions
 
 
@@ -343,6 +345,52 @@ def _outcomes(
     )
 
 
+# === Monitoring ===
+
+
+def _monitored(outputs: Mapping[str, np.ndarray], num_classes: int) -> MonitoredPredictions:
+    """The scores are shares of the pixels, the predicted class is the largest; the response contains no confidence."""
+    import numpy as np
+
+    from trainer_module.monitored import MonitoredPredictions
+
+    counts = outputs["class_pixels"].astype(np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    return MonitoredPredictions(shares.astype(np.float32), counts.argmax(axis=1), None)
+
+
+def _ground_truth(raw: Mapping[str, Sequence[Any]]) -> str:
+    import base64
+
+    return base64.b64encode(raw[features.MASK_ENCODED][0]).decode()
+
+
+def _mask_accuracy(
+    outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
+) -> float:
+    """Computes the pixel accuracy of a mask; the label is a PNG file of class ids in base64."""
+    import base64
+
+    try:
+        mask = _read_png(base64.b64decode(label, validate=True))
+    except (TypeError, ValueError, OSError):
+        raise ValueError("it is not a PNG file of class ids in base64") from None
+    predicted = _read_png(outputs["mask_png_bytes"][index])
+    if mask.shape != predicted.shape:
+        raise ValueError(f"the mask has the shape {list(mask.shape)}, the image {list(predicted.shape)}")
+    return mask_drawing.pixel_accuracy(mask, predicted, ignore_id)
+
+
+def _read_png(content: bytes) -> np.ndarray:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        return np.asarray(image)
+
+
 TASK = TaskSpec(
     name="segmentation",
     label_noun="a mask per image",
@@ -396,5 +444,12 @@ TASK = TaskSpec(
             main_error=mask_drawing.main_error,
             note=lambda options: "In the difference, wrong pixels are bright and all others grey.",
         ),
+    ),
+    monitoring=Monitoring(
+        outputs=("class_pixels", "mask_png_bytes"),
+        predictions=_monitored,
+        ground_truth=_ground_truth,
+        quality_name="pixel accuracy",
+        quality=_mask_accuracy,
     ),
 )

@@ -1,0 +1,116 @@
+"""The monitoring reference: the test split as the pushed version sees it, with which requests are compared."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from components.stored import IncompatibleArtifactError, Stored
+from trainer_module import image_statistics, locations
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions
+
+ARRAYS_FILE = "reference.npz"
+# Int property of the artifact: the pushed version; absent if no model was pushed.
+VERSION = "version"
+
+
+class ReferenceSummary(Stored):
+    """What the reference belongs to.
+
+    Attributes:
+      version: The pushed version.
+      task: Name of the task.
+      classes: Class names; the index is the id.
+      ignore_id: The ignored id of masks.
+      window: Which values of 16-bit images become black and white.
+      split: The split whose images it contains.
+      images: Number of its images.
+      split_images: Number of images in the split.
+    """
+
+    FILE: ClassVar[str] = "reference.json"
+
+    format: Literal[1] = 1
+    version: int
+    task: str
+    classes: tuple[str, ...]
+    ignore_id: int | None
+    window: tuple[int, int]
+    split: str
+    images: int
+    split_images: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Both files of the artifact.
+
+    Attributes:
+      summary: What it belongs to.
+      images: The images, without their pixels and names.
+    """
+
+    summary: ReferenceSummary
+    images: MonitoredImages
+
+    @classmethod
+    def read(cls, uri: str) -> Self:
+        """Reads the artifact.
+
+        Raises:
+          OSError: If a file cannot be read.
+          IncompatibleArtifactError: If another version of tfx-vision wrote it, or it is damaged.
+        """
+        summary, path = ReferenceSummary.read(uri), locations.join(uri, ARRAYS_FILE)
+        try:
+            with np.load(io.BytesIO(locations.read(path)), allow_pickle=False) as arrays:
+                return cls(summary, _images({name: arrays[name] for name in arrays.files}))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise IncompatibleArtifactError(
+                f"{path} cannot be read: {error}. Run the pipeline again to write a new one."
+            ) from None
+
+    def write(self, uri: str) -> None:
+        """Writes the artifact.
+
+        Raises:
+          OSError: If it cannot be written.
+        """
+        locations.file_system(uri).makedirs(uri)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **_arrays(self.images))
+        locations.write(locations.join(uri, ARRAYS_FILE), buffer.getvalue())
+        self.summary.write(uri)
+
+
+def _arrays(images: MonitoredImages) -> dict[str, Any]:
+    assert images.statistics is not None and images.embeddings is not None
+    arrays = {
+        "statistics": images.statistics,
+        "statistics_names": np.array(image_statistics.NAMES),
+        "embeddings": images.embeddings.astype(np.float16),
+        "scores": images.predictions.scores,
+        "class_ids": images.predictions.class_ids,
+        "quality": images.quality,
+        "labels": np.array([json.dumps(names) for names in images.labels]),
+    }
+    if images.predictions.confidence is not None:
+        arrays["confidence"] = images.predictions.confidence
+    return arrays
+
+
+def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
+    if tuple(arrays["statistics_names"].tolist()) != image_statistics.NAMES:
+        raise ValueError("its statistics are those of another version of tfx-vision")
+    return MonitoredImages(
+        statistics=arrays["statistics"],
+        embeddings=arrays["embeddings"].astype(np.float32),
+        predictions=MonitoredPredictions(arrays["scores"], arrays["class_ids"], arrays.get("confidence")),
+        quality=arrays["quality"],
+        labels=[tuple(json.loads(names)) for names in arrays["labels"].tolist()],
+    )

@@ -1,0 +1,84 @@
+"""Runs an exported model on labelled images, and keeps what monitoring compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from trainer_module import features, image_statistics, tasks
+from trainer_module.model_input import Window
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, stored_embeddings
+from trainer_module.options import TrainerOptions
+
+if TYPE_CHECKING:
+    from trainer_module.session_model import SessionModel
+
+Features = Mapping[str, Any]  # of a parsed tf.Example
+
+
+class _Batch(NamedTuple):
+    """The parts of `MonitoredImages` for some images."""
+
+    statistics: np.ndarray
+    embeddings: np.ndarray
+    predictions: MonitoredPredictions
+    quality: np.ndarray
+    labels: list[tuple[str, ...]]
+
+
+def measure(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequence[Features]]) -> MonitoredImages:
+    """Measures images, a batch at a time.
+
+    Args:
+      model: The exported model.
+      options: `task`, `classes`, `ignore_id` and `window` are read.
+      batches: Parsed raw examples, at least one.
+
+    Raises:
+      ValueError: If there is no image.
+    """
+    parts = list(_measured(model, options, batches))
+    if not parts:
+        raise ValueError("The split has no image to compare requests with.")
+    confidences = [part.predictions.confidence for part in parts if part.predictions.confidence is not None]
+    return MonitoredImages(
+        statistics=np.concatenate([part.statistics for part in parts]),
+        embeddings=np.concatenate([part.embeddings for part in parts]),
+        predictions=MonitoredPredictions(
+            np.concatenate([part.predictions.scores for part in parts]),
+            np.concatenate([part.predictions.class_ids for part in parts]),
+            np.concatenate(confidences) if confidences else None,
+        ),
+        quality=np.concatenate([part.quality for part in parts]),
+        labels=[names for part in parts for names in part.labels],
+    )
+
+
+def _measured(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequence[Features]]) -> Iterator[_Batch]:
+    task = tasks.get(options.task.name)
+    monitoring = task.monitoring
+    (alias,) = model.signatures[features.SERVING_DEFAULT].inputs
+    window = Window(*options.window)
+    with ThreadPoolExecutor() as pool:
+        for batch in batches:
+            encoded = [bytes(each[features.IMAGE_ENCODED].bytes_list.value[0]) for each in batch]
+            # Pillow decodes in other threads while the model runs.
+            statistics = pool.map(lambda file: image_statistics.measure(file, window), encoded)
+            values = {alias: np.array(encoded, dtype=object)}
+            outputs = model.run(features.SERVING_DEFAULT, values, monitoring.outputs)
+            embeddings = model.run_on(features.EMBED, encoded)["embedding"]
+            labels = [monitoring.ground_truth(task.raw_label(each)) for each in batch]
+            quality = [
+                monitoring.quality(outputs, index, label, options.classes, options.ignore_id)
+                for index, label in enumerate(labels)
+            ]
+            yield _Batch(
+                np.stack(list(statistics)),
+                stored_embeddings(embeddings),
+                monitoring.predictions(outputs, len(options.classes)),
+                np.array(quality, np.float32),
+                [monitoring.label_classes(label) for label in labels],
+            )

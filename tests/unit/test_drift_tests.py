@@ -1,0 +1,214 @@
+"""Two-sample tests of monitoring, their correction, and the quality by feedback; on arrays with known distributions."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from serving.monitor import drift, quality, two_sample
+from trainer_module import image_statistics
+from trainer_module.monitored import MAX_DIMENSIONS, MonitoredImages, MonitoredPredictions, stored_embeddings
+
+CLASSES = ("cat", "dog", "owl")
+RATE, MIN_IMAGES = 0.01, 20
+
+
+def images(rng, num, shift=0.0, shares=(0.5, 0.3, 0.2), **parts):
+    """Images whose every value moves with `shift`, in standard deviations."""
+    ids = rng.choice(3, num, p=shares)
+    logits = rng.normal(0.0, 1.0, (num, 3)) + 3.0 * np.eye(3)[ids]
+    scores = np.exp(logits - shift * np.array([1.0, 0.0, 0.0]))
+    scores = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    values = {
+        "statistics": rng.normal(100.0 + 10.0 * shift, 10.0, (num, len(image_statistics.NAMES))).astype(np.float32),
+        "embeddings": stored_embeddings(rng.normal(shift, 1.0, (num, 8))),
+        "predictions": MonitoredPredictions(scores, scores.argmax(axis=1), scores.max(axis=1)),
+        "quality": np.full(num, np.nan, np.float32),
+        "labels": [()] * num,
+    }
+    return MonitoredImages(**values | parts)
+
+
+def all_tests(reference, window, seed=0):
+    return drift.correct(drift.compare(reference, window, CLASSES, RATE, MIN_IMAGES, seed).tests, RATE)
+
+
+# === Two-sample tests ===
+
+
+def discrepancy(reference, window):
+    """The definition of the unbiased squared discrepancy, pair by pair."""
+    everything = np.concatenate([reference, window])
+    pairs = [np.sum((a - b) ** 2) for a, b in itertools.combinations(everything, 2)]
+    bandwidth = np.median(pairs)
+
+    def kernel(first, second):
+        return np.array([[np.exp(-np.sum((a - b) ** 2) / bandwidth) for b in second] for a in first])
+
+    def within(sample):
+        values = kernel(sample, sample)
+        return (values.sum() - np.trace(values)) / (len(sample) * (len(sample) - 1))
+
+    return within(reference) + within(window) - 2.0 * kernel(reference, window).mean()
+
+
+def test_the_discrepancy_is_that_of_its_definition(rng):
+    reference, window = rng.normal(0.0, 1.0, (15, 3)), rng.normal(0.7, 1.0, (11, 3))
+    result = two_sample.maximum_mean_discrepancy(reference, window, 10)
+    assert result.statistic == pytest.approx(discrepancy(reference, window), rel=1e-4)
+
+
+def test_p_values_of_the_discrepancy_are_uniform_without_drift_and_small_with_it(rng):
+    clean = [
+        two_sample.maximum_mean_discrepancy(rng.normal(size=(60, 4)), rng.normal(size=(40, 4)), 199, seed).p_value
+        for seed in range(80)
+    ]
+    assert stats.kstest(clean, "uniform").pvalue > 0.01
+    moved = two_sample.maximum_mean_discrepancy(rng.normal(size=(60, 4)), rng.normal(1.0, 1.0, (40, 4)), 199)
+    assert moved.p_value == 1 / 200
+
+
+def test_equal_vectors_are_no_drift():
+    same = np.ones((30, 4))
+    assert two_sample.maximum_mean_discrepancy(same, same, 50).p_value == 1.0
+
+
+def test_rare_classes_are_counted_together(rng):
+    reference, window = rng.integers(0, 2, 1000), rng.integers(0, 2, 300)
+    clean = two_sample.chi_squared(reference, window, 50)
+    assert clean == two_sample.chi_squared(reference, window, 2)
+    # One image of each of 30 classes that the reference does not have.
+    window[:30] = np.arange(20, 50)
+    assert two_sample.chi_squared(reference, window, 50).p_value < 1e-6
+
+
+def test_no_predicted_class_is_a_class(rng):
+    reference, window = np.zeros(500, int), np.zeros(200, int)
+    assert two_sample.chi_squared(reference, window, 1).p_value == 1.0
+    window[:40] = -1
+    assert two_sample.chi_squared(reference, window, 1).p_value < 1e-6
+
+
+# === All tests of a window ===
+
+
+def test_clean_windows_raise_few_alarms_and_drift_always_does(rng):
+    reference = images(rng, 800)
+    clean = [any(test.drift for test in all_tests(reference, images(rng, 150), seed)) for seed in range(40)]
+    assert sum(clean) <= 2  # 0.4 are expected at most; three or more have a probability below 0.01
+    for seed in range(5):
+        found = all_tests(reference, images(rng, 150, shift=1.0), seed)
+        assert {"inputs", "embeddings", "outputs"} <= {test.kind for test in found if test.drift}
+
+
+def test_only_what_moves_is_drift(rng):
+    reference = images(rng, 800)
+    window = images(rng, 300)
+    window.statistics[:, image_statistics.NAMES.index("sharpness")] *= 0.5
+    found = [test for test in all_tests(reference, window) if test.drift]
+    assert [(test.kind, test.name) for test in found] == [("inputs", "sharpness")]
+    assert found[0].window == pytest.approx(50.0, abs=2.0) and found[0].reference == pytest.approx(100.0, abs=2.0)
+    shares = [test for test in all_tests(reference, images(rng, 300, shares=(0.1, 0.2, 0.7))) if test.drift]
+    assert "classes" in {test.kind for test in shares} and "inputs" not in {test.kind for test in shares}
+
+
+def test_p_values_are_multiplied_by_the_tests_of_a_kind_and_the_kinds():
+    def one(kind, name, p_value):
+        return drift.Comparison(kind, name, "test", two_sample.TwoSampleTest(0.0, p_value))
+
+    comparisons = [one("outputs", "a", 0.001), one("outputs", "b", 0.4), one("confidence", "", 0.0049)]
+    corrected = drift.correct(comparisons, 0.01)
+    assert [test.adjusted_p_value for test in corrected] == pytest.approx([0.004, 0.0098, 1.0])
+    assert [test.drift for test in corrected] == [True, True, False]
+
+
+def test_what_is_not_known_is_not_tested(rng):
+    reference = images(rng, 200)
+    predictions = reference.predictions._replace(confidence=None)
+    window = images(rng, 100, statistics=None, embeddings=None, predictions=images(rng, 100).predictions)
+    compared = drift.compare(dataclasses.replace(reference, predictions=predictions), window, CLASSES, RATE, MIN_IMAGES)
+    assert {test.kind for test in compared.tests} == {"outputs", "classes"}
+    assert len(compared.notes) == 3 and "the log contains no images" in compared.notes[0]
+
+
+def test_images_without_values_are_left_out(rng):
+    reference, window = images(rng, 300), images(rng, 100)
+    window.statistics[:30] = np.nan
+    assert not any(test.drift for test in all_tests(reference, window) if test.kind == "inputs")
+    window.statistics[:85] = np.nan
+    assert "only 15 images" in drift.compare(reference, window, CLASSES, RATE, MIN_IMAGES).notes[0]
+
+
+def test_constant_values_are_not_tests(rng):
+    reference, window = images(rng, 200), images(rng, 100)
+    for each in (reference, window):
+        each.statistics[:, 4:] = 128.0
+    assert sum(test.kind == "inputs" for test in all_tests(reference, window)) == 4
+
+
+def test_rounding_errors_of_saturated_probabilities_are_no_drift(rng):
+    reference, window = images(rng, 400), images(rng, 400)
+    ones, nearly = np.ones((400, 3), np.float32), np.full((400, 3), 1.0 - 1e-6, np.float32)
+    first = dataclasses.replace(reference, predictions=reference.predictions._replace(scores=ones))
+    second = dataclasses.replace(window, predictions=window.predictions._replace(scores=nearly))
+    assert not any(test.drift for test in all_tests(first, second) if test.kind == "outputs")
+
+
+def test_large_embeddings_are_projected_in_the_same_way_every_time(rng):
+    vectors = rng.normal(size=(20, MAX_DIMENSIONS + 500))
+    projected = stored_embeddings(vectors)
+    assert projected.shape == (20, MAX_DIMENSIONS)
+    np.testing.assert_array_equal(stored_embeddings(vectors[:3]), projected[:3])
+    distances = [np.linalg.norm(each[0] - each[1]) for each in (vectors, projected)]
+    assert distances[1] == pytest.approx(distances[0], rel=0.15)
+
+
+# === Quality ===
+
+
+def labelled(rng, num, accuracy, label="cat", brightness=120.0):
+    statistics = np.full((num, len(image_statistics.NAMES)), 100.0, np.float32)
+    statistics[:, image_statistics.NAMES.index("brightness")] = brightness
+    correct = (np.arange(num) < round(accuracy * num)).astype(np.float32)
+    return images(rng, num, statistics=statistics, quality=correct, labels=[(label,)] * num)
+
+
+def test_quality_by_slice(rng):
+    slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 100, 0.7))
+    assert next(each.slice for each in slices) == "all"
+    assert {each.slice for each in slices} == {
+        "all", "label=cat", "brightness=normal", "resolution=small", "orientation=square",
+    }  # fmt: skip
+    first = slices[0]
+    assert (first.images, first.value, first.reference) == (100, pytest.approx(0.7), pytest.approx(0.9))
+    # Wilson's interval by hand: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+    assert (first.low, first.high) == pytest.approx((0.6042, 0.7811), abs=1e-4)
+    corrected = drift.correct(tests, RATE)
+    assert all(test.drift for test in corrected) and {test.kind for test in corrected} == {"quality"}
+    marked = quality.worse_slices(slices, frozenset({"all"}))
+    assert [each.worse for each in marked] == [True, False, False, False, False]
+
+
+def test_better_quality_is_no_alarm_and_small_slices_are_not_tested(rng):
+    _, tests = quality.compare(labelled(rng, 200, 0.7), labelled(rng, 100, 0.95))
+    assert not any(test.drift for test in drift.correct(tests, RATE))
+    slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 10, 0.1))
+    assert slices and not tests
+    slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 50, 0.1, label="owl", brightness=20.0))
+    by_name = {each.slice: each for each in slices}
+    assert by_name["label=owl"].reference is None and "brightness=dark" in by_name
+    assert {test.name for test in tests} == {"all", "resolution=small", "orientation=square"}
+
+
+def test_without_feedback_there_is_no_quality(rng):
+    assert quality.compare(labelled(rng, 50, 0.9), images(rng, 50)) == ([], [])
+
+
+def test_the_bootstrap_interval_covers_the_mean(rng):
+    covered = 0
+    for seed in range(60):
+        low, high = quality.interval(rng.beta(4.0, 2.0, 80), seed)
+        covered += low <= 2 / 3 <= high
+    assert covered >= 51  # 57 are expected; fewer have a probability below 0.02

@@ -1,0 +1,131 @@
+"""Windows of a request log: which requests they contain, in every content mode, and why there is none."""
+
+import numpy as np
+import pytest
+
+from serving.monitor import window
+from serving.monitor.errors import WindowError
+from serving.monitor.window import WindowOptions
+from serving.request_log.options import Content
+
+NOW = 1_700_000_000.0
+OPTIONS = WindowOptions(images=20, min_images=5, max_age_s=3600.0)
+
+
+@pytest.fixture
+def writer(request_logs, tmp_path):
+    def make(content=Content.IMAGE):
+        return request_logs.LogWriter(tmp_path / "logs" / "birds", content)
+
+    return make
+
+
+def probabilities(num, value=0.5):
+    return {"probabilities": np.full((num, 2), value, np.float32)}
+
+
+def read(tmp_path, options=OPTIONS, version=7, now=NOW, outputs=("probabilities",)):
+    return window.read(tmp_path / "logs" / "birds", "birds", version, outputs, options, now)
+
+
+def test_the_newest_images_are_a_window(writer, tmp_path):
+    log = writer()
+    for index in range(30):
+        log.add(NOW - 100 + index, [b"image %d" % index], probabilities(1, index / 100))
+    log.close()
+    found = read(tmp_path)
+    assert found.files() == [b"image %d" % index for index in range(10, 30)]
+    np.testing.assert_allclose(found.outputs()["probabilities"][:, 0], np.arange(10, 30) / 100, rtol=1e-6)
+    assert (found.window.first, found.window.last) == (NOW - 90, NOW - 71)
+    assert (found.window.images, found.window.requests, found.window.labelled) == (20, 20, 0)
+    assert found.skipped == {} and found.embeddings() is None
+
+
+def test_images_of_several_servers_are_ordered_by_time(writer, tmp_path):
+    first, second = writer(), writer()
+    for index in range(10):
+        first.add(NOW - 50 + 2 * index, [b"%d" % (2 * index)], probabilities(1))
+        second.add(NOW - 50 + 2 * index + 1, [b"%d" % (2 * index + 1)], probabilities(1))
+    second.close()
+    first.close()
+    assert read(tmp_path, OPTIONS._replace(images=6)).files() == [b"%d" % index for index in range(14, 20)]
+
+
+def test_a_request_with_several_images_and_feedback(writer, tmp_path):
+    log = writer()
+    log.add(NOW - 9, [b"a", b"b", b"c"], probabilities(3), labels=["cat", "dog"])
+    log.add(NOW - 8, [b"d", b"e", b"f"], probabilities(3))
+    log.close()
+    found = read(tmp_path)
+    assert [image.label for image in found.images] == ["cat", "dog", None, None, None, None]
+    assert (found.window.images, found.window.requests, found.window.labelled) == (6, 2, 2)
+
+
+def test_embeddings_and_responses_only(writer, tmp_path):
+    log = writer(Content.EMBEDDING)
+    vectors = np.arange(12, dtype=np.float32).reshape(6, 2)
+    log.add(NOW - 9, [b"a"] * 6, probabilities(6), embeddings=vectors)
+    log.close()
+    found = read(tmp_path)
+    assert found.files() is None
+    np.testing.assert_array_equal(found.embeddings(), vectors)
+    log = writer(Content.RESPONSE)
+    log.add(NOW - 8, [b"a"] * 2, probabilities(2))
+    log.close()
+    mixed = read(tmp_path).embeddings()
+    assert mixed.shape == (8, 2) and np.isnan(mixed[6:]).all() and not np.isnan(mixed[:6]).any()
+
+
+def test_other_requests_are_skipped_and_counted(writer, tmp_path):
+    log = writer()
+    log.add(NOW - 9, [b"a"] * 5, probabilities(5))
+    log.add(NOW - 8, [b"b"], probabilities(1), version=6)
+    log.add(NOW - 7, [b"c"], probabilities(1), model="fish")
+    log.add(NOW - 6, [b"d"], {"embedding": np.zeros((1, 2), np.float32)}, signature="embed")
+    log.add(NOW - 4000, [b"old"] * 5, probabilities(5))
+    log.close()
+    found = read(tmp_path)
+    assert found.files() == [b"a"] * 5
+    assert found.skipped == {
+        "of version 6": 1,
+        "of the model `fish`": 1,
+        "of the signature `embed`, whose outputs are not monitored": 1,
+    }
+
+
+def test_only_requests_after_a_time(writer, tmp_path):
+    log = writer()
+    for second in (30, 20, 10):
+        log.add(NOW - second, [b"%d" % second] * 5, probabilities(5))
+    log.close()
+    assert set(read(tmp_path, OPTIONS._replace(after=NOW - 20)).files()) == {b"10"}
+
+
+def test_older_files_are_read_if_the_newest_are_not_enough(writer, tmp_path):
+    log = writer()
+    for hour in range(20, 0, -1):
+        log.add(NOW - 3600 * hour, [b"x"], probabilities(1))
+    log.close()
+    day = OPTIONS._replace(max_age_s=24 * 3600.0)
+    assert read(tmp_path, day).window.images == 20
+    assert read(tmp_path, OPTIONS._replace(max_age_s=10.5 * 3600.0)).window.images == 10
+
+
+def test_no_log(tmp_path):
+    with pytest.raises(WindowError, match=r"There is no request log .*birds.* --request-log"):
+        read(tmp_path)
+
+
+def test_too_few_requests(writer, tmp_path):
+    log = writer()
+    log.add(NOW - 9, [b"a"] * 3, probabilities(3))
+    log.add(NOW - 8, [b"b"] * 2, probabilities(2), version=6)
+    log.close()
+    message = r"has 3 images of version 7 in the last 1 hours; at least 5 are needed; 1 requests of version 6"
+    with pytest.raises(WindowError, match=message):
+        read(tmp_path)
+
+
+def test_classify_responses_have_probabilities():
+    outputs = {"classes": np.array([[b"a", b"b"]], dtype=object), "scores": np.array([[0.2, 0.8]], np.float32)}
+    assert window._with_probabilities(outputs)["probabilities"].tolist() == outputs["scores"].tolist()

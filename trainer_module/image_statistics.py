@@ -1,0 +1,120 @@
+"""Statistics of the pixels of an image file, by which requests are compared with the test split.
+
+Needs Pillow and NumPy only: the same function reads the images of the test split and those of requests.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer_module.model_input import FULL_WINDOW, Window
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# brightness: mean luma, [0, 255]. contrast: its standard deviation. sharpness: mean absolute difference of neighbouring
+# pixels. noise: estimated standard deviation of noise. saturation: mean difference of the largest and the smallest
+# channel. chroma_red, chroma_blue: mean Cr and Cb of JFIF. width, height: pixels, upright.
+NAMES = (
+    "brightness",
+    "contrast",
+    "sharpness",
+    "noise",
+    "saturation",
+    "chroma_red",
+    "chroma_blue",
+    "width",
+    "height",
+    "aspect_ratio",
+)
+# Larger images are reduced by a whole factor: what disappears then, a network of this input size does not see either.
+_LONGEST_SIDE = 512
+# Immerkaer 1996, Fast Noise Variance Estimation, section 2: a second difference in both directions.
+_NOISE_SCALE = math.sqrt(math.pi / 2.0) / 6.0
+
+
+def measure_all(encoded: Iterable[bytes], window: Window = FULL_WINDOW) -> np.ndarray:
+    """Measures image files: float32 [N, len(NAMES)]; see `measure`."""
+    rows = [measure(each, window) for each in encoded]
+    return np.stack(rows) if rows else np.zeros((0, len(NAMES)), np.float32)
+
+
+def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
+    """Measures an image file.
+
+    Args:
+      encoded: Bytes of a file that the model decodes.
+      window: Which values of a 16-bit image become black and white.
+
+    Returns:
+      float32 [len(NAMES)]; NaN if Pillow cannot read the file.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
+            image = _rgb(ImageOps.exif_transpose(opened), window)
+    except Exception:  # a damaged file can break Pillow's parsers in any way
+        return np.full(len(NAMES), np.nan, np.float32)
+    width, height = image.size
+    factor = math.ceil(max(width, height) / _LONGEST_SIDE)
+    pixels = np.asarray(image.reduce(factor) if factor > 1 else image, np.float32)
+    return np.array([*_of_pixels(pixels), width, height, width / height], np.float32)
+
+
+def _rgb(image: Image.Image, window: Window) -> Image.Image:
+    """Returns an image of 8 bits per channel; Pillow would clip 16-bit values instead of scaling them."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        scale = 255.0 / max(window.high - window.low, 1)
+        values = (np.asarray(image, np.float32) - window.low) * scale
+        image = Image.fromarray(np.clip(values, 0.0, 255.0).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _of_pixels(pixels: np.ndarray) -> tuple[float, ...]:
+    """Measures float32 [h, w, 3], range [0, 255]."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, section 2.5.1
+    across, down = np.abs(np.diff(luma, axis=1)), np.abs(np.diff(luma, axis=0))
+    brightness = float(luma.mean())
+    return (
+        brightness,
+        float(luma.std()),
+        _mean(across) + _mean(down),
+        _NOISE_SCALE * _mean(np.abs(np.diff(np.diff(luma, n=2, axis=0), n=2, axis=1))),
+        float((pixels.max(axis=-1) - pixels.min(axis=-1)).mean()),
+        0.713 * (float(red.mean()) - brightness) + 128.0,
+        0.564 * (float(blue.mean()) - brightness) + 128.0,
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def slices(height: float, width: float, brightness: float) -> dict[str, str]:
+    """Returns the built-in slice values of an image, by slice name.
+
+    brightness: mean luma below 85 is dark, from 170 bright. resolution: shorter side below 128 pixels is small, from
+    512 large. orientation: square if the sides differ by less than a tenth.
+    """
+    shorter, aspect = min(height, width), width / height
+    return {
+        "brightness": "dark" if brightness < 85 else "bright" if brightness >= 170 else "normal",
+        "resolution": "small" if shorter < 128 else "large" if shorter >= 512 else "medium",
+        "orientation": "portrait" if aspect < 1 / 1.1 else "landscape" if aspect > 1.1 else "square",
+    }
+
+
+def slices_of(row: np.ndarray) -> Mapping[str, Any]:
+    """Returns the same from the statistics of an image; none if it could not be read."""
+    values = dict(zip(NAMES, row.tolist(), strict=True))
+    return {} if math.isnan(values["width"]) else slices(values["height"], values["width"], values["brightness"])
