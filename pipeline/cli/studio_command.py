@@ -16,6 +16,8 @@ from pipeline.cli.errors import one_message
 from pipeline.cli.options import HostOption, OverridesOption, load_config, with_options
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from pipeline.config.sections import PipelineConfig
     from pipeline.studio.options import StudioOptions
 
@@ -125,10 +127,11 @@ def studio(
     except OSError as error:
         stop(stderr, FAILED, f"{options.host}:{options.port}: {error.strerror or error}. --port gives another port.")
     with listener:
+        server = _server(studio_options)
         port = listener.getsockname()[1]
         host = f"[{options.host}]" if ":" in options.host else options.host
         print_line(stderr, f"Studio: http://{escape(host)}:{port}  (Ctrl-C ends it)")
-        _serve(studio_options, listener)
+        server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -136,19 +139,24 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_MOST_CONNECTIONS)
 
 
-def _serve(options: StudioOptions, listener: socket.socket) -> None:
+def _server(options: StudioOptions) -> uvicorn.Server:
     import uvicorn
+
+    # Charts and thumbnails need them: imported now, not while the first page waits.
+    from matplotlib import ticker  # noqa: F401
+    from PIL import Image  # noqa: F401
 
     from pipeline.studio.app import create_app
 
-    config = uvicorn.Config(
-        create_app(options),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=3,
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(options),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=3,
+        )
     )
-    uvicorn.Server(config).run(sockets=[listener])

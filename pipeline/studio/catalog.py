@@ -7,9 +7,10 @@ stay in the files of the examples; the catalog has the position of each.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ CREATE TABLE slices (name TEXT, value TEXT, image INTEGER);
 CREATE TABLE suspects (image INTEGER, filename TEXT, label TEXT, reason TEXT, score REAL, proposed TEXT);
 CREATE TABLE quarantine (id INTEGER PRIMARY KEY, path TEXT, reason TEXT);
 CREATE TABLE duplicates (number INTEGER, kind TEXT, leaks INTEGER, path TEXT, split TEXT, image INTEGER);
+CREATE TABLE summaries (name TEXT PRIMARY KEY, content TEXT);
 """
 _INDEXES = """
 CREATE INDEX images_by_split ON images (split);
@@ -247,41 +249,22 @@ class Catalog:
 
     def by_class_and_split(self) -> dict[str, dict[str, int]]:
         """Counts images: class → split → number, the rarest class first."""
-        rows = self.query(
-            "SELECT class, split, COUNT(*) FROM classes JOIN images ON images.id = classes.image GROUP BY class, split"
-        )
-        table: dict[str, dict[str, int]] = {}
-        for name, split, number in rows:
-            table.setdefault(name, {})[split] = number
-        return dict(sorted(table.items(), key=lambda item: (sum(item[1].values()), item[0])))
+        return dict(self._summary("classes"))
 
     def by_slice(self) -> dict[str, dict[str, int]]:
         """Counts images: slice → value → number."""
-        table: dict[str, dict[str, int]] = {}
-        for name, value, number in self.query("SELECT name, value, COUNT(*) FROM slices GROUP BY name, value"):
-            table.setdefault(name, {})[value] = number
-        return table
+        return dict(self._summary("slices"))
 
     def by_reason(self) -> dict[str, int]:
         """Counts suspects by reason, the most frequent first."""
-        rows = self.query("SELECT reason, COUNT(*) FROM suspects GROUP BY reason ORDER BY COUNT(*) DESC, reason")
-        return {str(reason): int(number) for reason, number in rows}
+        return dict(self._summary("reasons"))
 
     def sizes(self) -> list[dict[str, Any]]:
         """Returns per split: number of images, smallest, median and largest width and height, and formats."""
-        sizes = []
-        for split, number in self.query("SELECT split, COUNT(*) FROM images GROUP BY split"):
-            row: dict[str, Any] = {"split": split, "images": number}
-            for side in ("width", "height"):
-                low, high = self.query(f"SELECT MIN({side}), MAX({side}) FROM images WHERE split = ?", [split])[0]
-                middle = self.query(
-                    f"SELECT {side} FROM images WHERE split = ? ORDER BY {side} LIMIT 1 OFFSET ?", [split, number // 2]
-                )[0][0]
-                row[side] = (low, middle, high)
-            formats = self.query("SELECT format, COUNT(*) FROM images WHERE split = ? GROUP BY format", [split])
-            sizes.append(row | {"formats": dict(formats)})
-        order = {split: index for index, split in enumerate(features.SPLITS)}
-        return sorted(sizes, key=lambda row: (order.get(row["split"], len(order)), row["split"]))
+        return list(self._summary("sizes"))
+
+    def _summary(self, name: str) -> Any:
+        return json.loads(self.query("SELECT content FROM summaries WHERE name = ?", [name])[0][0])
 
 
 def _escaped(text: str) -> str:
@@ -312,8 +295,13 @@ class CatalogWriter:
             return
         self._connection.execute("COMMIT")
         self._connection.executescript(f"{_INDEXES} ANALYZE;")
+        summaries = [(name, json.dumps(count(self._query))) for name, count in _SUMMARIES.items()]
+        self._connection.executemany("INSERT INTO summaries VALUES (?, ?)", summaries)
         self._connection.close()
         os.replace(self._temporary, self._path)
+
+    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
 
     def add_image(self, row: ImageRow, classes: Sequence[str], slices: Mapping[str, str]) -> None:
         """Adds an image; its number is the next one."""
@@ -348,3 +336,52 @@ class CatalogWriter:
             f"INSERT INTO duplicates VALUES (?, ?, ?, ?, ?, {find})", [(*row, row[3]) for row in duplicates]
         )
         connection.execute("DROP INDEX temporary_names")
+
+
+# === Summaries, which take seconds for 100,000 images ===
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+def _classes(query: Query) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for name, split, number in query(
+        "SELECT class, split, COUNT(*) FROM classes JOIN images ON images.id = classes.image GROUP BY class, split"
+    ):
+        table.setdefault(name, {})[split] = number
+    return dict(sorted(table.items(), key=lambda item: (sum(item[1].values()), item[0])))
+
+
+def _slices(query: Query) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for name, value, number in query("SELECT name, value, COUNT(*) FROM slices GROUP BY name, value"):
+        table.setdefault(name, {})[value] = number
+    return table
+
+
+def _reasons(query: Query) -> dict[str, int]:
+    return dict(query("SELECT reason, COUNT(*) FROM suspects GROUP BY reason ORDER BY COUNT(*) DESC, reason"))
+
+
+def _sizes(query: Query) -> list[dict[str, Any]]:
+    sizes = []
+    for split, number in query("SELECT split, COUNT(*) FROM images GROUP BY split"):
+        row: dict[str, Any] = {"split": split, "images": number}
+        for side in ("width", "height"):
+            low, high = query(f"SELECT MIN({side}), MAX({side}) FROM images WHERE split = ?", [split])[0]
+            middle = query(
+                f"SELECT {side} FROM images WHERE split = ? ORDER BY {side} LIMIT 1 OFFSET ?", [split, number // 2]
+            )[0][0]
+            row[side] = (low, middle, high)
+        formats = query("SELECT format, COUNT(*) FROM images WHERE split = ? GROUP BY format", [split])
+        sizes.append(row | {"formats": dict(formats)})
+    order = {split: index for index, split in enumerate(features.SPLITS)}
+    return sorted(sizes, key=lambda row: (order.get(row["split"], len(order)), row["split"]))
+
+
+_SUMMARIES: dict[str, Callable[[Query], Any]] = {
+    "classes": _classes,
+    "slices": _slices,
+    "reasons": _reasons,
+    "sizes": _sizes,
+}

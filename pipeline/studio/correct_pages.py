@@ -64,11 +64,12 @@ def _item(
     pipeline: StudioPipeline, dataset: Dataset, item: ReviewItem, decisions: dict[str, Decision]
 ) -> dict[str, Any]:
     value: dict[str, Any] = {**item._asdict(), "score": round(item.score, 4), "decision": None}
-    if item.image is not None:
-        value["url"] = url("p", pipeline.name, "images", item.image)
+    row = dataset.catalog.image(item.image) if item.image is not None else None
+    if row is not None:
+        card = data_pages.card(pipeline, dataset, row)
+        value |= {key: card[key] for key in ("url", "thumbnail", "small")}
         form = "drawn" if dataset.has_places else "file"
-        value["image_url"] = url("p", pipeline.name, "images", item.image, form, key=dataset.artifacts.key)
-        value["thumbnail"] = url("p", pipeline.name, "images", item.image, "thumbnail", key=dataset.artifacts.key)
+        value["image_url"] = url("p", pipeline.name, "images", row.id, form, key=dataset.artifacts.key)
     if (decision := decisions.get(item.key)) is not None:
         value["decision"] = {"action": decision.action, "new_label": decision.new_label}
     return value

@@ -218,6 +218,7 @@ class Datasets:
         self._lock = threading.Lock()
         self._building: dict[Path, Building] = {}
         self._open: dict[Path, Dataset] = {}
+        self._artifacts: dict[Path, tuple[int, Artifacts | None]] = {}
 
     def get(self, pipeline: StudioPipeline) -> Dataset | Building | None:
         """Returns the dataset, its state while the catalog is built, or None if no run has read images.
@@ -225,7 +226,7 @@ class Datasets:
         Raises:
           ConfigError: If there are no runs.
         """
-        artifacts = find_artifacts(pipeline.runs())
+        artifacts = self._artifacts_of(pipeline)
         if artifacts is None:
             return None
         path = pipeline.folder / f"catalog-{artifacts.key}.sqlite"
@@ -243,6 +244,15 @@ class Datasets:
         with self._lock:
             self._building.pop(path, None)
             return self._open.setdefault(path, Dataset(pipeline, artifacts, Catalog(path)))
+
+    def _artifacts_of(self, pipeline: StudioPipeline) -> Artifacts | None:
+        """Finds the artifacts again when the run history has changed: every thumbnail of a page asks for them."""
+        path = pipeline.config.metadata_path
+        changed = path.stat().st_mtime_ns
+        known = self._artifacts.get(path)
+        if known is None or known[0] != changed:
+            known = self._artifacts[path] = (changed, find_artifacts(pipeline.runs()))
+        return known[1]
 
 
 def _build(path: Path, pipeline: StudioPipeline, artifacts: Artifacts, building: Building) -> None:

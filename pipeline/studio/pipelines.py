@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ _METADATA_FILE = "metadata.sqlite"
 _LOCK_FILE = ".lock"
 # Pipelines may be grouped in folders below the root.
 _PATTERNS = ("*", "*/*")
+# Folders are not listed again for every image of a page.
+_FRESH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,19 @@ class Pipelines:
         """Takes the options."""
         self._options = options
         self._stored: dict[Path, tuple[float, PipelineConfig]] = {}
+        self._listed: tuple[float, list[StudioPipeline]] = (-math.inf, [])
 
     def all(self) -> list[StudioPipeline]:
         """Returns all pipelines: the configured ones first, then those below the root by name."""
+        if time.monotonic() - self._listed[0] > _FRESH_S:
+            self._listed = (time.monotonic(), self._list())
+        return self._listed[1]
+
+    def get(self, name: str) -> StudioPipeline | None:
+        """Returns the pipeline of this name; None if there is none."""
+        return next((pipeline for pipeline in self.all() if pipeline.name == name), None)
+
+    def _list(self) -> list[StudioPipeline]:
         configs = {config.run_dir: config for config in self._options.configs}
         for run_dir in self._folders():
             if run_dir not in configs:
@@ -88,10 +102,6 @@ class Pipelines:
             names.add(name)
             pipelines.append(StudioPipeline(name, config))
         return pipelines
-
-    def get(self, name: str) -> StudioPipeline | None:
-        """Returns the pipeline of this name; None if there is none."""
-        return next((pipeline for pipeline in self.all() if pipeline.name == name), None)
 
     def _folders(self) -> list[Path]:
         root = self._options.root

@@ -91,7 +91,7 @@ async function showStrip() {
         const button = element(
           "button",
           { type: "button", className: index === state.index ? "current" : "" },
-          element("img", { src: entry.thumbnail ?? "", alt: "" }),
+          element("img", { src: entry.thumbnail ?? "", alt: "", className: entry.small ? "crisp" : "" }),
           element("span", { className: "name", textContent: entry.label || "none" }),
           element("span", { className: entry.decision ? "decided" : "soft", textContent: decisionText(entry.decision) || entry.reason }),
         );

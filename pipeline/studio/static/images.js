@@ -27,7 +27,7 @@ async function load(page) {
   query.set("offset", page * PAGE);
   query.set("limit", PAGE);
   try {
-    const { images } = await request(`${box.dataset.url}?${query}`);
+    const { images } = await request(`${box.dataset.url}?${query}`, { priority: "high" });
     pages.set(page, images);
     for (const old of [...pages.keys()].slice(0, Math.max(0, pages.size - KEPT_PAGES))) pages.delete(old);
     schedule();
@@ -74,6 +74,8 @@ function draw() {
     made.style.top = `${box.scrollTop + (Math.floor(index / perRow) - topRow) * ROW_HEIGHT}px`;
     shown.append(made);
   }
+  // Browsers load removed images to their end, before the ones that are visible now.
+  for (const image of content.querySelectorAll("img")) if (!image.complete) image.removeAttribute("src");
   content.replaceChildren(shown);
   if (focused !== undefined) content.querySelector(`[data-index="${focused}"]`)?.focus({ preventScroll: true });
 }
