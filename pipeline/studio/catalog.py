@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from trainer_module import features
 
+# Part of the name of the file: a catalog of another version is built again.
+FORMAT = 2
 SUSPECT_ANY = "any"
 _SCHEMA = """
 CREATE TABLE images (id INTEGER PRIMARY KEY, split TEXT, filename TEXT, label TEXT, width INTEGER, height INTEGER,

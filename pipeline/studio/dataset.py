@@ -18,7 +18,7 @@ from components.image_example_gen.artifact import ClassNames, Quarantine, Summar
 from components.stored import IncompatibleArtifactError
 from pipeline.history.run_history import Runs
 from pipeline.nodes import DATA_AUDIT
-from pipeline.studio.catalog import Catalog, CatalogWriter, ImageRow
+from pipeline.studio.catalog import FORMAT, Catalog, CatalogWriter, ImageRow
 from pipeline.studio.pipelines import StudioPipeline
 from serving import tfrecord
 from trainer_module import box_labels, features, locations, tasks
@@ -30,6 +30,8 @@ _SPLIT_PREFIX = "Split-"  # of TFX
 _PATIENCE_S = 0.8
 
 Features = Mapping[str, Any]  # of a tf.Example
+LabelValues = Mapping[str, Sequence[Any]]  # raw example features of a label
+_BOX_KEYS = (features.BOX_CLASSES, features.BOX_DIFFICULT, features.BOX_IS_CROWD)
 
 
 class Artifacts(NamedTuple):
@@ -116,10 +118,12 @@ class Dataset:
         """Draws an image with its label, if that has places: uint8 [h, w, 3]."""
         example = self.features(row)
         pixels = upright_pixels(bytes(example[features.IMAGE_ENCODED].bytes_list.value[0]))
-        label = label_array(example, self.classes)
-        if label is None:
-            return pixels
-        return self.task.drawing.draw(pixels, label, self.classes, self.ignore_id, 1)
+        return self.draw(pixels, label_values(example))
+
+    def draw(self, pixels: np.ndarray, label: LabelValues) -> np.ndarray:
+        """Draws a label over an image, uint8 [h, w, 3], if it has places."""
+        array = label_array(label, self.classes)
+        return pixels if array is None else self.task.drawing.draw(pixels, array, self.classes, self.ignore_id, 1)
 
     @property
     def ignore_id(self) -> int | None:
@@ -146,11 +150,22 @@ def upright_pixels(encoded: bytes) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def label_array(example: Features, classes: Sequence[str]) -> np.ndarray | None:
+def label_values(example: Features) -> dict[str, list[Any]]:
+    """Reads the features of a label with places: feature name → values; empty if the label has none."""
+    values = {}
+    for key in (features.MASK_ENCODED, *features.BOX_CORNERS, *_BOX_KEYS):
+        kind = example[key].WhichOneof("kind") if key in example else None
+        if kind or key in example:
+            values[key] = list(getattr(example[key], kind).value) if kind else []
+    values[features.BOX_CLASSES] = [name.decode() for name in values.get(features.BOX_CLASSES, ())]
+    return values if features.MASK_ENCODED in values or features.BOX_YMIN in values else {}
+
+
+def label_array(label: LabelValues, classes: Sequence[str]) -> np.ndarray | None:
     """Reads the places of a label as the drawing functions of its task take them.
 
     Args:
-      example: The features of a raw example.
+      label: Raw example features of the label and their values.
       classes: Class names; the index is the id.
 
     Returns:
@@ -160,19 +175,19 @@ def label_array(example: Features, classes: Sequence[str]) -> np.ndarray | None:
 
     from PIL import Image
 
-    if features.MASK_ENCODED in example:
-        with Image.open(io.BytesIO(example[features.MASK_ENCODED].bytes_list.value[0])) as mask:
+    if label.get(features.MASK_ENCODED):
+        with Image.open(io.BytesIO(label[features.MASK_ENCODED][0])) as mask:
             return np.asarray(mask)
-    if features.BOX_YMIN not in example:
+    if features.BOX_YMIN not in label:
         return None
     ids = {name: class_id for class_id, name in enumerate(classes)}
-    names = [value.decode() for value in example[features.BOX_CLASSES].bytes_list.value]
+    names = label[features.BOX_CLASSES]
     boxes = np.zeros((len(names), box_labels.NUM_COLUMNS), np.float32)
     for column, key in enumerate(features.BOX_CORNERS):
-        boxes[:, column] = example[key].float_list.value
+        boxes[:, column] = label[key]
     boxes[:, 4] = [ids.get(name, box_labels.UNKNOWN_CLASS) for name in names]
     for key, kind in ((features.BOX_DIFFICULT, box_labels.DIFFICULT), (features.BOX_IS_CROWD, box_labels.CROWD)):
-        flags = example[key].int64_list.value if key in example else ()
+        flags = label.get(key, ())
         if len(flags) == len(names):
             boxes[np.asarray(flags, bool), 5] = kind
     return boxes
@@ -229,7 +244,7 @@ class Datasets:
         artifacts = self._artifacts_of(pipeline)
         if artifacts is None:
             return None
-        path = pipeline.folder / f"catalog-{artifacts.key}.sqlite"
+        path = pipeline.folder / f"catalog-{FORMAT}-{artifacts.key}.sqlite"
         with self._lock:
             if path in self._open:
                 return self._open[path]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.studio.catalog import ImageRow
-from pipeline.studio.dataset import Dataset, label_array
+from pipeline.studio.dataset import Dataset, label_array, label_values
 from pipeline.studio.model_server import ModelServer
 from serving import similarity
 from serving.client import Client, Detections, Mask, Prediction
@@ -224,7 +224,7 @@ def compare(result: Any, row: ImageRow, example: Any, dataset: Dataset) -> Predi
     comparison = dataset.task.drawing.comparison
     if comparison is None or isinstance(result, Prediction):
         return _compare_classes(result, row)
-    label = label_array(example, dataset.classes)
+    label = label_array(label_values(example), dataset.classes)
     if label is None:
         return PredictedImage("no label", float("nan"), False)
     return _compare_places(comparison, label, _PLACES[type(result)](result), dataset.ignore_id)

@@ -29,7 +29,7 @@ import run_recorder
 
 from pipeline.config import loading
 from pipeline.studio import app, dataset
-from pipeline.studio.catalog import CatalogWriter
+from pipeline.studio.catalog import FORMAT, CatalogWriter
 from pipeline.studio.embeddings import PredictedImage
 from pipeline.studio.pipelines import StudioPipeline
 
@@ -85,7 +85,7 @@ def record(root: Path, num_images: int, *, embedded: bool) -> StudioPipeline:
     artifacts = dataset.find_artifacts(pipeline.runs())
     assert artifacts is not None
     rows = list(dataset._examples(artifacts, ("image/class/text",)))
-    path = pipeline.folder / f"catalog-{artifacts.key}.sqlite"
+    path = pipeline.folder / f"catalog-{FORMAT}-{artifacts.key}.sqlite"
     with CatalogWriter(path) as writer:
         for number in range(num_images):
             row, classes, slices = rows[number % len(rows)]

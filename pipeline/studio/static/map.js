@@ -87,13 +87,22 @@ function fillLegend() {
         schedule();
       });
       const swatch = element("i", { className: "swatch" });
-      swatch.style.background = `rgb(${data.colors[code].join(",")})`;
+      swatch.style.background = shownColor(data.colors[code]);
       return element("label", {}, box, swatch, element("span", { textContent: name }), element("span", { className: "soft", textContent: counts[code].toLocaleString("en") }));
     }),
   );
 }
 
 // === Drawing ===
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** The colour of points: on a dark page, dark colours are lighter. */
+function shownColor(color) {
+  const isDark = dark.matches && 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 110;
+  const channels = isDark ? color.map((channel) => Math.round(channel + 0.45 * (255 - channel))) : color;
+  return `rgb(${channels.join(",")})`;
+}
 
 const canvas = find("points");
 
@@ -143,7 +152,7 @@ function draw() {
   const { xy } = data;
   for (let code = 0; code < data.order.length; code++) {
     if (data.hidden.has(code)) continue;
-    context.fillStyle = `rgb(${data.colors[code].join(",")})`;
+    context.fillStyle = shownColor(data.colors[code]);
     context.globalAlpha = selected ? 0.25 : 0.85;
     for (const index of data.order[code]) {
       const x = view.scale * xy[2 * index] + view.x;
@@ -342,6 +351,10 @@ if (root) {
     schedule();
   });
   addEventListener("resize", schedule);
+  dark.addEventListener("change", () => {
+    fillLegend();
+    schedule();
+  });
   find("zoom-in").addEventListener("click", () => zoom(1.25));
   find("zoom-out").addEventListener("click", () => zoom(0.8));
   find("reset").addEventListener("click", reset);
