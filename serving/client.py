@@ -38,6 +38,7 @@ from serving.responses import Explanation as Explanation
 from serving.responses import Mask as Mask
 from serving.responses import ModelMetadata as ModelMetadata
 from serving.responses import Prediction as Prediction
+from serving.responses import RawOutputs as RawOutputs
 from serving.responses import Responses as Responses
 from serving.responses import ScoredLabel as ScoredLabel
 from serving.responses import SignatureSpec as SignatureSpec
@@ -119,6 +120,15 @@ class Client:
     def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """Computes the embeddings of images; arguments and errors as for `predict`."""
         return self._run(self._flows.embed(images, timeout_s))
+
+    def outputs(
+        self, signature: str, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[RawOutputs]:
+        """Computes all outputs of a signature with the input `image_bytes`; otherwise as `predict`.
+
+        The requests are not logged: this is for programs that examine a model, not for its users.
+        """
+        return self._run(self._flows.outputs(signature, images, timeout_s))
 
     def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
         """Returns the status of all versions, newest first; only of the client's `version` if it has one.
@@ -245,6 +255,12 @@ class AsyncClient:
     async def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """See `Client.embed`."""
         return await self._run(self._flows.embed(images, timeout_s))
+
+    async def outputs(
+        self, signature: str, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[RawOutputs]:
+        """See `Client.outputs`."""
+        return await self._run(self._flows.outputs(signature, images, timeout_s))
 
     async def status(self, *, timeout_s: float | None = None) -> list[VersionStatus]:
         """See `Client.status`."""

@@ -111,10 +111,12 @@ class _SignatureCall(NamedTuple):
     read: Callable[[dict[str, Any], int | None], list[Any]]
     only_output: str = ""
     encode: Callable[[bytes], bytes] = bytes
+    is_logged: bool = True
 
     def request(self, contents: Iterable[bytes]) -> Request:
         values = [self.encode(content) for content in contents]
-        return Request("predict", self.signature, self.input_name, values, self.only_output, request_ids.new())
+        request_id = request_ids.new() if self.is_logged else request_ids.new_probe()
+        return Request("predict", self.signature, self.input_name, values, self.only_output, request_id)
 
     def probe(self) -> Request:
         """Returns a request whose image is valid; it is not logged."""
@@ -193,6 +195,14 @@ class RequestFlows:
     def embed(self, images: Iterable[ImageInput], timeout_s: float | None) -> Flow[Responses[responses.Embedding]]:
         """See `client.Client.embed`."""
         return self._call(_EMBED, images, timeout_s)
+
+    def outputs(
+        self, signature: str, images: Iterable[ImageInput], timeout_s: float | None
+    ) -> Flow[Responses[responses.RawOutputs]]:
+        """See `client.Client.outputs`."""
+        only = "embedding" if signature == features.EMBED else ""
+        call = _SignatureCall(signature, "image_bytes", responses.raw_outputs, only, is_logged=False)
+        return self._call(call, images, timeout_s)
 
     def status(self, timeout_s: float | None) -> Flow[list[responses.VersionStatus]]:
         """See `client.Client.status`."""

@@ -145,6 +145,20 @@ class Embedding(NamedTuple):
     request_id: str | None = None
 
 
+class RawOutputs(NamedTuple):
+    """The outputs of a signature for one image, as the model returns them.
+
+    Attributes:
+      values: Output name → array without batch dimension; strings as bytes.
+      version: Model version; None if the server does not report it.
+      request_id: Of the request.
+    """
+
+    values: dict[str, np.ndarray]
+    version: int | None = None
+    request_id: str | None = None
+
+
 class Responses(tuple[Item | ServerError, ...], Generic[Item]):
     """One entry per image, in the order of the images: its result or its error."""
 
@@ -352,6 +366,23 @@ def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embeddin
     """Reads `embedding` [N, D] of `embed`."""
     (vectors,) = _columns(outputs, ("embedding",))
     return [Embedding(np.asarray(vector, np.float32), version) for vector in vectors]
+
+
+def raw_outputs(outputs: Mapping[str, Any], version: int | None) -> list[RawOutputs]:
+    """Reads all outputs of a signature."""
+    columns = {name: _as_array(values) for name, values in outputs.items()}
+    num_images = len(next(iter(columns.values()), ()))
+    return [RawOutputs({name: rows[index] for name, rows in columns.items()}, version) for index in range(num_images)]
+
+
+def _as_array(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "UO":
+        return array
+    encoded = [value.encode() if isinstance(value, str) else value for value in array.ravel().tolist()]
+    strings = np.empty(array.size, object)
+    strings[:] = encoded
+    return strings.reshape(array.shape)
 
 
 def _columns(outputs: Mapping[str, Any], names: Sequence[str]) -> list[Any]:

@@ -47,3 +47,18 @@ def _best_of_class(scores: np.ndarray, positive: np.ndarray) -> float:
     middle = np.where((lower < DEFAULT) & (values >= DEFAULT), np.float32(DEFAULT), middle)
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     return float(middle[best[np.argmin(np.abs(middle[best] - DEFAULT))]])
+
+
+def closeness(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Measures how close probabilities are to their decision thresholds.
+
+    Args:
+      probabilities: float [...], range [0, 1].
+      thresholds: float, broadcast with the probabilities, range (0, 1).
+
+    Returns:
+      float64 [...]: 1 at the threshold, 0 for the probabilities 0 and 1, linear between them.
+    """
+    scores, bounds = np.broadcast_arrays(np.asarray(probabilities, np.float64), np.asarray(thresholds, np.float64))
+    above = (1.0 - scores) / np.maximum(1.0 - bounds, 1e-9)
+    return np.asarray(np.clip(np.where(scores >= bounds, above, scores / np.maximum(bounds, 1e-9)), 0.0, 1.0))

@@ -47,6 +47,24 @@ def find(embeddings: np.ndarray, num: int) -> Neighbors:
     return Neighbors(indices, np.asarray(distances, np.float64))
 
 
+def find_among(embeddings: np.ndarray, references: np.ndarray, num: int) -> Neighbors:
+    """Finds the nearest images of another set, whose indices are returned.
+
+    Args:
+      embeddings: float [N, D].
+      references: float [M, D].
+      num: Number of neighbours; fewer if there are not so many references.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    num = min(num, len(references))
+    if num < 1 or not len(embeddings):
+        return Neighbors(np.zeros((len(embeddings), 0), np.int64), np.zeros((len(embeddings), 0)))
+    search = NearestNeighbors(n_neighbors=num, metric="cosine", algorithm="brute").fit(references)
+    distances, indices = search.kneighbors(embeddings)
+    return Neighbors(indices, np.asarray(distances, np.float64))
+
+
 def votes(labels: np.ndarray, neighbors: Neighbors, num: int) -> np.ndarray:
     """Returns the mean of the labels of the nearest neighbours, the closer the heavier.
 
@@ -80,10 +98,37 @@ def outliers(neighbors: Neighbors) -> np.ndarray:
 
     Reference: Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3 (distance to the nearest neighbours).
     """
-    distances = neighbors.distances.mean(axis=1) if neighbors.distances.size else np.zeros(len(neighbors.distances))
-    low, high = np.quantile(distances, [0.25, 0.75]) if len(distances) else (0.0, 0.0)
+    return novelty(neighbors, neighbors)
+
+
+def novelty(neighbors: Neighbors, references: Neighbors) -> np.ndarray:
+    """Scores images by their mean distance to their neighbours in another set of images.
+
+    Args:
+      neighbors: From `find_among`, of the images.
+      references: From `find`, of the other set.
+
+    Returns:
+      float64 [N], range [0, 1): above 0.5 for an image that would be an outlier of the other set, as `outliers`.
+    """
+    distances = _mean_distances(neighbors)
+    known = _mean_distances(references)
+    low, high = np.quantile(known, [0.25, 0.75]) if len(known) else (0.0, 0.0)
     bound = max(high + _FAR_OUT * (high - low), _ROUNDING)
     return np.asarray(distances / (distances + bound))
+
+
+def _mean_distances(neighbors: Neighbors) -> np.ndarray:
+    if not neighbors.distances.size:
+        return np.zeros(len(neighbors.distances))
+    return np.asarray(neighbors.distances.mean(axis=1))
+
+
+def duplicate_bound(neighbors: Neighbors) -> float:
+    """Returns the distance up to which two images of a set are near duplicates."""
+    if not neighbors.distances.size:
+        return _ROUNDING
+    return max(_DUPLICATE_SHARE * float(np.median(neighbors.distances[:, 0])), _ROUNDING)
 
 
 def duplicate_pairs(neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +139,7 @@ def duplicate_pairs(neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     """
     if not neighbors.distances.size:
         return np.zeros((0, 2), np.int64), np.zeros(0)
-    bound = max(_DUPLICATE_SHARE * float(np.median(neighbors.distances[:, 0])), _ROUNDING)
+    bound = duplicate_bound(neighbors)
     first, position = np.nonzero(neighbors.distances <= bound)
     pairs = np.stack([first, neighbors.indices[first, position]], axis=1)
     unique, index = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)

@@ -14,6 +14,7 @@ from components.image_example_gen import (
     corrections,
     files,
     label_sets,
+    labelled_span,
     labels,
     layouts,
     spans,
@@ -122,6 +123,15 @@ def inspect_dataset(location: str, options: DataOptions) -> Dataset:
 # === Listing ===
 
 
+def list_folder(location: str, options: DataOptions) -> Listing:
+    """Lists a folder by its layout, without judging whether it can be trained on.
+
+    Raises:
+      DatasetError: If its layout or a table contradicts itself.
+    """
+    return _list_folder(location, options).listing
+
+
 @dataclass(frozen=True)
 class _Part:
     """One folder, or several spans of the same layout.
@@ -151,13 +161,16 @@ def _list_folder(location: str, options: DataOptions) -> _Part:
     for file in folder.files:
         if file.is_folder and file.problem:
             raise DatasetError(f"{join(root, files.readable(file.path))}: {file.problem}.")
+    if labelled_span.is_one(root):
+        options = labelled_span.options_of(options)
     detection = layouts.detect(folder, options) if options.layout == AUTO else Detection(options.layout)
     layout = layouts.get(detection.layout)
     for key, advice in layout.unsupported_options.items():
         if value := getattr(options, key):
             raise DatasetError(f'data.{key} = {value} cannot be used with data.layout = "{layout.name}". {advice}')
     try:
-        return _Part(root, layout, detection, layout.list_entries(folder, options))
+        listing = label_sets.convert(layout.list_entries(folder, options), options, root)
+        return _Part(root, layout, detection, listing)
     except LayoutError as error:
         raise LayoutError(f"{error}{detection}") from None
 
@@ -165,18 +178,28 @@ def _list_folder(location: str, options: DataOptions) -> _Part:
 def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]) -> _Part:
     """Merges the listings of several spans; paths then start from the folder above the spans.
 
-    A single span gets its slice column too: the next run may read two, and slices should not come and go.
+    Spans may differ in layout, unless one consists of files of many examples, and in columns: an image without a value
+    has `tables.UNKNOWN`. A single span gets its slice column too: the next run may read two, and slices should not come
+    and go.
     """
     listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]
     first = dataclasses.replace(parts[0], listing=listings[0])
     if len(parts) == 1:
         return first
     layout_names = {part.layout.name for part in parts}
-    if len(layout_names) > 1 or len({(listing.columns, listing.label_features) for listing in listings}) > 1:
-        raise DatasetError(f"{root}: the spans differ in layout, columns or labels. Set data.spans to one of them.")
-    if len({listing.class_list for listing in listings}) > 1:
+    has_containers = any(part.layout.entries_are_containers for part in parts)
+    if (has_containers and len(layout_names) > 1) or len({listing.label_features for listing in listings}) > 1:
+        raise DatasetError(f"{root}: the spans differ in layout or labels. Set data.spans to one of them.")
+    known_lists = {listing.class_list for listing in listings} - {class_list.NO_CLASS_LIST}
+    has_ids = labels.has_class_ids(listings[0].label_features)
+    if len(known_lists) > 1 or (has_ids and len({listing.class_list for listing in listings}) > 1):
         raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
-    listings = [listing.below(span.path) for span, listing in zip(chosen, listings, strict=True)]
+    columns = tuple(dict.fromkeys(column for listing in listings for column in listing.columns))
+    listings = [
+        listing.with_columns(columns, tables.UNKNOWN).below(span.path)
+        for span, listing in zip(chosen, listings, strict=True)
+    ]
+    listings[0] = dataclasses.replace(listings[0], class_list=next(iter(known_lists), class_list.NO_CLASS_LIST))
     return dataclasses.replace(first, root=root, listing=listings[0].merged(listings[1:]))
 
 
@@ -197,8 +220,7 @@ def _add_span_column(part: _Part, number: int) -> Listing:
 
 def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
     """Derives what follows from all entries: classes, splits, slices, fingerprint."""
-    listing = label_sets.convert(part.listing, options, part.root)
-    listing = class_names.rename(listing, options.rename_classes, part.root)
+    listing = class_names.rename(part.listing, options.rename_classes, part.root)
     listing = label_sets.normalize(listing, options.classes)
     listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
     class_names.check(listing, options.classes, part.root)

@@ -54,8 +54,8 @@ class DataOptions(Section):
     layout: str = Field(default=AUTO, description="How images and labels are arranged; `auto` detects it.")
     spans: str = Field(
         default="newest",
-        pattern=r"^(newest(:[1-9]\d*)?|\d+(-\d+)?)$",
-        description="If path contains {SPAN} or a date: `newest`, `newest:3` (the newest three), `7` or `3-7`.",
+        pattern=r"^(all|newest(:[1-9]\d*)?|\d+(-\d+)?)$",
+        description="If path contains {SPAN} or a date: `all`, `newest`, `newest:3` (the newest three), `7` or `3-7`.",
     )
     classes: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None,

@@ -47,7 +47,7 @@ def resolve(pattern: str, selection: str) -> list[Span]:
 
     Args:
       pattern: Path with placeholders.
-      selection: `newest`, `newest:3`, `7` or `3-7`.
+      selection: `all`, `newest`, `newest:3`, `7` or `3-7`.
 
     Returns:
       In ascending order, at least one.
@@ -56,13 +56,8 @@ def resolve(pattern: str, selection: str) -> list[Span]:
       DatasetError: If no span matches, or if two folders are the same version of the same span.
     """
     root = root_of(pattern)
-    if not files.is_folder(root):
-        raise DatasetError(f"data.path = {pattern}: the folder {root} does not exist.")
-    names = {name for name, _ in _PLACEHOLDER.findall(pattern)}
-    if "SPAN" not in names and not names >= set(_DATE_WIDTH):
-        raise DatasetError(f"data.path = {pattern} needs {{SPAN}}, or all of {{YYYY}}, {{MM}} and {{DD}}.")
     newest: dict[int, Span] = {}
-    for span in _matches(root, pattern[len(root) :].strip("/").split("/")):
+    for span in _find(pattern):
         rival = newest.get(span.number)
         if rival and rival.version == span.version:
             raise DatasetError(
@@ -80,7 +75,52 @@ def resolve(pattern: str, selection: str) -> list[Span]:
     return selected
 
 
+def next_span(pattern: str, today: datetime.date) -> Span:
+    """Returns the span that follows the newest one; its folder does not exist yet.
+
+    Args:
+      pattern: Path with placeholders.
+      today: Of the next span, if the pattern has a date.
+
+    Raises:
+      DatasetError: If the folder of the pattern does not exist, if its numbers have too few digits for another span, or
+        if spans are dates and today has one.
+    """
+    existing = {span.number for span in _find(pattern)}
+    has_numbers = "{SPAN" in pattern
+    number = max(existing, default=0) + 1 if has_numbers else _day(today)
+    if number in existing:
+        raise DatasetError(f"data.path = {pattern}: there is a span of {today} already. Write the next one tomorrow.")
+    values = {"SPAN": number, "VERSION": 1, "YYYY": today.year, "MM": today.month, "DD": today.day}
+
+    def text(match: re.Match[str]) -> str:
+        name, width = match.group(1), int(match.group(2) or _DATE_WIDTH.get(match.group(1), 1))
+        shown = f"{values[name]:0{width}d}"
+        if match.group(2) and len(shown) > width:
+            raise DatasetError(
+                f"data.path = {pattern}: span {shown} has more than {width} digits. Rename the folders, and use "
+                f"{{{name}:{len(shown)}}}."
+            )
+        return shown
+
+    path = _PLACEHOLDER.sub(text, pattern[len(root_of(pattern)) :]).strip("/")
+    return Span(number, values["VERSION"] if "{VERSION" in pattern else 0, path)
+
+
+def _find(pattern: str) -> list[Span]:
+    """Finds all versions of all spans."""
+    root = root_of(pattern)
+    if not files.is_folder(root):
+        raise DatasetError(f"data.path = {pattern}: the folder {root} does not exist.")
+    names = {name for name, _ in _PLACEHOLDER.findall(pattern)}
+    if "SPAN" not in names and not names >= set(_DATE_WIDTH):
+        raise DatasetError(f"data.path = {pattern} needs {{SPAN}}, or all of {{YYYY}}, {{MM}} and {{DD}}.")
+    return _matches(root, pattern[len(root) :].strip("/").split("/"))
+
+
 def _select(spans: list[Span], selection: str) -> list[Span]:
+    if selection == "all":
+        return spans
     if selection.startswith("newest"):
         return spans[-int(selection.partition(":")[2] or 1) :]
     first, _, last = selection.partition("-")
@@ -127,7 +167,10 @@ def _number(values: dict[str, str]) -> int | None:
     if "SPAN" in values:
         return int(values["SPAN"])
     try:
-        date = datetime.date(int(values["YYYY"]), int(values["MM"]), int(values["DD"]))
+        return _day(datetime.date(int(values["YYYY"]), int(values["MM"]), int(values["DD"])))
     except ValueError:  # a folder like 2026-13-45
         return None
+
+
+def _day(date: datetime.date) -> int:
     return (date - datetime.date(1970, 1, 1)).days

@@ -11,11 +11,13 @@ from pipeline.cli import (
     gateway_command,
     history_commands,
     information_commands,
+    labeling_commands,
     monitor_command,
     preview_commands,
     run_command,
     serve_command,
     studio_command,
+    watch_command,
 )
 
 app = typer.Typer(
@@ -42,6 +44,9 @@ app.command()(client_commands.similar)
 app.command()(monitor_command.monitor)
 app.command()(audit_command.audit)
 app.command()(studio_command.studio)
+app.command()(labeling_commands.select)
+app.command()(labeling_commands.label)
+app.command()(watch_command.watch)
 app.command()(preview_commands.augment)
 app.command()(deployment_commands.deploy)
 app.command()(preview_commands.model)

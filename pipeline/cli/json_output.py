@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.history import run_history
     from pipeline.history.comparison import Comparison, Differences
     from pipeline.kubeflow.submission import Submission
+    from pipeline.labeling.next_span import WrittenSpan
+    from pipeline.labeling.selected_images import SelectedImages
     from pipeline.preview.network_summary import Inspection
     from serving.monitor.result import MonitorResult
     from trainer_module import architecture
@@ -406,6 +408,117 @@ class MonitorOutput(JsonObject):
 def monitor_output(result: MonitorResult, page: str, metrics: str) -> MonitorOutput:
     """Describes the test of a window."""
     return MonitorOutput.model_validate({**result.model_dump(exclude={"format"}), "page": page, "metrics": metrics})
+
+
+# --- select, label ----------------------------------------------------------------------------------------------
+
+
+class NotUsed(JsonObject):
+    """An image that was left out."""
+
+    name: str
+    reason: str
+
+
+class SelectedImage(JsonObject):
+    """An image whose label would help the model."""
+
+    filename: str
+    """Relative to the folder of the selection."""
+    reason: Literal["uncertain", "novel"]
+    uncertainty: float
+    """Range 0 to 1."""
+    novelty: float
+    """Above 0.5 for an image that would be an outlier among the labelled ones."""
+    proposed_label: str
+    """Class names of the prediction, with `|` between several; empty for masks."""
+    request_id: str
+    """Of the request that contained the image; empty if it is from a folder."""
+    source: str
+    """Path of the image, or `request log`."""
+
+
+class SelectOutput(JsonObject):
+    """Output of `tfx-vision select --json`."""
+
+    output_dir: str
+    model: str
+    """The model that judged the images."""
+    candidates: int
+    """Number of usable images among which was chosen."""
+    labelled: int
+    """Number of images with labels, with which they were compared."""
+    known: int
+    """Candidates that are in the dataset already, or nearly so."""
+    repeated: int
+    """Candidates with the same bytes as another one."""
+    near_duplicates: int
+    """Candidates that look like a selected image."""
+    unusable: list[NotUsed]
+    """Files that are not images."""
+    files: list[str]
+    """The table, and the files for labelling programs."""
+    images: list[SelectedImage]
+    """The most useful first."""
+
+
+class LabelOutput(JsonObject):
+    """Output of `tfx-vision label --json`."""
+
+    span: int
+    """Number of the new span."""
+    path: str
+    """Its folder."""
+    images: int
+    """Number of images in it."""
+    known: list[str]
+    """Images that the dataset contained already, with the same label."""
+    skipped: list[NotUsed]
+    """Images without a confirmed label, and others that cannot be used."""
+
+
+def select_output(result: SelectedImages, output_dir: str, model: str) -> SelectOutput:
+    """Describes a selection."""
+    from pipeline.labeling.formats.table import describe
+
+    return SelectOutput(
+        output_dir=output_dir,
+        model=model,
+        candidates=result.candidates,
+        labelled=result.labelled,
+        known=result.selection.known,
+        repeated=result.selection.repeated,
+        near_duplicates=result.selection.near_duplicates,
+        unusable=_not_used(result.unusable),
+        files=list(result.files),
+        images=[
+            SelectedImage(
+                filename=image.path,
+                reason=cast(Literal["uncertain", "novel"], image.reason),
+                uncertainty=image.uncertainty,
+                novelty=image.novelty,
+                proposed_label=describe(image.proposal) if image.proposal is not None else "",
+                request_id=image.request_id,
+                source=image.source,
+            )
+            for image in result.images
+        ],
+    )
+
+
+def label_output(written: WrittenSpan, skipped: Iterable[tuple[str, str]]) -> LabelOutput:
+    """Describes a span that was written."""
+    return LabelOutput(
+        span=written.number,
+        path=written.path,
+        images=written.images,
+        known=list(written.known),
+        skipped=_not_used(skipped),
+    )
+
+
+def _not_used(pairs: Iterable[tuple[str, str]]) -> list[NotUsed]:
+    return [NotUsed(name=name, reason=reason) for name, reason in pairs]
 
 
 # --- history, compare, rollback ---------------------------------------------------------------------------------
@@ -814,6 +927,8 @@ OUTPUTS: Mapping[str, type[JsonObject]] = {
     "similar": SimilarOutput,
     "audit": AuditOutput,
     "monitor": MonitorOutput,
+    "select": SelectOutput,
+    "label": LabelOutput,
     "model": ModelOutput,
     "history": HistoryOutput,
     "compare": CompareOutput,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import wide_console
+from pipeline.cli.console import escape, print_line, wide_console
 from pipeline.cli.errors import one_message
 from pipeline.cli.options import AdoptOption, ConfigArgument, DataOption, JsonOption, OverridesOption, load_config
 from trainer_module.error_text import did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.config.sections import PipelineConfig
+    from pipeline.execution.results import Refusal
 
 
 def run(
@@ -22,6 +25,18 @@ def run(
     from_node: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node to run.")] = None,
     to_node: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node to run.")] = None,
     adopt: AdoptOption = False,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOG",
+            help="Prefix of a request log: before the push, compare the model with the served version on the newest "
+            "logged images; refuse it if it is worse on those with feedback.",
+            show_default=False,
+        ),
+    ] = None,
+    max_changed: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --shadow: largest share of changed predictions.")
+    ] = 1.0,
     as_json: JsonOption = False,
     debug: Annotated[bool, typer.Option(help="Show the traceback of a failure.")] = False,
 ) -> None:
@@ -48,6 +63,7 @@ def run(
             with log.redirected_output(loaded.log_path) as (out, err):
                 console = wide_console(err)
                 run_summary.start(console, loaded, dataset)
+                notes: list[str] = []
                 with run_summary.Progress(console) as progress:
                     outcome = local_run.execute(
                         loaded,
@@ -56,7 +72,10 @@ def run(
                         from_node=from_node,
                         to_node=to_node,
                         on_node=progress.on_node,
+                        before_push=_shadow_comparison(loaded, shadow, max_changed, notes.append),
                     )
+                for note in notes:
+                    print_line(console, escape(note))
                 run_summary.summary(console, outcome, loaded)
                 if debug and outcome.error:
                     import traceback
@@ -67,6 +86,16 @@ def run(
 
                     out.write(json_output.run_output(outcome).as_text() + "\n")
     raise typer.Exit(outcome.exit_code)
+
+
+def _shadow_comparison(
+    config: PipelineConfig, log: str | None, max_changed: float, on_note: Callable[[str], None]
+) -> Callable[[str], Refusal | None] | None:
+    if log is None:
+        return None
+    from pipeline.continuous import before_push
+
+    return before_push.comparison(config, Path(log), max_changed, on_note)
 
 
 def _check_nodes(from_node: str | None, to_node: str | None, config: PipelineConfig) -> None:

@@ -18,12 +18,24 @@ from pipeline.execution.outcome import Outcome
 from pipeline.execution.run_lock import run_lock
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
+from trainer_module.locations import join
 
 if TYPE_CHECKING:
     from pipeline.execution.node_runner import NodeResult
+    from pipeline.execution.results import Refusal
 
 
-_FIRST_NODE = "ImageExampleGen"
+_FIRST_NODE, _LAST_NODE = "ImageExampleGen", "Pusher"
+_SAVED_MODEL = "Format-Serving"  # the folder of the SavedModel in the artifact of Trainer
+
+
+class _PushRefusedError(Exception):
+    """The model must not be pushed."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """Takes the reason."""
+        super().__init__(refusal.text)
+        self.refusal = refusal
 
 
 def prepare_training_data(config: PipelineConfig) -> Dataset:
@@ -61,6 +73,7 @@ def execute(
     from_node: str | None = None,
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
+    before_push: Callable[[str], Refusal | None] | None = None,
 ) -> Outcome:
     """Runs the pipeline in this process; imports TFX.
 
@@ -72,6 +85,8 @@ def execute(
       from_node: First node to run.
       to_node: Last node to run.
       on_node: Called when nodes start and end.
+      before_push: Called before Pusher with the folder of the exported model, if no gate has refused it; the model is
+        not pushed if it returns a refusal.
 
     Raises:
       ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, if
@@ -95,7 +110,17 @@ def execute(
     run_id = datetime.datetime.now().isoformat()
     outcome = Outcome(log_path=config.log_path)
 
+    def refuse_push() -> None:
+        outputs = metadata_store.outputs_of_run(store, run_id)
+        exported = outputs.get("Trainer", {}).get("model")
+        if before_push is None or exported is None or results.collect(outputs).refused:
+            return
+        if refusal := before_push(join(exported.uri, _SAVED_MODEL)):
+            raise _PushRefusedError(refusal)
+
     def add_result(result: NodeResult) -> None:
+        if result.id == _LAST_NODE and result.state == "running":
+            refuse_push()
         if result.state != "running":
             outcome.nodes.append(result)
         if result.id == _FIRST_NODE and result.state in ("complete", "cached"):
@@ -112,6 +137,8 @@ def execute(
         outcome.refusal = error
     except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
+    except _PushRefusedError as error:
+        outcome.push_refusal = error.refusal
     except node_runner.NothingToRunError:
         raise ConfigError(f"--from {from_node} is not connected with --to {to_node}: no node would run.") from None
     outcome.result = results.collect(metadata_store.outputs_of_run(store, run_id))

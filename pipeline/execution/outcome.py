@@ -25,6 +25,7 @@ class Outcome:
       result: Results that were read from the artifacts; None if there are none.
       error: Name of the failed node and its exception, or None.
       refusal: The exception of ExampleValidator if it refused the images, or None; no later node has run.
+      push_refusal: Why the model was not pushed although all gates accepted it, or None; no later node has run.
     """
 
     log_path: Path
@@ -32,13 +33,18 @@ class Outcome:
     result: RunResult | None = None
     error: tuple[str, BaseException] | None = None
     refusal: AnomaliesFoundError | None = None
+    push_refusal: Refusal | None = None
 
     @property
     def status(self) -> str:
         """`done`, `refused` (by a gate) or `failed`."""
         if self.error is not None:
             return "failed"
-        if self.refusal is not None or (self.result is not None and self.result.refused):
+        if (
+            self.refusal is not None
+            or self.push_refusal is not None
+            or (self.result is not None and self.result.refused)
+        ):
             return "refused"
         return "done"
 
@@ -56,6 +62,7 @@ class Outcome:
         from pipeline.execution import results
 
         refusals = results.of_images(self.refusal.findings) if self.refusal is not None else []
+        refusals += [self.push_refusal] if self.push_refusal is not None else []
         return refusals + (self.result.refusals if self.result else [])
 
     @property

@@ -311,6 +311,35 @@ class Monitoring:
     quality: Callable[[Mapping[str, np.ndarray], int, Any, Sequence[str], int | None], float]
 
 
+# === Labelling ===
+
+# Raw example features of a label and their values.
+RawLabel = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labeling:
+    """How images without labels are judged by the outputs of a model, to choose those that a person should label.
+
+    None of these functions needs TensorFlow.
+
+    Attributes:
+      outputs: Signature → names of the outputs that are read; all of them belong to the same N images.
+      uncertainty: Output name → array [N, ...] → float64 [N], range [0, 1], higher is less certain.
+      proposal: (output name → array [N, ...], classes) → what the model predicts, as labels. They help a person who
+        labels the images, and are not labels before that.
+      agreement: (label, another label of the same image) → range [0, 1]; 1 if they are equal.
+      from_feedback: A JSON value that `Client.feedback` accepts → the label. Raises ValueError, with a clause, for a
+        value that is not a label of the task.
+    """
+
+    outputs: Mapping[str, tuple[str, ...]]
+    uncertainty: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    proposal: Callable[[Mapping[str, np.ndarray], Sequence[str]], list[RawLabel]]
+    agreement: Callable[[RawLabel, RawLabel], float]
+    from_feedback: Callable[[Any], RawLabel]
+
+
 # === Task ===
 
 
@@ -367,6 +396,7 @@ class TaskSpec:
         image, such as masks, require images of one size.
       drawing: How labels and predictions are shown.
       monitoring: How served predictions are compared with those for the test split.
+      labeling: How images are chosen for labelling.
     """
 
     name: str
@@ -397,6 +427,7 @@ class TaskSpec:
     decode: Callable[..., tf.Tensor]
     drawing: Drawing
     monitoring: Monitoring
+    labeling: Labeling
 
     @property
     def takes_label_sets(self) -> bool:

@@ -18,9 +18,11 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
+    RawLabel,
     TaskSpec,
 )
 
@@ -263,6 +265,35 @@ def _is_correct(
     return float(classes[int(outputs["probabilities"][index].argmax())] == label)
 
 
+# === Labelling ===
+
+
+def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns 1 minus the margin between the two most probable classes, float64 [N].
+
+    Reference: Scheffer et al. 2001, https://doi.org/10.1007/3-540-44816-0_31 (margin); Settles 2009, "Active Learning
+    Literature Survey", section 3.1.
+    """
+    import numpy as np
+
+    best = np.sort(np.asarray(outputs["probabilities"], np.float64), axis=-1)
+    return np.asarray(1.0 - (best[:, -1] - best[:, -2]))
+
+
+def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[RawLabel]:
+    return [{features.CLASS_TEXT: [label.decode()]} for label in outputs["label"]]
+
+
+def _agreement(label: RawLabel, other: RawLabel) -> float:
+    return float(list(label[features.CLASS_TEXT]) == list(other[features.CLASS_TEXT]))
+
+
+def _from_feedback(value: Any) -> RawLabel:
+    if not isinstance(value, str) or not value:
+        raise ValueError("it is not a class name")
+    return {features.CLASS_TEXT: [value]}
+
+
 TASK = TaskSpec(
     name="classification",
     label_noun="one class per image",
@@ -309,5 +340,12 @@ TASK = TaskSpec(
         label_classes=lambda label: (str(label),),
         quality_name="accuracy",
         quality=_is_correct,
+    ),
+    labeling=Labeling(
+        outputs={features.SERVING_DEFAULT: ("probabilities", "label")},
+        uncertainty=_uncertainty,
+        proposal=_proposal,
+        agreement=_agreement,
+        from_feedback=_from_feedback,
     ),
 )

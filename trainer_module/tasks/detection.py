@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainer_module import box_drawing, box_labels, features
+from trainer_module import box_drawing, box_labels, decision_thresholds, features
 from trainer_module.evaluation import boxes as box_evaluation
 from trainer_module.group_normalization import normalize
 from trainer_module.model_input import Size
@@ -19,10 +19,12 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Labeling,
     LabelStatistic,
     Monitoring,
     Objective,
     PredictionOutcomes,
+    RawLabel,
     Target,
     TaskSpec,
 )
@@ -591,6 +593,78 @@ def _label_classes(label: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each["label"] for each in label))
 
 
+# === Labelling ===
+
+_SAME_OBJECT = 0.5  # IoU, as COCO's lowest
+
+
+def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns how close the score of a detection is to the served threshold: the largest of the image, float64 [N].
+
+    Reference: Brust et al. 2019, https://arxiv.org/abs/1809.09875, section 3 (maximum over the detections).
+    """
+    import numpy as np
+
+    scores = outputs["detection_scores"]
+    exists = np.arange(scores.shape[1]) < outputs["num_detections"][:, np.newaxis]
+    closeness = decision_thresholds.closeness(scores, outputs["served_threshold"][:, np.newaxis])
+    return np.asarray(np.where(exists, closeness, 0.0).max(axis=1, initial=0.0))
+
+
+def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[RawLabel]:
+    """Returns the detections that count as objects."""
+    import numpy as np
+
+    served = outputs["detection_scores"] >= outputs["served_threshold"][:, np.newaxis]
+    served &= np.arange(served.shape[1]) < outputs["num_detections"][:, np.newaxis]
+    labels = []
+    for boxes, names, kept in zip(outputs["detection_boxes"], outputs["detection_labels"], served, strict=True):
+        corners = zip(features.BOX_CORNERS, np.asarray(boxes[kept], float).T, strict=True)
+        label = {key: values.tolist() for key, values in corners}
+        labels.append({**label, features.BOX_CLASSES: [name.decode() for name in names[kept]]})
+    return labels
+
+
+def _agreement(label: RawLabel, other: RawLabel) -> float:
+    """Returns F1 of the boxes that have the same class and an IoU of at least 0.5; 1 if there are no boxes at all."""
+    import numpy as np
+
+    from trainer_module.boxes.overlap import pairwise_iou
+
+    names, others = (np.array(entry[features.BOX_CLASSES], object) for entry in (label, other))
+    if not len(names) + len(others):
+        return 1.0
+    boxes, other_boxes = (
+        np.array([entry[key] for key in features.BOX_CORNERS], float).T.reshape(-1, 4) for entry in (label, other)
+    )
+    overlaps = np.array(pairwise_iou(boxes, other_boxes)) * (names[:, np.newaxis] == others)
+    matched = 0
+    while overlaps.size and overlaps.max() >= _SAME_OBJECT:
+        row, column = np.unravel_index(np.argmax(overlaps), overlaps.shape)
+        overlaps[row], overlaps[:, column] = 0.0, 0.0
+        matched += 1
+    return 2.0 * matched / (len(names) + len(others))
+
+
+def _from_feedback(value: Any) -> RawLabel:
+    """Reads a list of {"label": NAME, "box": [ymin, xmin, ymax, xmax]}; `difficult` and `crowd` are optional."""
+    label: dict[str, list[Any]] = {key: [] for key in (*features.BOX_CORNERS, features.BOX_CLASSES)}
+    label |= {features.BOX_DIFFICULT: [], features.BOX_IS_CROWD: []}
+    try:
+        for each in value:
+            corners = [float(side) for side in each["box"]]
+            if not isinstance(each["label"], str) or len(corners) != len(features.BOX_CORNERS):
+                raise ValueError
+            for key, side in zip(features.BOX_CORNERS, corners, strict=True):
+                label[key].append(side)
+            label[features.BOX_CLASSES].append(each["label"])
+            label[features.BOX_DIFFICULT].append(int(bool(each.get("difficult"))))
+            label[features.BOX_IS_CROWD].append(int(bool(each.get("crowd"))))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError('it is not a list of {"label": NAME, "box": [YMIN, XMIN, YMAX, XMAX]}') from None
+    return label
+
+
 TASK = TaskSpec(
     name="detection",
     label_noun="boxes with classes",
@@ -677,5 +751,20 @@ TASK = TaskSpec(
         label_classes=_label_classes,
         quality_name="F1 of the boxes",
         quality=_box_f1,
+    ),
+    labeling=Labeling(
+        outputs={
+            features.SERVING_DEFAULT: (
+                "detection_boxes",
+                "detection_scores",
+                "num_detections",
+                "detection_labels",
+                "served_threshold",
+            )
+        },
+        uncertainty=_uncertainty,
+        proposal=_proposal,
+        agreement=_agreement,
+        from_feedback=_from_feedback,
     ),
 )

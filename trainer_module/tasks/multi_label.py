@@ -20,9 +20,11 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
+    RawLabel,
     TaskSpec,
 )
 
@@ -429,6 +431,40 @@ def _label_classes(label: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+# === Labelling ===
+
+
+def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns how close the probabilities are to their thresholds: the mean of all classes, float64 [N].
+
+    Reference: Li & Guo 2013, "Active Learning with Multi-Label SVM Classification", IJCAI, section 3 (margins of the
+    decisions of all classes).
+    """
+    import numpy as np
+
+    return np.asarray(decision_thresholds.closeness(outputs["probabilities"], outputs["thresholds"]).mean(axis=-1))
+
+
+def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[RawLabel]:
+    return [
+        {features.CLASS_TEXT: sorted(name for name, present in zip(classes, row, strict=True) if present)}
+        for row in outputs["predicted"]
+    ]
+
+
+def _jaccard(label: RawLabel, other: RawLabel) -> float:
+    """Returns the share of the classes of either label that both have; 1 if neither has any (Jaccard index)."""
+    names, others = set(label[features.CLASS_TEXT]), set(other[features.CLASS_TEXT])
+    return len(names & others) / len(names | others) if names | others else 1.0
+
+
+def _from_feedback(value: Any) -> RawLabel:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("it is not a list of class names")
+    return {features.CLASS_TEXT: sorted(set(names))}
+
+
 TASK = TaskSpec(
     name="multi_label",
     label_noun="any number of classes per image",
@@ -479,5 +515,12 @@ TASK = TaskSpec(
         label_classes=_label_classes,
         quality_name="F1 of the classes",
         quality=_agreement,
+    ),
+    labeling=Labeling(
+        outputs={features.SERVING_DEFAULT: ("probabilities", "thresholds", "predicted")},
+        uncertainty=_uncertainty,
+        proposal=_proposal,
+        agreement=_jaccard,
+        from_feedback=_from_feedback,
     ),
 )

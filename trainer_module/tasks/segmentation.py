@@ -19,9 +19,11 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
+    RawLabel,
     Target,
     TaskSpec,
 )
@@ -391,6 +393,44 @@ def _read_png(content: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
+# === Labelling ===
+
+
+def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns 1 minus the mean probability of the explained class over its region, float64 [N].
+
+    It is the class, except the first, that covers most of the mask; the response has no probabilities of pixels.
+    """
+    import numpy as np
+
+    return np.asarray(1.0 - np.clip(np.asarray(outputs["score"], np.float64), 0.0, 1.0))
+
+
+def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[RawLabel]:
+    return [{features.MASK_ENCODED: [png]} for png in outputs["mask_png_bytes"]]
+
+
+def _agreement(label: RawLabel, other: RawLabel) -> float:
+    """Returns the share of equal pixels; 0 if the masks differ in size."""
+    import numpy as np
+
+    masks = [_read_png(entry[features.MASK_ENCODED][0]) for entry in (label, other)]
+    return float(np.mean(masks[0] == masks[1])) if masks[0].shape == masks[1].shape else 0.0
+
+
+def _from_feedback(value: Any) -> RawLabel:
+    """Reads a PNG file of class ids in base64."""
+    import base64
+
+    try:
+        png = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError):
+        png = b""
+    if not png.startswith(b"\x89PNG"):
+        raise ValueError("it is not a PNG file of class ids in base64")
+    return {features.MASK_ENCODED: [png]}
+
+
 TASK = TaskSpec(
     name="segmentation",
     label_noun="a mask per image",
@@ -451,5 +491,12 @@ TASK = TaskSpec(
         ground_truth=_ground_truth,
         quality_name="pixel accuracy",
         quality=_mask_accuracy,
+    ),
+    labeling=Labeling(
+        outputs={features.SERVING_DEFAULT: ("mask_png_bytes",), features.EXPLAIN: ("score",)},
+        uncertainty=_uncertainty,
+        proposal=_proposal,
+        agreement=_agreement,
+        from_feedback=_from_feedback,
     ),
 )

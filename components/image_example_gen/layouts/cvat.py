@@ -50,7 +50,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     elements = [
         (path, number, element)
         for path in paths
-        for number, element in enumerate(_parse(folder.root, path).findall("image"))
+        for number, element in enumerate(parse(folder.root, path).findall("image"))
     ]
     for path, number, element in elements:
         name = (element.get("name") or "").strip()
@@ -85,7 +85,15 @@ def _is_export(root: str, path: str) -> bool:
         return False
 
 
-def _parse(root: str, path: str) -> Any:
+def parse(root: str, path: str) -> Any:
+    """Reads an export.
+
+    Returns:
+      Its root, an `xml.etree.ElementTree.Element`.
+
+    Raises:
+      DatasetError: If it cannot be read, is larger than 256 MB, or is not of this format.
+    """
     location = join(root, files.readable(path))
     (file,) = files.describe(root, [path])
     if file.problem:

@@ -57,13 +57,13 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             raise DatasetError(f"{join(folder.root, path)} is not a list of tasks. Export as JSON.")
         for number, item in enumerate(document):
             place = f"{path.rpartition('/')[2]}, task {number + 1}"
-            name = _image_name(item)
-            file = index.find(name, _IMAGE_FOLDERS) or index.find(_without_prefix(name), _IMAGE_FOLDERS)
+            name = image_name(item)
+            file = index.find(name, _IMAGE_FOLDERS) or index.find(without_prefix(name), _IMAGE_FOLDERS)
             if not name or file is None:
                 reason = index.why_missing(name) if name else "the task names no image"
                 refused.append(RefusedFile(files.readable(name or place), reason))
                 continue
-            results, count = _results(item)
+            results, count = last_results(item)
             if count > 1:
                 several.append(file.path)
             if results is None:
@@ -80,12 +80,18 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     return make_listing(folder, options, annotated, refused, notes)
 
 
-def _without_prefix(name: str) -> str:
+def is_export(head: bytes) -> bool:
+    """Whether a file is a JSON export, from its first bytes."""
+    return _json.kind_of(head) == _json.LABEL_STUDIO
+
+
+def without_prefix(name: str) -> str:
+    """Returns the path of an image without what Label Studio writes before the names of uploaded files."""
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}{_UPLOAD_PREFIX.sub('', last)}"
 
 
-def _image_name(item: Any) -> str:
+def image_name(item: Any) -> str:
     """Returns the path of a task's image: the end of a URL, without the address and the folder of uploads."""
     data = item.get("data", item) if isinstance(item, dict) else {}
     values = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
@@ -101,7 +107,7 @@ def _image_name(item: Any) -> str:
     return ""
 
 
-def _results(item: Mapping[str, Any]) -> tuple[list[Any] | None, int]:
+def last_results(item: Mapping[str, Any]) -> tuple[list[Any] | None, int]:
     """Returns the regions of a task's last submitted annotation, or None, and the number of annotations."""
     if "annotations" not in item and "completions" not in item:
         label = item.get("label")  # JSON-MIN has the values of the regions only

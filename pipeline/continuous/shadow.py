@@ -1,0 +1,207 @@
+"""Shadow comparison: what a candidate predicts for the newest logged requests, compared with the served version.
+
+It runs before the push, on requests that are over, so that no client waits for it or sees its responses.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from components.stored import Stored, StoredPart
+from trainer_module.tasks import Labeling
+
+# Probability of a worse result on feedback although both models are equally good.
+SIGNIFICANCE = 0.05
+_MOST_CHANGES = 10
+_SAME = 1.0 - 1e-9
+
+# Output name → array [N, ...], for image files.
+Outputs = Callable[[Mapping[str, Sequence[str]], Sequence[bytes]], dict[str, np.ndarray]]
+
+
+class ShadowedImage(NamedTuple):
+    """A logged image.
+
+    Attributes:
+      encoded: Bytes of the file.
+      label: Ground truth that arrived as feedback, as raw example features; None if there is none.
+    """
+
+    encoded: bytes
+    label: Mapping[str, Sequence[Any]] | None = None
+
+
+class Change(StoredPart):
+    """Predictions that changed in the same way.
+
+    Attributes:
+      served: What the served version predicts, in words.
+      candidate: What the candidate predicts.
+      images: Number of images.
+    """
+
+    served: str
+    candidate: str
+    images: int
+
+
+class ShadowReport(Stored):
+    """The result of a comparison.
+
+    Attributes:
+      candidate: The candidate, in words.
+      served: The served version.
+      images: Number of images.
+      agreement: Mean agreement of both predictions, range [0, 1].
+      changed: Number of images with another prediction.
+      changes: The most frequent changes.
+      labelled: Number of images with feedback.
+      candidate_quality: Mean agreement of the candidate's predictions with the feedback; None without feedback.
+      served_quality: The same of the served version.
+      p_value: Of the test that the candidate is worse on the feedback; None without feedback.
+      refused: Why the candidate must not be pushed; empty if it may.
+    """
+
+    FILE: ClassVar[str] = "shadow.json"
+
+    format: Literal[1] = 1
+    candidate: str
+    served: str
+    images: int
+    agreement: float
+    changed: int
+    changes: tuple[Change, ...] = ()
+    labelled: int = 0
+    candidate_quality: float | None = None
+    served_quality: float | None = None
+    p_value: float | None = None
+    refused: str = ""
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        text = f"{self.changed:,} of {self.images:,} logged predictions differ from those of {self.served}"
+        if self.labelled:
+            quality = f"{self.candidate_quality:.3f}, before {self.served_quality:.3f}"
+            text += f"; agreement with feedback on {self.labelled:,} images: {quality}"
+        return text
+
+
+def compare(
+    images: Sequence[ShadowedImage],
+    candidate: Outputs,
+    served: Outputs,
+    labeling: Labeling,
+    classes: tuple[Sequence[str], Sequence[str]],
+    names: tuple[str, str],
+    max_changed: float = 1.0,
+) -> ShadowReport:
+    """Compares two models on the same images.
+
+    The candidate is refused if it fails, if it is significantly worse on the images with feedback (sign test of the
+    images on which both differ, one-sided, 5 %), or if it changes more than `max_changed` of the predictions.
+
+    Args:
+      images: At least one.
+      candidate: Its outputs.
+      served: Those of the served version.
+      labeling: Of the task.
+      classes: Class names of the candidate, and of the served version, in the order of the ids.
+      names: The candidate and the served version, in words.
+      max_changed: Largest share of changed predictions. A candidate that was trained because of drift has to change
+        some; the default accepts any.
+
+    Reference: Dietterich 1998, https://doi.org/10.1162/089976698300017197, section 3 (McNemar's test; exact for labels
+    that are right or wrong).
+    """
+    agreements, before, after = list[float](), list[float](), list[float]()
+    changes: collections.Counter[tuple[str, str]] = collections.Counter()
+    for image, new, old in zip(
+        images,
+        _proposals(images, candidate, labeling, classes[0]),
+        _proposals(images, served, labeling, classes[1]),
+        strict=True,
+    ):
+        agreement = labeling.agreement(new, old)
+        agreements.append(agreement)
+        if agreement < _SAME:
+            changes[_describe(old), _describe(new)] += 1
+        if image.label is not None:
+            after.append(labeling.agreement(new, image.label))
+            before.append(labeling.agreement(old, image.label))
+    p_value = _p_value_of_worse(np.array(before), np.array(after)) if after else None
+    report = ShadowReport(
+        candidate=names[0],
+        served=names[1],
+        images=len(images),
+        agreement=float(np.mean(agreements)),
+        changed=sum(changes.values()),
+        changes=tuple(
+            Change(served=old, candidate=new, images=count)
+            for (old, new), count in changes.most_common(_MOST_CHANGES)
+            if old or new
+        ),
+        labelled=len(after),
+        candidate_quality=float(np.mean(after)) if after else None,
+        served_quality=float(np.mean(before)) if before else None,
+        p_value=p_value,
+    )
+    return report.model_copy(update={"refused": _refusal(report, max_changed)})
+
+
+def _refusal(report: ShadowReport, max_changed: float) -> str:
+    if report.p_value is not None and report.p_value < SIGNIFICANCE:
+        return (
+            f"on {report.labelled:,} images with feedback it is significantly worse than {report.served}: "
+            f"{report.candidate_quality:.3f} instead of {report.served_quality:.3f} (p = {report.p_value:.2g})"
+        )
+    if report.changed > max_changed * report.images:
+        return (
+            f"{report.changed / report.images:.1%} of {report.images:,} logged predictions differ from those of "
+            f"{report.served}, allowed {max_changed:.1%}"
+        )
+    return ""
+
+
+def _p_value_of_worse(before: np.ndarray, after: np.ndarray) -> float:
+    """Tests whether more images became worse than better."""
+    from scipy import stats
+
+    worse, better = int((after < before).sum()), int((after > before).sum())
+    return float(stats.binomtest(worse, worse + better, alternative="greater").pvalue) if worse + better else 1.0
+
+
+def _proposals(
+    images: Sequence[ShadowedImage], outputs: Outputs, labeling: Labeling, classes: Sequence[str]
+) -> Iterator[Mapping[str, Sequence[Any]]]:
+    """Predicts one by one: masks of images differ in size."""
+    for image in images:
+        (proposal,) = labeling.proposal(outputs(labeling.outputs, [image.encoded]), classes)
+        yield proposal
+
+
+def _describe(label: Mapping[str, Sequence[Any]]) -> str:
+    from pipeline.labeling.formats.table import describe
+
+    return describe(label)
+
+
+def newest_images(prefix: Path, read_label: Callable[[Any], Any], num: int) -> list[ShadowedImage]:
+    """Reads the newest images of a request log, each once, with their feedback.
+
+    Args:
+      prefix: Of the log.
+      read_label: Feedback → label, as raw example features; ValueError if it is not a label of the task.
+      num: Largest number of images.
+    """
+    from pipeline.labeling.feedback import logged_images
+
+    newest: collections.deque[ShadowedImage] = collections.deque(maxlen=num)
+    for image in logged_images(prefix, read_label):
+        newest.append(ShadowedImage(image.encoded, image.label))
+    return list(newest)

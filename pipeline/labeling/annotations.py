@@ -1,0 +1,97 @@
+"""Annotations of people → images with confirmed labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from components.image_example_gen import labels
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.layouts._boxes import ImageIndex
+from components.image_example_gen.layouts.label_studio import without_prefix
+from pipeline.labeling import formats
+from pipeline.labeling.confirmed import ConfirmedImage
+from pipeline.labeling.formats import LabelProject, table
+from trainer_module.error_text import did_you_mean
+
+_IMAGE_FOLDERS = ("", "images")
+# Names of the class of pixels that are not labelled.
+_BACKGROUNDS = ("background", "_background_", "unlabelled", "unlabeled", "void", "other")
+
+
+class AnnotatedImages(NamedTuple):
+    """The content of a file with annotations, with the images.
+
+    Attributes:
+      images: Those with a confirmed label.
+      skipped: Names of the others, and why they are not used.
+    """
+
+    images: tuple[ConfirmedImage, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def project_of(dataset: Dataset, *, fill_class: str | None = None, model: str = "") -> LabelProject:
+    """Describes what is labelled.
+
+    Args:
+      dataset: The dataset that grows.
+      fill_class: Class of the pixels of a mask that no region covers. If absent, the class that is named like a
+        background, or else the ignored id.
+      model: The model of the proposals.
+
+    Raises:
+      DatasetError: If the dataset has no such class, or no masks.
+    """
+    has_masks = labels.has_class_ids(dataset.label_features)
+    if fill_class is not None and not has_masks:
+        raise DatasetError(f"--fill-class requires masks; the dataset has {labels.noun(dataset.label_features)}.")
+    if fill_class is not None and fill_class not in dataset.classes:
+        hint = did_you_mean(fill_class, dataset.classes) or f". Classes: {', '.join(dataset.classes)}."
+        raise DatasetError(f"--fill-class: unknown class `{fill_class}`{hint}")
+    backgrounds = [name for name in dataset.classes if name.lower() in _BACKGROUNDS]
+    name = fill_class or (backgrounds[0] if backgrounds else None)
+    fill_id = dataset.classes.index(name) if name is not None else dataset.ignore_id
+    return LabelProject(
+        dataset.label_features,
+        dataset.classes,
+        fill_id if has_masks else None,
+        model,
+        dataset.colors if has_masks else (),
+    )
+
+
+def read(file: Path, images_dir: Path, project: LabelProject) -> AnnotatedImages:
+    """Reads annotations, and the images that they name.
+
+    Args:
+      file: From a labelling program, or the table of a selection.
+      images_dir: Folder of the images; those of a selection are in its subfolder `images`.
+      project: What is labelled.
+
+    Raises:
+      DatasetError: If the file cannot be read.
+    """
+    entry = formats.of_file(file)
+    annotations = entry.read(file, project)
+    index, origins = ImageIndex(str(images_dir)), table.origins(images_dir)
+    images, skipped = list[ConfirmedImage](), list(annotations.skipped)
+    for annotated in annotations.images:
+        found = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(without_prefix(annotated.name), _IMAGE_FOLDERS)
+        if found is None or found.problem:
+            reason = found.problem if found is not None else index.why_missing(annotated.name)
+            skipped.append((annotated.name, f"{reason} in {images_dir}"))
+            continue
+        request_id, source = origins.get(found.path, ("", ""))
+        images.append(
+            ConfirmedImage(
+                found.path,
+                (images_dir / found.path).read_bytes(),
+                annotated.label,
+                confirmed_by=entry.name,
+                source=source or str(images_dir / found.path),
+                request_id=request_id,
+            )
+        )
+    return AnnotatedImages(tuple(images), tuple(skipped))

@@ -1,0 +1,232 @@
+"""Chooses the images whose labels help a model most: uncertain, diverse and novel ones, without duplicates.
+
+N is the number of candidates, M that of training images, D the size of an embedding. Distances are Euclidean, of
+embeddings of unit length. NumPy and scikit-learn only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from components.data_audit import neighbors
+
+UNCERTAIN, NOVEL = "uncertain", "novel"
+# Neighbours by whose distance novelty is measured; as many as for the outliers of an audit.
+_NUM_NEIGHBORS = 10
+_IS_NOVEL = 0.5
+# So many times more images than are chosen, the least certain ones, can be chosen for their uncertainty.
+_POOL_FACTOR = 4
+# Distances are computed for so many pairs at once.
+_MOST_PAIRS = 2**24
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, as far as a selection looks at them.
+
+    Attributes:
+      embeddings: float32 [N, D].
+      sha256: Digest of every file.
+      hashes: int64 [N], perceptual hash of every image; -1 for an image without structure.
+    """
+
+    embeddings: np.ndarray
+    sha256: tuple[str, ...]
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sha256)
+
+
+class Choice(NamedTuple):
+    """A chosen image.
+
+    Attributes:
+      index: Position among the candidates.
+      reason: `uncertain` or `novel`.
+      novelty: Range [0, 1): above 0.5 for an image that would be an outlier among the training images.
+    """
+
+    index: int
+    reason: str
+    novelty: float
+
+
+class Selection(NamedTuple):
+    """The result of a selection.
+
+    Attributes:
+      choices: In the order in which they were chosen: the first ones are the most useful.
+      repeated: Number of candidates with the same bytes as another candidate.
+      known: Number of candidates that the training data contain, or nearly so.
+      near_duplicates: Number of candidates that look like a chosen image.
+    """
+
+    choices: tuple[Choice, ...]
+    repeated: int = 0
+    known: int = 0
+    near_duplicates: int = 0
+
+
+def select(
+    candidates: ImageSet,
+    uncertainty: np.ndarray,
+    training: ImageSet,
+    num: int,
+    *,
+    novel_share: float = 0.2,
+    max_bits: int = 4,
+) -> Selection:
+    """Chooses images.
+
+    Candidates that are duplicates of training images or of each other are left out. Near duplicates are two images
+    whose embeddings are nearer than those of almost all other images, and whose perceptual hashes differ in few bits:
+    each of both alone would also find images that only resemble each other.
+
+    First, up to `novel_share` of the images are the novel ones: outliers with regard to the training images, the most
+    distant first, each distant from those before. The others come from the least certain candidates: k-centre greedy,
+    in which every distance is weighted with the uncertainty of the image, begins at the training images.
+
+    Args:
+      candidates: The images to choose from, N.
+      uncertainty: float [N], range [0, 1].
+      training: The images that the model was trained on, M; may be none.
+      num: Number of images to choose; fewer if there are not so many different ones.
+      novel_share: Largest share of novel images, range [0, 1].
+      max_bits: Largest number of bits in which the perceptual hashes of near duplicates differ.
+
+    Reference: Sener & Savarese 2018, https://arxiv.org/abs/1708.00489, algorithm 1 (k-centre greedy); Zhdanov 2019,
+    https://arxiv.org/abs/1901.05954, section 3 (diversity among the least certain images); Sun et al. 2022,
+    https://arxiv.org/abs/2204.06507 (novelty by the distance to neighbours).
+    """
+    embeddings, references = _unit(candidates.embeddings), _unit(training.embeddings)
+    among = neighbors.find(references, _NUM_NEIGHBORS)
+    bound = neighbors.duplicate_bound(among if len(references) > 1 else neighbors.find(embeddings, 1))
+    novelty = neighbors.novelty(neighbors.find_among(embeddings, references, _NUM_NEIGHBORS), among)
+    first = _first_of_each(candidates.sha256)
+    known_files = set(training.sha256)
+    new = np.array([digest not in known_files for digest in candidates.sha256], bool)
+    nearest, near_known = _compare(embeddings, candidates.hashes, references, training.hashes, bound, max_bits)
+    available = first & new & ~near_known
+    greedy = _Greedy(embeddings, candidates.hashes, nearest, available, bound, max_bits)
+    choices = []
+    novel = available & (novelty > _IS_NOVEL)
+    for index in greedy.take(round(novel_share * num), novel, np.ones(len(embeddings))):
+        choices.append(Choice(index, NOVEL, float(novelty[index])))
+    remaining = num - len(choices)
+    pool = _least_certain(uncertainty, greedy.available, _POOL_FACTOR * remaining)
+    for index in greedy.take(remaining, pool, uncertainty):
+        choices.append(Choice(index, UNCERTAIN, float(novelty[index])))
+    if len(choices) < num:  # near duplicates have used up the pool
+        for index in greedy.take(num - len(choices), greedy.available.copy(), uncertainty):
+            choices.append(Choice(index, UNCERTAIN, float(novelty[index])))
+    known = int((first & (~new | near_known)).sum())
+    return Selection(tuple(choices), int((~first).sum()), known, greedy.num_near_duplicates)
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    values = np.asarray(embeddings, np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY) if len(values) else values
+
+
+def _first_of_each(digests: tuple[str, ...]) -> np.ndarray:
+    seen: set[str] = set()
+    first = np.zeros(len(digests), bool)
+    for index, digest in enumerate(digests):
+        first[index] = digest not in seen
+        seen.add(digest)
+    return first
+
+
+def _compare(
+    embeddings: np.ndarray,
+    hashes: np.ndarray,
+    references: np.ndarray,
+    reference_hashes: np.ndarray,
+    bound: float,
+    max_bits: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares candidates with all training images: distance to the nearest, and whether one is a near duplicate."""
+    nearest = np.full(len(embeddings), np.inf)
+    is_near = np.zeros(len(embeddings), bool)
+    if not len(references):
+        return nearest, is_near
+    rows = max(1, _MOST_PAIRS // len(references))
+    for start in range(0, len(embeddings), rows):
+        part = slice(start, start + rows)
+        cosines = 1.0 - embeddings[part] @ references.T
+        nearest[part] = _euclidean(cosines.min(axis=1))
+        row, column = np.nonzero(cosines <= bound)
+        same = _few_bits(hashes[part][row], reference_hashes[column], max_bits)
+        is_near[start + row[same]] = True
+    return nearest, is_near
+
+
+def _euclidean(cosine_distance: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.maximum(2.0 * cosine_distance, 0.0)))
+
+
+def _few_bits(first: np.ndarray, second: np.ndarray, most: int) -> np.ndarray:
+    return np.asarray((np.bitwise_count(first ^ second) <= most) & (first >= 0) & (second >= 0))
+
+
+def _least_certain(uncertainty: np.ndarray, available: np.ndarray, num: int) -> np.ndarray:
+    """Returns the available images with the largest uncertainty: bool [N]."""
+    pool = np.zeros(len(uncertainty), bool)
+    indices = np.flatnonzero(available)
+    pool[indices[np.argsort(-uncertainty[indices], kind="stable")[:num]]] = True
+    return pool
+
+
+class _Greedy:
+    """Chooses images one by one, and removes the near duplicates of those that are chosen."""
+
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        hashes: np.ndarray,
+        nearest: np.ndarray,
+        available: np.ndarray,
+        bound: float,
+        max_bits: int,
+    ) -> None:
+        """Takes the candidates and their distances to the training images.
+
+        Args:
+          embeddings: float32 [N, D], of unit length.
+          hashes: int64 [N].
+          nearest: float64 [N], Euclidean distances; infinite without training images.
+          available: bool [N], whether a candidate may be chosen.
+          bound: Largest distance (1 minus the cosine) of near duplicates.
+          max_bits: Largest number of bits in which their hashes differ.
+        """
+        self._embeddings, self._hashes, self._nearest = embeddings, hashes, nearest
+        self._bound, self._max_bits = bound, max_bits
+        self.available = available.copy()
+        self.num_near_duplicates = 0
+
+    def take(self, num: int, pool: np.ndarray, weights: np.ndarray) -> list[int]:
+        """Chooses up to `num` images of a pool, bool [N], by their weighted distance to all that are chosen."""
+        chosen: list[int] = []
+        while len(chosen) < num:
+            open_ = np.flatnonzero(pool & self.available)
+            if not len(open_):
+                break
+            distances = np.minimum(self._nearest[open_], 2.0)  # the largest distance of unit vectors
+            index = int(open_[np.argmax(distances * np.maximum(weights[open_], _TINY))])
+            chosen.append(index)
+            self._remove(index)
+        return chosen
+
+    def _remove(self, index: int) -> None:
+        self.available[index] = False
+        cosines = 1.0 - self._embeddings @ self._embeddings[index]
+        self._nearest = np.minimum(self._nearest, _euclidean(cosines))
+        same = _few_bits(self._hashes, np.full(len(self._hashes), self._hashes[index]), self._max_bits)
+        duplicates = self.available & same & (cosines <= self._bound)
+        self.num_near_duplicates += int(duplicates.sum())
+        self.available &= ~duplicates

@@ -1,0 +1,152 @@
+"""`tfx-vision select` and `label`: from images without labels to the next span."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from components.image_example_gen.dataset import inspect_dataset
+from pipeline.cli.app import app
+from pipeline.labeling import predictors
+from pipeline.labeling.formats import cvat, label_studio, table
+
+
+class MeanColors:
+    """Stands in for a model: red images are `red`, blue ones `blue`, and it is uncertain about purple ones."""
+
+    description, key, classes = "colours, version 3", "colours-3", ("blue", "red")
+
+    images = 0  # number of images that were judged
+
+    def outputs(self, wanted, encoded):
+        """Returns embeddings, probabilities and labels by mean colours."""
+        self.images += len(encoded)
+        images = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float) for content in encoded]
+        means = np.array([image.mean(axis=(0, 1)) for image in images])
+        red = means[:, 0] / (means[:, 0] + means[:, 2])
+        probabilities = np.stack([1.0 - red, red], axis=1)
+        labels = np.array([[b"blue", b"red"][index] for index in probabilities.argmax(axis=1)], object)
+        values = {"embedding": means.astype(np.float32), "probabilities": probabilities, "label": labels}
+        return {name: values[name] for names in wanted.values() for name in names}
+
+
+def save(path, rng, color):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.clip(np.array(color) + rng.normal(0, 25, (16, 16, 3)), 0, 255)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def project(tmp_path, rng, monkeypatch):
+    """A dataset of red and blue images, and a folder of new ones, most of them certain."""
+    for index in range(12):
+        save(tmp_path / "data" / "day-1" / "red" / f"{index}.png", rng, (200, 30, 30))
+        save(tmp_path / "data" / "day-1" / "blue" / f"{index}.png", rng, (30, 30, 200))
+        save(tmp_path / "new" / f"certain-{index}.png", rng, (200, 30, 30))
+    for index in range(4):
+        save(tmp_path / "new" / "deep" / f"purple-{index}.png", rng, (110, 30, 110))
+    (tmp_path / "new" / "copy.png").write_bytes((tmp_path / "data" / "day-1" / "red" / "0.png").read_bytes())
+    (tmp_path / "new" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    model = MeanColors()
+    monkeypatch.setattr(predictors, "pushed", lambda config: model)
+
+    def run(command, *arguments):
+        settings = ["--data", f"{tmp_path}/data/day-{{SPAN}}", "--set", f"pipeline.root={tmp_path / 'runs'}"]
+        options = [command, "images", *map(str, arguments), *settings, "--set", "data.spans=all"]
+        return CliRunner().invoke(app, options)
+
+    run.root, run.model = tmp_path, model
+    return run
+
+
+def test_from_candidates_to_the_next_span(project, capfd):
+    root, output = project.root, project.root / "selected"
+    done = project("select", "--from", root / "new", "--num", 4, "--output-dir", output, "--novel-share", 0, "--json")
+    assert done.exit_code == 0, done.output
+    captured = capfd.readouterr()
+    result = json.loads(captured.out)
+    assert sorted(image["filename"] for image in result["images"]) == [f"images/purple-{n}.png" for n in range(4)]
+    assert (result["candidates"], result["known"], result["labelled"]) == (17, 1, 24)
+    assert [entry["name"] for entry in result["unusable"]] == ["damaged.png"] and "damaged.png" in captured.err
+    assert all(image["source"] == f"{root}/new/deep/{image['filename'][7:]}" for image in result["images"])
+    assert set(result["files"]) == {
+        *(table.TABLE_FILE, label_studio.TASKS_FILE, label_studio.CONFIG_FILE),
+        *(cvat.ANNOTATIONS_FILE, cvat.LABELS_FILE),
+    }
+    # A second selection does not embed the labelled images again.
+    before = project.model.images
+    project("select", "--from", root / "new", "--num", 1, "--output-dir", root / "again")
+    assert project.model.images - before == 17 + 1
+
+    capfd.readouterr()
+
+    # Proposals alone are not labels.
+    refused = project("label", output / table.TABLE_FILE)
+    assert refused.exit_code == 2 and "no images with confirmed labels" in refused.output
+    rows = list(csv.DictReader((output / table.TABLE_FILE).read_text().splitlines()))
+    with (output / "labelled.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "label": "blue" if number else ""} for number, row in enumerate(rows))
+    done = project("label", output / "labelled.csv", "--json")
+    assert done.exit_code == 0, done.output
+    captured = capfd.readouterr()
+    result = json.loads(captured.out)
+    assert (result["span"], result["images"], len(result["skipped"])) == (2, 3, 1) and "no label" in captured.err
+    dataset = inspect_dataset(f"{root}/data/day-{{SPAN}}", project_options())
+    assert sum("day-2/" in entry.path and entry.classes == ("blue",) for entry in dataset.entries) == 3
+
+
+def project_options():
+    from components.image_example_gen.options import DataOptions
+
+    return DataOptions(spans="all")
+
+
+def test_a_span_that_is_trained_on_alone_is_noted(project, capfd):
+    labels = project.root / "new" / "labels.csv"
+    labels.write_text("filename,label\ncertain-0.png,red\n")
+    done = CliRunner().invoke(
+        app,
+        ["label", "images", str(labels), "--data", f"{project.root}/data/day-{{SPAN}}", "--set",
+         f"pipeline.root={project.root / 'runs'}"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "trains on span 2 alone" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_what_cannot_be_selected_from_is_explained(project):
+    root = project.root
+    arguments = ["--num", 1, "--output-dir", root / "out"]
+    refused = project("select", "--from", root / "absent", *arguments)
+    assert refused.exit_code == 2 and "neither a folder of images nor the prefix" in refused.output
+    (root / "empty").mkdir()
+    assert "contains no images" in project("select", "--from", root / "empty", *arguments).output
+    (root / "out").mkdir()
+    (root / "out" / "mine.txt").write_text("keep")
+    refused = project("select", "--from", root / "new", *arguments)
+    assert refused.exit_code == 2 and "not an empty folder" in refused.output
+
+
+def test_a_model_is_required(tmp_path, class_folders):
+    folder = class_folders({"cat": 3, "dog": 3})
+    done = CliRunner().invoke(
+        app,
+        ["select", "images", "--data", str(folder), "--from", str(folder), "--num", "1", "--output-dir",
+         str(tmp_path / "out"), "--set", f"pipeline.root={tmp_path}"],
+    )  # fmt: skip
+    assert done.exit_code == 2 and "has no pushed version" in done.output
+
+
+def test_files_that_are_not_annotations_are_refused(project):
+    (project.root / "notes.csv").write_text("x,y\n1,2\n")
+    refused = project("label", project.root / "notes.csv")
+    assert refused.exit_code == 2 and "Label Studio" in refused.output
+    assert project("label", project.root / "absent.csv").exit_code == 2
+    labels = project.root / "labels.csv"
+    labels.write_text("filename,label\na.png,red\n")
+    assert "--fill-class requires masks" in project("label", labels, "--fill-class", "red").output

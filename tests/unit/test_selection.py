@@ -1,0 +1,157 @@
+"""Which images are selected for labelling: uncertain, diverse and novel ones, without duplicates."""
+
+import numpy as np
+import pytest
+
+from pipeline.labeling import selection
+from pipeline.labeling.selection import NOVEL, UNCERTAIN, ImageSet
+from trainer_module import decision_thresholds, tasks
+from trainer_module.features import BOX_CORNERS
+
+BITS = 2**60 - 1
+
+
+@pytest.fixture
+def cloud(rng):
+    """Makes images around a direction of an 8-dimensional space."""
+
+    def make(axis, num, spread=0.1, prefix="x"):
+        center = np.eye(8)[axis]
+        digests = tuple(f"{prefix}{axis}-{index}" for index in range(num))
+        embeddings = (center + spread * rng.normal(size=(num, 8))).astype(np.float32)
+        return ImageSet(embeddings, digests, rng.integers(0, BITS, num))
+
+    return make
+
+
+def joined(*sets):
+    return ImageSet(
+        np.concatenate([each.embeddings for each in sets]),
+        tuple(digest for each in sets for digest in each.sha256),
+        np.concatenate([each.hashes for each in sets]),
+    )
+
+
+def test_uncertain_images_are_diverse(cloud):
+    training = cloud(0, 50, prefix="t")
+    candidates = joined(cloud(0, 40), cloud(1, 20), cloud(2, 20))
+    uncertainty = np.array([0.1] * 40 + [0.9] * 40)
+    chosen = selection.select(candidates, uncertainty, training, 10, novel_share=0.0)
+    places = [choice.index // 20 for choice in chosen.choices]
+    assert set(places[:2]) == {2, 3}  # one of each uncertain group first
+    assert {choice.reason for choice in chosen.choices} == {UNCERTAIN}
+
+
+def test_novel_images_get_their_share(cloud):
+    training = joined(cloud(0, 50, prefix="t"), cloud(1, 50, prefix="t"))
+    candidates = joined(cloud(0, 60), cloud(5, 30))
+    uncertainty = np.array([0.9] * 60 + [0.0] * 30)  # the model is certain about what it does not know
+    chosen = selection.select(candidates, uncertainty, training, 10, novel_share=0.3)
+    novel = [choice for choice in chosen.choices if choice.reason == NOVEL]
+    assert len(novel) == 3 and all(choice.index >= 60 and choice.novelty > 0.5 for choice in novel)
+    assert sum(choice.index < 60 for choice in chosen.choices) == 7
+    without = selection.select(candidates, uncertainty, training, 10, novel_share=0.0)
+    assert all(choice.index < 60 for choice in without.choices)
+
+
+def test_duplicates_are_left_out(cloud):
+    training = cloud(0, 50, prefix="t")
+    known = ImageSet(training.embeddings[:3], training.sha256[:3], training.hashes[:3])
+    # Compressed again: other bytes, almost the same embedding and hash.
+    near_known = ImageSet(training.embeddings[3:5] + 1e-5, ("n1", "n2"), training.hashes[3:5] ^ 1)
+    others = cloud(1, 5)
+    repeated = ImageSet(others.embeddings, others.sha256, others.hashes)
+    near = ImageSet(others.embeddings + 1e-5, tuple(f"{name}-small" for name in others.sha256), others.hashes ^ 2)
+    # The same embedding with another hash is another image.
+    different = ImageSet(others.embeddings[:1], ("different",), others.hashes[:1] ^ (BITS >> 20))
+    candidates = joined(known, near_known, others, repeated, near, different)
+    chosen = selection.select(candidates, np.full(len(candidates), 0.5), training, 50)
+    names = [candidates.sha256[choice.index].removesuffix("-small") for choice in chosen.choices]
+    assert sorted(names) == sorted([*others.sha256, "different"])
+    assert (chosen.known, chosen.repeated, chosen.near_duplicates) == (5, 5, 5)
+
+
+def test_images_without_structure_are_no_near_duplicates(cloud):
+    flat = cloud(1, 4, spread=0.0)
+    candidates = ImageSet(flat.embeddings, flat.sha256, np.full(4, -1))
+    assert len(selection.select(candidates, np.ones(4), cloud(0, 20, prefix="t"), 4).choices) == 4
+
+
+def test_without_training_images_and_without_candidates(cloud):
+    empty = ImageSet(np.zeros((0, 8), np.float32), (), np.zeros(0, np.int64))
+    candidates = cloud(1, 10)
+    assert len(selection.select(candidates, np.ones(10), empty, 4).choices) == 4
+    assert selection.select(empty, np.zeros(0), candidates, 4).choices == ()
+
+
+# === What the tasks contribute ===
+
+
+def png(pixels):
+    from pipeline.labeling.formats._regions import png_of
+
+    return png_of(np.array(pixels, np.uint8))
+
+
+DETECTIONS = {
+    "detection_boxes": np.array([[[0.1, 0.2, 0.5, 0.6], [0, 0, 1, 1]], [[0, 0, 0, 0], [0, 0, 0, 0]]], np.float32),
+    "detection_scores": np.array([[0.95, 0.41], [0.0, 0.0]], np.float32),
+    "num_detections": np.array([2.0, 0.0], np.float32),
+    "detection_labels": np.array([[b"cat", b"dog"], [b"", b""]], object),
+    "served_threshold": np.array([0.4, 0.4], np.float32),
+}
+OUTPUTS = {
+    "classification": {
+        "probabilities": np.array([[0.5, 0.5, 0.0], [0.9, 0.06, 0.04]]),
+        "label": np.array([b"cat", b"dog"], object),
+    },
+    "multi_label": {
+        "probabilities": np.array([[0.5, 0.3, 0.4], [0.99, 0.01, 0.9]]),
+        "thresholds": np.array([[0.5, 0.3, 0.5]] * 2),
+        "predicted": np.array([[True, True, False], [True, False, True]]),
+    },
+    "segmentation": {
+        "mask_png_bytes": np.array([png([[0, 1]]), png([[1, 1]])], object),
+        "score": np.array([0.55, 0.99]),
+    },
+    "detection": DETECTIONS,
+}
+
+
+@pytest.fixture(params=tasks.names())
+def task(request):
+    return tasks.get(request.param)
+
+
+def test_the_first_image_is_the_less_certain_one(task):
+    outputs = OUTPUTS[task.name]
+    assert set(outputs) == {name for names in task.labeling.outputs.values() for name in names}
+    uncertainty = task.labeling.uncertainty(outputs)
+    assert uncertainty.shape == (2,) and 0.0 <= uncertainty[1] < uncertainty[0] <= 1.0
+
+
+def test_proposals_are_labels_of_the_task(task):
+    first, second = task.labeling.proposal(OUTPUTS[task.name], ("cat", "dog", "fox"))
+    assert set(first) <= set(task.label_features)
+    assert task.labeling.agreement(first, first) == task.labeling.agreement(second, second) == 1.0
+    assert 0.0 <= task.labeling.agreement(first, second) < 1.0
+
+
+def test_agreement_counts_what_both_labels_have():
+    assert tasks.get("segmentation").labeling.agreement(
+        {"mask/encoded": [png([[0, 1, 1, 1]])]}, {"mask/encoded": [png([[0, 1, 1, 0]])]}
+    ) == pytest.approx(0.75)
+    sets = tasks.get("multi_label").labeling.agreement
+    assert sets({"image/class/text": ["a", "b"]}, {"image/class/text": ["b", "c"]}) == pytest.approx(1 / 3)
+    assert sets({"image/class/text": []}, {"image/class/text": []}) == 1.0
+    both, none = tasks.get("detection").labeling.proposal(DETECTIONS, ())
+    one = {key: values[:1] for key, values in both.items()}
+    agreement = tasks.get("detection").labeling.agreement
+    assert agreement(one, both) == pytest.approx(2 / 3) and agreement(none, none) == 1.0 and agreement(one, none) == 0.0
+    moved = {**one, BOX_CORNERS[0]: [0.45], BOX_CORNERS[2]: [0.85]}
+    assert agreement(one, moved) == 0.0
+
+
+def test_closeness_to_a_threshold():
+    scores = decision_thresholds.closeness(np.array([0.0, 0.2, 0.4, 0.7, 1.0]), np.array(0.4))
+    assert scores == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
