@@ -171,11 +171,11 @@ def label(
     with one_message(lambda: file):
         loaded = load_config(config, data, overrides)
         with redirected_output(Path(os.devnull)) as (out, err):
-            from pipeline.labeling import annotations, next_span
+            from pipeline.labeling import annotated_images, next_span
 
             dataset = next_span.whole_dataset(loaded)
-            project = annotations.project_of(dataset, fill_class=fill_class)
-            read = annotations.read(file, folder, project)
+            project = annotated_images.project_of(dataset, fill_class=fill_class)
+            read = annotated_images.read(file, folder, project)
             console = wide_console(err)
             for name, reason in read.skipped[:_SHOWN]:
                 print_line(console, f"[yellow]not used:[/yellow] {escape(name)}: {escape(reason)}")

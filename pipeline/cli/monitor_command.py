@@ -126,7 +126,7 @@ def _show(out: IO[str], result: MonitorResult, outputs: Outputs, as_json: bool) 
         means = "" if test.reference is None else f", mean {test.reference:.4g} → {test.window:.4g}"
         print_line(
             console,
-            f"  {test.kind:<11} {escape(test.name or 'all')} [dim]({test.method} {test.statistic:.3g}, corrected p "
+            f"  {test.kind:<11} {escape(test.name)} [dim]({test.method} {test.statistic:.3g}, corrected p "
             f"{test.adjusted_p_value:.1e}{means})[/dim]",
         )
     if len(result.drifted) > _SHOWN:

@@ -161,7 +161,7 @@ class Watcher:
             return WatchState(span=self._span_of_last_run())
         except IncompatibleArtifactError as error:
             path = self._config.run_dir / WatchState.FILE
-            raise ConfigError(f"{error} Or delete {path}: the watcher then starts anew.") from None
+            raise ConfigError(f"{error} Or delete {path}: the watcher then starts as if new.") from None
 
     def _span_of_last_run(self) -> tuple[int, int] | None:
         """Returns the newest span that the last run read; its newest version, since runs do not store which it was."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import itertools
@@ -26,6 +25,7 @@ from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.tasks import Labeling
 
 _BATCH_SIZE = 32
+_MOST_TOGETHER, _MOST_BYTES_TOGETHER = 512, 2**26
 REQUEST_LOG = "request log"
 NO_HASH = -1
 
@@ -176,17 +176,23 @@ def examined(
     candidates: Iterable[Candidate], options: DataOptions, window: Window, unusable: list[tuple[str, str]]
 ) -> Iterator[tuple[str, str, bytes, int]]:
     """Yields usable images: name, digest of the file, the file as the model reads it, and its perceptual hash."""
-    waiting: collections.deque[tuple[str, str]] = collections.deque()
+    for chunk in _chunks(candidates):
+        results = image_file.examine_all([candidate.encoded for candidate in chunk], options, window)
+        for candidate, result in zip(chunk, results, strict=True):
+            if isinstance(result.result, UnusableImageError):
+                unusable.append((candidate.filename, str(result.result)))
+                continue
+            digest, perceptual_hash = hashlib.sha256(candidate.encoded).hexdigest(), result.result.perceptual_hash
+            yield candidate.filename, digest, result.encoded, NO_HASH if perceptual_hash is None else perceptual_hash
 
-    def contents() -> Iterator[bytes]:
-        for candidate in candidates:
-            waiting.append((candidate.filename, hashlib.sha256(candidate.encoded).hexdigest()))
-            yield candidate.encoded
 
-    for result in image_file.examine_all(contents(), options, window):
-        name, digest = waiting.popleft()
-        if isinstance(result.result, UnusableImageError):
-            unusable.append((name, str(result.result)))
-            continue
-        perceptual_hash = result.result.perceptual_hash
-        yield name, digest, result.encoded, NO_HASH if perceptual_hash is None else perceptual_hash
+def _chunks(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
+    """Groups images that are examined together: a request log is read in one thread, images in TensorFlow's."""
+    chunk: list[Candidate] = []
+    for candidate in candidates:
+        chunk.append(candidate)
+        if len(chunk) == _MOST_TOGETHER or sum(len(each.encoded) for each in chunk) >= _MOST_BYTES_TOGETHER:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

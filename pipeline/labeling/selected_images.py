@@ -14,7 +14,7 @@ from components.image_example_gen.options import DataOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
-from pipeline.labeling import annotations, formats, labelled_data, selection
+from pipeline.labeling import annotated_images, formats, labelled_data, selection
 from pipeline.labeling.candidates import Candidate, judge
 from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import ProposedImage
@@ -96,8 +96,8 @@ def select(
             f"None of {len(judged.images):,} images can be chosen: {chosen.known:,} are in the dataset already, "
             f"{chosen.repeated:,} are repeated, and {len(judged.unusable):,} files are not usable images."
         )
-    order = {judged.images.sha256[choice.index]: choice for choice in chosen.choices}
-    uncertainty = {digest: float(judged.uncertainty[choice.index]) for digest, choice in order.items()}
+    order = {judged.images.sha256[choice.position]: choice for choice in chosen.choices}
+    uncertainty = {digest: float(judged.uncertainty[choice.position]) for digest, choice in order.items()}
     files = _files(read_candidates(), order)
     (output_dir / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     proposals = _proposals(files, predictor, labeling, dataset, options.data)
@@ -120,7 +120,7 @@ def select(
                 candidate.source,
             )
         )
-    project = annotations.project_of(dataset, model=predictor.description)
+    project = annotated_images.project_of(dataset, model=predictor.description)
     written = [name for entry in formats.names() for name in formats.get(entry).export(output_dir, images, project)]
     return SelectedImages(tuple(images), tuple(written), chosen, len(judged.images), len(labelled), judged.unusable)
 

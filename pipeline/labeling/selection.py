@@ -46,12 +46,12 @@ class Choice(NamedTuple):
     """A chosen image.
 
     Attributes:
-      index: Position among the candidates.
+      position: Index among the candidates.
       reason: `uncertain` or `novel`.
       novelty: Range [0, 1): above 0.5 for an image that would be an outlier among the training images.
     """
 
-    index: int
+    position: int
     reason: str
     novelty: float
 

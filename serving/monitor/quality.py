@@ -52,10 +52,7 @@ def compare(
 
 
 def _by_slice(images: MonitoredImages) -> dict[str, np.ndarray]:
-    """Returns the known qualities by slice: `all`, `label=NAME`, `brightness=dark` and so on.
-
-    A slice of all images, such as of images of one size, is left out.
-    """
+    """Returns the known qualities by slice: `all`, `label=NAME`, `brightness=dark` and so on."""
     members: dict[str, list[float]] = {}
     for index in np.flatnonzero(~np.isnan(images.quality)).tolist():
         value = float(images.quality[index])
@@ -65,8 +62,7 @@ def _by_slice(images: MonitoredImages) -> dict[str, np.ndarray]:
             names += [f"{name}={slice_value}" for name, slice_value in values.items()]
         for name in names:
             members.setdefault(name, []).append(value)
-    total = len(members.get(ALL, ()))
-    return {name: np.array(values) for name, values in members.items() if name == ALL or len(values) < total}
+    return {name: np.array(values) for name, values in members.items()}
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:

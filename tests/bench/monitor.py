@@ -1,14 +1,12 @@
 """Drift monitoring: false alarms, and how often corruptions that cost five points of accuracy raise an alarm.
 
-python tests/bench/monitor.py IMAGES WEIGHTS [--clean 200] [--trials 100] [--window 500] [--cache FILE]
-    [--other PYTHON] [--other-windows 20]
+python tests/bench/monitor.py IMAGES WEIGHTS [--clean 200] [--trials 100] [--window 500] [--other PYTHON]
 
 IMAGES holds one folder a class (CIFAR-10), WEIGHTS is a file of MobileNetV2. The model is a linear classifier on the
 frozen backbone. Images are divided into a train part, the reference, images that choose the strength of a corruption,
 and a pool from which windows are drawn without replacement. Every corruption has the strength that costs five points
-of accuracy; the pool is embedded once for each, and kept in FILE. An unknown class is one that the model was not
-trained on, in the share of requests that costs as much; four times as many are measured too. PYTHON is an interpreter
-with alibi-detect, which tests some of the same windows. Prints one JSON object per line.
+of accuracy; the pool is embedded once for each. PYTHON is an interpreter with alibi-detect, which tests the
+same windows. Prints one JSON object per line.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import pickle
 import subprocess
 import tempfile
 import time
@@ -335,29 +332,6 @@ def summary(trial: Trial, results: list[dict[str, float]]) -> dict[str, object]:
     }
 
 
-def with_unknown(trial: Trial, factor: float) -> Trial:
-    """Returns a trial of an unknown class with so many times as many images of it."""
-    assert trial.shares is not None
-    is_unknown = trial.shares < trial.shares.max()
-    share = factor * trial.details["share"]
-    shares = np.where(is_unknown, share / is_unknown.sum(), (1.0 - share) / (~is_unknown).sum())
-    return trial._replace(name=f"{trial.name}, {factor:g} times", shares=shares, details={"share": share})
-
-
-def populations(arguments: argparse.Namespace) -> Iterator[Trial]:
-    """Yields the trials, from the cache if there is one."""
-    if arguments.cache and arguments.cache.exists():
-        made = pickle.loads(arguments.cache.read_bytes())
-    else:
-        made = list(trials(arguments.images, arguments.weights))
-        if arguments.cache:
-            arguments.cache.write_bytes(pickle.dumps(made))
-    for trial in made:
-        yield trial
-        if "share" in trial.details:
-            yield with_unknown(trial, 4.0)
-
-
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser()
@@ -366,18 +340,16 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=200)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--window", type=int, default=500)
-    parser.add_argument("--cache", type=Path, help="file of the embedded populations")
     parser.add_argument("--other", help="an interpreter with alibi-detect")
-    parser.add_argument("--other-windows", type=int, default=20)
     arguments = parser.parse_args()
-    for trial in populations(arguments):
+    for trial in trials(arguments.images, arguments.weights):
         num = arguments.clean if trial.name == "clean" else arguments.trials
         start = time.process_time()
         windows = trial.windows(num, arguments.window)
-        report = summary(trial, alarms(trial, windows))
-        report["seconds_per_window"] = round((time.process_time() - start) / num, 3)
+        results = alarms(trial, windows)
+        report = summary(trial, results) | {"seconds_per_window": round((time.process_time() - start) / num, 3)}
         if arguments.other:
-            report["alibi-detect"] = other_alarms(arguments.other, trial, windows[: arguments.other_windows])
+            report["alibi-detect"] = other_alarms(arguments.other, trial, windows)
         print(json.dumps(report), flush=True)
 
 

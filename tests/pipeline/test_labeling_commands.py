@@ -11,8 +11,12 @@ from typer.testing import CliRunner
 
 from components.image_example_gen.dataset import inspect_dataset
 from pipeline.cli.app import app
-from pipeline.labeling import predictors
+from pipeline.continuous import shadow
+from pipeline.labeling import feedback, predictors
 from pipeline.labeling.formats import cvat, label_studio, table
+from serving import tfrecord
+from serving.local_server.protos import prediction_log_pb2
+from trainer_module import tasks
 
 
 class MeanColors:
@@ -105,6 +109,52 @@ def project_options():
     from components.image_example_gen.options import DataOptions
 
     return DataOptions(spans="all")
+
+
+@pytest.fixture
+def log(project):
+    """A request log with the new images, of which the first one was sent twice; the prefix."""
+    prefix = project.root / "requests" / "colours"
+    prefix.parent.mkdir()
+    files = sorted((project.root / "new").rglob("*.png"))
+    records = []
+    for number, path in enumerate([files[0], *files]):
+        record = prediction_log_pb2.PredictionLog()
+        record.log_metadata.request_origin = f"r-{number}"
+        record.log_metadata.timestamp_secs = 1000 + number
+        request = record.predict_log.request
+        request.model_spec.name = "colours"
+        request.inputs["image_bytes"].dtype = 7  # DT_STRING
+        request.inputs["image_bytes"].string_val.append(path.read_bytes())
+        request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
+        records.append(tfrecord.frame(record.SerializeToString()))
+    name = f"{prefix.name}-20260101T000000000000Z-host-1-0123abcd-000001"
+    (prefix.parent / f"{name}.tfrecord").write_bytes(b"".join(records))
+    entry = {"time": 2000.0, "request_id": "r-1", "index": 0, "label": "red"}
+    wrong = {"time": 2000.0, "request_id": "r-2", "index": 0, "label": 3}
+    (prefix.parent / f"{name}.feedback.jsonl").write_text(f"{json.dumps(entry)}\n{json.dumps(wrong)}\n")
+    return prefix
+
+
+def test_images_of_a_log_keep_their_request(project, log, capfd):
+    output = project.root / "selected"
+    done = project("select", "--from", log, "--num", 4, "--output-dir", output, "--novel-share", 0, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(capfd.readouterr().out)
+    assert (result["candidates"], result["repeated"], result["known"]) == (18, 1, 1)
+    assert {image["source"] for image in result["images"]} == {"request log"}
+    assert all(image["request_id"].startswith("r-") for image in result["images"])
+    empty = project("select", "--from", log, "--num", 4, "--output-dir", project.root / "late", "--days", 1)
+    assert empty.exit_code == 2 and "contains no images in this time" in empty.output
+
+
+def test_feedback_is_a_confirmed_label_of_its_image(log):
+    labelled = feedback.confirmed(log, tasks.get("classification").labeling.from_feedback)
+    (image,) = labelled.images
+    assert (image.request_id, image.confirmed_by, image.label) == ("r-1", "feedback", {"image/class/text": ["red"]})
+    assert labelled.problems == (("r-2", "it is not a class name"),)
+    newest = shadow.newest_images(log, tasks.get("classification").labeling.from_feedback, 5)
+    assert len(newest) == 5 and all(image.label is None for image in newest)
 
 
 def test_a_span_that_is_trained_on_alone_is_noted(project, capfd):

@@ -40,7 +40,7 @@ def test_a_failed_run_is_repeated_with_growing_pauses():
     assert state.attempts == triggers.MOST_ATTEMPTS
     assert trigger(state, observed._replace(now=100 * HOUR)) is None
     assert trigger(state, Observed(100 * HOUR, (2, 0))) == triggers.SPAN
-    # One success, and the count begins anew.
+    # One success, and the count begins again.
     assert triggers.ended(state, 0).attempts == 0
 
 

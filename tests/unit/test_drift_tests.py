@@ -168,37 +168,38 @@ def test_large_embeddings_are_projected_in_the_same_way_every_time(rng):
 # === Quality ===
 
 
-def labelled(rng, num, accuracy, label="cat", dark=0.5):
-    """Images of one class of which a share is dark; correct ones are distributed evenly."""
+def labelled(rng, num, accuracy, label="cat", brightness=120.0):
     statistics = np.full((num, len(image_statistics.NAMES)), 100.0, np.float32)
-    statistics[: round(dark * num), image_statistics.NAMES.index("brightness")] = 20.0
-    correct = (np.arange(num) * 7 % 10 < 10 * accuracy).astype(np.float32)
+    statistics[:, image_statistics.NAMES.index("brightness")] = brightness
+    correct = (np.arange(num) < round(accuracy * num)).astype(np.float32)
     return images(rng, num, statistics=statistics, quality=correct, labels=[(label,)] * num)
 
 
 def test_quality_by_slice(rng):
     slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 100, 0.7))
-    # All have one label, size and shape: such a slice would repeat `all`.
-    assert slices[0].slice == "all"
-    assert {each.slice for each in slices} == {"all", "brightness=dark", "brightness=normal"}
+    assert next(each.slice for each in slices) == "all"
+    assert {each.slice for each in slices} == {
+        "all", "label=cat", "brightness=normal", "resolution=small", "orientation=square",
+    }  # fmt: skip
     first = slices[0]
     assert (first.images, first.value, first.reference) == (100, pytest.approx(0.7), pytest.approx(0.9))
     # Wilson's interval by hand: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
     assert (first.low, first.high) == pytest.approx((0.6042, 0.7811), abs=1e-4)
     corrected = drift.correct(tests, RATE)
-    assert corrected[0].name == "all" and corrected[0].drift
+    assert all(test.drift for test in corrected) and {test.kind for test in corrected} == {"quality"}
     marked = quality.worse_slices(slices, frozenset({"all"}))
-    assert [each.worse for each in marked] == [True, False, False]
+    assert [each.worse for each in marked] == [True, False, False, False, False]
 
 
 def test_better_quality_is_no_alarm_and_small_slices_are_not_tested(rng):
-    _, tests = quality.compare(labelled(rng, 200, 0.7), labelled(rng, 100, 0.9))
-    assert len(tests) == 3 and not any(test.drift for test in drift.correct(tests, RATE))
+    _, tests = quality.compare(labelled(rng, 200, 0.7), labelled(rng, 100, 0.95))
+    assert not any(test.drift for test in drift.correct(tests, RATE))
     slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 10, 0.1))
     assert slices and not tests
-    slices, tests = quality.compare(labelled(rng, 200, 0.9, dark=0.0), labelled(rng, 60, 0.1, dark=0.5))
+    slices, tests = quality.compare(labelled(rng, 200, 0.9), labelled(rng, 50, 0.1, label="owl", brightness=20.0))
     by_name = {each.slice: each for each in slices}
-    assert by_name["brightness=dark"].reference is None and {test.name for test in tests} == {"all"}
+    assert by_name["label=owl"].reference is None and "brightness=dark" in by_name
+    assert {test.name for test in tests} == {"all", "resolution=small", "orientation=square"}
 
 
 def test_without_feedback_there_is_no_quality(rng):

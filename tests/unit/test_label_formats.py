@@ -9,7 +9,7 @@ from PIL import Image
 
 from components.image_example_gen import labels
 from components.image_example_gen.errors import DatasetError, UnusableImageError
-from pipeline.labeling import annotations, formats
+from pipeline.labeling import annotated_images, formats
 from pipeline.labeling.formats import LabelProject, ProposedImage, _brush, _regions, cvat, label_studio, table
 from pipeline.labeling.image_files import mask_ids
 from trainer_module import features
@@ -246,7 +246,7 @@ def test_images_are_found_and_keep_their_origin(tmp_path, proposals):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
     file = tmp_path / "selected.csv"
     file.write_text("filename,label,request_id,source\nimages/a.png,cat,r-1,request log\nimages/b.png,dog,,\n")
-    read = annotations.read(file, tmp_path, CLASS)
+    read = annotated_images.read(file, tmp_path, CLASS)
     ((image,), ((missing, reason),)) = read
     assert (image.request_id, image.source, image.confirmed_by) == ("r-1", "request log", "table")
     assert missing == "images/b.png" and "does not exist" in reason
@@ -257,7 +257,7 @@ def test_images_are_found_and_keep_their_origin(tmp_path, proposals):
         "annotations": [{"result": [{"value": {"choices": ["dog"]}}]}],
     }
     export_file.write_text(json.dumps([task]))
-    ((image,), skipped) = annotations.read(export_file, tmp_path, CLASS)
+    ((image,), skipped) = annotated_images.read(export_file, tmp_path, CLASS)
     assert (image.request_id, image.confirmed_by, skipped) == ("r-1", "label_studio", ())
 
 

@@ -37,7 +37,7 @@ def test_uncertain_images_are_diverse(cloud):
     candidates = joined(cloud(0, 40), cloud(1, 20), cloud(2, 20))
     uncertainty = np.array([0.1] * 40 + [0.9] * 40)
     chosen = selection.select(candidates, uncertainty, training, 10, novel_share=0.0)
-    places = [choice.index // 20 for choice in chosen.choices]
+    places = [choice.position // 20 for choice in chosen.choices]
     assert set(places[:2]) == {2, 3}  # one of each uncertain group first
     assert {choice.reason for choice in chosen.choices} == {UNCERTAIN}
 
@@ -48,10 +48,10 @@ def test_novel_images_get_their_share(cloud):
     uncertainty = np.array([0.9] * 60 + [0.0] * 30)  # the model is certain about what it does not know
     chosen = selection.select(candidates, uncertainty, training, 10, novel_share=0.3)
     novel = [choice for choice in chosen.choices if choice.reason == NOVEL]
-    assert len(novel) == 3 and all(choice.index >= 60 and choice.novelty > 0.5 for choice in novel)
-    assert sum(choice.index < 60 for choice in chosen.choices) == 7
+    assert len(novel) == 3 and all(choice.position >= 60 and choice.novelty > 0.5 for choice in novel)
+    assert sum(choice.position < 60 for choice in chosen.choices) == 7
     without = selection.select(candidates, uncertainty, training, 10, novel_share=0.0)
-    assert all(choice.index < 60 for choice in without.choices)
+    assert all(choice.position < 60 for choice in without.choices)
 
 
 def test_duplicates_are_left_out(cloud):
@@ -66,7 +66,7 @@ def test_duplicates_are_left_out(cloud):
     different = ImageSet(others.embeddings[:1], ("different",), others.hashes[:1] ^ (BITS >> 20))
     candidates = joined(known, near_known, others, repeated, near, different)
     chosen = selection.select(candidates, np.full(len(candidates), 0.5), training, 50)
-    names = [candidates.sha256[choice.index].removesuffix("-small") for choice in chosen.choices]
+    names = [candidates.sha256[choice.position].removesuffix("-small") for choice in chosen.choices]
     assert sorted(names) == sorted([*others.sha256, "different"])
     assert (chosen.known, chosen.repeated, chosen.near_duplicates) == (5, 5, 5)
 

@@ -617,10 +617,10 @@ def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list
 
     served = outputs["detection_scores"] >= outputs["served_threshold"][:, np.newaxis]
     served &= np.arange(served.shape[1]) < outputs["num_detections"][:, np.newaxis]
-    labels = []
+    labels: list[RawLabel] = []
     for boxes, names, kept in zip(outputs["detection_boxes"], outputs["detection_labels"], served, strict=True):
         corners = zip(features.BOX_CORNERS, np.asarray(boxes[kept], float).T, strict=True)
-        label = {key: values.tolist() for key, values in corners}
+        label: dict[str, list[Any]] = {key: values.tolist() for key, values in corners}
         labels.append({**label, features.BOX_CLASSES: [name.decode() for name in names[kept]]})
     return labels
 
