@@ -447,11 +447,11 @@ def test_compile_writes_both_documents(class_folders, tmp_path):
         command += ["--set", override]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{output}: birds, 16 nodes\n"
+    assert result.stdout == f"{output}: birds, 17 nodes\n"
     spec, platform = yaml.safe_load_all(output.read_text())
     assert (
         spec["schemaVersion"] == "2.1.0"
-        and len(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == 16
+        and len(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == 17
     )
 
 
