@@ -6,7 +6,7 @@ VARIANT := cpu
 # A test file stays in one process, so that its fixtures are made once; tests/conftest.py orders the files.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast test-flink test-spark lint format bench lock image clean
+.PHONY: help setup demo loop test test-fast test-flink test-spark lint format bench lock image clean
 
 help: ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ setup: ## Creates .venv from requirements.lock; does nothing when that is done.
 
 demo: setup ## Trains, checks, explains, pushes and serves a model of handwritten digits, and sends it a request.
 	@scripts/demo.sh
+
+loop: setup ## Serves digits, injects drift, and shows alarm, selection, labels, retraining, push and the end of the alarm.
+	@$(BIN)/python scripts/loop.py
 
 test: setup ## Runs all tests, in two processes.
 	$(PYTEST)

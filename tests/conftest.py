@@ -22,6 +22,7 @@ _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 # The files that take longest, the longest first: with two processes the last file to begin must be a short one.
 _LONGEST = (
+    "e2e/test_loop.py",
     "e2e/test_digits.py",
     "e2e/test_boxes.py",
     "component/test_resize_modes.py",
