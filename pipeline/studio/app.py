@@ -28,6 +28,7 @@ from pipeline.studio.options import StudioOptions
 from pipeline.studio.pipelines import Pipelines
 from pipeline.studio.projections import Projections
 from pipeline.studio.review import Reviews
+from pipeline.studio.selections import Selections
 from pipeline.studio.state import Studio
 from serving.errors import ServerError
 
@@ -51,6 +52,7 @@ def create_app(options: StudioOptions) -> Starlette:
         embeddings=EmbeddingStore(server),
         projections=Projections(),
         reviews=Reviews(),
+        selections=Selections(),
     )
 
     @contextlib.asynccontextmanager

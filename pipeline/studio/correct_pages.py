@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -11,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.studio import data_pages, pages, review
-from pipeline.studio.dataset import Dataset
+from components.image_example_gen.errors import DatasetError
+from pipeline.studio import data_pages, pages, review, selections, thumbnails
+from pipeline.studio.dataset import Dataset, upright_pixels
 from pipeline.studio.journal import Decision
 from pipeline.studio.pages import number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
@@ -20,6 +22,7 @@ from pipeline.studio.review import InvalidDecisionError, Review, ReviewItem
 
 _PAGE = 50
 _MOST_BODY_BYTES = 64 * 1024
+_MOST_SELECTED = 10_000
 
 
 def show(request: Request) -> Response:
@@ -37,6 +40,9 @@ def show(request: Request) -> Response:
         tab="correct",
         dataset=dataset,
         image=request.query_params.get("image", ""),
+        log=pages.studio_of(request).options.request_log,
+        selection=selections.newest(pipeline),
+        num_confirmed=len(opened.confirmed()),
         progress=review.progress(queue, opened.journal.decisions()),
         can_relabel=review.can_relabel(dataset),
         takes_sets=dataset.task.takes_label_sets,
@@ -64,10 +70,12 @@ def _item(
     pipeline: StudioPipeline, dataset: Dataset, item: ReviewItem, decisions: dict[str, Decision]
 ) -> dict[str, Any]:
     value: dict[str, Any] = {**item._asdict(), "score": round(item.score, 4), "decision": None}
+    if item.source == "log":
+        value["image_url"] = value["thumbnail"] = url("p", pipeline.name, "correct", "selected", key=item.key)
     row = dataset.catalog.image(item.image) if item.image is not None else None
     if row is not None:
         card = data_pages.card(pipeline, dataset, row)
-        value |= {key: card[key] for key in ("url", "thumbnail", "small")}
+        value |= {key: card[key] for key in ("url", "thumbnail")}
         form = "drawn" if dataset.has_places else "file"
         value["image_url"] = url("p", pipeline.name, "images", row.id, form, key=dataset.artifacts.key)
     if (decision := decisions.get(item.key)) is not None:
@@ -115,6 +123,78 @@ def _undo(request: Request) -> dict[str, Any]:
     }
 
 
+async def select(request: Request) -> Response:
+    """Starts the selection of images of the request log."""
+    body = _object(await request.body())
+    return JSONResponse(await run_in_threadpool(_select, request, body))
+
+
+def _select(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    pipeline, studio = pipeline_of(request), pages.studio_of(request)
+    num = body.get("num")
+    if studio.options.request_log is None:
+        raise HTTPException(400, "Start the studio with --request-log PREFIX.")
+    if not isinstance(num, int) or not 0 < num <= _MOST_SELECTED:
+        raise HTTPException(400, f"num is a number from 1 to {_MOST_SELECTED}.")
+    client = studio.server.client(pages.model_name(request, pipeline))
+    studio.selections.start(pipeline, studio.options.request_log, client, num)
+    return _selection_state(request)
+
+
+def show_selection(request: Request) -> Response:
+    """Returns the state of the selection."""
+    return JSONResponse(_selection_state(request))
+
+
+def _selection_state(request: Request) -> dict[str, Any]:
+    job = pages.studio_of(request).selections.job(pipeline_of(request))
+    return {"running": False} if job is None else {"running": job.is_running, "step": job.step, "error": job.error}
+
+
+def send_selected(request: Request) -> Response:
+    """Sends an image of the request log, with its proposed mask or boxes; only images of the newest selection."""
+    pipeline = pipeline_of(request)
+    dataset, newest = data_pages.dataset_of(request, pipeline), selections.newest(pipeline)
+    key = request.query_params.get("key", "")
+    image = (
+        next((entry for entry in newest[1].images if review.log_key(newest[0], entry) == key), None) if newest else None
+    )
+    if newest is None or image is None:
+        raise HTTPException(404, "The newest selection has no such image.")
+    pixels = upright_pixels((newest[0] / image.path).read_bytes())
+    return thumbnails.respond_drawing(request, dataset.draw(pixels, image.label() or {}))
+
+
+def send_selection_file(request: Request) -> Response:
+    """Sends a file for a labelling program."""
+    newest = selections.newest(pipeline_of(request))
+    name = request.path_params["file"]
+    if newest is None or name not in newest[1].files:
+        raise HTTPException(404, "The newest selection has no such file.")
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+    return Response((newest[0] / name).read_bytes(), media_type="application/octet-stream", headers=headers)
+
+
+async def write_span(request: Request) -> Response:
+    """Writes the next span."""
+    return JSONResponse(await run_in_threadpool(_write_span, request))
+
+
+def _write_span(request: Request) -> dict[str, Any]:
+    pipeline = pipeline_of(request)
+    dataset, opened = data_pages.dataset_of(request, pipeline), _review(request, pipeline)
+    try:
+        written = opened.write_span(dataset)
+    except (InvalidDecisionError, DatasetError) as error:
+        raise HTTPException(422, str(error)) from None
+    return {
+        "number": written.number,
+        "path": written.path,
+        "images": written.images,
+        "is_read_with_others": written.is_read_with_others,
+    }
+
+
 def send_corrections(request: Request) -> Response:
     """Sends the corrections file."""
     opened = _review(request, pipeline_of(request))
@@ -144,4 +224,9 @@ ROUTES = [
     Route("/p/{name}/correct/decide", decide, methods=["POST"]),
     Route("/p/{name}/correct/undo", undo, methods=["POST"]),
     Route("/p/{name}/correct/corrections.csv", send_corrections),
+    Route("/p/{name}/correct/select", show_selection),
+    Route("/p/{name}/correct/select", select, methods=["POST"]),
+    Route("/p/{name}/correct/selected", send_selected),
+    Route("/p/{name}/correct/files/{file}", send_selection_file),
+    Route("/p/{name}/correct/span", write_span, methods=["POST"]),
 ]

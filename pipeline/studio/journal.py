@@ -9,13 +9,14 @@ import fcntl
 import json
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from components.image_example_gen.artifact import Action
 from pipeline.config.messages import ConfigError
 
-_DECISION, _UNDO = "decision", "undo"
+_DECISION, _UNDO, _SPAN = "decision", "undo", "span"
 ACTIONS: tuple[Action, ...] = get_args(Action)
 Source = Literal["dataset", "log"]
 
@@ -24,7 +25,7 @@ class Decision(NamedTuple):
     """What a person decided about one image.
 
     Attributes:
-      key: Of the image: `dataset/FILENAME` or `log/REQUEST_ID`.
+      key: Of the image: `dataset/FILENAME` or `log/SELECTION/PATH`.
       source: Whether the image is in the dataset or in the request log.
       filename: Relative to the data folder; of a logged image the name that its file gets.
       action: `keep`, `relabel` or `drop`.
@@ -72,6 +73,7 @@ class Journal:
                 f"{path} is in use by another studio. End that one, or correct labels there."
             ) from None
         self._history: list[Decision] = []
+        self._written: set[str] = set()
         self._read()
 
     def decisions(self) -> dict[str, Decision]:
@@ -104,9 +106,28 @@ class Journal:
             self._append({"kind": _UNDO})
             return self._history.pop()
 
+    def add_span(self, keys: Sequence[str], path: str) -> None:
+        """Stores that images are in a span now: their decisions are done, and cannot be undone any more.
+
+        Raises:
+          OSError: If that could not be written.
+        """
+        with self._lock:
+            self._append({"kind": _SPAN, "keys": list(keys), "path": path})
+            self._end(keys)
+
+    def in_spans(self) -> frozenset[str]:
+        """Returns the keys of the images that are in a span."""
+        with self._lock:
+            return frozenset(self._written)
+
     def close(self) -> None:
         """Closes the file, for another process."""
         self._file.close()
+
+    def _end(self, keys: Sequence[str]) -> None:
+        self._written |= set(keys)
+        self._history = [decision for decision in self._history if decision.key not in self._written]
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
@@ -133,6 +154,8 @@ class Journal:
                 kind = entry.pop("kind")
                 if kind == _UNDO:
                     self._history.pop()
+                elif kind == _SPAN:
+                    self._end(entry["keys"])
                 else:
                     self._history.append(Decision(**entry))
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):

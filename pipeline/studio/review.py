@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from components.data_audit.images import join_names
 from components.image_example_gen.artifact import Action
-from pipeline.studio import corrections_file
+from pipeline.studio import corrections_file, selections
 from pipeline.studio.dataset import Dataset
 from pipeline.studio.journal import ACTIONS, Decision, Journal, Source
 from pipeline.studio.pipelines import StudioPipeline
+from pipeline.studio.selections import SelectedImage
+from trainer_module import features
 from trainer_module.error_text import did_you_mean
 
 JOURNAL_FILE, CORRECTIONS_FILE = "corrections.jsonl", "corrections.csv"
@@ -63,13 +65,13 @@ class Review:
         return self._pipeline.folder / CORRECTIONS_FILE
 
     def queue(self, dataset: Dataset, first: int | None = None) -> list[ReviewItem]:
-        """Returns all images to review: suspects of DataAudit, the most suspicious first.
+        """Returns all images to review: selected images of the request log, then the suspects of DataAudit.
 
         Args:
           dataset: The dataset.
           first: Number of an image that comes first, whether it is suspicious or not.
         """
-        items: dict[str, ReviewItem] = {}
+        items = {item.key: item for item in self._logged()}
         chosen = dataset.catalog.image(first) if first is not None else None
         if chosen is not None:
             key = dataset_key(chosen.filename)
@@ -88,6 +90,55 @@ class Review:
                 )
         return list(items.values())
 
+    def _logged(self) -> list[ReviewItem]:
+        """Returns the images of the newest selection that are not in a span yet."""
+        newest = selections.newest(self._pipeline)
+        if newest is None:
+            return []
+        folder, selection = newest
+        written = self.journal.in_spans()
+        items = [
+            ReviewItem(
+                log_key(folder, image), "log", None, image.path, "", image.describe(), image.reason, image.uncertainty
+            )
+            for image in selection.images
+        ]
+        return [item for item in items if item.key not in written]
+
+    def confirmed(self) -> dict[str, Decision]:
+        """Returns the decisions that give images of the request log a label: those of the next span."""
+        return {
+            key: decision
+            for key, decision in self.journal.decisions().items()
+            if decision.source == "log" and decision.action != "drop"
+        }
+
+    def write_span(self, dataset: Dataset) -> Any:
+        """Writes the labelled images of the request log as the next span of the dataset.
+
+        Returns:
+          A `WrittenSpan`.
+
+        Raises:
+          InvalidDecisionError: If there are none.
+          DatasetError: If the dataset cannot have another span, or if an image cannot be used.
+        """
+        from pipeline.labeling import next_span
+
+        confirmed = self.confirmed()
+        newest = selections.newest(self._pipeline)
+        by_key = {log_key(newest[0], image): image for image in newest[1].images} if newest else {}
+        images = [
+            confirmed_image(newest[0], by_key[key], decision)
+            for key, decision in confirmed.items()
+            if newest and key in by_key
+        ]
+        if not images:
+            raise InvalidDecisionError("No image of the request log has a label yet.")
+        written = next_span.write(self._pipeline.config, images)
+        self.journal.add_span([key for key in confirmed if key in by_key], written.path)
+        return written
+
     def decide(self, item: ReviewItem, action: str, new_label: str, dataset: Dataset) -> Decision:
         """Stores a decision and writes the corrections file.
 
@@ -98,6 +149,8 @@ class Review:
         chosen = next((known for known in ACTIONS if known == action), None)
         if chosen is None:
             raise InvalidDecisionError(f"Unknown action {action[:50]!r}. Actions: {', '.join(ACTIONS)}.")
+        if item.source == "log" and chosen == "keep" and not item.proposed:
+            raise InvalidDecisionError("There is no proposal to accept. Relabel the image, or drop it.")
         label = self._checked_label(chosen, new_label, dataset)
         decision = Decision(
             key=item.key,
@@ -147,6 +200,28 @@ class Review:
                 hint = did_you_mean(name, dataset.classes) or f". Classes: {', '.join(dataset.classes[:20])}."
                 raise InvalidDecisionError(f"Unknown class `{name[:100]}`{hint}")
         return join_names(names)
+
+
+def log_key(folder: Path, image: SelectedImage) -> str:
+    """Key of an image of the request log."""
+    return f"log/{folder.name}/{image.path}"
+
+
+def confirmed_image(folder: Path, image: SelectedImage, decision: Decision) -> Any:
+    """Returns an image with the label that a person has confirmed or given: a `ConfirmedImage`."""
+    from pipeline.labeling.confirmed import ConfirmedImage
+
+    label = image.label() or {}
+    if decision.action == "relabel":
+        label = {features.CLASS_TEXT: decision.new_label.split("|") if decision.new_label else []}
+    return ConfirmedImage(
+        filename=Path(image.path).name,
+        encoded=(folder / image.path).read_bytes(),
+        label=label,
+        confirmed_by="studio",
+        source=image.source,
+        request_id=image.request_id,
+    )
 
 
 def dataset_key(filename: str) -> str:

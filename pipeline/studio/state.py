@@ -13,6 +13,7 @@ from pipeline.studio.options import StudioOptions
 from pipeline.studio.pipelines import Pipelines
 from pipeline.studio.projections import Projections
 from pipeline.studio.review import Reviews
+from pipeline.studio.selections import Selections
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Studio:
       embeddings: Computes embeddings of datasets.
       projections: Computes their projections to the plane.
       reviews: Queues and journals of corrections.
+      selections: Selects images of the request log.
     """
 
     options: StudioOptions
@@ -38,3 +40,4 @@ class Studio:
     embeddings: EmbeddingStore
     projections: Projections
     reviews: Reviews
+    selections: Selections

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from components.image_example_gen import corrections
 from pipeline.studio import app as studio_app
+from pipeline.studio import dataset
 from pipeline.studio.options import StudioOptions
+from trainer_module import features
 
 ORIGIN = "http://127.0.0.1:8600"
 HTML = {"accept": "text/html"}
@@ -369,6 +372,30 @@ def test_suspects_come_in_the_order_of_their_score(client):
 def test_a_new_run_has_a_new_catalog(client, root):
     page(client, "/p/colors/data")
     assert len(list((root / "colors/studio").glob("catalog-*.sqlite"))) == 1
+
+
+def test_masks_and_boxes_are_drawn_from_their_examples():
+    from serving.local_server.protos import example_pb2
+
+    mask = example_pb2.Example()
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 1], [1, 1]], np.uint8)).save(buffer, "PNG")
+    mask.features.feature[features.MASK_ENCODED].bytes_list.value.append(buffer.getvalue())
+    label = dataset.label_values(mask.features.feature)
+    assert dataset.label_array(label, ("a", "b")).tolist() == [[0, 1], [1, 1]]
+    boxes = example_pb2.Example()
+    for key, value in zip(features.BOX_CORNERS, (0.1, 0.2, 0.5, 0.6), strict=True):
+        boxes.features.feature[key].float_list.value.extend([value, value])
+    boxes.features.feature[features.BOX_CLASSES].bytes_list.value.extend([b"b", b"unknown"])
+    boxes.features.feature[features.BOX_DIFFICULT].int64_list.value.extend([0, 1])
+    array = dataset.label_array(dataset.label_values(boxes.features.feature), ("a", "b"))
+    np.testing.assert_allclose(array[:, :4], [[0.1, 0.2, 0.5, 0.6]] * 2)
+    assert array[:, 4:].tolist() == [[1.0, 0.0], [-2.0, 1.0]]
+    empty = example_pb2.Example()
+    for key in (*features.BOX_CORNERS, features.BOX_CLASSES):
+        empty.features.feature[key].SetInParent()
+    assert dataset.label_array(dataset.label_values(empty.features.feature), ("a", "b")).shape == (0, 6)
+    assert dataset.label_array(dataset.label_values({}), ("a", "b")) is None
 
 
 # === Correct ===

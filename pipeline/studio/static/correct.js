@@ -52,11 +52,12 @@ async function go(index) {
   if (!entry) return;
   closeForm();
   const photo = find("photo");
+  photo.onload = showSmall;
   photo.src = entry.image_url ?? "";
   photo.alt = `${entry.filename}, label ${entry.label || "none"}`;
-  photo.onload = () => photo.classList.toggle("crisp", Math.max(photo.naturalWidth, photo.naturalHeight) < 160);
   const link = find("photo-link");
-  link.href = entry.url ?? "#";
+  if (entry.url) link.href = entry.url;
+  else link.removeAttribute("href");
   link.textContent = entry.filename;
   find("item-label").textContent = entry.label || "none";
   find("item-proposed").textContent = entry.proposed || "–";
@@ -67,6 +68,11 @@ async function go(index) {
   find("next").disabled = state.index >= state.total - 1;
   await showStrip();
   announce(`Image ${state.index + 1} of ${state.total}: ${entry.filename}, label ${entry.label || "none"}, ${entry.reason}`);
+}
+
+/** Shows the pixels of a small image as squares. */
+function showSmall({ target }) {
+  target.classList.toggle("crisp", Math.max(target.naturalWidth, target.naturalHeight) < 160);
 }
 
 function showDecision(entry) {
@@ -91,7 +97,7 @@ async function showStrip() {
         const button = element(
           "button",
           { type: "button", className: index === state.index ? "current" : "" },
-          element("img", { src: entry.thumbnail ?? "", alt: "", className: entry.small ? "crisp" : "" }),
+          element("img", { onload: showSmall, src: entry.thumbnail ?? "", alt: "" }),
           element("span", { className: "name", textContent: entry.label || "none" }),
           element("span", { className: entry.decision ? "decided" : "soft", textContent: decisionText(entry.decision) || entry.reason }),
         );
@@ -227,4 +233,43 @@ if (root) {
     attempt(action);
   });
   attempt(start);
+}
+
+// === Request log ===
+
+const log = find("log");
+
+async function followSelection() {
+  const result = await request(`${log.dataset.url}/select`);
+  find("select-button").disabled = result.running;
+  find("select-state").textContent = result.running ? `${result.step} …` : "";
+  if (result.running) setTimeout(() => attempt(followSelection), 1000);
+  else if (result.error) throw new Error(result.error);
+  else location.reload();
+}
+
+if (log) {
+  find("select-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(async () => {
+      await post(`${log.dataset.url}/select`, { num: Number(find("select-num").value) });
+      await followSelection();
+    });
+  });
+  find("span-button")?.addEventListener("click", () =>
+    attempt(async () => {
+      find("span-button").disabled = true;
+      find("span-state").textContent = "writing …";
+      try {
+        const written = await post(`${log.dataset.url}/span`, {});
+        const note = written.is_read_with_others ? "" : " The next run trains on this span alone unless data.spans is all.";
+        find("span-state").textContent = `span ${written.number}: ${written.images} images in ${written.path}.${note}`;
+      } catch (error) {
+        find("span-state").textContent = "";
+        throw error;
+      } finally {
+        find("span-button").disabled = false;
+      }
+    }),
+  );
 }
