@@ -156,6 +156,15 @@ def test_rounding_errors_of_saturated_probabilities_are_no_drift(rng):
     assert not any(test.drift for test in all_tests(first, second) if test.kind == "outputs")
 
 
+def test_small_probabilities_are_compared(rng):
+    sides = []
+    for factor in (1.0, 10.0):
+        side = images(rng, 300)
+        scores = (1e-8 * factor * rng.uniform(0.5, 1.0, (300, 3))).astype(np.float32)
+        sides.append(dataclasses.replace(side, predictions=side.predictions._replace(scores=scores)))
+    assert all(test.drift for test in all_tests(*sides) if test.kind == "outputs")
+
+
 def test_large_embeddings_are_projected_in_the_same_way_every_time(rng):
     vectors = rng.normal(size=(20, MAX_DIMENSIONS + 500))
     projected = stored_embeddings(vectors)
