@@ -128,6 +128,18 @@ def request_logs() -> Any:
 
 
 @pytest.fixture(scope="session")
+def divide() -> Any:
+    """The function that divides records that a test has in memory."""
+    return _module("division_runs").divide
+
+
+@pytest.fixture(scope="session")
+def reference_division() -> Any:
+    """The module that divides records in one process."""
+    return _module("reference_division")
+
+
+@pytest.fixture(scope="session")
 def beam_servers() -> Any:
     """The module that starts job servers and worker pools."""
     return _module("beam_servers")

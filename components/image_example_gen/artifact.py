@@ -180,15 +180,19 @@ class Quarantine:
         corrections = _read_lines(Correction, locations.join(uri, CORRECTIONS_FILE), most_lines)
         return cls(summary, tuple(files), tuple(duplicates), tuple(corrections) if summary.corrections else ())
 
-    def write(self, uri: str) -> None:
+    def write(self, uri: str, more_duplicates: Iterable[DuplicateGroup] = ()) -> None:
         """Writes the artifact.
+
+        Args:
+          uri: Its folder, local or remote.
+          more_duplicates: Further groups of duplicates; those of a large dataset are never in memory together.
 
         Raises:
           OSError: If it cannot be written.
         """
         locations.file_system(uri).makedirs(uri)
         _write_lines(locations.join(uri, QUARANTINE_FILE), self.files)
-        _write_lines(locations.join(uri, DUPLICATES_FILE), self.duplicates)
+        _write_lines(locations.join(uri, DUPLICATES_FILE), itertools.chain(self.duplicates, more_duplicates))
         _write_lines(locations.join(uri, CORRECTIONS_FILE), self.corrections)
         self.summary.write(uri)
 
@@ -203,4 +207,6 @@ def _read_lines(kind: type[_Part], location: str, most: int | None) -> Iterator[
 
 
 def _write_lines(location: str, lines: Iterable[StoredPart]) -> None:
-    locations.write(location, b"".join(line.model_dump_json().encode() + b"\n" for line in lines))
+    with locations.os_errors(location), locations.file_system(location).GFile(location, "wb") as file:
+        for line in lines:
+            file.write(line.model_dump_json().encode() + b"\n")

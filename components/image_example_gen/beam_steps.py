@@ -9,8 +9,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from components.image_example_gen import image_file, layouts, raw_examples, shards, splits
 from components.image_example_gen.errors import UnusableImageError
+from components.image_example_gen.exchange import Block, Mapper, Reducer
 from components.image_example_gen.layouts import Candidate, Entry
 from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
@@ -44,12 +46,14 @@ class _Output:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
-        content = {
-            "records": self._records,
+        self._folder.write(shards.RECORDS, self._number, self._records)
+        # Apart from the records: one process reads the results of all shards.
+        results = {
+            "num_records": len(self._records),
             "refused": self._refused,
             "observations": self.observations.to_json(),
         }
-        self._folder.write(shards.RECORDS, self._number, content)
+        self._folder.write(shards.RESULTS, self._number, results)
 
     def add(self, record: splits.Record, example: tf.train.Example) -> None:
         self._writer.write(example.SerializeToString())
@@ -153,3 +157,55 @@ class WriteSplits(beam.DoFn):
                     )
                     targets[split] = stack.enter_context(tf.io.gfile.GFile(path, "wb"))
                 targets[split].write(frame)
+
+
+# === Exchange ===
+
+
+class BeamExchange:
+    """Runs the halves of a step on the workers of an engine, and groups the blocks by its shuffle."""
+
+    def __init__(self, make_pipeline: Callable[[], beam.Pipeline], folder: WorkFolder) -> None:
+        """Configures the exchange.
+
+        Args:
+          make_pipeline: Creates a Beam pipeline.
+          folder: Takes the results.
+        """
+        self._make_pipeline = make_pipeline
+        self._folder = folder
+        self._num_runs = 0
+
+    def run(self, tasks: Sequence[int], mapper: Mapper, num_partitions: int, reducer: Reducer) -> Iterator[Any]:
+        """See `Exchange`."""
+        # An empty block for every partition, so that each of them is reduced.
+        seeds = [(partition, b"") for partition in range(num_partitions)]
+        kind, self._num_runs = f"reduced-{self._num_runs}", self._num_runs + 1
+        with self._make_pipeline() as pipeline:
+            blocks = pipeline | "Tasks" >> beam.Create(list(tasks)) | "Spread" >> beam.Reshuffle()
+            blocks = blocks | "Map" >> beam.ParDo(_Map(mapper))
+            empty = pipeline | "Partitions" >> beam.Create(seeds)
+            grouped = (blocks, empty) | "All blocks" >> beam.Flatten() | "By partition" >> beam.GroupByKey()
+            _ = grouped | "Reduce" >> beam.ParDo(_Reduce(reducer, self._folder, kind))
+        return (self._folder.load(kind, partition) for partition in range(num_partitions))
+
+
+class _Map(beam.DoFn):
+    def __init__(self, mapper: Mapper) -> None:
+        self._mapper = mapper
+
+    def process(self, task: int) -> Iterator[tuple[int, bytes]]:
+        for partition, block in self._mapper(task):
+            yield partition, pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
+
+
+class _Reduce(beam.DoFn):
+    def __init__(self, reducer: Reducer, folder: WorkFolder, kind: str) -> None:
+        self._reducer = reducer
+        self._folder = folder
+        self._kind = kind
+
+    def process(self, grouped: tuple[int, Iterable[bytes]]) -> None:
+        partition, encoded = grouped
+        blocks: list[Block] = [pickle.loads(block) for block in encoded if block]
+        self._folder.store(self._kind, partition, self._reducer(partition, blocks))

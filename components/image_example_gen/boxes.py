@@ -14,7 +14,7 @@ import base64
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -283,15 +283,15 @@ def _as_float32(box: Box) -> Box:
     return box._replace(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 
-def warnings(observations: Observations, similar: Iterable[str] = ()) -> list[str]:
+def warnings(observations: Observations, similar: Occurrences) -> list[str]:
     """Reports what was corrected, with a count and two file names each.
 
     Args:
       observations: From all images.
-      similar: Paths of identical images with similar boxes.
+      similar: Identical images with similar boxes.
     """
     totals = [(text, observations.total(text)) for text in CORRECTIONS]
-    totals.append((SIMILAR, Occurrences.of(similar)))
+    totals.append((SIMILAR, similar))
     return [f"{occurrences.num:,} {text}: {occurrences}." for text, occurrences in totals if occurrences.num]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,33 @@ class Dataset:
     def built_in_slices(self) -> tuple[str, ...]:
         """Names of the slices that every image has."""
         return labels.built_in_slices(self.label_features)
+
+
+# Datasets that this process has listed and still uses, by location and options.
+_LISTED: weakref.WeakValueDictionary[tuple[str, str], Dataset] = weakref.WeakValueDictionary()
+
+
+def remember(location: str, options: DataOptions, dataset: Dataset) -> Dataset:
+    """Keeps a dataset for `listed_dataset` as long as somebody else keeps it."""
+    _LISTED[location, options.model_dump_json()] = dataset
+    return dataset
+
+
+def listed_dataset(location: str, options: DataOptions, fingerprint: str) -> Dataset:
+    """Returns the dataset as this process has listed it for the definition of the pipeline, or lists it.
+
+    Args:
+      location: As in `inspect_dataset`.
+      options: `[data]`.
+      fingerprint: That of the definition.
+
+    Raises:
+      DatasetError: As in `inspect_dataset`.
+    """
+    dataset = _LISTED.get((location, options.model_dump_json()))
+    if dataset is not None and dataset.fingerprint == fingerprint:
+        return dataset
+    return inspect_dataset(location, options)
 
 
 def inspect_dataset(location: str, options: DataOptions) -> Dataset:

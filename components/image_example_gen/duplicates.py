@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -10,39 +11,60 @@ from scipy.sparse.csgraph import connected_components
 
 from components.image_example_gen.perceptual_hash import NUM_BITS
 
+# Sorting and moving a hash costs as much as comparing so many pairs of them.
+_COST_OF_KEY = 10
+# More blocks make tables whose number exceeds what they save.
+_MOST_ADDITIONAL_BLOCKS = 6
 
-def near_duplicates(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Groups hashes that a chain of near hashes connects.
 
-    Of two hashes that differ in at most d bits, cut into d + 1 bands, at least one band is equal (the pigeonhole
-    principle); only pairs with an equal band are compared, so that the cost grows with the number of images and not
-    with its square.
+def key_masks(distance: int, num_hashes: int) -> list[int]:
+    """Returns masks of bits, so that two hashes which differ in at most `distance` bits are equal in one of them.
+
+    The bits are cut into blocks. At most `distance` of them differ (the pigeonhole principle), and so all bits of some
+    combination of the others are equal. More blocks make longer keys, which fewer other hashes share, but more masks:
+    the number of blocks is the cheapest for the number of hashes, so that the cost grows with it and not with its
+    square.
 
     Args:
-      hashes: uint64 [n].
       distance: Number of bits that may differ.
-
-    Returns:
-      int32 [n], one number per group.
+      num_hashes: Number of different hashes.
 
     Reference: G. S. Manku, A. Jain & A. Das Sarma, Detecting Near-Duplicates for Web Crawling, WWW 2007, section 3.
     """
-    unique, index_of = np.unique(hashes, return_inverse=True)
-    pairs = [np.empty((0, 2), np.int64)]
-    edges = [NUM_BITS * band // (distance + 1) for band in range(distance + 2)]
-    for low, high in itertools.pairwise(edges):
-        band = (unique >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        order = np.argsort(band, kind="stable")
-        band, ordered = band[order], unique[order]
-        first, step = np.arange(len(unique)), 1
-        while len(first):
-            first = first[first + step < len(unique)]
-            first = first[band[first] == band[first + step]]
-            near = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= distance]
-            pairs.append(np.stack([order[near], order[near + step]], axis=1))
-            step += 1
-    result: np.ndarray = connected(np.concatenate(pairs), len(unique))[index_of]
-    return result
+
+    def cost(num_blocks: int) -> float:
+        num_key_bits = NUM_BITS * (num_blocks - distance) // num_blocks
+        return math.comb(num_blocks, distance) * (_COST_OF_KEY + math.ldexp(num_hashes, -num_key_bits))
+
+    num_blocks = min(range(distance + 1, distance + 2 + _MOST_ADDITIONAL_BLOCKS), key=cost)
+    edges = [NUM_BITS * block // num_blocks for block in range(num_blocks + 1)]
+    blocks = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
+    return [sum(chosen) for chosen in itertools.combinations(blocks, num_blocks - distance)]
+
+
+def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
+    """Finds the pairs of hashes that are equal in all bits of a mask and differ in at most `distance` others.
+
+    Args:
+      hashes: uint64 [n], each once.
+      mask: From `key_masks`.
+      distance: Number of bits that may differ.
+
+    Returns:
+      uint64 [m, 2].
+    """
+    keys = hashes & np.uint64(mask)
+    order = np.argsort(keys, kind="stable")
+    keys, ordered = keys[order], hashes[order]
+    pairs = [np.empty((0, 2), np.uint64)]
+    first, step = np.arange(len(ordered)), 1
+    while len(first):
+        first = first[first + step < len(ordered)]
+        first = first[keys[first] == keys[first + step]]
+        near = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= distance]
+        pairs.append(np.stack([ordered[near], ordered[near + step]], axis=1))
+        step += 1
+    return np.concatenate(pairs)
 
 
 def connected(pairs: np.ndarray, size: int) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
@@ -16,18 +17,20 @@ from components.artifacts import Artifacts
 from components.image_example_gen import (
     bit_depth,
     boxes,
+    exchange,
     labels,
     layouts,
     limits,
     pixel_checks,
     shards,
-    splits,
     summary,
 )
 from components.image_example_gen.artifact import ClassNames
-from components.image_example_gen.beam_steps import ExamineImages, WriteSplits
-from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.beam_steps import BeamExchange, ExamineImages, WriteSplits
+from components.image_example_gen.dataset import Dataset, listed_dataset
+from components.image_example_gen.division import divide
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
+from components.image_example_gen.exchange import Exchange, LocalExchange
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
 from components.image_example_gen.options import ExampleGenOptions, ExampleGenParameter
@@ -36,6 +39,22 @@ from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW
 
 _WORK_FOLDER = ".undivided"
+# Runners with machines of their own.
+_ENGINES = ("FlinkRunner", "SparkRunner", "DataflowRunner")
+
+
+class _Examined(NamedTuple):
+    """The results of the first pass.
+
+    Attributes:
+      num_records: Number of usable images of every shard.
+      refused: All files that are not used.
+      observations: From all images.
+    """
+
+    num_records: list[int]
+    refused: list[RefusedFile]
+    observations: Observations
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -62,7 +81,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         parameter = ExampleGenParameter.model_validate_json(exec_properties["options"])
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        dataset = inspect_dataset(exec_properties["input_base"], parameter.data)
+        dataset = listed_dataset(exec_properties["input_base"], parameter.data, parameter.fingerprint)
         options = parameter.with_classes(dataset.classes)
         if options is None:
             raise ClassesChangedError(
@@ -72,23 +91,29 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         folder = WorkFolder(os.path.join(examples.uri, _WORK_FOLDER))
         tf.io.gfile.makedirs(folder.location)
         work = _make_shards(dataset)
-        records_of, refused, observations = self._examine(work, dataset, folder, options)
-        window = options.window or bit_depth.detect([int(bits) for bits in observations.details(USED_BITS)])
+        examined = self._examine(work, dataset, folder, options)
+        window = options.window or bit_depth.detect([int(bits) for bits in examined.observations.details(USED_BITS)])
         if options.window is None and window != FULL_WINDOW:
             # Only now it is known how dark the images are: they are examined again, reduced to 8 bits.
             used = options.model_copy(update={"data": options.data.model_copy(update={"window": window})})
-            records_of, refused, observations = self._examine(work, dataset, folder, used)
+            examined = self._examine(work, dataset, folder, used)
+        refused, observations = examined.refused, examined.observations
         _log(refused)
-        records = [record for shard_records in records_of for record in shard_records]
-        total = len(records) + len(refused)
+        total = sum(examined.num_records) + len(refused)
         limits.refuse_bad_files(refused, total, options.data.max_bad_fraction)
-        division = splits.divide(records, options.data, dataset.own_splits)
-        conflicting = [RefusedFile(records[index].path, reason) for index, reason in division.refused.items()]
-        _log(conflicting)
-        refused += conflicting
+        division = divide(
+            folder,
+            examined.num_records,
+            options.data,
+            dataset.own_splits,
+            self._exchange(folder),
+            per_partition=exchange.IMAGES_PER_PARTITION,
+        )
+        _log(division.refused)
+        refused += division.refused
         limits.refuse_bad_files(refused, total, options.data.max_bad_fraction)
         split_names = options.data.written_splits(dataset.own_splits)
-        counts = summary.count_splits(records, division, split_names, options.classes)
+        counts = division.tally.counts(split_names, options.classes)
         has_names = set(labels.CLASS_NAMES) & set(options.label_features)
         limits.refuse_untrainable(counts, options.classes if has_names else ())
         warnings = pixel_checks.window_warnings(observations, window, options.data)
@@ -96,33 +121,28 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if labels.has_class_ids(options.label_features):
             pixel_checks.refuse_differing_palettes(observations)
             warnings += pixel_checks.orientation_warnings(observations, options.data)
-            warnings += pixel_checks.check_mask_classes(records, counts, options.classes, options.ignore_id)
-        warnings += boxes.warnings(observations, splits.similar_labels(records, division))
+            warnings += pixel_checks.check_mask_classes(division.tally, counts, options.classes, options.ignore_id)
+        warnings += boxes.warnings(observations, division.similar)
         for warning in warnings:
             logging.warning("%s", warning)
 
         ClassNames(names=options.classes).write(examples.uri)
         examples.split_names = artifact_utils.encode_split_names(list(split_names))
         examples.span, examples.version = dataset.span, dataset.version
-        split_of = iter(division.splits)
-        for shard, shard_records in zip(work, records_of, strict=True):
-            assigned = {"num_shards": shard.num_shards, "splits": [next(split_of) for _ in shard_records]}
-            folder.write(shards.SPLITS, shard.number, assigned)
         split_dirs = {split: artifact_utils.get_split_uri([examples], split) for split in split_names}
         for directory in split_dirs.values():
             tf.io.gfile.makedirs(directory)
         self._run(work, WriteSplits(folder, split_dirs))
-        tf.io.gfile.rmtree(folder.location)
         contents = summary.summarize(
             dataset,
-            records,
             division,
             refused,
             counts,
             window=window if observations.details(USED_BITS) else None,
             warnings=warnings,
         )
-        contents.write(quarantine.uri)
+        contents.write(quarantine.uri, division.groups())
+        tf.io.gfile.rmtree(folder.location)
         quarantine.set_int_custom_property("quarantined", contents.summary.quarantined)
         quarantine.set_int_custom_property("examples", contents.summary.examples)
         for action, number in contents.summary.corrections.items():
@@ -130,26 +150,33 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def _examine(
         self, work: list[Shard], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions
-    ) -> tuple[list[list[splits.Record]], list[RefusedFile], Observations]:
-        """Runs the first pass; returns the records of every shard, all refused files, and the observations."""
+    ) -> _Examined:
+        """Runs the first pass; the records of the images stay in the folder."""
         for shard in work:
             folder.write(shards.ENTRIES, shard.number, shard.entries)
         self._run(work, ExamineImages(dataset.root, dataset.layout, folder, options))
         containers = layouts.get(dataset.layout).entries_are_containers
-        records, refused = list[list[splits.Record]](), list(dataset.refused)
-        observations = Observations()
+        examined = _Examined([], list(dataset.refused), Observations())
         for shard in work:
-            content = folder.read(shards.RECORDS, shard.number)
-            num_files = len(content["records"]) + len(content["refused"])
+            results = folder.read(shards.RESULTS, shard.number)
+            num_files = results["num_records"] + len(results["refused"])
             if not containers and num_files != len(shard.entries):
                 raise LostFilesError(
                     f"Shard {shard.number} returned {num_files} of its {len(shard.entries)} files. This is a defect of "
                     "tfx-vision, please report it."
                 )
-            records.append([splits.Record.from_json(values) for values in content["records"]])
-            refused += [RefusedFile(*values) for values in content["refused"]]
-            observations.merge(Observations.from_json(content["observations"]))
-        return records, refused, observations
+            examined.num_records.append(results["num_records"])
+            examined.refused.extend(RefusedFile(*values) for values in results["refused"])
+            examined.observations.merge(Observations.from_json(results["observations"]))
+        return examined
+
+    def _exchange(self, folder: WorkFolder) -> Exchange:
+        """Divides the images on an engine, or in this process: workers that share its machine would only start late."""
+        arguments = list(self._beam_pipeline_args or [])
+        runner = PipelineOptions(arguments).view_as(StandardOptions).runner
+        if runner in _ENGINES:
+            return BeamExchange(self._make_beam_pipeline, folder)
+        return LocalExchange()
 
     def _run(self, work: list[Shard], step: beam.DoFn) -> None:
         numbers = [shard.number for shard in work]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A remote file system answers many requests at once as fast as one.
 _REMOTE_THREADS = 32
+# Folders that are listed at the same time; each of them describes its files with so many threads.
+_REMOTE_FOLDERS = 8
 # Files and folders that operating systems and programs add; never part of a dataset. Hidden ones are ignored too.
 _IGNORED_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
@@ -89,6 +91,19 @@ def names(root: str, folder: str) -> list[str]:
 def listing(root: str, folder: str = "") -> list[File]:
     """Lists the files and folders in one folder, by name, without hidden and ignored ones."""
     return describe(root, [f"{folder}/{name}" if folder else name for name in _names(join(root, folder))])
+
+
+def listings(root: str, folders: Iterable[str], *, recursive: bool = False) -> Iterator[list[File]]:
+    """Lists several folders, each as `listing`, or as `walk` if that is recursive; remote ones several at a time."""
+
+    def contents(folder: str) -> list[File]:
+        return list(walk(root, folder)) if recursive else listing(root, folder)
+
+    if is_remote(root):
+        with ThreadPoolExecutor(_REMOTE_FOLDERS) as pool:
+            yield from pool.map(contents, folders)
+    else:
+        yield from map(contents, folders)
 
 
 def _names(location: str) -> list[str]:

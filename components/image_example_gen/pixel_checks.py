@@ -25,7 +25,8 @@ from components.image_example_gen.observations import (
     Occurrences,
 )
 from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.splits import IGNORED, Record
+from components.image_example_gen.splits import IGNORED
+from components.image_example_gen.tally import Tally
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW, HIGHEST_BIT_DEPTH, Window
@@ -74,12 +75,12 @@ def _minority(uses: Mapping[str, Occurrences]) -> int:
 
 
 def check_mask_classes(
-    records: Sequence[Record], splits: Mapping[str, SplitCounts], classes: Sequence[str], ignore_id: int | None
+    tally: Tally, splits: Mapping[str, SplitCounts], classes: Sequence[str], ignore_id: int | None
 ) -> list[str]:
     """Refuses masks from which classes cannot be learned; returns warnings of classes without pixels.
 
     Args:
-      records: All usable images.
+      tally: Counts of all usable images.
       splits: Counts per split.
       classes: Class names.
       ignore_id: The id of pixels that do not count, if there is one.
@@ -90,8 +91,8 @@ def check_mask_classes(
     """
     present = [name for name in classes if any(counts.pixels.get(name) for counts in splits.values())]
     absent = [name for number, name in enumerate(classes) if name not in present and number != ignore_id]
-    ignored = Occurrences.of(record.path for record in records if IGNORED in record.pixels[::2])
-    having_ignored = f"{ignored.num:,} of {len(records):,} masks have ignored pixels, of value {ignore_id} ({ignored})"
+    num_masks, ignored = tally.num_records, tally.masks_with(IGNORED)
+    having_ignored = f"{ignored.num:,} of {num_masks:,} masks have ignored pixels, of value {ignore_id} ({ignored})"
     if len(present) <= 1:
         only = f"only class `{present[0]}` has" if present else "no class has"
         advice = "Check the masks, and the list of classes."
@@ -102,12 +103,12 @@ def check_mask_classes(
                 f"{values}, which has precedence over the ignored id."
             )
         raise ClassWithoutPixelsError(
-            f"Nothing can be learned from the {len(records):,} masks: {only} pixels in them. {advice}"
+            f"Nothing can be learned from the {num_masks:,} masks: {only} pixels in them. {advice}"
         )
     untrained = [name for name in present if not splits[features.TRAIN].pixels.get(name)]
     if untrained:
         number = classes.index(untrained[0])
-        having = Occurrences.of(record.path for record in records if number in record.pixels[::2])
+        having = tally.masks_with(number)
         raise ClassWithoutPixelsError(
             f"No mask of the train split has a pixel of class {listed(untrained, _MOST_NAMES)}. `{untrained[0]}` "
             f"occurs in {having.num:,} masks ({having}): assign some of them to the split `train`, by a folder or a "
@@ -115,7 +116,7 @@ def check_mask_classes(
         )
     warnings = []
     if absent:
-        hint = f"; {having_ignored}" if ignored.num > len(records) / 2 else ""
+        hint = f"; {having_ignored}" if ignored.num > num_masks / 2 else ""
         warnings.append(f"No mask has a pixel of class {listed(absent, _MOST_NAMES)}{hint}.")
     for split, counts in splits.items():
         if missing := [name for name in present if not counts.pixels.get(name)]:

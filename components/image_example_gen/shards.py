@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
+import pickle
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from components.image_example_gen.layouts import Entry
+from trainer_module import locations
 
-# Kinds of files: the entries to read, the examples and records of the first pass, the splits that the second assigns.
-ENTRIES, EXAMPLES, RECORDS, SPLITS = "entries", "examples", "records", "splits"
+# Kinds of files: the entries to read; the examples, records and other results of the first pass; the splits that the
+# second assigns.
+ENTRIES, EXAMPLES, RECORDS, RESULTS, SPLITS = "entries", "examples", "records", "results", "splits"
 
 # Large enough that the overhead of a shard does not matter, small enough for many workers.
 FILES_PER_SHARD = 2000
@@ -58,15 +58,21 @@ class WorkFolder(NamedTuple):
     location: str
 
     def path(self, kind: str, number: int) -> str:
-        """Returns the path of a file of one shard."""
-        return os.path.join(self.location, f"{kind}-{number:05d}")
+        """Returns the path of a file of one shard, or of one partition."""
+        return locations.join(self.location, f"{kind}-{number:05d}")
 
     def write(self, kind: str, number: int, content: Any) -> None:
-        """Stores a JSON document of one shard."""
-        with tf.io.gfile.GFile(self.path(kind, number), "w") as file:
-            file.write(json.dumps(content))
+        """Stores a JSON document."""
+        locations.write(self.path(kind, number), json.dumps(content).encode())
 
     def read(self, kind: str, number: int) -> Any:
-        """Loads a JSON document of one shard."""
-        with tf.io.gfile.GFile(self.path(kind, number)) as file:
-            return json.loads(file.read())
+        """Loads a JSON document."""
+        return json.loads(locations.read(self.path(kind, number)))
+
+    def store(self, kind: str, number: int, content: Any) -> None:
+        """Stores Python objects, which only this run reads."""
+        locations.write(self.path(kind, number), pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+
+    def load(self, kind: str, number: int) -> Any:
+        """Loads Python objects."""
+        return pickle.loads(locations.read(self.path(kind, number)))

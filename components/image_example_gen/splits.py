@@ -1,24 +1,25 @@
-"""Assigns every image to a split, finds duplicates, and refuses conflicting labels. Pure functions."""
+"""The rules by which images are assigned to splits, and conflicting labels refused. Pure functions.
+
+`division` applies them to datasets of any size.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
-
-import numpy as np
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from components.image_example_gen import boxes
-from components.image_example_gen.duplicates import connected, near_duplicates
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.options import DataOptions
 from trainer_module import features
 
 # In `Record.pixels`: the id of all pixels that do not count.
 IGNORED = -1
-_NO_CLASS = ("",)  # images without a class name count as one class
+NO_CLASS = ("",)  # images without a class name count as one class
 # A class that expects fewer units than this in some split is divided exactly. Drawing by position leaves a split of a
 # larger one empty with a probability below exp(-15) = 3e-7.
 _FEWEST_EXPECTED = 15
@@ -56,83 +57,26 @@ class Record(NamedTuple):
         return cls._make([path, tuple(map(sys.intern, classes)), *others, tuple(pixels), encoded_boxes])
 
 
-class Duplicates(NamedTuple):
-    """A group of images that are, or look, the same.
+# === Identical images ===
 
-    Attributes:
-      kind: `exact` (the same bytes) or `near` (their perceptual hashes differ in few bits).
-      members: Indices of the records, ascending.
+
+def conflicts(members: Sequence[Record]) -> list[str]:
+    """Returns the reasons to refuse images with the same bytes, one for each; empty if their labels agree.
+
+    Which of two different labels is right is unknown, so that all are refused.
     """
-
-    kind: Literal["exact", "near"]
-    members: list[int]
-
-
-class Division(NamedTuple):
-    """The split of every record.
-
-    Attributes:
-      splits: The split of each; empty if it is refused.
-      refused: Reason by index.
-      duplicates: Exact and near ones, in the order of their first member.
-    """
-
-    splits: list[str]
-    refused: dict[int, str]
-    duplicates: list[Duplicates]
-
-    def is_leaking(self, group: Duplicates) -> bool:
-        """Whether the members of a group are in several splits, which makes metrics too good."""
-        return len({self.splits[index] for index in group.members} - {""}) > 1
-
-
-def divide(records: Sequence[Record], options: DataOptions, own_splits: Sequence[str]) -> Division:
-    """Divides images among splits.
-
-    The same bytes are never in two splits, unless the dataset itself assigns them so. The same bytes with two different
-    labels are all refused: which label is right is unknown. Groups stay together, and so do near duplicates if
-    `near_duplicates` is `together`.
-
-    Args:
-      records: All usable images.
-      options: Fractions of the splits, and the treatment of near duplicates.
-      own_splits: Splits that the dataset assigns; the others are drawn from the images without one.
-
-    Raises:
-      ClassTooSmallError: If a split that is drawn lacks a class.
-    """
-    by_content: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        by_content[record.sha256].append(index)
-    exact = [members for members in by_content.values() if len(members) > 1]
-    refused = {index: reason for members in exact for index, reason in _conflicts(records, members)}
-    near = _near(records, options) if options.near_duplicates != "off" else []
-    kept = [index for index in range(len(records)) if index not in refused]
-    splits = [""] * len(records)
-    for index, split in _draw(records, kept, near, options, own_splits).items():
-        splits[index] = split
-    _check_classes(records, splits, options, own_splits)
-    duplicates = [Duplicates("exact", members) for members in exact] + [Duplicates("near", members) for members in near]
-    return Division(splits, refused, sorted(duplicates, key=lambda group: group.members))
-
-
-def _conflicts(records: Sequence[Record], members: Sequence[int]) -> list[tuple[int, str]]:
-    """Returns the reasons to refuse identical images, if their labels differ."""
-    if len({records[index].label_digest for index in members}) == 1:
+    if len({record.label_digest for record in members}) == 1:
         return []
-    rivals = {
-        index: [records[other] for other in members if not _is_same_label(records[index], records[other])]
-        for index in members
-    }
-    if not any(rivals.values()):
+    rivals = [[other for other in members if not _is_same_label(record, other)] for record in members]
+    if not any(rivals):
         return []
     reasons = []
-    for index in members:
+    for index, record in enumerate(members):
         # Similar boxes agree with both of two annotations that contradict each other.
-        rival = (rivals[index] or [records[other] for other in members if other != index])[0]
-        has_other_classes = rival.classes != records[index].classes
+        rival = (rivals[index] or [*members[:index], *members[index + 1 :]])[0]
+        has_other_classes = rival.classes != record.classes
         label = f"class {', '.join(rival.classes)}" if rival.classes and has_other_classes else "another label"
-        reasons.append((index, f"conflicting labels: the same image has {label} in {rival.path}"))
+        reasons.append(f"conflicting labels: the same image has {label} in {rival.path}")
     return reasons
 
 
@@ -142,107 +86,27 @@ def _is_same_label(record: Record, other: Record) -> bool:
     return bool(record.boxes and other.boxes) and boxes.agree(record.boxes, other.boxes)
 
 
-def similar_labels(records: Sequence[Record], division: Division) -> list[str]:
-    """Returns the paths of identical images whose boxes are similar, but not equal; all of them are used."""
-    groups = [
-        [records[index] for index in group.members if index not in division.refused]
-        for group in division.duplicates
-        if group.kind == "exact"
-    ]
-    differing = [group for group in groups if len({record.label_digest for record in group}) > 1]
-    return sorted(record.path for group in differing for record in group)
+# === Units ===
 
 
-def _near(records: Sequence[Record], options: DataOptions) -> list[list[int]]:
-    """Returns groups of images that look alike and are not all the same bytes."""
-    hashed = [index for index, record in enumerate(records) if record.perceptual_hash is not None]
-    hashes = np.array([records[index].perceptual_hash for index in hashed], np.uint64)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index, group in zip(hashed, near_duplicates(hashes, options.near_duplicate_distance), strict=True):
-        groups[group].append(index)
-    return [
-        members
-        for members in groups.values()
-        if len(members) > 1 and len({records[index].sha256 for index in members}) > 1
-    ]
+def content_key(record: Record) -> str:
+    """Returns the key of the content of an image; as that of a group, it is a digit and a hex digest."""
+    return f"1{record.sha256}"
 
 
-# === Drawing ===
+def group_key(group: str) -> str:
+    """Returns the key of a group.
 
-
-def _draw(
-    records: Sequence[Record],
-    kept: Sequence[int],
-    near: Sequence[Sequence[int]],
-    options: DataOptions,
-    own_splits: Sequence[str],
-) -> dict[int, str]:
-    """Returns the split of every record: its own, or that of a member of its unit, or one that is drawn.
-
-    A unit is what belongs together. If its members have several splits of their own, the others go to the first of
-    these: they cannot be kept apart from all.
+    It sorts before that of any content: in a unit with both, the group decides. So adding images changes the split of
+    no other image, unless it connects two groups.
     """
-    keys = _unit_keys(records, kept, near if options.near_duplicates == "together" else ())
-    assigned: dict[str, str] = {}
-    for index, key in zip(kept, keys, strict=True):
-        if split := records[index].split:
-            assigned[key] = min(split, assigned.get(key, split), key=features.SPLITS.index)
-    drawn: dict[str, tuple[str, ...]] = {}
-    for index, key in zip(kept, keys, strict=True):
-        if key not in assigned:
-            classes = records[index].classes or _NO_CLASS
-            known = drawn.setdefault(key, classes)
-            if known != classes:
-                drawn[key] = tuple(dict.fromkeys((*known, *classes)))
-    split_of = assigned | _draw_units(drawn, _fractions(options, own_splits), options)
-    return {index: records[index].split or split_of[key] for index, key in zip(kept, keys, strict=True)}
+    return "0" + hashlib.sha256(b"group\0" + group.encode()).hexdigest()
 
 
-def _draw_units(
-    classes_of: Mapping[str, Sequence[str]], fractions: dict[str, float], options: DataOptions
-) -> dict[str, str]:
-    """Draws the split of every unit.
-
-    A unit counts for the rarest of its classes. The units of a small class are divided exactly by the fractions, in the
-    order of their positions; so are those of every class if `splits.by` is `class`. In a large class, the position
-    alone decides, and no other unit matters. A new unit in a small class moves at most three others.
-
-    Args:
-      classes_of: The classes of every unit, by its key.
-      fractions: Of the splits that are drawn.
-      options: `splits.by` is read.
-
-    Reference: the order of the classes is that of K. Sechidis, G. Tsoumakas & I. Vlahavas, On the Stratification of
-      Multi-Label Data, ECML PKDD 2011, section 4: the class with the fewest examples first.
-    """
-    num_units = Counter(name for classes in classes_of.values() for name in classes)
-    smallest_fraction = min(fractions.values())
-    exact = {
-        name
-        for name, number in num_units.items()
-        if options.splits.by == "class" or number * smallest_fraction < _FEWEST_EXPECTED
-    }
-    for name in sorted(exact):
-        # Images without boxes need not be in every split, unless no image has a class, as with masks.
-        if name or len(num_units) == 1:
-            _check_size(name, num_units[name], fractions, options)
-    if not exact:
-        return {key: _split_at(position_of(key), fractions) for key in classes_of}
-    strata: dict[str, list[str]] = defaultdict(list)
-    split_of: dict[str, str] = {}
-    for key in sorted(classes_of):
-        first, *others = classes_of[key]
-        rarest = min(classes_of[key], key=lambda name: (num_units[name], name)) if others else first
-        if rarest in exact:
-            strata[rarest].append(key)
-        else:
-            split_of[key] = _split_at(position_of(key), fractions)
-    for members in strata.values():
-        start = 0
-        for split, count in _counts(len(members), fractions).items():
-            split_of |= dict.fromkeys(members[start : start + count], split)
-            start += count
-    return split_of
+def anchor_keys(members: Sequence[Record]) -> list[str]:
+    """Returns the keys of what images with the same bytes belong to, in order: their groups, or else their content."""
+    groups = sorted({group_key(record.group) for record in members if record.group})
+    return groups or [content_key(members[0])]
 
 
 def position_of(key: str) -> float:
@@ -250,33 +114,96 @@ def position_of(key: str) -> float:
     return int(key[:15], 16) / 16**15
 
 
-def _unit_keys(records: Sequence[Record], kept: Sequence[int], near: Sequence[Sequence[int]]) -> list[str]:
-    """Returns a hex key for each record, equal for all that must stay together.
+class Unit(NamedTuple):
+    """Images that belong together: the same bytes, the same group, and near duplicates if they are kept together.
 
-    An image on its own has its digest as key, and so have its duplicates; an image of a group has the digest of the
-    group's name. So adding images changes the split of no other image, unless it connects two groups.
+    Attributes:
+      key: Hex key; the smallest of its groups, or else of its contents.
+      split: The split that the dataset assigns to one of its images; empty if it is drawn. If images have several, the
+        others go to the first of these: they cannot be kept apart from all.
+      classes: The classes of its images, each once; one empty name if they have none, as with masks.
     """
-    anchors: dict[str, int] = {}
-    pairs: list[tuple[int, int]] = []
-    own: list[str] = []
-    position_in_kept = {index: position for position, index in enumerate(kept)}
-    for position, index in enumerate(kept):
-        record = records[index]
-        group_key = hashlib.sha256(b"group\0" + record.group.encode()).hexdigest() if record.group else ""
-        # The key of a group sorts before that of a content: in a unit with both, the group decides.
-        own.append(f"0{group_key}" if group_key else f"1{record.sha256}")
-        for key in filter(None, (record.sha256, group_key)):
-            pairs.append((anchors.setdefault(key, position), position))
-    for group in near:
-        members = [position_in_kept[index] for index in group if index in position_in_kept]
-        pairs += [(members[0], member) for member in members[1:]]
-    if not own:
-        return []
-    units = connected(np.array(pairs), len(own))
-    smallest: dict[int, str] = {}
-    for unit, key in zip(units, own, strict=True):
-        smallest[unit] = min(key, smallest.get(unit, key))
-    return [smallest[unit][1:] for unit in units]
+
+    key: str
+    split: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, key: str, own_splits: Iterable[str], classes: Iterable[tuple[str, ...]]) -> Self:
+        """Joins images.
+
+        Args:
+          key: Hex key of the unit.
+          own_splits: The split that the dataset assigns to each of the images, or empty.
+          classes: The classes of each.
+        """
+        assigned = min(filter(None, own_splits), key=features.SPLITS.index, default="")
+        return cls(key, assigned, tuple(dict.fromkeys(name for names in classes for name in names or NO_CLASS)))
+
+
+# === Drawing ===
+
+
+class Drawing:
+    """How the splits of units are drawn.
+
+    A unit counts for the rarest of its classes. The units of a small class are divided exactly by the fractions, in the
+    order of their positions; so are those of every class if `splits.by` is `class`. In a large class, the position
+    alone decides, and no other unit matters. A new unit in a small class moves at most three others.
+
+    Reference: the order of the classes is that of K. Sechidis, G. Tsoumakas & I. Vlahavas, On the Stratification of
+      Multi-Label Data, ECML PKDD 2011, section 4: the class with the fewest examples first.
+    """
+
+    def __init__(self, num_units: Mapping[str, int], options: DataOptions, own_splits: Sequence[str]) -> None:
+        """Decides which classes are divided exactly.
+
+        Args:
+          num_units: Number of units to draw, by class.
+          options: Fractions of the splits, and `splits.by`.
+          own_splits: Splits that the dataset assigns; the others are drawn from the images without one.
+        """
+        self._num_units = num_units
+        self._options = options
+        self._fractions = _fractions(options, own_splits)
+        smallest_fraction = min(self._fractions.values())
+        self._exact = {
+            name
+            for name, number in num_units.items()
+            if options.splits.by == "class" or number * smallest_fraction < _FEWEST_EXPECTED
+        }
+
+    @property
+    def has_strata(self) -> bool:
+        """Whether a class is divided exactly."""
+        return bool(self._exact)
+
+    def check_sizes(self) -> None:
+        """Refuses a class with fewer units than splits.
+
+        Raises:
+          ClassTooSmallError: For the first of them, with its number of units.
+        """
+        for name in sorted(self._exact):
+            # Images without boxes need not be in every split, unless no image has a class, as with masks.
+            if name or len(self._num_units) == 1:
+                _check_size(name, self._num_units[name], self._fractions, self._options)
+
+    def stratum_of(self, unit: Unit) -> str | None:
+        """Returns the class for which a unit is divided exactly; None if its position decides."""
+        rarest, *others = unit.classes
+        if others:
+            rarest = min(unit.classes, key=lambda name: (self._num_units[name], name))
+        return rarest if rarest in self._exact else None
+
+    def split_at_position(self, unit: Unit) -> str:
+        """Returns the split of a unit of a large class."""
+        return _split_at(position_of(unit.key), self._fractions)
+
+    def bounds_of_stratum(self, num_units: int) -> list[tuple[int, str]]:
+        """Returns the splits of the units of a stratum, in the order of their keys: the rank that ends each split."""
+        counts = _counts(num_units, self._fractions)
+        return list(zip(itertools.accumulate(counts.values()), counts, strict=True))
 
 
 def _fractions(options: DataOptions, own_splits: Sequence[str]) -> dict[str, float]:
@@ -321,20 +248,23 @@ def _check_size(name: str, num_units: int, fractions: dict[str, float], options:
     )
 
 
-def _check_classes(
-    records: Sequence[Record], splits: Sequence[str], options: DataOptions, own_splits: Sequence[str]
+def check_classes(
+    present: Mapping[str, Counter[str]], drawn: Mapping[str, int], options: DataOptions, own_splits: Sequence[str]
 ) -> None:
-    """Refuses a split that lacks a class by chance: the class would have no metric there, and nobody would notice."""
-    present = {(split, name) for record, split in zip(records, splits, strict=True) if split for name in record.classes}
-    counts = Counter(
-        name
-        for record, split in zip(records, splits, strict=True)
-        if split and not record.split
-        for name in record.classes
-    )
+    """Refuses a split that lacks a class by chance: the class would have no metric there, and nobody would notice.
+
+    Args:
+      present: Number of images by class, of every split.
+      drawn: Number of images whose split was drawn, by class.
+      options: Fractions of the splits.
+      own_splits: Splits that the dataset assigns.
+
+    Raises:
+      ClassTooSmallError: For the first split and class.
+    """
     for split in _fractions(options, own_splits):
-        for name, count in sorted(counts.items()):
-            if (split, name) not in present:
+        for name, count in sorted(drawn.items()):
+            if not present[split][name]:
                 raise ClassTooSmallError(
                     f"Class `{name}` has {count} images to divide, and none of them is in the {split} split: its "
                     "groups, or those of images that are connected with it, are too few or too large. Add images of "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, may_name
 from components.image_example_gen import files, labels, layouts, limits
-from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.dataset import Dataset, inspect_dataset, remember
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
 from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config import loading
@@ -21,6 +21,8 @@ from trainer_module.error_text import did_you_mean
 
 def prepare(config: PipelineConfig) -> Dataset:
     """Generates the dataset if necessary, inspects it, and checks the configuration against it.
+
+    ImageExampleGen in this process does not list it again.
 
     Raises:
       DatasetError: If the dataset cannot be used for training.
@@ -46,8 +48,8 @@ def prepare(config: PipelineConfig) -> Dataset:
     if config.transform.channels == "auto" and not config.model.has_backbone():
         from components.image_example_gen import probe  # imports TensorFlow
 
-        return replace(dataset, is_grey=probe.has_only_grey_images(dataset, example_gen_options(config, dataset)))
-    return dataset
+        dataset = replace(dataset, is_grey=probe.has_only_grey_images(dataset, example_gen_options(config, dataset)))
+    return remember(config.data_location, config.data_options, dataset)
 
 
 def example_gen_options(config: PipelineConfig, dataset: Dataset) -> ExampleGenOptions:

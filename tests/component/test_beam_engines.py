@@ -22,8 +22,8 @@ import components
 from components.evaluator import executor as evaluator
 from components.evaluator.options import EvaluationOptions
 from components.grad_cam import executor as grad_cam
+from components.image_example_gen import exchange, shards
 from components.image_example_gen import executor as example_gen
-from components.image_example_gen import shards
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.statistics_gen import executor as statistics_gen
@@ -85,6 +85,10 @@ def inputs(tiny_model, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy).save(path)
     path.write_text("not an image")
+    # Identical images, with the same label and with another.
+    copies = {"blue/0.png": "blue/200.png", "green/1.png": "green/201.png", "green/4.png": "red/202.png"}
+    for source, copy in copies.items():
+        (root / "images" / copy).write_bytes((root / "images" / source).read_bytes())
     inputs = {"tiny_model": tiny_model, "images": root / "images"}
     image_example_gen(BeamSection().arguments(), root, inputs)
     examples = standard_artifacts.Examples()
@@ -128,14 +132,15 @@ def run(executor, arguments, root, inputs, outputs, exec_properties):
 
 
 def image_example_gen(arguments, root, inputs):
-    data = DataOptions(max_bad_fraction=0.1)
+    data = DataOptions(max_bad_fraction=0.1, near_duplicates="together", group_pattern=r"/(1?\d\d)")
     dataset = inspect_dataset(str(inputs["images"]), data)
     options = ExampleGenOptions(data=data, classes=dataset.classes)
     outputs = {"examples": standard_artifacts.Examples(), "quarantine": components.Quarantine()}
     properties = {"input_base": str(inputs["images"]), "options": options.parameter().model_dump_json()}
     with pytest.MonkeyPatch.context() as patch:
-        # Several shards of few images: otherwise there were nothing to share out.
+        # Several shards and partitions of few images: otherwise there were nothing to share out.
         patch.setattr(shards, "FILES_PER_SHARD", 20)
+        patch.setattr(exchange, "IMAGES_PER_PARTITION", 40)
         run(example_gen, arguments, root, {}, outputs, properties)
     splits = artifact_utils.decode_split_names(outputs["examples"].split_names)
     folders = {split: root / "examples" / f"Split-{split}" for split in splits}

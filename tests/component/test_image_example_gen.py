@@ -1,17 +1,21 @@
 """ImageExampleGen on real folders: every file is used or quarantined, none is lost."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from components.image_example_gen import artifact, errors, layouts, shards, tables
+from components.image_example_gen.beam_steps import BeamExchange
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
+from components.image_example_gen.splits import Record
 from trainer_module import features
 from trainer_module.model_input import Geometry
 
@@ -555,3 +559,26 @@ def test_a_class_that_no_example_has_stops_the_run(class_folders, generate, tmp_
     (tmp_path / "examples").rename(tmp_path / "first")
     with pytest.raises(errors.ClassWithoutTrainingImagesError, match="`zebra`"):
         generate(tmp_path / "first" / "Split-train", classes=["a", "b", "zebra"], splits={"by": "class"})
+
+
+def test_an_engine_divides_as_one_process(divide, tmp_path):
+    def image(number):
+        content, label = number % 290, "ab"[number % 2]
+        return Record(
+            f"{number}",
+            (label,),
+            "test" if number % 50 == 7 else "",
+            "" if number % 3 else f"g{number // 6}",
+            hashlib.sha256(str(content).encode()).hexdigest(),
+            "ab"[content % 2] if number != 290 else "other",
+            int(hashlib.sha256(f"looks {content // 2}".encode()).hexdigest()[:15], 16) ^ content % 2,
+        )
+
+    records = [image(number) for number in range(300)]
+    options = DataOptions(near_duplicates="together", splits={"by": "class"})
+    engine = BeamExchange(lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]), shards.WorkFolder(str(tmp_path)))
+    expected = divide(records, options, ("test",))
+    found = divide(records, options, ("test",), per_shard=20, per_partition=110, exchange=engine)
+    assert found[:5] == expected[:5] and expected.refused.keys() == {0, 290}
+    assert found.tally.named == expected.tally.named
+    assert expected.duplicates["near"].groups > 100

@@ -25,12 +25,14 @@ import tensorflow as tf
 from PIL import Image
 from pydantic import ValidationError
 
-from components.image_example_gen import layouts, limits, probe, splits
+from components.image_example_gen import division, layouts, limits, probe, shards
 from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.exchange import LocalExchange
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
+from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.splits import Record
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
@@ -43,6 +45,8 @@ SOURCES = ("components/image_example_gen", "pipeline/config")
 EXEMPT = {
     ("components/image_example_gen/artifact.py", ""): "artifacts of another version: tested in test_quarantine",
     ("components/image_example_gen/executor.py", ""): "compiled pipelines and defects: component tests",
+    ("components/image_example_gen/division.py", ""): "defects",
+    ("components/image_example_gen/connected_components.py", ""): "defects",
     ("components/image_example_gen/files.py", ""): "reasons of the file system",
     ("components/image_example_gen/pixel_checks.py", ""): "needs all pixels: component tests of masks",
     ("components/image_example_gen/layouts/__init__.py", "detect"): "equal evidence needs other layouts: test_layouts",
@@ -1062,7 +1066,10 @@ def _unlucky() -> str:
 
 
 def _divide(records_: list[Record], **options: Any) -> None:
-    splits.divide(records_, DataOptions(**options), ())
+    with tempfile.TemporaryDirectory() as location:
+        folder = WorkFolder(location)
+        folder.write(shards.RECORDS, 0, records_)
+        division.divide(folder, [len(records_)], DataOptions(**options), (), LocalExchange(), per_partition=100)
 
 
 def _counts(train: dict[str, int], validation: dict[str, int]) -> None:

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from components.image_example_gen import observations as kinds
-from components.image_example_gen import pixel_checks, summary
+from components.image_example_gen import pixel_checks
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError
 from components.image_example_gen.observations import Observations, Occurrences
 from components.image_example_gen.options import DataOptions
-from components.image_example_gen.splits import IGNORED, Division, Record
+from components.image_example_gen.splits import IGNORED, Record
+from components.image_example_gen.tally import Tally
 from trainer_module.model_input import Window
 
 SPLITS = ("train", "validation", "test")
@@ -90,9 +91,9 @@ def check(masks, classes=("road", "car"), ignore_id=None):
         Record(f"{index}", (), "", "", "", "", None, tuple(value for pair in pixels.items() for value in pair))
         for index, (_, pixels) in enumerate(masks)
     ]
-    division = Division([split for split, _ in masks], {}, [])
-    counts = summary.count_splits(records, division, SPLITS, classes)
-    return counts, pixel_checks.check_mask_classes(records, counts, classes, ignore_id)
+    tally = Tally.of(records, [split for split, _ in masks])
+    counts = tally.counts(SPLITS, classes)
+    return counts, pixel_checks.check_mask_classes(tally, counts, classes, ignore_id)
 
 
 def test_images_and_pixels_of_every_class_are_counted():

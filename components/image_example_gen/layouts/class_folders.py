@@ -59,6 +59,9 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, 
     refused: list[RefusedFile] = []
     masks: list[str] = []
     class_names = set()
+    contents = list(contents)
+    usable = [folder.path for folder in contents if folder.is_folder and not folder.problem]
+    listings = files.listings(root, usable, recursive=recursive)
     for folder in contents:
         if not folder.is_folder:
             refused += refuse_images([folder], "not inside a class folder; it is not used")
@@ -70,7 +73,7 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, 
             raise DatasetError(f"{root}: the name of the folder {files.readable(name)!r} is not UTF-8. Rename it.")
         class_names.add(name)
         label = labels.of_class(name)
-        inside = list(files.walk(root, folder.path) if recursive else files.listing(root, folder.path))
+        inside = next(listings)
         mask_stems = masks_beside_images(file.path.rpartition(".")[0] for file in inside if is_image_name(file.path))
         mask_folders = _mask_folders(file.path for file in inside) if recursive else ()
         for file in inside:
