@@ -204,16 +204,14 @@ def _list_folder(location: str, options: DataOptions) -> _Part:
 
 
 def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]) -> _Part:
-    """Merges the listings of several spans; paths then start from the folder above the spans.
+    """Merges the listings of spans; paths start from the folder above the spans.
 
     Spans may differ in layout, unless one consists of files of many examples, and in columns: an image without a value
-    has `tables.UNKNOWN`. A single span gets its slice column too: the next run may read two, and slices should not come
-    and go.
+    has `tables.UNKNOWN`. A single span is no exception: the next run may read two, and slices and paths, which
+    corrections refer to, should not change.
     """
     listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]
     first = dataclasses.replace(parts[0], listing=listings[0])
-    if len(parts) == 1:
-        return first
     layout_names = {part.layout.name for part in parts}
     has_containers = any(part.layout.entries_are_containers for part in parts)
     if (has_containers and len(layout_names) > 1) or len({listing.label_features for listing in listings}) > 1:

@@ -78,19 +78,19 @@ def read(file: Path, images_dir: Path, project: LabelProject) -> AnnotatedImages
     index, origins = ImageIndex(str(images_dir)), table.origins(images_dir)
     images, skipped = list[ConfirmedImage](), list(annotations.skipped)
     for annotated in annotations.images:
-        found = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(without_prefix(annotated.name), _IMAGE_FOLDERS)
-        if found is None or found.problem:
-            reason = found.problem if found is not None else index.why_missing(annotated.name)
+        file = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(without_prefix(annotated.name), _IMAGE_FOLDERS)
+        if file is None or file.problem:
+            reason = file.problem if file is not None else index.why_missing(annotated.name)
             skipped.append((annotated.name, f"{reason} in {images_dir}"))
             continue
-        request_id, source = origins.get(found.path, ("", ""))
+        request_id, source = origins.get(file.path, ("", ""))
         images.append(
             ConfirmedImage(
-                found.path,
-                (images_dir / found.path).read_bytes(),
+                file.path,
+                (images_dir / file.path).read_bytes(),
                 annotated.label,
                 confirmed_by=entry.name,
-                source=source or str(images_dir / found.path),
+                source=source or str(images_dir / file.path),
                 request_id=request_id,
             )
         )

@@ -60,7 +60,7 @@ class PushedModel:
     def outputs(self, wanted: Mapping[str, Sequence[str]], encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
         """See `Predictor`."""
         images = np.array(list(encoded), dtype=object)
-        found: dict[str, np.ndarray] = {}
+        outputs: dict[str, np.ndarray] = {}
         for signature, names in wanted.items():
             definition = self._model.signatures.get(signature)
             if definition is None or not set(names) <= set(definition.outputs):
@@ -69,8 +69,8 @@ class PushedModel:
                     "a model of this task that tfx-vision has pushed."
                 )
             (alias,) = definition.inputs
-            found |= self._model.run(signature, {alias: images}, names)
-        return found
+            outputs |= self._model.run(signature, {alias: images}, names)
+        return outputs
 
     def close(self) -> None:
         """Frees the model."""
@@ -104,7 +104,7 @@ class ServedModel:
         Raises:
           ServerError: If the server does not respond.
         """
-        found: dict[str, np.ndarray] = {}
+        outputs: dict[str, np.ndarray] = {}
         for signature, names in wanted.items():
             responses = self._client.outputs(signature, list(encoded)).or_raise()
             if any(response.version not in (None, self._version) for response in responses):
@@ -115,8 +115,8 @@ class ServedModel:
             missing = [name for name in names if name not in responses[0].values]
             if missing:
                 raise DatasetError(f"The signature `{signature}` of the server has no output {', '.join(missing)}.")
-            found |= {name: _stacked([response.values[name] for response in responses]) for name in names}
-        return found
+            outputs |= {name: _stacked([response.values[name] for response in responses]) for name in names}
+        return outputs
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

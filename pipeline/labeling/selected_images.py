@@ -136,14 +136,14 @@ def _refuse_other_classes(dataset: Dataset, predictor: Predictor) -> None:
 
 def _files(candidates: Iterator[Candidate], order: dict[str, Choice]) -> list[tuple[str, Candidate]]:
     """Reads the chosen files again, in the order of the choices; a file that is gone meanwhile is left out."""
-    found: dict[str, Candidate] = {}
+    by_digest: dict[str, Candidate] = {}
     for candidate in candidates:
         digest = hashlib.sha256(candidate.encoded).hexdigest()
-        if digest in order and digest not in found:
-            found[digest] = candidate
-            if len(found) == len(order):
+        if digest in order and digest not in by_digest:
+            by_digest[digest] = candidate
+            if len(by_digest) == len(order):
                 break
-    return [(digest, found[digest]) for digest in order if digest in found]
+    return [(digest, by_digest[digest]) for digest in order if digest in by_digest]
 
 
 def _proposals(

@@ -123,8 +123,10 @@ def read(
         skipped.clear()
         # The log has whole seconds; `after` itself is part of an earlier window.
         since = max(now - span, options.after + 1.0 if options.after else 0.0)
-        found = _images(LogReader(prefix, since), model, version, outputs, skipped)
-        newest = sorted(heapq.nlargest(options.images, found, key=lambda image: image[:2]), key=lambda image: image[:2])
+        images = _images(LogReader(prefix, since), model, version, outputs, skipped)
+        newest = sorted(
+            heapq.nlargest(options.images, images, key=lambda image: image[:2]), key=lambda image: image[:2]
+        )
         if len(newest) >= options.images or span >= options.max_age_s or since > now - span:
             break
         span *= _SPAN_FACTOR

@@ -578,7 +578,7 @@ def test_an_engine_divides_as_one_process(divide, tmp_path):
     options = DataOptions(near_duplicates="together", splits={"by": "class"})
     engine = BeamExchange(lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]), shards.WorkFolder(str(tmp_path)))
     expected = divide(records, options, ("test",))
-    found = divide(records, options, ("test",), per_shard=20, per_partition=110, exchange=engine)
-    assert found[:5] == expected[:5] and expected.refused.keys() == {0, 290}
-    assert found.tally.named == expected.tally.named
+    divided = divide(records, options, ("test",), per_shard=20, per_partition=110, exchange=engine)
+    assert divided[:5] == expected[:5] and expected.refused.keys() == {0, 290}
+    assert divided.tally.named == expected.tally.named
     assert expected.duplicates["near"].groups > 100

@@ -535,3 +535,9 @@ def test_explanations_of_unknown_slices_and_classes_are_rejected(class_folders, 
     loaded = loading.load("images", data=str(class_folders({"cat": 3, "dog": 3})), overrides=[override])
     with pytest.raises(ConfigError, match=re.escape(message)):
         dataset.prepare(loaded)
+
+
+@pytest.mark.parametrize("text", ["[training", "[training]\nepochs = -1\n"])
+def test_a_stored_configuration_that_cannot_be_read(text):
+    with pytest.raises(ConfigError, match="A stored configuration cannot be read"):
+        loading.from_toml(text)

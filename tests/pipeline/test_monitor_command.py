@@ -216,8 +216,8 @@ def test_following_tests_every_request_once_and_adopts_a_new_version(pipeline):
             "monitoring.min_images=50",
         ],
     )
-    found = following.results(config, str(pipeline.prefix), None, 1.0, reasons.append, sleep)
-    first, second, third = (result for result, _ in itertools.islice(found, 3))
+    results = following.results(config, str(pipeline.prefix), None, 1.0, reasons.append, sleep)
+    first, second, third = (result for result, _ in itertools.islice(results, 3))
     assert [each.window.images for each in (first, second, third)] == [80, 100, 100]
     assert second.window.first > first.window.last and len(waited) == 5
     assert [each.version for each in (first, second, third)] == [7, 7, 8]

@@ -74,8 +74,8 @@ def test_feedback_after_an_alarm_becomes_the_next_span(pets, make_image, monkeyp
         ConfirmedImage(f"{name}.png", make_image(), {features.CLASS_TEXT: [name]}, "feedback", request_id=f"r-{name}")
         for name in ("cat", "dog")
     ]
-    found = []
-    monkeypatch.setattr(feedback, "confirmed", lambda log, read: feedback.LabelledRequests(tuple(found)))
+    images_of_log = []
+    monkeypatch.setattr(feedback, "confirmed", lambda log, read: feedback.LabelledRequests(tuple(images_of_log)))
     served = model_versions.Versions((5,), ())
     monkeypatch.setattr(model_versions, "list_versions", lambda base: served)
     pets.raise_alarm(version=4)  # of an earlier version: over
@@ -84,7 +84,7 @@ def test_feedback_after_an_alarm_becomes_the_next_span(pets, make_image, monkeyp
     watcher = pets.watcher()
     assert watcher.look() is None and watcher.look() is None
     assert ["no labels to train on" in line for line in pets.lines[2:]] == [True]  # one line per alarm
-    found += images
+    images_of_log += images
     assert watcher.look() == 0 and pets.runs == 2
     assert {origin.request_id for origin in Provenance.read(str(pets.root / "data" / "day-2")).origins.values()} == {
         "r-cat",

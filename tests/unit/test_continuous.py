@@ -12,8 +12,8 @@ HOUR = 3600.0
 
 
 def trigger(state, observed, every_s=None):
-    found = triggers.find(state, observed, every_s)
-    return found and found.kind
+    trigger = triggers.find(state, observed, every_s)
+    return trigger and trigger.kind
 
 
 def test_a_new_span_starts_one_run():

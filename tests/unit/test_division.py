@@ -105,10 +105,10 @@ def outcome_of_reference(reference, records, options, own_splits):
 def outcome(divide, records, options, own_splits, **how):
     """What the steps find."""
     try:
-        found = divide(records, options, own_splits, **how)
+        divided = divide(records, options, own_splits, **how)
     except ClassTooSmallError as error:
         return str(error)
-    return (*found[:5], found.tally.counts(SPLITS, CLASSES))
+    return (*divided[:5], divided.tally.counts(SPLITS, CLASSES))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -126,20 +126,22 @@ def test_the_datasets_have_all_that_is_to_be_compared(reference_division):
     for seed in range(60):
         records = dataset(seed, (12, 60, 300, 900)[seed % 4])
         own_splits = tuple(split for split in SPLITS if split in {record.split for record in records})
-        found = outcome_of_reference(reference_division, records, settings(seed), own_splits)
-        if isinstance(found, str):
-            seen.add(f"refused: {found.split()[-1]}")
+        divided = outcome_of_reference(reference_division, records, settings(seed), own_splits)
+        if isinstance(divided, str):
+            seen.add(f"refused: {divided.split()[-1]}")
         else:
-            seen |= {name for name, part in zip(("", "conflict", "group", "", "similar"), found, strict=False) if part}
-            seen |= {f"{kind} {settings(seed).near_duplicates}" for kind, counts in found[3].items() if counts.groups}
-            seen.add("similar") if found[4].num else None
+            seen |= {
+                name for name, part in zip(("", "conflict", "group", "", "similar"), divided, strict=False) if part
+            }
+            seen |= {f"{kind} {settings(seed).near_duplicates}" for kind, counts in divided[3].items() if counts.groups}
+            seen.add("similar") if divided[4].num else None
     assert {"conflict", "group", "similar", "near report", "near together", "exact off"} <= seen
     assert any(name.startswith("refused") for name in seen)
 
 
 def test_no_image_at_all(divide):
-    found = divide([], DataOptions())
-    assert found.splits == [] and found.groups == [] and found.tally.num_records == 0
+    divided = divide([], DataOptions())
+    assert divided.splits == [] and divided.groups == [] and divided.tally.num_records == 0
 
 
 def test_empty_and_long_shards_are_divided_as_others(divide):

@@ -99,17 +99,17 @@ def test_clean_windows_raise_few_alarms_and_drift_always_does(rng):
     clean = [any(test.drift for test in all_tests(reference, images(rng, 150), seed)) for seed in range(40)]
     assert sum(clean) <= 2  # 0.4 are expected at most; three or more have a probability below 0.01
     for seed in range(5):
-        found = all_tests(reference, images(rng, 150, shift=1.0), seed)
-        assert {"inputs", "embeddings", "outputs"} <= {test.kind for test in found if test.drift}
+        drifted = all_tests(reference, images(rng, 150, shift=1.0), seed)
+        assert {"inputs", "embeddings", "outputs"} <= {test.kind for test in drifted if test.drift}
 
 
 def test_only_what_moves_is_drift(rng):
     reference = images(rng, 800)
     window = images(rng, 300)
     window.statistics[:, image_statistics.NAMES.index("sharpness")] *= 0.5
-    found = [test for test in all_tests(reference, window) if test.drift]
-    assert [(test.kind, test.name) for test in found] == [("inputs", "sharpness")]
-    assert found[0].window == pytest.approx(50.0, abs=2.0) and found[0].reference == pytest.approx(100.0, abs=2.0)
+    drifted = [test for test in all_tests(reference, window) if test.drift]
+    assert [(test.kind, test.name) for test in drifted] == [("inputs", "sharpness")]
+    assert drifted[0].window == pytest.approx(50.0, abs=2.0) and drifted[0].reference == pytest.approx(100.0, abs=2.0)
     shares = [test for test in all_tests(reference, images(rng, 300, shares=(0.1, 0.2, 0.7))) if test.drift]
     assert "classes" in {test.kind for test in shares} and "inputs" not in {test.kind for test in shares}
 

@@ -33,12 +33,12 @@ def test_the_newest_images_are_a_window(writer, tmp_path):
     for index in range(30):
         log.add(NOW - 100 + index, [b"image %d" % index], probabilities(1, index / 100))
     log.close()
-    found = read(tmp_path)
-    assert found.files() == [b"image %d" % index for index in range(10, 30)]
-    np.testing.assert_allclose(found.outputs()["probabilities"][:, 0], np.arange(10, 30) / 100, rtol=1e-6)
-    assert (found.window.first, found.window.last) == (NOW - 90, NOW - 71)
-    assert (found.window.images, found.window.requests, found.window.labelled) == (20, 20, 0)
-    assert found.skipped == {} and found.embeddings() is None
+    loaded = read(tmp_path)
+    assert loaded.files() == [b"image %d" % index for index in range(10, 30)]
+    np.testing.assert_allclose(loaded.outputs()["probabilities"][:, 0], np.arange(10, 30) / 100, rtol=1e-6)
+    assert (loaded.window.first, loaded.window.last) == (NOW - 90, NOW - 71)
+    assert (loaded.window.images, loaded.window.requests, loaded.window.labelled) == (20, 20, 0)
+    assert loaded.skipped == {} and loaded.embeddings() is None
 
 
 def test_images_of_several_servers_are_ordered_by_time(writer, tmp_path):
@@ -56,9 +56,9 @@ def test_a_request_with_several_images_and_feedback(writer, tmp_path):
     log.add(NOW - 9, [b"a", b"b", b"c"], probabilities(3), labels=["cat", "dog"])
     log.add(NOW - 8, [b"d", b"e", b"f"], probabilities(3))
     log.close()
-    found = read(tmp_path)
-    assert [image.label for image in found.images] == ["cat", "dog", None, None, None, None]
-    assert (found.window.images, found.window.requests, found.window.labelled) == (6, 2, 2)
+    loaded = read(tmp_path)
+    assert [image.label for image in loaded.images] == ["cat", "dog", None, None, None, None]
+    assert (loaded.window.images, loaded.window.requests, loaded.window.labelled) == (6, 2, 2)
 
 
 def test_embeddings_and_responses_only(writer, tmp_path):
@@ -66,9 +66,9 @@ def test_embeddings_and_responses_only(writer, tmp_path):
     vectors = np.arange(12, dtype=np.float32).reshape(6, 2)
     log.add(NOW - 9, [b"a"] * 6, probabilities(6), embeddings=vectors)
     log.close()
-    found = read(tmp_path)
-    assert found.files() is None
-    np.testing.assert_array_equal(found.embeddings(), vectors)
+    loaded = read(tmp_path)
+    assert loaded.files() is None
+    np.testing.assert_array_equal(loaded.embeddings(), vectors)
     log = writer(Content.RESPONSE)
     log.add(NOW - 8, [b"a"] * 2, probabilities(2))
     log.close()
@@ -84,9 +84,9 @@ def test_other_requests_are_skipped_and_counted(writer, tmp_path):
     log.add(NOW - 6, [b"d"], {"embedding": np.zeros((1, 2), np.float32)}, signature="embed")
     log.add(NOW - 4000, [b"old"] * 5, probabilities(5))
     log.close()
-    found = read(tmp_path)
-    assert found.files() == [b"a"] * 5
-    assert found.skipped == {
+    loaded = read(tmp_path)
+    assert loaded.files() == [b"a"] * 5
+    assert loaded.skipped == {
         "of version 6": 1,
         "of the model `fish`": 1,
         "of the signature `embed`, whose outputs are not monitored": 1,

@@ -1,5 +1,7 @@
 """Which folders are spans, and which spans are selected."""
 
+import datetime
+
 import pytest
 
 from components.image_example_gen import spans
@@ -60,3 +62,21 @@ def test_the_root_is_above_the_first_placeholder():
     assert spans.root_of("/data/x/day-{SPAN}/v{VERSION}") == "/data/x"
     assert spans.root_of("gs://bucket/x/{YYYY}") == "gs://bucket/x"
     assert spans.has_spans("/data/{YYYY}") and not spans.has_spans("/data/{x}")
+
+
+def test_the_next_span_follows_the_newest_and_keeps_the_form_of_the_folders(tmp_path):
+    today = datetime.date(2026, 3, 4)
+    for name in ("span-08", "span-09"):
+        (tmp_path / name).mkdir()
+    assert spans.next_span(str(tmp_path / "span-{SPAN:2}"), today) == spans.Span(10, 0, "span-10")
+    (tmp_path / "span-99").mkdir()
+    with pytest.raises(DatasetError, match=r"span 100 has more than 2 digits\. Rename the folders, and use \{SPAN:3\}"):
+        spans.next_span(str(tmp_path / "span-{SPAN:2}"), today)
+
+
+def test_a_day_has_one_span(tmp_path):
+    pattern, today = str(tmp_path / "{YYYY}-{MM}-{DD}"), datetime.date(2026, 3, 4)
+    assert spans.next_span(pattern, today).path == "2026-03-04"
+    (tmp_path / "2026-03-04").mkdir()
+    with pytest.raises(DatasetError, match=r"there is a span of 2026-03-04 already\. Write the next one tomorrow"):
+        spans.next_span(pattern, today)
