@@ -38,7 +38,7 @@ def test_every_node_runs_and_the_model_is_pushed(run):
     assert (outcome.error, outcome.status, outcome.exit_code) == (None, "done", 0)
     nodes = [node.id for node in outcome.nodes]
     assert {"ServingValidator", "Evaluator", "GradCam"} == set(nodes[-6:-3])
-    assert nodes[-3:] == ["Pusher", "MonitoringReference", "ModelReport"]
+    assert nodes[-3:] == ["Pusher", "ModelReport", "MonitoringReference"]
     assert outcome.result.num_explained and "energy_inside" in run_output(outcome).model_dump()["faithfulness"]
     overall = outcome.result.evaluation.overall
     assert overall.examples == 100
