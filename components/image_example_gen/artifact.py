@@ -208,5 +208,6 @@ def _read_lines(kind: type[_Part], location: str, most: int | None) -> Iterator[
 
 def _write_lines(location: str, lines: Iterable[StoredPart]) -> None:
     with locations.os_errors(location), locations.file_system(location).GFile(location, "wb") as file:
+        file.write(b"")  # without any write, no file would be created
         for line in lines:
             file.write(line.model_dump_json().encode() + b"\n")
