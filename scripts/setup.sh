@@ -31,12 +31,15 @@ no_container() { # the last resort is always the same
 
 # What the environment depends on. A change in any of it makes a new environment.
 fingerprint=$(cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)-$(pwd)
-if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
+done_already() { # an interpreter without the deleted $runtime does not start
+  [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ] && "$venv/bin/python" -c '' 2>/dev/null
+}
+if done_already; then exit 0; fi
 
 mkdir -p "$runtime"
 exec 9>"$runtime/setup.lock" # two calls at once: the second waits, then finds the work done
 flock 9
-if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
+if done_already; then exit 0; fi
 
 # --- uv ---------------------------------------------------------------------------------------------------------
 if command -v uv >/dev/null; then
