@@ -78,19 +78,21 @@ def read(file: Path, images_dir: Path, project: LabelProject) -> AnnotatedImages
     index, origins = ImageIndex(str(images_dir)), table.origins(images_dir)
     images, skipped = list[ConfirmedImage](), list(annotations.skipped)
     for annotated in annotations.images:
-        file = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(without_prefix(annotated.name), _IMAGE_FOLDERS)
-        if file is None or file.problem:
-            reason = file.problem if file is not None else index.why_missing(annotated.name)
+        image_file = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(
+            without_prefix(annotated.name), _IMAGE_FOLDERS
+        )
+        if image_file is None or image_file.problem:
+            reason = image_file.problem if image_file is not None else index.why_missing(annotated.name)
             skipped.append((annotated.name, f"{reason} in {images_dir}"))
             continue
-        request_id, source = origins.get(file.path, ("", ""))
+        request_id, source = origins.get(image_file.path, ("", ""))
         images.append(
             ConfirmedImage(
-                file.path,
-                (images_dir / file.path).read_bytes(),
+                image_file.path,
+                (images_dir / image_file.path).read_bytes(),
                 annotated.label,
                 confirmed_by=entry.name,
-                source=source or str(images_dir / file.path),
+                source=source or str(images_dir / image_file.path),
                 request_id=request_id,
             )
         )
