@@ -215,6 +215,31 @@ def test_serving_validator_detects_a_wrong_response(fault, message):
     assert not agreement.passed and message in agreement.detail
 
 
+def test_a_detection_may_be_absent_only_where_rounding_decides():
+    def passes(served, predicted, **settings):
+        return TASK.export.compare(
+            response(served[np.newaxis]), predicted[np.newaxis], options(**settings), 1e-4
+        ).passed
+
+    first, last, other = (
+        np.array([*box, 0, 0, score], np.float32)
+        for box, score in (((0.0, 0.0, 0.5, 0.5), 0.9), ((0.6, 0.6, 0.7, 0.7), 0.3), ((0.8, 0.8, 0.9, 0.9), 0.3))
+    )
+    # The last one of a full list, and not of another, nor with another score or without a number.
+    assert passes(np.stack([first, other]), np.stack([first, last]), max_detections=2)
+    assert not passes(np.stack([first, other]), np.stack([first, last]), max_detections=3)
+    higher, broken = other.copy(), last.copy()
+    higher[6], broken[0] = 0.4, np.nan
+    assert not passes(np.stack([first, higher]), np.stack([first, last]), max_detections=2)
+    assert not passes(np.stack([first, broken]), np.stack([first, last]), max_detections=2)
+    # One that a better one just suppresses, or just does not: IoU 0.6.
+    for height, absent in ((0.3, True), (0.25, False)):
+        near = np.array([0.0, 0.0, height, 0.5, 0, 0, 0.5], np.float32)
+        nothing = np.zeros(7, np.float32)
+        nothing[4] = box_labels.PADDING
+        assert passes(np.stack([first, nothing]), np.stack([first, near]), iou_threshold=0.6) is absent
+
+
 def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
     from trainer_module import network
     from trainer_module.input_pipeline import PixelStatistics
