@@ -45,7 +45,9 @@ def monitor(
             metavar="DIR", help="Folder of monitor.html, monitor.json and monitor.prom; default: monitor/ there."
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Test every further window, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Test the newest window whenever there is a new one, until Ctrl-C.")
+    ] = False,
     interval_s: Annotated[float, typer.Option(min=0.1, help="With --follow: seconds between two looks.")] = 30.0,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="With --follow: serve Prometheus metrics at this port.")
