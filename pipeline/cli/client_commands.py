@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, print_error, print_json, stop
-from pipeline.cli.options import JsonOption, with_options
+from pipeline.cli.options import JsonOption, read_token, with_options
 from trainer_module.error_text import first_line
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Server:
             "ca_file": self.ca_file,
             "cert_file": self.cert_file,
             "key_file": self.key_file,
-            "token": self._token(),
+            "token": read_token(self.token_file),
         }
 
         def client(model: str) -> clients.Client:
@@ -99,16 +99,6 @@ class Server:
             models = f"several models: {', '.join(sorted(names))}" if names else "no model"
             raise UnknownModelError(f"The server has {models}. Give --model NAME.")
         return client(names[0])
-
-    def _token(self) -> str | None:
-        """Reads the token from a file: the command line of a process is visible to all users of a machine."""
-        if self.token_file is None:
-            return None
-        try:
-            return self.token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise ValueError(f"--token-file: {self.token_file}: {reason}") from None
 
 
 @with_options(Server, "server")

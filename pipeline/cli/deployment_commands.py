@@ -18,6 +18,7 @@ from pipeline.cli.options import (
     OverridesOption,
     check_output,
     load_config,
+    read_token,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +104,10 @@ def submit(
     for option, file in (("--token-file", token_file), ("--ca-cert", ca_certificate)):
         if file is not None and not file.is_file():
             stop(stderr, BAD_USAGE, f"{option}: file {file} does not exist.")
+    try:
+        token = read_token(token_file)
+    except ValueError as error:
+        stop(stderr, BAD_USAGE, str(error))
     loaded, documents, identity = _compiled(config, data, overrides, adopt=adopt)
     if cron is not None and loaded.kubeflow.cache_examples:
         stop(
@@ -113,7 +118,6 @@ def submit(
     from pipeline.execution import dataset_identity
     from pipeline.kubeflow import submission as submissions
 
-    token = token_file.read_text().strip() if token_file else None
     target = submissions.Target(host, namespace, token, ca_certificate)
     name = f"{loaded.pipeline.name} {submissions.version_name(datetime.datetime.now())}"
     with one_message(interrupted="Interrupted. A started run continues; its page can end it."):

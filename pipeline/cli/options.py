@@ -83,3 +83,18 @@ def with_options(options: type[Any], parameter: str) -> Callable[[Callable[..., 
         return run
 
     return decorate
+
+
+def read_token(token_file: Path | None) -> str | None:
+    """Reads the token from a file: the command line of a process is visible to all users of a machine.
+
+    Raises:
+      ValueError: If the file cannot be read.
+    """
+    if token_file is None:
+        return None
+    try:
+        return token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ValueError(f"--token-file: {token_file}: {reason}") from None

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipeline.cli.console import BAD_USAGE, FAILED, escape, print_line, stop, wide_console
 from pipeline.cli.errors import one_message
-from pipeline.cli.options import HostOption, OverridesOption, load_config, with_options
+from pipeline.cli.options import HostOption, OverridesOption, load_config, read_token, with_options
 
 if TYPE_CHECKING:
     import uvicorn
@@ -91,21 +91,11 @@ class StudioCommandOptions:
                 host=self.host,
                 port=self.port,
                 allowed_hosts=tuple(self.allowed_host or ()),
-                token=self._token(),
+                token=read_token(self.token_file),
                 max_upload_bytes=self.max_upload_mb * 2**20,
             )
         except ValueError as error:
             stop(stderr, BAD_USAGE, str(error))
-
-    def _token(self) -> str | None:
-        """Reads the token from a file: the command line of a process is visible to all users of a machine."""
-        if self.token_file is None:
-            return None
-        try:
-            return self.token_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise ValueError(f"--token-file: {self.token_file}: {reason}") from None
 
 
 @with_options(StudioCommandOptions, "options")

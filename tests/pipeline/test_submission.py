@@ -431,6 +431,12 @@ def test_errors_are_reported_before_any_request(submit, fake, arguments, words):
     assert fake.tokens == set()
 
 
+def test_a_token_that_is_not_text_is_reported(submit, tmp_path):
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    result = submit("--token-file", str(tmp_path / "token"))
+    assert result.exit_code == 2 and "not a text file" in result.stderr
+
+
 # --- tfx-vision compile -----------------------------------------------------------------------------------------
 
 
