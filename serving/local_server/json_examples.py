@@ -11,8 +11,8 @@ import numpy as np
 
 from serving.local_server.errors import invalid_argument
 from serving.local_server.inference import Classes
-from serving.local_server.json_tensor import as_double, dumps, from_base64, to_bytes, to_json
-from serving.local_server.json_text import RepeatedKeys, is_base64, shown, type_name
+from serving.local_server.json_tensor import dumps, from_base64, to_bytes, to_json
+from serving.local_server.json_text import RepeatedKeys, as_double, is_base64, shown, type_name
 from serving.local_server.protos import example_pb2, feature_pb2, input_pb2
 
 _INT64 = (-(2**63), 2**63 - 1)

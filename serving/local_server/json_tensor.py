@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ import orjson
 from serving.local_server import dtypes
 from serving.local_server.dtypes import DataType
 from serving.local_server.errors import RequestError, invalid_argument
-from serving.local_server.json_text import NUMBER_TOO_BIG, is_base64, is_infinity, shown, type_name
+from serving.local_server.json_text import as_double, is_base64, shown, type_name
 
 ROW, COLUMN = "row", "column"
 # C++ reads them as int32, and they wrap around.
@@ -267,21 +266,6 @@ def _scalar(value: Any, dtype: DataType) -> Any:
     else:
         raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {shown(value)} to type: {dtype.name}")
     raise invalid_argument(f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {dtype.name}")
-
-
-def as_double(value: int | float) -> float:
-    """Returns the nearest double of a JSON number.
-
-    Raises:
-      RequestError: INVALID_ARGUMENT, if it is beyond the range of doubles.
-    """
-    try:
-        double = float(value)
-    except OverflowError:
-        double = math.inf
-    if math.isinf(double) and not is_infinity(value):
-        raise invalid_argument(NUMBER_TOO_BIG)
-    return double
 
 
 def to_bytes(value: str) -> bytes:

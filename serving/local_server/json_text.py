@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,11 +61,6 @@ _CONSTANTS = {"NaN": math.nan, "Infinity": _Infinity("inf"), "-Infinity": _Infin
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_CONSTANTS.__getitem__)
 
 
-def is_infinity(value: Any) -> bool:
-    """Whether a number was written as `Infinity`, `Inf` or with a minus."""
-    return isinstance(value, _Infinity)
-
-
 def parse(body: bytes) -> dict[str, Any]:
     """Parses the JSON object of a request; ignores trailing text, accepts NaN and Infinity as numbers.
 
@@ -86,24 +80,36 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid_argument(NUMBER_TOO_BIG) from None
     if not isinstance(value, dict):
         raise invalid_argument(f"JSON Value: {shown(value)} Is not object")
-    if any(_is_too_big(member) for key, member in value.items() if key not in _CONVERTED):
-        raise invalid_argument(NUMBER_TOO_BIG)
+    for key, member in value.items():
+        if key not in _CONVERTED:
+            _check_numbers(member)
     return value
 
 
-def _is_too_big(value: Any) -> bool:
-    """Whether a value contains a number beyond the range of double; RapidJSON refuses it wherever it is."""
+def _check_numbers(value: Any) -> None:
+    """Refuses numbers beyond the range of double, as RapidJSON does wherever they are."""
     rest = [value]
     while rest:
         part = rest.pop()
         if isinstance(part, dict | list):
             rest.extend(part.values() if isinstance(part, dict) else part)
-        elif isinstance(part, float):
-            if math.isinf(part) and not is_infinity(part):
-                return True
-        elif isinstance(part, int) and abs(part) > sys.float_info.max:
-            return True
-    return False
+        elif isinstance(part, int | float):
+            as_double(part)
+
+
+def as_double(value: int | float) -> float:
+    """Returns the nearest double of a JSON number.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, if it is beyond the range of doubles.
+    """
+    try:
+        double = float(value)
+    except OverflowError:
+        double = math.inf
+    if math.isinf(double) and not isinstance(value, _Infinity):
+        raise invalid_argument(NUMBER_TOO_BIG)
+    return double
 
 
 def _decode(text: str) -> Any:
