@@ -207,7 +207,7 @@ def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]
     """Merges the listings of spans; paths start from the folder above the spans.
 
     Spans may differ in layout, unless one consists of files of many examples, and in columns: an image without a value
-    has `tables.UNKNOWN`. A single span is no exception: the next run may read two, and slices and paths, which
+    has `tables.UNKNOWN`. A single span is not an exception: the next run may read two, and slices and paths, which
     corrections refer to, should not change.
     """
     listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]

@@ -353,7 +353,7 @@ def _compare(
 ) -> Agreement:
     """Compares detections; the tolerance is the largest allowed difference of a score or a coordinate.
 
-    Detections with almost equal scores may be in another order. Where rounding decides, a detection may be absent: near
+    Detections with almost equal scores may be in another order. A detection may be absent where rounding decides: near
     the score threshold, near the largest IoU that suppression permits, or after the last one of `max_detections`.
     """
     import numpy as np
