@@ -36,15 +36,7 @@ def find(embeddings: np.ndarray, num: int) -> Neighbors:
       embeddings: float [N, D].
       num: Number of neighbours; fewer if there are not so many other images.
     """
-    # scikit-learn computes the distances in chunks of bounded memory.
-    from sklearn.neighbors import NearestNeighbors
-
-    num = min(num, len(embeddings) - 1)
-    if num < 1:
-        return Neighbors(np.zeros((len(embeddings), 0), np.int64), np.zeros((len(embeddings), 0)))
-    search = NearestNeighbors(n_neighbors=num, metric="cosine", algorithm="brute").fit(embeddings)
-    distances, indices = search.kneighbors()
-    return Neighbors(indices, np.asarray(distances, np.float64))
+    return _nearest(embeddings, None, min(num, len(embeddings) - 1))
 
 
 def find_among(embeddings: np.ndarray, references: np.ndarray, num: int) -> Neighbors:
@@ -55,13 +47,19 @@ def find_among(embeddings: np.ndarray, references: np.ndarray, num: int) -> Neig
       references: float [M, D].
       num: Number of neighbours; fewer if there are not so many references.
     """
+    return _nearest(references, embeddings, min(num, len(references)))
+
+
+def _nearest(references: np.ndarray, queries: np.ndarray | None, num: int) -> Neighbors:
+    """Finds the nearest references of every query; without queries those of every reference, except itself."""
+    # scikit-learn computes the distances in chunks of bounded memory.
     from sklearn.neighbors import NearestNeighbors
 
-    num = min(num, len(references))
-    if num < 1 or not len(embeddings):
-        return Neighbors(np.zeros((len(embeddings), 0), np.int64), np.zeros((len(embeddings), 0)))
+    rows = len(references if queries is None else queries)
+    if num < 1 or not rows:
+        return Neighbors(np.zeros((rows, 0), np.int64), np.zeros((rows, 0)))
     search = NearestNeighbors(n_neighbors=num, metric="cosine", algorithm="brute").fit(references)
-    distances, indices = search.kneighbors(embeddings)
+    distances, indices = search.kneighbors(queries)
     return Neighbors(indices, np.asarray(distances, np.float64))
 
 
