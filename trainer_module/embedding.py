@@ -74,13 +74,13 @@ def from_saved_model(export_dir: str) -> Embed:
     return lambda encoded: np.asarray(model.run_on(features.EMBED, encoded)["embedding"])
 
 
-def embed_all(embed: Embed, encoded: Iterable[bytes]) -> np.ndarray:
+def embed_all(embed: Embed, encoded: Iterable[bytes], batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Computes the embeddings of any number of files in batches: float32 [N, D]."""
-    batches = list(map(embed, _batches(encoded)))
+    batches = list(map(embed, _batches(encoded, batch_size)))
     return np.concatenate(batches) if batches else np.zeros((0, 0), np.float32)
 
 
-def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _batches(encoded: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     remaining = iter(encoded)
-    while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+    while batch := list(itertools.islice(remaining, size)):
         yield batch

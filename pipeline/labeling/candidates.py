@@ -1,11 +1,10 @@
-"""Images without labels: from a request log or a folder, and what a model says about them."""
+"""Images without labels, from a request log or a folder: their embeddings, and how uncertain a model is about them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,13 @@ from components.image_example_gen import files, image_file
 from components.image_example_gen.errors import DatasetError, UnusableImageError
 from components.image_example_gen.layouts._folder import is_image_name
 from components.image_example_gen.options import DataOptions
-from pipeline.labeling.predictors import EMBEDDING, Predictor, wanted_outputs
+from pipeline.labeling.predictors import EMBEDDING, Predictor
 from pipeline.labeling.selection import ImageSet
 from serving.request_log import request_ids
 from serving.request_log.files import TFRECORD, published
 from serving.request_log.reader import LoggedRequest, LogReader
 from trainer_module import features
+from trainer_module.embedding import Embed, embed_all
 from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.tasks import Labeling
 
@@ -136,46 +136,51 @@ def judge(
       options: `[data]`.
       window: The values that 16-bit images of the dataset use.
     """
-    embeddings, uncertainties = list[np.ndarray](), list[np.ndarray]()
-    digests, hashes = list[str](), list[int]()
+    uncertainties = list[np.ndarray]()
     unusable: list[tuple[str, str]] = []
-    wanted = wanted_outputs(labeling)
+    wanted = {**labeling.outputs, features.EMBED: (EMBEDDING,)}
+
+    def compute(batch: Sequence[bytes]) -> np.ndarray:
+        outputs = predictor.outputs(wanted, batch)
+        uncertainties.append(labeling.uncertainty(outputs))
+        return outputs[EMBEDDING]
+
+    images = embed(candidates, compute, options, window, unusable)
+    return JudgedImages(images, np.concatenate(uncertainties) if uncertainties else np.zeros(0), tuple(unusable))
+
+
+def embed(
+    candidates: Iterable[Candidate],
+    compute: Embed,
+    options: DataOptions,
+    window: Window,
+    unusable: list[tuple[str, str]],
+) -> ImageSet:
+    """Computes embeddings and hashes; memory holds a few images at a time.
+
+    Args:
+      candidates: The images.
+      compute: Computes the embeddings of a batch.
+      options: `[data]`.
+      window: The values that 16-bit images of the dataset use.
+      unusable: Receives names of files that are not images, and why.
+    """
+    digests, hashes = list[str](), list[int]()
 
     def usable() -> Iterator[bytes]:
-        for name, digest, encoded, perceptual_hash in examined(candidates, options, window, unusable):
-            del name
+        for digest, encoded, perceptual_hash in _examined(candidates, options, window, unusable):
             digests.append(digest)
             hashes.append(perceptual_hash)
             yield encoded
 
-    for batch in batches(usable()):
-        outputs = predictor.outputs(wanted, batch)
-        embeddings.append(np.asarray(outputs[EMBEDDING], np.float32))
-        uncertainties.append(labeling.uncertainty(outputs))
-    return JudgedImages(image_set(embeddings, digests, hashes), _joined(uncertainties), tuple(unusable))
+    embeddings = embed_all(compute, usable(), _BATCH_SIZE)
+    return ImageSet(np.asarray(embeddings, np.float32), tuple(digests), np.array(hashes, np.int64))
 
 
-def image_set(embeddings: list[np.ndarray], digests: list[str], hashes: list[int]) -> ImageSet:
-    """Joins the results of batches."""
-    joined = np.concatenate(embeddings) if embeddings else np.zeros((0, 1), np.float32)
-    return ImageSet(joined, tuple(digests), np.array(hashes, np.int64))
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Groups files into batches for a model."""
-    remaining = iter(encoded)
-    while batch := list(itertools.islice(remaining, _BATCH_SIZE)):
-        yield batch
-
-
-def examined(
+def _examined(
     candidates: Iterable[Candidate], options: DataOptions, window: Window, unusable: list[tuple[str, str]]
-) -> Iterator[tuple[str, str, bytes, int]]:
-    """Yields usable images: name, digest of the file, the file as the model reads it, and its perceptual hash."""
+) -> Iterator[tuple[str, bytes, int]]:
+    """Yields usable images: digest of the file, the file as the model reads it, and its perceptual hash."""
     for chunk in _chunks(candidates):
         results = image_file.examine_all([candidate.encoded for candidate in chunk], options, window)
         for candidate, result in zip(chunk, results, strict=True):
@@ -183,7 +188,7 @@ def examined(
                 unusable.append((candidate.filename, str(result.result)))
                 continue
             digest, perceptual_hash = hashlib.sha256(candidate.encoded).hexdigest(), result.result.perceptual_hash
-            yield candidate.filename, digest, result.encoded, NO_HASH if perceptual_hash is None else perceptual_hash
+            yield digest, result.encoded, NO_HASH if perceptual_hash is None else perceptual_hash
 
 
 def _chunks(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:

@@ -1,11 +1,11 @@
-"""The images that have labels already: what a model says about them, kept for the next selection."""
+"""The images that have labels already: their embeddings, kept for the next selection."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from components.image_example_gen import layouts, spans
 from components.image_example_gen.dataset import Dataset, inspect_dataset
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options, prepare
-from pipeline.labeling.candidates import Candidate, batches, examined, image_set
+from pipeline.labeling.candidates import Candidate, embed
 from pipeline.labeling.predictors import EMBEDDING, Predictor
 from pipeline.labeling.selection import ImageSet
 from trainer_module import features
@@ -55,25 +55,16 @@ def read(config: PipelineConfig, dataset: Dataset, predictor: Predictor) -> Imag
 
 def _embed(config: PipelineConfig, dataset: Dataset, predictor: Predictor) -> ImageSet:
     options = example_gen_options(config, dataset)
-    embeddings, digests, hashes = list[np.ndarray](), list[str](), list[int]()
 
     def candidates() -> Iterator[Candidate]:
         for candidate in layouts.get(dataset.layout).read(dataset.root, dataset.entries, options):
             if not candidate.problem:
                 yield Candidate(candidate.filename, candidate.encoded)
 
-    def usable() -> Iterator[bytes]:
-        for _, digest, encoded, perceptual_hash in examined(
-            candidates(), options.data, options.window or FULL_WINDOW, []
-        ):
-            digests.append(digest)
-            hashes.append(perceptual_hash)
-            yield encoded
+    def compute(batch: Sequence[bytes]) -> np.ndarray:
+        return predictor.outputs({features.EMBED: (EMBEDDING,)}, batch)[EMBEDDING]
 
-    for batch in batches(usable()):
-        outputs = predictor.outputs({features.EMBED: (EMBEDDING,)}, batch)
-        embeddings.append(np.asarray(outputs[EMBEDDING], np.float32))
-    return image_set(embeddings, digests, hashes)
+    return embed(candidates(), compute, options.data, options.window or FULL_WINDOW, [])
 
 
 def _store(path: Path, images: ImageSet) -> None:

@@ -14,7 +14,6 @@ from pipeline.config.sections import PipelineConfig
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import first_line
 from trainer_module.locations import join
-from trainer_module.tasks import Labeling
 
 if TYPE_CHECKING:
     from serving.client import Client
@@ -140,8 +139,3 @@ def pushed(config: PipelineConfig) -> PushedModel:
         )
     version = str(versions[0])
     return PushedModel(join(config.model_base_path, version), f"{config.model_name}, version {version}")
-
-
-def wanted_outputs(labeling: Labeling) -> dict[str, tuple[str, ...]]:
-    """Returns the outputs by which images are judged: those of the task, and the embedding."""
-    return {**labeling.outputs, features.EMBED: (EMBEDDING,)}
