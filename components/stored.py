@@ -58,12 +58,12 @@ class Stored(StoredPart):
             ) from None
 
     def write(self, uri: str) -> None:
-        """Writes the file into the folder of an artifact.
+        """Writes the file into the folder of an artifact; a reader sees the old content or the new one.
 
         Raises:
           OSError: If it cannot be written.
         """
-        locations.write(locations.join(uri, self.FILE), self.model_dump_json(indent=2).encode())
+        locations.replace(locations.join(uri, self.FILE), self.model_dump_json(indent=2).encode())
 
 
 def _difference(error: ValueError) -> str:

@@ -84,6 +84,27 @@ def write(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def replace(location: str, content: bytes) -> None:
+    """Writes a file so that a reader sees the old or the new content; its folder must exist.
+
+    Raises:
+      OSError: If it cannot be written; the old content remains.
+    """
+    if is_remote(location):
+        write(location, content)  # an object store replaces objects as a whole
+        return
+    folder, name = os.path.split(location)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
+    try:
+        write(temporary, content)
+        os.replace(temporary, location)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, location) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
 def copy_files(source: str, target: str) -> None:
     """Copies all files of a folder, which may be local or remote, into another one.
 

@@ -176,7 +176,4 @@ class Watcher:
 
     def _store(self, state: WatchState) -> None:
         self._state = state
-        path = self._config.run_dir / WatchState.FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(state.model_dump_json(indent=2), encoding="utf-8")
-        temporary.replace(path)
+        state.write(str(self._config.run_dir))

@@ -158,10 +158,7 @@ def store(config: PipelineConfig, identity: DatasetIdentity) -> None:
       OSError: If it cannot be written.
     """
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    path = config.run_dir / DatasetIdentity.FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(identity.model_dump_json(indent=2), encoding="utf-8")
-    temporary.replace(path)
+    identity.write(str(config.run_dir))
 
 
 def free_name(config: PipelineConfig) -> str:

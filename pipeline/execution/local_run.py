@@ -145,7 +145,6 @@ def execute(
     if outcome.result.report:
         # Every run has its own artifact; this copy is the report of the last one.
         newest = config.report_path
-        newest.with_suffix(".tmp").write_bytes(locations.read(outcome.result.report))
-        newest.with_suffix(".tmp").replace(newest)
+        locations.replace(str(newest), locations.read(outcome.result.report))
         outcome.result = dataclasses.replace(outcome.result, report=str(newest))
     return outcome

@@ -9,7 +9,8 @@ from pipeline.config.sections import PipelineConfig
 from pipeline.execution.run_lock import AlreadyRunningError
 from pipeline.history import monitoring_history
 from pipeline.monitoring import page, prometheus
-from serving.monitor.result import MonitorResult, replace
+from serving.monitor.result import MonitorResult
+from trainer_module import locations
 
 PAGE_FILE = "monitor.html"
 # On the page.
@@ -52,9 +53,9 @@ class Outputs:
         except (AlreadyRunningError, ConfigError) as error:
             notes.append(f"This window is not in the history. {error}")
         self._folder.mkdir(parents=True, exist_ok=True)
-        replace(self.page_path, page.render(result, earlier).encode())
+        locations.replace(str(self.page_path), page.render(result, earlier).encode())
         self._metrics.set(result)
-        replace(self.metrics_path, self._metrics.text())
+        locations.replace(str(self.metrics_path), self._metrics.text())
         # Last: whoever reads the alarm finds the page.
         result.write(self._folder)
         return notes

@@ -1,16 +1,16 @@
 """The result of monitoring one window of the request log: `monitor.json`.
 
-Other commands ask this file whether there is an alarm for the served version. Needs pydantic only.
+Other commands ask this file whether there is an alarm for the served version. Imports no TensorFlow.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer_module import locations
 
 FILE = "monitor.json"
 
@@ -150,7 +150,9 @@ class MonitorResult(_Part):
           OSError: If it cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        return replace(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
+        path = folder / FILE
+        locations.replace(str(path), self.model_dump_json(indent=2).encode() + b"\n")
+        return path
 
 
 def read(folder: Path) -> MonitorResult | None:
@@ -173,17 +175,3 @@ def read(folder: Path) -> MonitorResult | None:
         raise ResultError(
             f"{path} cannot be read: {where}: {first['msg']}. Delete it; `tfx-vision monitor` writes a new one."
         ) from None
-
-
-def replace(path: Path, content: bytes) -> Path:
-    """Writes a file under another name and renames it; readers see the old content or the new one."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

@@ -107,7 +107,8 @@ def test_the_run_and_the_served_version_name_their_dataset(first, root):
 
 def test_the_report_contains_the_configuration_of_the_run(first, root, tmp_path):
     path = root / "digits" / "report.html"
-    assert run_output(first).model_dump()["report"] == str(path) and os.listdir(path.parent).count("report.tmp") == 0
+    assert run_output(first).model_dump()["report"] == str(path)
+    assert not [name for name in os.listdir(path.parent) if name.endswith(".tmp")]
     text = path.read_text()
     assert f"Pushed as version {first.result.pushed_version}" in text and len(text) < 5_000_000
     assert f"{first.result.slices[0].metrics['accuracy']:.4f}" in text

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_a_remote_file_too():
     locations.file_system("ram://stored").makedirs("ram://stored/sheet")
     sheet.write("ram://stored/sheet")
     assert Sheet.read("ram://stored/sheet") == sheet
+
+
+def test_a_file_that_cannot_be_replaced_remains(tmp_path, monkeypatch):
+    old, new = Sheet(cells=()), Sheet(cells=(Cell(value=1.0),))
+    old.write(str(tmp_path))
+    with open(tmp_path / "sheet.json", "rb") as reader:
+        new.write(str(tmp_path))
+        assert b"1.0" not in reader.read()
+    monkeypatch.setattr(os, "replace", lambda *paths: os.open("/proc/self/missing", os.O_RDONLY))
+    with pytest.raises(FileNotFoundError) as raised:
+        old.write(str(tmp_path))
+    assert raised.value.filename == f"{tmp_path}/sheet.json"
+    assert os.listdir(tmp_path) == ["sheet.json"] and Sheet.read(str(tmp_path)) == new
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
