@@ -74,7 +74,8 @@ def watch(
     exit_code: int | None = None
     with one_message(lambda: loaded.run_dir):
         loaded = load_config(config, data, overrides)
-        from pipeline.continuous.watcher import Watcher, WatchOptions, watch_lock
+        from pipeline.continuous.watcher import Watcher, WatchOptions
+        from pipeline.execution.run_lock import watch_lock
 
         prefix = Path(log) if log is not None else loaded.run_dir / "requests" / loaded.model_name
         settings = [*(["--data", data] if data else []), *(f"--set={override}" for override in overrides or ())]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.continuous import triggers
 from pipeline.continuous.triggers import Observed, WatchState
-from pipeline.execution.run_lock import AlreadyRunningError
 from pipeline.history import run_history
 from serving.monitor import result as monitor_result
 from trainer_module import model_versions, tasks
@@ -48,24 +45,6 @@ class WatchOptions:
     every_s: float | None = None
     min_labels: int = 20
     on_line: Callable[[str], None] = field(default=lambda line: None)
-
-
-@contextlib.contextmanager
-def watch_lock(run_dir: Path) -> Iterator[None]:
-    """Locks the pipeline: one watcher at a time.
-
-    Raises:
-      AlreadyRunningError: If another process watches it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".watch.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunningError(
-                f"Another `tfx-vision watch` watches the pipeline in {run_dir}. End it first."
-            ) from None
-        yield
 
 
 class Watcher:

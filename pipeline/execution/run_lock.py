@@ -1,31 +1,47 @@
-"""The lock of a pipeline's folder."""
+"""The locks of a pipeline's folder."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 
 class AlreadyRunningError(Exception):
-    """Another process runs this pipeline."""
+    """Another process runs or watches this pipeline."""
 
 
-@contextlib.contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path) -> AbstractContextManager[None]:
     """Locks the folder of a pipeline: one run at a time uses its metadata store, data and log.
 
     Raises:
       AlreadyRunningError: If another process holds the lock.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
+    return _locked(
+        run_dir / ".lock",
+        f"Another run uses {run_dir}. Wait until it ends, or give this one another name (--set pipeline.name=NAME).",
+    )
+
+
+def watch_lock(run_dir: Path) -> AbstractContextManager[None]:
+    """Locks the pipeline: one watcher at a time. Runs do not wait for it.
+
+    Raises:
+      AlreadyRunningError: If another process watches it.
+    """
+    return _locked(
+        run_dir / ".watch.lock", f"Another `tfx-vision watch` watches the pipeline in {run_dir}. End it first."
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, message: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyRunningError(
-                f"Another run uses {run_dir}. Wait until it ends, or give this one another name "
-                "(--set pipeline.name=NAME)."
-            ) from None
+            raise AlreadyRunningError(message) from None
         yield

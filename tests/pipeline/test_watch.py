@@ -11,8 +11,8 @@ from pipeline.cli import watch_command
 from pipeline.cli.app import app
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.continuous.watcher import Watcher, WatchOptions, watch_lock
-from pipeline.execution.run_lock import AlreadyRunningError
+from pipeline.continuous.watcher import Watcher, WatchOptions
+from pipeline.execution.run_lock import AlreadyRunningError, watch_lock
 from pipeline.labeling import feedback
 from pipeline.labeling.confirmed import ConfirmedImage
 from serving.monitor.result import MonitorResult, Window
