@@ -71,8 +71,8 @@ def monitor(
         with redirected_output(Path(os.devnull)) as (out, err):
             from pipeline.monitoring.outputs import Outputs
 
-            outputs = Outputs(loaded, output_dir or loaded.run_dir / "monitor")
-            prefix = log or str(loaded.run_dir / "requests" / loaded.model_name)
+            outputs = Outputs(loaded, output_dir or loaded.monitor_dir)
+            prefix = log or str(loaded.request_log)
             console, alarm = wide_console(err), False
             if metrics_port is not None:
                 outputs.serve_metrics(metrics_port)

@@ -77,7 +77,7 @@ def watch(
         from pipeline.continuous.watcher import Watcher, WatchOptions
         from pipeline.execution.run_lock import watch_lock
 
-        prefix = Path(log) if log is not None else loaded.run_dir / "requests" / loaded.model_name
+        prefix = Path(log) if log is not None else loaded.request_log
         settings = [*(["--data", data] if data else []), *(f"--set={override}" for override in overrides or ())]
         settings += ["--adopt"] if adopt else []
         command = ["submit", config, "--host", submit, *settings]
@@ -86,7 +86,7 @@ def watch(
         options = WatchOptions(
             start=lambda: _run(command),
             log=prefix,
-            monitor_dir=monitor_dir or loaded.run_dir / "monitor",
+            monitor_dir=monitor_dir or loaded.monitor_dir,
             every_s=every_s,
             min_labels=min_labels,
             on_line=_log,

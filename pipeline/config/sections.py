@@ -214,6 +214,16 @@ class PipelineConfig(Section):
         return self.run_dir / "report.html"
 
     @property
+    def request_log(self) -> Path:
+        """Prefix of the request log that `monitor` and `watch` read by default."""
+        return self.run_dir / "requests" / self.model_name
+
+    @property
+    def monitor_dir(self) -> Path:
+        """Folder in which `monitor` stores its results, and `watch` looks for an alarm, by default."""
+        return self.run_dir / "monitor"
+
+    @property
     def artifacts_location(self) -> str:
         """Folder of the artifacts."""
         if self.pipeline.artifacts is None:
