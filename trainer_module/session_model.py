@@ -72,10 +72,12 @@ class SessionModel:
         values = self._callables[key](*(inputs[alias] for alias in aliases))
         return dict(zip(requested, values, strict=True))
 
-    def run_on(self, signature: str, values: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Runs a signature whose only input is string [N]."""
+    def run_on(
+        self, signature: str, values: Sequence[bytes], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature whose only input is string [N]; see `run`."""
         (alias,) = self.signatures[signature].inputs
-        return self.run(signature, {alias: np.array(list(values), dtype=object)})
+        return self.run(signature, {alias: np.array(list(values), dtype=object)}, outputs)
 
     def close(self) -> None:
         """Frees the session and its variables."""

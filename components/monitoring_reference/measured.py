@@ -60,15 +60,13 @@ def measure(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequ
 def _measured(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequence[Features]]) -> Iterator[_Batch]:
     task = tasks.get(options.task.name)
     monitoring = task.monitoring
-    (alias,) = model.signatures[features.SERVING_DEFAULT].inputs
     window = Window(*options.window)
     with ThreadPoolExecutor() as pool:
         for batch in batches:
             encoded = [bytes(each[features.IMAGE_ENCODED].bytes_list.value[0]) for each in batch]
             # Pillow decodes in other threads while the model runs.
             statistics = pool.map(lambda file: image_statistics.measure(file, window), encoded)
-            values = {alias: np.array(encoded, dtype=object)}
-            outputs = model.run(features.SERVING_DEFAULT, values, monitoring.outputs)
+            outputs = model.run_on(features.SERVING_DEFAULT, encoded, monitoring.outputs)
             embeddings = model.run_on(features.EMBED, encoded)["embedding"]
             labels = [monitoring.ground_truth(task.raw_label(each)) for each in batch]
             quality = [

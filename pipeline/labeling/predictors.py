@@ -58,7 +58,6 @@ class PushedModel:
 
     def outputs(self, wanted: Mapping[str, Sequence[str]], encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
         """See `Predictor`."""
-        images = np.array(list(encoded), dtype=object)
         outputs: dict[str, np.ndarray] = {}
         for signature, names in wanted.items():
             definition = self._model.signatures.get(signature)
@@ -67,8 +66,7 @@ class PushedModel:
                     f"{self.description} has no signature `{signature}` with the outputs {', '.join(names)}: it is not "
                     "a model of this task that tfx-vision has pushed."
                 )
-            (alias,) = definition.inputs
-            outputs |= self._model.run(signature, {alias: images}, names)
+            outputs |= self._model.run_on(signature, encoded, names)
         return outputs
 
     def close(self) -> None:
