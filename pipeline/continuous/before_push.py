@@ -10,7 +10,6 @@ from pipeline.continuous import shadow
 from pipeline.execution.results import Refusal
 from pipeline.labeling import predictors
 from trainer_module import model_versions, tasks
-from trainer_module.locations import join
 
 NUM_IMAGES = 500
 
@@ -40,9 +39,7 @@ def comparison(
         if not images:
             on_note(f"shadow comparison: the request log {prefix} has no images")
             return None
-        served = predictors.PushedModel(
-            join(config.model_base_path, str(versions[0])), f"{config.model_name}, version {versions[0]}"
-        )
+        served = predictors.pushed_version(config, versions[0])
         candidate = predictors.PushedModel(export_dir, "the candidate")
         try:
             report = shadow.compare(

@@ -6,22 +6,21 @@ It runs before the push, on requests that are over, so that no client waits for 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from components.stored import Stored, StoredPart
+from pipeline.labeling import predictors
+from pipeline.labeling.predictors import Outputs
 from trainer_module.tasks import Labeling
 
 # Probability of a worse result on feedback although both models are equally good.
 SIGNIFICANCE = 0.05
 _MOST_CHANGES = 10
 _SAME = 1.0 - 1e-9
-
-# Output name → array [N, ...], for image files.
-Outputs = Callable[[Mapping[str, Sequence[str]], Sequence[bytes]], dict[str, np.ndarray]]
 
 
 class ShadowedImage(NamedTuple):
@@ -121,10 +120,11 @@ def compare(
     """
     agreements, before, after = list[float](), list[float](), list[float]()
     changes: collections.Counter[tuple[str, str]] = collections.Counter()
+    encoded = [image.encoded for image in images]
     for image, new, old in zip(
         images,
-        _proposals(images, candidate, labeling, classes[0]),
-        _proposals(images, served, labeling, classes[1]),
+        predictors.proposals(candidate, labeling, encoded, classes[0]),
+        predictors.proposals(served, labeling, encoded, classes[1]),
         strict=True,
     ):
         agreement = labeling.agreement(new, old)
@@ -174,15 +174,6 @@ def _p_value_of_worse(before: np.ndarray, after: np.ndarray) -> float:
 
     worse, better = int((after < before).sum()), int((after > before).sum())
     return float(stats.binomtest(worse, worse + better, alternative="greater").pvalue) if worse + better else 1.0
-
-
-def _proposals(
-    images: Sequence[ShadowedImage], outputs: Outputs, labeling: Labeling, classes: Sequence[str]
-) -> Iterator[Mapping[str, Sequence[Any]]]:
-    """Predicts one by one: masks of images differ in size."""
-    for image in images:
-        (proposal,) = labeling.proposal(outputs(labeling.outputs, [image.encoded]), classes)
-        yield proposal
 
 
 def _describe(label: Mapping[str, Sequence[Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,11 +14,15 @@ from pipeline.config.sections import PipelineConfig
 from trainer_module import features, locations, model_versions
 from trainer_module.error_text import first_line
 from trainer_module.locations import join
+from trainer_module.tasks import Labeling, RawLabel
 
 if TYPE_CHECKING:
     from serving.client import Client
 
 EMBEDDING = "embedding"
+
+# (signature → output names, N image files) → output name → array [N, ...].
+Outputs = Callable[[Mapping[str, Sequence[str]], Sequence[bytes]], dict[str, np.ndarray]]
 
 
 class Predictor(Protocol):
@@ -135,5 +139,29 @@ def pushed(config: PipelineConfig) -> PushedModel:
         raise ConfigError(
             f"{config.model_base_path} has no pushed version: run the pipeline first, or use a server (--grpc)."
         )
-    version = str(versions[0])
-    return PushedModel(join(config.model_base_path, version), f"{config.model_name}, version {version}")
+    return pushed_version(config, versions[0])
+
+
+def pushed_version(config: PipelineConfig, version: int) -> PushedModel:
+    """Loads a pushed version.
+
+    Raises:
+      ConfigError: If it cannot be loaded.
+    """
+    return PushedModel(join(config.model_base_path, str(version)), f"{config.model_name}, version {version}")
+
+
+def proposals(
+    outputs: Outputs, labeling: Labeling, encoded: Iterable[bytes], classes: Sequence[str]
+) -> Iterator[RawLabel]:
+    """Predicts labels, one image at a time: masks of images differ in size.
+
+    Args:
+      outputs: `Predictor.outputs` of the model.
+      labeling: Of the task.
+      encoded: The image files.
+      classes: Class names in the order of the model's ids.
+    """
+    for content in encoded:
+        (proposal,) = labeling.proposal(outputs(labeling.outputs, [content]), classes)
+        yield proposal

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from components.image_example_gen import image_file, labels
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.options import DataOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
-from pipeline.labeling import annotated_images, formats, labelled_data, selection
+from pipeline.labeling import annotated_images, formats, labelled_data, predictors, selection
 from pipeline.labeling.candidates import Candidate, judge
-from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import ProposedImage
 from pipeline.labeling.image_files import file_name, upright_size
 from pipeline.labeling.predictors import Predictor
@@ -97,10 +95,10 @@ def select(
             f"{chosen.repeated:,} are repeated, and {len(judged.unusable):,} files are not usable images."
         )
     order = {judged.images.sha256[choice.position]: choice for choice in chosen.choices}
-    uncertainty = {digest: float(judged.uncertainty[choice.position]) for digest, choice in order.items()}
     files = _files(read_candidates(), order)
+    prepared = (image_file.prepare(candidate.encoded, options.data).encoded for _, candidate in files)
+    proposals = list(predictors.proposals(predictor.outputs, labeling, prepared, predictor.classes or dataset.classes))
     (output_dir / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-    proposals = _proposals(files, predictor, labeling, dataset, options.data)
     taken: set[str] = set()
     images = []
     for (digest, candidate), proposal in zip(files, proposals, strict=True):
@@ -113,7 +111,7 @@ def select(
                 width,
                 height,
                 proposal,
-                uncertainty[digest],
+                float(judged.uncertainty[order[digest].position]),
                 order[digest].novelty,
                 order[digest].reason,
                 candidate.request_id,
@@ -144,21 +142,3 @@ def _files(candidates: Iterator[Candidate], order: dict[str, Choice]) -> list[tu
             if len(by_digest) == len(order):
                 break
     return [(digest, by_digest[digest]) for digest in order if digest in by_digest]
-
-
-def _proposals(
-    files: Sequence[tuple[str, Candidate]],
-    predictor: Predictor,
-    labeling: tasks.Labeling,
-    dataset: Dataset,
-    options: DataOptions,
-) -> list[Label | None]:
-    """Predicts the labels of the chosen images, one by one: masks of images differ in size."""
-    classes = predictor.classes or dataset.classes
-    proposals: list[Label | None] = []
-    for _, candidate in files:
-        prepared = image_file.prepare(candidate.encoded, options)
-        outputs = predictor.outputs(labeling.outputs, [prepared.encoded])
-        (proposal,) = labeling.proposal(outputs, classes)
-        proposals.append(proposal)
-    return proposals

@@ -11,6 +11,7 @@ from trainer_module.tasks._spec import LabelStatistic as LabelStatistic
 from trainer_module.tasks._spec import Monitoring as Monitoring
 from trainer_module.tasks._spec import Objective as Objective
 from trainer_module.tasks._spec import PredictionOutcomes as PredictionOutcomes
+from trainer_module.tasks._spec import RawLabel as RawLabel
 from trainer_module.tasks._spec import Target as Target
 from trainer_module.tasks._spec import TaskSpec as TaskSpec
 
