@@ -52,10 +52,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     unlabelled: list[str] = []
     several: list[str] = []
     for path in paths:
-        document = _json.read(folder.root, path)
-        if not isinstance(document, list):
-            raise DatasetError(f"{join(folder.root, path)} is not a list of tasks. Export as JSON.")
-        for number, item in enumerate(document):
+        for number, item in enumerate(parse(folder.root, path)):
             place = f"{path.rpartition('/')[2]}, task {number + 1}"
             name = image_name(item)
             file = index.find(name, _IMAGE_FOLDERS) or index.find(without_prefix(name), _IMAGE_FOLDERS)
@@ -78,6 +75,18 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     notes += counted("tasks have several annotations, of which the last is used", several)
     notes += unlisted(index, annotated, refused, unlabelled)
     return make_listing(folder, options, annotated, refused, notes)
+
+
+def parse(root: str, path: str) -> list[Any]:
+    """Reads the tasks of an export.
+
+    Raises:
+      DatasetError: If it cannot be read, is larger than 1 GB, is not JSON, or is not a list.
+    """
+    document = _json.read(root, path)
+    if not isinstance(document, list):
+        raise DatasetError(f"{join(root, files.readable(path))} is not a list of tasks. Export as JSON.")
+    return document
 
 
 def is_export(head: bytes) -> bool:

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.layouts import label_studio as layout
 from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import _brush, _regions
@@ -22,7 +22,6 @@ from pipeline.labeling.formats._regions import Region
 from pipeline.labeling.formats._spec import Annotated, Annotations, LabelFormat, LabelProject, ProposedImage
 from pipeline.labeling.image_files import mask_ids
 from trainer_module import features
-from trainer_module.error_text import first_line
 
 TASKS_FILE, CONFIG_FILE = "label_studio_tasks.json", "label_studio_config.xml"
 # Where Label Studio serves files from its document root (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT).
@@ -121,14 +120,9 @@ def _is_one(name: str, head: bytes) -> bool:
 
 
 def _read(path: Path, project: LabelProject) -> Annotations:
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {first_line(error)}") from None
-    if not isinstance(document, list):
-        raise DatasetError(f"{path} is not a list of tasks. Export the project of Label Studio as JSON.")
     images, skipped = list[Annotated](), list[tuple[str, str]]()
-    for number, task in enumerate(document, start=1):
+    resolved = path.resolve()
+    for number, task in enumerate(layout.parse(str(resolved.parent), resolved.name), start=1):
         name = layout.image_name(task) or f"task {number}"
         try:
             if not isinstance(task, dict) or "annotations" not in task:
