@@ -13,6 +13,7 @@ from components.image_example_gen.boxes import Annotation
 from components.image_example_gen.errors import UnusableImageError
 from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats._spec import LabelProject
+from pipeline.labeling.image_files import mask_ids
 from trainer_module import features
 from trainer_module.error_text import did_you_mean
 
@@ -76,6 +77,16 @@ def class_id(name: str, project: LabelProject) -> int:
     if name not in project.classes:
         raise UnusableImageError(f"unknown class `{name}`{did_you_mean(name, project.classes) or ''}")
     return project.classes.index(name)
+
+
+def mask_regions(label: Label, project: LabelProject) -> list[Region]:
+    """Returns a region for every class of a mask, except that of pixels without a region."""
+    ids = mask_ids(label)
+    return [
+        Region(project.classes[number], ids == number)
+        for number in np.unique(ids).tolist()
+        if number != project.fill_id and number < len(project.classes)
+    ]
 
 
 def mask_label(regions: Iterable[Region], width: int, height: int, project: LabelProject) -> Label:

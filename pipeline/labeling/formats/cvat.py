@@ -23,7 +23,6 @@ from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import _regions
 from pipeline.labeling.formats._regions import Region
 from pipeline.labeling.formats._spec import REVIEWED, Annotated, Annotations, LabelFormat, LabelProject, ProposedImage
-from pipeline.labeling.image_files import mask_ids
 from trainer_module import features
 
 ANNOTATIONS_FILE, LABELS_FILE = "cvat_annotations.xml", "cvat_labels.json"
@@ -89,11 +88,8 @@ def _add_proposal(element: ElementTree.Element, image: ProposedImage, project: L
             }
             ElementTree.SubElement(element, "box", {"label": str(name), **shape, **corners})
     elif project.has_masks:
-        ids = mask_ids(image.proposal)
-        for number in np.unique(ids).tolist():
-            if number != project.fill_id and number < len(project.classes):
-                attributes = encode_mask(ids == number)
-                ElementTree.SubElement(element, "mask", {"label": project.classes[number], **shape, **attributes})
+        for region in _regions.mask_regions(image.proposal, project):
+            ElementTree.SubElement(element, "mask", {"label": region.name, **shape, **encode_mask(region.inside)})
     else:
         for name in image.proposal[features.CLASS_TEXT]:
             ElementTree.SubElement(element, "tag", {"label": str(name), "source": "auto"})

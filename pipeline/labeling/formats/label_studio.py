@@ -20,7 +20,6 @@ from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import _brush, _regions
 from pipeline.labeling.formats._regions import Region
 from pipeline.labeling.formats._spec import Annotated, Annotations, LabelFormat, LabelProject, ProposedImage
-from pipeline.labeling.image_files import mask_ids
 from trainer_module import features
 
 TASKS_FILE, CONFIG_FILE = "label_studio_tasks.json", "label_studio_config.xml"
@@ -101,14 +100,9 @@ def _rectangles(label: Label) -> list[dict[str, Any]]:
 
 
 def _brushes(label: Label, project: LabelProject) -> list[dict[str, Any]]:
-    """Encodes every class that occurs, except that of pixels without a region."""
-    ids = mask_ids(label)
-    present = [
-        number for number in np.unique(ids).tolist() if number != project.fill_id and number < len(project.classes)
-    ]
     return [
-        {"format": "rle", "rle": _brush.encode(ids == number), "brushlabels": [project.classes[number]]}
-        for number in present
+        {"format": "rle", "rle": _brush.encode(region.inside), "brushlabels": [region.name]}
+        for region in _regions.mask_regions(label, project)
     ]
 
 
