@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.image_example_gen.errors import DatasetError
-from pipeline.labeling.formats._spec import REVIEWED as REVIEWED
 from pipeline.labeling.formats._spec import Annotated as Annotated
 from pipeline.labeling.formats._spec import Annotations as Annotations
 from pipeline.labeling.formats._spec import LabelFormat as LabelFormat

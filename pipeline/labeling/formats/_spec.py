@@ -11,9 +11,6 @@ from components.image_example_gen import labels
 from components.image_example_gen.class_list import Color
 from pipeline.labeling.confirmed import Label
 
-# Tag or class by which a person confirms an image where the program does not distinguish predictions from annotations.
-REVIEWED = "reviewed"
-
 
 class LabelProject(NamedTuple):
     """What is labelled.

@@ -22,10 +22,12 @@ from components.image_example_gen.layouts import cvat as layout
 from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import _regions
 from pipeline.labeling.formats._regions import Region
-from pipeline.labeling.formats._spec import REVIEWED, Annotated, Annotations, LabelFormat, LabelProject, ProposedImage
+from pipeline.labeling.formats._spec import Annotated, Annotations, LabelFormat, LabelProject, ProposedImage
 from trainer_module import features
 
 ANNOTATIONS_FILE, LABELS_FILE = "cvat_annotations.xml", "cvat_labels.json"
+# Tag by which a person confirms an image.
+_REVIEWED = "reviewed"
 _CORNERS = {
     "xtl": features.BOX_XMIN,
     "ytl": features.BOX_YMIN,
@@ -40,9 +42,9 @@ _SHAPES = ("box", "polygon", "mask")
 
 
 def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> list[str]:
-    if REVIEWED in project.classes:
+    if _REVIEWED in project.classes:
         raise DatasetError(
-            f"The class `{REVIEWED}` has the name of the tag by which images are confirmed in CVAT. Rename it "
+            f"The class `{_REVIEWED}` has the name of the tag by which images are confirmed in CVAT. Rename it "
             "(data.rename_classes), or label with another program."
         )
     root = ElementTree.Element("annotations")
@@ -73,7 +75,7 @@ def _label_specs(project: LabelProject) -> list[dict[str, Any]]:
     specs: list[dict[str, Any]] = [{"name": name, "type": kind, "attributes": []} for name in project.classes]
     for spec, (red, green, blue) in zip(specs, project.colors, strict=False):
         spec["color"] = f"#{red:02x}{green:02x}{blue:02x}"
-    return [*specs, {"name": REVIEWED, "type": "tag", "attributes": []}]
+    return [*specs, {"name": _REVIEWED, "type": "tag", "attributes": []}]
 
 
 def _add_proposal(element: ElementTree.Element, image: ProposedImage, project: LabelProject) -> None:
@@ -165,13 +167,13 @@ def _read(path: Path, project: LabelProject) -> Annotations:
 
 
 def _refuse_unconfirmed(image: Any) -> None:
-    if any(tag.get("label") == REVIEWED for tag in image.findall("tag")):
+    if any(tag.get("label") == _REVIEWED for tag in image.findall("tag")):
         return
     sources = {entry.get("source", "") for entry in image if entry.get("label")}
     if not sources:
-        raise UnusableImageError(f"not labelled; add the tag `{REVIEWED}` if nothing is to be labelled")
+        raise UnusableImageError(f"not labelled; add the tag `{_REVIEWED}` if nothing is to be labelled")
     if not sources <= set(_BY_A_PERSON):
-        raise UnusableImageError(f"contains proposals that nobody has confirmed; add the tag `{REVIEWED}`")
+        raise UnusableImageError(f"contains proposals that nobody has confirmed; add the tag `{_REVIEWED}`")
 
 
 def _label(image: Any, project: LabelProject) -> Label:
@@ -184,7 +186,7 @@ def _label(image: Any, project: LabelProject) -> Label:
         )
         regions = [Region(entry.get("label", ""), _inside(entry, width, height)) for entry in shapes]
         return _regions.mask_label(regions, width, height, project)
-    names = [tag.get("label", "") for tag in image.findall("tag") if tag.get("label") != REVIEWED]
+    names = [tag.get("label", "") for tag in image.findall("tag") if tag.get("label") != _REVIEWED]
     return _regions.class_label(names, project)
 
 
