@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class ConfirmedImage:
         if not self.confirmed_by:
             raise ValueError(f"{self.filename}: confirmed_by is empty; only confirmed labels become training data.")
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hex digest of the image file."""
         return hashlib.sha256(self.encoded).hexdigest()
