@@ -105,6 +105,19 @@ def replace(location: str, content: bytes) -> None:
             os.unlink(temporary)
 
 
+def sync(path: str) -> None:
+    """Flushes a local file, or the names in a local folder, to the disk, so that they survive a crash.
+
+    Raises:
+      OSError: If that fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def copy_files(source: str, target: str) -> None:
     """Copies all files of a folder, which may be local or remote, into another one.
 

@@ -217,7 +217,7 @@ def _write(model_dir: str, target: str, version: int, provenance: dict[str, Any]
     if not is_remote(target):
         for folder, _, inside in os.walk(target):
             for path in [*(os.path.join(folder, name) for name in inside), folder]:
-                _sync(path)
+                locations.sync(path)
 
 
 def _publish(staged: str, base: str, version: int) -> int:
@@ -230,7 +230,7 @@ def _publish(staged: str, base: str, version: int) -> int:
                 raise
             version += 1
             continue
-        _sync(base)
+        locations.sync(base)
         return version
 
 
@@ -279,20 +279,12 @@ def _temporary_path(base: str, purpose: str, version: int) -> str:
 def _rename(base: str, old: str, new: str) -> None:
     if not is_remote(base):
         os.rename(join(base, old), join(base, new))
-        _sync(base)
+        locations.sync(base)
         return
     # An object store has no atomic rename, and some of TensorFlow's file systems have none: copies the model file last.
     for name in sorted(_walk(join(base, old)), key=lambda name: name == MODEL_FILE):
         _copy(join(base, old, name), join(base, new, name))
     locations.file_system(base).rmtree(join(base, old))
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _copy(source: str, target: str) -> str:

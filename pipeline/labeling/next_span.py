@@ -14,7 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.image_example_gen import files, image_file, labelled_span, labels, layouts, raw_examples, spans
+from components.image_example_gen import (
+    class_list,
+    files,
+    image_file,
+    labelled_span,
+    labels,
+    layouts,
+    raw_examples,
+    spans,
+)
 from components.image_example_gen.dataset import Dataset, inspect_dataset, list_folder
 from components.image_example_gen.errors import DatasetError, UnusableImageError
 from components.image_example_gen.labelled_span import ImageOrigin, Provenance, Row
@@ -216,7 +225,7 @@ def _write_folder(
     if has_masks:
         (staged / labelled_span.MASKS_FOLDER).mkdir()
         if (content := labelled_span.class_file(previous)) is not None:
-            _write(staged / "classes.txt", content)
+            _write(staged / class_list.CLASSES_FILE, content)
     taken: set[str] = set()
     for image in images:
         name = file_name(image.filename, image.encoded, image.sha256, taken)
@@ -242,10 +251,8 @@ def _write_folder(
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
+    locations.sync(str(path))
 
 
 def _refuse_stored(image: ConfirmedImage, orientation: int, setting: str, key: str) -> None:
@@ -269,17 +276,9 @@ def _publish(staged: Path, pattern: str, root: Path, today: datetime.date) -> tu
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 continue
             raise
-        _sync(path.parent)
+        locations.sync(str(path.parent))
         return span.number, path
     raise DatasetError(f"{pattern}: other processes write spans all the time; nothing was written. Try again.")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # === Verifying ===

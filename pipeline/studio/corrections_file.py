@@ -11,6 +11,7 @@ from pathlib import Path
 from components.data_audit.artifact import COLUMNS
 from components.image_example_gen import corrections
 from pipeline.studio.journal import Decision
+from trainer_module import locations
 
 _EARLIER = "earlier corrections"
 
@@ -43,11 +44,6 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    locations.sync(str(temporary))
     os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    locations.sync(str(path.parent))

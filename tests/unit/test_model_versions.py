@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainer_module import model_versions
+from trainer_module import locations, model_versions
 from trainer_module.model_versions import VersionError, Versions
 
 
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_no_version(model, base, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device", path)
 
-    monkeypatch.setattr(model_versions, "_sync", full)
+    monkeypatch.setattr(locations, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         push(model, base)
     assert names(base) == before
