@@ -70,7 +70,7 @@ NUM_FIRST, NUM_CLEAN, NUM_DRIFTED, NUM_LABELLED, NUM_AFTER = 500, 120, 600, 400,
 DONE, ALARM = 0, 3
 
 
-def say(text: str) -> None:
+def print_heading(text: str) -> None:
     """Prints the heading of a step."""
     print(f"\n=== {text}", flush=True)
 
@@ -189,7 +189,7 @@ def main() -> None:
     config, digits = root / "loop.toml", Digits()
     config.write_text(CONFIG.format(root=root), encoding="utf-8")
 
-    say(f"1. A model of {NUM_FIRST} upright digits is trained, checked and pushed")
+    print_heading(f"1. A model of {NUM_FIRST} upright digits is trained, checked and pushed")
     for number, encoded in enumerate(digits.draw(0, NUM_FIRST)):
         folder = root / "data" / "span-1" / digits.class_of(encoded)
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,29 +199,29 @@ def main() -> None:
 
     with server(root) as address, GrpcClient(address, "loop") as client:
         client.wait_until_ready()
-        say(f"2. The server answers and logs {NUM_CLEAN} requests with upright digits; there is no drift")
+        print_heading(f"2. The server answers and logs {NUM_CLEAN} requests with upright digits; there is no drift")
         clean = send(client, digits.draw(NUM_FIRST, NUM_CLEAN), digits)
         print(f"accuracy {clean:.3f}")
         run("monitor", str(config))
 
-        say(f"3. Drift: {NUM_DRIFTED} more requests with digits rotated by 90 degrees; the monitor raises an alarm")
+        print_heading(f"3. Drift: {NUM_DRIFTED} more requests with digits rotated by 90 degrees; the monitor raises an alarm")
         drifted = send(client, digits.draw(NUM_FIRST + NUM_CLEAN, NUM_DRIFTED, rotated=True), digits)
         print(f"accuracy {drifted:.3f}")
         run("monitor", str(config), expected=ALARM)
 
-        say(f"4. {NUM_LABELLED} uncertain, diverse and novel images are selected from the log, and labelled")
+        print_heading(f"4. {NUM_LABELLED} uncertain, diverse and novel images are selected from the log, and labelled")
         log, selected = str(root / "loop" / "requests" / "loop"), root / "selected"
         run("select", str(config), "--from", log, "--num", str(NUM_LABELLED), "--output-dir", str(selected))
         label(selected, digits)
         run("label", str(config), str(selected / "selected.csv"))
 
-        say("5. The new span starts a run: training, gates, comparison on the logged requests, push")
+        print_heading("5. The new span starts a run: training, gates, comparison on the logged requests, push")
         run("watch", str(config), "--once")
         second = versions(root)[-1]
         if second == first:
             sys.exit("loop: the new model was not pushed")
 
-        say(f"6. The server has loaded version {second}; rotated digits raise no alarm any more")
+        print_heading(f"6. The server has loaded version {second}; rotated digits raise no alarm any more")
         wait_for_version(client, second)
         after = send(client, digits.draw(NUM_FIRST + NUM_CLEAN + NUM_DRIFTED, NUM_AFTER, rotated=True), digits)
         print(f"accuracy {after:.3f} (before {drifted:.3f})")
