@@ -204,7 +204,9 @@ def main() -> None:
         print(f"accuracy {clean:.3f}")
         run("monitor", str(config))
 
-        print_heading(f"3. Drift: {NUM_DRIFTED} more requests with digits rotated by 90 degrees; the monitor raises an alarm")
+        print_heading(
+            f"3. Drift: {NUM_DRIFTED} more requests with digits rotated by 90 degrees; the monitor raises an alarm"
+        )
         drifted = send(client, digits.draw(NUM_FIRST + NUM_CLEAN, NUM_DRIFTED, rotated=True), digits)
         print(f"accuracy {drifted:.3f}")
         run("monitor", str(config), expected=ALARM)

@@ -52,6 +52,15 @@ def prepare(config: PipelineConfig) -> Dataset:
     return remember(config.data_location, config.data_options, dataset)
 
 
+def all_spans(config: PipelineConfig) -> Dataset:
+    """Lists all spans of a dataset, whichever of them a run reads.
+
+    Raises:
+      DatasetError: If the dataset cannot be used for training.
+    """
+    return inspect_dataset(config.data_location, config.data_options.model_copy(update={"spans": "all"}))
+
+
 def example_gen_options(config: PipelineConfig, dataset: Dataset) -> ExampleGenOptions:
     """The options of ImageExampleGen."""
     return ExampleGenOptions(

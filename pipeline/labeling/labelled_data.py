@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from components.image_example_gen import layouts, spans
-from components.image_example_gen.dataset import Dataset, inspect_dataset
+from components.image_example_gen.dataset import Dataset
 from pipeline.config.sections import PipelineConfig
-from pipeline.execution.dataset import example_gen_options, prepare
+from pipeline.execution.dataset import all_spans, example_gen_options, prepare
 from pipeline.labeling.candidates import Candidate, embed
 from pipeline.labeling.predictors import EMBEDDING, Predictor
 from pipeline.labeling.selection import ImageSet
@@ -30,7 +30,7 @@ def dataset_of(config: PipelineConfig) -> Dataset:
       DatasetError: If the dataset cannot be trained on.
     """
     if spans.has_spans(config.data_location):
-        return inspect_dataset(config.data_location, config.data_options.model_copy(update={"spans": "all"}))
+        return all_spans(config)
     return prepare(config)
 
 

@@ -24,19 +24,18 @@ from components.image_example_gen import (
     raw_examples,
     spans,
 )
-from components.image_example_gen.dataset import Dataset, inspect_dataset, list_folder
+from components.image_example_gen.dataset import Dataset, list_folder
 from components.image_example_gen.errors import DatasetError, UnusableImageError
 from components.image_example_gen.labelled_span import ImageOrigin, Provenance, Row
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from pipeline.config.sections import PipelineConfig
-from pipeline.execution.dataset import example_gen_options
+from pipeline.execution.dataset import all_spans, example_gen_options
 from pipeline.labeling.confirmed import ConfirmedImage, Label, same_label
 from pipeline.labeling.image_files import file_name, mask_ids, upright_size
 from trainer_module import features, locations
 from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW
 
-_ALL_SPANS = "all"
 _MOST_SHOWN = 5
 _MOST_ATTEMPTS = 100
 # Largest difference of a coordinate after it was written and read: those of raw examples are float32.
@@ -79,7 +78,7 @@ def whole_dataset(config: PipelineConfig) -> Dataset:
             f"data.path = {location}: spans are written to local folders only. Write the span to a local copy of the "
             "dataset, and copy its folder."
         )
-    return inspect_dataset(location, config.data_options.model_copy(update={"spans": _ALL_SPANS}))
+    return all_spans(config)
 
 
 def write(
