@@ -110,9 +110,9 @@ def divide(
         num_unit_edges += sum(exchange.run(partitions, _ByLooks(plan), num_partitions, _GroupByLooks(plan)))
     if num_unit_edges:
         connected_components.find(plan.unit_graph, exchange, num_unit_edges)
-        exchange.run(partitions, _ByAnchor(plan), num_partitions, _ResolveAnchors(plan))
+        exchange.run(partitions, _ByAnchor(plan, _CONTENTS), num_partitions, _ResolveAnchors(plan))
     contents = _RESOLVED if num_unit_edges else _CONTENTS
-    num_units = _added(exchange.run(partitions, _ByUnit(plan, contents), num_partitions, _GroupByUnit(plan)))
+    num_units = _added(exchange.run(partitions, _ByAnchor(plan, contents), num_partitions, _GroupByUnit(plan)))
     drawing = Drawing(num_units, options, own_splits)
     drawing.check_sizes()
     if drawing.has_strata:
@@ -148,7 +148,7 @@ def _sum_of(one: DuplicateCounts, other: DuplicateCounts) -> DuplicateCounts:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all steps know.
+    """The data that all steps share.
 
     Attributes:
       folder: Contains the files of the steps.
@@ -256,7 +256,7 @@ class _Content(NamedTuple):
 
 
 class _Identical(NamedTuple):
-    """What else is known about the images of a partition.
+    """Further facts about the images of a partition.
 
     Attributes:
       groups: References of images with the same bytes.
@@ -303,7 +303,7 @@ class _GroupByContent(_Step):
         contents, hashed, edges = list[_Content](), list[tuple[int, _Hashed]](), list[tuple[str, str]]()
         identical = _Identical([], [], [])
         for sha256, images in _grouped(blocks).items():
-            if len(images) == 1:
+            if len(images) == 1:  # almost all, and much faster than the general case
                 ((reference, record),) = images
                 (anchor,) = splits.anchor_keys((record,))
                 contents.append(_Content(anchor, ((reference, record.split),), record.classes or splits.NO_CLASS))
@@ -320,7 +320,7 @@ class _GroupByContent(_Step):
                 anchor, *others = splits.anchor_keys(records)
                 edges += [(anchor, other) for other in others]
                 own = tuple((reference, record.split) for reference, record in images)
-                contents.append(_Content(anchor, own, Unit.of("", (), (record.classes for record in records)).classes))
+                contents.append(_Content(anchor, own, splits.distinct_classes(record.classes for record in records)))
             identical.groups.append(list(references))
             if not reasons and len({record.label_digest for record in records}) > 1:
                 identical.similar.extend(references)
@@ -431,26 +431,14 @@ class _GroupByLooks(_Step):
 # === By unit ===
 
 
-class _ByAnchor(_Step):
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        contents: list[_Content] = self.plan.folder.load(_CONTENTS, task)
-        yield from spread((_partition_of_key(each.anchor, self.plan.num_partitions), each) for each in contents)
-
-
-class _ResolveAnchors(_Step):
-    """Replaces the anchors of contents by the keys of their units."""
-
-    def __call__(self, partition: int, blocks: list[Block]) -> None:
-        roots: dict[str, str] = self.plan.folder.load(_UNIT_ROOTS, partition)
-        contents = [
-            content._replace(anchor=roots.get(content.anchor, content.anchor))
-            for content in itertools.chain.from_iterable(blocks)
-        ]
-        self.plan.folder.store(_RESOLVED, partition, contents)
-
-
 @dataclass(frozen=True)
-class _ByUnit(_Step):
+class _ByAnchor(_Step):
+    """Gives contents to the partition of their anchor.
+
+    Attributes:
+      source: Kind of their files.
+    """
+
     source: str
 
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
@@ -460,6 +448,18 @@ class _ByUnit(_Step):
         )
 
 
+class _ResolveAnchors(_Step):
+    """Replaces the anchors of contents by the keys of their units."""
+
+    def __call__(self, partition: int, blocks: list[Block]) -> None:
+        roots: dict[str, str] = self.plan.folder.load(_UNIT_ROOTS, partition)
+        contents = [
+            content._replace(anchor=roots.get(anchor, anchor))
+            for anchor, content in itertools.chain.from_iterable(blocks)
+        ]
+        self.plan.folder.store(_RESOLVED, partition, contents)
+
+
 class _GroupByUnit(_Step):
     """Returns the number of units to draw, by class."""
 
@@ -467,7 +467,7 @@ class _GroupByUnit(_Step):
         units, num_units = list[tuple[Unit, tuple[tuple[int, str], ...]]](), Counter[str]()
         for key, contents in sorted(_grouped(blocks).items(), key=lambda item: item[0][1:]):
             images, classes = contents[0].images, contents[0].classes
-            if len(contents) == 1 and len(images) == 1:
+            if len(contents) == 1 and len(images) == 1:  # almost all, as above
                 unit = Unit(key[1:], images[0][1], classes)
             else:
                 images = tuple(image for content in contents for image in content.images)
@@ -505,7 +505,7 @@ class _CountStrata(_Step):
 
 
 def _number_strata(plan: _Plan, counters: Iterable[Counter[str]]) -> None:
-    """Tells every partition how many units of its strata there are in all, and how many are in partitions before it."""
+    """Stores, for every partition, how many units of its strata there are in all, and how many in those before it."""
     counts = list(counters)
     total, before = _added(counts), Counter[str]()
     for partition, counter in enumerate(counts):

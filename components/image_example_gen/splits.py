@@ -114,6 +114,11 @@ def position_of(key: str) -> float:
     return int(key[:15], 16) / 16**15
 
 
+def distinct_classes(classes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns the classes of images, each once; one empty name for those without any, as with masks."""
+    return tuple(dict.fromkeys(name for names in classes for name in names or NO_CLASS))
+
+
 class Unit(NamedTuple):
     """Images that belong together: the same bytes, the same group, and near duplicates if they are kept together.
 
@@ -138,7 +143,7 @@ class Unit(NamedTuple):
           classes: The classes of each.
         """
         assigned = min(filter(None, own_splits), key=features.SPLITS.index, default="")
-        return cls(key, assigned, tuple(dict.fromkeys(name for names in classes for name in names or NO_CLASS)))
+        return cls(key, assigned, distinct_classes(classes))
 
 
 # === Drawing ===
