@@ -33,14 +33,6 @@ class Tally:
         self._pixels: _Counts = defaultdict(Counter)
         self._masks: dict[int, Occurrences] = {}
 
-    @classmethod
-    def of(cls, records: Iterable[Record], splits: Iterable[str]) -> Tally:
-        """Counts images and their splits."""
-        tally = cls()
-        for record, split in zip(records, splits, strict=True):
-            tally.add(record, split)
-        return tally
-
     def add(self, record: Record, split: str) -> None:
         """Counts an image; its split is empty if it is refused."""
         self.num_records += 1

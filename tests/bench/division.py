@@ -1,4 +1,4 @@
-"""What the division of a dataset costs: processor time and peak memory, for growing numbers of images.
+"""Measures the division of a dataset: processor time and peak memory, for growing numbers of images.
 
     python tests/bench/division.py [--num 10000 --num 100000 ...] [--near report|together|off] [--by content|class]
         [--groups]
@@ -45,14 +45,11 @@ def record(index: int, num: int, groups: bool) -> Record:
     )
 
 
-def write(folder: WorkFolder, num: int, groups: bool) -> list[int]:
-    """Writes all shards; returns the number of images in each."""
-    sizes = []
+def write(folder: WorkFolder, num: int, groups: bool) -> None:
+    """Writes all shards."""
     for number, start in enumerate(range(0, num, FILES_PER_SHARD)):
         places = range(start, min(num, start + FILES_PER_SHARD))
         folder.write(RECORDS, number, [record(index, num, groups) for index in places])
-        sizes.append(len(places))
-    return sizes
 
 
 def cpu_seconds() -> float:

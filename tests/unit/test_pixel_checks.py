@@ -87,11 +87,10 @@ def test_information_that_decoders_do_not_read_is_reported():
 
 def check(masks, classes=("road", "car"), ignore_id=None):
     """Checks masks: (split, {class id: pixels}) each; the ignored id is IGNORED."""
-    records = [
-        Record(f"{index}", (), "", "", "", "", None, tuple(value for pair in pixels.items() for value in pair))
-        for index, (_, pixels) in enumerate(masks)
-    ]
-    tally = Tally.of(records, [split for split, _ in masks])
+    tally = Tally()
+    for index, (split, pixels) in enumerate(masks):
+        flat = tuple(value for pair in pixels.items() for value in pair)
+        tally.add(Record(f"{index}", (), "", "", "", "", None, flat), split)
     counts = tally.counts(SPLITS, classes)
     return counts, pixel_checks.check_mask_classes(tally, counts, classes, ignore_id)
 
