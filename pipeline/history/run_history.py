@@ -22,6 +22,7 @@ from components.data_audit.artifact import AuditSummary
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.grad_cam.artifact import FaithfulnessReport
 from components.image_example_gen.artifact import SplitCounts, Summary
+from components.monitoring_reference.artifact import VERSION
 from components.serving_validator.artifact import ServingCheckReport
 from components.stored import IncompatibleArtifactError, Stored
 from pipeline.config.messages import ConfigError
@@ -165,7 +166,7 @@ class Runs:
 
     def nodes(self, number: int) -> list[NodeExecution]:
         """Returns the nodes of a run in the order of their start."""
-        return [_node_execution(node, execution) for node, execution in self._done(number)[0]]
+        return [_node_execution(node, execution) for node, execution in self._executions(number)]
 
     def outputs(self, number: int) -> metadata_store.Outputs:
         """Returns the artifacts of a run: node → output name → artifact."""
@@ -181,7 +182,7 @@ class Runs:
     def parameter(self, node: str, name: str) -> str | None:
         """Returns a parameter of a node in the newest run that has it; None without such a run."""
         for number in range(len(self), 0, -1):
-            for executed, execution in self._done(number)[0]:
+            for executed, execution in self._executions(number):
                 if executed == node and name in execution.custom_properties:
                     return str(execution.custom_properties[name].string_value)
         return None
@@ -202,7 +203,7 @@ class Runs:
         with readable_errors(self._path):
             artifacts = self._store.get_artifacts_by_type(metadata_store.MONITORING_REFERENCE)
         for artifact in sorted(artifacts, key=lambda artifact: -artifact.id):
-            if artifact.custom_properties["version"].int_value == version:
+            if artifact.custom_properties[VERSION].int_value == version:
                 return str(artifact.uri)
         return None
 
@@ -237,9 +238,13 @@ class Runs:
             "`tfx-vision history` lists all."
         )
 
-    def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
+    def _executions(self, number: int) -> metadata_store.Executions:
         with readable_errors(self._path):
-            executions = metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
+            return metadata_store.executions_of(self._store, self._contexts[number - 1].id, self._nodes)
+
+    def _done(self, number: int) -> tuple[metadata_store.Executions, metadata_store.Outputs]:
+        executions = self._executions(number)
+        with readable_errors(self._path):
             return executions, metadata_store.outputs_of(self._store, executions)
 
     def _read(self, number: int) -> Run:
