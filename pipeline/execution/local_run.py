@@ -18,15 +18,13 @@ from pipeline.execution.outcome import Outcome
 from pipeline.execution.run_lock import run_lock
 from pipeline.nodes import NODE_IDS
 from trainer_module import locations
-from trainer_module.locations import join
 
 if TYPE_CHECKING:
     from pipeline.execution.node_runner import NodeResult
     from pipeline.execution.results import Refusal
 
 
-_FIRST_NODE, _LAST_NODE = "ImageExampleGen", "Pusher"
-_SAVED_MODEL = "Format-Serving"  # the folder of the SavedModel in the artifact of Trainer
+_FIRST_NODE, _PUSH_NODE = "ImageExampleGen", "Pusher"
 
 
 class _PushRefusedError(Exception):
@@ -102,6 +100,8 @@ def execute(
         to_node=to_node or NODE_IDS[-1],
         examples_exist=earlier is not None and earlier.fingerprint == dataset.fingerprint,
     )
+    from tfx.utils import path_utils
+
     from components.example_validator.findings import AnomaliesFoundError
     from pipeline import dag
     from pipeline.execution import artifact_store, node_runner, push_cache, results
@@ -111,15 +111,17 @@ def execute(
     outcome = Outcome(log_path=config.log_path)
 
     def refuse_push() -> None:
+        if before_push is None:
+            return
         outputs = metadata_store.outputs_of_run(store, run_id)
         exported = outputs.get("Trainer", {}).get("model")
-        if before_push is None or exported is None or results.collect(outputs).refused:
+        if exported is None or results.collect(outputs).refused:
             return
-        if refusal := before_push(join(exported.uri, _SAVED_MODEL)):
+        if refusal := before_push(path_utils.serving_model_path(exported.uri)):
             raise _PushRefusedError(refusal)
 
     def add_result(result: NodeResult) -> None:
-        if result.id == _LAST_NODE and result.state == "running":
+        if result.id == _PUSH_NODE and result.state == "running":
             refuse_push()
         if result.state != "running":
             outcome.nodes.append(result)
