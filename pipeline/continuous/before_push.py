@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config.sections import PipelineConfig
 from pipeline.continuous import shadow
+from pipeline.continuous.shadow import ShadowReport
 from pipeline.execution.results import Refusal
 from pipeline.labeling import predictors
 from trainer_module import model_versions, tasks
@@ -39,34 +41,19 @@ def comparison(
         if not images:
             on_note(f"shadow comparison: the request log {prefix} has no images")
             return None
-        served = predictors.pushed_version(config, versions[0])
-        candidate = predictors.PushedModel(export_dir, "the candidate")
-        try:
-            report = shadow.compare(
-                images,
-                candidate.outputs,
-                served.outputs,
-                labeling,
-                (candidate.classes or (), served.classes or ()),
-                (candidate.description, served.description),
-                max_changed,
-            )
-        finally:
-            candidate.close()
-            served.close()
+        with (
+            contextlib.closing(predictors.pushed_version(config, versions[0])) as served,
+            contextlib.closing(predictors.PushedModel(export_dir, "the candidate")) as candidate,
+        ):
+            report = shadow.compare(images, candidate, served, labeling, max_changed)
         report.write(str(config.run_dir))
         on_note(f"shadow comparison: {report.summary}")
-        if not report.refused:
-            return None
-        value = report.changed / report.images
-        return Refusal(
-            gate="shadow comparison",
-            metric="changed predictions",
-            applies_to="all",
-            value=value if value > max_changed else None,
-            bound=max_changed if value > max_changed else None,
-            missed_by=value - max_changed if value > max_changed else None,
-            detail=report.refused,
-        )
+        return _refusal(report, max_changed) if report.refused else None
 
     return compare
+
+
+def _refusal(report: ShadowReport, max_changed: float) -> Refusal:
+    share = report.changed / report.images
+    value, bound, missed_by = (share, max_changed, share - max_changed) if share > max_changed else (None, None, None)
+    return Refusal("shadow comparison", "changed predictions", "all", value, bound, missed_by, report.refused)

@@ -14,7 +14,7 @@ import numpy as np
 
 from components.stored import Stored, StoredPart
 from pipeline.labeling import predictors
-from pipeline.labeling.predictors import Outputs
+from pipeline.labeling.predictors import Predictor
 from trainer_module.tasks import Labeling
 
 # Probability of a worse result on feedback although both models are equally good.
@@ -93,11 +93,9 @@ class ShadowReport(Stored):
 
 def compare(
     images: Sequence[ShadowedImage],
-    candidate: Outputs,
-    served: Outputs,
+    candidate: Predictor,
+    served: Predictor,
     labeling: Labeling,
-    classes: tuple[Sequence[str], Sequence[str]],
-    names: tuple[str, str],
     max_changed: float = 1.0,
 ) -> ShadowReport:
     """Compares two models on the same images.
@@ -107,11 +105,9 @@ def compare(
 
     Args:
       images: At least one.
-      candidate: Its outputs.
-      served: Those of the served version.
-      labeling: Of the task.
-      classes: Class names of the candidate, and of the served version, in the order of the ids.
-      names: The candidate and the served version, in words.
+      candidate: The model that would be pushed.
+      served: The served version.
+      labeling: The labels of the task.
       max_changed: Largest share of changed predictions. A candidate that was trained because of drift has to change
         some; the default accepts any.
 
@@ -123,8 +119,8 @@ def compare(
     encoded = [image.encoded for image in images]
     for image, new, old in zip(
         images,
-        predictors.proposals(candidate, labeling, encoded, classes[0]),
-        predictors.proposals(served, labeling, encoded, classes[1]),
+        predictors.proposals(candidate, labeling, encoded),
+        predictors.proposals(served, labeling, encoded),
         strict=True,
     ):
         agreement = labeling.agreement(new, old)
@@ -136,8 +132,8 @@ def compare(
             before.append(labeling.agreement(old, image.label))
     p_value = _p_value_of_worse(np.array(before), np.array(after)) if after else None
     report = ShadowReport(
-        candidate=names[0],
-        served=names[1],
+        candidate=candidate.description,
+        served=served.description,
         images=len(images),
         agreement=float(np.mean(agreements)),
         changed=sum(changes.values()),
@@ -183,7 +179,7 @@ def _describe(label: Mapping[str, Sequence[Any]]) -> str:
 
 
 def newest_images(prefix: Path, read_label: Callable[[Any], Any], num: int) -> list[ShadowedImage]:
-    """Reads the newest images of a request log, each once, with their feedback.
+    """Reads the newest images of a request log with their feedback.
 
     Args:
       prefix: Of the log.
@@ -192,7 +188,5 @@ def newest_images(prefix: Path, read_label: Callable[[Any], Any], num: int) -> l
     """
     from pipeline.labeling.feedback import logged_images
 
-    newest: collections.deque[ShadowedImage] = collections.deque(maxlen=num)
-    for image in logged_images(prefix, read_label):
-        newest.append(ShadowedImage(image.encoded, image.label))
-    return list(newest)
+    images = (ShadowedImage(image.encoded, image.label) for image in logged_images(prefix, read_label))
+    return list(collections.deque(images, maxlen=num))

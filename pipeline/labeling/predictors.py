@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from serving.client import Client
 
 EMBEDDING = "embedding"
-
-# (signature → output names, N image files) → output name → array [N, ...].
-Outputs = Callable[[Mapping[str, Sequence[str]], Sequence[bytes]], dict[str, np.ndarray]]
 
 
 class Predictor(Protocol):
@@ -152,16 +149,16 @@ def pushed_version(config: PipelineConfig, version: int) -> PushedModel:
 
 
 def proposals(
-    outputs: Outputs, labeling: Labeling, encoded: Iterable[bytes], classes: Sequence[str]
+    predictor: Predictor, labeling: Labeling, encoded: Iterable[bytes], classes: Sequence[str] = ()
 ) -> Iterator[RawLabel]:
     """Predicts labels, one image at a time: masks of images differ in size.
 
     Args:
-      outputs: `Predictor.outputs` of the model.
+      predictor: The model.
       labeling: Of the task.
       encoded: The image files.
-      classes: Class names in the order of the model's ids.
+      classes: Class names in the order of the ids, of a model that does not know its own.
     """
     for content in encoded:
-        (proposal,) = labeling.proposal(outputs(labeling.outputs, [content]), classes)
+        (proposal,) = labeling.proposal(predictor.outputs(labeling.outputs, [content]), predictor.classes or classes)
         yield proposal

@@ -97,7 +97,7 @@ def select(
     order = {judged.images.sha256[choice.position]: choice for choice in chosen.choices}
     files = _files(read_candidates(), order)
     prepared = (image_file.prepare(candidate.encoded, options.data).encoded for _, candidate in files)
-    proposals = list(predictors.proposals(predictor.outputs, labeling, prepared, predictor.classes or dataset.classes))
+    proposals = list(predictors.proposals(predictor, labeling, prepared, dataset.classes))
     (output_dir / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     images = []

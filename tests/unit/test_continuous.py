@@ -80,15 +80,20 @@ def test_the_state_survives_a_restart(tmp_path):
 CLASSES = ("cat", "dog")
 
 
-def model(names):
-    """A classifier that predicts the name that an image file is mapped to."""
+class Classifier:
+    """Predicts the name that an image file is mapped to."""
 
-    def outputs(wanted, encoded):
-        labels = [names(content) for content in encoded]
+    key, classes = "", CLASSES
+
+    def __init__(self, description, name):
+        """Takes the function from a file to a name."""
+        self.description, self._name = description, name
+
+    def outputs(self, wanted, encoded):
+        """See `Predictor`."""
+        labels = [self._name(content) for content in encoded]
         ids = [CLASSES.index(label) for label in labels]
         return {"label": np.array([label.encode() for label in labels], object), "probabilities": np.eye(2)[ids]}
-
-    return outputs
 
 
 def compared(candidate, served, labels, max_changed=1.0):
@@ -96,9 +101,8 @@ def compared(candidate, served, labels, max_changed=1.0):
         ShadowedImage(bytes([index]), None if label is None else {features.CLASS_TEXT: [label]})
         for index, label in enumerate(labels)
     ]
-    labeling = tasks.get("classification").labeling
-    names = ("the candidate", "pets, version 7")
-    return shadow.compare(images, model(candidate), model(served), labeling, (CLASSES, CLASSES), names, max_changed)
+    models = Classifier("the candidate", candidate), Classifier("pets, version 7", served)
+    return shadow.compare(images, *models, tasks.get("classification").labeling, max_changed)
 
 
 def test_changed_predictions_are_reported_and_limited():
