@@ -93,8 +93,8 @@ def _tests_table(tests: Sequence[DriftTest], rate: float) -> Table:
             Cell("drift", tone="bad") if test.drift else Cell("no drift", tone="good"),
             Cell(_probability(test.adjusted_p_value), test.adjusted_p_value),
             tables.number(test.statistic, ".4g"),
-            _mean(test.reference),
-            _mean(test.window),
+            tables.number(_or_nan(test.reference), ".4g"),
+            tables.number(_or_nan(test.window), ".4g"),
             Cell(test.method),
         ]
         for test in tests
@@ -121,10 +121,8 @@ def _quality_table(slices: Sequence[SliceQuality], name: str) -> Table:
             Cell(each.slice),
             tables.count(each.images),
             tables.number(each.value, ".3f", note=tables.interval((each.low, each.high))),
-            tables.UNDEFINED
-            if each.reference is None
-            else tables.number(
-                each.reference,
+            tables.number(
+                _or_nan(each.reference),
                 ".3f",
                 note=tables.interval((_or_nan(each.reference_low), _or_nan(each.reference_high))),
             ),
@@ -174,10 +172,6 @@ def _names(tests: Sequence[DriftTest]) -> str:
 
 def _probability(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}".replace("-", tables.MINUS)
-
-
-def _mean(value: float | None) -> Cell:
-    return tables.UNDEFINED if value is None else tables.number(value, ".4g")
 
 
 def _or_nan(value: float | None) -> float:
