@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
@@ -82,9 +83,7 @@ def compare(
         try:
             comparisons.tests += tests()
         except _NotTested as reason:
-            comparisons.notes.append(
-                f"{kind} are not tested: {reason}" if kind.endswith("s") else f"{kind} is not tested: {reason}"
-            )
+            comparisons.notes.append(f"{kind} {'are' if kind.endswith('s') else 'is'} not tested: {reason}")
     return comparisons
 
 
@@ -111,7 +110,7 @@ def _embeddings(
         raise _NotTested(f"the log contains only {len(second):,} embeddings.")
     if first.shape[1] != second.shape[1]:
         raise _NotTested(f"they have {second.shape[1]} dimensions instead of {first.shape[1]}.")
-    permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * len(Kind.__args__) / false_alarm_rate)  # type: ignore[attr-defined]
+    permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * len(get_args(Kind)) / false_alarm_rate)
     result = two_sample.maximum_mean_discrepancy(first, second, permutations, seed)
     return [Comparison("embeddings", "", "maximum mean discrepancy", result)]
 

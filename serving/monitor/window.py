@@ -124,9 +124,7 @@ def read(
         # The log has whole seconds; `after` itself is part of an earlier window.
         since = max(now - span, options.after + 1.0 if options.after else 0.0)
         images = _images(LogReader(prefix, since), model, version, outputs, skipped)
-        newest = sorted(
-            heapq.nlargest(options.images, images, key=lambda image: image[:2]), key=lambda image: image[:2]
-        )
+        newest = heapq.nlargest(options.images, images, key=lambda image: image[:2])[::-1]
         if len(newest) >= options.images or span >= options.max_age_s or since > now - span:
             break
         span *= _SPAN_FACTOR
@@ -166,20 +164,22 @@ def _images(
 def _of_request(record: LoggedRequest, outputs: Mapping[str, np.ndarray], position: int) -> Iterator[LoggedImage]:
     number = len(next(iter(outputs.values())))
     labels = {feedback.index: feedback.label for feedback in record.feedback}
-    for index in range(number):
+    parts = zip(_by_image(record.images, number), _by_image(record.embedding, number), strict=True)
+    for index, (encoded, embedding) in enumerate(parts):
         yield LoggedImage(
             time=record.time,
             position=position + index,
             request_id=record.request_id,
             outputs={name: values[index : index + 1] for name, values in outputs.items()},
-            encoded=record.images[index] if record.images and len(record.images) == number else None,
-            embedding=record.embedding[index] if _has(record.embedding, number) else None,  # type: ignore[index]
+            encoded=encoded,
+            embedding=embedding,
             label=labels.get(index),
         )
 
 
-def _has(embedding: np.ndarray | None, number: int) -> bool:
-    return embedding is not None and len(embedding) == number
+def _by_image(values: Sequence[Any] | np.ndarray | None, number: int) -> Sequence[Any] | np.ndarray:
+    """Returns the values of the images of a request; None for each unless there is one value for each."""
+    return [None] * number if values is None or len(values) != number else values
 
 
 def _with_probabilities(outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
