@@ -398,7 +398,7 @@ class MonitorOutput(JsonObject):
     quality: list[SliceQuality]
     """`all` first."""
     notes: list[str]
-    """What could not be tested, and why."""
+    """Values, requests and feedback that were not used, and why."""
     page: str
     """HTML page."""
     metrics: str

@@ -39,8 +39,8 @@ class Change(StoredPart):
     """Predictions that changed in the same way.
 
     Attributes:
-      served: What the served version predicts, in words.
-      candidate: What the candidate predicts.
+      served: The prediction of the served version, in words.
+      candidate: That of the candidate.
       images: Number of images.
     """
 

@@ -14,11 +14,11 @@ FAILED = 1
 
 
 class WatchState(Stored):
-    """What a watcher remembers across restarts.
+    """The state of a watcher, which survives restarts.
 
     Attributes:
       span: Number and version of the newest span that a run was started for; None before the first.
-      alarm: When the last alarm was found that a run was started for, seconds since 1970.
+      alarm: Time of the last alarm that a run was started for, seconds since 1970.
       noted_alarm: The same for the last alarm that was reported as without labels.
       started: When the last run started, seconds since 1970; 0 if there was none.
       running: Whether it has not ended: after a restart it counts as failed.
@@ -39,12 +39,12 @@ class WatchState(Stored):
 
 
 class Observed(NamedTuple):
-    """What a watcher sees.
+    """The reasons for a run that exist now.
 
     Attributes:
       now: Seconds since 1970.
       span: Number and version of the newest span; None if the dataset has no spans.
-      alarm: When the alarm of the served version was found, seconds since 1970; None without an alarm.
+      alarm: Time of the alarm of the served version, seconds since 1970; None without an alarm.
     """
 
     now: float
@@ -67,8 +67,9 @@ class Trigger(NamedTuple):
 def find(state: WatchState, observed: Observed, every_s: float | None) -> Trigger | None:
     """Decides whether a run starts; of several reasons, the first counts.
 
-    An alarm is a reason only together with labels, which arrive as a new span: `alarm_is_open` tells whether labels
-    have to be looked for. A run that a gate refused is not repeated for the same images: the result would be the same.
+    An alarm is a reason only together with labels, which arrive as a new span: `alarm_is_open` decides whether
+    the watcher searches for them. A run that a gate refused is not repeated for the same images: the result would be
+    the same.
 
     Args:
       state: From before.

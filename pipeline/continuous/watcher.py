@@ -28,7 +28,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions:
-    """What a watcher does.
+    """How a watcher finds reasons, and how it starts a run.
 
     Attributes:
       start: Starts a run and waits for its end; returns its exit code.

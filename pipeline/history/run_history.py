@@ -110,7 +110,7 @@ class Run:
 
 
 class NodeExecution(NamedTuple):
-    """What a run has recorded about one of its nodes.
+    """The execution of a node in a run.
 
     Attributes:
       id: Of the execution; also the name of the folder of every artifact that it writes.

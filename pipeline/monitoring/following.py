@@ -13,7 +13,7 @@ from pipeline.monitoring.monitor import Monitor, served_version
 from serving.monitor.errors import WindowError
 from serving.monitor.result import MonitorResult
 
-# What may be over at the next look: no model yet, too few requests, a reference that is being written.
+# Reasons that may be over at the next attempt: no model yet, too few requests, a reference that is being written.
 _TEMPORARY = (ConfigError, IncompatibleArtifactError, MonitorError, WindowError)
 
 

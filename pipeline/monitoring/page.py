@@ -26,7 +26,7 @@ _MOST_TESTS = 300
 
 @dataclass(frozen=True)
 class MonitorPage:
-    """What the template shows.
+    """The content of the page.
 
     Attributes:
       result: The last result.

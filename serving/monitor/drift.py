@@ -47,7 +47,7 @@ class Comparisons:
 
     Attributes:
       tests: The tests.
-      notes: What could not be tested, and why.
+      notes: Values that could not be tested, and why.
     """
 
     tests: list[Comparison] = field(default_factory=list)

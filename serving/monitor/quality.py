@@ -98,5 +98,5 @@ def _is_binary(values: np.ndarray) -> bool:
 
 
 def worse_slices(slices: Sequence[SliceQuality], drifted: frozenset[str]) -> tuple[SliceQuality, ...]:
-    """Marks the slices whose test found drift."""
+    """Marks the slices whose test detected drift."""
     return tuple(each.model_copy(update={"worse": each.slice in drifted}) for each in slices)

@@ -14,7 +14,7 @@ from trainer_module import locations
 
 FILE = "monitor.json"
 
-# What a test compares: statistics of the pixels, embeddings, the scores of the classes, the predicted class, the
+# The compared values: statistics of the pixels, embeddings, the scores of the classes, the predicted class, the
 # confidence in it, and the quality of the predictions by feedback.
 Kind = Literal["inputs", "embeddings", "outputs", "classes", "confidence", "quality"]
 
@@ -51,7 +51,7 @@ class DriftTest(_Part):
     """One statistical test of the window against the reference.
 
     Attributes:
-      kind: What is compared.
+      kind: The compared values.
       name: The tested value: `brightness`, the name of a class; empty if the kind has one test.
       method: The test, in words.
       statistic: Its statistic; larger is more different.
@@ -100,21 +100,21 @@ class SliceQuality(_Part):
 
 
 class MonitorResult(_Part):
-    """What monitoring found in one window.
+    """The result of monitoring one window.
 
     Attributes:
       format: Number of the file format.
       created: When the window was tested, seconds since 1970.
       model: Name of the model.
       version: The version whose requests were compared with its own reference.
-      alarm: Whether any test found drift.
+      alarm: Whether any test detected drift.
       false_alarm_rate: Upper bound of the probability of an alarm without drift, for all tests of a window together.
       window: The tested requests.
       reference_images: Number of images of the reference.
       tests: The tests, those with the smallest p-value first.
       quality_name: Name of the quality that feedback measures: "accuracy"; empty without feedback.
       quality: By slice, `all` first; empty without feedback.
-      notes: What could not be tested, and why.
+      notes: Values, requests and feedback that were not used, and why.
     """
 
     format: Literal[1] = 1
