@@ -63,7 +63,7 @@ def filename(number: int) -> str:
     return HOSTILE if number == 0 else f"{CLASSES[number % 3]}/{number}.png"
 
 
-def example(number: int, split: str) -> bytes:
+def example(number: int) -> bytes:
     """A serialised raw example."""
     values = pixels(number % 3, number)
     encoded = encode(values)
@@ -88,7 +88,7 @@ def examples() -> dict[str, bytes]:
     """The files of the examples artifact, by path."""
     files, number = {}, 0
     for split, count in SPLITS.items():
-        records = [tfrecord.frame(example(number + index, split)) for index in range(count)]
+        records = [tfrecord.frame(example(number + index)) for index in range(count)]
         half = count // 2
         files[f"Split-{split}/data_tfrecord-00000-of-00002"] = b"".join(records[:half])
         files[f"Split-{split}/data_tfrecord-00001-of-00002"] = b"".join(records[half:])

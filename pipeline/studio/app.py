@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from importlib import resources
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -157,9 +155,3 @@ def _unexpected_error(request: Request, error: Exception) -> Response:
     if not _wants_page(request):
         return JSONResponse({"error": message}, status_code=500)
     return pages.error_page(request, 500, "This page cannot be shown", message)
-
-
-def static_bytes(suffix: str) -> int:
-    """Returns the size of all files of one kind that pages load, bytes."""
-    folder: Any = resources.files("pipeline.studio") / "static"
-    return sum(len(entry.read_bytes()) for entry in folder.iterdir() if entry.name.endswith(suffix))

@@ -32,7 +32,6 @@ CREATE TABLE summaries (name TEXT PRIMARY KEY, content TEXT);
 """
 _INDEXES = """
 CREATE INDEX images_by_split ON images (split);
-CREATE INDEX images_by_filename ON images (filename);
 CREATE INDEX classes_by_name ON classes (class, image);
 CREATE INDEX classes_by_image ON classes (image);
 CREATE INDEX slices_by_value ON slices (name, value, image);
@@ -141,9 +140,12 @@ class ImageFilter:
             values.append(self.suspect)
         if self.text:
             conditions.append("filename LIKE ? ESCAPE '\\'")
-            escaped = self.text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            values.append(f"%{escaped}%")
+            values.append(f"%{_escaped(self.text)}%")
         return (" WHERE " + " AND ".join(conditions) if conditions else ""), values
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 class Catalog:
@@ -185,11 +187,6 @@ class Catalog:
     def image(self, number: int) -> ImageRow | None:
         """Returns one image; None if there is none of this number."""
         rows = self.query("SELECT * FROM images WHERE id = ?", [number])
-        return ImageRow(*rows[0]) if rows else None
-
-    def by_filename(self, filename: str) -> ImageRow | None:
-        """Returns the image of a file; None if it is not in the dataset."""
-        rows = self.query("SELECT * FROM images WHERE filename = ? LIMIT 1", [filename])
         return ImageRow(*rows[0]) if rows else None
 
     def chosen(self, numbers: Sequence[int]) -> list[ImageRow]:
@@ -238,10 +235,9 @@ class Catalog:
             for (number,) in numbers
         ]
 
-    def quarantine(self, offset: int, limit: int, reason: str = "") -> list[QuarantinedRow]:
+    def quarantine(self, offset: int, limit: int) -> list[QuarantinedRow]:
         """Returns quarantined files by path."""
-        where, values = ("WHERE reason LIKE ? ESCAPE '\\' ", [f"{_escaped(reason)}%"]) if reason else ("", [])
-        rows = self.query(f"SELECT * FROM quarantine {where}ORDER BY id LIMIT ? OFFSET ?", [*values, limit, offset])
+        rows = self.query("SELECT * FROM quarantine ORDER BY id LIMIT ? OFFSET ?", [limit, offset])
         return [QuarantinedRow(*row) for row in rows]
 
     def quarantined(self, number: int) -> QuarantinedRow | None:
@@ -267,10 +263,6 @@ class Catalog:
 
     def _summary(self, name: str) -> Any:
         return json.loads(self.query("SELECT content FROM summaries WHERE name = ?", [name])[0][0])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 class CatalogWriter:

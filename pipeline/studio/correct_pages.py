@@ -55,7 +55,7 @@ def list_queue(request: Request) -> Response:
     """Returns a part of the queue, with the decisions so far."""
     pipeline = pipeline_of(request)
     dataset, opened = data_pages.dataset_of(request, pipeline), _review(request, pipeline)
-    offset = number_in(request.query_params, "offset", 0, 10**9) or 0
+    offset = number_in(request.query_params, "offset", 10**9) or 0
     decisions = opened.journal.decisions()
     queue = opened.queue(dataset, number_in(request.query_params, "image"))
     if request.query_params.get("open"):
@@ -162,7 +162,7 @@ def send_selected(request: Request) -> Response:
     if newest is None or image is None:
         raise HTTPException(404, "The newest selection has no such image.")
     pixels = upright_pixels((newest[0] / image.path).read_bytes())
-    return thumbnails.respond_drawing(request, dataset.draw(pixels, image.label() or {}))
+    return thumbnails.respond_drawing(dataset.draw(pixels, image.label() or {}))
 
 
 def send_selection_file(request: Request) -> Response:

@@ -52,8 +52,8 @@ def show_data(request: Request) -> Response:
         return page
     dataset = dataset_of(request, pipeline)
     catalog, summary = dataset.catalog, dataset.summary()
-    offset = number_in(request.query_params, "files", 0, 10**9) or 0
-    first_group = number_in(request.query_params, "groups", 0, 10**9) or 0
+    offset = number_in(request.query_params, "files", 10**9) or 0
+    first_group = number_in(request.query_params, "groups", 10**9) or 0
     classes = catalog.by_class_and_split()
     return render(
         request,
@@ -103,7 +103,6 @@ def show_images(request: Request) -> Response:
         "images.html.j2",
         pipeline=pipeline,
         tab="data",
-        dataset=dataset,
         count=dataset.catalog.count(chosen),
         chosen=chosen,
         splits=dataset.artifacts.splits,
@@ -120,8 +119,8 @@ def list_images(request: Request) -> Response:
     """Returns a part of a list of images."""
     pipeline = pipeline_of(request)
     dataset = dataset_of(request, pipeline)
-    offset = number_in(request.query_params, "offset", 0, 10**9) or 0
-    limit = min(number_in(request.query_params, "limit", _PAGE, 10**6) or _PAGE, _MOST_PER_REQUEST)
+    offset = number_in(request.query_params, "offset", 10**9) or 0
+    limit = min(number_in(request.query_params, "limit", 10**6) or _PAGE, _MOST_PER_REQUEST)
     rows = dataset.catalog.images(filter_of(request), offset, limit)
     return JSONResponse({"images": [card(pipeline, dataset, row) for row in rows]})
 
@@ -171,13 +170,13 @@ def send_image(request: Request) -> Response:
     dataset = dataset_of(request, pipeline)
     row, form = _row(request, dataset), request.path_params["form"]
     if form == "file":
-        return thumbnails.respond(request, dataset.image(row), row.format)
+        return thumbnails.respond(dataset.image(row), row.format)
     if form == "drawn":
-        return thumbnails.respond_drawing(request, dataset.drawn(row))
+        return thumbnails.respond_drawing(dataset.drawn(row))
     if form == "thumbnail":
         if dataset.has_places:
-            return thumbnails.respond(request, thumbnails.shrink_drawing(dataset.drawn(row)), "PNG")
-        return thumbnails.respond(request, audit_thumbnails.shrink(dataset.image(row)), "PNG")
+            return thumbnails.respond(thumbnails.shrink_drawing(dataset.drawn(row)), "PNG")
+        return thumbnails.respond(audit_thumbnails.shrink(dataset.image(row)), "PNG")
     raise HTTPException(404, "An image has a file, a thumbnail and a drawing.")
 
 
@@ -190,7 +189,7 @@ def send_quarantined(request: Request) -> Response:
     if content is None:
         raise HTTPException(404, "There is no such file, or it is not on this machine.")
     with contextlib.suppress(Exception):  # a damaged image has many errors
-        return thumbnails.respond(request, audit_thumbnails.shrink(content), "PNG")
+        return thumbnails.respond(audit_thumbnails.shrink(content), "PNG")
     raise HTTPException(415, "This file cannot be decoded.")
 
 

@@ -47,7 +47,7 @@ class _Map(NamedTuple):
 def _open(request: Request) -> _Map:
     pipeline = pipeline_of(request)
     dataset, model = data_pages.dataset_of(request, pipeline), model_name(request, pipeline)
-    version = number_in(request.query_params, "version", most=10**18)
+    version = number_in(request.query_params, "version", 10**18)
     if version is None:
         raise HTTPException(400, "version is missing.")
     embedded = pages.studio_of(request).embeddings.get(dataset, model, version)
@@ -74,7 +74,6 @@ def show_map(request: Request) -> Response:
         "map.html.j2",
         pipeline=pipeline,
         tab="map",
-        dataset=dataset,
         count=dataset.catalog.count(),
         server=server,
         versions=sorted({*server.versions, *stored}, reverse=True),
@@ -206,7 +205,7 @@ def _selection(request: Request, numbers: list[int]) -> dict[str, Any]:
     valid = [number for number in numbers if 0 < number <= len(embedded.predictions)]
     rows = [row for first in range(0, len(valid), 500) for row in catalog.chosen(valid[first : first + 500])]
     predicted = [embedded.predictions[row.id - 1] for row in rows]
-    offset = number_in(request.query_params, "offset", 0, 10**6) or 0
+    offset = number_in(request.query_params, "offset", 10**6) or 0
     shown = rows[offset : offset + _SHOWN_IMAGES]
     cards = [
         data_pages.card(opened.pipeline, opened.dataset, row)

@@ -85,9 +85,7 @@ def render(
     """
     studio = studio_of(request)
     names = [entry.name for entry in studio.pipelines.all()]
-    text = studio.templates.get_template(template).render(
-        pipeline=pipeline, tab=tab, pipeline_names=names, path=request.url.path, **values
-    )
+    text = studio.templates.get_template(template).render(pipeline=pipeline, tab=tab, pipeline_names=names, **values)
     return HTMLResponse(text, status_code=status_code)
 
 
@@ -122,15 +120,15 @@ async def form_of(request: Request) -> dict[str, str]:
     return {key: values[-1] for key, values in fields.items()}
 
 
-def number_in(values: Mapping[str, Any], key: str, default: int | None = None, most: int = 2**53) -> int | None:
+def number_in(values: Mapping[str, Any], key: str, most: int = 2**53) -> int | None:
     """Reads a number of a query or a form; 400 if it is not one between 0 and the largest.
 
     Returns:
-      The default if the key is absent or empty.
+      None if the key is absent or empty.
     """
     text = values.get(key, "")
     if text == "":
-        return default
+        return None
     if not str(text).isdecimal() or int(text) > most:
         raise HTTPException(400, f"{key}: {str(text)[:50]!r} is not a number from 0 to {most}.")
     return int(text)

@@ -48,7 +48,7 @@ def list_pipelines(request: Request) -> Response:
 def show_pipeline(request: Request) -> Response:
     """Shows the runs of a pipeline, its progress and its versions."""
     pipeline = pipeline_of(request)
-    page = number_in(request.query_params, "page", 0, 10**6) or 0
+    page = number_in(request.query_params, "page", 10**6) or 0
     runs, count = [], 0
     if pipeline.has_runs:
         history = pipeline.runs()
@@ -98,7 +98,6 @@ def show_run(request: Request) -> Response:
         settings=sorted(run.settings.items()),
         has_report="report" in outputs.get("ModelReport", {}),
         has_explanations="explanations" in outputs.get("GradCam", {}),
-        last=len(runs),
     )
 
 
@@ -186,7 +185,7 @@ def compare_runs(request: Request) -> Response:
 def confirm_rollback(request: Request) -> Response:
     """Asks for a confirmation of a rollback, and says what it does."""
     pipeline = pipeline_of(request)
-    to = number_in(request.query_params, "to", most=10**18)
+    to = number_in(request.query_params, "to", 10**18)
     versions = model_versions.list_versions(pipeline.config.model_base_path)
     if to is None or to not in versions.served + versions.withdrawn:
         raise HTTPException(404, f"There is no version {to}.")
@@ -205,7 +204,7 @@ async def roll_back(request: Request) -> Response:
     """Rolls back to the version that was confirmed, if the newest version is still the one that the page showed."""
     pipeline = pipeline_of(request)
     form = await pages.form_of(request)
-    to, newest = number_in(form, "to", most=10**18), number_in(form, "newest", most=10**18)
+    to, newest = number_in(form, "to", 10**18), number_in(form, "newest", 10**18)
     served = model_versions.list_versions(pipeline.config.model_base_path).served
     if to is None or newest != (served[0] if served else None):
         message = "Another version has become the newest meanwhile. Nothing was changed: look at the versions again."

@@ -26,7 +26,7 @@ _PRINTED = {
 }
 
 
-def snippets(method: str, model: str, version: int, *, grpc: str, rest: str, image: str = _IMAGE) -> list[Snippet]:
+def snippets(method: str, model: str, version: int, *, grpc: str, rest: str) -> list[Snippet]:
     """Returns the snippets of one request.
 
     Args:
@@ -35,20 +35,16 @@ def snippets(method: str, model: str, version: int, *, grpc: str, rest: str, ima
       version: The version.
       grpc: HOST:PORT of the server.
       rest: URL of its REST API.
-      image: Name of the image file.
     """
     imports = "from pathlib import Path\n\n" if "Path(" in _PRINTED[method] else ""
     python = (
         f"{imports}from serving.client import GrpcClient\n\n"
         f"with GrpcClient({grpc!r}, {model!r}, version={version}) as client:\n"
-        f"    (result,) = client.{method}([{image!r}]).or_raise()\n"
+        f"    (result,) = client.{method}([{_IMAGE!r}]).or_raise()\n"
         f"{_PRINTED[method]}\n"
     )
     body = '{"instances": [{"b64": "%s"}]}'
     url = f"{rest}/v1/models/{model}/versions/{version}:predict"
-    curl = (
-        f'printf {shlex.quote(body)} "$(base64 -w0 {shlex.quote(image)})" |\n  curl -s --data @- {shlex.quote(url)}\n'
-    )
-    command = _COMMANDS[method].replace(_IMAGE, shlex.quote(image))
-    shell = f"{command} \\\n  --grpc {shlex.quote(grpc)} --model {shlex.quote(model)} --version {version}\n"
+    curl = f'printf {shlex.quote(body)} "$(base64 -w0 {_IMAGE})" |\n  curl -s --data @- {shlex.quote(url)}\n'
+    shell = f"{_COMMANDS[method]} \\\n  --grpc {shlex.quote(grpc)} --model {shlex.quote(model)} --version {version}\n"
     return [Snippet("Python", python), Snippet("curl", curl), Snippet("Command line", shell)]

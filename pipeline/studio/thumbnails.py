@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from starlette.requests import Request
 from starlette.responses import Response
 
 # Contents do not change: their paths contain the key of the dataset.
@@ -13,14 +12,14 @@ _HEADERS = {"Cache-Control": "private, max-age=31536000, immutable"}
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif"}
 
 
-def respond(request: Request, content: bytes, format_: str) -> Response:
+def respond(content: bytes, format_: str) -> Response:
     """Returns an image file."""
     return Response(content, media_type=_MEDIA_TYPES[format_], headers=_HEADERS)
 
 
-def respond_drawing(request: Request, pixels: np.ndarray) -> Response:
+def respond_drawing(pixels: np.ndarray) -> Response:
     """Returns pixels, uint8 [h, w, 3], as a PNG file."""
-    return respond(request, _png(pixels), "PNG")
+    return respond(_png(pixels), "PNG")
 
 
 def shrink_drawing(pixels: np.ndarray) -> bytes:

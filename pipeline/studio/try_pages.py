@@ -45,7 +45,7 @@ def show(request: Request) -> Response:
 async def predict(request: Request) -> Response:
     """Sends the image in the body to one version; responds with everything that the page shows."""
     pipeline, studio = pipeline_of(request), pages.studio_of(request)
-    version = number_in(request.query_params, "version", most=10**18)
+    version = number_in(request.query_params, "version", 10**18)
     if version is None:
         raise HTTPException(400, "version is missing.")
     body = await request.body()
