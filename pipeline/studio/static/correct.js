@@ -1,9 +1,8 @@
 "use strict";
 // The review queue. A decision counts only when the server has stored it; the next image appears after that.
-import { announce, element, post, request, showProblem } from "./page.js";
+import { announce, element, find, post, request, showProblem } from "./page.js";
 
 const root = document.getElementById("correct");
-const find = (id) => document.getElementById(id);
 const PAGE = 50;
 const state = { total: 0, index: 0, pages: new Map(), busy: false };
 const classes = root ? JSON.parse(root.dataset.classes) : [];

@@ -1,6 +1,6 @@
 "use strict";
 // A list of any length: only the visible images are in the document, and only their part of the list is requested.
-import { element, request } from "./page.js";
+import { element, find, request, scheduler, thumb } from "./page.js";
 
 const PAGE = 100;
 const ROW_HEIGHT = 190;
@@ -10,11 +10,10 @@ const KEPT_PAGES = 40;
 // Browsers cannot scroll further than about 16 million pixels.
 const MAX_HEIGHT = 8_000_000;
 
-const box = document.getElementById("images");
+const box = find("images");
 const content = box.querySelector(".virtual-content");
 const count = Number(box.dataset.count);
 const pages = new Map();
-let scheduled = false;
 
 function columns() {
   return Math.max(2, Math.floor(box.clientWidth / CARD_WIDTH));
@@ -37,18 +36,12 @@ async function load(page) {
   }
 }
 
-export function card(entry) {
-  return element(
-    "a",
-    { className: "thumb", href: entry.url },
-    element("img", { src: entry.thumbnail, alt: "", className: entry.small ? "crisp" : "" }),
-    element("span", { className: "name", textContent: entry.label || "no label" }),
-    element("span", { className: "soft", textContent: entry.filename, title: entry.filename }),
-  );
+function card(entry) {
+  const note = element("span", { className: "soft", textContent: entry.filename, title: entry.filename });
+  return thumb(entry, note, { loading: "eager" });
 }
 
 function draw() {
-  scheduled = false;
   const perRow = columns();
   const rows = Math.ceil(count / perRow);
   const height = Math.min(rows * ROW_HEIGHT, MAX_HEIGHT);
@@ -80,18 +73,10 @@ function draw() {
   if (focused !== undefined) content.querySelector(`[data-index="${focused}"]`)?.focus({ preventScroll: true });
 }
 
-function schedule() {
-  if (!scheduled) {
-    scheduled = true;
-    requestAnimationFrame(draw);
-  }
-}
-
-if (box) {
-  box.addEventListener("scroll", schedule, { passive: true });
-  addEventListener("resize", schedule);
-  document.getElementById("filter").addEventListener("change", (event) => {
-    if (event.target.tagName === "SELECT") event.currentTarget.requestSubmit();
-  });
-  draw();
-}
+const schedule = scheduler(draw);
+box.addEventListener("scroll", schedule, { passive: true });
+addEventListener("resize", schedule);
+find("filter").addEventListener("change", (event) => {
+  if (event.target.tagName === "SELECT") event.currentTarget.requestSubmit();
+});
+draw();

@@ -1,9 +1,8 @@
 "use strict";
 // The embedding map: a canvas of points that can be moved, zoomed and selected.
-import { announce, element, percent, post, request, showProblem } from "./page.js";
+import { announce, element, find, percent, post, request, scheduler, showProblem, thumb } from "./page.js";
 
 const root = document.getElementById("map");
-const find = (id) => document.getElementById(id);
 const POLL_MS = 1000;
 const CLICK_PX = 4;
 const REACH_PX = 8;
@@ -14,7 +13,6 @@ const data = { xy: new Float32Array(), codes: [], ids: [], names: [], colors: []
 let lasso = null;
 let selected = null;
 let mode = "pan";
-let scheduled = false;
 let selection = [];
 
 // === Data ===
@@ -61,7 +59,7 @@ async function load() {
     request(endpoint("colors", { color: find("color").value })),
   ]);
   data.xy = new Float32Array(points);
-  Object.assign(data, colors, { hidden: new Set(), index: null });
+  Object.assign(data, colors, { hidden: new Set() });
   fillLegend();
   reset();
 }
@@ -134,15 +132,9 @@ function reset() {
   schedule();
 }
 
-function schedule() {
-  if (!scheduled) {
-    scheduled = true;
-    requestAnimationFrame(draw);
-  }
-}
+const schedule = scheduler(draw);
 
 function draw() {
-  scheduled = false;
   resize();
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
@@ -239,14 +231,14 @@ function up(event) {
 
 function open([x, y]) {
   let best = (REACH_PX * (devicePixelRatio || 1)) ** 2;
-  let found = -1;
+  let nearest = -1;
   for (let index = 0; index < data.ids.length; index++) {
     if (data.hidden.has(data.codes[index])) continue;
     const dx = view.scale * data.xy[2 * index] + view.x - x;
     const dy = view.scale * data.xy[2 * index + 1] + view.y - y;
-    if (dx * dx + dy * dy < best) [best, found] = [dx * dx + dy * dy, index];
+    if (dx * dx + dy * dy < best) [best, nearest] = [dx * dx + dy * dy, index];
   }
-  if (found >= 0) select([found]);
+  if (nearest >= 0) select([nearest]);
 }
 
 // === Selection ===
@@ -295,13 +287,9 @@ async function showSelection(offset) {
     );
     find("sel-images").append(
       ...result.images.map((entry) =>
-        element(
-          "a",
-          { className: `thumb${entry.correct ? "" : " wrong"}`, href: entry.url },
-          element("img", { src: entry.thumbnail, alt: "", loading: "lazy", className: entry.small ? "crisp" : "" }),
-          element("span", { className: "name", textContent: entry.label || "no label" }),
-          element("span", { className: entry.correct ? "soft" : "bad", textContent: entry.correct ? `✓ ${entry.predicted}` : `✗ ${entry.predicted}` }),
-        ),
+        entry.correct
+          ? thumb(entry, element("span", { className: "soft", textContent: `✓ ${entry.predicted}` }))
+          : thumb(entry, element("span", { className: "bad", textContent: `✗ ${entry.predicted}` }), { className: "thumb wrong" }),
       ),
     );
     const more = find("sel-more");

@@ -1,16 +1,41 @@
 "use strict";
-// What several pages use: elements, requests, and messages for screen readers.
+// Shared by several pages: elements, thumbnails, requests, and messages for screen readers.
+
+export const find = (id) => document.getElementById(id);
 
 /** Creates an element. Text is always text, never HTML. */
 export function element(tag, properties = {}, ...children) {
   const created = document.createElement(tag);
   for (const [key, value] of Object.entries(properties)) {
-    if (key === "data") Object.assign(created.dataset, value);
-    else if (key.startsWith("aria") || key === "role" || key === "scope" || key === "for") created.setAttribute(key, value);
+    if (key === "role" || key === "scope") created.setAttribute(key, value);
     else created[key] = value;
   }
-  created.append(...children.filter((child) => child !== null && child !== undefined));
+  created.append(...children);
   return created;
+}
+
+/** Creates the thumbnail of an image of the dataset, with its label and an element below it. */
+export function thumb(entry, note, { className = "thumb", loading = "lazy" } = {}) {
+  return element(
+    "a",
+    { className, href: entry.url },
+    element("img", { src: entry.thumbnail, alt: "", loading, className: entry.small ? "crisp" : "" }),
+    element("span", { className: "name", textContent: entry.label || "no label" }),
+    note,
+  );
+}
+
+/** Returns a function that draws before the next frame, once however often it is called. */
+export function scheduler(draw) {
+  let scheduled = false;
+  return () => {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      draw();
+    });
+  };
 }
 
 /** Requests JSON; throws an Error with the message of the server. */
@@ -39,9 +64,9 @@ export function post(url, value) {
   return request(url, { method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" } });
 }
 
-/** Says something to screen readers. */
+/** Reports something to screen readers. */
 export function announce(text) {
-  document.getElementById("status").textContent = text;
+  find("status").textContent = text;
 }
 
 /** Shows a problem in an element, or hides it. */

@@ -1,10 +1,9 @@
 "use strict";
 // Sends an image to one or two versions of a model, and draws what they return over it.
-import { announce, element, request, showProblem } from "./page.js";
+import { announce, element, find, request, showProblem, thumb } from "./page.js";
 
 const root = document.getElementById("try");
-const find = (id) => document.getElementById(id);
-const state = { image: null, name: "", results: [], hidden: new Set(), controller: null };
+const state = { image: null, results: [], hidden: new Set(), controller: null };
 const colors = root ? JSON.parse(root.dataset.colors) : [];
 
 // === Image ===
@@ -277,13 +276,7 @@ function showNearest(result) {
     return;
   }
   const cards = result.nearest.map((entry) =>
-    element(
-      "a",
-      { className: "thumb", href: entry.url },
-      element("img", { src: entry.thumbnail, alt: "", loading: "lazy", className: entry.small ? "crisp" : "" }),
-      element("span", { className: "name", textContent: entry.label || "no label" }),
-      element("span", { className: "soft", textContent: `similarity ${entry.similarity.toFixed(3)}` }),
-    ),
+    thumb(entry, element("span", { className: "soft", textContent: `similarity ${entry.similarity.toFixed(3)}` })),
   );
   box.replaceChildren(element("div", { className: "thumbs" }, ...cards));
 }
