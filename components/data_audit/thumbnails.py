@@ -13,8 +13,12 @@ _SIDE = 256
 def shrink(encoded: bytes) -> bytes:
     """Returns an image file as PNG whose longer side has at most 256 pixels, upright by its EXIF orientation."""
     with Image.open(io.BytesIO(encoded)) as image:
-        small = ImageOps.exif_transpose(image).convert("RGB")
-    small.thumbnail((_SIDE, _SIDE))
+        return shrink_image(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def shrink_image(image: Image.Image) -> bytes:
+    """Returns an RGB image as PNG whose longer side has at most 256 pixels; the given one is shrunk."""
+    image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
-    small.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -132,9 +132,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _server(options: StudioOptions) -> uvicorn.Server:
     import uvicorn
 
-    # Charts and thumbnails need them: imported now, not while the first page waits.
+    # Charts need it: imported now, not while the first page waits.
     from matplotlib import ticker  # noqa: F401
-    from PIL import Image  # noqa: F401
 
     from pipeline.studio.app import create_app
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from PIL import Image
 from starlette.responses import Response
+
+from components.data_audit.thumbnails import shrink_image
 
 # Contents do not change: their paths contain the key of the dataset.
 _HEADERS = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -19,19 +22,11 @@ def respond(content: bytes, format_: str) -> Response:
 
 def respond_drawing(pixels: np.ndarray) -> Response:
     """Returns pixels, uint8 [h, w, 3], as a PNG file."""
-    return respond(_png(pixels), "PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return respond(buffer.getvalue(), "PNG")
 
 
 def shrink_drawing(pixels: np.ndarray) -> bytes:
     """Returns a thumbnail of a drawing, uint8 [h, w, 3]."""
-    from components.data_audit.thumbnails import shrink
-
-    return shrink(_png(pixels))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return shrink_image(Image.fromarray(pixels))
