@@ -14,7 +14,7 @@ from starlette.routing import Route
 from components.data_audit import thumbnails as audit_thumbnails
 from pipeline.studio import pages, thumbnails
 from pipeline.studio.catalog import ImageFilter, ImageRow
-from pipeline.studio.dataset import Building, Dataset
+from pipeline.studio.dataset import Dataset
 from pipeline.studio.pages import number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
 from trainer_module import locations
@@ -28,7 +28,7 @@ _SMALL = 160
 
 def dataset_of(request: Request, pipeline: StudioPipeline) -> Dataset:
     """Returns the dataset; 404 if no run has read images, 503 while its catalog is built."""
-    dataset = pages.studio_of(request).datasets.get(pipeline) if pipeline.has_runs else None
+    dataset = pages.studio_of(request).datasets.get(pipeline)
     if isinstance(dataset, Dataset):
         return dataset
     if dataset is None:
@@ -38,11 +38,10 @@ def dataset_of(request: Request, pipeline: StudioPipeline) -> Dataset:
 
 def waiting_page(request: Request, pipeline: StudioPipeline, tab: str) -> Response | None:
     """Returns the page that is shown instead while there is no catalog; None if there is one."""
-    dataset = pages.studio_of(request).datasets.get(pipeline) if pipeline.has_runs else None
+    dataset = pages.studio_of(request).datasets.get(pipeline)
     if isinstance(dataset, Dataset):
         return None
-    building = dataset if isinstance(dataset, Building) else None
-    return render(request, "waiting.html.j2", pipeline=pipeline, tab=tab, building=building)
+    return render(request, "waiting.html.j2", pipeline=pipeline, tab=tab, building=dataset)
 
 
 def show_data(request: Request) -> Response:

@@ -154,8 +154,8 @@ def label_values(example: Features) -> dict[str, list[Any]]:
     """Reads the features of a label with places: feature name → values; empty if the label has none."""
     values = {}
     for key in (features.MASK_ENCODED, *features.BOX_CORNERS, *_BOX_KEYS):
-        kind = example[key].WhichOneof("kind") if key in example else None
-        if kind or key in example:
+        if key in example:
+            kind = example[key].WhichOneof("kind")
             values[key] = list(getattr(example[key], kind).value) if kind else []
     values[features.BOX_CLASSES] = [name.decode() for name in values.get(features.BOX_CLASSES, ())]
     return values if features.MASK_ENCODED in values or features.BOX_YMIN in values else {}
@@ -239,9 +239,9 @@ class Datasets:
         """Returns the dataset, its state while the catalog is built, or None if no run has read images.
 
         Raises:
-          ConfigError: If there are no runs.
+          ConfigError: If the run history cannot be read.
         """
-        artifacts = self._artifacts_of(pipeline)
+        artifacts = self._artifacts_of(pipeline) if pipeline.has_runs else None
         if artifacts is None:
             return None
         path = pipeline.folder / f"catalog-{FORMAT}-{artifacts.key}.sqlite"

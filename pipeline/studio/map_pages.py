@@ -247,7 +247,7 @@ def nearest_cards(
       vector: float32 [D].
       top_k: Number of images.
     """
-    dataset = pages.studio_of(request).datasets.get(pipeline) if pipeline.has_runs else None
+    dataset = pages.studio_of(request).datasets.get(pipeline)
     if vector is None:
         return {"nearest_note": "This model has no signature `embed`."}
     if not isinstance(dataset, Dataset):
