@@ -16,7 +16,7 @@ from components.evaluator.options import EvaluationOptions
 from pipeline.config import dotted_names, renamed_keys
 from pipeline.config.messages import ConfigError, explain
 from pipeline.config.names import name_of_data
-from pipeline.config.sections import PipelineConfig, PipelineSection
+from pipeline.config.sections import METADATA_FILE, PipelineConfig, PipelineSection
 from trainer_module import backbones, models, tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.locations import absolute
@@ -115,7 +115,7 @@ def _keep_default_name(table: dict[str, Any], warn: renamed_keys.Warn) -> None:
     """Keeps the default `pipeline.name` of the previous release if that has runs."""
     root = dotted_names.get(table, "pipeline.root") or PipelineSection.model_fields["root"].default
     old = Path(str(root)).expanduser() / renamed_keys.OLD_DEFAULT_NAME
-    if dotted_names.get(table, "pipeline.name") is None and (old / "metadata.sqlite").is_file():
+    if dotted_names.get(table, "pipeline.name") is None and (old / METADATA_FILE).is_file():
         dotted_names.put(table, "pipeline.name", old.name)
         warn(f'{old} contains runs: set `pipeline.name = "{old.name}"`, which is not the default in the next release.')
 

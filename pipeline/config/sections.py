@@ -39,6 +39,9 @@ from trainer_module.options import (
 from trainer_module.search_space import TunerOptions
 from trainer_module.section import Section
 
+# Of ML Metadata, in the folder of a pipeline.
+METADATA_FILE = "metadata.sqlite"
+
 
 class PipelineSection(Section):
     """`[pipeline]`: the name of the pipeline and its folders."""
@@ -201,7 +204,7 @@ class PipelineConfig(Section):
     @property
     def metadata_path(self) -> Path:
         """SQLite file of ML Metadata, with all runs."""
-        return self.run_dir / "metadata.sqlite"
+        return self.run_dir / METADATA_FILE
 
     @property
     def log_path(self) -> Path:

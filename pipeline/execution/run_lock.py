@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+RUN_LOCK_FILE = ".lock"
 
 
 class AlreadyRunningError(Exception):
@@ -20,9 +23,23 @@ def run_lock(run_dir: Path) -> AbstractContextManager[None]:
       AlreadyRunningError: If another process holds the lock.
     """
     return _locked(
-        run_dir / ".lock",
+        run_dir / RUN_LOCK_FILE,
         f"Another run uses {run_dir}. Wait until it ends, or give this one another name (--set pipeline.name=NAME).",
     )
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a process of this machine runs the pipeline.
+
+    The lock is not tried, which would make a run fail that starts at the same time.
+    """
+    try:
+        status = (run_dir / RUN_LOCK_FILE).stat()
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    return any(fields[1] == "FLOCK" and fields[5] == place for line in locks.splitlines() if (fields := line.split()))
 
 
 def watch_lock(run_dir: Path) -> AbstractContextManager[None]:

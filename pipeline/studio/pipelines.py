@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.config.sections import PipelineConfig
+from pipeline.config.sections import METADATA_FILE, PipelineConfig
+from pipeline.execution import run_lock
+from pipeline.execution.run_lock import RUN_LOCK_FILE
 from pipeline.history import run_history
 from pipeline.history.run_history import Run, Runs
 from pipeline.studio.options import StudioOptions
 
-_METADATA_FILE = "metadata.sqlite"
-_LOCK_FILE = ".lock"
 # Pipelines may be grouped in folders below the root.
 _PATTERNS = ("*", "*/*")
 # Folders are not listed again for every image of a page.
@@ -54,19 +53,8 @@ class StudioPipeline:
         return next(iter(self.runs().newest(1)), None) if self.has_runs else None
 
     def is_running(self) -> bool:
-        """Whether a process of this machine runs the pipeline: whether it holds the lock of its folder.
-
-        The lock is not tried, which would make a run fail that starts at the same time.
-        """
-        try:
-            status = (self.config.run_dir / _LOCK_FILE).stat()
-            locks = Path("/proc/locks").read_text()
-        except OSError:
-            return False
-        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        return any(
-            fields[1] == "FLOCK" and fields[5] == place for line in locks.splitlines() if (fields := line.split())
-        )
+        """Whether a process of this machine runs the pipeline."""
+        return run_lock.is_running(self.config.run_dir)
 
 
 class Pipelines:
@@ -109,12 +97,14 @@ class Pipelines:
             return []
         candidates = [path for pattern in _PATTERNS for path in root.glob(pattern)]
         return sorted(
-            path.absolute() for path in candidates if (path / _METADATA_FILE).is_file() or (path / _LOCK_FILE).is_file()
+            path.absolute()
+            for path in candidates
+            if (path / METADATA_FILE).is_file() or (path / RUN_LOCK_FILE).is_file()
         )
 
     def _config_of(self, run_dir: Path) -> PipelineConfig:
         """Reads the configuration of the last report, which contains all of it; the defaults if there is none."""
-        metadata = run_dir / _METADATA_FILE
+        metadata = run_dir / METADATA_FILE
         changed = metadata.stat().st_mtime if metadata.is_file() else 0.0
         known = self._stored.get(run_dir)
         if known is not None and known[0] == changed:
