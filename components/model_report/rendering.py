@@ -68,8 +68,8 @@ def sections(page: Page) -> dict[str, str]:
     return {anchor: title for anchor, title, shown in candidates if shown}
 
 
-@functools.cache
-def _environment(package: str) -> jinja2.Environment:
+def create_environment(package: str) -> jinja2.Environment:
+    """Creates the environment of a package's templates, which may use those of the report; everything is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in (package, _PACKAGE)]),
         autoescape=True,
@@ -79,3 +79,6 @@ def _environment(package: str) -> jinja2.Environment:
     )
     environment.tests["known"] = lambda value: value is not None and value == value
     return environment
+
+
+_environment = functools.cache(create_environment)

@@ -113,11 +113,11 @@ async def _log_in(request: Request) -> Response:
 
 
 def _report_style(request: Request) -> Response:
-    return _from_report(request, "report/style.css.j2", "text/css")
+    return _from_report(request, "style.css.j2", "text/css")
 
 
 def _report_sorting(request: Request) -> Response:
-    return _from_report(request, "report/sorting.js.j2", "text/javascript")
+    return _from_report(request, "sorting.js.j2", "text/javascript")
 
 
 def _from_report(request: Request, template: str, media_type: str) -> Response:

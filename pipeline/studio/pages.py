@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from components.model_report import charts
+from components.model_report.rendering import create_environment
 from pipeline.history.run_history import start_time
 from pipeline.studio.pipelines import StudioPipeline
 from pipeline.studio.state import Studio
@@ -23,20 +24,8 @@ _TONES = {"pushed": "good", "refused": "bad", "failed": "bad", "rolled back": "w
 
 
 def environment() -> jinja2.Environment:
-    """Creates the environment of the templates; those of the report are below `report/`. Everything is escaped."""
-    templates = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader("pipeline.studio"),
-                jinja2.PrefixLoader({"report": jinja2.PackageLoader("components.model_report")}),
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.tests["known"] = lambda value: value is not None and value == value
+    """Creates the environment of the templates, which use those of the report."""
+    templates = create_environment("pipeline.studio")
     filters: dict[str, Callable[..., str]] = {
         "number": lambda value: f"{value:,}",
         "start_time": start_time,
