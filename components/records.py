@@ -1,7 +1,9 @@
 """Reads the files of ImageExampleGen in nodes that need a few numbers of every example."""
 
 import os
+from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from tfx import types
 from tfx.types import artifact_utils
@@ -16,6 +18,12 @@ def file_groups(examples: types.Artifact, split: str) -> list[list[str]]:
     """Divides the files of a split into the units of work of a Beam pipeline."""
     paths = sorted(tf.io.gfile.glob(os.path.join(artifact_utils.get_split_uri([examples], split), "*")))
     return [paths[start : start + _FILES_PER_GROUP] for start in range(0, len(paths), _FILES_PER_GROUP)]
+
+
+def split_batches(examples: types.Artifact, split: str) -> Iterator[np.ndarray]:
+    """Yields the serialised examples of a split, string [N], for a node that is one process."""
+    for paths in file_groups(examples, split):
+        yield from batches(paths).as_numpy_iterator()
 
 
 def batches(paths: list[str]) -> tf.data.Dataset:

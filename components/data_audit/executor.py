@@ -76,9 +76,8 @@ class Executor(base_executor.BaseExecutor):
 def _batches(examples: types.Artifact) -> Iterator[list[Features]]:
     """Yields batches of parsed examples of all splits."""
     for split in artifact_utils.decode_split_names(examples.split_names):
-        for paths in records.file_groups(examples, split):
-            for batch in records.batches(paths).as_numpy_iterator():
-                yield [tf.train.Example.FromString(serialized).features.feature for serialized in batch]
+        for batch in records.split_batches(examples, split):
+            yield [tf.train.Example.FromString(serialized).features.feature for serialized in batch]
 
 
 def _filename(example: Features) -> str:

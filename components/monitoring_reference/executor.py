@@ -59,13 +59,8 @@ class Executor(base_executor.BaseExecutor):
         output.set_int_custom_property(VERSION, version)
 
 
-def _serialized(examples: types.Artifact, split: str) -> Iterator[np.ndarray]:
-    for paths in records.file_groups(examples, split):
-        yield from records.batches(paths).as_numpy_iterator()
-
-
 def _count(examples: types.Artifact, split: str) -> int:
-    return sum(len(batch) for batch in _serialized(examples, split))
+    return sum(len(batch) for batch in records.split_batches(examples, split))
 
 
 def _chosen(total: int, most: int) -> np.ndarray:
@@ -78,7 +73,7 @@ def _chosen(total: int, most: int) -> np.ndarray:
 def _batches(examples: types.Artifact, split: str, chosen: np.ndarray) -> Iterator[list[measured.Features]]:
     """Yields the chosen examples; the images of a batch are in memory, not those of the split."""
     start = 0
-    for batch in _serialized(examples, split):
+    for batch in records.split_batches(examples, split):
         kept = batch[chosen[start : start + len(batch)]]
         start += len(batch)
         if len(kept):
