@@ -157,8 +157,7 @@ def encode_mask(ids: np.ndarray, encoding: MaskEncoding) -> bytes:
         image = Image.fromarray(table[ids])
     else:
         values = np.arange(256, dtype=np.uint16)
-        given = encoding.values or ((0, 255) if encoding.source == "alpha" and encoding.num_classes == 2 else ())
-        values[: len(given)] = given
+        values[: len(encoding.class_values)] = encoding.class_values
         if encoding.source == "alpha":
             alpha = values[ids].astype(np.uint8)
             image = Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=-1), "LA")

@@ -41,9 +41,14 @@ class MaskEncoding:
     source: Source = "auto"
     orientation: Orientation = "auto"
 
+    @property
+    def class_values(self) -> tuple[int, ...]:
+        """The value of every class; empty if values are ids."""
+        return _OPAQUE if self.source == "alpha" and self.num_classes == 2 and not self.values else self.values
+
     def id_of_value(self, value: int) -> int:
         """Returns the class id, or the ignored id, of a value; UNKNOWN if it has none."""
-        values = _OPAQUE if self.source == "alpha" and self.num_classes == 2 and not self.values else self.values
+        values = self.class_values
         if value in values:
             return values.index(value)
         if not values and 0 <= value < self.num_classes:
