@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Pixels of the model input that lie outside the image (`transform.resize = "pad"`): in no loss and no metric.
 PADDING_ID = 255
@@ -21,3 +25,16 @@ def counted(mask: Any, ignore_id: int | None, num_classes: int = PADDING_ID) -> 
     """
     inside = (mask != PADDING_ID) if num_classes <= PADDING_ID else (mask == mask)
     return inside if ignore_id is None else inside & (mask != ignore_id)
+
+
+def decode(png: bytes) -> np.ndarray:
+    """Reads a PNG file of class ids: uint8 [height, width].
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        return np.asarray(image)

@@ -21,7 +21,7 @@ from pipeline.nodes import DATA_AUDIT
 from pipeline.studio.catalog import FORMAT, Catalog, CatalogWriter, ImageRow
 from pipeline.studio.pipelines import StudioPipeline
 from serving import tfrecord
-from trainer_module import box_labels, features, locations, tasks
+from trainer_module import box_labels, features, locations, mask_labels, tasks
 from trainer_module.locations import join
 
 _GEN, _EXAMPLES, _QUARANTINE = "ImageExampleGen", "examples", "quarantine"
@@ -171,26 +171,9 @@ def label_array(label: LabelValues, classes: Sequence[str]) -> np.ndarray | None
     Returns:
       A mask uint8 [h, w], or boxes float32 [M, 6] as in `box_labels`; None if the label has no places.
     """
-    import io
-
-    from PIL import Image
-
     if label.get(features.MASK_ENCODED):
-        with Image.open(io.BytesIO(label[features.MASK_ENCODED][0])) as mask:
-            return np.asarray(mask)
-    if features.BOX_YMIN not in label:
-        return None
-    ids = {name: class_id for class_id, name in enumerate(classes)}
-    names = label[features.BOX_CLASSES]
-    boxes = np.zeros((len(names), box_labels.NUM_COLUMNS), np.float32)
-    for column, key in enumerate(features.BOX_CORNERS):
-        boxes[:, column] = label[key]
-    boxes[:, 4] = [ids.get(name, box_labels.UNKNOWN_CLASS) for name in names]
-    for key, kind in ((features.BOX_DIFFICULT, box_labels.DIFFICULT), (features.BOX_IS_CROWD, box_labels.CROWD)):
-        flags = label.get(key, ())
-        if len(flags) == len(names):
-            boxes[np.asarray(flags, bool), 5] = kind
-    return boxes
+        return mask_labels.decode(label[features.MASK_ENCODED][0])
+    return box_labels.pack(label, classes) if features.BOX_YMIN in label else None
 
 
 def _parse(data: bytes) -> Features:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer_module import features
+from trainer_module import features, mask_labels
 from trainer_module.evaluation.baselines import (
     COMMON_EVIDENCE,
     OCCURRING,
@@ -137,7 +137,8 @@ def _element(
     label_features: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], parameters: Parameters
 ) -> np.ndarray:
     # A matrix per example: slices then do not multiply the pixels.
-    ground_truth, predicted = _decode(label_features[features.LABEL]), _decode(predictions["mask_png_bytes"])
+    ground_truth = mask_labels.decode(label_features[features.LABEL].item())
+    predicted = mask_labels.decode(predictions["mask_png_bytes"].item())
     if parameters.shared is None:
         return count_pixels(ground_truth, predicted, parameters.num_classes, parameters.ignore_id)
     # Masks of the ground truth have the dataset's ids, those that a model predicts its own.
@@ -152,13 +153,6 @@ def _shared_ids(ids: Sequence[int], other: int) -> np.ndarray:
     table = np.full(256, other, np.uint8)
     table[: len(ids)] = [other if shared < 0 else shared for shared in ids]
     return table
-
-
-def _decode(png: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png.item())) as image:
-        return np.asarray(image)
 
 
 def _encode(mask: np.ndarray) -> np.ndarray:

@@ -575,35 +575,17 @@ def _ground_truth(raw: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def _box_f1(
     outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
 ) -> float:
-    """Computes the F1 of the detections of an image from the served threshold on.
-
-    The label is a list of objects {"label": class name, "box": [ymin, xmin, ymax, xmax]}, relative to the upright
-    image; `difficult` and `crowd` are optional.
-    """
+    """Computes the F1 of the detections of an image from the served threshold on; the label is that of feedback."""
     import numpy as np
 
-    try:
-        objects = np.array([_label_row(each, classes) for each in label], np.float32).reshape(
-            -1, box_labels.NUM_COLUMNS
-        )
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise ValueError('it is not a list of {"label": NAME, "box": [YMIN, XMIN, YMAX, XMAX]}') from None
+    # A class that the model does not know has an id that it never predicts.
+    objects = box_labels.pack(_from_feedback(label), classes, unknown=len(classes))
     ids = outputs["detection_classes"][index] - 1.0
     scores = outputs["detection_scores"][index]
     kinds = np.full(len(ids), float(box_labels.OBJECT), np.float32)
     detections = np.column_stack([outputs["detection_boxes"][index], ids, kinds, scores]).astype(np.float32)
     threshold = float(outputs["served_threshold"][index])
     return box_drawing.f1(objects, box_drawing.at_least(detections, threshold), ignore_id)
-
-
-def _label_row(labelled: Mapping[str, Any], classes: Sequence[str]) -> list[float]:
-    """Returns the columns of `box_labels`; a class that the model does not know has an id that it never predicts."""
-    kind = box_labels.CROWD if labelled.get("crowd") else box_labels.DIFFICULT if labelled.get("difficult") else 0
-    name, corners = labelled["label"], [float(value) for value in labelled["box"]]
-    if not isinstance(name, str) or len(corners) != 4:
-        raise ValueError
-    class_id = classes.index(name) if name in classes else len(classes)
-    return [*corners, class_id, kind]
 
 
 def _label_classes(label: Any) -> tuple[str, ...]:
@@ -664,7 +646,10 @@ def _agreement(label: RawLabel, other: RawLabel) -> float:
 
 
 def _from_feedback(value: Any) -> RawLabel:
-    """Reads a list of {"label": NAME, "box": [ymin, xmin, ymax, xmax]}; `difficult` and `crowd` are optional."""
+    """Reads a list of {"label": NAME, "box": [ymin, xmin, ymax, xmax]}; `difficult` and `crowd` are optional.
+
+    Boxes are relative to the upright image.
+    """
     label: dict[str, list[Any]] = {key: [] for key in (*features.BOX_CORNERS, features.BOX_CLASSES)}
     label |= {features.BOX_DIFFICULT: [], features.BOX_IS_CROWD: []}
     try:

@@ -424,10 +424,13 @@ def _agreement(
     return 2.0 * len(predicted & set(names)) / total if total else 1.0
 
 
+_NOT_CLASSES = "it is not a list of class names"
+
+
 def _label_classes(label: Any) -> tuple[str, ...]:
     names = [label] if isinstance(label, str) else label
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("it is not a list of class names")
+        raise ValueError(_NOT_CLASSES)
     return tuple(dict.fromkeys(names))
 
 
@@ -459,10 +462,10 @@ def _jaccard(label: RawLabel, other: RawLabel) -> float:
 
 
 def _from_feedback(value: Any) -> RawLabel:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("it is not a list of class names")
-    return {features.CLASS_TEXT: sorted(set(names))}
+    names = _label_classes(value)
+    if not all(names):
+        raise ValueError(_NOT_CLASSES)
+    return {features.CLASS_TEXT: sorted(names)}
 
 
 TASK = TaskSpec(

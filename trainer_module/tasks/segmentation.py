@@ -371,29 +371,19 @@ def _mask_accuracy(
     outputs: Mapping[str, np.ndarray], index: int, label: Any, classes: Sequence[str], ignore_id: int | None
 ) -> float:
     """Computes the pixel accuracy of a mask; the label is a PNG file of class ids in base64."""
-    import base64
-
     try:
-        mask = _read_png(base64.b64decode(label, validate=True))
-    except (TypeError, ValueError, OSError):
-        raise ValueError("it is not a PNG file of class ids in base64") from None
-    predicted = _read_png(outputs["mask_png_bytes"][index])
+        mask = mask_labels.decode(_from_feedback(label)[features.MASK_ENCODED][0])
+    except (ValueError, OSError):
+        raise ValueError(_NOT_A_MASK) from None
+    predicted = mask_labels.decode(outputs["mask_png_bytes"][index])
     if mask.shape != predicted.shape:
         raise ValueError(f"the mask has the shape {list(mask.shape)}, the image {list(predicted.shape)}")
     return mask_drawing.pixel_accuracy(mask, predicted, ignore_id)
 
 
-def _read_png(content: bytes) -> np.ndarray:
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        return np.asarray(image)
-
-
 # === Labelling ===
+
+_NOT_A_MASK = "it is not a PNG file of class ids in base64"
 
 
 def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -414,7 +404,7 @@ def _agreement(label: RawLabel, other: RawLabel) -> float:
     """Returns the share of equal pixels; 0 if the masks differ in size."""
     import numpy as np
 
-    masks = [_read_png(entry[features.MASK_ENCODED][0]) for entry in (label, other)]
+    masks = [mask_labels.decode(entry[features.MASK_ENCODED][0]) for entry in (label, other)]
     return float(np.mean(masks[0] == masks[1])) if masks[0].shape == masks[1].shape else 0.0
 
 
@@ -427,7 +417,7 @@ def _from_feedback(value: Any) -> RawLabel:
     except (TypeError, ValueError):
         png = b""
     if not png.startswith(b"\x89PNG"):
-        raise ValueError("it is not a PNG file of class ids in base64")
+        raise ValueError(_NOT_A_MASK)
     return {features.MASK_ENCODED: [png]}
 
 
