@@ -49,14 +49,14 @@ parts = {"inputs": KSDrift, "outputs": KSDrift, "confidence": KSDrift, "embeddin
 level = rate / (len(parts) + 1)
 detectors = {name: kind(data["reference_" + name], p_val=level) for name, kind in parts.items()}
 detectors["classes"] = ChiSquareDrift(data["reference_classes"], p_val=level)
-found = {name: 0 for name in [*detectors, "all"]}
+counts = {name: 0 for name in [*detectors, "all"]}
 for rows in data["windows"]:
     drift = {name: bool(each.predict(data["population_" + name][rows])["data"]["is_drift"])
              for name, each in detectors.items()}
     for name, value in drift.items():
-        found[name] += value
-    found["all"] += any(drift.values())
-print(json.dumps({"version": alibi_detect.__version__, "alarms": found.pop("all"), "by_kind": found}))
+        counts[name] += value
+    counts["all"] += any(drift.values())
+print(json.dumps({"version": alibi_detect.__version__, "alarms": counts.pop("all"), "by_kind": counts}))
 """
 
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
