@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import label_errors
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
@@ -24,11 +25,7 @@ from components.data_audit import out_of_fold
 from components.image_example_gen.perceptual_hash import perceptual_hashes
 from pipeline.labeling import selection
 from pipeline.labeling.selection import ImageSet
-from trainer_module import embedding, tasks
-from trainer_module.model_input import Geometry
-
-IMAGE_SIZE = 160
-STRENGTH = 4.0  # of the classifier, as in tests/bench/label_errors.py
+from trainer_module import tasks
 
 
 def read(folder: Path, weights: str, per_class: int, cache: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,16 +33,9 @@ def read(folder: Path, weights: str, per_class: int, cache: Path | None) -> tupl
     if cache is not None and cache.exists():
         stored = np.load(cache)
         return stored["labels"], stored["embeddings"], stored["hashes"]
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    random, paths = np.random.default_rng(17), []
-    for name in classes:
-        inside = sorted((folder / name).iterdir())
-        paths += [inside[index] for index in random.permutation(len(inside))[:per_class]]
-    embed = embedding.from_backbone("mobilenet_v2", weights=weights, geometry=Geometry.of(IMAGE_SIZE))
-    embeddings = embedding.embed_all(embed, (path.read_bytes() for path in paths))
+    _, names, labels, embeddings = label_errors.read(folder, weights, per_class)
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    hashes = np.concatenate([_hash(path) for path in paths])
-    labels = np.array([classes.index(path.parent.name) for path in paths])
+    hashes = np.concatenate([_hash(folder / name) for name in names])
     if cache is not None:
         np.savez(cache, labels=labels, embeddings=embeddings, hashes=hashes)
     return labels, embeddings, hashes
@@ -61,7 +51,7 @@ def _hash(path: Path) -> np.ndarray:
 
 def train(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Callable[[np.ndarray], np.ndarray]:
     """Trains a linear classifier; returns features float [N, d] → probabilities float [N, C]."""
-    head = LogisticRegression(C=STRENGTH, solver="newton-cg", max_iter=200).fit(features, labels)
+    head = LogisticRegression(C=label_errors.RETRAINED, solver="newton-cg", max_iter=200).fit(features, labels)
 
     def probabilities(others: np.ndarray) -> np.ndarray:
         result = np.zeros((len(others), num_classes))
