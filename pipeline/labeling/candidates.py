@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,6 @@ from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.tasks import Labeling
 
 _BATCH_SIZE = 32
-_MOST_TOGETHER, _MOST_BYTES_TOGETHER = 512, 2**26
 REQUEST_LOG = "request log"
 NO_HASH = -1
 
@@ -181,23 +181,17 @@ def _examined(
     candidates: Iterable[Candidate], options: DataOptions, window: Window, unusable: list[tuple[str, str]]
 ) -> Iterator[tuple[str, bytes, int]]:
     """Yields usable images: digest of the file, the file as the model reads it, and its perceptual hash."""
-    for chunk in _chunks(candidates):
-        results = image_file.examine_all([candidate.encoded for candidate in chunk], options, window)
-        for candidate, result in zip(chunk, results, strict=True):
-            if isinstance(result.result, UnusableImageError):
-                unusable.append((candidate.filename, str(result.result)))
-                continue
-            digest, perceptual_hash = hashlib.sha256(candidate.encoded).hexdigest(), result.result.perceptual_hash
-            yield digest, result.encoded, NO_HASH if perceptual_hash is None else perceptual_hash
+    waiting: collections.deque[tuple[str, str]] = collections.deque()
 
+    def contents() -> Iterator[bytes]:
+        for candidate in candidates:
+            waiting.append((candidate.filename, hashlib.sha256(candidate.encoded).hexdigest()))
+            yield candidate.encoded
 
-def _chunks(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
-    """Groups images that are examined together: a request log is read in one thread, images in TensorFlow's."""
-    chunk: list[Candidate] = []
-    for candidate in candidates:
-        chunk.append(candidate)
-        if len(chunk) == _MOST_TOGETHER or sum(len(each.encoded) for each in chunk) >= _MOST_BYTES_TOGETHER:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    for examined in image_file.examine_all(contents(), options, window):
+        filename, digest = waiting.popleft()
+        if isinstance(examined.result, UnusableImageError):
+            unusable.append((filename, str(examined.result)))
+            continue
+        perceptual_hash = examined.result.perceptual_hash
+        yield digest, examined.encoded, NO_HASH if perceptual_hash is None else perceptual_hash

@@ -123,7 +123,8 @@ class LogReader:
 
     def _feedback(self) -> sqlite3.Connection:
         """Reads all feedback into a temporary database."""
-        database = sqlite3.connect("")
+        # One thread at a time iterates, but not always the same: TensorFlow runs generators in threads of a pool.
+        database = sqlite3.connect("", check_same_thread=False)
         database.execute("CREATE TABLE feedback (request_id TEXT, time REAL, position INTEGER, label TEXT)")
         database.executemany("INSERT INTO feedback VALUES (?, ?, ?, ?)", self._feedback_rows())
         database.execute("CREATE INDEX by_request ON feedback (request_id)")
