@@ -1,6 +1,5 @@
 """Images with confirmed labels become the next span, which ImageExampleGen reads with the same labels."""
 
-import datetime
 import io
 import json
 
@@ -271,18 +270,3 @@ def test_boxes_beside_another_format(tmp_path, make_image, image):
     outside = image(boxes((0.2, 0.2, 0.4, 1.4, "dog")), "outside.png", encoded=make_image(height=20, width=40))
     with pytest.raises(DatasetError, match=r"exceeds its image: `outside\.png`"):
         next_span.write(config, [outside])
-
-
-def test_the_next_span_of_dates_and_numbers(tmp_path):
-    (tmp_path / "day-009").mkdir()
-    today = datetime.date(2026, 2, 3)
-    assert spans.next_span(f"{tmp_path}/day-{{SPAN:3}}", today) == (10, 0, "day-010")
-    assert spans.next_span(f"{tmp_path}/x/{{SPAN}}/v{{VERSION}}/images".replace("/x", ""), today).path == "1/v1/images"
-    dates = f"{tmp_path}/{{YYYY}}-{{MM}}-{{DD}}"
-    assert spans.next_span(dates, today) == (20487, 0, "2026-02-03")
-    (tmp_path / "2026-02-03").mkdir()
-    with pytest.raises(DatasetError, match="a span of 2026-02-03 already"):
-        spans.next_span(dates, today)
-    (tmp_path / "day-999").mkdir()
-    with pytest.raises(DatasetError, match=r"more than 3 digits.*\{SPAN:4\}"):
-        spans.next_span(f"{tmp_path}/day-{{SPAN:3}}", today)

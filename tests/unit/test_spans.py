@@ -72,11 +72,13 @@ def test_the_next_span_follows_the_newest_and_keeps_the_form_of_the_folders(tmp_
     (tmp_path / "span-99").mkdir()
     with pytest.raises(DatasetError, match=r"span 100 has more than 2 digits\. Rename the folders, and use \{SPAN:3\}"):
         spans.next_span(str(tmp_path / "span-{SPAN:2}"), today)
+    # Without a span, the first version of the first one.
+    assert spans.next_span(str(tmp_path / "{SPAN:3}/v{VERSION}/images"), today) == spans.Span(1, 1, "001/v1/images")
 
 
 def test_a_day_has_one_span(tmp_path):
     pattern, today = str(tmp_path / "{YYYY}-{MM}-{DD}"), datetime.date(2026, 3, 4)
-    assert spans.next_span(pattern, today).path == "2026-03-04"
+    assert spans.next_span(pattern, today) == spans.Span(20516, 0, "2026-03-04")  # days since 1970
     (tmp_path / "2026-03-04").mkdir()
     with pytest.raises(DatasetError, match=r"there is a span of 2026-03-04 already\. Write the next one tomorrow"):
         spans.next_span(pattern, today)
