@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def slices(height: float, width: float, brightness: float) -> dict[str, str]:
     }
 
 
-def slices_of(row: np.ndarray) -> Mapping[str, Any]:
+def slices_of(row: np.ndarray) -> dict[str, str]:
     """Returns the same from the statistics of an image; none if it could not be read."""
     values = dict(zip(NAMES, row.tolist(), strict=True))
     return {} if math.isnan(values["width"]) else slices(values["height"], values["width"], values["brightness"])

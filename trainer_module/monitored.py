@@ -1,4 +1,4 @@
-"""What monitoring compares: the images of the test split, or those of a window of requests, as arrays. NumPy only."""
+"""The arrays that monitoring compares: of the test split, and of a window of requests. NumPy only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The two passes over a dataset: examining every image, and copying the examples to their splits.
 
 Both are data-parallel. The images are divided between them, since duplicates, groups and exact fractions can only be
-seen from all images together.
+seen from all images together: `division` does so, on an engine with the exchange of this module.
 """
 
 from __future__ import annotations

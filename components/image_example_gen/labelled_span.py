@@ -27,7 +27,7 @@ _CORNERS = (features.BOX_XMIN, features.BOX_YMIN, features.BOX_XMAX, features.BO
 
 
 class ImageOrigin(StoredPart):
-    """Where an image and its label come from.
+    """The origin of an image and its label.
 
     Attributes:
       source: The image: a path, or the request log.
@@ -43,7 +43,7 @@ class ImageOrigin(StoredPart):
 
 
 class Provenance(Stored):
-    """Where the images and labels of a span come from; its presence shows that tfx-vision wrote the span.
+    """The origins of the images and labels of a span; the file shows that tfx-vision wrote the span.
 
     Attributes:
       created: When the span was written, ISO 8601 in UTC.

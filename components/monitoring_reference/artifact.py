@@ -20,7 +20,7 @@ VERSION = "version"
 
 
 class ReferenceSummary(Stored):
-    """What the reference belongs to.
+    """The version, the task and the split that the reference belongs to.
 
     Attributes:
       version: The pushed version.
@@ -51,7 +51,7 @@ class Reference:
     """Both files of the artifact.
 
     Attributes:
-      summary: What it belongs to.
+      summary: The version, the task and the split.
       images: The images, without their pixels and names.
     """
 

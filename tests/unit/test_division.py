@@ -87,7 +87,7 @@ def settings(seed: int) -> DataOptions:
 
 
 def outcome_of_reference(reference, records, options, own_splits):
-    """What one process finds."""
+    """Divides in one process."""
     try:
         expected = reference.divide(records, options, own_splits)
     except ClassTooSmallError as error:
@@ -103,7 +103,7 @@ def outcome_of_reference(reference, records, options, own_splits):
 
 
 def outcome(divide, records, options, own_splits, **how):
-    """What the steps find."""
+    """Divides in steps."""
     try:
         divided = divide(records, options, own_splits, **how)
     except ClassTooSmallError as error:
@@ -145,7 +145,7 @@ def test_no_image_at_all(divide):
 
 
 def test_empty_and_long_shards_are_divided_as_others(divide):
-    records = [record for record in dataset(0, 300)]
+    records = dataset(0, 300)
     expected = divide(records, DataOptions(max_bad_fraction=1.0))
     assert divide(records, DataOptions(max_bad_fraction=1.0), per_shard=1, per_partition=1).splits == expected.splits
 

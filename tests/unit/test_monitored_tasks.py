@@ -1,4 +1,4 @@
-"""What monitoring reads from the responses of every task, and how it compares them with feedback."""
+"""Monitoring of every task: predictions as numbers, and their comparison with feedback."""
 
 import base64
 import io
