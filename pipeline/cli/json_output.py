@@ -414,7 +414,7 @@ def monitor_output(result: MonitorResult, page: str, metrics: str) -> MonitorOut
 
 
 class NotUsed(JsonObject):
-    """An image that was left out."""
+    """An image that was skipped."""
 
     name: str
     reason: str

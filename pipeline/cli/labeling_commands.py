@@ -112,7 +112,7 @@ def _show(console: Console, result: SelectedImages, output_dir: Path, predictor:
     )
     print_line(
         console,
-        f"  left out: {counts.known:,} in the dataset already, {counts.repeated:,} repeated, "
+        f"  skipped: {counts.known:,} in the dataset already, {counts.repeated:,} repeated, "
         f"{counts.near_duplicates:,} near duplicates of selected ones",
     )
     from pipeline.labeling.formats.table import describe
@@ -158,7 +158,7 @@ def label(
 ) -> None:
     """Adds images that people have labelled to the dataset, as its next span.
 
-    Only annotations count: predictions that nobody has confirmed are left out, and listed.
+    Only annotations count: predictions that nobody has confirmed are skipped, and listed.
     """
     from pipeline.execution.log import redirected_output
 

@@ -96,7 +96,7 @@ def write(
 
     Args:
       config: Names the dataset; `data.path` must have a placeholder such as `{SPAN}`.
-      images: At least one. An image that the dataset contains with the same label is left out.
+      images: At least one. An image that the dataset contains with the same label is skipped.
       dataset: From `whole_dataset`; listed if absent.
       allow_new_classes: Whether labels may have classes that the dataset does not have yet.
       today: Of the span, if spans are dates; by default that of UTC.

@@ -31,7 +31,7 @@ class SelectedImages(NamedTuple):
     Attributes:
       images: The selected images, the most useful first.
       files: Names of the written files beside the folder of the images.
-      selection: Why others were left out.
+      selection: Why others were skipped.
       candidates: Number of usable images among which was chosen.
       labelled: Number of images that have labels already.
       unusable: Names of files that are not images, and why.
@@ -133,7 +133,7 @@ def _refuse_other_classes(dataset: Dataset, predictor: Predictor) -> None:
 
 
 def _files(candidates: Iterator[Candidate], order: dict[str, Choice]) -> list[tuple[str, Candidate]]:
-    """Reads the chosen files again, in the order of the choices; a file that is gone meanwhile is left out."""
+    """Reads the chosen files again, in the order of the choices; a file that is gone meanwhile is skipped."""
     by_digest: dict[str, Candidate] = {}
     for candidate in candidates:
         digest = hashlib.sha256(candidate.encoded).hexdigest()

@@ -83,7 +83,7 @@ def select(
 ) -> Selection:
     """Chooses images.
 
-    Candidates that are duplicates of training images or of each other are left out. Near duplicates are two images
+    Candidates that are duplicates of training images or of each other are skipped. Near duplicates are two images
     whose embeddings are nearer than those of almost all other images, and whose perceptual hashes differ in few bits:
     each of both alone would also find images that only resemble each other.
 

@@ -54,7 +54,7 @@ def test_novel_images_get_their_share(cloud):
     assert all(choice.position < 60 for choice in without.choices)
 
 
-def test_duplicates_are_left_out(cloud):
+def test_duplicates_are_skipped(cloud):
     training = cloud(0, 50, prefix="t")
     known = ImageSet(training.embeddings[:3], training.sha256[:3], training.hashes[:3])
     # Compressed again: other bytes, almost the same embedding and hash.
@@ -71,7 +71,7 @@ def test_duplicates_are_left_out(cloud):
     assert (chosen.known, chosen.repeated, chosen.near_duplicates) == (5, 5, 5)
 
 
-def test_images_without_structure_are_no_near_duplicates(cloud):
+def test_images_without_structure_are_not_near_duplicates(cloud):
     flat = cloud(1, 4, spread=0.0)
     candidates = ImageSet(flat.embeddings, flat.sha256, np.full(4, -1))
     assert len(selection.select(candidates, np.ones(4), cloud(0, 20, prefix="t"), 4).choices) == 4
@@ -84,7 +84,7 @@ def test_without_training_images_and_without_candidates(cloud):
     assert selection.select(empty, np.zeros(0), candidates, 4).choices == ()
 
 
-# === What the tasks contribute ===
+# === Functions of the tasks ===
 
 
 def png(pixels):
