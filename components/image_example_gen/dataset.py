@@ -211,7 +211,6 @@ def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]
     corrections refer to, should not change.
     """
     listings = [_add_span_column(part, span.number) for part, span in zip(parts, chosen, strict=True)]
-    first = dataclasses.replace(parts[0], listing=listings[0])
     layout_names = {part.layout.name for part in parts}
     has_containers = any(part.layout.entries_are_containers for part in parts)
     if (has_containers and len(layout_names) > 1) or len({listing.label_features for listing in listings}) > 1:
@@ -221,12 +220,12 @@ def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]
     if len(known_lists) > 1 or (has_ids and len({listing.class_list for listing in listings}) > 1):
         raise DatasetError(f"{root}: {class_list.CLASSES_FILE} is not the same in all spans. Set data.classes.")
     columns = tuple(dict.fromkeys(column for listing in listings for column in listing.columns))
-    listings = [
+    first, *others = (
         listing.with_columns(columns, tables.UNKNOWN).below(span.path)
         for span, listing in zip(chosen, listings, strict=True)
-    ]
-    listings[0] = dataclasses.replace(listings[0], class_list=next(iter(known_lists), class_list.NO_CLASS_LIST))
-    return dataclasses.replace(first, root=root, listing=listings[0].merged(listings[1:]))
+    )
+    first = dataclasses.replace(first, class_list=next(iter(known_lists), class_list.NO_CLASS_LIST))
+    return dataclasses.replace(parts[0], root=root, listing=first.merged(others))
 
 
 def _add_span_column(part: _Part, number: int) -> Listing:

@@ -105,7 +105,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def merged(self, others: Iterable[Self]) -> Self:
-        """Returns the files of this and other listings, which have the same columns, label features and class list."""
+        """Returns the files of this and other listings of the same columns and label features; its class list stays."""
         listings = [self, *others]
         return dataclasses.replace(
             self,
