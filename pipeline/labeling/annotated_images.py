@@ -9,7 +9,7 @@ from components.image_example_gen import labels
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.layouts._boxes import ImageIndex
-from components.image_example_gen.layouts.label_studio import without_prefix
+from components.image_example_gen.layouts.label_studio import find_image
 from pipeline.labeling import formats
 from pipeline.labeling.confirmed import ConfirmedImage
 from pipeline.labeling.formats import LabelProject, table
@@ -78,9 +78,7 @@ def read(file: Path, images_dir: Path, project: LabelProject) -> AnnotatedImages
     index, origins = ImageIndex(str(images_dir)), table.origins(images_dir)
     images, skipped = list[ConfirmedImage](), list(annotations.skipped)
     for annotated in annotations.images:
-        image_file = index.find(annotated.name, _IMAGE_FOLDERS) or index.find(
-            without_prefix(annotated.name), _IMAGE_FOLDERS
-        )
+        image_file = find_image(index, annotated.name, _IMAGE_FOLDERS)
         if image_file is None or image_file.problem:
             reason = image_file.problem if image_file is not None else index.why_missing(annotated.name)
             skipped.append((annotated.name, f"{reason} in {images_dir}"))

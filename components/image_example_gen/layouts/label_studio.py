@@ -55,7 +55,7 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
         for number, item in enumerate(parse(folder.root, path)):
             place = f"{path.rpartition('/')[2]}, task {number + 1}"
             name = image_name(item)
-            file = index.find(name, _IMAGE_FOLDERS) or index.find(without_prefix(name), _IMAGE_FOLDERS)
+            file = find_image(index, name, _IMAGE_FOLDERS)
             if not name or file is None:
                 reason = index.why_missing(name) if name else "the task names no image"
                 refused.append(RefusedFile(files.readable(name or place), reason))
@@ -94,10 +94,10 @@ def is_export(head: bytes) -> bool:
     return _json.kind_of(head) == _json.LABEL_STUDIO
 
 
-def without_prefix(name: str) -> str:
-    """Returns the path of an image without what Label Studio writes before the names of uploaded files."""
+def find_image(index: ImageIndex, name: str, folders: Sequence[str]) -> files.File | None:
+    """Finds an image by its name, or without what Label Studio writes before the names of uploaded files."""
     folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{_UPLOAD_PREFIX.sub('', last)}"
+    return index.find(name, folders) or index.find(f"{folder}{slash}{_UPLOAD_PREFIX.sub('', last)}", folders)
 
 
 def image_name(item: Any) -> str:
