@@ -30,7 +30,7 @@ from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import LocalExchange
-from components.image_example_gen.layouts import RefusedFile
+from components.image_example_gen.layouts import RefusedFile, label_studio
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.splits import Record
@@ -55,7 +55,6 @@ EXEMPT = {
         "components/image_example_gen/layouts/coco.py",
         "parse",
     ): "detection finds only objects; the others are in the table",
-    ("components/image_example_gen/layouts/label_studio.py", "_list_entries"): "detection finds only lists of tasks",
     ("components/image_example_gen/layouts/cvat.py", "parse"): "a file of 256 MB; the others are in the table",
     ("components/image_example_gen/spans.py", "next_span"): "the span that is written next: test_spans",
     ("components/image_example_gen/spans.py", "text"): "as next_span, which it is in",
@@ -1107,6 +1106,14 @@ DATAFLOW = (
     "beam.dataflow.temp_location=gs://b/tmp",
 )
 
+
+def _parse_tasks(text: str) -> None:
+    """Reads a file as an export of Label Studio; detection of the layout passes on only lists."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "export.json").write_text(text)
+        label_studio.parse(folder, "export.json")
+
+
 CALLS: list[tuple[str, Callable[[], None], str, Callable[[], None]]] = [
     (
         "two sources of labels",
@@ -1234,6 +1241,12 @@ CALLS: list[tuple[str, Callable[[], None], str, Callable[[], None]]] = [
         lambda: _search("tuner.epochs=2", "training.schedule=cosine", "training.warmup_epochs=2"),
         "leaves too few epochs",
         lambda: _search("tuner.epochs=20", "training.schedule=cosine", "training.warmup_epochs=2"),
+    ),
+    (
+        "an export without tasks",
+        lambda: _parse_tasks('{"tasks": []}'),
+        r"export\.json is not a list of tasks\. Export as JSON",
+        lambda: _parse_tasks("[]"),
     ),
 ]
 TOML = [
