@@ -70,10 +70,11 @@ class RequestLogs:
           model: Name of the model.
           given_id: The request id of the client.
         """
-        options = self._options_of(model)
-        if options is None:
+        sampling = self._sampling(model)
+        if sampling is None:
             return None
-        return LoggedCall(request_ids.accepted(given_id), model, self._log(options), options.sampling_rate)
+        prefix, sampling_rate = sampling
+        return LoggedCall(request_ids.accepted(given_id), model, self._log(prefix), sampling_rate)
 
     def feedback(self, model: str, image_id: str, label: Any) -> None:
         """Stores the ground truth of a prediction; see `RequestLog.feedback`.
@@ -83,13 +84,13 @@ class RequestLogs:
         """
         if model not in self._source.names():
             raise RequestError("NOT_FOUND", f"Servable not found for request: Latest({model})")
-        options = self._options_of(model)
-        if options is None:
+        sampling = self._sampling(model)
+        if sampling is None:
             raise RequestError(
                 "FAILED_PRECONDITION",
                 f"Model {model} has no request log. Start the server with --request-log, or add a logging_config.",
             )
-        self._log(options).feedback(model, image_id, label)
+        self._log(sampling[0]).feedback(model, image_id, label)
 
     def close(self) -> None:
         """Writes what is queued, and publishes the files."""
@@ -102,20 +103,23 @@ class RequestLogs:
         """Publishes the files of all logs; returns whether that succeeded."""
         return all([log.flush() for log in list(self._logs.values())])
 
-    def _options_of(self, model: str) -> LogOptions | None:
+    def _sampling(self, model: str) -> tuple[str, float] | None:
+        """Returns prefix and sampling rate of a model's log; None for a model without one."""
         config = self._source.logging(model)
         if config is not None:
-            return replace(self._options, prefix=config.prefix, sampling_rate=config.sampling_rate)
-        return self._options if self._options.prefix and model in self._source.names() else None
+            return config.prefix, config.sampling_rate
+        if self._options.prefix and model in self._source.names():
+            return self._options.prefix, self._options.sampling_rate
+        return None
 
-    def _log(self, options: LogOptions) -> RequestLog:
-        log = self._logs.get(options.prefix)
+    def _log(self, prefix: str) -> RequestLog:
+        log = self._logs.get(prefix)
         if log is None:
             with self._lock:
-                log = self._logs.get(options.prefix)
+                log = self._logs.get(prefix)
                 if log is None:
-                    log = RequestLog(options, self._embed)
-                    self._logs[options.prefix] = log
+                    log = RequestLog(replace(self._options, prefix=prefix), self._embed)
+                    self._logs[prefix] = log
         return log
 
     def _embed(self, model: str, version: int, images: Sequence[bytes]) -> np.ndarray | None:

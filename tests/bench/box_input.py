@@ -92,13 +92,16 @@ class Kind:
             else tf.io.VarLenFeature(tf.as_dtype(dtype))
             for key, dtype in task.label_features.items()
         }
+        sizes = (features.IMAGE_HEIGHT, features.IMAGE_WIDTH)
+        spec |= dict.fromkeys(sizes, tf.io.FixedLenFeature([], tf.int64))
         spec[features.IMAGE_ENCODED] = tf.io.FixedLenFeature([], tf.string)
 
         def transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(serialized, spec)
             pixels = preprocessing.decode_and_resize(raw[features.IMAGE_ENCODED], Geometry.of(image_size), 3)
             label = task.transform_label(raw, classes, options.transform)
-            return {features.IMAGE_PIXELS: preprocessing.pack(pixels), features.LABEL: label}
+            sizes_of = {key: raw[key] for key in sizes}
+            return {features.IMAGE_PIXELS: preprocessing.pack(pixels), features.LABEL: label, **sizes_of}
 
         self.batches = {}
         self._tables: list[Any] = []
