@@ -11,6 +11,7 @@ from components.image_example_gen.artifact import DuplicateCounts, DuplicateGrou
 from components.image_example_gen.exchange import Exchange, LocalExchange
 from components.image_example_gen.observations import Occurrences
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.records import columns_of
 from components.image_example_gen.shards import RECORDS, SPLITS, WorkFolder
 from components.image_example_gen.splits import Record
 from components.image_example_gen.tally import Tally
@@ -50,7 +51,7 @@ def divide(
         folder = WorkFolder(location)
         shards = [records[start : start + per_shard] for start in range(0, len(records), per_shard)] or [[]]
         for number, shard in enumerate(shards):
-            folder.write(RECORDS, number, shard)
+            folder.store(RECORDS, number, columns_of(shard))
         divided = division.divide(
             folder,
             [len(shard) for shard in shards],

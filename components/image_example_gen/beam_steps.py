@@ -23,6 +23,7 @@ from components.image_example_gen.exchange import Block, Mapper, Reducer
 from components.image_example_gen.layouts import Candidate, Entry
 from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.records import columns_of
 from components.image_example_gen.shards import WorkFolder
 from trainer_module.model_input import FULL_WINDOW
 
@@ -46,7 +47,7 @@ class _Output:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
-        self._folder.write(shards.RECORDS, self._number, self._records)
+        self._folder.store(shards.RECORDS, self._number, columns_of(self._records))
         # Apart from the records: one process reads the results of all shards.
         results = {
             "num_records": len(self._records),

@@ -21,6 +21,15 @@ import numpy as np
 
 from components.image_example_gen import connected_components, splits
 from components.image_example_gen.artifact import DuplicateCounts, DuplicateGroup, DuplicateImage, Kind
+from components.image_example_gen.columns import (
+    Columns,
+    digests,
+    hex_digest,
+    objects,
+    order_of,
+    sizes_of_runs,
+    starts_of_runs,
+)
 from components.image_example_gen.connected_components import Graph
 from components.image_example_gen.duplicates import key_masks, near_pairs
 from components.image_example_gen.errors import LostFilesError
@@ -28,8 +37,9 @@ from components.image_example_gen.exchange import Block, Exchange, spread
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import Occurrences
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.records import GROUP, NO_HASH, columns_of
 from components.image_example_gen.shards import RECORDS, SPLITS, WorkFolder
-from components.image_example_gen.splits import Drawing, Record, Unit
+from components.image_example_gen.splits import SPLIT_NAMES, Drawing, Labelled
 from components.image_example_gen.tally import Tally
 
 KINDS: tuple[Kind, ...] = ("exact", "near")
@@ -43,7 +53,9 @@ _MEMBERS, _GROUPS = "members", "groups"
 # A reference to an image is the number of its shard, and its place there in the lower bits: they sort as the images.
 _PLACE_BITS = 32
 _GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ divided by the golden ratio: its multiples are spread evenly
-_BITS = 64
+_BITS, _HALF = 64, np.uint64(32)
+
+_NO_IMAGES = columns_of([]).replace(reference=np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -205,24 +217,42 @@ class _Plan:
         """Returns the task of an image."""
         return bisect.bisect_right(self.first_shards, reference >> _PLACE_BITS) - 1
 
-    def records_of(self, shard: int) -> Iterator[tuple[int, Record]]:
+    def images_of(self, shard: int) -> Columns:
         """Reads the images of a shard, with their references."""
-        for place, values in enumerate(self.folder.read(RECORDS, shard)):
-            yield (shard << _PLACE_BITS) + place, Record.from_json(values)
+        images: Columns = self.folder.load(RECORDS, shard)
+        return images.replace(reference=(shard << _PLACE_BITS) + np.arange(len(images)))
+
+    def tasks_of(self, references: np.ndarray) -> np.ndarray:
+        """Returns the tasks of images."""
+        return np.searchsorted(self.first_shards, references >> _PLACE_BITS, side="right") - 1
+
+
+# The partitions of arrays, and of single vertices of the graphs, are the same.
+
+
+def _partitions_of_digests(words: np.ndarray, num_partitions: int) -> np.ndarray:
+    """Returns the partitions of digests by their beginning. Each has a range of the digests, in their order."""
+    partitions: np.ndarray = (words >> _HALF) * np.uint64(num_partitions) >> _HALF
+    return partitions
 
 
 def _partition_of_key(key: str, num_partitions: int) -> int:
-    """Returns the partition of a unit, group or content. Every partition has a range of the keys, in their order."""
-    return _partition_of_digest(key[1:], num_partitions)
+    """Returns the partition of a unit, group or content."""
+    return int(key[1:9], 16) * num_partitions >> 32
 
 
-def _partition_of_digest(digest: str, num_partitions: int) -> int:
-    return int(digest[:8], 16) * num_partitions >> 32
+def _partitions_of_hashes(hashes: np.ndarray, num_partitions: int) -> np.ndarray:
+    return _partitions_of_digests(hashes.astype(np.uint64) * np.uint64(_GOLDEN), num_partitions)
 
 
 def _partition_of_hash(hash_: int, num_partitions: int) -> int:
     mixed: int = hash_ * _GOLDEN % 2**_BITS
     return (mixed >> 32) * num_partitions >> 32
+
+
+def _key(kind: int, digest: np.ndarray) -> str:
+    """Returns the vertex of a group or content."""
+    return f"{kind}{hex_digest(digest)}"
 
 
 def _grouped(blocks: Iterable[Block]) -> dict[Any, list[Any]]:
@@ -241,20 +271,6 @@ class _Step:
 # === By content: identical images, conflicts, and what connects groups ===
 
 
-class _Content(NamedTuple):
-    """Usable images with the same bytes.
-
-    Attributes:
-      anchor: Key of what they belong to: their first group, or else their content. Later, of their unit.
-      images: Reference of each, and the split that the dataset assigns to it.
-      classes: Their classes, each once.
-    """
-
-    anchor: str
-    images: tuple[tuple[int, str], ...]
-    classes: tuple[str, ...]
-
-
 class _Identical(NamedTuple):
     """Further facts about the images of a partition.
 
@@ -269,72 +285,58 @@ class _Identical(NamedTuple):
     similar: list[int]
 
 
-class _Hashed(NamedTuple):
-    """An image with a perceptual hash.
-
-    Attributes:
-      reference: Of the image.
-      sha256: Digest of its bytes.
-      anchor: As in `_Content`; empty if the image is refused.
-    """
-
-    reference: int
-    sha256: str
-    anchor: str
-
-
 class _ByContent(_Step):
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
         plan = self.plan
-        yield from spread(
-            (
-                _partition_of_digest(record.sha256, plan.num_partitions),
-                (record.sha256, (reference, record._replace(pixels=()) if record.pixels else record)),
-            )
-            for shard in plan.shards_of(task)
-            for reference, record in plan.records_of(shard)
-        )
+        images = _NO_IMAGES.followed_by(plan.images_of(shard) for shard in plan.shards_of(task)).without("pixels")
+        return images.by_partition(_partitions_of_digests(images["sha256"][:, 0], plan.num_partitions))
 
 
 class _GroupByContent(_Step):
-    """Returns the number of connections between groups."""
+    """Stores the images in the order of their contents, with the anchor of each content.
+
+    Returns the number of connections between groups.
+    """
 
     def __call__(self, partition: int, blocks: list[Block]) -> int:
-        contents, hashed, edges = list[_Content](), list[tuple[int, _Hashed]](), list[tuple[str, str]]()
-        identical = _Identical([], [], [])
-        for sha256, images in _grouped(blocks).items():
-            if len(images) == 1:  # almost all, and much faster than the general case
-                ((reference, record),) = images
-                (anchor,) = splits.anchor_keys((record,))
-                contents.append(_Content(anchor, ((reference, record.split),), record.classes or splits.NO_CLASS))
-                if record.perceptual_hash is not None:
-                    hashed.append((record.perceptual_hash, _Hashed(reference, sha256, anchor)))
-                continue
-            images.sort(key=lambda image: image[0])
-            references, records = zip(*images, strict=True)
-            reasons = splits.conflicts(records)
-            anchor = ""
+        images = _NO_IMAGES.without("pixels").followed_by(blocks)
+        images = images.take(order_of(images["sha256"], images["reference"]))
+        starts = starts_of_runs(images["sha256"])
+        sizes = sizes_of_runs(starts, len(images))
+        is_used = np.ones(len(images), bool)
+        # The arrays of `images` are copies.
+        anchors, kinds = images["anchor"], images["anchor_kind"]
+        identical, edges = _Identical([], [], []), list[tuple[str, str]]()
+        for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+            rows = slice(start, start + size)
+            references = images["reference"][rows].tolist()
+            labels = [
+                Labelled(*values) for values in zip(*(images[name][rows] for name in Labelled._fields), strict=True)
+            ]
+            reasons = splits.conflicts(labels)
+            identical.groups.append(references)
             if reasons:
                 identical.refused.extend(zip(references, reasons, strict=True))
-            else:
-                anchor, *others = splits.anchor_keys(records)
-                edges += [(anchor, other) for other in others]
-                own = tuple((reference, record.split) for reference, record in images)
-                contents.append(_Content(anchor, own, splits.distinct_classes(record.classes for record in records)))
-            identical.groups.append(list(references))
-            if not reasons and len({record.label_digest for record in records}) > 1:
+                is_used[rows] = False
+                continue
+            if len({label.label_digest for label in labels}) > 1:
                 identical.similar.extend(references)
-            hashed += [
-                (record.perceptual_hash, _Hashed(reference, sha256, anchor))
-                for reference, record in images
-                if record.perceptual_hash is not None
-            ]
+            in_groups = [row for row in range(start, start + size) if kinds[row] == GROUP]
+            if in_groups:
+                first, *others = sorted({_key(GROUP, anchors[row]): row for row in in_groups}.items())
+                anchors[rows], kinds[rows] = anchors[first[1]], GROUP
+                edges += [(first[0], key) for key, _ in others]
         store = self.plan.folder.store
-        store(_CONTENTS, partition, contents)
+        units = images.take(is_used)
+        store(_CONTENTS, partition, units.only("reference", "split", "classes", "anchor_kind", "anchor"))
         store(_IDENTICAL, partition, identical)
         store(_GROUP_EDGES, partition, edges)
         if self.plan.near_duplicates != "off":
-            store(_HASHED, partition, hashed)
+            hashed = images.replace(is_used=is_used).take(images["hash"] != NO_HASH)
+            names = ["hash", "reference", "sha256"]
+            if self.plan.near_duplicates == "together":
+                names += ["is_used", "anchor_kind", "anchor"]
+            store(_HASHED, partition, hashed.only(*names))
         return len(edges)
 
 
@@ -343,17 +345,22 @@ class _GroupByContent(_Step):
 
 class _ByHash(_Step):
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        hashed = self.plan.folder.load(_HASHED, task)
-        yield from spread((_partition_of_hash(item[0], self.plan.num_partitions), item) for item in hashed)
+        hashed: Columns = self.plan.folder.load(_HASHED, task)
+        return hashed.by_partition(_partitions_of_hashes(hashed["hash"], self.plan.num_partitions))
 
 
 class _GroupByHash(_Step):
-    """Returns the number of different hashes."""
+    """Stores the images in the order of their hashes; returns the number of different hashes."""
 
     def __call__(self, partition: int, blocks: list[Block]) -> int:
-        images_of = _grouped(blocks)
-        self.plan.folder.store(_HASHES, partition, images_of)
-        return len(images_of)
+        if not blocks:
+            self.plan.folder.store(_HASHES, partition, Columns(hash=np.empty(0, np.int64)))
+            return 0
+        first, *others = blocks
+        images: Columns = first.followed_by(others)
+        images = images.take(np.argsort(images["hash"], kind="stable"))
+        self.plan.folder.store(_HASHES, partition, images)
+        return len(starts_of_runs(images["hash"]))
 
 
 @dataclass(frozen=True)
@@ -366,11 +373,11 @@ class _ByKey(_Step):
     masks: tuple[int, ...]
 
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        num_partitions = np.uint64(self.plan.num_partitions)
-        hashes = np.fromiter(self.plan.folder.load(_HASHES, task), np.uint64)
+        hashes = self.plan.folder.load(_HASHES, task)["hash"]
+        hashes = hashes[starts_of_runs(hashes)].astype(np.uint64)
         for index, mask in enumerate(self.masks):
             keys = (hashes & np.uint64(mask)) ^ np.uint64(index)
-            partition_of = ((keys * np.uint64(_GOLDEN) >> np.uint64(32)) * num_partitions) >> np.uint64(32)
+            partition_of = _partitions_of_hashes(keys, self.plan.num_partitions)
             order = np.argsort(partition_of, kind="stable")
             items = np.stack([np.full_like(hashes, index), hashes], axis=1)[order]
             partitions, starts, counts = np.unique(partition_of[order], return_index=True, return_counts=True)
@@ -401,14 +408,18 @@ class _ByLooks(_Step):
     """Gives images that look like others to the partition of their root."""
 
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        images_of: dict[int, list[_Hashed]] = self.plan.folder.load(_HASHES, task)
+        images: Columns = self.plan.folder.load(_HASHES, task)
         roots: dict[int, int] = self.plan.folder.load(_HASH_ROOTS, task)
-        yield from spread(
-            (_partition_of_hash(root, self.plan.num_partitions), (root, image))
-            for hash_, images in images_of.items()
-            for root in ([roots[hash_]] if hash_ in roots else [hash_] if len(images) > 1 else [])
-            for image in images
-        )
+        starts = starts_of_runs(images["hash"])
+        sizes = sizes_of_runs(starts, len(images))
+        hashes = images["hash"][starts]
+        root_of = hashes.copy()
+        has_root = np.zeros(len(hashes), bool)
+        vertices = np.fromiter(roots, np.int64, len(roots))
+        places = np.searchsorted(hashes, vertices)
+        root_of[places], has_root[places] = np.fromiter(roots.values(), np.int64, len(roots)), True
+        similar = images.replace(root=np.repeat(root_of, sizes)).take(np.repeat(has_root | (sizes > 1), sizes))
+        return similar.by_partition(_partitions_of_hashes(similar["root"], self.plan.num_partitions))
 
 
 class _GroupByLooks(_Step):
@@ -416,16 +427,27 @@ class _GroupByLooks(_Step):
 
     def __call__(self, partition: int, blocks: list[Block]) -> int:
         groups, edges = list[list[int]](), list[tuple[str, str]]()
-        for images in _grouped(blocks).values():
-            if len({image.sha256 for image in images}) == 1:
-                continue
-            groups.append(sorted(image.reference for image in images))
-            if self.plan.near_duplicates == "together":
-                first, *others = sorted({image.anchor for image in images if image.anchor}) or [""]
-                edges += [(first, other) for other in others]
+        if blocks:
+            first, *others = blocks
+            images: Columns = first.followed_by(others)
+            images = images.take(np.lexsort((images["reference"], images["root"])))
+            starts = starts_of_runs(images["root"])
+            for start, size in zip(starts.tolist(), sizes_of_runs(starts, len(images)).tolist(), strict=True):
+                rows = slice(start, start + size)
+                if (images["sha256"][rows] == images["sha256"][start]).all():
+                    continue
+                groups.append(images["reference"][rows].tolist())
+                if self.plan.near_duplicates == "together":
+                    edges += self._edges(images.take(np.arange(start, start + size)))
         self.plan.folder.store(_NEAR, partition, groups)
         self.plan.folder.store(_NEAR_EDGES, partition, edges)
         return len(edges)
+
+    def _edges(self, images: Columns) -> list[tuple[str, str]]:
+        used = images.take(images["is_used"])
+        anchors = zip(used["anchor_kind"].tolist(), used["anchor"], strict=True)
+        first, *others = sorted({_key(kind, digest) for kind, digest in anchors}) or [""]
+        return [(first, other) for other in others]
 
 
 # === By unit ===
@@ -433,7 +455,7 @@ class _GroupByLooks(_Step):
 
 @dataclass(frozen=True)
 class _ByAnchor(_Step):
-    """Gives contents to the partition of their anchor.
+    """Gives images to the partition of their anchor.
 
     Attributes:
       source: Kind of their files.
@@ -442,42 +464,70 @@ class _ByAnchor(_Step):
     source: str
 
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        contents: list[_Content] = self.plan.folder.load(self.source, task)
-        yield from spread(
-            (_partition_of_key(each.anchor, self.plan.num_partitions), (each.anchor, each)) for each in contents
-        )
+        images: Columns = self.plan.folder.load(self.source, task)
+        return images.by_partition(_partitions_of_digests(images["anchor"][:, 0], self.plan.num_partitions))
+
+
+_NO_CONTENTS = _NO_IMAGES.only("reference", "split", "classes", "anchor_kind", "anchor")
 
 
 class _ResolveAnchors(_Step):
-    """Replaces the anchors of contents by the keys of their units."""
+    """Replaces the anchors of images by the keys of their units."""
 
     def __call__(self, partition: int, blocks: list[Block]) -> None:
+        images = _NO_CONTENTS.followed_by(blocks)
         roots: dict[str, str] = self.plan.folder.load(_UNIT_ROOTS, partition)
-        contents = [
-            content._replace(anchor=roots.get(anchor, anchor))
-            for anchor, content in itertools.chain.from_iterable(blocks)
-        ]
-        self.plan.folder.store(_RESOLVED, partition, contents)
+        if roots:
+            vertices = digests([vertex[1:] for vertex in roots])
+            # Rows whose anchors begin like a vertex; almost all others need no further look.
+            candidates = np.flatnonzero(np.isin(images["anchor"][:, 0], vertices[:, 0]))
+            for row in candidates.tolist():
+                root = roots.get(_key(images["anchor_kind"][row], images["anchor"][row]))
+                if root is not None:
+                    images["anchor_kind"][row], images["anchor"][row] = int(root[0]), digests([root[1:]])[0]
+        self.plan.folder.store(_RESOLVED, partition, images)
 
 
 class _GroupByUnit(_Step):
-    """Returns the number of units to draw, by class."""
+    """Stores the units, in the order of their keys, and their images.
+
+    Returns the number of units to draw, by class.
+    """
 
     def __call__(self, partition: int, blocks: list[Block]) -> Counter[str]:
-        units, num_units = list[tuple[Unit, tuple[tuple[int, str], ...]]](), Counter[str]()
-        for key, contents in sorted(_grouped(blocks).items(), key=lambda item: item[0][1:]):
-            images, classes = contents[0].images, contents[0].classes
-            if len(contents) == 1 and len(images) == 1:  # almost all, as above
-                unit = Unit(key[1:], images[0][1], classes)
-            else:
-                images = tuple(image for content in contents for image in content.images)
-                unit = Unit.of(key[1:], (split for _, split in images), (content.classes for content in contents))
-            units.append((unit, images))
-            if not unit.split:
-                for name in unit.classes:
-                    num_units[name] += 1
-        self.plan.folder.store(_UNITS, partition, units)
+        images = _NO_CONTENTS.followed_by(blocks)
+        images = images.take(order_of(images["anchor"], images["anchor_kind"], images["reference"]))
+        starts = starts_of_runs(images["anchor"], images["anchor_kind"])
+        sizes = sizes_of_runs(starts, len(images))
+        names = objects((names or splits.NO_CLASS for names in images["classes"]), len(images))
+        classes = names[starts]
+        for unit in np.flatnonzero(sizes > 1).tolist():
+            rows = slice(starts[unit], starts[unit] + sizes[unit])
+            classes[unit] = tuple(dict.fromkeys(itertools.chain.from_iterable(names[rows])))
+        units = Columns(
+            first_word=images["anchor"][starts, 0],
+            split=_first_splits(images["split"], starts),
+            classes=classes,
+            size=sizes,
+        )
+        self.plan.folder.store(_UNITS, partition, (units, images.only("reference", "split")))
+        num_units = Counter[str]()
+        for names_of_unit, number in Counter(classes[units["split"] == 0].tolist()).items():
+            for name in names_of_unit:
+                num_units[name] += number
         return num_units
+
+
+def _first_splits(own_splits: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Returns the split that the dataset assigns to one of the images of every unit; 0 if it is drawn.
+
+    If images have several, the others go to the first of these: they cannot be kept apart from all.
+    """
+    if not len(starts):
+        return own_splits
+    undrawn = np.where(own_splits == 0, len(SPLIT_NAMES), own_splits)
+    firsts = np.minimum.reduceat(undrawn, starts)
+    return np.where(firsts == len(SPLIT_NAMES), 0, firsts).astype(np.uint8)
 
 
 # === Drawing ===
@@ -499,9 +549,13 @@ class _CountStrata(_Step):
 
     def __call__(self, partition: int, blocks: list[Block]) -> Counter[str]:
         del blocks
-        units = self.plan.folder.load(_UNITS, partition)
-        strata = (self.drawing.stratum_of(unit) for unit, _ in units if not unit.split)
-        return Counter(stratum for stratum in strata if stratum is not None)
+        units, _ = self.plan.folder.load(_UNITS, partition)
+        counts = Counter[str]()
+        for classes, number in Counter(units["classes"][units["split"] == 0].tolist()).items():
+            stratum = self.drawing.stratum_of(classes)
+            if stratum is not None:
+                counts[stratum] += number
+        return counts
 
 
 def _number_strata(plan: _Plan, counters: Iterable[Counter[str]]) -> None:
@@ -513,38 +567,52 @@ def _number_strata(plan: _Plan, counters: Iterable[Counter[str]]) -> None:
         before.update(counter)
 
 
-# A decision about an image: its reference; `split`, `refused`, `similar`, or a kind of duplicates; and the split, the
-# reason, nothing, or the reference of the first image of its group.
-_Decision = tuple[int, str, Any]
+# Facts about an image: its reference; `refused`, `similar`, or a kind of duplicates; and the reason, nothing, or the
+# reference of the first image of its group.
+_Fact = tuple[int, str, Any]
 
 
 @dataclass(frozen=True)
 class _ByShard(_Step):
-    """Draws the units of a partition, and gives all decisions about an image to the task of its shard."""
+    """Draws the units of a partition, and gives the splits of images, and facts about them, to the tasks of the images.
+
+    Blocks are columns of splits, or lists of facts.
+    """
 
     drawing: Drawing
 
     def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        for items in (self._splits(task), self._duplicates(task)):
-            yield from spread((self.plan.task_of(item[0]), item) for item in items)
+        units, images = self.plan.folder.load(_UNITS, task)
+        drawn = np.repeat(self._splits(task, units), units["size"])
+        assigned = images.replace(split=np.where(images["split"], images["split"], drawn))
+        yield from assigned.by_partition(self.plan.tasks_of(assigned["reference"]))
+        yield from spread((self.plan.task_of(fact[0]), fact) for fact in self._facts(task))
 
-    def _splits(self, partition: int) -> Iterator[_Decision]:
+    def _splits(self, partition: int, units: Columns) -> np.ndarray:
+        """Returns the split of every unit."""
+        result = np.where(
+            units["split"], units["split"], self.drawing.splits_at(splits.positions_of(units["first_word"]))
+        )
         strata = self.plan.folder.load(_STRATA, partition) if self.drawing.has_strata else {}
-        bounds = {name: self.drawing.bounds_of_stratum(total) for name, (total, _) in strata.items()}
-        ranks = {name: itertools.count(before) for name, (_, before) in strata.items()}
-        for unit, images in self.plan.folder.load(_UNITS, partition):
-            split = unit.split
-            if not split:
-                stratum = self.drawing.stratum_of(unit)
-                if stratum is None:
-                    split = self.drawing.split_at_position(unit)
-                else:
-                    rank = next(ranks[stratum])
-                    split = next(split for end, split in bounds[stratum] if rank < end)
-            for reference, own_split in images:
-                yield reference, "split", own_split or split
+        if not strata:
+            return result
+        number_of = {name: number for number, name in enumerate(strata)}
+        numbers: dict[tuple[str, ...], int] = {}
+        for classes in set(units["classes"].tolist()):
+            stratum = self.drawing.stratum_of(classes)
+            numbers[classes] = -1 if stratum is None else number_of.get(stratum, -1)
+        stratum_of = np.fromiter(map(numbers.__getitem__, units["classes"]), np.int64, len(units))
+        stratum_of[units["split"] > 0] = -1
+        order = np.argsort(stratum_of, kind="stable")
+        order = order[stratum_of[order] >= 0]
+        ordered = stratum_of[order]
+        starts = starts_of_runs(ordered)
+        places = np.arange(len(ordered)) - np.repeat(starts, sizes_of_runs(starts, len(ordered)))
+        sizes, before = zip(*strata.values(), strict=True)
+        result[order] = self.drawing.splits_of_ranks(ordered, places + np.array(before)[ordered], sizes)
+        return result
 
-    def _duplicates(self, partition: int) -> Iterator[_Decision]:
+    def _facts(self, partition: int) -> Iterator[_Fact]:
         identical: _Identical = self.plan.folder.load(_IDENTICAL, partition)
         for reference, reason in identical.refused:
             yield reference, "refused", reason
@@ -580,33 +648,44 @@ class _Assign(_Step):
     """Writes the splits of the images of every shard."""
 
     def __call__(self, partition: int, blocks: list[Block]) -> _Part:
-        split_of = dict[int, str]()
-        others: dict[int, dict[str, Any]] = defaultdict(dict)
-        for reference, kind, value in itertools.chain.from_iterable(blocks):
-            if kind == "split":
-                split_of[reference] = value
-            else:
-                others[reference][kind] = value
+        facts_of: dict[int, dict[str, Any]] = defaultdict(dict)
+        for reference, kind, value in itertools.chain.from_iterable(
+            block for block in blocks if not isinstance(block, Columns)
+        ):
+            facts_of[reference][kind] = value
+        assigned = _NO_IMAGES.only("reference", "split").followed_by(
+            block for block in blocks if isinstance(block, Columns)
+        )
+        shard_of = assigned["reference"] >> _PLACE_BITS
+        split_codes = {shard: part for shard, part in assigned.by_partition(shard_of)}
+        facts_by_shard: dict[int, list[int]] = defaultdict(list)
+        for reference in sorted(facts_of):
+            facts_by_shard[reference >> _PLACE_BITS].append(reference)
         tally, refused, similar, members = Tally(), list[RefusedFile](), list[str](), list[Any]()
         for shard in self.plan.shards_of(partition):
-            splits_of_shard = list[str]()
-            for reference, record in self.plan.records_of(shard):
-                split, decisions = split_of.get(reference, ""), others.get(reference, {})
-                if bool(split) == ("refused" in decisions):
-                    raise LostFilesError(
-                        f"{record.path} was not assigned to exactly one split. This is a defect of tfx-vision, please "
-                        "report it."
-                    )
-                splits_of_shard.append(split)
-                tally.add(record, split)
-                if not decisions:
-                    continue
-                if "refused" in decisions:
-                    refused.append(RefusedFile(record.path, decisions["refused"]))
-                if "similar" in decisions:
-                    similar.append(record.path)
-                image = (reference, record.path, record.classes, split)
-                members += [((decisions[kind], kind), image) for kind in KINDS if kind in decisions]
+            images = self.plan.images_of(shard)
+            first = shard << _PLACE_BITS
+            codes, is_refused = np.zeros(len(images), np.uint8), np.zeros(len(images), bool)
+            if shard in split_codes:
+                codes[split_codes[shard]["reference"] - first] = split_codes[shard]["split"]
+            is_refused[[ref - first for ref in facts_by_shard[shard] if "refused" in facts_of[ref]]] = True
+            lost = np.flatnonzero((codes > 0) == is_refused)
+            if len(lost):
+                raise LostFilesError(
+                    f"{images['path'][lost[0]]} was not assigned to exactly one split. This is a defect of tfx-vision, "
+                    "please report it."
+                )
+            splits_of_shard = [SPLIT_NAMES[code] for code in codes.tolist()]
+            tally.add(images, splits_of_shard)
+            for reference in facts_by_shard[shard]:
+                place, facts = reference - first, facts_of[reference]
+                path = images["path"][place]
+                if "refused" in facts:
+                    refused.append(RefusedFile(path, facts["refused"]))
+                if "similar" in facts:
+                    similar.append(path)
+                image = (reference, path, images["classes"][place], splits_of_shard[place])
+                members += [((facts[kind], kind), image) for kind in KINDS if kind in facts]
             content = {"num_shards": self.plan.num_shards, "splits": splits_of_shard}
             self.plan.folder.write(SPLITS, shard, content)
         self.plan.folder.store(_MEMBERS, partition, members)

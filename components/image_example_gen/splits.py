@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from components.image_example_gen import boxes
 from components.image_example_gen.errors import ClassTooSmallError
@@ -20,6 +19,9 @@ from trainer_module import features
 # In `Record.pixels`: the id of all pixels that do not count.
 IGNORED = -1
 NO_CLASS = ("",)  # images without a class name count as one class
+# Splits by their codes in columns; the first is that of an image whose split is drawn, or which is refused.
+SPLIT_NAMES = ("", *features.SPLITS)
+SPLIT_CODES = {name: code for code, name in enumerate(SPLIT_NAMES)}
 # A class that expects fewer units than this in some split is divided exactly. Drawing by position leaves a split of a
 # larger one empty with a probability below exp(-15) = 3e-7.
 _FEWEST_EXPECTED = 15
@@ -50,17 +52,20 @@ class Record(NamedTuple):
     pixels: tuple[int, ...] = ()
     boxes: str = ""
 
-    @classmethod
-    def from_json(cls, values: Sequence[Any]) -> Self:
-        """Restores a record that was stored as a JSON array."""
-        path, classes, *others, pixels, encoded_boxes = values
-        return cls._make([path, tuple(map(sys.intern, classes)), *others, tuple(pixels), encoded_boxes])
-
 
 # === Identical images ===
 
 
-def conflicts(members: Sequence[Record]) -> list[str]:
+class Labelled(NamedTuple):
+    """The label of one of several images with the same bytes; the attributes are those of `Record`."""
+
+    path: str
+    classes: tuple[str, ...]
+    label_digest: str
+    boxes: str
+
+
+def conflicts(members: Sequence[Labelled]) -> list[str]:
     """Returns the reasons to refuse images with the same bytes, one for each; empty if their labels agree.
 
     Which of two different labels is right is unknown, so that all are refused.
@@ -80,77 +85,30 @@ def conflicts(members: Sequence[Record]) -> list[str]:
     return reasons
 
 
-def _is_same_label(record: Record, other: Record) -> bool:
+def _is_same_label(record: Labelled, other: Labelled) -> bool:
     if record.label_digest == other.label_digest:
         return True
     return bool(record.boxes and other.boxes) and boxes.agree(record.boxes, other.boxes)
 
 
-# === Units ===
-
-
-def content_key(record: Record) -> str:
-    """Returns the key of the content of an image; as that of a group, it is a digit and a hex digest."""
-    return f"1{record.sha256}"
-
-
-def group_key(group: str) -> str:
-    """Returns the key of a group.
-
-    It sorts before that of any content: in a unit with both, the group decides. So adding images changes the split of
-    no other image, unless it connects two groups.
-    """
-    return "0" + hashlib.sha256(b"group\0" + group.encode()).hexdigest()
-
-
-def anchor_keys(members: Sequence[Record]) -> list[str]:
-    """Returns the keys of what images with the same bytes belong to, in order: their groups, or else their content."""
-    groups = sorted({group_key(record.group) for record in members if record.group})
-    return groups or [content_key(members[0])]
-
-
-def position_of(key: str) -> float:
-    """Returns the position of a unit in [0, 1), from its hex key: always the same, whatever other images there are."""
-    return int(key[:15], 16) / 16**15
-
-
-def distinct_classes(classes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns the classes of images, each once; one empty name for those without any, as with masks."""
-    return tuple(dict.fromkeys(name for names in classes for name in names or NO_CLASS))
-
-
-class Unit(NamedTuple):
-    """Images that belong together: the same bytes, the same group, and near duplicates if they are kept together.
-
-    Attributes:
-      key: Hex key; the smallest of its groups, or else of its contents.
-      split: The split that the dataset assigns to one of its images; empty if it is drawn. If images have several, the
-        others go to the first of these: they cannot be kept apart from all.
-      classes: The classes of its images, each once; one empty name if they have none, as with masks.
-    """
-
-    key: str
-    split: str
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, key: str, own_splits: Iterable[str], classes: Iterable[tuple[str, ...]]) -> Self:
-        """Joins images.
-
-        Args:
-          key: Hex key of the unit.
-          own_splits: The split that the dataset assigns to each of the images, or empty.
-          classes: The classes of each.
-        """
-        assigned = min(filter(None, own_splits), key=features.SPLITS.index, default="")
-        return cls(key, assigned, distinct_classes(classes))
-
-
 # === Drawing ===
+
+
+def positions_of(digest: np.ndarray) -> np.ndarray:
+    """Returns the positions of units in [0, 1): always the same, whatever other images there are.
+
+    Args:
+      digest: uint64 [n], the beginning of the digest of each.
+    """
+    positions: np.ndarray = np.ldexp((digest >> np.uint64(4)).astype(np.float64), -60)
+    return positions
 
 
 class Drawing:
     """How the splits of units are drawn.
+
+    A unit is the images that belong together: the same bytes, the same group, and near duplicates if they are kept
+    together. Its key is the smallest digest of its groups, or else of its contents.
 
     A unit counts for the rarest of its classes. The units of a small class are divided exactly by the fractions, in the
     order of their positions; so are those of every class if `splits.by` is `class`. In a large class, the position
@@ -194,21 +152,31 @@ class Drawing:
             if name or len(self._num_units) == 1:
                 _check_size(name, self._num_units[name], self._fractions, self._options)
 
-    def stratum_of(self, unit: Unit) -> str | None:
-        """Returns the class for which a unit is divided exactly; None if its position decides."""
-        rarest, *others = unit.classes
+    def stratum_of(self, classes: Sequence[str]) -> str | None:
+        """Returns the class for which a unit with these is divided exactly; None if its position decides."""
+        rarest, *others = classes
         if others:
-            rarest = min(unit.classes, key=lambda name: (self._num_units[name], name))
+            rarest = min(classes, key=lambda name: (self._num_units[name], name))
         return rarest if rarest in self._exact else None
 
-    def split_at_position(self, unit: Unit) -> str:
-        """Returns the split of a unit of a large class."""
-        return _split_at(position_of(unit.key), self._fractions)
+    def splits_at(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the splits of units of large classes, by their positions: codes, uint8 [n]."""
+        return _splits_at(positions, self._fractions)
 
-    def bounds_of_stratum(self, num_units: int) -> list[tuple[int, str]]:
-        """Returns the splits of the units of a stratum, in the order of their keys: the rank that ends each split."""
-        counts = _counts(num_units, self._fractions)
-        return list(zip(itertools.accumulate(counts.values()), counts, strict=True))
+    def splits_of_ranks(self, stratum: np.ndarray, ranks: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+        """Returns the splits of units of strata: codes, uint8 [n].
+
+        Args:
+          stratum: Number of the stratum of every unit, int [n].
+          ranks: Number of units before each in its stratum, in the order of their keys; int [n].
+          sizes: Number of units of every stratum.
+        """
+        # The order of the splits is the same in every stratum.
+        counts = [_counts(size, self._fractions) for size in sizes]
+        ends = np.cumsum([list(count.values()) for count in counts], axis=1)
+        codes = np.array([SPLIT_CODES[split] for split in counts[0]], np.uint8)
+        result: np.ndarray = codes[(ranks[:, np.newaxis] >= ends[stratum]).sum(axis=1)]
+        return result
 
 
 def _fractions(options: DataOptions, own_splits: Sequence[str]) -> dict[str, float]:
@@ -218,12 +186,15 @@ def _fractions(options: DataOptions, own_splits: Sequence[str]) -> dict[str, flo
     return {**drawn, features.TRAIN: 1.0 - sum(drawn.values())}
 
 
-def _split_at(position: float, fractions: dict[str, float]) -> str:
+def _splits_at(positions: np.ndarray, fractions: Mapping[str, float]) -> np.ndarray:
+    codes = np.full(len(positions), SPLIT_CODES[features.TRAIN], np.uint8)
+    is_open = np.ones(len(positions), bool)
     for split, fraction in fractions.items():
-        if position < fraction:
-            return split
-        position -= fraction
-    return features.TRAIN
+        is_inside = is_open & (positions < fraction)
+        codes[is_inside] = SPLIT_CODES[split]
+        is_open &= ~is_inside
+        positions = positions - fraction
+    return codes
 
 
 def _counts(num_units: int, fractions: dict[str, float]) -> dict[str, int]:

@@ -27,9 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 from components.image_example_gen import boxes
+from components.image_example_gen.columns import digests
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.options import DataOptions
-from components.image_example_gen.splits import position_of
+from components.image_example_gen.splits import positions_of
 from pipeline.config import loading
 from trainer_module import box_labels, features, fitting, preprocessing, tasks
 from trainer_module.evaluation.boxes import EVALUATION
@@ -92,7 +93,8 @@ def read_dataset(root: Path, geometry: Geometry, options: DataOptions | None = N
             kind = box_labels.CROWD if box.is_crowd else box_labels.DIFFICULT if box.difficult else box_labels.OBJECT
             label[index] = [box.ymin, box.xmin, box.ymax, box.xmax, dataset.classes.index(box.name), kind]
         pixels = resize_pixels(image, geometry).numpy()
-        rows.append((pixels, label, (height, width), position_of(hashlib.sha256(encoded).hexdigest()), entry.split))
+        (position,) = positions_of(digests([hashlib.sha256(encoded).hexdigest()])[:, 0])
+        rows.append((pixels, label, (height, width), position, entry.split))
     # The own training split may be drawn from: its images have no split then.
     return dataset.classes, Part(*map(np.array, zip(*rows, strict=True)))
 

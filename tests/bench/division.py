@@ -21,6 +21,7 @@ from pathlib import Path
 from components.image_example_gen import division
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, LocalExchange
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.records import columns_of
 from components.image_example_gen.shards import FILES_PER_SHARD, RECORDS, WorkFolder
 from components.image_example_gen.splits import Record
 
@@ -49,7 +50,7 @@ def write(folder: WorkFolder, num: int, groups: bool) -> None:
     """Writes all shards."""
     for number, start in enumerate(range(0, num, FILES_PER_SHARD)):
         places = range(start, min(num, start + FILES_PER_SHARD))
-        folder.write(RECORDS, number, [record(index, num, groups) for index in places])
+        folder.store(RECORDS, number, columns_of([record(index, num, groups) for index in places]))
 
 
 def cpu_seconds() -> float:

@@ -32,6 +32,7 @@ from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import LocalExchange
 from components.image_example_gen.layouts import RefusedFile, label_studio
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
+from components.image_example_gen.records import columns_of
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.splits import Record
 from pipeline.config import loading
@@ -1070,7 +1071,7 @@ def _unlucky() -> str:
 def _divide(records_: list[Record], **options: Any) -> None:
     with tempfile.TemporaryDirectory() as location:
         folder = WorkFolder(location)
-        folder.write(shards.RECORDS, 0, records_)
+        folder.store(shards.RECORDS, 0, columns_of(records_))
         division.divide(folder, [len(records_)], DataOptions(**options), (), LocalExchange(), per_partition=100)
 
 

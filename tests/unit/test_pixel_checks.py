@@ -9,6 +9,7 @@ from components.image_example_gen import pixel_checks
 from components.image_example_gen.errors import AmbiguousMasksError, ClassWithoutPixelsError
 from components.image_example_gen.observations import Observations, Occurrences
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.records import columns_of
 from components.image_example_gen.splits import IGNORED, Record
 from components.image_example_gen.tally import Tally
 from trainer_module.model_input import Window
@@ -90,7 +91,7 @@ def check(masks, classes=("road", "car"), ignore_id=None):
     tally = Tally()
     for index, (split, pixels) in enumerate(masks):
         flat = tuple(value for pair in pixels.items() for value in pair)
-        tally.add(Record(f"{index}", (), "", "", "", "", None, flat), split)
+        tally.add(columns_of([Record(f"{index}", (), "", "", "0" * 64, "", None, flat)]), [split])
     counts = tally.counts(SPLITS, classes)
     return counts, pixel_checks.check_mask_classes(tally, counts, classes, ignore_id)
 

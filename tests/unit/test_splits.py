@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from components.image_example_gen import boxes, splits
+from components.image_example_gen import boxes
 from components.image_example_gen.artifact import DuplicateGroup, DuplicateImage
 from components.image_example_gen.errors import ClassTooSmallError
 from components.image_example_gen.observations import Occurrences
@@ -133,12 +133,13 @@ def test_an_image_that_is_added_to_a_small_class_moves_few_others(divide, fracti
         before = after
 
 
-def test_a_small_class_does_not_change_the_splits_of_large_ones(divide):
+def test_a_small_class_does_not_change_the_splits_of_large_ones(divide, reference_division):
     alone = divide(MANY, options(), ()).splits
     assert divide([*MANY, *(record(f"r{i}", "rare") for i in range(12))], options(), ()).splits[: len(MANY)] == alone
     # A large class is drawn by position, as before there were small ones.
     fractions = {"validation": 0.15, "test": 0.15, "train": 0.7}
-    assert alone == [splits._split_at(splits.position_of(one.sha256), fractions) for one in MANY]
+    positions = [reference_division.position_of(one.sha256) for one in MANY]
+    assert alone == [reference_division._split_at(position, fractions) for position in positions]
 
 
 def test_a_growing_class_changes_few_splits_where_it_becomes_large(divide):
