@@ -6,7 +6,7 @@ It runs before the push, on requests that are over, so that no client waits for 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -15,7 +15,8 @@ import numpy as np
 from components.stored import Stored, StoredPart
 from pipeline.labeling import predictors
 from pipeline.labeling.predictors import Predictor
-from trainer_module.tasks import Labeling
+from trainer_module.error_text import first_line
+from trainer_module.tasks import Labeling, RawLabel
 
 # Probability of a worse result on feedback although both models are equally good.
 SIGNIFICANCE = 0.05
@@ -28,10 +29,12 @@ class ShadowedImage(NamedTuple):
 
     Attributes:
       encoded: Bytes of the file.
+      request_id: Of its request; empty if it is not known.
       label: Ground truth that arrived as feedback, as raw example features; None if there is none.
     """
 
     encoded: bytes
+    request_id: str = ""
     label: Mapping[str, Sequence[Any]] | None = None
 
 
@@ -55,8 +58,8 @@ class ShadowReport(Stored):
     Attributes:
       candidate: The candidate, in words.
       served: The served version.
-      images: Number of images.
-      agreement: Mean agreement of both predictions, range [0, 1].
+      images: Number of compared images.
+      agreement: Mean agreement of both predictions, range [0, 1]; None if no image was compared.
       changed: Number of images with another prediction.
       changes: The most frequent changes.
       labelled: Number of images with feedback.
@@ -72,8 +75,8 @@ class ShadowReport(Stored):
     candidate: str
     served: str
     images: int
-    agreement: float
-    changed: int
+    agreement: float | None = None
+    changed: int = 0
     changes: tuple[Change, ...] = ()
     labelled: int = 0
     candidate_quality: float | None = None
@@ -84,11 +87,28 @@ class ShadowReport(Stored):
     @property
     def summary(self) -> str:
         """One line."""
+        if not self.images:
+            return f"no logged prediction could be compared with that of {self.served}"
         text = f"{self.changed:,} of {self.images:,} logged predictions differ from those of {self.served}"
         if self.labelled:
             quality = f"{self.candidate_quality:.3f}, before {self.served_quality:.3f}"
             text += f"; agreement with feedback on {self.labelled:,} images: {quality}"
         return text
+
+
+class _CandidateFailedError(Exception):
+    """The candidate fails on an image."""
+
+
+def failed(candidate: str, served: str, reason: str) -> ShadowReport:
+    """Returns the report about a candidate that cannot predict any image.
+
+    Args:
+      candidate: The candidate, in words.
+      served: The served version.
+      reason: The error.
+    """
+    return ShadowReport(candidate=candidate, served=served, images=0, refused=reason)
 
 
 def compare(
@@ -116,26 +136,29 @@ def compare(
     """
     agreements, before, after = list[float](), list[float](), list[float]()
     changes: collections.Counter[tuple[str, str]] = collections.Counter()
-    encoded = [image.encoded for image in images]
-    for image, new, old in zip(
-        images,
-        predictors.proposals(candidate, labeling, encoded),
-        predictors.proposals(served, labeling, encoded),
-        strict=True,
-    ):
-        agreement = labeling.agreement(new, old)
-        agreements.append(agreement)
-        if agreement < _SAME:
-            changes[_describe(old), _describe(new)] += 1
-        if image.label is not None:
-            after.append(labeling.agreement(new, image.label))
-            before.append(labeling.agreement(old, image.label))
+    encoded, failure = [image.encoded for image in images], ""
+    try:
+        for image, new, old in zip(
+            images,
+            _candidate_proposals(candidate, labeling, images),
+            predictors.proposals(served, labeling, encoded),
+            strict=True,
+        ):
+            agreement = labeling.agreement(new, old)
+            agreements.append(agreement)
+            if agreement < _SAME:
+                changes[_describe(old), _describe(new)] += 1
+            if image.label is not None:
+                after.append(labeling.agreement(new, image.label))
+                before.append(labeling.agreement(old, image.label))
+    except _CandidateFailedError as error:
+        failure = str(error)
     p_value = _p_value_of_worse(np.array(before), np.array(after)) if after else None
     report = ShadowReport(
         candidate=candidate.description,
         served=served.description,
-        images=len(images),
-        agreement=float(np.mean(agreements)),
+        images=len(agreements),
+        agreement=float(np.mean(agreements)) if agreements else None,
         changed=sum(changes.values()),
         changes=tuple(
             Change(served=old, candidate=new, images=count)
@@ -147,7 +170,26 @@ def compare(
         served_quality=float(np.mean(before)) if before else None,
         p_value=p_value,
     )
-    return report.model_copy(update={"refused": _refusal(report, max_changed)})
+    return report.model_copy(update={"refused": failure or _refusal(report, max_changed)})
+
+
+def _candidate_proposals(
+    candidate: Predictor, labeling: Labeling, images: Sequence[ShadowedImage]
+) -> Iterator[RawLabel]:
+    """Predicts labels, one image at a time.
+
+    Raises:
+      _CandidateFailedError: If the candidate fails on an image, for whatever reason.
+    """
+    for image in images:
+        try:
+            (proposal,) = predictors.proposals(candidate, labeling, [image.encoded])
+        except Exception as error:
+            raise _CandidateFailedError(
+                f"{candidate.description} fails on the image of request {image.request_id or 'unknown'}: "
+                f"{first_line(error)}"
+            ) from error
+        yield proposal
 
 
 def _refusal(report: ShadowReport, max_changed: float) -> str:
@@ -188,5 +230,7 @@ def newest_images(prefix: Path, read_label: Callable[[Any], Any], num: int) -> l
     """
     from pipeline.labeling.feedback import logged_images
 
-    images = (ShadowedImage(image.encoded, image.label) for image in logged_images(prefix, read_label))
+    images = (
+        ShadowedImage(image.encoded, image.request_id, image.label) for image in logged_images(prefix, read_label)
+    )
     return list(collections.deque(images, maxlen=num))

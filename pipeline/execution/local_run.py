@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 _FIRST_NODE, _PUSH_NODE = "ImageExampleGen", "Pusher"
 
 
-class _PushRefusedError(Exception):
-    """The model must not be pushed."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        """Takes the reason."""
-        super().__init__(refusal.text)
-        self.refusal = refusal
-
-
 def prepare_training_data(config: PipelineConfig) -> Dataset:
     """Lists the images of a configuration; generates them first if necessary.
 
@@ -110,19 +101,18 @@ def execute(
     run_id = datetime.datetime.now().isoformat()
     outcome = Outcome(log_path=config.log_path)
 
-    def refuse_push() -> None:
-        if before_push is None:
+    def check_push(node_id: str) -> None:
+        if before_push is None or node_id != _PUSH_NODE:
             return
         outputs = metadata_store.outputs_of_run(store, run_id)
         exported = outputs.get("Trainer", {}).get("model")
         if exported is None or results.collect(outputs).refused:
             return
-        if refusal := before_push(path_utils.serving_model_path(exported.uri)):
-            raise _PushRefusedError(refusal)
+        outcome.push_refusal = before_push(path_utils.serving_model_path(exported.uri))
+        if outcome.push_refusal is not None:
+            raise node_runner.NodeRefusedError(outcome.push_refusal.detail)
 
     def add_result(result: NodeResult) -> None:
-        if result.id == _PUSH_NODE and result.state == "running":
-            refuse_push()
         if result.state != "running":
             outcome.nodes.append(result)
         if result.id == _FIRST_NODE and result.state in ("complete", "cached"):
@@ -134,13 +124,20 @@ def execute(
     store = metadata_store.open_store(config.metadata_path)
     push_cache.invalidate(store)
     try:
-        node_runner.run(pipeline, run_id=run_id, from_node=from_node, to_node=to_node, on_node=add_result)
+        node_runner.run(
+            pipeline,
+            run_id=run_id,
+            from_node=from_node,
+            to_node=to_node,
+            on_node=add_result,
+            before_node=check_push,
+        )
     except AnomaliesFoundError as error:
         outcome.refusal = error
     except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
-    except _PushRefusedError as error:
-        outcome.push_refusal = error.refusal
+    except node_runner.NodeRefusedError:  # by `check_push`, which has stored the reason
+        pass
     except node_runner.NothingToRunError:
         raise ConfigError(f"--from {from_node} is not connected with --to {to_node}: no node would run.") from None
     outcome.result = results.collect(metadata_store.outputs_of_run(store, run_id))

@@ -43,8 +43,12 @@ class NothingToRunError(Exception):
     """There is no node between the first and the last requested one."""
 
 
+class NodeRefusedError(Exception):
+    """The check before a node refuses to run it; the message has one reason per line."""
+
+
 class NodeFailedError(Exception):
-    """The executor of a node raised an exception, which is the cause."""
+    """The executor of a node, or the check before it, raised an exception, which is the cause."""
 
     def __init__(self, node_id: str, cause: BaseException) -> None:
         """Takes the name of the node and the exception."""
@@ -60,6 +64,7 @@ def run(
     from_node: str | None = None,
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
+    before_node: Callable[[str], None] = lambda node_id: None,
 ) -> None:
     """Runs a pipeline like TFX's LocalDagRunner, and reports every node when it starts and ends.
 
@@ -72,10 +77,13 @@ def run(
       from_node: First node to run; the outputs of earlier nodes are those of the last run.
       to_node: Last node to run.
       on_node: Called with state `running` before every node, and with the result after it.
+      before_node: Called before every node that is not skipped, after `on_node`; a NodeRefusedError that it raises
+        refuses the node, and any other exception fails it.
 
     Raises:
       NothingToRunError: If no node lies between `from_node` and `to_node`.
       AnomaliesFoundError: If ExampleValidator refuses the images; later nodes do not run.
+      NodeRefusedError: If `before_node` refuses a node, which does not run; neither do later ones.
       NodeFailedError: If a node fails; later nodes do not run.
     """
     let_workers_find_python()
@@ -92,7 +100,7 @@ def run(
             raise NothingToRunError
     _close_abandoned_executions(connection)
     for node in (entry.pipeline_node for entry in compiled.nodes):
-        on_node(_run_node(node, compiled, deployment, connection, on_node))
+        on_node(_run_node(node, compiled, deployment, connection, on_node, before_node))
 
 
 def let_workers_find_python() -> None:
@@ -108,6 +116,7 @@ def _run_node(
     deployment: pipeline_pb2.IntermediateDeploymentConfig,
     connection: metadata_store_pb2.ConnectionConfig,
     on_node: Callable[[NodeResult], None],
+    before_node: Callable[[str], None],
 ) -> NodeResult:
     node_id = node.node_info.id
     if node.execution_options.HasField("skip"):
@@ -118,6 +127,8 @@ def _run_node(
         if node.execution_options.run.perform_snapshot:
             with metadata.Metadata(connection) as handle:
                 partial_run_utils.snapshot(handle, compiled)
+        # After the snapshot, which brings the outputs of earlier nodes into this run.
+        before_node(node_id)
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=metadata.Metadata(connection),
@@ -127,6 +138,10 @@ def _run_node(
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
         ).launch()
         state = _state_of(connection, info.execution_id if info else None)
+    except NodeRefusedError as error:
+        logging.error("%s refused: %s", node_id, error)
+        on_node(NodeResult(node_id, "refused", time.monotonic() - start))
+        raise
     except AnomaliesFoundError as error:
         logging.error("%s: %s", node_id, error)
         _store_refusal(connection, compiled.runtime_spec.pipeline_run_id.field_value.string_value, error)

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline.continuous import shadow, triggers
+from pipeline.config import loading
+from pipeline.config.messages import ConfigError
+from pipeline.continuous import before_push, shadow, triggers
 from pipeline.continuous.shadow import ShadowedImage, ShadowReport
 from pipeline.continuous.triggers import Observed, WatchState
-from trainer_module import features, tasks
+from pipeline.labeling import predictors
+from trainer_module import features, model_versions, tasks
 
 HOUR = 3600.0
 
@@ -98,7 +101,7 @@ class Classifier:
 
 def compared(candidate, served, labels, max_changed=1.0):
     images = [
-        ShadowedImage(bytes([index]), None if label is None else {features.CLASS_TEXT: [label]})
+        ShadowedImage(bytes([index]), f"r-{index}", None if label is None else {features.CLASS_TEXT: [label]})
         for index, label in enumerate(labels)
     ]
     models = Classifier("the candidate", candidate), Classifier("pets, version 7", served)
@@ -127,6 +130,64 @@ def test_feedback_decides_between_better_and_worse():
     assert equal.refused == "" and equal.p_value == pytest.approx(0.25)
     same = compared(lambda c: "dog", lambda c: "dog", labels)
     assert (same.p_value, same.changed) == (1.0, 0)
+
+
+def test_a_candidate_that_fails_on_an_image_is_refused():
+    def fail(content):
+        if content[0] == 7:
+            raise RuntimeError("{{node cast}} Cast string to float is not supported")
+        return "cat"
+
+    report = compared(fail, lambda c: "cat", ["cat"] * 20)
+    assert report.images == report.labelled == 7 and report.changed == 0
+    assert report.refused == "the candidate fails on the image of request r-7: Cast string to float is not supported"
+    first = compared(lambda c: fail(b"\7"), lambda c: "cat", [None] * 3)
+    assert first.images == 0 and first.agreement is None and "no logged prediction" in first.summary
+    # The served version is not what is judged: its failure is one of the run.
+    with pytest.raises(RuntimeError, match="Cast string"):
+        compared(lambda c: "cat", fail, [None] * 20)
+
+
+@pytest.fixture
+def push_check(monkeypatch, tmp_path):
+    """The check before a push with two logged images; models are stand-ins by folder."""
+    models = {}
+
+    class Model(Classifier):
+        def __init__(self, export_dir, description):
+            if models[export_dir] is None:
+                raise ConfigError(f"{export_dir} cannot be loaded: no such signature")
+            super().__init__(description, models[export_dir])
+
+        def close(self):
+            pass
+
+    images = [ShadowedImage(b"a", "r-1"), ShadowedImage(b"b", "r-2")]
+    monkeypatch.setattr(predictors, "PushedModel", Model)
+    monkeypatch.setattr(shadow, "newest_images", lambda *arguments: images)
+    monkeypatch.setattr(model_versions, "list_versions", lambda base: model_versions.Versions((7,), ()))
+    config = loading.load("images", overrides=[f"pipeline.root={tmp_path}", "pipeline.name=pets"], needs_data=False)
+    config.run_dir.mkdir(parents=True)
+    served_dir = f"{config.model_base_path}/7"
+
+    def check(candidate, served, max_changed=1.0):
+        models.update({"candidate": candidate, served_dir: served})
+        return before_push.comparison(config, tmp_path / "log", max_changed, lambda note: None)("candidate")
+
+    check.report = lambda: ShadowReport.read(str(config.run_dir))
+    return check
+
+
+def test_a_candidate_that_cannot_be_loaded_is_refused(push_check):
+    assert push_check(lambda c: "cat", lambda c: "cat") is None
+    refusal = push_check(None, lambda c: "cat")
+    assert refusal.detail == "candidate cannot be loaded: no such signature"
+    assert push_check.report().refused == refusal.detail
+
+
+def test_a_served_version_that_cannot_be_loaded_is_not_the_fault_of_the_candidate(push_check):
+    with pytest.raises(ConfigError, match=r"requires the served version.*7 cannot be loaded.*without --shadow"):
+        push_check(lambda c: "cat", None)
 
 
 def test_the_report_is_stored(tmp_path):

@@ -1,0 +1,67 @@
+"""Checks before a node: a refusal or a failure ends the run there, and earlier nodes stay done."""
+
+import pytest
+from tfx.dsl.components.common.importer import Importer
+from tfx.orchestration import metadata
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.types import standard_artifacts
+
+from pipeline.execution import node_runner
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a pipeline of two nodes; returns the states of those that ended."""
+
+    def nodes():
+        for name in ("First", "Pusher"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            yield Importer(source_uri=str(tmp_path / name), artifact_type=standard_artifacts.Model).with_id(name)
+
+    def run(before_node, **options):
+        run.states = {}
+        first, second = nodes()
+        second.add_upstream_node(first)
+        pipeline = tfx_pipeline.Pipeline(
+            pipeline_name="pets",
+            pipeline_root=str(tmp_path / "artifacts"),
+            metadata_connection_config=metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite")),
+            components=[first, second],
+        )
+
+        def on_node(result):
+            run.states[result.id] = result.state
+
+        node_runner.run(pipeline, on_node=on_node, before_node=before_node, **options)
+
+    return run
+
+
+def test_a_refused_node_does_not_run(run):
+    def refuse(node_id):
+        if node_id == "Pusher":
+            raise node_runner.NodeRefusedError("it is worse")
+
+    with pytest.raises(node_runner.NodeRefusedError, match="it is worse"):
+        run(refuse, run_id="run-1")
+    assert run.states == {"First": "complete", "Pusher": "refused"}
+    checked = []
+    run(checked.append, run_id="run-2")
+    assert checked == ["First", "Pusher"] and run.states["Pusher"] == "complete"
+
+
+def test_an_error_in_the_check_is_a_failure_of_the_node(run):
+    def fail(node_id):
+        if node_id == "Pusher":
+            raise OSError("the log cannot be read")
+
+    with pytest.raises(node_runner.NodeFailedError, match="Pusher: the log cannot be read"):
+        run(fail, run_id="run-1")
+    assert run.states == {"First": "complete", "Pusher": "failed"}
+
+
+def test_skipped_nodes_are_not_checked(run):
+    run(lambda node_id: None, run_id="run-1")
+    checked = []
+    run(checked.append, run_id="run-2", from_node="Pusher")
+    assert checked == ["Pusher"] and run.states["First"] == "skipped"
