@@ -16,6 +16,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, partial_run_utils, runtime_parameter_utils
+from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.example_validator.findings import AnomaliesFoundError
@@ -140,6 +141,7 @@ def _run_node(
         state = _state_of(connection, info.execution_id if info else None)
     except NodeRefusedError as error:
         logging.error("%s refused: %s", node_id, error)
+        _store_refused_execution(connection, node, str(error))
         on_node(NodeResult(node_id, "refused", time.monotonic() - start))
         raise
     except AnomaliesFoundError as error:
@@ -168,6 +170,16 @@ def _state_of(connection: metadata_store_pb2.ConnectionConfig, execution_id: int
     raise RuntimeError(
         "its inputs do not exist: the nodes before it have not run for this configuration. Run again without --from."
     )
+
+
+def _store_refused_execution(
+    connection: metadata_store_pb2.ConnectionConfig, node: pipeline_pb2.PipelineNode, reasons: str
+) -> None:
+    """Stores an execution of a node that was refused before it ran, so that the run history has the reasons."""
+    with metadata.Metadata(connection) as handle:
+        execution = execution_lib.prepare_execution(handle, node.node_info.type, metadata_store_pb2.Execution.FAILED)
+        execution.custom_properties[REFUSAL].string_value = reasons
+        execution_lib.put_execution(handle, execution, context_lib.prepare_contexts(handle, node.contexts))
 
 
 def _store_refusal(connection: metadata_store_pb2.ConnectionConfig, run_id: str, error: AnomaliesFoundError) -> None:

@@ -10,7 +10,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 RUN_CONTEXT = "pipeline_run"
 NODE_CONTEXT = "node"
-# Property of a failed execution: the message of the gate that refused.
+# Property of a failed execution: the message of the gate that refused, or of the check before the node.
 REFUSAL = "refusal"
 MONITORING_REFERENCE = "components.MonitoringReference"
 

@@ -7,11 +7,13 @@ from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.types import standard_artifacts
 
 from pipeline.execution import node_runner
+from pipeline.history import run_history
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a pipeline of two nodes; returns the states of those that ended."""
+    """Runs a pipeline of two nodes, and keeps their states."""
+    path = tmp_path / "metadata.sqlite"
 
     def nodes():
         for name in ("First", "Pusher"):
@@ -25,7 +27,7 @@ def run(tmp_path):
         pipeline = tfx_pipeline.Pipeline(
             pipeline_name="pets",
             pipeline_root=str(tmp_path / "artifacts"),
-            metadata_connection_config=metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite")),
+            metadata_connection_config=metadata.sqlite_metadata_connection_config(str(path)),
             components=[first, second],
         )
 
@@ -34,20 +36,28 @@ def run(tmp_path):
 
         node_runner.run(pipeline, on_node=on_node, before_node=before_node, **options)
 
+    run.metadata_path = path
     return run
 
 
 def test_a_refused_node_does_not_run(run):
     def refuse(node_id):
         if node_id == "Pusher":
-            raise node_runner.NodeRefusedError("it is worse")
+            raise node_runner.NodeRefusedError("it is worse\nit changes all")
 
     with pytest.raises(node_runner.NodeRefusedError, match="it is worse"):
         run(refuse, run_id="run-1")
     assert run.states == {"First": "complete", "Pusher": "refused"}
+    runs = run_history.Runs(run.metadata_path)
+    refused = runs.find("last")
+    assert str(refused.verdict) == "refused by Pusher"
+    assert refused.reasons == ["Pusher: it is worse", "Pusher: it changes all"]
+    assert [(node.name, node.state) for node in runs.nodes(1)] == [("First", "complete"), ("Pusher", "refused")]
+    assert "has none: refused by Pusher" in runs.outdated_report_note()
     checked = []
     run(checked.append, run_id="run-2")
     assert checked == ["First", "Pusher"] and run.states["Pusher"] == "complete"
+    assert str(run_history.Runs(run.metadata_path).find("last").verdict) == "stopped after Pusher"
 
 
 def test_an_error_in_the_check_is_a_failure_of_the_node(run):
