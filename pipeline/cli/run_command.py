@@ -90,7 +90,7 @@ def run(
 
 def _shadow_comparison(
     config: PipelineConfig, log: str | None, max_changed: float, on_note: Callable[[str], None]
-) -> Callable[[str], Refusal | None] | None:
+) -> Callable[[str], list[Refusal]] | None:
     if log is None:
         return None
     from pipeline.continuous import before_push

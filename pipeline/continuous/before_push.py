@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.continuous import shadow
-from pipeline.continuous.shadow import ShadowReport
+from pipeline.continuous.shadow import ShadowReason
 from pipeline.execution.results import Refusal
 from pipeline.labeling import predictors
 from pipeline.labeling.predictors import PushedModel
@@ -20,7 +20,7 @@ NUM_IMAGES = 500
 
 def comparison(
     config: PipelineConfig, prefix: Path, max_changed: float, on_note: Callable[[str], None]
-) -> Callable[[str], Refusal | None]:
+) -> Callable[[str], list[Refusal]]:
     """Returns the check that `local_run.execute` calls before Pusher.
 
     A candidate that cannot be loaded, or that fails on a logged image, is refused. The report is `shadow.json` in the
@@ -34,16 +34,16 @@ def comparison(
       on_note: Called with one line about the result.
     """
 
-    def compare(export_dir: str) -> Refusal | None:
+    def compare(export_dir: str) -> list[Refusal]:
         versions = model_versions.list_versions(config.model_base_path).served
         if not versions:
             on_note("shadow comparison: no version is served yet")
-            return None
+            return []
         labeling = tasks.get(config.task.name).labeling
         images = shadow.newest_images(prefix, labeling.from_feedback, NUM_IMAGES)
         if not images:
             on_note(f"shadow comparison: the request log {prefix} has no images")
-            return None
+            return []
         with contextlib.closing(_served(config, versions[0])) as served:
             try:
                 candidate = predictors.PushedModel(export_dir, "the candidate")
@@ -54,7 +54,7 @@ def comparison(
                     report = shadow.compare(images, candidate, served, labeling, max_changed)
         report.write(str(config.run_dir))
         on_note(f"shadow comparison: {report.summary}")
-        return _refusal(report, max_changed) if report.refused else None
+        return [_refusal(reason) for reason in report.reasons]
 
     return compare
 
@@ -69,7 +69,7 @@ def _served(config: PipelineConfig, version: int) -> PushedModel:
         ) from None
 
 
-def _refusal(report: ShadowReport, max_changed: float) -> Refusal:
-    share = report.changed / report.images if report.images else 0.0
-    value, bound, missed_by = (share, max_changed, share - max_changed) if share > max_changed else (None, None, None)
-    return Refusal("shadow comparison", "changed predictions", "all", value, bound, missed_by, report.refused)
+def _refusal(reason: ShadowReason) -> Refusal:
+    missed_by = None if reason.value is None or reason.bound is None else reason.value - reason.bound
+    metric, detail = (f"shadow comparison: {text}" for text in (reason.metric, reason.detail))
+    return Refusal("Pusher", metric, "all", reason.value, reason.bound, missed_by, detail)

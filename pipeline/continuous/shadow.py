@@ -52,6 +52,22 @@ class Change(StoredPart):
     images: int
 
 
+class ShadowReason(StoredPart):
+    """One reason why a candidate must not be pushed.
+
+    Attributes:
+      metric: The compared metric, in words.
+      detail: The whole reason in one line.
+      value: Value of the metric; None if the reason is not a number that exceeds a bound.
+      bound: Its largest allowed value.
+    """
+
+    metric: str
+    detail: str
+    value: float | None = None
+    bound: float | None = None
+
+
 class ShadowReport(Stored):
     """The result of a comparison.
 
@@ -66,7 +82,7 @@ class ShadowReport(Stored):
       candidate_quality: Mean agreement of the candidate's predictions with the feedback; None without feedback.
       served_quality: The same of the served version.
       p_value: Of the test that the candidate is worse on the feedback; None without feedback.
-      refused: Why the candidate must not be pushed; empty if it may.
+      reasons: Why the candidate must not be pushed; empty if it may.
     """
 
     FILE: ClassVar[str] = "shadow.json"
@@ -82,7 +98,12 @@ class ShadowReport(Stored):
     candidate_quality: float | None = None
     served_quality: float | None = None
     p_value: float | None = None
-    refused: str = ""
+    reasons: tuple[ShadowReason, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the candidate must not be pushed."""
+        return bool(self.reasons)
 
     @property
     def summary(self) -> str:
@@ -108,7 +129,7 @@ def failed(candidate: str, served: str, reason: str) -> ShadowReport:
       served: The served version.
       reason: The error.
     """
-    return ShadowReport(candidate=candidate, served=served, images=0, refused=reason)
+    return ShadowReport(candidate=candidate, served=served, images=0, reasons=(_failure(reason),))
 
 
 def compare(
@@ -136,7 +157,7 @@ def compare(
     """
     agreements, before, after = list[float](), list[float](), list[float]()
     changes: collections.Counter[tuple[str, str]] = collections.Counter()
-    encoded, failure = [image.encoded for image in images], ""
+    encoded, failures = [image.encoded for image in images], list[ShadowReason]()
     try:
         for image, new, old in zip(
             images,
@@ -152,7 +173,7 @@ def compare(
                 after.append(labeling.agreement(new, image.label))
                 before.append(labeling.agreement(old, image.label))
     except _CandidateFailedError as error:
-        failure = str(error)
+        failures.append(_failure(str(error)))
     p_value = _p_value_of_worse(np.array(before), np.array(after)) if after else None
     report = ShadowReport(
         candidate=candidate.description,
@@ -170,7 +191,7 @@ def compare(
         served_quality=float(np.mean(before)) if before else None,
         p_value=p_value,
     )
-    return report.model_copy(update={"refused": failure or _refusal(report, max_changed)})
+    return report.model_copy(update={"reasons": (*failures, *_reasons(report, max_changed))})
 
 
 def _candidate_proposals(
@@ -192,18 +213,26 @@ def _candidate_proposals(
         yield proposal
 
 
-def _refusal(report: ShadowReport, max_changed: float) -> str:
+def _failure(detail: str) -> ShadowReason:
+    return ShadowReason(metric="failed requests", detail=detail)
+
+
+def _reasons(report: ShadowReport, max_changed: float) -> Iterator[ShadowReason]:
     if report.p_value is not None and report.p_value < SIGNIFICANCE:
-        return (
-            f"on {report.labelled:,} images with feedback it is significantly worse than {report.served}: "
-            f"{report.candidate_quality:.3f} instead of {report.served_quality:.3f} (p = {report.p_value:.2g})"
+        yield ShadowReason(
+            metric="agreement with feedback",
+            detail=f"on {report.labelled:,} images with feedback it is significantly worse than {report.served}: "
+            f"{report.candidate_quality:.3f} instead of {report.served_quality:.3f} (p = {report.p_value:.2g})",
         )
     if report.changed > max_changed * report.images:
-        return (
-            f"{report.changed / report.images:.1%} of {report.images:,} logged predictions differ from those of "
-            f"{report.served}, allowed {max_changed:.1%}"
+        share = report.changed / report.images
+        yield ShadowReason(
+            metric="changed predictions",
+            detail=f"{share:.1%} of {report.images:,} logged predictions differ from those of {report.served}, allowed "
+            f"{max_changed:.1%}",
+            value=share,
+            bound=max_changed,
         )
-    return ""
 
 
 def _p_value_of_worse(before: np.ndarray, after: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen.dataset import Dataset
@@ -62,7 +62,7 @@ def execute(
     from_node: str | None = None,
     to_node: str | None = None,
     on_node: Callable[[NodeResult], None] = lambda result: None,
-    before_push: Callable[[str], Refusal | None] | None = None,
+    before_push: Callable[[str], Sequence[Refusal]] | None = None,
 ) -> Outcome:
     """Runs the pipeline in this process; imports TFX.
 
@@ -75,7 +75,7 @@ def execute(
       to_node: Last node to run.
       on_node: Called when nodes start and end.
       before_push: Called before Pusher with the folder of the exported model, if no gate has refused it; the model is
-        not pushed if it returns a refusal.
+        not pushed if it returns refusals.
 
     Raises:
       ConfigError: If there is no node between `from_node` and `to_node`, if the task does not fit the dataset, if
@@ -108,9 +108,9 @@ def execute(
         exported = outputs.get("Trainer", {}).get("model")
         if exported is None or results.collect(outputs).refused:
             return
-        outcome.push_refusal = before_push(path_utils.serving_model_path(exported.uri))
-        if outcome.push_refusal is not None:
-            raise node_runner.NodeRefusedError(outcome.push_refusal.detail)
+        outcome.push_refusals = before_push(path_utils.serving_model_path(exported.uri))
+        if outcome.push_refusals:
+            raise node_runner.NodeRefusedError("\n".join(refusal.detail for refusal in outcome.push_refusals))
 
     def add_result(result: NodeResult) -> None:
         if result.state != "running":
@@ -136,7 +136,7 @@ def execute(
         outcome.refusal = error
     except node_runner.NodeFailedError as error:
         outcome.error = (error.node_id, error.cause)
-    except node_runner.NodeRefusedError:  # by `check_push`, which has stored the reason
+    except node_runner.NodeRefusedError:  # by `check_push`, which has stored the reasons
         pass
     except node_runner.NothingToRunError:
         raise ConfigError(f"--from {from_node} is not connected with --to {to_node}: no node would run.") from None

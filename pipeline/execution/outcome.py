@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ class Outcome:
       result: Results that were read from the artifacts; None if there are none.
       error: Name of the failed node and its exception, or None.
       refusal: The exception of ExampleValidator if it refused the images, or None; no later node has run.
-      push_refusal: Why the model was not pushed although all gates accepted it, or None; no later node has run.
+      push_refusals: Why the model was not pushed although all gates accepted it; no later node has run.
     """
 
     log_path: Path
@@ -33,18 +34,14 @@ class Outcome:
     result: RunResult | None = None
     error: tuple[str, BaseException] | None = None
     refusal: AnomaliesFoundError | None = None
-    push_refusal: Refusal | None = None
+    push_refusals: Sequence[Refusal] = ()
 
     @property
     def status(self) -> str:
         """`done`, `refused` (by a gate) or `failed`."""
         if self.error is not None:
             return "failed"
-        if (
-            self.refusal is not None
-            or self.push_refusal is not None
-            or (self.result is not None and self.result.refused)
-        ):
+        if self.refusal is not None or self.push_refusals or (self.result is not None and self.result.refused):
             return "refused"
         return "done"
 
@@ -62,8 +59,7 @@ class Outcome:
         from pipeline.execution import results
 
         refusals = results.of_images(self.refusal.findings) if self.refusal is not None else []
-        refusals += [self.push_refusal] if self.push_refusal is not None else []
-        return refusals + (self.result.refusals if self.result else [])
+        return refusals + list(self.push_refusals) + (self.result.refusals if self.result else [])
 
     @property
     def exit_code(self) -> int:

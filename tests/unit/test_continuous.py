@@ -112,22 +112,26 @@ def test_changed_predictions_are_reported_and_limited():
     report = compared(lambda c: "dog" if c[0] < 30 else "cat", lambda c: "cat", [None] * 100)
     assert (report.images, report.changed, report.agreement) == (100, 30, 0.7)
     assert [(each.served, each.candidate, each.images) for each in report.changes] == [("cat", "dog", 30)]
-    assert report.refused == "" and report.labelled == 0
+    assert not report.refused and report.labelled == 0
     assert "30 of 100 logged predictions differ from those of pets, version 7" in report.summary
     limited = compared(lambda c: "dog" if c[0] < 30 else "cat", lambda c: "cat", [None] * 100, max_changed=0.2)
-    assert "30.0% of 100 logged predictions" in limited.refused and "allowed 20.0%" in limited.refused
+    (reason,) = limited.reasons
+    assert (reason.value, reason.bound) == (0.3, 0.2)
+    assert "30.0% of 100 logged predictions" in reason.detail and "allowed 20.0%" in reason.detail
 
 
 def test_feedback_decides_between_better_and_worse():
     labels = ["dog"] * 40 + [None] * 20
     better = compared(lambda c: "dog", lambda c: "cat", labels)
     assert (better.labelled, better.candidate_quality, better.served_quality) == (40, 1.0, 0.0)
-    assert better.refused == "" and better.p_value > 0.99
+    assert not better.refused and better.p_value > 0.99
     worse = compared(lambda c: "cat", lambda c: "dog" if c[0] < 10 else "cat", labels)
-    assert "significantly worse than pets, version 7: 0.000 instead of 0.250" in worse.refused
+    (reason,) = worse.reasons
+    assert "significantly worse than pets, version 7: 0.000 instead of 0.250" in reason.detail
+    assert reason.value is None
     # A few errors more are chance.
     equal = compared(lambda c: "cat" if c[0] < 2 else "dog", lambda c: "dog", labels)
-    assert equal.refused == "" and equal.p_value == pytest.approx(0.25)
+    assert not equal.refused and equal.p_value == pytest.approx(0.25)
     same = compared(lambda c: "dog", lambda c: "dog", labels)
     assert (same.p_value, same.changed) == (1.0, 0)
 
@@ -140,7 +144,8 @@ def test_a_candidate_that_fails_on_an_image_is_refused():
 
     report = compared(fail, lambda c: "cat", ["cat"] * 20)
     assert report.images == report.labelled == 7 and report.changed == 0
-    assert report.refused == "the candidate fails on the image of request r-7: Cast string to float is not supported"
+    (reason,) = report.reasons
+    assert reason.detail == "the candidate fails on the image of request r-7: Cast string to float is not supported"
     first = compared(lambda c: fail(b"\7"), lambda c: "cat", [None] * 3)
     assert first.images == 0 and first.agreement is None and "no logged prediction" in first.summary
     # The served version is not what is judged: its failure is one of the run.
@@ -150,8 +155,8 @@ def test_a_candidate_that_fails_on_an_image_is_refused():
 
 @pytest.fixture
 def push_check(monkeypatch, tmp_path):
-    """The check before a push with two logged images; models are stand-ins by folder."""
-    models = {}
+    """The check before a push, with some logged images; models are stand-ins by folder."""
+    models, images = {}, []
 
     class Model(Classifier):
         def __init__(self, export_dir, description):
@@ -162,7 +167,6 @@ def push_check(monkeypatch, tmp_path):
         def close(self):
             pass
 
-    images = [ShadowedImage(b"a", "r-1"), ShadowedImage(b"b", "r-2")]
     monkeypatch.setattr(predictors, "PushedModel", Model)
     monkeypatch.setattr(shadow, "newest_images", lambda *arguments: images)
     monkeypatch.setattr(model_versions, "list_versions", lambda base: model_versions.Versions((7,), ()))
@@ -170,7 +174,8 @@ def push_check(monkeypatch, tmp_path):
     config.run_dir.mkdir(parents=True)
     served_dir = f"{config.model_base_path}/7"
 
-    def check(candidate, served, max_changed=1.0):
+    def check(candidate, served, max_changed=1.0, label=None, num=2):
+        images[:] = [ShadowedImage(b"a", "r-1", label and {features.CLASS_TEXT: [label]})] * num
         models.update({"candidate": candidate, served_dir: served})
         return before_push.comparison(config, tmp_path / "log", max_changed, lambda note: None)("candidate")
 
@@ -179,10 +184,18 @@ def push_check(monkeypatch, tmp_path):
 
 
 def test_a_candidate_that_cannot_be_loaded_is_refused(push_check):
-    assert push_check(lambda c: "cat", lambda c: "cat") is None
-    refusal = push_check(None, lambda c: "cat")
-    assert refusal.detail == "candidate cannot be loaded: no such signature"
-    assert push_check.report().refused == refusal.detail
+    assert push_check(lambda c: "cat", lambda c: "cat") == []
+    (refusal,) = push_check(None, lambda c: "cat")
+    assert refusal.text == "Pusher: shadow comparison: candidate cannot be loaded: no such signature"
+    assert push_check.report().refused
+
+
+def test_every_reason_is_a_refusal_with_its_own_numbers(push_check):
+    worse, changed = push_check(lambda c: "cat", lambda c: "dog", max_changed=0.5, label="dog", num=20)
+    assert worse.metric == "shadow comparison: agreement with feedback" and not worse.is_measured
+    assert "0.000 instead of 1.000" in worse.detail and "differ" not in worse.detail
+    assert changed.metric == "shadow comparison: changed predictions" and changed.side == "≤"
+    assert (changed.value, changed.bound, changed.missed_by) == (1.0, 0.5, 0.5)
 
 
 def test_a_served_version_that_cannot_be_loaded_is_not_the_fault_of_the_candidate(push_check):
