@@ -40,9 +40,9 @@ def comparison(
             on_note("shadow comparison: no version is served yet")
             return []
         labeling = tasks.get(config.task.name).labeling
-        images = shadow.newest_images(prefix, labeling.from_feedback, NUM_IMAGES)
+        images = shadow.newest_images(prefix, config.model_name, labeling.from_feedback, NUM_IMAGES)
         if not images:
-            on_note(f"shadow comparison: the request log {prefix} has no images")
+            on_note(f"shadow comparison: the request log {prefix} has no images for the model {config.model_name}")
             return []
         with contextlib.closing(_served(config, versions[0])) as served:
             try:

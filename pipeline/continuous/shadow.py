@@ -249,17 +249,24 @@ def _describe(label: Mapping[str, Sequence[Any]]) -> str:
     return describe(label)
 
 
-def newest_images(prefix: Path, read_label: Callable[[Any], Any], num: int) -> list[ShadowedImage]:
-    """Reads the newest images of a request log with their feedback.
+def newest_images(prefix: Path, model: str, read_label: Callable[[Any], Any], num: int) -> list[ShadowedImage]:
+    """Reads the newest different images that a model was asked about, with their feedback; the newest is the last.
+
+    An image that was sent several times counts once, with its last feedback.
 
     Args:
-      prefix: Of the log.
+      prefix: Of the request log.
+      model: Name of the model; requests to others are skipped.
       read_label: Feedback → label, as raw example features; ValueError if it is not a label of the task.
       num: Largest number of images.
     """
     from pipeline.labeling.feedback import logged_images
 
-    images = (
-        ShadowedImage(image.encoded, image.request_id, image.label) for image in logged_images(prefix, read_label)
-    )
-    return list(collections.deque(images, maxlen=num))
+    newest: dict[str, ShadowedImage] = {}
+    for image in logged_images(prefix, model, read_label):
+        earlier = newest.pop(image.name, None)
+        label = earlier.label if earlier is not None and image.label is None else image.label
+        newest[image.name] = ShadowedImage(image.encoded, image.request_id, label)
+        if len(newest) > num:
+            del newest[next(iter(newest))]
+    return list(newest.values())

@@ -114,7 +114,7 @@ class Watcher:
         from pipeline.labeling import feedback, next_span  # TensorFlow, which is rarely needed here
 
         read_label = tasks.get(self._config.task.name).labeling.from_feedback
-        labelled = feedback.confirmed(self._options.log, read_label)
+        labelled = feedback.confirmed(self._options.log, self._config.model_name, read_label)
         images = labelled.images
         reason = f"{len(images):,} images with feedback, at least {self._options.min_labels:,} are required"
         if len(images) >= self._options.min_labels:

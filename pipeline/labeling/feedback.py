@@ -30,14 +30,17 @@ class LoggedImage(NamedTuple):
     problem: str = ""
 
 
-def logged_images(prefix: Path, read_label: Callable[[Any], Label]) -> Iterator[LoggedImage]:
-    """Reads the images of a request log with their feedback, in the order of their arrival.
+def logged_images(prefix: Path, model: str, read_label: Callable[[Any], Label]) -> Iterator[LoggedImage]:
+    """Reads the images that a model was asked about, with their feedback, in the order of their arrival.
 
     Args:
-      prefix: Of the log.
+      prefix: Of the request log, which may contain requests to several models.
+      model: Name of the model.
       read_label: Feedback → label; ValueError, with a clause, if it is not a label of the task.
     """
     for record, index, candidate in from_log_records(prefix):
+        if record.model != model:
+            continue
         label: Label | None = None
         problem, time = "", record.time
         for feedback in record.feedback:
@@ -63,11 +66,11 @@ class LabelledRequests(NamedTuple):
     problems: tuple[tuple[str, str], ...] = ()
 
 
-def confirmed(prefix: Path, read_label: Callable[[Any], Label]) -> LabelledRequests:
-    """Reads all images with feedback as confirmed images."""
+def confirmed(prefix: Path, model: str, read_label: Callable[[Any], Label]) -> LabelledRequests:
+    """Reads all images with feedback as confirmed images; see `logged_images` for the arguments."""
     by_digest: dict[str, ConfirmedImage] = {}
     problems = []
-    for image in logged_images(prefix, read_label):
+    for image in logged_images(prefix, model, read_label):
         if image.problem:
             problems.append((image.request_id, image.problem))
         if image.label is None:

@@ -149,12 +149,24 @@ def test_images_of_a_log_keep_their_request(project, log, capfd):
 
 
 def test_feedback_is_a_confirmed_label_of_its_image(log):
-    labelled = feedback.confirmed(log, tasks.get("classification").labeling.from_feedback)
+    read_label = tasks.get("classification").labeling.from_feedback
+    labelled = feedback.confirmed(log, "colours", read_label)
     (image,) = labelled.images
     assert (image.request_id, image.confirmed_by, image.label) == ("r-1", "feedback", {"image/class/text": ["red"]})
     assert labelled.problems == (("r-2", "it is not a class name"),)
-    newest = shadow.newest_images(log, tasks.get("classification").labeling.from_feedback, 5)
-    assert len(newest) == 5 and all(image.label is None for image in newest)
+    # Labels of one model are not labels of another one that is served beside it.
+    assert feedback.confirmed(log, "shapes", read_label) == ((), ())
+
+
+def test_the_shadow_comparison_reads_different_images_of_its_model(log):
+    read_label = tasks.get("classification").labeling.from_feedback
+    newest = shadow.newest_images(log, "colours", read_label, 5)
+    assert [image.request_id for image in newest] == [f"r-{number}" for number in range(14, 19)]
+    assert all(image.label is None for image in newest)
+    every = shadow.newest_images(log, "colours", read_label, 500)
+    assert len(every) == len({image.encoded for image in every}) == 18  # the first one was sent twice
+    assert [image.label for image in every if image.label] == [{"image/class/text": ["red"]}]
+    assert shadow.newest_images(log, "shapes", read_label, 5) == []
 
 
 def test_a_span_that_is_trained_on_alone_is_noted(project, capfd):

@@ -75,7 +75,7 @@ def test_feedback_after_an_alarm_becomes_the_next_span(pets, make_image, monkeyp
         for name in ("cat", "dog")
     ]
     images_of_log = []
-    monkeypatch.setattr(feedback, "confirmed", lambda log, read: feedback.LabelledRequests(tuple(images_of_log)))
+    monkeypatch.setattr(feedback, "confirmed", lambda log, model, read: feedback.LabelledRequests(tuple(images_of_log)))
     served = model_versions.Versions((5,), ())
     monkeypatch.setattr(model_versions, "list_versions", lambda base: served)
     pets.raise_alarm(version=4)  # of an earlier version: over
