@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.image_example_gen import spans
 from components.image_example_gen.errors import DatasetError
@@ -17,6 +18,10 @@ from pipeline.continuous.triggers import Observed, WatchState
 from pipeline.history import run_history
 from serving.monitor import result as monitor_result
 from trainer_module import model_versions, tasks
+
+if TYPE_CHECKING:
+    from pipeline.labeling.confirmed import ConfirmedImage
+    from pipeline.labeling.feedback import NewFeedback
 
 _OUTCOMES = {
     0: "done",
@@ -64,6 +69,8 @@ class Watcher:
                 "Use a path with {SPAN}, or a schedule (--every)."
             )
         self._state = self._restored()
+        self._feedback: NewFeedback | None = None
+        self._no_labels = ""
 
     def run(self, interval_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
         """Looks again and again, until an exception such as KeyboardInterrupt."""
@@ -111,27 +118,37 @@ class Watcher:
 
     def _label_by_feedback(self, observed: Observed) -> Observed:
         """Writes the logged images with feedback as the next span, if there are enough new ones."""
-        from pipeline.labeling import feedback, next_span  # TensorFlow, which is rarely needed here
+        from pipeline.labeling import feedback  # TensorFlow, which is rarely needed here
 
-        read_label = tasks.get(self._config.task.name).labeling.from_feedback
-        labelled = feedback.confirmed(self._options.log, self._config.model_name, read_label)
-        images = labelled.images
-        reason = f"{len(images):,} images with feedback, at least {self._options.min_labels:,} are required"
-        if len(images) >= self._options.min_labels:
-            try:
-                written = next_span.write(self._config, images)
-            except DatasetError as error:
-                reason = str(error)
-            else:
-                self._options.on_line(f"alarm: {written.images:,} images with feedback are span {written.number}")
-                return observed._replace(span=(written.number, 0))
+        if self._feedback is None:
+            read_label = tasks.get(self._config.task.name).labeling.from_feedback
+            self._feedback = feedback.NewFeedback(self._options.log, self._config.model_name, read_label)
+        labelled = self._feedback.read()
+        if labelled is not None and (number := self._write_span(labelled.images)) is not None:
+            return observed._replace(span=(number, 0))
         if observed.alarm is not None and observed.alarm > self._state.noted_alarm:
             self._options.on_line(
-                f"alarm: no labels to train on ({reason}). `tfx-vision select` chooses images to label, `tfx-vision "
-                "label` adds them"
+                f"alarm: no labels to train on ({self._no_labels}). `tfx-vision select` chooses images to label, "
+                "`tfx-vision label` adds them"
             )
             self._store(self._state.model_copy(update={"noted_alarm": observed.alarm}))
         return observed
+
+    def _write_span(self, images: Sequence[ConfirmedImage]) -> int | None:
+        """Writes images as the next span and returns its number; None, and a reason for the log, if there is none."""
+        from pipeline.labeling import next_span
+
+        if len(images) < self._options.min_labels:
+            required = f"at least {self._options.min_labels:,} are required"
+            self._no_labels = f"{len(images):,} images with feedback, {required}"
+            return None
+        try:
+            written = next_span.write(self._config, images)
+        except DatasetError as error:
+            self._no_labels = str(error)
+            return None
+        self._options.on_line(f"alarm: {written.images:,} images with feedback are span {written.number}")
+        return written.number
 
     def _restored(self) -> WatchState:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +92,11 @@ def from_log(prefix: Path, since: float = 0.0) -> Iterator[Candidate]:
         yield candidate
 
 
-def from_log_records(prefix: Path, since: float = 0.0) -> Iterator[tuple[LoggedRequest, int, Candidate]]:
-    """Reads the images of a request log, each with its record and its position in that."""
-    for record in LogReader(prefix, since):
+def from_log_records(
+    prefix: Path, since: float = 0.0, skip: Collection[Path] = ()
+) -> Iterator[tuple[LoggedRequest, int, Candidate]]:
+    """Reads the images of a request log, except of some files, each with its record and its position in that."""
+    for record in LogReader(prefix, since, skip=skip):
         images = record.images if record.signature in _PREDICTIONS else ()
         for index, encoded in enumerate(images or ()):
             image_id = request_ids.of_image(record.request_id, index, len(images or ()))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -79,20 +79,30 @@ class LogReader:
         a record is damaged, the rest of its file counts as one.
     """
 
-    def __init__(self, prefix: Path | str, since: float = 0.0, until: float = float("inf")) -> None:
+    def __init__(
+        self,
+        prefix: Path | str,
+        since: float = 0.0,
+        until: float = float("inf"),
+        *,
+        skip: Collection[Path] = (),
+    ) -> None:
         """Takes the log.
 
         Args:
           prefix: Folder, and beginning of the names of the files.
           since: Time of the first record, seconds since 1970.
           until: Time after the last record.
+          skip: Files of requests that are not read.
         """
-        self._prefix, self._since, self._until = Path(prefix), since, until
+        self._prefix, self._since, self._until, self._skip = Path(prefix), since, until, frozenset(skip)
         self.damaged = 0
 
     def __iter__(self) -> Iterator[LoggedRequest]:
         with contextlib.closing(self._feedback()) as feedback:
             for path in published(self._prefix, TFRECORD):
+                if path in self._skip:
+                    continue
                 with _open(path) as file:
                     if file is None or os.fstat(file.fileno()).st_mtime + 1 < self._since:
                         continue

@@ -16,6 +16,7 @@ from pipeline.labeling import feedback, predictors
 from pipeline.labeling.formats import cvat, label_studio, table
 from serving import tfrecord
 from serving.local_server.protos import prediction_log_pb2
+from serving.request_log import reader
 from trainer_module import tasks
 
 
@@ -111,23 +112,27 @@ def project_options():
     return DataOptions(spans="all")
 
 
+def logged(content, request_id, time):
+    """A record of a request with one image."""
+    record = prediction_log_pb2.PredictionLog()
+    record.log_metadata.request_origin = request_id
+    record.log_metadata.timestamp_secs = time
+    request = record.predict_log.request
+    request.model_spec.name = "colours"
+    request.inputs["image_bytes"].dtype = 7  # DT_STRING
+    request.inputs["image_bytes"].string_val.append(content)
+    request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
+    return tfrecord.frame(record.SerializeToString())
+
+
 @pytest.fixture
 def log(project):
     """A request log with the new images, of which the first one was sent twice; the prefix."""
     prefix = project.root / "requests" / "colours"
     prefix.parent.mkdir()
     files = sorted((project.root / "new").rglob("*.png"))
-    records = []
-    for number, path in enumerate([files[0], *files]):
-        record = prediction_log_pb2.PredictionLog()
-        record.log_metadata.request_origin = f"r-{number}"
-        record.log_metadata.timestamp_secs = 1000 + number
-        request = record.predict_log.request
-        request.model_spec.name = "colours"
-        request.inputs["image_bytes"].dtype = 7  # DT_STRING
-        request.inputs["image_bytes"].string_val.append(path.read_bytes())
-        request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
-        records.append(tfrecord.frame(record.SerializeToString()))
+    contents = [path.read_bytes() for path in (files[0], *files)]
+    records = [logged(content, f"r-{number}", 1000 + number) for number, content in enumerate(contents)]
     name = f"{prefix.name}-20260101T000000000000Z-host-1-0123abcd-000001"
     (prefix.parent / f"{name}.tfrecord").write_bytes(b"".join(records))
     entry = {"time": 2000.0, "request_id": "r-1", "index": 0, "label": "red"}
@@ -156,6 +161,29 @@ def test_feedback_is_a_confirmed_label_of_its_image(log):
     assert labelled.problems == (("r-2", "it is not a class name"),)
     # Labels of one model are not labels of another one that is served beside it.
     assert feedback.confirmed(log, "shapes", read_label) == ((), ())
+
+
+def test_feedback_is_read_again_when_there_is_more(log, monkeypatch):
+    opened = []
+    read = reader._open
+    monkeypatch.setattr(reader, "_open", lambda path: (opened.append(path.suffix), read(path))[1])
+    new = feedback.NewFeedback(log, "colours", tasks.get("classification").labeling.from_feedback)
+    assert len(new.read().images) == 1
+    del opened[:]
+    assert new.read() is None and opened == []
+    # Another file of requests has no feedback: it alone is read.
+    requests, entries = sorted(log.parent.iterdir(), key=lambda path: path.suffix, reverse=True)
+    later = requests.with_name(requests.name.replace("000001", "000002"))
+    later.write_bytes(logged(b"", "r-30", 1030))
+    assert new.read() is None and sorted(opened) == [".jsonl", ".tfrecord"]
+    # Feedback about an image of the first file.
+    entry = {"time": 3000.0, "request_id": "r-3", "index": 0, "label": "blue"}
+    entries.with_name(entries.name.replace("000001", "000002")).write_text(f"{json.dumps(entry)}\n")
+    assert len(new.read().images) == 2
+    # Requests whose feedback came first.
+    requests.with_name(requests.name.replace("000001", "000003")).write_bytes(requests.read_bytes())
+    assert len(new.read().images) == 2
+    assert new.read() is None
 
 
 def test_the_shadow_comparison_reads_different_images_of_its_model(log):

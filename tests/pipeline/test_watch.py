@@ -18,6 +18,8 @@ from pipeline.labeling.confirmed import ConfirmedImage
 from serving.monitor.result import MonitorResult, Window
 from trainer_module import features, model_versions
 
+LOG_FILE = "log-20260101T000000000000Z-host-1-0123abcd-000001"
+
 
 @pytest.fixture
 def pets(tmp_path, class_folders):
@@ -75,7 +77,13 @@ def test_feedback_after_an_alarm_becomes_the_next_span(pets, make_image, monkeyp
         for name in ("cat", "dog")
     ]
     images_of_log = []
-    monkeypatch.setattr(feedback, "confirmed", lambda log, model, read: feedback.LabelledRequests(tuple(images_of_log)))
+    reads = []
+
+    def confirmed(log, model, read_label):
+        reads.append((log, model))
+        return feedback.LabelledRequests(tuple(images_of_log))
+
+    monkeypatch.setattr(feedback, "confirmed", confirmed)
     served = model_versions.Versions((5,), ())
     monkeypatch.setattr(model_versions, "list_versions", lambda base: served)
     pets.raise_alarm(version=4)  # of an earlier version: over
@@ -83,8 +91,13 @@ def test_feedback_after_an_alarm_becomes_the_next_span(pets, make_image, monkeyp
     pets.raise_alarm(version=5)
     watcher = pets.watcher()
     assert watcher.look() is None and watcher.look() is None
-    assert ["no labels to train on" in line for line in pets.lines[2:]] == [True]  # one line per alarm
+    (line,) = pets.lines[2:]  # one line per alarm
+    assert "no labels to train on (0 images with feedback, at least 2 are required)" in line
+    assert reads == [(pets.root / "log", "pets")]  # nothing is new: the log is not read again
+    pets.raise_alarm(version=5)
+    assert watcher.look() is None and len(reads) == 1 and "0 images with feedback" in pets.lines[3]
     images_of_log += images
+    (pets.root / f"{LOG_FILE}.feedback.jsonl").touch()
     assert watcher.look() == 0 and pets.runs == 2
     assert {origin.request_id for origin in Provenance.read(str(pets.root / "data" / "day-2")).origins.values()} == {
         "r-cat",
