@@ -391,6 +391,9 @@ class MonitorOutput(JsonObject):
     """Upper bound of the probability of an alarm without drift, for all tests of a window together."""
     window: MonitoredWindow
     reference_images: int
+    """Images of the test split in the reference."""
+    split_images: int | None
+    """All images of the test split; null if the result does not have them."""
     tests: list[DriftTest]
     """The smallest p-value first."""
     quality_name: str

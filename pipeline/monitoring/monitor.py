@@ -109,6 +109,7 @@ class Monitor:
             false_alarm_rate=options.false_alarm_rate,
             window=logged.window,
             reference_images=len(self._reference.images),
+            split_images=self._reference.summary.split_images,
             tests=tests,
             quality_name=self._monitoring.quality_name if slices else "",
             quality=quality.worse_slices(slices, worse),

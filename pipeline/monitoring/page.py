@@ -74,7 +74,7 @@ def build(result: MonitorResult, earlier: Sequence[MonitorResult]) -> MonitorPag
         created=_time(result.created),
         facts=[
             Fact("images", f"{window.images:,}", f"in {window.requests:,} requests"),
-            Fact("reference", f"{result.reference_images:,}", "images of the test split"),
+            Fact("reference", f"{result.reference_images:,}", f"{_sampled(result)}images of the test split"),
             Fact("with feedback", f"{window.labelled:,}", "images"),
             Fact("first request", _time(window.first), "UTC"),
             Fact("last request", _time(window.last), "UTC"),
@@ -83,6 +83,12 @@ def build(result: MonitorResult, earlier: Sequence[MonitorResult]) -> MonitorPag
         quality=_quality_table(result.quality, result.quality_name) if result.quality else None,
         earlier=_windows_table(earlier) if earlier else None,
     )
+
+
+def _sampled(result: MonitorResult) -> str:
+    """Returns the number of images that the reference is a sample of; empty if it contains all."""
+    sampled = result.split_images is not None and result.split_images > result.reference_images
+    return f"of {result.split_images:,} " if sampled else ""
 
 
 def _tests_table(tests: Sequence[DriftTest], rate: float) -> Table:

@@ -111,6 +111,7 @@ class MonitorResult(_Part):
       false_alarm_rate: Upper bound of the probability of an alarm without drift, for all tests of a window together.
       window: The tested requests.
       reference_images: Number of images of the reference.
+      split_images: Number of images of its split, of which it is a random sample; None if it is not known.
       tests: The tests, those with the smallest p-value first.
       quality_name: Name of the quality that feedback measures: "accuracy"; empty without feedback.
       quality: By slice, `all` first; empty without feedback.
@@ -125,6 +126,7 @@ class MonitorResult(_Part):
     false_alarm_rate: float
     window: Window
     reference_images: int
+    split_images: int | None = None
     tests: tuple[DriftTest, ...]
     quality_name: str = ""
     quality: tuple[SliceQuality, ...] = ()

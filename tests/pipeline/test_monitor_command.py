@@ -57,7 +57,7 @@ class Pipeline:
         )
         summary = ReferenceSummary(
             version=version, task="classification", classes=CLASSES, ignore_id=None, window=(0, 65535), split="test",
-            images=400, split_images=400,
+            images=400, split_images=1400,
         )  # fmt: skip
         uri = self.config.run_dir / "artifacts" / "MonitoringReference" / str(version)
         Reference(summary, images).write(str(uri))
@@ -96,6 +96,8 @@ def test_requests_like_the_test_split_are_no_drift(pipeline, capfd):
     output = json.loads(capfd.readouterr().out)
     jsonschema.validate(output, json.loads(json_output.schema("monitor")))
     assert (output["alarm"], output["version"], output["window"]["images"]) == (False, 7, 200)
+    assert (output["reference_images"], output["split_images"]) == (400, 1400)
+    assert "of 1,400 images of the test split" in (pipeline.folder / "monitor.html").read_text()
     assert {test["kind"] for test in output["tests"]} == {"outputs", "classes", "confidence"}
     assert any("no images" in note for note in output["notes"])
     assert not results.read(pipeline.folder).is_alarm_for(7)
