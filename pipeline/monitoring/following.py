@@ -1,4 +1,4 @@
-"""Monitors window after window: no request is tested twice, and a new version has its own reference."""
+"""Monitors window after window: every request is tested once, and a new version has its own reference."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def results(
 ) -> Iterator[tuple[MonitorResult, str]]:
     """Yields the result of every window, and the location of the reference; never ends.
 
-    A window is complete when it has `monitoring.window` images. If that takes longer than `monitoring.max_age_hours`,
-    it is tested with at least `monitoring.min_images`.
+    The first window has the newest images; every other one has those that follow. A window is complete when it has
+    `monitoring.window` images. If that takes longer than `monitoring.max_age_hours`, it is tested with at least
+    `monitoring.min_images`.
 
     Args:
       config: The configuration of the pipeline.

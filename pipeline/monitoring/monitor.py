@@ -73,10 +73,10 @@ class Monitor:
         self._embed: Any = None
 
     def run(self, after: float = 0.0, *, only_full: bool = False) -> MonitorResult:
-        """Tests the newest window.
+        """Tests the newest window, or the one that follows another.
 
         Args:
-          after: Only requests after this time, seconds since 1970.
+          after: End of the other window, seconds since 1970.
           only_full: Whether the window must have `monitoring.window` images, not only `monitoring.min_images`.
 
         Raises:
@@ -101,6 +101,11 @@ class Monitor:
         notes += [
             f"{number:,} requests {reason} are not part of the window." for reason, number in logged.skipped.items()
         ]
+        if logged.untested:
+            notes.append(
+                f"{logged.untested:,} earlier images are not tested: requests arrive faster than windows are tested. "
+                "Log a part of them (--request-log-sampling-rate), or set a larger monitoring.window."
+            )
         return MonitorResult(
             created=time.time(),
             model=self._config.model_name,

@@ -1,11 +1,12 @@
-"""Reads the newest window of a request log: images, embeddings, outputs and feedback of one model version."""
+"""Reads a window of a request log: images, embeddings, outputs and feedback of one model version."""
 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +20,20 @@ from serving.request_log.reader import LoggedRequest, LogReader
 
 # The newest hour is often enough; older files are read only if it is not.
 _FIRST_SPAN_S, _SPAN_FACTOR = 3600.0, 4.0
+# If more windows than this wait to be tested, the older ones are skipped: an alarm must not be hours late.
+_MOST_WAITING = 20
+# Of the times in the log.
+_RESOLUTION_S = 1.0
 
 
 class WindowOptions(NamedTuple):
     """Which requests form a window.
 
     Attributes:
-      images: Largest number of images.
+      images: Largest number of images; with `after` the images of the last second are added.
       min_images: Smallest number.
       max_age_s: Older requests are not part of it, seconds.
-      after: Only requests after this time are, seconds since 1970.
+      after: End of the window before this one, seconds since 1970, which the images follow; 0 for the newest images.
     """
 
     images: int = 500
@@ -38,7 +43,7 @@ class WindowOptions(NamedTuple):
 
 
 class LoggedImage(NamedTuple):
-    """One image of a request. Later ones compare as larger.
+    """One image of a request.
 
     Attributes:
       time: When its request was answered, seconds since 1970.
@@ -61,17 +66,19 @@ class LoggedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class LogWindow:
-    """The newest images of a version.
+    """Images of a version.
 
     Attributes:
       window: Their description.
       images: The images, the oldest first.
       skipped: Number of requests by the reason why they are not part of the window.
+      untested: Number of images between the window before and this one: more arrived than can be tested.
     """
 
     window: Window
     images: Sequence[LoggedImage]
     skipped: Mapping[str, int]
+    untested: int = 0
 
     def outputs(self) -> dict[str, np.ndarray]:
         """Returns the outputs for all images, first dimension N."""
@@ -99,7 +106,7 @@ def read(
     options: WindowOptions = WindowOptions(),  # noqa: B008
     now: float | None = None,
 ) -> LogWindow:
-    """Reads the newest window.
+    """Reads the newest window, or the one that follows another.
 
     Args:
       prefix: Folder, and beginning of the names of the files.
@@ -117,28 +124,61 @@ def read(
             f"There is no request log {prefix}-….tfrecord. Start the server or gateway with --request-log {prefix}; a "
             "file appears when it is complete, after --request-log-file-s (300) seconds."
         )
-    now, span, skipped = time.time() if now is None else now, _FIRST_SPAN_S, Counter[str]()
-    while True:
-        span = min(span, options.max_age_s)
+    now, skipped, untested = time.time() if now is None else now, Counter[str](), 0
+
+    def images(since: float, until: float = math.inf) -> Iterator[LoggedImage]:
         skipped.clear()
-        # The log has whole seconds; `after` itself is part of an earlier window.
-        since = max(now - span, options.after + 1.0 if options.after else 0.0)
-        images = _images(LogReader(prefix, since), model, version, outputs, skipped)
-        newest = heapq.nlargest(options.images, images, key=lambda image: image[:2])[::-1]
-        if len(newest) >= options.images or span >= options.max_age_s or since > now - span:
-            break
-        span *= _SPAN_FACTOR
-    if len(newest) < options.min_images:
-        raise WindowError(_too_few(prefix, version, len(newest), options, skipped))
+        return _images(LogReader(prefix, since, until), model, version, outputs, skipped)
+
+    if options.after:
+        chosen, untested = _following(images, options, now)
+    else:
+        chosen = _newest(images, options, now)
+    if len(chosen) < options.min_images:
+        raise WindowError(_too_few(prefix, version, len(chosen), options, skipped))
     window = Window(
         log=str(prefix),
-        first=newest[0].time,
-        last=newest[-1].time,
-        requests=len({image.request_id or image.position for image in newest}),
-        images=len(newest),
-        labelled=sum(image.label is not None for image in newest),
+        first=chosen[0].time,
+        last=chosen[-1].time,
+        requests=len({image.request_id or image.position for image in chosen}),
+        images=len(chosen),
+        labelled=sum(image.label is not None for image in chosen),
     )
-    return LogWindow(window, newest, dict(skipped))
+    return LogWindow(window, chosen, dict(skipped), untested)
+
+
+def _newest(images: Callable[[float], Iterator[LoggedImage]], options: WindowOptions, now: float) -> list[LoggedImage]:
+    """Returns the newest images, the oldest first."""
+    span = _FIRST_SPAN_S
+    while True:
+        span = min(span, options.max_age_s)
+        newest = heapq.nlargest(options.images, images(now - span), key=_order)[::-1]
+        if len(newest) >= options.images or span >= options.max_age_s:
+            return newest
+        span *= _SPAN_FACTOR
+
+
+def _following(
+    images: Callable[[float, float], Iterator[LoggedImage]], options: WindowOptions, now: float
+) -> tuple[list[LoggedImage], int]:
+    """Returns the images that follow another window, the oldest first, and the number of those between both.
+
+    A window ends with a whole second, since times in the log have no fraction: the next one begins after it. Memory
+    holds the times of all images, and the images of the window.
+    """
+    since = max(now - options.max_age_s, options.after + _RESOLUTION_S)
+    times = np.sort(np.fromiter((image.time for image in images(since, math.inf)), float))
+    waiting = len(times)
+    if waiting > _MOST_WAITING * options.images:
+        since = float(times[-options.images])
+        times = times[times >= since]
+    untested = waiting - len(times)
+    until = float(times[options.images - 1]) + _RESOLUTION_S if len(times) >= options.images else math.inf
+    return sorted(images(since, until), key=_order), untested
+
+
+def _order(image: LoggedImage) -> tuple[float, int]:
+    return image.time, image.position
 
 
 def _images(

@@ -227,6 +227,23 @@ def test_following_tests_every_request_once_and_adopts_a_new_version(pipeline):
     assert len(reasons) == 4 and "no request log" in reasons[0] and "of version 8" in reasons[-1]
 
 
+def test_following_tests_all_windows_that_have_arrived(pipeline):
+    def sleep(_):
+        pipeline.log(num=150, confidence=0.5, since=time.time() - 500)  # drift
+        pipeline.log(num=150, since=time.time() - 300)
+
+    pipeline.log(num=100, since=time.time() - 800)
+    root = f"pipeline.root={pipeline.config.pipeline.root}"
+    overrides = [root, "monitoring.window=100", "monitoring.min_images=50"]
+    config = loading.load("digits", data=None, overrides=overrides)
+    results = following.results(config, str(pipeline.prefix), None, 1.0, lambda reason: None, sleep)
+    _, first, second, third = (result for result, _ in itertools.islice(results, 4))
+    assert [each.window.images for each in (first, second, third)] == [100, 100, 100]
+    assert first.window.last < second.window.first < second.window.last < third.window.first
+    # The newest window alone has no drift.
+    assert first.alarm and not third.alarm
+
+
 def test_metrics_of_an_earlier_version_disappear(pipeline):
     pipeline.log()
     pipeline.run()

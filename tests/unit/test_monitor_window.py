@@ -101,6 +101,35 @@ def test_only_requests_after_a_time(writer, tmp_path):
     assert set(read(tmp_path, OPTIONS._replace(after=NOW - 20)).files()) == {b"10"}
 
 
+def test_windows_follow_each_other_without_a_gap(writer, tmp_path):
+    log = writer()
+    for index in range(50):
+        # Two images a second: the 20th and the 21st have the same time.
+        log.add(NOW - 100 + (index + 1) // 2, [b"%d" % index], probabilities(1))
+    log.close()
+    options, tested, sizes = OPTIONS._replace(after=NOW - 101), [], []
+    for _ in range(3):
+        loaded = read(tmp_path, options)
+        tested += loaded.files()
+        sizes.append(loaded.window.images)
+        assert not loaded.untested
+        options = options._replace(after=loaded.window.last)
+    assert tested == [b"%d" % index for index in range(50)] and sizes == [21, 20, 9]
+    with pytest.raises(WindowError, match="0 images"):
+        read(tmp_path, options)
+
+
+def test_windows_that_arrive_faster_than_they_are_tested_are_skipped(writer, tmp_path):
+    log = writer()
+    for index in range(405):
+        log.add(NOW - 500 + index, [b"%d" % index], probabilities(1))
+    log.close()
+    loaded = read(tmp_path, OPTIONS._replace(after=NOW - 501))
+    assert loaded.files() == [b"%d" % index for index in range(385, 405)] and loaded.untested == 385
+    loaded = read(tmp_path, OPTIONS._replace(after=NOW - 501 + 5))
+    assert loaded.files() == [b"%d" % index for index in range(5, 25)] and not loaded.untested
+
+
 def test_older_files_are_read_if_the_newest_are_not_enough(writer, tmp_path):
     log = writer()
     for hour in range(20, 0, -1):
