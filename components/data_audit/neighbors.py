@@ -36,30 +36,14 @@ def find(embeddings: np.ndarray, num: int) -> Neighbors:
       embeddings: float [N, D].
       num: Number of neighbours; fewer if there are not so many other images.
     """
-    return _nearest(embeddings, None, min(num, len(embeddings) - 1))
-
-
-def find_among(embeddings: np.ndarray, references: np.ndarray, num: int) -> Neighbors:
-    """Finds the nearest images of another set, whose indices are returned.
-
-    Args:
-      embeddings: float [N, D].
-      references: float [M, D].
-      num: Number of neighbours; fewer if there are not so many references.
-    """
-    return _nearest(references, embeddings, min(num, len(references)))
-
-
-def _nearest(references: np.ndarray, queries: np.ndarray | None, num: int) -> Neighbors:
-    """Finds the nearest references of every query; without queries those of every reference, except itself."""
     # scikit-learn computes the distances in chunks of bounded memory.
     from sklearn.neighbors import NearestNeighbors
 
-    rows = len(references if queries is None else queries)
-    if num < 1 or not rows:
-        return Neighbors(np.zeros((rows, 0), np.int64), np.zeros((rows, 0)))
-    search = NearestNeighbors(n_neighbors=num, metric="cosine", algorithm="brute").fit(references)
-    distances, indices = search.kneighbors(queries)
+    num = min(num, len(embeddings) - 1)
+    if num < 1:
+        return Neighbors(np.zeros((len(embeddings), 0), np.int64), np.zeros((len(embeddings), 0)))
+    search = NearestNeighbors(n_neighbors=num, metric="cosine", algorithm="brute").fit(embeddings)
+    distances, indices = search.kneighbors()
     return Neighbors(indices, np.asarray(distances, np.float64))
 
 
@@ -96,30 +80,12 @@ def outliers(neighbors: Neighbors) -> np.ndarray:
 
     Reference: Sun et al. 2022, https://arxiv.org/abs/2204.06507, section 3 (distance to the nearest neighbours).
     """
-    return novelty(neighbors, neighbors)
-
-
-def novelty(neighbors: Neighbors, references: Neighbors) -> np.ndarray:
-    """Scores images by their mean distance to their neighbours in another set of images.
-
-    Args:
-      neighbors: From `find_among`, of the images.
-      references: From `find`, of the other set.
-
-    Returns:
-      float64 [N], range [0, 1): above 0.5 for an image that would be an outlier of the other set, as `outliers`.
-    """
-    distances = _mean_distances(neighbors)
-    known = _mean_distances(references)
-    low, high = np.quantile(known, [0.25, 0.75]) if len(known) else (0.0, 0.0)
-    bound = max(high + _FAR_OUT * (high - low), _ROUNDING)
-    return np.asarray(distances / (distances + bound))
-
-
-def _mean_distances(neighbors: Neighbors) -> np.ndarray:
     if not neighbors.distances.size:
         return np.zeros(len(neighbors.distances))
-    return np.asarray(neighbors.distances.mean(axis=1))
+    distances = neighbors.distances.mean(axis=1)
+    low, high = np.quantile(distances, [0.25, 0.75])
+    bound = max(high + _FAR_OUT * (high - low), _ROUNDING)
+    return np.asarray(distances / (distances + bound))
 
 
 def duplicate_bound(neighbors: Neighbors) -> float:

@@ -14,9 +14,11 @@ import numpy as np
 from components.data_audit import neighbors
 
 UNCERTAIN, NOVEL = "uncertain", "novel"
-# Neighbours by whose distance novelty is measured; as many as for the outliers of an audit.
-_NUM_NEIGHBORS = 10
 _IS_NOVEL = 0.5
+# So many of the training images are nearer to another one than an image that counts as novel.
+_USUAL = 0.95
+# Distances of equal vectors are not exactly 0 in float32.
+_ROUNDING = 1e-3
 # So many times more images than are chosen, the least certain ones, can be chosen for their uncertainty.
 _POOL_FACTOR = 4
 # Distances are computed for so many pairs at once.
@@ -48,7 +50,8 @@ class Choice(NamedTuple):
     Attributes:
       position: Index among the candidates.
       reason: `uncertain` or `novel`.
-      novelty: Range [0, 1): above 0.5 for an image that would be an outlier among the training images.
+      novelty: Range [0, 1): above 0.5 for an image that is farther from the nearest training image than 95 % of the
+        training images are from another one.
     """
 
     position: int
@@ -87,9 +90,9 @@ def select(
     whose embeddings are nearer than those of almost all other images, and whose perceptual hashes differ in few bits:
     each of both alone would also find images that only resemble each other.
 
-    First, up to `novel_share` of the images are the novel ones: outliers with regard to the training images, the most
-    distant first, each distant from those before. The others come from the least certain candidates: k-centre greedy,
-    in which every distance is weighted with the uncertainty of the image, begins at the training images.
+    First, up to `novel_share` of the images are the novel ones, the most distant from the training images first, each
+    distant from those before. The others come from the least certain candidates: k-centre greedy, in which every
+    distance is weighted with the uncertainty of the image, begins at the training images.
 
     Args:
       candidates: The images to choose from, N.
@@ -104,13 +107,13 @@ def select(
     https://arxiv.org/abs/2204.06507 (novelty by the distance to neighbours).
     """
     embeddings, references = _unit(candidates.embeddings), _unit(training.embeddings)
-    among = neighbors.find(references, _NUM_NEIGHBORS)
+    among = neighbors.find(references, 1)
     bound = neighbors.duplicate_bound(among if len(references) > 1 else neighbors.find(embeddings, 1))
-    novelty = neighbors.novelty(neighbors.find_among(embeddings, references, _NUM_NEIGHBORS), among)
     first = _first_of_each(candidates.sha256)
     known_files = set(training.sha256)
     new = np.array([digest not in known_files for digest in candidates.sha256], bool)
     nearest, near_known = _compare(embeddings, candidates.hashes, references, training.hashes, bound, max_bits)
+    novelty = _novelty(nearest, among.distances)
     available = first & new & ~near_known
     greedy = _Greedy(embeddings, candidates.hashes, nearest, available, bound, max_bits)
     choices = []
@@ -131,6 +134,23 @@ def select(
 def _unit(embeddings: np.ndarray) -> np.ndarray:
     values = np.asarray(embeddings, np.float32)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY) if len(values) else values
+
+
+def _novelty(nearest: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Compares the distance of images to the nearest training image with that of the training images to each other.
+
+    Args:
+      nearest: float64 [N], Euclidean distances of the images.
+      among: float64 [M, 1], cosine distance of every training image to the nearest other one; [M, 0] if there is none.
+
+    Returns:
+      float64 [N], range [0, 1): above 0.5 if the image is more distant than `_USUAL` of the training images; 0 if there
+      are not two of these.
+    """
+    if not among.size:
+        return np.zeros(len(nearest))
+    bound = max(float(np.quantile(_euclidean(among), _USUAL)), _ROUNDING)
+    return np.asarray(nearest / (nearest + bound))
 
 
 def _first_of_each(digests: tuple[str, ...]) -> np.ndarray:

@@ -42,6 +42,26 @@ def test_uncertain_images_are_diverse(cloud):
     assert {choice.reason for choice in chosen.choices} == {UNCERTAIN}
 
 
+@pytest.mark.parametrize("unknown", [0, 4, 9])
+def test_images_of_an_unknown_class_are_novel(unknown):
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    known = np.flatnonzero(labels != unknown)
+    candidates = np.append(known[1::2], np.flatnonzero(labels == unknown))
+
+    def images(rows):
+        return ImageSet(pixels[rows].astype(np.float32), tuple(map(str, rows)), np.full(len(rows), -1))
+
+    chosen = selection.select(images(candidates), np.ones(len(candidates)), images(known[::2]), 2000, novel_share=1.0)
+    is_novel = np.zeros(len(candidates), bool)
+    is_novel[[choice.position for choice in chosen.choices if choice.novelty > 0.5]] = True
+    is_unknown = labels[candidates] == unknown
+    assert is_novel[is_unknown].mean() > 0.7
+    assert is_novel[~is_unknown].mean() < 0.1  # by definition 0.05 of the images that are labelled already
+    assert all((choice.reason == NOVEL) == (choice.novelty > 0.5) for choice in chosen.choices[: is_novel.sum()])
+
+
 def test_novel_images_get_their_share(cloud):
     training = joined(cloud(0, 50, prefix="t"), cloud(1, 50, prefix="t"))
     candidates = joined(cloud(0, 60), cloud(5, 30))
