@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, keras_file, preprocessing, tasks
+from trainer_module.model_input import Geometry, Size
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import Comparison
 
@@ -21,17 +22,26 @@ class ComparedPrediction(NamedTuple):
       score: From `Comparison.score`, range [0, 1], higher is better.
       error_type: From `Comparison.error_type`.
       filename: As in the dataset.
-      image: The model input.
-      label: Its label.
-      prediction: The part of the prediction that is compared.
+      encoded: The image file.
+      size: Height and width at which the image is shown: in its own aspect ratio, not larger than the longest side of
+        the model input.
+      label: Its label, for that size.
+      prediction: The part of the prediction that is compared, for that size.
     """
 
     score: float
     error_type: str
     filename: str
-    image: np.ndarray
+    encoded: bytes
+    size: Size
     label: np.ndarray
     prediction: np.ndarray
+
+    def image(self, num_channels: int) -> np.ndarray:
+        """Decodes the image: uint8 [*size, num_channels]."""
+        pixels = preprocessing.decode_and_resize(tf.constant([self.encoded]), Geometry.of(self.size), num_channels)
+        image: np.ndarray = pixels[0].numpy()
+        return image
 
 
 def comparison_of(options: TrainerOptions) -> Comparison:
@@ -41,8 +51,19 @@ def comparison_of(options: TrainerOptions) -> Comparison:
     return comparison
 
 
+def shown_size(image_size: Size, longest: int) -> Size:
+    """Returns the size of an image whose longest side is limited, at least one pixel: height, width."""
+    scale = min(1.0, longest / max(image_size))
+    height, width = (max(1, round(side * scale)) for side in image_size)
+    return height, width
+
+
 class Comparer:
-    """Loads a model once, and compares batches."""
+    """Loads a model once, and compares batches.
+
+    Labels and predictions are those of the original images, as the evaluation and the exported model have them: the
+    model input may be squashed, cropped or padded.
+    """
 
     def __init__(self, keras_path: str, options: TrainerOptions) -> None:
         """Loads the Keras file.
@@ -54,26 +75,29 @@ class Comparer:
         self._options = options
         self._task = tasks.get(options.task.name)
         model = keras_file.load(keras_path)
-        self._predict = tf.function(
-            lambda images: self._task.decode(model(tf.cast(images, tf.float32), training=False), options),
-            reduce_retracing=True,
+        self._apply = tf.function(
+            lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True
         )
+        self._decode = tf.function(lambda outputs, sizes: self._task.decode(outputs, options, sizes))
 
     def compare(self, examples: Sequence[Mapping[str, tf.train.Feature]]) -> Iterator[ComparedPrediction]:
         """Compares a batch of parsed raw examples; those whose score is undefined are left out."""
         transform, ignore_id = self._options.transform, self._options.ignore_id
         comparison = comparison_of(self._options)
-        encoded = tf.constant([example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples])
-        images = preprocessing.decode_and_resize(encoded, transform.geometry, transform.num_channels)
-        names = [example[features.IMAGE_FILENAME].bytes_list.value[0] for example in examples]
-        raw_labels = [self._task.raw_label(example) for example in examples]
-        sizes = [self._task.image_size(example) for example in examples]
-        labels = self._task.labels(raw_labels, sizes, self._options).numpy()
-        for name, image, label, prediction in zip(
-            names, images.numpy(), labels, self._predict(images).numpy(), strict=True
-        ):
+        encoded = [example[features.IMAGE_ENCODED].bytes_list.value[0] for example in examples]
+        images = preprocessing.decode_and_resize(tf.constant(encoded), transform.geometry, transform.num_channels)
+        outputs = self._apply(images)
+        for index, example in enumerate(examples):
+            original_size = self._task.image_size(example)
+            size = shown_size(original_size, max(transform.image_size))
+            prediction = self._decode(outputs[index : index + 1], tf.constant([size], tf.int32))[0].numpy()
             prediction = comparison.counted(prediction, self._options)
+            shown = self._options.model_copy(
+                update={"transform": transform.model_copy(update={"image_size": size, "resize": "stretch"})}
+            )
+            label = self._task.labels([self._task.raw_label(example)], [original_size], shown)[0].numpy()
             score = comparison.score(label, prediction, ignore_id)
             if not math.isnan(score):
                 error_type = comparison.error_type(label, prediction, ignore_id)
-                yield ComparedPrediction(score, error_type, name.decode(), image, label, prediction)
+                name = example[features.IMAGE_FILENAME].bytes_list.value[0].decode()
+                yield ComparedPrediction(score, error_type, name, encoded[index], size, label, prediction)

@@ -1,4 +1,4 @@
-"""The examples with the worst predictions: input, ground truth and prediction side by side."""
+"""The examples with the worst predictions: image, ground truth and prediction side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ComparedExample:
       filename: As in the dataset.
       score: By which examples are sorted, range [0, 1].
       main_error: The most frequent error, in words; empty if there is none.
-      panels: Title and image: the model input first.
+      panels: Title and image: the photograph first.
       error_type: The type of error that it is shown under; empty if the task has none.
       num_images: Number of images of the split with this type of error.
     """
@@ -48,14 +48,14 @@ def compare(
     Args:
       comparison: That of the task.
       filename: As in the dataset.
-      image: The model input, uint8 [h, w, 1 or 3].
+      image: The image, uint8 [h, w, 1 or 3].
       label: Its label.
       prediction: The model's prediction.
       classes: Class names; the index is the id.
       ignore_id: Id of pixels without a class, if there is one.
     """
     photo = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    panels = [("Image", images.embed_photo(photo, f"{filename}, the model input"))]
+    panels = [("Image", images.embed_photo(photo, filename))]
     for panel in comparison.panels(image, label, prediction, classes, ignore_id):
         alt = f"{panel.title} of {filename}: {panel.description}"
         panels.append((panel.title, images.embed_drawing(panel.pixels, alt)))

@@ -62,7 +62,13 @@ def _draw(
 ) -> Iterable[str]:
     for error_type, prediction in _choose(worst, num):
         drawn = comparisons.compare(
-            comparison_of(options), *prediction[2:], classes=options.classes, ignore_id=options.ignore_id
+            comparison_of(options),
+            prediction.filename,
+            prediction.image(options.transform.num_channels),
+            prediction.label,
+            prediction.prediction,
+            options.classes,
+            options.ignore_id,
         )
         drawn = dataclasses.replace(drawn, error_type=error_type, num_images=numbers[error_type])
         yield _LINE.dump_json(drawn).decode()

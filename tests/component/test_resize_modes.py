@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from PIL import Image
 
+from components import compared_predictions
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from trainer_module import features, keras_file, preprocessing, stored_options, tasks
@@ -178,3 +179,29 @@ def test_objects_that_crop_removes_are_evaluated_but_not_learned(run, served):
     trained = task.labels([task.raw_label(example) for example in examples], sizes_of(examples), options).numpy()
     # In wide images, the crop removes the object near the left edge, or part of it.
     assert (trained[..., 4] >= 0).sum() < (labels[..., 4] >= 0).sum()
+
+
+@pytest.mark.parametrize("run", CASES[1:], indirect=True, ids=["segmentation", "detection"])
+def test_compared_predictions_are_those_of_the_original_images(run, served):
+    case, artifacts, _ = run
+    session, _, examples = served
+    run_dir = str(next(artifacts.glob("Trainer/model_run/*")))
+    comparer = compared_predictions.Comparer(f"{run_dir}/{features.KERAS_FILE}", stored_options.read(run_dir))
+    compared = list(comparer.compare(examples))
+    # The longest side of the model input is 48 pixels.
+    expected = [compared_predictions.shown_size(size, 48) for size in sizes_of(examples)]
+    assert [each.image(3).shape[:2] for each in compared] == expected
+    assert {(30, 48), (48, 30), (24, 24), (15, 48)} >= set(expected) and len(set(expected)) > 1
+    response = session.run_on(features.SERVING_DEFAULT, images_of(examples))
+    for index, each in enumerate(compared):
+        if case.task == "segmentation" and expected[index] == sizes_of(examples)[index]:
+            mask = np.asarray(Image.open(io.BytesIO(response["mask_png_bytes"][index])))
+            assert (each.prediction != mask).mean() < 1e-3
+            truth = Image.open(io.BytesIO(examples[index][features.MASK_ENCODED].bytes_list.value[0]))
+            np.testing.assert_array_equal(each.label, np.asarray(truth))
+        if case.task == "detection":
+            boxes = each.prediction[each.prediction[:, 4] >= 0][:, :4]
+            served_boxes = response["detection_boxes"][index][: len(boxes)]
+            np.testing.assert_allclose(boxes, served_boxes, atol=1e-4)
+            box = [examples[index][key].float_list.value[0] for key in features.BOX_CORNERS]
+            np.testing.assert_allclose(each.label[0, :4], box, atol=1e-6)

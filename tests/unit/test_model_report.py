@@ -257,7 +257,7 @@ def test_the_page_of_a_detector_has_curves_errors_and_boxes(box_sources):
     assert "by their most frequent type of error. Errors are dashed." in text
     assert "(background)" in text and "Boxes by class, the rarest first" in text
     sides = {(image["width"], image["height"]) for image in parsed.attributes("img")}
-    assert sides == {("40", "40"), ("320", "320")}  # the model input, and enlarged drawings
+    assert sides == {("40", "40"), ("320", "320")}  # the image, and enlarged drawings
 
 
 def render(sources):
