@@ -2,8 +2,9 @@
 
 serve → log → drift (rotated digits) → alarm → select → label → next span → retrain → gates → push → alarm cleared
 
-Every step is a command of tfx-vision, in a process of its own; this script sends the requests and, in place of a
-person, writes the true classes into the table of selected images. It fails if a step does not end as it should.
+Every step is a command of tfx-vision, in a process of its own, which is forked from one that has imported TFX once.
+This script sends the requests and, in place of a person, writes the true classes into the table of selected images. It
+fails if a step does not end as it should.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import csv
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +29,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from pipeline.cli import app
 from serving.client import GrpcClient
 
 CONFIG = """\
@@ -75,17 +80,28 @@ def print_heading(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def run(*arguments: str, expected: int = DONE) -> str:
-    """Runs a command of tfx-vision; fails unless it ends with the expected exit code. Returns its standard output."""
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["__main__", "pipeline.execution.local_run", "pipeline.monitoring.monitor"])
+
+
+def _command(arguments: Sequence[str], output: str) -> None:
+    """Runs a command in this process, with standard output in a file."""
+    with open(output, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+    sys.argv[:] = ["tfx-vision", *arguments]
+    app.main()
+
+
+def run(*arguments: str, expected: int = DONE) -> None:
+    """Runs a command of tfx-vision and prints its output; fails unless it ends with the expected exit code."""
     print(f"$ tfx-vision {' '.join(arguments)}", flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if "--json" not in arguments:
-        print(done.stdout, end="", flush=True)
-    if done.returncode != expected:
-        sys.exit(f"loop: exit code {done.returncode}, expected {expected}")
-    return done.stdout
+    with tempfile.NamedTemporaryFile() as output:
+        process = _PROCESSES.Process(target=_command, args=(arguments, output.name))
+        process.start()
+        process.join()
+        print(Path(output.name).read_text(encoding="utf-8"), end="", flush=True)
+    if process.exitcode != expected:
+        sys.exit(f"loop: exit code {process.exitcode}, expected {expected}")
 
 
 class Digits:
