@@ -267,10 +267,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         name = options.classes[channel]
         properties = image_file.examine(image_file.prepare(image_bytes[-1], DataOptions(max_pixels=10_000)))
         label = {features.CLASS_TEXT: [name]}
-        example = raw_examples.to_example(
+        example = raw_examples.serialize(
             f"{name}/{index}.png", image_bytes[-1], properties, label=label, slices=properties.slices()
         )
-        examples.append(example.SerializeToString())
+        examples.append(example)
     root = tmp_path_factory.mktemp("tiny")
     # Where TFX's Trainer puts them.
     serving_dir, run_dir = str(root / "model" / "Format-Serving"), str(root / "model_run")

@@ -29,6 +29,7 @@ from trainer_module.model_input import FULL_WINDOW
 
 # Frame of a TFRecord: length (uint64, little-endian) and its checksum (uint32), the record, its checksum (uint32).
 _FRAME_HEAD, _FRAME_TAIL = struct.Struct("<QI"), 4
+_BLOCK_BYTES = 4 * 2**20
 
 
 class _Output:
@@ -56,16 +57,20 @@ class _Output:
         }
         self._folder.write(shards.RESULTS, self._number, results)
 
-    def add(self, record: splits.Record, example: tf.train.Example) -> None:
-        self._writer.write(example.SerializeToString())
+    def add(self, record: splits.Record, example: bytes) -> None:
+        self._writer.write(example)
         self._records.append(record)
 
     def refuse(self, path: str, reason: str) -> None:
         self._refused.append((path, reason))
 
 
-class ExamineImages(beam.DoFn):
-    """Writes the usable images of its shards as examples.
+# Runs a pass for some shards.
+Pass = Callable[[Sequence[int]], None]
+
+
+class ExamineImages:
+    """Writes the usable images of shards as examples.
 
     Single images do not go through Beam: shuffling and writing records one by one in Python took twice the time of
     reading and decoding them. A shard that is retried writes the same files again.
@@ -85,27 +90,19 @@ class ExamineImages(beam.DoFn):
         self._folder = folder
         self._options = options
 
-    def start_bundle(self) -> None:
-        """Begins a list of shards."""
-        self._numbers: list[int] = []
-
-    def process(self, number: int) -> None:
-        """Adds one shard to the list."""
-        self._numbers.append(number)
-
-    def finish_bundle(self) -> None:
+    def __call__(self, shard_numbers: Sequence[int]) -> None:
         """Examines all shards with one decoder: starting one costs as much as a thousand small images."""
         waiting: collections.deque[tuple[int, Candidate]] = collections.deque()
 
         def contents() -> Iterator[bytes | UnusableImageError]:
-            for number in self._numbers:
+            for number in shard_numbers:
                 for candidate in self._read(number):
                     waiting.append((number, candidate))
                     yield UnusableImageError(candidate.problem) if candidate.problem else candidate.encoded
 
         with contextlib.ExitStack() as stack:
-            outputs = iter([_Output(self._folder, number) for number in self._numbers])
-            numbers = iter(self._numbers)
+            outputs = iter([_Output(self._folder, number) for number in shard_numbers])
+            numbers = iter(shard_numbers)
             current = None
             options = self._options
             for examined in image_file.examine_all(contents(), options.data, options.window or FULL_WINDOW):
@@ -127,8 +124,8 @@ class ExamineImages(beam.DoFn):
         return layouts.get(self._layout).read(self._root, entries, self._options)
 
 
-class WriteSplits(beam.DoFn):
-    """Copies the examples of a shard to their splits, frame by frame: nothing is parsed or encoded again."""
+class WriteSplits:
+    """Copies the examples of shards to their splits, frame by frame: nothing is parsed or encoded again."""
 
     def __init__(self, folder: WorkFolder, split_dirs: dict[str, str]) -> None:
         """Configures the pass.
@@ -140,24 +137,96 @@ class WriteSplits(beam.DoFn):
         self._folder = folder
         self._split_dirs = split_dirs
 
-    def process(self, number: int) -> None:
-        """Copies one shard."""
+    def __call__(self, shard_numbers: Sequence[int]) -> None:
+        """Copies shards."""
+        for number in shard_numbers:
+            self._copy(number)
+
+    def _copy(self, number: int) -> None:
         work = self._folder.read(shards.SPLITS, number)
         with contextlib.ExitStack() as stack:
             path = self._folder.path(shards.EXAMPLES, number)
-            source = stack.enter_context(tf.io.gfile.GFile(path, "rb"))
+            frames = _Frames(stack.enter_context(tf.io.gfile.GFile(path, "rb")))
             targets: dict[str, Any] = {}
             for split in work["splits"]:
-                head = source.read(_FRAME_HEAD.size)
-                frame = head + source.read(_FRAME_HEAD.unpack(head)[0] + _FRAME_TAIL)
+                frame = frames.next()
                 if not split:
                     continue
                 if split not in targets:
                     path = os.path.join(
                         self._split_dirs[split], f"data_tfrecord-{number:05d}-of-{work['num_shards']:05d}"
                     )
-                    targets[split] = stack.enter_context(tf.io.gfile.GFile(path, "wb"))
-                targets[split].write(frame)
+                    targets[split] = stack.enter_context(_Blocks(path))
+                targets[split].append(frame)
+
+
+class _Frames:
+    """The frames of a TFRecord file, read in blocks: a call of the file system takes longer than a small frame."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._block = b""
+        self._start = 0
+
+    def next(self) -> bytes:
+        self._fill(_FRAME_HEAD.size)
+        length, _ = _FRAME_HEAD.unpack_from(self._block, self._start)
+        size = _FRAME_HEAD.size + length + _FRAME_TAIL
+        self._fill(size)
+        self._start += size
+        return self._block[self._start - size : self._start]
+
+    def _fill(self, size: int) -> None:
+        """Reads until so many bytes are in the block; a frame that is incomplete is left as it is."""
+        if len(self._block) - self._start < size:
+            self._block = self._block[self._start :] + self._file.read(max(size, _BLOCK_BYTES))
+            self._start = 0
+
+
+class _Blocks:
+    """A file that is written in blocks, for the same reason."""
+
+    def __init__(self, path: str) -> None:
+        self._file = tf.io.gfile.GFile(path, "wb")
+        self._frames: list[bytes] = []
+        self._num_bytes = 0
+
+    def __enter__(self) -> _Blocks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._file.close()
+
+    def append(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._num_bytes += len(frame)
+        if self._num_bytes >= _BLOCK_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(b"".join(self._frames))
+        self._frames, self._num_bytes = [], 0
+
+
+class OnShards(beam.DoFn):
+    """Runs a pass for all shards of a bundle together."""
+
+    def __init__(self, work: Pass) -> None:
+        """Configures the function with its pass."""
+        self._work = work
+
+    def start_bundle(self) -> None:
+        """Begins a list of shards."""
+        self._numbers: list[int] = []
+
+    def process(self, number: int) -> None:
+        """Adds one shard to the list."""
+        self._numbers.append(number)
+
+    def finish_bundle(self) -> None:
+        """Runs the pass."""
+        self._work(self._numbers)
 
 
 # === Exchange ===

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
@@ -26,7 +26,7 @@ from components.image_example_gen import (
     summary,
 )
 from components.image_example_gen.artifact import ClassNames
-from components.image_example_gen.beam_steps import BeamExchange, ExamineImages, WriteSplits
+from components.image_example_gen.beam_steps import BeamExchange, ExamineImages, OnShards, Pass, WriteSplits
 from components.image_example_gen.dataset import Dataset, listed_dataset
 from components.image_example_gen.division import divide
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
@@ -41,6 +41,8 @@ from trainer_module.model_input import FULL_WINDOW
 _WORK_FOLDER = ".undivided"
 # Runners with machines of their own.
 _ENGINES = ("FlinkRunner", "SparkRunner", "DataflowRunner")
+# Runners of this machine.
+_DIRECT = ("DirectRunner", "FnApiRunner")
 
 
 class _Examined(NamedTuple):
@@ -172,16 +174,28 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def _exchange(self, folder: WorkFolder) -> Exchange:
         """Divides the images on an engine, or in this process: workers that share its machine would only start late."""
-        arguments = list(self._beam_pipeline_args or [])
-        runner = PipelineOptions(arguments).view_as(StandardOptions).runner
-        if runner in _ENGINES:
+        if self._beam_options().view_as(StandardOptions).runner in _ENGINES:
             return BeamExchange(self._make_beam_pipeline, folder)
         return LocalExchange()
 
-    def _run(self, work: list[Shard], step: beam.DoFn) -> None:
+    def _beam_options(self) -> PipelineOptions:
+        return PipelineOptions(list(self._beam_pipeline_args or []))
+
+    def _run(self, work: list[Shard], step: Pass) -> None:
         numbers = [shard.number for shard in work]
+        if self._is_one_process():
+            step(numbers)
+            return
         with self._make_beam_pipeline() as pipeline:
-            _ = pipeline | "Shards" >> beam.Create(numbers) | "Spread" >> beam.Reshuffle() | "Work" >> beam.ParDo(step)
+            shards_ = pipeline | "Shards" >> beam.Create(numbers) | "Spread" >> beam.Reshuffle()
+            _ = shards_ | "Work" >> beam.ParDo(OnShards(step))
+
+    def _is_one_process(self) -> bool:
+        """Whether Beam would run everything in this process; building its pipeline takes as long as 1,000 images."""
+        options = self._beam_options()
+        direct = options.view_as(DirectOptions)
+        is_direct = options.view_as(StandardOptions).runner in (None, *_DIRECT)
+        return is_direct and direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1
 
 
 def _make_shards(dataset: Dataset) -> list[Shard]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
+import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from components.image_example_gen import bit_depth, image_properties
+from components.image_example_gen import bit_depth, image_properties, png_header
 from components.image_example_gen.bit_depth import UsedBits
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
 from components.image_example_gen.observations import CONVERTED, FRAMES, PROFILE
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.png_header import PngSize
 from trainer_module import image_formats
 from trainer_module.error_text import first_line
 from trainer_module.model_input import FULL_WINDOW, Window
@@ -33,6 +34,8 @@ _ONE_COLOUR = 1e-3
 # Decoded images are in memory together, and so are the files of a chunk.
 _MOST_THREADS = 8
 _MOST_TOGETHER = 32
+# Larger images take longer to decode than what is saved when several are measured together.
+_MOST_PIXELS_TOGETHER = 128 * 128
 _MOST_BYTES_TOGETHER = 32 * 2**20
 _MOST_BYTES_WAITING = 128 * 2**20
 
@@ -45,12 +48,14 @@ class Prepared(NamedTuple):
       format: "JPEG", "PNG" or "GIF".
       orientation: EXIF orientation that a conversion has applied, 1 (none) to 8.
       observations: Kinds and details of what was converted or is ignored.
+      size: Of a PNG, if the header shows nothing that needs attention.
     """
 
     encoded: bytes
     format: str
     orientation: int = 1
     observations: tuple[tuple[str, str], ...] = ()
+    size: PngSize | None = None
 
 
 class Examined(NamedTuple):
@@ -99,14 +104,11 @@ def examine_all(
     Raises:
       Exception: Whatever `contents` raises.
     """
-    measure = image_properties.measure_function()
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
     waiting: dict[int, tuple[Prepared, UsedBits | None] | UnusableImageError] = {}
     failures: list[Exception] = []
 
-    def decodable() -> Iterator[tuple[list[int], list[bytes]]]:
-        positions: list[int] = []
-        chunk: list[bytes] = []
+    def decodable() -> Iterator[_Chunk]:
+        chunk = _Chunk([], [], [])
         for position, content in enumerate(contents):
             try:
                 if isinstance(content, UnusableImageError):
@@ -120,35 +122,26 @@ def examine_all(
             except UnusableImageError as error:
                 waiting[position] = error
                 continue
-            positions.append(position)
-            chunk.append(prepared.encoded)
-            if len(chunk) == _MOST_TOGETHER or sum(map(len, chunk)) >= _MOST_BYTES_TOGETHER:
-                yield positions, chunk
-                positions, chunk = [], []
+            chunk.positions.append(position)
+            chunk.encoded.append(prepared.encoded)
+            chunk.sizes.append(prepared.size)
+            if len(chunk.encoded) == _MOST_TOGETHER or sum(map(len, chunk.encoded)) >= _MOST_BYTES_TOGETHER:
+                yield chunk
+                chunk = _Chunk([], [], [])
                 if sum(map(_num_bytes, list(waiting.values()))) > _MOST_BYTES_WAITING:
                     # Results come in batches of what can be decoded: fillers complete a batch if nothing else does.
                     # Their positions are negative (~p is -p - 1); all up to p has been tried before them.
-                    yield [~position] * _MOST_TOGETHER, [_filler()] * _MOST_TOGETHER
-        if chunk:
-            yield positions, chunk
+                    yield _Chunk([~position] * _MOST_TOGETHER, [_filler()] * _MOST_TOGETHER, [None])
+        if chunk.positions:
+            yield chunk
 
-    def decodable_or_end() -> Iterator[tuple[list[int], list[bytes]]]:
+    def decodable_or_end() -> Iterator[_Chunk]:
         """Keeps an error, which `ignore_errors` would take for the end of the data."""
         try:
             yield from decodable()
         except Exception as error:
             failures.append(error)
 
-    measured = (
-        tf.data.Dataset.from_generator(
-            decodable_or_end,
-            output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)),
-        )
-        .unbatch()
-        .map(lambda position, content: (position, *measure(content)), num_parallel_calls=threads, deterministic=True)
-        .ignore_errors()
-        .batch(_MOST_TOGETHER)
-    )
     returned = 0
 
     def examined(properties: dict[int, ImageProperties], until: int) -> Iterator[Examined]:
@@ -166,7 +159,7 @@ def examine_all(
             except UnusableImageError as error:
                 yield Examined(content, error)
 
-    for batch_positions, *batch in measured.as_numpy_iterator():
+    for batch_positions, *batch in _measured(decodable_or_end()):
         positions = batch_positions.tolist()
         formats = [_format_of_waiting(waiting.get(position)) for position in positions]
         properties = dict(zip(positions, image_properties.finish(formats, batch), strict=True))
@@ -176,6 +169,72 @@ def examine_all(
     if failures:
         raise failures[0]
     yield from examined({}, returned + len(waiting))
+
+
+class _Chunk(NamedTuple):
+    """Files that are given to TensorFlow together.
+
+    Attributes:
+      positions: Their positions among all files.
+      encoded: Their bytes.
+      sizes: As in `Prepared`.
+    """
+
+    positions: list[int]
+    encoded: list[bytes]
+    sizes: list[PngSize | None]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the images are small and of one size."""
+        first, *others = set(self.sizes)
+        return not others and first is not None and first.width * first.height <= _MOST_PIXELS_TOGETHER
+
+
+def _measured(chunks: Iterator[_Chunk]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Measures files; returns their positions and the results of `measure_function`, in batches.
+
+    As long as all images are small and of one size, a chunk is measured together. Building the graph for single images,
+    which reads orientations, then takes no time either.
+    """
+    rest = list(itertools.islice(chunks, 1))
+    is_uniform = all(chunk.is_uniform for chunk in rest)
+
+    def uniform() -> Iterator[tuple[list[int], list[bytes]]]:
+        for chunk in itertools.chain([rest.pop()], chunks):
+            if not chunk.is_uniform:
+                rest.append(chunk)
+                return
+            yield chunk.positions, chunk.encoded
+
+    def others() -> Iterator[tuple[list[int], list[bytes]]]:
+        for chunk in itertools.chain(rest, chunks):
+            yield chunk.positions, chunk.encoded
+
+    if rest and is_uniform:
+        yield from _map(uniform, image_properties.measure_together_function()).as_numpy_iterator()
+    if rest:
+        yield from _map(others, image_properties.measure_function(), _MOST_TOGETHER).as_numpy_iterator()
+
+
+def _map(
+    generator: Callable[[], Iterator[tuple[list[int], list[bytes]]]],
+    measure: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+    batch_size: int = 0,
+) -> tf.data.Dataset:
+    """Measures chunks, or if there is a batch size, single files."""
+
+    @tf.autograph.experimental.do_not_convert
+    def with_positions(positions: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return positions, *measure(encoded)
+
+    files = tf.data.Dataset.from_generator(
+        generator, output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string))
+    )
+    files = files.unbatch() if batch_size else files
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    measured = files.map(with_positions, num_parallel_calls=threads, deterministic=True).ignore_errors()
+    return measured.batch(batch_size) if batch_size else measured
 
 
 def _num_bytes(waited: tuple[Prepared, UsedBits | None] | UnusableImageError) -> int:
@@ -190,7 +249,7 @@ def _with_orientation(properties: ImageProperties, prepared: Prepared) -> ImageP
     """Adds the orientation that a conversion has applied: masks and boxes may refer to the stored pixels."""
     if prepared.orientation == 1:
         return properties
-    return dataclasses.replace(properties, orientation=prepared.orientation)
+    return properties._replace(orientation=prepared.orientation)
 
 
 def prepare(encoded: bytes, options: DataOptions) -> Prepared:
@@ -201,6 +260,9 @@ def prepare(encoded: bytes, options: DataOptions) -> Prepared:
     """
     if not encoded:
         raise UnusableImageError("empty file")
+    plain = png_header.size_of_plain_png(encoded)
+    if plain and plain.width * plain.height <= min(options.max_pixels, Image.MAX_IMAGE_PIXELS or options.max_pixels):
+        return Prepared(encoded, "PNG", size=plain)
     if image_formats.is_converted(encoded):
         return _convert(encoded, options)
     try:

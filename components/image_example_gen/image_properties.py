@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,8 +21,7 @@ _MOST_SAMPLED_SIDE = 1024
 _FLAT = 1.0
 
 
-@dataclass(frozen=True)
-class ImageProperties:
+class ImageProperties(NamedTuple):
     """Properties of a readable image.
 
     Attributes:
@@ -73,6 +72,30 @@ def measure_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     return traced
 
 
+@functools.cache
+def measure_together_function() -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Returns the graph that measures several files at once, string [N] → as `measure_function`, batched.
+
+    They must be small PNG files of one size. Each is decoded, and everything else is done for all of them at once.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def measure_together(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = tf.map_fn(
+            preprocessing.decode_as_stored, encoded, fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
+        )
+        shape = tf.shape(pixels)
+        num_images, num_sampled = shape[0], shape[1] * shape[2]
+        flat = tf.reshape(tf.cast(pixels, tf.float64), [num_images, num_sampled, 3])
+        sums, products = tf.reduce_sum(flat, axis=1), tf.matmul(flat, flat, transpose_a=True)
+        reduced = tf.raw_ops.ResizeArea(images=pixels, size=[SIDE, SIDE])
+        shapes = tf.repeat(shape[tf.newaxis, 1:3], num_images, axis=0)
+        return shapes, tf.fill([num_images], num_sampled), sums, products, reduced, tf.ones([num_images], tf.int32)
+
+    traced: Callable[[tf.Tensor], tuple[tf.Tensor, ...]] = measure_together
+    return traced
+
+
 def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[ImageProperties]:
     """Computes the properties of a batch of images.
 
@@ -90,14 +113,16 @@ def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[Image
         [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("i,nij,j->n", _LUMA_WEIGHTS, covariance, _LUMA_WEIGHTS)]
     )
     deviations = np.sqrt(np.maximum(variances, 0.0))
-    hashes = perceptual_hashes(reduced @ _LUMA_WEIGHTS)
+    # One product of a matrix: NumPy takes twice the time for a product of the four dimensions.
+    luma = (reduced.reshape(-1, 3).astype(np.float64) @ _LUMA_WEIGHTS).reshape(reduced.shape[:-1])
+    hashes = perceptual_hashes(luma)
     return [
         ImageProperties(
             name,
             height,
             width,
-            dict(zip(features.CHANNELS, mean, strict=True)),
-            dict(zip(features.CHANNELS, deviation, strict=True)),
+            _by_channel(*mean),
+            _by_channel(*deviation),
             image_hash if deviation[-1] >= _FLAT else None,
             exif_orientation,
         )
@@ -111,3 +136,11 @@ def finish(formats: Sequence[str], measured: Sequence[np.ndarray]) -> list[Image
             strict=True,
         )
     ]
+
+
+def _by_channel(red: float, green: float, blue: float, luma: float) -> dict[str, float]:
+    # A literal takes a fifth of the time of a dict from pairs.
+    return {_RED: red, _GREEN: green, _BLUE: blue, _LUMA: luma}
+
+
+_RED, _GREEN, _BLUE, _LUMA = features.CHANNELS

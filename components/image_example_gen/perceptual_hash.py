@@ -7,6 +7,9 @@ import numpy as np
 SIDE = 32  # of the reduced image, pixels
 NUM_BITS = 63
 _NUM_FREQUENCIES = 8
+_COSINES = np.cos(
+    np.pi * (2 * np.arange(SIDE)[np.newaxis] + 1) * np.arange(_NUM_FREQUENCIES)[:, np.newaxis] / (2 * SIDE)
+)
 
 
 def perceptual_hashes(reduced: np.ndarray) -> np.ndarray:
@@ -23,11 +26,8 @@ def perceptual_hashes(reduced: np.ndarray) -> np.ndarray:
     """
     # scipy.fft.dct computes all 32 frequencies of both axes, and is half as fast as this product with the eight that
     # are used. Its other rounding also changes hashes of symmetric images, whose spectrum is zero in many places.
-    frequencies = np.arange(_NUM_FREQUENCIES)[:, np.newaxis]
-    positions = np.arange(SIDE)[np.newaxis]
-    cosines = np.cos(np.pi * (2 * positions + 1) * frequencies / (2 * SIDE))
     # The first frequency is the mean, which is not structure.
-    spectrum = (cosines @ reduced @ cosines.T).reshape(len(reduced), -1)[:, 1:]
+    spectrum = (_COSINES @ reduced @ _COSINES.T).reshape(len(reduced), -1)[:, 1:]
     above = spectrum > np.median(spectrum, axis=1, keepdims=True)
     result: np.ndarray = above @ (1 << np.arange(NUM_BITS, dtype=np.int64))
     return result

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
-import tensorflow as tf
-
-from components.image_example_gen import boxes, image_file, labels, mask, splits
+from components.image_example_gen import boxes, example_wire, image_file, labels, mask, splits
 from components.image_example_gen.boxes import NormalizedBoxes
 from components.image_example_gen.errors import UnusableImageError
+from components.image_example_gen.example_wire import bytes_feature, float_feature, int_feature
 from components.image_example_gen.image_file import Examined
 from components.image_example_gen.image_properties import ImageProperties
 from components.image_example_gen.labels import Value, class_names
@@ -35,7 +34,7 @@ from trainer_module.model_input import FULL_WINDOW, Window
 Label = Mapping[str, Sequence[Value]]
 
 
-def to_example(
+def serialize(
     filename: str,
     encoded: bytes,
     properties: ImageProperties,
@@ -44,8 +43,8 @@ def to_example(
     slices: Mapping[str, str],
     sha256: str = "",
     window: Window = FULL_WINDOW,
-) -> tf.train.Example:
-    """Builds the raw example of one image.
+) -> bytes:
+    """Builds the raw example of one image, a serialized tf.train.Example.
 
     Args:
       filename: Path relative to the data folder.
@@ -56,49 +55,50 @@ def to_example(
       sha256: Hex digest of the file as it was read; that of `encoded` by default.
       window: The values that 16-bit images of the dataset use.
     """
-    example = tf.train.Example()
-    feature = example.features.feature
-    strings = {
-        features.IMAGE_FORMAT: properties.format,
-        features.IMAGE_FILENAME: filename,
-        features.IMAGE_SHA256: sha256 or hashlib.sha256(encoded).hexdigest(),
-        **{features.SLICE_PREFIX + name: value for name, value in slices.items()},
-    }
-    feature[features.IMAGE_ENCODED].bytes_list.value.append(encoded)
-    for key, text in strings.items():
-        feature[key].bytes_list.value.append(text.encode())
-    feature[features.IMAGE_HEIGHT].int64_list.value.append(properties.height)
-    feature[features.IMAGE_WIDTH].int64_list.value.append(properties.width)
-    for channel in features.CHANNELS:
-        feature[features.mean_key(channel)].float_list.value.append(properties.mean[channel])
-        feature[features.deviation_key(channel)].float_list.value.append(properties.deviation[channel])
+    entries = [
+        bytes_feature(features.IMAGE_ENCODED, (encoded,)),
+        bytes_feature(features.IMAGE_FORMAT, (properties.format.encode(),)),
+        bytes_feature(features.IMAGE_FILENAME, (filename.encode(),)),
+        bytes_feature(features.IMAGE_SHA256, ((sha256 or hashlib.sha256(encoded).hexdigest()).encode(),)),
+        int_feature(features.IMAGE_HEIGHT, (properties.height,)),
+        int_feature(features.IMAGE_WIDTH, (properties.width,)),
+    ]
+    for name, value in slices.items():
+        entries.append(bytes_feature(features.SLICE_PREFIX + name, (value.encode(),)))
+    for channel, mean_key, deviation_key in _MOMENTS:
+        entries.append(float_feature(mean_key, (properties.mean[channel],)))
+        entries.append(float_feature(deviation_key, (properties.deviation[channel],)))
     for key, values in label.items():
-        if values:
-            _set(feature[key], values)
-        else:
-            # An empty list needs the type of the feature: readers refuse one of another type.
-            getattr(feature[key], _LISTS[features.BOX_DTYPES.get(key, "string")]).SetInParent()
+        entries.append(_feature(key, values))
     if window != FULL_WINDOW:
-        feature[features.IMAGE_WINDOW].int64_list.value.extend(window)
-    return example
+        entries.append(int_feature(features.IMAGE_WINDOW, window))
+    return example_wire.example(entries)
 
 
-_LISTS = {"string": "bytes_list", "float32": "float_list", "int64": "int64_list"}
+_MOMENTS = [(channel, features.mean_key(channel), features.deviation_key(channel)) for channel in features.CHANNELS]
+_FEATURES_OF_DTYPES: dict[str, Callable[[str, Sequence[Any]], bytes]] = {
+    "string": bytes_feature,
+    "float32": float_feature,
+    "int64": int_feature,
+}
 
 
-def _set(feature: tf.train.Feature, values: Sequence[Value]) -> None:
+def _feature(key: str, values: Sequence[Value]) -> bytes:
+    if not values:
+        # An empty list needs the type of the feature: readers refuse one of another type.
+        return _FEATURES_OF_DTYPES[features.BOX_DTYPES.get(key, "string")](key, ())
     if isinstance(values[0], int):
-        feature.int64_list.value.extend(values)
-    elif isinstance(values[0], float):
-        feature.float_list.value.extend(values)
-    else:
-        feature.bytes_list.value.extend(value.encode() if isinstance(value, str) else value for value in values)
+        return int_feature(key, cast(Sequence[int], values))
+    if isinstance(values[0], float):
+        return float_feature(key, cast(Sequence[float], values))
+    texts = cast(Sequence[str | bytes], values)
+    return bytes_feature(key, [text.encode() if isinstance(text, str) else text for text in texts])
 
 
 def build(
     candidate: Candidate, examined: Examined, options: ExampleGenOptions, observations: Observations
-) -> tuple[splits.Record, tf.train.Example]:
-    """Builds the raw example of a candidate, and the record that decides about its split.
+) -> tuple[splits.Record, bytes]:
+    """Builds the serialized raw example of a candidate, and the record that decides about its split.
 
     Args:
       candidate: The image as it was read.
@@ -120,7 +120,7 @@ def build(
         slices |= boxes.slices(checked.boxes.boxes, height=properties.height, width=properties.width)
     # The digest of the file, not of the reduced image: the split of an image does not depend on the others.
     sha256 = hashlib.sha256(candidate.encoded).hexdigest()
-    example = to_example(
+    example = serialize(
         candidate.filename,
         examined.encoded,
         properties,

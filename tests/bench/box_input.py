@@ -67,8 +67,8 @@ def write_examples(root: Path, folder: Path) -> tuple[tuple[str, ...], int]:
                 with_classes: {features.CLASS_TEXT: [fitted[0].name]},
             }
             for writer, label in labels.items():
-                example = raw_examples.to_example(entry.path, prepared.encoded, properties, label=label, slices={})
-                writer.write(example.SerializeToString())
+                example = raw_examples.serialize(entry.path, prepared.encoded, properties, label=label, slices={})
+                writer.write(example)
             count += 1
     return dataset.classes, count
 

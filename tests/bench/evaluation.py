@@ -44,10 +44,8 @@ def write_examples(files: list[Path], path: Path) -> None:
                 slices = properties.slices() | {"camera": f"camera {index % 5}"}
                 name = file.parent.name
                 label = {features.CLASS_TEXT: [name]}
-                example = raw_examples.to_example(
-                    f"{name}/{file.name}", encoded, properties, label=label, slices=slices
-                )
-                writer.write(example.SerializeToString())
+                example = raw_examples.serialize(f"{name}/{file.name}", encoded, properties, label=label, slices=slices)
+                writer.write(example)
 
 
 def export_model(classes: list[str], root: Path) -> None:

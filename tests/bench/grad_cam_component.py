@@ -41,10 +41,8 @@ def write_examples(files: list[Path], folder: Path) -> None:
                 properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10**6)))
                 slices = properties.slices()
                 label = {features.CLASS_TEXT: [name]}
-                example = raw_examples.to_example(
-                    f"{name}/{file.name}", encoded, properties, label=label, slices=slices
-                )
-                writer.write(example.SerializeToString())
+                example = raw_examples.serialize(f"{name}/{file.name}", encoded, properties, label=label, slices=slices)
+                writer.write(example)
 
 
 def measure(files: list[Path], classes: list[str], select: str) -> dict[str, Any]:

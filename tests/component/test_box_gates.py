@@ -67,10 +67,10 @@ class Detector:
             objects = [Box(10 / 80, 10 / 64, (20 + 5 * index) / 80, 30 / 64, CLASSES[index % 2])]
             properties = image_file.examine(image_file.prepare(encoded, DataOptions()))
             label = boxes.raw_label(objects, height=SIZE, width=SIZE + 16)
-            example = raw_examples.to_example(
+            example = raw_examples.serialize(
                 f"{index}.png", encoded, properties, label=label, slices=properties.slices()
             )
-            self.examples.append(example.SerializeToString())
+            self.examples.append(example)
         self.serving_dir, self.run_dir = str(root / "model"), str(root / "run")
 
         export.export(

@@ -274,12 +274,12 @@ def masked(tmp_path_factory):
         encoded = [tf.io.encode_png(image).numpy() for image in (pixels, mask[..., np.newaxis])]
         properties = image_file.examine(image_file.prepare(encoded[0], DataOptions(max_pixels=10_000)))
         label = {features.MASK_ENCODED: [encoded[1]]}
-        example = raw_examples.to_example(
+        example = raw_examples.serialize(
             f"{index}.png", encoded[0], properties, label=label, slices=properties.slices()
         )
         images.append(pixels)
         masks.append(mask)
-        written.append(example.SerializeToString())
+        written.append(example)
     run_dir = tmp_path_factory.mktemp("masked") / "run"
     run_dir.mkdir()
     model.save(run_dir / features.KERAS_FILE)

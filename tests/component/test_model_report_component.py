@@ -203,14 +203,14 @@ def mask_model(tmp_path_factory):
             mask[:] = 255
         encoded.append(png(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)))
         masks.append(mask)
-        example = raw_examples.to_example(
+        example = raw_examples.serialize(
             f"{index}.png",
             encoded[-1],
             image_file.examine(image_file.prepare(encoded[-1], DataOptions(max_pixels=10_000))),
             label={features.MASK_ENCODED: [png(mask)], features.MASK_CLASSES: options.classes},
             slices={},
         )
-        records.append(example.SerializeToString())
+        records.append(example)
     pixels = preprocessing.decode_and_resize(tf.constant(encoded), Geometry.of(16), 3)
     predictions = tasks.get("segmentation").decode(model(pixels, training=False), options).numpy()
     accuracies = {
@@ -267,8 +267,8 @@ def test_the_worst_detections_are_shown_by_their_type_of_error(inputs_of, tmp_pa
         encoded = png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         label = task.example_label([index % 2] if index else [], options.classes, 32)
         properties = image_file.examine(image_file.prepare(encoded, DataOptions(max_pixels=10_000)))
-        example = raw_examples.to_example(f"{index}.png", encoded, properties, label=label, slices={})
-        records.append(example.SerializeToString())
+        example = raw_examples.serialize(f"{index}.png", encoded, properties, label=label, slices={})
+        records.append(example)
         (predicted,) = task.predict(model, options, [encoded])
         (truth,) = task.labels([label], [(32, 32)], options).numpy()
         expected.append(task.drawing.comparison.error_type(truth, predicted, None))

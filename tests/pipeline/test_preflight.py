@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import probe, raw_examples
+from components.image_example_gen import example_wire, probe
 from components.image_example_gen.errors import DatasetError, TooManyBadFilesError
 from components.image_example_gen.layouts import Entry
 from pipeline.config import loading
@@ -225,10 +225,8 @@ def test_examples_of_containers_are_sampled(tmp_path, load):
     for part in range(2):
         with tf.io.TFRecordWriter(str(tmp_path / "records" / f"train-{part}.tfrecord")) as writer:
             for _ in range(80):
-                example = tf.train.Example()
-                raw_examples._set(example.features.feature[features.IMAGE_ENCODED], [b"no image"])
-                raw_examples._set(example.features.feature[features.CLASS_TEXT], [b"a"])
-                writer.write(example.SerializeToString())
+                values = {features.IMAGE_ENCODED: [b"no image"], features.CLASS_TEXT: [b"a"]}
+                writer.write(example_wire.example(map(example_wire.bytes_feature, values, values.values())))
     with pytest.raises(TooManyBadFilesError, match=r"All of the 100 files[\s\S]*train-0\.tfrecord#0"):
         refuse(load(tmp_path / "records", 'data.classes=["a", "b"]'))
 

@@ -1,15 +1,15 @@
 """Which files are usable images, their properties, and the reasons to refuse the others."""
 
-import dataclasses
 import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageCms
 
-from components.image_example_gen import image_file
+from components.image_example_gen import image_file, image_properties
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.image_properties import ImageProperties
 from components.image_example_gen.options import DataOptions
@@ -133,10 +133,18 @@ def test_a_rotated_photograph_has_the_size_of_the_upright_image():
     assert (examine(saved(Image.new("RGB", (6, 4)), "JPEG", exif=exif)).height) == 6
 
 
-def test_batches_give_the_results_of_single_images(rng):
+@pytest.mark.parametrize("first_other", [None, 0, 70, 199])
+def test_batches_give_the_results_of_single_images(rng, first_other):
     whole = [saved(Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)), "PNG") for _ in range(200)]
+    if first_other is not None:  # images of one size are measured together until another one comes
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        whole[first_other::20] = [saved(Image.new("RGB", (20, 30), "red"), "JPEG", exif=exif)] * len(
+            whole[first_other::20]
+        )
+        whole[-1] = saved(Image.new("RGB", (300, 200), "red"), "PNG")
     contents = [b"" if i % 50 == 7 else each[:60] if i % 50 == 9 else each for i, each in enumerate(whole)]
-    contents[0] = contents[199] = b"words"
+    contents[1] = contents[198] = b"words"
     contents[100] = UnusableImageError("cannot be read: Permission denied")
     examined = list(image_file.examine_all(iter(contents), OPTIONS))
     assert len(examined) == 200
@@ -146,13 +154,20 @@ def test_batches_give_the_results_of_single_images(rng):
             continue
         try:
             alone = examine(content)
-            assert dataclasses.replace(result, mean={}, deviation={}) == dataclasses.replace(
-                alone, mean={}, deviation={}
-            )
+            assert result._replace(mean={}, deviation={}) == alone._replace(mean={}, deviation={})
             assert encoded == content
             assert result.mean == pytest.approx(alone.mean) and result.deviation == pytest.approx(alone.deviation)
         except UnusableImageError as error:
             assert str(result) == str(error)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 3), (32, 32, 3), (40, 70), (1, 1)])
+def test_images_measured_together_have_the_same_results(rng, shape):
+    encoded = [saved(Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)), "PNG") for _ in range(5)]
+    together = image_properties.measure_together_function()(tf.constant(encoded))
+    single = zip(*map(image_properties.measure_function(), map(tf.constant, encoded)), strict=True)
+    for batched, alone in zip(together, single, strict=True):
+        np.testing.assert_array_equal(batched, np.stack(alone))
 
 
 def test_an_error_while_reading_is_raised(make_image):
