@@ -1,7 +1,7 @@
 """The two passes over a dataset: examining every image, and copying the examples to their splits.
 
 Both are data-parallel. The images are divided between them, since duplicates, groups and exact fractions can only be
-seen from all images together: `division` does so, on an engine with the exchange of this module.
+seen from all images together: `division` does so, on an engine by the exchange of `beam_exchange`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import pickle
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -19,7 +18,6 @@ import tensorflow as tf
 
 from components.image_example_gen import image_file, layouts, raw_examples, shards, splits
 from components.image_example_gen.errors import UnusableImageError
-from components.image_example_gen.exchange import Block, Mapper, Reducer
 from components.image_example_gen.layouts import Candidate, Entry
 from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
@@ -227,55 +225,3 @@ class OnShards(beam.DoFn):
     def finish_bundle(self) -> None:
         """Runs the pass."""
         self._work(self._numbers)
-
-
-# === Exchange ===
-
-
-class BeamExchange:
-    """Runs the halves of a step on the workers of an engine, and groups the blocks by its shuffle."""
-
-    def __init__(self, make_pipeline: Callable[[], beam.Pipeline], folder: WorkFolder) -> None:
-        """Configures the exchange.
-
-        Args:
-          make_pipeline: Creates a Beam pipeline.
-          folder: Takes the results.
-        """
-        self._make_pipeline = make_pipeline
-        self._folder = folder
-        self._num_runs = 0
-
-    def run(self, tasks: Sequence[int], mapper: Mapper, num_partitions: int, reducer: Reducer) -> Iterator[Any]:
-        """See `Exchange`."""
-        # An empty block for every partition, so that each of them is reduced.
-        seeds = [(partition, b"") for partition in range(num_partitions)]
-        kind, self._num_runs = f"reduced-{self._num_runs}", self._num_runs + 1
-        with self._make_pipeline() as pipeline:
-            blocks = pipeline | "Tasks" >> beam.Create(list(tasks)) | "Spread" >> beam.Reshuffle()
-            blocks = blocks | "Map" >> beam.ParDo(_Map(mapper))
-            empty = pipeline | "Partitions" >> beam.Create(seeds)
-            grouped = (blocks, empty) | "All blocks" >> beam.Flatten() | "By partition" >> beam.GroupByKey()
-            _ = grouped | "Reduce" >> beam.ParDo(_Reduce(reducer, self._folder, kind))
-        return (self._folder.load(kind, partition) for partition in range(num_partitions))
-
-
-class _Map(beam.DoFn):
-    def __init__(self, mapper: Mapper) -> None:
-        self._mapper = mapper
-
-    def process(self, task: int) -> Iterator[tuple[int, bytes]]:
-        for partition, block in self._mapper(task):
-            yield partition, pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
-
-
-class _Reduce(beam.DoFn):
-    def __init__(self, reducer: Reducer, folder: WorkFolder, kind: str) -> None:
-        self._reducer = reducer
-        self._folder = folder
-        self._kind = kind
-
-    def process(self, grouped: tuple[int, Iterable[bytes]]) -> None:
-        partition, encoded = grouped
-        blocks: list[Block] = [pickle.loads(block) for block in encoded if block]
-        self._folder.store(self._kind, partition, self._reducer(partition, blocks))

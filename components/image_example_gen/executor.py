@@ -26,7 +26,8 @@ from components.image_example_gen import (
     summary,
 )
 from components.image_example_gen.artifact import ClassNames
-from components.image_example_gen.beam_steps import BeamExchange, ExamineImages, OnShards, Pass, WriteSplits
+from components.image_example_gen.beam_exchange import BeamExchange
+from components.image_example_gen.beam_steps import ExamineImages, OnShards, Pass, WriteSplits
 from components.image_example_gen.dataset import Dataset, listed_dataset
 from components.image_example_gen.division import divide
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen import artifact, errors, layouts, shards, tables
-from components.image_example_gen.beam_steps import BeamExchange
+from components.image_example_gen.beam_exchange import BeamExchange
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
