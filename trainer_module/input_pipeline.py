@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import features, preprocessing
+from trainer_module import features, free_memory, preprocessing
 from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.options import TransformOptions
 
@@ -21,8 +21,10 @@ ReadLabel = Callable[[dict[str, tf.Tensor], TransformOptions], tf.Tensor]
 
 Cache = Literal["auto", "memory", "disk", "none"]
 
-MAX_MEMORY_CACHE_BYTES = 2 * 2**30  # of pixels or features, for each of the train and the validation split
-MAX_SHUFFLE_BYTES = 512 * 2**20  # of the same
+# Share of the free memory for pixels or features, for each of the train and the validation split.
+_CACHED_SHARE = 0.25
+_CACHED_IF_UNKNOWN = 2 * 2**30  # bytes, if the system does not say how much memory is free
+MAX_SHUFFLE_BYTES = 512 * 2**20  # of pixels or features
 _DECODE_BATCH_SIZE = 64
 
 
@@ -134,12 +136,17 @@ def cache_examples(
       examples: Computed once.
       num_bytes: Size of all examples; negative if unknown, which counts as too large for memory.
       cache_path: Prefix of the cache files, if they are needed; its folder is created.
-      cache: `auto` is memory if the examples fit, else a file.
+      cache: `auto` is memory if the examples fit into a quarter of what is free, else a file.
     """
-    if cache == "memory" or (cache == "auto" and 0 <= num_bytes <= MAX_MEMORY_CACHE_BYTES):
+    if cache == "memory" or (cache == "auto" and 0 <= num_bytes <= _most_cached_bytes()):
         return examples.cache()
     tf.io.gfile.makedirs(os.path.dirname(cache_path))
     return examples.cache(cache_path)
+
+
+def _most_cached_bytes() -> int:
+    available = free_memory.available_bytes()
+    return _CACHED_IF_UNKNOWN if available is None else int(available * _CACHED_SHARE)
 
 
 def shuffle_examples(

@@ -229,9 +229,9 @@ class TrainingOptions(Section):
     )
     cache: Literal["auto", "memory", "disk", "none"] = Field(
         default="auto",
-        description="Where decoded and resized images are cached for later epochs: `auto` is memory up to 2 GiB, else "
-        "a "
-        "temporary file; `none` decodes in every epoch.",
+        description="Where decoded and resized images are cached for later epochs: `auto` is memory if a split fits "
+        "into a quarter of what is free (of the machine and of the container), else a temporary file; `none` decodes "
+        "in every epoch.",
     )
     seed: int = Field(default=17, ge=0, le=2**31 - 1, description="Seed of weights, shuffling and augmentation.")
 

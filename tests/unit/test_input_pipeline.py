@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import features, input_pipeline
+from trainer_module import features, free_memory, input_pipeline
 from trainer_module.options import TransformOptions
 
 SIZE, COUNT = 8, 5
@@ -37,7 +37,7 @@ def test_images_are_cached_in_memory_or_in_a_file(files, tmp_path, monkeypatch, 
         counted = tf.py_function(lambda x: decoded.append(len(x)) or x, [serialized], tf.string)
         return {features.IMAGE_PIXELS: tf.ensure_shape(counted, [None]), features.LABEL: tf.strings.length(serialized)}
 
-    monkeypatch.setattr(input_pipeline, "MAX_MEMORY_CACHE_BYTES", max_bytes)
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: 4 * max_bytes)
     examples = input_pipeline.read_examples(
         patterns,
         transform,

@@ -192,7 +192,7 @@ def test_cached_features_equal_those_of_the_backbone_and_are_computed_once(fresh
     counted = counted.map(lambda x, y: (x, tf.ensure_shape(y, [None])))
     expected = np.concatenate([encoder(images, training=False) for images, _ in data])
     for max_bytes, is_file in ((10**9, False), (0, True)):
-        monkeypatch.setattr("trainer_module.input_pipeline.MAX_MEMORY_CACHE_BYTES", max_bytes)
+        monkeypatch.setattr("trainer_module.free_memory.available_bytes", lambda free=4 * max_bytes: free)
         read.clear()
         path = str(tmp_path / "cache" / str(is_file))
         cached = frozen_features(encoder, counted, batch_size=5, cache_path=path)
