@@ -1,4 +1,4 @@
-"""What the tests share. The folder of a test is its marker."""
+"""Fixtures and options of all tests. The folder of a test is its marker."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class HarnessError(Exception):
 
 @dataclass
 class Task:
-    """What became of a task.
+    """Outcome of a task.
 
     Attributes:
       name: Its name in the pipeline.
@@ -78,7 +78,7 @@ class Task:
 
 @dataclass
 class Run:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
       run_id: Its id.
@@ -185,7 +185,7 @@ class Harness:
         return done
 
     def fingerprint(self, task: Any, executor_input: Json) -> str:
-        """What two executions must have in common: the inputs by their ids, and the container without its variables."""
+        """Key of the cache: the inputs by their ids, and the container without its variables."""
         inputs = executor_input.get("inputs", {})
         artifacts = inputs.get("artifacts", {})
         names = {key: [artifact["name"] for artifact in entry["artifacts"]] for key, entry in artifacts.items()}
@@ -302,12 +302,12 @@ class Harness:
         return root / self.mount / uri.removeprefix(f"{self.scheme}://")
 
     def stored(self, uri: str) -> Path:
-        """Where the store keeps it, or the folder that pods share."""
+        """Path in the store, or in the folder that pods share."""
         path = uri.removeprefix(f"{self.scheme}://")
         return Path(self.shared, path) if self.shared and Path(self.shared, path).exists() else self.store / path
 
     def uploaded(self, uri: str) -> Path:
-        """Where the store keeps it."""
+        """Path in the store."""
         return self.store / uri.removeprefix(f"{self.scheme}://")
 
     def launch(self, name: str, task: Any, executor_input: Json, attempt: int = 0) -> Task:
@@ -411,7 +411,7 @@ class Harness:
 
 
 def through_metadata(value: Any) -> Any:
-    """What ML Metadata makes of a property: it has numbers, texts and structs only."""
+    """Converts a property as ML Metadata does: it has numbers, texts and structs only."""
     if value is None:
         raise HarnessError("unknown/unsupported value type null")
     if isinstance(value, bool | int | float):
@@ -564,7 +564,7 @@ class WarmInterpreter:
 
 
 def _forked(request: Json) -> None:
-    """What a forked container does: it never returns."""
+    """Runs in a forked container; never returns."""
     descriptor = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -182,7 +182,7 @@ def _compare(label: np.ndarray, detections: np.ndarray) -> BoxErrors:
 
 
 def _undetected(label: np.ndarray, errors: BoxErrors) -> np.ndarray:
-    """Which objects have to be detected and have no correct detection, bool [G]."""
+    """Objects that have to be detected and have no correct detection, bool [G]."""
     counted = _without_padding(label)[:, 5] == box_labels.OBJECT
     return np.asarray(counted & ~errors.detected)
 

@@ -1,4 +1,4 @@
-"""Where a detection head predicts, and the layer that turns its distances into boxes."""
+"""Positions of a detection head, and the layer that turns its distances into boxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_LOGARITHM = 8.0  # the box is then larger than any image, and its area 
 
 
 class Grid(NamedTuple):
-    """Where a head predicts: L positions on several levels.
+    """Positions of a head: L on several levels.
 
     Attributes:
       locations: float32 [L, 2], (y, x), pixels of the model input.

@@ -138,7 +138,7 @@ class DetectionLoss(keras.losses.Loss):
 
 
 class Assigned(NamedTuple):
-    """What every position has to predict.
+    """Targets of every position.
 
     Attributes:
       positive: bool [N, L], positions with an object.

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 64  # of an image that is restored; limits memory
 
 
 class Placement(NamedTuple):
-    """Where an image is placed in another: target = scale * source + offset, for y and x.
+    """Placement of an image in another: target = scale * source + offset, for y and x.
 
     Attributes:
       scale: float [..., 2].
@@ -199,7 +199,7 @@ def resize_mask(mask: tf.Tensor, geometry: Geometry, padding_id: int) -> tf.Tens
 
 
 class Samples(NamedTuple):
-    """Where a row (or column) of positions in an image reads a map of the model input.
+    """Rows (or columns) of a map of the model input that a row of positions in an image reads.
 
     Attributes:
       first, second: int32 [n], the nearest pixels of the map before and after each position.

@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Which values of 16-bit images the 256 values of 8 bits stand for, in equal steps; others are clipped.
+    """Range of 16-bit values that the 256 values of 8 bits represent, in equal steps; others are clipped.
 
     Attributes:
       low: The value that becomes black, 0.

@@ -57,7 +57,7 @@ class AnomaliesFoundError(RuntimeError):
 
 
 class Rule(NamedTuple):
-    """What follows from findings of one kind.
+    """Consequence of findings of one kind.
 
     Attributes:
       findings: The findings.

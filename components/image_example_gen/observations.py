@@ -1,4 +1,4 @@
-"""What the images of a dataset have in common, counted while they are read. Pure functions, bounded memory."""
+"""Properties that the images of a dataset share, counted while they are read. Pure functions, bounded memory."""
 
 from __future__ import annotations
 

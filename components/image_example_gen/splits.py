@@ -28,7 +28,7 @@ _FEWEST_EXPECTED = 15
 
 
 class Record(NamedTuple):
-    """What the assignment to splits needs to know about a usable image.
+    """Properties of a usable image that decide its split.
 
     Attributes:
       path: Relative to the root of the dataset.

@@ -1,4 +1,4 @@
-"""What a model was made from: artifacts, data, code and package versions."""
+"""Lineage of a model: artifacts, data, code and package versions."""
 
 from __future__ import annotations
 

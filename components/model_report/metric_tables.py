@@ -41,7 +41,7 @@ _CALIBRATED_WITHIN = 0.01
 
 @dataclass(frozen=True)
 class Definition:
-    """What a metric means.
+    """Meaning of a metric.
 
     Attributes:
       name: Its heading.

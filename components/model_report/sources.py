@@ -36,7 +36,7 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class Push:
-    """Where a model was pushed."""
+    """Destination of a pushed model."""
 
     version: str
     destination: str

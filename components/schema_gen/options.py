@@ -6,7 +6,7 @@ from trainer_module.section import Section
 
 
 class SchemaOptions(Section):
-    """What the statistics of the train split do not tell about the examples.
+    """Properties of the examples that the statistics of the train split do not contain.
 
     Attributes:
       domain_margin: How far ranges of numbers are widened, relative to the range.

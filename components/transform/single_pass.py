@@ -69,7 +69,7 @@ class Analyzer(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What must be computed from the examples before a preprocessing_fn can be written.
+    """Statistics that a preprocessing_fn requires from the examples.
 
     Attributes:
       analyzers: The analyzers.

@@ -154,7 +154,7 @@ class AuditCounts(JsonObject):
 
     images: int
     source: str
-    """What the embeddings come from."""
+    """Source of the embeddings."""
     agreement: Number
     """Share of the labels that an out-of-fold classifier predicts."""
     reasons: dict[str, int]
@@ -187,7 +187,7 @@ class RunOutput(JsonObject):
     rules: list[DefaultRule]
     """Default rules of Evaluator, at least one result per rule."""
     warnings: list[str]
-    """What ImageExampleGen found in the images; thresholds at or below the level of chance."""
+    """Problems that ImageExampleGen detected in the images; thresholds at or below the level of chance."""
     not_held: list[Refusal]
     """Thresholds of Evaluator that could not be evaluated."""
     refusals: list[Refusal]
@@ -382,7 +382,7 @@ class MonitorOutput(JsonObject):
     """Output of `tfx-vision monitor --json`; with `--follow` one object per window."""
 
     created: float
-    """When the window was tested, seconds since 1970."""
+    """Time of the test, seconds since 1970."""
     model: str
     version: int
     """The version whose requests were compared with its own reference."""
@@ -436,7 +436,7 @@ class SelectedImage(JsonObject):
     proposed_label: str
     """Class names of the prediction, with `|` between several; empty for masks."""
     request_id: str
-    """Of the request that contained the image; empty if it is from a folder."""
+    """Id of the request that contained the image; empty if it is from a folder."""
     source: str
     """Path of the image, or `request log`."""
 
@@ -798,7 +798,7 @@ class SubmitOutput(JsonObject):
 
     status: Literal["started", "scheduled", "pushed", "refused", "failed"]
     run_id: str
-    """Of the run, or of the recurring run."""
+    """Id of the run, or of the recurring run."""
     url: str
     """Its page."""
     tasks: dict[str, str]

@@ -1,4 +1,4 @@
-"""When a new run starts: a new span, an alarm with labels, a schedule, or a run that failed. Pure functions."""
+"""Conditions that start a run: a new span, an alarm with labels, a schedule, or a run that failed. Pure functions."""
 
 from __future__ import annotations
 

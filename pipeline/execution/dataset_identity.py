@@ -34,7 +34,7 @@ _SHOWN_CLASSES = 5
 
 
 class DatasetIdentity(Stored):
-    """What distinguishes a dataset from others.
+    """Identity of a dataset.
 
     Attributes:
       root: Location of the dataset, as `data.path` with an absolute path; empty if unknown.

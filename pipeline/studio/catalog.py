@@ -103,7 +103,7 @@ class QuarantinedRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFilter:
-    """Which images are listed; an empty value does not restrict them.
+    """Filter of the listed images; an empty value does not restrict them.
 
     Attributes:
       split: Their split.

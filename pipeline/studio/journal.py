@@ -22,7 +22,7 @@ Source = Literal["dataset", "log"]
 
 
 class Decision(NamedTuple):
-    """What a person decided about one image.
+    """A person's decision about one image.
 
     Attributes:
       key: Of the image: `dataset/FILENAME` or `log/SELECTION/PATH`.

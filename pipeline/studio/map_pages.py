@@ -31,7 +31,7 @@ _CORRECT, _INCORRECT = "correct", "incorrect"
 
 
 class _Map(NamedTuple):
-    """What the requests of a map need."""
+    """Embeddings and rows that the requests of a map read."""
 
     pipeline: StudioPipeline
     dataset: Dataset

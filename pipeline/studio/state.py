@@ -1,4 +1,4 @@
-"""What the process of the studio holds between requests."""
+"""State of the studio's process between requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.studio.selections import Selections
 
 @dataclass
 class Studio:
-    """What the process holds.
+    """State that all requests share.
 
     Attributes:
       options: The options.

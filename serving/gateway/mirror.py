@@ -35,7 +35,7 @@ _APIS = {kind: api for api, kind in KINDS.items()}
 
 @dataclass(frozen=True)
 class MirrorOptions:
-    """Where and how many requests are mirrored.
+    """Destination and share of mirrored requests.
 
     Attributes:
       target: HOST:PORT of gRPC; may be the same server, with another version.

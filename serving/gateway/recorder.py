@@ -1,4 +1,4 @@
-"""What the gateway does with a successful call besides forwarding it: log, mirror. Never in the way of the client."""
+"""Logs and mirrors successful calls of the gateway, without delaying the client."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TIMED_OUT = "Timed out waiting for notification"
 
 
 class Caller:
-    """What a queue knows about a caller: how long it waits, and whether it is gone.
+    """A caller of a queue: how long it waits, and whether it is gone.
 
     Attributes:
       deadline: On the clock of `time.monotonic`; None waits without limit.

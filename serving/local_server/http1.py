@@ -76,7 +76,7 @@ class RequestReader:
 
     @property
     def phase(self) -> str:
-        """What is read next: "idle" (nothing of a request has arrived), "head" or "body"."""
+        """Part of a request that is read next: "idle" (nothing of a request has arrived), "head" or "body"."""
         return "head" if self._phase == "idle" and self._buffer else self._phase
 
     @property

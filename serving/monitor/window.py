@@ -27,7 +27,7 @@ _RESOLUTION_S = 1.0
 
 
 class WindowOptions(NamedTuple):
-    """Which requests form a window.
+    """Limits of a window of requests.
 
     Attributes:
       images: Largest number of images; with `after` the images of the last second are added.

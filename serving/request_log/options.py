@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class Content(enum.StrEnum):
-    """What a record contains; the pixels of an image are stored with `image` only."""
+    """Content of a record; the pixels of an image are stored with `image` only."""
 
     IMAGE = "image"  # request and response
     EMBEDDING = "embedding"  # response, and the embedding from the signature `embed`
@@ -16,7 +16,7 @@ class Content(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Rotation:
-    """When a file is complete, and when it is deleted.
+    """Limits at which a file is complete, and at which it is deleted.
 
     Attributes:
       max_bytes: A file is complete at this size.

@@ -77,7 +77,7 @@ def textbook(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def libraries(model: keras.Model, class_ids: np.ndarray, batch_size: int) -> dict[str, Way]:
-    """Those that are installed; of tf-keras-vis also, not to be timed, the maps before they are enlarged."""
+    """Returns the installed libraries; for tf-keras-vis also, without timing, the maps before they are enlarged."""
     methods: dict[str, Way] = {}
     try:
         from tf_keras_vis.gradcam import Gradcam

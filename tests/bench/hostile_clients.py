@@ -1,4 +1,4 @@
-"""What slow clients, floods of headers and cancelled calls do to the other clients of the local server.
+"""Latency of the local server's other clients during slow clients, floods of headers and cancelled calls.
 
 python tests/bench/hostile_clients.py [--code FOLDER ...] [--model FOLDER]
 

@@ -1,4 +1,4 @@
-"""Which earlier model, and which earlier span, a new one is compared with."""
+"""Selection of the earlier model and the earlier span that a new one is compared with."""
 
 import json
 

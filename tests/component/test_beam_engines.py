@@ -275,7 +275,7 @@ def assert_same(one, other, place="", tolerance=1e-6):
 
 @pytest.fixture(scope="module")
 def of_one_process(inputs, tmp_path_factory):
-    """What a node writes in this process, by its name; made when it is asked for."""
+    """Outputs of nodes in this process, by name; a node runs when its output is first read."""
     made = {}
 
     def find(node):

@@ -110,7 +110,7 @@ def check(config, *, to_node="Pusher", adopt=False):
 
 
 def run_once(config, **options):
-    """What a run does once ImageExampleGen has read the dataset."""
+    """Stores the identity, as a run does once ImageExampleGen has read the dataset."""
     notes, identity = check(config, **options)
     dataset_identity.store(config, identity)
     return notes

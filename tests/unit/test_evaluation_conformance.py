@@ -1,4 +1,4 @@
-"""What holds for the evaluation of every task, and what happens if a metric breaks the contract."""
+"""The contract of the evaluation of every task, and the errors of metrics that break it."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ def evaluation(request):
 
 
 def elements(evaluation: Evaluation, random, class_ids, parameters=PARAMETERS):
-    """What examples of these classes add to the counts."""
+    """Counts of examples of these classes."""
     examples = [evaluation.random_example(random, parameters, class_id) for class_id in class_ids]
     return [evaluation.element(*example, parameters) for example in examples]
 

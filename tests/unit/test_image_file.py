@@ -1,4 +1,4 @@
-"""Which files are usable images, their properties, and the reasons to refuse the others."""
+"""Usable image files, their properties, and the reasons to refuse the others."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Which masks are usable, and the PNG of class ids that they become."""
+"""Usable masks, and the PNG of class ids that they become."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Which images are selected for labelling: uncertain, diverse and novel ones, without duplicates."""
+"""Selection of images for labelling: uncertain, diverse and novel ones, without duplicates."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which folders are spans, and which spans are selected."""
+"""Folders that are spans, and the selection of spans."""
 
 import datetime
 

@@ -1,4 +1,4 @@
-"""Names in code are nouns of the field: no variable, argument or function has an unspecific name."""
+"""Names in code are nouns of the field, and docstrings open with a verb or a noun."""
 
 import ast
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {"found", "said", "told", "held", "what", "thing", "whom"}
+# In the place of the noun that a sentence is about.
+OPENINGS = {"What", "Of", "Whose", "Where", "Which", "Who", "Those"}
 FILES = sorted(
     str(path.relative_to(ROOT))
     for folder in ("components", "pipeline", "serving", "tests", "trainer_module")
@@ -31,6 +33,27 @@ def bound_names(source):
 def forbidden_names(file):
     source = (ROOT / file).read_text(encoding="utf-8")
     return [f"{file}:{line}: {name}" for line, name in bound_names(source) if name.strip("_") in FORBIDDEN]
+
+
+def opening_words(source):
+    """Yields the line and the first word of every docstring, also of attributes."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))) if text.strip():
+                yield node.lineno, text.split()[0]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_docstrings_open_with_a_verb_or_a_noun(file):
+    words = opening_words((ROOT / file).read_text(encoding="utf-8"))
+    assert [f"{file}:{line}: {word}" for line, word in words if word in OPENINGS] == []
+
+
+@pytest.mark.parametrize(
+    "source", ['"""What a file is."""', 'def f():\n    """Of a run."""', 'class A:\n    x: int\n    """Where it is."""']
+)
+def test_docstrings_of_every_kind_are_checked(source):
+    assert [word for _, word in opening_words(source) if word in OPENINGS]
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -30,7 +30,7 @@ _TFHUB = re.compile(r"https://tfhub\.dev/[\w./-]+/\d+")
 
 
 class _Source(NamedTuple):
-    """Where the archive of a handle is, and where it is unpacked."""
+    """URL of the archive of a handle, and the folder where it is unpacked."""
 
     url: str
     directory: Path

@@ -15,7 +15,7 @@ IGNORED = -2  # an anchor in an ignored region: neither an object nor background
 
 
 class Assignment(NamedTuple):
-    """What each anchor has to predict.
+    """Targets of each anchor.
 
     Attributes:
       indices: int32 [..., L], index of the box in [0, M), `BACKGROUND` or `IGNORED`.

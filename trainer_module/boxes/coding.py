@@ -1,4 +1,4 @@
-"""What a detection head predicts instead of coordinates: distances to the sides, or deltas to an anchor."""
+"""Encodings of boxes that a detection head predicts: distances to the sides, or deltas to an anchor."""
 
 from __future__ import annotations
 

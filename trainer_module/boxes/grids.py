@@ -1,4 +1,4 @@
-"""Where the levels of a feature pyramid predict: their sizes, their locations and the anchors around them.
+"""Grids of a feature pyramid: the sizes of its levels, their locations and the anchors around them.
 
 The order is that of the flattened feature maps: level by level, row by row, and at each location anchor by anchor.
 Everything is in pixels of the model input and known when a model is built, so these are NumPy arrays: constants of the

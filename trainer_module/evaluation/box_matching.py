@@ -50,7 +50,7 @@ class Objects(NamedTuple):
 
     @property
     def counted(self) -> np.ndarray:
-        """Which objects have to be detected, bool [G]."""
+        """Objects that have to be detected, bool [G]."""
         return np.asarray(~self.difficult & ~self.crowd)
 
 
@@ -69,7 +69,7 @@ class Detections(NamedTuple):
 
 
 class ImageOutcomes(NamedTuple):
-    """What one image adds to the counts.
+    """Contribution of one image to the counts.
 
     Attributes:
       class_ids: int64 [n], of detections, and of those that correcting their class adds to another class.

@@ -124,7 +124,7 @@ class DetectionSummary:
 
 
 class ImageCounts(NamedTuple):
-    """What one image adds to the counts.
+    """Contribution of one image to the counts.
 
     Attributes:
       outcomes: The comparison of its detections with its objects.

@@ -22,7 +22,7 @@ class EvaluatedValues(Protocol):
 
     @property
     def details(self) -> Mapping[str, Sequence[Sequence[float]]]:
-        """Those of `Evaluation.details`."""
+        """Returns the plots of `Evaluation.details`."""
 
 
 class Curve(NamedTuple):

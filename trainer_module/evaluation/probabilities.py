@@ -1,4 +1,4 @@
-"""What the evaluation of all tasks with probabilities of classes has in common: checks, and bins by probability."""
+"""Evaluation that all tasks with class probabilities share: checks, and bins by probability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks with classes per image have in common: the head, the explained scalar, the drawing."""
+"""Parts that the tasks with classes per image share: the head, the explained scalar, the drawing."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Objective(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """When an option of a task has an effect.
+    """Condition under which an option of a task has an effect.
 
     Attributes:
       text: The condition as in the configuration: `task.loss = "focal"`.
@@ -138,7 +138,7 @@ class Export:
 
 
 class Target(NamedTuple):
-    """What is explained in every image of a batch.
+    """Explained scalar, class and region of every image of a batch.
 
     Attributes:
       class_ids: int64 [N], the explained class.

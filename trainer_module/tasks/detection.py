@@ -478,7 +478,7 @@ def _score(outputs: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:
-    """Which objects can be explained: bool [N, max_objects]; crowds are not one object."""
+    """Objects that can be explained: bool [N, max_objects]; crowds are not one object."""
     counted: np.ndarray = (labels[..., 4] >= 0) & (labels[..., 5] != box_labels.CROWD)
     return counted
 

@@ -1,4 +1,4 @@
-"""What the layouts with boxes share: finding the images of annotations, and the listing of annotated images."""
+"""Functions that the layouts with boxes share: they find the images of annotations and list annotated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layout lists: files to read, with their labels as far as they are known, and files that are not used."""
+"""The listing of a layout: files to read, with their labels as far as they are known, and files that are not used."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def _is_numbered(stems: Collection[str]) -> bool:
 
 
 class _Comparison(NamedTuple):
-    """What some pairs of two folders have in common; the sizes of the images of each pair are equal.
+    """Properties that sampled pairs of two folders share; the sizes of the images of each pair are equal.
 
     Attributes:
       first_is_mask: Whether images of the first folder look like masks.

@@ -35,7 +35,7 @@ class Confidence(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a data folder shows about one layout.
+    """Evidence of a data folder for one layout.
 
     Attributes:
       layout: Name of the layout.

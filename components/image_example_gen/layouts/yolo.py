@@ -123,7 +123,7 @@ def _annotation(path: str, lines: Iterable[Line], names: Mapping[int, str], rota
 
 
 class _Description(NamedTuple):
-    """What the files beside images and labels say.
+    """Contents of the files beside images and labels.
 
     Attributes:
       names: Class id → name; empty if no file names classes.

@@ -13,7 +13,7 @@ from pipeline.labeling.confirmed import Label
 
 
 class LabelProject(NamedTuple):
-    """What is labelled.
+    """Images, classes and proposals to label.
 
     Attributes:
       label_features: Raw example features of the label that every example of the dataset has.
