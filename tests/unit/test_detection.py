@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from trainer_module import augmentation, box_drawing, box_labels, box_losses, features, tasks
 from trainer_module.box_grid import Grid
+from trainer_module.boxes.overlap import iou
 from trainer_module.evaluation import box_matching
 from trainer_module.mask_drawing import palette
 from trainer_module.options import AugmentationOptions, TrainerOptions
@@ -247,6 +248,25 @@ def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
     odd = options().model_copy(update={"transform": options().transform.model_copy(update={"image_size": (60, 60)})})
     with pytest.raises(ValueError, match="multiples of 8"):
         network.build(odd, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+
+
+def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_prior(rng):
+    """Otherwise the first steps can move all boxes away from the objects, and all targets of scores become 0."""
+    from trainer_module import network
+    from trainer_module.input_pipeline import PixelStatistics
+
+    detector = TrainerOptions(
+        classes=CLASSES,
+        transform={"image_size": SIZE, "normalization": "backbone"},
+        model={"name": "detector", "weights": "none", "coarsest_stride": 32, "channels": 32},
+        task={"name": "detection"},
+    )
+    model = network.build(detector, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    predicted = model(rng.uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)).numpy()
+    scores, boxes = 1 / (1 + np.exp(-predicted[..., :-4])), predicted[..., -4:] * SIZE
+    assert 0.003 < scores.min() < scores.max() < 0.03
+    overlaps = iou(boxes, np.broadcast_to(GRID.anchors.numpy(), boxes.shape))
+    assert overlaps.min() > 0.6
 
 
 # === Augmentation ===

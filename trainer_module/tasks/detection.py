@@ -44,6 +44,8 @@ _PRIOR = 0.01
 # Distance in strides to the sides of a box before training: half the side of the anchors with which objects are
 # assigned.
 _INITIAL_DISTANCE = 4.0
+# Standard deviation of the kernels that compute the outputs, before training (Lin et al. 2017, section 4.1).
+_INITIAL_DEVIATION = 0.01
 
 
 # Outputs of `serving_default`: those of the TF Object Detection API, and the names of the classes.
@@ -216,10 +218,22 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
                 x = layers.ReLU(name=f"{tower}_relu{index}_{level}")(x)
             outputs.append(x)
         towers[tower] = outputs
-    prior = initializers.Constant(-math.log((1.0 - _PRIOR) / _PRIOR))
-    classes = layers.Conv2D(num_classes, 3, padding="same", bias_initializer=prior, dtype="float32", name="classes")
-    initial = initializers.Constant(math.log(_INITIAL_DISTANCE))
-    sides = layers.Conv2D(4, 3, padding="same", bias_initializer=initial, dtype="float32", name="distances")
+
+    def last(filters: int, bias: float, name: str) -> keras.Layer:
+        # With small kernels, the first predictions are those of the biases. Otherwise the first steps can move all
+        # boxes away from the objects: all targets of scores are 0 then, and nothing is learned for epochs.
+        return layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            kernel_initializer=initializers.RandomNormal(stddev=_INITIAL_DEVIATION),
+            bias_initializer=initializers.Constant(bias),
+            dtype="float32",
+            name=name,
+        )
+
+    classes = last(num_classes, -math.log((1.0 - _PRIOR) / _PRIOR), "classes")
+    sides = last(4, math.log(_INITIAL_DISTANCE), "distances")
 
     def join(outputs: list[keras.KerasTensor], name: str) -> keras.KerasTensor:
         flat = [layers.Reshape([-1, outputs[0].shape[-1]], dtype="float32")(output) for output in outputs]
