@@ -14,7 +14,7 @@ from PIL import Image
 
 from components.data_audit.artifact import Audit, AuditSummary, Suspect
 from components.evaluator.artifact import ALL, EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.example_validator.artifact import DriftReport
+from components.example_validator.artifact import DriftReport, Finding
 from components.image_example_gen.artifact import (
     ClassNames,
     DuplicateCounts,
@@ -79,6 +79,7 @@ def example(number: int) -> bytes:
     }
     for key, value in texts.items():
         feature[key].bytes_list.value.append(value)
+    feature[features.mean_key(features.LUMA)].float_list.value.append(float(-number))
     for key, size in ((features.IMAGE_HEIGHT, values.shape[0]), (features.IMAGE_WIDTH, values.shape[1])):
         feature[key].int64_list.value.append(size)
     return bytes(built.SerializeToString())
@@ -162,7 +163,7 @@ def write(recorder: Any, root: Path, *, audit: bool = True) -> Path:
     ClassNames(names=CLASSES).write(generated["examples"].uri)
     quarantine().write(generated["quarantine"].uri)
     anomalies = run.artifact("anomalies")
-    DriftReport(previous_span=None, skew=("test split, image/mean/luma: differs <b>much</b>",)).write(anomalies.uri)
+    DriftReport(previous_span=None, skew=skew()).write(anomalies.uri)
     for number, accuracy in enumerate((0.9, 0.7), start=1):
         blessed = accuracy >= 0.8
         epochs = "".join(
@@ -235,6 +236,20 @@ def quarantine() -> Quarantine:
     )
     return Quarantine(
         summary, tuple(QuarantinedFile(path=path, reason="cannot be decoded") for path in files), tuple(groups)
+    )
+
+
+def skew() -> tuple[Finding, ...]:
+    """Differences of a number, a class, a format, and a feature that is in no list."""
+    rows = [
+        (features.mean_key(features.LUMA), None),
+        (features.CLASS_TEXT, "red"),
+        (features.IMAGE_FORMAT, "PNG"),
+        ("dataset", None),
+    ]
+    return tuple(
+        Finding(kind="skew", split="test", feature=name, value=value, detail="differs <b>much</b>")
+        for name, value in rows
     )
 
 

@@ -59,7 +59,7 @@ def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
-            image = _rgb(ImageOps.exif_transpose(opened), window)
+            image = to_rgb(ImageOps.exif_transpose(opened), window)
     except Exception:  # a damaged file can break Pillow's parsers in any way
         return np.full(len(NAMES), np.nan, np.float32)
     width, height = image.size
@@ -68,7 +68,7 @@ def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
     return np.array([*_of_pixels(pixels), width, height, width / height], np.float32)
 
 
-def _rgb(image: Image.Image, window: Window) -> Image.Image:
+def to_rgb(image: Image.Image, window: Window) -> Image.Image:
     """Returns an image of 8 bits per channel; Pillow would clip 16-bit values instead of scaling them."""
     from PIL import Image
 

@@ -64,8 +64,8 @@ class Executor(base_executor.BaseExecutor):
         skew = None if options.on_skew == "ignore" else findings.find_skew(by_split, options.skew_threshold)
         DriftReport(
             previous_span=previous and previous.span,
-            drift=tuple(map(str, drift)),
-            skew=None if skew is None else tuple(map(str, skew)),
+            drift=tuple(drift),
+            skew=None if skew is None else tuple(skew),
         ).write(artifact.uri)
         findings.apply(
             Rule(findings.describe("anomaly", anomalies), True, "The images do not match the schema."),

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components.example_validator import drift
+from components.example_validator.artifact import Finding
 from components.schema_gen.curation import STATISTICS_ENVIRONMENT
 from trainer_module import features
 
 Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
+_Kind: TypeAlias = Literal["anomaly", "drift", "skew"]
 
 _DATASET = "dataset"  # in the place of a feature's name
-
-
-class Finding(NamedTuple):
-    """A reason to refuse a dataset.
-
-    Attributes:
-      kind: `anomaly`, `drift` or `skew`.
-      split: The split with the difference.
-      feature: The feature's name; `dataset` if it is about several features.
-      detail: The difference in words.
-      value: The string whose share differs, such as a class name; None for numbers.
-      distance: Distance from the reference; None if it is not a number.
-      allowed: The largest allowed distance; None if there is no distance.
-    """
-
-    kind: str
-    split: str
-    feature: str
-    detail: str
-    value: str | None = None
-    distance: float | None = None
-    allowed: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.split} split, {self.feature}: {self.detail}"
 
 
 class AnomaliesFoundError(RuntimeError):
@@ -80,16 +57,17 @@ def validate(by_split: Mapping[str, Statistics], schema: schema_pb2.Schema) -> d
     }
 
 
-def describe(kind: str, by_split: Mapping[str, anomalies_pb2.Anomalies]) -> list[Finding]:
+def describe(kind: _Kind, by_split: Mapping[str, anomalies_pb2.Anomalies]) -> list[Finding]:
     """Returns one finding per anomaly, in TFDV's words."""
     findings = []
     for split, anomalies in by_split.items():
         findings += [
-            Finding(kind, split, name, f"{info.short_description}: {info.description}")
+            Finding(kind=kind, split=split, feature=name, detail=f"{info.short_description}: {info.description}")
             for name, info in sorted(anomalies.anomaly_info.items())
         ]
         if anomalies.HasField("dataset_anomaly_info"):
-            findings.append(Finding(kind, split, _DATASET, anomalies.dataset_anomaly_info.description))
+            detail = anomalies.dataset_anomaly_info.description
+            findings.append(Finding(kind=kind, split=split, feature=_DATASET, detail=detail))
     return findings
 
 
@@ -172,8 +150,5 @@ def _is_slice(name: str) -> bool:
     return name.startswith(features.SLICE_PREFIX)
 
 
-def _findings(kind: str, split: str, differences: list[drift.Difference]) -> list[Finding]:
-    return [
-        Finding(kind, split, change.feature, change.detail, change.value, change.distance, change.allowed)
-        for change in differences
-    ]
+def _findings(kind: _Kind, split: str, differences: list[drift.Difference]) -> list[Finding]:
+    return [Finding(kind=kind, split=split, **change._asdict()) for change in differences]

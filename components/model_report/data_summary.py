@@ -79,9 +79,9 @@ def summarize(sources: Sources) -> DataSummary:
         corrections=_corrections(summary),
         corrected=_corrected_table(sources.corrections, sum(summary.corrections.values())),
         drift=_drift(sources.drift),
-        drifted=list(sources.drift.drift)[:_MAX_LISTED],
+        drifted=list(map(str, sources.drift.drift[:_MAX_LISTED])),
         skew=_skew(sources.drift),
-        skewed=list(sources.drift.skew or ())[:_MAX_LISTED],
+        skewed=list(map(str, (sources.drift.skew or ())[:_MAX_LISTED])),
     )
 
 

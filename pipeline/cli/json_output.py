@@ -261,7 +261,12 @@ def run_output(outcome: Outcome) -> RunOutput:
             "examples": data and data.examples,
             "span": data and data.span,
             "duplicates": data and {kind: counts.model_dump() for kind, counts in data.duplicates.items()},
-            "drift": drift and {"previous_span": drift.previous_span, "drift": drift.drift, "skew": drift.skew},
+            "drift": drift
+            and {
+                "previous_span": drift.previous_span,
+                "drift": list(map(str, drift.drift)),
+                "skew": None if drift.skew is None else list(map(str, drift.skew)),
+            },
             "quarantined": [file.model_dump() for file in result.quarantined] if result else [],
             "corrections": data.corrections if data else {},
             "bit_depth": data and data.bit_depth,

@@ -181,7 +181,7 @@ def _drift(console: Console, result: RunResult) -> None:
         if lines:
             print_line(console, f"[yellow]{heading}[/yellow]")
         for line in lines[:_MOST_ROWS]:
-            print_line(console, f"  {escape(line)}")
+            print_line(console, f"  {escape(str(line))}")
 
 
 def _tuning(console: Console, result: RunResult) -> None:

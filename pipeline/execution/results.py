@@ -12,8 +12,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.data_audit.artifact import SUSPECTS_FILE, AuditSummary
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.example_validator.artifact import DriftReport
-from components.example_validator.findings import Finding
+from components.example_validator.artifact import DriftReport, Finding
 from components.grad_cam.artifact import PAGE_FILE, ExplanationIndex, FaithfulnessReport, FaithfulnessResult
 from components.image_example_gen.artifact import DUPLICATES_FILE, Quarantine, QuarantinedFile, Summary
 from components.model_report.artifact import REPORT_FILE

@@ -13,18 +13,20 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from trainer_module import features
 
 # Part of the name of the file: a catalog of another version is built again.
-FORMAT = 2
+FORMAT = 3
 SUSPECT_ANY = "any"
 _SCHEMA = """
 CREATE TABLE images (id INTEGER PRIMARY KEY, split TEXT, filename TEXT, label TEXT, width INTEGER, height INTEGER,
   format TEXT, bytes INTEGER, file TEXT, position INTEGER);
 CREATE TABLE classes (class TEXT, image INTEGER);
 CREATE TABLE slices (name TEXT, value TEXT, image INTEGER);
+CREATE TABLE numbers (name TEXT, image INTEGER, value REAL);
 CREATE TABLE suspects (image INTEGER, filename TEXT, label TEXT, reason TEXT, score REAL, proposed TEXT);
 CREATE TABLE quarantine (id INTEGER PRIMARY KEY, path TEXT, reason TEXT);
 CREATE TABLE duplicates (number INTEGER, kind TEXT, leaks INTEGER, path TEXT, split TEXT, image INTEGER);
@@ -36,6 +38,7 @@ CREATE INDEX classes_by_name ON classes (class, image);
 CREATE INDEX classes_by_image ON classes (image);
 CREATE INDEX slices_by_value ON slices (name, value, image);
 CREATE INDEX slices_by_image ON slices (image);
+CREATE INDEX numbers_by_image ON numbers (name, image);
 CREATE INDEX suspects_by_image ON suspects (image);
 CREATE INDEX suspects_by_reason ON suspects (reason, score);
 CREATE INDEX duplicates_by_image ON duplicates (image);
@@ -111,7 +114,9 @@ class ImageFilter:
       slice_name: Name of a slice, with `slice_value`.
       slice_value: Its value.
       suspect: A reason of DataAudit, or `any`.
+      format: Format of the file.
       text: Part of the file name.
+      sort: A feature with numbers, by which the list is sorted: the smallest first, or with `-` the largest first.
     """
 
     split: str = ""
@@ -119,7 +124,9 @@ class ImageFilter:
     slice_name: str = ""
     slice_value: str = ""
     suspect: str = ""
+    format: str = ""
     text: str = ""
+    sort: str = ""
 
     def where(self) -> tuple[str, list[Any]]:
         """Returns the condition of a query, and its values."""
@@ -138,6 +145,9 @@ class ImageFilter:
         elif self.suspect:
             conditions.append("id IN (SELECT image FROM suspects WHERE reason = ?)")
             values.append(self.suspect)
+        if self.format:
+            conditions.append("format = ?")
+            values.append(self.format)
         if self.text:
             conditions.append("filename LIKE ? ESCAPE '\\'")
             values.append(f"%{_escaped(self.text)}%")
@@ -174,10 +184,14 @@ class Catalog:
         return int(self.query(f"SELECT COUNT(*) FROM images{where}", values)[0][0])
 
     def images(self, chosen: ImageFilter, offset: int, limit: int) -> list[ImageRow]:
-        """Returns a part of the list; suspects are sorted by their score, others by their number."""
+        """Returns a part of the list, sorted as chosen; otherwise suspects by their score, others by their number."""
         where, values = chosen.where()
         order = "id"
-        if chosen.suspect:
+        if chosen.sort:
+            largest = "MAX(value)" if chosen.sort.startswith("-") else "-MIN(value)"
+            order = f"(SELECT {largest} FROM numbers WHERE name = ? AND image = id) DESC, id"
+            values.append(chosen.sort.removeprefix("-"))
+        elif chosen.suspect:
             own = "" if chosen.suspect == SUSPECT_ANY else "AND reason = ?"
             order = f"(SELECT MAX(score) FROM suspects WHERE image = id {own}) DESC, id"
             values += [] if chosen.suspect == SUSPECT_ANY else [chosen.suspect]
@@ -209,6 +223,10 @@ class Catalog:
     def all_suspects(self) -> list[SuspectRow]:
         """Returns all suspects, the most suspicious first."""
         return [SuspectRow(*row) for row in self.query("SELECT * FROM suspects ORDER BY score DESC, rowid")]
+
+    def number_names(self) -> list[str]:
+        """Returns the features whose numbers the catalog has."""
+        return [str(name) for (name,) in self.query("SELECT DISTINCT name FROM numbers ORDER BY name")]
 
     def slices_of(self, image: int) -> list[tuple[str, str]]:
         """Returns name and value of the slices of an image."""
@@ -297,13 +315,21 @@ class CatalogWriter:
     def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, values).fetchall()
 
-    def add_image(self, row: ImageRow, classes: Sequence[str], slices: Mapping[str, str]) -> None:
+    def add_image(
+        self,
+        row: ImageRow,
+        classes: Sequence[str],
+        slices: Mapping[str, str],
+        numbers: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    ) -> None:
         """Adds an image; its number is the next one."""
         self._number += 1
         insert = self._connection.executemany
         insert(f"INSERT INTO images VALUES ({','.join('?' * len(row))})", [(self._number, *row[1:])])
         insert("INSERT INTO classes VALUES (?, ?)", [(name, self._number) for name in classes])
         insert("INSERT INTO slices VALUES (?, ?, ?)", [(name, value, self._number) for name, value in slices.items()])
+        rows = [(name, self._number, value) for name, values in numbers.items() for value in values]
+        insert("INSERT INTO numbers VALUES (?, ?, ?)", rows)
 
     def add_quarantine(self, rows: Sequence[tuple[str, str]]) -> None:
         """Adds quarantined files: path and reason."""

@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from components.data_audit import thumbnails as audit_thumbnails
+from components.example_validator.artifact import Finding
 from pipeline.studio import pages, thumbnails
 from pipeline.studio.catalog import ImageFilter, ImageRow
 from pipeline.studio.dataset import Dataset
 from pipeline.studio.pages import number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
-from trainer_module import locations
+from trainer_module import features, locations
 
 _PAGE = 100
 _MOST_PER_REQUEST = 500
@@ -73,8 +74,24 @@ def show_data(request: Request) -> Response:
         first_group=first_group,
         groups_per_page=_GROUPS,
         num_groups=sum(counts.groups for counts in summary.duplicates.values()),
-        drift=dataset.drift(),
+        drift=dataset.artifacts.drift(),
+        places=lambda finding: _places(dataset, finding),
     )
+
+
+def _places(dataset: Dataset, finding: Finding) -> dict[str, dict[str, str]]:
+    """Returns where the images of a difference are listed: title of the link → query."""
+    split = {"split": finding.split} if finding.split in dataset.artifacts.splits else {}
+    if finding.feature in dataset.catalog.number_names():
+        return {
+            "smallest first": {**split, "sort": finding.feature},
+            "largest first": {**split, "sort": f"-{finding.feature}"},
+        }
+    if finding.value is not None and finding.feature in dataset.task.class_features:
+        return {"images": {**split, "class": finding.value}}
+    if finding.value is not None and finding.feature == features.IMAGE_FORMAT:
+        return {"images": {**split, "format": finding.value}}
+    return {"images": split}
 
 
 def filter_of(request: Request) -> ImageFilter:
@@ -87,7 +104,9 @@ def filter_of(request: Request) -> ImageFilter:
         slice_name=name,
         slice_value=value,
         suspect=query.get("suspect", ""),
+        format=query.get("format", ""),
         text=query.get("text", "")[:500],
+        sort=query.get("sort", ""),
     )
 
 
@@ -108,6 +127,8 @@ def show_images(request: Request) -> Response:
         classes=sorted(dataset.catalog.by_class_and_split()),
         slices=dataset.catalog.by_slice(),
         reasons=dataset.catalog.by_reason(),
+        formats=sorted({name for row in dataset.catalog.sizes() for name in row["formats"]}),
+        numbers=dataset.catalog.number_names(),
         query=str(request.query_params),
         first=dataset.catalog.images(chosen, 0, _PAGE),
         card=lambda row: card(pipeline, dataset, row),

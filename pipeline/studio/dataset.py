@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,11 @@ from pipeline.nodes import DATA_AUDIT
 from pipeline.studio.catalog import FORMAT, Catalog, CatalogWriter, ImageRow
 from pipeline.studio.pipelines import StudioPipeline
 from serving import tfrecord
-from trainer_module import box_labels, features, locations, mask_labels, tasks
+from trainer_module import box_drawing, box_labels, features, locations, mask_labels, tasks
+from trainer_module.image_statistics import to_rgb
 from trainer_module.locations import join
+from trainer_module.mask_drawing import BACKGROUND
+from trainer_module.model_input import FULL_WINDOW, Window
 
 _GEN, _EXAMPLES, _QUARANTINE = "ImageExampleGen", "examples", "quarantine"
 _SPLIT_PREFIX = "Split-"  # of TFX
@@ -43,6 +46,7 @@ class Artifacts(NamedTuple):
       quarantine: Folder of the quarantine.
       audit: Folder of DataAudit's result; empty if it did not run.
       anomalies: Folder of ExampleValidator's result; empty if it did not run.
+      images_key: Changes with the images.
       key: Changes with the artifacts that the catalog is made from.
     """
 
@@ -51,7 +55,15 @@ class Artifacts(NamedTuple):
     quarantine: str
     audit: str
     anomalies: str
+    images_key: str
     key: str
+
+    def drift(self) -> DriftReport | None:
+        """Reads drift and skew; None if they were not measured."""
+        try:
+            return DriftReport.read(self.anomalies) if self.anomalies else None
+        except (OSError, IncompatibleArtifactError):
+            return None
 
 
 def find_artifacts(runs: Runs) -> Artifacts | None:
@@ -62,13 +74,14 @@ def find_artifacts(runs: Runs) -> Artifacts | None:
     examples, quarantine = generated[_EXAMPLES], generated[_QUARANTINE]
     audit = runs.newest_outputs(DATA_AUDIT).get("audit")
     anomalies = runs.newest_outputs("ExampleValidator").get("anomalies")
-    key = "-".join(str(artifact.id) for artifact in (examples, quarantine, audit) if artifact)
+    key = "-".join(str(artifact.id) for artifact in (examples, quarantine, audit, anomalies) if artifact)
     return Artifacts(
         examples.uri,
         _splits(examples.uri),
         quarantine.uri,
         audit.uri if audit else "",
         anomalies.uri if anomalies else "",
+        str(examples.id),
         key,
     )
 
@@ -96,13 +109,6 @@ class Dataset:
         """Reads the counts of ImageExampleGen."""
         return Summary.read(self.artifacts.quarantine)
 
-    def drift(self) -> DriftReport | None:
-        """Reads drift and skew; None if they were not measured."""
-        try:
-            return DriftReport.read(self.artifacts.anomalies) if self.artifacts.anomalies else None
-        except (OSError, IncompatibleArtifactError):
-            return None
-
     def features(self, row: ImageRow) -> Features:
         """Reads the example of an image."""
         with locations.os_errors(row.file), locations.file_system(row.file).GFile(row.file, "rb") as file:
@@ -121,9 +127,12 @@ class Dataset:
         return self.draw(pixels, label_values(example))
 
     def draw(self, pixels: np.ndarray, label: LabelValues) -> np.ndarray:
-        """Draws a label over an image, uint8 [h, w, 3], if it has places."""
+        """Draws a label with places over an image, uint8 [h, w, 3]; a small image is enlarged for lines and names."""
         array = label_array(label, self.classes)
-        return pixels if array is None else self.task.drawing.draw(pixels, array, self.classes, self.ignore_id, 1)
+        if array is None:
+            return pixels
+        scale = box_drawing.readable_scale(*pixels.shape[:2])
+        return self.task.drawing.draw(pixels, array, self.classes, self.ignore_id, scale)
 
     @property
     def ignore_id(self) -> int | None:
@@ -137,17 +146,23 @@ class Dataset:
 
     def embeddings_folder(self, model: str, version: int) -> Path:
         """Folder of the embeddings that a model version computed of this dataset."""
-        return self.pipeline.folder / "embeddings" / f"{model}-{version}-{self.artifacts.key}"
+        return self.pipeline.folder / "embeddings" / f"{model}-{version}-{self.artifacts.images_key}"
 
 
-def upright_pixels(encoded: bytes) -> np.ndarray:
-    """Decodes an image, upright by its EXIF orientation: uint8 [h, w, 3]."""
+def upright_pixels(encoded: bytes, window: Window | None = None) -> np.ndarray:
+    """Decodes an image as models do: uint8 [h, w, 3], upright by its EXIF orientation, which PNG files do not apply.
+
+    Args:
+      encoded: The file.
+      window: The values that 16-bit images of the dataset use; None if it has none.
+    """
     import io
 
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = image if image.format == "PNG" else ImageOps.exif_transpose(image)
+        return np.asarray(to_rgb(upright, window or FULL_WINDOW))
 
 
 def label_values(example: Features) -> dict[str, list[Any]]:
@@ -281,9 +296,11 @@ def build(path: Path, artifacts: Artifacts, class_features: Sequence[str], build
     """
     quarantine = Quarantine.read(artifacts.quarantine)
     suspects = Audit.read(artifacts.audit).suspects if artifacts.audit else ()
+    drift = artifacts.drift()
+    differing = {finding.feature for finding in (*drift.drift, *(drift.skew or ()))} if drift else set[str]()
     with CatalogWriter(path) as writer:
-        for row, classes, slices in _examples(artifacts, class_features):
-            writer.add_image(row, classes, slices)
+        for row, example in _examples(artifacts, class_features):
+            writer.add_image(row, _classes(example, class_features), _slices(example), _numbers(example, differing))
             building.done += 1
         writer.add_quarantine([(entry.path, entry.reason) for entry in quarantine.files])
         writer.finish(
@@ -302,9 +319,7 @@ def build(path: Path, artifacts: Artifacts, class_features: Sequence[str], build
         )
 
 
-def _examples(
-    artifacts: Artifacts, class_features: Sequence[str]
-) -> Iterator[tuple[ImageRow, list[str], dict[str, str]]]:
+def _examples(artifacts: Artifacts, class_features: Sequence[str]) -> Iterator[tuple[ImageRow, Features]]:
     files = locations.file_system(artifacts.examples)
     for split in artifacts.splits:
         folder = join(artifacts.examples, _SPLIT_PREFIX + split)
@@ -314,29 +329,36 @@ def _examples(
             with locations.os_errors(location), files.GFile(location, "rb") as file:
                 position = 0
                 for end, data in tfrecord.records(file):
-                    yield _row(_parse(data), class_features, split, location, position)
+                    example = _parse(data)
+                    yield _row(example, _classes(example, class_features), split, location, position), example
                     position = end
 
 
-def _row(
-    example: Features, class_features: Sequence[str], split: str, location: str, position: int
-) -> tuple[ImageRow, list[str], dict[str, str]]:
-    classes = list(
-        dict.fromkeys(
-            value.decode() for key in class_features if key in example for value in example[key].bytes_list.value
-        )
-    )
-    slices = {
+def _classes(example: Features, class_features: Sequence[str]) -> list[str]:
+    names = (value for key in class_features if key in example for value in example[key].bytes_list.value)
+    return list(dict.fromkeys(name.decode() for name in names))
+
+
+def _slices(example: Features) -> dict[str, str]:
+    return {
         key.removeprefix(features.SLICE_PREFIX): example[key].bytes_list.value[0].decode()
         for key in example
         if key.startswith(features.SLICE_PREFIX) and example[key].bytes_list.value
     }
+
+
+def _numbers(example: Features, names: Iterable[str]) -> dict[str, Sequence[float]]:
+    lists = {name: (example[name].int64_list, example[name].float_list) for name in names if name in example}
+    return {name: [*integers.value, *floats.value] for name, (integers, floats) in lists.items()}
+
+
+def _row(example: Features, classes: Sequence[str], split: str, location: str, position: int) -> ImageRow:
     width, height = (example[key].int64_list.value[0] for key in (features.IMAGE_WIDTH, features.IMAGE_HEIGHT))
-    row = ImageRow(
+    return ImageRow(
         id=0,
         split=split,
         filename=example[features.IMAGE_FILENAME].bytes_list.value[0].decode(),
-        label=join_names(classes),
+        label=join_names(name for name in classes if name != BACKGROUND or features.MASK_ENCODED not in example),
         width=width,
         height=height,
         format=example[features.IMAGE_FORMAT].bytes_list.value[0].decode(),
@@ -344,4 +366,3 @@ def _row(
         file=location,
         position=position,
     )
-    return row, classes, slices

@@ -84,7 +84,7 @@ def show_map(request: Request) -> Response:
 
 def stored_versions(dataset: Dataset, model: str) -> list[int]:
     """Versions of a model whose embeddings of this dataset are stored; they are shown without a server too."""
-    prefix, suffix = f"{model}-", f"-{dataset.artifacts.key}"
+    prefix, suffix = f"{model}-", f"-{dataset.artifacts.images_key}"
     folder = dataset.embeddings_folder(model, 0).parent
     names = [path.name for path in folder.glob(f"*{suffix}")] if folder.is_dir() else []
     numbers = [name.removeprefix(prefix).removesuffix(suffix) for name in names if name.startswith(prefix)]

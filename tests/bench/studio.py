@@ -84,15 +84,15 @@ def record(root: Path, num_images: int, *, embedded: bool) -> StudioPipeline:
     pipeline = StudioPipeline("colors", config)
     artifacts = dataset.find_artifacts(pipeline.runs())
     assert artifacts is not None
-    rows = list(dataset._examples(artifacts, ("image/class/text",)))
+    rows = [row for row, _ in dataset._examples(artifacts, ("image/class/text",))]
     path = pipeline.folder / f"catalog-{FORMAT}-{artifacts.key}.sqlite"
     with CatalogWriter(path) as writer:
         for number in range(num_images):
-            row, classes, slices = rows[number % len(rows)]
-            writer.add_image(row._replace(filename=f"{number:06}.png"), classes, slices)
+            row = rows[number % len(rows)]
+            writer.add_image(row._replace(filename=f"{number:06}.png"), [row.label], {"half": str(number % 2)})
         writer.finish([], [])
     if embedded:
-        _embed(pipeline.folder / "embeddings" / f"colors-{_VERSION}-{artifacts.key}", num_images)
+        _embed(pipeline.folder / "embeddings" / f"colors-{_VERSION}-{artifacts.images_key}", num_images)
     return pipeline
 
 

@@ -14,7 +14,7 @@ from tfx.types import standard_artifacts
 
 import components
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.example_validator.artifact import DriftReport
+from components.example_validator.artifact import DriftReport, Finding
 from components.grad_cam import executor as grad_cam
 from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import image_file, raw_examples
@@ -100,7 +100,9 @@ def inputs_of(tmp_path):
             f"model_run/{features.HISTORY_FILE}": HISTORY,
         }
         drift = DriftReport(
-            previous_span=3, drift=("image/width: drifted",), skew=("test split, image/height: differs",)
+            previous_span=3,
+            drift=(Finding(kind="drift", split="train", feature="image/width", detail="drifted"),),
+            skew=(Finding(kind="skew", split="test", feature="image/height", detail="differs"),),
         )
         drift.write(str(tmp_path / "anomalies"))
         for stored in (evaluation, gates):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.example_validator.artifact import DriftReport
+from components.example_validator.artifact import DriftReport, Finding
 from components.image_example_gen.artifact import QuarantinedFile, SplitCounts, Summary
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.layouts import Entry
@@ -153,7 +153,7 @@ def test_drift_and_skew_are_shown_if_they_were_checked():
 
     assert drift_lines() == drift_lines(skew=[]) == ""
     assert (
-        drift_lines(skew=["test split, image/width: differs"])
+        drift_lines(skew=[Finding(kind="skew", split="test", feature="image/width", detail="differs")])
         == "The splits differ:\n  test split, image/width: differs\n"
     )
     assert drift_lines(previous_span=3) == "No drift from span 3\n"
