@@ -10,6 +10,7 @@ const KEY_PX = 60;
 
 const view = { scale: 1, x: 0, y: 0 };
 const data = { xy: new Float32Array(), codes: [], ids: [], names: [], colors: [], order: [], hidden: new Set() };
+let frame = null;
 let lasso = null;
 let selected = null;
 let mode = "pan";
@@ -85,7 +86,7 @@ function fillLegend() {
         schedule();
       });
       const swatch = element("i", { className: "swatch" });
-      swatch.style.background = shownColor(data.colors[code]);
+      swatch.style.background = `rgb(${shownColor(data.colors[code]).join(",")})`;
       return element("label", {}, box, swatch, element("span", { textContent: name }), element("span", { className: "soft", textContent: counts[code].toLocaleString("en") }));
     }),
   );
@@ -95,11 +96,10 @@ function fillLegend() {
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** The colour of points: on a dark page, dark colours are lighter. */
+/** The channels of a point's colour: on a dark page, dark colours are lighter. */
 function shownColor(color) {
   const isDark = dark.matches && 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 110;
-  const channels = isDark ? color.map((channel) => Math.round(channel + 0.45 * (255 - channel))) : color;
-  return `rgb(${channels.join(",")})`;
+  return isDark ? color.map((channel) => Math.round(channel + 0.45 * (255 - channel))) : color;
 }
 
 const canvas = find("points");
@@ -134,32 +134,22 @@ function reset() {
 
 const schedule = scheduler(draw);
 
+/** Draws all points into one image: 10,000 calls of `fillRect` would take longer than a frame has. */
 function draw() {
   resize();
-  const context = canvas.getContext("2d");
   const { width, height } = canvas;
-  context.clearRect(0, 0, width, height);
+  if (!width || !height) return;
+  const context = canvas.getContext("2d");
+  if (frame?.width !== width || frame.height !== height) frame = context.createImageData(width, height);
+  const pixels = new Uint32Array(frame.data.buffer);
+  pixels.fill(0);
   const ratio = devicePixelRatio || 1;
-  const size = Math.max(2, Math.min(9, 3.2 * (view.scale / view.whole) ** 0.35)) * ratio;
-  const { xy } = data;
-  for (let code = 0; code < data.order.length; code++) {
-    if (data.hidden.has(code)) continue;
-    context.fillStyle = shownColor(data.colors[code]);
-    context.globalAlpha = selected ? 0.25 : 0.85;
-    for (const index of data.order[code]) {
-      const x = view.scale * xy[2 * index] + view.x;
-      const y = view.scale * xy[2 * index + 1] + view.y;
-      if (x < -size || y < -size || x > width + size || y > height + size) continue;
-      context.fillRect(x - size / 2, y - size / 2, size, size);
-    }
-    if (!selected) continue;
-    context.globalAlpha = 1;
-    for (const index of data.order[code]) {
-      if (!selected.has(index)) continue;
-      context.fillRect(view.scale * xy[2 * index] + view.x - size / 2, view.scale * xy[2 * index + 1] + view.y - size / 2, size, size);
-    }
-  }
-  context.globalAlpha = 1;
+  const size = Math.round(Math.max(2, Math.min(9, 3.2 * (view.scale / view.whole) ** 0.35)) * ratio);
+  const insets = disc(size);
+  const colors = data.colors.map(shownColor);
+  drawPoints(pixels, insets, colors, selected ? 64 : 217, () => true);
+  if (selected) drawPoints(pixels, insets, colors, 255, (index) => selected.has(index));
+  context.putImageData(frame, 0, 0);
   if (lasso?.length > 1) {
     context.beginPath();
     lasso.forEach(([x, y], at) => (at ? context.lineTo(x, y) : context.moveTo(x, y)));
@@ -168,6 +158,33 @@ function draw() {
     context.strokeStyle = getComputedStyle(canvas).color;
     context.stroke();
   }
+}
+
+/** Number of pixels that every row of a disc leaves free on both sides. */
+function disc(size) {
+  const radius = size / 2;
+  return Array.from({ length: size }, (_, row) => Math.round(radius - Math.sqrt(radius ** 2 - (row + 0.5 - radius) ** 2)));
+}
+
+function drawPoints(pixels, insets, colors, alpha, isDrawn) {
+  const { width, height } = canvas;
+  const { xy, order, hidden } = data;
+  const size = insets.length;
+  order.forEach((indices, code) => {
+    if (hidden.has(code)) return;
+    const [red, green, blue] = colors[code];
+    const value = (alpha << 24) | (blue << 16) | (green << 8) | red;
+    for (const index of indices) {
+      const left = Math.round(view.scale * xy[2 * index] + view.x - size / 2);
+      const top = Math.round(view.scale * xy[2 * index + 1] + view.y - size / 2);
+      if (left <= -size || top <= -size || left >= width || top >= height || !isDrawn(index)) continue;
+      for (let row = Math.max(0, -top); row < Math.min(size, height - top); row++) {
+        const start = (top + row) * width;
+        const end = start + Math.min(width, left + size - insets[row]);
+        for (let at = start + Math.max(0, left + insets[row]); at < end; at++) pixels[at] = value;
+      }
+    }
+  });
 }
 
 // === Movement ===
