@@ -199,4 +199,6 @@ def reviewed(corrections: Sequence[Correction]) -> frozenset[str]:
 def describe(counts: dict[Action, int]) -> str:
     """Describes the numbers of corrections by action."""
     verbs: dict[Action, str] = {"relabel": "relabelled", "drop": "dropped", "keep": "reviewed and unchanged"}
-    return ", ".join(f"{number:,} images {verbs[action]}" for action, number in counts.items())
+    return ", ".join(
+        f"{number:,} image{'' if number == 1 else 's'} {verbs[action]}" for action, number in counts.items()
+    )

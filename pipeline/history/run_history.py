@@ -21,7 +21,7 @@ from ml_metadata.proto import metadata_store_pb2
 from components.data_audit.artifact import AuditSummary
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.grad_cam.artifact import FaithfulnessReport
-from components.image_example_gen.artifact import SplitCounts, Summary
+from components.image_example_gen.artifact import Action, SplitCounts, Summary
 from components.monitoring_reference.artifact import VERSION
 from components.serving_validator.artifact import ServingCheckReport
 from components.stored import IncompatibleArtifactError, Stored
@@ -79,6 +79,7 @@ class Run:
       splits: Number of examples per split.
       fingerprint: Digest of the paths, sizes and modification times of the files.
       span: The newest span that was read.
+      corrections: Number of images by action of `data.corrections`.
       audit: The counts of DataAudit.
       evaluation: The metrics of Evaluator.
       reasons: The reasons of the gates that refused, one line each.
@@ -93,6 +94,7 @@ class Run:
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     fingerprint: str | None = None
     span: int | None = None
+    corrections: dict[Action, int] = field(default_factory=dict)
     audit: AuditSummary | None = None
     evaluation: EvaluationResult | None = None
     reasons: list[str] = field(default_factory=list)
@@ -314,6 +316,7 @@ def _read_run(number: int, id_: str, executions: metadata_store.Executions, outp
         splits=summary.splits if summary else {},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         span=summary.span if summary else None,
+        corrections=summary.corrections if summary else {},
         audit=read_output(AuditSummary, DATA_AUDIT, "audit"),
         evaluation=read_output(EvaluationResult, "Evaluator", "evaluation"),
         reasons=_reasons(executions, gates, served, faithfulness),

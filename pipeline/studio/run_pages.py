@@ -13,6 +13,7 @@ from starlette.routing import Route
 from components.evaluator import default_rules
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.grad_cam.artifact import PAGE_FILE
+from components.image_example_gen import corrections
 from components.model_report import gate_tables, metric_tables
 from components.model_report.artifact import Report
 from components.serving_validator.artifact import ServingCheckReport
@@ -90,6 +91,7 @@ def show_run(request: Request) -> Response:
         pipeline=pipeline,
         tab="",
         run=run,
+        corrected=corrections.describe(run.corrections) if run.corrections else "",
         notes=notes,
         nodes=runs.nodes(number),
         tables=_evaluation_tables(run.evaluation, gates),

@@ -47,7 +47,7 @@ def test_images_are_relabelled_and_dropped(corrected, inside):
         ("dog/1.png", "drop", ("dog",), ("dog",)),
         ("dog/2.png", "keep", ("dog",), ("dog",)),
     ]
-    assert dataset.notes == ("fixed.csv: 1 images relabelled, 1 images dropped, 1 images reviewed and unchanged",)
+    assert dataset.notes == ("fixed.csv: 1 image relabelled, 1 image dropped, 1 image reviewed and unchanged",)
 
 
 def test_a_reviewed_table_of_suspects_is_a_table_of_corrections(corrected):
