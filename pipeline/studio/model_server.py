@@ -11,7 +11,8 @@ from serving.client import Client, GrpcClient, ModelMetadata, ServerError
 from trainer_module import features
 
 # A request of a page must not wait for long.
-_TIMEOUT_S = 20.0
+# The first request to a version takes longest.
+_TIMEOUT_S = 60.0
 _STATUS_TIMEOUT_S = 2.0
 
 

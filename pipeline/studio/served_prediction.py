@@ -59,13 +59,12 @@ def request(
     embedding = submit(lambda: _embedding(server, client, model, version, image))
     ranked = submit(lambda: _ranked(server, client, model, version, image))
     result = prediction.result()
-    view: dict[str, Any] = {"version": version, "method": method, "notes": []}
+    view: dict[str, Any] = {"version": version, "method": method, "notes": [], "scores": [], "heatmaps": []}
     view |= _VIEWS[type(result)](result, classes)
     for name, future in (("heatmaps", heatmaps), ("scores", ranked)):
         try:
-            view[name] = future.result()
+            view[name] = future.result() or view[name]
         except ServerError as error:
-            view[name] = []
             view["notes"].append(f"{name}: {error.message}")
     vector: Embedding | None = embedding.result()
     view["milliseconds"] = round((time.monotonic() - started) * 1000)
@@ -113,7 +112,11 @@ def _grey_png(values: np.ndarray) -> str:
 
 def _labels(prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
     labels = prediction.top[:1] if prediction.labels is None else prediction.labels
-    return {"labels": [entry._asdict() for entry in labels], "summary": prediction.label or "no class"}
+    return {
+        "labels": [entry._asdict() for entry in labels],
+        "scores_title": "Probability",
+        "summary": prediction.label or "no class",
+    }
 
 
 def _mask(mask: Mask, classes: Sequence[str]) -> dict[str, Any]:
@@ -131,8 +134,13 @@ def _mask(mask: Mask, classes: Sequence[str]) -> dict[str, Any]:
         if mask.class_pixels[id_]
     ]
     rows.sort(key=lambda row: -row["share"])
-    summary = ", ".join(f"{row['name']} {row['share']:.0%}" for row in rows[:3])
-    return {"mask": {"png": base64.b64encode(mask.png).decode(), "classes": rows}, "summary": summary}
+    inside = [row["name"] for row in rows if row["shown"]]
+    return {
+        "mask": {"png": base64.b64encode(mask.png).decode(), "classes": rows},
+        "scores": [{"label": row["name"], "score": row["share"]} for row in rows[:_TOP_K]],
+        "scores_title": "Share of the pixels",
+        "summary": ", ".join(inside[:_TOP_K]) or "only background",
+    }
 
 
 def _boxes(detections: Detections, classes: Sequence[str]) -> dict[str, Any]:
@@ -151,8 +159,14 @@ def _boxes(detections: Detections, classes: Sequence[str]) -> dict[str, Any]:
     shown = len(detections.above(0.5 if threshold is None else threshold))
     return {
         "boxes": {"objects": objects, "threshold": 0.5 if threshold is None else threshold},
-        "summary": f"{shown} {'object' if shown == 1 else 'objects'}",
+        "scores_title": "Score",
+        "summary": f"{shown} {'object' if shown == 1 else 'objects'}" if shown else _no_objects(detections),
     }
+
+
+def _no_objects(detections: Detections) -> str:
+    best = max((entry.score for entry in detections.objects), default=None)
+    return "no objects" if best is None else f"no objects; the best score is {best:.2f}"
 
 
 _VIEWS: dict[type[Any], Callable[[Any, Sequence[str]], dict[str, Any]]] = {

@@ -22,11 +22,11 @@ _COMMANDS = {
 _PRINTED = {
     "predict": "print(result.label, result.score)",
     "segment": 'Path("mask.png").write_bytes(result.png)',
-    "detect": "print(result.above(result.served_threshold or 0.5))",
+    "detect": "print(result.above({threshold:g}))",
 }
 
 
-def snippets(method: str, model: str, version: int, *, grpc: str, rest: str) -> list[Snippet]:
+def snippets(method: str, model: str, version: int, *, grpc: str, rest: str, threshold: float = 0.5) -> list[Snippet]:
     """Returns the snippets of one request.
 
     Args:
@@ -35,13 +35,15 @@ def snippets(method: str, model: str, version: int, *, grpc: str, rest: str) -> 
       version: The version.
       grpc: HOST:PORT of the server.
       rest: URL of its REST API.
+      threshold: Smallest score of shown objects.
     """
-    imports = "from pathlib import Path\n\n" if "Path(" in _PRINTED[method] else ""
+    printed = _PRINTED[method].format(threshold=threshold)
+    imports = "from pathlib import Path\n\n" if "Path(" in printed else ""
     python = (
         f"{imports}from serving.client import GrpcClient\n\n"
         f"with GrpcClient({grpc!r}, {model!r}, version={version}) as client:\n"
         f"    (result,) = client.{method}([{_IMAGE!r}]).or_raise()\n"
-        f"{_PRINTED[method]}\n"
+        f"{printed}\n"
     )
     body = '{"instances": [{"b64": "%s"}]}'
     url = f"{rest}/v1/models/{model}/versions/{version}:predict"

@@ -65,12 +65,11 @@ def _predict(request: Request, pipeline: StudioPipeline, version: int, body: byt
         raise HTTPException(422, f"The model refuses this image: {first_line(error)}") from None
     view = served.view
     view |= map_pages.nearest_cards(request, pipeline, model, version, served.embedding)
-    view["snippets"] = [
-        snippet._asdict()
-        for snippet in snippets.snippets(
-            view["method"], model, version, grpc=studio.server.address, rest=studio.options.rest
-        )
-    ]
+    threshold = view["boxes"]["threshold"] if "boxes" in view else 0.5
+    code = snippets.snippets(
+        view["method"], model, version, grpc=studio.server.address, rest=studio.options.rest, threshold=threshold
+    )
+    view["snippets"] = [snippet._asdict() for snippet in code]
     return view
 
 

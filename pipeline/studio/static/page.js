@@ -75,4 +75,7 @@ export function showProblem(target, error) {
   target.textContent = error ? error.message || String(error) : "";
 }
 
+/** Formats a number of things. */
+export const counted = (number, one = "image", more = "images") => `${number.toLocaleString("en")} ${number === 1 ? one : more}`;
+
 export const percent = (value) => `${(100 * value).toFixed(1)} %`;

@@ -1,8 +1,9 @@
 "use strict";
 // Sends an image to one or two versions of a model, and draws what they return over it.
-import { announce, element, find, request, showProblem, thumb } from "./page.js";
+import { announce, counted, element, find, request, showProblem, thumb } from "./page.js";
 
 const root = document.getElementById("try");
+const LISTED = 20;
 const state = { image: null, results: [], hidden: new Set(), controller: null };
 const colors = root ? JSON.parse(root.dataset.colors) : [];
 
@@ -29,10 +30,12 @@ async function use(blob) {
 async function send() {
   if (!state.image) return;
   state.controller?.abort();
-  state.controller = new AbortController();
+  const controller = new AbortController();
+  state.controller = controller;
   const versions = [find("version-a").value, find("version-b").value].filter(Boolean);
   const drop = find("drop");
   drop.setAttribute("aria-busy", "true");
+  find("sending").hidden = false;
   try {
     state.results = await Promise.all(
       versions.map((version) =>
@@ -40,7 +43,7 @@ async function send() {
           method: "POST",
           body: state.image,
           headers: { "Content-Type": "application/octet-stream" },
-          signal: state.controller.signal,
+          signal: controller.signal,
         }),
       ),
     );
@@ -53,7 +56,11 @@ async function send() {
       showProblem(find("problem"), error);
     }
   } finally {
-    drop.removeAttribute("aria-busy");
+    // A later request replaces this one, and is still running then.
+    if (state.controller === controller) {
+      drop.removeAttribute("aria-busy");
+      find("sending").hidden = true;
+    }
   }
 }
 
@@ -117,7 +124,7 @@ function fillClasses(result) {
   const legend = field.firstElementChild;
   field.replaceChildren(
     legend,
-    ...[...entries].map(([name, color]) => {
+    ...[...entries].sort(([a], [b]) => a.localeCompare(b, undefined, { numeric: true })).map(([name, color]) => {
       const box = element("input", { type: "checkbox", checked: !state.hidden.has(name) });
       box.addEventListener("change", () => {
         if (box.checked) state.hidden.delete(name);
@@ -160,17 +167,19 @@ function column(result) {
   const context = photo.getContext("2d");
   context.imageSmoothingEnabled = scale === 1;
   context.drawImage(state.bitmap, 0, 0, photo.width, photo.height);
-  if (result.scores.length) {
-    const table = built.querySelector(".scores");
-    table.hidden = false;
-    const chosen = new Set((result.labels ?? []).map((entry) => entry.label));
-    table.tBodies[0].replaceChildren(...result.scores.map((entry) => scoreRow(entry, chosen)));
-  }
+  built.querySelector(".scores caption").textContent = result.scores_title;
+  fillScores(built.querySelector(".scores"), result, result.scores);
   return built;
 }
 
+function fillScores(table, result, scores) {
+  const chosen = new Set((result.labels ?? []).map((entry) => entry.label));
+  table.hidden = !scores.length;
+  table.tBodies[0].replaceChildren(...scores.map((entry) => scoreRow(entry, chosen)));
+}
+
 function scoreRow({ label, score }, chosen) {
-  const bar = element("meter", { min: 0, max: 1, value: score, ariaLabel: `Probability of ${label}` });
+  const bar = element("meter", { min: 0, max: 1, value: score, ariaLabel: label });
   const row = element(
     "tr",
     { className: chosen.has(label) ? "chosen" : "" },
@@ -200,7 +209,12 @@ function redraw() {
       drawPixels(context, result.mask.decoded, maskColor(result.mask.classes), false);
       description = `Mask: ${result.summary}`;
     } else if (kind === "boxes" && result.boxes) {
-      description = drawBoxes(context, result.boxes.objects);
+      const smallest = Number(find("score").value) / 100;
+      const shown = result.boxes.objects.filter((object) => object.score >= smallest && !state.hidden.has(object.name));
+      drawBoxes(context, shown);
+      const table = canvas.closest(".column").querySelector(".scores");
+      fillScores(table, result, shown.slice(0, LISTED).map((object) => ({ label: object.name, score: object.score })));
+      description = `${counted(shown.length, "box", "boxes")} with a score of at least ${smallest.toFixed(2)}`;
     }
     canvas.setAttribute("aria-label", description);
   });
@@ -232,12 +246,10 @@ function drawPixels(context, { width, height, values }, color, smooth) {
 
 function drawBoxes(context, objects) {
   const { width, height } = context.canvas;
-  const smallest = Number(find("score").value) / 100;
-  const shown = objects.filter((object) => object.score >= smallest && !state.hidden.has(object.name));
   const size = Math.max(12, Math.round(Math.min(width, height) / 26));
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
-  for (const object of shown.slice().reverse()) {
+  for (const object of objects.toReversed()) {
     const [top, left, bottom, right] = object.box.map((value, at) => value * (at % 2 ? width : height));
     const color = `rgb(${object.color.join(",")})`;
     const line = Math.max(2, Math.round(size / 6));
@@ -255,7 +267,6 @@ function drawBoxes(context, objects) {
     context.fillStyle = contrast(object.color);
     context.fillText(text, left + 4, at - 2);
   }
-  return `${shown.length} boxes with a score of at least ${smallest.toFixed(2)}`;
 }
 
 function contrast([red, green, blue]) {
@@ -282,7 +293,7 @@ function showNearest(result) {
 }
 
 function snippet({ title, text }) {
-  const button = element("button", { type: "button", textContent: "Copy", className: "copy" });
+  const button = element("button", { type: "button", textContent: "Copy" });
   button.setAttribute("aria-label", `Copy the code for ${title}`);
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
@@ -291,7 +302,8 @@ function snippet({ title, text }) {
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
   const code = element("pre", { tabIndex: 0 }, element("code", { textContent: text }));
-  return element("div", { className: "snippet" }, element("h3", { textContent: title }), button, code);
+  const heading = element("div", { className: "row" }, element("h3", { textContent: title }), button);
+  return element("div", { className: "snippet" }, heading, code);
 }
 
 // === Input ===
@@ -361,7 +373,11 @@ if (root) {
   });
   if (root.dataset.image) {
     fetch(root.dataset.image)
-      .then((response) => response.blob())
-      .then(use);
+      .then((response) => {
+        if (!response.ok) throw new Error("The image of the dataset cannot be loaded. Reload the page.");
+        return response.blob();
+      })
+      .then(use)
+      .catch((error) => showProblem(find("problem"), error));
   }
 }
