@@ -116,6 +116,30 @@ def recorded_colors(recorder: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def studio_browser() -> Any:
+    """The module that opens the studio in Chromium; skips the test without Chromium."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    module = _module("studio_browser")
+    if module.CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    return module
+
+
+@pytest.fixture(scope="module")
+def browser(studio_browser: Any) -> Iterator[Any]:
+    """Chromium, one per file: playwright's event loop would disturb other tests."""
+    with studio_browser.launch() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(studio_browser: Any, browser: Any) -> Iterator[Callable[[str], Any]]:
+    """Opens pages of an address."""
+    with studio_browser.pages(browser) as open_one:
+        yield open_one
+
+
+@pytest.fixture(scope="session")
 def kubeflow_harness() -> Any:
     """The module that plays Kubeflow Pipelines."""
     return _module("kubeflow_harness")

@@ -43,6 +43,7 @@ def show(request: Request) -> Response:
         log=pages.studio_of(request).options.request_log,
         selection=selections.newest(pipeline),
         num_confirmed=len(opened.confirmed()),
+        num_undecided=len(opened.undecided()),
         progress=review.progress(queue, opened.journal.decisions()),
         can_relabel=review.can_relabel(dataset),
         takes_sets=dataset.task.takes_label_sets,
@@ -161,18 +162,21 @@ def send_selected(request: Request) -> Response:
     )
     if newest is None or image is None:
         raise HTTPException(404, "The newest selection has no such image.")
-    pixels = upright_pixels((newest[0] / image.path).read_bytes())
+    pixels = upright_pixels((newest[0] / image.path).read_bytes(), dataset.summary().window)
     return thumbnails.respond_drawing(dataset.draw(pixels, image.label() or {}))
 
 
 def send_selection_file(request: Request) -> Response:
-    """Sends a file for a labelling program."""
-    newest = selections.newest(pipeline_of(request))
+    """Sends a file for a labelling program, with the images that have no decision."""
     name = request.path_params["file"]
-    if newest is None or name not in newest[1].files:
+    try:
+        content = _review(request, pipeline_of(request)).label_file(name)
+    except (InvalidDecisionError, DatasetError) as error:
+        raise HTTPException(422, str(error)) from None
+    if content is None:
         raise HTTPException(404, "The newest selection has no such file.")
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    return Response((newest[0] / name).read_bytes(), media_type="application/octet-stream", headers=headers)
+    return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 async def write_span(request: Request) -> Response:

@@ -46,6 +46,11 @@ class Decision(NamedTuple):
     score: float
     time: float
 
+    @property
+    def labels_logged_image(self) -> bool:
+        """Whether it gives an image of the request log a label, for the next span."""
+        return self.source == "log" and self.action != "drop"
+
 
 class JournalLockedError(ConfigError):
     """Another process writes this journal."""

@@ -107,11 +107,31 @@ class Review:
 
     def confirmed(self) -> dict[str, Decision]:
         """Returns the decisions that give images of the request log a label: those of the next span."""
-        return {
-            key: decision
-            for key, decision in self.journal.decisions().items()
-            if decision.source == "log" and decision.action != "drop"
-        }
+        return {key: decision for key, decision in self.journal.decisions().items() if decision.labels_logged_image}
+
+    def undecided(self) -> list[SelectedImage]:
+        """Returns the images of the newest selection without a decision."""
+        newest = selections.newest(self._pipeline)
+        decided = {*self.journal.decisions(), *self.journal.in_spans()}
+        return [image for image in newest[1].images if log_key(newest[0], image) not in decided] if newest else []
+
+    def label_file(self, name: str) -> bytes | None:
+        """Writes a file for a labelling program with the images that have no decision; None if there is no such file.
+
+        Raises:
+          InvalidDecisionError: If all images have one.
+          DatasetError: If the dataset cannot be read.
+        """
+        newest = selections.newest(self._pipeline)
+        if newest is None or name not in newest[1].files:
+            return None
+        folder, selection = newest
+        with self._lock:
+            images = self.undecided()
+            if not images:
+                raise InvalidDecisionError("All images of the selection have a decision.")
+            selections.write_label_files(self._pipeline.config, folder, selection, images)
+            return (folder / name).read_bytes()
 
     def write_span(self, dataset: Dataset) -> Any:
         """Writes the labelled images of the request log as the next span of the dataset.
@@ -263,6 +283,7 @@ def counts(decisions: Mapping[str, Decision]) -> dict[str, int]:
 
 
 def progress(queue: Sequence[ReviewItem], decisions: Mapping[str, Decision]) -> dict[str, Any]:
-    """Returns the numbers of the queue: all images, decided ones, and the decisions by action."""
-    decided = sum(item.key in decisions for item in queue)
-    return {"total": len(queue), "decided": decided, "actions": counts(decisions)}
+    """Returns the numbers of the queue: all images, decided ones, those of the next span, and decisions by action."""
+    decided = [decisions[item.key] for item in queue if item.key in decisions]
+    labelled = sum(decision.labels_logged_image for decision in decided)
+    return {"total": len(queue), "decided": len(decided), "labelled": labelled, "actions": counts(decisions)}

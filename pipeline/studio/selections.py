@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -36,6 +37,7 @@ class SelectedImage(StoredPart):
       proposal: Raw example features of the label and their values, masks in base64; None without a proposal.
       reason: `uncertain` or `novel`.
       uncertainty: Of the prediction, range [0, 1].
+      novelty: How different the image is from the training data, range [0, 1).
       request_id: Of the request that contained it.
       source: Where it comes from, in words.
     """
@@ -44,6 +46,7 @@ class SelectedImage(StoredPart):
     proposal: dict[str, _Values] | None
     reason: str
     uncertainty: float
+    novelty: float = 0.0
     request_id: str
     source: str
 
@@ -57,11 +60,11 @@ class SelectedImage(StoredPart):
         return label
 
     def describe(self) -> str:
-        """Describes the proposal: the classes, or the number of boxes by class; empty without one."""
+        """Describes the proposal: the classes, of boxes with their numbers; empty without one."""
         label = self.proposal or {}
         if features.BOX_CLASSES in label:
             names = list(map(str, label[features.BOX_CLASSES]))
-            return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "no boxes"
+            return ", ".join(f"{name} ({names.count(name)})" for name in dict.fromkeys(names)) or "no boxes"
         if features.MASK_ENCODED in label:
             return "a mask"
         return join_names(map(str, label.get(features.CLASS_TEXT, ())))
@@ -72,6 +75,7 @@ class Selection(Stored):
 
     Attributes:
       files: Names of the files for labelling programs.
+      model: The model of the proposals, in words.
       images: The images.
     """
 
@@ -79,6 +83,7 @@ class Selection(Stored):
 
     format: Literal[1] = 1
     files: tuple[str, ...]
+    model: str = ""
     images: tuple[SelectedImage, ...]
 
 
@@ -140,6 +145,27 @@ def newest(pipeline: StudioPipeline) -> tuple[Path, Selection] | None:
     return None
 
 
+def write_label_files(
+    config: PipelineConfig, folder: Path, selection: Selection, images: Sequence[SelectedImage]
+) -> None:
+    """Writes the files for labelling programs again, with some of the images.
+
+    Raises:
+      DatasetError: If the dataset cannot be read.
+    """
+    from pipeline.labeling import annotated_images, formats, labelled_data
+    from pipeline.labeling.image_files import upright_size
+
+    project = annotated_images.project_of(labelled_data.dataset_of(config), model=selection.model)
+    proposed = []
+    for image in images:
+        width, height, _ = upright_size(image.path, (folder / image.path).read_bytes())
+        values = image.model_dump(exclude={"proposal"})
+        proposed.append(formats.ProposedImage(**values, width=width, height=height, proposal=image.label()))
+    for name in formats.names():
+        formats.get(name).export(folder, proposed, project)
+
+
 def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder: Path, job: SelectionJob) -> None:
     try:
         from components.image_example_gen.errors import DatasetError
@@ -149,10 +175,11 @@ def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder:
             job.step = step
 
         try:
+            predictor = predictors.ServedModel(client)
             result = selected_images.select(
                 config,
                 candidates.source_of(str(log)),
-                predictors.ServedModel(client),
+                predictor,
                 num,
                 folder,
                 novel_share=_NOVEL_SHARE,
@@ -167,12 +194,13 @@ def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder:
                 proposal=None if image.proposal is None else _stored(image.proposal),
                 reason=image.reason,
                 uncertainty=image.uncertainty,
+                novelty=image.novelty,
                 request_id=image.request_id,
                 source=image.source,
             )
             for image in result.images
         )
-        Selection(files=tuple(result.files), images=images).write(str(folder))
+        Selection(files=tuple(result.files), model=predictor.description, images=images).write(str(folder))
     except Exception as error:
         logging.getLogger(__name__).exception("The selection from the request log failed.")
         job.error = getattr(error, "message", None) or str(error)

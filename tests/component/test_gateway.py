@@ -11,8 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 import tensorflow as tf
+from starlette.testclient import TestClient
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
+from pipeline.config import loading
+from pipeline.studio import app as studio_app
+from pipeline.studio.options import StudioOptions
 from serving import client as clients
 from serving import tfrecord
 from serving.gateway.gateway import Gateway, GatewayOptions
@@ -147,3 +151,19 @@ def test_a_second_version_is_compared(gateway, server, tmp_path):
     assert different["request_id"] == "different" and (different["version"], different["mirror_version"]) == (2, 1)
     assert different["differences"]["outputs"]["largest_difference"] > 0.1
     assert error["request_id"] == "error" and error["error"].startswith("NOT_FOUND")
+
+
+def test_the_studio_predicts_through_the_gateway(server, gateway, tiny_model, tmp_path):
+    config = loading.load("images", overrides=[f"pipeline.root={tmp_path}", "pipeline.name=colours"], needs_data=False)
+    origin, image = "http://127.0.0.1:8600", tiny_model.image_bytes[0]
+    views = []
+    with gateway() as running:
+        for port in (running.port, server.grpc_port):
+            studio = studio_app.create_app(StudioOptions(configs=(config,), grpc=f"127.0.0.1:{port}"))
+            with TestClient(studio, base_url=origin, headers={"origin": origin}) as client:
+                response = client.post("/p/colours/predict?version=1", content=image)
+                assert response.status_code == 200, response.text
+                views.append(response.json())
+    through, direct = views
+    assert through["scores"] == direct["scores"] and through["heatmaps"] == direct["heatmaps"] != []
+    assert image in [logged for record in LogReader(tmp_path / "log") for logged in record.images or ()]

@@ -1,9 +1,12 @@
 """Segmentation from files to a served model: images and masks, metrics, explanations, both protocols."""
 
+import base64
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -265,3 +268,95 @@ def test_the_label_is_the_mask_of_the_file(run):
     raw = tf.train.Example.FromString(serialized).features.feature[features.MASK_ENCODED].bytes_list.value[0]
     np.testing.assert_array_equal(label, np.asarray(Image.open(io.BytesIO(raw))))
     served.close()
+
+
+# === The studio in a browser ===
+
+
+@pytest.fixture(scope="module")
+def studio(run, street, studio_browser, running_server, request_logs, tmp_path_factory):
+    """Address of a studio with the model, a dataset that can have further spans, and a request log."""
+    loaded, _ = run
+    root = tmp_path_factory.mktemp("studio")
+    shutil.copytree(street, root / "spans" / "1")
+    overrides = [*UNET, f"pipeline.root={loaded.pipeline.root}", f"pipeline.name={loaded.pipeline.name}"]
+    config = loading.load("images", data=f"{root}/spans/{{SPAN}}", overrides=[*overrides, "data.spans=all"])
+    log = request_logs.LogWriter(root / "requests" / "street")
+    rng = np.random.default_rng(4)
+    for number in range(4):
+        buffer = io.BytesIO()
+        pixels = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8)
+        pixels[4:12, 6 : 10 + 3 * number] += 150
+        Image.fromarray(pixels).save(buffer, "PNG")
+        log.add(1000.0 + number, [buffer.getvalue()], {}, model=config.model_name)
+    log.close()
+    with running_server(config.model_name, Path(config.model_base_path)) as server:
+        options = studio_browser.options(server, configs=(config,), request_log=root / "requests" / "street")
+        with studio_browser.serve(options) as address:
+            yield config, address
+
+
+def test_masks_are_shown_by_class(studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    config, address = studio
+    page = open_page(address)
+    page.goto(f"/p/{config.pipeline.name}/images/1")
+    (tmp_path / "image.png").write_bytes(page.request.get(f"{page.url}/file").body())
+    view = studio_browser.predict(page, page.get_by_role("link", name="Try this image").click)
+    shares = {row["name"]: row["share"] for row in view["mask"]["classes"]}
+    overlay = page.locator("#columns .overlay")
+    expect(overlay).to_have_attribute("aria-label", f"Mask: {view['summary']}")
+    painted = {name: 0 for name in shares}
+    total = overlay.evaluate("(canvas) => canvas.width * canvas.height")
+    for name in shares:
+        for other in shares:
+            page.locator("#class-toggles").get_by_label(other).set_checked(other == name)
+        painted[name] = studio_browser.overlay_pixels(page) / total
+    assert painted == pytest.approx(shares, abs=1e-3)
+    page.locator("#opacity").fill("30")
+    assert overlay.evaluate("(canvas) => canvas.style.opacity") == "0.3"
+    page.locator("#overlay").select_option("heatmap")
+    expect(page.locator("#class-toggles")).to_be_hidden()
+
+    # The code below the image returns the same mask.
+    printed = studio_browser.run_snippets(page, tmp_path)
+    shown = base64.b64decode(view["mask"]["png"])
+    (by_curl,) = json.loads(printed["curl"])["predictions"]
+    assert base64.b64decode(by_curl["mask_png_bytes"]["b64"]) == shown == (tmp_path / "mask.png").read_bytes()
+    (by_command,) = (tmp_path / "masks").glob("*.png")
+    np.testing.assert_array_equal(
+        *(np.asarray(Image.open(io.BytesIO(content))) for content in (shown, by_command.read_bytes()))
+    )
+
+
+def test_masks_of_a_request_log_are_accepted_or_sent_to_cvat(studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    config, address = studio
+    page = open_page(address)
+    page.goto(f"/p/{config.pipeline.name}/correct")
+    studio_browser.choose_images(page, 3)
+    expect(page.locator("#item-proposed")).to_have_text("a mask")
+    studio_browser.wait_until(page, "document.getElementById('photo').naturalWidth > 24")
+    page.keyboard.press("k")
+    expect(page.locator("#review-text")).to_contain_text("1 of 3")
+    page.get_by_role("button", name="Write the next span").click()
+    expect(page.locator("#span-state")).to_contain_text("span 2: 1 image in")
+    spans = Path(config.data.path).parent
+    (accepted,) = (spans / "2" / "masks").iterdir()
+    with Image.open(accepted) as mask:
+        assert mask.size == (24, 20)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="cvat_annotations.xml").click()
+    document = ElementTree.parse(download.value.path())
+    for image in document.iter("image"):  # a person has looked at all of them
+        ElementTree.SubElement(image, "tag", {"label": "reviewed", "source": "manual"})
+    document.write(tmp_path / "annotations.xml")
+    (selection,) = (config.run_dir / "studio" / "selections").iterdir()
+    (tmp_path / "street.toml").write_text(loading.as_toml(config))
+    done = CliRunner().invoke(
+        app, ["label", str(tmp_path / "street.toml"), str(tmp_path / "annotations.xml"), "--images", str(selection)]
+    )
+    assert done.exit_code == 0, done.output
+    assert len(list((spans / "3" / "masks").iterdir())) == 2

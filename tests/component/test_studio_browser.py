@@ -1,26 +1,16 @@
 """The studio in headless Chromium, with a model server: every flow, by mouse and by keyboard only."""
 
-import contextlib
 import re
 import shutil
-import socket
-import threading
 
 import pytest
-import uvicorn
 
 from components.image_example_gen import corrections
-from pipeline.studio import app as studio_app
 from pipeline.studio.options import StudioOptions
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-# The first requests to a model server take seconds.
-TIMEOUT_MS = 30_000
 SERIOUS = ("serious", "critical")
 PATHS = ("", "/runs/1", "/compare?first=1&second=2", "/try", "/data", "/images", "/images/1", "/map", "/correct")
 
@@ -46,86 +36,15 @@ def server(root, running_server):
 
 
 @pytest.fixture(scope="module")
-def studio(root, server):
+def studio(studio_browser, root, server):
     """Address of the studio."""
-    with serve(StudioOptions(root=root, grpc=f"127.0.0.1:{server.grpc_port}")) as address:
+    with studio_browser.serve(StudioOptions(root=root, grpc=f"127.0.0.1:{server.grpc_port}")) as address:
         yield address
-
-
-@contextlib.contextmanager
-def serve(options):
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(studio_app.create_app(options), log_level="error", ws="none")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        running.should_exit = True
-        thread.join(10)
-        listener.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens pages that fail the test if they request another host, or if a script fails."""
-    contexts, requested, problems = [], [], []
-
-    def open_one(address):
-        context = browser.new_context(base_url=address, permissions=["camera", "clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requested.append((address, request.url)))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda message: problems.append(message.text) if "Content Security" in message.text else None
-        )
-        page.set_default_timeout(TIMEOUT_MS)
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert [url for address, url in requested if not url.startswith((f"{address}/", "blob:", "data:"))] == []
-    assert problems == []
 
 
 @pytest.fixture
 def page(open_page, studio):
     return open_page(studio)
-
-
-def expect(locator):
-    playwright_api.expect.set_options(timeout=TIMEOUT_MS)
-    return playwright_api.expect(locator)
-
-
-def wait_until(page, expression):
-    """Waits until an expression is true; the policy of the pages forbids playwright's own way."""
-    for _ in range(TIMEOUT_MS // 100):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"never true: {expression}")
-
-
-def tab_to(page, locator, most=60):
-    """Moves the focus with the Tab key only."""
-    for _ in range(most):
-        page.keyboard.press("Tab")
-        if locator.evaluate("(element) => element === document.activeElement"):
-            return
-    raise AssertionError(f"{locator} cannot be reached with the Tab key")
 
 
 # === Accessibility ===
@@ -155,9 +74,9 @@ def test_phones_need_no_sideways_scrolling(page, path):
 # === Runs ===
 
 
-def test_runs_are_compared_by_keyboard(page):
+def test_runs_are_compared_by_keyboard(page, studio_browser):
     page.goto("/p/colors")
-    tab_to(page, page.get_by_role("button", name="Compare"))
+    studio_browser.tab_to(page, page.get_by_role("button", name="Compare"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Run 1 and run 2")
     expect(page.get_by_role("cell", name="worse").first).to_be_visible()
@@ -175,18 +94,18 @@ def test_progress_appears_without_a_reload(page, root):
     expect(page.locator("#progress .pill")).to_have_text("refused by Evaluator")
 
 
-def test_a_rollback_is_confirmed_by_keyboard_and_can_be_restored(open_page, recorded_colors):
+def test_a_rollback_is_confirmed_by_keyboard_and_can_be_restored(open_page, recorded_colors, studio_browser):
     root = recorded_colors()
     base = root / "colors/serving/colors"
     for version in ("100", "200"):
         (base / version).mkdir(parents=True)
         (base / version / "saved_model.pb").touch()
-    with serve(StudioOptions(root=root)) as address:
+    with studio_browser.serve(StudioOptions(root=root)) as address:
         page = open_page(address)
         page.goto("/p/colors")
-        tab_to(page, page.get_by_role("link", name="Roll back to 100"))
+        studio_browser.tab_to(page, page.get_by_role("link", name="Roll back to 100"))
         page.keyboard.press("Enter")
-        tab_to(page, page.get_by_role("button", name="Roll back"))
+        studio_browser.tab_to(page, page.get_by_role("button", name="Roll back"))
         page.keyboard.press("Enter")
         page.wait_for_url("**/p/colors#versions")
         assert sorted(path.name for path in base.iterdir()) == ["100", "withdrawn-200"]
@@ -211,28 +130,17 @@ def wait_for_results(page):
     expect(page.locator("#columns .summary").first).not_to_be_empty()
 
 
-def overlay_pixels(page):
-    """Number of pixels that the overlay paints."""
-    return page.evaluate(
-        """() => {
-          const canvas = document.querySelector("#columns .overlay");
-          const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-          return data.filter((value, index) => index % 4 === 3 && value > 0).length;
-        }"""
-    )
-
-
-def test_an_image_is_chosen_and_explained(page, image):
+def test_an_image_is_chosen_and_explained(page, image, studio_browser):
     page.goto("/p/colors/try")
     page.locator("#file").set_input_files(image)
     wait_for_results(page)
     assert page.locator(".scores tr").count() == 3
     assert re.match(r"\d+ ms", page.locator(".time").inner_text())
-    assert overlay_pixels(page) > 0
+    assert studio_browser.overlay_pixels(page) > 0
     page.locator("#opacity").fill("25")
     assert page.locator("#columns .overlay").evaluate("(canvas) => canvas.style.opacity") == "0.25"
     page.locator("#overlay").select_option("none")
-    assert overlay_pixels(page) == 0
+    assert studio_browser.overlay_pixels(page) == 0
 
 
 def test_two_versions_are_shown_side_by_side(page, image):
@@ -270,12 +178,12 @@ def test_images_are_dropped_and_pasted(page, image, way):
     wait_for_results(page)
 
 
-def test_a_photograph_is_taken_by_keyboard(page):
+def test_a_photograph_is_taken_by_keyboard(page, studio_browser):
     page.goto("/p/colors/try")
-    tab_to(page, page.locator("#camera"))
+    studio_browser.tab_to(page, page.locator("#camera"))
     page.keyboard.press("Enter")
     expect(page.locator("#shoot")).to_be_focused()
-    wait_until(page, "document.getElementById('video').videoWidth > 0")
+    studio_browser.wait_until(page, "document.getElementById('video').videoWidth > 0")
     page.keyboard.press("Enter")
     wait_for_results(page)
 
@@ -290,13 +198,13 @@ def test_what_is_not_an_image_is_a_message(page, tmp_path):
 # === Data ===
 
 
-def test_images_are_filtered_and_opened_by_keyboard(page):
+def test_images_are_filtered_and_opened_by_keyboard(page, studio_browser):
     page.goto("/p/colors/data")
-    tab_to(page, page.get_by_role("link", name="2 images of red in test"))
+    studio_browser.tab_to(page, page.get_by_role("link", name="2 images of red in test"))
     page.keyboard.press("Enter")
     page.wait_for_url("**/images?class=red&split=test")
     expect(page.locator("#images .thumb")).to_have_count(2)
-    tab_to(page, page.locator("#images .thumb").first)
+    studio_browser.tab_to(page, page.locator("#images .thumb").first)
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/images/\d+$"))
     expect(page.get_by_role("definition").first).to_have_text("red")
@@ -315,9 +223,11 @@ def test_a_hostile_file_name_is_shown_as_text(page):
 
 
 @pytest.fixture
-def open_map(page):
+def open_map(page, studio_browser):
     page.goto("/p/colors/map")
-    wait_until(page, "!document.getElementById('map-view').hidden || !document.getElementById('compute').hidden")
+    studio_browser.wait_until(
+        page, "!document.getElementById('map-view').hidden || !document.getElementById('compute').hidden"
+    )
     if page.locator("#compute").is_visible():
         page.locator("#start").click()
     expect(page.locator("#map-view")).to_be_visible()
@@ -340,9 +250,9 @@ def test_a_lasso_shows_metrics_and_images(open_map):
     assert page.locator("#sel-classes tr").count() == 3
 
 
-def test_the_map_is_used_by_keyboard(open_map):
+def test_the_map_is_used_by_keyboard(open_map, studio_browser):
     page = open_map
-    tab_to(page, page.locator("#points"))
+    studio_browser.tab_to(page, page.locator("#points"))
     for key in ("+", "ArrowLeft", "ArrowRight", "-", "0", "Enter"):
         page.keyboard.press(key)
     expect(page.locator("#sel-count")).to_have_text("30")
@@ -350,13 +260,13 @@ def test_the_map_is_used_by_keyboard(open_map):
     expect(page.locator("#selection")).to_be_hidden()
 
 
-def test_colours_and_projections_change(open_map):
+def test_colours_and_projections_change(open_map, studio_browser):
     page = open_map
     page.locator("#color").select_option("error")
     expect(page.locator("#legend label")).to_have_count(2)
     page.locator("#color").select_option("slice=brightness")
     expect(page.locator("#legend")).to_contain_text("dark")
-    wait_until(page, "!document.querySelector('#projection option[value=tsne]').disabled")
+    studio_browser.wait_until(page, "!document.querySelector('#projection option[value=tsne]').disabled")
     page.locator("#projection").select_option("tsne")
     page.locator("#points").focus()
     page.keyboard.press("Enter")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from pipeline.cli.app import app
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
@@ -34,6 +38,16 @@ SMALL = (
 )
 
 
+def squares(random: np.random.Generator, num: int) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """An image of noise with squares, dark and light; side, x and y of each."""
+    pixels, placed = random.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8), []
+    for class_id in range(num):
+        side, x, y = (int(number) for number in random.integers([16, 0, 0], [28, 36, 36]))
+        pixels[y : y + side, x : x + side] = 255 * class_id
+        placed.append((side, x, y))
+    return pixels, placed
+
+
 def write_coco(root: Path) -> None:
     """Writes squares on noise as Roboflow exports them: a folder per split, with the images and one JSON file."""
     random = np.random.default_rng(1)
@@ -41,10 +55,8 @@ def write_coco(root: Path) -> None:
         (root / split).mkdir(parents=True)
         images, annotations = [], []
         for image_id in range(count):
-            pixels = random.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
-            for class_id in range(1 + image_id % 2):
-                side, x, y = (int(number) for number in random.integers([16, 0, 0], [28, 36, 36]))
-                pixels[y : y + side, x : x + side] = 255 * class_id
+            pixels, placed = squares(random, 1 + image_id % 2)
+            for class_id, (side, x, y) in enumerate(placed):
                 annotations.append(
                     {"id": len(annotations), "image_id": image_id, "category_id": class_id + 1}
                     | {"bbox": [x, y, side, side], "area": side * side, "iscrowd": 0}
@@ -61,9 +73,15 @@ def write_coco(root: Path) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("boxes")
-    write_coco(root / "data")
-    loaded = loading.load("boxes", data=str(root / "data"), overrides=[*SMALL, f"pipeline.root={root / 'runs'}"])
+    write_coco(root / "data" / "1")
+    overrides = [*SMALL, f"pipeline.root={root / 'runs'}", "data.spans=all"]
+    loaded = loading.load("boxes", data=str(root / "data" / "{SPAN}"), overrides=overrides)
     return loaded, local_run.execute(loaded, dataset.prepare(loaded))
+
+
+def image_of(loaded) -> Path:
+    """An image of the test split."""
+    return Path(loaded.data_location).parent / "1" / "test" / "test1.png"
 
 
 def test_the_detector_is_evaluated_explained_and_pushed(run):
@@ -80,7 +98,7 @@ def test_the_detector_is_evaluated_explained_and_pushed(run):
 
 def test_detections_are_served(run, running_server, both_clients):
     loaded, outcome = run
-    image = (Path(loaded.data_location) / "test/test1.png").read_bytes()
+    image = image_of(loaded).read_bytes()
     with running_server("boxes", Path(loaded.model_base_path)) as server, both_clients(server, "boxes") as clients:
         objects = []
         for client in clients:
@@ -91,3 +109,83 @@ def test_detections_are_served(run, running_server, both_clients):
     for own, other in zip(*objects, strict=True):
         assert own.label == other.label and own.score == pytest.approx(other.score, abs=1e-6)
         assert own.box == pytest.approx(other.box, abs=1e-6)
+
+
+# === The studio in a browser ===
+
+
+@pytest.fixture(scope="module")
+def studio(run, studio_browser, running_server, request_logs, tmp_path_factory):
+    """Address of a studio with the model, and a request log of new images."""
+    loaded, _ = run
+    prefix = tmp_path_factory.mktemp("requests") / "boxes"
+    log = request_logs.LogWriter(prefix)
+    for number in range(4):
+        buffer = io.BytesIO()
+        Image.fromarray(squares(np.random.default_rng(100 + number), 2)[0]).save(buffer, "PNG")
+        log.add(1000.0 + number, [buffer.getvalue()], {}, model=loaded.model_name)
+    log.close()
+    with running_server(loaded.model_name, Path(loaded.model_base_path)) as server:
+        options = studio_browser.options(server, configs=(loaded,), request_log=prefix)
+        with studio_browser.serve(options) as address:
+            yield address
+
+
+def test_boxes_are_drawn_by_score_and_class(run, studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    loaded, _ = run
+    image = tmp_path / "image.png"
+    image.write_bytes(image_of(loaded).read_bytes())
+    page = open_page(studio)
+    page.goto(f"/p/{loaded.pipeline.name}/try")
+    view = studio_browser.predict(page, lambda: page.locator("#file").set_input_files(image))
+    assert len(view["boxes"]["objects"]) == 10 and view["boxes"]["threshold"] == 0.0
+    overlay = page.locator("#columns .overlay")
+    expect(overlay).to_have_attribute("aria-label", "10 boxes with a score of at least 0.00")
+    assert studio_browser.overlay_pixels(page) > 0
+    names = [entry["name"] for entry in view["boxes"]["objects"]]
+    page.locator("#class-toggles").get_by_label(names[0]).uncheck()
+    left = len(names) - names.count(names[0])
+    expect(overlay).to_have_attribute("aria-label", re.compile(rf"^{left} box.* of at least 0.00"))
+    page.locator("#class-toggles").get_by_label(names[0]).check()
+    page.locator("#score").fill("100")
+    expect(overlay).to_have_attribute("aria-label", "0 boxes with a score of at least 1.00")
+    assert studio_browser.overlay_pixels(page) == 0
+
+    # The code below the image returns the same boxes.
+    printed = studio_browser.run_snippets(page, tmp_path)
+    (by_curl,) = json.loads(printed["curl"])["predictions"]
+    best = view["boxes"]["objects"][0]
+    assert by_curl["detection_scores"][0] == pytest.approx(best["score"], abs=1e-6)
+    assert by_curl["detection_boxes"][0] == pytest.approx(best["box"], abs=1e-6)
+    assert printed["Python"].count("DetectedObject(") == 10 and f"{best['score']:.3f}" in printed["Command line"]
+
+
+def test_boxes_of_a_request_log_are_accepted_or_sent_to_label_studio(run, studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    loaded, _ = run
+    page = open_page(studio)
+    page.goto(f"/p/{loaded.pipeline.name}/correct")
+    studio_browser.choose_images(page, 3)
+    expect(page.locator("#item-proposed")).to_have_text(re.compile("dark|light|no boxes"))
+    assert not page.locator("#accept, #relabel").count()
+    page.keyboard.press("k")
+    expect(page.locator("#review-text")).to_contain_text("1 of 3")
+    page.get_by_role("button", name="Write the next span").click()
+    expect(page.locator("#span-state")).to_contain_text("span 2: 1 image in")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="label_studio_tasks.json").click()
+    tasks = json.loads(Path(download.value.path()).read_text())
+    for task in tasks:  # a person submits the proposals
+        task["annotations"] = [{"id": 1, "result": task["predictions"][0]["result"]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    (tmp_path / "boxes.toml").write_text(loading.as_toml(loaded))
+    (selection,) = (loaded.run_dir / "studio" / "selections").iterdir()
+    done = CliRunner().invoke(
+        app, ["label", str(tmp_path / "boxes.toml"), str(tmp_path / "export.json"), "--images", str(selection)]
+    )
+    assert done.exit_code == 0, done.output
+    rows = (Path(loaded.data.path).parent / "3" / "manifest.csv").read_text().splitlines()[1:]
+    assert len({row.split(",")[0] for row in rows}) == 2

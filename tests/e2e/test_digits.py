@@ -139,10 +139,16 @@ def test_every_example_is_in_one_split(first):
 
 
 @pytest.fixture(scope="module")
-def served(first, running_server, both_clients):
-    """The pushed model behind both protocols, on loopback."""
-    base = Path(first.result.serving_dir).parent
-    with running_server("digits", base) as server, both_clients(server, "digits") as clients:
+def server(first, running_server):
+    """Serves the pushed model on loopback."""
+    with running_server("digits", Path(first.result.serving_dir).parent) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(server, both_clients):
+    """The pushed model behind both protocols."""
+    with both_clients(server, "digits") as clients:
         yield clients
 
 
@@ -406,3 +412,34 @@ def test_two_runs_at_once_are_refused(tmp_path):
         run_lock.run_lock(tmp_path),
     ):
         pass
+
+
+# === The studio in a browser ===
+
+
+def test_the_studio_shows_the_predictions_of_the_model(
+    first, server, served, test_examples, overrides, open_page, studio_browser, tmp_path
+):
+    from playwright.sync_api import expect
+
+    config = loading.load("digits", overrides=overrides)
+    options = studio_browser.options(server, configs=(config,))
+    (tmp_path / "image.png").write_bytes(of(test_examples[0], features.IMAGE_ENCODED))
+    (expected,) = served[0].predict([tmp_path / "image.png"], top_k=5)
+    with studio_browser.serve(options) as address:
+        page = open_page(address)
+        page.goto("/p/digits/try")
+        view = studio_browser.predict(page, lambda: page.locator("#file").set_input_files(tmp_path / "image.png"))
+        assert view["version"] == first.result.pushed_version
+        expect(page.locator("#columns .summary")).to_have_text(expected.label)
+        expect(page.locator(".scores tr").first).to_have_text(re.compile(rf"{expected.label}\s*{expected.score:.3f}"))
+        assert studio_browser.overlay_pixels(page) > 0
+
+        # The code below the image returns the same prediction.
+        printed = studio_browser.run_snippets(page, tmp_path)
+        label, score = printed["Python"].split()
+        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-6)
+        (by_curl,) = json.loads(printed["curl"])["predictions"]
+        assert by_curl["label"] == expected.label and by_curl["score"] == pytest.approx(expected.score, abs=1e-6)
+        label, score = printed["Command line"].split()[1:3]
+        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-5)

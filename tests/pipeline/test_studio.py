@@ -332,7 +332,8 @@ def test_the_dataset_is_counted(client):
     ("query", "count"),
     [
         ("", 30), ("split=test", 6), ("class=red", 10), ("class=red&split=test", 2), ("slice=brightness=dark", 15),
-        ("suspect=any", 3), ("suspect=outlier", 1), ("text=blue/", 9), ("text=%25", 0), ("class=nothing", 0),
+        ("suspect=any", 3), ("suspect=outlier", 1), ("format=PNG", 30), ("format=GIF", 0),
+        ("text=blue/", 9), ("text=%25", 0), ("class=nothing", 0),
     ],
 )  # fmt: skip
 def test_images_are_filtered(client, query, count):
@@ -347,6 +348,26 @@ def test_every_link_of_the_dataset_leads_to_its_images(client):
     assert len(links) > 20
     for link in links:
         page(client, link.replace("&amp;", "&"))
+
+
+def test_differences_link_to_their_images(client):
+    html = page(client, "/p/colors/data")
+    for query in ("split=test&amp;class=red", "split=test&amp;format=PNG", "split=test"):
+        assert f'href="/p/colors/images?{query}"' in html
+    for sort in ("image%2Fmean%2Fluma", "-image%2Fmean%2Fluma"):
+        assert f'href="/p/colors/images?split=test&amp;sort={sort}"' in html
+
+
+def test_images_are_sorted_by_a_number(client):
+    def ids(sort):
+        images = client.get(f"/p/colors/images/list?split=test&sort={sort}").json()["images"]
+        return [image["id"] for image in images]
+
+    # Of the recorded images, a later one is darker.
+    assert ids("-image/mean/luma") == ids("") == list(range(25, 31))
+    assert ids("image/mean/luma") == list(range(30, 24, -1))
+    html = page(client, "/p/colors/images?split=test&sort=image/mean/luma")
+    assert '<option value="image/mean/luma" selected>' in html
 
 
 def test_lists_are_sent_in_parts(client):
@@ -417,14 +438,19 @@ def test_the_queue_joins_the_reasons_of_an_image(client):
         ("green/1.png", "label issue, outlier", "blue"),
         ("red/2.png", "near duplicate", ""),
     ]
-    assert queue["progress"] == {"total": 3, "decided": 0, "actions": {"relabel": 0, "drop": 0, "keep": 0}}
+    assert queue["progress"] == {
+        "total": 3,
+        "decided": 0,
+        "labelled": 0,
+        "actions": {"relabel": 0, "drop": 0, "keep": 0},
+    }
 
 
 def test_decisions_become_corrections_that_a_run_reads(client, root):
     assert decide(client, "dataset/<img src=x onerror=alert(1)>.png", "relabel", "red").status_code == 200
     assert decide(client, "dataset/green/1.png", "keep").status_code == 200
     progress = decide(client, "dataset/red/2.png", "drop").json()["progress"]
-    assert progress == {"total": 3, "decided": 3, "actions": {"relabel": 1, "drop": 1, "keep": 1}}
+    assert progress == {"total": 3, "decided": 3, "labelled": 0, "actions": {"relabel": 1, "drop": 1, "keep": 1}}
     decisions = read_corrections(root)
     assert {name: (entry.action, entry.label) for name, entry in decisions.items()} == {
         "<img src=x onerror=alert(1)>.png": ("relabel", "red"),

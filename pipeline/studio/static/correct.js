@@ -1,6 +1,6 @@
 "use strict";
 // The review queue. A decision counts only when the server has stored it; the next image appears after that.
-import { announce, element, find, post, request, showProblem } from "./page.js";
+import { announce, counted, element, find, post, request, showProblem } from "./page.js";
 
 const root = document.getElementById("correct");
 const PAGE = 50;
@@ -36,13 +36,14 @@ async function start() {
   await go(result.offset + (root.dataset.image ? 0 : Math.max(0, open)));
 }
 
-function showProgress({ total, decided, actions }) {
+function showProgress({ total, decided, labelled, actions }) {
   state.total = total;
   find("review-bar").max = total;
   find("review-bar").value = decided;
   const parts = Object.entries(actions).filter(([, number]) => number);
   const words = parts.map(([action, number]) => `${number} ${action}`).join(", ");
   find("review-text").textContent = `${decided.toLocaleString("en")} of ${total.toLocaleString("en")} reviewed${words ? ` (${words})` : ""}`;
+  if (find("span-state")) find("span-state").textContent = `${counted(labelled)} with a label`;
 }
 
 async function go(index) {
@@ -58,7 +59,9 @@ async function go(index) {
   if (entry.url) link.href = entry.url;
   else link.removeAttribute("href");
   link.textContent = entry.filename;
-  find("item-label").textContent = entry.label || "none";
+  const isLogged = entry.source === "log";
+  find("item-label").textContent = isLogged ? "–" : entry.label || "none";
+  find("keep-text").textContent = isLogged ? "Accept" : "Keep";
   find("item-proposed").textContent = entry.proposed || "–";
   find("item-reason").textContent = `${entry.reason}${entry.score ? `, score ${entry.score.toFixed(3)}` : ""}`;
   showDecision(entry);
@@ -97,7 +100,7 @@ async function showStrip() {
           "button",
           { type: "button", className: index === state.index ? "current" : "" },
           element("img", { onload: showSmall, src: entry.thumbnail ?? "", alt: "" }),
-          element("span", { className: "name", textContent: entry.label || "none" }),
+          element("span", { className: "name", textContent: entry.label || entry.proposed || "none" }),
           element("span", { className: entry.decision ? "decided" : "soft", textContent: decisionText(entry.decision) || entry.reason }),
         );
         button.setAttribute("aria-label", `Image ${index + 1}: ${entry.filename}, ${decisionText(entry.decision) || "no decision"}`);
@@ -169,7 +172,7 @@ function openForm() {
   if (!form) return;
   form.hidden = false;
   const input = find("new-label");
-  input.value = root.dataset.sets === "1" ? find("item-label").textContent.replace(/^none$/, "") : "";
+  input.value = root.dataset.sets === "1" ? find("item-label").textContent.replace(/^(none|–)$/, "") : "";
   input.focus();
 }
 
@@ -261,8 +264,12 @@ if (log) {
       find("span-state").textContent = "writing …";
       try {
         const written = await post(`${log.dataset.url}/span`, {});
+        // Its images are not in the queue any more.
+        state.pages.clear();
+        await start();
+        root.hidden = !state.total;
         const note = written.is_read_with_others ? "" : " The next run trains on this span alone unless data.spans is all.";
-        find("span-state").textContent = `span ${written.number}: ${written.images} images in ${written.path}.${note}`;
+        find("span-state").textContent = `span ${written.number}: ${counted(written.images)} in ${written.path}.${note}`;
       } catch (error) {
         find("span-state").textContent = "";
         throw error;
