@@ -118,7 +118,7 @@ def corrected(first, loop):
 
 @pytest.fixture(scope="module")
 def written(corrected, loop):
-    """Of two selected images of a request log, one proposal is accepted, and the other image gets another label."""
+    """Accepts the proposal of one of two selected images of a request log, and gives the other one another label."""
     folder = StudioPipeline("halves", loop.load()).folder / "selections" / "20260101-000000"
     truth = {"new.png": ("left",), "other.png": CLASSES}
     for name, names in truth.items():
