@@ -130,19 +130,6 @@ def wait_for_results(page):
     expect(page.locator("#columns .summary").first).not_to_be_empty()
 
 
-def test_an_image_is_chosen_and_explained(page, image, studio_browser):
-    page.goto("/p/colors/try")
-    page.locator("#file").set_input_files(image)
-    wait_for_results(page)
-    assert page.locator(".scores tr").count() == 3
-    assert re.match(r"\d+ ms", page.locator(".time").inner_text())
-    assert studio_browser.overlay_pixels(page) > 0
-    page.locator("#opacity").fill("25")
-    assert page.locator("#columns .overlay").evaluate("(canvas) => canvas.style.opacity") == "0.25"
-    page.locator("#overlay").select_option("none")
-    assert studio_browser.overlay_pixels(page) == 0
-
-
 def test_two_versions_are_shown_side_by_side(page, image):
     page.goto("/p/colors/try")
     page.locator("#version-b").select_option("100")

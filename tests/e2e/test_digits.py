@@ -434,6 +434,10 @@ def test_the_studio_shows_the_predictions_of_the_model(
         expect(page.locator("#columns .summary")).to_have_text(expected.label)
         expect(page.locator(".scores tr").first).to_have_text(re.compile(rf"{expected.label}\s*{expected.score:.3f}"))
         assert studio_browser.overlay_pixels(page) > 0
+        page.locator("#opacity").fill("25")
+        assert page.locator("#columns .overlay").evaluate("(canvas) => canvas.style.opacity") == "0.25"
+        page.locator("#overlay").select_option("none")
+        assert studio_browser.overlay_pixels(page) == 0
 
         # The code below the image returns the same prediction.
         printed = studio_browser.run_snippets(page, tmp_path)
