@@ -99,7 +99,7 @@ def epochs(artifacts: Path, options) -> list[int]:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from trainer_module import input_pipeline
+    from trainer_module import input_pipeline, tasks
 
     (graph,) = artifacts.glob("Transform/transform_graph/*")
     files = [str(next(artifacts.glob("ImageExampleGen/examples/*")) / "Split-train" / "*")]
@@ -112,6 +112,7 @@ def epochs(artifacts: Path, options) -> list[int]:
         options,
         num_examples=num,
         cache_dir=tempfile.mkdtemp(),
+        read_label=tasks.get("classification").read_label,
     )
     batches = input_pipeline.batch_examples(examples, 128, shuffle_seed=1)
     rates = []
