@@ -6,6 +6,8 @@ embeddings of unit length. NumPy and scikit-learn only.
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,10 +22,12 @@ _USUAL = 0.95
 # Distances of equal vectors are not exactly 0 in float32.
 _ROUNDING = 1e-3
 # So many times more images than are chosen, the least certain ones, can be chosen for their uncertainty.
-_POOL_FACTOR = 4
-# Distances are computed for so many pairs at once.
+_POOL_FACTOR = 3
+# Distances and similarities are computed for so many pairs at once.
 _MOST_PAIRS = 2**24
 _TINY = 1e-12
+# Of a dimension that distinguishes images.
+_SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,10 @@ def select(
     whose embeddings are nearer than those of almost all other images, and whose perceptual hashes differ in few bits:
     each of both alone would also find images that only resemble each other.
 
-    First, up to `novel_share` of the images are the novel ones, the most distant from the training images first, each
-    distant from those before. The others come from the least certain candidates: k-centre greedy, in which every
-    distance is weighted with the uncertainty of the image, begins at the training images.
+    First, up to `novel_share` of the images are novel ones, chosen by k-centre greedy: the most distant from the
+    training images first, each distant from those before. The others represent the least certain candidates by facility
+    location: greedily, they maximise the sum over these of the similarity to the most similar training or chosen image,
+    weighted with the uncertainty.
 
     Args:
       candidates: The images to choose from, N.
@@ -102,9 +107,10 @@ def select(
       novel_share: Largest share of novel images, range [0, 1].
       max_bits: Largest number of bits in which the perceptual hashes of near duplicates differ.
 
-    Reference: Sener & Savarese 2018, https://arxiv.org/abs/1708.00489, algorithm 1 (k-centre greedy); Zhdanov 2019,
-    https://arxiv.org/abs/1901.05954, section 3 (diversity among the least certain images); Sun et al. 2022,
-    https://arxiv.org/abs/2204.06507 (novelty by the distance to neighbours).
+    Reference: Wei, Iyer & Bilmes 2015, https://proceedings.mlr.press/v37/wei15.html (filtered active submodular
+    selection: facility location among the least certain images); Sener & Savarese 2018,
+    https://arxiv.org/abs/1708.00489, algorithm 1 (k-centre greedy); Sun et al. 2022, https://arxiv.org/abs/2204.06507
+    (novelty by the distance to neighbours).
     """
     embeddings, references = _unit(candidates.embeddings), _unit(training.embeddings)
     among = neighbors.find(references, 1)
@@ -115,17 +121,15 @@ def select(
     nearest, near_known = _compare(embeddings, candidates.hashes, references, training.hashes, bound, max_bits)
     novelty = _novelty(nearest, among.distances)
     available = first & new & ~near_known
-    greedy = _Greedy(embeddings, candidates.hashes, nearest, available, bound, max_bits)
+    greedy = _Greedy(embeddings, candidates.hashes, references, nearest, available, bound, max_bits)
     choices = []
     novel = available & (novelty > _IS_NOVEL)
-    for index in greedy.take(round(novel_share * num), novel, np.ones(len(embeddings))):
+    for index in greedy.take_distant(round(novel_share * num), novel):
         choices.append(Choice(index, NOVEL, float(novelty[index])))
-    remaining = num - len(choices)
-    pool = _least_certain(uncertainty, greedy.available, _POOL_FACTOR * remaining)
-    for index in greedy.take(remaining, pool, uncertainty):
-        choices.append(Choice(index, UNCERTAIN, float(novelty[index])))
-    if len(choices) < num:  # near duplicates have used up the pool
-        for index in greedy.take(num - len(choices), greedy.available.copy(), uncertainty):
+    while len(choices) < num and greedy.available.any():  # again if near duplicates have used up the pool
+        remaining = num - len(choices)
+        pool = _least_certain(uncertainty, greedy.available, remaining)
+        for index in greedy.take_representative(remaining, pool, uncertainty):
             choices.append(Choice(index, UNCERTAIN, float(novelty[index])))
     known = int((first & (~new | near_known)).sum())
     return Selection(tuple(choices), int((~first).sum()), known, greedy.num_near_duplicates)
@@ -175,15 +179,20 @@ def _compare(
     is_near = np.zeros(len(embeddings), bool)
     if not len(references):
         return nearest, is_near
-    rows = max(1, _MOST_PAIRS // len(references))
-    for start in range(0, len(embeddings), rows):
-        part = slice(start, start + rows)
+    for part in _blocks(len(embeddings), len(references)):
         cosines = 1.0 - embeddings[part] @ references.T
         nearest[part] = _euclidean(cosines.min(axis=1))
         row, column = np.nonzero(cosines <= bound)
         same = _few_bits(hashes[part][row], reference_hashes[column], max_bits)
-        is_near[start + row[same]] = True
+        is_near[part.start + row[same]] = True
     return nearest, is_near
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yields slices of the rows of a matrix, of which memory holds one at a time."""
+    step = max(1, _MOST_PAIRS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 def _euclidean(cosine_distance: np.ndarray) -> np.ndarray:
@@ -195,11 +204,15 @@ def _few_bits(first: np.ndarray, second: np.ndarray, most: int) -> np.ndarray:
 
 
 def _least_certain(uncertainty: np.ndarray, available: np.ndarray, num: int) -> np.ndarray:
-    """Returns the available images with the largest uncertainty: bool [N]."""
-    pool = np.zeros(len(uncertainty), bool)
+    """Returns the indices of the available images among which `num` are chosen for their uncertainty.
+
+    These are `_POOL_FACTOR` times as many, without those that are less than half as uncertain as the last of the first
+    `num`: an image that the model is sure about is not chosen because it looks different.
+    """
     indices = np.flatnonzero(available)
-    pool[indices[np.argsort(-uncertainty[indices], kind="stable")[:num]]] = True
-    return pool
+    pool = indices[np.argsort(-uncertainty[indices], kind="stable")[: _POOL_FACTOR * num]]
+    last = uncertainty[pool[min(num, len(pool)) - 1]]
+    return np.asarray(pool[uncertainty[pool] >= 0.5 * last])
 
 
 class _Greedy:
@@ -209,6 +222,7 @@ class _Greedy:
         self,
         embeddings: np.ndarray,
         hashes: np.ndarray,
+        references: np.ndarray,
         nearest: np.ndarray,
         available: np.ndarray,
         bound: float,
@@ -219,30 +233,78 @@ class _Greedy:
         Args:
           embeddings: float32 [N, D], of unit length.
           hashes: int64 [N].
+          references: float32 [M, D], the training images.
           nearest: float64 [N], Euclidean distances; infinite without training images.
           available: bool [N], whether a candidate may be chosen.
           bound: Largest distance (1 minus the cosine) of near duplicates.
           max_bits: Largest number of bits in which their hashes differ.
         """
-        self._embeddings, self._hashes, self._nearest = embeddings, hashes, nearest
+        self._embeddings, self._hashes, self._references, self._nearest = embeddings, hashes, references, nearest
+        self._chosen: list[int] = []
         self._bound, self._max_bits = bound, max_bits
         self.available = available.copy()
         self.num_near_duplicates = 0
 
-    def take(self, num: int, pool: np.ndarray, weights: np.ndarray) -> list[int]:
-        """Chooses up to `num` images of a pool, bool [N], by their weighted distance to all that are chosen."""
+    def take_distant(self, num: int, pool: np.ndarray) -> list[int]:
+        """Chooses up to `num` images of a pool, bool [N], by their distance to all that are chosen: k-centre greedy."""
         chosen: list[int] = []
         while len(chosen) < num:
             open_ = np.flatnonzero(pool & self.available)
             if not len(open_):
                 break
-            distances = np.minimum(self._nearest[open_], 2.0)  # the largest distance of unit vectors
-            index = int(open_[np.argmax(distances * np.maximum(weights[open_], _TINY))])
+            index = int(open_[np.argmax(self._nearest[open_])])
             chosen.append(index)
             self._remove(index)
         return chosen
 
+    def take_representative(self, num: int, pool: np.ndarray, weights: np.ndarray) -> list[int]:
+        """Chooses up to `num` images that, with the training images and those already chosen, represent a pool.
+
+        Facility location by lazy greedy maximisation: the gain of an image never grows while others are chosen, so that
+        most gains need not be computed again. Memory holds a bounded block of the similarities.
+
+        Args:
+          num: Largest number of images.
+          pool: Indices of available images.
+          weights: float [N], the weight of every image.
+
+        Reference: Minoux 1978, https://doi.org/10.1007/BFb0006528 (lazy greedy).
+        """
+        vectors, importance = self._standardized(self._embeddings[pool]), np.maximum(weights[pool], _TINY)
+        covered = np.zeros(len(pool))
+        for known in (self._references, self._embeddings[self._chosen]):
+            for rows in _blocks(len(known), len(pool)):
+                similarity = self._standardized(known[rows]) @ vectors.T
+                covered = np.maximum(covered, similarity.max(axis=0))
+        gains = [
+            gain
+            for rows in _blocks(len(pool), len(pool))
+            for gain in np.maximum(vectors[rows] @ vectors.T - covered, 0.0) @ importance
+        ]
+        queue = [(-float(gain), position) for position, gain in enumerate(gains)]
+        heapq.heapify(queue)
+        chosen: list[int] = []
+        while queue and len(chosen) < num:
+            _, position = heapq.heappop(queue)
+            if not self.available[pool[position]]:
+                continue
+            similarity = vectors @ vectors[position]
+            gain = float(np.maximum(similarity - covered, 0.0) @ importance)
+            if queue and gain < -queue[0][0]:
+                heapq.heappush(queue, (-gain, position))
+                continue
+            covered = np.maximum(covered, similarity)
+            chosen.append(int(pool[position]))
+            self._remove(chosen[-1])
+        return chosen
+
+    def _standardized(self, embeddings: np.ndarray) -> np.ndarray:
+        """Scales embeddings to mean 0 and deviation 1 of every dimension over all candidates, then to unit length."""
+        deviation = np.maximum(self._embeddings.std(axis=0), _SMALLEST_DEVIATION)
+        return _unit((embeddings - self._embeddings.mean(axis=0)) / deviation)
+
     def _remove(self, index: int) -> None:
+        self._chosen.append(index)
         self.available[index] = False
         cosines = 1.0 - self._embeddings @ self._embeddings[index]
         self._nearest = np.minimum(self._nearest, _euclidean(cosines))

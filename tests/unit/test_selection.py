@@ -42,6 +42,61 @@ def test_uncertain_images_are_diverse(cloud):
     assert {choice.reason for choice in chosen.choices} == {UNCERTAIN}
 
 
+def naive_facility_location(vectors, known, weights, num):
+    """Chooses by computing every sum."""
+    similarity = np.maximum(vectors @ vectors.T, 0.0)
+    covered = np.maximum(vectors @ known.T, 0.0).max(axis=1)
+    chosen = []
+    for _ in range(num):
+        sums = [
+            -1.0 if index in chosen else (weights * np.maximum(similarity[[*chosen, index]].max(axis=0), covered)).sum()
+            for index in range(len(vectors))
+        ]
+        chosen.append(int(np.argmax(sums)))
+    return chosen
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("most_pairs", [2**24, 100])
+def test_uncertain_images_represent_the_others(cloud, rng, monkeypatch, most_pairs):
+    monkeypatch.setattr(selection, "_MOST_PAIRS", most_pairs)  # 100: in blocks of a few rows
+    training = joined(cloud(0, 10, 0.4, prefix="t"), cloud(3, 20, prefix="t"))
+    candidates = joined(cloud(0, 20, 0.4), cloud(1, 12, 0.4), cloud(2, 4, 0.4))
+    uncertainty = rng.uniform(0.6, 1.0, 36)
+    chosen = selection.select(candidates, uncertainty, training, 12, novel_share=0.0)
+    embeddings = unit(candidates.embeddings)
+    vectors, known = (
+        unit((each - embeddings.mean(axis=0)) / embeddings.std(axis=0))
+        for each in (embeddings, unit(training.embeddings))
+    )
+    expected = naive_facility_location(vectors, known, uncertainty, 12)
+    assert [choice.position for choice in chosen.choices] == expected
+
+
+def test_an_uncertain_outlier_represents_nothing(cloud):
+    group, outlier = cloud(1, 30), cloud(4, 1)
+    uncertainty = np.append(np.linspace(0.5, 0.9, 30), 0.9)
+    chosen = selection.select(joined(group, outlier), uncertainty, cloud(0, 50, prefix="t"), 10, novel_share=0.0)
+    assert chosen.choices[0].position < 30
+
+
+def test_the_least_certain_images_can_be_chosen_alone(cloud):
+    candidates = cloud(1, 90)
+    uncertainty = np.where(np.arange(90) < 30, 0.9, 0.1)
+    chosen = selection.select(candidates, uncertainty, cloud(0, 50, prefix="t"), 10, novel_share=0.0)
+    assert all(choice.position < 30 for choice in chosen.choices) and len(chosen.choices) == 10
+
+
+def test_images_that_the_model_is_sure_about_are_not_chosen_for_their_looks(cloud):
+    candidates = joined(cloud(1, 5, 0.01), cloud(2, 5), cloud(4, 5))
+    uncertainty = np.array([0.9] * 5 + [0.1] * 10)
+    chosen = selection.select(candidates, uncertainty, cloud(0, 50, prefix="t"), 5, novel_share=0.0)
+    assert {choice.position for choice in chosen.choices} == set(range(5))
+
+
 @pytest.mark.parametrize("unknown", [0, 4, 9])
 def test_images_of_an_unknown_class_are_novel(unknown):
     from sklearn.datasets import load_digits
