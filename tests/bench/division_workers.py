@@ -3,8 +3,8 @@
     python tests/bench/division_workers.py ENDPOINT [--num 1000000] [--workers 1 --workers 2]
 
 ENDPOINT is the address of a job server (`scripts/job_server.sh flink`). The records are those of `division.py`. Workers
-start again for each job, which is not counted: of a step, the time from the first start of a mapper to the last end of a
-reducer counts.
+start again for each job, which is not counted: a step takes from the first start of a mapper to the last end of a
+reducer.
 """
 
 import argparse
