@@ -159,6 +159,38 @@ def test_both_protocols_return_the_same_predictions(served, first, test_examples
     assert served[0].status() == served[1].status() == [(first.result.pushed_version, "AVAILABLE")]
 
 
+def test_the_studio_shows_the_predictions_of_the_model(
+    first, server, served, test_examples, overrides, open_page, studio_browser, tmp_path
+):
+    from playwright.sync_api import expect
+
+    config = loading.load("digits", overrides=overrides)
+    options = studio_browser.options(server, configs=(config,))
+    (tmp_path / "image.png").write_bytes(of(test_examples[0], features.IMAGE_ENCODED))
+    (expected,) = served[0].predict([tmp_path / "image.png"], top_k=5)
+    with studio_browser.serve(options) as address:
+        page = open_page(address)
+        page.goto("/p/digits/try")
+        view = studio_browser.predict(page, lambda: page.locator("#file").set_input_files(tmp_path / "image.png"))
+        assert view["version"] == first.result.pushed_version
+        expect(page.locator("#columns .summary")).to_have_text(expected.label)
+        expect(page.locator(".scores tr").first).to_have_text(re.compile(rf"{expected.label}\s*{expected.score:.3f}"))
+        assert studio_browser.overlay_pixels(page) > 0
+        page.locator("#opacity").fill("25")
+        assert page.locator("#columns .overlay").evaluate("(canvas) => canvas.style.opacity") == "0.25"
+        page.locator("#overlay").select_option("none")
+        assert studio_browser.overlay_pixels(page) == 0
+
+        # The code below the image returns the same prediction.
+        printed = studio_browser.run_snippets(page, tmp_path)
+        label, score = printed["Python"].split()
+        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-6)
+        (by_curl,) = json.loads(printed["curl"])["predictions"]
+        assert by_curl["label"] == expected.label and by_curl["score"] == pytest.approx(expected.score, abs=1e-6)
+        label, score = printed["Command line"].split()[1:3]
+        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-5)
+
+
 def test_the_evaluators_metrics_equal_those_of_served_predictions(served, first, test_examples):
     answers = [p.label for p in served[0].predict([of(e, features.IMAGE_ENCODED) for e in test_examples])]
     truth = [of(e, features.CLASS_TEXT).decode() for e in test_examples]
@@ -373,7 +405,8 @@ def test_a_killed_trainer_is_resumed_by_the_same_command(first, execute, overrid
     assert states["Trainer"] == "complete"
     assert (done.exit_code, done.status, done.error) == (0, "done", None)
     assert done.result.pushed_version > first.result.pushed_version
-    assert re.search(r"resuming after epoch [3-8]\b", caplog.text)
+    # An epoch is logged before its checkpoint is complete; that of the epoch before is.
+    assert re.search(r"resuming after epoch [2-8]\b", caplog.text)
 
 
 def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
@@ -412,38 +445,3 @@ def test_two_runs_at_once_are_refused(tmp_path):
         run_lock.run_lock(tmp_path),
     ):
         pass
-
-
-# === The studio in a browser ===
-
-
-def test_the_studio_shows_the_predictions_of_the_model(
-    first, server, served, test_examples, overrides, open_page, studio_browser, tmp_path
-):
-    from playwright.sync_api import expect
-
-    config = loading.load("digits", overrides=overrides)
-    options = studio_browser.options(server, configs=(config,))
-    (tmp_path / "image.png").write_bytes(of(test_examples[0], features.IMAGE_ENCODED))
-    (expected,) = served[0].predict([tmp_path / "image.png"], top_k=5)
-    with studio_browser.serve(options) as address:
-        page = open_page(address)
-        page.goto("/p/digits/try")
-        view = studio_browser.predict(page, lambda: page.locator("#file").set_input_files(tmp_path / "image.png"))
-        assert view["version"] == first.result.pushed_version
-        expect(page.locator("#columns .summary")).to_have_text(expected.label)
-        expect(page.locator(".scores tr").first).to_have_text(re.compile(rf"{expected.label}\s*{expected.score:.3f}"))
-        assert studio_browser.overlay_pixels(page) > 0
-        page.locator("#opacity").fill("25")
-        assert page.locator("#columns .overlay").evaluate("(canvas) => canvas.style.opacity") == "0.25"
-        page.locator("#overlay").select_option("none")
-        assert studio_browser.overlay_pixels(page) == 0
-
-        # The code below the image returns the same prediction.
-        printed = studio_browser.run_snippets(page, tmp_path)
-        label, score = printed["Python"].split()
-        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-6)
-        (by_curl,) = json.loads(printed["curl"])["predictions"]
-        assert by_curl["label"] == expected.label and by_curl["score"] == pytest.approx(expected.score, abs=1e-6)
-        label, score = printed["Command line"].split()[1:3]
-        assert label == expected.label and float(score) == pytest.approx(expected.score, abs=1e-5)
