@@ -34,9 +34,12 @@ def write_crops(folder: Path, num: int, side: int = 32, suffix: str = "png") -> 
 
     rng = np.random.default_rng(1)
     photographs = load_sample_images().images
+    rows, columns = (length - side for length in photographs[0].shape[:2])
+    # Different ones: an image in two classes is refused.
+    positions = rng.permutation(rows * columns)
     for index in range(num):
         photograph = photographs[index % 2]
-        y, x = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
+        y, x = divmod(int(positions[index // 2]), columns)
         path = folder / f"class-{index % 10}" / f"{index:06d}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photograph[y : y + side, x : x + side]).save(path, quality=90)
