@@ -6,6 +6,7 @@ embeddings of unit length. NumPy and scikit-learn only.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -300,8 +301,13 @@ class _Greedy:
 
     def _standardized(self, embeddings: np.ndarray) -> np.ndarray:
         """Scales embeddings to mean 0 and deviation 1 of every dimension over all candidates, then to unit length."""
-        deviation = np.maximum(self._embeddings.std(axis=0), _SMALLEST_DEVIATION)
-        return _unit((embeddings - self._embeddings.mean(axis=0)) / deviation)
+        mean, deviation = self._moments
+        return _unit((embeddings - mean) / deviation)
+
+    @functools.cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of every dimension over all candidates, of which there must be one."""
+        return self._embeddings.mean(axis=0), np.maximum(self._embeddings.std(axis=0), _SMALLEST_DEVIATION)
 
     def _remove(self, index: int) -> None:
         self._chosen.append(index)
