@@ -104,10 +104,10 @@ def _read_tiff(content: tf.Tensor) -> tf.Tensor:
     is_little = tf.equal(content[0], ord("I"))
 
     def number(positions: tf.Tensor, num_bytes: int) -> tf.Tensor:
-        digits = [tf.gather(content, positions + offset) for offset in range(num_bytes)]
-        little = tf.add_n([digit * 256**power for power, digit in enumerate(digits)])
-        big = tf.add_n([digit * 256**power for power, digit in enumerate(reversed(digits))])
-        return tf.where(is_little, little, big)
+        little = [256**power for power in range(num_bytes)]
+        values = tf.where(is_little, tf.constant(little, tf.int64), tf.constant(little[::-1], tf.int64))
+        digits = tf.gather(content, positions[..., tf.newaxis] + tf.range(num_bytes, dtype=tf.int64))
+        return tf.reduce_sum(digits * values, axis=-1)
 
     directory = tf.minimum(number(tf.constant(4, tf.int64), 4), size)
     max_entries = tf.maximum(size - directory - 2, 0) // _ENTRY_BYTES

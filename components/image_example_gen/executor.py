@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components import single_process
 from components.artifacts import Artifacts
 from components.image_example_gen import (
     bit_depth,
@@ -42,8 +43,6 @@ from trainer_module.model_input import FULL_WINDOW
 _WORK_FOLDER = ".undivided"
 # Runners with machines of their own.
 _ENGINES = ("FlinkRunner", "SparkRunner", "DataflowRunner")
-# Runners of this machine.
-_DIRECT = ("DirectRunner", "FnApiRunner")
 
 
 class _Examined(NamedTuple):
@@ -175,28 +174,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def _exchange(self, folder: WorkFolder) -> Exchange:
         """Divides the images on an engine, or in this process: workers that share its machine would only start late."""
-        if self._beam_options().view_as(StandardOptions).runner in _ENGINES:
+        options = PipelineOptions(list(self._beam_pipeline_args or []))
+        if options.view_as(StandardOptions).runner in _ENGINES:
             return BeamExchange(self._make_beam_pipeline, folder)
         return LocalExchange()
 
-    def _beam_options(self) -> PipelineOptions:
-        return PipelineOptions(list(self._beam_pipeline_args or []))
-
     def _run(self, work: list[Shard], step: Pass) -> None:
         numbers = [shard.number for shard in work]
-        if self._is_one_process():
+        if single_process.is_selected(self._beam_pipeline_args):
             step(numbers)
             return
         with self._make_beam_pipeline() as pipeline:
             shards_ = pipeline | "Shards" >> beam.Create(numbers) | "Spread" >> beam.Reshuffle()
             _ = shards_ | "Work" >> beam.ParDo(OnShards(step))
-
-    def _is_one_process(self) -> bool:
-        """Whether Beam would run everything in this process; building its pipeline takes as long as 1,000 images."""
-        options = self._beam_options()
-        direct = options.view_as(DirectOptions)
-        is_direct = options.view_as(StandardOptions).runner in (None, *_DIRECT)
-        return is_direct and direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1
 
 
 def _make_shards(dataset: Dataset) -> list[Shard]:

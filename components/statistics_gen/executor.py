@@ -7,7 +7,7 @@ from typing import Any
 from tfx.components.statistics_gen import executor
 from tfx.types import artifact_utils
 
-from components import classes
+from components import classes, single_process
 from components.artifacts import Artifacts
 from components.image_example_gen.artifact import ClassNames
 from trainer_module import private_api
@@ -32,6 +32,9 @@ class Executor(executor.Executor):
         single_pass = private_api.prepare(private_api.STATISTICS, prepare)
         if single_pass is None:
             super().Do(input_dict, output_dict, exec_properties)
+            return
+        if single_process.is_selected(self._beam_pipeline_args):
+            single_pass.run()
             return
         with self._make_beam_pipeline() as pipeline:
             single_pass.add_to(pipeline)

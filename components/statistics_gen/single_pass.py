@@ -43,6 +43,19 @@ class SinglePass:
     groups: list[tuple[str, list[str]]]
     uris: dict[str, str]
 
+    def run(self) -> None:
+        """Computes and writes the statistics in this process."""
+        read, combine = _Read(self.names), _Statistics(self.options)
+        read.setup()
+        combine.setup()
+        accumulators: dict[str, list[Any]] = {}
+        for group in self.groups:
+            for split, batch in read.process(group):
+                accumulator = accumulators.get(split) or combine.create_accumulator()
+                accumulators[split] = combine.add_input(accumulator, batch)
+        for split, accumulator in accumulators.items():
+            _write(combine.extract_output(accumulator), self.uris[split])
+
     def add_to(self, pipeline: beam.Pipeline) -> None:
         """Adds the computation of the statistics to a Beam pipeline."""
         uris = self.uris

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfx.components.transform import executor
 
-from components import classes
+from components import classes, single_process
 from components.artifacts import Artifacts
 from trainer_module import private_api
 
@@ -33,6 +33,9 @@ class Executor(executor.Executor):
         single_pass = private_api.prepare(private_api.TRANSFORM, prepare)
         if single_pass is None:
             super().Do(input_dict, output_dict, exec_properties)
+            return
+        if single_process.is_selected(self._beam_pipeline_args):
+            single_pass.run()
             return
         with self._make_beam_pipeline() as pipeline:
             single_pass.add_to(pipeline)

@@ -6,6 +6,7 @@ anything runs; see `trainer_module.private_api`.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -104,18 +105,34 @@ class SinglePass:
     groups: list[list[str]]
     uri: str
 
+    def run(self) -> None:
+        """Analyses the examples and writes the transform graph in this process."""
+        read, combine = _Read(self.analysis), self._combine()
+        read.setup()
+        results = combine.apply(itertools.chain.from_iterable(map(read.process, self.groups)))
+        self._write_schema()
+        write(results, self.analysis, self.preprocessing_fn, self._spec(), self.uri)
+
     def add_to(self, pipeline: beam.Pipeline) -> None:
         """Adds the analysis and the writing of the transform graph to a Beam pipeline."""
-        write_metadata(DatasetMetadata(self.schema), os.path.join(self.uri, tft.TFTransformOutput.RAW_METADATA_DIR))
-        combiners = [analyzer.combiner for analyzer in self.analysis.analyzers]
-        spec = schema_as_feature_spec(self.schema).feature_spec
+        self._write_schema()
         (
             pipeline
             | "Files" >> beam.Create(self.groups)
             | "Read" >> beam.ParDo(_Read(self.analysis))
-            | "Analyze" >> beam.CombineGlobally(_Combine(combiners)).without_defaults()
-            | "Write" >> beam.Map(write, self.analysis, self.preprocessing_fn, spec, self.uri)
+            | "Analyze" >> beam.CombineGlobally(self._combine()).without_defaults()
+            | "Write" >> beam.Map(write, self.analysis, self.preprocessing_fn, self._spec(), self.uri)
         )
+
+    def _combine(self) -> _Combine:
+        return _Combine([analyzer.combiner for analyzer in self.analysis.analyzers])
+
+    def _spec(self) -> dict[str, tf.io.FixedLenFeature]:
+        spec: dict[str, tf.io.FixedLenFeature] = schema_as_feature_spec(self.schema).feature_spec
+        return spec
+
+    def _write_schema(self) -> None:
+        write_metadata(DatasetMetadata(self.schema), os.path.join(self.uri, tft.TFTransformOutput.RAW_METADATA_DIR))
 
 
 def prepare(input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> SinglePass | None:
@@ -249,6 +266,7 @@ class _Read(beam.DoFn):
         )
 
     def process(self, paths: list[str]) -> Iterator[Inputs]:
+        @tf.autograph.experimental.do_not_convert
         def inputs(serialized: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], ...]:
             # The image is not among the parsed features.
             parsed = tf.io.parse_example(serialized, self._analysis.spec)

@@ -1,5 +1,7 @@
 """Checks before a node: a refusal or a failure ends the run there, and earlier nodes stay done."""
 
+import gc
+
 import pytest
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration import metadata
@@ -75,3 +77,10 @@ def test_skipped_nodes_are_not_checked(run):
     checked = []
     run(checked.append, run_id="run-2", from_node="Pusher")
     assert checked == ["Pusher"] and run.states["First"] == "skipped"
+
+
+def test_garbage_collection_skips_older_objects_only_during_a_run(run):
+    frozen = []
+    run(lambda node_id: frozen.append(gc.get_freeze_count()), run_id="run-1")
+    assert len(frozen) == 2 and min(frozen) > 100_000
+    assert gc.get_freeze_count() == 0

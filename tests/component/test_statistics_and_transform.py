@@ -64,10 +64,15 @@ def artifacts(tmp_path_factory):
     return examples, schema_artifact
 
 
-def context(tmp_path):
+# With one worker, the single passes run without Beam. Two are threads of this process here.
+NUM_WORKERS = (1, 2)
+
+
+def context(tmp_path, num_workers=1):
     from tfx.dsl.components.base import base_beam_executor
 
     arguments = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--sdk_container_image=none"]
+    arguments.append(f"--direct_num_workers={num_workers}")
     return base_beam_executor.BaseBeamExecutor.Context(
         beam_pipeline_args=arguments, tmp_dir=str(tmp_path), unique_id="1"
     )
@@ -119,7 +124,7 @@ def test_any_renamed_name_is_detected_before_anything_runs(api, caplog):
 # --- StatisticsGen ----------------------------------------------------------------------------------------------
 
 
-def statistics(executor, artifacts, tmp_path, **options):
+def statistics(executor, artifacts, tmp_path, num_workers=1, **options):
     """Runs an executor; returns the features of the train split by name."""
     import tensorflow_data_validation as tfdv
     from tfx.types import standard_artifacts
@@ -129,7 +134,7 @@ def statistics(executor, artifacts, tmp_path, **options):
     artifact = standard_artifacts.ExampleStatistics()
     artifact.uri = str(tmp_path / executor.__name__)
     os.makedirs(artifact.uri)
-    executor.Executor(context(tmp_path)).Do(
+    executor.Executor(context(tmp_path, num_workers)).Do(
         {"examples": [examples]},
         {"statistics": [artifact]},
         {"stats_options_json": options.to_json(), "exclude_splits": '["validation"]'},
@@ -155,11 +160,21 @@ def expected_statistics(artifacts, tmp_path_factory):
     return statistics(executor, artifacts, tmp_path_factory.mktemp("statistics"))
 
 
-def test_statistics_are_those_of_tfx(artifacts, tmp_path, expected_statistics, caplog):
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+def test_statistics_are_those_of_tfx(artifacts, tmp_path, expected_statistics, num_workers, caplog):
     from components.statistics_gen import executor
 
-    assert_same_statistics(statistics(executor, artifacts, tmp_path), expected_statistics)
+    assert_same_statistics(statistics(executor, artifacts, tmp_path, num_workers), expected_statistics)
     assert lines_logged(caplog) == []
+
+
+def test_statistics_with_and_without_beam_are_equal(artifacts, tmp_path, monkeypatch):
+    from components import records
+    from components.statistics_gen import executor
+
+    monkeypatch.setattr(records, "_FILES_PER_GROUP", 1)  # several units of work
+    alone, with_beam = (statistics(executor, artifacts, tmp_path / str(number), number) for number in NUM_WORKERS)
+    assert alone == with_beam
 
 
 def test_statistics_with_another_release_are_those_of_tfx(
@@ -187,7 +202,7 @@ def test_statistics_with_other_options_are_those_of_tfx(artifacts, tmp_path):
 # --- Transform --------------------------------------------------------------------------------------------------
 
 
-def transform(executor, artifacts, tmp_path):
+def transform(executor, artifacts, tmp_path, num_workers=1):
     import tensorflow as tf
     import tensorflow_transform as tft
     from tfx.types import standard_artifacts
@@ -196,7 +211,7 @@ def transform(executor, artifacts, tmp_path):
     graph = standard_artifacts.TransformGraph()
     graph.uri = str(tmp_path / executor.__name__)
     tf.io.gfile.makedirs(graph.uri)
-    executor.Executor(context(tmp_path)).Do(
+    executor.Executor(context(tmp_path, num_workers)).Do(
         {"examples": [examples], "schema": [schema]},
         {"transform_graph": [graph]},
         {
@@ -233,10 +248,11 @@ def assert_same_transform(actual, expected):
             assert np.array_equal(tensors[name], values)
 
 
-def test_transform_graph_is_that_of_tfx(artifacts, tmp_path, expected_transform, caplog):
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+def test_transform_graph_is_that_of_tfx(artifacts, tmp_path, expected_transform, num_workers, caplog):
     from components.transform import executor
 
-    assert_same_transform(transform(executor, artifacts, tmp_path), expected_transform)
+    assert_same_transform(transform(executor, artifacts, tmp_path, num_workers), expected_transform)
     assert lines_logged(caplog) == []
 
 
