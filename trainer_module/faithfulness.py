@@ -215,6 +215,7 @@ def measurer(
 
     @tf.function(reduce_retracing=True)
     def measure(images: tf.Tensor, explained: ExplainedBatch, true_regions: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        @tf.function(reduce_retracing=True)
         def score(changed: tf.Tensor) -> tf.Tensor:
             with fused(model):
                 outputs = as_float32(model(changed, training=False))
