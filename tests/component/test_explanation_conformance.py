@@ -56,12 +56,18 @@ def case(request, small_backbones):
         return tasks.get(task), chosen, build_network(chosen, STATISTICS)
 
 
-def test_explanations_have_the_documented_shapes_and_ranges(case, images):
+@pytest.fixture(scope="module")
+def explain(case):
+    """Explains batches; traced once for all tests of a case."""
+    task, _, model = case
+    return grad_cam.explainer(model, task.explanation)
+
+
+def test_explanations_have_the_documented_shapes_and_ranges(case, explain, images):
     task, _, model = case
     explanation = task.explanation
-    explain = grad_cam.explainer(model, explanation)
     predicted = explain(images)
-    last = explain(images, tf.fill([BATCH], len(CLASSES) - 1))
+    last = explain(images, tf.fill([BATCH], tf.constant(len(CLASSES) - 1, tf.int64)))
     for explained in (predicted, last):
         heatmaps = explained.heatmap.numpy()
         assert heatmaps.shape == (BATCH, SIZE, SIZE) and heatmaps.dtype == np.float32
@@ -96,8 +102,8 @@ def test_the_score_rises_with_the_explained_logit(case, images):
     assert np.all(after > before) and np.all(after <= 1.0)
 
 
-def test_outcomes_compare_predictions_with_the_ground_truth(case, images):
-    task, chosen, model = case
+def test_outcomes_compare_predictions_with_the_ground_truth(case, explain, images):
+    task, chosen, _ = case
     explanation = task.explanation
     ground_truth = ground_truth_of(task, chosen)
     assert len(ground_truth) == BATCH
@@ -109,7 +115,7 @@ def test_outcomes_compare_predictions_with_the_ground_truth(case, images):
         regions = tf.constant(explanation.true_regions(ground_truth[indices], class_ids, (SIZE, SIZE)))
         assert regions.shape == (len(indices), SIZE, SIZE) and regions.dtype == tf.bool
         assert np.all(tf.reduce_any(regions, axis=[1, 2]))
-    explained = grad_cam.explainer(model, explanation)(tf.gather(images, indices), tf.constant(class_ids), regions)
+    explained = explain(tf.gather(images, indices), tf.constant(class_ids), regions)
     outcomes = explanation.outcomes(
         explained.outputs, explained.class_id, explained.region, ground_truth[indices], chosen
     )
@@ -123,10 +129,10 @@ def test_outcomes_compare_predictions_with_the_ground_truth(case, images):
     assert "b" in explanation.incorrect_caption.format(label="a", predicted="b")
 
 
-def test_every_faithfulness_metric_of_the_task_is_in_its_range(case, images):
+def test_every_faithfulness_metric_of_the_task_is_in_its_range(case, explain, images):
     task, chosen, model = case
     explanation = task.explanation
-    explained = grad_cam.explainer(model, explanation)(images)
+    explained = explain(images)
     true_regions = None
     if explanation.true_regions:
         ground_truth = ground_truth_of(task, chosen)
