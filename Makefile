@@ -24,7 +24,7 @@ test: setup ## Runs all tests, in two processes.
 	$(PYTEST)
 
 test-fast: setup ## Runs the unit and pipeline tests only.
-	$(PYTEST) -m "unit or pipeline"
+	$(PYTEST) tests/unit tests/pipeline
 
 test-flink: setup ## Runs the data-parallel nodes on a local Flink and in two processes (needs Java; docs/scaling.md).
 	$(BIN)/python -m pytest tests/component/test_beam_engines.py tests/e2e/test_kubeflow_engine.py --engine flink --engine multi_processing
