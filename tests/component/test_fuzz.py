@@ -101,6 +101,14 @@ def mutate(rng, data):
     return bytes(data)
 
 
+def decoder(channels):
+    """Decodes image files, string [N], in a graph, as Transform does."""
+    return tf.function(
+        lambda encoded: preprocessing.decode_and_resize(encoded, Geometry.of(16), channels),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+
+
 def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session, run_image_example_gen):
     rng = np.random.default_rng(20)
     sources = originals(rng)
@@ -130,19 +138,19 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session, 
 
     # Transform (grey and colour) and the serving signature must be able to read every image that is used, and none that
     # is refused as damaged.
+    decode = {channels: decoder(channels) for channels in (1, 3)}
     for name in every:
         encoded = (root / name).read_bytes()
         if name in used:
             # The original of 16 bits uses 8 of them.
             stored = bit_depth.reduce(encoded, Window.of_bits(8)) if bit_depth.is_deep(encoded) else encoded
             assert used[name][features.IMAGE_ENCODED].bytes_list.value[0] == stored
-            for channels in (1, 3):
-                pixels = preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(16), channels)
-                assert pixels.shape == (1, 16, 16, channels)
+            for channels, decode_one in decode.items():
+                assert decode_one([encoded]).shape == (1, 16, 16, channels)
             assert np.isfinite(tiny_session.run_on("serving_default", [encoded])["probabilities"]).all()
         elif refused[name].startswith("damaged or truncated"):
             with pytest.raises(tf.errors.OpError):
-                preprocessing.decode_and_resize(tf.constant([encoded]), Geometry.of(16), 3)
+                decode[3]([encoded])
     assert summary.examples == len(used) > 200
     assert len(summary.reasons) >= 5 and summary.bit_depth == 8
     print({"used": len(used), **summary.reasons}, f"memory +{grown_mib:.0f} MiB")
