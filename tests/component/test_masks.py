@@ -95,6 +95,9 @@ def run(street):
 def test_from_files_to_a_served_model(run):
     loaded, outcome = run
     assert (outcome.error, outcome.exit_code) == (None, 0)
+    nodes = [node.id for node in outcome.nodes]
+    assert {"ServingValidator", "Evaluator", "GradCam"} == set(nodes[-6:-3])
+    assert nodes[-3:] == ["Pusher", "ModelReport", "MonitoringReference"]
     assert outcome.result.num_explained and outcome.result.faithfulness.blessed
     values = outcome.result.faithfulness.values
     assert run_output(outcome).model_dump()["faithfulness"] == values and "pointing_game" in values
@@ -102,7 +105,8 @@ def test_from_files_to_a_served_model(run):
     assert all(check.passed for check in outcome.result.checks)
     assert (Path(loaded.model_base_path) / str(outcome.result.pushed_version) / "saved_model.pb").is_file()
     report = (loaded.run_dir / "report.html").read_text()
-    assert "Worst predictions" in report and f"Pushed as version {outcome.result.pushed_version}" in report
+    assert "Worst predictions" in report and report.count("data:image/") >= 12 and len(report) < 5_000_000
+    assert f"Pushed as version {outcome.result.pushed_version}" in report
 
 
 def test_requests_are_decoded_like_the_images_of_training(run, street):
