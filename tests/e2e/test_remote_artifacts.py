@@ -43,6 +43,7 @@ def loaded(images, ram_files, tmp_path_factory):
             "data.max_bad_fraction=0.05",
             "data.splits.by=class",
             "transform.image_size=16",
+            "model.blocks=[[4],[8]]",
             "training.epochs=2",
             "evaluation.thresholds={accuracy=0.0}",
             # Two epochs are not enough to beat them.
