@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, keras_file, preprocessing, tasks
-from trainer_module.model_input import Geometry, Size
+from trainer_module.model_input import Geometry, Size, limited
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import Comparison
 
@@ -51,13 +51,6 @@ def comparison_of(options: TrainerOptions) -> Comparison:
     return comparison
 
 
-def shown_size(image_size: Size, longest: int) -> Size:
-    """Returns the size of an image whose longest side is limited, at least one pixel: height, width."""
-    scale = min(1.0, longest / max(image_size))
-    height, width = (max(1, round(side * scale)) for side in image_size)
-    return height, width
-
-
 class Comparer:
     """Loads a model once, and compares batches.
 
@@ -89,7 +82,7 @@ class Comparer:
         outputs = self._apply(images)
         for index, example in enumerate(examples):
             original_size = self._task.image_size(example)
-            size = shown_size(original_size, max(transform.image_size))
+            size = limited(original_size, max(transform.image_size))
             prediction = self._decode(outputs[index : index + 1], tf.constant([size], tf.int32))[0].numpy()
             prediction = comparison.counted(prediction, self._options)
             shown = self._options.model_copy(

@@ -18,6 +18,13 @@ def size_of(image_size: int | Sequence[int]) -> Size:
     return int(height), int(width)
 
 
+def limited(size: Size, longest: int) -> Size:
+    """Returns the size of an image that is reduced, if necessary, to a longest side; at least one pixel each."""
+    factor = min(1.0, longest / max(size))
+    first, second = (max(1, round(side * factor)) for side in size)
+    return first, second
+
+
 class Geometry(NamedTuple):
     """The size of the model input, and how an image of another shape becomes one.
 

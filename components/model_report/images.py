@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from components.data_audit.thumbnails import NUM_THUMBNAILS
+from trainer_module.model_input import limited
 
 # Images per report: incorrect and correct predictions, each with an overlay, or compared examples with three panels.
 NUM_INCORRECT, NUM_CORRECT, NUM_COMPARED = 12, 6, 12
@@ -84,8 +85,7 @@ def _fit(
     """Encodes an image, reduced until it fits into its share of the page."""
     side, reduced = MAX_SIDE, False
     while True:
-        factor = min(1.0, side / max(image.size))
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        size = limited(image.size, side)
         kind, encoded = encode(image.resize(size, resampling) if size != image.size else image)
         if len(encoded) <= MAX_BYTES:
             break

@@ -27,6 +27,12 @@ def free_ports() -> Callable[[int], list[int]]:
     return find
 
 
+@pytest.fixture(scope="session")
+def size_for() -> Callable[[Any], int]:
+    """Returns the smallest multiple of 32 that a backbone takes as the side of an image."""
+    return lambda record: -(-int(record.smallest_image) // 32) * 32
+
+
 @pytest.fixture
 def run_image_example_gen(tmp_path: Path) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Runs ImageExampleGen with ExampleGenOptions; returns its artifacts: examples and quarantine."""

@@ -33,7 +33,7 @@ def record(name):
 
 
 @pytest.fixture(scope="module")
-def options(name, record, vector_folder):
+def options(name, record, vector_folder, size_for):
     return transfer_options(backbone=name, weights="none" if record.trainable else vector_folder, size=size_for(record))
 
 
@@ -59,11 +59,6 @@ class RandomWeights(Backbone):
         return super().build(image_size=image_size, weights="none")
 
 
-def size_for(record):
-    """The smallest multiple of 32 that the backbone takes."""
-    return -(-record.smallest_image // 32) * 32
-
-
 def calibrate(backbone):
     """Sets the statistics of batch normalisation, without which random weights let every signal vanish.
 
@@ -84,12 +79,8 @@ def backbone(model):
 
 
 @pytest.fixture(scope="module")
-def images(request):
+def images(request, size_for):
     size = size_for(request.getfixturevalue("record")) if "record" in request.fixturenames else SIZE
-    return random_images(size)
-
-
-def random_images(size):
     return np.random.default_rng(7).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
 
 

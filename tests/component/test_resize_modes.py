@@ -13,6 +13,7 @@ from components import compared_predictions
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from trainer_module import features, keras_file, preprocessing, stored_options, tasks
+from trainer_module.model_input import limited
 from trainer_module.session_model import SessionModel
 from trainer_module.tasks import _signatures
 
@@ -189,7 +190,7 @@ def test_compared_predictions_are_those_of_the_original_images(run, served):
     comparer = compared_predictions.Comparer(f"{run_dir}/{features.KERAS_FILE}", stored_options.read(run_dir))
     compared = list(comparer.compare(examples))
     # The longest side of the model input is 48 pixels.
-    expected = [compared_predictions.shown_size(size, 48) for size in sizes_of(examples)]
+    expected = [limited(size, 48) for size in sizes_of(examples)]
     assert [each.image(3).shape[:2] for each in compared] == expected
     assert {(30, 48), (48, 30), (24, 24), (15, 48)} >= set(expected) and len(set(expected)) > 1
     response = session.run_on(features.SERVING_DEFAULT, images_of(examples))
