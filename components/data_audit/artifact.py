@@ -36,6 +36,18 @@ class Suspect(StoredPart):
     proposed_label: str = ""
 
 
+def by_image(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """Joins the suspects of an image to one, the most suspicious first: all reasons, highest score, first proposal."""
+    images: dict[str, Suspect] = {}
+    for each in sorted(suspects, key=lambda suspect: -suspect.score):
+        known = images.setdefault(each.filename, each)
+        changes = {"proposed_label": known.proposed_label or each.proposed_label}
+        if each.reason not in known.reason:
+            changes["reason"] = f"{known.reason}, {each.reason}"
+        images[each.filename] = known.model_copy(update=changes)
+    return list(images.values())
+
+
 class AmbiguousPair(StoredPart):
     """Two classes whose images are confused in both directions.
 
@@ -90,19 +102,18 @@ class Audit:
         return replace(self, thumbnails=thumbnails)
 
     @classmethod
-    def read(cls, uri: str, most_suspects: int | None = None) -> Self:
+    def read(cls, uri: str) -> Self:
         """Reads the artifact.
 
         Args:
           uri: Its folder, local or remote.
-          most_suspects: Largest number of suspects to read; all by default.
 
         Raises:
           OSError: If a file cannot be read.
           IncompatibleArtifactError: If another version of tfx-vision wrote it.
         """
         summary, location = AuditSummary.read(uri), locations.join(uri, SUSPECTS_FILE)
-        rows = list(csv.DictReader(io.StringIO(locations.read(location).decode(), newline="")))[:most_suspects]
+        rows = list(csv.DictReader(io.StringIO(locations.read(location).decode(), newline="")))
         try:
             return cls(summary, tuple(Suspect.model_validate(row) for row in rows), _Thumbnails.read(uri).images)
         except ValueError as error:

@@ -16,6 +16,7 @@ from components import records
 from components.artifacts import Artifacts
 from components.compared_predictions import Comparer
 from components.data_audit import audit, thumbnails
+from components.data_audit.artifact import by_image
 from components.data_audit.images import AuditedImages, Disagreement, LabelledImage
 from components.image_example_gen import corrections
 from components.image_example_gen.artifact import Quarantine
@@ -62,7 +63,7 @@ class Executor(base_executor.BaseExecutor):
             )
         )
         output = artifact_utils.get_single_instance(output_dict["audit"])
-        shown = {suspect.filename for suspect in result.suspects[: thumbnails.NUM_THUMBNAILS]}
+        shown = {suspect.filename for suspect in by_image(result.suspects)[: thumbnails.NUM_THUMBNAILS]}
         small = {
             _filename(each): thumbnails.shrink(_encoded(each))
             for batch in _batches(examples)

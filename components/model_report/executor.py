@@ -15,7 +15,6 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.artifacts import Artifacts
-from components.data_audit import thumbnails
 from components.data_audit.artifact import Audit
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.example_validator.artifact import DriftReport
@@ -95,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             quarantined=quarantine.files,
             duplicates=quarantine.duplicates,
             corrections=quarantine.corrections,
-            audit=Audit.read(uris["audit"], thumbnails.NUM_THUMBNAILS) if "audit" in uris else None,
+            audit=Audit.read(uris["audit"]) if "audit" in uris else None,
             drift=DriftReport.read(uris["anomalies"]),
             explained=explained,
             explanation_failures=explanations.read_failures(uris["explanations"]) if "explanations" in uris else [],

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from components.data_audit.artifact import SUSPECTS_FILE, Audit, Suspect
+from components.data_audit.artifact import SUSPECTS_FILE, Audit, Suspect, by_image
+from components.data_audit.thumbnails import NUM_THUMBNAILS
 from components.model_report import images
 from components.model_report.images import EmbeddedImage
 from components.model_report.tables import Cell, Column, Table, count
@@ -52,7 +53,7 @@ def summarize(audit: Audit | None) -> LabelAudit | None:
         sentence=sentence,
         reasons=_reasons(summary.reasons) if summary.reasons else None,
         ambiguous=_ambiguous(audit) if summary.ambiguous else None,
-        cards=[_card(suspect, audit) for suspect in audit.suspects],
+        cards=[_card(suspect, audit) for suspect in by_image(audit.suspects)[:NUM_THUMBNAILS]],
     )
 
 

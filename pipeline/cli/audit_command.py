@@ -77,6 +77,8 @@ def _as_json(result: Audit, output: Path, unusable: list[str]) -> str:
 
 
 def _show(console: Console, result: Audit, output: Path) -> None:
+    from components.data_audit.artifact import by_image
+
     summary = result.summary
     print_line(console, f"[bold]{summary.images:,} images[/bold], embeddings of {escape(summary.source)}")
     if summary.agreement is not None:
@@ -87,7 +89,7 @@ def _show(console: Console, result: Audit, output: Path) -> None:
     for pair in summary.ambiguous[:_MOST_PAIRS]:
         names = escape(" and ".join(pair.classes))
         print_line(console, f"  ambiguous classes: {names}, {pair.images:,} images ({pair.share:.1%})")
-    for suspect in result.suspects[:_SHOWN]:
+    for suspect in by_image(result.suspects)[:_SHOWN]:
         proposal = f", proposed {suspect.proposed_label}" if suspect.proposed_label else ""
         print_line(
             console,
