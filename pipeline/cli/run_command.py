@@ -91,10 +91,11 @@ def run(
 def _shadow_comparison(
     config: PipelineConfig, log: str | None, max_changed: float, on_note: Callable[[str], None]
 ) -> Callable[[str], list[Refusal]] | None:
-    if log is None:
-        return None
     from pipeline.continuous import before_push
 
+    before_push.remove_report(config)
+    if log is None:
+        return None
     return before_push.comparison(config, Path(log), max_changed, on_note)
 
 

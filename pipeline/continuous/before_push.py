@@ -9,13 +9,18 @@ from pathlib import Path
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.continuous import shadow
-from pipeline.continuous.shadow import ShadowReason
+from pipeline.continuous.shadow import ShadowReason, ShadowReport
 from pipeline.execution.results import Refusal
 from pipeline.labeling import predictors
 from pipeline.labeling.predictors import PushedModel
 from trainer_module import model_versions, tasks
 
 NUM_IMAGES = 500
+
+
+def remove_report(config: PipelineConfig) -> None:
+    """Removes the report of an earlier run; called when a run starts, whether that writes a report or not."""
+    (config.run_dir / ShadowReport.FILE).unlink(missing_ok=True)
 
 
 def comparison(

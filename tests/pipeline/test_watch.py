@@ -11,7 +11,9 @@ from pipeline.cli import watch_command
 from pipeline.cli.app import app
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
+from pipeline.continuous.shadow import ShadowReport
 from pipeline.continuous.watcher import Watcher, WatchOptions
+from pipeline.execution import local_run
 from pipeline.execution.run_lock import AlreadyRunningError, watch_lock
 from pipeline.labeling import feedback
 from pipeline.labeling.confirmed import ConfirmedImage
@@ -144,3 +146,22 @@ def test_the_command_runs_once(pets, monkeypatch):
     CliRunner().invoke(app, submitted)
     assert commands[-1][:4] == ["submit", "images", "--host", "http://kubeflow"] and "--shadow" not in commands[-1]
     assert CliRunner().invoke(app, [*arguments, "--every", "soon"]).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--shadow", "log"]])
+def test_a_run_removes_the_shadow_report_of_an_earlier_one(tmp_path, class_folders, monkeypatch, arguments):
+    folder = tmp_path / "runs" / "pets"
+    folder.mkdir(parents=True)
+    ShadowReport(candidate="the candidate", served="pets, version 6", images=0).write(str(folder))
+    during = []
+
+    def fail(config, dataset, **options):
+        during.extend(path.name for path in folder.iterdir())
+        raise ConfigError("the disk is too small")
+
+    monkeypatch.setattr(local_run, "execute", fail)
+    settings = ["--data", str(class_folders({"cat": 4, "dog": 4})), "--set", f"pipeline.root={tmp_path / 'runs'}"]
+    done = CliRunner().invoke(app, ["run", "images", *settings, "--set", "pipeline.name=pets", *arguments])
+    assert done.exit_code == 2 and "the disk is too small" in done.output
+    # The report would be that of a run which has compared nothing.
+    assert "run.log" in during and ShadowReport.FILE not in during
