@@ -55,11 +55,9 @@ def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
     Returns:
       float32 [len(NAMES)]; NaN if Pillow cannot read the file.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
-            image = to_rgb(ImageOps.exif_transpose(opened), window)
+        with warnings.catch_warnings(action="ignore"):
+            image = decode_rgb(encoded, window)
     except Exception:  # a damaged file can break Pillow's parsers in any way
         return np.full(len(NAMES), np.nan, np.float32)
     width, height = image.size
@@ -68,15 +66,41 @@ def measure(encoded: bytes, window: Window = FULL_WINDOW) -> np.ndarray:
     return np.array([*_of_pixels(pixels), width, height, width / height], np.float32)
 
 
-def to_rgb(image: Image.Image, window: Window) -> Image.Image:
-    """Returns an image of 8 bits per channel; Pillow would clip 16-bit values instead of scaling them."""
+def decode_rgb(encoded: bytes, window: Window = FULL_WINDOW) -> Image.Image:
+    """Decodes an image as models do: 8 bits per channel, upright by its EXIF orientation, which PNG files do not apply.
+
+    Pillow reads only the high byte of 16-bit colours, so that these have fewer different values than the model sees.
+
+    Args:
+      encoded: Bytes of the file.
+      window: Which values of a 16-bit image become black and white.
+
+    Raises:
+      Exception: If Pillow cannot read the file.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(encoded)) as opened:
+        image = opened if opened.format == "PNG" else ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # Pillow would clip the values instead of scaling them
+            return _reduced(np.asarray(image, np.int64), window)
+        rgb = image.convert("RGB")
+    if window != FULL_WINDOW and is_deep_png(encoded):
+        return _reduced(np.asarray(rgb, np.int64) * 257, window)
+    return rgb
+
+
+def is_deep_png(encoded: bytes) -> bool:
+    """Whether a file is a PNG of 16 bits per channel."""
+    return encoded.startswith(b"\x89PNG") and len(encoded) > 24 and encoded[24] == 16
+
+
+def _reduced(values: np.ndarray, window: Window) -> Image.Image:
+    """Reduces 16-bit values, int64 [h, w] or [h, w, 3]; the same as `preprocessing.decode_as_stored`."""
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        scale = 255.0 / max(window.high - window.low, 1)
-        values = (np.asarray(image, np.float32) - window.low) * scale
-        image = Image.fromarray(np.clip(values, 0.0, 255.0).astype(np.uint8))
-    return image.convert("RGB")
+    above = np.clip(values, window.low, window.high) - window.low
+    return Image.fromarray((above * 256 // (window.high - window.low + 1)).astype(np.uint8)).convert("RGB")
 
 
 def _of_pixels(pixels: np.ndarray) -> tuple[float, ...]:

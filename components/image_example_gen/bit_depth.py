@@ -18,11 +18,6 @@ from trainer_module.model_input import HIGHEST_BIT_DEPTH, LOWEST_BIT_DEPTH, Wind
 _GREY = (0, 4)  # colour types in the header, without and with transparency
 
 
-def is_deep(encoded: bytes) -> bool:
-    """Whether a file is a PNG of 16 bits per channel."""
-    return encoded.startswith(b"\x89PNG") and len(encoded) > 24 and encoded[24] == 16
-
-
 class UsedBits(NamedTuple):
     """Number of bits, 8 to 16, that the values of an image need.
 

@@ -21,7 +21,7 @@ from components.image_example_gen.image_properties import ImageProperties
 from components.image_example_gen.observations import CONVERTED, FRAMES, PROFILE
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.png_header import PngSize
-from trainer_module import image_formats
+from trainer_module import image_formats, image_statistics
 from trainer_module.error_text import first_line
 from trainer_module.model_input import FULL_WINDOW, Window
 
@@ -114,7 +114,7 @@ def examine_all(
                 if isinstance(content, UnusableImageError):
                     raise content
                 prepared = prepare(content, options)
-                is_deep = bit_depth.is_deep(prepared.encoded)
+                is_deep = image_statistics.is_deep_png(prepared.encoded)
                 used_bits = bit_depth.used_bits(prepared.encoded) if is_deep else None
                 if used_bits and window != FULL_WINDOW:
                     prepared = prepared._replace(encoded=bit_depth.reduce(prepared.encoded, window))

@@ -311,12 +311,11 @@ def _draw_objects(path: Path, objects: Sequence[clients.DetectedObject]) -> byte
     import io
 
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from trainer_module import box_drawing, box_labels
+    from trainer_module import box_drawing, box_labels, image_statistics
 
-    with Image.open(path) as opened:
-        pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    pixels = np.asarray(image_statistics.decode_rgb(path.read_bytes()))
     names = {entry.class_id: entry.label for entry in objects}
     classes = [names.get(id_) or f"class {id_}" for id_ in range(1, max(names, default=0) + 1)]
     rows = [(*entry.box, entry.class_id - 1, box_labels.OBJECT, entry.score) for entry in objects]

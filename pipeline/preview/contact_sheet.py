@@ -21,7 +21,7 @@ from components.image_example_gen.options import ExampleGenOptions
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
-from trainer_module import drawing_font, features, tasks
+from trainer_module import drawing_font, features, image_statistics, tasks
 from trainer_module.model_input import Size, Window
 from trainer_module.options import TrainerOptions
 
@@ -179,7 +179,7 @@ def _window(contents: Sequence[bytes], reading: ExampleGenOptions) -> Window:
 
     if reading.window is not None:
         return reading.window
-    measured = [bit_depth.used_bits(content) for content in contents if bit_depth.is_deep(content)]
+    measured = [bit_depth.used_bits(content) for content in contents if image_statistics.is_deep_png(content)]
     return bit_depth.detect([bits.largest for bits in measured if bits])
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,11 +15,12 @@ from starlette.routing import Route
 
 from components.image_example_gen.errors import DatasetError
 from pipeline.studio import data_pages, pages, review, selections, thumbnails
-from pipeline.studio.dataset import Dataset, upright_pixels
+from pipeline.studio.dataset import Dataset
 from pipeline.studio.journal import Decision
 from pipeline.studio.pages import number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
 from pipeline.studio.review import InvalidDecisionError, Review, ReviewItem
+from trainer_module.image_statistics import decode_rgb
 
 _PAGE = 50
 _MOST_BODY_BYTES = 64 * 1024
@@ -137,8 +139,8 @@ def _select(request: Request, body: dict[str, Any]) -> dict[str, Any]:
         raise HTTPException(400, "Start the studio with --request-log PREFIX.")
     if not isinstance(num, int) or not 0 < num <= _MOST_SELECTED:
         raise HTTPException(400, f"num is a number from 1 to {_MOST_SELECTED}.")
-    client = studio.server.client(pages.model_name(request, pipeline))
-    studio.selections.start(pipeline, studio.options.request_log, client, num)
+    model = pages.model_name(request, pipeline)
+    studio.selections.start(pipeline, studio.options.request_log, model, studio.server.client(model), num)
     return _selection_state(request)
 
 
@@ -162,7 +164,8 @@ def send_selected(request: Request) -> Response:
     )
     if newest is None or image is None:
         raise HTTPException(404, "The newest selection has no such image.")
-    pixels = upright_pixels((newest[0] / image.path).read_bytes(), dataset.summary().window)
+    window = pages.studio_of(request).datasets.window(pipeline)
+    pixels = np.asarray(decode_rgb((newest[0] / image.path).read_bytes(), window))
     return thumbnails.respond_drawing(dataset.draw(pixels, image.label() or {}))
 
 

@@ -209,7 +209,8 @@ def send_quarantined(request: Request) -> Response:
     if content is None:
         raise HTTPException(404, "There is no such file, or it is not on this machine.")
     with contextlib.suppress(Exception):  # a damaged image has many errors
-        return thumbnails.respond(audit_thumbnails.shrink(content), "PNG")
+        window = pages.studio_of(request).datasets.window(pipeline)
+        return thumbnails.respond(audit_thumbnails.shrink(content, window), "PNG")
     raise HTTPException(415, "This file cannot be decoded.")
 
 

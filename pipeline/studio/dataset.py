@@ -22,7 +22,7 @@ from pipeline.studio.catalog import FORMAT, Catalog, CatalogWriter, ImageRow
 from pipeline.studio.pipelines import StudioPipeline
 from serving import tfrecord
 from trainer_module import box_drawing, box_labels, features, locations, mask_labels, tasks
-from trainer_module.image_statistics import to_rgb
+from trainer_module.image_statistics import decode_rgb
 from trainer_module.locations import join
 from trainer_module.mask_drawing import BACKGROUND
 from trainer_module.model_input import FULL_WINDOW, Window
@@ -123,7 +123,7 @@ class Dataset:
     def drawn(self, row: ImageRow) -> np.ndarray:
         """Draws an image with its label, if that has places: uint8 [h, w, 3]."""
         example = self.features(row)
-        pixels = upright_pixels(bytes(example[features.IMAGE_ENCODED].bytes_list.value[0]))
+        pixels = np.asarray(decode_rgb(bytes(example[features.IMAGE_ENCODED].bytes_list.value[0])))
         return self.draw(pixels, label_values(example))
 
     def draw(self, pixels: np.ndarray, label: LabelValues) -> np.ndarray:
@@ -147,22 +147,6 @@ class Dataset:
     def embeddings_folder(self, model: str, version: int) -> Path:
         """Folder of the embeddings that a model version computed of this dataset."""
         return self.pipeline.folder / "embeddings" / f"{model}-{version}-{self.artifacts.images_key}"
-
-
-def upright_pixels(encoded: bytes, window: Window | None = None) -> np.ndarray:
-    """Decodes an image as models do: uint8 [h, w, 3], upright by its EXIF orientation, which PNG files do not apply.
-
-    Args:
-      encoded: The file.
-      window: The values that 16-bit images of the dataset use; None if it has none.
-    """
-    import io
-
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        upright = image if image.format == "PNG" else ImageOps.exif_transpose(image)
-        return np.asarray(to_rgb(upright, window or FULL_WINDOW))
 
 
 def label_values(example: Features) -> dict[str, list[Any]]:
@@ -257,6 +241,11 @@ class Datasets:
         with self._lock:
             self._building.pop(path, None)
             return self._open.setdefault(path, Dataset(pipeline, artifacts, Catalog(path)))
+
+    def window(self, pipeline: StudioPipeline) -> Window:
+        """Returns which values of 16-bit images the newest run reads as black and white; all if there is no run."""
+        artifacts = self._artifacts_of(pipeline) if pipeline.has_runs else None
+        return (artifacts and Summary.read(artifacts.quarantine).window) or FULL_WINDOW
 
     def _artifacts_of(self, pipeline: StudioPipeline) -> Artifacts | None:
         """Finds the artifacts again when the run history has changed: every thumbnail of a page asks for them."""

@@ -22,9 +22,14 @@ def respond(content: bytes, format_: str) -> Response:
 
 def respond_drawing(pixels: np.ndarray) -> Response:
     """Returns pixels, uint8 [h, w, 3], as a PNG file."""
+    return respond(png(Image.fromarray(pixels)), "PNG")
+
+
+def png(image: Image.Image) -> bytes:
+    """Encodes an image as PNG, quickly rather than small."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return respond(buffer.getvalue(), "PNG")
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def shrink_drawing(pixels: np.ndarray) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.studio import map_pages, pages, served_prediction, snippets, uploads
+from pipeline.studio import map_pages, pages, served_prediction, snippets, thumbnails, uploads
 from pipeline.studio.pages import model_name, number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
 from pipeline.studio.uploads import UnusableUploadError
 from serving.errors import InvalidArgumentError
-from trainer_module import features, locations
+from trainer_module import features, image_statistics, locations
 from trainer_module.error_text import first_line
 
 _STOPS = 32  # of the colour scale of heat maps
@@ -64,6 +65,9 @@ def _predict(request: Request, pipeline: StudioPipeline, version: int, body: byt
     except InvalidArgumentError as error:
         raise HTTPException(422, f"The model refuses this image: {first_line(error)}") from None
     view = served.view
+    if image_statistics.is_deep_png(image):  # a browser shows values of fewer than 16 bits almost black
+        shown = image_statistics.decode_rgb(image, studio.datasets.window(pipeline))
+        view["image"] = base64.b64encode(thumbnails.png(shown)).decode()
     view |= map_pages.nearest_cards(request, pipeline, model, version, served.embedding)
     threshold = view["boxes"]["threshold"] if "boxes" in view else 0.5
     code = snippets.snippets(

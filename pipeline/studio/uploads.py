@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
-from trainer_module import features
-
-# Formats that models decode; others are re-encoded without loss.
-_UPRIGHT_FORMAT = "PNG"
+from trainer_module import features, image_formats
 
 
 class UnusableUploadError(Exception):
@@ -16,7 +13,7 @@ class UnusableUploadError(Exception):
 
 
 def prepare(content: bytes, max_pixels: int) -> bytes:
-    """Returns the image in a format that models read; JPEG, PNG and GIF are not changed.
+    """Returns the image in a format that models read: JPEG, PNG and GIF unchanged, others as PNG without loss.
 
     Args:
       content: The file.
@@ -25,7 +22,7 @@ def prepare(content: bytes, max_pixels: int) -> bytes:
     Raises:
       UnusableUploadError: If it is not an image, or too large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not content:
         raise UnusableUploadError("The request contains no image.")
@@ -39,8 +36,8 @@ def prepare(content: bytes, max_pixels: int) -> bytes:
                     )
                 if image.format in features.IMAGE_FORMATS:
                     return content
-                buffer = io.BytesIO()
-                ImageOps.exif_transpose(image).convert("RGB").save(buffer, _UPRIGHT_FORMAT)
-                return buffer.getvalue()
+        return image_formats.to_png(content, max_pixels).png
+    except image_formats.ConversionError as error:
+        raise UnusableUploadError(f"This file is not an image that can be sent to a model: {error}.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise UnusableUploadError("This file is not an image that can be read. Use JPEG, PNG, GIF or WebP.") from error

@@ -13,7 +13,7 @@ from PIL import Image
 
 from components.image_example_gen import artifact, bit_depth
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
-from trainer_module import features, preprocessing
+from trainer_module import features, image_statistics, preprocessing
 from trainer_module.model_input import Geometry, Window
 
 NUM_MUTATIONS = 1000
@@ -143,7 +143,7 @@ def test_every_mutated_file_is_decodable_or_quarantined(tmp_path, tiny_session, 
         encoded = (root / name).read_bytes()
         if name in used:
             # The original of 16 bits uses 8 of them.
-            stored = bit_depth.reduce(encoded, Window.of_bits(8)) if bit_depth.is_deep(encoded) else encoded
+            stored = bit_depth.reduce(encoded, Window.of_bits(8)) if image_statistics.is_deep_png(encoded) else encoded
             assert used[name][features.IMAGE_ENCODED].bytes_list.value[0] == stored
             for channels, decode_one in decode.items():
                 assert decode_one([encoded]).shape == (1, 16, 16, channels)

@@ -1,5 +1,6 @@
 """The pages of the studio on recorded runs, without a browser and without a model server."""
 
+import base64
 import csv
 import io
 import json
@@ -13,9 +14,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from components.data_audit import thumbnails as audit_thumbnails
 from components.image_example_gen import corrections
 from pipeline.studio import app as studio_app
-from pipeline.studio import dataset
+from pipeline.studio import dataset, served_prediction, uploads
 from pipeline.studio.options import StudioOptions
 from trainer_module import features
 
@@ -302,6 +304,50 @@ def test_try_without_a_server_says_how_to_start_one(client, root):
 def test_what_is_not_an_image_is_refused_before_the_server_is_asked(client, content):
     response = client.post("/p/colors/predict?version=1", content=content)
     assert response.status_code == 415 and "image" in response.json()["error"]
+
+
+def deep(format_, highest=4095):
+    """A ramp of 12 bits in a file of 16."""
+    buffer = io.BytesIO()
+    ramp = np.linspace(0, highest, 64 * 48).reshape(48, 64)
+    Image.fromarray(ramp.astype(np.uint16)).save(buffer, format_)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+def test_sixteen_bits_reach_the_model(format_):
+    prepared = uploads.prepare(deep(format_), 10_000)
+    assert prepared.startswith(b"\x89PNG") and prepared[24] == 16
+    assert np.asarray(Image.open(io.BytesIO(prepared))).max() == 4095
+
+
+def test_sixteen_bits_are_shown_as_the_model_reads_them(client, root, monkeypatch):
+    answer = served_prediction.ServedPrediction({"method": "predict", "version": 1}, None)
+    monkeypatch.setattr(served_prediction, "request", lambda *arguments: answer._replace(view=dict(answer.view)))
+
+    def shown(content):
+        response = client.post("/p/colors/predict?version=1", content=content)
+        assert response.status_code == 200, response.text
+        image = response.json().get("image")
+        return image and np.asarray(Image.open(io.BytesIO(base64.b64decode(image))))
+
+    # Without images of 16 bits in the dataset, all values are used.
+    assert shown(deep("PNG"))[..., 0].max() == 4095 >> 8
+    quarantine = next((root / "colors").rglob("summary.json"))
+    summary = json.loads(quarantine.read_text()) | {"window": [0, 4095]}
+    quarantine.write_text(json.dumps(summary))
+    assert shown(deep("PNG")).shape == (48, 64, 3)
+    assert (shown(deep("PNG"))[0, 0].tolist(), shown(deep("PNG"))[-1, -1].tolist()) == ([0] * 3, [255] * 3)
+    assert shown(deep("TIFF"))[-1, -1].tolist() == [255] * 3
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    assert shown(buffer.getvalue()) is None  # the browser has it
+
+
+def test_thumbnails_of_sixteen_bits_are_not_clipped():
+    for format_ in ("PNG", "TIFF"):
+        small = np.asarray(Image.open(io.BytesIO(audit_thumbnails.shrink(deep(format_, 65535)))).convert("L"))
+        assert 100 < small.mean() < 150
 
 
 def test_an_image_with_too_many_pixels_is_refused(open_studio):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from components.image_example_gen import bit_depth, image_file
 from components.image_example_gen.options import DataOptions
-from trainer_module import preprocessing
+from trainer_module import image_statistics, preprocessing
 from trainer_module.model_input import FULL_WINDOW, Geometry, Window
 
 
@@ -27,7 +27,21 @@ def values(rng):
 def test_used_bits(values, channels, largest, bits):
     limited = np.minimum(values, largest)
     limited[0, 0] = largest
-    assert bit_depth.is_deep(deep(limited, channels)) and bit_depth.used_bits(deep(limited, channels)).largest == bits
+    assert (
+        image_statistics.is_deep_png(deep(limited, channels))
+        and bit_depth.used_bits(deep(limited, channels)).largest == bits
+    )
+
+
+@pytest.mark.parametrize("window", [FULL_WINDOW, Window.of_bits(12), Window(100, 3000)])
+def test_shown_pixels_are_those_of_the_model(values, window):
+    decoded = preprocessing.decode(tf.constant(deep(values)), 3, window).numpy()
+    assert (np.asarray(image_statistics.decode_rgb(deep(values), window)) == decoded).all()
+    # Of colours, only the high byte is known.
+    colours = deep(values, 3)
+    decoded = preprocessing.decode(tf.constant(colours), 3, window).numpy().astype(int)
+    shown = np.asarray(image_statistics.decode_rgb(colours, window))
+    assert abs(shown - decoded).max() <= 256 * 256 / (window.high - window.low + 1)
 
 
 def test_transparency_does_not_count(values):
@@ -44,7 +58,7 @@ def test_markers_are_not_typical(rng):
 
 
 def test_other_files_are_not_deep(make_image):
-    assert not any(map(bit_depth.is_deep, [make_image(), make_image(9, 9, "JPEG"), b"", deep([[1]])[:20]]))
+    assert not any(map(image_statistics.is_deep_png, [make_image(), make_image(9, 9, "JPEG"), b"", deep([[1]])[:20]]))
     assert bit_depth.used_bits(deep(np.arange(900).reshape(30, 30))[:-40]) is None
 
 

@@ -66,12 +66,16 @@ async function send() {
 
 // === Results ===
 
-async function decode(base64) {
+function bitmapOf(base64) {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), {
+  return createImageBitmap(new Blob([bytes], { type: "image/png" }), {
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
   });
+}
+
+async function decode(base64) {
+  const bitmap = await bitmapOf(base64);
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0);
@@ -85,6 +89,8 @@ async function show() {
     if (result.mask) result.mask.decoded = await decode(result.mask.png);
   }
   const [first] = state.results;
+  // Of 16 bits per channel: as the model reads it.
+  if (first.image) state.bitmap = await bitmapOf(first.image);
   find("results").hidden = false;
   fillOverlays(first);
   find("columns").replaceChildren(...state.results.map(column));
