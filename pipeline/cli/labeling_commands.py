@@ -61,7 +61,7 @@ def select(
 
             console = wide_console(err)
             since = time.time() - days * _DAY_S if days is not None else 0.0
-            read = candidates.source_of(source, since=since)
+            read = candidates.source_of(source, server.model or loaded.model_name, since=since)
             predictor = _predictor(loaded, server)
             with console.status("loading the model") as status:
                 result = selected_images.select(
@@ -127,7 +127,7 @@ def _show(console: Console, result: SelectedImages, output_dir: Path, predictor:
     shown = f"{output_dir}/"
     print_line(
         console,
-        f"{escape(shown)}: images/, {escape(', '.join(result.files))}. Label the images, then run "
+        f"{escape(shown)}: images/, {escape(', '.join(result.files.names))}. Label the images, then run "
         f"`tfx-vision label {escape(config)} FILE --images {escape(str(output_dir))}`.",
     )
 

@@ -73,7 +73,7 @@ def read(file: Path, images_dir: Path, project: LabelProject) -> AnnotatedImages
     Raises:
       DatasetError: If the file cannot be read.
     """
-    entry = formats.of_file(file)
+    entry = formats.of_file(file, project)
     annotations = entry.read(file, project)
     index, origins = ImageIndex(str(images_dir)), table.origins(images_dir)
     images, skipped = list[ConfirmedImage](), list(annotations.skipped)

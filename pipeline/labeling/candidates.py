@@ -46,24 +46,22 @@ class Candidate(NamedTuple):
     source: str = ""
 
 
-def source_of(location: str, *, since: float = 0.0) -> Callable[[], Iterator[Candidate]]:
+def source_of(location: str, model: str, *, since: float = 0.0) -> Callable[[], Iterator[Candidate]]:
     """Returns a function that reads all candidates, again every time it is called.
 
     Args:
       location: The prefix of a request log, or a folder of images.
+      model: Of a log: name of the model whose requests are read.
       since: Time of the first request, seconds since 1970.
 
     Raises:
-      DatasetError: If it is neither, or if the log does not contain images.
+      DatasetError: If it is neither, or if the log does not contain images for the model.
     """
     path = Path(location)
     if published(path, TFRECORD):
-        if next(iter(from_log(path, since)), None) is None:
-            raise DatasetError(
-                f"The request log {location} contains no images"
-                + (" in this time." if since else ". Write it with --request-log-content image, or give a folder.")
-            )
-        return lambda: from_log(path, since)
+        if next(iter(from_log(path, model, since)), None) is None:
+            raise DatasetError(f"The request log {location} contains no images {_why_none(path, model, since)}")
+        return lambda: from_log(path, model, since)
     if path.is_dir():
         if next(iter(from_folder(path)), None) is None:
             logs = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(TFRECORD.suffix))
@@ -86,18 +84,33 @@ def from_folder(folder: Path) -> Iterator[Candidate]:
                 yield Candidate(file.path, files.read(root, file.path), source=f"{root}/{file.path}")
 
 
-def from_log(prefix: Path, since: float = 0.0) -> Iterator[Candidate]:
-    """Reads the images of a request log, in the order of their arrival."""
-    for _, _, candidate in from_log_records(prefix, since):
+def _why_none(prefix: Path, model: str, since: float) -> str:
+    names = sorted({record.model for record in LogReader(prefix)})
+    if model not in names:
+        return f"for the model {model}, only requests to {', '.join(names)}." if names else "that can be read."
+    when = " in this time" if since else ""
+    return f"for the model {model}{when}. Write it with --request-log-content image, or give a folder."
+
+
+def from_log(prefix: Path, model: str, since: float = 0.0) -> Iterator[Candidate]:
+    """Reads the images that a model was asked about, in the order of their arrival."""
+    for _, _, candidate in from_log_records(prefix, model, since):
         yield candidate
 
 
 def from_log_records(
-    prefix: Path, since: float = 0.0, skip: Collection[Path] = ()
+    prefix: Path, model: str, since: float = 0.0, skip: Collection[Path] = ()
 ) -> Iterator[tuple[LoggedRequest, int, Candidate]]:
-    """Reads the images of a request log, except of some files, each with its record and its position in that."""
+    """Reads the images that a model was asked about, each with its record and its position in that.
+
+    Args:
+      prefix: Of the request log, which may contain requests to several models.
+      model: Name of the model.
+      since: Time of the first request, seconds since 1970.
+      skip: Files of requests that are not read.
+    """
     for record in LogReader(prefix, since, skip=skip):
-        images = record.images if record.signature in _PREDICTIONS else ()
+        images = record.images if record.model == model and record.signature in _PREDICTIONS else ()
         for index, encoded in enumerate(images or ()):
             image_id = request_ids.of_image(record.request_id, index, len(images or ()))
             digest = hashlib.sha256(encoded).hexdigest()

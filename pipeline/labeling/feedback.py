@@ -42,9 +42,7 @@ def logged_images(
       read_label: Feedback → label; ValueError, with a clause, if it is not a label of the task.
       skip: Files of requests that are not read.
     """
-    for record, index, candidate in from_log_records(prefix, skip=skip):
-        if record.model != model:
-            continue
+    for record, index, candidate in from_log_records(prefix, model, skip=skip):
         label: Label | None = None
         problem, time = "", record.time
         for feedback in record.feedback:

@@ -114,13 +114,14 @@ class Selections:
         """Returns the newest job of a pipeline; None if there was none."""
         return self._jobs.get(pipeline.folder)
 
-    def start(self, pipeline: StudioPipeline, log: Path, client: Client, num: int) -> SelectionJob:
+    def start(self, pipeline: StudioPipeline, log: Path, model: str, client: Client, num: int) -> SelectionJob:
         """Starts a selection, or returns the running one.
 
         Args:
           pipeline: The pipeline.
           log: Prefix of the request log.
-          client: Client of the served model.
+          model: Name of the model on the server, and in the log.
+          client: Its client.
           num: Number of images.
         """
         with self._lock:
@@ -128,7 +129,7 @@ class Selections:
             if job is None or not job.is_running:
                 job = self._jobs[pipeline.folder] = SelectionJob("starting")
                 folder = pipeline.folder / _FOLDER / time.strftime("%Y%m%d-%H%M%S")
-                arguments = (pipeline.config, log, client, num, folder, job)
+                arguments = (pipeline.config, log, model, client, num, folder, job)
                 threading.Thread(target=_select, args=arguments, daemon=True).start()
             return job
 
@@ -162,11 +163,12 @@ def write_label_files(
         width, height, _ = upright_size(image.path, (folder / image.path).read_bytes())
         values = image.model_dump(exclude={"proposal"})
         proposed.append(formats.ProposedImage(**values, width=width, height=height, proposal=image.label()))
-    for name in formats.names():
-        formats.get(name).export(folder, proposed, project)
+    formats.export(folder, proposed, project)
 
 
-def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder: Path, job: SelectionJob) -> None:
+def _select(
+    config: PipelineConfig, log: Path, model: str, client: Client, num: int, folder: Path, job: SelectionJob
+) -> None:
     try:
         from components.image_example_gen.errors import DatasetError
         from pipeline.labeling import candidates, predictors, selected_images
@@ -178,7 +180,7 @@ def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder:
             predictor = predictors.ServedModel(client)
             result = selected_images.select(
                 config,
-                candidates.source_of(str(log)),
+                candidates.source_of(str(log), model),
                 predictor,
                 num,
                 folder,
@@ -200,7 +202,7 @@ def _select(config: PipelineConfig, log: Path, client: Client, num: int, folder:
             )
             for image in result.images
         )
-        Selection(files=tuple(result.files), model=predictor.description, images=images).write(str(folder))
+        Selection(files=result.files.for_labels, model=predictor.description, images=images).write(str(folder))
     except Exception as error:
         logging.getLogger(__name__).exception("The selection from the request log failed.")
         job.error = getattr(error, "message", None) or str(error)

@@ -108,7 +108,7 @@ class LogReader:
                         continue
                     for record in _joined(self._requests(file)):
                         if self._since <= record.time < self._until:
-                            yield replace(record, feedback=_feedback_of(feedback, record.request_id))
+                            yield replace(record, feedback=_feedback_of(feedback, record))
 
     def _requests(self, file: BinaryIO) -> Iterator[LoggedRequest]:
         for data in self._records(file):
@@ -135,20 +135,20 @@ class LogReader:
         """Reads all feedback into a temporary database."""
         # One thread at a time iterates, but not always the same: TensorFlow runs generators in threads of a pool.
         database = sqlite3.connect("", check_same_thread=False)
-        database.execute("CREATE TABLE feedback (request_id TEXT, time REAL, position INTEGER, label TEXT)")
-        database.executemany("INSERT INTO feedback VALUES (?, ?, ?, ?)", self._feedback_rows())
+        database.execute("CREATE TABLE feedback (model TEXT, request_id TEXT, time REAL, position INTEGER, label TEXT)")
+        database.executemany("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", self._feedback_rows())
         database.execute("CREATE INDEX by_request ON feedback (request_id)")
         return database
 
-    def _feedback_rows(self) -> Iterator[tuple[str, float, int, str]]:
+    def _feedback_rows(self) -> Iterator[tuple[str, str, float, int, str]]:
         for path in published(self._prefix, JSON_LINES):
             with _open(path) as file:
                 for line in file or ():
                     try:
                         entry = json.loads(line)
                         yield (
-                            str(entry["request_id"]), float(entry["time"]), int(entry["index"]),
-                            json.dumps(entry["label"]),
+                            str(entry["model"]), str(entry["request_id"]), float(entry["time"]),
+                            int(entry["index"]), json.dumps(entry["label"]),
                         )  # fmt: skip
                     except (ValueError, KeyError, TypeError):
                         self.damaged += 1
@@ -166,11 +166,11 @@ def _open(path: Path) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _feedback_of(database: sqlite3.Connection, request_id: str) -> tuple[Feedback, ...]:
-    query = "SELECT time, position, label FROM feedback WHERE request_id = ? ORDER BY time"
-    return tuple(
-        Feedback(time, index, json.loads(label)) for time, index, label in database.execute(query, [request_id])
-    )
+def _feedback_of(database: sqlite3.Connection, record: LoggedRequest) -> tuple[Feedback, ...]:
+    # A client may give requests to several models one id.
+    query = "SELECT time, position, label FROM feedback WHERE request_id = ? AND model = ? ORDER BY time"
+    rows = database.execute(query, [record.request_id, record.model])
+    return tuple(Feedback(time, index, json.loads(label)) for time, index, label in rows)
 
 
 def _joined(records: Iterator[LoggedRequest]) -> Iterator[LoggedRequest]:

@@ -61,7 +61,8 @@ def project(tmp_path, rng, monkeypatch):
 
     def run(command, *arguments):
         settings = ["--data", f"{tmp_path}/data/day-{{SPAN}}", "--set", f"pipeline.root={tmp_path / 'runs'}"]
-        options = [command, "images", *map(str, arguments), *settings, "--set", "data.spans=all"]
+        settings += ["--set", "data.spans=all", "--set", "serving.model_name=colours"]
+        options = [command, "images", *settings, *map(str, arguments)]
         return CliRunner().invoke(app, options)
 
     run.root, run.model = tmp_path, model
@@ -112,13 +113,13 @@ def project_options():
     return DataOptions(spans="all")
 
 
-def logged(content, request_id, time):
+def logged(content, request_id, time, model="colours"):
     """A record of a request with one image."""
     record = prediction_log_pb2.PredictionLog()
     record.log_metadata.request_origin = request_id
     record.log_metadata.timestamp_secs = time
     request = record.predict_log.request
-    request.model_spec.name = "colours"
+    request.model_spec.name = model
     request.inputs["image_bytes"].dtype = 7  # DT_STRING
     request.inputs["image_bytes"].string_val.append(content)
     request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
@@ -127,16 +128,19 @@ def logged(content, request_id, time):
 
 @pytest.fixture
 def log(project):
-    """A request log with the new images, of which the first one was sent twice; the prefix."""
+    """A request log with the new images, the first one twice, and an image for another model; the prefix."""
     prefix = project.root / "requests" / "colours"
     prefix.parent.mkdir()
     files = sorted((project.root / "new").rglob("*.png"))
     contents = [path.read_bytes() for path in (files[0], *files)]
     records = [logged(content, f"r-{number}", 1000 + number) for number, content in enumerate(contents)]
+    other = io.BytesIO()
+    Image.new("RGB", (16, 16), (120, 120, 120)).save(other, "PNG")
+    records.append(logged(other.getvalue(), "r-1", 1500, "shapes"))  # a client may use an id twice
     name = f"{prefix.name}-20260101T000000000000Z-host-1-0123abcd-000001"
     (prefix.parent / f"{name}.tfrecord").write_bytes(b"".join(records))
-    entry = {"time": 2000.0, "request_id": "r-1", "index": 0, "label": "red"}
-    wrong = {"time": 2000.0, "request_id": "r-2", "index": 0, "label": 3}
+    entry = {"time": 2000.0, "model": "colours", "request_id": "r-1", "index": 0, "label": "red"}
+    wrong = {"time": 2000.0, "model": "colours", "request_id": "r-2", "index": 0, "label": 3}
     (prefix.parent / f"{name}.feedback.jsonl").write_text(f"{json.dumps(entry)}\n{json.dumps(wrong)}\n")
     return prefix
 
@@ -150,7 +154,20 @@ def test_images_of_a_log_keep_their_request(project, log, capfd):
     assert {image["source"] for image in result["images"]} == {"request log"}
     assert all(image["request_id"].startswith("r-") for image in result["images"])
     empty = project("select", "--from", log, "--num", 4, "--output-dir", project.root / "late", "--days", 1)
-    assert empty.exit_code == 2 and "contains no images in this time" in empty.output
+    assert empty.exit_code == 2 and "contains no images for the model colours in this time" in empty.output
+
+
+def test_images_of_other_models_in_a_log_are_not_selected(project, log, capfd):
+    arguments = ["--from", log, "--num", 40, "--novel-share", 1, "--json"]
+    done = project("select", *arguments, "--output-dir", project.root / "colours")
+    assert done.exit_code == 0, done.output
+    assert json.loads(capfd.readouterr().out)["candidates"] == 18
+    done = project("select", *arguments, "--output-dir", project.root / "shapes", "--set", "serving.model_name=shapes")
+    assert done.exit_code == 0, done.output
+    (image,) = json.loads(capfd.readouterr().out)["images"]
+    assert image["request_id"] == "r-1"
+    done = project("select", *arguments, "--output-dir", project.root / "dots", "--set", "serving.model_name=dots")
+    assert done.exit_code == 2 and "for the model dots, only requests to colours, shapes" in done.output
 
 
 def test_feedback_is_a_confirmed_label_of_its_image(log):
@@ -177,7 +194,7 @@ def test_feedback_is_read_again_when_there_is_more(log, monkeypatch):
     later.write_bytes(logged(b"", "r-30", 1030))
     assert new.read() is None and sorted(opened) == [".jsonl", ".tfrecord"]
     # Feedback about an image of the first file.
-    entry = {"time": 3000.0, "request_id": "r-3", "index": 0, "label": "blue"}
+    entry = {"time": 3000.0, "model": "colours", "request_id": "r-3", "index": 0, "label": "blue"}
     entries.with_name(entries.name.replace("000001", "000002")).write_text(f"{json.dumps(entry)}\n")
     assert len(new.read().images) == 2
     # Requests whose feedback came first.
@@ -194,7 +211,8 @@ def test_the_shadow_comparison_reads_different_images_of_its_model(log):
     every = shadow.newest_images(log, "colours", read_label, 500)
     assert len(every) == len({image.encoded for image in every}) == 18  # the first one was sent twice
     assert [image.label for image in every if image.label] == [{"image/class/text": ["red"]}]
-    assert shadow.newest_images(log, "shapes", read_label, 5) == []
+    assert [image.request_id for image in shadow.newest_images(log, "shapes", read_label, 5)] == ["r-1"]
+    assert shadow.newest_images(log, "dots", read_label, 5) == []
 
 
 def test_a_span_that_is_trained_on_alone_is_noted(project, capfd):

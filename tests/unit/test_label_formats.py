@@ -80,7 +80,7 @@ def test_proposals_of_label_studio_become_labels_only_as_annotations(tmp_path, p
     # A person submits the prediction; another annotation was cancelled.
     task["annotations"] = [{"result": prediction["result"]}, {"was_cancelled": True, "result": []}]
     tasks_file.write_text(json.dumps([task]))
-    assert formats.of_file(tasks_file) is label_studio.FORMAT
+    assert formats.of_file(tasks_file, project) is label_studio.FORMAT
     (annotated,) = label_studio.FORMAT.read(tasks_file, project).images
     assert annotated.name.endswith("images/a.png")
     assert_same(annotated.label, proposal)
@@ -94,7 +94,7 @@ def test_proposals_of_label_studio_become_labels_only_as_annotations(tmp_path, p
 def test_proposals_of_cvat_become_labels_only_if_they_are_confirmed(tmp_path, proposals, kind):
     project, proposal = proposals[kind]
     file, _ = export(cvat.FORMAT, tmp_path, project, proposal)
-    assert formats.of_file(file) is cvat.FORMAT
+    assert formats.of_file(file, project) is cvat.FORMAT
     unchanged = cvat.FORMAT.read(file, project)
     assert unchanged.images == () and "nobody has confirmed" in unchanged.skipped[0][1]
     text = file.read_text()
@@ -229,7 +229,7 @@ def test_an_empty_annotation_is_an_empty_set_and_no_box(tmp_path):
 def test_the_table_takes_classes_and_ignores_proposals(tmp_path, proposals):
     project, proposal = proposals["class"]
     (file,) = export(table.FORMAT, tmp_path, project, proposal)
-    assert formats.of_file(file) is table.FORMAT
+    assert formats.of_file(file, project) is table.FORMAT
     header, row = file.read_text().splitlines()
     assert header.split(",") == list(table.COLUMNS) and row.split(",")[4:6] == ["dog", ""]
     assert table.FORMAT.read(file, project) == ((), (("images/a.png", "no label"),))
@@ -237,8 +237,28 @@ def test_the_table_takes_classes_and_ignores_proposals(tmp_path, proposals):
     assert table.FORMAT.read(file, project).images == (("images/a.png", {features.CLASS_TEXT: ["cat"]}),)
     file.write_text("filename,label\na.png,cat|dog\nb.png,|\n")
     assert [image.label[features.CLASS_TEXT] for image in table.FORMAT.read(file, SETS).images] == [["cat", "dog"], []]
-    with pytest.raises(DatasetError, match="cannot contain masks or boxes"):
-        table.FORMAT.read(file, BOXES)
+    with pytest.raises(DatasetError, match=r"cannot contain masks or boxes. Files that can: .*CVAT"):
+        formats.of_file(file, BOXES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_for_labels_are_those_that_are_read(tmp_path, proposals, kind):
+    project, proposal = proposals[kind]
+    image = ProposedImage("images/a.png", WIDTH, HEIGHT, proposal, request_id="r-1", source="request log")
+    written = formats.export(tmp_path, [image], project)
+    assert set(written.for_labels) <= set(written.names) == {path.name for path in tmp_path.iterdir()}
+    assert (table.TABLE_FILE in written.for_labels) == (kind in ("class", "sets"))
+    # The table without a place for labels still says where an image comes from.
+    header = (tmp_path / table.TABLE_FILE).read_text().splitlines()[0].split(",")
+    assert ("label" in header) == (kind in ("class", "sets"))
+    assert table.origins(tmp_path) == {"images/a.png": ("r-1", "request log")}
+    read = [formats.of_file(tmp_path / name, project).name for name in written.for_labels if is_read(tmp_path / name)]
+    assert sorted(read) == [entry.name for entry in formats.of_project(project)]
+
+
+def is_read(path):
+    """Whether it is a file with annotations; the others configure the labelling program."""
+    return any(formats.get(name).is_one(path.name, path.read_bytes()) for name in formats.names())
 
 
 def test_images_are_found_and_keep_their_origin(tmp_path, proposals):
@@ -265,4 +285,4 @@ def test_files_of_other_programs_are_refused(tmp_path):
     for name, content in (("a.json", "{}"), ("a.xml", "<annotation/>"), ("a.csv", "x,y\n")):
         (tmp_path / name).write_text(content)
         with pytest.raises(DatasetError, match="Label Studio"):
-            formats.of_file(tmp_path / name)
+            formats.of_file(tmp_path / name, CLASS)

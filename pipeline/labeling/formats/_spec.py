@@ -107,6 +107,7 @@ class LabelFormat:
         pre-annotations; returns their names.
       read: (path, project) → the annotations of people. Predictions are never among them. Raises DatasetError if the
         file is damaged.
+      has_labels_of: project → whether its files can contain the labels of a project.
     """
 
     name: str
@@ -114,3 +115,4 @@ class LabelFormat:
     is_one: Callable[[str, bytes], bool]
     export: Callable[[Path, Sequence[ProposedImage], LabelProject], list[str]]
     read: Callable[[Path, LabelProject], Annotations]
+    has_labels_of: Callable[[LabelProject], bool] = lambda project: True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.image_example_gen import tables
-from components.image_example_gen.errors import DatasetError, UnusableImageError
+from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.label_sets import SEPARATOR, split
 from pipeline.labeling.confirmed import Label
 from pipeline.labeling.formats import _regions
@@ -19,14 +19,21 @@ FILENAME, LABEL, REQUEST_ID, SOURCE = "filename", "label", "request_id", "source
 COLUMNS = (FILENAME, "reason", "uncertainty", "novelty", "proposed_label", LABEL, REQUEST_ID, SOURCE)
 
 
+def _has_labels_of(project: LabelProject) -> bool:
+    return not project.has_boxes and not project.has_masks
+
+
 def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> list[str]:
+    # Also without labels: the table says why an image was chosen, and where it comes from.
+    columns = [name for name in COLUMNS if name != LABEL or _has_labels_of(project)]
     with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
         for image in images:
             scores = f"{image.uncertainty:.4f}", f"{image.novelty:.4f}"
             proposal = describe(image.proposal) if image.proposal is not None else ""
-            writer.writerow([image.path, image.reason, *scores, proposal, "", image.request_id, image.source])
+            row = (image.path, image.reason, *scores, proposal, "", image.request_id, image.source)
+            writer.writerow(dict(zip(COLUMNS, row, strict=True)))
     return [TABLE_FILE]
 
 
@@ -43,8 +50,6 @@ def _is_one(name: str, head: bytes) -> bool:
 
 def _read(path: Path, project: LabelProject) -> Annotations:
     table = tables.read(str(path.absolute()))
-    if project.has_boxes or project.has_masks:
-        raise DatasetError(f"{path}: a table cannot contain masks or boxes. Label the images with a labelling program.")
     images, skipped = list[Annotated](), list[tuple[str, str]]()
     for row in table.rows:
         name, text = row.values[FILENAME], row.values[LABEL]
@@ -75,4 +80,5 @@ FORMAT = LabelFormat(
     is_one=_is_one,
     export=_export,
     read=_read,
+    has_labels_of=_has_labels_of,
 )
