@@ -1249,15 +1249,15 @@ def test_suspicious_labels_are_shown_with_their_images(sources_of):
     )
     suspects = tuple(
         Suspect(filename=name, label="cat", reason="label issue", score=score, proposed_label="dog")
-        for name, score in ((NASTY_FILE, 0.99), ("b.png", 0.9))
+        for name, score in ((NASTY_FILE, 0.99), ("second.png", 0.9))
     )
-    suspects += (Suspect(filename="b.png", label="cat", reason="outlier", score=0.5),)
+    suspects += (Suspect(filename="second.png", label="cat", reason="outlier", score=0.5),)
     suspects += tuple(Suspect(filename=f"{n}.png", label="cat", reason="outlier", score=0.1) for n in range(20))
     audited = Document(render(sources_of(audit=Audit(summary, suspects, {NASTY_FILE: buffer.getvalue()}))))
     assert "Labels to review" in audited.text and "agrees with 90.0% of the labels" in audited.text
     assert "proposed dog" in audited.text and NASTY_FILE in audited.text and "cat and dog" in audited.text
     assert f"{NASTY_FILE}, label cat" in [image["alt"] for image in audited.attributes("img")]
     # Every image has one card, with all its reasons.
-    assert audited.text.count("b.png") == 1 and "label issue, outlier, 0.9000" in audited.text
+    assert audited.text.count("second.png") == 1 and "label issue, outlier, 0.9000" in audited.text
     assert "9.png" in audited.text and "10.png" not in audited.text  # twelve cards
     assert "Labels to review" not in Document(render(sources_of())).text
