@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Of the training images, whose mean distance to an image is compared.
+_NEAREST = 5
+_MOST_PAIRS = 4_000_000  # in memory at a time
 # Larger embeddings are projected: their distances, and so the tests, hardly change.
 MAX_DIMENSIONS = 1024
 _PROJECTION_SEED = 22
@@ -37,6 +40,7 @@ class MonitoredImages:
       predictions: Predictions.
       quality: float32 [N], range [0, 1]: agreement with the ground truth; NaN where that is not known.
       labels: Class names in the ground truth of every image, for slices; empty if it is not known or has none.
+      distances: float32 [N], from `distances`: how far the embeddings are from those of training images.
     """
 
     statistics: np.ndarray | None
@@ -44,6 +48,7 @@ class MonitoredImages:
     predictions: MonitoredPredictions
     quality: np.ndarray
     labels: Sequence[tuple[str, ...]]
+    distances: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.predictions.scores)
@@ -63,3 +68,25 @@ def stored_embeddings(embeddings: np.ndarray) -> np.ndarray:
         matrix = random.standard_normal((dimensions, MAX_DIMENSIONS), np.float32)
         values = values @ matrix / np.float32(np.sqrt(MAX_DIMENSIONS))
     return values.astype(np.float16).astype(np.float32)
+
+
+def distances(embeddings: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Returns the mean Euclidean distance of every image to its 5 nearest training images, float32 [N].
+
+    Args:
+      embeddings: float32 [N, D]; the distance of one with NaN is NaN.
+      training: float32 [T, D], of the training images, at least one. No image of the test split is near one of them
+        because it shows the same scene: duplicates and groups stay in one split.
+
+    Reference: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors,
+    https://arxiv.org/abs/2204.06507.
+    """
+    nearest, found = min(_NEAREST, len(training)), np.zeros(len(embeddings), np.float32)
+    squares = np.einsum("ij,ij->i", training, training)
+    step = max(1, _MOST_PAIRS // len(training))
+    for start in range(0, len(embeddings), step):
+        rows = embeddings[start : start + step]
+        squared = np.einsum("ij,ij->i", rows, rows)[:, np.newaxis] + squares - 2.0 * rows @ training.T
+        smallest = np.partition(squared, nearest - 1, axis=1)[:, :nearest]
+        found[start : start + step] = np.sqrt(np.maximum(smallest, 0.0)).mean(axis=1)
+    return found

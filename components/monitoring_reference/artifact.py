@@ -15,6 +15,7 @@ from trainer_module import image_statistics, locations
 from trainer_module.monitored import MonitoredImages, MonitoredPredictions
 
 ARRAYS_FILE = "reference.npz"
+_TRAINING = "training"
 # Int property of the artifact: the pushed version; absent if no model was pushed.
 VERSION = "version"
 
@@ -53,10 +54,12 @@ class Reference:
     Attributes:
       summary: The version, the task and the split.
       images: The images, without their pixels and names.
+      training: Embeddings of training images, float32 [T, D]; None in references of earlier versions.
     """
 
     summary: ReferenceSummary
     images: MonitoredImages
+    training: np.ndarray | None = None
 
     @classmethod
     def read(cls, uri: str) -> Self:
@@ -69,7 +72,9 @@ class Reference:
         summary, path = ReferenceSummary.read(uri), locations.join(uri, ARRAYS_FILE)
         try:
             with np.load(io.BytesIO(locations.read(path)), allow_pickle=False) as arrays:
-                return cls(summary, _images({name: arrays[name] for name in arrays.files}))
+                known = {name: arrays[name] for name in arrays.files}
+            training = known.get(_TRAINING)
+            return cls(summary, _images(known), None if training is None else training.astype(np.float32))
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise IncompatibleArtifactError(
                 f"{path} cannot be read: {error}. Run the pipeline again to write a new one."
@@ -83,7 +88,8 @@ class Reference:
         """
         locations.file_system(uri).makedirs(uri)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **_arrays(self.images))
+        training: dict[str, Any] = {} if self.training is None else {_TRAINING: self.training.astype(np.float16)}
+        np.savez_compressed(buffer, **_arrays(self.images), **training)
         locations.write(locations.join(uri, ARRAYS_FILE), buffer.getvalue())
         self.summary.write(uri)
 
@@ -101,6 +107,8 @@ def _arrays(images: MonitoredImages) -> dict[str, Any]:
     }
     if images.predictions.confidence is not None:
         arrays["confidence"] = images.predictions.confidence
+    if images.distances is not None:
+        arrays["distances"] = images.distances
     return arrays
 
 
@@ -113,4 +121,5 @@ def _images(arrays: dict[str, np.ndarray]) -> MonitoredImages:
         predictions=MonitoredPredictions(arrays["scores"], arrays["class_ids"], arrays.get("confidence")),
         quality=arrays["quality"],
         labels=[tuple(json.loads(names)) for names in arrays["labels"].tolist()],
+        distances=arrays.get("distances"),
     )

@@ -36,7 +36,7 @@ class MonitoringReference(specs.PlainComponent, base_component.BaseComponent):
       pushed_model: Pusher's; its properties contain the version.
       split: The evaluated split.
       source_hash: Hash of the code behind this node; an edit runs the node again.
-      max_images: Largest number of images.
+      max_images: Largest number of images, and of training images.
 
     Outputs:
       reference: The files of `components.monitoring_reference.artifact`; none if no model was pushed.

@@ -1,7 +1,8 @@
-"""MonitoringReference's executor: reads the test split, runs the model on it, writes the reference."""
+"""MonitoringReference's executor: runs the model on the test split and on training images, writes the reference."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,8 @@ from components import records
 from components.artifacts import Artifacts
 from components.monitoring_reference import measured
 from components.monitoring_reference.artifact import VERSION, Reference, ReferenceSummary
-from trainer_module import stored_options
+from trainer_module import features, stored_options
+from trainer_module.monitored import distances
 from trainer_module.session_model import SessionModel
 
 _SEED = 22
@@ -44,6 +46,11 @@ class Executor(base_executor.BaseExecutor):
         chosen = _chosen(_count(examples, split), exec_properties["max_images"])
         model = SessionModel(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])))
         images = measured.measure(model, options, _batches(examples, split, chosen))
+        num_train = _count(examples, features.TRAIN)
+        train = _batches(examples, features.TRAIN, _chosen(num_train, exec_properties["max_images"]))
+        training = measured.embeddings(model, train)
+        assert images.embeddings is not None
+        images = dataclasses.replace(images, distances=distances(images.embeddings, training))
         summary = ReferenceSummary(
             version=version,
             task=options.task.name,
@@ -55,7 +62,7 @@ class Executor(base_executor.BaseExecutor):
             split_images=len(chosen),
         )
         output = artifact_utils.get_single_instance(output_dict["reference"])
-        Reference(summary, images).write(output.uri)
+        Reference(summary, images, training).write(output.uri)
         output.set_int_custom_property(VERSION, version)
 
 

@@ -57,17 +57,31 @@ def measure(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequ
     )
 
 
+def embeddings(model: SessionModel, batches: Iterable[Sequence[Features]]) -> np.ndarray:
+    """Computes the embeddings of images as a reference stores them, float32 [N, D]; N is at least 1."""
+    return stored_embeddings(
+        np.concatenate([_embeddings(model, [_encoded(each) for each in batch]) for batch in batches])
+    )
+
+
+def _encoded(example: Features) -> bytes:
+    return bytes(example[features.IMAGE_ENCODED].bytes_list.value[0])
+
+
+def _embeddings(model: SessionModel, encoded: Sequence[bytes]) -> np.ndarray:
+    return np.asarray(model.run_on(features.EMBED, list(encoded))["embedding"])
+
+
 def _measured(model: SessionModel, options: TrainerOptions, batches: Iterable[Sequence[Features]]) -> Iterator[_Batch]:
     task = tasks.get(options.task.name)
     monitoring = task.monitoring
     window = Window(*options.window)
     with ThreadPoolExecutor() as pool:
         for batch in batches:
-            encoded = [bytes(each[features.IMAGE_ENCODED].bytes_list.value[0]) for each in batch]
+            encoded = [_encoded(each) for each in batch]
             # Pillow decodes in other threads while the model runs.
             statistics = pool.map(lambda file: image_statistics.measure(file, window), encoded)
             outputs = model.run_on(features.SERVING_DEFAULT, encoded, monitoring.outputs)
-            embeddings = model.run_on(features.EMBED, encoded)["embedding"]
             labels = [monitoring.ground_truth(task.raw_label(each)) for each in batch]
             quality = [
                 monitoring.quality(outputs, index, label, options.classes, options.ignore_id)
@@ -75,7 +89,7 @@ def _measured(model: SessionModel, options: TrainerOptions, batches: Iterable[Se
             ]
             yield _Batch(
                 np.stack(list(statistics)),
-                stored_embeddings(embeddings),
+                stored_embeddings(_embeddings(model, encoded)),
                 monitoring.predictions(outputs, len(options.classes)),
                 np.array(quality, np.float32),
                 [monitoring.label_classes(label) for label in labels],

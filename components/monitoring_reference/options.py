@@ -19,7 +19,8 @@ class MonitoringOptions(Section):
         default=2000,
         ge=100,
         le=20_000,
-        description="Largest number of images of the test split in the reference; a random sample of larger splits.",
+        description="Largest number of images of the test split in the reference, and of training images with which "
+        "embeddings are compared; a random sample of larger splits.",
     )
     window: int = Field(
         default=500, ge=20, le=100_000, description="Number of images in a window: the newest ones in the request log."

@@ -19,7 +19,7 @@ from serving.monitor.window import LogWindow, WindowOptions
 from trainer_module import image_statistics, model_versions, tasks
 from trainer_module.locations import join
 from trainer_module.model_input import Window
-from trainer_module.monitored import MonitoredImages, stored_embeddings
+from trainer_module.monitored import MonitoredImages, distances, stored_embeddings
 from trainer_module.tasks import Monitoring
 
 
@@ -125,13 +125,16 @@ class Monitor:
         summary, files, outputs = self._reference.summary, logged.files(), logged.outputs()
         labels, values, notes = self._qualities(outputs, [image.label for image in logged.images])
         embeddings = logged.embeddings() if files is None else self._embedded(files)
+        embeddings = None if embeddings is None else stored_embeddings(embeddings)
+        training = self._reference.training
         return (
             MonitoredImages(
                 statistics=image_statistics.measure_all(files, Window(*summary.window)) if files else None,
-                embeddings=None if embeddings is None else stored_embeddings(embeddings),
+                embeddings=embeddings,
                 predictions=self._monitoring.predictions(outputs, len(summary.classes)),
                 quality=values,
                 labels=labels,
+                distances=None if embeddings is None or training is None else distances(embeddings, training),
             ),
             notes,
         )

@@ -26,7 +26,9 @@ from trainer_module.monitored import MonitoredImages
 # more digits, and drift often moves them first.
 _NEAR_ZERO, _NEAR_ONE = 1e-12, 1.0 - 1e-5
 # The permutation test must be able to reach its level by a few permutations.
-_PERMUTATIONS_AT_LEVEL = 5
+_PERMUTATIONS_AT_LEVEL = 3
+# Of the distances to the training images. Images of an unknown class are a small part of a window, and above it.
+_FAR = 0.98
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,19 @@ def _embeddings(
         raise _NotTested(f"the log contains only {len(second):,} embeddings.")
     if first.shape[1] != second.shape[1]:
         raise _NotTested(f"they have {second.shape[1]} dimensions instead of {first.shape[1]}.")
-    permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * len(get_args(Kind)) / false_alarm_rate)
+    distances = [] if reference.distances is None or window.distances is None else [_distances(reference, window)]
+    tests = len(get_args(Kind)) * (1 + len(distances))
+    permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * tests / false_alarm_rate)
     result = two_sample.maximum_mean_discrepancy(first, second, permutations, seed)
-    return [Comparison("embeddings", "", "maximum mean discrepancy", result)]
+    return [Comparison("embeddings", "", "maximum mean discrepancy", result), *distances]
+
+
+def _distances(reference: MonitoredImages, window: MonitoredImages) -> Comparison:
+    assert reference.distances is not None and window.distances is not None
+    first, second = (values[~np.isnan(values)] for values in (reference.distances, window.distances))
+    result = two_sample.exceedances(first, second, _FAR)
+    name, method = "distance to training images", f"Fisher, above the {_FAR:.0%} quantile"
+    return Comparison("embeddings", name, method, result, float(first.mean()), float(second.mean()))
 
 
 def _outputs(reference: MonitoredImages, window: MonitoredImages, classes: Sequence[str]) -> Iterator[Comparison]:

@@ -54,6 +54,24 @@ def chi_squared(reference: np.ndarray, window: np.ndarray, num_classes: int) -> 
     return TwoSampleTest(float(result.statistic), float(result.pvalue))
 
 
+def exceedances(reference: np.ndarray, window: np.ndarray, quantile: float) -> TwoSampleTest:
+    """Tests whether more numbers of the window, float [M], are above a quantile of the reference, float [N].
+
+    Few values that are much larger hardly move a distribution, and the tests of whole distributions miss them. The
+    statistic is the difference of the shares above the quantile.
+
+    Reference: Fisher's exact test, one-sided; with a quantile of the reference it is the exact test on exceedances of
+    Nelson 1963, https://doi.org/10.1080/00401706.1963.10490097 (precedence life test).
+    """
+    from scipy import stats
+
+    bound = np.quantile(reference, quantile)
+    above = [int((values > bound).sum()) for values in (window, reference)]
+    table = [[number, len(values) - number] for number, values in zip(above, (window, reference), strict=True)]
+    difference = above[0] / len(window) - above[1] / len(reference)
+    return TwoSampleTest(difference, float(stats.fisher_exact(table, alternative="greater").pvalue))
+
+
 def maximum_mean_discrepancy(
     reference: np.ndarray, window: np.ndarray, permutations: int, seed: int = 0
 ) -> TwoSampleTest:

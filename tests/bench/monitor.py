@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from serving.monitor import drift
 from trainer_module import embedding, image_statistics
 from trainer_module.model_input import Geometry
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, stored_embeddings
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, distances, stored_embeddings
 
 IMAGE_SIZE = 96
 COST = 0.05
@@ -148,6 +148,7 @@ class Model:
         rows = np.isin(train.labels, known)
         self.known = known
         self.classifier = LogisticRegression(C=1.0, max_iter=200).fit(train.vectors[rows], train.labels[rows])
+        self.training = stored(train.vectors[rows][:NUM_REFERENCE])
 
     def accuracy(self, part: Part) -> float:
         """Returns the share of correct predictions; images of unknown classes are errors."""
@@ -156,15 +157,21 @@ class Model:
     def monitored(self, part: Part) -> MonitoredImages:
         """Returns what monitoring sees."""
         scores = self.classifier.predict_proba(part.vectors).astype(np.float32)
-        unit = part.vectors / np.linalg.norm(part.vectors, axis=1, keepdims=True)
+        vectors = stored(part.vectors)
         correct = self.classifier.predict(part.vectors) == part.labels
         return MonitoredImages(
             part.statistics,
-            stored_embeddings(unit),
+            vectors,
             MonitoredPredictions(scores, scores.argmax(axis=1), scores.max(axis=1)),
             correct.astype(np.float32),
             [()] * len(part.labels),
+            distances(vectors, self.training),
         )
+
+
+def stored(vectors: np.ndarray) -> np.ndarray:
+    """Returns embeddings as a reference stores them."""
+    return stored_embeddings(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def rows_of(images: MonitoredImages, chosen: np.ndarray) -> MonitoredImages:
@@ -174,8 +181,9 @@ def rows_of(images: MonitoredImages, chosen: np.ndarray) -> MonitoredImages:
         images.predictions.scores[chosen], images.predictions.class_ids[chosen], images.predictions.confidence[chosen]
     )
     unknown = np.full(len(chosen), np.nan, np.float32)
+    far = None if images.distances is None else images.distances[chosen]
     return MonitoredImages(
-        images.statistics[chosen], images.embeddings[chosen], predictions, unknown, [()] * len(chosen)
+        images.statistics[chosen], images.embeddings[chosen], predictions, unknown, [()] * len(chosen), far
     )
 
 

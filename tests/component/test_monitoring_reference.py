@@ -11,6 +11,7 @@ import components
 from components.monitoring_reference import executor
 from components.monitoring_reference.artifact import Reference
 from trainer_module import embedding, features, image_statistics
+from trainer_module.monitored import distances
 
 
 @pytest.fixture
@@ -29,12 +30,13 @@ def stored(tiny_model, tmp_path):
         (tmp_path / "model_run").mkdir()
         (tmp_path / "model_run" / features.OPTIONS_FILE).write_text(tiny_model.options.model_dump_json())
         inputs["examples"].uri, inputs["examples"].split_names = str(tmp_path / "examples"), '["train", "test"]'
-        folder = tmp_path / "examples" / "Split-test"
-        folder.mkdir(parents=True)
-        for shard in range(2):
-            with tf.io.TFRecordWriter(str(folder / f"data-{shard:05d}-of-00002")) as writer:
-                for record in tiny_model.examples[6 * shard : 6 * shard + 6]:
-                    writer.write(record)
+        for split, num in (("test", 12), ("train", 8)):
+            folder = tmp_path / "examples" / f"Split-{split}"
+            folder.mkdir(parents=True)
+            for shard in range(2):
+                with tf.io.TFRecordWriter(str(folder / f"data-{shard:05d}-of-00002")) as writer:
+                    for record in tiny_model.examples[:num][num // 2 * shard : num // 2 * (shard + 1)]:
+                        writer.write(record)
         inputs["pushed_model"].set_int_custom_property("pushed", int(pushed))
         if pushed:
             inputs["pushed_model"].set_string_custom_property("pushed_version", "1700000000")
@@ -67,11 +69,13 @@ def test_the_reference_is_what_the_pushed_version_predicts(stored, tiny_model, t
     np.testing.assert_array_equal(images.statistics, image_statistics.measure_all(tiny_model.image_bytes))
     embed = embedding.from_saved_model(tiny_model.serving_dir)
     np.testing.assert_allclose(images.embeddings, embed(tiny_model.image_bytes), atol=1e-3)
+    np.testing.assert_allclose(reference.training, embed(tiny_model.image_bytes[:8]), atol=1e-3)
+    np.testing.assert_allclose(images.distances, distances(images.embeddings, reference.training), atol=1e-3)
 
 
 def test_larger_splits_are_sampled(stored, tiny_model):
-    summary = Reference.read(stored(max_images=5).uri).summary
-    assert (summary.images, summary.split_images) == (5, 12)
+    reference = Reference.read(stored(max_images=5).uri)
+    assert (reference.summary.images, reference.summary.split_images, len(reference.training)) == (5, 12, 5)
 
 
 def test_without_a_push_there_is_no_reference(stored):

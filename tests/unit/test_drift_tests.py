@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from serving.monitor import drift, quality, two_sample
-from trainer_module import image_statistics
+from trainer_module import image_statistics, monitored
 from trainer_module.monitored import MAX_DIMENSIONS, MonitoredImages, MonitoredPredictions, stored_embeddings
 
 CLASSES = ("cat", "dog", "owl")
@@ -91,6 +91,33 @@ def test_no_predicted_class_is_a_class(rng):
     assert two_sample.chi_squared(reference, window, 1).p_value < 1e-6
 
 
+def test_exceedances_are_exact(rng):
+    # By counting: of all orders of 3 + 2 values, those with as many values of the window above the reference's median.
+    reference, window = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0])
+    orders = list(itertools.combinations(range(5), 2))  # ranks of the window
+    expected = sum(set(ranks) <= {2, 3, 4} for ranks in orders) / len(orders)
+    assert two_sample.exceedances(reference, window, 0.5).p_value == pytest.approx(expected)
+    assert two_sample.exceedances(reference, window, 0.5).statistic == pytest.approx(1.0 - 1 / 3)
+    clean = [two_sample.exceedances(rng.normal(size=400), rng.normal(size=300), 0.98).p_value for _ in range(2000)]
+    assert [np.mean(np.array(clean) <= level) <= 1.3 * level for level in (0.05, 0.01)] == [True, True]
+    assert two_sample.exceedances(np.ones(50), np.ones(40), 0.98).p_value == 1.0
+    # One-sided: smaller values are no reason.
+    assert two_sample.exceedances(rng.normal(size=400), rng.normal(-3.0, size=300), 0.9).p_value > 0.99
+
+
+def test_distances_are_those_of_the_nearest_images(rng, monkeypatch):
+    vectors, training = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
+    pairs = np.sort(np.linalg.norm(vectors[:, np.newaxis] - training, axis=-1), axis=1)
+    monkeypatch.setattr(monitored, "_MOST_PAIRS", 50)  # two rows at a time
+    vectors_and_none = np.concatenate([vectors, np.full((1, 3), np.nan, np.float32)])
+    measured = monitored.distances(vectors_and_none, training)
+    np.testing.assert_allclose(measured[:7], pairs[:, :5].mean(axis=1), rtol=1e-4)
+    assert np.isnan(measured[7])
+    np.testing.assert_allclose(monitored.distances(vectors, training[:2]), [
+        np.linalg.norm(row - training[:2], axis=1).mean() for row in vectors
+    ], rtol=1e-4)  # fmt: skip
+
+
 # === All tests of a window ===
 
 
@@ -101,6 +128,25 @@ def test_clean_windows_raise_few_alarms_and_drift_always_does(rng):
     for seed in range(5):
         drifted = all_tests(reference, images(rng, 150, shift=1.0), seed)
         assert {"inputs", "embeddings", "outputs"} <= {test.kind for test in drifted if test.drift}
+
+
+def test_a_few_images_of_an_unknown_class_are_drift(rng):
+    training = stored_embeddings(rng.normal(size=(500, 8)))
+
+    def with_distances(side):
+        return dataclasses.replace(side, distances=monitored.distances(side.embeddings, training))
+
+    def drifted(reference, window):
+        tests = all_tests(with_distances(reference), with_distances(window))
+        return [test for test in tests if test.kind == "embeddings" and test.drift]
+
+    reference, window = images(rng, 800), images(rng, 300)
+    assert drifted(reference, window) == []
+    window.embeddings[:18] += 3.0 * np.eye(8, dtype=np.float32)[rng.integers(0, 8, 18)]
+    (found,) = drifted(reference, window)
+    assert found.name == "distance to training images" and found.window > found.reference > 0.0
+    # A reference of an earlier version has no embeddings of training images.
+    assert [test.name for test in all_tests(reference, with_distances(window)) if test.kind == "embeddings"] == [""]
 
 
 def test_only_what_moves_is_drift(rng):

@@ -11,7 +11,7 @@ from components.stored import IncompatibleArtifactError
 from serving.monitor import result as results
 from serving.monitor.result import DriftTest, MonitorResult, ResultError, Window
 from trainer_module import image_statistics
-from trainer_module.monitored import MonitoredImages, MonitoredPredictions, stored_embeddings
+from trainer_module.monitored import MonitoredImages, MonitoredPredictions, distances, stored_embeddings
 
 
 def result_of(alarm=True, version=7):
@@ -65,14 +65,17 @@ def reference(rng):
         version=7, task="classification", classes=("ä", "b", "c"), ignore_id=None, window=(0, 65535), split="test",
         images=num, split_images=40,
     )  # fmt: skip
-    return Reference(summary, images)
+    training = stored_embeddings(rng.normal(size=(12, 5)))
+    images = dataclasses.replace(images, distances=distances(images.embeddings, training))
+    return Reference(summary, images, training)
 
 
 def test_a_reference_is_read_as_it_was_written(reference, tmp_path):
     reference.write(str(tmp_path / "reference"))
     read = Reference.read(str(tmp_path / "reference"))
     assert read.summary == reference.summary and list(read.images.labels) == list(reference.images.labels)
-    for name in ("statistics", "embeddings", "quality"):
+    np.testing.assert_array_equal(read.training, reference.training)
+    for name in ("statistics", "embeddings", "quality", "distances"):
         np.testing.assert_array_equal(getattr(read.images, name), getattr(reference.images, name))
     for first, second in zip(read.images.predictions, reference.images.predictions, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -84,6 +87,13 @@ def test_a_reference_without_confidence(reference, tmp_path):
         str(tmp_path)
     )
     assert Reference.read(str(tmp_path)).images.predictions.confidence is None
+
+
+def test_a_reference_of_an_earlier_version_has_no_training_images(reference, tmp_path):
+    earlier = dataclasses.replace(reference.images, distances=None)
+    Reference(reference.summary, earlier).write(str(tmp_path))
+    read = Reference.read(str(tmp_path))
+    assert read.training is None and read.images.distances is None
 
 
 def test_a_reference_of_another_version_is_refused(reference, tmp_path, monkeypatch):
