@@ -81,12 +81,12 @@ def distances(embeddings: np.ndarray, training: np.ndarray) -> np.ndarray:
     Reference: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors,
     https://arxiv.org/abs/2204.06507.
     """
-    nearest, found = min(_NEAREST, len(training)), np.zeros(len(embeddings), np.float32)
+    nearest, means = min(_NEAREST, len(training)), np.zeros(len(embeddings), np.float32)
     squares = np.einsum("ij,ij->i", training, training)
     step = max(1, _MOST_PAIRS // len(training))
     for start in range(0, len(embeddings), step):
         rows = embeddings[start : start + step]
         squared = np.einsum("ij,ij->i", rows, rows)[:, np.newaxis] + squares - 2.0 * rows @ training.T
         smallest = np.partition(squared, nearest - 1, axis=1)[:, :nearest]
-        found[start : start + step] = np.sqrt(np.maximum(smallest, 0.0)).mean(axis=1)
-    return found
+        means[start : start + step] = np.sqrt(np.maximum(smallest, 0.0)).mean(axis=1)
+    return means

@@ -143,8 +143,8 @@ def test_a_few_images_of_an_unknown_class_are_drift(rng):
     reference, window = images(rng, 800), images(rng, 300)
     assert drifted(reference, window) == []
     window.embeddings[:18] += 3.0 * np.eye(8, dtype=np.float32)[rng.integers(0, 8, 18)]
-    (found,) = drifted(reference, window)
-    assert found.name == "distance to training images" and found.window > found.reference > 0.0
+    (test,) = drifted(reference, window)
+    assert test.name == "distance to training images" and test.window > test.reference > 0.0
     # A reference of an earlier version has no embeddings of training images.
     assert [test.name for test in all_tests(reference, with_distances(window)) if test.kind == "embeddings"] == [""]
 
