@@ -144,10 +144,9 @@ class WriteSplits:
         work = self._folder.read(shards.SPLITS, number)
         with contextlib.ExitStack() as stack:
             path = self._folder.path(shards.EXAMPLES, number)
-            frames = _Frames(stack.enter_context(tf.io.gfile.GFile(path, "rb")))
-            targets: dict[str, Any] = {}
-            for split in work["splits"]:
-                frame = frames.next()
+            frames = _frames(stack.enter_context(tf.io.gfile.GFile(path, "rb")))
+            targets: dict[str, _Blocks] = {}
+            for split, frame in zip(work["splits"], frames, strict=False):
                 if not split:
                     continue
                 if split not in targets:
@@ -158,27 +157,20 @@ class WriteSplits:
                 targets[split].append(frame)
 
 
-class _Frames:
-    """The frames of a TFRecord file, read in blocks: a call of the file system takes longer than a small frame."""
+def _frames(file: Any) -> Iterator[bytes]:
+    """Reads the frames of a TFRecord file in blocks: a call of the file system takes longer than a small frame.
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._block = b""
-        self._start = 0
-
-    def next(self) -> bytes:
-        self._fill(_FRAME_HEAD.size)
-        length, _ = _FRAME_HEAD.unpack_from(self._block, self._start)
-        size = _FRAME_HEAD.size + length + _FRAME_TAIL
-        self._fill(size)
-        self._start += size
-        return self._block[self._start - size : self._start]
-
-    def _fill(self, size: int) -> None:
-        """Reads until so many bytes are in the block; a frame that is incomplete is left as it is."""
-        if len(self._block) - self._start < size:
-            self._block = self._block[self._start :] + self._file.read(max(size, _BLOCK_BYTES))
-            self._start = 0
+    It does not end: as many frames are taken as the file has.
+    """
+    block, start = b"", 0
+    while True:
+        if len(block) - start < _FRAME_HEAD.size:
+            block, start = block[start:] + file.read(_BLOCK_BYTES), 0
+        size = _FRAME_HEAD.size + _FRAME_HEAD.unpack_from(block, start)[0] + _FRAME_TAIL
+        if len(block) - start < size:
+            block, start = block[start:] + file.read(max(size, _BLOCK_BYTES)), 0
+        yield block[start : start + size]
+        start += size
 
 
 class _Blocks:

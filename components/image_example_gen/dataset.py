@@ -386,7 +386,13 @@ def _advice_for_single(dataset: Dataset) -> str:
 
 
 def _refuse_small_classes(location: str, dataset: Dataset) -> None:
-    counts = Counter(name for entry in dataset.entries for name in entry.classes)
+    counts: Counter[str] = Counter()
+    trained: set[str] = set()
+    for entry in dataset.entries:
+        names = entry.classes
+        counts.update(names)
+        if entry.split in ("", features.TRAIN):
+            trained.update(names)
     nested = [file.path for file in dataset.refused if file.reason == NESTED]
     if nested and not all(counts[name] for name in dataset.classes):
         raise DatasetError(
@@ -405,7 +411,6 @@ def _refuse_small_classes(location: str, dataset: Dataset) -> None:
             f"{location}: only one image of class {listed(single, _MOST_NAMES)}. A class needs one to train on and one "
             f"to evaluate. Add images, or {removal}."
         )
-    trained = {name for entry in dataset.entries if entry.split in ("", features.TRAIN) for name in entry.classes}
     if untrained := [name for name in dataset.classes if name not in trained]:
         raise DatasetError(
             f"{location}: no images of class {listed(untrained, _MOST_NAMES)} are in the split `{features.TRAIN}`. Add "

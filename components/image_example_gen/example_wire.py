@@ -6,6 +6,7 @@ Reference: Protocol Buffers, Encoding; tensorflow/core/example/example.proto and
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -30,6 +31,18 @@ def float_feature(name: str, values: Sequence[float]) -> bytes:
     if not values:
         return _entry_prefix(name, _SECOND, 0)
     return _prefix(name, _SECOND, 4 * len(values)) + struct.pack(f"<{len(values)}f", *values)
+
+
+def single_floats(names: tuple[str, ...], values: Iterable[float]) -> bytes:
+    """Serializes features of one float32 each: a call for each would take longer than all of them together."""
+    layout, prefixes = _single_floats(names)
+    return layout.pack(*itertools.chain.from_iterable(zip(prefixes, values, strict=True)))
+
+
+@functools.lru_cache(_MOST_PREFIXES)
+def _single_floats(names: tuple[str, ...]) -> tuple[struct.Struct, list[bytes]]:
+    prefixes = [_prefix(name, _SECOND, 4) for name in names]
+    return struct.Struct("<" + "".join(f"{len(prefix)}sf" for prefix in prefixes)), prefixes
 
 
 def int_feature(name: str, values: Sequence[int]) -> bytes:

@@ -148,11 +148,11 @@ def describe(root: str, paths: list[str]) -> list[File]:
         with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
             return list(pool.map(lambda path: _describe_remote(root, path), paths))
     real_root = os.path.realpath(root)
-    folders = {os.path.dirname(path) for path in paths}
-    outside = {folder for folder in folders if not _is_below(os.path.realpath(join(root, folder)), real_root)}
+    folders = [path.rpartition("/")[0] for path in paths]
+    outside = {folder for folder in set(folders) if not _is_below(os.path.realpath(join(root, folder)), real_root)}
     return [
-        File(path, problem=_OUTSIDE) if os.path.dirname(path) in outside else _describe_local(root, real_root, path)
-        for path in paths
+        File(path, problem=_OUTSIDE) if folder in outside else _describe_local(root, real_root, path)
+        for path, folder in zip(paths, folders, strict=True)
     ]
 
 
@@ -169,7 +169,8 @@ def read(root: str, path: str, most_bytes: int = -1) -> bytes:
     """
     if not is_remote(root):
         try:
-            with open(join(root, path), "rb") as file:
+            # A buffer would cost three system calls, as many as reading a small file.
+            with open(join(root, path), "rb", buffering=0) as file:
                 return file.read(most_bytes)
         except OSError as error:
             raise UnreadableFileError(f"cannot be read: {error.strerror}") from None

@@ -315,7 +315,7 @@ def _filler() -> bytes:
 
 def ignored_orientation(encoded: bytes) -> int:
     """Returns the EXIF orientation of a PNG, 1 to 8: decoders do not apply it. 1 for every other format."""
-    if not encoded.startswith(b"\x89PNG") or b"eXIf" not in encoded[:_MOST_HEADER_BYTES]:
+    if not encoded.startswith(b"\x89PNG") or encoded.find(b"eXIf", 0, _MOST_HEADER_BYTES) < 0:
         return 1
     try:
         with Image.open(io.BytesIO(encoded), formats=["PNG"]) as header:

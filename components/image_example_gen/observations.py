@@ -44,8 +44,10 @@ class Occurrences(NamedTuple):
         return cls(len(listed), tuple(heapq.nsmallest(_MOST_NAMES, listed)))
 
     def __add__(self, other: Occurrences) -> Occurrences:  # type: ignore[override]
-        names = tuple(sorted({*self.names, *other.names})[:_MOST_NAMES])
-        return Occurrences(self.num + other.num, names)
+        num = self.num + other.num
+        if len(self.names) == _MOST_NAMES and other.names and other.names[0] >= self.names[-1]:
+            return Occurrences(num, self.names)
+        return Occurrences(num, tuple(sorted({*self.names, *other.names})[:_MOST_NAMES]))
 
     def __str__(self) -> str:
         """The names, in a message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,9 @@ from trainer_module.model_input import FULL_WINDOW, Window
 
 Label = Mapping[str, Sequence[Value]]
 
+# Serialized features that images have in common; of a few hundred bytes each.
+_MOST_SHARED = 4096
+
 
 def serialize(
     filename: str,
@@ -55,19 +59,17 @@ def serialize(
       sha256: Hex digest of the file as it was read; that of `encoded` by default.
       window: The values that 16-bit images of the dataset use.
     """
+    mean, deviation = properties.mean, properties.deviation
     entries = [
         bytes_feature(features.IMAGE_ENCODED, (encoded,)),
-        bytes_feature(features.IMAGE_FORMAT, (properties.format.encode(),)),
+        _format_feature(properties.format),
         bytes_feature(features.IMAGE_FILENAME, (filename.encode(),)),
         bytes_feature(features.IMAGE_SHA256, ((sha256 or hashlib.sha256(encoded).hexdigest()).encode(),)),
-        int_feature(features.IMAGE_HEIGHT, (properties.height,)),
-        int_feature(features.IMAGE_WIDTH, (properties.width,)),
+        _size_and_slices(properties.height, properties.width, tuple(slices.items())),
+        example_wire.single_floats(
+            _MOMENTS, [moment for channel in features.CHANNELS for moment in (mean[channel], deviation[channel])]
+        ),
     ]
-    for name, value in slices.items():
-        entries.append(bytes_feature(features.SLICE_PREFIX + name, (value.encode(),)))
-    for channel, mean_key, deviation_key in _MOMENTS:
-        entries.append(float_feature(mean_key, (properties.mean[channel],)))
-        entries.append(float_feature(deviation_key, (properties.deviation[channel],)))
     for key, values in label.items():
         entries.append(_feature(key, values))
     if window != FULL_WINDOW:
@@ -75,7 +77,19 @@ def serialize(
     return example_wire.example(entries)
 
 
-_MOMENTS = [(channel, features.mean_key(channel), features.deviation_key(channel)) for channel in features.CHANNELS]
+@functools.cache
+def _format_feature(format_: str) -> bytes:
+    return bytes_feature(features.IMAGE_FORMAT, (format_.encode(),))
+
+
+@functools.lru_cache(_MOST_SHARED)
+def _size_and_slices(height: int, width: int, slices: tuple[tuple[str, str], ...]) -> bytes:
+    entries = [int_feature(features.IMAGE_HEIGHT, (height,)), int_feature(features.IMAGE_WIDTH, (width,))]
+    entries += [bytes_feature(features.SLICE_PREFIX + name, (value.encode(),)) for name, value in slices]
+    return b"".join(entries)
+
+
+_MOMENTS = tuple(key(channel) for channel in features.CHANNELS for key in (features.mean_key, features.deviation_key))
 _FEATURES_OF_DTYPES: dict[str, Callable[[str, Sequence[Any]], bytes]] = {
     "string": bytes_feature,
     "float32": float_feature,
@@ -88,10 +102,10 @@ def _feature(key: str, values: Sequence[Value]) -> bytes:
         # An empty list needs the type of the feature: readers refuse one of another type.
         return _FEATURES_OF_DTYPES[features.BOX_DTYPES.get(key, "string")](key, ())
     if isinstance(values[0], int):
-        return int_feature(key, cast(Sequence[int], values))
+        return int_feature(key, cast("Sequence[int]", values))
     if isinstance(values[0], float):
-        return float_feature(key, cast(Sequence[float], values))
-    texts = cast(Sequence[str | bytes], values)
+        return float_feature(key, cast("Sequence[float]", values))
+    texts = cast("Sequence[str | bytes]", values)
     return bytes_feature(key, [text.encode() if isinstance(text, str) else text for text in texts])
 
 

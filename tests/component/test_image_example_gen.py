@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.image_example_gen import artifact, errors, layouts, shards, tables
+from components.image_example_gen import artifact, beam_steps, errors, layouts, shards, tables
 from components.image_example_gen.beam_exchange import BeamExchange
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.layouts import Entry
@@ -70,6 +70,26 @@ def test_the_raw_example_contains_all_features(class_folders, generate):
             assert value(example, features.SLICE_RESOLUTION) == b"small"
             assert value(example, features.SLICE_ORIENTATION) == b"portrait"
     assert len(seen) == 60
+
+
+@pytest.mark.parametrize("block_bytes", [12, 100, 4096])
+def test_examples_of_any_size_are_copied_to_their_splits(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(beam_steps, "_BLOCK_BYTES", block_bytes)
+    examples = [bytes(range(256)) * (size // 256) + b"x" * (size % 256) for size in (0, 1, 3000, 0, 84, 85, 20_000)]
+    split_of = ["test", "train", "", "train", "train", "test", "train"]
+    folder = shards.WorkFolder(str(tmp_path))
+    with tf.io.TFRecordWriter(folder.path(shards.EXAMPLES, 0)) as writer:
+        for example in examples:
+            writer.write(example)
+    folder.write(shards.SPLITS, 0, {"splits": split_of, "num_shards": 1})
+    split_dirs = {split: str(tmp_path / split) for split in ("train", "test")}
+    for directory in split_dirs.values():
+        os.makedirs(directory)
+    beam_steps.WriteSplits(folder, split_dirs)([0])
+    for split, directory in split_dirs.items():
+        (path,) = tf.io.gfile.glob(f"{directory}/*")
+        expected = [example for example, its_split in zip(examples, split_of, strict=True) if its_split == split]
+        assert list(tf.data.TFRecordDataset(path).as_numpy_iterator()) == expected
 
 
 def test_identical_files_are_never_in_two_splits(class_folders, generate, make_image):

@@ -38,6 +38,13 @@ def test_floats(values):
     assert example_wire.example([example_wire.float_feature("a", values)]) == serialized({"a": ("float_list", values)})
 
 
+def test_single_floats():
+    values = {"a": 0.1, "n" * 300: float("-inf"), "image/ä": 1e-40}
+    expected = b"".join(example_wire.float_feature(name, [value]) for name, value in values.items())
+    assert example_wire.single_floats(tuple(values), values.values()) == expected
+    assert example_wire.single_floats((), ()) == b""
+
+
 def test_several_features():
     values = {f"feature/{number}/ä": (kind, [value] * number) for number in range(3) for kind, value in LISTS.items()}
     entries = [FEATURES[kind](name, of_feature) for name, (kind, of_feature) in sorted(values.items())]

@@ -1,5 +1,6 @@
 """Checks of masks and bit depths over all images: errors and warnings."""
 
+import itertools
 import json
 
 import pytest
@@ -67,6 +68,14 @@ def test_observations_are_merged_and_stored():
     first.merge(Observations.from_json(json.loads(json.dumps(second.to_json()))))
     assert first.details("kind") == {"x": Occurrences(4, ("a", "b")), "y": Occurrences(1, ("a",))}
     assert str(first.details("kind")["x"]) == "a, b, …" and str(first.details("kind")["y"]) == "a"
+
+
+def test_the_first_names_are_kept_in_any_order():
+    for names in itertools.product("abcd", repeat=5):
+        observations = Observations()
+        for name in names:
+            observations.add("kind", name)
+        assert observations.total("kind") == Occurrences(5, tuple(sorted(set(names))[:2]))
 
 
 def test_details_are_bounded():
