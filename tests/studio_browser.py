@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 
 from pipeline.studio import app as studio_app
@@ -21,6 +22,7 @@ from pipeline.studio.options import StudioOptions
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # The first requests to a model server take seconds.
 TIMEOUT_MS = 120_000
+_SERIOUS = ("serious", "critical")
 _FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
@@ -88,6 +90,16 @@ def wait_until(page: Any, expression: str) -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"never true: {expression}")
+
+
+def assert_accessible(page: Any) -> None:
+    """Checks the page as it is shown now with axe-core; skips the test without it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    violations = axe.Axe().run(page).response["violations"]
+    serious = {
+        entry["id"]: [node["html"] for node in entry["nodes"]] for entry in violations if entry["impact"] in _SERIOUS
+    }
+    assert not serious, f"{page.url}: {serious}"
 
 
 def tab_to(page: Any, locator: Any, most: int = 60) -> None:

@@ -498,7 +498,7 @@ def select_output(result: SelectedImages, output_dir: str, model: str) -> Select
         repeated=result.selection.repeated,
         near_duplicates=result.selection.near_duplicates,
         unusable=_not_used(result.unusable),
-        files=list(result.files.names),
+        files=list(result.files),
         images=[
             SelectedImage(
                 filename=image.path,

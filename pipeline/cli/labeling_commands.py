@@ -127,7 +127,7 @@ def _show(console: Console, result: SelectedImages, output_dir: Path, predictor:
     shown = f"{output_dir}/"
     print_line(
         console,
-        f"{escape(shown)}: images/, {escape(', '.join(result.files.names))}. Label the images, then run "
+        f"{escape(shown)}: images/, {escape(', '.join(result.files))}. Label the images, then run "
         f"`tfx-vision label {escape(config)} FILE --images {escape(str(output_dir))}`.",
     )
 
@@ -149,6 +149,10 @@ def label(
         str | None,
         typer.Option(metavar="CLASS", help="Class of the pixels that no region of a mask covers.", show_default=False),
     ] = None,
+    fill_ignored: Annotated[
+        bool,
+        typer.Option("--fill-ignored", help="Pixels that no region of a mask covers are ignored (data.ignore_id)."),
+    ] = False,
     new_classes: Annotated[
         bool, typer.Option("--new-classes", help="Accept classes that the dataset does not have yet.")
     ] = False,
@@ -174,7 +178,7 @@ def label(
             from pipeline.labeling import annotated_images, next_span
 
             dataset = next_span.whole_dataset(loaded)
-            project = annotated_images.project_of(dataset, fill_class=fill_class)
+            project = annotated_images.project_of(dataset, fill_class=fill_class, fills_ignored=fill_ignored)
             read = annotated_images.read(file, folder, project)
             console = wide_console(err)
             for name, reason in read.skipped[:_SHOWN]:

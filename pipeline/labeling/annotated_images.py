@@ -32,27 +32,35 @@ class AnnotatedImages(NamedTuple):
     skipped: tuple[tuple[str, str], ...]
 
 
-def project_of(dataset: Dataset, *, fill_class: str | None = None, model: str = "") -> LabelProject:
+def project_of(
+    dataset: Dataset, *, fill_class: str | None = None, fills_ignored: bool = False, model: str = ""
+) -> LabelProject:
     """Describes what is labelled.
 
     Args:
       dataset: The dataset that grows.
       fill_class: Class of the pixels of a mask that no region covers. If absent, the class that is named like a
         background, or else the ignored id.
+      fills_ignored: Whether such pixels get the ignored id, whatever the classes are called.
       model: The model of the proposals.
 
     Raises:
       DatasetError: If the dataset has no such class, or no masks.
     """
     has_masks = labels.has_class_ids(dataset.label_features)
-    if fill_class is not None and not has_masks:
-        raise DatasetError(f"--fill-class requires masks; the dataset has {labels.noun(dataset.label_features)}.")
+    if (fill_class is not None or fills_ignored) and not has_masks:
+        option = "--fill-class" if fill_class is not None else "--fill-ignored"
+        raise DatasetError(f"{option} requires masks; the dataset has {labels.noun(dataset.label_features)}.")
+    if fill_class is not None and fills_ignored:
+        raise DatasetError("Give --fill-class or --fill-ignored, not both.")
+    if fills_ignored and dataset.ignore_id is None:
+        raise DatasetError("--fill-ignored requires data.ignore_id.")
     if fill_class is not None and fill_class not in dataset.classes:
         hint = did_you_mean(fill_class, dataset.classes) or f". Classes: {', '.join(dataset.classes)}."
         raise DatasetError(f"--fill-class: unknown class `{fill_class}`{hint}")
     backgrounds = [name for name in dataset.classes if name.lower() in _BACKGROUNDS]
     name = fill_class or (backgrounds[0] if backgrounds else None)
-    fill_id = dataset.classes.index(name) if name is not None else dataset.ignore_id
+    fill_id = dataset.classes.index(name) if name is not None and not fills_ignored else dataset.ignore_id
     return LabelProject(
         dataset.label_features,
         dataset.classes,

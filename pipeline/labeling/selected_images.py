@@ -15,7 +15,7 @@ from pipeline.config.sections import PipelineConfig
 from pipeline.execution.dataset import example_gen_options
 from pipeline.labeling import annotated_images, formats, labelled_data, predictors, selection
 from pipeline.labeling.candidates import Candidate, judge
-from pipeline.labeling.formats import ExportedFiles, ProposedImage
+from pipeline.labeling.formats import ProposedImage
 from pipeline.labeling.image_files import file_name, upright_size
 from pipeline.labeling.predictors import Predictor
 from pipeline.labeling.selection import Choice, Selection
@@ -38,7 +38,7 @@ class SelectedImages(NamedTuple):
     """
 
     images: tuple[ProposedImage, ...]
-    files: ExportedFiles
+    files: tuple[str, ...]
     selection: Selection
     candidates: int
     labelled: int
@@ -119,8 +119,10 @@ def select(
             )
         )
     project = annotated_images.project_of(dataset, model=predictor.description)
-    written = formats.export(output_dir, images, project)
-    return SelectedImages(tuple(images), written, chosen, len(judged.images), len(labelled), judged.unusable)
+    formats.export(output_dir, images, project)
+    return SelectedImages(
+        tuple(images), tuple(formats.files()), chosen, len(judged.images), len(labelled), judged.unusable
+    )
 
 
 def _refuse_other_classes(dataset: Dataset, predictor: Predictor) -> None:

@@ -203,6 +203,11 @@ class Catalog:
         rows = self.query("SELECT * FROM images WHERE id = ?", [number])
         return ImageRow(*rows[0]) if rows else None
 
+    def named(self, filenames: Sequence[str]) -> list[ImageRow]:
+        """Returns images by their file names, in the order of the dataset."""
+        wanted = set(filenames)
+        return [row for row in self.all_images() if row.filename in wanted]
+
     def chosen(self, numbers: Sequence[int]) -> list[ImageRow]:
         """Returns images by their numbers, in this order; unknown numbers are skipped."""
         marks = ",".join("?" * len(numbers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -47,11 +48,23 @@ def show(request: Request) -> Response:
         num_confirmed=len(opened.confirmed()),
         num_undecided=len(opened.undecided()),
         progress=review.progress(queue, opened.journal.decisions()),
-        can_relabel=review.can_relabel(dataset),
+        can_relabel=not dataset.has_places,
+        redrawn_files=_redrawn_files(dataset),
+        num_redrawn=len(opened.redrawn()) if dataset.has_places else 0,
+        redrawn_folder=opened.redrawn_folder,
         takes_sets=dataset.task.takes_label_sets,
         corrections=opened.corrections_path,
         has_corrections=opened.corrections_path.is_file(),
     )
+
+
+def _redrawn_files(dataset: Dataset) -> list[str]:
+    """Returns the names of the files with masks or boxes that are drawn again; empty if labels are classes."""
+    if not dataset.has_places:
+        return []
+    from pipeline.labeling import formats
+
+    return formats.files_for(dataset.task.label_features)
 
 
 def list_queue(request: Request) -> Response:
@@ -171,13 +184,23 @@ def send_selected(request: Request) -> Response:
 
 def send_selection_file(request: Request) -> Response:
     """Sends a file for a labelling program, with the images that have no decision."""
+    return _send_label_file(request, lambda opened, name: opened.label_file(name))
+
+
+def send_redrawn_file(request: Request) -> Response:
+    """Sends a file for a labelling program, with the images of the dataset that are drawn again."""
+    dataset = data_pages.dataset_of(request, pipeline_of(request))
+    return _send_label_file(request, lambda opened, name: opened.redrawn_file(name, dataset))
+
+
+def _send_label_file(request: Request, read: Callable[[Review, str], bytes | None]) -> Response:
     name = request.path_params["file"]
     try:
-        content = _review(request, pipeline_of(request)).label_file(name)
+        content = read(_review(request, pipeline_of(request)), name)
     except (InvalidDecisionError, DatasetError) as error:
         raise HTTPException(422, str(error)) from None
     if content is None:
-        raise HTTPException(404, "The newest selection has no such file.")
+        raise HTTPException(404, "There is no such file.")
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
     return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -235,5 +258,6 @@ ROUTES = [
     Route("/p/{name}/correct/select", select, methods=["POST"]),
     Route("/p/{name}/correct/selected", send_selected),
     Route("/p/{name}/correct/files/{file}", send_selection_file),
+    Route("/p/{name}/correct/redraw/{file}", send_redrawn_file),
     Route("/p/{name}/correct/span", write_span, methods=["POST"]),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,10 +14,10 @@ from components.data_audit import thumbnails as audit_thumbnails
 from components.example_validator.artifact import Finding
 from pipeline.studio import pages, thumbnails
 from pipeline.studio.catalog import ImageFilter, ImageRow
-from pipeline.studio.dataset import Dataset
+from pipeline.studio.dataset import Dataset, read_original
 from pipeline.studio.pages import number_in, pipeline_of, render, url
 from pipeline.studio.pipelines import StudioPipeline
-from trainer_module import features, locations
+from trainer_module import features
 
 _PAGE = 100
 _MOST_PER_REQUEST = 500
@@ -205,24 +204,13 @@ def send_quarantined(request: Request) -> Response:
     pipeline = pipeline_of(request)
     dataset = dataset_of(request, pipeline)
     entry = dataset.catalog.quarantined(int(request.path_params["number"]))
-    content = None if entry is None else _read_below(pipeline.config.data_location, entry.path)
+    content = None if entry is None else read_original(pipeline, entry.path)
     if content is None:
         raise HTTPException(404, "There is no such file, or it is not on this machine.")
     with contextlib.suppress(Exception):  # a damaged image has many errors
         window = pages.studio_of(request).datasets.window(pipeline)
         return thumbnails.respond(audit_thumbnails.shrink(content, window), "PNG")
     raise HTTPException(415, "This file cannot be decoded.")
-
-
-def _read_below(root: str, path: str) -> bytes | None:
-    """Reads a file inside a local folder; None if it is elsewhere, even by a link, or does not exist."""
-    if locations.is_remote(root):
-        return None
-    folder = Path(root).resolve()
-    target = (folder / path).resolve()
-    if not target.is_relative_to(folder) or not target.is_file():
-        return None
-    return target.read_bytes()
 
 
 def _row(request: Request, dataset: Dataset) -> ImageRow:

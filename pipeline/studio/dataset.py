@@ -14,6 +14,7 @@ import numpy as np
 from components.data_audit.artifact import Audit
 from components.data_audit.images import join_names
 from components.example_validator.artifact import DriftReport
+from components.image_example_gen import spans
 from components.image_example_gen.artifact import ClassNames, Quarantine, Summary
 from components.stored import IncompatibleArtifactError
 from pipeline.history.run_history import Runs
@@ -140,6 +141,11 @@ class Dataset:
         return self.pipeline.config.data.ignore_id
 
     @property
+    def has_ignored_pixels(self) -> bool:
+        """Whether pixels of a label may have no class."""
+        return features.MASK_ENCODED in self.task.label_features and self.ignore_id is not None
+
+    @property
     def has_places(self) -> bool:
         """Whether labels have places in the image, which are drawn."""
         return self.task.drawing.comparison is not None
@@ -147,6 +153,17 @@ class Dataset:
     def embeddings_folder(self, model: str, version: int) -> Path:
         """Folder of the embeddings that a model version computed of this dataset."""
         return self.pipeline.folder / "embeddings" / f"{model}-{version}-{self.artifacts.images_key}"
+
+
+def read_original(pipeline: StudioPipeline, path: str) -> bytes | None:
+    """Reads a file of a local data folder; None if it is elsewhere, even by a link, or does not exist."""
+    location = pipeline.config.data_location
+    root = spans.root_of(location) if spans.has_spans(location) else location
+    if locations.is_remote(root):
+        return None
+    folder = Path(root).resolve()
+    target = (folder / path).resolve()
+    return target.read_bytes() if target.is_relative_to(folder) and target.is_file() else None
 
 
 def label_values(example: Features) -> dict[str, list[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,14 +13,15 @@ from typing import Any, NamedTuple
 from components.data_audit.images import join_names
 from components.image_example_gen.artifact import Action
 from pipeline.studio import corrections_file, selections
-from pipeline.studio.dataset import Dataset
+from pipeline.studio.dataset import Dataset, label_values, read_original
 from pipeline.studio.journal import ACTIONS, Decision, Journal, Source
 from pipeline.studio.pipelines import StudioPipeline
 from pipeline.studio.selections import SelectedImage
-from trainer_module import features
+from trainer_module import features, tasks
 from trainer_module.error_text import did_you_mean
 
 JOURNAL_FILE, CORRECTIONS_FILE = "corrections.jsonl", "corrections.csv"
+_REDRAWN_FOLDER, _IMAGES = "redraw", "images"
 _CHOSEN_BY_HAND = "chosen by hand"
 
 
@@ -65,17 +68,18 @@ class Review:
         return self._pipeline.folder / CORRECTIONS_FILE
 
     def queue(self, dataset: Dataset, first: int | None = None) -> list[ReviewItem]:
-        """Returns all images to review: selected images of the request log, then the suspects of DataAudit.
+        """Returns all images to review: selected images of the request log, and the suspects of DataAudit.
 
         Args:
           dataset: The dataset.
           first: Number of an image that comes first, whether it is suspicious or not.
         """
-        items = {item.key: item for item in self._logged()}
+        items: dict[str, ReviewItem] = {}
         chosen = dataset.catalog.image(first) if first is not None else None
         if chosen is not None:
             key = dataset_key(chosen.filename)
             items[key] = ReviewItem(key, "dataset", chosen.id, chosen.filename, chosen.label, "", _CHOSEN_BY_HAND, 0.0)
+        items |= {item.key: item for item in self._logged()}
         for row in dataset.catalog.all_suspects():
             key = dataset_key(row.filename)
             known = items.get(key)
@@ -133,6 +137,51 @@ class Review:
             selections.write_label_files(self._pipeline.config, folder, selection, images)
             return (folder / name).read_bytes()
 
+    @property
+    def redrawn_folder(self) -> Path:
+        """Folder of the images whose masks or boxes are drawn again, for labelling programs."""
+        return self._pipeline.folder / _REDRAWN_FOLDER
+
+    def redrawn(self) -> list[str]:
+        """Returns the file names of the images of the dataset whose masks or boxes are drawn again elsewhere."""
+        return [
+            decision.filename
+            for decision in self.journal.decisions().values()
+            if decision.source == "dataset" and decision.action == "relabel"
+        ]
+
+    def redrawn_file(self, name: str, dataset: Dataset) -> bytes | None:
+        """Writes a file for a labelling program, with the images to draw again and their labels; None for other names.
+
+        Raises:
+          InvalidDecisionError: If there are no such images.
+          DatasetError: If the dataset cannot be read.
+        """
+        from pipeline.labeling import annotated_images, formats, labelled_data
+        from pipeline.labeling.image_files import file_name, upright_size
+
+        if not dataset.has_places or name not in formats.files_for(dataset.task.label_features):
+            return None
+        rows = dataset.catalog.named(self.redrawn())
+        if not rows:
+            raise InvalidDecisionError("No image of the dataset is to be drawn again.")
+        listed = labelled_data.dataset_of(self._pipeline.config)
+        project = annotated_images.project_of(listed, fills_ignored=dataset.has_ignored_pixels, model="the dataset")
+        images, taken = [], set[str]()
+        with self._lock:
+            shutil.rmtree(self.redrawn_folder, ignore_errors=True)
+            (self.redrawn_folder / _IMAGES).mkdir(parents=True)
+            for row in rows:
+                encoded = read_original(self._pipeline, row.filename) or dataset.image(row)
+                label = label_values(dataset.features(row))
+                digest = hashlib.sha256(encoded).hexdigest()
+                path = f"{_IMAGES}/{file_name(row.filename, encoded, digest, taken)}"
+                (self.redrawn_folder / path).write_bytes(encoded)
+                width, height, _ = upright_size(row.filename, encoded)
+                images.append(formats.ProposedImage(path, width, height, label, source=row.filename))
+            formats.export(self.redrawn_folder, images, project)
+            return (self.redrawn_folder / name).read_bytes()
+
     def write_span(self, dataset: Dataset) -> Any:
         """Writes the labelled images of the request log as the next span of the dataset.
 
@@ -171,7 +220,15 @@ class Review:
             raise InvalidDecisionError(f"Unknown action {action[:50]!r}. Actions: {', '.join(ACTIONS)}.")
         if item.source == "log" and chosen == "keep" and not item.proposed:
             raise InvalidDecisionError("There is no proposal to accept. Relabel the image, or drop it.")
-        label = self._checked_label(chosen, new_label, dataset)
+        if dataset.has_places and chosen == "relabel":
+            if item.source == "log":
+                raise InvalidDecisionError(
+                    "Masks and boxes are drawn in Label Studio or CVAT, whose files contain all images of the log "
+                    "without a decision."
+                )
+            label = ""
+        else:
+            label = self._checked_label(chosen, new_label, dataset)
         decision = Decision(
             key=item.key,
             source=item.source,
@@ -200,16 +257,19 @@ class Review:
             earlier = self._pipeline.config.data_options.corrections
             if earlier is not None and Path(earlier).absolute() == self.corrections_path.absolute():
                 earlier = None  # it is this file, whose decisions are in the journal
-            text = corrections_file.to_csv(self.journal.decisions().values(), earlier)
+            decisions = list(self.journal.decisions().values())
+            if tasks.get(self._pipeline.config.task.name).drawing.comparison is not None:
+                # The image comes back with its new label in another span, and its old label must not.
+                decisions = [
+                    decision._replace(action="drop") if decision.action == "relabel" else decision
+                    for decision in decisions
+                ]
+            text = corrections_file.to_csv(decisions, earlier)
             corrections_file.write(self.corrections_path, text)
 
     def _checked_label(self, action: Action, new_label: str, dataset: Dataset) -> str:
         if action != "relabel":
             return ""
-        if not can_relabel(dataset):
-            raise InvalidDecisionError(
-                "Labels with places are not changed here: keep or drop the image, or send it to Label Studio or CVAT."
-            )
         names = list(dict.fromkeys(filter(None, new_label.split("|"))))
         if not names and not dataset.task.takes_label_sets:
             raise InvalidDecisionError("A new label requires a class. Choose one, or drop the image.")
@@ -247,11 +307,6 @@ def confirmed_image(folder: Path, image: SelectedImage, decision: Decision) -> A
 def dataset_key(filename: str) -> str:
     """Key of an image of the dataset."""
     return f"dataset/{filename}"
-
-
-def can_relabel(dataset: Dataset) -> bool:
-    """Whether labels consist of classes only."""
-    return not dataset.has_places
 
 
 class Reviews:

@@ -21,7 +21,7 @@ from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
 from pipeline.studio.pipelines import StudioPipeline
 from serving.client import Client
-from trainer_module import features
+from trainer_module import features, tasks
 
 _FOLDER, _IMAGES = "selections", "images"
 _NAME = re.compile(r"[0-9]{8}-[0-9]{6}")
@@ -171,7 +171,7 @@ def _select(
 ) -> None:
     try:
         from components.image_example_gen.errors import DatasetError
-        from pipeline.labeling import candidates, predictors, selected_images
+        from pipeline.labeling import candidates, formats, predictors, selected_images
 
         def set_step(step: str) -> None:
             job.step = step
@@ -190,6 +190,7 @@ def _select(
         except (ConfigError, DatasetError) as error:
             job.error = str(error)
             return
+        label_features = tasks.get(config.task.name).label_features
         images = tuple(
             SelectedImage(
                 path=image.path,
@@ -202,7 +203,9 @@ def _select(
             )
             for image in result.images
         )
-        Selection(files=result.files.for_labels, model=predictor.description, images=images).write(str(folder))
+        Selection(files=tuple(formats.files_for(label_features)), model=predictor.description, images=images).write(
+            str(folder)
+        )
     except Exception as error:
         logging.getLogger(__name__).exception("The selection from the request log failed.")
         job.error = getattr(error, "message", None) or str(error)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from components.image_example_gen import layouts
 from pipeline.cli.app import app
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
@@ -171,6 +172,8 @@ def test_boxes_of_a_request_log_are_accepted_or_sent_to_label_studio(run, studio
     studio_browser.choose_images(page, 3)
     expect(page.locator("#item-proposed")).to_have_text(re.compile("dark|light|no boxes"))
     assert not page.locator("#accept, #relabel").count()
+    studio_browser.assert_accessible(page)
+    assert not page.get_by_role("link", name="selected.csv").count()  # it cannot contain boxes
     page.keyboard.press("k")
     expect(page.locator("#review-text")).to_contain_text("1 of 3")
     page.get_by_role("button", name="Write the next span").click()
@@ -189,3 +192,53 @@ def test_boxes_of_a_request_log_are_accepted_or_sent_to_label_studio(run, studio
     assert done.exit_code == 0, done.output
     rows = (Path(loaded.data.path).parent / "3" / "manifest.csv").read_text().splitlines()[1:]
     assert len({row.split(",")[0] for row in rows}) == 2
+
+
+def test_boxes_of_the_dataset_are_drawn_again(run, studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    loaded, _ = run
+    page = open_page(studio)
+    page.goto(f"/p/{loaded.pipeline.name}/images/1")
+    page.get_by_role("link", name="Correct its label").click()
+    expect(page.locator("#item-reason")).to_have_text("chosen by hand")
+    expect(page.locator("#redraw-files")).to_be_hidden()
+    name = page.locator("#photo-link").inner_text()
+    page.keyboard.press("r")
+    expect(page.locator("#review-text")).to_contain_text("1 draw again")
+    studio_browser.assert_accessible(page)
+    with page.expect_download() as download:
+        page.locator("#redraw-files").get_by_role("link", name="label_studio_tasks.json").click()
+    (task,) = json.loads(Path(download.value.path()).read_text())
+    boxes = task["predictions"][0]["result"]
+    assert boxes and not page.locator("#redraw-files").get_by_role("link", name="selected.csv").count()
+    boxes[0]["value"] |= {"x": 25.0, "y": 50.0, "width": 12.5, "height": 25.0}  # a person moves a box, and submits
+    task["annotations"] = [{"id": 1, "result": boxes[:1]}]
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    (tmp_path / "boxes.toml").write_text(loading.as_toml(loaded))
+    folder = loaded.run_dir / "studio"
+    (image,) = (folder / "redraw" / "images").iterdir()
+    corrections = f"data.corrections={folder / 'corrections.csv'}"
+    settings = ["--images", str(folder / "redraw"), "--set", corrections, "--json"]
+    done = CliRunner().invoke(app, ["label", str(tmp_path / "boxes.toml"), str(tmp_path / "export.json"), *settings])
+    assert done.exit_code == 0, done.output
+
+    # The next run reads the image once, with its new box.
+    changed = loading.load(str(tmp_path / "boxes.toml"), overrides=[corrections, "data.spans=all"])
+    prepared = dataset.prepare(changed)
+    assert [(each.path, each.action) for each in prepared.corrections] == [(name, "drop")]
+    assert name not in {entry.path for entry in prepared.entries}
+    reading = dataset.example_gen_options(changed, prepared)
+    same = [
+        candidate
+        for candidate in layouts.get(prepared.layout).read(prepared.root, prepared.entries, reading)
+        if candidate.encoded == image.read_bytes()
+    ]
+    assert len(same) == 1
+    (row,) = [
+        row
+        for span in Path(loaded.data.path).parent.glob("*/manifest.csv")
+        for row in span.read_text().splitlines()
+        if row.startswith(f"images/{image.name},")
+    ]
+    assert [float(value) for value in re.findall(r"0\.\d+", row)] == [0.25, 0.5, 0.375, 0.75]

@@ -1,6 +1,7 @@
 """Exports to Label Studio and CVAT, and annotations that come back: never predictions."""
 
 import json
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -51,7 +52,8 @@ def proposals(ids):
 def export(entry, folder, project, proposal, name="images/a.png"):
     folder.mkdir(exist_ok=True)
     images = [ProposedImage(name, WIDTH, HEIGHT, proposal, uncertainty=0.25)]
-    return [folder / file for file in entry.export(folder, images, project)]
+    entry.export(folder, images, project)
+    return [folder / file for file in entry.files]
 
 
 def assert_same(first, second):
@@ -245,15 +247,16 @@ def test_the_table_takes_classes_and_ignores_proposals(tmp_path, proposals):
 def test_files_for_labels_are_those_that_are_read(tmp_path, proposals, kind):
     project, proposal = proposals[kind]
     image = ProposedImage("images/a.png", WIDTH, HEIGHT, proposal, request_id="r-1", source="request log")
-    written = formats.export(tmp_path, [image], project)
-    assert set(written.for_labels) <= set(written.names) == {path.name for path in tmp_path.iterdir()}
-    assert (table.TABLE_FILE in written.for_labels) == (kind in ("class", "sets"))
+    formats.export(tmp_path, [image], project)
+    files = formats.files_for(project.label_features)
+    assert set(files) <= set(formats.files()) == {path.name for path in tmp_path.iterdir()}
+    assert (table.TABLE_FILE in files) == (kind in ("class", "sets"))
     # The table without a place for labels still says where an image comes from.
     header = (tmp_path / table.TABLE_FILE).read_text().splitlines()[0].split(",")
     assert ("label" in header) == (kind in ("class", "sets"))
     assert table.origins(tmp_path) == {"images/a.png": ("r-1", "request log")}
-    read = [formats.of_file(tmp_path / name, project).name for name in written.for_labels if is_read(tmp_path / name)]
-    assert sorted(read) == [entry.name for entry in formats.of_project(project)]
+    read = [formats.of_file(tmp_path / name, project).name for name in files if is_read(tmp_path / name)]
+    assert sorted(read) == [entry.name for entry in formats.of_labels(project.label_features)]
 
 
 def is_read(path):
@@ -286,3 +289,24 @@ def test_files_of_other_programs_are_refused(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(DatasetError, match="Label Studio"):
             formats.of_file(tmp_path / name, CLASS)
+
+
+@pytest.mark.parametrize("entry", [label_studio.FORMAT, cvat.FORMAT], ids=["label_studio", "cvat"])
+def test_ignored_pixels_stay_ignored(tmp_path, ids, entry):
+    ids[:, :2] = 255
+    listed = SimpleNamespace(label_features=labels.MASK_LABEL, classes=CLASSES, ignore_id=255, colors=())
+    project = annotated_images.project_of(listed, fills_ignored=True)
+    file, _ = export(entry, tmp_path, project, {features.MASK_ENCODED: [_regions.png_of(ids)]})
+    if entry is cvat.FORMAT:
+        document = ElementTree.parse(file)
+        ElementTree.SubElement(next(document.iter("image")), "tag", {"label": "reviewed", "source": "manual"})
+        document.write(file)
+    else:
+        (task,) = json.loads(file.read_text())
+        file.write_text(json.dumps([task | {"annotations": [{"result": task["predictions"][0]["result"]}]}]))
+    (annotated,) = entry.read(file, project).images
+    np.testing.assert_array_equal(mask_ids(annotated.label), ids)
+    # By default they would become background.
+    assert annotated_images.project_of(listed).fill_id == 0
+    with pytest.raises(DatasetError, match="--fill-ignored requires masks"):
+        annotated_images.project_of(SimpleNamespace(label_features=labels.CLASS_LABEL), fills_ignored=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from components.image_example_gen.errors import DatasetError
 from pipeline.labeling.formats._spec import Annotated as Annotated
@@ -18,28 +17,25 @@ _REGISTRY = Registry(__name__, "format", LabelFormat)
 names, get = _REGISTRY.names, _REGISTRY.get
 
 
-class ExportedFiles(NamedTuple):
-    """The files that were written beside the images.
-
-    Attributes:
-      names: All.
-      for_labels: Those of the formats that can contain the labels of the project.
-    """
-
-    names: tuple[str, ...]
-    for_labels: tuple[str, ...]
-
-
-def export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> ExportedFiles:
+def export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> None:
     """Writes the files of all formats into a folder with images."""
-    written = [(name, entry) for entry in map(get, names()) for name in entry.export(folder, images, project)]
-    for_labels = tuple(name for name, entry in written if entry.has_labels_of(project))
-    return ExportedFiles(tuple(name for name, _ in written), for_labels)
+    for name in names():
+        get(name).export(folder, images, project)
 
 
-def of_project(project: LabelProject) -> list[LabelFormat]:
-    """Returns the formats whose files can contain the labels of a project."""
-    return [entry for entry in map(get, names()) if entry.has_labels_of(project)]
+def files() -> list[str]:
+    """Returns the names of the files that `export` writes."""
+    return [file for name in names() for file in get(name).files]
+
+
+def of_labels(label_features: Collection[str]) -> list[LabelFormat]:
+    """Returns the formats whose files can contain the labels of a dataset."""
+    return [entry for entry in map(get, names()) if entry.has_labels_of(label_features)]
+
+
+def files_for(label_features: Collection[str]) -> list[str]:
+    """Returns the names of the files of these formats."""
+    return [file for entry in of_labels(label_features) for file in entry.files]
 
 
 def of_file(path: Path, project: LabelProject) -> LabelFormat:
@@ -50,10 +46,10 @@ def of_file(path: Path, project: LabelProject) -> LabelFormat:
     """
     with path.open("rb") as file:
         head = file.read(2**16)
-    shown = "; ".join(entry.description for entry in of_project(project))
+    shown = "; ".join(entry.description for entry in of_labels(project.label_features))
     for entry in map(get, names()):
         if entry.is_one(path.name, head):
-            if not entry.has_labels_of(project):
+            if not entry.has_labels_of(project.label_features):
                 raise DatasetError(
                     f"{path}: {entry.description} cannot contain masks or boxes. Files that can: {shown}."
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,16 +103,18 @@ class LabelFormat:
       name: Name of the module.
       description: The files that are read, as a clause.
       is_one: (file name, first bytes) → whether it is a file with annotations in this format.
+      files: Names of the files that `export` writes.
       export: (folder, images, project) → writes the files of the program into the folder, with the proposals as
-        pre-annotations; returns their names.
+        pre-annotations.
       read: (path, project) → the annotations of people. Predictions are never among them. Raises DatasetError if the
         file is damaged.
-      has_labels_of: project → whether its files can contain the labels of a project.
+      has_labels_of: Label features of a dataset → whether the files can contain its labels.
     """
 
     name: str
     description: str
     is_one: Callable[[str, bytes], bool]
-    export: Callable[[Path, Sequence[ProposedImage], LabelProject], list[str]]
+    files: tuple[str, ...]
+    export: Callable[[Path, Sequence[ProposedImage], LabelProject], None]
     read: Callable[[Path, LabelProject], Annotations]
-    has_labels_of: Callable[[LabelProject], bool] = lambda project: True
+    has_labels_of: Callable[[Collection[str]], bool] = lambda label_features: True

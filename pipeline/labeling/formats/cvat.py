@@ -41,7 +41,7 @@ _SHAPES = ("box", "polygon", "mask")
 # === Export ===
 
 
-def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> list[str]:
+def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> None:
     if _REVIEWED in project.classes:
         raise DatasetError(
             f"The class `{_REVIEWED}` has the name of the tag by which images are confirmed in CVAT. Rename it "
@@ -66,7 +66,6 @@ def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(folder / ANNOTATIONS_FILE, encoding="utf-8", xml_declaration=True)
     (folder / LABELS_FILE).write_text(json.dumps(label_specs, ensure_ascii=False, indent=1), encoding="utf-8")
-    return [ANNOTATIONS_FILE, LABELS_FILE]
 
 
 def _label_specs(project: LabelProject) -> list[dict[str, Any]]:
@@ -215,6 +214,7 @@ FORMAT = LabelFormat(
     name="cvat",
     description='annotations.xml of the export "CVAT for images 1.1"',
     is_one=_is_one,
+    files=(ANNOTATIONS_FILE, LABELS_FILE),
     export=_export,
     read=_read,
 )

@@ -32,11 +32,10 @@ _CORNERS = (features.BOX_XMIN, features.BOX_YMIN, features.BOX_XMAX, features.BO
 # === Export ===
 
 
-def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> list[str]:
+def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> None:
     tasks = [_task(folder, image, project) for image in images]
     (folder / TASKS_FILE).write_text(json.dumps(tasks, ensure_ascii=False, indent=1), encoding="utf-8")
     (folder / CONFIG_FILE).write_text(labeling_config(project), encoding="utf-8")
-    return [TASKS_FILE, CONFIG_FILE]
 
 
 def labeling_config(project: LabelProject) -> str:
@@ -190,6 +189,7 @@ FORMAT = LabelFormat(
     name="label_studio",
     description="the JSON export of Label Studio",
     is_one=_is_one,
+    files=(TASKS_FILE, CONFIG_FILE),
     export=_export,
     read=_read,
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from components.image_example_gen import tables
+from components.image_example_gen import labels, tables
 from components.image_example_gen.errors import UnusableImageError
 from components.image_example_gen.label_sets import SEPARATOR, split
 from pipeline.labeling.confirmed import Label
@@ -19,13 +19,13 @@ FILENAME, LABEL, REQUEST_ID, SOURCE = "filename", "label", "request_id", "source
 COLUMNS = (FILENAME, "reason", "uncertainty", "novelty", "proposed_label", LABEL, REQUEST_ID, SOURCE)
 
 
-def _has_labels_of(project: LabelProject) -> bool:
-    return not project.has_boxes and not project.has_masks
+def _has_labels_of(label_features: Collection[str]) -> bool:
+    return not labels.has_boxes(label_features) and not labels.has_class_ids(label_features)
 
 
-def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> list[str]:
+def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject) -> None:
     # Also without labels: the table says why an image was chosen, and where it comes from.
-    columns = [name for name in COLUMNS if name != LABEL or _has_labels_of(project)]
+    columns = [name for name in COLUMNS if name != LABEL or _has_labels_of(project.label_features)]
     with (folder / TABLE_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -34,7 +34,6 @@ def _export(folder: Path, images: Sequence[ProposedImage], project: LabelProject
             proposal = describe(image.proposal) if image.proposal is not None else ""
             row = (image.path, image.reason, *scores, proposal, "", image.request_id, image.source)
             writer.writerow(dict(zip(COLUMNS, row, strict=True)))
-    return [TABLE_FILE]
 
 
 def describe(label: Label) -> str:
@@ -78,6 +77,7 @@ FORMAT = LabelFormat(
     name="table",
     description=f"{TABLE_FILE} with the classes in the column `{LABEL}`",
     is_one=_is_one,
+    files=(TABLE_FILE,),
     export=_export,
     read=_read,
     has_labels_of=_has_labels_of,

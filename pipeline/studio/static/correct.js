@@ -5,6 +5,8 @@ import { announce, counted, element, find, post, request, showProblem } from "./
 const root = document.getElementById("correct");
 const PAGE = 50;
 const state = { total: 0, index: 0, pages: new Map(), busy: false };
+// Masks and boxes are drawn again in another program.
+const relabelText = root?.dataset.relabel === "1" ? "relabel" : "draw again";
 const classes = root ? JSON.parse(root.dataset.classes) : [];
 
 // === Queue ===
@@ -41,7 +43,7 @@ function showProgress({ total, decided, labelled, actions }) {
   find("review-bar").max = total;
   find("review-bar").value = decided;
   const parts = Object.entries(actions).filter(([, number]) => number);
-  const words = parts.map(([action, number]) => `${number} ${action}`).join(", ");
+  const words = parts.map(([action, number]) => `${number} ${action === "relabel" ? relabelText : action}`).join(", ");
   find("review-text").textContent = `${decided.toLocaleString("en")} of ${total.toLocaleString("en")} reviewed${words ? ` (${words})` : ""}`;
   if (find("span-state")) find("span-state").textContent = `${counted(labelled)} with a label`;
 }
@@ -66,6 +68,8 @@ async function go(index) {
   find("item-reason").textContent = `${entry.reason}${entry.score ? `, score ${entry.score.toFixed(3)}` : ""}`;
   showDecision(entry);
   if (find("accept")) find("accept").disabled = !entry.proposed;
+  // The files for labelling programs contain logged images without a decision anyway.
+  if (find("redraw")) find("redraw").disabled = isLogged;
   find("previous").disabled = state.index === 0;
   find("next").disabled = state.index >= state.total - 1;
   await showStrip();
@@ -85,7 +89,8 @@ function showDecision(entry) {
 
 function decisionText(decision) {
   if (!decision) return "";
-  return decision.action === "relabel" ? `relabel to ${decision.new_label || "no class"}` : decision.action;
+  if (decision.action !== "relabel") return decision.action;
+  return relabelText === "relabel" ? `relabel to ${decision.new_label || "no class"}` : relabelText;
 }
 
 async function showStrip() {
@@ -141,6 +146,11 @@ async function decide(action, newLabel = "") {
     await showStrip();
     announce("This was the last image of the queue");
   }
+}
+
+async function redraw() {
+  await decide("relabel");
+  find("redraw-files").hidden = false;
 }
 
 async function accept() {
@@ -221,9 +231,10 @@ if (root) {
     actions.accept = accept;
     actions.relabel = async () => openForm();
     fillForm();
-  }
+  } else actions.redraw = redraw;
   for (const [id, action] of Object.entries(actions)) find(id).addEventListener("click", () => attempt(action));
-  const keys = { k: "keep", d: "drop", u: "undo", a: "accept", r: "relabel", ArrowLeft: "previous", ArrowRight: "next" };
+  const r = actions.relabel ? "relabel" : "redraw";
+  const keys = { k: "keep", d: "drop", u: "undo", a: "accept", r, ArrowLeft: "previous", ArrowRight: "next" };
   addEventListener("keydown", (event) => {
     if (event.key === "Escape") closeForm();
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
