@@ -320,6 +320,7 @@ def test_masks_are_shown_by_class(studio, open_page, studio_browser, tmp_path):
     assert painted == pytest.approx(shares, abs=1e-3)
     page.locator("#opacity").fill("30")
     assert overlay.evaluate("(canvas) => canvas.style.opacity") == "0.3"
+    studio_browser.assert_accessible(page)
     page.locator("#overlay").select_option("heatmap")
     expect(page.locator("#class-toggles")).to_be_hidden()
 
@@ -342,6 +343,8 @@ def test_masks_of_a_request_log_are_accepted_or_sent_to_cvat(studio, open_page, 
     page.goto(f"/p/{config.pipeline.name}/correct")
     studio_browser.choose_images(page, 3)
     expect(page.locator("#item-proposed")).to_have_text("a mask")
+    studio_browser.assert_accessible(page)
+    assert not page.get_by_role("link", name="selected.csv").count()  # it cannot contain masks
     studio_browser.wait_until(page, "document.getElementById('photo').naturalWidth > 24")
     page.keyboard.press("k")
     expect(page.locator("#review-text")).to_contain_text("1 of 3")
@@ -364,3 +367,43 @@ def test_masks_of_a_request_log_are_accepted_or_sent_to_cvat(studio, open_page, 
     )
     assert done.exit_code == 0, done.output
     assert len(list((spans / "3" / "masks").iterdir())) == 2
+
+
+def test_masks_of_the_dataset_are_drawn_again(studio, open_page, studio_browser, tmp_path):
+    from playwright.sync_api import expect
+
+    config, address = studio
+    page = open_page(address)
+    page.goto(f"/p/{config.pipeline.name}/images/1")
+    page.get_by_role("link", name="Correct its label").click()
+    expect(page.locator("#item-reason")).to_have_text("chosen by hand")
+    filename = page.locator("#photo-link").inner_text()
+    page.keyboard.press("r")
+    expect(page.locator("#review-text")).to_contain_text("1 draw again")
+    section = page.locator("#redraw-files")
+    command = section.locator("code").inner_text()
+    with page.expect_download() as download:
+        section.get_by_role("link", name="cvat_annotations.xml").click()
+    document = ElementTree.parse(download.value.path())
+    (image,) = document.iter("image")
+    ElementTree.SubElement(image, "tag", {"label": "reviewed", "source": "manual"})
+    document.write(tmp_path / "annotations.xml")
+    (tmp_path / "street.toml").write_text(loading.as_toml(config))
+    words = command.split()[1:]
+    words = [
+        {"CONFIG": str(tmp_path / "street.toml"), "EXPORT": str(tmp_path / "annotations.xml")}.get(word, word)
+        for word in words
+    ]
+    spans = Path(config.data.path).parent
+    earlier = set(spans.iterdir())
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (written,) = set(spans.iterdir()) - earlier
+    # The run was made without spans: the studio sends the image that it stored, and its mask with the ignored border.
+    (again,) = (written / "images").iterdir()
+    original = spans / "1" / filename
+    assert np.asarray(Image.open(again)).shape == np.asarray(Image.open(original)).shape
+    masks = [written / "masks" / again.name, original.parents[1] / "masks" / original.name]
+    first, second = (np.asarray(Image.open(path)) for path in masks)
+    np.testing.assert_array_equal(first, second)
+    assert (first == 255).any()
