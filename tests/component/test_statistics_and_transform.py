@@ -168,13 +168,13 @@ def test_statistics_are_those_of_tfx(artifacts, tmp_path, expected_statistics, n
     assert lines_logged(caplog) == []
 
 
-def test_statistics_with_and_without_beam_are_equal(artifacts, tmp_path, monkeypatch):
+def test_statistics_of_several_groups_are_the_same_with_and_without_beam(artifacts, tmp_path, monkeypatch):
     from components import records
     from components.statistics_gen import executor
 
     monkeypatch.setattr(records, "_FILES_PER_GROUP", 1)  # several units of work
     alone, with_beam = (statistics(executor, artifacts, tmp_path / str(number), number) for number in NUM_WORKERS)
-    assert alone == with_beam
+    assert_same_statistics(alone, with_beam)  # Beam merges the groups in any order: the last digits differ
 
 
 def test_statistics_with_another_release_are_those_of_tfx(
