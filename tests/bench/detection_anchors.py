@@ -111,7 +111,7 @@ class AnchorLoss(keras.losses.Loss):
         )
         ids = tf.where(positive, tf.gather(objects.class_ids, chosen, batch_dims=1), matched)
         class_loss = textbook.focal_loss(ids, y_pred[..., :-4])
-        box_loss = tf.where(positive, 1.0 - generalized_iou(boxes, y_pred[..., -4:] * float(self._size)), 0.0)
+        box_loss = tf.where(positive, 1.0 - generalized_iou(boxes, transforms.scale(y_pred[..., -4:], self._size)), 0.0)
         num_images = tf.cast(tf.shape(y_pred)[0], tf.float32)
         per_image = tf.maximum(tf.reduce_sum(tf.cast(positive, tf.float32)) / num_images, 1.0)
         return (tf.reduce_sum(class_loss, axis=-1) + _BOX_WEIGHT * tf.reduce_sum(box_loss, axis=-1)) / per_image
