@@ -74,14 +74,16 @@ def distances(embeddings: np.ndarray, training: np.ndarray) -> np.ndarray:
     """Returns the mean Euclidean distance of every image to its 5 nearest training images, float32 [N].
 
     Args:
-      embeddings: float32 [N, D]; the distance of one with NaN is NaN.
+      embeddings: float32 [N, D]; the distance of one with NaN is NaN, and those of other dimensions are NaN too.
       training: float32 [T, D], of the training images, at least one. No image of the test split is near one of them
         because it shows the same scene: duplicates and groups stay in one split.
 
     Reference: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors,
     https://arxiv.org/abs/2204.06507.
     """
-    nearest, means = min(_NEAREST, len(training)), np.zeros(len(embeddings), np.float32)
+    nearest, means = min(_NEAREST, len(training)), np.full(len(embeddings), np.nan, np.float32)
+    if embeddings.shape[1] != training.shape[1]:
+        return means
     squares = np.einsum("ij,ij->i", training, training)
     step = max(1, _MOST_PAIRS // len(training))
     for start in range(0, len(embeddings), step):

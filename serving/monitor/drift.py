@@ -112,16 +112,17 @@ def _embeddings(
         raise _NotTested(f"the log contains only {len(second):,} embeddings.")
     if first.shape[1] != second.shape[1]:
         raise _NotTested(f"they have {second.shape[1]} dimensions instead of {first.shape[1]}.")
-    distances = [] if reference.distances is None or window.distances is None else [_distances(reference, window)]
+    distances = []
+    if reference.distances is not None and window.distances is not None:
+        distances.append(_distances(reference.distances, window.distances))
     tests = len(get_args(Kind)) * (1 + len(distances))
     permutations = math.ceil(_PERMUTATIONS_AT_LEVEL * tests / false_alarm_rate)
     result = two_sample.maximum_mean_discrepancy(first, second, permutations, seed)
     return [Comparison("embeddings", "", "maximum mean discrepancy", result), *distances]
 
 
-def _distances(reference: MonitoredImages, window: MonitoredImages) -> Comparison:
-    assert reference.distances is not None and window.distances is not None
-    first, second = (values[~np.isnan(values)] for values in (reference.distances, window.distances))
+def _distances(reference: np.ndarray, window: np.ndarray) -> Comparison:
+    first, second = (values[~np.isnan(values)] for values in (reference, window))
     result = two_sample.exceedances(first, second, _FAR)
     name, method = "distance to training images", f"Fisher, above the {_FAR:.0%} quantile"
     return Comparison("embeddings", name, method, result, float(first.mean()), float(second.mean()))

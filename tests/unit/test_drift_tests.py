@@ -118,6 +118,18 @@ def test_distances_are_those_of_the_nearest_images(rng, monkeypatch):
     ], rtol=1e-4)  # fmt: skip
 
 
+def test_embeddings_of_other_dimensions_have_no_distance_and_are_not_tested(rng):
+    training, reference, window = (images(rng, 50) for _ in range(3))
+    shorter = window.embeddings[:, :-1]
+    distances = monitored.distances(shorter, training.embeddings)
+    assert distances.shape == (50,) and np.isnan(distances).all()
+    reference = dataclasses.replace(reference, distances=monitored.distances(reference.embeddings, training.embeddings))
+    window = dataclasses.replace(window, embeddings=shorter, distances=distances)
+    compared = drift.compare(reference, window, CLASSES, RATE, MIN_IMAGES)
+    assert "embeddings" not in {test.kind for test in compared.tests}
+    assert "they have 7 dimensions instead of 8." in str(compared)
+
+
 # === All tests of a window ===
 
 
