@@ -200,7 +200,7 @@ def _send_label_file(request: Request, read: Callable[[Review, str], bytes | Non
     except (InvalidDecisionError, DatasetError) as error:
         raise HTTPException(422, str(error)) from None
     if content is None:
-        raise HTTPException(404, "There is no such file.")
+        raise HTTPException(404, "These images have no such file.")
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
     return Response(content, media_type="application/octet-stream", headers=headers)
 

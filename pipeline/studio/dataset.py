@@ -14,7 +14,7 @@ import numpy as np
 from components.data_audit.artifact import Audit
 from components.data_audit.images import join_names
 from components.example_validator.artifact import DriftReport
-from components.image_example_gen import spans
+from components.image_example_gen import labels, spans
 from components.image_example_gen.artifact import ClassNames, Quarantine, Summary
 from components.stored import IncompatibleArtifactError
 from pipeline.history.run_history import Runs
@@ -143,12 +143,12 @@ class Dataset:
     @property
     def has_ignored_pixels(self) -> bool:
         """Whether pixels of a label may have no class."""
-        return features.MASK_ENCODED in self.task.label_features and self.ignore_id is not None
+        return labels.has_class_ids(self.task.label_features) and self.ignore_id is not None
 
     @property
     def has_places(self) -> bool:
         """Whether labels have places in the image, which are drawn."""
-        return self.task.drawing.comparison is not None
+        return self.task.drawing.has_places
 
     def embeddings_folder(self, model: str, version: int) -> Path:
         """Folder of the embeddings that a model version computed of this dataset."""
@@ -260,7 +260,7 @@ class Datasets:
             return self._open.setdefault(path, Dataset(pipeline, artifacts, Catalog(path)))
 
     def window(self, pipeline: StudioPipeline) -> Window:
-        """Returns which values of 16-bit images the newest run reads as black and white; all if there is no run."""
+        """Returns which values of 16-bit images the newest run reads as black and white; all without a run."""
         artifacts = self._artifacts_of(pipeline) if pipeline.has_runs else None
         return (artifacts and Summary.read(artifacts.quarantine).window) or FULL_WINDOW
 

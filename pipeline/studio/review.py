@@ -258,7 +258,7 @@ class Review:
             if earlier is not None and Path(earlier).absolute() == self.corrections_path.absolute():
                 earlier = None  # it is this file, whose decisions are in the journal
             decisions = list(self.journal.decisions().values())
-            if tasks.get(self._pipeline.config.task.name).drawing.comparison is not None:
+            if tasks.get(self._pipeline.config.task.name).drawing.has_places:
                 # The image comes back with its new label in another span, and its old label must not.
                 decisions = [
                     decision._replace(action="drop") if decision.action == "relabel" else decision

@@ -281,6 +281,11 @@ class Drawing:
     legend: Callable[[Sequence[str], int | None, Sequence[Any] | None], list[tuple[str, Color]]]
     comparison: Comparison | None = None
 
+    @property
+    def has_places(self) -> bool:
+        """Whether labels have places in the image, and are drawn on it, as masks and boxes are."""
+        return self.comparison is not None
+
 
 # === Monitoring ===
 
