@@ -333,10 +333,11 @@ def _difference(given: Label, read: Label, corrections: Sequence[str]) -> str:
 
 
 def _difference_of_boxes(given: Label, read: Label, corrections: Sequence[str]) -> str:
-    if corrections:
-        return f"{corrections[0]}; correct its boxes"
+    # Some corrections only name what is unusual, such as one box with two classes, and change none.
+    explanation = f"; {corrections[0]}" if corrections else ""
     if sorted(map(str, given[features.BOX_CLASSES])) != sorted(map(str, read[features.BOX_CLASSES])):
-        return f"{len(given[features.BOX_CLASSES])} boxes would be read as {len(read[features.BOX_CLASSES])}"
+        counts = (len(label[features.BOX_CLASSES]) for label in (given, read))
+        return "{} boxes would be read as {}; correct them".format(*counts) + explanation
     first, second = (np.sort(np.array([label[key] for key in features.BOX_CORNERS], float)) for label in (given, read))
     near = np.allclose(first, second, atol=_COORDINATE_TOLERANCE)
-    return "" if near else "its boxes would be read as others"
+    return "" if near else f"its boxes would be read as others; correct them{explanation}"

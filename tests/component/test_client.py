@@ -63,7 +63,9 @@ def test_every_form_of_an_image_has_the_same_prediction(client, tiny_model, tmp_
     path.write_bytes(content)
     image = Image.open(path)
     predictions = client.predict([content, path, str(path), image, np.asarray(image)], top_k=3).or_raise()
-    assert [prediction.top for prediction in predictions] == [predictions[0].top] * 5
+    first, *others = [dict(prediction.top) for prediction in predictions]
+    # The rows of a batch may be computed in another order.
+    assert others == [pytest.approx(first, abs=1e-6)] * 4
 
 
 @pytest.mark.parametrize("top_k", [1, 3])

@@ -263,8 +263,19 @@ def test_boxes_beside_another_format(tmp_path, make_image, image):
     )
     label = boxes((0.1, 0.2, 0.5, 0.725, "dog"), (0.0, 0.0, 1.0, 1.0, "cat"))
     small = {"encoded": make_image(height=20, width=40)}
-    next_span.write(config, [image(label, **small), image(boxes(), "none.png")])
+    both = boxes(
+        (0.1, 0.2, 0.5, 0.7, "dog"), (0.1, 0.2, 0.5, 0.7, "cat")
+    )  # a box with two classes is unusual, not wrong
+    next_span.write(
+        config,
+        [
+            image(label, **small),
+            image(boxes(), "none.png"),
+            image(both, "both.png", encoded=make_image(height=20, width=40)),
+        ],
+    )
     labels = labels_in(read(config), "2/")
+    assert labels["both.png"][features.BOX_CLASSES] == ("dog", "cat")
     assert labels["none.png"][features.BOX_CLASSES] == ()
     assert sorted(labels["a.png"][features.BOX_XMAX]) == pytest.approx([0.725, 1.0])
     outside = image(boxes((0.2, 0.2, 0.4, 1.4, "dog")), "outside.png", encoded=make_image(height=20, width=40))

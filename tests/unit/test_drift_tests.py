@@ -227,7 +227,8 @@ def test_large_embeddings_are_projected_in_the_same_way_every_time(rng):
     vectors = rng.normal(size=(20, MAX_DIMENSIONS + 500))
     projected = stored_embeddings(vectors)
     assert projected.shape == (20, MAX_DIMENSIONS)
-    np.testing.assert_array_equal(stored_embeddings(vectors[:3]), projected[:3])
+    # The product of other numbers of rows may be rounded differently.
+    np.testing.assert_allclose(stored_embeddings(vectors[:3]), projected[:3], atol=2e-3)
     distances = [np.linalg.norm(each[0] - each[1]) for each in (vectors, projected)]
     assert distances[1] == pytest.approx(distances[0], rel=0.15)
 

@@ -212,6 +212,20 @@ def test_proposals_are_labels_of_the_task(task):
     assert 0.0 <= task.labeling.agreement(first, second) < 1.0
 
 
+def test_one_object_is_proposed_with_its_best_class():
+    box, near, other = [0.1, 0.2, 0.5, 0.6], [0.1, 0.2, 0.5, 0.59], [0.1, 0.2, 0.5, 0.45]
+    outputs = {
+        "detection_boxes": np.array([[box, near, other, box]], np.float32),
+        "detection_scores": np.array([[0.9, 0.8, 0.7, 0.6]], np.float32),
+        "num_detections": np.array([4.0], np.float32),
+        "detection_labels": np.array([[b"cat", b"dog", b"dog", b"fox"]], object),
+        "served_threshold": np.array([0.5], np.float32),
+    }
+    (label,) = tasks.get("detection").labeling.proposal(outputs, ())
+    assert label["image/object/class/text"] == ["cat", "dog"]
+    assert label[BOX_CORNERS[3]] == pytest.approx([0.6, 0.45])
+
+
 def test_agreement_counts_what_both_labels_have():
     assert tasks.get("segmentation").labeling.agreement(
         {"mask/encoded": [png([[0, 1, 1, 1]])]}, {"mask/encoded": [png([[0, 1, 1, 0]])]}

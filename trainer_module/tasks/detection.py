@@ -609,6 +609,8 @@ def _label_classes(label: Any) -> tuple[str, ...]:
 # === Labelling ===
 
 _SAME_OBJECT = 0.5  # IoU, as COCO's lowest
+# IoU from which boxes of two classes are taken for one object. Lower values would join objects that overlap.
+_SAME_PLACE = 0.9
 
 
 def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -625,13 +627,21 @@ def _uncertainty(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _proposal(outputs: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[RawLabel]:
-    """Returns the detections that count as objects."""
+    """Returns the detections that count as objects; of those at the same place, only the one with the best score.
+
+    The suppression in the model compares boxes of one class, so that an uncertain class gives the same box twice.
+    """
     import numpy as np
+
+    from trainer_module.boxes.overlap import pairwise_iou
 
     served = outputs["detection_scores"] >= outputs["served_threshold"][:, np.newaxis]
     served &= np.arange(served.shape[1]) < outputs["num_detections"][:, np.newaxis]
     labels: list[RawLabel] = []
     for boxes, names, kept in zip(outputs["detection_boxes"], outputs["detection_labels"], served, strict=True):
+        same_place = np.tril(pairwise_iou(boxes, boxes) >= _SAME_PLACE, k=-1)  # better detections are first
+        for index in np.flatnonzero(kept):
+            kept[index] = not (same_place[index] & kept).any()
         corners = zip(features.BOX_CORNERS, np.asarray(boxes[kept], float).T, strict=True)
         label: dict[str, list[Any]] = {key: values.tolist() for key, values in corners}
         labels.append({**label, features.BOX_CLASSES: [name.decode() for name in names[kept]]})

@@ -139,7 +139,8 @@ async function decide(action, newLabel = "") {
   const result = await post(`${root.dataset.url}/decide`, body);
   entry.decision = { action, new_label: newLabel };
   showProgress(result.progress);
-  find("download").hidden = false;
+  find("corrections").hidden = false;
+  find("no-corrections").hidden = true;
   if (state.index < state.total - 1) await go(state.index + 1);
   else {
     showDecision(entry);
