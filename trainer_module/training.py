@@ -200,6 +200,8 @@ def train(
     cache_dir = cache_dir or os.path.join(run_dir, "cache")
     restored = checkpoint.read()
     history = History(run_dir, restored.state["rows"] if restored else None)
+    if slowness := precision.slowness(options.training.precision):
+        logging.getLogger(features.PROGRESS_LOGGER).warning(slowness)
     if restored:
         logging.getLogger(features.PROGRESS_LOGGER).info("resuming after epoch %d", len(history.rows))
     task = tasks.get(options.task.name)

@@ -251,7 +251,7 @@ def test_conflicting_sections(sections, message):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision):
+def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision, monkeypatch, caplog):
     chosen = TrainerOptions(
         classes=("a", "b", "c"),
         transform={"image_size": SIZE, "normalization": "rescale"},
@@ -262,7 +262,9 @@ def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision):
     model = build_network(chosen, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
     computed_in = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
     assert computed_in == {precision.removeprefix("mixed_")}
+    monkeypatch.setattr("trainer_module.precision.slowness", lambda name: f"{name} is slow")
     history = training.train(model, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path))
+    assert f"{precision} is slow" in caplog.messages
     assert np.all(np.isfinite(history.history["loss"]))
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
