@@ -9,8 +9,7 @@ its own, which are removed with it: only the store and what is mounted outlive i
 policy says; after its last attempt no other task is begun, and the exit handler runs last. An argument that Linux
 rejects, and a run that Argo cannot store, are errors.
 
-A container is a process of its own. Loading TFX takes it twenty seconds, so that it may be forked from an interpreter
-that has loaded TFX and nothing of ours, or be this process.
+A container is a process of its own. Most of its time loads TFX, so it may also be this process.
 """
 
 from __future__ import annotations
@@ -23,14 +22,12 @@ import hashlib
 import io
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -515,103 +512,6 @@ def this_process(command: list[str], environment: dict[str, str], folder: Path, 
         log.write_text(text.getvalue())
 
 
-class WarmInterpreter:
-    """A process that has loaded TFX and forks itself for every container."""
-
-    def __init__(self, fresh: set[str]) -> None:
-        """Starts it.
-
-        Args:
-          fresh: Nodes that get a new process all the same.
-        """
-        self._fresh = fresh
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._lock = threading.Lock()
-        self._ended: dict[str, int] = {}
-        self._news = threading.Condition()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._news:
-                entry = json.loads(line)
-                self._ended[entry["log"]] = entry["exit_code"]
-                self._news.notify_all()
-
-    def __call__(self, command: list[str], environment: dict[str, str], folder: Path, log: Path) -> int:
-        """Runs a container."""
-        if log.stem in self._fresh:
-            return new_process(command, environment, folder, log)
-        request = {"command": command[1:], "environment": environment, "folder": str(folder), "log": str(log)}
-        assert self._process.stdin is not None
-        with self._lock:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        with self._news:
-            if not self._news.wait_for(lambda: str(log) in self._ended, timeout=600):
-                raise HarnessError(f"{log.stem} does not end")
-            return self._ended.pop(str(log))
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        self._process.stdout.close()
-
-
-def _forked(request: Json) -> None:
-    """Runs in a forked container; never returns."""
-    descriptor = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["folder"])
-    dash_m, module, *arguments = request["command"]
-    assert dash_m == "-m"
-    sys.argv = [module, *arguments]
-    code: Any = 0
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as error:
-        code = error.code
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
-
-
-def _serve() -> None:
-    import select
-
-    os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    # Fork needs a process without threads: nothing is computed here.
-    import tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor  # noqa: F401
-
-    running: dict[int, str] = {}
-    is_open, pending = True, b""
-    while is_open or running:
-        readable = select.select([0], [], [], 0.05)[0] if is_open else time.sleep(0.05) or []
-        if readable:
-            chunk = os.read(0, 1 << 20)
-            is_open = bool(chunk)
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                request = json.loads(line)
-                child = os.fork()
-                if child == 0:
-                    _forked(request)
-                running[child] = request["log"]
-        while running:
-            child, status = os.waitpid(-1, os.WNOHANG)
-            if child == 0:
-                break
-            answer = {"log": running.pop(child), "exit_code": os.waitstatus_to_exitcode(status)}
-            os.write(1, (json.dumps(answer) + "\n").encode())
-
-
-if __name__ == "__main__":
-    _serve()
+def new_processes(nodes: Collection[str]) -> Container:
+    """Runs the containers of these nodes as new processes, and those of other nodes in this process."""
+    return lambda *container: (new_process if container[-1].stem in nodes else this_process)(*container)

@@ -1,6 +1,6 @@
 """The entrypoint on every node of small runs, between a driver and a launcher that behave as KFP's; and with faults.
 
-The containers are this process: faults can be put in, and TFX is loaded once.
+Most containers are this process: faults can be put in, and TFX is loaded once.
 """
 
 import functools
@@ -9,8 +9,12 @@ import json
 import pytest
 from google.protobuf import json_format
 
+from components.evaluator.artifact import EvaluationResult
 from components.image_example_gen import spans
+from pipeline.config import loading
+from pipeline.execution import dataset, local_run
 from pipeline.kubeflow import entrypoint, workflow_size
+from pipeline.nodes import DATASET_GATE, MODEL_GATE, RUN_VERDICT
 from trainer_module import locations
 
 
@@ -29,11 +33,20 @@ def harness(volume, tmp_path_factory, kubeflow_harness):
     return functools.partial(kubeflow_harness.install, folder, volume, f"{volume}/data/day-{{SPAN}}")
 
 
+# Nodes that start quickly, and one that computes.
+NEW_PROCESSES = ("PreviousSpan", "Resolver", DATASET_GATE, MODEL_GATE, RUN_VERDICT, "Trainer")
+
+
 @pytest.fixture(scope="module")
-def pushed(harness):
-    """A first run: installation and run."""
+def pushed(harness, request, kubeflow_harness):
+    """A first run, some of whose containers are new processes: installation and run."""
     made = harness()
-    return made, made.run(at_once=1)
+    fresh = made.executor_names() if request.config.getoption("--fresh-pods") else NEW_PROCESSES
+    made.start = kubeflow_harness.new_processes(fresh)
+    run = made.run(at_once=1)
+    made.start = kubeflow_harness.this_process
+    print(run.table())
+    return made, run
 
 
 def again(pushed, node):
@@ -54,6 +67,18 @@ def test_a_run_pushes_its_model_and_prints_the_verdict(pushed, volume):
     (version,) = (volume / "work/days/serving/days").iterdir()
     assert (version / "saved_model.pb").is_file()
     assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
+
+
+def test_the_metrics_equal_those_of_a_local_run(pushed, volume, kubeflow_harness, tmp_path):
+    installation, run = pushed
+    overrides = [f"pipeline.root={tmp_path}", *kubeflow_harness.SMALL_RUN]
+    loaded = loading.load("images", data=f"{volume}/data/day-{{SPAN}}", overrides=overrides)
+    local = local_run.execute(loaded, dataset.prepare(loaded))
+    assert (local.error, local.refusal) == (None, None)
+    uri = run.tasks["Evaluator"].outputs["evaluation"]["uri"]
+    measured = EvaluationResult.read(str(installation.stored(uri)))
+    assert measured.overall.metrics == pytest.approx(local.result.slices[0].metrics, rel=1e-6)
+    assert measured.overall.confusion_matrix == local.result.slices[0].confusion_matrix
 
 
 def test_types_and_properties_survive_ml_metadata(pushed):

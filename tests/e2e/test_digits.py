@@ -22,14 +22,12 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tfx.orchestration import metadata
 
-from components.evaluator.artifact import EvaluationResult
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import dataset, local_run, run_lock
 from pipeline.execution.dataset_identity import DatasetIdentity
 from pipeline.history import comparison, run_history
-from pipeline.kubeflow import compiler
 from trainer_module import features
 
 EPOCHS = 8
@@ -405,35 +403,6 @@ def test_a_deleted_version_is_pushed_again(first, execute):
     assert {node.id: node.state for node in again.nodes}["Pusher"] == "complete"
     assert Path(again.result.serving_dir, "saved_model.pb").is_file()
     assert again.result.pushed_version > first.result.pushed_version
-
-
-def test_kubeflow_pipelines_would_push_the_same_model(first, root, overrides, request, tmp_path, kubeflow_harness):
-    shutil.copytree(root / "digits" / "data" / "digits", tmp_path / "volume" / "digits")
-    kubeflow = [
-        "kubeflow.image=registry.example/tfx-vision:1",
-        f"kubeflow.volumes=[{{claim='shared', mount_path='{tmp_path}/volume'}}]",
-        f"kubeflow.data_path={tmp_path}/volume/digits",
-        f"kubeflow.work_path={tmp_path}/volume/work",
-    ]
-    loaded = loading.load("digits", overrides=[*overrides, *kubeflow])
-    documents = compiler.compile_pipeline(loaded, dataset.prepare(loaded))
-    # One pod from nothing, the others from a process that has loaded TFX: that takes five times as long as their work.
-    warm = None if request.config.getoption("--fresh-pods") else kubeflow_harness.WarmInterpreter({"ImageExampleGen"})
-    harness = kubeflow_harness.Harness(documents.as_yaml(), tmp_path / "cluster", container=warm)
-    try:
-        run = harness.run()
-    finally:
-        if warm:
-            warm.close()
-    print(run.table())
-    assert {name: task.exit_code for name, task in run.tasks.items()} == dict.fromkeys(harness.executor_names(), 0)
-    (version,) = (tmp_path / "volume/work/digits/serving/digits").iterdir()
-    assert (version / "saved_model.pb").is_file()
-    assert run.tasks["RunVerdict"].last_line == f"verdict: pushed version {version.name}: {version}"
-    evaluation = harness.stored(run.tasks["Evaluator"].outputs["evaluation"]["uri"])
-    measured = EvaluationResult.read(str(evaluation))
-    assert measured.overall.metrics == pytest.approx(first.result.slices[0].metrics, rel=1e-6)
-    assert measured.overall.confusion_matrix == first.result.slices[0].confusion_matrix
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
