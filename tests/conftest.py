@@ -24,17 +24,19 @@ _FOLDERS = ("unit", "component", "pipeline", "e2e", "bench")
 _LONGEST = (
     "e2e/test_loop.py",
     "e2e/test_digits.py",
-    "e2e/test_boxes.py",
-    "component/test_resize_modes.py",
     "component/test_tasks.py",
     "component/test_backbone_networks.py",
-    "e2e/test_digit_scenes.py",
+    "component/test_resize_modes.py",
     "component/test_evaluator.py",
+    "e2e/test_boxes.py",
     "component/test_kubeflow_entrypoint.py",
     "component/test_masks.py",
     "component/test_resumed_training.py",
+    "e2e/test_studio.py",
+    "unit/test_training.py",
     "unit/test_models.py",
     "unit/test_client.py",
+    "e2e/test_digit_scenes.py",
     "e2e/test_remote_artifacts.py",
     "e2e/test_tuner.py",
     "component/test_explanation_conformance.py",
@@ -61,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("flink", "spark", "multi_processing"),
         help="run the data-parallel nodes there too; may be repeated",
     )
-    parser.addoption("--fresh-pods", action="store_true", help="a new process for every node of Kubeflow's run")
+    parser.addoption("--fresh-pods", action="store_true", help="a new process for every node of a run on Kubeflow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

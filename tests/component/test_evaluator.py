@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 
-from components.evaluator import executor
+from components.evaluator import executor, gates
 from components.evaluator.artifact import EvaluationResult, GateReport
 from components.evaluator.options import EvaluationOptions
 from components.image_example_gen.artifact import ClassNames
@@ -102,7 +102,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
             artifact.uri = str(root / name)
         config = eval_config(options, "classification", tiny_model.options.classes, slices)
         context = executor.Executor.Context(
-            beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(root), unique_id="1"
+            beam_pipeline_args=["--runner=FnApiRunner", "--sdk_container_image=none"], tmp_dir=str(root), unique_id="1"
         )
         executor.Executor(context).Do(
             {name: [artifact] for name, artifact in inputs.items()},
@@ -339,7 +339,8 @@ def test_a_new_metric_is_one_entry(kappa, evaluate, predictions, examples):
         (setting, "Cohen's kappa", True) for setting in settings
     ]
     assert [result.bound for result in configured] == pytest.approx([-0.5, -1.0, -1.0, expected - 1.5])
-    assert not evaluate({"thresholds": {kappa.name: 1.0}, "disabled_rules": BEATEN_RULES}, slices=())[1].blessed
+    stricter = EvaluationOptions(thresholds={kappa.name: 1.0}).with_task_defaults("classification")
+    assert not gates.apply_gates(evaluation, stricter).blessed
 
 
 def test_corrupted_images_are_slices_with_gates(evaluate, predictions, examples, tiny_model):

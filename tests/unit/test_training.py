@@ -98,6 +98,18 @@ def test_the_first_phase_does_not_change_the_backbone(fresh, data, tmp_path):
     assert history.history["phase"] == ["head", "head"]
 
 
+def tensorboard_curve(folder, tag):
+    """The values of a scalar by their step."""
+    curve = {}
+    for path in folder.iterdir():
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag == tag:
+                    curve[event.step] = float(tf.make_ndarray(value.tensor))
+    return curve
+
+
 @pytest.mark.parametrize("augmentation", [AugmentationOptions(), AugmentationOptions(horizontal_flip=True)])
 def test_the_second_phase_changes_the_last_layers_except_batch_normalisation(fresh, data, tmp_path, augmentation):
     before = weights_of(fresh)
@@ -121,6 +133,8 @@ def test_the_second_phase_changes_the_last_layers_except_batch_normalisation(fre
     assert float(rows[0]["learning_rate"]) == pytest.approx(1e-4)
     assert float(rows[1]["learning_rate"]) == pytest.approx(1e-3)
     assert [float(row["val_loss"]) for row in rows] == pytest.approx(history.history["val_loss"])
+    for split, column in (("train", "loss"), ("validation", "val_loss")):
+        assert tensorboard_curve(tmp_path / split, "loss") == pytest.approx(dict(enumerate(history.history[column])))
 
 
 def test_fine_tuning_without_improvement_is_reverted(fresh, data, tmp_path):
@@ -147,25 +161,24 @@ def test_the_last_epoch_is_kept_although_an_earlier_one_was_better(data, tmp_pat
     assert loss > min(history.history["val_loss"])
 
 
-def test_the_average_of_the_weights_is_kept_and_evaluated(data, tmp_path):
-    def trained(batches, folder, **keys):
-        keras.utils.set_random_seed(3)
-        network = on_small_backbone()
-        common = {"batch_size": 6, "epochs": 1, "learning_rate": 0.1, "optimizer": "sgd", "schedule": "constant"}
+def test_the_average_of_the_weights_is_kept_and_evaluated(data, tmp_path, monkeypatch):
+    whole = data.unbatch().batch(COUNT)
+
+    def train(network, steps, **keys):
+        common = {"batch_size": 6, "learning_rate": 0.1, "optimizer": "sgd", "schedule": "constant"}
         # Augmentation: cached features of a frozen backbone would be shuffled.
         chosen = options(training=common | keys, task={"dropout": 0.0}, augmentation={"brightness": 1e-6})
-        history = training.train(
-            network, chosen, train_data=batches, validation_data=data, run_dir=str(tmp_path / folder)
+        batches = whole.repeat(steps).apply(tf.data.experimental.assert_cardinality(steps))
+        return training.train(
+            network, chosen, train_data=batches, validation_data=data, run_dir=str(tmp_path / f"{steps}")
         )
-        return network, history
 
-    whole = data.unbatch().batch(COUNT)
-    after = [
-        trained(whole.repeat(steps).apply(tf.data.experimental.assert_cardinality(steps)), f"{steps}")[0].get_weights()
-        for steps in (1, 2, 3)
-    ]
-    steps = whole.repeat(3).apply(tf.data.experimental.assert_cardinality(3))
-    averaged, history = trained(steps, "average", weight_average=0.5)
+    network, after, append = on_small_backbone(), [], training.History.append
+    with monkeypatch.context() as patch:
+        patch.setattr(training.History, "append", lambda *row: after.append(network.get_weights()) or append(*row))
+        train(network, steps=1, epochs=3)
+    averaged = on_small_backbone()
+    history = train(averaged, steps=3, epochs=1, weight_average=0.5)
     # The average begins with the weights after the first step.
     for weight, first, second, third in zip(averaged.get_weights(), *after, strict=True):
         np.testing.assert_allclose(weight, first / 4 + second / 4 + third / 2, atol=1e-5)
@@ -272,22 +285,6 @@ def test_mixed_precision_trains_and_ends_in_float32(data, tmp_path, precision, m
     images = next(iter(data))[0]
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
-
-
-def test_tensorboard_has_the_curves_of_the_history(fresh, data, tmp_path):
-    tuning = {"epochs": 1, "learning_rate": 1e-3, "unfreeze_layers": 4}
-    history = training.train(
-        fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
-    )
-    for split, name, column in (("train", "loss", "loss"), ("validation", "loss", "val_loss")):
-        curve = {}
-        for path in (tmp_path / split).iterdir():
-            for record in tf.data.TFRecordDataset(str(path)):
-                event = tf.compat.v1.Event.FromString(record.numpy())
-                for value in event.summary.value:
-                    if value.tag == name:
-                        curve[event.step] = float(tf.make_ndarray(value.tensor))
-        assert curve == pytest.approx(dict(enumerate(history.history[column])))
 
 
 def test_waiting_for_images_is_measured(fresh, data, tmp_path):
