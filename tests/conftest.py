@@ -166,6 +166,12 @@ def reference_division() -> Any:
 
 
 @pytest.fixture(scope="session")
+def reference_listing() -> Any:
+    """The module that lists class folders one after another."""
+    return _module("reference_listing")
+
+
+@pytest.fixture(scope="session")
 def beam_servers() -> Any:
     """The module that starts job servers and worker pools."""
     return _module("beam_servers")

@@ -21,6 +21,7 @@ _WORD_SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])")
 # Between labels, `,`, `;` and `|` are usual; the others are part of many names, and count only between other classes.
 _LABEL_SEPARATORS = re.compile(r"[,;|]")
 _ANY_SEPARATORS = re.compile(r"\s+and\s+|_and_|[,;|+&/\s_-]+")
+_SHOWN_FILES = 2
 # Longer lists of classes are not printed in a message.
 _MOST_CLASSES = 60
 
@@ -213,19 +214,21 @@ class _Examples:
     """Counts and file names of classes, for messages."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
+        self._counts: Counter[str] = Counter()
         self._paths: dict[str, list[str]] = defaultdict(list)
         for entry in entries:
             for name in entry.classes:
-                self._paths[name].append(entry.path)
+                self._counts[name] += 1
+                if self._counts[name] <= _SHOWN_FILES:
+                    self._paths[name].append(entry.path)
 
     def count(self, name: str) -> int:
-        return len(self._paths.get(name, ()))
+        return self._counts[name]
 
     def of(self, name: str) -> str:
         """Describes a class: its name, the number of its images and two of them."""
-        paths = self._paths.get(name, [])
-        shown = ", ".join(map(files.readable, paths[:2]))
-        images = f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
+        shown = ", ".join(map(files.readable, self._paths.get(name, ())))
+        images = f"{self.count(name):,} image{'' if self.count(name) == 1 else 's'}"
         return f"`{_visible(name)}` ({images}{f', such as {shown}' if shown else ''})"
 
 

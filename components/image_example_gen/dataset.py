@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from components.image_example_gen import (
     class_list,
@@ -24,8 +26,10 @@ from components.image_example_gen import (
 from components.image_example_gen.artifact import Correction
 from components.image_example_gen.class_list import Color
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError
+from components.image_example_gen.folder_listing import DatasetFolder, Engine, list_dataset
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
+from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.locations import join
@@ -35,6 +39,8 @@ SPAN_COLUMN = "span"
 # A column with more values than this (an address, a time) is not a slice unless the configuration names it.
 MOST_SLICE_VALUES = 50
 _MOST_NAMES = 5
+# The splits of entries that may be trained on.
+_TRAINED = frozenset(("", features.TRAIN))
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Dataset:
       layout: Name of the layout.
       root: The folder that all paths start from.
       label_features: Raw example features of the label that every example has.
-      entries: The files to read, by path.
+      entries: The files to read, by path; those of a large dataset may be in files (`StoredEntries`).
       refused: The files that are not used.
       classes: Class names in the order of their ids: as configured or as the dataset lists them, else alphabetical.
       ignore_id: The id of mask pixels that do not count, if there is one.
@@ -60,12 +66,13 @@ class Dataset:
       corrections: The images that `data.corrections` decides about; dropped ones are not among the entries.
       notes: What users should know before the run.
       is_grey: Whether the images of a sample have no colours; False if they were not examined.
+      totals: Numbers of the entries, if they are counted.
     """
 
     layout: str
     root: str
     label_features: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     refused: tuple[RefusedFile, ...] = ()
     classes: tuple[str, ...] = ()
     ignore_id: int | None = None
@@ -80,11 +87,12 @@ class Dataset:
     corrections: tuple[Correction, ...] = ()
     notes: tuple[str, ...] = ()
     is_grey: bool = False
+    totals: EntryTotals | None = None
 
     @property
     def num_bytes(self) -> int:
         """Size of all files that are read, bytes."""
-        return sum(entry.size + sum(file.size for file in entry.label_files) for entry in self.entries)
+        return sum(entry.num_bytes for entry in self.entries) if self.totals is None else self.totals.num_bytes
 
     @property
     def built_in_slices(self) -> tuple[str, ...]:
@@ -102,13 +110,14 @@ def remember(location: str, options: DataOptions, dataset: Dataset) -> Dataset:
     return dataset
 
 
-def listed_dataset(location: str, options: DataOptions, fingerprint: str) -> Dataset:
+def listed_dataset(location: str, options: DataOptions, fingerprint: str, engine: Engine | None = None) -> Dataset:
     """Returns the dataset as this process has listed it for the definition of the pipeline, or lists it.
 
     Args:
       location: As in `inspect_dataset`.
       options: `[data]`.
       fingerprint: That of the definition.
+      engine: As in `inspect_dataset`.
 
     Raises:
       DatasetError: As in `inspect_dataset`.
@@ -116,35 +125,38 @@ def listed_dataset(location: str, options: DataOptions, fingerprint: str) -> Dat
     dataset = _LISTED.get((location, options.model_dump_json()))
     if dataset is not None and dataset.fingerprint == fingerprint:
         return dataset
-    return inspect_dataset(location, options)
+    return inspect_dataset(location, options, engine)
 
 
-def inspect_dataset(location: str, options: DataOptions) -> Dataset:
+def inspect_dataset(location: str, options: DataOptions, engine: Engine | None = None) -> Dataset:
     """Lists a dataset, and refuses one that cannot be trained on.
 
     Args:
       location: A folder, a manifest, or a path with `{SPAN}`; local, or any that TensorFlow's file system reads.
       options: `[data]`.
+      engine: Lists class folders if there are very many images; see `list_dataset`.
 
     Raises:
       DatasetError: If it does not exist, if its layout or a table contradicts itself, or if a class has no images, or
         too few to be both trained on and evaluated.
     """
     try:
-        if spans.has_spans(location):
-            chosen = spans.resolve(location, options.spans)
-            root = spans.root_of(location)
-            parts = [_list_folder(join(root, span.path), options) for span in chosen]
-            whole = _merge_spans(root, chosen, parts)
+        chosen = spans.resolve(location, options.spans) if spans.has_spans(location) else []
+        root = spans.root_of(location)
+        places = [join(root, span.path) for span in chosen] or [location]
+        opened = [_open(each, options) for each in places]
+        if all(map(_has_separate_folders, opened)):
+            listed = _list_separately(root if chosen else opened[0].root, opened, chosen, options, engine)
         else:
-            chosen, whole = [], _list_folder(location, options)
+            parts = [_list(each) for each in opened]
+            listed = _complete(_merge_spans(root, chosen, parts) if chosen else parts[0], chosen, options)
     except files.UnreadableFileError as error:
         raise DatasetError(str(error)) from None
-    dataset = _complete(whole, chosen, options)
+    dataset = _describe(listed, chosen, options)
     try:
-        _refuse_untrainable(location, dataset, whole.listing, is_detected=bool(whole.detection.evidence))
+        _refuse_untrainable(location, dataset, listed, is_detected=bool(listed.part.detection.evidence))
     except LayoutError as error:
-        raise LayoutError(f"{error}{whole.detection}") from None
+        raise LayoutError(f"{error}{listed.part.detection}") from None
     return dataset
 
 
@@ -157,7 +169,34 @@ def list_folder(location: str, options: DataOptions) -> Listing:
     Raises:
       DatasetError: If its layout or a table contradicts itself.
     """
-    return _list_folder(location, options).listing
+    return _list(_open(location, options)).listing
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A folder whose layout is known.
+
+    Attributes:
+      root: The folder that all paths start from.
+      folder: The files and folders directly in it.
+      options: `[data]`, as the folder requires it.
+      layout: Its layout.
+      detection: Why that layout was chosen.
+    """
+
+    root: str
+    folder: Folder
+    options: DataOptions
+    layout: LayoutSpec
+    detection: Detection
+
+    @contextlib.contextmanager
+    def with_evidence(self) -> Iterator[None]:
+        """Adds the evidence to the errors of the layout."""
+        try:
+            yield
+        except LayoutError as error:
+            raise LayoutError(f"{error}{self.detection}") from None
 
 
 @dataclass(frozen=True)
@@ -177,7 +216,7 @@ class _Part:
     listing: Listing
 
 
-def _list_folder(location: str, options: DataOptions) -> _Part:
+def _open(location: str, options: DataOptions) -> _Opened:
     root = location.rstrip("/")
     if root.endswith(tables.SUFFIXES) and files.is_file(root):
         options = options.model_copy(update={"manifest": root})
@@ -196,11 +235,14 @@ def _list_folder(location: str, options: DataOptions) -> _Part:
     for key, advice in layout.unsupported_options.items():
         if value := getattr(options, key):
             raise DatasetError(f'data.{key} = {value} cannot be used with data.layout = "{layout.name}". {advice}')
-    try:
-        listing = label_sets.convert(layout.list_entries(folder, options), options, root)
-        return _Part(root, layout, detection, listing)
-    except LayoutError as error:
-        raise LayoutError(f"{error}{detection}") from None
+    return _Opened(root, folder, options, layout, detection)
+
+
+def _list(opened: _Opened) -> _Part:
+    root, options = opened.root, opened.options
+    with opened.with_evidence():
+        listing = label_sets.convert(opened.layout.list_entries(opened.folder, options), options, root)
+    return _Part(root, opened.layout, opened.detection, listing)
 
 
 def _merge_spans(root: str, chosen: Sequence[spans.Span], parts: Sequence[_Part]) -> _Part:
@@ -240,21 +282,109 @@ def _add_span_column(part: _Part, number: int) -> Listing:
     return dataclasses.replace(listing, entries=entries, columns=(*listing.columns, SPAN_COLUMN))
 
 
+# === Listing folder by folder ===
+
+
+def _has_separate_folders(opened: _Opened) -> bool:
+    """Whether folders decide about their files, and nothing else does: no table, and no label that is a set."""
+    options = opened.options
+    tables_ = (options.metadata_csv, options.group_column, options.corrections)
+    return (
+        opened.layout.class_folders is not None
+        and not any(tables_)
+        and all(file.path != tables.METADATA_FILE for file in opened.folder.files)
+        and not options.allows_label_sets
+        and options.labels_from == AUTO
+    )
+
+
+def _list_separately(
+    root: str,
+    opened: Sequence[_Opened],
+    chosen: Sequence[spans.Span],
+    options: DataOptions,
+    engine: Engine | None,
+) -> _Listed:
+    """Lists class folders, and does what `_complete` does, folder by folder."""
+    folders, refused = list[DatasetFolder](), list[RefusedFile]()
+    for number, each in enumerate(opened):
+        base, slices = (chosen[number].path, (str(chosen[number].number),)) if chosen else ("", ())
+        assert each.layout.class_folders is not None
+        with each.with_evidence():
+            among = each.layout.class_folders(each.folder, each.options)
+        folders += [DatasetFolder(base, folder, slices) for folder in among.folders]
+        refused += [file._replace(path=join(base, file.path)) if base else file for file in among.refused]
+    names = frozenset(folder.folder.name for folder in folders)
+    listing = Listing(labels.CLASS_LABEL, (), columns=(SPAN_COLUMN,) if chosen else (), class_names=names)
+    listing = class_names.rename(listing, options.rename_classes, root)
+    entries, listed = list_dataset(root, folders, options, engine)
+    refused += listed.refused
+    listing = dataclasses.replace(listing, entries=entries, refused=tuple(refused), notes=listed.masks.notes())
+    class_names.check(listing, options.classes, root)
+    assigned = _assigned_splits(listed.totals, options)
+    totals, entries = listed.totals, listing.entries
+    if assigned.has_drawn_train:
+        totals = totals.with_drawn_train()
+        entries = (
+            entries.with_drawn_train() if isinstance(entries, StoredEntries) else tuple(map(_without_train, entries))
+        )
+    digest = hashlib.sha256(repr((assigned.has_drawn_train, *chosen)).encode())
+    for folder_digest in listed.digests:
+        digest.update(folder_digest)
+    part = _Part(root, opened[0].layout, opened[0].detection, listing)
+    return _Listed(part, entries, totals, assigned.own_splits, digest)
+
+
 # === Completing ===
 
 
-def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
-    """Derives what follows from all entries: classes, splits, slices, fingerprint."""
+class _Listed(NamedTuple):
+    """A dataset with its classes and splits.
+
+    Attributes:
+      part: Its listing.
+      entries: The files to read, by path, with the splits that the dataset assigns.
+      totals: Numbers of the entries.
+      own_splits: The splits that the dataset assigns.
+      digest: Of the entries.
+      corrections: The images that `data.corrections` decides about.
+    """
+
+    part: _Part
+    entries: Sequence[Entry]
+    totals: EntryTotals
+    own_splits: tuple[str, ...]
+    digest: Any
+    corrections: tuple[Correction, ...] = ()
+
+
+def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> _Listed:
+    """Renames classes, applies corrections, and assigns splits."""
     listing = class_names.rename(part.listing, options.rename_classes, part.root)
     listing = label_sets.normalize(listing, options.classes)
     listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
     class_names.check(listing, options.classes, part.root)
-    entries, own_splits = _assign_splits(listing.entries, options)
-    refused = tuple(sorted(listing.refused))
+    entries: Sequence[Entry] = [
+        entry._replace(split=entry.split or options.split_of(entry.path)) for entry in sorted(listing.entries)
+    ]
+    totals = EntryTotals.of(entries)
+    assigned = _assigned_splits(totals, options)
+    if assigned.has_drawn_train:
+        totals, entries = totals.with_drawn_train(), [_without_train(entry) for entry in entries]
     digest = hashlib.sha256()
-    for item in (*chosen, *entries, *refused):
+    for item in (*chosen, *entries):
         digest.update(repr(item).encode())
-    slice_columns, notes = _slice_columns(listing.columns, entries)
+    part = dataclasses.replace(part, listing=listing)
+    return _Listed(part, tuple(entries), totals, assigned.own_splits, digest, corrected)
+
+
+def _describe(listed: _Listed, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
+    """Derives what follows from all entries: classes, slices, fingerprint."""
+    part, listing = listed.part, listed.part.listing
+    refused = tuple(sorted(listing.refused))
+    for file in refused:
+        listed.digest.update(repr(file).encode())
+    slice_columns, notes = _slice_columns(listing.columns, listed.entries, chosen)
     classes = _classes(listing, options)
     if labels.has_sets(listing.label_features):
         label_sets.refuse_separator(classes, part.root)
@@ -264,32 +394,45 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
         layout=part.layout.name,
         root=part.root,
         label_features=listing.label_features,
-        entries=entries,
+        entries=listed.entries,
         refused=refused,
         classes=classes,
         ignore_id=listing.class_list.ignore_id if options.ignore_id is None else options.ignore_id,
         colors=listing.class_list.colors,
         ignored_colors=listing.class_list.ignored_colors,
-        own_splits=own_splits,
+        own_splits=listed.own_splits,
         columns=listing.columns,
         slice_columns=slice_columns,
         span=newest.number if newest else 0,
         version=newest.version if newest else 0,
-        fingerprint=digest.hexdigest(),
-        corrections=corrected,
+        fingerprint=listed.digest.hexdigest(),
+        corrections=listed.corrections,
         notes=(*listing.notes, *notes),
+        totals=listed.totals,
     )
 
 
-def _assign_splits(entries: Iterable[Entry], options: DataOptions) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
-    """Returns the entries by path, with the splits that the dataset assigns, and the names of these splits."""
-    assigned = [entry._replace(split=entry.split or options.split_of(entry.path)) for entry in sorted(entries)]
-    named = {entry.split for entry in assigned}
-    own_splits = tuple(split for split in features.SPLITS if split in named)
-    if "" not in named and set(options.written_splits(own_splits)) - named:
-        # A split without images of its own gets its fraction of the training images, if there are no others to draw.
-        assigned = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in assigned]
-    return tuple(assigned), own_splits
+class _AssignedSplits(NamedTuple):
+    """The splits that a dataset assigns.
+
+    Attributes:
+      own_splits: Their names.
+      has_drawn_train: Whether images of the train split are drawn from: a split without images of its own gets its
+        fraction of them, if there are no others to draw.
+    """
+
+    own_splits: tuple[str, ...]
+    has_drawn_train: bool
+
+
+def _assigned_splits(totals: EntryTotals, options: DataOptions) -> _AssignedSplits:
+    own_splits = tuple(split for split in features.SPLITS if split in totals.splits)
+    lacking = set(options.written_splits(own_splits)) - totals.splits
+    return _AssignedSplits(own_splits, bool(lacking) and "" not in totals.splits)
+
+
+def _without_train(entry: Entry) -> Entry:
+    return entry._replace(split="") if entry.split == features.TRAIN else entry
 
 
 def _classes(listing: Listing, options: DataOptions) -> tuple[str, ...]:
@@ -314,11 +457,16 @@ def _check_mask_settings(part: _Part, classes: Sequence[str], options: DataOptio
             )
 
 
-def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[str]]:
+def _slice_columns(
+    columns: Sequence[str], entries: Sequence[Entry], chosen: Sequence[spans.Span]
+) -> tuple[tuple[str, ...], list[str]]:
     """Returns the columns that are slices by default, and notes about the others."""
     slice_columns, notes = [], []
     for number, column in enumerate(columns):
-        num_values = len({entry.slices[number] for entry in entries if entry.slices})
+        if column == SPAN_COLUMN and chosen:
+            num_values = len({span.number for span in chosen})
+        else:
+            num_values = len({entry.slices[number] for entry in entries if entry.slices})
         if num_values <= MOST_SLICE_VALUES:
             slice_columns.append(column)
         else:
@@ -331,8 +479,9 @@ def _slice_columns(columns: Sequence[str], entries: Sequence[Entry]) -> tuple[tu
 # === Checking ===
 
 
-def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is_detected: bool) -> None:
+def _refuse_untrainable(location: str, dataset: Dataset, listed: _Listed, *, is_detected: bool) -> None:
     """Refuses a dataset without images, with fewer than two classes, or with a class that cannot be trained on."""
+    listing, totals = listed.part.listing, listed.totals
     if not dataset.entries and not listing.class_names:
         examples = "".join(f"\n  {file.path}: {file.reason}" for file in dataset.refused[:_MOST_NAMES])
         notes = "".join(f"\n  {note}" for note in dataset.notes)
@@ -351,22 +500,21 @@ def _refuse_untrainable(location: str, dataset: Dataset, listing: Listing, *, is
             f'{location}: {reason}. Set data.classes, for example --set data.classes=\'["cat", "dog"]\'{alternative}.',
             dataset.label_features,
         )
-    if len(dataset.classes) == 1 and not _may_have_one_class(dataset):
+    if len(dataset.classes) == 1 and not _may_have_one_class(dataset, totals):
         raise LayoutError(f"{location} has a single class ({dataset.classes[0]}). {_advice_for_single(dataset)}")
-    splits = {entry.split for entry in dataset.entries}
-    if dataset.own_splits and not splits & {"", features.TRAIN}:
+    if dataset.own_splits and not totals.splits & _TRAINED:
         raise DatasetError(
             f"{location} has the splits {', '.join(dataset.own_splits)}, but no `train` among them. Add it, or rename "
             "one."
         )
     if listing.class_names:
-        _refuse_small_classes(location, dataset)
+        _refuse_small_classes(location, dataset, totals)
 
 
-def _may_have_one_class(dataset: Dataset) -> bool:
+def _may_have_one_class(dataset: Dataset, totals: EntryTotals) -> bool:
     """Whether one class can be learned: objects of it are found, or images have it or not."""
     is_known = not layouts.get(dataset.layout).entries_are_containers
-    lacking = not is_known or any(not entry.classes for entry in dataset.entries)
+    lacking = not is_known or totals.has_images_without_class()
     return labels.has_boxes(dataset.label_features) or (labels.has_sets(dataset.label_features) and lacking)
 
 
@@ -374,25 +522,24 @@ def _advice_for_single(dataset: Dataset) -> str:
     """Returns the folder to use if there is one folder above the classes, as in many archives."""
     if dataset.layout != "class_folders":
         return "At least two are required."
-    names = [entry.path for entry in dataset.entries] + [file.path for file in dataset.refused]
-    paths = [name.split("/") for name in names]
-    inside = sorted({path[1] for path in paths if len(path) > 2})
-    table = next((path for path in paths if len(path) == 2 and path[1].lower().endswith(tables.SUFFIXES)), None)
-    if table:
-        return f"It contains the table {files.readable(table[1])}: use --data {join(dataset.root, table[0])}."
-    if not inside or any(len(path) == 2 for path in paths):
+    names = itertools.chain((entry.path for entry in dataset.entries), (file.path for file in dataset.refused))
+    outer, inside, has_direct = "", set[str](), False
+    for path in (name.split("/") for name in names):
+        outer = outer or path[0]
+        if len(path) > 2:
+            inside.add(path[1])
+        elif len(path) == 2 and path[1].lower().endswith(tables.SUFFIXES):
+            return f"It contains the table {files.readable(path[1])}: use --data {join(dataset.root, path[0])}."
+        else:
+            has_direct |= len(path) == 2
+    if not inside or has_direct:
         return "At least two are required."
-    return f"It contains the folders {listed(inside, _MOST_NAMES)}: use --data {join(dataset.root, paths[0][0])}."
+    shown = listed(sorted(inside), _MOST_NAMES)
+    return f"It contains the folders {shown}: use --data {join(dataset.root, outer)}."
 
 
-def _refuse_small_classes(location: str, dataset: Dataset) -> None:
-    counts: Counter[str] = Counter()
-    trained: set[str] = set()
-    for entry in dataset.entries:
-        names = entry.classes
-        counts.update(names)
-        if entry.split in ("", features.TRAIN):
-            trained.update(names)
+def _refuse_small_classes(location: str, dataset: Dataset, totals: EntryTotals) -> None:
+    counts, trained = totals.classes(), totals.classes(_TRAINED)
     nested = [file.path for file in dataset.refused if file.reason == NESTED]
     if nested and not all(counts[name] for name in dataset.classes):
         raise DatasetError(

@@ -33,7 +33,7 @@ from components.image_example_gen.columns import (
 from components.image_example_gen.connected_components import Graph
 from components.image_example_gen.duplicates import key_masks, near_pairs
 from components.image_example_gen.errors import LostFilesError
-from components.image_example_gen.exchange import Block, Exchange, spread
+from components.image_example_gen.exchange import Block, Exchange, no_blocks, spread
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import Occurrences
 from components.image_example_gen.options import DataOptions
@@ -128,7 +128,7 @@ def divide(
     drawing = Drawing(num_units, options, own_splits)
     drawing.check_sizes()
     if drawing.has_strata:
-        _number_strata(plan, exchange.run(partitions, _Alone(), num_partitions, _CountStrata(plan, drawing)))
+        _number_strata(plan, exchange.run(partitions, no_blocks, num_partitions, _CountStrata(plan, drawing)))
     tally, refused, similar, num_members = Tally(), list[RefusedFile](), Occurrences(), 0
     for part in exchange.run(partitions, _ByShard(plan, drawing), len(tasks), _Assign(plan)):
         tally.merge(part.tally)
@@ -531,14 +531,6 @@ def _first_splits(own_splits: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 # === Drawing ===
-
-
-class _Alone:
-    """Gives nothing to any partition: the reducer reads the file of its partition."""
-
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
-        del task
-        return iter(())
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ def spread(items: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Block]]:
     yield from blocks.items()
 
 
+def no_blocks(task: int) -> Iterator[tuple[int, Block]]:
+    """Gives nothing to any partition, if the reducer reads a file of its partition; a `Mapper`."""
+    del task
+    return iter(())
+
+
 class LocalExchange:
     """Runs the tasks one after the other in this process; items beyond a buffer are on the local disk meanwhile."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -18,10 +18,10 @@ from components.artifacts import Artifacts
 from components.image_example_gen import (
     bit_depth,
     boxes,
-    exchange,
     labels,
     layouts,
     limits,
+    mixed_shards,
     pixel_checks,
     shards,
     summary,
@@ -32,11 +32,13 @@ from components.image_example_gen.beam_steps import ExamineImages, OnShards, Pas
 from components.image_example_gen.dataset import Dataset, listed_dataset
 from components.image_example_gen.division import divide
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
-from components.image_example_gen.exchange import Exchange, LocalExchange
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, LocalExchange
+from components.image_example_gen.folder_listing import ListingPlace
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
 from components.image_example_gen.options import ExampleGenOptions, ExampleGenParameter
-from components.image_example_gen.shards import Shard, WorkFolder
+from components.image_example_gen.shards import WorkFolder
+from components.image_example_gen.stored_entries import StoredEntries
 from trainer_module.error_text import listed
 from trainer_module.model_input import FULL_WINDOW
 
@@ -83,16 +85,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         parameter = ExampleGenParameter.model_validate_json(exec_properties["options"])
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         quarantine = artifact_utils.get_single_instance(output_dict["quarantine"])
-        dataset = listed_dataset(exec_properties["input_base"], parameter.data, parameter.fingerprint)
+        folder = WorkFolder(os.path.join(examples.uri, _WORK_FOLDER))
+        tf.io.gfile.makedirs(folder.location)
+        exchange = self._exchange(folder)
+        engine = None if isinstance(exchange, LocalExchange) else lambda: ListingPlace(exchange, folder)
+        dataset = listed_dataset(exec_properties["input_base"], parameter.data, parameter.fingerprint, engine)
         options = parameter.with_classes(dataset.classes)
         if options is None:
             raise ClassesChangedError(
                 f"{dataset.root} has {len(dataset.classes):,} classes ({listed(dataset.classes)}), and not the "
                 f"{parameter.num_classes:,} that the pipeline was compiled for. Compile it again."
             )
-        folder = WorkFolder(os.path.join(examples.uri, _WORK_FOLDER))
-        tf.io.gfile.makedirs(folder.location)
-        work = _make_shards(dataset)
+        work = _write_shards(dataset, folder, exchange)
         examined = self._examine(work, dataset, folder, options)
         window = options.window or bit_depth.detect([int(bits) for bits in examined.observations.details(USED_BITS)])
         if options.window is None and window != FULL_WINDOW:
@@ -108,8 +112,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             examined.num_records,
             options.data,
             dataset.own_splits,
-            self._exchange(folder),
-            per_partition=exchange.IMAGES_PER_PARTITION,
+            exchange,
+            per_partition=IMAGES_PER_PARTITION,
         )
         _log(division.refused)
         refused += division.refused
@@ -134,7 +138,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         split_dirs = {split: artifact_utils.get_split_uri([examples], split) for split in split_names}
         for directory in split_dirs.values():
             tf.io.gfile.makedirs(directory)
-        self._run(work, WriteSplits(folder, split_dirs))
+        self._run(len(work), WriteSplits(folder, split_dirs))
         contents = summary.summarize(
             dataset,
             division,
@@ -151,21 +155,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             quarantine.set_int_custom_property(f"corrections_{action}", number)
 
     def _examine(
-        self, work: list[Shard], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions
+        self, num_files_of: Sequence[int], dataset: Dataset, folder: WorkFolder, options: ExampleGenOptions
     ) -> _Examined:
-        """Runs the first pass; the records of the images stay in the folder."""
-        for shard in work:
-            folder.write(shards.ENTRIES, shard.number, shard.entries)
-        self._run(work, ExamineImages(dataset.root, dataset.layout, folder, options))
+        """Runs the first pass on all shards; the records of the images stay in the folder."""
+        self._run(len(num_files_of), ExamineImages(dataset.root, dataset.layout, folder, options))
         containers = layouts.get(dataset.layout).entries_are_containers
         examined = _Examined([], list(dataset.refused), Observations())
-        for shard in work:
-            results = folder.read(shards.RESULTS, shard.number)
+        for shard, listed_files in enumerate(num_files_of):
+            results = folder.read(shards.RESULTS, shard)
             num_files = results["num_records"] + len(results["refused"])
-            if not containers and num_files != len(shard.entries):
+            if not containers and num_files != listed_files:
                 raise LostFilesError(
-                    f"Shard {shard.number} returned {num_files} of its {len(shard.entries)} files. This is a defect of "
-                    "tfx-vision, please report it."
+                    f"Shard {shard} returned {num_files} of its {listed_files} files. This is a defect of tfx-vision, "
+                    "please report it."
                 )
             examined.num_records.append(results["num_records"])
             examined.refused.extend(RefusedFile(*values) for values in results["refused"])
@@ -179,8 +181,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             return BeamExchange(self._make_beam_pipeline, folder)
         return LocalExchange()
 
-    def _run(self, work: list[Shard], step: Pass) -> None:
-        numbers = [shard.number for shard in work]
+    def _run(self, num_shards: int, step: Pass) -> None:
+        numbers = list(range(num_shards))
         if single_process.is_selected(self._beam_pipeline_args):
             step(numbers)
             return
@@ -189,9 +191,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _ = shards_ | "Work" >> beam.ParDo(OnShards(step))
 
 
-def _make_shards(dataset: Dataset) -> list[Shard]:
+def _write_shards(dataset: Dataset, folder: WorkFolder, exchange: Exchange) -> list[int]:
+    """Writes the files to read of every shard; returns their numbers."""
+    if isinstance(dataset.entries, StoredEntries) and not dataset.entries.is_shared:
+        exchange = LocalExchange()  # the workers of an engine do not see them
     containers = layouts.get(dataset.layout).entries_are_containers
-    return shards.make_shards(dataset.entries, 1 if containers else shards.FILES_PER_SHARD)
+    return mixed_shards.write(dataset.entries, folder, exchange, 1 if containers else shards.FILES_PER_SHARD)
 
 
 def _log(refused: Iterable[RefusedFile]) -> None:

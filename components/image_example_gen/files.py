@@ -6,12 +6,16 @@ escapes, since the file could not be opened otherwise.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from components.image_example_gen import object_store
 from trainer_module.error_text import first_line
 from trainer_module.locations import is_remote, join
 
@@ -20,8 +24,14 @@ if TYPE_CHECKING:
 
 # A remote file system answers many requests at once as fast as one.
 _REMOTE_THREADS = 32
-# Folders that are listed at the same time; each of them describes its files with so many threads.
-_REMOTE_FOLDERS = 8
+# Folders that are listed at the same time: of a store that describes files with their names; of another one, where
+# each of them describes its files with so many threads; and local ones, whose names usually are in memory.
+_STORE_FOLDERS, _REMOTE_FOLDERS, _LOCAL_FOLDERS = 32, 8, 4
+# Files that are described at the same time, and in one go by a thread for local files. A local file that takes longer
+# is on a volume behind a network: threads wait for many of its answers at a time. They would slow down a disk, whose
+# answers are shorter than the turns of threads.
+_FILES_PER_BLOCK, _FILES_PER_TURN = 1000, 50
+_SECONDS_OF_LOCAL_FILE = 100e-6
 # Files and folders that operating systems and programs add; never part of a dataset. Hidden ones are ignored too.
 _IGNORED_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "__pycache__")
@@ -46,6 +56,26 @@ class File(NamedTuple):
     changed_ns: int = 0
     is_folder: bool = False
     problem: str = ""
+
+
+class Contents(NamedTuple):
+    """A folder whose names are listed.
+
+    Attributes:
+      root: The folder that paths start from.
+      folder: Its path.
+      names: Names of the files and folders in it, sorted, without hidden and ignored ones.
+      described: The files and folders, by name, if the store has described them with their names.
+    """
+
+    root: str
+    folder: str
+    names: Sequence[str]
+    described: Sequence[File] | None = None
+
+    def path(self, name: str) -> str:
+        """Returns the path of a file in it."""
+        return f"{self.folder}/{name}" if self.folder else name
 
 
 class UnreadableFileError(Exception):
@@ -90,20 +120,98 @@ def names(root: str, folder: str) -> list[str]:
 
 def listing(root: str, folder: str = "") -> list[File]:
     """Lists the files and folders in one folder, by name, without hidden and ignored ones."""
-    return describe(root, [f"{folder}/{name}" if folder else name for name in _names(join(root, folder))])
+    return [file for block in blocks(contents(root, folder)) for file in block]
 
 
 def listings(root: str, folders: Iterable[str], *, recursive: bool = False) -> Iterator[list[File]]:
-    """Lists several folders, each as `listing`, or as `walk` if that is recursive; remote ones several at a time."""
+    """Lists several folders, each as `listing`, or as `walk` if that is recursive; several at a time."""
+    if recursive:
+        yield from ahead(lambda folder: list(walk(root, folder)), folders, num_threads(root))
+        return
+    for inside in ahead(lambda folder: contents(root, folder), folders, num_threads(root)):
+        yield [file for block in blocks(inside) for file in block]
 
-    def contents(folder: str) -> list[File]:
-        return list(walk(root, folder)) if recursive else listing(root, folder)
 
+def num_threads(root: str) -> int:
+    """Returns the number of folders that are listed at a time."""
+    if root.startswith(object_store.SCHEME):
+        return _STORE_FOLDERS
+    return _REMOTE_FOLDERS if is_remote(root) else _LOCAL_FOLDERS
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def ahead(function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int) -> Iterator[_Result]:
+    """Yields the results for all items, in order, or raises the error of the first that fails.
+
+    Threads work on the next items, but only on as many as there are threads: `Executor.map` would go through all items
+    at once, and keep the results in memory.
+    """
+    waiting: collections.deque[Future[_Result]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def contents(root: str, folder: str = "") -> Contents:
+    """Lists the names in one folder; a remote one's files are described too."""
+    location = join(root, folder)
+    inside = Contents(root, folder, [])
+    if location.startswith(object_store.SCHEME):
+        try:
+            listed = [item for item in object_store.listed(location) if not _is_ignored(item.name)]
+        except object_store.ListingError as error:
+            raise UnreadableFileError(str(error)) from None
+        described = [File(inside.path(item.name), item.size, item.changed_ns, item.is_folder) for item in listed]
+        return inside._replace(names=[item.name for item in listed], described=described)
+    inside = inside._replace(names=sorted(_names(location)))
     if is_remote(root):
-        with ThreadPoolExecutor(_REMOTE_FOLDERS) as pool:
-            yield from pool.map(contents, folders)
-    else:
-        yield from map(contents, folders)
+        return inside._replace(described=describe(root, [inside.path(name) for name in inside.names]))
+    return inside
+
+
+def blocks(inside: Contents) -> Iterator[list[File]]:
+    """Describes the files and folders in a folder, a block at a time, by name."""
+    yield from _in_blocks(_describe_folder(inside) if inside.described is None else [list(inside.described)])
+
+
+def _in_blocks(parts: Iterable[list[File]]) -> Iterator[list[File]]:
+    block: list[File] = []
+    for part in parts:
+        block += part
+        if len(block) >= _FILES_PER_BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _describe_folder(inside: Contents) -> Iterator[list[File]]:
+    """Describes local files, with threads if they are on a slow volume."""
+    names, real_root = inside.names, os.path.realpath(inside.root)
+    if not _is_below(os.path.realpath(join(inside.root, inside.folder)), real_root):
+        yield [File(inside.path(name), problem=_OUTSIDE) for name in names]
+        return
+
+    def describe_some(some: Sequence[str]) -> list[File]:
+        return _describe_names(inside, real_root, some)
+
+    start = time.perf_counter()
+    yield describe_some(names[:_FILES_PER_TURN])
+    is_slow = time.perf_counter() - start > _SECONDS_OF_LOCAL_FILE * min(len(names), _FILES_PER_TURN)
+    size = _FILES_PER_TURN if is_slow else _FILES_PER_BLOCK
+    rest = (names[first : first + size] for first in range(_FILES_PER_TURN, len(names), size))
+    yield from ahead(describe_some, rest, _REMOTE_THREADS) if is_slow else map(describe_some, rest)
 
 
 def _names(location: str) -> list[str]:
@@ -184,10 +292,11 @@ def read(root: str, path: str, most_bytes: int = -1) -> bytes:
         raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
 
 
-def _windows(paths: list[str]) -> Iterator[list[str]]:
+def _windows(paths: Iterable[str]) -> Iterator[list[str]]:
     """A few paths at a time: files that are read ahead are in memory."""
-    for start in range(0, len(paths), _REMOTE_THREADS):
-        yield paths[start : start + _REMOTE_THREADS]
+    iterator = iter(paths)
+    while window := list(itertools.islice(iterator, _REMOTE_THREADS)):
+        yield window
 
 
 def records(location: str) -> tf.data.Dataset:
@@ -200,7 +309,7 @@ def records(location: str) -> tf.data.Dataset:
     )
 
 
-def read_all(root: str, paths: list[str], most_bytes: int = -1) -> Iterator[bytes | UnreadableFileError]:
+def read_all(root: str, paths: Iterable[str], most_bytes: int = -1) -> Iterator[bytes | UnreadableFileError]:
     """Reads files in order; remote ones several at a time."""
 
     def content(path: str) -> bytes | UnreadableFileError:
@@ -219,6 +328,23 @@ def read_all(root: str, paths: list[str], most_bytes: int = -1) -> Iterator[byte
 
 def _is_below(location: str, folder: str) -> bool:
     return location == folder or location.startswith(folder.rstrip("/") + "/")
+
+
+def _describe_names(inside: Contents, real_root: str, names: Iterable[str]) -> list[File]:
+    """Describes local files in a folder that is inside the root."""
+    location = join(inside.root, inside.folder).rstrip("/") + "/"
+    prefix = f"{inside.folder}/" if inside.folder else ""
+    described = []
+    for name in names:
+        try:
+            status = os.lstat(location + name)
+        except OSError:
+            status = None
+        if status is not None and stat.S_ISREG(status.st_mode):
+            described.append(File(prefix + name, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)))
+        else:
+            described.append(_describe_local(inside.root, real_root, prefix + name))
+    return described
 
 
 def _describe_local(root: str, real_root: str, path: str) -> File:

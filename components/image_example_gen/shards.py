@@ -37,13 +37,20 @@ class Shard(NamedTuple):
 
 def make_shards(entries: Iterable[Entry], files_per_shard: int = FILES_PER_SHARD) -> list[Shard]:
     """Divides files among shards, mixed by the hash of their names, so that no part of a shard has a single class."""
-    mixed = sorted(
-        entries,
-        key=lambda entry: hashlib.md5(entry.path.encode(errors="surrogateescape"), usedforsecurity=False).digest(),
-    )
-    num_bytes = sum(entry.size for entry in mixed)
-    count = max(1, math.ceil(len(mixed) / files_per_shard), min(len(mixed), math.ceil(num_bytes / _BYTES_PER_SHARD)))
+    mixed = sorted(entries, key=mixing_key)
+    count = num_shards(len(mixed), sum(entry.size for entry in mixed), files_per_shard)
     return [Shard(index, count, mixed[index::count]) for index in range(count)]
+
+
+def mixing_key(entry: Entry) -> bytes:
+    """Returns the hash of a file's name, by which files are mixed."""
+    return hashlib.md5(entry.path.encode(errors="surrogateescape"), usedforsecurity=False).digest()
+
+
+def num_shards(num_files: int, num_bytes: int, files_per_shard: int) -> int:
+    """Returns the number of shards: with so many files at most, unless a file is larger than a shard."""
+    by_size = min(num_files, math.ceil(num_bytes / _BYTES_PER_SHARD))
+    return max(1, math.ceil(num_files / files_per_shard), by_size)
 
 
 class WorkFolder(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,18 @@ from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, may_
 from components.image_example_gen import files, labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset, remember
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
+from components.image_example_gen.folder_listing import Engine, ListingPlace
 from components.image_example_gen.options import ExampleGenOptions
+from components.image_example_gen.shards import WorkFolder
+from components.image_example_gen.stored_entries import TemporaryFolder
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.config.sections import PipelineConfig
+from pipeline.execution.beam_options import ENGINES
 from pipeline.nodes import NODE_IDS
 from trainer_module import tasks
 from trainer_module.error_text import did_you_mean
+from trainer_module.locations import join
 
 
 def prepare(config: PipelineConfig) -> Dataset:
@@ -33,7 +39,7 @@ def prepare(config: PipelineConfig) -> Dataset:
 
         generated_datasets.WRITERS[config.data.source](Path(config.data_location))
     try:
-        dataset = inspect_dataset(config.data_location, config.data_options)
+        dataset = inspect_dataset(config.data_location, config.data_options, _engine(config))
     except UnnamedClassesError as error:
         # Otherwise the run with names would fail again.
         from_boxes = config.data_options.labels_from == "boxes"
@@ -50,6 +56,26 @@ def prepare(config: PipelineConfig) -> Dataset:
 
         dataset = replace(dataset, is_grey=probe.has_only_grey_images(dataset, example_gen_options(config, dataset)))
     return remember(config.data_location, config.data_options, dataset)
+
+
+def _engine(config: PipelineConfig) -> Engine | None:
+    """Returns what starts the engine of the data nodes for the listing, if they run on one."""
+    if config.beam.runner not in ENGINES:
+        return None
+
+    def start() -> ListingPlace:
+        import apache_beam as beam
+
+        from components.image_example_gen.beam_exchange import BeamExchange
+        from pipeline.execution import node_runner
+
+        node_runner.let_workers_find_python()
+        temporary = TemporaryFolder(join(config.artifacts_location, f".listing-{uuid.uuid4().hex}"))
+        folder = WorkFolder(temporary.location)
+        exchange = BeamExchange(lambda: beam.Pipeline(argv=config.beam.arguments()), folder)
+        return ListingPlace(exchange, folder, temporary)
+
+    return start
 
 
 def all_spans(config: PipelineConfig) -> Dataset:

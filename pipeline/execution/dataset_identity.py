@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -234,8 +235,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _sketch(dataset: Dataset) -> dict[str, str]:
-    by_path = {_digest(entry.path.encode(errors="surrogateescape")): entry for entry in dataset.entries}
-    chosen = {digest: by_path[digest] for digest in sorted(by_path)[:_SKETCH_SIZE]}
+    by_path = ((_digest(entry.path.encode(errors="surrogateescape")), entry) for entry in dataset.entries)
+    chosen = dict(heapq.nsmallest(_SKETCH_SIZE, by_path, key=lambda item: item[0]))
     # Names and sizes are not enough: uncompressed images of one size are equally large, and often just numbered.
     heads = files.read_all(dataset.root, [entry.path for entry in chosen.values()], _HEAD_BYTES)
     return {

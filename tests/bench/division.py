@@ -1,7 +1,7 @@
 """Measures the division of a dataset: processor time and peak memory, for growing numbers of images.
 
     python tests/bench/division.py [--num 10000 --num 100000 ...] [--near report|together|off] [--by content|class]
-        [--groups]
+        [--groups] [--per-partition 50000]
 
 Records are made up: ten classes, paths of 40 letters, digests and perceptual hashes; one image in 1,000 has the bytes
 of another, and one in 1,000 almost its hash. They are written into the files that the first pass of ImageExampleGen
@@ -69,14 +69,13 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def measure(location: str, num: int, options: DataOptions) -> None:
+def measure(location: str, num: int, options: DataOptions, per_partition: int) -> None:
     """Divides the images in this process, and prints a row."""
     sizes = [min(FILES_PER_SHARD, num - start) for start in range(0, num, FILES_PER_SHARD)]
     records = size_of(Path(location))
     start_mib, cpu, start = peak_mib(), cpu_seconds(), time.monotonic()
-    divided = division.divide(
-        WorkFolder(location), sizes, options, (), LocalExchange(), per_partition=IMAGES_PER_PARTITION
-    )
+    exchange = LocalExchange(per_partition)
+    divided = division.divide(WorkFolder(location), sizes, options, (), exchange, per_partition=per_partition)
     cpu, seconds = cpu_seconds() - cpu, time.monotonic() - start
     assert sum(divided.tally.examples.values()) == num - len(divided.refused)
     duplicates = sum(counts.duplicates for counts in divided.duplicates.values())
@@ -95,11 +94,12 @@ def main() -> None:
     parser.add_argument("--near", choices=["report", "together", "off"], default="report")
     parser.add_argument("--by", choices=["content", "class"], default="content")
     parser.add_argument("--groups", action="store_true", help=f"{_PER_GROUP} images in a group")
+    parser.add_argument("--per-partition", type=int, default=IMAGES_PER_PARTITION)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     options = DataOptions(near_duplicates=arguments.near, splits={"by": arguments.by})
     if arguments.measure:
-        measure(arguments.measure, arguments.num[0], options)
+        measure(arguments.measure, arguments.num[0], options, arguments.per_partition)
         return
     print(
         "| images | processor, s | elapsed, s | µs an image | peak, MiB | before, MiB | records, B an image | "
@@ -112,6 +112,7 @@ def main() -> None:
             write(WorkFolder(location), num, arguments.groups)
             command = [sys.executable, __file__, "--measure", location, "--num", str(num)]
             command += ["--near", arguments.near, "--by", arguments.by]
+            command += ["--per-partition", str(arguments.per_partition)]
             subprocess.run(command, check=True)
         finally:
             shutil.rmtree(location)

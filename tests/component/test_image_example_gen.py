@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.image_example_gen import artifact, beam_steps, errors, layouts, shards, tables
+from components.image_example_gen import (
+    artifact,
+    beam_steps,
+    errors,
+    folder_listing,
+    layouts,
+    mixed_shards,
+    shards,
+    tables,
+)
 from components.image_example_gen.beam_exchange import BeamExchange
 from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.executor import Executor
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.splits import Record
@@ -602,3 +612,31 @@ def test_an_engine_divides_as_one_process(divide, tmp_path):
     assert divided[:5] == expected[:5] and expected.refused.keys() == {0, 290}
     assert divided.tally.named == expected.tally.named
     assert expected.duplicates["near"].groups > 100
+
+
+def test_an_engine_lists_and_mixes_as_one_process(class_folders, generate, tmp_path, monkeypatch):
+    root = class_folders({f"class-{number}": 12 for number in range(5)})
+    (root / "class-3" / "lost.png").symlink_to("nowhere")
+    expected = generate(root, max_bad_fraction=0.1)
+    for name in ("examples", "quarantine"):
+        (tmp_path / name).rename(tmp_path / f"first-{name}")
+    for name, number in (("_MOST_IN_PROCESS", 5), ("_FOLDERS_AT_A_TIME", 1)):
+        monkeypatch.setattr(folder_listing, name, number)
+    for module in (folder_listing, mixed_shards):
+        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 20)
+        monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 8)
+
+    def engine(executor, folder):
+        exchanges.append(BeamExchange(lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]), folder))
+        return exchanges[-1]
+
+    exchanges, write = [], mixed_shards.write
+    monkeypatch.setattr(Executor, "_exchange", engine)
+
+    def write_shared(entries, folder, exchange, files_per_shard):
+        assert entries.is_shared and exchange is exchanges[0]
+        return write(entries, folder, exchange, files_per_shard)
+
+    monkeypatch.setattr(mixed_shards, "write", write_shared)
+    assert generate(root, max_bad_fraction=0.1) == expected and len(exchanges) == 1
+    assert [file.path for file in expected[2]] == ["class-3/lost.png"]

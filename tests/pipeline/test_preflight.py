@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import example_wire, probe
+from components.image_example_gen import example_wire, folder_listing, probe
 from components.image_example_gen.errors import DatasetError, TooManyBadFilesError
 from components.image_example_gen.layouts import Entry
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
-from pipeline.execution import disk_space, preflight
+from pipeline.execution import beam_options, disk_space, preflight
 from pipeline.execution.dataset import example_gen_options, prepare
 from pipeline.execution.outcome import Outcome
 from pipeline.nodes import NODE_IDS
@@ -35,6 +35,24 @@ def load(tmp_path):
 
 def check(config, *, from_node=NODE_IDS[0], to_node=NODE_IDS[-1], examples_exist=False):
     preflight.check(config, prepare(config), from_node=from_node, to_node=to_node, examples_exist=examples_exist)
+
+
+def test_an_engine_lists_very_many_images(class_folders, load, tmp_path, monkeypatch):
+    root = class_folders({"a": 4, "b": 4, "c": 4})
+    expected = prepare(load(root))
+    monkeypatch.setattr(folder_listing, "IMAGES_PER_PARTITION", 5)
+    monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
+    in_files = prepare(load(root))
+    assert not in_files.entries.is_shared and tuple(in_files.entries) == expected.entries
+    monkeypatch.setattr(folder_listing, "_MOST_IN_PROCESS", 3)
+    monkeypatch.setattr(beam_options.BeamSection, "arguments", lambda self: ["--runner=FnApiRunner"])
+    artifacts = tmp_path / "artifacts"
+    dataset = prepare(load(root, "beam.runner=flink", f"pipeline.artifacts={artifacts}"))
+    assert dataset.entries.is_shared and tuple(dataset.entries) == expected.entries
+    assert dataset.fingerprint == expected.fingerprint == in_files.fingerprint
+    assert [str(path) for path in artifacts.rglob(".listing-*")] == [dataset.entries.folder.location]
+    del dataset
+    assert not list(artifacts.rglob(".listing-*"))
 
 
 # === Weights ===

@@ -1,8 +1,58 @@
-"""Listing: once for a dataset that is in use, and several folders of a store at a time."""
+"""Listing: once for a dataset that is in use; several folders at a time; in files if there are many images."""
 
-from components.image_example_gen import dataset, files
+import dataclasses
+import http.server
+import json
+import os
+import threading
+import time
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from components.image_example_gen import (
+    dataset,
+    files,
+    folder_listing,
+    mixed_shards,
+    object_store,
+    shards,
+)
 from components.image_example_gen.dataset import inspect_dataset, listed_dataset, remember
+from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.exchange import LocalExchange
+from components.image_example_gen.folder_listing import ListingPlace
+from components.image_example_gen.layouts import Entry, class_folders, split_folders
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.shards import WorkFolder
+from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
+
+
+class ManyTasks:
+    """An exchange with several tasks, as on an engine; the blocks of a partition come in another order."""
+
+    def run(self, tasks, mapper, num_partitions, reducer):
+        """Runs a step in this process."""
+
+        def shuffled(partition, blocks):
+            np.random.default_rng(partition).shuffle(blocks)
+            return reducer(partition, blocks)
+
+        yield from LocalExchange().run(tasks, mapper, num_partitions, shuffled)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Keeps the entries of more than a few images in files."""
+    for module in (folder_listing, mixed_shards):
+        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 7)
+        monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 3)
+    for name, number in (("_MOST_TASKS", 4), ("_MOST_IN_PROCESS", 5), ("_FOLDERS_AT_A_TIME", 1)):
+        monkeypatch.setattr(folder_listing, name, number)
+
+
+# --- Once -------------------------------------------------------------------------------------------------------
 
 
 def test_a_dataset_that_is_in_use_is_not_listed_again(class_folders, monkeypatch):
@@ -17,6 +67,9 @@ def test_a_dataset_that_is_in_use_is_not_listed_again(class_folders, monkeypatch
     del listed
     again = listed_dataset(location, DataOptions(), fingerprint)
     assert again.fingerprint == fingerprint and len(again.entries) == 6
+
+
+# --- Several folders at a time ----------------------------------------------------------------------------------
 
 
 def test_folders_of_a_store_are_listed_in_their_order():
@@ -34,3 +87,344 @@ def test_folders_of_a_store_are_listed_in_their_order():
     assert [[(file.path, file.size) for file in inside] for inside in deep] == [
         [(f"{name}/inner/y.png", number), (f"{name}/x.png", number)] for number, name in enumerate(names, start=1)
     ]
+
+
+def test_threads_work_ahead_of_the_reader_but_not_far():
+    started = []
+
+    def work(number):
+        started.append(number)
+        time.sleep(0.001 * (number % 3))
+        return number
+
+    results = files.ahead(work, range(100), 4)
+    for number in range(20):
+        assert next(results) == number
+        assert len(started) <= number + 5
+    assert list(results) == list(range(20, 100))
+
+
+def test_the_error_of_the_first_folder_that_fails_is_raised():
+    def work(number):
+        if number >= 3:
+            time.sleep(0.02 if number == 3 else 0)
+            raise PermissionError(13, "Permission denied", f"folder-{number}")
+        return number
+
+    results = files.ahead(work, range(10), 4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(PermissionError, match="folder-3"):
+        next(results)
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_run(class_folders, tmp_path, monkeypatch):
+    root, list_folder = class_folders({"a": 2, "b": 2, "c": 2}), os.listdir
+
+    def refuse(location):
+        if location == f"{root}/b":
+            raise PermissionError(13, "Permission denied", location)
+        return list_folder(location)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(folder_listing, "_MOST_IN_PROCESS", 1)
+    monkeypatch.setattr(folder_listing, "_FOLDERS_AT_A_TIME", 1)
+    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))
+    for engine in (None, lambda: place):
+        with pytest.raises(PermissionError, match=f"{root}/b"):
+            inspect_dataset(str(root), DataOptions(), engine)
+
+
+def test_a_slow_volume_is_described_by_threads(tmp_path, monkeypatch):
+    for number in range(120):
+        (tmp_path / f"{number}.png").write_text("x" * number)
+    expected = files.listing(str(tmp_path))
+    calls, describe = [], files._describe_names
+
+    def noted(inside, real_root, names):
+        calls.append((len(names), threading.current_thread() is threading.main_thread()))
+        time.sleep(0.01)
+        return describe(inside, real_root, names)
+
+    monkeypatch.setattr(files, "_describe_names", noted)
+    assert files.listing(str(tmp_path)) == expected
+    assert calls[0] == (50, True) and sorted(calls[1:]) == [(20, False), (50, False)]
+    assert len(expected) == 120 and expected == files.describe(str(tmp_path), os.listdir(tmp_path))
+
+
+# --- Object stores ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A server with the list request of Google Cloud Storage, two objects or folders at a time; name → size."""
+    objects, requests = {}, []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = urllib.parse.urlsplit(self.path)
+            query = dict(urllib.parse.parse_qsl(url.query))
+            if not url.path.endswith("/b/photos/o"):
+                self.answer(403, {"error": {"code": 403, "message": "no access"}})
+                return
+            requests.append(query)
+            prefix, start = query.get("prefix", ""), int(query.get("pageToken", 0))
+            inside = {}
+            for name in sorted(objects):
+                if name.startswith(prefix):
+                    head, slash, _ = name[len(prefix) :].partition("/")
+                    inside[prefix + head + slash] = bool(slash) and name != prefix
+            page = list(inside.items())[start : start + 2]
+            body = {
+                "prefixes": [name for name, is_prefix in page if is_prefix],
+                "items": [
+                    {"name": name, "size": str(objects[name]), "updated": "2026-11-30T06:17:09.125Z"}
+                    for name, is_prefix in page
+                    if not is_prefix
+                ],
+            }
+            if start + 2 < len(inside):
+                body["nextPageToken"] = str(start + 2)
+            self.answer(200, body)
+
+        def answer(self, status, body):
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    client = storage.Client(project="tests", credentials=AnonymousCredentials())
+    monkeypatch.setattr(object_store, "_client", lambda: client)
+    yield objects, requests
+    client.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_objects_are_listed_with_their_sizes(bucket):
+    objects, requests = bucket
+    objects |= {f"pets/cat/{number}.png": number for number in range(5)}
+    objects |= {"pets/cat/": 0, "pets/cat/.hidden": 1, "pets/cat/more/7.png": 7, "pets/dog/0.png": 3, "pets/list": 9}
+    changed = 1_796_019_429_125_000_000
+    assert files.listing("gs://photos", "pets") == [
+        files.File("pets/cat", is_folder=True),
+        files.File("pets/dog", is_folder=True),
+        files.File("pets/list", 9, changed),
+    ]
+    assert len(requests) == 2
+    requests.clear()
+    assert files.listing("gs://photos/pets", "cat") == [
+        *(files.File(f"cat/{number}.png", number, changed) for number in range(5)),
+        files.File("cat/more", is_folder=True),
+    ]
+    assert len(requests) == 4  # two objects a page, none for a single object
+    folders = class_folders.class_folders_among("gs://photos/pets", files.listing("gs://photos/pets"))
+    listing = class_folders.list_classes("gs://photos/pets", folders)
+    assert [(entry.path, entry.size) for entry in listing.entries] == [
+        *((f"cat/{number}.png", number) for number in range(5)),
+        ("dog/0.png", 3),
+    ]
+    assert [file.path for file in listing.refused] == ["cat/more/7.png"]
+
+
+def test_a_store_that_refuses_is_an_error(bucket):
+    with pytest.raises(files.UnreadableFileError, match=r"gs://other/pets: .*no access"):
+        files.listing("gs://other", "pets")
+
+
+# --- Folder by folder -------------------------------------------------------------------------------------------
+
+
+def write_tree(root, seed):
+    """Writes class folders with all that a listing distinguishes."""
+    rng = np.random.default_rng(seed)
+    splits = [["", ""], ["train", "test"], ["train", "validation", "test"]][seed % 3]
+    names = ["cat", "cat b", "dog-1", "dög"][: 2 + seed % 3]
+    folders = [f"{split}/{name}".strip("/") for split in dict.fromkeys(splits) for name in names]
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    for number in range(int(rng.choice([12, 30, 60]))):
+        folder = folders[number % len(folders)]
+        stem = str(rng.choice(["", "a", "image_", "x y"])) + str(number)
+        (root / folder / f"{stem}.png").write_bytes(b"x" * int(rng.integers(9)))
+        kind = rng.integers(14)
+        if kind == 0:
+            (root / folder / f"{stem}_mask.png").write_bytes(b"m")
+        elif kind == 1:
+            (root / folder / "inner" / "deep").mkdir(parents=True, exist_ok=True)
+            (root / folder / "inner" / "deep" / f"{number}.png").write_bytes(b"n")
+        elif kind == 2:
+            for role in ("images", "masks"):
+                (root / folder / role).mkdir(exist_ok=True)
+                (root / folder / role / f"{number}.png").write_bytes(b"p")
+        elif kind == 3:
+            (root / folder / f"link{number}.png").symlink_to(root / folder / f"{stem}.png")
+        elif kind == 4:
+            (root / folder / f"lost{number}.png").symlink_to("nowhere")
+        elif kind == 5:
+            (root / folder / f"out{number}.png").symlink_to("/etc/hostname")
+        elif kind == 6:
+            (root / folder / ".hidden.png").write_bytes(b"h")
+            (root / folder / "Thumbs.db").write_bytes(b"h")
+        elif kind == 7:
+            with open(os.fsencode(root / folder) + b"/caf\xe9%d.png" % number, "wb") as file:
+                file.write(b"b")
+        elif kind == 8:
+            os.mkfifo(root / folder / f"pipe{number}")
+        elif kind == 9:
+            (root / folder / "again").unlink(missing_ok=True)
+            (root / folder / "again").symlink_to(root / folder)  # a loop
+        elif kind == 10:
+            (root / f"stray{number}.png").write_bytes(b"s")
+    return folders
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, small_blocks, reference_listing, seed):
+    root = tmp_path / "images"
+    write_tree(root, seed)
+    location = str(root)
+    options = DataOptions(
+        layout="split_folders" if seed % 3 else "class_folders",
+        recursive=seed % 4 == 1,
+        rename_classes={"cat b": "cow"} if seed % 5 == 2 and seed % 3 else {},
+        group_pattern=r"(\d)\.png" if seed % 2 else None,
+        split_pattern=r"(?P<test>7\.png)" if seed % 7 == 3 else None,
+        classes=["dog-1", "cat"] if seed % 6 == 3 else None,
+    )
+    if seed % 10 == 4:
+        for number in (1, 2):
+            write_tree(tmp_path / "spans" / f"day-{number}", seed + number * 3)
+        location, options = f"{tmp_path}/spans/day-{{SPAN}}", options.model_copy(update={"spans": "all"})
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_has_separate_folders", lambda opened: False)
+        for layout in (class_folders, split_folders):
+            patch.setattr(layout, "list_classes", reference_listing.list_classes)
+        expected = outcome(location, options)
+    for engine in (None, lambda: ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))):
+        listed = outcome(location, options, engine)
+        if isinstance(expected, str):
+            assert listed == expected
+            continue
+        assert isinstance(listed.entries, StoredEntries) and listed.entries.is_shared == (engine is not None)
+        assert tuple(listed.entries) == expected.entries and listed.num_bytes == expected.num_bytes
+        assert dataclasses.replace(listed, entries=(), fingerprint="") == dataclasses.replace(
+            expected, entries=(), fingerprint=""
+        )
+
+
+def outcome(location, options, engine=None):
+    """Lists a dataset; the message if it is refused."""
+    try:
+        return inspect_dataset(location, options, engine)
+    except DatasetError as error:
+        return str(error)
+
+
+def test_the_fingerprint_does_not_depend_on_where_folders_are_listed(class_folders, tmp_path, monkeypatch, request):
+    root = class_folders({f"class-{number}": 6 for number in range(9)})
+    first = inspect_dataset(str(root), DataOptions())
+    request.getfixturevalue("small_blocks")
+    place = ListingPlace(ManyTasks(), WorkFolder(str(tmp_path)))
+    stored = [inspect_dataset(str(root), DataOptions(), engine) for engine in (None, lambda: place)]
+    assert {each.fingerprint for each in stored} == {first.fingerprint}
+    assert isinstance(first.entries, tuple) and all(isinstance(each.entries, StoredEntries) for each in stored)
+    for change in (
+        lambda: (root / "class-3" / "0.png").rename(root / "class-3" / "x.png"),
+        lambda: (root / "class-3" / "x.png").write_bytes(b"other"),
+        lambda: (root / "class-3").rename(root / "other"),
+        lambda: (root / "other" / "lost.png").symlink_to("nowhere"),
+    ):
+        before = inspect_dataset(str(root), DataOptions()).fingerprint
+        change()
+        assert inspect_dataset(str(root), DataOptions()).fingerprint != before
+
+
+def test_the_files_of_a_dataset_that_nobody_uses_are_deleted(class_folders, small_blocks):
+    listed = inspect_dataset(str(class_folders({"a": 6, "b": 6})), DataOptions())
+    folder = listed.entries.folder.location
+    assert os.listdir(folder)
+    del listed
+    assert not os.path.exists(folder)
+
+
+def test_large_classes_that_look_alike_are_counted(class_folders, small_blocks):
+    root = class_folders({"cat": 9, "Cat": 5, "dog": 3})
+    with pytest.raises(DatasetError, match=r"`Cat` \(5 images, such as Cat/0.png, Cat/1.png\) and `cat` \(9 images"):
+        inspect_dataset(str(root), DataOptions())
+
+
+# --- In files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Stores entries, three in a file."""
+
+    def store(entries):
+        folder = WorkFolder(str(tmp_path))
+        starts = range(0, len(entries), 3)
+        blocks = [StoredEntries.store(folder, "listed", start, entries[start : start + 3]) for start in starts]
+        return StoredEntries(folder, blocks)
+
+    return store
+
+
+def entries_of(num, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Entry(
+            f"{number:04}é\udce9.png",
+            int(rng.integers(1000)),
+            number,
+            (("image/class/text", (f"{number % 3}",)),),
+            split=("train", "test", "")[number % 3],
+            group="g" * (number % 2),
+            slices=("1",),
+        )
+        for number in range(num)
+    ]
+
+
+def test_stored_entries_are_a_sequence(stored):
+    entries = entries_of(11)
+    sequence = stored(entries)
+    assert len(sequence) == 11 and list(sequence) == entries and list(sequence) == entries
+    assert [sequence[place] for place in range(-11, 11)] == entries + entries
+    assert sequence[2:9:3] == entries[2:9:3] and sequence[:] == entries and list(reversed(sequence)) == entries[::-1]
+    for place in (11, -12):
+        with pytest.raises(IndexError):
+            sequence[place]
+    assert len(stored([])) == 0 and list(stored([])) == []
+    drawn = sequence.with_drawn_train()
+    assert [entry.split for entry in drawn] == ["", "test", ""] * 3 + ["", "test"]
+    assert EntryTotals.of(drawn) == EntryTotals.of(sequence).with_drawn_train()
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 50, 211])
+@pytest.mark.parametrize("per_shard", [1, 3, 20])
+def test_shards_from_files_are_those_from_memory(stored, tmp_path, monkeypatch, small_blocks, num, per_shard):
+    entries = entries_of(num, seed=num)
+    monkeypatch.setattr(shards, "_BYTES_PER_SHARD", 4000)
+    contents = []
+    for name, some in (("memory", entries), ("files", stored(entries))):
+        folder = WorkFolder(str(tmp_path / name))
+        (tmp_path / name).mkdir()
+        sizes = mixed_shards.write(some, folder, ManyTasks(), per_shard)
+        contents.append([folder.read(shards.ENTRIES, number) for number in range(len(sizes))])
+        assert sizes == [len(content) for content in contents[-1]]
+    assert contents[0] == contents[1] and len(contents[0]) >= num // per_shard
+    restored = sorted(Entry.from_json(values) for content in contents[0] for values in content)
+    assert restored == sorted(entries)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from components.image_example_gen import files
 from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _annotations
+from components.image_example_gen.layouts._class_folder import ClassFolder as ClassFolder
+from components.image_example_gen.layouts._class_folder import ClassFolders as ClassFolders
+from components.image_example_gen.layouts._class_folder import MasksBesideImages as MasksBesideImages
 from components.image_example_gen.layouts._entries import NESTED as NESTED
 from components.image_example_gen.layouts._entries import Entry as Entry
 from components.image_example_gen.layouts._entries import LabelFile as LabelFile

@@ -69,6 +69,11 @@ class Entry(NamedTuple):
         return self._replace(path=f"{folder}/{self.path}", label_files=label_files)
 
     @property
+    def num_bytes(self) -> int:
+        """Size of the file and of its label files."""
+        return self.size + sum(file.size for file in self.label_files) if self.label_files else self.size
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names of the image, as far as the layout knows them without reading."""
         return class_names(self.label)
@@ -97,7 +102,7 @@ class Listing:
     """
 
     label_features: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     refused: tuple[RefusedFile, ...] = ()
     columns: tuple[str, ...] = ()
     class_names: frozenset[str] = frozenset()

@@ -175,8 +175,11 @@ def without_role(stem: str, role: str) -> str:
 def masks_beside_images(stems: Iterable[str]) -> frozenset[str]:
     """Returns the stems that are masks of images in the same folder, by their suffix: `a_mask` of `a` or `a_image`."""
     stems = frozenset(stems)
-    images = {without_role(stem, "images") for stem in stems if not masked_stem(stem)}
-    return frozenset(stem for stem in stems if masked_stem(stem) in images)
+    masked = {stem: image for stem in stems if (image := masked_stem(stem))}
+    if not masked:
+        return frozenset()
+    images = {without_role(stem, "images") for stem in stems if stem not in masked}
+    return frozenset(stem for stem, image in masked.items() if image in images)
 
 
 def pairs_by_suffix(folder: Folder) -> tuple[list[FolderPair], str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import files
 from components.image_example_gen.labels import Value
+from components.image_example_gen.layouts._class_folder import ClassFolders
 from components.image_example_gen.layouts._entries import Entry, Listing
 from components.image_example_gen.layouts._folder import Folder
 
@@ -115,7 +116,7 @@ class Candidate(NamedTuple):
 def read_files(root: str, entries: Sequence[Entry], options: ExampleGenOptions) -> Iterator[Candidate]:
     """Reads image files, and the label files that belong to them."""
     del options
-    contents = files.read_all(root, [entry.path for entry in entries])
+    contents = files.read_all(root, (entry.path for entry in entries))
     for entry, content in zip(entries, contents, strict=True):
         name, label = files.readable(entry.path), dict[str, Sequence[Value]](entry.label)
         if isinstance(content, files.UnreadableFileError):
@@ -142,6 +143,8 @@ class LayoutSpec:
       detect: (folder, options) → the evidence for this layout. It reads names and at most a few files, and never fails.
       list_entries: (folder, options) → the files to read. Raises LayoutError if they are not arranged as required, and
         DatasetError if a table contradicts itself.
+      class_folders: (folder, options) → the class folders, if the label of every file follows from its folder; None for
+        layouts without them. `list_entries` lists the same folders. Raises as `list_entries`.
       read: (root, entries, options) → the images and labels of the entries, in their order.
       entries_are_containers: Whether an entry is a file of many examples, which have their own labels and slices.
       unsupported_options: Key of `[data]` that cannot be set with this layout → what to do instead.
@@ -151,6 +154,7 @@ class LayoutSpec:
     interpretation: str = ""
     detect: Callable[[Folder, DataOptions], Evidence]
     list_entries: Callable[[Folder, DataOptions], Listing]
+    class_folders: Callable[[Folder, DataOptions], ClassFolders] | None = None
     read: Callable[[str, Sequence[Entry], ExampleGenOptions], Iterator[Candidate]] = read_files
     entries_are_containers: bool = False
     unsupported_options: Mapping[str, str] = field(default_factory=lambda: {"manifest": "Remove one of them."})

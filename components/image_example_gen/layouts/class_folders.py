@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, labels
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
+from components.image_example_gen.layouts._class_folder import (
+    ClassFolder,
+    ClassFolderBlock,
+    ClassFolders,
+    MasksBesideImages,
+)
 from components.image_example_gen.layouts._entries import NESTED, Entry, Listing, RefusedFile, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name
 from components.image_example_gen.layouts._pairs import masks_beside_images, role_of, splits_of_images
@@ -36,32 +42,32 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     )
 
 
-def _list_entries(folder: Folder, options: DataOptions) -> Listing:
-    listing = list_classes(folder.root, folder.files, recursive=options.recursive)
-    if not listing.class_names:
+def _class_folders(folder: Folder, options: DataOptions) -> ClassFolders:
+    del options
+    among = class_folders_among(folder.root, folder.files)
+    if not among.folders:
         raise LayoutError(f"{folder.root} has no class folders. Create one folder per class with its images inside.")
+    return among
+
+
+def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+    listing = list_classes(folder.root, _class_folders(folder, options), recursive=options.recursive)
     return _metadata.join(listing, folder, options)
 
 
-def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, recursive: bool = False) -> Listing:
-    """Lists the images in class folders. Masks beside their images, `a_mask.png` beside `a.jpg`, are not images.
+def class_folders_among(root: str, contents: Iterable[files.File], split: str = "") -> ClassFolders:
+    """Returns the class folders among files and folders, in the order of their files' paths, and the images outside.
 
     Args:
       root: The data folder.
-      contents: The files and folders among which the class folders are.
+      contents: The files and folders.
       split: The split of all images; empty if it is drawn.
-      recursive: Whether images in folders inside a class folder are used.
 
     Raises:
       DatasetError: If a folder must not be read, or if its name is not UTF-8.
     """
-    entries: list[Entry] = []
+    folders: list[ClassFolder] = []
     refused: list[RefusedFile] = []
-    masks: list[str] = []
-    class_names = set()
-    contents = list(contents)
-    usable = [folder.path for folder in contents if folder.is_folder and not folder.problem]
-    listings = files.listings(root, usable, recursive=recursive)
     for folder in contents:
         if not folder.is_folder:
             refused += refuse_images([folder], "not inside a class folder; it is not used")
@@ -71,28 +77,82 @@ def list_classes(root: str, contents: Iterable[files.File], split: str = "", *, 
         name = folder.path.rpartition("/")[2]
         if name != files.readable(name):
             raise DatasetError(f"{root}: the name of the folder {files.readable(name)!r} is not UTF-8. Rename it.")
-        class_names.add(name)
-        label = labels.of_class(name)
-        inside = next(listings)
-        mask_stems = masks_beside_images(file.path.rpartition(".")[0] for file in inside if is_image_name(file.path))
-        mask_folders = _mask_folders(file.path for file in inside) if recursive else ()
-        for file in inside:
+        folders.append(ClassFolder(folder.path, split))
+    return ClassFolders(tuple(sorted(folders, key=lambda folder: f"{folder.path}/")), tuple(refused))
+
+
+def list_classes(root: str, among: ClassFolders, *, recursive: bool = False) -> Listing:
+    """Lists the images in class folders. Masks beside their images, `a_mask.png` beside `a.jpg`, are not images.
+
+    Args:
+      root: The data folder.
+      among: The class folders.
+      recursive: Whether images in folders inside a class folder are used.
+
+    Raises:
+      DatasetError: If a folder must not be read.
+    """
+    entries: list[Entry] = []
+    refused = list(among.refused)
+    masks = MasksBesideImages()
+    for inside in list_folders(root, among.folders, recursive=recursive):
+        for block in inside:
+            entries += block.entries
+            refused += block.refused
+            masks.add(block)
+    names = frozenset(folder.name for folder in among.folders)
+    return Listing(labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=names, notes=masks.notes())
+
+
+def list_folders(
+    root: str, folders: Iterable[ClassFolder], *, recursive: bool = False
+) -> Iterator[Iterator[ClassFolderBlock]]:
+    """Lists class folders, several at a time: for each, in order, its files in blocks."""
+    folders = list(folders)
+    if recursive:
+        listings = files.listings(root, [folder.path for folder in folders], recursive=True)
+        for folder, inside in zip(folders, listings, strict=True):
+            yield iter([_with_subfolders(folder, inside)])
+    else:
+        among = files.ahead(lambda folder: files.contents(root, folder.path), folders, files.num_threads(root))
+        for folder, contents in zip(folders, among, strict=True):
+            yield _without_subfolders(folder, contents)
+
+
+def _without_subfolders(folder: ClassFolder, contents: files.Contents) -> Iterator[ClassFolderBlock]:
+    root, label = contents.root, labels.of_class(folder.name)
+    images = (contents.path(name) for name in contents.names if is_image_name(name))
+    mask_stems = masks_beside_images(path.rpartition(".")[0] for path in images)
+    for described in files.blocks(contents):
+        block = ClassFolderBlock(folder)
+        for file in described:
             if file.is_folder:
                 if file.problem:
                     raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
-                refused += [refuse(deeper, deeper.problem or NESTED) for deeper in files.walk(root, file.path)]
+                block.refused.extend(refuse(deeper, deeper.problem or NESTED) for deeper in files.walk(root, file.path))
             elif mask_stems and is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems:
-                masks.append(files.readable(file.path))
-            elif mask_folders and file.path.startswith(mask_folders):
-                masks.append(files.readable(file.path))
+                block.masks.append(files.readable(file.path))
             elif file.problem:
-                refused.append(refuse(file))
+                block.refused.append(refuse(file))
             else:
-                entries.append(Entry(file.path, file.size, file.changed_ns, label, split=split))
-    notes = [f"{len(masks):,} masks beside their images are not used, such as {', '.join(masks[:2])}"] if masks else []
-    return Listing(
-        labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=frozenset(class_names), notes=tuple(notes)
-    )
+                block.entries.append(Entry(file.path, file.size, file.changed_ns, label, split=folder.split))
+        yield block
+
+
+def _with_subfolders(folder: ClassFolder, inside: Sequence[files.File]) -> ClassFolderBlock:
+    block, label = ClassFolderBlock(folder), labels.of_class(folder.name)
+    images = (file.path for file in inside if is_image_name(file.path))
+    mask_stems = masks_beside_images(path.rpartition(".")[0] for path in images)
+    mask_folders = _mask_folders(file.path for file in inside)
+    for file in inside:
+        is_mask = is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems
+        if is_mask or (mask_folders and file.path.startswith(mask_folders)):
+            block.masks.append(files.readable(file.path))
+        elif file.problem:
+            block.refused.append(refuse(file))
+        else:
+            block.entries.append(Entry(file.path, file.size, file.changed_ns, label, split=folder.split))
+    return block
 
 
 def _mask_folders(paths: Iterable[str]) -> tuple[str, ...]:
@@ -105,5 +165,9 @@ def _mask_folders(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 LAYOUT = LayoutSpec(
-    name="class_folders", interpretation="every folder is a class", detect=_detect, list_entries=_list_entries
+    name="class_folders",
+    interpretation="every folder is a class",
+    detect=_detect,
+    list_entries=_list_entries,
+    class_folders=_class_folders,
 )

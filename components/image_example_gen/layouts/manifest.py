@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,16 +49,17 @@ def _rival(folder: Folder) -> Confidence | None:
     """Returns the confidence of the layout that the folders have without a table; None if they have none."""
     if _pairs.named_pairs(folder):
         return Confidence.FOLDER_COMBINATION
-    if any(len(_folders_of_images(folder, f"{parent}/")) > 1 for parent in folder.split_folders):
-        return Confidence.FOLDER_NAME
-    others = [name for name in _folders_of_images(folder, "") if not split_named(name)]
-    are_classes = len(others) > 1 and not folder.split_folders and not _pairs.splits_of_images(folder)
-    return Confidence.FALLBACK if are_classes else None
+    for parent in folder.split_folders:
+        if _have_images(folder, (f"{parent}/{name}" for name in sorted(folder.names_in(parent)))):
+            return Confidence.FOLDER_NAME
+    if folder.split_folders or _pairs.splits_of_images(folder):
+        return None
+    return Confidence.FALLBACK if _have_images(folder, folder.subfolders) else None
 
 
-def _folders_of_images(folder: Folder, parent: str) -> list[str]:
-    names = folder.names_in(parent.rstrip("/")) if parent else folder.subfolders
-    return [name for name in names if folder.stems_directly(f"{parent}{name}")]
+def _have_images(folder: Folder, paths: Iterable[str]) -> bool:
+    """Whether several folders have images; lists only as many as it takes to know."""
+    return len(list(itertools.islice(filter(folder.stems_directly, paths), 2))) == 2
 
 
 class _Tables(NamedTuple):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.image_example_gen import files, labels
+from components.image_example_gen import files
 from components.image_example_gen.errors import LayoutError
 from components.image_example_gen.layouts import _metadata
+from components.image_example_gen.layouts._class_folder import ClassFolder, ClassFolders
 from components.image_example_gen.layouts._entries import Listing, refuse_images
 from components.image_example_gen.layouts._folder import Folder, known_split_names
 from components.image_example_gen.layouts._pairs import masks_of_split
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
-from components.image_example_gen.layouts.class_folders import list_classes
+from components.image_example_gen.layouts.class_folders import class_folders_among, list_classes
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -34,7 +35,8 @@ def _detect(folder: Folder, options: DataOptions) -> Evidence:
     )
 
 
-def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+def _class_folders(folder: Folder, options: DataOptions) -> ClassFolders:
+    del options
     split_of = folder.split_of()
     others = sorted(set(folder.subfolders) - split_of.keys())
     if not split_of:
@@ -56,15 +58,20 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
             f"Use either one folder per class, or only {', '.join(features.SPLITS)} with class folders inside. If "
             'these are class names, set data.layout = "class_folders".'
         )
-    listings = []
+    folders: list[ClassFolder] = []
+    refused = refuse_images(folder.files, "not inside a class folder; it is not used")
     for name, split in split_of.items():
-        listing = list_classes(folder.root, files.listing(folder.root, name), split, recursive=options.recursive)
-        if not listing.class_names:
+        among = class_folders_among(folder.root, files.listing(folder.root, name), split)
+        if not among.folders:
             raise LayoutError(f"{join(folder.root, name)} has no class folders. Add them, or remove this split folder.")
-        listings.append(listing)
-    stray = refuse_images(folder.files, "not inside a class folder; it is not used")
-    whole = Listing(labels.CLASS_LABEL, entries=(), refused=tuple(stray)).merged(listings)
-    return _metadata.join(whole, folder, options)
+        folders += among.folders
+        refused += among.refused
+    return ClassFolders(tuple(folders), tuple(refused))
+
+
+def _list_entries(folder: Folder, options: DataOptions) -> Listing:
+    listing = list_classes(folder.root, _class_folders(folder, options), recursive=options.recursive)
+    return _metadata.join(listing, folder, options)
 
 
 LAYOUT = LayoutSpec(
@@ -72,4 +79,5 @@ LAYOUT = LayoutSpec(
     interpretation="every folder in a split folder is a class",
     detect=_detect,
     list_entries=_list_entries,
+    class_folders=_class_folders,
 )
