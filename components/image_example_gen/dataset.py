@@ -29,7 +29,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError, Unnam
 from components.image_example_gen.folder_listing import DatasetFolder, Engine, list_dataset
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.stored_entries import EntryTotals, StoredEntries
+from components.image_example_gen.stored_entries import EntryTotals, Sketch, StoredEntries
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.locations import join
@@ -67,6 +67,7 @@ class Dataset:
       notes: What users should know before the run.
       is_grey: Whether the images of a sample have no colours; False if they were not examined.
       totals: Numbers of the entries, if they are counted.
+      sketch: Of the entries, if they were listed folder by folder.
     """
 
     layout: str
@@ -88,6 +89,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     is_grey: bool = False
     totals: EntryTotals | None = None
+    sketch: Sketch = ()
 
     @property
     def num_bytes(self) -> int:
@@ -332,7 +334,7 @@ def _list_separately(
     for folder_digest in listed.digests:
         digest.update(folder_digest)
     part = _Part(root, opened[0].layout, opened[0].detection, listing)
-    return _Listed(part, entries, totals, assigned.own_splits, digest)
+    return _Listed(part, entries, totals, assigned.own_splits, digest, sketch=listed.sketch)
 
 
 # === Completing ===
@@ -348,6 +350,7 @@ class _Listed(NamedTuple):
       own_splits: The splits that the dataset assigns.
       digest: Of the entries.
       corrections: The images that `data.corrections` decides about.
+      sketch: As in `Dataset`.
     """
 
     part: _Part
@@ -356,6 +359,7 @@ class _Listed(NamedTuple):
     own_splits: tuple[str, ...]
     digest: Any
     corrections: tuple[Correction, ...] = ()
+    sketch: Sketch = ()
 
 
 def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -> _Listed:
@@ -409,6 +413,7 @@ def _describe(listed: _Listed, chosen: Sequence[spans.Span], options: DataOption
         corrections=listed.corrections,
         notes=(*listing.notes, *notes),
         totals=listed.totals,
+        sketch=listed.sketch,
     )
 
 

@@ -21,7 +21,14 @@ from components.image_example_gen.layouts import ClassFolder, Entry, MasksBeside
 from components.image_example_gen.layouts.class_folders import list_folders
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder
-from components.image_example_gen.stored_entries import ENTRIES_PER_BLOCK, EntryTotals, StoredEntries, TemporaryFolder
+from components.image_example_gen.stored_entries import (
+    ENTRIES_PER_BLOCK,
+    EntryTotals,
+    Sketch,
+    StoredEntries,
+    TemporaryFolder,
+    sketch,
+)
 from components.image_example_gen.stored_entries import Block as StoredBlock
 from trainer_module import locations
 from trainer_module.locations import join
@@ -80,6 +87,7 @@ class FolderListing:
       refused: The files that are not used.
       masks: Masks beside images.
       digests: A digest of the entries of every folder.
+      sketch: Of the entries.
     """
 
     blocks: list[StoredBlock] = field(default_factory=list)
@@ -87,6 +95,7 @@ class FolderListing:
     refused: list[RefusedFile] = field(default_factory=list)
     masks: MasksBesideImages = field(default_factory=MasksBesideImages)
     digests: list[bytes] = field(default_factory=list)
+    sketch: Sketch = ()
 
     @property
     def num_files(self) -> int:
@@ -100,6 +109,7 @@ class FolderListing:
         self.refused += later.refused
         self.masks.merge(later.masks)
         self.digests += later.digests
+        self.sketch = sketch((), self.sketch, later.sketch)
 
 
 class ListedFolders(NamedTuple):
@@ -212,6 +222,7 @@ class _ListFolders:
                 entries = self._completed(block.entries, folder, label)
                 digest.update("".join(map(_identity, entries)).encode(errors="surrogateescape"))
                 result.totals.merge(EntryTotals.of(entries))
+                result.sketch = sketch(entries, result.sketch)
                 result.refused += [
                     file._replace(path=join(base, file.path)) if base else file for file in block.refused
                 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import hashlib
+import heapq
 import itertools
 import weakref
 from collections import Counter
@@ -16,6 +18,8 @@ from components.image_example_gen.shards import WorkFolder
 from trainer_module import features, locations
 
 ENTRIES_PER_BLOCK = 10_000
+# Number of files that represent a dataset, whatever its size.
+SKETCH_SIZE = 64
 
 
 @dataclass
@@ -70,6 +74,23 @@ class EntryTotals:
         for (split, names), number in self.images.items():
             images["" if split == features.TRAIN else split, names] += number
         return type(self)(images, self.num_bytes)
+
+
+# Entries with the digests of their paths, in the order of these.
+Sketch = tuple[tuple[str, Entry], ...]
+
+
+def sketch(entries: Iterable[Entry], *others: Sketch) -> Sketch:
+    """Returns the entries whose paths have the smallest digests: always the same, whatever order they come in.
+
+    Args:
+      entries: Any entries.
+      others: Sketches of further entries.
+    """
+    digested = (
+        (hashlib.sha256(entry.path.encode(errors="surrogateescape")).hexdigest()[:16], entry) for entry in entries
+    )
+    return tuple(heapq.nsmallest(SKETCH_SIZE, itertools.chain(digested, *others)))
 
 
 class Block(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import heapq
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from components.image_example_gen import files
 from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.stored_entries import SKETCH_SIZE, sketch
 from components.stored import IncompatibleArtifactError, Stored
 from pipeline.config.messages import ConfigError
 from pipeline.config.names import name_of_data
@@ -26,8 +26,6 @@ from pipeline.nodes import NODE_IDS
 from trainer_module import features, locations, model_versions
 from trainer_module.locations import join
 
-# Number of files that represent a dataset, whatever its size.
-_SKETCH_SIZE = 64
 _HEAD_BYTES = 65_536
 # A folder with at least this share of the files of another one is that folder, moved.
 _MOVED = 0.5
@@ -235,8 +233,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _sketch(dataset: Dataset) -> dict[str, str]:
-    by_path = ((_digest(entry.path.encode(errors="surrogateescape")), entry) for entry in dataset.entries)
-    chosen = dict(heapq.nsmallest(_SKETCH_SIZE, by_path, key=lambda item: item[0]))
+    chosen = dict(dataset.sketch or sketch(dataset.entries))
     # Names and sizes are not enough: uncompressed images of one size are equally large, and often just numbered.
     heads = files.read_all(dataset.root, [entry.path for entry in chosen.values()], _HEAD_BYTES)
     return {
@@ -260,6 +257,6 @@ def _share_inside(inner: Mapping[str, str], outer: Mapping[str, str]) -> float:
     A path of the inner dataset whose digest is not above the largest one of the outer sketch would be in that sketch if
     the outer dataset contained it.
     """
-    complete = len(outer) < _SKETCH_SIZE
+    complete = len(outer) < SKETCH_SIZE
     comparable = [digest for digest in inner if complete or digest <= max(outer)]
     return sum(outer.get(digest) == inner[digest] for digest in comparable) / len(comparable) if comparable else 0.0

@@ -18,6 +18,7 @@ from components.image_example_gen import (
     mixed_shards,
     object_store,
     shards,
+    stored_entries,
 )
 from components.image_example_gen.dataset import inspect_dataset, listed_dataset, remember
 from components.image_example_gen.errors import DatasetError
@@ -48,6 +49,7 @@ def small_blocks(monkeypatch):
     for module in (folder_listing, mixed_shards):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 7)
         monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 3)
+    monkeypatch.setattr(stored_entries, "SKETCH_SIZE", 9)
     for name, number in (("_MOST_TASKS", 4), ("_MOST_IN_PROCESS", 5), ("_FOLDERS_AT_A_TIME", 1)):
         monkeypatch.setattr(folder_listing, name, number)
 
@@ -320,9 +322,13 @@ def test_any_folders_are_listed_as_one_after_another(tmp_path, monkeypatch, smal
             continue
         assert isinstance(listed.entries, StoredEntries) and listed.entries.is_shared == (engine is not None)
         assert tuple(listed.entries) == expected.entries and listed.num_bytes == expected.num_bytes
-        assert dataclasses.replace(listed, entries=(), fingerprint="") == dataclasses.replace(
-            expected, entries=(), fingerprint=""
-        )
+        same = {"entries": (), "fingerprint": "", "sketch": ()}
+        assert dataclasses.replace(listed, **same) == dataclasses.replace(expected, **same)
+        smallest = stored_entries.sketch(expected.entries)
+        assert [(digest, entry.path) for digest, entry in listed.sketch] == [
+            (digest, entry.path) for digest, entry in smallest
+        ]
+        assert len(smallest) == min(9, len(expected.entries))
 
 
 def outcome(location, options, engine=None):
