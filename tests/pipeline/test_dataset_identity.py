@@ -204,7 +204,7 @@ def test_the_share_of_common_files_is_estimated(project, load, number, monkeypat
 
     def identity(first, last):
         entries = [dataset.entries[0]._replace(path=f"cat/{index}.png", size=index) for index in range(first, last)]
-        return DatasetIdentity.of(config, dataclasses.replace(dataset, entries=tuple(entries)))
+        return DatasetIdentity.of(config, dataclasses.replace(dataset, entries=tuple(entries), sketch=()))
 
     def share(one, other):
         return dataset_identity._common_files(one.files, other.files)
