@@ -29,7 +29,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError, Unnam
 from components.image_example_gen.folder_listing import DatasetFolder, Engine, list_dataset
 from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
 from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.stored_entries import EntryTotals, Sketch, StoredEntries
+from components.image_example_gen.stored_entries import EntryTotals, Sketch, with_drawn_train
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.locations import join
@@ -323,18 +323,12 @@ def _list_separately(
     refused += listed.refused
     listing = dataclasses.replace(listing, entries=entries, refused=tuple(refused), notes=listed.masks.notes())
     class_names.check(listing, options.classes, root)
-    assigned = _assigned_splits(listed.totals, options)
-    totals, entries = listed.totals, listing.entries
-    if assigned.has_drawn_train:
-        totals = totals.with_drawn_train()
-        entries = (
-            entries.with_drawn_train() if isinstance(entries, StoredEntries) else tuple(map(_without_train, entries))
-        )
+    assigned = _assign_splits(entries, listed.totals, options)
     digest = hashlib.sha256(repr((assigned.has_drawn_train, *chosen)).encode())
     for folder_digest in listed.digests:
         digest.update(folder_digest)
     part = _Part(root, opened[0].layout, opened[0].detection, listing)
-    return _Listed(part, entries, totals, assigned.own_splits, digest, sketch=listed.sketch)
+    return _Listed(part, assigned.entries, assigned.totals, assigned.own_splits, digest, sketch=listed.sketch)
 
 
 # === Completing ===
@@ -368,18 +362,15 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
     listing = label_sets.normalize(listing, options.classes)
     listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
     class_names.check(listing, options.classes, part.root)
-    entries: Sequence[Entry] = [
+    entries = tuple(
         entry._replace(split=entry.split or options.split_of(entry.path)) for entry in sorted(listing.entries)
-    ]
-    totals = EntryTotals.of(entries)
-    assigned = _assigned_splits(totals, options)
-    if assigned.has_drawn_train:
-        totals, entries = totals.with_drawn_train(), [_without_train(entry) for entry in entries]
+    )
+    assigned = _assign_splits(entries, EntryTotals.of(entries), options)
     digest = hashlib.sha256()
-    for item in (*chosen, *entries):
+    for item in (*chosen, *assigned.entries):
         digest.update(repr(item).encode())
     part = dataclasses.replace(part, listing=listing)
-    return _Listed(part, tuple(entries), totals, assigned.own_splits, digest, corrected)
+    return _Listed(part, assigned.entries, assigned.totals, assigned.own_splits, digest, corrected)
 
 
 def _describe(listed: _Listed, chosen: Sequence[spans.Span], options: DataOptions) -> Dataset:
@@ -421,23 +412,25 @@ class _AssignedSplits(NamedTuple):
     """The splits that a dataset assigns.
 
     Attributes:
+      entries: The files to read, with these splits.
+      totals: Numbers of the entries.
       own_splits: Their names.
       has_drawn_train: Whether images of the train split are drawn from: a split without images of its own gets its
         fraction of them, if there are no others to draw.
     """
 
+    entries: Sequence[Entry]
+    totals: EntryTotals
     own_splits: tuple[str, ...]
     has_drawn_train: bool
 
 
-def _assigned_splits(totals: EntryTotals, options: DataOptions) -> _AssignedSplits:
+def _assign_splits(entries: Sequence[Entry], totals: EntryTotals, options: DataOptions) -> _AssignedSplits:
     own_splits = tuple(split for split in features.SPLITS if split in totals.splits)
     lacking = set(options.written_splits(own_splits)) - totals.splits
-    return _AssignedSplits(own_splits, bool(lacking) and "" not in totals.splits)
-
-
-def _without_train(entry: Entry) -> Entry:
-    return entry._replace(split="") if entry.split == features.TRAIN else entry
+    if lacking and "" not in totals.splits:
+        return _AssignedSplits(with_drawn_train(entries), totals.with_drawn_train(), own_splits, True)
+    return _AssignedSplits(entries, totals, own_splits, False)
 
 
 def _classes(listing: Listing, options: DataOptions) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -216,7 +216,8 @@ class _ListFolders:
         root = join(self.root, base)
         listings = list_folders(root, [folder.folder for folder in folders], recursive=self.options.recursive)
         for folder, inside in zip(folders, listings, strict=True):
-            label = labels.of_class(_renamed(folder.folder.name, self.options.rename_classes))
+            name = folder.folder.name
+            label = labels.of_class(self.options.rename_classes.get(name, name))
             digest = hashlib.sha256(repr((folder.path, label, folder.slices)).encode())
             for block in inside:
                 entries = self._completed(block.entries, folder, label)
@@ -254,10 +255,6 @@ class _ReportErrors:
             return self.lister(partition, blocks)
         except (DatasetError, OSError, UnreadableFileError) as error:
             return error
-
-
-def _renamed(name: str, new_names: Mapping[str, str]) -> str:
-    return new_names.get(name, name)
 
 
 def _identity(entry: Entry) -> str:

@@ -166,7 +166,7 @@ class StoredEntries(Sequence[Entry]):
         """Reads a block."""
         entries = [Entry._make(values) for values in self.folder.load(block.kind, block.number)]
         if self.has_drawn_train:
-            entries = [entry._replace(split="") if entry.split == features.TRAIN else entry for entry in entries]
+            entries = list(map(_without_train, entries))
         return entries
 
     def with_drawn_train(self) -> StoredEntries:
@@ -200,3 +200,12 @@ class StoredEntries(Sequence[Entry]):
         if self._loaded[0] != number:
             self._loaded = number, self.load(self.blocks[number])
         return self._loaded[1][place - (self._ends[number] - self.blocks[number].size)]
+
+
+def with_drawn_train(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Returns the entries without the split of those of the train split, which are drawn from."""
+    return entries.with_drawn_train() if isinstance(entries, StoredEntries) else tuple(map(_without_train, entries))
+
+
+def _without_train(entry: Entry) -> Entry:
+    return entry._replace(split="") if entry.split == features.TRAIN else entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, labels
@@ -112,47 +112,48 @@ def list_folders(
     if recursive:
         listings = files.listings(root, [folder.path for folder in folders], recursive=True)
         for folder, inside in zip(folders, listings, strict=True):
-            yield iter([_with_subfolders(folder, inside)])
+            paths = [file.path for file in inside]
+            yield _sort_files(folder, root, [inside], paths, _mask_folders(paths))
     else:
         among = files.ahead(lambda folder: files.contents(root, folder.path), folders, files.num_threads(root))
         for folder, contents in zip(folders, among, strict=True):
-            yield _without_subfolders(folder, contents)
+            yield _sort_files(folder, root, files.blocks(contents), map(contents.path, contents.names))
 
 
-def _without_subfolders(folder: ClassFolder, contents: files.Contents) -> Iterator[ClassFolderBlock]:
-    root, label = contents.root, labels.of_class(folder.name)
-    images = (contents.path(name) for name in contents.names if is_image_name(name))
-    mask_stems = masks_beside_images(path.rpartition(".")[0] for path in images)
-    for described in files.blocks(contents):
+def _sort_files(
+    folder: ClassFolder,
+    root: str,
+    described: Iterable[list[files.File]],
+    paths: Iterable[str],
+    mask_folders: tuple[str, ...] = (),
+) -> Iterator[ClassFolderBlock]:
+    """Sorts the files of a class folder, block by block: images, their masks, and files that are not used.
+
+    Args:
+      folder: The class folder.
+      root: The data folder.
+      described: The files, in blocks; folders among them are not read.
+      paths: Of all files.
+      mask_folders: Folders of masks beside folders of images.
+    """
+    label = labels.of_class(folder.name)
+    mask_stems = masks_beside_images(path.rpartition(".")[0] for path in paths if is_image_name(path))
+    for some in described:
         block = ClassFolderBlock(folder)
-        for file in described:
+        for file in some:
             if file.is_folder:
                 if file.problem:
                     raise DatasetError(f"{join(root, file.path)}: {file.problem}.")
                 block.refused.extend(refuse(deeper, deeper.problem or NESTED) for deeper in files.walk(root, file.path))
             elif mask_stems and is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems:
                 block.masks.append(files.readable(file.path))
+            elif mask_folders and file.path.startswith(mask_folders):
+                block.masks.append(files.readable(file.path))
             elif file.problem:
                 block.refused.append(refuse(file))
             else:
                 block.entries.append(Entry(file.path, file.size, file.changed_ns, label, split=folder.split))
         yield block
-
-
-def _with_subfolders(folder: ClassFolder, inside: Sequence[files.File]) -> ClassFolderBlock:
-    block, label = ClassFolderBlock(folder), labels.of_class(folder.name)
-    images = (file.path for file in inside if is_image_name(file.path))
-    mask_stems = masks_beside_images(path.rpartition(".")[0] for path in images)
-    mask_folders = _mask_folders(file.path for file in inside)
-    for file in inside:
-        is_mask = is_image_name(file.path) and file.path.rpartition(".")[0] in mask_stems
-        if is_mask or (mask_folders and file.path.startswith(mask_folders)):
-            block.masks.append(files.readable(file.path))
-        elif file.problem:
-            block.refused.append(refuse(file))
-        else:
-            block.entries.append(Entry(file.path, file.size, file.changed_ns, label, split=folder.split))
-    return block
 
 
 def _mask_folders(paths: Iterable[str]) -> tuple[str, ...]:
