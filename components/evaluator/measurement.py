@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 
 import apache_beam as beam
@@ -74,17 +75,31 @@ def measure(
         batches = corrupted | "Batch" >> tfxio.RawRecordToRecordBatch(batch_size)
     else:
         batches = pipeline | "Read" >> tfxio.BeamSource(batch_size)
-    (
-        batches
-        | "ExtractEvaluateAndWriteResults"
-        >> tfma.ExtractEvaluateAndWriteResults(
-            eval_shared_model=shared_model,
-            eval_config=config,
-            extractors=extractors.image_extractors(shared_model, config, adapter_config, label_groups, class_features),
-            output_path=output_path,
-            tensor_adapter_config=adapter_config,
-        )
-    )
+    extracts = batches | "Extracts" >> tfma.BatchedInputsToExtracts()
+    for extractor in extractors.image_extractors(shared_model, config, adapter_config, label_groups, class_features):
+        extracts |= extractor.stage_name >> extractor.ptransform
+    (evaluator,) = tfma.default_evaluators(eval_config=config, eval_shared_model=shared_model)
+    evaluation = extracts | evaluator.stage_name >> evaluator.ptransform
+    evaluation | "WriteResults" >> tfma.WriteResults(writers=_writers(config, models, output_path))
+
+
+def _writers(
+    config: config_pb2.EvalConfig, models: Sequence[tfma.types.EvalSharedModel], output_path: str
+) -> list[tfma.writers.Writer]:
+    """Returns the writers of the configuration, the metrics and the plots.
+
+    TFMA's default ones also write attributions, of which there are none, and validations, which nothing reads: the
+    bounds are not part of the configuration. Both take a third of the stages of the Beam pipeline.
+    """
+    keys = (tfma_constants.METRICS_KEY, tfma_constants.PLOTS_KEY)
+    return [
+        tfma.writers.EvalConfigWriter(
+            output_path, eval_config=config, model_locations={model.model_name: model.model_path for model in models}
+        ),
+        tfma.writers.MetricsPlotsAndValidationsWriter(
+            output_paths={key: os.path.join(output_path, key) for key in keys}, eval_config=config
+        ),
+    ]
 
 
 def _subset(schema: schema_pb2.Schema, keys: Collection[str]) -> schema_pb2.Schema:

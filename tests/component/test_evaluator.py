@@ -19,6 +19,7 @@ from components.evaluator.artifact import EvaluationResult, GateReport
 from components.evaluator.options import EvaluationOptions
 from components.image_example_gen.artifact import ClassNames
 from pipeline.eval_config import batch_size, eval_config
+from pipeline.execution.beam_options import BeamSection
 from trainer_module import features
 
 SLICES = ("brightness", "camera", ("brightness", "camera"), "label_group")
@@ -102,7 +103,7 @@ def evaluate(tiny_model, examples, schema, tmp_path_factory):
             artifact.uri = str(root / name)
         config = eval_config(options, "classification", tiny_model.options.classes, slices)
         context = executor.Executor.Context(
-            beam_pipeline_args=["--runner=FnApiRunner", "--sdk_container_image=none"], tmp_dir=str(root), unique_id="1"
+            beam_pipeline_args=BeamSection().arguments(), tmp_dir=str(root), unique_id="1"
         )
         executor.Executor(context).Do(
             {name: [artifact] for name, artifact in inputs.items()},

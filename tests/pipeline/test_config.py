@@ -454,6 +454,7 @@ def test_beam_arguments():
         "--runner=FnApiRunner",
         "--direct_running_mode=in_memory",
         "--direct_num_workers=1",
+        "--no_pipeline_type_check",
         "--sdk_container_image=none",
         "--tfxio_use_byte_size_batching=true",
     ]
