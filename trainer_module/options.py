@@ -220,8 +220,9 @@ class TrainingOptions(Section):
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         default="float32",
         description="Compute dtype during training; weights and the exported model are float32. Faster where the "
-        "hardware supports it: GPUs since 2017 for `mixed_float16`; TPUs, GPUs since 2020 and CPUs with AMX or AVX-512 "
-        "BF16 for `mixed_bfloat16`. Other CPUs emulate it and are slower; Trainer warns there.",
+        "hardware supports it: GPUs since 2017 for `mixed_float16`; TPUs, GPUs since 2020 and CPUs with AMX for "
+        "`mixed_bfloat16`. CPUs with AVX-512 BF16 only are slower with some networks (docs/results.md). Other CPUs "
+        "emulate it and are slower; Trainer warns there.",
     )
     distribution: Literal["none", "mirrored", "multi_worker"] = Field(
         default="none", description="`mirrored`: all GPUs of a machine; `multi_worker`: all machines in `TF_CONFIG`."
