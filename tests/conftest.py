@@ -408,6 +408,27 @@ def small_backbones() -> Callable[[], Any]:
 
 
 @pytest.fixture(scope="session")
+def eagerly() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which Keras trains without graphs: tracing one takes as long as hundreds of small steps."""
+    import warnings
+
+    import tensorflow as tf
+
+    @contextmanager
+    def run() -> Iterator[None]:
+        tf.config.run_functions_eagerly(True)
+        try:
+            with warnings.catch_warnings():
+                # tf.data has graphs all the same.
+                warnings.filterwarnings("ignore", "Even though the `tf.config.experimental_run_functions_eagerly`")
+                yield
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def vector_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A feature-vector SavedModel as TensorFlow Hub has them: a callable object with a signature."""
     import tensorflow as tf

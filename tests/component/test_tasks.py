@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import keras
 import numpy as np
@@ -98,10 +98,15 @@ def train(name, chosen, images, run_dir):
     return Case(tasks.get(name), chosen, built, history)
 
 
+# Every task, and every model, in a graph: trained as users train it, and exported.
+IN_GRAPHS = pairs(3)
+
+
 @pytest.fixture(scope="module", params=[(t, m) for t in tasks.names() for m in models.names()], ids="-".join)
-def case(request, images, tmp_path_factory):
+def case(request, images, tmp_path_factory, eagerly):
     name, model = request.param
-    return train(name, options(name, model), images, tmp_path_factory.mktemp("run"))
+    with nullcontext() if request.param in IN_GRAPHS else eagerly():
+        return train(name, options(name, model), images, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(params=tasks.names())
@@ -129,8 +134,8 @@ def test_an_epoch_records_every_objective(case):
         assert np.isfinite(case.history[objective.name]).all(), objective.name
 
 
-# Every task, and every model: what a task exports does not depend on the model, and tracing it takes seconds.
-@pytest.mark.parametrize("case", pairs(3), indirect=True, ids="-".join)
+# What a task exports does not depend on the model, and tracing it takes seconds.
+@pytest.mark.parametrize("case", IN_GRAPHS, indirect=True, ids="-".join)
 def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case, images, tmp_path):
     serving_dir = str(tmp_path / "serving")
     encoded = [tf.io.encode_png(image).numpy() for image in images]
@@ -175,9 +180,10 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize(("name", "model"), pairs(0))
-def test_mixed_precision_trains_and_is_saved_in_float32(name, model, precision, images, tmp_path):
+def test_mixed_precision_trains_and_is_saved_in_float32(name, model, precision, images, tmp_path, eagerly):
     chosen = options(name, model, training={"batch_size": 4, "epochs": 1, "precision": precision})
-    trained = train(name, chosen, images, tmp_path)
+    with eagerly():
+        trained = train(name, chosen, images, tmp_path)
     assert np.isfinite(trained.history["loss"]).all()
     keras.utils.set_random_seed(3)  # the weights with which the training began
     untrained = network.build(chosen, STATISTICS)

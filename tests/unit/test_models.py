@@ -54,28 +54,31 @@ def images(rng):
     return rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.fixture(params=[*models.names(), *VARIANTS])
+@pytest.fixture(scope="module", params=[*models.names(), *VARIANTS])
 def name(request):
     return request.param
 
 
-def test_shapes_and_named_layers(name, images):
-    model = build_network(options(name), STATISTICS)
+@pytest.fixture(scope="module")
+def model(name):
+    """The network of a model, which its tests share: a backbone takes a second to build."""
+    return build_network(options(name), STATISTICS)
+
+
+def test_shapes_and_named_layers(model, images):
     assert model(images).shape == (4, 3)
     assert len(model.get_layer(features.FEATURES_LAYER).output.shape) == 4
     assert len(model.get_layer(features.POOLED_LAYER).output.shape) == 2
     assert len(model.get_layer(features.EMBEDDING_LAYER).output.shape) == 2
 
 
-def test_the_keras_file_has_the_same_predictions(name, images, tmp_path):
-    model = build_network(options(name), STATISTICS)
+def test_the_keras_file_has_the_same_predictions(model, images, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(model(images), again(images))
 
 
-def test_augmentation_is_active_in_training_only(name, images):
-    model = build_network(options(name), STATISTICS)
+def test_augmentation_is_active_in_training_only(model, images):
     fitted = augmentation.in_model(model, ALL_AUGMENTATIONS, seed=3)
     np.testing.assert_array_equal(model(images), fitted(images, training=False))
     np.testing.assert_array_equal(model(images), model(images))  # the saved model has no random layer
@@ -85,21 +88,18 @@ def test_augmentation_is_active_in_training_only(name, images):
     assert min(different) > 1e-3 * min(1.0, float(np.abs(model(images)).max()))
 
 
-def test_without_augmentation_the_model_is_unchanged(name):
-    model = build_network(options(name), STATISTICS)
+def test_without_augmentation_the_model_is_unchanged(model):
     assert augmentation.in_model(model, AugmentationOptions(), seed=3) is model
 
 
-def test_a_single_image_has_the_same_logits_as_in_a_batch(name, images):
-    model = build_network(options(name), STATISTICS)
+def test_a_single_image_has_the_same_logits_as_in_a_batch(model, images):
     singly = np.concatenate([model(images[i : i + 1]) for i in range(len(images))])
     np.testing.assert_allclose(model(images), singly, atol=1e-5)
 
 
-def test_every_trainable_weight_gets_a_gradient(name, images):
+def test_every_trainable_weight_gets_a_gradient(name, model, images):
     import tensorflow as tf
 
-    model = build_network(options(name), STATISTICS)
     with tf.GradientTape() as tape:
         loss = tasks.get("classification").loss(options(name))(
             np.array([0, 1, 2, 0]), model(tf.cast(images, tf.float32), training=True)
