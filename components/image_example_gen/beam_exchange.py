@@ -12,7 +12,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.image_example_gen.exchange import Block, Mapper, Reducer
+from components.image_example_gen.columns import Columns
+from components.image_example_gen.exchange import PARTITION, Mapper, Reducer
 from components.image_example_gen.shards import WorkFolder
 
 
@@ -49,8 +50,9 @@ class _Map(beam.DoFn):
         self._mapper = mapper
 
     def process(self, task: int) -> Iterator[tuple[int, bytes]]:
-        for partition, block in self._mapper(task):
-            yield partition, pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
+        for rows in self._mapper(task):
+            for partition, block in rows.by_partition(rows[PARTITION]):
+                yield partition, pickle.dumps(block.without(PARTITION), pickle.HIGHEST_PROTOCOL)
 
 
 class _Reduce(beam.DoFn):
@@ -61,5 +63,5 @@ class _Reduce(beam.DoFn):
 
     def process(self, grouped: tuple[int, Iterable[bytes]]) -> None:
         partition, encoded = grouped
-        blocks: list[Block] = [pickle.loads(block) for block in encoded if block]
+        blocks: list[Columns] = [pickle.loads(block) for block in encoded if block]
         self._folder.store(self._kind, partition, self._reducer(partition, blocks))

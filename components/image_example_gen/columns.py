@@ -24,8 +24,8 @@ class Columns:
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
 
-    def take(self, rows: np.ndarray) -> Columns:
-        """Returns some rows: their numbers, or a bool for every row."""
+    def take(self, rows: np.ndarray | slice) -> Columns:
+        """Returns some rows: their numbers, a bool for every row, or a slice, whose arrays are views."""
         return Columns(**{name: array[rows] for name, array in self._arrays.items()})
 
     def replace(self, **arrays: np.ndarray) -> Columns:
@@ -54,10 +54,11 @@ class Columns:
         if not len(self):
             return
         order = np.argsort(partition_of, kind="stable")
-        starts = starts_of_runs(partition_of[order])
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            rows = order[start:end]
-            yield int(partition_of[rows[0]]), self.take(rows)
+        partitions, ordered = partition_of[order], self.take(order)
+        starts = starts_of_runs(partitions)
+        ends = [*starts[1:].tolist(), len(order)]
+        for partition, start, end in zip(partitions[starts].tolist(), starts.tolist(), ends, strict=True):
+            yield partition, ordered.take(slice(start, end))
 
 
 def objects(values: Iterable[Any], size: int) -> np.ndarray:

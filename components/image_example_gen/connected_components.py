@@ -6,7 +6,6 @@ Beyond, SoCC 2014, section 3 (alternating Large-Star and Small-Star).
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from components.image_example_gen.columns import Columns
 from components.image_example_gen.duplicates import connected
-from components.image_example_gen.exchange import Block, Exchange, spread
+from components.image_example_gen.exchange import Exchange, items_of, spread
 from components.image_example_gen.shards import WorkFolder
 
 # Vertices are compared; the smallest of a component is its root.
@@ -51,8 +51,8 @@ class Graph:
         """Loads edges from the files with that number."""
         return [edge for kind in kinds for edge in self.folder.load(kind, number)]
 
-    def by_vertex(self, pairs: Iterable[Edge]) -> Iterator[tuple[int, Block]]:
-        """Collects pairs by the partition of their first vertex."""
+    def by_vertex(self, pairs: Iterable[Edge]) -> Iterator[Columns]:
+        """Gives pairs to the partition of their first vertex."""
         return spread((self.partition_of(pair[0], self.num_partitions), pair) for pair in pairs)
 
 
@@ -121,7 +121,7 @@ class _Reducer:
 class _BothDirections(_Mapper):
     """Gives every vertex all its neighbours."""
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         return self.graph.by_vertex(pair for u, v in self.graph.load(self.source, task) for pair in ((u, v), (v, u)))
 
 
@@ -132,7 +132,7 @@ class _LargeStar(_Reducer):
     stars.
     """
 
-    def __call__(self, partition: int, blocks: list[Block]) -> int:
+    def __call__(self, partition: int, blocks: list[Columns]) -> int:
         unsettled, edges = 0, list[Edge]()
         for vertex, neighbors in _neighbors(blocks).items():
             smallest = min(neighbors)
@@ -146,14 +146,14 @@ class _LargeStar(_Reducer):
 class _Descending(_Mapper):
     """Gives every vertex its smaller neighbours."""
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         return self.graph.by_vertex(self.graph.load(self.source, task))
 
 
 class _SmallStar(_Reducer):
     """Connects a vertex and its smaller neighbours with the smallest of these."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> None:
+    def __call__(self, partition: int, blocks: list[Columns]) -> None:
         edges = list[Edge]()
         for vertex, neighbors in _neighbors(blocks).items():
             root = min(neighbors)
@@ -164,7 +164,7 @@ class _SmallStar(_Reducer):
 class _LeavesAndRoots(_Mapper):
     """Gives every leaf its root, and the root itself."""
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         edges = self.graph.load(self.source, task)
         return self.graph.by_vertex([*edges, *((root, root) for root in {root for _, root in edges})])
 
@@ -175,13 +175,12 @@ class _Roots:
 
     graph: Graph
 
-    def __call__(self, partition: int, blocks: list[Block]) -> None:
-        self.graph.folder.store(self.graph.roots, partition, dict(itertools.chain.from_iterable(blocks)))
+    def __call__(self, partition: int, blocks: list[Columns]) -> None:
+        self.graph.folder.store(self.graph.roots, partition, dict(items_of(blocks)))
 
 
-def _neighbors(blocks: list[Block]) -> dict[Vertex, set[Vertex]]:
+def _neighbors(blocks: list[Columns]) -> dict[Vertex, set[Vertex]]:
     neighbors: dict[Vertex, set[Vertex]] = defaultdict(set)
-    for block in blocks:
-        for vertex, neighbor in block:
-            neighbors[vertex].add(neighbor)
+    for vertex, neighbor in items_of(blocks):
+        neighbors[vertex].add(neighbor)
     return neighbors

@@ -33,7 +33,7 @@ from components.image_example_gen.columns import (
 from components.image_example_gen.connected_components import Graph
 from components.image_example_gen.duplicates import key_masks, near_pairs
 from components.image_example_gen.errors import LostFilesError
-from components.image_example_gen.exchange import Block, Exchange, no_blocks, spread
+from components.image_example_gen.exchange import Exchange, items_of, no_rows, spread
 from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import Occurrences
 from components.image_example_gen.options import DataOptions
@@ -128,7 +128,7 @@ def divide(
     drawing = Drawing(num_units, options, own_splits)
     drawing.check_sizes()
     if drawing.has_strata:
-        _number_strata(plan, exchange.run(partitions, no_blocks, num_partitions, _CountStrata(plan, drawing)))
+        _number_strata(plan, exchange.run(partitions, no_rows, num_partitions, _CountStrata(plan, drawing)))
     tally, refused, similar, num_members = Tally(), list[RefusedFile](), Occurrences(), 0
     for part in exchange.run(partitions, _ByShard(plan, drawing), len(tasks), _Assign(plan)):
         tally.merge(part.tally)
@@ -255,10 +255,10 @@ def _key(kind: int, digest: np.ndarray) -> str:
     return f"{kind}{hex_digest(digest)}"
 
 
-def _grouped(blocks: Iterable[Block]) -> dict[Any, list[Any]]:
+def _grouped(blocks: Iterable[Columns]) -> dict[Any, list[Any]]:
     """Groups items, pairs of a key and a value, by their keys."""
     groups: dict[Any, list[Any]] = defaultdict(list)
-    for key, value in itertools.chain.from_iterable(blocks):
+    for key, value in items_of(blocks):
         groups[key].append(value)
     return groups
 
@@ -286,10 +286,10 @@ class _Identical(NamedTuple):
 
 
 class _ByContent(_Step):
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         plan = self.plan
         images = _NO_IMAGES.followed_by(plan.images_of(shard) for shard in plan.shards_of(task)).without("pixels")
-        return images.by_partition(_partitions_of_digests(images["sha256"][:, 0], plan.num_partitions))
+        yield images.replace(partition=_partitions_of_digests(images["sha256"][:, 0], plan.num_partitions))
 
 
 class _GroupByContent(_Step):
@@ -298,7 +298,7 @@ class _GroupByContent(_Step):
     Returns the number of connections between groups.
     """
 
-    def __call__(self, partition: int, blocks: list[Block]) -> int:
+    def __call__(self, partition: int, blocks: list[Columns]) -> int:
         images = _NO_IMAGES.without("pixels").followed_by(blocks)
         images = images.take(order_of(images["sha256"], images["reference"]))
         starts = starts_of_runs(images["sha256"])
@@ -344,15 +344,15 @@ class _GroupByContent(_Step):
 
 
 class _ByHash(_Step):
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         hashed: Columns = self.plan.folder.load(_HASHED, task)
-        return hashed.by_partition(_partitions_of_hashes(hashed["hash"], self.plan.num_partitions))
+        yield hashed.replace(partition=_partitions_of_hashes(hashed["hash"], self.plan.num_partitions))
 
 
 class _GroupByHash(_Step):
     """Stores the images in the order of their hashes; returns the number of different hashes."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> int:
+    def __call__(self, partition: int, blocks: list[Columns]) -> int:
         if not blocks:
             self.plan.folder.store(_HASHES, partition, Columns(hash=np.empty(0, np.int64)))
             return 0
@@ -367,22 +367,21 @@ class _GroupByHash(_Step):
 class _ByKey(_Step):
     """Gives a hash to one partition for every mask, so that hashes with the same key are in the same partition.
 
-    Blocks are uint64 [n, 2]: the index of the mask, and the hash.
+    Rows are the index of the mask, uint8, and the hash, uint64.
     """
 
     masks: tuple[int, ...]
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         hashes = self.plan.folder.load(_HASHES, task)["hash"]
         hashes = hashes[starts_of_runs(hashes)].astype(np.uint64)
         for index, mask in enumerate(self.masks):
             keys = (hashes & np.uint64(mask)) ^ np.uint64(index)
-            partition_of = _partitions_of_hashes(keys, self.plan.num_partitions)
-            order = np.argsort(partition_of, kind="stable")
-            items = np.stack([np.full_like(hashes, index), hashes], axis=1)[order]
-            partitions, starts, counts = np.unique(partition_of[order], return_index=True, return_counts=True)
-            for partition, start, count in zip(partitions.tolist(), starts, counts, strict=True):
-                yield partition, items[start : start + count]
+            partitions = _partitions_of_hashes(keys, self.plan.num_partitions)
+            yield Columns(partition=partitions, mask=np.full(len(hashes), index, np.uint8), hash=hashes)
+
+
+_NO_KEYS = Columns(mask=np.empty(0, np.uint8), hash=np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
@@ -391,11 +390,12 @@ class _FindPairs(_Step):
 
     masks: tuple[int, ...]
 
-    def __call__(self, partition: int, blocks: list[Block]) -> int:
-        items = np.concatenate([np.empty((0, 2), np.uint64), *blocks])
+    def __call__(self, partition: int, blocks: list[Columns]) -> int:
+        rows = _NO_KEYS.followed_by(blocks)
+        blocks.clear()
         pairs = np.concatenate(
             [
-                near_pairs(items[items[:, 0] == index, 1], mask, self.plan.distance)
+                near_pairs(rows["hash"][rows["mask"] == index], mask, self.plan.distance)
                 for index, mask in enumerate(self.masks)
             ]
         )
@@ -407,7 +407,7 @@ class _FindPairs(_Step):
 class _ByLooks(_Step):
     """Gives images that look like others to the partition of their root."""
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         images: Columns = self.plan.folder.load(_HASHES, task)
         roots: dict[int, int] = self.plan.folder.load(_HASH_ROOTS, task)
         starts = starts_of_runs(images["hash"])
@@ -419,13 +419,13 @@ class _ByLooks(_Step):
         places = np.searchsorted(hashes, vertices)
         root_of[places], has_root[places] = np.fromiter(roots.values(), np.int64, len(roots)), True
         similar = images.replace(root=np.repeat(root_of, sizes)).take(np.repeat(has_root | (sizes > 1), sizes))
-        return similar.by_partition(_partitions_of_hashes(similar["root"], self.plan.num_partitions))
+        yield similar.replace(partition=_partitions_of_hashes(similar["root"], self.plan.num_partitions))
 
 
 class _GroupByLooks(_Step):
     """Returns the number of connections that keep near duplicates together."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> int:
+    def __call__(self, partition: int, blocks: list[Columns]) -> int:
         groups, edges = list[list[int]](), list[tuple[str, str]]()
         if blocks:
             first, *others = blocks
@@ -463,9 +463,9 @@ class _ByAnchor(_Step):
 
     source: str
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         images: Columns = self.plan.folder.load(self.source, task)
-        return images.by_partition(_partitions_of_digests(images["anchor"][:, 0], self.plan.num_partitions))
+        yield images.replace(partition=_partitions_of_digests(images["anchor"][:, 0], self.plan.num_partitions))
 
 
 _NO_CONTENTS = _NO_IMAGES.only("reference", "split", "classes", "anchor_kind", "anchor")
@@ -474,7 +474,7 @@ _NO_CONTENTS = _NO_IMAGES.only("reference", "split", "classes", "anchor_kind", "
 class _ResolveAnchors(_Step):
     """Replaces the anchors of images by the keys of their units."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> None:
+    def __call__(self, partition: int, blocks: list[Columns]) -> None:
         images = _NO_CONTENTS.followed_by(blocks)
         roots: dict[str, str] = self.plan.folder.load(_UNIT_ROOTS, partition)
         if roots:
@@ -494,7 +494,7 @@ class _GroupByUnit(_Step):
     Returns the number of units to draw, by class.
     """
 
-    def __call__(self, partition: int, blocks: list[Block]) -> Counter[str]:
+    def __call__(self, partition: int, blocks: list[Columns]) -> Counter[str]:
         images = _NO_CONTENTS.followed_by(blocks)
         images = images.take(order_of(images["anchor"], images["anchor_kind"], images["reference"]))
         starts = starts_of_runs(images["anchor"], images["anchor_kind"])
@@ -539,7 +539,7 @@ class _CountStrata(_Step):
 
     drawing: Drawing
 
-    def __call__(self, partition: int, blocks: list[Block]) -> Counter[str]:
+    def __call__(self, partition: int, blocks: list[Columns]) -> Counter[str]:
         del blocks
         units, _ = self.plan.folder.load(_UNITS, partition)
         counts = Counter[str]()
@@ -568,17 +568,22 @@ _Fact = tuple[int, str, Any]
 class _ByShard(_Step):
     """Draws the units of a partition, and gives the splits of images, and facts about them, to the tasks of the images.
 
-    Blocks are columns of splits, or lists of facts.
+    A row has a split, or a fact.
     """
 
     drawing: Drawing
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         units, images = self.plan.folder.load(_UNITS, task)
         drawn = np.repeat(self._splits(task, units), units["size"])
-        assigned = images.replace(split=np.where(images["split"], images["split"], drawn))
-        yield from assigned.by_partition(self.plan.tasks_of(assigned["reference"]))
-        yield from spread((self.plan.task_of(fact[0]), fact) for fact in self._facts(task))
+        own = images["split"]
+        yield self._rows(images["reference"], np.where(own, own, drawn), np.full(len(images), None))
+        facts = list(self._facts(task))
+        references = np.fromiter((reference for reference, *_ in facts), np.int64, len(facts))
+        yield self._rows(references, np.zeros(len(facts), np.uint8), objects(facts, len(facts)))
+
+    def _rows(self, references: np.ndarray, codes: np.ndarray, facts: np.ndarray) -> Columns:
+        return Columns(partition=self.plan.tasks_of(references), reference=references, split=codes, fact=facts)
 
     def _splits(self, partition: int, units: Columns) -> np.ndarray:
         """Returns the split of every unit."""
@@ -636,18 +641,19 @@ class _Part(NamedTuple):
     num_members: int
 
 
+_NO_ROWS = _NO_IMAGES.only("reference", "split").replace(fact=np.empty(0, object))
+
+
 class _Assign(_Step):
     """Writes the splits of the images of every shard."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> _Part:
+    def __call__(self, partition: int, blocks: list[Columns]) -> _Part:
+        rows = _NO_ROWS.followed_by(blocks)
+        has_fact = rows["fact"].astype(bool)
         facts_of: dict[int, dict[str, Any]] = defaultdict(dict)
-        for reference, kind, value in itertools.chain.from_iterable(
-            block for block in blocks if not isinstance(block, Columns)
-        ):
+        for reference, kind, value in rows["fact"][has_fact]:
             facts_of[reference][kind] = value
-        assigned = _NO_IMAGES.only("reference", "split").followed_by(
-            block for block in blocks if isinstance(block, Columns)
-        )
+        assigned = rows.take(~has_fact)
         shard_of = assigned["reference"] >> _PLACE_BITS
         split_codes = {shard: part for shard, part in assigned.by_partition(shard_of)}
         facts_by_shard: dict[int, list[int]] = defaultdict(list)
@@ -687,7 +693,7 @@ class _Assign(_Step):
 class _ByFirst(_Step):
     """Gives the members of a group of duplicates to the task of the first of them."""
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         members = self.plan.folder.load(_MEMBERS, task)
         yield from spread((self.plan.task_of(item[0][0]), item) for item in members)
 
@@ -695,7 +701,7 @@ class _ByFirst(_Step):
 class _WriteGroups(_Step):
     """Writes the groups of duplicates, sorted; returns their numbers by kind."""
 
-    def __call__(self, partition: int, blocks: list[Block]) -> dict[Kind, DuplicateCounts]:
+    def __call__(self, partition: int, blocks: list[Columns]) -> dict[Kind, DuplicateCounts]:
         counts = {kind: [0, 0, 0] for kind in KINDS}
         groups = []
         for (_, kind), members in _grouped(blocks).items():

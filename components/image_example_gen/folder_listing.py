@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from components.image_example_gen import labels
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Block, Exchange, no_blocks
+from components.image_example_gen.columns import Columns
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, no_rows
 from components.image_example_gen.files import UnreadableFileError
 from components.image_example_gen.layouts import ClassFolder, Entry, MasksBesideImages, RefusedFile
 from components.image_example_gen.layouts.class_folders import list_folders
@@ -177,7 +178,7 @@ def _list_on(
         some = folders[task * len(folders) // num_tasks : (task + 1) * len(folders) // num_tasks]
         place.folder.store(_FOLDERS, first_task + task, some)  # a Beam graph with all of them could be too large
     lister = _ReportErrors(_ListFolders(place.folder, root, options, first_task))
-    for part in place.exchange.run(range(num_tasks), no_blocks, num_tasks, lister):
+    for part in place.exchange.run(range(num_tasks), no_rows, num_tasks, lister):
         if isinstance(part, Exception):
             raise part
         listing.merge(part)
@@ -193,7 +194,7 @@ class _ListFolders:
     options: DataOptions
     first_task: int = 0
 
-    def __call__(self, partition: int, blocks: list[Block]) -> FolderListing:
+    def __call__(self, partition: int, blocks: list[Columns]) -> FolderListing:
         del blocks
         task = self.first_task + partition
         folders: list[DatasetFolder] = self.store.load(_FOLDERS, task)
@@ -250,7 +251,7 @@ class _ReportErrors:
 
     lister: _ListFolders
 
-    def __call__(self, partition: int, blocks: list[Block]) -> FolderListing | Exception:
+    def __call__(self, partition: int, blocks: list[Columns]) -> FolderListing | Exception:
         try:
             return self.lister(partition, blocks)
         except (DatasetError, OSError, UnreadableFileError) as error:

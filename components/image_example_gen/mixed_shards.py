@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Block, Exchange, spread
+from components.image_example_gen.columns import Columns
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, items_of, spread
 from components.image_example_gen.layouts import Entry
 from components.image_example_gen.shards import ENTRIES, WorkFolder, make_shards, mixing_key, num_shards
 from components.image_example_gen.stored_entries import ENTRIES_PER_BLOCK, StoredEntries
@@ -70,7 +71,7 @@ class _ByKey:
     entries: StoredEntries
     num_parts: int
 
-    def __call__(self, task: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, task: int) -> Iterator[Columns]:
         for block in self.folder.load(_LISTS, task):
             yield from spread(map(self._keyed, self.entries.load(block)))
 
@@ -85,8 +86,8 @@ class _Sort:
 
     folder: WorkFolder
 
-    def __call__(self, part: int, blocks: list[Block]) -> tuple[int, int]:
-        keyed: list[_Keyed] = sorted(itertools.chain.from_iterable(blocks))
+    def __call__(self, part: int, blocks: list[Columns]) -> tuple[int, int]:
+        keyed: list[_Keyed] = sorted(items_of(blocks))
         entries = [Entry._make(values) for _, values in keyed]
         self.folder.store(_MIXED, part, [values for _, values in keyed])
         return len(entries), sum(entry.size for entry in entries)
@@ -101,7 +102,7 @@ class _ByShard:
     num_shards: int
     per_group: int
 
-    def __call__(self, part: int) -> Iterator[tuple[int, Block]]:
+    def __call__(self, part: int) -> Iterator[Columns]:
         numbered = enumerate(self.folder.load(_MIXED, part), start=self.firsts[part])
         yield from spread((number % self.num_shards // self.per_group, (number, values)) for number, values in numbered)
 
@@ -114,9 +115,9 @@ class _Write:
     num_shards: int
     per_group: int
 
-    def __call__(self, group: int, blocks: list[Block]) -> list[int]:
+    def __call__(self, group: int, blocks: list[Columns]) -> list[int]:
         entries: dict[int, list[tuple[object, ...]]] = defaultdict(list)
-        numbered: list[_Numbered] = sorted(itertools.chain.from_iterable(blocks))
+        numbered: list[_Numbered] = sorted(items_of(blocks))
         for number, values in numbered:
             entries[number % self.num_shards].append(values)
         first = group * self.per_group

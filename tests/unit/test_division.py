@@ -117,7 +117,7 @@ def test_any_dataset_is_divided_as_in_one_process(divide, reference_division, se
     own_splits = tuple(split for split in SPLITS if split in {record.split for record in records})
     expected = outcome_of_reference(reference_division, records, settings(seed), own_splits)
     assert outcome(divide, records, settings(seed), own_splits) == expected
-    small = {"per_shard": 7 + seed, "per_partition": 20 + 2 * seed, "exchange": Shuffled(most_buffered=30)}
+    small = {"per_shard": 7 + seed, "per_partition": 20 + 2 * seed, "exchange": Shuffled(30, 2 + seed % 5)}
     assert outcome(divide, records, settings(seed), own_splits, **small) == expected
 
 
@@ -161,7 +161,7 @@ def roots_of(pairs, tmp_path, most_edges):
     graph = Graph(WorkFolder(str(tmp_path)), ("edges",), "roots", 3, partition_of)
     for number in range(3):
         graph.folder.store("edges", number, pairs[number::3])
-    exchange = Shuffled(most_buffered=5)
+    exchange = Shuffled(5, most_parts=2)
     connected_components.find(graph, exchange, len(pairs), most_edges)
     roots = {}
     for number in range(3):
