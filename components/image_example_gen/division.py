@@ -232,8 +232,7 @@ class _Plan:
 
 def _partitions_of_digests(words: np.ndarray, num_partitions: int) -> np.ndarray:
     """Returns the partitions of digests by their beginning. Each has a range of the digests, in their order."""
-    partitions: np.ndarray = (words >> _HALF) * np.uint64(num_partitions) >> _HALF
-    return partitions
+    return ((words >> _HALF) * np.uint64(num_partitions) >> _HALF).astype(np.uint32)
 
 
 def _partition_of_key(key: str, num_partitions: int) -> int:

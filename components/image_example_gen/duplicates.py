@@ -54,7 +54,7 @@ def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
       uint64 [m, 2].
     """
     keys = hashes & np.uint64(mask)
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     keys, ordered = keys[order], hashes[order]
     pairs = [np.empty((0, 2), np.uint64)]
     first, step = np.arange(len(ordered)), 1

@@ -106,7 +106,8 @@ class LocalExchange:
         buffers: _Buffers = {part: [] for part in parts}
         num_buffered = 0
         for rows in mapped:
-            for number, block in rows.by_partition((rows[PARTITION] - first) // width):
+            numbers = (rows[PARTITION] - first) // width
+            for number, block in rows.by_partition(numbers.astype(np.uint16)):  # small integers sort much faster
                 buffers[parts[number]].append(block)
             num_buffered += len(rows)
             if num_buffered > self._most_buffered and len(parts) > 1:
