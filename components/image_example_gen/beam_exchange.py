@@ -6,6 +6,7 @@ in which a worker starts.
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,9 +17,16 @@ from components.image_example_gen.columns import Columns
 from components.image_example_gen.exchange import PARTITION, Mapper, Reducer
 from components.image_example_gen.shards import WorkFolder
 
+# Partitions that tasks give rows to directly. With more, the blocks are so small that their number takes the time.
+_MOST_DIRECT = 256
+
 
 class BeamExchange:
-    """Runs the halves of a step on the workers of an engine, and groups the blocks by its shuffle."""
+    """Runs the halves of a step on the workers of an engine, and groups the blocks by its shuffle.
+
+    Of P partitions, if they are many, a task gives blocks to √P ranges. The blocks from √P tasks for the same range, as
+    many rows as a task has, are merged and then divided among the partitions: 2 P √P blocks instead of P².
+    """
 
     def __init__(self, make_pipeline: Callable[[], beam.Pipeline], folder: WorkFolder) -> None:
         """Configures the exchange.
@@ -38,7 +46,12 @@ class BeamExchange:
         kind, self._num_runs = f"reduced-{self._num_runs}", self._num_runs + 1
         with self._make_pipeline() as pipeline:
             blocks = pipeline | "Tasks" >> beam.Create(list(tasks)) | "Spread" >> beam.Reshuffle()
-            blocks = blocks | "Map" >> beam.ParDo(_Map(mapper))
+            if num_partitions <= _MOST_DIRECT:
+                blocks = blocks | "Map" >> beam.ParDo(_Map(mapper, len(tasks), 1, num_partitions))
+            else:
+                width = math.isqrt(num_partitions)
+                blocks = blocks | "Map" >> beam.ParDo(_Map(mapper, width, width, num_partitions))
+                blocks = blocks | "By range" >> beam.GroupByKey() | "Divide" >> beam.ParDo(_Divide())
             empty = pipeline | "Partitions" >> beam.Create(seeds)
             grouped = (blocks, empty) | "All blocks" >> beam.Flatten() | "By partition" >> beam.GroupByKey()
             _ = grouped | "Reduce" >> beam.ParDo(_Reduce(reducer, self._folder, kind))
@@ -46,13 +59,41 @@ class BeamExchange:
 
 
 class _Map(beam.DoFn):
-    def __init__(self, mapper: Mapper) -> None:
+    """Divides the rows of a task among ranges of partitions; returns blocks with the number of their range.
+
+    Args:
+      mapper: See `Mapper`.
+      num_tasks: So many tasks in a row have the same numbers, and others have other ones.
+      width: Number of partitions in a range.
+      num_partitions: Number of all partitions.
+    """
+
+    def __init__(self, mapper: Mapper, num_tasks: int, width: int, num_partitions: int) -> None:
         self._mapper = mapper
+        self._num_tasks = num_tasks
+        self._width = width
+        self._num_partitions = num_partitions
 
     def process(self, task: int) -> Iterator[tuple[int, bytes]]:
-        for rows in self._mapper(task):
-            for partition, block in rows.by_partition(rows[PARTITION]):
-                yield partition, pickle.dumps(block.without(PARTITION), pickle.HIGHEST_PROTOCOL)
+        first = task // self._num_tasks * self._num_partitions
+        for number, block in _divided(self._mapper(task), self._width):
+            yield first + number, block
+
+
+class _Divide(beam.DoFn):
+    """Divides the blocks of a range among its partitions."""
+
+    def process(self, grouped: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
+        _, encoded = grouped
+        yield from _divided(map(pickle.loads, encoded), 1)
+
+
+def _divided(blocks: Iterable[Columns], width: int) -> Iterator[tuple[int, bytes]]:
+    parts = list(blocks)
+    if parts:
+        rows = parts[0].followed_by(parts[1:])
+        for number, block in rows.by_partition(rows[PARTITION] // width):
+            yield number, pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
 
 
 class _Reduce(beam.DoFn):
@@ -63,5 +104,5 @@ class _Reduce(beam.DoFn):
 
     def process(self, grouped: tuple[int, Iterable[bytes]]) -> None:
         partition, encoded = grouped
-        blocks: list[Columns] = [pickle.loads(block) for block in encoded if block]
+        blocks: list[Columns] = [pickle.loads(block).without(PARTITION) for block in encoded if block]
         self._folder.store(self._kind, partition, self._reducer(partition, blocks))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from components.image_example_gen import labels
-from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.columns import Columns
+from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, no_rows
 from components.image_example_gen.files import UnreadableFileError
 from components.image_example_gen.layouts import ClassFolder, Entry, MasksBesideImages, RefusedFile

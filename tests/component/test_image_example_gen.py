@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from components.image_example_gen import (
     artifact,
+    beam_exchange,
     beam_steps,
     errors,
     folder_listing,
@@ -591,7 +592,10 @@ def test_a_class_that_no_example_has_stops_the_run(class_folders, generate, tmp_
         generate(tmp_path / "first" / "Split-train", classes=["a", "b", "zebra"], splits={"by": "class"})
 
 
-def test_an_engine_divides_as_one_process(divide, tmp_path):
+@pytest.mark.parametrize("most_direct", [256, 2])
+def test_an_engine_divides_as_one_process(divide, tmp_path, monkeypatch, most_direct):
+    monkeypatch.setattr(beam_exchange, "_MOST_DIRECT", most_direct)
+
     def image(number):
         content, label = number % 290, "ab"[number % 2]
         return Record(
@@ -608,7 +612,7 @@ def test_an_engine_divides_as_one_process(divide, tmp_path):
     options = DataOptions(near_duplicates="together", splits={"by": "class"})
     engine = BeamExchange(lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]), shards.WorkFolder(str(tmp_path)))
     expected = divide(records, options, ("test",))
-    divided = divide(records, options, ("test",), per_shard=20, per_partition=110, exchange=engine)
+    divided = divide(records, options, ("test",), per_shard=20, per_partition=40, exchange=engine)
     assert divided[:5] == expected[:5] and expected.refused.keys() == {0, 290}
     assert divided.tally.named == expected.tally.named
     assert expected.duplicates["near"].groups > 100
