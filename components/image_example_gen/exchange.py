@@ -91,8 +91,6 @@ class LocalExchange:
         width = -(-len(partitions) // self._most_parts)
         parts = [partitions[start : start + width] for start in range(0, len(partitions), width)]
         buffers = self._distribute(mapped, parts, spill)
-        if width > 1:
-            spill.write(buffers)
         for part in parts:
             blocks = itertools.chain(spill.read(part), buffers.pop(part))
             if width == 1:
@@ -101,10 +99,10 @@ class LocalExchange:
                 yield from self._reduced(_merged(blocks, self._most_buffered // 2), part, reducer, spill)
 
     def _distribute(self, mapped: Iterable[Columns], parts: Sequence[range], spill: _Spill) -> _Buffers:
-        """Gives rows to the files of their parts; returns those that are still in memory."""
+        """Gives rows to the files of their parts, or returns all of them if they are few."""
         first, width = parts[0].start, len(parts[0])
         buffers: _Buffers = {part: [] for part in parts}
-        num_buffered = 0
+        num_buffered, are_many = 0, width > 1
         for rows in mapped:
             numbers = (rows[PARTITION] - first) // width
             for number, block in rows.by_partition(numbers.astype(np.uint16)):  # small integers sort much faster
@@ -112,7 +110,9 @@ class LocalExchange:
             num_buffered += len(rows)
             if num_buffered > self._most_buffered and len(parts) > 1:
                 spill.write(buffers)
-                num_buffered = 0
+                num_buffered, are_many = 0, True
+        if are_many:
+            spill.write(buffers)  # the reducers need the memory
         return buffers
 
 
