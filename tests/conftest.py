@@ -31,10 +31,11 @@ _LONGEST = (
     "e2e/test_boxes.py",
     "component/test_kubeflow_entrypoint.py",
     "component/test_masks.py",
+    "unit/test_unet.py",
+    "unit/test_models.py",
     "component/test_resumed_training.py",
     "e2e/test_studio.py",
     "unit/test_training.py",
-    "unit/test_models.py",
     "unit/test_client.py",
     "e2e/test_digit_scenes.py",
     "e2e/test_remote_artifacts.py",
@@ -46,6 +47,7 @@ _LONGEST = (
     "unit/test_grad_cam.py",
     "component/test_backbone_records.py",
     "component/test_distribution.py",
+    "pipeline/test_kubeflow.py",
 )
 
 # TensorFlow, Keras and TFX create a million objects that stay. Collecting garbage visits them again and again unless

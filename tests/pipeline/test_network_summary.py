@@ -7,18 +7,15 @@ import sys
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from pipeline.cli import network_table
+from pipeline.cli.app import app
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.preview import network_summary
 
 TINY = ["model.blocks=[[2],[3]]", "task.dense_units=4"]
-
-
-def tfx_vision(*arguments):
-    command = [sys.executable, "-m", "pipeline", "model", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def loaded(*overrides, data=None, name="images"):
@@ -49,8 +46,8 @@ def shown(inspection, width=80, expand=False):
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_invalid_names_have_one_message(arguments, words):
-    done = tfx_vision(*arguments)
-    assert done.returncode == 2 and done.stdout == ""
+    done = CliRunner().invoke(app, ["model", *arguments])
+    assert done.exit_code == 2 and done.stdout == ""
     assert words in done.stderr and "Traceback" not in done.stderr
 
 

@@ -155,7 +155,7 @@ def test_unfrozen_layers_are_counted_from_the_end(tiny):
         assert trained(model) == names
 
 
-def test_two_phases(tiny, tmp_path):
+def test_two_phases(tiny, tmp_path, eagerly):
     keras.utils.set_random_seed(1)
     epoch = {"epochs": 1, "learning_rate": 0.01}
     given = with_encoder(training={"batch_size": 8, **epoch}, fine_tuning={"unfreeze_layers": 3, **epoch})
@@ -163,7 +163,8 @@ def test_two_phases(tiny, tmp_path):
     encoder, logits = model.get_layer(features.BACKBONE_LAYER), model.get_layer(features.LOGITS_LAYER)
     before = [np.array(weight) for weight in [*encoder.weights, *logits.weights]]
     data = squares(8, 32)
-    history = training.train(model, given, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
+    with eagerly():
+        history = training.train(model, given, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
     assert history["phase"] == ["head", "fine_tuning"]
     assert history["val_loss"][1] < history["val_loss"][0]  # otherwise the weights of the first phase are restored
     after = [*encoder.weights, *logits.weights]
