@@ -1,0 +1,127 @@
+"""Measures the memory of the listing in every layout: bytes of each additional image.
+
+    python tests/bench/listing_layouts.py [--num 10000 --num 50000] [--layout manifest ...]
+
+Images of 8 pixels, hard links to a few files, are written in each layout, as many as the smaller and the larger number.
+A process of its own lists each dataset; the difference of the peaks is divided by the difference of the numbers.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.options import DataOptions
+
+_SIDE = 8
+_LINKS_PER_FILE = 50_000  # ext4 allows 65,000
+_CLASSES = ("cat", "dog")
+_PER_FOLDER = 1000
+
+
+def images(folder: Path, num: int, suffix: str = "jpg") -> Iterator[tuple[str, str]]:
+    """Writes images with names of 16 letters; yields the name of each, without suffix, and its class."""
+    folder.mkdir(parents=True)
+    for number in range(num):
+        source = folder.parent / f"{folder.name}-source-{number // _LINKS_PER_FILE}"
+        if number % _LINKS_PER_FILE == 0:
+            Image.new("L", (_SIDE, _SIDE)).save(source, "PNG" if suffix == "png" else "JPEG")
+        os.link(source, folder / f"{number:012d}.{suffix}")
+        yield f"{number:012d}", _CLASSES[number % 2]
+    for source in folder.parent.glob(f"{folder.name}-source-*"):
+        source.unlink()
+
+
+def class_folders(root: Path, num: int) -> list[str]:
+    """Writes folders of a thousand images; returns their paths."""
+    paths = []
+    for first in range(0, num, _PER_FOLDER):
+        folder = f"class-{first // _PER_FOLDER:05d}"
+        paths += [f"{folder}/{name}.jpg" for name, _ in images(root / folder, min(_PER_FOLDER, num - first))]
+    return paths
+
+
+def metadata(root: Path, num: int) -> None:
+    """Writes class folders, and a table with one column."""
+    rows = [f"{path},{number % 5}" for number, path in enumerate(class_folders(root, num))]
+    (root / "metadata.csv").write_text("\n".join(["filename,camera", *rows]))
+
+
+def manifest(root: Path, num: int) -> None:
+    """Writes a table of paths and labels."""
+    rows = [f"images/{name}.jpg,{label}" for name, label in images(root / "images", num)]
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]))
+
+
+def mask_pairs(root: Path, num: int) -> None:
+    """Writes a folder of images and one of masks."""
+    for _ in zip(images(root / "images", num), images(root / "masks", num, "png"), strict=True):
+        pass
+    (root / "classes.txt").write_text("\n".join(_CLASSES))
+
+
+def yolo(root: Path, num: int) -> None:
+    """Writes one box for every image, in a text file."""
+    (root / "labels").mkdir(parents=True)
+    for name, label in images(root / "images", num):
+        (root / "labels" / f"{name}.txt").write_text(f"{_CLASSES.index(label)} 0.5 0.5 0.5 0.5\n")
+    (root / "classes.txt").write_text("\n".join(_CLASSES))
+
+
+def coco(root: Path, num: int) -> None:
+    """Writes one box for every image, in one file."""
+    content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
+    for number, (name, label) in enumerate(images(root / "images", num)):
+        content["images"].append({"id": number, "file_name": f"{name}.jpg", "width": _SIDE, "height": _SIDE})
+        box = {"id": number, "image_id": number, "category_id": _CLASSES.index(label), "bbox": [2, 2, 4, 4]}
+        content["annotations"].append(box)
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(_CLASSES)]
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
+WRITERS: dict[str, Callable[[Path, int], object]] = {
+    writer.__name__: writer for writer in (class_folders, metadata, manifest, mask_pairs, yolo, coco)
+}
+
+
+def main() -> None:
+    """Prints the table: a process for every layout and number."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, action="append")
+    parser.add_argument("--layout", choices=WRITERS, action="append")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        dataset = inspect_dataset(arguments.measure, DataOptions())
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps([dataset.layout, len(dataset.entries), peak_kib]))
+        return
+    few, many = arguments.num or (10_000, 50_000)
+    print("| dataset | layout | peak, MiB | B an image |\n|---|---|---|---|", flush=True)
+    for name in arguments.layout or WRITERS:
+        peaks = []
+        for num in (few, many):
+            location = tempfile.mkdtemp()
+            try:
+                WRITERS[name](Path(location, "dataset"), num)
+                command = [sys.executable, __file__, "--measure", f"{location}/dataset"]
+                layout, size, peak_kib = json.loads(subprocess.check_output(command))
+            finally:
+                shutil.rmtree(location)
+            assert size == num
+            peaks.append(peak_kib)
+        growth = (peaks[1] - peaks[0]) * 1024 / (many - few)
+        print(f"| {name} | {layout} | {peaks[1] / 1024:.0f} | {growth:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
