@@ -1,4 +1,4 @@
-"""The loss of the detection head, and the labels that it reads."""
+"""The losses of the detection heads, and the labels that they read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from trainer_module.box_anchors import anchors
 from trainer_module.box_grid import Grid
 from trainer_module.box_labels import DIFFICULT, OBJECT, PADDING, UNKNOWN_CLASS
 from trainer_module.boxes import assignment
-from trainer_module.boxes.overlap import generalized_iou, iou
+from trainer_module.boxes.overlap import generalized_iou, giou_loss, iou
 from trainer_module.boxes.transforms import scale
 from trainer_module.model_input import Size, size_of
 
@@ -137,12 +138,95 @@ class DetectionLoss(keras.losses.Loss):
         return {"name": self.name, **self._config}
 
 
+@keras.saving.register_keras_serializable(package="tfx_vision")
+class AnchorLoss(keras.losses.Loss):
+    """Focal loss of the class scores, plus the generalised IoU loss of the boxes.
+
+    Objects are assigned to anchors by their IoU. The target of the score of an assigned anchor is 1 for the class of
+    its object; that of all others is 0. Both parts are divided by the batch's mean number of assigned anchors of an
+    image.
+
+    Reference: Lin et al. 2017, https://arxiv.org/abs/1708.02002, section 3.2 and equation 5; Rezatofighi et al. 2019,
+    https://arxiv.org/abs/1902.09630, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Size,
+        strides: tuple[int, ...],
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        train_difficult: bool = True,
+        name: str = "anchor_loss",
+    ) -> None:
+        """Constructs the loss.
+
+        Args:
+          image_size: Side of the model input, or height and width, pixels.
+          strides: Of the feature maps, pixels.
+          gamma: How strongly scores near their targets are down-weighted.
+          alpha: Weight of the targets of 1, range [0, 1]; that of the targets of 0 is 1 - alpha.
+          train_difficult: As in `read_objects`.
+          name: Keras's name.
+        """
+        super().__init__(name=name)
+        self._config = {
+            "image_size": size_of(image_size),
+            "strides": tuple(strides),
+            "gamma": gamma,
+            "alpha": alpha,
+            "train_difficult": train_difficult,
+        }
+        self._gamma, self._alpha, self._train_difficult = gamma, alpha, train_difficult
+        self._anchors, self._size = anchors(image_size, tuple(strides)), size_of(image_size)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Computes the loss of every image.
+
+        Args:
+          y_true: float32 [N, max_objects, 6], see `box_labels`.
+          y_pred: float32 [N, A, C + 4], class logits and normalised boxes.
+
+        Returns:
+          float32 [N].
+        """
+        logits, predicted = y_pred[..., :-4], scale(y_pred[..., -4:], self._size)
+        objects = read_objects(y_true, self._size, self._train_difficult)
+        assigned = assign_to_anchors(objects, self._anchors)
+        counted = assigned.counted & objects.known[:, tf.newaxis]
+        positive = assigned.positive & objects.known[:, tf.newaxis]
+        targets = tf.one_hot(tf.where(positive, assigned.class_ids, -1), tf.shape(logits)[-1])
+        class_losses = tf.reduce_sum(_focal_loss(targets, logits, self._gamma, self._alpha), axis=-1)
+        class_loss = tf.reduce_sum(tf.where(counted, class_losses, 0.0), axis=-1)
+        # Anchors without an object stand for it, so that every IoU is defined and has a finite gradient.
+        boxes = tf.where(positive[..., tf.newaxis], assigned.boxes, self._anchors)
+        box_losses = tf.where(positive, giou_loss(boxes, predicted), 0.0)
+        per_image = tf.reduce_mean(tf.reduce_sum(tf.cast(positive, tf.float32), axis=-1))
+        return (class_loss + _BOX_WEIGHT * tf.reduce_sum(box_losses, axis=-1)) / tf.maximum(per_image, 1.0)
+
+    def get_config(self) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return {"name": self.name, **self._config}
+
+
+def _focal_loss(targets: tf.Tensor, logits: tf.Tensor, gamma: float, alpha: float) -> tf.Tensor:
+    """Computes the focal loss, element by element: float32 of one shape each, targets of 0 or 1.
+
+    Keras's `binary_focal_crossentropy` computes it from clipped probabilities, which have no gradient where a score is
+    entirely wrong.
+    """
+    scores = tf.sigmoid(logits)
+    errors = tf.abs(targets - scores)
+    weights = alpha * targets + (1.0 - alpha) * (1.0 - targets)
+    return weights * errors**gamma * tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+
+
 class Assigned(NamedTuple):
-    """Targets of every position.
+    """Targets of every position, or of every anchor.
 
     Attributes:
       positive: bool [N, L], positions with an object.
-      counted: bool [N, L], positions with an object, and background outside ignored regions.
+      counted: bool [N, L], positions with an object, and background.
       boxes: float32 [N, L, 4], pixels; undefined without an object.
       class_ids: int32 [N, L]; undefined without an object.
     """
@@ -154,10 +238,22 @@ class Assigned(NamedTuple):
 
 
 def assign(objects: Objects, grid: Grid) -> Assigned:
-    """Assigns the objects of a batch to positions by ATSS."""
-    indices = assignment.assign(
+    """Assigns the objects of a batch to the positions of a head without anchors, by ATSS."""
+    assigned = assignment.assign(
         objects.boxes, objects.learned, grid.anchors, grid.num_locations, ignored=objects.ignored
-    ).indices
+    )
+    return _targets(objects, assigned.indices)
+
+
+def assign_to_anchors(objects: Objects, all_anchors: tf.Tensor) -> Assigned:
+    """Assigns the objects of a batch to anchors, float32 [A, 4], pixels, by their IoU."""
+    return _targets(
+        objects, assignment.assign_by_iou(objects.boxes, objects.learned, all_anchors, ignored=objects.ignored)
+    )
+
+
+def _targets(objects: Objects, indices: tf.Tensor) -> Assigned:
+    """Gathers the objects of indices, int32 [N, L]."""
     positive = indices >= 0
     chosen = tf.maximum(indices, 0)
     return Assigned(
@@ -170,18 +266,29 @@ def assign(objects: Objects, grid: Grid) -> Assigned:
 
 @keras.saving.register_keras_serializable(package="tfx_vision")
 class AssignedIou(keras.metrics.Mean):
-    """Mean IoU of the objects and the boxes predicted at the positions that are assigned to them, range [0, 1]."""
+    """Mean IoU of the objects and the boxes that are predicted where they are assigned, range [0, 1]."""
 
-    def __init__(self, image_size: int | Size, strides: tuple[int, ...], name: str = "box_iou") -> None:
-        """Args: size of the model input and strides of the feature maps, pixels; name in the history."""
+    def __init__(
+        self, image_size: int | Size, strides: tuple[int, ...], name: str = "box_iou", has_anchors: bool = False
+    ) -> None:
+        """Constructs the metric.
+
+        Args:
+          image_size: Side of the model input, or height and width, pixels.
+          strides: Of the feature maps, pixels.
+          name: In the history.
+          has_anchors: Whether objects are assigned as by `AnchorLoss`, otherwise as by `DetectionLoss`.
+        """
         super().__init__(name=name)
-        self._config = {"image_size": size_of(image_size), "strides": tuple(strides)}
+        self._config = {"image_size": size_of(image_size), "strides": tuple(strides), "has_anchors": has_anchors}
         self._grid = Grid.of(image_size, tuple(strides))
+        self._anchors = anchors(image_size, tuple(strides)) if has_anchors else None
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
-        """Adds a batch, as `DetectionLoss.call` takes it."""
+        """Adds a batch, as the losses take it."""
         y_pred = tf.cast(y_pred, tf.float32)
-        assigned = assign(read_objects(tf.cast(y_true, tf.float32), self._grid.image_size), self._grid)
+        objects = read_objects(tf.cast(y_true, tf.float32), self._grid.image_size)
+        assigned = assign(objects, self._grid) if self._anchors is None else assign_to_anchors(objects, self._anchors)
         overlaps = iou(assigned.boxes, scale(y_pred[..., -4:], self._grid.image_size))
         super().update_state(overlaps, sample_weight=tf.cast(assigned.positive, tf.float32))
 

@@ -12,7 +12,7 @@ def load(path: str) -> keras.Model:
       path: A `.keras` file.
     """
     # Keras knows a custom layer only after its module has been imported.
-    from trainer_module import box_grid  # noqa: F401
+    from trainer_module import box_anchors, box_grid  # noqa: F401
     from trainer_module.backbones import _frozen_graph  # noqa: F401
 
     return keras.models.load_model(path, compile=False)

@@ -22,7 +22,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.config import loading
-from trainer_module import box_grid, box_losses, tasks  # noqa: F401 (what the file refers to)
+from trainer_module import box_anchors, box_grid, box_losses, tasks  # noqa: F401 (what the file refers to)
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks._signatures import read_images
 

@@ -28,6 +28,7 @@ SMALL = (
     "model.weights='none'",
     "model.channels=16",
     "model.coarsest_stride=32",
+    "task.head='anchor_based'",
     "task.head_convolutions=1",
     "training.epochs=1",
     "training.warmup_epochs=0",

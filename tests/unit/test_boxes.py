@@ -376,6 +376,79 @@ def test_numbers_of_anchors_must_add_up():
         assignment.assign(tf.zeros([1, 4]), tf.ones([1], tf.bool), ANCHORS, NUM_ANCHORS[:2])
 
 
+NINE_ANCHORS = grids.anchors((96, 128), STRIDES)
+
+
+def assign_by_iou_by_definition(boxes, anchors):
+    """Anchor by anchor, then box by box."""
+    indices = np.full(len(anchors), assignment.BACKGROUND)
+    overlaps = np.array([[overlap.iou(box, anchor) for anchor in anchors] for box in boxes])
+    for index, own in enumerate(overlaps.T):
+        if own.max() >= 0.4:
+            indices[index] = own.argmax() if own.max() >= 0.5 else assignment.IGNORED
+    forced = np.zeros(len(anchors))
+    for box, own in enumerate(overlaps):
+        for index in np.flatnonzero(own == own.max()):
+            if own[index] > forced[index]:
+                indices[index], forced[index] = box, own[index]
+    return indices
+
+
+def test_assignment_by_iou_equals_its_definition(rng):
+    boxes = random_boxes(rng, 4, 9, size=(96, 128))
+    valid = rng.random((4, 9)) < 0.8
+    result = assignment.assign_by_iou(tf.constant(boxes), tf.constant(valid), NINE_ANCHORS).numpy()
+    kinds = set()
+    for index in range(4):
+        indices = assign_by_iou_by_definition(boxes[index][valid[index]], NINE_ANCHORS)
+        np.testing.assert_array_equal(
+            result[index], np.where(indices < 0, indices, np.flatnonzero(valid[index])[indices])
+        )
+        kinds |= {*indices}
+    assert {assignment.BACKGROUND, assignment.IGNORED, 0} < kinds
+
+
+def test_every_box_has_an_anchor_however_small_or_thin(rng):
+    boxes = np.array([[[1, 1, 2, 2], [40, 3, 41, 120], [0, 0, 96, 128], [90, 120, 95, 121]]], np.float32)
+    indices = assignment.assign_by_iou(tf.constant(boxes), tf.ones([1, 4], tf.bool), NINE_ANCHORS).numpy()
+    assert {0, 1, 2, 3} <= {*indices[0]}
+
+
+def test_assignment_by_iou_of_one_image_in_tf_data_equals_that_of_a_batch(rng):
+    boxes, valid = random_boxes(rng, 4, 5, size=(96, 128)), np.ones((4, 5), bool)
+    expected = assignment.assign_by_iou(tf.constant(boxes), tf.constant(valid), NINE_ANCHORS).numpy()
+    data = tf.data.Dataset.from_tensor_slices((boxes, valid)).map(
+        lambda box, flag: assignment.assign_by_iou(box, flag, NINE_ANCHORS)
+    )
+    np.testing.assert_array_equal(list(data.as_numpy_iterator()), expected)
+
+
+def test_by_iou_padding_empty_boxes_and_images_without_boxes_are_background():
+    boxes = tf.constant([[[0.0] * 4, [20.0, 20, 20, 60], [30, 30, 10, 10]]])
+    indices = assignment.assign_by_iou(boxes, tf.constant([[False, True, True]]), NINE_ANCHORS).numpy()
+    assert (indices == assignment.BACKGROUND).all()
+    none = assignment.assign_by_iou(tf.zeros([2, 0, 4]), tf.zeros([2, 0], tf.bool), NINE_ANCHORS).numpy()
+    assert (none == assignment.BACKGROUND).all() and none.shape == (2, len(NINE_ANCHORS))
+
+
+def test_by_iou_anchors_in_ignored_regions_are_neither_positive_nor_background():
+    boxes = tf.constant([[10.0, 10, 50, 50], [0.0, 0, 96, 64]])
+    valid, ignored = tf.constant([True, False]), tf.constant([False, True])
+    indices = assignment.assign_by_iou(boxes, valid, NINE_ANCHORS, ignored=ignored).numpy()
+    alone = assignment.assign_by_iou(boxes, valid, NINE_ANCHORS).numpy()
+    centers = (NINE_ANCHORS[:, :2] + NINE_ANCHORS[:, 2:]) / 2
+    in_region = (centers > 0).all(axis=1) & (centers[:, 0] < 96) & (centers[:, 1] < 64) & (alone != 0)
+    np.testing.assert_array_equal(indices == 0, alone == 0)
+    np.testing.assert_array_equal(indices == assignment.IGNORED, in_region | (alone == assignment.IGNORED))
+    assert (indices == 0).any() and in_region.any()
+
+
+def test_by_iou_the_first_of_two_equal_boxes_is_assigned():
+    boxes = tf.constant([[20.0, 20, 60, 60]] * 2)
+    indices = assignment.assign_by_iou(boxes, tf.constant([True, True]), NINE_ANCHORS).numpy()
+    assert {*indices} == {assignment.IGNORED, assignment.BACKGROUND, 0}
+
+
 # === Suppression ===
 
 

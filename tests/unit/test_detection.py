@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import augmentation, box_drawing, box_labels, box_losses, features, tasks
+from trainer_module import augmentation, box_anchors, box_drawing, box_labels, box_losses, features, tasks
 from trainer_module.box_grid import Grid
 from trainer_module.boxes.overlap import iou
 from trainer_module.evaluation import box_matching
@@ -112,6 +112,103 @@ def test_the_loss_does_not_depend_on_the_other_images_padding():
     assert together.shape == (2,) and np.isfinite(together).all()
     restored = box_losses.DetectionLoss.from_config(function.get_config())
     assert float(restored(few, predicted)) == pytest.approx(float(function(few, predicted)))
+
+
+# === Loss of a head with anchors ===
+
+ANCHORS = box_anchors.anchors(SIZE, STRIDES)
+
+
+def anchor_outputs(logit):
+    """Outputs of a head with anchors: every box is that of its anchor."""
+    boxes = ANCHORS.numpy()[np.newaxis] / SIZE
+    return np.concatenate([np.full((1, len(ANCHORS), len(CLASSES)), logit, np.float32), boxes], axis=-1)
+
+
+def anchors_of(objects):
+    """The anchors that have to detect the objects, and those that have to be background: bool [A] each."""
+    read = box_losses.read_objects(tf.constant(objects), (SIZE, SIZE))
+    assigned = box_losses.assign_to_anchors(read, ANCHORS)
+    positive, counted = assigned.positive.numpy()[0], assigned.counted.numpy()[0]
+    return positive, counted & ~positive
+
+
+def anchor_loss(objects, predicted, **options):
+    return float(box_losses.AnchorLoss(SIZE, STRIDES, **options)(objects, predicted))
+
+
+def test_focal_loss_equals_its_definition():
+    """Equation 5 of the paper; the boxes are right, and the number of positive anchors divides."""
+    objects, predicted = label(OBJECT), anchor_outputs(-1.0)
+    positive, background = anchors_of(objects)
+    assert 1 <= positive.sum() < background.sum() < len(positive)
+    predicted[0, positive, 1], predicted[0, positive, 2:] = 0.5, OBJECT[:4]
+
+    def focal(probability, weight, gamma):
+        return -weight * (1 - probability) ** gamma * np.log(probability)
+
+    right, wrong = 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(-1.0))
+    for gamma, alpha in ((2.0, 0.25), (0.0, 0.5), (1.0, 0.8)):
+        num = positive.sum()
+        expected = num * focal(right, alpha, gamma) + (2 * background.sum() + num) * focal(wrong, 1 - alpha, gamma)
+        assert anchor_loss(objects, predicted, gamma=gamma, alpha=alpha) == pytest.approx(expected / num, rel=1e-5)
+
+
+def test_every_error_of_a_head_with_anchors_costs_and_teaches():
+    objects, perfect = label(OBJECT), anchor_outputs(-20.0)
+    positive, background = anchors_of(objects)
+    perfect[0, positive, 1], perfect[0, positive, 2:] = 20.0, OBJECT[:4]
+    assert anchor_loss(objects, perfect) == pytest.approx(0.0, abs=1e-6)
+    for rows, column, value in (
+        (positive, 1, -100.0),
+        (positive, 0, 100.0),
+        (background, 0, 100.0),
+        (positive, 2, 0.0),
+    ):
+        changed = perfect.copy()
+        changed[0, rows, column] = value
+        variable = tf.Variable(changed)
+        with tf.GradientTape() as tape:
+            cost = box_losses.AnchorLoss(SIZE, STRIDES)(objects, variable)
+        gradient = tape.gradient(cost, variable).numpy()
+        assert cost > 0.1 and np.isfinite(gradient).all()
+        assert (np.abs(gradient[0, rows, column]) > 1e-4).all(), (column, value)
+
+
+def test_anchors_of_difficult_objects_crowds_and_unknown_classes_do_not_train():
+    alarm = anchor_outputs(-20.0)
+    alarm[0, anchors_of(label(OBJECT))[0], 1] = 5.0
+    for class_id, kind, train_difficult, ignored in (
+        (1, box_labels.CROWD, True, True),
+        (1, box_labels.DIFFICULT, False, True),
+        (1, box_labels.DIFFICULT, True, False),
+        (1, box_labels.OBJECT, False, False),
+        (box_labels.UNKNOWN_CLASS, box_labels.OBJECT, True, True),
+    ):
+        objects = label((*OBJECT[:4], class_id, kind))
+        for predicted in (anchor_outputs(-20.0), alarm):
+            value = anchor_loss(objects, predicted, train_difficult=train_difficult)
+            assert (value < 1e-6) == ignored, (class_id, kind)
+    assert anchor_loss(label(), alarm) > 0.1
+
+
+def test_the_anchor_loss_does_not_depend_on_the_other_images_padding():
+    many = label(*[(0.1, 0.1, 0.3, 0.3, 0, 0)] * 25)
+    few, predicted = label(OBJECT), anchor_outputs(-2.0)
+    function = box_losses.AnchorLoss(SIZE, STRIDES)
+    together = function.call(tf.constant(np.concatenate([few, many])), tf.constant(np.repeat(predicted, 2, axis=0)))
+    assert together.shape == (2,) and np.isfinite(together).all()
+    restored = box_losses.AnchorLoss.from_config(function.get_config())
+    assert float(restored(few, predicted)) == pytest.approx(float(function(few, predicted)))
+
+
+def test_the_training_metric_of_a_head_with_anchors():
+    objects, predicted = label(OBJECT), anchor_outputs(-6.0)
+    metric = box_losses.AssignedIou(SIZE, STRIDES, has_anchors=True)
+    predicted[0, anchors_of(objects)[0], 2:] = OBJECT[:4]
+    metric.update_state(objects, predicted)
+    assert float(metric.result()) == pytest.approx(1.0)
+    assert box_losses.AssignedIou.from_config(metric.get_config()).get_config() == metric.get_config()
 
 
 def test_the_training_metric_is_the_overlap_of_assigned_boxes():
@@ -250,23 +347,32 @@ def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
         network.build(odd, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
 
 
-def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_prior(rng):
+@pytest.mark.parametrize("head", ["anchor_free", "anchor_based"])
+def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_prior(rng, tmp_path, head):
     """Otherwise the first steps can move all boxes away from the objects, and all targets of scores become 0."""
-    from trainer_module import network
+    from trainer_module import keras_file, network
     from trainer_module.input_pipeline import PixelStatistics
 
     detector = TrainerOptions(
         classes=CLASSES,
         transform={"image_size": SIZE, "normalization": "backbone"},
         model={"name": "detector", "weights": "none", "coarsest_stride": 32, "channels": 32},
-        task={"name": "detection"},
+        task={"name": "detection", "head": head},
     )
     model = network.build(detector, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
-    predicted = model(rng.uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)).numpy()
+    images = rng.uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
+    predicted = model(images).numpy()
     scores, boxes = 1 / (1 + np.exp(-predicted[..., :-4])), predicted[..., -4:] * SIZE
     assert 0.003 < scores.min() < scores.max() < 0.03
-    overlaps = iou(boxes, np.broadcast_to(GRID.anchors.numpy(), boxes.shape))
-    assert overlaps.min() > 0.6
+    anchors = (GRID.anchors if head == "anchor_free" else ANCHORS).numpy()
+    assert iou(boxes, np.broadcast_to(anchors, boxes.shape)).min() > 0.6
+    # The file of the model contains its head; loss and metric are those of the head.
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras_file.load(str(tmp_path / "model.keras"))(images), predicted, atol=1e-5)
+    (metric,) = TASK.training_metrics(detector)
+    metric.update_state(label(OBJECT, OBJECT).repeat(2, axis=0), predicted)
+    assert 0.2 < float(metric.result()) < 1.0
+    assert 0.0 < float(TASK.loss(detector)(label(OBJECT).repeat(2, axis=0), predicted)) < 10.0
 
 
 # === Augmentation ===

@@ -1,4 +1,4 @@
-"""Assigns ground truth to the anchors or locations of a head, by adaptive training sample selection (ATSS)."""
+"""Assigns ground truth to the anchors or locations of a head: by adaptive training sample selection, or by IoU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from trainer_module.boxes.arrays import corners
-from trainer_module.boxes.overlap import iou
+from trainer_module.boxes.overlap import iou, pairwise_iou
 
 BACKGROUND = -1  # an anchor without an object
-IGNORED = -2  # an anchor in an ignored region: neither an object nor background
+IGNORED = -2  # an anchor that is neither an object nor background
 
 
 class Assignment(NamedTuple):
@@ -92,6 +92,62 @@ def assign(
         in_ignored = tf.reduce_any(in_box & ignored[:, tf.newaxis], axis=-1)
         indices = tf.where((indices == BACKGROUND) & in_ignored, IGNORED, indices)
     return Assignment(indices, tf.maximum(largest, 0.0))
+
+
+def assign_by_iou(
+    boxes: tf.Tensor,
+    valid: tf.Tensor,
+    anchors: tf.Tensor,
+    ignored: tf.Tensor | None = None,
+    positive_iou: float = 0.5,
+    negative_iou: float = 0.4,
+) -> tf.Tensor:
+    """Assigns boxes to anchors by their overlap.
+
+    An anchor takes the box with which it has the largest IoU, and of equal ones the first, from an IoU of
+    `positive_iou` on. It is background below `negative_iou`, and ignored between the two. So that every box is learned,
+    the anchors that have the largest IoU with a box take it in any case, unless that IoU is 0. If they are those of
+    several boxes, they take the one with the largest IoU.
+
+    It has no gradient. It works in `tf.data` (one image, or a batch) and inside a loss.
+
+    Args:
+      boxes: float32 [M, 4] or [N, M, 4], padded; in units of the anchors.
+      valid: bool [M] or [N, M], false for padding and for boxes that are not to be learned.
+      anchors: float32 [A, 4]: `grids.anchors`.
+      ignored: bool, as `valid`: boxes, such as crowd regions, in which anchors without an object are `IGNORED`.
+      positive_iou: Range [0, 1].
+      negative_iou: Range [0, positive_iou].
+
+    Returns:
+      int32 [A] or [N, A]: the index of the box in [0, M), `BACKGROUND` or `IGNORED`.
+
+    Reference: Ren et al. 2015 (Faster R-CNN), https://arxiv.org/abs/1506.01497, section 3.1.2; the bounds are those of
+    Lin et al. 2017 (RetinaNet), https://arxiv.org/abs/1708.02002, section 4.
+    """
+    anchors = tf.convert_to_tensor(anchors, tf.float32)
+    ignored = tf.zeros_like(valid) if ignored is None else ignored
+    if boxes.shape.rank == 3:
+        # Image by image: a batch at once would need the memory of all pairs, N times.
+        return tf.map_fn(
+            lambda image: assign_by_iou(image[0], image[1], anchors, image[2], positive_iou, negative_iou),
+            (boxes, valid, ignored),
+            fn_output_signature=tf.TensorSpec([anchors.shape[0]], tf.int32),
+            parallel_iterations=1,
+        )
+    # Padding in front, so that there is a first box, which no anchor takes.
+    boxes = tf.pad(tf.convert_to_tensor(boxes, tf.float32), [[1, 0], [0, 0]])
+    valid, ignored = (tf.pad(flags, [[1, 0]]) for flags in (valid, ignored))
+    overlaps = tf.where(valid[:, tf.newaxis], pairwise_iou(boxes, anchors), 0.0)
+    largest = tf.reduce_max(overlaps, axis=0)
+    indices = tf.argmax(overlaps, axis=0, output_type=tf.int32) - 1
+    indices = tf.where(largest >= positive_iou, indices, tf.where(largest < negative_iou, BACKGROUND, IGNORED))
+    best = tf.reduce_max(overlaps, axis=1, keepdims=True)
+    owned = tf.where((overlaps == best) & (overlaps > 0.0), overlaps, 0.0)
+    owners = tf.argmax(owned, axis=0, output_type=tf.int32) - 1
+    indices = tf.where(tf.reduce_max(owned, axis=0) > 0.0, owners, indices)
+    in_ignored = tf.reduce_any(_inside(_centers(anchors), boxes[:, tf.newaxis]) & ignored[:, tf.newaxis], axis=0)
+    return tf.where((indices < 0) & in_ignored, IGNORED, indices)
 
 
 def _nearest(

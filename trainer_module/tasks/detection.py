@@ -59,6 +59,11 @@ class Options(TaskOptions):
     head_convolutions: int = Field(
         default=2, ge=0, le=8, description="Separable 3x3 convolutions before the classes, and before the boxes."
     )
+    head: Literal["anchor_free", "anchor_based"] = Field(
+        default="anchor_free",
+        description="`anchor_free` predicts one box at every position (ATSS, quality focal loss), `anchor_based` one "
+        "for each of nine anchors of three sizes and three aspect ratios (RetinaNet, focal loss).",
+    )
     focal_beta: float = Field(
         default=2.0, ge=0.0, le=10.0, description="How strongly the loss down-weights scores near their targets."
     )
@@ -80,6 +85,11 @@ class Options(TaskOptions):
         default=0.6, description="Largest IoU of two detections of a class; of others only the better one is returned."
     )
     max_detections: int = Field(default=100, ge=1, le=1000, description="Largest number of detections per image.")
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether the head predicts a box for every anchor."""
+        return self.head == "anchor_based"
 
     @model_validator(mode="before")
     @classmethod
@@ -178,18 +188,21 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
       options: `task`, `model` and `transform` are read.
 
     Returns:
-      float32 [N, L, C + 4] for L positions on all levels: class logits, and normalised boxes (ymin, xmin, ymax, xmax).
+      float32 [N, L, C + 4] for L positions on all levels, or for the anchors at them: class logits, and normalised
+      boxes (ymin, xmin, ymax, xmax).
 
     Raises:
       ValueError: If the feature maps do not have the sizes that follow from their strides.
 
-    Reference: Tian et al. 2019, https://arxiv.org/abs/1904.01355, sections 3.1 and 3.2, without centre-ness; Tan et al.
-    2020, https://arxiv.org/abs/1911.09070, section 4 (separable convolutions, normalisation per level).
+    Reference: Tian et al. 2019, https://arxiv.org/abs/1904.01355, sections 3.1 and 3.2, without centre-ness
+    (`anchor_free`); Lin et al. 2017, https://arxiv.org/abs/1708.02002, section 4 (`anchor_based`); Tan et al. 2020,
+    https://arxiv.org/abs/1911.09070, section 4 (separable convolutions, normalisation per level).
     """
     import math
 
     from keras import initializers, layers
 
+    from trainer_module.box_anchors import PER_LOCATION, DecodeDeltas
     from trainer_module.box_grid import DecodeBoxes
     from trainer_module.boxes import grids
 
@@ -232,15 +245,18 @@ def _head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) -> keras
             name=name,
         )
 
-    classes = last(num_classes, -math.log((1.0 - _PRIOR) / _PRIOR), "classes")
-    sides = last(4, math.log(_INITIAL_DISTANCE), "distances")
-
-    def join(outputs: list[keras.KerasTensor], name: str) -> keras.KerasTensor:
-        flat = [layers.Reshape([-1, outputs[0].shape[-1]], dtype="float32")(output) for output in outputs]
+    def join(layer: keras.Layer, tower: str, columns: int, name: str) -> keras.KerasTensor:
+        flat = [layers.Reshape([-1, columns], dtype="float32")(layer(x)) for x in towers[tower]]
         return flat[0] if len(flat) == 1 else layers.Concatenate(axis=1, dtype="float32", name=name)(flat)
 
-    logits = join([classes(x) for x in towers["class"]], "class_logits")
-    boxes = DecodeBoxes(image_size, strides, name="boxes")(join([sides(x) for x in towers["box"]], "sides"))
+    num = PER_LOCATION if own.has_anchors else 1
+    classes = last(num * num_classes, -math.log((1.0 - _PRIOR) / _PRIOR), "classes")
+    logits = join(classes, "class", num_classes, "class_logits")
+    if own.has_anchors:
+        boxes = DecodeDeltas(image_size, strides, name="boxes")(join(last(num * 4, 0.0, "deltas"), "box", 4, "sides"))
+    else:
+        distances = last(4, math.log(_INITIAL_DISTANCE), "distances")
+        boxes = DecodeBoxes(image_size, strides, name="boxes")(join(distances, "box", 4, "sides"))
     return layers.Concatenate(axis=-1, dtype="float32", name=features.LOGITS_LAYER)([logits, boxes])
 
 
@@ -260,15 +276,20 @@ def _loss(options: TrainerOptions, train_data: tf.data.Dataset | None = None) ->
     from trainer_module import box_losses
 
     own = Options.from_options(options)
-    return box_losses.DetectionLoss(
-        options.transform.image_size, options.model.pyramid_strides(), own.focal_beta, own.train_difficult
+    loss = box_losses.AnchorLoss if own.has_anchors else box_losses.DetectionLoss
+    return loss(
+        options.transform.image_size,
+        options.model.pyramid_strides(),
+        own.focal_beta,
+        train_difficult=own.train_difficult,
     )
 
 
 def _training_metrics(options: TrainerOptions) -> list[keras.metrics.Metric]:
     from trainer_module import box_losses
 
-    return [box_losses.AssignedIou(options.transform.image_size, options.model.pyramid_strides())]
+    own, strides = Options.from_options(options), options.model.pyramid_strides()
+    return [box_losses.AssignedIou(options.transform.image_size, strides, has_anchors=own.has_anchors)]
 
 
 # === Predictions ===
