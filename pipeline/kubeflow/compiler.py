@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -191,11 +191,13 @@ def _set_executors(spec: pipeline_spec_pb2.PipelineSpec, config: PipelineConfig)
     spec.deployment_spec.update(json_format.MessageToDict(deployment))
 
 
-def _without_repeated_flags(args: Iterable[str]) -> list[str]:
+def _without_repeated_flags(args: Sequence[str]) -> list[str]:
     """Removes flags that are given again: TFX passes those of Beam once for the executor and once for the pipeline."""
     result: list[str] = []
-    for arg in args:
-        if not (arg.startswith("--") and "=" in arg and arg in result):
+    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        # Another flag has its value in the next argument.
+        is_whole = arg.startswith("--") and ("=" in arg or following.startswith("--"))
+        if not (is_whole and arg in result):
             result.append(arg)
     return result
 
