@@ -61,8 +61,20 @@ def read_objects(labels: tf.Tensor, image_size: Size, train_difficult: bool = Tr
     return Objects(scale(labels[..., :4], image_size), class_ids, learned, exists & ~learned, known)
 
 
+class _Configured(keras.losses.Loss):
+    """A loss that is restored from the arguments of its constructor."""
+
+    def __init__(self, name: str, image_size: int | Size, strides: tuple[int, ...], **options: object) -> None:
+        super().__init__(name=name)
+        self._config = {"image_size": size_of(image_size), "strides": tuple(strides), **options}
+
+    def get_config(self) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return {"name": self.name, **self._config}
+
+
 @keras.saving.register_keras_serializable(package="tfx_vision")
-class DetectionLoss(keras.losses.Loss):
+class DetectionLoss(_Configured):
     """Quality focal loss of the class scores, plus the generalised IoU loss of the boxes.
 
     ATSS assigns objects to positions. The target of an assigned position's class score is the IoU of its predicted box
@@ -91,13 +103,7 @@ class DetectionLoss(keras.losses.Loss):
           train_difficult: As in `read_objects`.
           name: Keras's name.
         """
-        super().__init__(name=name)
-        self._config = {
-            "image_size": size_of(image_size),
-            "strides": tuple(strides),
-            "beta": beta,
-            "train_difficult": train_difficult,
-        }
+        super().__init__(name, image_size, strides, beta=beta, train_difficult=train_difficult)
         self._beta, self._train_difficult = beta, train_difficult
         self._grid = Grid.of(image_size, tuple(strides))
 
@@ -133,13 +139,9 @@ class DetectionLoss(keras.losses.Loss):
         weight_per_image = tf.reduce_sum(weights) / num_images
         return class_loss / tf.maximum(per_image, 1.0) + _BOX_WEIGHT * tf.math.divide_no_nan(box_loss, weight_per_image)
 
-    def get_config(self) -> dict[str, object]:
-        """The arguments of the constructor."""
-        return {"name": self.name, **self._config}
-
 
 @keras.saving.register_keras_serializable(package="tfx_vision")
-class AnchorLoss(keras.losses.Loss):
+class AnchorLoss(_Configured):
     """Focal loss of the class scores, plus the generalised IoU loss of the boxes.
 
     Objects are assigned to anchors by their IoU. The target of the score of an assigned anchor is 1 for the class of
@@ -169,14 +171,7 @@ class AnchorLoss(keras.losses.Loss):
           train_difficult: As in `read_objects`.
           name: Keras's name.
         """
-        super().__init__(name=name)
-        self._config = {
-            "image_size": size_of(image_size),
-            "strides": tuple(strides),
-            "gamma": gamma,
-            "alpha": alpha,
-            "train_difficult": train_difficult,
-        }
+        super().__init__(name, image_size, strides, gamma=gamma, alpha=alpha, train_difficult=train_difficult)
         self._gamma, self._alpha, self._train_difficult = gamma, alpha, train_difficult
         self._anchors, self._size = anchors(image_size, tuple(strides)), size_of(image_size)
 
@@ -203,10 +198,6 @@ class AnchorLoss(keras.losses.Loss):
         box_losses = tf.where(positive, giou_loss(boxes, predicted), 0.0)
         per_image = tf.reduce_mean(tf.reduce_sum(tf.cast(positive, tf.float32), axis=-1))
         return (class_loss + _BOX_WEIGHT * tf.reduce_sum(box_losses, axis=-1)) / tf.maximum(per_image, 1.0)
-
-    def get_config(self) -> dict[str, object]:
-        """The arguments of the constructor."""
-        return {"name": self.name, **self._config}
 
 
 def _focal_loss(targets: tf.Tensor, logits: tf.Tensor, gamma: float, alpha: float) -> tf.Tensor:
