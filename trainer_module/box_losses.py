@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import keras
@@ -272,15 +273,17 @@ class AssignedIou(keras.metrics.Mean):
         """
         super().__init__(name=name)
         self._config = {"image_size": size_of(image_size), "strides": tuple(strides), "has_anchors": has_anchors}
-        self._grid = Grid.of(image_size, tuple(strides))
-        self._anchors = anchors(image_size, tuple(strides)) if has_anchors else None
+        self._size = size_of(image_size)
+        if has_anchors:
+            self._assign = functools.partial(assign_to_anchors, all_anchors=anchors(image_size, tuple(strides)))
+        else:
+            self._assign = functools.partial(assign, grid=Grid.of(image_size, tuple(strides)))
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
         """Adds a batch, as the losses take it."""
         y_pred = tf.cast(y_pred, tf.float32)
-        objects = read_objects(tf.cast(y_true, tf.float32), self._grid.image_size)
-        assigned = assign(objects, self._grid) if self._anchors is None else assign_to_anchors(objects, self._anchors)
-        overlaps = iou(assigned.boxes, scale(y_pred[..., -4:], self._grid.image_size))
+        assigned = self._assign(read_objects(tf.cast(y_true, tf.float32), self._size))
+        overlaps = iou(assigned.boxes, scale(y_pred[..., -4:], self._size))
         super().update_state(overlaps, sample_weight=tf.cast(assigned.positive, tf.float32))
 
     def get_config(self) -> dict[str, object]:
