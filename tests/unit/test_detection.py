@@ -104,16 +104,6 @@ def test_an_image_without_objects_teaches_background():
     assert 0 < loss(label(), outputs(-6.0)) < loss(label(), outputs(0.0))
 
 
-def test_the_loss_does_not_depend_on_the_other_images_padding():
-    many = label(*[(0.1, 0.1, 0.3, 0.3, 0, 0)] * 25)
-    few, predicted = label(OBJECT), outputs(-2.0)
-    function = box_losses.DetectionLoss(SIZE, STRIDES)
-    together = function.call(tf.constant(np.concatenate([few, many])), tf.constant(np.repeat(predicted, 2, axis=0)))
-    assert together.shape == (2,) and np.isfinite(together).all()
-    restored = box_losses.DetectionLoss.from_config(function.get_config())
-    assert float(restored(few, predicted)) == pytest.approx(float(function(few, predicted)))
-
-
 # === Loss of a head with anchors ===
 
 ANCHORS = box_anchors.anchors(SIZE, STRIDES)
@@ -192,13 +182,16 @@ def test_anchors_of_difficult_objects_crowds_and_unknown_classes_do_not_train():
     assert anchor_loss(label(), alarm) > 0.1
 
 
-def test_the_anchor_loss_does_not_depend_on_the_other_images_padding():
+@pytest.mark.parametrize(
+    ("function", "outputs_of"), [(box_losses.DetectionLoss, outputs), (box_losses.AnchorLoss, anchor_outputs)]
+)
+def test_the_loss_does_not_depend_on_the_other_images_padding(function, outputs_of):
     many = label(*[(0.1, 0.1, 0.3, 0.3, 0, 0)] * 25)
-    few, predicted = label(OBJECT), anchor_outputs(-2.0)
-    function = box_losses.AnchorLoss(SIZE, STRIDES)
+    few, predicted = label(OBJECT), outputs_of(-2.0)
+    function = function(SIZE, STRIDES)
     together = function.call(tf.constant(np.concatenate([few, many])), tf.constant(np.repeat(predicted, 2, axis=0)))
     assert together.shape == (2,) and np.isfinite(together).all()
-    restored = box_losses.AnchorLoss.from_config(function.get_config())
+    restored = type(function).from_config(function.get_config())
     assert float(restored(few, predicted)) == pytest.approx(float(function(few, predicted)))
 
 
@@ -368,7 +361,7 @@ def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_
     scores, boxes = 1 / (1 + np.exp(-predicted[..., :-4])), predicted[..., -4:] * SIZE
     assert 0.003 < scores.min() < scores.max() < 0.03
     anchors = (GRID.anchors if head == "anchor_free" else ANCHORS).numpy()
-    assert iou(boxes, np.broadcast_to(anchors, boxes.shape)).min() > 0.5
+    assert iou(boxes, np.broadcast_to(anchors, boxes.shape)).min() > 0.6
     # The file of the model contains its head; loss and metric are those of the head.
     model.save(tmp_path / "model.keras")
     np.testing.assert_allclose(keras_file.load(str(tmp_path / "model.keras"))(images), predicted, atol=1e-5)
