@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer_module import image_quality
@@ -18,6 +19,11 @@ from trainer_module.options import AugmentationOptions
 
 # Share of the images whose quality is reduced, independently by each of blur, noise and JPEG compression.
 REDUCED_QUALITY = 0.5
+
+# Lightness and two axes of colour (YIQ), as in `tf.image.rgb_to_yiq`: the rows are Y, I and Q.
+_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]], np.float32
+)
 
 # Ranges of the erased rectangle's share of the image, and of its height divided by its width.
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (0.3, 3.3)
@@ -28,6 +34,7 @@ _STREAMS = (
     *("erased", "erased_area", "erased_aspect", "erased_top", "erased_left", "noise"),
     *("mix", "beta_a", "beta_a_power", "beta_b", "beta_b_power", "centre_y", "centre_x"),
     *("blurred", "blur", "noisy", "deviation", "normal", "compressed", "quality"),
+    *("saturation", "hue"),
 )
 
 # Moves images or masks [N, h, w, c]; the interpolation is "BILINEAR" or "NEAREST".
@@ -242,8 +249,9 @@ def _change_pixels(images: tf.Tensor, options: AugmentationOptions, seed: tf.Ten
 
 
 def _change_colors(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Changes the contrast about the mean of every channel, then the brightness; the same for all channels."""
-    if not options.contrast and not options.brightness:
+    """Changes the contrast about the mean of every channel, then the brightness, then the colours."""
+    changes_colors = images.shape[3] > 1 and (options.saturation or options.hue)
+    if not options.contrast and not options.brightness and not changes_colors:
         return images
     one_per_image = [tf.shape(images)[0], 1, 1, 1]
     if options.contrast:
@@ -253,7 +261,26 @@ def _change_colors(images: tf.Tensor, options: AugmentationOptions, seed: tf.Ten
         )
     if options.brightness:
         images += 255.0 * options.brightness * _uniform(one_per_image, seed, "brightness", -1.0, 1.0)
+    if changes_colors:
+        images = tf.einsum("nhwc,ndc->nhwd", images, _color_matrices(tf.shape(images)[0], options, seed))
     return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _color_matrices(num: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:
+    """Draws changes of saturation and hue, as matrices of RGB colours: float32 [num, 3, 3].
+
+    Around the axis of grays, saturation is a scale and hue an angle, so that both together are one matrix. The layers
+    of Keras and the functions of tf.image convert every pixel to HSV and back; those of tf.image take one factor for
+    all images.
+    """
+    scale = 1.0 + options.saturation * _uniform([num], seed, "saturation", -1.0, 1.0)
+    angle = 2 * math.pi * options.hue * _uniform([num], seed, "hue", -1.0, 1.0)
+    ones, zeros = tf.ones([num]), tf.zeros([num])
+    along, across = scale * tf.cos(angle), scale * tf.sin(angle)
+    turns = tf.reshape(
+        tf.stack([ones, zeros, zeros, zeros, along, -across, zeros, across, along], axis=1), [num, len(_YIQ), len(_YIQ)]
+    )
+    return np.linalg.inv(_YIQ) @ turns @ _YIQ
 
 
 def _reduce_quality(images: tf.Tensor, options: AugmentationOptions, seed: tf.Tensor) -> tf.Tensor:

@@ -104,6 +104,18 @@ class AugmentationOptions(Section):
     )
     contrast: Fraction = Field(default=0.0, description="Largest relative change of contrast.")
     brightness: Fraction = Field(default=0.0, description="Largest shift, as a fraction of the full range.")
+    saturation: Fraction = Field(
+        default=0.0,
+        description="Largest relative change of saturation: 0.3 multiplies it by 0.7 to 1.3; lightness stays. Gray "
+        "images do not change.",
+    )
+    hue: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=0.5,
+        description="Largest rotation of the hue, as a fraction of 360 degrees; lightness stays. Gray images do not "
+        "change.",
+    )
     blur: float = Field(
         default=0.0,
         ge=0.0,

@@ -32,6 +32,9 @@ KERAS = {
     "translation": lambda most: layers.RandomTranslation(most, most, fill_mode="nearest"),
     "contrast": layers.RandomContrast,
     "brightness": layers.RandomBrightness,
+    # 0.5 changes nothing.
+    "saturation": lambda most: layers.RandomSaturation((0.5 - most / 2, 0.5 + most / 2)),
+    "hue": layers.RandomHue,
     "random_erasing": layers.RandomErasing,
 }
 CHOICES: dict[str, dict[str, bool | float]] = {
@@ -42,6 +45,9 @@ CHOICES: dict[str, dict[str, bool | float]] = {
     "flip, rotation, zoom, translation": {"horizontal_flip": True} | MOVES,
     "contrast": {"contrast": 0.3},
     "brightness": {"brightness": 0.2},
+    "saturation": {"saturation": 0.3},
+    "hue": {"hue": 0.05},
+    "saturation, hue": {"saturation": 0.3, "hue": 0.05},
     "random_erasing": {"random_erasing": 0.5},
 }
 QUALITIES: dict[str, dict[str, float]] = {"blur": {"blur": 1.0}, "noise": {"noise": 0.1}, "JPEG": {"jpeg_quality": 30}}

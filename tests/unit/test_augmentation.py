@@ -21,6 +21,8 @@ EVERYTHING = GEOMETRY | {
     "vertical_flip": True,
     "contrast": 0.3,
     "brightness": 0.2,
+    "saturation": 0.3,
+    "hue": 0.1,
     "random_erasing": 0.5,
 }
 
@@ -142,7 +144,7 @@ def test_masks_move_with_their_images_and_ids_are_not_averaged():
 
 def test_colours_change_in_the_image_only(images):
     masks = tf.constant((images[..., 0] // 86).astype(np.uint8))
-    options = AugmentationOptions(contrast=0.5, brightness=0.2)
+    options = AugmentationOptions(contrast=0.5, brightness=0.2, saturation=0.5, hue=0.5)
     result, same = augmentation.augment_images_and_masks(images, masks, options, tf.constant(SEED))
     assert np.abs(result - images).max() > 1
     np.testing.assert_array_equal(same, masks)
@@ -168,8 +170,35 @@ def test_brightness_shifts_all_pixels_equally(rng):
     assert -25.5 <= shifts.min() < -24 and 24 < shifts.max() <= 25.5
 
 
+def chroma(images):
+    """I and Q of a colour as one complex number, [...]."""
+    yiq = tf.image.rgb_to_yiq(images / 255.0).numpy()
+    return yiq[..., 1] + 1j * yiq[..., 2]
+
+
+@pytest.mark.parametrize("options", [{"saturation": 0.4}, {"hue": 0.2}, {"saturation": 0.4, "hue": 0.2}], ids=str)
+def test_saturation_and_hue_scale_and_turn_the_colours(rng, options):
+    images = rng.uniform(110, 140, (300, 8, 8, 3)).astype(np.float32)
+    result = changed(images, **options)
+    lightness = [tf.image.rgb_to_yiq(each)[..., 0].numpy() for each in (images, result)]
+    np.testing.assert_allclose(*lightness, atol=1e-2)
+    before, after = chroma(images).reshape(300, -1), chroma(result).reshape(300, -1)
+    ratios = (before.conj() * after).sum(axis=1) / (np.abs(before) ** 2).sum(axis=1)
+    np.testing.assert_allclose(after, ratios[:, np.newaxis] * before, atol=1e-4)
+    scales, turns = np.abs(ratios), np.angle(ratios) / (2 * np.pi)
+    for values, middle, most in ((scales, 1.0, options.get("saturation", 0.0)), (turns, 0.0, options.get("hue", 0.0))):
+        np.testing.assert_allclose([values.min(), values.max()], [middle - most, middle + most], atol=0.02)
+
+
+def test_gray_images_have_no_colours_to_change(rng):
+    one_channel = rng.uniform(0, 255, (8, 16, 16, 1)).astype(np.float32)
+    np.testing.assert_array_equal(changed(one_channel, saturation=0.5, hue=0.5), one_channel)
+    gray = np.repeat(one_channel, 3, axis=3)
+    np.testing.assert_allclose(changed(gray, saturation=0.5, hue=0.5), gray, atol=1e-3)
+
+
 def test_colours_stay_in_range(images):
-    result = changed(images, contrast=1.0, brightness=1.0)
+    result = changed(images, contrast=1.0, brightness=1.0, saturation=1.0)
     assert result.min() == 0.0 and result.max() == 255.0
 
 
