@@ -113,7 +113,8 @@ def divide(
     """
     plan = _Plan.of(folder, num_records, options, per_partition)
     partitions, tasks, num_partitions = range(plan.num_partitions), range(len(plan.first_shards)), plan.num_partitions
-    num_unit_edges = sum(exchange.run(tasks, _ByContent(plan), num_partitions, _GroupByContent(plan)))
+    grouped = list(exchange.run(tasks, _ByContent(plan), num_partitions, _GroupByContent(plan)))
+    num_unit_edges = sum(each.num_edges for each in grouped)
     if options.near_duplicates != "off":
         num_hashes = sum(exchange.run(partitions, _ByHash(plan), num_partitions, _GroupByHash(plan)))
         masks = tuple(key_masks(options.near_duplicate_distance, num_hashes))
@@ -124,7 +125,10 @@ def divide(
         connected_components.find(plan.unit_graph, exchange, num_unit_edges)
         exchange.run(partitions, _ByAnchor(plan, _CONTENTS), num_partitions, _ResolveAnchors(plan))
     contents = _RESOLVED if num_unit_edges else _CONTENTS
-    num_units = _added(exchange.run(partitions, _ByAnchor(plan, contents), num_partitions, _GroupByUnit(plan)))
+    # Without groups and connections, the units are the contents, which are in their partitions already.
+    stay = not num_unit_edges and not any(each.has_groups for each in grouped)
+    by_unit = no_rows if stay else _ByAnchor(plan, contents)
+    num_units = _added(exchange.run(partitions, by_unit, num_partitions, _GroupByUnit(plan, are_contents=stay)))
     drawing = Drawing(num_units, options, own_splits)
     drawing.check_sizes()
     if drawing.has_strata:
@@ -284,6 +288,18 @@ class _Identical(NamedTuple):
     similar: list[int]
 
 
+class _Grouped(NamedTuple):
+    """Facts about the contents of a partition.
+
+    Attributes:
+      num_edges: Number of connections between groups.
+      has_groups: Whether an image belongs to a group.
+    """
+
+    num_edges: int
+    has_groups: bool
+
+
 class _ByContent(_Step):
     def __call__(self, task: int) -> Iterator[Columns]:
         plan = self.plan
@@ -292,12 +308,9 @@ class _ByContent(_Step):
 
 
 class _GroupByContent(_Step):
-    """Stores the images in the order of their contents, with the anchor of each content.
+    """Stores the images in the order of their contents, with the anchor of each content."""
 
-    Returns the number of connections between groups.
-    """
-
-    def __call__(self, partition: int, blocks: list[Columns]) -> int:
+    def __call__(self, partition: int, blocks: list[Columns]) -> _Grouped:
         images = _NO_IMAGES.without("pixels").followed_by(blocks)
         images = images.take(order_of(images["sha256"], images["reference"]))
         starts = starts_of_runs(images["sha256"])
@@ -336,7 +349,7 @@ class _GroupByContent(_Step):
             if self.plan.near_duplicates == "together":
                 names += ["is_used", "anchor_kind", "anchor"]
             store(_HASHED, partition, hashed.only(*names))
-        return len(edges)
+        return _Grouped(len(edges), bool((kinds == GROUP).any()))
 
 
 # === By perceptual hash: near duplicates ===
@@ -487,14 +500,21 @@ class _ResolveAnchors(_Step):
         self.plan.folder.store(_RESOLVED, partition, images)
 
 
+@dataclass(frozen=True)
 class _GroupByUnit(_Step):
     """Stores the units, in the order of their keys, and their images.
 
     Returns the number of units to draw, by class.
+
+    Attributes:
+      are_contents: Whether the units of the partition are its contents, and no images come from others.
     """
 
+    are_contents: bool
+
     def __call__(self, partition: int, blocks: list[Columns]) -> Counter[str]:
-        images = _NO_CONTENTS.followed_by(blocks)
+        load = self.plan.folder.load
+        images: Columns = load(_CONTENTS, partition) if self.are_contents else _NO_CONTENTS.followed_by(blocks)
         images = images.take(order_of(images["anchor"], images["anchor_kind"], images["reference"]))
         starts = starts_of_runs(images["anchor"], images["anchor_kind"])
         sizes = sizes_of_runs(starts, len(images))

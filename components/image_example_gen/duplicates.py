@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -15,6 +16,9 @@ from components.image_example_gen.perceptual_hash import NUM_BITS
 _COST_OF_KEY = 10
 # More blocks make tables whose number exceeds what they save.
 _MOST_ADDITIONAL_BLOCKS = 6
+_WORD = 64  # bits of a hash as an array stores it
+# Neighbours are compared without indices while more than one in so many has the same key.
+_DENSE = 4
 
 
 def key_masks(distance: int, num_hashes: int) -> list[int]:
@@ -45,6 +49,8 @@ def key_masks(distance: int, num_hashes: int) -> list[int]:
 def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
     """Finds the pairs of hashes that are equal in all bits of a mask and differ in at most `distance` others.
 
+    Some pairs that differ in few bits of the mask may be among them; they too differ in at most `distance` bits.
+
     Args:
       hashes: uint64 [n], each once.
       mask: From `key_masks`.
@@ -53,18 +59,61 @@ def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
     Returns:
       uint64 [m, 2].
     """
-    keys = hashes & np.uint64(mask)
-    order = np.argsort(keys)
-    keys, ordered = keys[order], hashes[order]
+    pieces = _pieces(mask)
+    ordered = np.sort(_move(hashes, pieces))  # several times as fast as np.argsort
+    key_bits = np.uint64(_WORD - mask.bit_count())
     pairs = [np.empty((0, 2), np.uint64)]
-    first, step = np.arange(len(ordered)), 1
-    while len(first):
-        first = first[first + step < len(ordered)]
-        first = first[keys[first] == keys[first + step]]
-        near = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= distance]
-        pairs.append(np.stack([ordered[near], ordered[near + step]], axis=1))
+    first, step = np.arange(0), 1
+    # Neighbours at a growing distance in the order, without indices as long as most of them have the same key.
+    is_dense = True
+    while step < len(ordered):
+        if is_dense:
+            one, other = ordered[:-step], ordered[step:]
+        else:
+            first = first[first + step < len(ordered)]
+            one, other = ordered[first], ordered[first + step]
+        differing = one ^ other
+        near = np.bitwise_count(differing) <= distance
+        if near.any():
+            pairs.append(np.stack([one[near], other[near]], axis=1))
+        same = np.flatnonzero(differing >> key_bits == 0)
+        if not len(same):
+            break
+        first = same if is_dense else first[same]
+        is_dense = is_dense and _DENSE * len(same) > len(ordered)
         step += 1
-    return np.concatenate(pairs)
+    return _move_back(np.concatenate(pairs), pieces)
+
+
+# Bits of a hash that are moved together: the lowest of them, and their number.
+_Piece = tuple[int, int]
+
+
+def _pieces(mask: int) -> list[_Piece]:
+    """Returns the runs of bits of a mask, then those of its complement."""
+    runs: dict[bool, list[_Piece]] = {True: [], False: []}
+    for is_set, bits in itertools.groupby(range(_WORD), lambda bit: bool(mask >> bit & 1)):
+        run = list(bits)
+        runs[is_set].append((run[0], len(run)))
+    return runs[True] + runs[False]
+
+
+def _move(hashes: np.ndarray, pieces: Sequence[_Piece]) -> np.ndarray:
+    """Places the pieces one after the other, the first in the highest bits."""
+    result, target = np.zeros_like(hashes), _WORD
+    for lowest, size in pieces:
+        target -= size
+        result |= (hashes >> np.uint64(lowest) & np.uint64((1 << size) - 1)) << np.uint64(target)
+    return result
+
+
+def _move_back(moved: np.ndarray, pieces: Sequence[_Piece]) -> np.ndarray:
+    """Reverses `_move`."""
+    result, source = np.zeros_like(moved), _WORD
+    for lowest, size in pieces:
+        source -= size
+        result |= (moved >> np.uint64(source) & np.uint64((1 << size) - 1)) << np.uint64(lowest)
+    return result
 
 
 def connected(pairs: np.ndarray, size: int) -> np.ndarray:

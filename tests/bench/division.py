@@ -31,7 +31,7 @@ _PER_GROUP = 20
 
 def record(index: int, num: int, groups: bool) -> Record:
     """Makes up the record of an image."""
-    content = index * 7919 % num if index % _EVERY == 0 else index
+    content = (index * 7919 + 3) % num if index % _EVERY == 0 else index  # 3: the other is none of these
     sha256 = hashlib.sha256(str(content).encode()).hexdigest()
     looks = index * 6007 % num if index % _EVERY == 1 else content
     perceptual_hash = int(hashlib.md5(str(looks).encode(), usedforsecurity=False).hexdigest()[:16], 16) >> 1
