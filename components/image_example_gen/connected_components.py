@@ -6,6 +6,7 @@ Beyond, SoCC 2014, section 3 (alternating Large-Star and Small-Star).
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -87,16 +88,21 @@ def find(graph: Graph, exchange: Exchange, num_edges: int, most_edges: int = MOS
 
 
 def _find_in_memory(graph: Graph) -> None:
-    edges = [edge for partition in range(graph.num_partitions) for edge in graph.load(graph.edges, partition)]
-    vertices = sorted({vertex for edge in edges for vertex in edge})
+    def ends() -> Iterator[Vertex]:
+        for partition in range(graph.num_partitions):
+            yield from itertools.chain.from_iterable(graph.load(graph.edges, partition))
+
+    vertices = sorted(set(ends()))
     number_of = {vertex: number for number, vertex in enumerate(vertices)}
-    pairs = np.array([[number_of[one], number_of[other]] for one, other in edges], np.int64).reshape(-1, 2)
-    smallest: dict[int, Vertex] = {}
-    roots: list[dict[Vertex, Vertex]] = [{} for _ in range(graph.num_partitions)]
-    for vertex, component in zip(vertices, connected(pairs, len(vertices)).tolist(), strict=True):
-        roots[graph.partition_of(vertex, graph.num_partitions)][vertex] = smallest.setdefault(component, vertex)
-    for partition, content in enumerate(roots):
-        graph.folder.store(graph.roots, partition, content)
+    pairs = np.fromiter(map(number_of.__getitem__, ends()), np.int64).reshape(-1, 2)
+    components = connected(pairs, len(vertices))
+    # Vertices are in order, so that the first of a component is the smallest.
+    _, firsts, component_of = np.unique(components, return_index=True, return_inverse=True)
+    roots = firsts[component_of]
+    partitions = np.fromiter((graph.partition_of(vertex, graph.num_partitions) for vertex in vertices), np.int64)
+    for partition in range(graph.num_partitions):
+        members = np.flatnonzero(partitions == partition).tolist()
+        graph.folder.store(graph.roots, partition, {vertices[member]: vertices[roots[member]] for member in members})
 
 
 # === Rounds ===

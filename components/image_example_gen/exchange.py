@@ -96,7 +96,7 @@ class LocalExchange:
             if width == 1:
                 yield reducer(part.start, [block.without(PARTITION) for block in blocks])
             else:
-                yield from self._reduced(_merged(blocks, self._most_buffered // 4), part, reducer, spill)
+                yield from self._reduced(_merged(blocks, self._most_buffered // 2), part, reducer, spill)
 
     def _distribute(self, mapped: Iterable[Columns], parts: Sequence[range], spill: _Spill) -> _Buffers:
         """Gives rows to the files of their parts, or returns all of them if they are few."""
