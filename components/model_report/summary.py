@@ -117,8 +117,8 @@ def _facts(sources: Sources) -> list[Fact]:
 
 
 def _result(gate: GateResult) -> str:
-    if math.isnan(gate.missed_by):
-        return gate.detail
+    if math.isnan(gate.missed_by) or not gate.missed_by:
+        return gate.detail  # undefined, or refused by a statistical test
     return f"{gate.detail} (missed by {gate.missed_by:.4f})"
 
 

@@ -275,6 +275,8 @@ def _verdict(console: Console, result: RunResult) -> None:
 def refusals(console: Console, rows: Sequence[Refusal]) -> None:
     """Prints the failed checks: those with a value as a table, then the others, one per line."""
     measured = [row for row in rows if row.is_measured]
+    if rows:
+        print_line(console, "\n[bold red]Refused[/bold red]: failed checks")
     if measured:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("gate", "metric", "class or slice"):
@@ -284,7 +286,6 @@ def refusals(console: Console, rows: Sequence[Refusal]) -> None:
         for row in measured[:_MOST_ROWS]:
             names = map(escape, (row.gate, row.metric, row.applies_to))
             table.add_row(*names, _number(row.value), f"{row.side} {_number(row.bound)}", _number(row.missed_by))
-        print_line(console, "\n[bold red]Refused[/bold red]: failed checks")
         console.print(table)
         if len(measured) > _MOST_ROWS:
             print_line(console, f"and {len(measured) - _MOST_ROWS} more")

@@ -52,8 +52,10 @@ class Refusal(NamedTuple):
 
     @property
     def is_measured(self) -> bool:
-        """Whether a number was compared with a bound."""
-        return self.value is not None and self.bound is not None and math.isfinite(self.value - self.bound)
+        """Whether a number is on the wrong side of its bound; if it is not, a statistical test refused."""
+        if self.value is None or self.bound is None:
+            return False
+        return math.isfinite(self.value - self.bound) and self.missed_by != 0
 
     @property
     def side(self) -> str:

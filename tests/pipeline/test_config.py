@@ -193,6 +193,11 @@ def test_requirements_of_a_backbone(transfer_file, override, message):
         loading.load(transfer_file, overrides=[override])
 
 
+def test_a_backbone_needs_a_feature_map_with_the_stride(transfer_file):
+    with pytest.raises(ConfigError, match=r"`saved_model` has no feature map with a stride of 8; known: 32"):
+        loading.load(transfer_file, overrides=["model.backbone=saved_model", "model.feature_stride=8"])
+
+
 @pytest.mark.parametrize("layers", [0, 1])
 def test_a_frozen_backbone_cannot_be_fine_tuned(transfer_file, layers):
     tuned = ["model.backbone=saved_model", "fine_tuning.epochs=1", f"fine_tuning.unfreeze_layers={layers}"]

@@ -295,6 +295,7 @@ def test_a_refused_model_has_the_gates_and_the_reasons(sources_of):
             detail="0.9",
         ),
         gate(slice="camera = b", passed=None, detail="12 examples are too few"),
+        gate(rule="beats_chance", title="accuracy", value=0.6, bound=0.5, passed=False, detail="0.6, p = 0.02"),
         gate(),
     ]
     decision = summary.push_decision(
@@ -313,9 +314,10 @@ def test_a_refused_model_has_the_gates_and_the_reasons(sources_of):
     assert [(reason.gate, reason.subject, reason.text) for reason in decision.reasons] == [
         ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
         ("Evaluator", "Recall of class owl", "0.5 (missed by 0.3000)"),
+        ("Evaluator", "Accuracy", "0.6, p = 0.02"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
-    assert ("Rules and thresholds passed", "1 of 3") in [(fact.label, fact.value) for fact in decision.facts]
+    assert ("Rules and thresholds passed", "1 of 4") in [(fact.label, fact.value) for fact in decision.facts]
 
 
 def test_a_model_without_a_checked_threshold_is_refused_with_a_reason(sources_of):

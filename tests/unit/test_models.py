@@ -32,6 +32,7 @@ VARIANTS = {
         "downsampling": ["average", "stride", "max"],
         "pooling": "flatten",
     },
+    "transfer stride": {"feature_stride": 8},
 }
 
 
@@ -40,12 +41,11 @@ def options(name: str, **sections) -> TrainerOptions:
     task = {"name": "classification", **{key: keys.pop(key) for key in ("pooling",) if key in keys}}
     model, normalization = {"name": name, **keys}, "dataset"
     if models.get(name).options().has_backbone():
-        model, normalization = {"name": name, "weights": "none"}, "backbone"
+        model, normalization = {"name": name, "weights": "none", **keys}, "backbone"
     return TrainerOptions(
         classes=("a", "b", "c"),
         transform=TransformOptions(image_size=32, normalization=normalization),
-        model=model,
-        **{"task": task} | sections,
+        **{"task": task, "model": model} | sections,
     )
 
 
@@ -70,6 +70,15 @@ def test_shapes_and_named_layers(model, images):
     assert len(model.get_layer(features.FEATURES_LAYER).output.shape) == 4
     assert len(model.get_layer(features.POOLED_LAYER).output.shape) == 2
     assert len(model.get_layer(features.EMBEDDING_LAYER).output.shape) == 2
+
+
+def test_a_backbone_may_end_at_a_smaller_stride():
+    whole = backbones.get("mobilenet_v2").build(image_size=32, weights="none")
+    for stride, channels in ((4, 144), (8, 192), (16, 576), (32, 1280)):
+        chosen = options("transfer", model={"name": "transfer", "weights": "none", "feature_stride": stride})
+        base = build_network(chosen, STATISTICS).get_layer(features.BACKBONE_LAYER)
+        assert base.output.shape[1:] == (32 // stride, 32 // stride, channels)
+        assert [layer.name for layer in base.layers] == [layer.name for layer in whole.layers][: len(base.layers)]
 
 
 def test_the_keras_file_has_the_same_predictions(model, images, tmp_path):
