@@ -52,10 +52,10 @@ class Refusal(NamedTuple):
 
     @property
     def is_measured(self) -> bool:
-        """Whether a number is on the wrong side of its bound; if it is not, a statistical test refused."""
-        if self.value is None or self.bound is None:
+        """Whether a number does not satisfy its bound; if it does, a statistical test refused."""
+        if self.value is None or self.bound is None or not math.isfinite(self.value - self.bound):
             return False
-        return math.isfinite(self.value - self.bound) and self.missed_by != 0
+        return self.missed_by != 0 or self.value == self.bound
 
     @property
     def side(self) -> str:

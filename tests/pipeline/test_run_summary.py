@@ -55,7 +55,9 @@ def test_refusals_are_a_table_and_those_without_a_number_a_line_each():
 
 
 def test_a_value_within_its_bound_is_explained_by_the_whole_line():
-    tested = "balanced accuracy is 0.58; it must be above 0.5, and a class must differ from chance (p = 0.02, level 0.01)"
+    tested = (
+        "balanced accuracy is 0.58; it must be above 0.5, and a class must differ from chance (p = 0.02, level 0.01)"
+    )
     lines = refused(200, Refusal("Evaluator", "beats_constant", "all", 0.58, 0.5, 0.0, tested)).splitlines()
     assert lines[-1].strip() == f"✗ Evaluator: {tested}" and not any("missed by" in line for line in lines)
 

@@ -313,8 +313,8 @@ def test_a_refused_model_has_the_gates_and_the_reasons(sources_of):
     assert "artifact 3" in decision.baseline
     assert [(reason.gate, reason.subject, reason.text) for reason in decision.reasons] == [
         ("Evaluator", "Cross-entropy", "0.9 (missed by 0.4000)"),
-        ("Evaluator", "Recall of class owl", "0.5 (missed by 0.3000)"),
         ("Evaluator", "Accuracy", "0.6, p = 0.02"),
+        ("Evaluator", "Recall of class owl", "0.5 (missed by 0.3000)"),
         ("ServingValidator", "explain answers", "heatmap is not finite"),
     ]
     assert ("Rules and thresholds passed", "1 of 4") in [(fact.label, fact.value) for fact in decision.facts]
