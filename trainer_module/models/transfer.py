@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from trainer_module.models._pretrained import BackboneOptions, learn_statistics_
 if TYPE_CHECKING:
     import keras
 
-_WHOLE = 32  # the stride of the last map of every backbone
+_WHOLE: Final = 32  # the stride of the last map of every backbone
 
 
 class Options(BackboneOptions):
