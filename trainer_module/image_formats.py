@@ -20,8 +20,10 @@ _NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 _CONVERTED = ("WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PNG", "GIF")
 # PNG stores these modes unchanged.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_ORIENTATION_TAG = 0x0112
+_ORIENTATION_TAG, _BITS_TAG = 0x0112, 0x0102
 _HIGHEST_16_BITS = 65535
+# Pillow has no mode for colours with more than 8 bits per channel, and would drop the lower ones.
+_COLOR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "LAB", "YCbCr")
 _INSTALL_HEIF = "install the extra `heif` (pip install 'tfx-vision[heif]'), or save it as JPEG or PNG"
 
 
@@ -111,6 +113,10 @@ def to_png(encoded: bytes, max_pixels: int, *, first_frame: bool = True) -> Conv
             num_frames = getattr(image, "n_frames", 1)
             if num_frames > 1 and source != "TIFF" and not first_frame:
                 raise ConversionError(f'animated: {num_frames} frames; data.animated = "first" uses the first one')
+            if source == "TIFF" and image.mode in _COLOR_MODES and _bits_per_channel(image) > 8:
+                raise ConversionError(
+                    "a colour image with 16 bits per channel; save it as PNG, or with 8 bits per channel"
+                )
             # Pillow applies the orientation of a TIFF file when it is loaded.
             orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
             image.load()
@@ -127,6 +133,11 @@ def to_png(encoded: bytes, max_pixels: int, *, first_frame: bool = True) -> Conv
         reason = "it cannot be read" if "cannot identify" in str(error) else str(error).partition("\n")[0]
         raise ConversionError(f"damaged {source or 'image'} file: {reason}") from None
     return Converted(buffer.getvalue(), source, orientation if 1 <= orientation <= 8 else 1, num_frames, profile)
+
+
+def _bits_per_channel(image: Any) -> int:
+    bits = image.getexif().get(_BITS_TAG, 8)
+    return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
 def _storable(image: Any) -> Any:

@@ -19,24 +19,33 @@ import numpy as np
 SEVERITIES = (1, 2, 3, 4, 5)
 _PUBLISHED_SIDE = 224
 
-# Pixels [h, w, 3] in [0, 1], the parameter, random numbers → an array of pixels, clipped to [0, 1] afterwards.
+# Pixels [h, w, 3] in [0, 1], the parameter, random numbers → pixels, of gray images also [h, w, 1]; clipped to [0, 1]
+# afterwards.
 _Corrupt = Callable[[np.ndarray, Any, np.random.Generator], Any]
 
 
+def _sensors(pixels: np.ndarray) -> np.ndarray:
+    """Returns the values that a camera measures: one channel of a gray image, whose noise is gray too."""
+    return pixels[..., :1] if (pixels == pixels[..., :1]).all() else pixels
+
+
 def _noise(pixels: np.ndarray, deviation: float, random: np.random.Generator) -> Any:
+    pixels = _sensors(pixels)
     return pixels + random.normal(0.0, deviation, pixels.shape)
 
 
 def _shot_noise(pixels: np.ndarray, photons: float, random: np.random.Generator) -> Any:
-    return random.poisson(pixels * photons) / photons
+    return random.poisson(_sensors(pixels) * photons) / photons
 
 
 def _impulse_noise(pixels: np.ndarray, share: float, random: np.random.Generator) -> Any:
+    pixels = _sensors(pixels)
     drawn = random.uniform(size=pixels.shape)
     return np.where(drawn < share / 2, 0.0, np.where(drawn < share, 1.0, pixels))
 
 
 def _speckle_noise(pixels: np.ndarray, deviation: float, random: np.random.Generator) -> Any:
+    pixels = _sensors(pixels)
     return pixels * (1.0 + random.normal(0.0, deviation, pixels.shape))
 
 
@@ -139,7 +148,7 @@ class CorruptibleImage:
         digest.update(f" {name} {severity}".encode())
         random = np.random.default_rng(list(digest.digest()[:16]))
         corrupted = np.clip(function(self._reduced, parameters[severity - 1], random), 0.0, 1.0)
-        return _resized(_to_bytes(corrupted), self._height, self._width)
+        return _resized(_to_bytes(np.broadcast_to(corrupted, self._reduced.shape)), self._height, self._width)
 
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:

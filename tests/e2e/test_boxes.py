@@ -17,6 +17,7 @@ from pipeline.cli.app import app
 from pipeline.cli.json_output import run_output
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
+from trainer_module import features, keras_file, tasks
 
 CLASSES = ("dark", "light")
 SPLITS = {"train": 24, "valid": 8, "test": 8}
@@ -115,6 +116,13 @@ def test_detections_are_served(run, running_server, both_clients):
     for own, other in zip(*objects, strict=True):
         assert own.label == other.label and own.score == pytest.approx(other.score, abs=1e-6)
         assert own.box == pytest.approx(other.box, abs=1e-6)
+    # The trainer's model, without export and server.
+    (path,) = (loaded.run_dir / "artifacts" / "Trainer").rglob(features.KERAS_FILE)
+    (expected,) = tasks.get("detection").predict(keras_file.load(path), loaded.trainer_options(CLASSES), [image])
+    assert len(expected) == len(objects[0])
+    for own, row in zip(objects[0], expected, strict=True):
+        assert own.label == CLASSES[int(row[4])] and own.score == pytest.approx(row[6], abs=1e-4)
+        assert own.box == pytest.approx(row[:4], abs=1e-4)
 
 
 # === The studio in a browser ===

@@ -147,6 +147,33 @@ def test_mutated_label_files(tmp_path, rng, original, label, image, others):
     assert used > 30 and refused > 30
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.yaml", b"train: images\nval: images\nnc: 2\nnames:\n  0: cat\n  1: dog\n"),
+        ("data.yaml", b"nc: 2\nnames: ['cat', 'dog']\n"),
+        ("classes.txt", b"cat\ndog\n"),
+    ],
+)
+def test_mutated_names_of_classes(tmp_path, rng, name, content):
+    for number in range(2):
+        for folder, data in (("images/{}.jpg", b"x"), ("labels/{}.txt", YOLO)):
+            path = tmp_path / folder.format(number)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+    used = unreadable = 0
+    for _ in range(120):
+        (tmp_path / name).write_bytes(mutate(content, rng))
+        try:
+            dataset = inspect_dataset(str(tmp_path), DataOptions())
+        except DatasetError as error:
+            assert str(tmp_path) in str(error)
+            unreadable += 1
+        else:
+            used += check(dataset, ["images/0.jpg", "images/1.jpg"])[0]
+    assert used > 15 and unreadable > 10
+
+
 def test_mutated_coco_files(tmp_path, rng):
     names = [f"{number}.jpg" for number in range(3)]
     for name in names:

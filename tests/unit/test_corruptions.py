@@ -51,6 +51,15 @@ def test_noise_differs_by_image_and_severity(photo):
     assert abs(corrupt(gray, "noise", 1, side=64).std() - 255 * 0.08) < 1.0
 
 
+@pytest.mark.parametrize("name", ["noise", "shot_noise", "impulse_noise", "speckle_noise"])
+def test_noise_of_gray_images_is_gray(name, photo):
+    gray = np.repeat(photo.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    noisy = corrupt(gray, name, 3, side=64)
+    assert (noisy == noisy[..., :1]).all() and (noisy != gray).any()
+    colored = corrupt(photo, name, 3, side=64)
+    assert (colored != colored[..., :1]).any()
+
+
 def test_jpeg_is_that_of_pillow(photo):
     buffer = io.BytesIO()
     Image.fromarray(photo).save(buffer, "JPEG", quality=25)

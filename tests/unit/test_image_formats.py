@@ -1,6 +1,7 @@
 """Conversion of image files to PNG: pixels, orientation, colours, limits."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -128,6 +129,29 @@ def test_the_first_page_of_a_tiff_and_the_first_frame():
 def test_values_without_a_known_range_are_refused(pixels, reason):
     with pytest.raises(image_formats.ConversionError, match=reason):
         convert(saved(Image.fromarray(pixels), "TIFF"))
+
+
+def colors_of_16_bits() -> bytes:
+    """A TIFF file of 4 x 3 pixels with three channels of 16 bits, which Pillow cannot write."""
+    width, height, short, long = 4, 3, 3, 4
+    pixels = np.arange(width * height * 3, dtype="<u2").tobytes()
+    first_value = 8 + 2 + 9 * 12 + 4  # after header, number of entries, entries, and the next directory
+    first_pixel = first_value + 6
+    entries = [
+        *((256, short, 1, width), (257, short, 1, height), (258, short, 3, first_value), (259, short, 1, 1)),
+        *((262, short, 1, 2), (273, long, 1, first_pixel), (277, short, 1, 3), (278, short, 1, height)),
+        (279, long, 1, len(pixels)),
+    ]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + directory + struct.pack("<I3H", 0, 16, 16, 16) + pixels
+
+
+def test_colours_of_16_bits_are_refused_instead_of_cut():
+    with Image.open(io.BytesIO(colors_of_16_bits())) as image:
+        assert image.mode == "RGB"  # Pillow drops the lower bits
+    with pytest.raises(image_formats.ConversionError, match="a colour image with 16 bits per channel; save it as PNG"):
+        image_formats.to_png(colors_of_16_bits(), max_pixels=100)
 
 
 def test_32_bit_values_that_fit_are_kept():
