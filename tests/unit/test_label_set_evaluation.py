@@ -47,6 +47,8 @@ def test_metrics_equal_those_of_scikit_learn(rng, decimals):
         "macro_average_precision": reference.average_precision_score(labels, scores, average="macro"),
         "micro_average_precision": reference.average_precision_score(labels, scores, average="micro"),
         "average_precision": reference.average_precision_score(labels, scores, average=None),
+        "micro_auc": reference.roc_auc_score(labels, scores, average="micro"),
+        "samples_average_precision": reference.label_ranking_average_precision_score(labels, scores),
         "macro_auc": reference.roc_auc_score(labels, scores, average="macro"),
         "auc": reference.roc_auc_score(labels, scores, average=None),
         "exact_match": reference.accuracy_score(labels, predicted),

@@ -40,7 +40,7 @@ _MAX_SCORES_PER_CLASS = 1 << 8
 _MAX_PENDING = 1 << 16
 # Of the precision-recall curves of the report.
 _DECIMALS = 4
-_SAMPLE_METRICS = ("precision", "recall", "f1", "exact_match")
+_SAMPLE_METRICS = ("precision", "recall", "f1", "exact_match", "average_precision")
 
 
 class PredictedSet(NamedTuple):
@@ -63,7 +63,7 @@ class LabelSetSummary:
 
     Attributes:
       images: Number of images.
-      sample_sums: Sum over the images of precision, recall, F1 and of exact matches.
+      sample_sums: Sum over the images of precision, recall, F1, exact matches and average precision.
       cross_entropy: Sum over images and classes of the binary cross-entropy.
       outcomes: The scores of each class.
       all_outcomes: The scores of all classes together.
@@ -226,7 +226,7 @@ class LabelSetAccumulator:
         repeated, second = np.nonzero(labels[rows])
         self._pairs.add(first[repeated] * self._num_classes + second)
         self._scores.add(probabilities, labels)
-        self._sample_sums = self._sample_sums + _sample_sums(labels, predicted, correct)
+        self._sample_sums = self._sample_sums + _sample_sums(labels, predicted, correct, probabilities)
         exact = np.clip(probabilities.astype(float), EPSILON, 1.0 - EPSILON)
         self._cross_entropy += float(-np.log(np.where(labels, exact, 1.0 - exact)).sum())
         self._bins = self._bins + count_bins(probabilities.ravel(), labels.ravel())
@@ -243,7 +243,9 @@ def _dense(cells: IntegerCounts, size: int) -> np.ndarray:
     return flat.reshape(size, size)
 
 
-def _sample_sums(labels: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
+def _sample_sums(
+    labels: np.ndarray, predicted: np.ndarray, correct: np.ndarray, probabilities: np.ndarray
+) -> np.ndarray:
     """Sums the metrics of every image, in the order of `_SAMPLE_METRICS`; 0 / 0 is 1."""
     num_labels, num_predicted, num_correct = (
         values.sum(axis=1).astype(float) for values in (labels, predicted, correct)
@@ -258,8 +260,29 @@ def _sample_sums(labels: np.ndarray, predicted: np.ndarray, correct: np.ndarray)
             ratio(num_correct, num_labels),
             ratio(2.0 * num_correct, num_labels + num_predicted),
             float((labels == predicted).all(axis=1).sum()),
+            float(_ranking_precision(labels, probabilities).sum()),
         ]
     )
+
+
+def _ranking_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Averages, over the classes of an image, the share of its classes among those that score as high: float64 [n].
+
+    Equal probabilities count as ranked after each other in the worst order; 1 if the image has no class.
+
+    Reference: Tsoumakas, Katakis & Vlahavas 2010, Mining Multi-label Data, section 34.7.3.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ordered, is_class = (np.take_along_axis(values, order, axis=1) for values in (probabilities, labels))
+    size = ordered.shape[1]
+    # The last place of every run of equal probabilities.
+    ends = np.full(ordered.shape, size - 1)
+    ends[:, :-1] = np.where(ordered[:, 1:] != ordered[:, :-1], np.arange(size - 1), size - 1)
+    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    shares = np.take_along_axis(is_class.cumsum(axis=1), last, axis=1) / (last + 1)
+    num = is_class.sum(axis=1)
+    mean: np.ndarray = np.where(num > 0, (shares * is_class).sum(axis=1) / np.maximum(num, 1), 1.0)
+    return mean
 
 
 def _confusions(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -384,6 +407,14 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             chance=lambda shares: 0.5,
         ),
         MetricSpec(
+            name="micro_auc",
+            title="micro AUC",
+            description="Probability that a class of an image scores above a class that an image does not have.",
+            undefined_when="no image has a class, or all have all",
+            compute=lambda summary: summary.all_outcomes.auc(),
+            chance=lambda shares: 0.5,
+        ),
+        MetricSpec(
             name="macro_precision",
             description="Mean over the classes of the correct share of the predictions of a class.",
             undefined_when=_NEITHER,
@@ -441,6 +472,14 @@ def metrics(top_k: int) -> tuple[MetricSpec, ...]:
             description="Mean over the images of the F1 of their classes; 1 if there are none and none is predicted.",
             undefined_when=NO_EXAMPLES,
             compute=lambda summary: summary.sample_mean("f1"),
+        ),
+        MetricSpec(
+            name="samples_average_precision",
+            title="samples AP",
+            description="Mean over the images of the share of their classes among the classes that score as high as "
+            "each of them; 1 if there are none.",
+            undefined_when=NO_EXAMPLES,
+            compute=lambda summary: summary.sample_mean("average_precision"),
         ),
         MetricSpec(
             name="exact_match",
