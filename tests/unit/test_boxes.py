@@ -382,7 +382,7 @@ NINE_ANCHORS = grids.anchors((96, 128), STRIDES)
 def assign_by_iou_by_definition(boxes, anchors):
     """Anchor by anchor, then box by box."""
     indices = np.full(len(anchors), assignment.BACKGROUND)
-    overlaps = np.array([[overlap.iou(box, anchor) for anchor in anchors] for box in boxes])
+    overlaps = np.asarray(overlap.pairwise_iou(boxes, anchors))
     for index, own in enumerate(overlaps.T):
         if own.max() >= 0.4:
             indices[index] = own.argmax() if own.max() >= 0.5 else assignment.IGNORED
