@@ -40,9 +40,11 @@ class Options(BackboneOptions):
 
     @model_validator(mode="after")
     def _backbone_has_the_stride(self) -> Self:
+        if self.feature_stride == _WHOLE:
+            return self
         strides = (*backbones.get(self.backbone).skip_strides, _WHOLE)
         if self.feature_stride not in strides:
-            known = ", ".join(str(stride) for stride in strides if stride in (4, 8, 16, _WHOLE))
+            known = ", ".join(str(stride) for stride in strides if stride >= 4)
             raise ValueError(
                 f"`{self.backbone}` has no feature map with a stride of {self.feature_stride}; known: {known}"
             )
