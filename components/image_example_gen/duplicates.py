@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -59,8 +59,8 @@ def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
     Returns:
       uint64 [m, 2].
     """
-    pieces = _pieces(mask)
-    ordered = np.sort(_move(hashes, pieces))  # several times as fast as np.argsort
+    moves = _moves(mask)
+    ordered = np.sort(_rearrange(hashes, moves))  # several times as fast as np.argsort
     key_bits = np.uint64(_WORD - mask.bit_count())
     pairs = [np.empty((0, 2), np.uint64)]
     first, step = np.arange(0), 1
@@ -82,37 +82,30 @@ def near_pairs(hashes: np.ndarray, mask: int, distance: int) -> np.ndarray:
         first = same if is_dense else first[same]
         is_dense = is_dense and _DENSE * len(same) > len(ordered)
         step += 1
-    return _move_back(np.concatenate(pairs), pieces)
+    return _rearrange(np.concatenate(pairs), [(target, source, size) for source, target, size in moves])
 
 
-# Bits of a hash that are moved together: the lowest of them, and their number.
-_Piece = tuple[int, int]
+# Bits of a hash that are moved together: their lowest one, the place where it goes, and their number.
+_Move = tuple[int, int, int]
 
 
-def _pieces(mask: int) -> list[_Piece]:
-    """Returns the runs of bits of a mask, then those of its complement."""
-    runs: dict[bool, list[_Piece]] = {True: [], False: []}
+def _moves(mask: int) -> list[_Move]:
+    """Returns the moves that place the bits of a mask above the others."""
+    runs: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for is_set, bits in itertools.groupby(range(_WORD), lambda bit: bool(mask >> bit & 1)):
         run = list(bits)
         runs[is_set].append((run[0], len(run)))
-    return runs[True] + runs[False]
-
-
-def _move(hashes: np.ndarray, pieces: Sequence[_Piece]) -> np.ndarray:
-    """Places the pieces one after the other, the first in the highest bits."""
-    result, target = np.zeros_like(hashes), _WORD
-    for lowest, size in pieces:
+    moves, target = list[_Move](), _WORD
+    for lowest, size in runs[True] + runs[False]:
         target -= size
-        result |= (hashes >> np.uint64(lowest) & np.uint64((1 << size) - 1)) << np.uint64(target)
-    return result
+        moves.append((lowest, target, size))
+    return moves
 
 
-def _move_back(moved: np.ndarray, pieces: Sequence[_Piece]) -> np.ndarray:
-    """Reverses `_move`."""
-    result, source = np.zeros_like(moved), _WORD
-    for lowest, size in pieces:
-        source -= size
-        result |= (moved >> np.uint64(source) & np.uint64((1 << size) - 1)) << np.uint64(lowest)
+def _rearrange(hashes: np.ndarray, moves: Iterable[_Move]) -> np.ndarray:
+    result = np.zeros_like(hashes)
+    for source, target, size in moves:
+        result |= (hashes >> np.uint64(source) & np.uint64((1 << size) - 1)) << np.uint64(target)
     return result
 
 
