@@ -1,5 +1,7 @@
 """The contact sheet shows what training sees, pixel by pixel."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -141,6 +143,29 @@ def test_a_mask_is_painted_over_its_image_except_the_background(tmp_path):
     assert moved == pytest.approx(cells * 64**2, rel=0.3)
     legend = pixels[-60:]
     assert (legend == color).all(axis=-1).any() and not (legend == mask_drawing.palette(1)[0]).all(axis=-1).any()
+
+
+def test_boxes_are_drawn_where_the_augmentation_moves_them(tmp_path):
+    lines = ["path,label,xmin,ymin,xmax,ymax"]
+    for index in range(2):
+        Image.fromarray(np.full((64, 64, 3), 100, np.uint8)).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,cat,8,8,24,24")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    model = ("model.name=detector", "model.weights='none'", "transform.normalization=backbone", "fine_tuning.epochs=0")
+    still = [f"augmentation.{name}=0" for name in ("rotation", "zoom", "translation", "contrast", "brightness")]
+    loaded, options, dataset = configured(
+        tmp_path, "task.name=detection", *model, *still, "transform.image_size=64", "augmentation.horizontal_flip=true"
+    )
+    images = contact_sheet.read(loaded, options, dataset, 2, fail)
+    draw, lefts = tasks.get("detection").drawing.draw, set()
+    for sample in itertools.chain(*contact_sheet.augment(images, options)):
+        drawn = draw(sample.pixels, sample.label, options.classes, None, 1)
+        lefts.add(int(np.flatnonzero((drawn != sample.pixels).any(axis=(0, 2)))[0]))
+    # As it is, and mirrored; the line is outside of the box.
+    first, second = sorted(lefts)
+    assert 4 <= first <= 8 and second == first + 32
+    sheet, count = contact_sheet.make(loaded, dataset, 2, fail)
+    assert count == 2 and not (np.asarray(sheet) == 100).all()
 
 
 @pytest.mark.parametrize("source", ["file", "option"])

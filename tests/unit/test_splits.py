@@ -236,6 +236,20 @@ def test_one_image_with_two_masks_is_a_conflict(divide):
     assert "another label in y" in divide(records, options(), ()).refused[0]
 
 
+def test_one_image_with_two_sets_of_classes_is_a_conflict(divide):
+    same = digest("same")
+    sets = {"x": ("a", "b"), "y": ("a",), "z": ("a", "b")}
+    records = [Record(name, classes, "", "", same, "+".join(classes), None) for name, classes in sets.items()]
+    division = divide([*records, *(record(i, "ab"[i % 2]) for i in range(99))], options(), ())
+    assert division.refused == {
+        0: "conflicting labels: the same image has class a in y",
+        1: "conflicting labels: the same image has class a, b in x",
+        2: "conflicting labels: the same image has class a in y",
+    }
+    agreeing = divide([records[0], records[2], *(record(i, "ab"[i % 2]) for i in range(99))], options(), ())
+    assert not agreeing.refused and duplicates(agreeing, "exact")[0] == 1
+
+
 def test_near_duplicates_are_reported_and_on_request_kept_together(divide):
     records = [record(i, "ab"[i % 2], image_hash=hash_of(i // 3)) for i in range(3000)]
     apart = divide(records, options(), ())
