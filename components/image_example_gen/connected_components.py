@@ -96,12 +96,14 @@ def _find_in_memory(graph: Graph) -> None:
     number_of = {vertex: number for number, vertex in enumerate(vertices)}
     pairs = np.fromiter(map(number_of.__getitem__, ends()), np.int64).reshape(-1, 2)
     components = connected(pairs, len(vertices))
-    # Vertices are in order, so that the first of a component is the smallest.
-    _, firsts, component_of = np.unique(components, return_index=True, return_inverse=True)
-    roots = firsts[component_of]
+    # Vertices are in order, so that the first of a component is the smallest; components are numbered from 0.
+    _, firsts = np.unique(components, return_index=True)
+    roots = firsts[components]
     partitions = np.fromiter((graph.partition_of(vertex, graph.num_partitions) for vertex in vertices), np.int64)
-    for partition in range(graph.num_partitions):
-        members = np.flatnonzero(partitions == partition).tolist()
+    order = np.argsort(partitions, kind="stable")
+    starts = np.searchsorted(partitions[order], np.arange(graph.num_partitions + 1)).tolist()
+    for partition, (start, end) in enumerate(itertools.pairwise(starts)):
+        members = order[start:end].tolist()
         graph.folder.store(graph.roots, partition, {vertices[member]: vertices[roots[member]] for member in members})
 
 
