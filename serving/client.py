@@ -117,6 +117,12 @@ class Client:
         """Explains every predicted class of a multi-label model, the most probable first; otherwise as `explain`."""
         return self._run(self._flows.explain_labels(images, timeout_s))
 
+    def explain_detections(
+        self, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[tuple[Explanation, ...]]:
+        """Explains every detection that counts as an object, the best first; otherwise as `explain`."""
+        return self._run(self._flows.explain_detections(images, timeout_s))
+
     def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """Computes the embeddings of images; arguments and errors as for `predict`."""
         return self._run(self._flows.embed(images, timeout_s))
@@ -251,6 +257,12 @@ class AsyncClient:
     ) -> Responses[tuple[Explanation, ...]]:
         """See `Client.explain_labels`."""
         return await self._run(self._flows.explain_labels(images, timeout_s))
+
+    async def explain_detections(
+        self, images: Iterable[ImageInput], *, timeout_s: float | None = None
+    ) -> Responses[tuple[Explanation, ...]]:
+        """See `Client.explain_detections`."""
+        return await self._run(self._flows.explain_detections(images, timeout_s))
 
     async def embed(self, images: Iterable[ImageInput], *, timeout_s: float | None = None) -> Responses[Embedding]:
         """See `Client.embed`."""

@@ -127,7 +127,10 @@ _PREDICT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.pre
 _SEGMENT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.masks)
 _DETECT = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", responses.detections)
 _EXPLAIN = _SignatureCall(features.EXPLAIN, "image_bytes", responses.explanations)
-_EXPLAIN_LABELS = _SignatureCall(features.EXPLAIN_LABELS, "image_bytes", responses.label_explanations)
+_EXPLAIN_LABELS, _EXPLAIN_DETECTIONS = (
+    _SignatureCall(signature, "image_bytes", responses.explanation_sets)
+    for signature in (features.EXPLAIN_LABELS, features.EXPLAIN_DETECTIONS)
+)
 _EMBED = _SignatureCall(features.EMBED, "image_bytes", responses.embeddings, only_output="embedding")
 # Models of every task have this signature.
 _PROBE = _SignatureCall(features.SERVING_DEFAULT, "image_bytes", lambda outputs, version: [])
@@ -191,6 +194,12 @@ class RequestFlows:
     ) -> Flow[Responses[tuple[responses.Explanation, ...]]]:
         """See `client.Client.explain_labels`."""
         return self._call(_EXPLAIN_LABELS, images, timeout_s)
+
+    def explain_detections(
+        self, images: Iterable[ImageInput], timeout_s: float | None
+    ) -> Flow[Responses[tuple[responses.Explanation, ...]]]:
+        """See `client.Client.explain_detections`."""
+        return self._call(_EXPLAIN_DETECTIONS, images, timeout_s)
 
     def embed(self, images: Iterable[ImageInput], timeout_s: float | None) -> Flow[Responses[responses.Embedding]]:
         """See `client.Client.embed`."""

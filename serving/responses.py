@@ -109,7 +109,7 @@ class Detections(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The Grad-CAM heat map of one image, for the predicted class.
+    """The Grad-CAM heat map of one image, for the predicted class, or for one of several predictions.
 
     Attributes:
       heatmap: float32 [h, w], range [0, 1], of the size of the model input, over the whole image.
@@ -119,6 +119,8 @@ class Explanation(NamedTuple):
       score: Its probability, range [0, 1].
       version: Model version; None if the server does not report it.
       request_id: For `Client.feedback`.
+      box: The box of the explained detection (ymin, xmin, ymax, xmax), relative to the upright image; None if there is
+        none, or the signature does not return it.
     """
 
     heatmap: np.ndarray
@@ -128,6 +130,7 @@ class Explanation(NamedTuple):
     score: float
     version: int | None = None
     request_id: str | None = None
+    box: tuple[float, ...] | None = None
 
 
 class Embedding(NamedTuple):
@@ -338,28 +341,32 @@ def explanations(outputs: Mapping[str, Any], version: int | None) -> list[Explan
     ]
 
 
-def label_explanations(outputs: Mapping[str, Any], version: int | None) -> list[tuple[Explanation, ...]]:
-    """Reads the outputs of `explain_labels`: the explanations of every predicted class, the most probable first.
+def explanation_sets(outputs: Mapping[str, Any], version: int | None) -> list[tuple[Explanation, ...]]:
+    """Reads the outputs of `explain_labels` and `explain_detections`: several explanations per image, the best first.
 
-    These are `heatmaps` [N, M, h, w], `overlay_png_bytes` [N, M], `class_ids` [N, M] (-1 for none), `labels` [N, M] and
-    `scores` [N, M].
+    These are `heatmaps` [N, M, h, w], `overlay_png_bytes` [N, M], `class_ids` [N, M] (-1 for none), `labels` [N, M],
+    `scores` [N, M] and, if present, `boxes` [N, M, 4].
     """
     columns = _columns(outputs, ("heatmaps", "overlay_png_bytes", "class_ids", "labels", "scores"))
+    boxes = outputs.get("boxes", [[None] * len(ids) for ids in columns[2]])
     return [
         tuple(
-            _explanation(heatmap, overlay, class_id, label, score, version)
-            for heatmap, overlay, class_id, label, score in zip(*row, strict=True)
+            _explanation(heatmap, overlay, class_id, label, score, version, box)
+            for heatmap, overlay, class_id, label, score, box in zip(*row, strict=True)
             if class_id >= 0
         )
-        for row in zip(*columns, strict=True)
+        for row in zip(*columns, boxes, strict=True)
     ]
 
 
 def _explanation(
-    heatmap: Any, overlay: bytes, class_id: Any, label: Any, score: Any, version: int | None
+    heatmap: Any, overlay: bytes, class_id: Any, label: Any, score: Any, version: int | None, box: Any = None
 ) -> Explanation:
     name = None if label is None else _text(label)
-    return Explanation(np.asarray(heatmap, np.float32), overlay, int(class_id), name, float(score), version)
+    corners = None if box is None else tuple(np.asarray(box, np.float64).tolist())
+    return Explanation(
+        np.asarray(heatmap, np.float32), overlay, int(class_id), name, float(score), version, box=corners
+    )
 
 
 def embeddings(outputs: Mapping[str, Any], version: int | None) -> list[Embedding]:

@@ -42,7 +42,7 @@ class Probe:
     Attributes:
       images: float32 [N, h, w, c], range [0, 255].
       heatmap: float32 [N, h, w], range [0, 1].
-      true_regions: bool [N, h, w], ground truth of the explained class; None if the task has no regions.
+      true_regions: bool [N, h, w], ground truth of what is explained; None if the task has no regions.
       score: Images as above → probability of the explained class, float32 [N].
       steps: Number of equal parts in which pixels are deleted or inserted.
     """
@@ -172,15 +172,16 @@ METRICS = (
     ),
     FaithfulnessMetric(
         name="pointing_game",
-        description="Share of the heat maps whose hottest pixel is inside the true region of the class.",
-        undefined_when="no explained class of the sample is in the ground truth of its image",
+        description="Share of the heat maps whose hottest pixel is inside the true region of the class, or of the "
+        "explained object.",
+        undefined_when="nothing that the sample explains is in the ground truth of its image",
         needs_regions=True,
         compute=_pointing_game,
     ),
     FaithfulnessMetric(
         name="energy_inside",
-        description="Share of the heat that is inside the true region of the class.",
-        undefined_when="no explained class of the sample is in the ground truth of its image",
+        description="Share of the heat that is inside the true region of the class, or of the explained object.",
+        undefined_when="nothing that the sample explains is in the ground truth of its image",
         needs_regions=True,
         compute=_energy_inside,
     ),
@@ -219,7 +220,7 @@ def measurer(
         def score(changed: tf.Tensor) -> tf.Tensor:
             with fused(model):
                 outputs = as_float32(model(changed, training=False))
-            return explanation.score(outputs, explained.class_id, explained.region)
+            return explanation.score(outputs, explained.subject)
 
         probe = Probe(tf.cast(images, tf.float32), explained.heatmap, true_regions, score, steps)
         return {metric.name: metric.compute(probe) for metric in metrics if metric.compute}

@@ -84,6 +84,8 @@ CLASSIFY = "classify"
 TRANSFORM_FEATURES = "transform_features"
 EXPLAIN = "explain"
 EXPLAIN_LABELS = "explain_labels"  # of models with any number of classes per image
+EXPLAIN_DETECTIONS = "explain_detections"  # of models that detect objects
+EXPLANATIONS = (EXPLAIN, EXPLAIN_LABELS, EXPLAIN_DETECTIONS)
 EMBED = "embed"
 
 # --- Layers of the network --------------------------------------------------------------------------------------

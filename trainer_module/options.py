@@ -14,6 +14,7 @@ from trainer_module import box_labels, faithfulness, models, tasks
 from trainer_module.error_text import did_you_mean
 from trainer_module.model_input import FULL_WINDOW, Geometry, Resize, Size, Window
 from trainer_module.section import Fraction, ModelOptions, Rate, Section, TaskOptions
+from trainer_module.tasks import ChosenExplanationMethod
 
 Count = Annotated[int, Field(ge=0, le=100)]
 Side = Annotated[int, Field(ge=8, le=1024)]
@@ -293,11 +294,11 @@ class FineTuningOptions(Section):
 class ServedExplanationOptions(Section):
     """The part of `[grad_cam]` that is exported with the model."""
 
-    method: Literal["grad_cam", "grad_cam_plus_plus"] = Field(
-        default="grad_cam",
-        description="How the channels of the feature map are weighted; `grad_cam_plus_plus` covers several objects of "
-        "one "
-        "class more evenly.",
+    method: ChosenExplanationMethod = Field(
+        default="auto",
+        description="How the channels of the feature map are weighted: `grad_cam` by mean gradients, "
+        "`grad_cam_plus_plus` by positive ones, which covers several objects of one class more evenly, `hires_cam` by "
+        "the gradients at every position. `auto` is `grad_cam`, for detections `hires_cam`.",
     )
     layer: str = Field(
         default="",
@@ -327,8 +328,8 @@ class ExplanationOptions(ServedExplanationOptions):
         default="predicted",
         min_length=1,
         description="Explained class: `predicted`, `true` or a class name. With masks, `predicted` is the class with "
-        "the "
-        "most pixels except the first, the background; `true` is every class of the mask, in its region.",
+        "the most pixels except the first, the background; `true` is every class of the mask, in its region. With "
+        "boxes or several classes per image, all detections or predicted classes are explained, or all true ones.",
     )
     select: Literal["chosen", "everything"] = Field(
         default="chosen",
@@ -349,7 +350,10 @@ class ExplanationOptions(ServedExplanationOptions):
         default=True, description="Measure on a sample whether the heat maps show what the model uses."
     )
     faithfulness_sample: int = Field(
-        default=64, ge=1, le=100_000, description="Images of that sample, drawn by the hash of their bytes."
+        default=64,
+        ge=1,
+        le=100_000,
+        description="Predictions of that sample, drawn by the hash of the images: one of every image first.",
     )
     faithfulness_steps: int = Field(
         default=10, ge=2, le=1000, description="Steps in which pixels are deleted and inserted; each is one prediction."

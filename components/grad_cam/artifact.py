@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from components.stored import Stored, StoredPart
 from trainer_module.faithfulness import FaithfulnessMetric
+from trainer_module.tasks import ExplanationMethod
 
 PAGE_FILE = "index.html"
 HEATMAPS_PREFIX = "heatmaps"  # TFRecord files of tf.Examples with the keys below, GZIP
@@ -15,9 +16,13 @@ CONFIDENT_RIGHT, CONFIDENT_WRONG, UNCERTAIN = "most confident right", "most conf
 # A group of predictions is a class, `class = cat`, or a slice, `camera = b`.
 CLASS_GROUP_PREFIX = "class = "
 
+Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, relative to the image, range [0, 1]
+
 # --- Keys of a heat map's tf.Example, in addition to `image/filename` and `image/sha256` -------------------------
 CLASS_ID = "explanation/class/label"  # int64, the explained class
 CLASS_TEXT = "explanation/class/text"  # its name
+INSTANCE_ID = "explanation/instance"  # int64, tells the objects of one class in an image apart; else 0
+BOX = "explanation/box"  # float32 [4], the predicted box in the image (ymin, xmin, ymax, xmax), [0, 1]; if there is one
 PREDICTED_TEXT = "explanation/predicted/text"  # the predicted class; with masks the explained one
 TRUE_TEXT = "explanation/true/text"  # the ground truth; only if it is one class per image
 SCORE = "explanation/score"  # float32, probability of the explained class
@@ -56,6 +61,7 @@ class ExplainedPrediction(StoredPart):
       image: PNG of the image, not larger than 1,024 pixels.
       heatmap: PNG of the heat map, grey.
       overlay: PNG of both.
+      box: The predicted box (ymin, xmin, ymax, xmax), relative to the image; None if predictions have none.
     """
 
     filename: str
@@ -69,6 +75,7 @@ class ExplainedPrediction(StoredPart):
     image: str
     heatmap: str
     overlay: str
+    box: Box | None = None
 
 
 class ExplanationIndex(Stored):
@@ -109,7 +116,7 @@ class FaithfulnessReport(Stored):
 
     Attributes:
       split: The explained split.
-      method: How channels were weighted: `grad_cam` or `grad_cam_plus_plus`.
+      method: How channels were weighted.
       layer: The explained layer; empty for the default.
       steps: Number of parts in which pixels were deleted and inserted.
       num_predictions: Number of measured predictions.
@@ -120,7 +127,7 @@ class FaithfulnessReport(Stored):
 
     format: Literal[1] = 1
     split: str
-    method: Literal["grad_cam", "grad_cam_plus_plus"]
+    method: ExplanationMethod
     layer: str
     steps: int
     num_predictions: int

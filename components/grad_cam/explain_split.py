@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +14,16 @@ from apache_beam.utils import shared
 
 from components.grad_cam import artifact, heat_maps, predictions, selection
 from components.grad_cam.faithfulness_gate import MeanAndCount
-from components.grad_cam.predictions import PredictionBatch
+from components.grad_cam.predictions import ImageBatch, PredictionBatch, PredictionId
 from components.grad_cam.selection import Selection
 from trainer_module import faithfulness, features, grad_cam, keras_file, overlays, tasks
 from trainer_module.fused_normalization import fused
 from trainer_module.grad_cam import ExplainedBatch
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import PredictionOutcomes
+from trainer_module.tasks import PredictionOutcomes, Subject
+
+# Predictions that are measured: (file name, prediction).
+Sample = frozenset[tuple[str, PredictionId]]
 
 
 class ExplainedSplit(NamedTuple):
@@ -84,12 +88,13 @@ class ExplainSplit(beam.PTransform):
         sample = (
             predicted[_Predict.SAMPLE]
             | "Sample" >> beam.combiners.Top.Smallest(max(1, sample_size))
-            | "Names" >> beam.Map(lambda pairs: frozenset(filename for _, filename in pairs[:sample_size]))
+            | "Names" >> beam.Map(lambda rows: frozenset(row[2:] for row in rows[:sample_size]))
         )
+        sampled = sample | "Images" >> beam.Map(lambda names: frozenset(filename for filename, _ in names))
         choices = (beam.pvalue.AsSingleton(selected), beam.pvalue.AsSingleton(sample))
         needed = begin | "ReadAgain" >> beam.io.ReadFromTFRecord(self._pattern)
         if options.select != "everything":
-            needed |= "Needed" >> beam.Filter(_is_needed, *choices)
+            needed |= "Needed" >> beam.Filter(_is_needed, choices[0], beam.pvalue.AsSingleton(sampled))
         explained = (
             needed
             | "BatchAgain" >> batch
@@ -136,30 +141,38 @@ class _NetworkDoFn(beam.DoFn):
         self._explanation = tasks.get(self._options.task.name).explanation
         self._network = self._handle.acquire(lambda: _Network(self._keras_path, self._options))
 
-    def _batches(self, serialized: Sequence[bytes]) -> Iterator[PredictionBatch]:
-        return predictions.batches(serialized, self._options, self._slices)
+    def _read(self, serialized: Sequence[bytes]) -> ImageBatch:
+        return predictions.read_images(serialized, self._options, self._slices)
 
-    def _outcomes(
-        self, batch: PredictionBatch, outputs: Any, class_ids: tf.Tensor, regions: tf.Tensor | None
-    ) -> PredictionOutcomes:
-        return self._explanation.outcomes(outputs, class_ids, regions, batch.ground_truth, self._options)
+    def _outcomes(self, batch: PredictionBatch, outputs: Any, subject: Subject) -> PredictionOutcomes:
+        return self._explanation.outcomes(outputs, subject, batch.ground_truth, self._options)
 
 
 class _Predict(_NetworkDoFn):
-    """Batch of raw examples → candidates of the selection; tagged `sample`, (sha256, file name) of images."""
+    """Batch of raw examples → candidates of the selection; tagged `sample`, the order in which they are measured.
+
+    It is (number of the prediction in its image, sha256 of the image, file name, prediction): one prediction of every
+    image comes first, then a second one. The hash of image and prediction numbers them.
+    """
 
     SAMPLE = "sample"
 
     def process(self, serialized: list[bytes]) -> Iterable[Any]:
-        images: set[tuple[str, str]] = set()  # an image may have several predictions
-        for batch in self._batches(serialized):
-            outputs = self._network.predict(batch.pixels)
-            target = self._explanation.target(outputs, batch.class_ids, batch.regions, batch.pixels.shape[1:3])
-            outcomes = self._outcomes(batch, outputs, target.class_ids, target.regions)
-            images.update((batch.sources[i].sha256, batch.sources[i].filename) for i in np.flatnonzero(outcomes.exists))
-            yield from selection.candidates(batch.sources, target.class_ids.numpy(), outcomes, self._options.classes)
-        for image in images:
-            yield beam.pvalue.TaggedOutput(self.SAMPLE, image)
+        images = self._read(serialized)
+        all_outputs = self._network.predict(images.pixels)
+        measurable: dict[tuple[str, str], list[PredictionId]] = {}
+        for batch in predictions.batches(images, self._options, all_outputs):
+            outputs = tf.nest.map_structure(lambda output, part=batch: tf.gather(output, part.indices), all_outputs)
+            subject = self._explanation.target(outputs, batch.subject, batch.pixels.shape[1:3]).subject
+            outcomes = self._outcomes(batch, outputs, subject)
+            ids = batch.prediction_ids(subject.class_ids)
+            for i in np.flatnonzero(outcomes.exists).tolist():
+                measurable.setdefault((batch.sources[i].sha256, batch.sources[i].filename), []).append(ids[i])
+            yield from selection.candidates(batch.sources, ids, outcomes, self._options.classes)
+        for (sha256, filename), ids in measurable.items():
+            digests = [hashlib.sha256(f"{sha256} {prediction_id}".encode()).digest() for prediction_id in ids]
+            for number, (_, prediction_id) in enumerate(sorted(zip(digests, ids, strict=True))):
+                yield beam.pvalue.TaggedOutput(self.SAMPLE, (number, sha256, filename, prediction_id))
 
 
 class _Explain(_NetworkDoFn):
@@ -175,19 +188,26 @@ class _Explain(_NetworkDoFn):
         super().setup()
         self._colors = overlays.color_table(self._options.grad_cam.colormap)
 
-    def process(self, serialized: list[bytes], selected: Selection, sample: frozenset[str]) -> Iterable[Any]:
-        options = self._options
-        for batch in self._batches(serialized):
-            explained = self._network.explain(batch.pixels, batch.class_ids, batch.regions)
-            outcomes = self._outcomes(batch, explained.outputs, explained.class_id, explained.region)
+    def process(self, serialized: list[bytes], selected: Selection, sample: Sample) -> Iterable[Any]:
+        options, images = self._options, self._read(serialized)
+        explains_everything = options.grad_cam.select == "everything"
+        outputs = self._network.predict(images.pixels) if predictions.lists_predictions(options) else None
+
+        def is_needed(filename: str, prediction_id: PredictionId) -> bool:
+            is_selected = prediction_id in selected.get(filename, {})
+            return explains_everything or is_selected or (filename, prediction_id) in sample
+
+        for batch in predictions.batches(images, options, outputs, is_needed):
+            explained = self._network.explain(batch.pixels, batch.subject)
+            outcomes = self._outcomes(batch, explained.outputs, explained.subject)
             existing = np.flatnonzero(outcomes.exists).tolist()
             every = heat_maps.from_batch(batch, explained, outcomes, options)
-            drawn = [every[i] for i in existing if every[i].class_id in selected.get(every[i].filename, {})]
-            for heat_map in [every[i] for i in existing] if options.grad_cam.select == "everything" else drawn:
+            drawn = [every[i] for i in existing if every[i].prediction_id in selected.get(every[i].filename, {})]
+            for heat_map in [every[i] for i in existing] if explains_everything else drawn:
                 yield beam.pvalue.TaggedOutput(self.HEATMAPS, heat_maps.to_example(heat_map).SerializeToString())
             if drawn:
                 yield from heat_maps.write_images(drawn, selected, options, self._colors, self._output_dir)
-            measured = [i for i in existing if every[i].filename in sample]
+            measured = [i for i in existing if (every[i].filename, every[i].prediction_id) in sample]
             if measured:
                 for value in self._measure(batch, explained, measured):
                     yield beam.pvalue.TaggedOutput(self.VALUES, value)
@@ -198,11 +218,7 @@ class _Explain(_NetworkDoFn):
         part = tf.nest.map_structure(lambda value: None if value is None else tf.gather(value, measured), explained)
         true_regions = None
         if self._explanation.true_regions:
-            true_regions = tf.constant(
-                self._explanation.true_regions(
-                    batch.ground_truth[measured], part.class_id.numpy(), batch.pixels.shape[1:3]
-                )
-            )
+            true_regions = tf.constant(self._explanation.true_regions(batch.ground_truth[measured], part.subject))
         values = self._network.measure(tf.gather(batch.pixels, measured), part, true_regions)
         for name, tensor in values.items():
             for value in tensor.numpy()[~np.isnan(tensor.numpy())]:
@@ -226,7 +242,7 @@ class _MeanAndCount(beam.CombineFn):
         return accumulator[0] / accumulator[1], accumulator[1]
 
 
-def _is_needed(serialized: bytes, selected: Selection, sample: frozenset[str]) -> bool:
+def _is_needed(serialized: bytes, selected: Selection, sampled: frozenset[str]) -> bool:
     feature = tf.train.Example.FromString(serialized).features.feature
     filename = feature[features.IMAGE_FILENAME].bytes_list.value[0].decode()
-    return filename in selected or filename in sample
+    return filename in selected or filename in sampled

@@ -21,11 +21,11 @@ def report(options: TrainerOptions, split: str, means: Mapping[str, MeanAndCount
       split: The explained split.
       means: By name of the metric; one that was undefined for all predictions is missing.
     """
-    explained = options.grad_cam
-    metrics = faithfulness.metrics_of(tasks.get(options.task.name).explanation) if explained.faithfulness else ()
+    explained, explanation = options.grad_cam, tasks.get(options.task.name).explanation
+    metrics = faithfulness.metrics_of(explanation) if explained.faithfulness else ()
     return FaithfulnessReport(
         split=split,
-        method=explained.method,
+        method=explanation.method(explained.method),
         layer=explained.layer,
         steps=explained.faithfulness_steps,
         num_predictions=max((count for _, count in means.values()), default=0),

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from components.grad_cam import artifact
-from components.grad_cam.artifact import ExplainedPrediction
-from components.grad_cam.predictions import PredictionBatch
+from components.grad_cam.artifact import Box, ExplainedPrediction
+from components.grad_cam.predictions import PredictionBatch, PredictionId
 from components.grad_cam.selection import Selection
 from trainer_module import features, geometry, locations, overlays, preprocessing
 from trainer_module.grad_cam import ExplainedBatch
@@ -33,7 +33,8 @@ class HeatMap(NamedTuple):
       encoded: The image file.
       values: float32 [*image_size], over the whole original image, range [0, 1].
       explained: The explained class.
-      class_id: Its id.
+      prediction_id: Its id, and that of the instance.
+      box: The predicted box (ymin, xmin, ymax, xmax), relative to the original image; None if predictions have none.
       predicted: The predicted class.
       listed_id: Id of the class under which the prediction is listed.
       label: The class of the ground truth; None if there is not one class per image, or it is unknown.
@@ -46,7 +47,8 @@ class HeatMap(NamedTuple):
     encoded: bytes
     values: np.ndarray
     explained: str
-    class_id: int
+    prediction_id: PredictionId
+    box: Box | None
     predicted: str
     listed_id: int
     label: str | None
@@ -60,9 +62,16 @@ def from_batch(
     """Divides an explained batch into the heat maps of its predictions."""
     classes = options.classes
     values = geometry.restore_heatmaps(explained.heatmap, batch.sizes, options.transform.geometry).numpy()
-    class_ids, scores = explained.class_id.numpy().tolist(), explained.score.numpy()
+    scores = explained.score.numpy()
+    boxes: Sequence[Box | None] = [None] * len(scores)
+    if explained.boxes is not None:
+        restored = geometry.boxes_in_image(explained.boxes, batch.sizes, options.transform.geometry)
+        corners = tf.clip_by_value(restored, 0.0, 1.0).numpy().tolist()
+        boxes = [(ymin, xmin, ymax, xmax) for ymin, xmin, ymax, xmax in corners]
     heat_maps = []
-    for i, source in enumerate(batch.sources):
+    for i, (source, prediction_id) in enumerate(
+        zip(batch.sources, batch.prediction_ids(explained.subject.class_ids), strict=True)
+    ):
         listed_id = int(outcomes.listed_ids[i])
         true_id = -1 if outcomes.true_ids is None else int(outcomes.true_ids[i])
         heat_maps.append(
@@ -71,10 +80,11 @@ def from_batch(
                 sha256=source.sha256,
                 encoded=source.encoded,
                 values=values[i],
-                explained=classes[class_ids[i]],
-                class_id=class_ids[i],
+                explained=classes[prediction_id[0]],
+                prediction_id=prediction_id,
+                box=boxes[i],
                 predicted=classes[int(outcomes.predicted_ids[i])],
-                listed_id=listed_id if listed_id >= 0 else class_ids[i],
+                listed_id=listed_id if listed_id >= 0 else prediction_id[0],
                 label=classes[true_id] if true_id >= 0 else None,
                 score=float(scores[i]),
                 correct=bool(outcomes.correct[i]),
@@ -96,7 +106,8 @@ def to_example(heat_map: HeatMap) -> tf.train.Example:
     feature = {
         features.IMAGE_FILENAME: text(heat_map.filename),
         features.IMAGE_SHA256: text(heat_map.sha256),
-        artifact.CLASS_ID: integer(heat_map.class_id),
+        artifact.CLASS_ID: integer(heat_map.prediction_id[0]),
+        artifact.INSTANCE_ID: integer(heat_map.prediction_id[1]),
         artifact.CLASS_TEXT: text(heat_map.explained),
         artifact.PREDICTED_TEXT: text(heat_map.predicted),
         artifact.SCORE: tf.train.Feature(float_list=tf.train.FloatList(value=[heat_map.score])),
@@ -107,6 +118,8 @@ def to_example(heat_map: HeatMap) -> tf.train.Example:
     }
     if heat_map.label is not None:
         feature[artifact.TRUE_TEXT] = text(heat_map.label)
+    if heat_map.box is not None:
+        feature[artifact.BOX] = tf.train.Feature(float_list=tf.train.FloatList(value=heat_map.box))
     return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
@@ -129,7 +142,7 @@ def write_images(
     for heat_map in heat_maps:
         # Named by id and hash: names of classes and files are the user's text and may not be valid in a path.
         folder = f"{heat_map.listed_id:03d}"
-        digest = hashlib.sha256(f"{heat_map.class_id} {heat_map.filename}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{heat_map.prediction_id} {heat_map.filename}".encode()).hexdigest()[:16]
         tf.io.gfile.makedirs(os.path.join(output_dir, folder))
         paths = {}
         for name, image in _draw(heat_map, options, colors).items():
@@ -145,7 +158,8 @@ def write_images(
                 score=round(heat_map.score, 6),
                 correct=heat_map.correct,
                 empty=not heat_map.values.any(),
-                reasons=tuple(selection[heat_map.filename][heat_map.class_id]),
+                reasons=tuple(selection[heat_map.filename][heat_map.prediction_id]),
+                box=heat_map.box,
                 **paths,
             )
         )
@@ -153,15 +167,18 @@ def write_images(
 
 
 def _draw(heat_map: HeatMap, options: TrainerOptions, colors: np.ndarray) -> dict[str, tf.Tensor]:
-    """Draws image, heat map (grey) and overlay, all of one size: that of the image, within limits."""
+    """Draws image, heat map (grey) and overlay, all of one size: that of the image, within limits.
+
+    Image and overlay show the outline of the predicted box.
+    """
     image = overlays.enlarged(_reduced(preprocessing.decode(heat_map.encoded, options.transform.num_channels)))
     values = tf.constant(heat_map.values)
     resized = tf.image.resize(values[..., tf.newaxis], image.shape[:2])
-    return {
-        "image": image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image),
-        "heatmap": tf.cast(tf.round(resized * 255.0), tf.uint8),
-        "overlay": overlays.blend(image, values, colors, options.grad_cam.alpha),
-    }
+    shown = image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image)
+    overlay = overlays.blend(image, values, colors, options.grad_cam.alpha)
+    if heat_map.box is not None:
+        shown, overlay = (overlays.outline(each, tf.constant(heat_map.box)) for each in (shown, overlay))
+    return {"image": shown, "heatmap": tf.cast(tf.round(resized * 255.0), tf.uint8), "overlay": overlay}
 
 
 def _reduced(image: tf.Tensor) -> tf.Tensor:

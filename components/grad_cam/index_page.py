@@ -21,7 +21,7 @@ from trainer_module import overlays, tasks
 from trainer_module.options import TrainerOptions
 
 _CRITERIA = (CONFIDENT_RIGHT, CONFIDENT_WRONG, UNCERTAIN)
-_METHODS = {"grad_cam": "Grad-CAM", "grad_cam_plus_plus": "Grad-CAM++"}
+_METHODS = {"grad_cam": "Grad-CAM", "grad_cam_plus_plus": "Grad-CAM++", "hires_cam": "HiResCAM"}
 
 
 class _Card(NamedTuple):
@@ -60,6 +60,7 @@ def render(index: ExplanationIndex, report: FaithfulnessReport, options: Trainer
         report=report,
         method=explanation.method_prefix + _METHODS[report.method],
         has_regions=explanation.has_regions,
+        has_boxes=explanation.boxes is not None,
         stops=", ".join(f"rgb({', '.join(str(round(channel)) for channel in color)})" for color in colors[::15]),
     )
 

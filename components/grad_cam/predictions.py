@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,10 @@ import tensorflow as tf
 from components.evaluator.options import slice_name
 from trainer_module import features, preprocessing, tasks
 from trainer_module.options import TrainerOptions
+from trainer_module.tasks import Instances, Subject
+
+# Which prediction of an image: (id of the explained class, id of the instance), see `tasks.Instances`.
+PredictionId = tuple[int, int]
 
 # Values of `grad_cam.target` that are not the name of a class.
 PREDICTED, TRUE = "predicted", "true"
@@ -32,24 +36,46 @@ class SourceImage(NamedTuple):
     slices: tuple[str, ...]
 
 
-class PredictionBatch(NamedTuple):
-    """M predictions that are explained at once.
+class ImageBatch(NamedTuple):
+    """N images, each with any number of predictions.
 
     Attributes:
-      sources: Their images; an image occurs once per explained class.
-      pixels: uint8 [M, *image_size, channels].
-      sizes: int32 [M, 2], height and width of the original images, pixels.
-      class_ids: int64 [M], the classes to explain; None for the predicted ones.
-      regions: bool [M, *image_size], the regions to explain; None for those that the task chooses.
-      ground_truth: [M, ...], from `TaskSpec.labels`.
+      sources: Where they come from.
+      pixels: uint8 [N, *image_size, channels].
+      sizes: int32 [N, 2], height and width of the original images, pixels.
+      ground_truth: [N, ...], from `TaskSpec.labels`.
     """
 
     sources: list[SourceImage]
     pixels: tf.Tensor
     sizes: tf.Tensor
-    class_ids: tf.Tensor | None
-    regions: tf.Tensor | None
     ground_truth: np.ndarray
+
+
+class PredictionBatch(NamedTuple):
+    """M predictions that are explained at once.
+
+    Attributes:
+      sources: Their images; an image occurs once per explained prediction.
+      indices: int [M], their images in the batch of images.
+      pixels: uint8 [M, *image_size, channels].
+      sizes: int32 [M, 2], height and width of the original images, pixels.
+      subject: What is explained; the task chooses what is None.
+      instance_ids: See `tasks.Instances`; zeros if an image has at most one of a class.
+      ground_truth: [M, ...], from `TaskSpec.labels`.
+    """
+
+    sources: list[SourceImage]
+    indices: np.ndarray
+    pixels: tf.Tensor
+    sizes: tf.Tensor
+    subject: Subject
+    instance_ids: list[int]
+    ground_truth: np.ndarray
+
+    def prediction_ids(self, class_ids: tf.Tensor) -> list[PredictionId]:
+        """Returns which prediction of its image each one is, by the explained classes int64 [M]."""
+        return list(zip(class_ids.numpy().tolist(), self.instance_ids, strict=True))
 
 
 def batch_size(options: TrainerOptions) -> int:
@@ -57,43 +83,77 @@ def batch_size(options: TrainerOptions) -> int:
     return tasks.get(options.task.name).explanation.images_at_once(options.transform.image_size)
 
 
-def batches(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequence[str]) -> Iterator[PredictionBatch]:
-    """Reads raw examples and yields the predictions to explain.
+def lists_predictions(options: TrainerOptions) -> bool:
+    """Whether the predictions to explain are known only when the network has run."""
+    explanation = tasks.get(options.task.name).explanation
+    return options.grad_cam.target == PREDICTED and explanation.predicted_instances is not None
+
+
+def read_images(serialized: Sequence[bytes], options: TrainerOptions, slices: Sequence[str]) -> ImageBatch:
+    """Decodes raw examples.
 
     Args:
       serialized: Raw examples.
-      options: `grad_cam.target` chooses the classes.
+      options: The configuration of the run.
       slices: Names of the slices to read.
     """
-    task, target = tasks.get(options.task.name), options.grad_cam.target
-    explanation = task.explanation
+    task = tasks.get(options.task.name)
     examples = [tf.train.Example.FromString(example).features.feature for example in serialized]
     sources = [_source(example, slices) for example in examples]
     images = preprocessing.decode_images(
         tf.constant([source.encoded for source in sources]), options.transform.geometry, options.transform.num_channels
     )
     image_sizes = [task.image_size(example) for example in examples]
-    ground_truth = task.labels([task.raw_label(example) for example in examples], image_sizes, options).numpy()
-    indices, class_ids = np.arange(len(sources)), None
-    if target == TRUE:
-        indices, class_ids = explanation.true_classes(ground_truth, options)
-    elif target != PREDICTED:
-        class_ids = np.full(len(sources), options.classes.index(target), np.int64)
+    labels = task.labels([task.raw_label(example) for example in examples], image_sizes, options)
+    return ImageBatch(sources, images.pixels, images.sizes, labels.numpy())
+
+
+def batches(
+    images: ImageBatch,
+    options: TrainerOptions,
+    outputs: Any = None,
+    is_needed: Callable[[str, PredictionId], bool] = lambda filename, prediction_id: True,
+) -> Iterator[PredictionBatch]:
+    """Yields the predictions to explain.
+
+    Args:
+      images: The images.
+      options: `grad_cam.target` chooses the classes.
+      outputs: Of the network for the images; read if `lists_predictions`.
+      is_needed: (file name, prediction) → whether to explain it; asked only about predictions that are listed.
+    """
+    instances = _instances(images, options, outputs)
+    numbers = np.arange(len(instances.indices))
+    instance_ids = np.zeros_like(numbers) if instances.ids is None else instances.ids
+    if instances.subject.class_ids is not None:
+        ids = zip(np.asarray(instances.subject.class_ids).tolist(), instance_ids.tolist(), strict=True)
+        names = [images.sources[index].filename for index in instances.indices]
+        numbers = numbers[[is_needed(*each) for each in zip(names, ids, strict=True)]]
     size = batch_size(options)
-    for start in range(0, len(indices), size):
-        part = indices[start : start + size]
-        ids = None if class_ids is None else class_ids[start : start + size]
-        regions = None
-        if target == TRUE and ids is not None and explanation.true_regions:
-            regions = tf.constant(explanation.true_regions(ground_truth[part], ids, options.transform.image_size))
+    for start in range(0, len(numbers), size):
+        part = numbers[start : start + size]
+        indices = instances.indices[part]
         yield PredictionBatch(
-            sources=[sources[index] for index in part],
-            pixels=tf.gather(images.pixels, part),
-            sizes=tf.gather(images.sizes, part),
-            class_ids=None if ids is None else tf.constant(ids),
-            regions=regions,
-            ground_truth=ground_truth[part],
+            sources=[images.sources[index] for index in indices],
+            indices=indices,
+            pixels=tf.gather(images.pixels, indices),
+            sizes=tf.gather(images.sizes, indices),
+            subject=Subject(*(None if values is None else tf.constant(values[part]) for values in instances.subject)),
+            instance_ids=instance_ids[part].tolist(),
+            ground_truth=images.ground_truth[indices],
         )
+
+
+def _instances(images: ImageBatch, options: TrainerOptions, outputs: Any) -> Instances:
+    explanation, target = tasks.get(options.task.name).explanation, options.grad_cam.target
+    if target == TRUE:
+        return explanation.true_instances(images.ground_truth, options)
+    one_each = np.arange(len(images.sources))
+    if target != PREDICTED:
+        return Instances(one_each, Subject(np.full(len(one_each), options.classes.index(target), np.int64)))
+    if explanation.predicted_instances:
+        return explanation.predicted_instances(outputs, images.sizes, options)
+    return Instances(one_each, Subject())
 
 
 def _source(example: Mapping[str, tf.train.Feature], slices: Sequence[str]) -> SourceImage:

@@ -13,16 +13,16 @@ from components.grad_cam.artifact import (
     UNCERTAIN,
     SelectionReason,
 )
-from components.grad_cam.predictions import SourceImage
+from components.grad_cam.predictions import PredictionId, SourceImage
 from trainer_module.options import ExplanationOptions
 from trainer_module.tasks import PredictionOutcomes
 
 # (group, criterion), as in `SelectionReason`.
 Key = tuple[str, str]
-# (rank value, higher is selected first; file name; id of the explained class)
-Candidate = tuple[float, str, int]
-# File name → id of the explained class → why the prediction was selected.
-Selection = Mapping[str, Mapping[int, Sequence[SelectionReason]]]
+# (rank value, higher is selected first; file name; prediction)
+Candidate = tuple[float, str, PredictionId]
+# File name → prediction → why it was selected.
+Selection = Mapping[str, Mapping[PredictionId, Sequence[SelectionReason]]]
 
 
 def numbers(options: ExplanationOptions) -> dict[str, int]:
@@ -35,13 +35,16 @@ def numbers(options: ExplanationOptions) -> dict[str, int]:
 
 
 def candidates(
-    sources: Sequence[SourceImage], class_ids: np.ndarray, outcomes: PredictionOutcomes, classes: Sequence[str]
+    sources: Sequence[SourceImage],
+    prediction_ids: Sequence[PredictionId],
+    outcomes: PredictionOutcomes,
+    classes: Sequence[str],
 ) -> Iterator[tuple[Key, Candidate]]:
     """Yields every prediction of a batch as a candidate of its class and its slices.
 
     Args:
       sources: The images of M predictions.
-      class_ids: int [M], the explained classes.
+      prediction_ids: Their explained classes and instances.
       outcomes: The outcomes of the predictions.
       classes: Class names.
     """
@@ -50,16 +53,16 @@ def candidates(
         confident = CONFIDENT_RIGHT if outcomes.correct[i] else CONFIDENT_WRONG
         own_class = [CLASS_GROUP_PREFIX + classes[listed]] if listed >= 0 else []
         for group in (*own_class, *source.slices):
-            name = (source.filename, int(class_ids[i]))
+            name = (source.filename, prediction_ids[i])
             yield (group, confident), (float(outcomes.confidence[i]), *name)
             yield (group, UNCERTAIN), (-float(outcomes.margin[i]), *name)
 
 
 def by_filename(best: Iterable[tuple[Key, Sequence[Candidate]]]) -> Selection:
     """Turns the best candidates of every group, best first, into a table of files."""
-    selection: dict[str, dict[int, list[SelectionReason]]] = {}
+    selection: dict[str, dict[PredictionId, list[SelectionReason]]] = {}
     for (group, criterion), ranked in sorted(best):
-        for rank, (_, filename, class_id) in enumerate(ranked, start=1):
+        for rank, (_, filename, prediction_id) in enumerate(ranked, start=1):
             reason = SelectionReason(group=group, criterion=criterion, rank=rank)
-            selection.setdefault(filename, {}).setdefault(class_id, []).append(reason)
+            selection.setdefault(filename, {}).setdefault(prediction_id, []).append(reason)
     return selection

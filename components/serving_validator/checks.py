@@ -109,7 +109,7 @@ def _requests(
     ):
         if signature in served.signatures:
             checks.append(_agreement(served, signature, values, task, reference, options, limits.tolerance))
-    for signature in (features.EXPLAIN, features.EXPLAIN_LABELS, features.EMBED):
+    for signature in (*features.EXPLANATIONS, features.EMBED):
         if signature in served.signatures:
             checks.append(_response(served, signature, image_bytes, at_once))
     if features.SERVING_DEFAULT in served.signatures:

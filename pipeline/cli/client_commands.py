@@ -202,27 +202,39 @@ def explain(
     every_label: Annotated[
         bool, typer.Option("--every-label", help="Explain every predicted class of a multi-label model.")
     ] = False,
+    every_detection: Annotated[
+        bool, typer.Option("--every-detection", help="Explain every object that a detector detects.")
+    ] = False,
     as_json: JsonOption = False,
     *,
     server: Server,
 ) -> None:
     """Writes Grad-CAM overlays for images and prints the explained predictions."""
+    if every_label and every_detection:
+        raise typer.BadParameter("--every-label and --every-detection are for different models: use one of them")
     paths = _output_paths(images, output_dir, "explanation")
     rows: list[dict[str, Any]] = []
     errors, table = Errors(), [("image", "class", "score", "explanation")]
     pairs = list(zip(images, paths, strict=True))
 
     def request(client: clients.Client, batch: list[Path]) -> Iterable[Any]:
-        return client.explain_labels(batch) if every_label else client.explain(batch)
+        if every_label:
+            return client.explain_labels(batch)
+        return client.explain_detections(batch) if every_detection else client.explain(batch)
 
     explained: list[tuple[Path, Path, clients.Explanation]] = []
     for (path, output), result in _results(server, images, pairs, request, errors, progress=True):
-        if not every_label:
-            explained = [(path, output, result)]
-        else:
+        if every_label:
             explained = [(path, output.with_stem(f"{output.stem}_class{each.class_id}"), each) for each in result]
+        elif every_detection:
+            explained = [
+                (path, output.with_stem(f"{output.stem}_object{number}"), each)
+                for number, each in enumerate(result, start=1)
+            ]
+        else:
+            explained = [(path, output, result)]
         if not explained:
-            table.append((str(path), "(no class)", "", ""))
+            table.append((str(path), "(no object)" if every_detection else "(no class)", "", ""))
         for path, output, explanation in explained:
             _write_explanation(path, output, explanation, heatmaps, rows, table)
     if len(table) > 1 and not as_json:
@@ -247,13 +259,15 @@ def _write_explanation(
     import numpy as np
 
     _write(output, explanation.overlay_png)
-    row = {
+    row: dict[str, Any] = {
         "image": str(path),
         "label": explanation.label,
         "class_id": explanation.class_id,
         "score": explanation.score,
         "overlay": str(output),
     }
+    if explanation.box is not None:
+        row["box"] = explanation.box
     if heatmaps:
         buffer = io.BytesIO()
         np.save(buffer, explanation.heatmap)

@@ -117,7 +117,7 @@ def from_log_records(
             yield record, index, Candidate(f"request-{digest[:16]}", encoded, image_id, REQUEST_LOG)
 
 
-_PREDICTIONS = (features.SERVING_DEFAULT, features.CLASSIFY, features.EXPLAIN, features.EXPLAIN_LABELS, features.EMBED)
+_PREDICTIONS = (features.SERVING_DEFAULT, features.CLASSIFY, *features.EXPLANATIONS, features.EMBED)
 
 
 class JudgedImages(NamedTuple):

@@ -78,10 +78,14 @@ def _ranked(server: ModelServer, client: Client, model: str, version: int, image
 
 
 def _heatmaps(server: ModelServer, client: Client, model: str, version: int, image: bytes) -> list[dict[str, Any]]:
-    """Returns the heat map of every predicted class if the model has them, otherwise that of the best one."""
+    """Returns the heat maps of all predicted classes or objects if the model has them, otherwise of the best one."""
     explanations: Sequence[Explanation] = ()
-    if server.has_signature(model, version, features.EXPLAIN_LABELS):
-        explanations = client.explain_labels([image]).or_raise()[0]
+    for signature, explain in (
+        (features.EXPLAIN_LABELS, client.explain_labels),
+        (features.EXPLAIN_DETECTIONS, client.explain_detections),
+    ):
+        if server.has_signature(model, version, signature):
+            explanations = explain([image]).or_raise()[0]
     if not explanations and server.has_signature(model, version, features.EXPLAIN):
         explanations = client.explain([image]).or_raise()
     return [

@@ -52,7 +52,7 @@ class Proxy(grpc.GenericRpcHandler):
             request_id = request_ids.accepted(given)
             if kind and given is None:
                 metadata.append((REQUEST_ID_KEY, request_id))
-            future = call.future(request, timeout=grpc_calls.remaining_s(context), metadata=metadata)
+            future = call.future(request, timeout=grpc_calls.forwarded_timeout_s(context), metadata=metadata)
             if not context.add_callback(future.cancel):  # the call is over already
                 future.cancel()
             try:
@@ -75,7 +75,7 @@ class Proxy(grpc.GenericRpcHandler):
 
         def respond(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
             metadata = _forwarded(context.invocation_metadata())
-            responses = call(requests, timeout=grpc_calls.remaining_s(context), metadata=metadata)
+            responses = call(requests, timeout=grpc_calls.forwarded_timeout_s(context), metadata=metadata)
             if not context.add_callback(responses.cancel):
                 responses.cancel()
             try:

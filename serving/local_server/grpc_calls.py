@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,19 @@ def remaining_s(context: grpc.ServicerContext) -> float | None:
     """Returns the time until the deadline of a call, at least 0; None without deadline."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None or remaining > _NEVER_S else max(remaining, 0.0)
+
+
+def forwarded_timeout_s(context: grpc.ServicerContext) -> float | None:
+    """Returns the timeout of a call that a proxy makes for this one: the remaining time, with three significant digits.
+
+    gRPC transmits at most three, and rounds up (`Timeout::FromMillis` in its core): the target would get more time than
+    the caller has. None without deadline.
+    """
+    remaining = remaining_s(context)
+    if not remaining:
+        return remaining
+    unit = max(0.001, 10.0 ** (math.floor(math.log10(remaining)) - 2))
+    return round(math.floor(remaining / unit) * unit, 3)
 
 
 def respond(context: grpc.ServicerContext, compute: Callable[[], Any]) -> Any:

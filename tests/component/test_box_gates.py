@@ -1,5 +1,6 @@
 """Gates of a detector and of its dataset: every injected failure is refused by the intended gate, and by no other."""
 
+import contextlib
 import shutil
 
 import keras
@@ -10,7 +11,14 @@ import tensorflow_data_validation as tfdv
 
 from components.example_validator import findings
 from components.grad_cam import faithfulness_gate
-from components.grad_cam.artifact import FaithfulnessReport
+from components.grad_cam.artifact import (
+    BOX,
+    HEATMAP,
+    HEATMAPS_PREFIX,
+    INSTANCE_ID,
+    ExplanationIndex,
+    FaithfulnessReport,
+)
 from components.image_example_gen import boxes, image_file, labels, raw_examples
 from components.image_example_gen.boxes import Box
 from components.image_example_gen.options import DataOptions
@@ -54,7 +62,7 @@ class Detector:
             classes=CLASSES,
             transform={"image_size": SIZE},
             model={"name": "scratch_cnn", "blocks": [[4], [4], [8], [8]]},
-            task={"name": "detection", "score_threshold": 0.0, "max_detections": 5},
+            task={"name": "detection", "score_threshold": 0.0, "served_threshold": 0.0, "max_detections": 5},
             grad_cam={"faithfulness_steps": 2, "target": "true", "select": "everything", "least_certain": 0},
         )
         self.model = build(2, self.options)
@@ -191,6 +199,49 @@ def test_grad_cam_refuses_a_detector_that_looks_beside_the_boxes(faithfulness_re
     assert not report.blessed and artifact.get_int_custom_property("blessed") == 0
     counts = {result.metric.name: result.count for result in report.results}
     assert counts["pointing_game"] == counts["energy_inside"] == COUNT
+
+
+def test_grad_cam_explains_every_detection_and_so_does_the_export(detector, run_grad_cam, tmp_path):
+    chosen = {"target": "predicted", "most_confident_right": 50, "most_confident_wrong": 50, "faithfulness_sample": 7}
+    options = detector.options.model_copy(update={"grad_cam": detector.options.grad_cam.model_copy(update=chosen)})
+    folder, _ = run_grad_cam(detector.examples, detector.run_dir, tmp_path, options)
+    entries, report = ExplanationIndex.read(str(folder)).predictions, FaithfulnessReport.read(str(folder))
+    assert report.num_predictions == 7
+    with contextlib.closing(SessionModel(detector.serving_dir)) as served:
+        images = [checks._image_of(example) for example in detector.examples]
+        detections, explained = (
+            served.run_on(signature, images) for signature in (features.SERVING_DEFAULT, features.EXPLAIN_DETECTIONS)
+        )
+    np.testing.assert_array_equal(explained["boxes"], detections["detection_boxes"][:, :4])
+    np.testing.assert_array_equal(explained["labels"], detections["detection_labels"][:, :4])
+    np.testing.assert_allclose(explained["scores"], detections["detection_scores"][:, :4], atol=1e-6)
+    # Objects of one class have heat maps of their own: of equal ones, the position would be that of the best.
+    assert len(np.unique(explained["heatmaps"].round(3), axis=1)[0]) > 1
+    files = sorted(map(str, folder.glob(f"{HEATMAPS_PREFIX}*.gz")))
+    stored = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
+    assert len(stored) == 5 * COUNT == len(entries)
+    for index in range(COUNT):
+        of_image = [e.features.feature for e in stored if name_of(e) == f"{index}.png"]
+        drawn = [entry for entry in entries if entry.filename == f"{index}.png"]
+        assert len({feature[INSTANCE_ID].int64_list.value[0] for feature in of_image}) == 5
+        assert len({entry.overlay for entry in drawn}) == 5
+        for box, heatmap, png in zip(
+            *(explained[key][index] for key in ("boxes", "heatmaps", "overlay_png_bytes")), strict=True
+        ):
+            feature = min(of_image, key=lambda each, box=box: np.abs(each[BOX].float_list.value - box).sum())
+            np.testing.assert_allclose(feature[BOX].float_list.value, box, atol=1e-5)
+            np.testing.assert_allclose(np.reshape(feature[HEATMAP].float_list.value, [SIZE, SIZE]), heatmap, atol=1e-4)
+            entry = min(drawn, key=lambda each, box=box: np.abs(np.array(each.box) - box).sum())
+            assert entry.box == pytest.approx(box, abs=1e-5)
+            # The white line of the outline, in the overlay of the server.
+            overlay = tf.io.decode_png(png).numpy()
+            top, left, bottom, right = np.round(box * [SIZE, SIZE + 16, SIZE, SIZE + 16]).astype(int)
+            if bottom - top > 2 and right - left > 2:
+                assert (overlay[top + 1, left + 1 : right - 1] == 255).all()
+
+
+def name_of(example):
+    return example.features.feature[features.IMAGE_FILENAME].bytes_list.value[0].decode()
 
 
 @pytest.mark.parametrize("name", ["pointing_game", "energy_inside"])

@@ -28,6 +28,7 @@ from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.model_input import Geometry
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions, TransformOptions
+from trainer_module.tasks import Subject
 
 SLICES = ("brightness", "camera")
 CLASSIFICATION, SEGMENTATION = (tasks.get(name) for name in ("classification", "segmentation"))
@@ -139,7 +140,7 @@ def test_written_heat_maps_equal_those_of_the_algorithm(tiny_model, explained):
         index = int(entry.filename.split("/")[1].removesuffix(".png"))
         pixels = preprocessing.decode_and_resize(tf.constant([tiny_model.image_bytes[index]]), Geometry.of(16), 3)
         expected = explain(pixels)
-        class_id = int(expected.class_id[0])
+        class_id = int(expected.subject.class_ids[0])
         row = stored[entry.filename, class_id]
         np.testing.assert_allclose(row[stored_keys.HEATMAP], expected.heatmap[0], atol=1e-4)
         assert row[stored_keys.SCORE] == pytest.approx(float(expected.score[0]), abs=1e-4)
@@ -230,7 +231,9 @@ def test_every_image_for_one_class_and_a_gate_that_refuses(tiny_model, examples,
     for (name, _), row in stored.items():
         index = int(name.split("/")[1].removesuffix(".png"))
         pixels = preprocessing.decode_and_resize(tf.constant([tiny_model.image_bytes[index]]), Geometry.of(16), 3)
-        np.testing.assert_allclose(row[stored_keys.HEATMAP], explain(pixels, tf.constant([2])).heatmap[0], atol=1e-4)
+        np.testing.assert_allclose(
+            row[stored_keys.HEATMAP], explain(pixels, Subject(tf.constant([2]))).heatmap[0], atol=1e-4
+        )
     assert {r.criterion for entry in entries_in(folder) for r in entry.reasons} == {stored_keys.CONFIDENT_WRONG}
     report = report_in(folder)
     (failure,) = report.failures()
@@ -294,13 +297,13 @@ def test_with_masks_the_largest_predicted_class_is_explained(masked, tmp_path, r
     assert len(stored) == 8
     predicted = model(images, training=False).numpy().argmax(axis=-1)
     for index in range(8):
-        class_id = int(expected.class_id[index])
+        class_id = int(expected.subject.class_ids[index])
         row = stored[f"{index}.png", class_id]
         np.testing.assert_allclose(row[stored_keys.HEATMAP], expected.heatmap[index], atol=1e-4)
         region, truth = (predicted[index] == class_id) & (masks[index] != 255), masks[index] == class_id
         assert row[stored_keys.IS_CORRECT] == ((region & truth).sum() / (region | truth).sum() >= 0.5)
     results = {result.metric.name: result for result in report_in(folder).results}
-    inside = masks == expected.class_id.numpy()[:, np.newaxis, np.newaxis]
+    inside = masks == expected.subject.class_ids.numpy()[:, np.newaxis, np.newaxis]
     probe = faithfulness.Probe(tf.constant(images), expected.heatmap, tf.constant(inside), lambda images: None, 2)
     for name in ("pointing_game", "energy_inside"):
         values, result = METRICS[name].compute(probe).numpy(), results[name]
@@ -319,7 +322,7 @@ def test_with_masks_every_true_class_can_be_explained_in_its_region(masked, tmp_
     pixels, class_ids = images[[i for i, _ in pairs]], np.array([c for _, c in pairs])
     regions = masks[[i for i, _ in pairs]] == class_ids[:, np.newaxis, np.newaxis]
     explain = grad_cam.explainer(model, SEGMENTATION.explanation)
-    expected = explain(tf.constant(pixels), tf.constant(class_ids), tf.constant(regions))
+    expected = explain(tf.constant(pixels), Subject(tf.constant(class_ids), tf.constant(regions)))
     for (index, class_id), heatmap in zip(pairs, expected.heatmap, strict=True):
         np.testing.assert_allclose(stored[f"{index}.png", class_id][stored_keys.HEATMAP], heatmap, atol=1e-4)
     pointing = next(result for result in report_in(folder).results if result.metric.name == "pointing_game")
@@ -341,7 +344,7 @@ def test_pusher_waits_for_grad_cam(monkeypatch, others, faithful, pushes):
 
 def test_an_undefined_metric_fails_every_bound():
     undefined = faithfulness_gate.compare(METRICS["pointing_game"], None, 0.5)
-    assert undefined.passed is False and "pointing_game is undefined: no explained class" in undefined.detail
+    assert undefined.passed is False and "pointing_game is undefined: nothing that the sample" in undefined.detail
     assert faithfulness_gate.compare(METRICS["average_drop"], (0.2, 3), 0.2).passed is True
     assert faithfulness_gate.compare(METRICS["average_drop"], (0.21, 3), 0.2).passed is False
     assert faithfulness_gate.compare(METRICS["insertion_auc"], (0.2, 3), 0.2).passed is True

@@ -275,16 +275,18 @@ def test_both_protocols_explain_like_grad_cam_itself(http, channel, tiny_model):
     rows = http.post("/v1/models/colours:predict", json=body).json()["predictions"]
     explain = grad_cam.explainer(tiny_model.model, tasks.get("classification").explanation)
     expected = explain(preprocessing.decode_and_resize(tf.constant(images), Geometry.of(16), 3))
-    names = [tiny_model.options.classes[class_id] for class_id in expected.class_id]
+    names = [tiny_model.options.classes[class_id] for class_id in expected.subject.class_ids]
     assert set(by_grpc) == {"heatmap", "overlay_png_bytes", "class_id", "label", "score"}
     assert by_grpc["heatmap"].max() == pytest.approx(1.0)
     np.testing.assert_allclose(by_grpc["heatmap"], expected.heatmap, atol=1e-4)
     np.testing.assert_allclose(by_grpc["score"], expected.score, atol=1e-4)
-    np.testing.assert_array_equal(by_grpc["class_id"], expected.class_id)
+    np.testing.assert_array_equal(by_grpc["class_id"], expected.subject.class_ids)
     assert [label.decode() for label in by_grpc["label"]] == names
     np.testing.assert_allclose([row["heatmap"] for row in rows], expected.heatmap, atol=1e-4)
     np.testing.assert_allclose([row["score"] for row in rows], expected.score, atol=1e-4)
-    assert [(row["class_id"], row["label"]) for row in rows] == list(zip(expected.class_id, names, strict=True))
+    assert [(row["class_id"], row["label"]) for row in rows] == list(
+        zip(expected.subject.class_ids, names, strict=True)
+    )
     pngs = [base64.b64decode(row["overlay_png_bytes"]["b64"]) for row in rows]
     assert pngs == by_grpc["overlay_png_bytes"].tolist() and pngs[0].startswith(b"\x89PNG")
 

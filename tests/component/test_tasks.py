@@ -275,7 +275,8 @@ def test_labels_are_the_classes_of_the_raw_example(task):
     chosen = options(task.name)
     labels = labels_of(task, chosen).numpy()
     assert len(labels) == COUNT
-    indices, class_ids = task.explanation.true_classes(labels, chosen)
+    instances = task.explanation.true_instances(labels, chosen)
+    indices, class_ids = instances.indices, instances.subject.class_ids
     for index, ids in enumerate(CLASS_IDS):
         label = task.example_label(ids, CLASSES, SIZE)
         names = {name for key in task.class_features for name in label[key]}

@@ -112,6 +112,10 @@ def test_detections_are_served(run, running_server, both_clients):
             assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
             (detections,) = client.detect([image])
             objects.append(detections.objects)
+            explained = client.explain_detections([image]).or_raise()[0]
+            assert len(explained) == 4 == len({entry.heatmap.tobytes() for entry in explained})
+            for entry, detected in zip(explained, detections.objects, strict=False):
+                assert entry.box == pytest.approx(detected.box, abs=1e-6) and entry.label == detected.label
     assert len(objects[0]) == 10 and {entry.label for entry in objects[0]} <= set(CLASSES)
     for own, other in zip(*objects, strict=True):
         assert own.label == other.label and own.score == pytest.approx(other.score, abs=1e-6)

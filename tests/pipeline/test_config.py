@@ -514,7 +514,10 @@ def test_an_unknown_colour_map_is_rejected():
             ["grad_cam.thresholds.pointing_game=0.5"],
             'pointing_game requires labels with regions, and task.name = "classification"',
         ),
-        (["grad_cam.method=lime"], "grad_cam.method: Input should be 'grad_cam' or 'grad_cam_plus_plus'"),
+        (
+            ["grad_cam.method=lime"],
+            "grad_cam.method: Input should be 'auto', 'grad_cam', 'grad_cam_plus_plus' or 'hires_cam'",
+        ),
     ],
 )
 def test_invalid_settings_of_explanations(overrides, message):

@@ -567,3 +567,86 @@ def test_a_served_threshold_below_the_returned_scores_is_an_error():
         stored = options(**given)
         assert stored.task.served_threshold == expected
         assert TrainerOptions.model_validate_json(stored.model_dump_json()) == stored
+
+
+# === Explanations ===
+
+
+def two_of_one_class(resize="stretch"):
+    """Outputs that detect two objects of class 1 and one of class 0, their positions, and the options."""
+    predicted, positions = outputs(), [3, 40, 70]
+    for position, class_id, logit, corners in zip(
+        positions,
+        (1, 1, 0),
+        (2.0, 1.0, 0.5),
+        ((0.1, 0.1, 0.4, 0.4), (0.5, 0.5, 0.9, 0.8), (0.1, 0.6, 0.4, 0.9)),
+        strict=True,
+    ):
+        predicted[0, position, class_id], predicted[0, position, 2:] = logit, corners
+    chosen = options()
+    transform = chosen.transform.model_copy(update={"image_size": (SIZE, SIZE), "resize": resize})
+    return tf.constant(predicted), positions, chosen.model_copy(update={"transform": transform})
+
+
+@pytest.mark.parametrize(("resize", "image_size"), [("stretch", (30, 90)), ("pad", (30, 90)), ("crop", (90, 60))])
+def test_detections_of_one_class_are_explained_at_their_own_positions(resize, image_size):
+    predicted, positions, chosen = two_of_one_class(resize)
+    instances = TASK.explanation.predicted_instances(predicted, tf.constant([image_size]), chosen)
+    assert instances.indices.tolist() == [0, 0, 0] and instances.ids.tolist() == positions
+    assert instances.subject.class_ids.tolist() == [1, 1, 0] and instances.subject.positions.tolist() == positions
+    repeated = tf.repeat(predicted, 3, axis=0)
+    target = TASK.explanation.target(repeated, instances.subject, (SIZE, SIZE))
+    np.testing.assert_allclose(target.logit, [2.0, 1.0, 0.5])
+    np.testing.assert_allclose(TASK.explanation.score(repeated, target.subject), 1 / (1 + np.exp([-2.0, -1.0, -0.5])))
+    corners = TASK.explanation.boxes(repeated, target.subject).numpy()
+    np.testing.assert_allclose(corners, predicted.numpy()[0, positions, 2:])
+    for region, (ymin, xmin, ymax, xmax) in zip(target.subject.regions.numpy(), corners * SIZE, strict=True):
+        rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+        covered = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
+        assert np.abs(covered - [ymin, xmin, ymax, xmax]).max() <= 1.0
+
+
+def test_an_image_without_detections_is_explained_where_the_score_is_largest():
+    predicted = outputs()
+    predicted[0, 21, 1] = -5.0  # a score of 0.007
+    instances = TASK.explanation.predicted_instances(tf.constant(predicted), tf.constant([[SIZE, SIZE]]), options())
+    assert instances.indices.tolist() == [0] and instances.subject.class_ids.tolist() == [1]
+    assert instances.subject.positions.tolist() == [21]
+
+
+def test_a_detection_is_compared_with_the_object_of_its_class_that_it_overlaps():
+    predicted, _, chosen = two_of_one_class()
+    objects = label(
+        (0.1, 0.1, 0.4, 0.4, 1, box_labels.OBJECT),  # that of the first detection
+        (0.6, 0.6, 1.0, 1.0, 1, box_labels.OBJECT),  # overlaps with the second one, with an IoU of 0.27
+        (0.1, 0.6, 0.4, 0.9, 1, box_labels.OBJECT),  # at the third one, but of another class
+        (0.5, 0.5, 0.9, 0.8, 1, box_labels.CROWD),  # not one object
+    )
+    explanation = TASK.explanation
+    instances = explanation.predicted_instances(predicted, tf.constant([[SIZE, SIZE]]), chosen)
+    repeated, truth = tf.repeat(predicted, 3, axis=0), np.repeat(objects, 3, axis=0)
+    subject = explanation.target(repeated, instances.subject, (SIZE, SIZE)).subject
+    regions = explanation.true_regions(truth, subject)
+    assert [region.any() for region in regions] == [True, True, False]
+    assert regions[0, 8:25, 8:25].all() and regions[0].sum() < 23**2
+    assert regions[1, 40:, 40:].all() and not regions[1, :36].any()
+    outcomes = explanation.outcomes(repeated, subject, truth, chosen)
+    assert outcomes.correct.tolist() == [True, False, False] and outcomes.listed_ids.tolist() == [1, 1, 0]
+    assert outcomes.exists.all()
+
+
+def test_every_object_of_the_ground_truth_is_explained_in_its_own_region():
+    objects = label(
+        (0.1, 0.1, 0.4, 0.4, 1, box_labels.OBJECT),
+        (0.5, 0.5, 0.9, 0.8, 1, box_labels.DIFFICULT),
+        (0.0, 0.0, 1.0, 1.0, 0, box_labels.CROWD),
+    )
+    _, _, chosen = two_of_one_class()
+    instances = TASK.explanation.true_instances(objects, chosen)
+    assert instances.indices.tolist() == [0, 0] and instances.ids.tolist() == [0, 1]
+    assert instances.subject.class_ids.tolist() == [1, 1]
+    first, second = instances.subject.regions
+    assert not (first & second).any() and first[8:25, 8:25].all() and second[33:56, 33:50].all()
+    predicted, positions, _ = two_of_one_class()
+    target = TASK.explanation.target(tf.repeat(predicted, 2, axis=0), instances.subject, (SIZE, SIZE))
+    assert target.subject.positions.numpy().tolist() == positions[:2]

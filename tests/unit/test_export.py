@@ -64,7 +64,7 @@ def test_explain_returns_grad_cam_heat_maps(tiny_session, tiny_model):
     expected = grad_cam.explainer(tiny_model.model, tasks.get("classification").explanation)(pixels)
     np.testing.assert_allclose(response["heatmap"], expected.heatmap, atol=1e-4)
     assert response["heatmap"].min() >= 0 and response["heatmap"].max() <= 1
-    np.testing.assert_array_equal(response["class_id"], expected.class_id)
+    np.testing.assert_array_equal(response["class_id"], expected.subject.class_ids)
     with Image.open(io.BytesIO(tiny_model.image_bytes[0])) as image:
         assert Image.open(io.BytesIO(response["overlay_png_bytes"][0])).size == image.size
 

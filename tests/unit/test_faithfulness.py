@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer_module import faithfulness, grad_cam, tasks
+from trainer_module.tasks import Subject
 
 SIDE = 16
 CLASSIFICATION, SEGMENTATION = (tasks.get(name).explanation for name in ("classification", "segmentation"))
@@ -37,7 +38,7 @@ def probability(mean):
 def explanation(heatmap, region=None):
     heatmap = np.broadcast_to(np.asarray(heatmap, np.float32), (2, SIDE, SIDE))
     ones = tf.ones([2], tf.int64)
-    return grad_cam.ExplainedBatch(tf.constant(heatmap), ones, tf.ones([2]), region, tf.zeros([2, 2]))
+    return grad_cam.ExplainedBatch(tf.constant(heatmap), Subject(ones, region), tf.ones([2]), None, tf.zeros([2, 2]))
 
 
 def test_values_of_a_faithful_map(model, images):
@@ -72,7 +73,7 @@ def test_more_confidence_without_the_rest_counts_as_increase(model, images):
     """The first class is more probable without the bright part."""
     quarter = np.ones((SIDE, SIDE), np.float32)
     quarter[: SIDE // 2, : SIDE // 2] = 0.0
-    first_class = explanation(quarter)._replace(class_id=tf.zeros([2], tf.int64))
+    first_class = explanation(quarter)._replace(subject=Subject(tf.zeros([2], tf.int64)))
     values = faithfulness.measurer(model, CLASSIFICATION, steps=2)(tf.constant(images), first_class, None)
     np.testing.assert_array_equal(values["increase_in_confidence"], [1.0, 1.0])
     np.testing.assert_array_equal(values["average_drop"], [0.0, 0.0])

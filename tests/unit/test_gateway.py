@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ import pytest
 from serving import wire
 from serving.gateway.gateway import Gateway, GatewayOptions
 from serving.gateway.mirror import compare
+from serving.local_server import grpc_calls
 from serving.request_log.options import LogOptions
 
 PREDICT = wire.PREDICT_METHOD
@@ -84,6 +86,25 @@ def channel(target: tuple[Target, str], tmp_path: Path) -> Iterator[grpc.Channel
     """A channel to the gateway."""
     with running(target[1], tmp_path) as gateway, grpc.insecure_channel(f"127.0.0.1:{gateway.port}") as opened:
         yield opened
+
+
+@pytest.mark.parametrize(
+    ("remaining", "forwarded"),
+    [
+        (None, None),
+        (0.0, 0.0),
+        (0.0004, 0.0),
+        (0.1239, 0.123),
+        (9.999, 9.99),
+        (30.0004, 30.0),
+        (29.99, 29.9),
+        (123.9, 123.0),
+        (3600.5, 3600.0),
+    ],
+)
+def test_the_target_never_gets_more_time_than_the_caller_has(remaining: float | None, forwarded: float | None) -> None:
+    context = SimpleNamespace(time_remaining=lambda: remaining)
+    assert grpc_calls.forwarded_timeout_s(context) == forwarded
 
 
 def test_bytes_and_metadata_are_forwarded(target: tuple[Target, str], channel: grpc.Channel) -> None:

@@ -1,6 +1,7 @@
 """Grad-CAM: closed-form results, invariances, and its dependence on the weights."""
 
 import dataclasses
+import typing
 
 import keras
 import numpy as np
@@ -12,10 +13,11 @@ from trainer_module.feature_maps import find_layer, with_feature_map
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.network import build as build_network
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import Target
+from trainer_module.tasks import ExplanationMethod, Subject, Target
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 STATISTICS = PixelStatistics(np.full(3, 60.0, np.float32), np.full(3, 1200.0, np.float32))
+METHODS = typing.get_args(ExplanationMethod)
 
 
 CLASSIFICATION, SEGMENTATION = (tasks.get(name).explanation for name in ("classification", "segmentation"))
@@ -85,14 +87,14 @@ def correlations(ones, others):
 
 def test_a_linear_model_gives_the_weighted_feature_map(linear_model, images, weights):
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = explainer(linear_model)(tf.constant(images), tf.constant(class_ids))
+    explanation = explainer(linear_model)(tf.constant(images), Subject(tf.constant(class_ids)))
     expected = normalized(np.einsum("nhwc,cn->nhw", images, weights[:, class_ids]))
     np.testing.assert_allclose(explanation.heatmap, expected, atol=1e-5)
 
 
 def test_grad_cam_plus_plus_of_a_linear_model_follows_the_equations(linear_model, images, weights):
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = explainer(linear_model, "grad_cam_plus_plus")(tf.constant(images), tf.constant(class_ids))
+    explanation = explainer(linear_model, "grad_cam_plus_plus")(tf.constant(images), Subject(tf.constant(class_ids)))
     # Every position has the same gradient: alphas and their sums are those of one position times the area.
     gradients = weights[:, class_ids].T / SIZE**2
     alphas = gradients**2 / (2 * gradients**2 + gradients**3 * images.sum(axis=(1, 2)))
@@ -118,7 +120,7 @@ def test_the_region_of_a_mask_weights_the_channels(pixel_model, images, weights)
     regions = np.zeros((5, SIZE, SIZE), bool)
     regions[:, :2, :4] = True
     class_ids = np.array([0, 1, 2, 3, 0])
-    explanation = explainer(pixel_model)(tf.constant(images), tf.constant(class_ids), tf.constant(regions))
+    explanation = explainer(pixel_model)(tf.constant(images), Subject(tf.constant(class_ids), tf.constant(regions)))
     coarse = images.reshape(5, 4, 2, 4, 2, CHANNELS).mean(axis=(2, 4))
     maps = np.maximum(np.einsum("nhwc,cn->nhw", coarse, weights[:, class_ids]), 0.0)
     # The weights of all channels have the factor 8 / 16, which cancels in the normalisation.
@@ -134,26 +136,26 @@ def test_with_masks_the_largest_foreground_class_is_explained_where_it_is_predic
     model = unet(classes=4)
     # One image is all background; in another the background is the largest class.
     predicted = np.array([[[0, 0], [0, 0]], [[0, 0], [3, 2]], [[1, 1], [2, 2]], [[2, 2], [2, 3]]])
-    target = SEGMENTATION.target(tf.one_hot(predicted, 4), None, None, predicted.shape[1:3])
+    target = SEGMENTATION.target(tf.one_hot(predicted, 4), Subject(), predicted.shape[1:3]).subject
     np.testing.assert_array_equal(target.class_ids, [0, 2, 1, 2])
     np.testing.assert_array_equal(target.regions, predicted == np.reshape([0, 2, 1, 2], (-1, 1, 1)))
     explanation = explainer(model)(tf.constant(image_batch))
     masks = model(image_batch, training=False).numpy().argmax(axis=-1)
     largest = [1 + np.bincount(mask.ravel(), minlength=4)[1:].argmax() if mask.any() else 0 for mask in masks]
-    np.testing.assert_array_equal(explanation.class_id, largest)
-    np.testing.assert_array_equal(explanation.region, masks == np.reshape(largest, (-1, 1, 1)))
+    np.testing.assert_array_equal(explanation.subject.class_ids, largest)
+    np.testing.assert_array_equal(explanation.subject.regions, masks == np.reshape(largest, (-1, 1, 1)))
 
 
 def test_a_region_without_pixels_has_no_evidence(image_batch):
     nowhere = tf.zeros([4, 32, 32], tf.bool)
-    explanation = explainer(unet())(tf.constant(image_batch), tf.zeros([4], tf.int64), nowhere)
+    explanation = explainer(unet())(tf.constant(image_batch), Subject(tf.zeros([4], tf.int64), nowhere))
     assert not explanation.heatmap.numpy().any() and not explanation.score.numpy().any()
 
 
 def test_the_predicted_class_is_explained_unless_another_is_named(linear_model, images):
     explanation = explainer(linear_model)(tf.constant(images))
     logits = linear_model(images).numpy()
-    np.testing.assert_array_equal(explanation.class_id, logits.argmax(axis=1))
+    np.testing.assert_array_equal(explanation.subject.class_ids, logits.argmax(axis=1))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(explanation.score, probabilities.max(axis=1), rtol=1e-5)
 
@@ -191,20 +193,35 @@ def explain_position(level, row, column):
     def logits(outputs):
         return outputs[level]["class_logits"][:, row, column]
 
-    def target(outputs, class_ids, regions, size):
-        class_ids = tf.argmax(logits(outputs), axis=-1) if class_ids is None else class_ids
-        return Target(class_ids, None, tf.gather(logits(outputs), class_ids, axis=-1, batch_dims=1))
+    def target(outputs, subject, size):
+        class_ids = tf.argmax(logits(outputs), axis=-1) if subject.class_ids is None else subject.class_ids
+        return Target(Subject(class_ids), tf.gather(logits(outputs), class_ids, axis=-1, batch_dims=1))
 
-    def score(outputs, class_ids, regions):
-        return tf.gather(tf.nn.sigmoid(logits(outputs)), class_ids, axis=-1, batch_dims=1)
+    def score(outputs, subject):
+        return tf.gather(tf.nn.sigmoid(logits(outputs)), subject.class_ids, axis=-1, batch_dims=1)
 
     return dataclasses.replace(CLASSIFICATION, target=target, score=score)
+
+
+@pytest.mark.parametrize(("level", "stride"), [("fine", 2), ("coarse", 4)])
+def test_hires_cam_shows_what_one_position_depends_on(pyramid_model, images, level, stride):
+    """The closed form: g is the kernel at the pixels below the position, and 0 elsewhere."""
+    class_ids, explanation = np.array([0, 1, 2, 3, 0]), explain_position(level, 1, 0)
+    explain = grad_cam.explainer(pyramid_model, explanation, "hires_cam")
+    explained = explain(tf.constant(images), Subject(tf.constant(class_ids)))
+    weights = pyramid_model.get_layer(f"{level}_logits").get_weights()[0][0, 0][:, class_ids]
+    below = np.zeros((1, SIZE, SIZE))
+    below[:, stride : 2 * stride, :stride] = 1.0
+    expected = normalized(below * np.einsum("nhwc,cn->nhw", images, weights))
+    np.testing.assert_allclose(explained.heatmap, expected, atol=1e-5)
+    elsewhere = grad_cam.explainer(pyramid_model, explanation)(tf.constant(images), Subject(tf.constant(class_ids)))
+    assert (elsewhere.heatmap.numpy() * (1.0 - below)).any()  # Grad-CAM's mean gradient is not local
 
 
 @pytest.mark.parametrize(("level", "row", "column"), [("fine", 3, 1), ("coarse", 0, 1)])
 def test_a_task_can_explain_one_position_of_one_output(pyramid_model, images, level, row, column):
     class_ids, explanation = np.array([0, 1, 2, 3, 0]), explain_position(level, row, column)
-    explained = grad_cam.explainer(pyramid_model, explanation)(tf.constant(images), tf.constant(class_ids))
+    explained = grad_cam.explainer(pyramid_model, explanation)(tf.constant(images), Subject(tf.constant(class_ids)))
     weights = pyramid_model.get_layer(f"{level}_logits").get_weights()[0][0, 0][:, class_ids]
     np.testing.assert_allclose(explained.heatmap, normalized(np.einsum("nhwc,cn->nhw", images, weights)), atol=1e-5)
     outputs = pyramid_model(images)
@@ -243,7 +260,7 @@ def test_the_cut_network_agrees_with_the_whole_one(head, image_batch):
         explanation = explainer(model, layer=layer)(tf.constant(image_batch))
         expected = [
             textbook(model, image, int(class_id), layer)
-            for image, class_id in zip(image_batch, explanation.class_id, strict=True)
+            for image, class_id in zip(image_batch, explanation.subject.class_ids, strict=True)
         ]
         np.testing.assert_allclose(explanation.heatmap, normalized(np.stack(expected)), atol=1e-4)
 
@@ -264,7 +281,7 @@ def test_a_map_inside_a_network_within_the_network(image_batch):
     for name in ("block_13_expand_relu", "backbone/block_13_expand_relu"):
         explain = explainer(model, layer=name)
         np.testing.assert_allclose(
-            explain(tf.constant(image_batch), tf.ones([4], tf.int64)).heatmap, expected, atol=1e-3
+            explain(tf.constant(image_batch), Subject(tf.ones([4], tf.int64))).heatmap, expected, atol=1e-3
         )
 
 
@@ -363,18 +380,18 @@ def test_an_unknown_layer_is_refused_before_training():
 # --- Invariances ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("build", [scratch_cnn, unet])
 def test_a_batch_agrees_with_single_images(build, method, image_batch):
     explain = explainer(build(), method)
     together = explain(tf.constant(image_batch))
     singly = [explain(tf.constant(image_batch[i : i + 1])) for i in range(len(image_batch))]
     np.testing.assert_allclose(together.heatmap, np.concatenate([one.heatmap for one in singly]), atol=1e-4)
-    np.testing.assert_array_equal(together.class_id, np.concatenate([one.class_id for one in singly]))
+    np.testing.assert_array_equal(together.subject.class_ids, np.concatenate([one.subject.class_ids for one in singly]))
     assert together.heatmap.numpy().max() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("build", [scratch_cnn, unet])
 @pytest.mark.parametrize("axis", [1, 2])
 def test_a_mirrored_image_has_the_mirrored_map(build, method, axis, image_batch):
@@ -391,7 +408,7 @@ def test_a_mirrored_image_has_the_mirrored_map(build, method, axis, image_batch)
     np.testing.assert_allclose(np.flip(straight, axis), mirrored, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_map_without_evidence_is_zero_and_finite(linear_model, images, method):
     linear_model.get_layer(features.LOGITS_LAYER).set_weights([-np.ones((CHANNELS, CLASSES), np.float32)])
     for given in (images, np.zeros_like(images)):
@@ -423,10 +440,10 @@ def cued():
     return model, images[labels == 1]
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_map_points_at_the_cue(cued, method):
     model, images = cued
-    heatmap = explainer(model, method)(tf.constant(images), tf.ones([len(images)], tf.int64)).heatmap.numpy()
+    heatmap = explainer(model, method)(tf.constant(images), Subject(tf.ones([len(images)], tf.int64))).heatmap.numpy()
     rows, columns = np.unravel_index(heatmap.reshape(len(images), -1).argmax(axis=1), (32, 32))
     assert np.mean((rows < 12) & (columns < 12)) >= 0.95
     assert heatmap[:, :14, :14].sum() / heatmap.sum() > 0.7
@@ -437,19 +454,19 @@ def test_random_weights_change_the_map_layer_by_layer(cued):
     model, images = cued
     images, class_ids = tf.constant(images), tf.ones([len(images)], tf.int64)
     trained = model.get_weights()
-    learned = explainer(model)(images, class_ids).heatmap.numpy()
+    learned = explainer(model)(images, Subject(class_ids)).heatmap.numpy()
     keras.utils.set_random_seed(23)
     means = []
     try:
         for name in (features.LOGITS_LAYER, features.EMBEDDING_LAYER, "block2_conv1", "block1_conv1"):
             kernel = model.get_layer(name).kernel
             kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
-            random = explainer(model)(images, class_ids).heatmap.numpy()
+            random = explainer(model)(images, Subject(class_ids)).heatmap.numpy()
             means.append(np.mean(np.nan_to_num(correlations(learned, random))))
     finally:
         model.set_weights(trained)
     assert means[-1] < 0.5 and min(means) < 0.3
-    np.testing.assert_array_equal(explainer(model)(images, class_ids).heatmap, learned)
+    np.testing.assert_array_equal(explainer(model)(images, Subject(class_ids)).heatmap, learned)
 
 
 # --- Other implementations --------------------------------------------------------------------------------------
@@ -464,7 +481,7 @@ def test_xplique_agrees(cued, method):
     images = images[:16]
     attribution = {"grad_cam": attributions.GradCAM, "grad_cam_plus_plus": attributions.GradCAMPP}[method]
     theirs = attribution(model, conv_layer=find_layer(model))(images, np.eye(3, dtype=np.float32)[np.ones(16, int)])
-    ours = explainer(model, method)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    ours = explainer(model, method)(tf.constant(images), Subject(tf.ones([16], tf.int64))).heatmap
     assert min(correlations(np.asarray(ours), np.asarray(theirs))) >= 0.99
 
 
@@ -479,7 +496,7 @@ def test_tf_keras_vis_agrees(cued):
         penultimate_layer=find_layer(model),
         seek_penultimate_conv_layer=False,
     )
-    ours = explainer(model)(tf.constant(images), tf.ones([16], tf.int64)).heatmap
+    ours = explainer(model)(tf.constant(images), Subject(tf.ones([16], tf.int64))).heatmap
     assert min(correlations(np.asarray(ours), theirs)) >= 0.99
 
 
@@ -512,6 +529,19 @@ def test_an_overlay_has_the_size_of_its_image(rng):
 )
 def test_small_images_are_enlarged_by_a_whole_factor(size, shown):
     assert overlays.enlarged(tf.zeros([*size, 1], tf.uint8)).shape == (*shown, 1)
+
+
+@pytest.mark.parametrize("box", [(0.25, 0.1, 0.75, 0.5), (0.0, 0.0, 1.0, 1.0), (0.9, 0.9, 1.0, 1.0)])
+def test_an_outline_is_drawn_inside_the_box_and_changes_nothing_else(rng, box):
+    image = rng.integers(1, 255, (80, 100, 3), dtype=np.uint8)
+    drawn = overlays.outline(tf.constant(image), tf.constant(box, tf.float32)).numpy()
+    top, left, bottom, right = np.round(np.array(box) * [80, 100, 80, 100]).astype(int)
+    expected = image.copy()
+    expected[top:bottom, left:right] = 0
+    expected[top + 1 : bottom - 1, left + 1 : right - 1] = 255
+    expected[top + 2 : bottom - 2, left + 2 : right - 2] = 0
+    expected[top + 3 : bottom - 3, left + 3 : right - 3] = image[top + 3 : bottom - 3, left + 3 : right - 3]
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_an_unknown_colour_map_names_some():

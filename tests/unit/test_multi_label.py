@@ -18,7 +18,7 @@ from trainer_module import (
 )
 from trainer_module.input_pipeline import PixelStatistics
 from trainer_module.options import TrainerOptions
-from trainer_module.tasks import _signatures, multi_label
+from trainer_module.tasks import Subject, _signatures, multi_label
 
 CLASSES = ("cat", "dog", "owl")
 TASK = tasks.get("multi_label")
@@ -221,12 +221,19 @@ def test_clients_read_an_explanation_for_every_predicted_class():
         "labels": [[b"owl", b""], [b"", b""]],
         "scores": [[0.9, 0.0], [0.0, 0.0]],
     }
-    first, second = responses.label_explanations(outputs, 5)
+    first, second = responses.explanation_sets(outputs, 5)
     assert [(each.label, each.class_id, each.score, each.version) for each in first] == [("owl", 2, 0.9, 5)]
     assert first[0].overlay_png == b"1" and first[0].heatmap.shape == (4, 4) and second == ()
+    assert first[0].box is None
+    with_boxes = outputs | {"boxes": np.full((2, 2, 4), 0.25, np.float32)}
+    assert responses.explanation_sets(with_boxes, 5)[0][0].box == (0.25, 0.25, 0.25, 0.25)
     # REST has lists of encoded values.
     decoded = transport_rest._decoded([{"b64": "MQ=="}, {"b64": ""}])
     assert decoded == [b"1", b""] and transport_rest._decoded([0.5]) == [0.5]
+
+
+def explain_labels(model, options):
+    return _signatures.explain_each(model, options, multi_label._explained_labels)
 
 
 def test_every_predicted_class_is_explained(make_image):
@@ -235,7 +242,7 @@ def test_every_predicted_class_is_explained(make_image):
     statistics = PixelStatistics(np.full(3, 120.0, np.float32), np.full(3, 4000.0, np.float32))
     model = network.build(chosen, statistics)
     images = tf.constant([make_image(32, 32), make_image(40, 24)])
-    response = {key: value.numpy() for key, value in multi_label._explain_labels(model, chosen)(images).items()}
+    response = {key: value.numpy() for key, value in explain_labels(model, chosen)(images).items()}
     assert {frozenset(row) for row in response["class_ids"].tolist()} == {frozenset((0, 2))}
     assert {frozenset(row) for row in response["labels"].tolist()} == {frozenset((b"cat", b"owl"))}
     assert response["heatmaps"].shape == (2, 2, 32, 32) and response["heatmaps"].max() <= 1.0
@@ -243,11 +250,9 @@ def test_every_predicted_class_is_explained(make_image):
     explain = grad_cam.explainer(model, TASK.explanation)
     pixels = _signatures.read_images(images, chosen).pixels
     for rank in range(2):
-        expected = explain(pixels, tf.constant(response["class_ids"][:, rank]))
+        expected = explain(pixels, Subject(tf.constant(response["class_ids"][:, rank])))
         np.testing.assert_allclose(response["heatmaps"][:, rank], expected.heatmap, atol=1e-5)
-    none = multi_label._explain_labels(
-        model, options(thresholds=1.0).model_copy(update={"transform": chosen.transform})
-    )
+    none = explain_labels(model, options(thresholds=1.0).model_copy(update={"transform": chosen.transform}))
     response = {key: value.numpy() for key, value in none(images).items()}
     assert (
         (response["class_ids"] == -1).all() and not response["heatmaps"].any() and not any(response["labels"].ravel())

@@ -11,7 +11,7 @@ from trainer_module import features
 from trainer_module.image_drawing import enlarged_rgb
 from trainer_module.model_input import Size
 from trainer_module.section import Rate, TaskOptions
-from trainer_module.tasks._spec import Target
+from trainer_module.tasks._spec import Subject, Target
 
 if TYPE_CHECKING:
     import keras
@@ -78,12 +78,12 @@ def pooled_head(maps: FeatureMaps, num_classes: int, options: TrainerOptions) ->
     return layers.Dense(num_classes, dtype="float32", name=features.LOGITS_LAYER)(x)
 
 
-def whole_image_target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
+def whole_image_target(logits: tf.Tensor, subject: Subject, size: Size) -> Target:
     """Explains the most probable class, or the given one, over the whole image."""
     import tensorflow as tf
 
-    class_ids = tf.argmax(logits, axis=-1) if class_ids is None else tf.cast(class_ids, tf.int64)
-    return Target(class_ids, None, tf.gather(logits, class_ids, axis=-1, batch_dims=1))
+    class_ids = tf.argmax(logits, axis=-1) if subject.class_ids is None else tf.cast(subject.class_ids, tf.int64)
+    return Target(Subject(class_ids), tf.gather(logits, class_ids, axis=-1, batch_dims=1))
 
 
 def plain_image(

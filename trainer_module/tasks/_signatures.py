@@ -10,10 +10,12 @@ import tensorflow as tf
 from trainer_module import features, geometry, grad_cam, overlays, preprocessing, tasks
 from trainer_module.options import TrainerOptions
 from trainer_module.preprocessing import Images
-from trainer_module.tasks._spec import Endpoint
+from trainer_module.tasks._spec import Endpoint, Subject
 
 if TYPE_CHECKING:
     import keras
+
+    from trainer_module.grad_cam import ExplainedBatch
 
 Outputs = dict[str, tf.Tensor]
 
@@ -120,24 +122,94 @@ def _explain(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor
     def compute(image_bytes: tf.Tensor) -> Outputs:
         images = read_images(image_bytes, options)
         explained = explain(images.pixels)
-        heatmaps = geometry.restore_heatmaps(explained.heatmap, images.sizes, options.transform.geometry)
+        heatmaps, boxes = _restored(explained, images.sizes, 1, options)
         return {
-            "heatmap": heatmaps,
-            "overlay_png_bytes": overlay_files(image_bytes, heatmaps[:, tf.newaxis], options)[:, 0],
-            "class_id": explained.class_id,
-            "label": tf.gather(names, explained.class_id),
+            "heatmap": heatmaps[:, 0],
+            "overlay_png_bytes": _overlay_files(image_bytes, heatmaps, boxes, options)[:, 0],
+            "class_id": explained.subject.class_ids,
+            "label": tf.gather(names, explained.subject.class_ids),
             "score": explained.score,
         }
 
     return compute
 
 
-def overlay_files(image_bytes: tf.Tensor, heatmaps: tf.Tensor, options: TrainerOptions) -> tf.Tensor:
+def explain_each(
+    model: keras.Model,
+    options: TrainerOptions,
+    choose: Callable[[tf.Tensor, tf.Tensor, TrainerOptions], tuple[Subject, tf.Tensor]],
+) -> Callable[[tf.Tensor], Outputs]:
+    """Explains several predictions of every image: the network runs once to predict, and once for each of them.
+
+    Args:
+      model: From `network.build`.
+      options: The whole configuration of the run.
+      choose: (outputs, image sizes int [N, 2], options) → what is explained, as tensors [N, M], and which of it exists,
+        bool [N, M].
+
+    Returns:
+      image_bytes string [N] → heatmaps float32 [N, M, h, w], overlay_png_bytes string [N, M], class_ids int64 [N, M],
+      labels string [N, M], scores float32 [N, M], and boxes float32 [N, M, 4] in the upright image if predictions have
+      them; padded with zeros, "" and -1.
+    """
+    served = options.grad_cam
+    explain = grad_cam.explainer(model, tasks.get(options.task.name).explanation, served.method, served.layer)
+    names = tf.constant(options.classes)
+
+    def compute(image_bytes: tf.Tensor) -> Outputs:
+        pixels, sizes = read_images(image_bytes, options)
+        subject, exists = choose(grad_cam.as_float32(model(pixels, training=False)), sizes, options)
+        most = exists.shape[1]
+        explained = explain(
+            tf.repeat(pixels, most, axis=0),
+            Subject(*(None if values is None else tf.reshape(values, [-1]) for values in subject)),
+        )
+        heatmaps, boxes = _restored(explained, sizes, most, options)
+        outputs = {
+            "heatmaps": tf.where(exists[..., tf.newaxis, tf.newaxis], heatmaps, 0.0),
+            "overlay_png_bytes": tf.where(exists, _overlay_files(image_bytes, heatmaps, boxes, options), ""),
+            "class_ids": tf.where(exists, subject.class_ids, -1),
+            "labels": tf.where(exists, tf.gather(names, subject.class_ids), ""),
+            "scores": tf.where(exists, tf.reshape(explained.score, [-1, most]), 0.0),
+        }
+        return outputs if boxes is None else outputs | {"boxes": tf.where(exists[..., tf.newaxis], boxes, 0.0)}
+
+    return compute
+
+
+def _restored(
+    explained: ExplainedBatch, image_sizes: tf.Tensor, number: int, options: TrainerOptions
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Moves heat maps and boxes from model inputs to the whole upright images.
+
+    Args:
+      explained: M = `number` explanations of each of N images.
+      image_sizes: int [N, 2], (height, width), pixels.
+      number: M.
+      options: `transform` is read.
+
+    Returns:
+      float32 [N, M, h, w], and boxes float32 [N, M, 4], range [0, 1]; None if predictions have none.
+    """
+    own, sizes = options.transform.geometry, tf.repeat(image_sizes, number, axis=0)
+    heatmaps = tf.reshape(
+        geometry.restore_heatmaps(explained.heatmap, sizes, own), [-1, number, *options.transform.image_size]
+    )
+    if explained.boxes is None:
+        return heatmaps, None
+    boxes = tf.clip_by_value(geometry.boxes_in_image(explained.boxes, sizes, own), 0.0, 1.0)
+    return heatmaps, tf.reshape(boxes, [-1, number, 4])
+
+
+def _overlay_files(
+    image_bytes: tf.Tensor, heatmaps: tf.Tensor, boxes: tf.Tensor | None, options: TrainerOptions
+) -> tf.Tensor:
     """Blends heat maps over their images, at the size of the upright images.
 
     Args:
       image_bytes: string [N], image files.
       heatmaps: float32 [N, M, h, w] over the whole images, range [0, 1].
+      boxes: float32 [N, M, 4], range [0, 1], outlined; None to outline nothing.
       options: `grad_cam`, `transform.channels` and `window` are read.
 
     Returns:
@@ -146,16 +218,21 @@ def overlay_files(image_bytes: tf.Tensor, heatmaps: tf.Tensor, options: TrainerO
     served = options.grad_cam
     colors = overlays.color_table(served.colormap)
 
-    def overlay(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        encoded, maps = one
+    def overlay(one: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        encoded, *explanations = one
         image = preprocessing.decode(encoded, options.transform.num_channels, options.window)
 
-        def encode(heatmap: tf.Tensor) -> tf.Tensor:
+        def encode(explanation: tuple[tf.Tensor, ...]) -> tf.Tensor:
+            heatmap, *box = explanation
             blended = overlays.blend(image, heatmap, colors, served.alpha)
+            if box:
+                blended = overlays.outline(blended, box[0])
             return tf.io.encode_png(blended, compression=overlays.FAST_COMPRESSION)
 
-        return tf.map_fn(encode, maps, fn_output_signature=tf.TensorSpec([], tf.string), parallel_iterations=1)
+        spec = tf.TensorSpec([], tf.string)
+        return tf.map_fn(encode, tuple(explanations), fn_output_signature=spec, parallel_iterations=1)
 
     spec = tf.TensorSpec([heatmaps.shape[1]], tf.string)
     # Decoded a second time: images of different sizes do not fit into one tensor.
-    return tf.map_fn(overlay, (image_bytes, heatmaps), fn_output_signature=spec, parallel_iterations=1)
+    inputs = (image_bytes, heatmaps) if boxes is None else (image_bytes, heatmaps, boxes)
+    return tf.map_fn(overlay, inputs, fn_output_signature=spec, parallel_iterations=1)

@@ -136,19 +136,50 @@ class Export:
 
 # === Explanation ===
 
+ExplanationMethod = Literal["grad_cam", "grad_cam_plus_plus", "hires_cam"]
+# With `auto` for the default of the task.
+ChosenExplanationMethod = Literal["auto", ExplanationMethod]
 
-class Target(NamedTuple):
-    """Explained scalar, class and region of every image of a batch.
+
+class Subject(NamedTuple):
+    """Explained class and place in every image of a batch; what is None is chosen by `Explanation.target`.
 
     Attributes:
       class_ids: int64 [N], the explained class.
       regions: bool [N, h, w], the explained pixels; None for the whole image.
+      positions: int64 [N], where the explained value lies in the outputs of the network; None if the task has one value
+        per class, or per class and pixel.
+    """
+
+    class_ids: Any = None
+    regions: Any = None
+    positions: Any = None
+
+
+class Target(NamedTuple):
+    """Explained scalar of every image of a batch.
+
+    Attributes:
+      subject: What is explained, complete.
       logit: float32 [N], the scalar whose gradient Grad-CAM computes: any function of the network's outputs.
     """
 
-    class_ids: tf.Tensor
-    regions: tf.Tensor | None
+    subject: Subject
     logit: tf.Tensor
+
+
+class Instances(NamedTuple):
+    """M predictions, or classes and objects of the ground truth, of N examples; each is explained separately.
+
+    Attributes:
+      indices: int64 [M], the example of each.
+      subject: What is explained; arrays of length M.
+      ids: int64 [M], which tell instances of one class in an example apart; None if there is at most one.
+    """
+
+    indices: np.ndarray
+    subject: Subject
+    ids: np.ndarray | None = None
 
 
 class PredictionOutcomes(NamedTuple):
@@ -181,32 +212,42 @@ class Explanation:
     network: one tensor, or any structure of tensors float32 [N, ...], such as class logits and boxes by pyramid level.
 
     Attributes:
-      target: (outputs, class ids int [N] or None, regions bool [N, h, w] or None, size of the model input) → what is
-        explained. Without class ids the predicted class; without regions, if the task has any, the pixels where the
-        class is predicted.
-      score: (outputs, class ids, regions) → the probability of the class, float32 [N], range [0, 1].
-      true_classes: (ground truth, options) → every class of every example: indices of examples int [M], class ids int64
-        [M].
-      true_regions: (ground truth, class ids int [N], size of the model input) → the pixels of the class, bool
-        [N, h, w]; None if the ground truth has no regions. Metrics of localisation require it.
-      outcomes: (outputs, class ids int64 [N], regions, ground truth, options) → how the predictions compare with it.
+      target: (outputs, subject, size of the model input) → what is explained. Without class ids the predicted class;
+        without regions, if the task has any, the pixels where the class is predicted.
+      score: (outputs, subject) → the probability of the class, float32 [N], range [0, 1].
+      true_instances: (ground truth, options) → every class of every example, or every object.
+      predicted_instances: (outputs, image sizes int [N, 2], options) → every prediction; None if `target` chooses the
+        only one of an image.
+      true_regions: (ground truth, subject) → the pixels of the class or the object, bool [N, h, w]; None if the ground
+        truth has no regions. Metrics of localisation require it.
+      boxes: (outputs, subject) → the predicted boxes (ymin, xmin, ymax, xmax), relative to the model input, float32
+        [N, 4]; None if predictions have none.
+      outcomes: (outputs, subject, ground truth, options) → how the predictions compare with it.
       incorrect_caption: Describes an incorrect prediction, with the fields `label` and `predicted`.
+      default_method: The value of `grad_cam.method` that `auto` stands for.
       method_prefix: Prefix of the method's name: "Seg-".
       pixels_at_once: Most pixels (images times height times width) of a batch; limits memory.
     """
 
-    target: Callable[[Any, Any, Any, Size], Target]
-    score: Callable[[Any, tf.Tensor, Any], tf.Tensor]
-    true_classes: Callable[[np.ndarray, TrainerOptions], tuple[np.ndarray, np.ndarray]]
-    true_regions: Callable[[np.ndarray, np.ndarray, Size], np.ndarray] | None = None
-    outcomes: Callable[[Any, tf.Tensor, Any, np.ndarray, TrainerOptions], PredictionOutcomes]
+    target: Callable[[Any, Subject, Size], Target]
+    score: Callable[[Any, Subject], tf.Tensor]
+    true_instances: Callable[[np.ndarray, TrainerOptions], Instances]
+    predicted_instances: Callable[[Any, tf.Tensor, TrainerOptions], Instances] | None = None
+    true_regions: Callable[[np.ndarray, Subject], np.ndarray] | None = None
+    boxes: Callable[[Any, Subject], tf.Tensor] | None = None
+    outcomes: Callable[[Any, Subject, np.ndarray, TrainerOptions], PredictionOutcomes]
     incorrect_caption: str
+    default_method: ExplanationMethod = "grad_cam"
     method_prefix: str = ""
     pixels_at_once: int = 2**22
 
     def images_at_once(self, image_size: Sequence[int]) -> int:
         """Returns the largest number of images of which the activations of all layers may be in memory."""
         return max(1, min(_LARGEST_BATCH, self.pixels_at_once // math.prod(image_size)))
+
+    def method(self, chosen: ChosenExplanationMethod) -> ExplanationMethod:
+        """Returns the method that a value of `grad_cam.method` stands for."""
+        return self.default_method if chosen == "auto" else chosen
 
     @property
     def has_regions(self) -> bool:

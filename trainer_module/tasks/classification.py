@@ -18,11 +18,13 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Instances,
     Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
     RawLabel,
+    Subject,
     TaskSpec,
 )
 
@@ -189,20 +191,20 @@ def _compare(
 # === Explanation ===
 
 
-def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
+def _score(logits: tf.Tensor, subject: Subject) -> tf.Tensor:
     """Returns the probability of the class, float32 [N]."""
     import tensorflow as tf
 
-    return tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
+    return tf.gather(tf.nn.softmax(logits), subject.class_ids, axis=-1, batch_dims=1)
 
 
-def _true_classes(ground_truth: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
+def _true_instances(ground_truth: np.ndarray, options: TrainerOptions) -> Instances:
     indices = (ground_truth >= 0).nonzero()[0]
-    return indices, ground_truth[indices]
+    return Instances(indices, Subject(ground_truth[indices]))
 
 
 def _outcomes(
-    logits: tf.Tensor, class_ids: tf.Tensor, regions: Any, ground_truth: np.ndarray, options: TrainerOptions
+    logits: tf.Tensor, subject: Subject, ground_truth: np.ndarray, options: TrainerOptions
 ) -> PredictionOutcomes:
     """Compares the most probable class with the ground truth; the explained class may be another."""
     import numpy as np
@@ -327,7 +329,7 @@ TASK = TaskSpec(
     explanation=Explanation(
         target=whole_image_target,
         score=_score,
-        true_classes=_true_classes,
+        true_instances=_true_instances,
         outcomes=_outcomes,
         incorrect_caption="{label} predicted as {predicted}",
     ),

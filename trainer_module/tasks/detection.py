@@ -19,12 +19,14 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Instances,
     Labeling,
     LabelStatistic,
     Monitoring,
     Objective,
     PredictionOutcomes,
     RawLabel,
+    Subject,
     Target,
     TaskSpec,
 )
@@ -85,6 +87,9 @@ class Options(TaskOptions):
         default=0.6, description="Largest IoU of two detections of a class; of others only the better one is returned."
     )
     max_detections: int = Field(default=100, ge=1, le=1000, description="Largest number of detections per image.")
+    explained_detections: int = Field(
+        default=4, ge=1, le=100, description="Largest number of detections that `explain_detections` explains."
+    )
 
     @property
     def has_anchors(self) -> bool:
@@ -309,24 +314,29 @@ def _decode(outputs: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor 
     """
     import tensorflow as tf
 
-    from trainer_module import geometry
     from trainer_module.boxes.suppression import suppress
 
-    own, boxes = Options.from_options(options), outputs[..., -4:]
-    if image_sizes is not None:
-        boxes = geometry.boxes_in_image(boxes, image_sizes, options.transform.geometry)
-    detections = suppress(
-        tf.clip_by_value(boxes, 0.0, 1.0),
-        tf.sigmoid(outputs[..., :-4]),
-        own.score_threshold,
-        own.iou_threshold,
-        own.max_detections,
-    )
+    own, (boxes, scores) = Options.from_options(options), _candidates(outputs, options, image_sizes)
+    detections = suppress(boxes, scores, own.score_threshold, own.iou_threshold, own.max_detections)
     exists = tf.sequence_mask(detections.num, own.max_detections)
     class_ids = tf.cast(tf.where(exists, detections.class_ids, box_labels.PADDING), tf.float32)
     kinds = tf.fill(tf.shape(class_ids), float(box_labels.OBJECT))
     columns = tf.stack([class_ids, kinds, detections.scores], axis=-1)
     return tf.concat([detections.boxes, columns], axis=-1)
+
+
+def _candidates(
+    outputs: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the boxes that detections are selected from, and their scores: float32 [N, L, 4] and [N, L, C]."""
+    import tensorflow as tf
+
+    from trainer_module import geometry
+
+    boxes = outputs[..., -4:]
+    if image_sizes is not None:
+        boxes = geometry.boxes_in_image(boxes, image_sizes, options.transform.geometry)
+    return tf.clip_by_value(boxes, 0.0, 1.0), tf.sigmoid(outputs[..., :-4])
 
 
 def _served(detections: np.ndarray, options: TrainerOptions) -> np.ndarray:
@@ -349,7 +359,11 @@ def _signatures(
           num_detections float32 [N], detection_labels string [N, M]; the best first, padded with zeros and "";
           served_threshold float32 [N], the smallest score of a detection that counts as an object.
         transform_features: the label is float32 [N, max_objects * 6], see `box_labels`.
-        explain: for the detection with the largest score.
+        explain: for the detection with the largest score, whose box the overlay shows.
+        explain_detections: image_bytes string [N] → the same for every detection that counts as an object, the best M =
+          `task.explained_detections` of them first: heatmaps float32 [N, M, h, w], overlay_png_bytes string [N, M],
+          boxes float32 [N, M, 4] (as detection_boxes), class_ids int64 [N, M], labels string [N, M], scores float32
+          [N, M]; padded with zeros, "" and -1.
         embed: the mean of the encoded map.
 
     Reference: https://github.com/tensorflow/models/blob/master/research/object_detection/exporter_main_v2.py
@@ -378,9 +392,25 @@ def _signatures(
         }
 
     embedding = keras.Model(model.inputs, model.get_layer(features.FEATURES_LAYER).output, name="embed")
-    return _signatures.common_endpoints(
+    endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
+    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    explain_detections = _signatures.explain_each(model, options, _explained_detections)
+    return endpoints | {features.EXPLAIN_DETECTIONS: Endpoint(explain_detections, image_bytes)}
+
+
+def _explained_detections(
+    outputs: tf.Tensor, image_sizes: tf.Tensor, options: TrainerOptions
+) -> tuple[Subject, tf.Tensor]:
+    """Chooses the best detections that count as objects, see `_signatures.explain_each`."""
+    import tensorflow as tf
+
+    own = Options.from_options(options)
+    detections = _decode(outputs, options, image_sizes)[:, : own.explained_detections]
+    class_ids = tf.cast(tf.maximum(detections[..., 4], 0.0), tf.int64)
+    exists = (detections[..., 4] >= 0.0) & (detections[..., 6] >= own.served_threshold)
+    return Subject(class_ids, None, _positions(detections, outputs, options, image_sizes)), exists
 
 
 def _compare(
@@ -447,29 +477,64 @@ def _may_be_absent(row: np.ndarray, others: np.ndarray, own: Options, tolerance:
 _CORRECT_IOU = 0.5
 
 
-def _target(outputs: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
-    """Explains the class logit of one position: where the class has its largest score.
+def _target(outputs: tf.Tensor, subject: Subject, size: Size) -> Target:
+    """Explains the class logit of one position: by default where the class has its largest score.
 
     Without class ids it is the class with the largest score of the image. With regions, only positions whose predicted
     box has its centre in the region count, if there are any; without, the region is the predicted box.
 
     Args:
       outputs: float32 [N, L, C + 4].
-      class_ids: int [N], or None.
-      regions: bool [N, h, w], or None.
+      subject: Class ids, regions and positions, or None.
       size: (height, width) of the model input, pixels.
     """
     import tensorflow as tf
 
-    logits, boxes = outputs[..., :-4], outputs[..., -4:]
+    logits, (class_ids, regions, positions) = outputs[..., :-4], subject
     if class_ids is None:
         class_ids = tf.argmax(tf.reduce_max(logits, axis=1), axis=-1)
     class_ids = tf.cast(class_ids, tf.int64)
     of_class = tf.gather(logits, class_ids, axis=2, batch_dims=1)
-    positions = _best_position(of_class, boxes, regions)
+    if positions is None:
+        positions = _best_position(of_class, outputs[..., -4:], regions)
+    subject = Subject(class_ids, regions, tf.cast(positions, tf.int64))
     if regions is None:
-        regions = _inside(tf.gather(boxes, positions, batch_dims=1), size)
-    return Target(class_ids, regions, tf.gather(of_class, positions, batch_dims=1))
+        subject = subject._replace(regions=_inside(_explained_boxes(outputs, subject), size))
+    return Target(subject, tf.gather(of_class, positions, batch_dims=1))
+
+
+def _explained_boxes(outputs: tf.Tensor, subject: Subject) -> tf.Tensor:
+    """Returns the predicted boxes at the explained positions, relative to the model input, not clipped: [N, 4]."""
+    import tensorflow as tf
+
+    return tf.gather(outputs[..., -4:], subject.positions, batch_dims=1)
+
+
+def _positions(
+    detections: tf.Tensor, outputs: tf.Tensor, options: TrainerOptions, image_sizes: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns the positions in the outputs that detections come from: those of their boxes and scores.
+
+    The operation that suppresses boxes does not return them.
+
+    Args:
+      detections: float32 [N, M, 7], from `_decode` with the same outputs, options and image sizes.
+      outputs: float32 [N, L, C + 4].
+      options: `transform` is read.
+      image_sizes: int [N, 2], or None.
+
+    Returns:
+      int64 [N, M]; any position for padding.
+    """
+    import tensorflow as tf
+
+    boxes, scores = _candidates(outputs, options, image_sizes)
+    class_ids = tf.cast(tf.maximum(detections[..., 4], 0.0), tf.int32)
+    of_class = tf.gather(tf.transpose(scores, [0, 2, 1]), class_ids, batch_dims=1)
+    difference = tf.abs(detections[..., 6:] - of_class)  # [N, M, L]
+    for side in range(4):
+        difference += tf.abs(detections[..., side : side + 1] - boxes[:, tf.newaxis, :, side])
+    return tf.argmin(difference, axis=-1)
 
 
 def _best_position(logits: tf.Tensor, boxes: tf.Tensor, regions: Any) -> tf.Tensor:
@@ -503,13 +568,12 @@ def _inside(boxes: tf.Tensor, size: Size) -> tf.Tensor:
     return covered(y, ymin, ymax)[:, :, tf.newaxis] & covered(x, xmin, xmax)[:, tf.newaxis, :]
 
 
-def _score(outputs: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
-    """Returns the score of the explained position, float32 [N]."""
+def _score(outputs: tf.Tensor, subject: Subject) -> tf.Tensor:
+    """Returns the score of the class at the explained position, float32 [N]."""
     import tensorflow as tf
 
-    of_class = tf.gather(outputs[..., :-4], class_ids, axis=2, batch_dims=1)
-    positions = _best_position(of_class, outputs[..., -4:], regions)
-    return tf.sigmoid(tf.gather(of_class, positions, batch_dims=1))
+    logits = tf.gather(outputs[..., :-4], subject.positions, batch_dims=1)
+    return tf.sigmoid(tf.gather(logits, subject.class_ids, batch_dims=1))
 
 
 def _counted(labels: np.ndarray) -> np.ndarray:
@@ -518,48 +582,94 @@ def _counted(labels: np.ndarray) -> np.ndarray:
     return counted
 
 
-def _true_classes(labels: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Lists every class of every image."""
+def _true_instances(labels: np.ndarray, options: TrainerOptions) -> Instances:
+    """Lists every object of every image; its id is its place in the label."""
     import numpy as np
 
     indices, objects = np.nonzero(_counted(labels))
-    pairs = np.unique(np.stack([indices, labels[indices, objects, 4].astype(np.int64)]), axis=1)
-    return pairs[0], pairs[1]
+    chosen = labels[indices, objects]
+    subject = Subject(chosen[:, 4].astype(np.int64), _pixels(chosen[:, :4], options.transform.image_size))
+    return Instances(indices, subject, objects)
 
 
-def _true_regions(labels: np.ndarray, class_ids: np.ndarray, size: Size) -> np.ndarray:
-    """Returns the pixels inside the boxes of the class: bool [N, h, w]."""
-    import numpy as np
-
-    regions = np.zeros((len(labels), *size), bool)
-    counted = _counted(labels) & (labels[..., 4] == class_ids[:, None])
-    for region, objects in zip(
-        regions, (label[mask] for label, mask in zip(labels, counted, strict=True)), strict=True
-    ):
-        for ymin, xmin, ymax, xmax in objects[:, :4]:
-            rows = slice(int(ymin * size[0]), max(int(ymin * size[0]) + 1, round(float(ymax) * size[0])))
-            region[rows, int(xmin * size[1]) : max(int(xmin * size[1]) + 1, round(float(xmax) * size[1]))] = True
-    return regions
-
-
-def _outcomes(
-    outputs: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor, labels: np.ndarray, options: TrainerOptions
-) -> PredictionOutcomes:
-    """Compares the explained box with the objects of its class."""
+def _predicted_instances(outputs: tf.Tensor, image_sizes: tf.Tensor, options: TrainerOptions) -> Instances:
+    """Lists every detection that counts as an object; of an image without any, the largest score. Ids are positions."""
     import numpy as np
     import tensorflow as tf
 
+    detections = _decode(outputs, options, image_sizes)
+    class_ids, logits = detections[..., 4].numpy().astype(np.int64), outputs[..., :-4]
+    counts = (class_ids >= 0) & (detections[..., 6].numpy() >= Options.from_options(options).served_threshold)
+    most = max(1, int(counts.sum(axis=1).max(initial=0)))  # the best are first
+    positions = _positions(detections[:, :most], outputs, options, image_sizes).numpy()
+    nothing = ~counts.any(axis=1)
+    class_ids[nothing, 0] = tf.argmax(tf.reduce_max(logits, axis=1), axis=-1).numpy()[nothing]
+    positions[nothing, 0] = tf.argmax(tf.reduce_max(logits, axis=2), axis=-1).numpy()[nothing]
+    counts[nothing, 0] = True
+    indices, places = np.nonzero(counts)
+    subject = Subject(class_ids[indices, places], None, positions[indices, places])
+    return Instances(indices, subject, subject.positions)
+
+
+def _pixels(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """Returns the pixels inside boxes, relative to the model input: [N, 4] → bool [N, h, w]; of NaN none."""
+    import numpy as np
+
+    regions = np.zeros((len(boxes), *size), bool)
+    for index in np.flatnonzero(np.isfinite(boxes).all(axis=-1)):
+        ymin, xmin, ymax, xmax = boxes[index].tolist()
+        rows = slice(int(ymin * size[0]), max(int(ymin * size[0]) + 1, round(ymax * size[0])))
+        regions[index, rows, int(xmin * size[1]) : max(int(xmin * size[1]) + 1, round(xmax * size[1]))] = True
+    return regions
+
+
+def _explained_objects(labels: np.ndarray, subject: Subject) -> np.ndarray:
+    """Returns the box of the object that is explained: that of the class which overlaps most with the region.
+
+    Args:
+      labels: float32 [N, max_objects, 6].
+      subject: Class ids and regions; the regions are boxes.
+
+    Returns:
+      float32 [N, 4], relative to the model input; NaN if no object of the class overlaps.
+    """
+    import numpy as np
+
     from trainer_module.boxes.overlap import pairwise_iou
 
-    ids = np.asarray(class_ids).astype(np.int64)
-    of_class = tf.gather(outputs[..., :-4], class_ids, axis=2, batch_dims=1)
-    positions = _best_position(of_class, outputs[..., -4:], regions)
-    scores = tf.sigmoid(tf.gather(outputs[..., :-4], positions, batch_dims=1)).numpy()
-    explained = tf.clip_by_value(tf.gather(outputs[..., -4:], positions, batch_dims=1), 0.0, 1.0).numpy()
-    overlaps = pairwise_iou(labels[..., :4].astype(np.float32), explained[:, np.newaxis])[..., 0]
+    ids, regions = np.asarray(subject.class_ids), np.asarray(subject.regions)
+    height, width = regions.shape[1:]
     same = _counted(labels) & (labels[..., 4] == ids[:, None])
-    rows = np.arange(len(ids))
-    confidence = scores[rows, ids]
+    boxes = np.full((len(labels), 4), np.nan, np.float32)
+    for index in np.flatnonzero(same.any(axis=1) & regions.any(axis=(1, 2))):
+        rows, columns = (np.flatnonzero(regions[index].any(axis=axis)) for axis in (1, 0))
+        region = [rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width]
+        objects = labels[index, same[index], :4].astype(np.float32)
+        overlaps = pairwise_iou(np.array([region], np.float32), objects)[0]
+        if overlaps.max() > 0.0:
+            boxes[index] = objects[overlaps.argmax()]
+    return boxes
+
+
+def _true_regions(labels: np.ndarray, subject: Subject) -> np.ndarray:
+    """Returns the pixels inside the explained objects, bool [N, h, w]; none where no object of the class overlaps."""
+    import numpy as np
+
+    return _pixels(_explained_objects(labels, subject), np.shape(subject.regions)[1:])
+
+
+def _outcomes(outputs: tf.Tensor, subject: Subject, labels: np.ndarray, options: TrainerOptions) -> PredictionOutcomes:
+    """Compares the explained box with the object that it overlaps."""
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer_module.boxes.overlap import iou
+
+    ids = np.asarray(subject.class_ids).astype(np.int64)
+    scores = tf.sigmoid(tf.gather(outputs[..., :-4], subject.positions, batch_dims=1)).numpy()
+    explained = tf.clip_by_value(_explained_boxes(outputs, subject), 0.0, 1.0).numpy()
+    overlaps = np.asarray(iou(explained, _explained_objects(labels, subject)))
+    confidence = scores[np.arange(len(ids)), ids]
     others = np.where(np.arange(scores.shape[-1]) == ids[:, None], 0.0, scores).max(axis=-1)
     return PredictionOutcomes(
         predicted_ids=scores.argmax(axis=-1).astype(np.int64),
@@ -567,8 +677,8 @@ def _outcomes(
         true_ids=None,
         confidence=confidence,
         margin=np.clip(confidence - others, 0.0, 1.0),
-        correct=np.where(same, overlaps, 0.0).max(axis=-1) >= _CORRECT_IOU,
-        exists=np.any(np.asarray(regions), axis=(1, 2)),
+        correct=overlaps >= _CORRECT_IOU,  # never of NaN
+        exists=np.any(np.asarray(subject.regions), axis=(1, 2)),
     )
 
 
@@ -758,7 +868,13 @@ TASK = TaskSpec(
     loss_options=("focal_beta", "train_difficult"),
     evaluation=box_evaluation.EVALUATION,
     export=Export(
-        required=(features.SERVING_DEFAULT, features.EXAMPLES, features.EXPLAIN, features.EMBED),
+        required=(
+            features.SERVING_DEFAULT,
+            features.EXAMPLES,
+            features.EXPLAIN,
+            features.EXPLAIN_DETECTIONS,
+            features.EMBED,
+        ),
         signatures=_signatures,
         compare=_compare,
         command="detect IMAGE --output-dir DIR",
@@ -766,10 +882,13 @@ TASK = TaskSpec(
     explanation=Explanation(
         target=_target,
         score=_score,
-        true_classes=_true_classes,
+        true_instances=_true_instances,
+        predicted_instances=_predicted_instances,
         true_regions=_true_regions,
+        boxes=_explained_boxes,
         outcomes=_outcomes,
         incorrect_caption="misplaced: {predicted}",
+        default_method="hires_cam",
         pixels_at_once=2**20,
     ),
     decode=_decode,

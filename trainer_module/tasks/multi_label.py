@@ -20,11 +20,13 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Instances,
     Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
     RawLabel,
+    Subject,
     TaskSpec,
 )
 
@@ -270,39 +272,18 @@ def _signatures(
     image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     return endpoints | {
         features.CLASSIFY: _signatures.classify_endpoint(endpoints[features.SERVING_DEFAULT], options.classes),
-        features.EXPLAIN_LABELS: Endpoint(_explain_labels(model, options), image_bytes),
+        features.EXPLAIN_LABELS: Endpoint(_signatures.explain_each(model, options, _explained_labels), image_bytes),
     }
 
 
-def _explain_labels(model: keras.Model, options: TrainerOptions) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Explains every predicted class: the network runs once for the predictions, and once for each explained class."""
+def _explained_labels(logits: tf.Tensor, image_sizes: tf.Tensor, options: TrainerOptions) -> tuple[Subject, tf.Tensor]:
+    """Chooses the most probable predicted classes, see `_signatures.explain_each`."""
     import tensorflow as tf
 
-    from trainer_module import geometry, grad_cam
-    from trainer_module.tasks import _signatures
-
-    served = options.grad_cam
-    explain = grad_cam.explainer(model, TASK.explanation, served.method, served.layer)
-    names = tf.constant(options.classes)
     most = min(len(options.classes), Options.from_options(options).explained_labels)
-
-    def compute(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, sizes = _signatures.read_images(image_bytes, options)
-        probabilities, decisions = tf.unstack(_decode(model(pixels, training=False), options), axis=-1)
-        scores, ids = tf.math.top_k(tf.where(decisions > 0.0, probabilities, -1.0), most)
-        exists = scores >= 0.0
-        heatmaps = explain(tf.repeat(pixels, most, axis=0), tf.reshape(ids, [-1])).heatmap
-        heatmaps = geometry.restore_heatmaps(heatmaps, tf.repeat(sizes, most, axis=0), options.transform.geometry)
-        heatmaps = tf.reshape(heatmaps, [-1, most, *options.transform.image_size])
-        return {
-            "heatmaps": tf.where(exists[..., tf.newaxis, tf.newaxis], heatmaps, 0.0),
-            "overlay_png_bytes": tf.where(exists, _signatures.overlay_files(image_bytes, heatmaps, options), ""),
-            "class_ids": tf.where(exists, tf.cast(ids, tf.int64), -1),
-            "labels": tf.where(exists, tf.gather(names, ids), ""),
-            "scores": tf.where(exists, scores, 0.0),
-        }
-
-    return compute
+    probabilities, decisions = tf.unstack(_decode(logits, options), axis=-1)
+    scores, ids = tf.math.top_k(tf.where(decisions > 0.0, probabilities, -1.0), most)
+    return Subject(tf.cast(ids, tf.int64)), scores >= 0.0
 
 
 def _compare(
@@ -335,22 +316,37 @@ def _compare(
 # === Explanation ===
 
 
-def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: Any) -> tf.Tensor:
+def _score(logits: tf.Tensor, subject: Subject) -> tf.Tensor:
     """Returns the probability of the class, float32 [N]."""
     import tensorflow as tf
 
-    return tf.gather(tf.sigmoid(logits), class_ids, axis=-1, batch_dims=1)
+    return tf.gather(tf.sigmoid(logits), subject.class_ids, axis=-1, batch_dims=1)
 
 
-def _true_classes(ground_truth: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
+def _true_instances(ground_truth: np.ndarray, options: TrainerOptions) -> Instances:
+    return _instances(label_sets.present(ground_truth))
+
+
+def _predicted_instances(logits: tf.Tensor, image_sizes: tf.Tensor, options: TrainerOptions) -> Instances:
+    """Lists every predicted class of every image, and the most probable class of one without any."""
     import numpy as np
 
-    indices, class_ids = np.nonzero(label_sets.present(ground_truth))
-    return indices, class_ids.astype(np.int64)
+    probabilities, decisions = np.moveaxis(_decode(logits, options).numpy(), -1, 0)
+    predicted = decisions > 0.0
+    most_probable = np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None]
+    return _instances(predicted | (most_probable & ~predicted.any(axis=1, keepdims=True)))
+
+
+def _instances(chosen: np.ndarray) -> Instances:
+    """Lists the chosen classes of every image, bool [N, C]."""
+    import numpy as np
+
+    indices, class_ids = np.nonzero(chosen)
+    return Instances(indices, Subject(class_ids.astype(np.int64)))
 
 
 def _outcomes(
-    logits: tf.Tensor, class_ids: tf.Tensor, regions: Any, ground_truth: np.ndarray, options: TrainerOptions
+    logits: tf.Tensor, subject: Subject, ground_truth: np.ndarray, options: TrainerOptions
 ) -> PredictionOutcomes:
     """Compares the decision about the explained class with the ground truth.
 
@@ -358,7 +354,7 @@ def _outcomes(
     """
     import numpy as np
 
-    ids = np.asarray(class_ids).astype(np.int64)
+    ids = np.asarray(subject.class_ids).astype(np.int64)
     rows = np.arange(len(ids))
     probabilities, decisions = np.moveaxis(_decode(logits, options).numpy()[rows, ids], -1, 0)
     predicted = decisions > 0.0
@@ -505,7 +501,8 @@ TASK = TaskSpec(
     explanation=Explanation(
         target=whole_image_target,
         score=_score,
-        true_classes=_true_classes,
+        true_instances=_true_instances,
+        predicted_instances=_predicted_instances,
         outcomes=_outcomes,
         incorrect_caption="wrong decision: {predicted}",
     ),

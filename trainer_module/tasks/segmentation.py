@@ -19,11 +19,13 @@ from trainer_module.tasks._spec import (
     Endpoint,
     Explanation,
     Export,
+    Instances,
     Labeling,
     Monitoring,
     Objective,
     PredictionOutcomes,
     RawLabel,
+    Subject,
     Target,
     TaskSpec,
 )
@@ -260,7 +262,7 @@ def _compare(
 _CORRECT_IOU = 0.5
 
 
-def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Target:
+def _target(logits: tf.Tensor, subject: Subject, size: Size) -> Target:
     """Explains a class in a region.
 
     Without class ids it is the class with the most pixels, except the first one, the background, wherever there is
@@ -268,8 +270,7 @@ def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Targ
 
     Args:
       logits: float32 [N, h, w, num_classes].
-      class_ids: int [N], or None.
-      regions: bool [N, h, w], or None.
+      subject: Class ids and regions, or None.
       size: Height and width, which the logits have too.
 
     Reference: Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434, section 3 (sum of the logits of a region).
@@ -278,7 +279,7 @@ def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Targ
 
     from trainer_module.pixel_metrics import count_pixels
 
-    predicted = tf.argmax(logits, axis=-1)
+    predicted, (class_ids, regions, _) = tf.argmax(logits, axis=-1), subject
     if class_ids is None:
         foreground = count_pixels(predicted, logits.shape[-1])[:, 1:]
         background = tf.constant(0, tf.int64)
@@ -287,20 +288,20 @@ def _target(logits: tf.Tensor, class_ids: Any, regions: Any, size: Size) -> Targ
     if regions is None:
         regions = tf.equal(predicted, class_ids[:, tf.newaxis, tf.newaxis])
     class_logits = tf.gather(logits, class_ids, axis=-1, batch_dims=1)
-    return Target(class_ids, regions, tf.reduce_sum(tf.where(regions, class_logits, 0.0), axis=[1, 2]))
+    return Target(Subject(class_ids, regions), tf.reduce_sum(tf.where(regions, class_logits, 0.0), axis=[1, 2]))
 
 
-def _score(logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+def _score(logits: tf.Tensor, subject: Subject) -> tf.Tensor:
     """Returns the mean probability of the class over its region, float32 [N]; 0 if the region is empty."""
     import tensorflow as tf
 
-    probabilities = tf.gather(tf.nn.softmax(logits), class_ids, axis=-1, batch_dims=1)
-    inside = tf.cast(regions, tf.float32)
+    probabilities = tf.gather(tf.nn.softmax(logits), subject.class_ids, axis=-1, batch_dims=1)
+    inside = tf.cast(subject.regions, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(probabilities * inside, axis=[1, 2]), tf.reduce_sum(inside, axis=[1, 2]))
 
 
-def _true_classes(masks: np.ndarray, options: TrainerOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Lists every class of every mask, except the ignored id."""
+def _true_instances(masks: np.ndarray, options: TrainerOptions) -> Instances:
+    """Lists every class of every mask, except the ignored id, in its region."""
     import numpy as np
 
     pairs = [
@@ -310,11 +311,13 @@ def _true_classes(masks: np.ndarray, options: TrainerOptions) -> tuple[np.ndarra
         if class_id != options.ignore_id and class_id < len(options.classes)
     ]
     indices, class_ids = np.array(pairs, np.int64).reshape(-1, 2).T
-    return indices, class_ids
+    return Instances(indices, Subject(class_ids, _pixels_of(masks[indices], class_ids)))
 
 
-def _true_regions(masks: np.ndarray, class_ids: np.ndarray, size: Size) -> np.ndarray:
-    return _pixels_of(masks, class_ids)
+def _true_regions(masks: np.ndarray, subject: Subject) -> np.ndarray:
+    import numpy as np
+
+    return _pixels_of(masks, np.asarray(subject.class_ids))
 
 
 def _pixels_of(masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
@@ -322,15 +325,13 @@ def _pixels_of(masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     return regions
 
 
-def _outcomes(
-    logits: tf.Tensor, class_ids: tf.Tensor, regions: tf.Tensor, masks: np.ndarray, options: TrainerOptions
-) -> PredictionOutcomes:
+def _outcomes(logits: tf.Tensor, subject: Subject, masks: np.ndarray, options: TrainerOptions) -> PredictionOutcomes:
     """Compares the predicted region of every class with that of the ground truth; ignored pixels do not count."""
     import numpy as np
     import tensorflow as tf
 
     best = tf.math.top_k(tf.nn.softmax(logits), 2).values.numpy()
-    ids, explained = class_ids.numpy(), regions.numpy()
+    ids, explained = np.asarray(subject.class_ids), np.asarray(subject.regions)
     sizes = explained.sum(axis=(1, 2))
     margins = np.where(explained, best[..., 0] - best[..., 1], 0.0).sum(axis=(1, 2)) / np.maximum(sizes, 1)
     counted = mask_labels.counted(masks, options.ignore_id, len(options.classes))
@@ -340,7 +341,7 @@ def _outcomes(
         predicted_ids=ids,
         listed_ids=ids,
         true_ids=None,
-        confidence=_score(logits, class_ids, regions).numpy(),
+        confidence=_score(logits, subject).numpy(),
         margin=margins,
         correct=iou >= _CORRECT_IOU,
         exists=sizes > 0,
@@ -455,7 +456,7 @@ TASK = TaskSpec(
     explanation=Explanation(
         target=_target,
         score=_score,
-        true_classes=_true_classes,
+        true_instances=_true_instances,
         true_regions=_true_regions,
         outcomes=_outcomes,
         incorrect_caption="misplaced: {predicted}",
