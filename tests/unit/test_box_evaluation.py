@@ -573,3 +573,42 @@ def test_curves_show_the_precision_and_the_score_at_every_recall():
     }
     assert details["score_by_recall"][0, 50] == 0.9 and details["precision_by_recall"][0].sum() == 51
     assert np.isnan(details["precision_by_recall"][1]).all() and details["errors"].sum() == 2
+
+
+# === TFMA ===
+
+
+def test_confidence_intervals_cover_what_other_images_would_give(rng, tmp_path):
+    import apache_beam as beam
+    import tensorflow_model_analysis as tfma
+
+    from components.evaluator.options import EvaluationOptions
+    from pipeline.eval_config import eval_config
+
+    images = []
+    for objects in scenes(rng, 40):
+        near = objects.boxes + rng.normal(0, 25, objects.boxes.shape)
+        images.append((objects, as_detections(near, rng.uniform(0.3, 0.9, len(near)), objects.class_ids)))
+    extracts = []
+    for image in images:
+        label, prediction = as_example(*image, IMAGE_SIZE)
+        standard = {"features": {}, "labels": np.array([0]), "predictions": prediction, "_slice_key_types": [()]}
+        extracts.append(standard | {"transformed_features": label})
+    config = eval_config(EvaluationOptions(confidence_intervals="jackknife"), "detection", ("cat", "dog"), [])
+    (evaluator,) = tfma.default_evaluators(eval_config=tfma.utils.update_eval_config_with_defaults(config))
+    path = tmp_path / "metrics"
+    with beam.Pipeline() as pipeline:
+        results = pipeline | beam.Create(extracts) | evaluator.ptransform
+        named = results["metrics"] | beam.Map(lambda row: {key.name: value for key, value in row[1].items()})
+        _ = named | "Write" >> beam.Map(lambda values: path.write_bytes(pickle.dumps(values)))
+    computed = pickle.loads(path.read_bytes())
+    resampled = [
+        metric_values(accumulate([images[index] for index in rng.integers(0, len(images), len(images))], 2).summarize())
+        for _ in range(60)
+    ]
+    expected = metric_values(accumulate(images, 2).summarize())
+    for name in ("average_precision", "ap50", "ap75", "ar_100"):
+        interval = computed[name]
+        assert interval.unsampled_value == pytest.approx(expected[name], abs=1e-6)
+        deviation = np.std([values[name] for values in resampled])
+        assert 0.5 * deviation < interval.sample_standard_deviation < 2.0 * deviation, name
