@@ -764,6 +764,8 @@ class Explanation(JsonObject):
     score: float
     overlay: str
     """PNG file: the image with the heat map over it."""
+    box: tuple[float, float, float, float] | None = None
+    """With `--every-detection`, the box (ymin, xmin, ymax, xmax), relative to the upright image."""
     heatmap: str | None = None
     """NPY file of the heat map, with `--heatmaps`."""
 

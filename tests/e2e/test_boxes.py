@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -103,10 +104,18 @@ def test_the_detector_is_evaluated_explained_and_pushed(run):
     assert "Worst predictions" in page and "data:image/" in page
 
 
-def test_detections_are_served(run, running_server, both_clients):
+@pytest.fixture(scope="module")
+def served(run, running_server):
+    """The model of the run, served."""
+    loaded, _ = run
+    with running_server("boxes", Path(loaded.model_base_path)) as server:
+        yield server
+
+
+def test_detections_are_served(run, served, both_clients):
     loaded, outcome = run
     image = image_of(loaded).read_bytes()
-    with running_server("boxes", Path(loaded.model_base_path)) as server, both_clients(server, "boxes") as clients:
+    with both_clients(served, "boxes") as clients:
         objects = []
         for client in clients:
             assert client.status() == [(outcome.result.pushed_version, "AVAILABLE")]
@@ -127,6 +136,53 @@ def test_detections_are_served(run, running_server, both_clients):
     for own, row in zip(objects[0], expected, strict=True):
         assert own.label == CLASSES[int(row[4])] and own.score == pytest.approx(row[6], abs=1e-4)
         assert own.box == pytest.approx(row[:4], abs=1e-4)
+
+
+def test_a_client_of_the_object_detection_api_needs_no_change(run, served):
+    """Reads the responses as clients of that API's exported models do, without this project's client."""
+    import grpc
+    import requests
+    from tensorflow import make_tensor_proto
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    image = image_of(run[0]).read_bytes()
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "boxes", "serving_default"
+    request.inputs["image_bytes"].CopyFrom(make_tensor_proto([image]))
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        outputs = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60).outputs
+    num = int(outputs["num_detections"].float_val[0])
+    boxes = np.reshape(outputs["detection_boxes"].float_val, [-1, 4])[:num]
+    scores = list(outputs["detection_scores"].float_val)[:num]
+    category_index = {1: {"id": 1, "name": "dark"}, 2: {"id": 2, "name": "light"}}
+    names = [category_index[int(class_id)]["name"] for class_id in list(outputs["detection_classes"].float_val)[:num]]
+    assert num == 10 and scores == sorted(scores, reverse=True)
+    assert (boxes[:, :2] <= boxes[:, 2:]).all() and boxes.min() >= 0.0 and boxes.max() <= 1.0
+
+    body = {"instances": [{"image_bytes": {"b64": base64.b64encode(image).decode()}}]}
+    url = f"http://127.0.0.1:{served.rest_port}/v1/models/boxes:predict"
+    (prediction,) = requests.post(url, json=body, timeout=60).json()["predictions"]
+    assert prediction["num_detections"] == 10.0
+    np.testing.assert_allclose(prediction["detection_boxes"], boxes, atol=1e-6)
+    np.testing.assert_allclose(prediction["detection_scores"], scores, atol=1e-6)
+    assert [category_index[int(class_id)]["name"] for class_id in prediction["detection_classes"]] == names
+
+
+def test_the_command_explains_every_detection(run, served, tmp_path):
+    image, address = image_of(run[0]), f"127.0.0.1:{served.grpc_port}"
+    command = ["explain", str(image), "--output-dir", str(tmp_path), "--every-detection", "--grpc", address]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["explanations"]
+    assert [row["overlay"] for row in rows] == [str(tmp_path / f"test1_object{number}.png") for number in range(1, 5)]
+    for row in rows:
+        with Image.open(row["overlay"]) as overlay:
+            assert overlay.size == (SIDE, SIDE) and len(row["box"]) == 4
+    both = CliRunner().invoke(app, [*command, "--every-label"])
+    assert both.exit_code == 2 and "use one of them" in both.output
+    # A classifier's signature: the server's answer says what the model lacks.
+    other = CliRunner().invoke(app, [each if each != "--every-detection" else "--every-label" for each in command])
+    assert other.exit_code == 1 and "explain_labels" in other.stderr
 
 
 # === The studio in a browser ===
