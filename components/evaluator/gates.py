@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.evaluator import chance
 from components.evaluator.artifact import EvaluationResult, GateReport, GateResult, SliceMetrics
-from components.evaluator.options import Bounds, EvaluationOptions, bounds_by_class, bounds_of_slice, slice_names
+from components.evaluator.options import (
+    SLICE_SETTINGS,
+    Bounds,
+    EvaluationOptions,
+    bounds_by_class,
+    bounds_of_slice,
+    slice_names,
+)
 from trainer_module.evaluation.spec import MetricSpec
 
 _ROUNDING = 1e-9  # 0.9 - 0.3 is a little more than 0.6
@@ -40,6 +47,7 @@ def apply_gates(
         *gates.thresholds(),
         *gates.class_thresholds(),
         *gates.slice_thresholds(),
+        *gates.slice_class_thresholds(),
         *gates.thresholds_of_absent_slices(),
         *gates.slice_gaps(),
         *gates.change_thresholds(),
@@ -128,25 +136,46 @@ class _Gates:
             yield subject.compare_with_threshold(bound)
 
     def slice_thresholds(self) -> Iterator[GateResult]:
-        bounds = self._options.slice_thresholds
+        for metrics, name, bound in self._bounds_of_slices(self._options.slice_thresholds):
+            subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
+            reason = self._exempt(subject)
+            yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+
+    def slice_class_thresholds(self) -> Iterator[GateResult]:
+        """One result for every class that is large enough in the slice, or why no class is compared."""
+        least = self._options.min_slice_examples
+        for metrics, name, bound in self._bounds_of_slices(self._options.slice_class_thresholds):
+            whole = _Subject("slice_class_thresholds", self._class_metrics[name], metrics)
+            reason = self._too_small(whole)
+            large = [] if reason else [each for each in self._classes if metrics.support.get(each, 0) >= least]
+            if not large:
+                reason = reason or f"no class is in it {least} times (evaluation.min_slice_examples)"
+                yield whole.not_compared(reason, bound)
+            for class_name in large:
+                subject = replace(whole, class_name=class_name)
+                reason = self._exempt(subject)
+                yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+
+    def _bounds_of_slices(self, bounds: Bounds) -> Iterator[tuple[SliceMetrics, str, float]]:
+        """Yields (slice, metric, bound) of a setting."""
         # Bounds for all slices are not made for images of low quality: only those that name a corruption apply.
         named: Bounds = {name: entry for name, entry in bounds.items() if isinstance(entry, dict)}
         applicable = [(metrics, bounds) for metrics in self._slices] + [(metrics, named) for metrics in self._corrupted]
         for metrics, own_bounds in applicable:
             for name, bound in bounds_of_slice(own_bounds, metrics):
-                subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
-                reason = self._exempt(subject)
-                yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+                yield metrics, name, bound
 
     def thresholds_of_absent_slices(self) -> Iterator[GateResult]:
         """Bounds of slices without examples are reported, so that a misspelled value is noticed."""
         known = {name for metrics in (*self._slices, *self._corrupted) for name in slice_names(metrics.key)}
-        for name, entry in self._options.slice_thresholds.items():
-            for slice_, bound in (entry if isinstance(entry, dict) else {}).items():
-                if slice_ not in known:
-                    empty = SliceMetrics(name=slice_, examples=0, metrics={})
-                    subject = _Subject("slice_thresholds", self._overall_metrics[name], empty)
-                    yield subject.not_compared("the slice has no examples", bound)
+        metrics_by_name = self._overall_metrics | self._class_metrics
+        for setting in SLICE_SETTINGS:
+            for name, entry in self._options.named_bounds()[setting].items():
+                for slice_, bound in (entry if isinstance(entry, dict) else {}).items():
+                    if slice_ not in known:
+                        empty = SliceMetrics(name=slice_, examples=0, metrics={})
+                        subject = _Subject(setting, metrics_by_name[name], empty)
+                        yield subject.not_compared("the slice has no examples", bound)
 
     def slice_gaps(self) -> Iterator[GateResult]:
         """One result per metric, that of the worst slice of those that are large enough."""

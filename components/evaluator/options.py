@@ -75,6 +75,11 @@ class EvaluationOptions(Section):
         description="Bounds of metrics of all slices, or of some: accuracy = 0.5, or accuracy = {brightness = 0.4} for "
         'all values of one, or {"brightness = dark" = 0.4}.',
     )
+    slice_class_thresholds: Bounds = Field(
+        default={},
+        description="Bounds of metrics of all classes in all slices, or in some, named as in slice_thresholds: "
+        "recall = 0.5, or recall = {camera = 0.4}. A class needs min_slice_examples in the slice.",
+    )
     slice_gaps: dict[str, float] = Field(
         default={}, description="How much worse than over all examples a metric of the worst slice may be."
     )
@@ -145,7 +150,12 @@ class EvaluationOptions(Section):
             "class_thresholds": self.class_thresholds,
             "class_change_thresholds": self.class_change_thresholds,
             "slice_thresholds": self.slice_thresholds,
+            "slice_class_thresholds": self.slice_class_thresholds,
         }
+
+
+# The settings whose bounds apply to some slices by name; those of the others apply to some classes.
+SLICE_SETTINGS = ("slice_thresholds", "slice_class_thresholds")
 
 
 def slice_name(key: Sequence[tuple[str, str]]) -> str:
@@ -202,7 +212,7 @@ def check_bounds(options: EvaluationOptions, task: str) -> None:
         for name, bound in bounds.items():
             _check_bound(setting, name, bound, in_scope(metrics, "overall"), task)
     for setting, bounds_by_metric in options.named_bounds().items():
-        known = in_scope(metrics, "per_class" if setting.startswith("class") else "overall")
+        known = in_scope(metrics, "per_class" if "class" in setting else "overall")
         for name, entry in bounds_by_metric.items():
             if entry == {}:
                 raise ValueError(f"evaluation.{setting}: the table of `{name}` is empty")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, may_name
+from components.evaluator.options import CORRUPTION, LABEL_GROUP, SEVERITY, SLICE_SETTINGS, may_name
 from components.image_example_gen import files, labels, layouts, limits
 from components.image_example_gen.dataset import Dataset, inspect_dataset, remember
 from components.image_example_gen.errors import DatasetError, UnnamedClassesError
@@ -140,7 +140,7 @@ def check_names(config: PipelineConfig, dataset: Dataset) -> None:
     _check_explanations(config, dataset)
     for rule, bounds in evaluation.named_bounds().items():
         for name in {name for bound in bounds.values() if isinstance(bound, dict) for name in bound}:
-            if rule != "slice_thresholds":
+            if rule not in SLICE_SETTINGS:
                 check(rule, "class", name, dataset.classes)
             elif not may_name(name, measured):
                 raise ConfigError(

@@ -12,14 +12,17 @@ from trainer_module import tasks
 CLASSES = ["cat", "dog"]
 
 
-def metrics_of(key=(), accuracy=0.9, examples=100, recall=(0.95, 0.85), entropy=0.3, **more):
+def metrics_of(key=(), accuracy=0.9, examples=100, recall=(0.95, 0.85), entropy=0.3, support=(50, 50), **more):
     class_metrics = {
         name: {"precision": 0.9, "recall": value, "f1": value, "auc": 0.9}
         for name, value in zip(CLASSES, recall, strict=True)
     }
     metrics = {"accuracy": accuracy, "cross_entropy": entropy, **more}
     name = options.slice_name(key)
-    return SliceMetrics(name=name, key=key, examples=examples, metrics=metrics, class_metrics=class_metrics)
+    counts = dict(zip(CLASSES, support, strict=True))
+    return SliceMetrics(
+        name=name, key=key, examples=examples, metrics=metrics, support=counts, class_metrics=class_metrics
+    )
 
 
 NORMAL = metrics_of([("brightness", "normal")])
@@ -162,6 +165,45 @@ def test_a_small_slice_is_reported_and_not_compared():
     assert "5 examples, fewer than evaluation.min_slice_examples = 30" in small.detail
     assert not apply_gates({"slice_thresholds": {"accuracy": 0.5}, "min_slice_examples": 5}).blessed
     assert not apply_gates({"slice_gaps": {"accuracy": 0.5}, "min_slice_examples": 5}).blessed
+
+
+@pytest.mark.parametrize(
+    ("bounds", "failures"),
+    [
+        (0.5, [("brightness = dark", "dog")]),
+        ({"brightness": 0.5}, [("brightness = dark", "dog")]),
+        ({"brightness = normal": 0.9}, [("brightness = normal", "dog")]),
+        ({"brightness = dark": 0.3}, []),
+        (0.3, []),
+    ],
+)
+def test_a_class_has_bounds_in_slices(bounds, failures):
+    dark = metrics_of([("brightness", "dark")], examples=80, recall=(0.7, 0.4), support=(40, 40))
+    few = metrics_of([("camera", "a")], examples=40, recall=(0.9, 0.0), support=(35, 5))
+    report = apply_gates({"slice_class_thresholds": {"recall": bounds}}, [metrics_of(), NORMAL, dark, few, NIGHT])
+    assert [(gate.slice, gate.class_name) for gate in report.failures] == failures
+    compared = {
+        (gate.slice, gate.class_name) for gate in report.results if gate.setting.endswith("slice_class_thresholds")
+    }
+    if isinstance(bounds, float):
+        # The class with five examples is not compared, and neither is the slice with five.
+        assert compared == {
+            *((f"brightness = {value}", name) for value in ("normal", "dark") for name in CLASSES),
+            ("camera = a", "cat"),
+            ("brightness = dark, camera = b", None),
+        }
+
+
+def test_a_slice_without_a_large_class_is_reported():
+    spread = metrics_of([("camera", "a")], examples=40, support=(20, 20))
+    report = apply_gates({"slice_class_thresholds": {"recall": 0.5}}, [metrics_of(), spread])
+    (gate,) = [gate for gate in report.results if gate.passed is None]
+    assert (gate.slice, gate.class_name) == ("camera = a", None) and report.blessed
+    assert gate.detail == "is not compared: no class is in it 30 times (evaluation.min_slice_examples)"
+    (absent,) = apply_gates({"slice_class_thresholds": {"recall": {"camera = z": 0.5}}}).not_compared
+    assert (absent.slice, absent.detail) == ("camera = z", "is not compared: the slice has no examples")
+    with pytest.raises(ValueError, match="classification has no metric `accuracy`"):
+        apply_gates({"slice_class_thresholds": {"accuracy": 0.5}})
 
 
 def test_a_slice_without_examples_is_reported():
