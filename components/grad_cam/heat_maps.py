@@ -65,7 +65,8 @@ def from_batch(
     scores = explained.score.numpy()
     boxes: Sequence[Box | None] = [None] * len(scores)
     if explained.boxes is not None:
-        restored = geometry.boxes_in_image(explained.boxes, batch.sizes, options.transform.geometry)
+        one_each = explained.boxes[:, tf.newaxis]
+        restored = geometry.boxes_in_image(one_each, batch.sizes, options.transform.geometry)[:, 0]
         corners = tf.clip_by_value(restored, 0.0, 1.0).numpy().tolist()
         boxes = [(ymin, xmin, ymax, xmax) for ymin, xmin, ymax, xmax in corners]
     heat_maps = []

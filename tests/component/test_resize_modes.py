@@ -10,6 +10,7 @@ import tensorflow_transform as tft
 from PIL import Image
 
 from components import compared_predictions
+from components.grad_cam.artifact import ExplanationIndex
 from pipeline.config import loading
 from pipeline.execution import dataset, local_run
 from trainer_module import features, keras_file, preprocessing, stored_options, tasks
@@ -35,7 +36,14 @@ class Case:
 CASES = (
     Case("multi_label", "crop", ("model.blocks=[[4],[4]]", "data.labels_per_image=any")),
     Case("segmentation", "pad", ("model.name=unet", "model.depth=2", "model.filters=4")),
-    Case("detection", "crop", ("model.blocks=[[4],[4],[8],[8]]", "task.score_threshold=0.0", "task.max_detections=5")),
+    Case(
+        "detection",
+        "crop",
+        (
+            *("model.blocks=[[4],[4],[8],[8]]", "task.max_detections=5"),
+            *("task.score_threshold=0.0", "task.served_threshold=0.0"),
+        ),
+    ),
 )
 
 
@@ -148,6 +156,20 @@ def test_responses_refer_to_the_original_images(run, served):
     assert explained["heatmap"].shape == (len(examples), *INPUT)
     overlays = [Image.open(io.BytesIO(png)).size[::-1] for png in explained["overlay_png_bytes"]]
     assert overlays == sizes_of(examples)
+    if features.EXPLAIN_DETECTIONS in session.signatures:
+        detections, explained = (
+            session.run_on(name, encoded) for name in (features.SERVING_DEFAULT, features.EXPLAIN_DETECTIONS)
+        )
+        exists = explained["class_ids"] >= 0
+        assert exists.any()
+        np.testing.assert_allclose(
+            explained["boxes"][exists], detections["detection_boxes"][:, : exists.shape[1]][exists], atol=1e-6
+        )
+        names = [example[features.IMAGE_FILENAME].bytes_list.value[0].decode() for example in examples]
+        boxes = dict(zip(names, detections["detection_boxes"], strict=True))
+        (index,) = artifacts.glob("GradCam/explanations/*")
+        entries = [entry for entry in ExplanationIndex.read(str(index)).predictions if entry.filename in boxes]
+        assert entries and all(np.abs(boxes[entry.filename] - entry.box).max(axis=-1).min() < 1e-5 for entry in entries)
     assert outcome.result.evaluation.candidate[0].examples == len(examples)
 
 

@@ -1,6 +1,8 @@
 """Labels that are corrected on the page, and logged images that are labelled there, reach a new span and a new run."""
 
 import contextlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from ml_metadata.proto import metadata_store_pb2
 from PIL import Image
 from starlette.testclient import TestClient
 
+from components.grad_cam.artifact import ExplanationIndex
 from components.image_example_gen import corrections
 from components.image_example_gen.artifact import Summary
 from pipeline.config import loading
@@ -193,9 +196,26 @@ def test_the_model_is_trained_on_the_corrected_labels(second, loop):
 
 def test_the_page_of_the_run_shows_span_and_corrections(second, loop):
     with loop.studio() as client:
-        html = client.get("/p/halves/runs/2", headers={"accept": "text/html"}).text
-    assert "84 images, span 3, corrections: 1 image relabelled" in html
-    assert ">pushed" in html and '<polyline class="curve curve-1"' in html
+        page = client.get("/p/halves/runs/2", headers={"accept": "text/html"}).text
+    assert "84 images, span 3, corrections: 1 image relabelled" in page
+    assert ">pushed" in page and '<polyline class="curve curve-1"' in page
+
+
+def test_the_report_shows_every_class_and_explains_every_predicted_one(second, loop):
+    evaluation = second.result.evaluation
+    page = Path(second.result.report).read_text(encoding="utf-8")
+    value = f"{evaluation.overall.metrics['macro_average_precision']:.4f}"
+    assert re.search(rf'>Macro AP</dt><dd class="value">{value}<', page)
+    for name in CLASSES:
+        values = [f"{value:.4f}" for value in evaluation.overall.class_metrics[name].values()]
+        cells = "".join(rf"<td[^>]*>{value}</td>" for value in (*values, evaluation.overall.support[name]))
+        assert re.search(rf"<th[^>]*>{name}</th>{cells}</tr>", page), name
+    outputs = run_history.read(loop.load()).outputs(2)["GradCam"]["explanations"]
+    entries = ExplanationIndex.read(outputs.uri).predictions
+    assert {entry.explained for entry in entries} == set(CLASSES)
+    assert all(entry.explained == entry.label == entry.predicted for entry in entries)
+    several = Counter(entry.filename for entry in entries)
+    assert max(several.values()) == 2  # an image with both classes
 
 
 # === In a browser, with the model that was trained ===

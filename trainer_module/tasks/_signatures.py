@@ -197,8 +197,8 @@ def _restored(
     )
     if explained.boxes is None:
         return heatmaps, None
-    boxes = tf.clip_by_value(geometry.boxes_in_image(explained.boxes, sizes, own), 0.0, 1.0)
-    return heatmaps, tf.reshape(boxes, [-1, number, 4])
+    boxes = geometry.boxes_in_image(tf.reshape(explained.boxes, [-1, number, 4]), image_sizes, own)
+    return heatmaps, tf.clip_by_value(boxes, 0.0, 1.0)
 
 
 def _overlay_files(
