@@ -84,6 +84,10 @@ class SliceMetrics(StoredPart):
         """Class → metric → value, and `support`."""
         return {name: {**values, "support": self.support[name]} for name, values in self.class_metrics.items()}
 
+    def large_classes(self, least: int) -> list[str]:
+        """The classes with at least so much support."""
+        return [name for name, count in self.support.items() if count >= least]
+
     def value(self, metric: str, class_name: str | None = None) -> float:
         """The value of a metric; NaN if it is undefined or was not evaluated."""
         values = self.metrics if class_name is None else self.class_metrics.get(class_name, {})

@@ -70,16 +70,15 @@ def _reached(evaluation: EvaluationResult, options: EvaluationOptions) -> Iterat
                     "slice_thresholds", overall_metrics[name], bound, metrics_of_slice, evaluation.classes
                 )
             for name, bound in bounds_of_slice(options.slice_class_thresholds, metrics_of_slice):
-                for class_name in evaluation.classes:
-                    if metrics_of_slice.support.get(class_name, 0) >= options.min_slice_examples:
-                        yield from _compare(
-                            "slice_class_thresholds",
-                            class_metrics[name],
-                            bound,
-                            metrics_of_slice,
-                            evaluation.classes,
-                            class_name=class_name,
-                        )
+                for class_name in metrics_of_slice.large_classes(options.min_slice_examples):
+                    yield from _compare(
+                        "slice_class_thresholds",
+                        class_metrics[name],
+                        bound,
+                        metrics_of_slice,
+                        evaluation.classes,
+                        class_name=class_name,
+                    )
 
 
 def _compare(

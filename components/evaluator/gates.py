@@ -137,9 +137,7 @@ class _Gates:
 
     def slice_thresholds(self) -> Iterator[GateResult]:
         for metrics, name, bound in self._bounds_of_slices(self._options.slice_thresholds):
-            subject = _Subject("slice_thresholds", self._overall_metrics[name], metrics)
-            reason = self._exempt(subject)
-            yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+            yield self._compare_in_slice(_Subject("slice_thresholds", self._overall_metrics[name], metrics), bound)
 
     def slice_class_thresholds(self) -> Iterator[GateResult]:
         """One result for every class that is large enough in the slice, or why no class is compared."""
@@ -147,14 +145,16 @@ class _Gates:
         for metrics, name, bound in self._bounds_of_slices(self._options.slice_class_thresholds):
             whole = _Subject("slice_class_thresholds", self._class_metrics[name], metrics)
             reason = self._too_small(whole)
-            large = [] if reason else [each for each in self._classes if metrics.support.get(each, 0) >= least]
+            large = [] if reason else metrics.large_classes(least)
             if not large:
                 reason = reason or f"no class is in it {least} times (evaluation.min_slice_examples)"
                 yield whole.not_compared(reason, bound)
             for class_name in large:
-                subject = replace(whole, class_name=class_name)
-                reason = self._exempt(subject)
-                yield subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
+                yield self._compare_in_slice(replace(whole, class_name=class_name), bound)
+
+    def _compare_in_slice(self, subject: _Subject, bound: float) -> GateResult:
+        reason = self._exempt(subject)
+        return subject.not_compared(reason, bound) if reason else subject.compare_with_threshold(bound)
 
     def _bounds_of_slices(self, bounds: Bounds) -> Iterator[tuple[SliceMetrics, str, float]]:
         """Yields (slice, metric, bound) of a setting."""

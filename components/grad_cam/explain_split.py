@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -170,8 +169,7 @@ class _Predict(_NetworkDoFn):
                 measurable.setdefault((batch.sources[i].sha256, batch.sources[i].filename), []).append(ids[i])
             yield from selection.candidates(batch.sources, ids, outcomes, self._options.classes)
         for (sha256, filename), ids in measurable.items():
-            digests = [hashlib.sha256(f"{sha256} {prediction_id}".encode()).digest() for prediction_id in ids]
-            for number, (_, prediction_id) in enumerate(sorted(zip(digests, ids, strict=True))):
+            for number, prediction_id in enumerate(selection.measuring_order(sha256, ids)):
                 yield beam.pvalue.TaggedOutput(self.SAMPLE, (number, sha256, filename, prediction_id))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,11 @@ def candidates(
             name = (source.filename, prediction_ids[i])
             yield (group, confident), (float(outcomes.confidence[i]), *name)
             yield (group, UNCERTAIN), (-float(outcomes.margin[i]), *name)
+
+
+def measuring_order(sha256: str, prediction_ids: Iterable[PredictionId]) -> list[PredictionId]:
+    """Orders the predictions of an image as they are measured: by the hash of image and prediction."""
+    return sorted(prediction_ids, key=lambda each: hashlib.sha256(f"{sha256} {each}".encode()).digest())
 
 
 def by_filename(best: Iterable[tuple[Key, Sequence[Candidate]]]) -> Selection:

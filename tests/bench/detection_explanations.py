@@ -10,16 +10,14 @@ as GradCam draws them: one of every image first. Prints a line per method: the m
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import tensorflow as tf
 
-from components.grad_cam import predictions
-from components.grad_cam.predictions import PredictionId
+from components.grad_cam import predictions, selection
 from trainer_module import faithfulness, features, grad_cam, keras_file, tasks
 from trainer_module.options import TrainerOptions
 from trainer_module.tasks import ExplanationMethod
@@ -39,23 +37,18 @@ def main() -> None:
     files = sorted(map(str, arguments.examples.iterdir()))
     serialized = [record.numpy() for record in tf.data.TFRecordDataset(files)]
 
-    def ids_of(outputs: Any, images: predictions.ImageBatch) -> list[tuple[str, PredictionId]]:
-        batches = predictions.batches(images, options, outputs)
-        names = [batch.prediction_ids(batch.subject.class_ids) for batch in batches]
-        drawn = [each for part in names for each in part]
-        return sorted(
-            ((images.sources[0].filename, each) for each in drawn),
-            key=lambda row: hashlib.sha256(f"{images.sources[0].sha256} {row[1]}".encode()).digest(),
-        )
-
     read = [predictions.read_images([example], options, ()) for example in serialized]
     outputs = [grad_cam.as_float32(model(tf.cast(images.pixels, tf.float32), training=False)) for images in read]
-    ranked = [
-        (number, images.sources[0].sha256, name)
-        for output, images in zip(outputs, read, strict=True)
-        for number, name in enumerate(ids_of(output, images))
-    ]
-    sample = {name for *_, name in sorted(ranked)[: arguments.num]}
+    ranked = []
+    for output, images in zip(outputs, read, strict=True):
+        (source,) = images.sources
+        batches = predictions.batches(images, options, output)
+        ids = [each for batch in batches for each in batch.prediction_ids(batch.subject.class_ids)]
+        ranked += [
+            (number, source.sha256, source.filename, each)
+            for number, each in enumerate(selection.measuring_order(source.sha256, ids))
+        ]
+    sample = {row[2:] for row in sorted(ranked)[: arguments.num]}
     measure = faithfulness.measurer(model, explanation, arguments.steps)
     for method in get_args(ExplanationMethod):
         explain = grad_cam.explainer(model, explanation, method, options.grad_cam.layer)

@@ -233,7 +233,7 @@ def test_clients_read_an_explanation_for_every_predicted_class():
 
 
 def explain_labels(model, options):
-    return _signatures.explain_each(model, options, multi_label._explained_labels)
+    return _signatures.explain_each(model, options, multi_label._explained_labels).compute
 
 
 def test_every_predicted_class_is_explained(make_image):

@@ -27,6 +27,10 @@ def read_images(image_bytes: tf.Tensor, options: TrainerOptions) -> Images:
     return images._replace(pixels=tf.cast(images.pixels, tf.float32))
 
 
+def _image_bytes() -> list[tf.TensorSpec]:
+    return [tf.TensorSpec([None], tf.string, name="image_bytes")]
+
+
 def read_image_bytes(examples: tf.Tensor) -> tf.Tensor:
     """Reads the image files of serialized raw examples: string [N] → string [N]."""
     spec = {features.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
@@ -85,7 +89,7 @@ def common_endpoints(
           the predicted class.
         embed: image_bytes string [N] → embedding float32 [N, D], unit length.
     """
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    image_bytes = _image_bytes()
     examples = [tf.TensorSpec([None], tf.string, name="examples")]
     serving_default = Endpoint(predict, image_bytes).traced()  # other endpoints call it: one graph of the network
 
@@ -138,7 +142,7 @@ def explain_each(
     model: keras.Model,
     options: TrainerOptions,
     choose: Callable[[tf.Tensor, tf.Tensor, TrainerOptions], tuple[Subject, tf.Tensor]],
-) -> Callable[[tf.Tensor], Outputs]:
+) -> Endpoint:
     """Explains several predictions of every image: the network runs once to predict, and once for each of them.
 
     Args:
@@ -174,7 +178,7 @@ def explain_each(
         }
         return outputs if boxes is None else outputs | {"boxes": tf.where(exists[..., tf.newaxis], boxes, 0.0)}
 
-    return compute
+    return Endpoint(compute, _image_bytes())
 
 
 def _restored(

@@ -395,9 +395,7 @@ def _signatures(
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-    explain_detections = _signatures.explain_each(model, options, _explained_detections)
-    return endpoints | {features.EXPLAIN_DETECTIONS: Endpoint(explain_detections, image_bytes)}
+    return endpoints | {features.EXPLAIN_DETECTIONS: _signatures.explain_each(model, options, _explained_detections)}
 
 
 def _explained_detections(

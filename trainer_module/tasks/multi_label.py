@@ -269,10 +269,9 @@ def _signatures(
     endpoints = _signatures.common_endpoints(
         model, options, tft_layer, raw_feature_spec, predict=predict, embedding=embedding
     )
-    image_bytes = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     return endpoints | {
         features.CLASSIFY: _signatures.classify_endpoint(endpoints[features.SERVING_DEFAULT], options.classes),
-        features.EXPLAIN_LABELS: Endpoint(_signatures.explain_each(model, options, _explained_labels), image_bytes),
+        features.EXPLAIN_LABELS: _signatures.explain_each(model, options, _explained_labels),
     }
 
 
