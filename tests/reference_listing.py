@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.image_example_gen import labels
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.files import File, readable
-from components.image_example_gen.layouts import NESTED, ClassFolders, Entry, Listing, RefusedFile
+from components.image_example_gen.layouts import NESTED, ClassFolders, Listing
 from components.image_example_gen.layouts._folder import is_image_name
 from components.image_example_gen.layouts._pairs import masks_beside_images, role_of
 

@@ -17,8 +17,9 @@ import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen import image_file, layouts, raw_examples, shards, splits
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import UnusableImageError
-from components.image_example_gen.layouts import Candidate, Entry
+from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.observations import Observations
 from components.image_example_gen.options import ExampleGenOptions
 from components.image_example_gen.records import columns_of

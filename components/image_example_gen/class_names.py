@@ -11,9 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from components.image_example_gen import files
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.labels import CLASS_NAMES, has_boxes, has_class_ids, has_sets
-from components.image_example_gen.layouts import Entry, Listing
+from components.image_example_gen.layouts import Listing
+from components.image_example_gen.stored_entries import collect
 from trainer_module.error_text import did_you_mean
 
 # Between two letters these characters separate words: `hot_dog` is `hot dog`. Before a digit, `-` may be a sign.
@@ -48,7 +50,7 @@ def rename(listing: Listing, new_names: Mapping[str, str], root: str) -> Listing
         if name not in listing.class_names:
             suggestion = did_you_mean(name, sorted(listing.class_names)) or "."
             raise DatasetError(f"data.rename_classes: {root} has no class `{name}`{suggestion}")
-    entries = tuple(
+    entries = collect(
         entry._replace(
             label=tuple(
                 (key, tuple(new_names.get(str(value), value) for value in values) if key in CLASS_NAMES else values)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, get_args
 
 from components.image_example_gen import files, label_sets, labels, missing_files, tables
 from components.image_example_gen.artifact import Action, Correction
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.layouts import Entry, Listing
+from components.image_example_gen.layouts import Listing
 from components.image_example_gen.options import DataOptions
+from components.image_example_gen.stored_entries import collect
 from trainer_module.error_text import did_you_mean
 
 ACTION_COLUMN, LABEL_COLUMN, PROPOSED_LABEL_COLUMN = "action", "label", "proposed_label"
@@ -60,19 +62,23 @@ def apply(listing: Listing, options: DataOptions, root: str, *, has_spans: bool 
     if options.corrections is None:
         return Corrected(listing)
     decisions = read(options.corrections)
-    entries, corrections = list[Entry](), list[Correction]()
-    for entry in listing.entries:
-        name = files.readable(entry.path)
-        if name not in decisions:
-            entries.append(entry)
-            continue
-        correction = _correct(entry, decisions[name], listing, options)
-        corrections.append(correction)
-        if correction.action == "relabel":
-            # Boxes that would only have been read for their classes are not needed any more.
-            entries.append(entry._replace(label=_label(correction.after, listing), label_files=()))
-        elif correction.action == "keep":
-            entries.append(entry)
+    corrections: list[Correction] = []
+
+    def corrected_entries() -> Iterator[Entry]:
+        for entry in listing.entries:
+            decision = decisions.get(files.readable(entry.path))
+            if decision is None:
+                yield entry
+                continue
+            correction = _correct(entry, decision, listing, options)
+            corrections.append(correction)
+            if correction.action == "relabel":
+                # Boxes that would only have been read for their classes are not needed any more.
+                yield entry._replace(label=_label(correction.after, listing), label_files=())
+            elif correction.action == "keep":
+                yield entry
+
+    entries = collect(corrected_entries())
     unmatched = sorted(decisions.keys() - {correction.path for correction in corrections})
     if unmatched and not corrections and not has_spans:
         raise DatasetError(
@@ -83,7 +89,7 @@ def apply(listing: Listing, options: DataOptions, root: str, *, has_spans: bool 
     removed = listing.class_names & _classes_of(listing.entries) - _classes_of(entries)
     corrected = dataclasses.replace(
         listing,
-        entries=tuple(entries),
+        entries=entries,
         class_names=listing.class_names - removed | _classes_of(entries) if listing.class_names else frozenset(),
         notes=(*listing.notes, *_notes(options.corrections, corrections, unmatched, sorted(removed))),
     )

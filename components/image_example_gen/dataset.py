@@ -25,11 +25,12 @@ from components.image_example_gen import (
 )
 from components.image_example_gen.artifact import Correction
 from components.image_example_gen.class_list import Color
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError
 from components.image_example_gen.folder_listing import DatasetFolder, Engine, list_dataset
-from components.image_example_gen.layouts import NESTED, Detection, Entry, Folder, LayoutSpec, Listing, RefusedFile
+from components.image_example_gen.layouts import NESTED, Detection, Folder, LayoutSpec, Listing
 from components.image_example_gen.options import AUTO, DataOptions
-from components.image_example_gen.stored_entries import EntryTotals, Sketch, with_drawn_train
+from components.image_example_gen.stored_entries import EntryTotals, Sketch, collect, collect_sorted, with_drawn_train
 from trainer_module import features
 from trainer_module.error_text import listed
 from trainer_module.locations import join
@@ -38,6 +39,7 @@ SPAN_COLUMN = "span"
 
 # A column with more values than this (an address, a time) is not a slice unless the configuration names it.
 MOST_SLICE_VALUES = 50
+_MOST_COUNTED = 10_000  # of them; each is in memory meanwhile
 _MOST_NAMES = 5
 # The splits of entries that may be trained on.
 _TRAINED = frozenset(("", features.TRAIN))
@@ -280,7 +282,7 @@ def _add_span_column(part: _Part, number: int) -> Listing:
         raise DatasetError(
             f"{part.root}: the column `{SPAN_COLUMN}` is reserved for the number of the span. Rename it."
         )
-    entries = tuple(entry._replace(slices=(*entry.slices, str(number))) for entry in listing.entries)
+    entries = collect(entry._replace(slices=(*entry.slices, str(number))) for entry in listing.entries)
     return dataclasses.replace(listing, entries=entries, columns=(*listing.columns, SPAN_COLUMN))
 
 
@@ -362,8 +364,8 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
     listing = label_sets.normalize(listing, options.classes)
     listing, corrected = corrections.apply(listing, options, part.root, has_spans=bool(chosen))
     class_names.check(listing, options.classes, part.root)
-    entries = tuple(
-        entry._replace(split=entry.split or options.split_of(entry.path)) for entry in sorted(listing.entries)
+    entries = collect_sorted(
+        entry._replace(split=entry.split or options.split_of(entry.path)) for entry in listing.entries
     )
     assigned = _assign_splits(entries, EntryTotals.of(entries), options)
     digest = hashlib.sha256()
@@ -459,18 +461,21 @@ def _slice_columns(
     columns: Sequence[str], entries: Sequence[Entry], chosen: Sequence[spans.Span]
 ) -> tuple[tuple[str, ...], list[str]]:
     """Returns the columns that are slices by default, and notes about the others."""
+    values: dict[str, set[str]] = {column: set() for column in columns}
+    if has_spans := bool(chosen) and SPAN_COLUMN in columns:
+        values[SPAN_COLUMN] = {str(span.number) for span in chosen}
+    # A dataset without other columns is not read for them.
+    for entry in entries if len(columns) > has_spans else ():
+        for column, value in zip(columns, entry.slices, strict=False):  # files of many examples have none
+            if len(values[column]) <= _MOST_COUNTED:
+                values[column].add(value)
     slice_columns, notes = [], []
-    for number, column in enumerate(columns):
-        if column == SPAN_COLUMN and chosen:
-            num_values = len({span.number for span in chosen})
-        else:
-            num_values = len({entry.slices[number] for entry in entries if entry.slices})
-        if num_values <= MOST_SLICE_VALUES:
+    for column, known in values.items():
+        if len(known) <= MOST_SLICE_VALUES:
             slice_columns.append(column)
         else:
-            notes.append(
-                f"column `{column}` has {num_values:,} values; it is a slice only if evaluation.slices names it"
-            )
+            number = f"{len(known):,}" if len(known) <= _MOST_COUNTED else f"more than {_MOST_COUNTED:,}"
+            notes.append(f"column `{column}` has {number} values; it is a slice only if evaluation.slices names it")
     return tuple(slice_columns), notes
 
 

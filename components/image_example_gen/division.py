@@ -32,9 +32,9 @@ from components.image_example_gen.columns import (
 )
 from components.image_example_gen.connected_components import Graph
 from components.image_example_gen.duplicates import key_masks, near_pairs
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import LostFilesError
 from components.image_example_gen.exchange import Exchange, items_of, no_rows, spread
-from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import Occurrences
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.records import GROUP, NO_HASH, columns_of

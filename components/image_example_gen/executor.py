@@ -31,10 +31,10 @@ from components.image_example_gen.beam_exchange import BeamExchange
 from components.image_example_gen.beam_steps import ExamineImages, OnShards, Pass, WriteSplits
 from components.image_example_gen.dataset import Dataset, listed_dataset
 from components.image_example_gen.division import divide
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import ClassesChangedError, LostFilesError
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, LocalExchange
 from components.image_example_gen.folder_listing import ListingPlace
-from components.image_example_gen.layouts import RefusedFile
 from components.image_example_gen.observations import USED_BITS, Observations
 from components.image_example_gen.options import ExampleGenOptions, ExampleGenParameter
 from components.image_example_gen.shards import WorkFolder

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from components.image_example_gen import labels
 from components.image_example_gen.columns import Columns
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, no_rows
 from components.image_example_gen.files import UnreadableFileError
-from components.image_example_gen.layouts import ClassFolder, Entry, MasksBesideImages, RefusedFile
+from components.image_example_gen.layouts import ClassFolder, MasksBesideImages
 from components.image_example_gen.layouts.class_folders import list_folders
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder

@@ -7,15 +7,18 @@ the boxes of an image. Sets are sorted, so that `cat|dog` and `dog|cat` are the 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, labels, tables
 from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.stored_entries import collect
 from trainer_module import features
 
 if TYPE_CHECKING:
-    from components.image_example_gen.layouts import Entry, Listing
+    from components.image_example_gen.entries import Entry
+    from components.image_example_gen.layouts import Listing
     from components.image_example_gen.options import DataOptions
 
 # Between class names in tables, and in responses of the model.
@@ -54,7 +57,7 @@ def convert(listing: Listing, options: DataOptions, root: str) -> Listing:
     return dataclasses.replace(
         listing,
         label_features=labels.MULTI_LABEL,
-        entries=tuple(
+        entries=collect(
             entry._replace(label=labels.of_classes(part for name in entry.classes for part in split(name, separator)))
             if entry.label
             else entry
@@ -77,35 +80,54 @@ def normalize(listing: Listing, configured: Sequence[str] | None) -> Listing:
     """
     if not labels.has_sets(listing.label_features) or not listing.class_names:
         return listing
-    removed: dict[str, list[str]] = {}
-    entries = []
-    for entry in listing.entries:
-        names = dict(entry.label).get(features.CLASS_TEXT)
-        if names is None:
-            entries.append(entry)
-            continue
-        kept = [str(name) for name in names if configured is None or name in configured]
-        for name in {*map(str, names)} - {*kept}:
-            removed.setdefault(name, []).append(entry.path)
-        entries.append(entry._replace(label=labels.of_classes(kept)))
-    notes = [
-        f"{len(paths):,} labels `{name}` were removed, since data.classes does not name this class: "
-        f"{', '.join(map(files.readable, paths[:_MOST_NAMES]))}{', …' if len(paths) > _MOST_NAMES else ''}"
-        for name, paths in sorted(removed.items())
-    ]
+    removed = _RemovedLabels(configured)
+    entries = collect(map(removed.normalized, listing.entries))
     return dataclasses.replace(
         listing,
-        entries=tuple(entries),
-        class_names=listing.class_names - removed.keys(),
-        notes=(*listing.notes, *notes, *_constant_classes(entries)),
+        entries=entries,
+        class_names=listing.class_names - removed.counts.keys(),
+        notes=(*listing.notes, *removed.notes(), *_constant_classes(entries)),
     )
+
+
+class _RemovedLabels:
+    """Removes the labels that `data.classes` does not name, and counts them."""
+
+    def __init__(self, configured: Sequence[str] | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        self._configured = configured
+
+    def normalized(self, entry: Entry) -> Entry:
+        """Returns an entry with each of its classes once, as far as they are configured."""
+        names = dict(entry.label).get(features.CLASS_TEXT)
+        if names is None:
+            return entry
+        kept = [str(name) for name in names if self._configured is None or name in self._configured]
+        for name in {*map(str, names)} - {*kept}:
+            self.counts[name] += 1
+            if self.counts[name] <= _MOST_NAMES:
+                self._paths[name].append(files.readable(entry.path))
+        return entry._replace(label=labels.of_classes(kept))
+
+    def notes(self) -> list[str]:
+        """Returns a note for every class."""
+        return [
+            f"{count:,} labels `{name}` were removed, since data.classes does not name this class: "
+            f"{', '.join(self._paths[name])}{', …' if count > _MOST_NAMES else ''}"
+            for name, count in sorted(self.counts.items())
+        ]
 
 
 def _constant_classes(entries: Sequence[Entry]) -> list[str]:
     """Reports classes that every image has."""
     if not entries:
         return []
-    common = set(entries[0].classes).intersection(*(entry.classes for entry in entries))
+    common = set(entries[0].classes)
+    for entry in entries:
+        common.intersection_update(entry.classes)
+        if not common:
+            break
     return [
         f"all {len(entries):,} images have the class `{name}`: there is nothing to learn about it"
         for name in sorted(common)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from components.image_example_gen.artifact import SplitCounts
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import ClassWithoutTrainingImagesError, EmptySplitError, TooManyBadFilesError
-from components.image_example_gen.layouts import RefusedFile
 from trainer_module import features
 
 # Reasons listed in an error; the log has all of them.

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from components.image_example_gen.columns import Columns
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION, Exchange, items_of, spread
-from components.image_example_gen.layouts import Entry
 from components.image_example_gen.shards import ENTRIES, WorkFolder, make_shards, mixing_key, num_shards
 from components.image_example_gen.stored_entries import ENTRIES_PER_BLOCK, StoredEntries
 

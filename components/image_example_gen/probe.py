@@ -10,8 +10,9 @@ from PIL import Image, ImageChops
 
 from components.image_example_gen import image_file, labels, layouts, limits, raw_examples
 from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import TooManyBadFilesError, UnusableImageError
-from components.image_example_gen.layouts import Candidate, Entry, RefusedFile
+from components.image_example_gen.layouts import Candidate
 from components.image_example_gen.options import ExampleGenOptions
 
 MOST_FILES = 100

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from components.image_example_gen.layouts import Entry
+from components.image_example_gen.entries import Entry
 from trainer_module import locations
 
 # Kinds of files: the entries to read; the examples, records and other results of the first pass; the splits that the

@@ -7,13 +7,17 @@ import contextlib
 import hashlib
 import heapq
 import itertools
+import operator
+import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, overload
 
-from components.image_example_gen.layouts import Entry
+from components.image_example_gen.entries import Entry
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import sorted_by_key
 from components.image_example_gen.shards import WorkFolder
 from trainer_module import features, locations
 
@@ -200,6 +204,31 @@ class StoredEntries(Sequence[Entry]):
         if self._loaded[0] != number:
             self._loaded = number, self.load(self.blocks[number])
         return self._loaded[1][place - (self._ends[number] - self.blocks[number].size)]
+
+
+def collect(entries: Iterable[Entry]) -> Sequence[Entry]:
+    """Keeps entries in their order: in memory if they are few, else in a temporary folder that lives as long as they do."""
+    iterator = iter(entries)
+    first = tuple(itertools.islice(iterator, IMAGES_PER_PARTITION + 1))
+    if len(first) <= IMAGES_PER_PARTITION:
+        return first
+    waiting = itertools.chain(first, iterator)
+    del first  # only the chain refers to them, and drops them
+    temporary = TemporaryFolder(tempfile.mkdtemp(prefix="tfx-vision-listing-"))
+    folder, blocks = WorkFolder(temporary.location), list[Block]()
+    while some := list(itertools.islice(waiting, ENTRIES_PER_BLOCK)):
+        blocks.append(StoredEntries.store(folder, "collected", len(blocks), some))
+    return StoredEntries(folder, blocks, temporary=temporary)
+
+
+def collect_sorted(entries: Iterable[Entry]) -> Sequence[Entry]:
+    """Keeps entries in the order of their paths, and of the rest where these are equal; see `collect`."""
+    pairs = sorted_by_key(((entry.path, tuple(entry)) for entry in entries), IMAGES_PER_PARTITION)
+    return collect(
+        Entry._make(values)
+        for _, same in itertools.groupby(pairs, operator.itemgetter(0))
+        for values in sorted(values for _, values in same)
+    )
 
 
 def with_drawn_train(entries: Sequence[Entry]) -> Sequence[Entry]:

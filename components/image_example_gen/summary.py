@@ -9,7 +9,7 @@ from components.image_example_gen import corrections
 from components.image_example_gen.artifact import Quarantine, QuarantinedFile, SplitCounts, Summary
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.division import Division
-from components.image_example_gen.layouts import RefusedFile
+from components.image_example_gen.entries import RefusedFile
 from trainer_module.model_input import Window
 
 

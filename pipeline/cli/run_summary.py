@@ -17,7 +17,7 @@ from rich.table import Table
 from components.evaluator.artifact import EvaluationResult
 from components.image_example_gen import corrections, layouts, limits
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.layouts import RefusedFile
+from components.image_example_gen.entries import RefusedFile
 from pipeline.cli.console import print_line
 from pipeline.config.sections import PipelineConfig
 from trainer_module import features, tasks

@@ -23,8 +23,8 @@ from components.image_example_gen import (
 )
 from components.image_example_gen.beam_exchange import BeamExchange
 from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.executor import Executor
-from components.image_example_gen.layouts import Entry
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.splits import Record
 from trainer_module import features

@@ -13,8 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 from components.image_example_gen import example_wire, folder_listing, probe
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError, TooManyBadFilesError
-from components.image_example_gen.layouts import Entry
 from pipeline.config import loading
 from pipeline.config.messages import ConfigError
 from pipeline.execution import beam_options, disk_space, preflight

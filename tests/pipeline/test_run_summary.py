@@ -11,7 +11,7 @@ from components.evaluator.artifact import EvaluationResult, GateReport, GateResu
 from components.example_validator.artifact import DriftReport, Finding
 from components.image_example_gen.artifact import QuarantinedFile, SplitCounts, Summary
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.layouts import Entry
+from components.image_example_gen.entries import Entry
 from pipeline.cli import json_output, run_summary
 from pipeline.config import loading
 from pipeline.execution.results import Refusal, RunResult, of_gate

@@ -28,9 +28,10 @@ from pydantic import ValidationError
 from components.image_example_gen import division, layouts, limits, probe, shards
 from components.image_example_gen.artifact import SplitCounts
 from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import LocalExchange
-from components.image_example_gen.layouts import RefusedFile, label_studio
+from components.image_example_gen.layouts import label_studio
 from components.image_example_gen.options import DataOptions, ExampleGenOptions
 from components.image_example_gen.records import columns_of
 from components.image_example_gen.shards import WorkFolder

@@ -21,10 +21,11 @@ from components.image_example_gen import (
     stored_entries,
 )
 from components.image_example_gen.dataset import inspect_dataset, listed_dataset, remember
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.exchange import LocalExchange
 from components.image_example_gen.folder_listing import ListingPlace
-from components.image_example_gen.layouts import Entry, class_folders, split_folders
+from components.image_example_gen.layouts import class_folders, split_folders
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.shards import WorkFolder
 from components.image_example_gen.stored_entries import EntryTotals, StoredEntries

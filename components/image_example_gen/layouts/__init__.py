@@ -12,10 +12,7 @@ from components.image_example_gen.layouts._class_folder import ClassFolder as Cl
 from components.image_example_gen.layouts._class_folder import ClassFolders as ClassFolders
 from components.image_example_gen.layouts._class_folder import MasksBesideImages as MasksBesideImages
 from components.image_example_gen.layouts._entries import NESTED as NESTED
-from components.image_example_gen.layouts._entries import Entry as Entry
-from components.image_example_gen.layouts._entries import LabelFile as LabelFile
 from components.image_example_gen.layouts._entries import Listing as Listing
-from components.image_example_gen.layouts._entries import RefusedFile as RefusedFile
 from components.image_example_gen.layouts._folder import Folder as Folder
 from components.image_example_gen.layouts._spec import Candidate as Candidate
 from components.image_example_gen.layouts._spec import Confidence as Confidence

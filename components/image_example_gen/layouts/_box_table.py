@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, tables
 from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, UnusableImageError
 from components.image_example_gen.layouts._box_columns import FLAGS, corners_of, size_of
 from components.image_example_gen.layouts._boxes import AnnotatedImage, make_listing
 from components.image_example_gen.layouts._columns import GROUP, LABEL, Columns
-from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
 
 if TYPE_CHECKING:

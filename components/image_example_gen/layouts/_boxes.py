@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import boxes, files, labels, tables
 from components.image_example_gen.boxes import Annotation
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
-from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 
 if TYPE_CHECKING:

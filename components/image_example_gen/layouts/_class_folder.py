@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from components.image_example_gen.layouts._entries import Entry, RefusedFile
+from components.image_example_gen.entries import Entry, RefusedFile
 
 _SHOWN_MASKS = 2
 

@@ -1,89 +1,20 @@
-"""The listing of a layout: files to read, with their labels as far as they are known, and files that are not used."""
+"""The listing of a layout: its entries, and what is known about all of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from components.image_example_gen import files
 from components.image_example_gen.class_list import NO_CLASS_LIST, ClassList
-from components.image_example_gen.labels import Label, class_names
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.layouts._folder import is_image_name
+from components.image_example_gen.stored_entries import collect
 
 # Reason of files below a class folder that are not directly in it.
 NESTED = "in a folder inside a class folder; `data.recursive = true` uses it"
-
-
-class LabelFile(NamedTuple):
-    """A file that contains the label of one image.
-
-    Attributes:
-      feature: The raw example feature that takes its bytes.
-      path: Relative to the root.
-      size: Bytes.
-      changed_ns: Time of the last change.
-    """
-
-    feature: str
-    path: str
-    size: int = 0
-    changed_ns: int = 0
-
-
-class Entry(NamedTuple):
-    """One image file, or one file that contains many examples.
-
-    Attributes:
-      path: Relative to the root.
-      size: Bytes.
-      changed_ns: Time of the last change.
-      label: Raw example features and their values, as far as the layout knows them without reading.
-      label_files: Files that contain the rest of the label.
-      split: The split that the dataset assigns; empty if the split is drawn.
-      group: Stays in one split with all others of that name; empty if it is on its own.
-      slices: Values of the listing's columns.
-    """
-
-    path: str
-    size: int = 0
-    changed_ns: int = 0
-    label: Label = ()
-    label_files: tuple[LabelFile, ...] = ()
-    split: str = ""
-    group: str = ""
-    slices: tuple[str, ...] = ()
-
-    @classmethod
-    def from_json(cls, values: Sequence[Any]) -> Self:
-        """Restores an entry that was stored as a JSON array."""
-        path, size, changed_ns, label, label_files, *others, slices = values
-        known = tuple((feature, tuple(feature_values)) for feature, feature_values in label)
-        files_ = tuple(LabelFile(*file) for file in label_files)
-        return cls._make([path, size, changed_ns, known, files_, *others, tuple(slices)])
-
-    def below(self, folder: str) -> Self:
-        """Returns the entry with paths that start from the folder above."""
-        label_files = tuple(file._replace(path=f"{folder}/{file.path}") for file in self.label_files)
-        return self._replace(path=f"{folder}/{self.path}", label_files=label_files)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the file and of its label files."""
-        return self.size + sum(file.size for file in self.label_files) if self.label_files else self.size
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names of the image, as far as the layout knows them without reading."""
-        return class_names(self.label)
-
-
-class RefusedFile(NamedTuple):
-    """A file that is not used, and the reason."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +23,7 @@ class Listing:
 
     Attributes:
       label_features: Raw example features of the label that every example has.
-      entries: The files to read.
+      entries: The files to read; those of a large dataset may be in files (`StoredEntries`).
       refused: The files that are not used.
       columns: Names of the entries' slices.
       class_names: All class names in folders or tables; a class folder counts even if it is empty. Empty if class names
@@ -114,7 +45,7 @@ class Listing:
         listings = [self, *others]
         return dataclasses.replace(
             self,
-            entries=tuple(entry for listing in listings for entry in listing.entries),
+            entries=collect(entry for listing in listings for entry in listing.entries),
             refused=tuple(file for listing in listings for file in listing.refused),
             class_names=self.class_names.union(*(listing.class_names for listing in listings)),
             notes=tuple(note for listing in listings for note in listing.notes),
@@ -125,7 +56,7 @@ class Listing:
         if tuple(columns) == self.columns:
             return self
         places = [self.columns.index(column) if column in self.columns else None for column in columns]
-        entries = tuple(
+        entries = collect(
             entry._replace(slices=tuple(default if place is None else entry.slices[place] for place in places))
             for entry in self.entries
         )
@@ -135,7 +66,7 @@ class Listing:
         """Returns the listing with paths that start from the folder above."""
         return dataclasses.replace(
             self,
-            entries=tuple(entry.below(folder) for entry in self.entries),
+            entries=collect(entry.below(folder) for entry in self.entries),
             refused=tuple(file._replace(path=f"{folder}/{file.path}") for file in self.refused),
         )
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import files
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.labels import Value
 from components.image_example_gen.layouts._class_folder import ClassFolders
-from components.image_example_gen.layouts._entries import Entry, Listing
+from components.image_example_gen.layouts._entries import Listing
 from components.image_example_gen.layouts._folder import Folder
 
 if TYPE_CHECKING:

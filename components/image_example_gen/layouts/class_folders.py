@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, labels
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._class_folder import (
@@ -15,10 +16,11 @@ from components.image_example_gen.layouts._class_folder import (
     ClassFolders,
     MasksBesideImages,
 )
-from components.image_example_gen.layouts._entries import NESTED, Entry, Listing, RefusedFile, refuse, refuse_images
+from components.image_example_gen.layouts._entries import NESTED, Listing, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name
 from components.image_example_gen.layouts._pairs import masks_beside_images, role_of, splits_of_images
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.stored_entries import collect
 from trainer_module.locations import join
 
 if TYPE_CHECKING:
@@ -92,16 +94,19 @@ def list_classes(root: str, among: ClassFolders, *, recursive: bool = False) -> 
     Raises:
       DatasetError: If a folder must not be read.
     """
-    entries: list[Entry] = []
     refused = list(among.refused)
     masks = MasksBesideImages()
-    for inside in list_folders(root, among.folders, recursive=recursive):
-        for block in inside:
-            entries += block.entries
-            refused += block.refused
-            masks.add(block)
+
+    def entries() -> Iterator[Entry]:
+        for inside in list_folders(root, among.folders, recursive=recursive):
+            for block in inside:
+                yield from block.entries
+                refused.extend(block.refused)
+                masks.add(block)
+
     names = frozenset(folder.name for folder in among.folders)
-    return Listing(labels.CLASS_LABEL, tuple(entries), tuple(refused), class_names=names, notes=masks.notes())
+    collected = collect(entries())
+    return Listing(labels.CLASS_LABEL, collected, tuple(refused), class_names=names, notes=masks.notes())
 
 
 def list_folders(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import boxes, files
 from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _json
 from components.image_example_gen.layouts._boxes import (
@@ -20,7 +21,7 @@ from components.image_example_gen.layouts._boxes import (
     split_of,
     unlisted,
 )
-from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.locations import join

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.image_example_gen import boxes, files
 from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.layouts import _xml
 from components.image_example_gen.layouts._boxes import (
@@ -17,7 +18,7 @@ from components.image_example_gen.layouts._boxes import (
     names_below,
     unlisted,
 )
-from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.locations import join

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
+from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.layouts import _box_columns, _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
-from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, known_split_names, split_named
 from components.image_example_gen.layouts._listed_files import ListedFiles
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, color_tables, files, labels
+from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata, _pairs
-from components.image_example_gen.layouts._entries import Entry, LabelFile, Listing, RefusedFile, refuse, refuse_images
+from components.image_example_gen.layouts._entries import Listing, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 from components.image_example_gen.layouts._pairs import FolderPair
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec

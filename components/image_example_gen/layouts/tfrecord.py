@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from components.image_example_gen import files, label_sets, labels, tables
 from components.image_example_gen.class_list import ClassList
+from components.image_example_gen.entries import Entry, RefusedFile
 from components.image_example_gen.errors import DamagedContainerError, DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.labels import Value
 from components.image_example_gen.layouts import _example_boxes
 from components.image_example_gen.layouts._boxes import of_classes
-from components.image_example_gen.layouts._entries import Entry, Listing, RefusedFile, refuse, refuse_images
+from components.image_example_gen.layouts._entries import Listing, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Candidate, Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import files
 from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
 from components.image_example_gen.layouts import _xml
 from components.image_example_gen.layouts._boxes import (
@@ -20,7 +21,7 @@ from components.image_example_gen.layouts._boxes import (
     names_below,
     stem_of,
 )
-from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.error_text import first_line

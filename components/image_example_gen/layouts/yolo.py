@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.image_example_gen import boxes, files, labels
 from components.image_example_gen.boxes import Annotation, Box
+from components.image_example_gen.entries import RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnnamedClassesError, UnusableImageError
 from components.image_example_gen.layouts import _annotations, _yaml
 from components.image_example_gen.layouts._boxes import (
@@ -22,7 +23,7 @@ from components.image_example_gen.layouts._boxes import (
     names_below,
     stem_of,
 )
-from components.image_example_gen.layouts._entries import Listing, RefusedFile, refuse
+from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from trainer_module.error_text import first_line
