@@ -1,4 +1,4 @@
-"""The entries of a listing: the files to read, with their labels as far as they are known, and files that are not used."""
+"""The entries of a listing: files to read, with their labels as far as they are known, and files that are not used."""
 
 from __future__ import annotations
 

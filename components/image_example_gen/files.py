@@ -7,13 +7,14 @@ escapes, since the file could not be opened otherwise.
 from __future__ import annotations
 
 import collections
+import io
 import itertools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from components.image_example_gen import object_store
 from trainer_module.error_text import first_line
@@ -27,6 +28,7 @@ _REMOTE_THREADS = 32
 # Folders that are listed at the same time: of a store that describes files with their names; of another one, where
 # each of them describes its files with so many threads; and local ones, whose names usually are in memory.
 _STORE_FOLDERS, _REMOTE_FOLDERS, _LOCAL_FOLDERS = 32, 8, 4
+_REMOTE_BUFFER = 2**20  # bytes of one request
 # Files that are described at the same time, and in one go by a thread for local files. A local file that takes longer
 # is on a volume behind a network: threads wait for many of its answers at a time. They would slow down a disk, whose
 # answers are shorter than the turns of threads.
@@ -290,6 +292,46 @@ def read(root: str, path: str, most_bytes: int = -1) -> bytes:
             return content
     except tf.errors.OpError as error:
         raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
+
+
+def open_binary(location: str) -> BinaryIO:
+    """Opens a file that is read in parts.
+
+    Raises:
+      UnreadableFileError: With the system's reason; for a remote file also when it is read.
+    """
+    if not is_remote(location):
+        try:
+            return open(location, "rb")
+        except OSError as error:
+            raise UnreadableFileError(f"cannot be read: {error.strerror}") from None
+    return io.BufferedReader(_RemoteFile(location), _REMOTE_BUFFER)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file that TensorFlow's file system reads."""
+
+    def __init__(self, location: str) -> None:
+        import tensorflow as tf
+
+        self._file = tf.io.gfile.GFile(location, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        import tensorflow as tf
+
+        try:
+            content: bytes = self._file.read(len(buffer))
+        except tf.errors.OpError as error:
+            raise UnreadableFileError(f"cannot be read: {first_line(error)}") from None
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _windows(paths: Iterable[str]) -> Iterator[list[str]]:

@@ -207,7 +207,7 @@ class StoredEntries(Sequence[Entry]):
 
 
 def collect(entries: Iterable[Entry]) -> Sequence[Entry]:
-    """Keeps entries in their order: in memory if they are few, else in a temporary folder that lives as long as they do."""
+    """Keeps entries in their order: in memory if they are few, else in a folder that is deleted together with them."""
     iterator = iter(entries)
     first = tuple(itertools.islice(iterator, IMAGES_PER_PARTITION + 1))
     if len(first) <= IMAGES_PER_PARTITION:

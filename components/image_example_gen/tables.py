@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, TextIO
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError
@@ -21,6 +23,9 @@ METADATA_FILE, FILENAME_COLUMN = "metadata.csv", "filename"
 _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SINGLE = ("path", "mask", "split", "group")  # columns with one value
 LIST_SEPARATOR = "|"  # a list of texts in JSON becomes one text
+_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
+_MOST_ROWS = 50_000  # in memory
+_BLOCK_BYTES = 2**20
 UNKNOWN = "unknown"  # slice value of an image for which no table has a value
 
 
@@ -42,12 +47,12 @@ class Table(NamedTuple):
     Attributes:
       location: Location of the file.
       columns: Names, in the order of the file.
-      rows: All lines that are not empty.
+      rows: All lines that are not empty. Those of a large file are read again for every iteration.
     """
 
     location: str
     columns: tuple[str, ...]
-    rows: list[Row]
+    rows: Collection[Row]
 
     @property
     def name(self) -> str:
@@ -67,85 +72,137 @@ def read(location: str, *, required: str = "") -> Table:
     Raises:
       DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
     """
-    folder, _, name = location.rpartition("/")
+    columns: dict[str, None] = {}
+    parsed = _parse(location, columns)
+    rows = list(itertools.islice(parsed, _MOST_ROWS + 1))
+    num_rows = len(rows) + sum(1 for _ in parsed)
+    if required and required not in columns:
+        raise DatasetError(
+            f"{location} has no column `{required}` (found: {', '.join(columns) or 'none'}). Add it, or rename one."
+        )
+    for column in columns:
+        if not column or column in BUILT_IN_SLICE_NAMES:
+            raise DatasetError(f"{location}: {_unusable_column(column)}")
+    names = tuple(columns)
+    if num_rows > _MOST_ROWS:
+        return Table(location, names, _RowsOfFile(location, names, num_rows))
+    return Table(location, names, [_completed(row, names) for row in rows])
+
+
+class _RowsOfFile(Collection[Row]):
+    """The rows of a large file, which has been read once without an error."""
+
+    def __init__(self, location: str, columns: Sequence[str], num_rows: int) -> None:
+        self._location, self._columns, self._num_rows = location, columns, num_rows
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return (_completed(row, self._columns) for row in _parse(self._location, {}))
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == each for each in self)
+
+
+def _completed(row: Row, columns: Sequence[str]) -> Row:
+    """Adds empty values for the columns that a row does not have."""
+    return row if len(row.values) == len(columns) else Row(row.line, dict.fromkeys(columns, "") | row.values)
+
+
+def _parse(location: str, columns: dict[str, None]) -> Iterator[Row]:
+    """Reads a file line by line; adds its columns, at the latest when the rows end.
+
+    Raises:
+      DatasetError: If it cannot be read.
+    """
+    is_jsonl = location.endswith(".jsonl")
     try:
-        text = files.read(folder, name).decode("utf-8-sig")
-    except (files.UnreadableFileError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{location} {_unreadable(location, error)}") from None
-    table = _read_jsonl(location, text) if location.endswith(".jsonl") else _read_csv(location, text)
-    for row in table.rows:
-        for value in row.values.values():
-            if not is_printable(value):
-                raise DatasetError(
-                    f"{location}, line {row.line}: {value!r} contains characters that no file name or label may have."
-                )
-    if required and required not in table.columns:
-        columns = ", ".join(table.columns) or "none"
-        raise DatasetError(f"{location} has no column `{required}` (found: {columns}). Add it, or rename one.")
-    for column in table.columns:
-        if not column or table.columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
-            raise DatasetError(
-                f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it; "
-                "if the file has no header, write a line of column names above its first line."
-            )
-    return table
+        with (
+            files.open_binary(location) as binary,
+            # CSV contains line ends of any kind in quotes.
+            io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n" if is_jsonl else "") as text,
+        ):
+            for row in (_parse_jsonl if is_jsonl else _parse_csv)(location, text, columns):
+                for value in row.values.values():
+                    if not is_printable(value):
+                        raise DatasetError(
+                            f"{location}, line {row.line}: {value!r} contains characters that no file name or label "
+                            "may have."
+                        )
+                yield row
+    except files.UnreadableFileError as error:
+        raise DatasetError(f"{location} {error}") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{location} {_not_utf8(location)}") from None
 
 
 def is_printable(text: str) -> bool:
     """Whether a text may be a file name or a label: without null characters and halves of surrogate pairs."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return _UNPRINTABLE.search(text) is None
 
 
-def _unreadable(location: str, error: Exception) -> str:
-    if not isinstance(error, UnicodeDecodeError):
-        return f"cannot be read: {error}"
+def _not_utf8(location: str) -> str:
+    """Returns where a file is not UTF-8, and how to save it so."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    with files.open_binary(location) as binary:
+        first = binary.read(_BLOCK_BYTES)
+        block = first
+        try:
+            while block:
+                decoder.decode(block)
+                position += len(block)
+                block = binary.read(_BLOCK_BYTES)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            # The decoder has kept the beginning of a character that the block before ended with.
+            position += len(block) - len(error.object) + error.start
     # The two that Windows programs write.
-    is_utf16 = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    is_utf16 = first[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    kind = "JSON Lines" if location.endswith(".jsonl") else "CSV"
+    encoding = "UTF-16" if is_utf16 else "WINDOWS-1252"
+    return f"is not {kind} in UTF-8 (byte {position}). Save it in UTF-8, for example with iconv -f {encoding} -t UTF-8."
+
+
+def _unusable_column(column: str) -> str:
     return (
-        f"is not {_kind(location)} in UTF-8 (byte {error.start}). Save it in UTF-8, for example with "
-        f"iconv -f {'UTF-16' if is_utf16 else 'WINDOWS-1252'} -t UTF-8."
+        f"column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it; if the file has no "
+        "header, write a line of column names above its first line."
     )
 
 
-def _kind(location: str) -> str:
-    return "JSON Lines" if location.endswith(".jsonl") else "CSV"
-
-
-def _read_csv(location: str, text: str) -> Table:
-    delimiter, text = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+def _parse_csv(location: str, text: TextIO, columns: dict[str, None]) -> Iterator[Row]:
+    first, num_before = text.readline(), 0
+    lines: Iterator[str] = text
+    if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:  # Excel writes this line
+        delimiter, num_before = first.strip()[4:], 1
+    else:
+        unquoted = re.sub(r'"[^"]*"', "", first)
+        delimiter, lines = max(_DELIMITERS, key=unquoted.count), itertools.chain([first], text)
+    reader = csv.reader(lines, delimiter=delimiter)
     try:
-        columns = tuple(column.strip() for column in next(reader, []))
-        rows = []
+        names = [column.strip() for column in next(reader, [])]
+        columns |= dict.fromkeys(names)
+        if len(columns) < len(names):
+            raise DatasetError(f"{location}: {_unusable_column(next(n for n in names if names.count(n) > 1))}")
         for fields in reader:
             values = [field.strip() for field in fields]
             if not any(values):
                 continue
-            if len(values) > len(columns):
+            line = reader.line_num + num_before
+            if len(values) > len(names):
                 raise DatasetError(
-                    f"{location}, line {reader.line_num}: {len(values)} fields, but {len(columns)} columns. "
+                    f"{location}, line {line}: {len(values)} fields, but {len(names)} columns. "
                     f'Put a value that contains a {_DELIMITER_NAMES[delimiter]} in quotes: "black{delimiter} white".'
                 )
             # Missing fields at the end of a row are empty.
-            rows.append(Row(reader.line_num, dict(zip(columns, values + [""] * len(columns), strict=False))))
+            yield Row(line, dict(zip(names, values + [""] * (len(names) - len(values)), strict=True)))
     except csv.Error as error:
         raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
-    return Table(location, columns, rows)
 
 
-def _delimiter(text: str) -> tuple[str, str]:
-    """Returns the delimiter of CSV, and the text without the line `sep=;` that Excel writes."""
-    first, _, rest = text.partition("\n")
-    if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:
-        return first.strip()[4:], rest
-    unquoted = re.sub(r'"[^"]*"', "", first)
-    return max(_DELIMITERS, key=unquoted.count), text
-
-
-def _read_jsonl(location: str, text: str) -> Table:
-    rows: list[Row] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+def _parse_jsonl(location: str, text: TextIO, columns: dict[str, None]) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
         try:
@@ -156,8 +213,7 @@ def _read_jsonl(location: str, text: str) -> Table:
             raise DatasetError(f"{location}, line {number}: expected an object of plain values, or lists of texts.")
         texts = {key.strip(): _as_text(field) for key, field in value.items()}
         columns |= dict.fromkeys(texts)
-        rows.append(Row(number, texts))
-    return Table(location, tuple(columns), [Row(line, dict.fromkeys(columns, "") | values) for line, values in rows])
+        yield Row(number, texts)
 
 
 def _is_plain(key: str, field: object) -> bool:

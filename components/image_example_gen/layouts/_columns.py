@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shlex
@@ -45,6 +44,7 @@ _FEWEST_CLASS_COLUMNS = 2  # one alone is a column of two labels
 _SPLIT_NAMES = frozenset(("split", "set", "subset", "partition"))
 _MOST_CELLS = 50
 _ENOUGH_FILES = 0.8
+_MOST_LABELS = 200_000  # of a column whose name does not tell that it has labels; all are in memory
 _MOST_CHOICES = 6
 
 
@@ -213,8 +213,12 @@ def plain_name(column: str) -> str:
 
 def _is_repeated(values: Iterable[str]) -> bool:
     """Whether values look like labels: at least two, none of them empty, each twice on average."""
-    values = list(values)
-    return all(values) and 2 <= len(set(values)) <= len(values) / 2
+    distinct, number = set[str](), 0
+    for number, value in enumerate(values, start=1):  # noqa: B007
+        distinct.add(value)
+        if not value or len(distinct) > _MOST_LABELS:
+            return False
+    return 2 <= len(distinct) <= number / 2
 
 
 def _split_column(table: Table) -> str:
@@ -229,6 +233,11 @@ def _split_column(table: Table) -> str:
 
 
 def _cells(table: Table, column: str) -> list[str]:
-    """Returns some of the values of a column, from its whole length."""
-    values = list(dict.fromkeys(row.values[column] for row in table.rows if row.values[column]))
-    return list(itertools.islice(values[:: max(1, len(values) // _MOST_CELLS)], _MOST_CELLS))
+    """Returns some of the values of a column, evenly spread over its whole length."""
+    cells, stride = list[str](), 1
+    for number, cell in enumerate(filter(None, (row.values[column] for row in table.rows))):
+        if number % stride == 0:
+            cells.append(cell)
+            if len(cells) == 2 * _MOST_CELLS:
+                cells, stride = cells[::2], 2 * stride
+    return list(dict.fromkeys(cells))

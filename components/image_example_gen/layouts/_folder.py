@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.image_example_gen import files
 from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.files import File
+from components.image_example_gen.spooled_items import SpooledItems
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -60,9 +62,9 @@ class Folder:
         return {"": frozenset(file.path for file in self.files)}
 
     @functools.cached_property
-    def all_files(self) -> tuple[File, ...]:
+    def all_files(self) -> Iterable[File]:
         """All files below it; lists them once."""
-        return tuple(files.walk(self.root, ""))
+        return SpooledItems(files.walk(self.root, ""))
 
     def names_in(self, path: str) -> frozenset[str]:
         """Returns the names of the files and folders in a folder, as far as it can be listed; lists it once."""

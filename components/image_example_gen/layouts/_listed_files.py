@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from components.image_example_gen import files
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+from components.image_example_gen.tables import Row
 
 _SHOWN_FILES = 3
+_ROWS_PER_BATCH = 10_000
 
 
 class ListedFiles:
@@ -34,21 +37,55 @@ class ListedFiles:
 
     def find(self, cells: Iterable[str]) -> dict[str, files.File]:
         """Returns the file of every cell; its problem is the reason if it cannot be used."""
-        path_of = {cell: _relative(self._root, cell) for cell in cells}
-        described = {file.path: file for file in files.describe(self._root, sorted(set(path_of.values())))}
-        return {cell: self._completed(described[path]) for cell, path in path_of.items()}
+        known = self._described(cells)
+        incomplete = [file.path for file in known.values() if _is_incomplete(file)]
+        if not incomplete:
+            return known
+        images = self._images_named(incomplete)
+        return {cell: self._completed(file, images) if _is_incomplete(file) else file for cell, file in known.items()}
+
+    def in_batches(
+        self, rows: Iterable[Row], columns: Sequence[str]
+    ) -> Iterator[tuple[list[Row], dict[str, files.File]]]:
+        """Finds the files of rows, a batch at a time: with one for every cell.
+
+        Rows whose cells are not paths come last and together: all files are compared with them.
+
+        Args:
+          rows: Of the table.
+          columns: Those whose cells mean files; empty cells and absent columns do not matter.
+        """
+
+        def cells_of(some: Iterable[Row]) -> set[str]:
+            return {cell for row in some for column in columns if (cell := row.values.get(column))}
+
+        rows, incomplete_rows = iter(rows), list[Row]()
+        while batch := list(itertools.islice(rows, _ROWS_PER_BATCH)):
+            known = self._described(cells_of(batch))
+            incomplete = {cell for cell, file in known.items() if _is_incomplete(file)}
+            if incomplete:
+                has_paths = [incomplete.isdisjoint(cells_of([row])) for row in batch]
+                incomplete_rows += itertools.compress(batch, map(operator.not_, has_paths))
+                batch = list(itertools.compress(batch, has_paths))
+                known = {cell: known[cell] for cell in cells_of(batch)}
+            yield batch, known
+        if incomplete_rows:
+            yield incomplete_rows, self.find(cells_of(incomplete_rows))
 
     def completed(self, cells: Iterable[str], known: Mapping[str, files.File]) -> list[str]:
         """Returns the cells that are not the path of their file, apart from backslashes."""
         return [cell for cell in cells if known[cell].path != _slashes(_relative(self._root, cell))]
 
-    def _completed(self, file: files.File) -> files.File:
-        if file.problem != files.MISSING and not file.is_folder:
-            return file
+    def _described(self, cells: Iterable[str]) -> dict[str, files.File]:
+        path_of = {cell: _relative(self._root, cell) for cell in cells}
+        described = {file.path: file for file in files.describe(self._root, sorted(set(path_of.values())))}
+        return {cell: described[path] for cell, path in path_of.items()}
+
+    def _completed(self, file: files.File, images: Mapping[str, list[files.File]]) -> files.File:
         path = _slashes(file.path)
-        matches = [match for match in self._by_stem[_last_stem(path)] if _means(path, match.path)]
+        matches = [match for match in images.get(_last_stem(path), ()) if _means(path, match.path)]
         if not matches and "." in path:  # a dot may be part of a name without suffix
-            matches = [match for match in self._by_stem[path.rpartition("/")[2]] if _means(path, match.path)]
+            matches = [match for match in images.get(path.rpartition("/")[2], ()) if _means(path, match.path)]
         if len(matches) > 1:
             matches = [match for match in matches if self._is_preferred(match.path)] or matches
         if len(matches) > 1:
@@ -60,13 +97,18 @@ class ListedFiles:
         first = path.partition("/")[0].lower()
         return bool(self._preferred) and first in (self._preferred, f"{self._preferred}_images")
 
-    @functools.cached_property
-    def _by_stem(self) -> dict[str, list[files.File]]:
+    def _images_named(self, paths: Iterable[str]) -> dict[str, list[files.File]]:
+        """Returns the images of the data folder that have the names of some paths, by name without suffix."""
+        wanted = {name for path in map(_slashes, paths) for name in (_last_stem(path), path.rpartition("/")[2])}
         by_stem: dict[str, list[files.File]] = defaultdict(list)
         for file in self._folder.all_files:
-            if is_image_name(file.path):
-                by_stem[_last_stem(file.path)].append(file)
+            if is_image_name(file.path) and (stem := _last_stem(file.path)) in wanted:
+                by_stem[stem].append(file)
         return by_stem
+
+
+def _is_incomplete(file: files.File) -> bool:
+    return file.problem == files.MISSING or file.is_folder
 
 
 def _relative(root: str, path: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
@@ -17,6 +18,7 @@ from components.image_example_gen.layouts._folder import Folder, known_split_nam
 from components.image_example_gen.layouts._listed_files import ListedFiles
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
 from components.image_example_gen.layouts.mask_pairs import classes_of_masks
+from components.image_example_gen.stored_entries import collect
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -126,10 +128,11 @@ def _other_tables(folder: Folder, options: DataOptions) -> _Tables:
 
 def _has_labels(table: tables.Table, columns: Columns) -> bool:
     """Whether there are masks or at least two labels: a template for submissions has one."""
+    first = next((row.values.get(columns.label) for row in table.rows), None)
     return (
         bool(columns.mask or columns.classes)
         or _box_columns.has_boxes(table.columns)
-        or len({row.values[columns.label] for row in table.rows}) > 1
+        or any(row.values[columns.label] != first for row in table.rows)
     )
 
 
@@ -137,13 +140,12 @@ def _repeats_folders(table: tables.Table, listed: ListedFiles, columns: Columns)
     """Whether every label is the name of the folder of its file, so that the table has no other labels than these."""
     if columns.mask or columns.classes:
         return False
-    known = listed.find({row.values[columns.path] for row in table.rows if row.values[columns.path]})
-    pairs = [
-        (known[row.values[columns.path]].path, row.values[columns.label])
-        for row in table.rows
-        if row.values[columns.path]
-    ]
-    return all(f"/{label}/" in f"/{path.rpartition('/')[0]}/" for path, label in pairs)
+    rows = (row for row in table.rows if row.values[columns.path])
+    return all(
+        f"/{row.values[columns.label]}/" in f"/{known[row.values[columns.path]].path.rpartition('/')[0]}/"
+        for batch, known in listed.in_batches(rows, (columns.path,))
+        for row in batch
+    )
 
 
 def _list_entries(folder: Folder, options: DataOptions) -> Listing:
@@ -175,17 +177,30 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         *((_columns.LABEL,) if has_masks else ()),
     )
     columns = tuple(column for column in table.columns if column not in others)
-    cells = {row.values[key] for row in table.rows for key in (chosen.path, chosen.mask) if row.values.get(key)}
-    known = listed.find(cells)
+    searched = _SearchedPaths(listed)
     if _box_columns.has_boxes(table.columns):
-        _refuse_missing(table, folder.root, known.values())
-        notes = _notes(table, chosen, listed, known)
+        paths = {row.values[chosen.path] for row in table.rows if row.values[chosen.path]}
+        known = searched.add(listed.find(paths))
+        searched.refuse_missing(table, folder.root)
+        notes = _notes(table, chosen, searched)
         return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
     separator = _separator(table, chosen, options)
     has_sets = bool(chosen.classes or separator)
-    entries: list[Entry] = []
     refused: list[RefusedFile] = []
-    for row in table.rows:
+    names = set[str](chosen.classes)
+
+    def entries() -> Iterator[Entry]:
+        for batch, known in listed.in_batches(table.rows, (chosen.path, chosen.mask)):
+            searched.add(known)
+            for row in batch:
+                entry = read_row(row, known)
+                if isinstance(entry, RefusedFile):
+                    refused.append(entry)
+                else:
+                    names.update(entry.classes)
+                    yield entry
+
+    def read_row(row: tables.Row, known: Mapping[str, files.File]) -> Entry | RefusedFile:
         path, text, mask, split = (row.values.get(key, "") for key in chosen[:4])
         if split and not split_named(split):
             raise DatasetError(
@@ -202,38 +217,36 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
                     else label_sets.split(text, separator)
                 )
         except UnusableImageError as error:
-            refused.append(refuse(file, f"{error} ({line})") if file else RefusedFile(line, str(error)))
-            continue
+            return refuse(file, f"{error} ({line})") if file else RefusedFile(line, str(error))
         if file is None:
-            refused.append(RefusedFile(line, "no path"))
-        elif not (mask if has_masks else label):
-            refused.append(refuse(file, f"no {_columns.MASK if has_masks else _columns.LABEL} ({line})"))
-        elif file.is_folder:
-            refused.append(refuse(file, f"a folder ({line})"))
-        elif has_masks and mask_file and (mask_file.problem or mask_file.is_folder):
-            refused.append(refuse(file, f"unusable mask: {mask_file.path}: {mask_file.problem or 'a folder'}"))
-        elif file.problem:
-            refused.append(refuse(file))
-        else:
-            entries.append(
-                Entry(
-                    *file[:3],
-                    label=() if has_masks else label,
-                    label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
-                    split=split_named(split) or split_of_table,
-                    group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
-                    slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
-                )
-            )
-    _refuse_missing(table, folder.root, known.values())
+            return RefusedFile(line, "no path")
+        if not (mask if has_masks else label):
+            return refuse(file, f"no {_columns.MASK if has_masks else _columns.LABEL} ({line})")
+        if file.is_folder:
+            return refuse(file, f"a folder ({line})")
+        if has_masks and mask_file and (mask_file.problem or mask_file.is_folder):
+            return refuse(file, f"unusable mask: {mask_file.path}: {mask_file.problem or 'a folder'}")
+        if file.problem:
+            return refuse(file)
+        return Entry(
+            *file[:3],
+            label=() if has_masks else label,
+            label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
+            split=split_named(split) or split_of_table,
+            group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
+            slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
+        )
+
+    collected = collect(entries())
+    searched.refuse_missing(table, folder.root)
     return Listing(
         labels.MASK_LABEL if has_masks else labels.MULTI_LABEL if has_sets else labels.CLASS_LABEL,
-        tuple(entries),
+        collected,
         tuple(refused),
         columns,
-        frozenset((chosen.classes if entries else ()) or (name for entry in entries for name in entry.classes)),
+        frozenset(names if collected else ()),
         classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
-        (*_notes(table, chosen, listed, known), *_note_on_sets(table, chosen, separator)),
+        (*_notes(table, chosen, searched), *_note_on_sets(table, chosen, separator)),
     )
 
 
@@ -244,8 +257,8 @@ def _separator(table: tables.Table, chosen: Columns, options: DataOptions) -> st
     if options.label_separator or options.allows_label_sets:
         return options.label_separator or label_sets.SEPARATOR
     is_plural = _columns.plain_name(chosen.label).endswith("labels") and options.labels_per_image is None
-    contains = any(label_sets.SEPARATOR in row.values[chosen.label] for row in table.rows)
-    return label_sets.SEPARATOR if is_plural and contains else ""
+    contains = is_plural and any(label_sets.SEPARATOR in row.values[chosen.label] for row in table.rows)
+    return label_sets.SEPARATOR if contains else ""
 
 
 def _note_on_sets(table: tables.Table, chosen: Columns, separator: str) -> list[str]:
@@ -254,9 +267,56 @@ def _note_on_sets(table: tables.Table, chosen: Columns, separator: str) -> list[
     return [f"{table.name}: `{separator}` separates the classes of an image in `{chosen.label}`"] if separator else []
 
 
-def _notes(
-    table: tables.Table, chosen: Columns, listed: ListedFiles, known: Mapping[str, files.File]
-) -> tuple[str, ...]:
+class _SearchedPaths:
+    """Counts the paths of a table: those that were completed, and those that do not exist."""
+
+    def __init__(self, listed: ListedFiles) -> None:
+        self._listed = listed
+        self._num_paths, self._num_missing, self._num_completed = 0, 0, 0
+        # The first ones in alphabetical order, for messages.
+        self._missing: list[str] = []
+        self._completed: list[tuple[str, str]] = []
+
+    def add(self, known: Mapping[str, files.File]) -> Mapping[str, files.File]:
+        """Adds the files of some cells, and returns them."""
+        problems = {file.path: file.problem for file in known.values()}
+        # An absolute path is often that of another machine.
+        missing = [
+            path
+            for path, problem in problems.items()
+            if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
+        ]
+        completed = [
+            (cell, files.readable(known[cell].path))
+            for cell in self._listed.completed(known, known)
+            if not known[cell].problem
+        ]
+        self._num_paths += len(problems)
+        self._num_missing += len(missing)
+        self._num_completed += len(completed)
+        self._missing = heapq.nsmallest(_SHOWN_CELLS, (*self._missing, *missing))
+        self._completed = heapq.nsmallest(_SHOWN_CELLS, (*self._completed, *completed))
+        return known
+
+    def refuse_missing(self, table: tables.Table, root: str) -> None:
+        """Refuses a table of which most paths do not exist: they are written in another way than the files are stored.
+
+        Raises:
+          DatasetError: With the nearest existing file and the fix.
+        """
+        if 2 * self._num_missing > self._num_paths:
+            raise DatasetError(
+                f"{table.location}: {self._num_missing:,} of {self._num_paths:,} paths do not exist in {root}, "
+                f"{missing_files.describe(root, self._missing)}"
+            )
+
+    def notes(self, name: str) -> list[str]:
+        """Returns a note about the paths of a table that were completed."""
+        shown = ", ".join(f"`{cell}` is {path}" for cell, path in self._completed)
+        return [f"{name}: {self._num_completed:,} paths were completed: {shown}"] if shown else []
+
+
+def _notes(table: tables.Table, chosen: Columns, searched: _SearchedPaths) -> tuple[str, ...]:
     """Reports columns that were chosen by their names or values, and paths that were completed."""
     notes = []
     label = chosen.label or chosen.mask
@@ -265,30 +325,7 @@ def _notes(
             f"{table.name}: the column `{chosen.path}` has the paths and `{chosen.label or chosen.mask}` the "
             f"{'labels' if chosen.label else 'masks'}" + (f"; `{chosen.split}` has the splits" if chosen.split else "")
         )
-    if completed := sorted(cell for cell in listed.completed(known, known) if not known[cell].problem):
-        shown = ", ".join(f"`{cell}` is {files.readable(known[cell].path)}" for cell in completed[:_SHOWN_CELLS])
-        notes.append(f"{table.name}: {len(completed):,} paths were completed: {shown}")
-    return tuple(notes)
-
-
-def _refuse_missing(table: tables.Table, root: str, described: Iterable[files.File]) -> None:
-    """Refuses a table of which most paths do not exist: they are written in another way than the files are stored.
-
-    Raises:
-      DatasetError: With the nearest existing file and the fix.
-    """
-    paths = {file.path: file.problem for file in described}
-    # An absolute path is often that of another machine.
-    missing = sorted(
-        path
-        for path, problem in paths.items()
-        if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
-    )
-    if 2 * len(missing) > len(paths):
-        raise DatasetError(
-            f"{table.location}: {len(missing):,} of {len(paths):,} paths do not exist in {root}, "
-            f"{missing_files.describe(root, missing)}"
-        )
+    return (*notes, *searched.notes(table.name))
 
 
 def _split_folder(folder: Folder, location: str) -> str:

@@ -1,0 +1,35 @@
+"""Items that are read several times: pickled, in memory up to a size and in a temporary file beyond it."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+_MOST_BYTES_IN_MEMORY = 16 * 2**20
+_ITEMS_PER_BATCH = 1000
+
+
+class SpooledItems(Iterable[_Item], Generic[_Item]):
+    """Items in their order."""
+
+    def __init__(self, items: Iterable[_Item]) -> None:
+        """Takes all items."""
+        self._file = tempfile.SpooledTemporaryFile(_MOST_BYTES_IN_MEMORY, prefix="tfx-vision-items-")
+        weakref.finalize(self, self._file.close)
+        iterator = iter(items)
+        while batch := list(itertools.islice(iterator, _ITEMS_PER_BATCH)):
+            pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
+        self._end = self._file.tell()
+
+    def __iter__(self) -> Iterator[_Item]:
+        position = 0
+        while position < self._end:
+            self._file.seek(position)  # another iterator may have read meanwhile
+            batch = pickle.load(self._file)  # this process has written it
+            position = self._file.tell()
+            yield from batch
