@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
@@ -167,16 +169,6 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
     chosen = _columns.choose(table, listed, options)
     if options.group_column and options.group_column not in table.columns:
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
-    has_masks = bool(chosen.mask)
-    # Labels beside masks are neither.
-    others = (
-        *chosen[:4],
-        *chosen.classes,
-        _columns.GROUP,
-        options.group_column,
-        *((_columns.LABEL,) if has_masks else ()),
-    )
-    columns = tuple(column for column in table.columns if column not in others)
     searched = _SearchedPaths(listed)
     if _box_columns.has_boxes(table.columns):
         paths = {row.values[chosen.path] for row in table.rows if row.values[chosen.path]}
@@ -184,8 +176,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         searched.refuse_missing(table, folder.root)
         notes = _notes(table, chosen, searched)
         return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
-    separator = _separator(table, chosen, options)
-    has_sets = bool(chosen.classes or separator)
+    reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
     names = set[str](chosen.classes)
 
@@ -193,61 +184,114 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         for batch, known in listed.in_batches(table.rows, (chosen.path, chosen.mask)):
             searched.add(known)
             for row in batch:
-                entry = read_row(row, known)
+                entry = reader.read(row, known)
                 if isinstance(entry, RefusedFile):
                     refused.append(entry)
                 else:
                     names.update(entry.classes)
                     yield entry
 
-    def read_row(row: tables.Row, known: Mapping[str, files.File]) -> Entry | RefusedFile:
-        path, text, mask, split = (row.values.get(key, "") for key in chosen[:4])
+    collected = collect(entries())
+    searched.refuse_missing(table, folder.root)
+    return Listing(
+        reader.label_features,
+        collected,
+        tuple(refused),
+        reader.columns,
+        frozenset(names if collected else ()),
+        classes_of_masks(folder, options) if reader.has_masks else class_list.ClassList(),
+        (*_notes(table, chosen, searched), *_note_on_sets(table, chosen, reader.separator)),
+    )
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads the rows of a table without boxes.
+
+    Attributes:
+      table: The table.
+      chosen: Its columns.
+      options: `[data]`.
+      separator: Of the classes of an image; empty if an image has one, or a mask.
+      split_of_table: The split of rows without one; empty if it is drawn.
+    """
+
+    table: tables.Table
+    chosen: Columns
+    options: DataOptions
+    separator: str
+    split_of_table: str
+
+    @property
+    def has_masks(self) -> bool:
+        return bool(self.chosen.mask)
+
+    @property
+    def label_features(self) -> tuple[str, ...]:
+        if self.has_masks:
+            return labels.MASK_LABEL
+        return labels.MULTI_LABEL if self.chosen.classes or self.separator else labels.CLASS_LABEL
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that may be slices."""
+        chosen = self.chosen
+        own = {*chosen[:4], *chosen.classes, _columns.GROUP, self.options.group_column}
+        if self.has_masks:
+            own.add(_columns.LABEL)  # labels beside masks are neither
+        return tuple(column for column in self.table.columns if column not in own)
+
+    def read(self, row: tables.Row, known: Mapping[str, files.File]) -> Entry | RefusedFile:
+        """Reads a row.
+
+        Args:
+          row: The row.
+          known: The files that its cells mean.
+
+        Raises:
+          DatasetError: If the split is unknown.
+        """
+        path, _, mask, split = (row.values.get(key, "") for key in self.chosen[:4])
         if split and not split_named(split):
             raise DatasetError(
-                f"{table.location}, line {row.line}: unknown split `{split}`. Names of splits: {known_split_names()}."
+                f"{self.table.location}, line {row.line}: unknown split `{split}`. Names of splits: "
+                f"{known_split_names()}."
             )
-        line = f"{table.name}, line {row.line}"
+        line = f"{self.table.name}, line {row.line}"
         file, mask_file = known.get(path), known.get(mask)
-        label = labels.of_class(text) if text else ()
         try:
-            if has_sets:
-                label = labels.of_classes(
-                    _columns.present_classes(row.values, chosen.classes)
-                    if chosen.classes
-                    else label_sets.split(text, separator)
-                )
+            label = self._label(row)
         except UnusableImageError as error:
             return refuse(file, f"{error} ({line})") if file else RefusedFile(line, str(error))
         if file is None:
             return RefusedFile(line, "no path")
-        if not (mask if has_masks else label):
-            return refuse(file, f"no {_columns.MASK if has_masks else _columns.LABEL} ({line})")
+        if not (mask if self.has_masks else label):
+            return refuse(file, f"no {_columns.MASK if self.has_masks else _columns.LABEL} ({line})")
         if file.is_folder:
             return refuse(file, f"a folder ({line})")
-        if has_masks and mask_file and (mask_file.problem or mask_file.is_folder):
+        if mask_file and (mask_file.problem or mask_file.is_folder):
             return refuse(file, f"unusable mask: {mask_file.path}: {mask_file.problem or 'a folder'}")
         if file.problem:
             return refuse(file)
         return Entry(
             *file[:3],
-            label=() if has_masks else label,
-            label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if has_masks and mask_file else (),
-            split=split_named(split) or split_of_table,
-            group=row.values.get(options.group_column or _columns.GROUP, "") or options.group_of(file.path),
-            slices=tuple(row.values[column] or tables.UNKNOWN for column in columns),
+            label=label,
+            label_files=(LabelFile(features.MASK_ENCODED, *mask_file[:3]),) if mask_file else (),
+            split=split_named(split) or self.split_of_table,
+            group=row.values.get(self.options.group_column or _columns.GROUP, "") or self.options.group_of(file.path),
+            slices=tuple(row.values[column] or tables.UNKNOWN for column in self.columns),
         )
 
-    collected = collect(entries())
-    searched.refuse_missing(table, folder.root)
-    return Listing(
-        labels.MASK_LABEL if has_masks else labels.MULTI_LABEL if has_sets else labels.CLASS_LABEL,
-        collected,
-        tuple(refused),
-        columns,
-        frozenset(names if collected else ()),
-        classes_of_masks(folder, options) if has_masks else class_list.ClassList(),
-        (*_notes(table, chosen, searched), *_note_on_sets(table, chosen, separator)),
-    )
+    def _label(self, row: tables.Row) -> labels.Label:
+        """Reads the classes of an image; a mask is a file."""
+        if self.has_masks:
+            return ()
+        if self.chosen.classes:
+            return labels.of_classes(_columns.present_classes(row.values, self.chosen.classes))
+        text = row.values[self.chosen.label]
+        if self.separator:
+            return labels.of_classes(label_sets.split(text, self.separator))
+        return labels.of_class(text) if text else ()
 
 
 def _separator(table: tables.Table, chosen: Columns, options: DataOptions) -> str:
