@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, missing_files, tables
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import sorted_by_key
 from components.image_example_gen.layouts._entries import Listing
 from components.image_example_gen.layouts._folder import Folder
+from components.image_example_gen.stored_entries import collect
 from components.image_example_gen.tables import FILENAME_COLUMN, METADATA_FILE
 
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
+
+_SHOWN_PATHS = 2
 
 
 def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
@@ -28,17 +37,18 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
     if group_column and group_column not in columns:
         place = location or f"there is no {METADATA_FILE} in {folder.root}"
         raise DatasetError(f"data.group_column: no column `{group_column}` ({place}). Add it, or {_choose(columns)}.")
-    names = [files.readable(entry.path) for entry in listing.entries]
-    rows = _by_filename(table, columns, frozenset(names)) if table else {}
     slice_columns = tuple(column for column in columns if column != group_column)
-    entries = []
-    for name, entry in zip(names, listing.entries, strict=True):
-        row = rows.get(name, {})
-        group = row.get(group_column, "") or options.group_of(entry.path)
-        slices = tuple(row.get(column) or tables.UNKNOWN for column in slice_columns)
-        entries.append(entry._replace(group=group, slices=slices))
-    notes = _notes(table, rows, names, folder) if table else ()
-    return dataclasses.replace(listing, entries=tuple(entries), columns=slice_columns, notes=(*listing.notes, *notes))
+    matches = _Matches(table, columns)
+
+    def entries() -> Iterator[Entry]:
+        for entry, row in matches.of(listing.entries):
+            group = row.get(group_column, "") or options.group_of(entry.path)
+            slices = tuple(row.get(column) or tables.UNKNOWN for column in slice_columns)
+            yield entry._replace(group=group, slices=slices)
+
+    collected = collect(entries())
+    notes = matches.notes(folder.root) if table else ()
+    return dataclasses.replace(listing, entries=collected, columns=slice_columns, notes=(*listing.notes, *notes))
 
 
 def _choose(columns: tuple[str, ...]) -> str:
@@ -53,33 +63,80 @@ def _find(folder: Folder, options: DataOptions) -> str | None:
     return options.metadata_csv
 
 
-def _by_filename(table: tables.Table, columns: tuple[str, ...], names: frozenset[str]) -> dict[str, dict[str, str]]:
-    rows: dict[str, dict[str, str]] = {}
-    for row in table.rows:
-        name = row.values[FILENAME_COLUMN]
-        name = (name if name in names else name.replace("\\", "/")).removeprefix("./")
-        values = {column: row.values[column] for column in columns}
-        if name and rows.setdefault(name, values) != values:
-            raise DatasetError(
-                f"{table.location}, line {row.line}: duplicate row for {name} with different values. Remove one of "
-                "them."
-            )
-    return rows
+class _Matches:
+    """The entries of a listing with their rows of a table: both are sorted by path, so that neither are in memory."""
 
+    def __init__(self, table: tables.Table | None, columns: tuple[str, ...]) -> None:
+        self._table, self._columns = table, columns
+        self._num_matched, self._num_without_row, self._num_unmatched = 0, 0, 0
+        self._first_unmatched: list[str] = []
 
-def _notes(table: tables.Table, rows: dict[str, dict[str, str]], names: list[str], folder: Folder) -> list[str]:
-    matched = rows.keys() & set(names)
-    if not rows:
-        raise DatasetError(f"{table.location} has no rows. Add them, or remove the file.")
-    if not matched:
-        raise DatasetError(
-            f"{table.location}: no row matches a file in the data folder. `{FILENAME_COLUMN}` is the path from the "
-            f"data folder, with forward slashes. The table has {len(rows):,} paths, "
-            f"{missing_files.describe(folder.root, sorted(rows))}"
+    def of(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Mapping[str, str]]]:
+        """Yields every entry with the values of its row; empty if it has none.
+
+        Raises:
+          DatasetError: If two rows of an image have different values.
+        """
+        if self._table is None:
+            yield from ((entry, {}) for entry in entries)
+            return
+        items: Iterable[tuple[str, tables.Row | Entry]] = itertools.chain(
+            ((_key(row.values[FILENAME_COLUMN]), row) for row in self._table.rows),
+            ((_key(files.readable(entry.path)), entry) for entry in entries),
         )
-    notes = []
-    if unmatched := len(rows) - len(matched):
-        notes.append(f"{table.name}: {unmatched:,} rows match no file")
-    if without_row := sum(name not in rows for name in names):
-        notes.append(f"{table.name}: {without_row:,} files have no row; their slices are `{tables.UNKNOWN}`")
-    return notes
+        pairs = sorted_by_key(items, IMAGES_PER_PARTITION)
+        for key, same in itertools.groupby(pairs, operator.itemgetter(0)):
+            yield from self._join(key, [value for _, value in same])
+
+    def _join(self, key: str, same: Sequence[tables.Row | Entry]) -> Iterator[tuple[Entry, Mapping[str, str]]]:
+        """Joins rows and entries whose names differ at most by backslashes."""
+        entries = [(files.readable(item.path), item) for item in same if isinstance(item, Entry)]
+        names = {name for name, _ in entries}
+        rows: dict[str, dict[str, str]] = {}
+        for row in same:
+            if isinstance(row, Entry):
+                continue
+            name = row.values[FILENAME_COLUMN]
+            name = name if name in names else key
+            values = {column: row.values[column] for column in self._columns}
+            if name and rows.setdefault(name, values) != values:
+                assert self._table
+                raise DatasetError(
+                    f"{self._table.location}, line {row.line}: duplicate row for {name} with different values. Remove "
+                    "one of them."
+                )
+        for name, entry in entries:
+            self._num_matched += name in rows
+            self._num_without_row += name not in rows
+            yield entry, rows.get(name, {})
+        unmatched = rows.keys() - names
+        self._num_unmatched += len(unmatched)
+        self._first_unmatched = (self._first_unmatched + sorted(unmatched))[:_SHOWN_PATHS]
+
+    def notes(self, root: str) -> list[str]:
+        """Reports rows without an entry, and entries without a row.
+
+        Raises:
+          DatasetError: If no row has an entry.
+        """
+        assert self._table
+        name, location = self._table.name, self._table.location
+        if not self._num_matched + self._num_unmatched:
+            raise DatasetError(f"{location} has no rows. Add them, or remove the file.")
+        if not self._num_matched:
+            raise DatasetError(
+                f"{location}: no row matches a file in the data folder. `{FILENAME_COLUMN}` is the path from the data "
+                f"folder, with forward slashes. The table has {self._num_unmatched:,} paths, "
+                f"{missing_files.describe(root, self._first_unmatched)}"
+            )
+        notes = []
+        if self._num_unmatched:
+            notes.append(f"{name}: {self._num_unmatched:,} rows match no file")
+        if self._num_without_row:
+            notes.append(f"{name}: {self._num_without_row:,} files have no row; their slices are `{tables.UNKNOWN}`")
+        return notes
+
+
+def _key(name: str) -> str:
+    """Returns a path with slashes, which may come from Windows."""
+    return name.replace("\\", "/").removeprefix("./")
