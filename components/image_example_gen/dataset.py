@@ -369,7 +369,7 @@ def _complete(part: _Part, chosen: Sequence[spans.Span], options: DataOptions) -
     )
     assigned = _assign_splits(entries, EntryTotals.of(entries), options)
     digest = hashlib.sha256()
-    for item in (*chosen, *assigned.entries):
+    for item in itertools.chain(chosen, assigned.entries):
         digest.update(repr(item).encode())
     part = dataclasses.replace(part, listing=listing)
     return _Listed(part, assigned.entries, assigned.totals, assigned.own_splits, digest, corrected)

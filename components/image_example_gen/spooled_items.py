@@ -10,16 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
-_MOST_BYTES_IN_MEMORY = 16 * 2**20
-_ITEMS_PER_BATCH = 1000
+_ITEMS_PER_BATCH = 250
 
 
 class SpooledItems(Iterable[_Item], Generic[_Item]):
     """Items in their order."""
 
-    def __init__(self, items: Iterable[_Item]) -> None:
-        """Takes all items."""
-        self._file = tempfile.SpooledTemporaryFile(_MOST_BYTES_IN_MEMORY, prefix="tfx-vision-items-")
+    def __init__(self, items: Iterable[_Item], most_bytes_in_memory: int = 16 * 2**20) -> None:
+        """Takes all items; beyond so many bytes, at least one, they go to a file."""
+        self._file = tempfile.SpooledTemporaryFile(most_bytes_in_memory, prefix="tfx-vision-items-")
         weakref.finalize(self, self._file.close)
         iterator = iter(items)
         while batch := list(itertools.islice(iterator, _ITEMS_PER_BATCH)):

@@ -1,9 +1,9 @@
-"""Measures the memory of the listing in every layout: bytes of each additional image.
+"""Measures the listing in every layout: processor time, and bytes of each additional image.
 
     python tests/bench/listing_layouts.py [--num 10000 --num 50000] [--layout manifest ...]
 
-Images of 8 pixels, hard links to a few files, are written in each layout, as many as the smaller and the larger number.
-A process of its own lists each dataset; the difference of the peaks is divided by the difference of the numbers.
+Images of 8 pixels, hard links to a few files, are written in each layout, in each of the numbers. A process of its own
+lists each dataset; the difference of two peaks is divided by the difference of the numbers.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from components.image_example_gen.options import DataOptions
 _SIDE = 8
 _LINKS_PER_FILE = 50_000  # ext4 allows 65,000
 _CLASSES = ("cat", "dog")
-_PER_FOLDER = 1000
+_PER_FOLDER, _REAL_FOLDERS = 1000, 100
 
 
 def images(folder: Path, num: int, suffix: str = "jpg") -> Iterator[tuple[str, str]]:
@@ -42,11 +43,16 @@ def images(folder: Path, num: int, suffix: str = "jpg") -> Iterator[tuple[str, s
 
 
 def class_folders(root: Path, num: int) -> list[str]:
-    """Writes folders of a thousand images; returns their paths."""
-    paths = []
+    """Writes folders of a thousand images, from the hundredth on as links to others; returns the paths of the images."""
+    paths: list[str] = []
     for first in range(0, num, _PER_FOLDER):
-        folder = f"class-{first // _PER_FOLDER:05d}"
-        paths += [f"{folder}/{name}.jpg" for name, _ in images(root / folder, min(_PER_FOLDER, num - first))]
+        number, size = first // _PER_FOLDER, min(_PER_FOLDER, num - first)
+        folder = f"class-{number:05d}"
+        if number >= _REAL_FOLDERS and size == _PER_FOLDER:
+            (root / folder).symlink_to(f"class-{number % _REAL_FOLDERS:05d}")
+            paths += [f"{folder}/{index:012d}.jpg" for index in range(size)]
+        else:
+            paths += [f"{folder}/{name}.jpg" for name, _ in images(root / folder, size)]
     return paths
 
 
@@ -57,8 +63,8 @@ def metadata(root: Path, num: int) -> None:
 
 
 def manifest(root: Path, num: int) -> None:
-    """Writes a table of paths and labels."""
-    rows = [f"images/{name}.jpg,{label}" for name, label in images(root / "images", num)]
+    """Writes folders of a thousand images, and a table of paths and labels."""
+    rows = [f"{path},{_CLASSES[number % 2]}" for number, path in enumerate(class_folders(root, num))]
     (root / "manifest.csv").write_text("\n".join(["path,label", *rows]))
 
 
@@ -101,26 +107,29 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
+        start = time.process_time()
         dataset = inspect_dataset(arguments.measure, DataOptions())
+        seconds = time.process_time() - start
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps([dataset.layout, len(dataset.entries), peak_kib]))
+        print(json.dumps([dataset.layout, len(dataset.entries), peak_kib, seconds]))
         return
-    few, many = arguments.num or (10_000, 50_000)
-    print("| dataset | layout | peak, MiB | B an image |\n|---|---|---|---|", flush=True)
+    print("| dataset | layout | images | processor, s | µs an image | peak, MiB | B a further image |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for name in arguments.layout or WRITERS:
-        peaks = []
-        for num in (few, many):
+        before: tuple[int, int] | None = None
+        for num in arguments.num or (10_000, 50_000):
             location = tempfile.mkdtemp()
             try:
                 WRITERS[name](Path(location, "dataset"), num)
                 command = [sys.executable, __file__, "--measure", f"{location}/dataset"]
-                layout, size, peak_kib = json.loads(subprocess.check_output(command))
+                layout, size, peak_kib, seconds = json.loads(subprocess.check_output(command))
             finally:
                 shutil.rmtree(location)
             assert size == num
-            peaks.append(peak_kib)
-        growth = (peaks[1] - peaks[0]) * 1024 / (many - few)
-        print(f"| {name} | {layout} | {peaks[1] / 1024:.0f} | {growth:.0f} |", flush=True)
+            growth = f"{(peak_kib - before[1]) * 1024 / (num - before[0]):.0f}" if before else ""
+            cells = (name, layout, f"{num:,}", f"{seconds:.1f}", f"{seconds / num * 1e6:.0f}", f"{peak_kib / 1024:.0f}")
+            print(f"| {' | '.join(cells)} | {growth} |", flush=True)
+            before = num, peak_kib
 
 
 if __name__ == "__main__":

@@ -140,20 +140,21 @@ def names_below(folder: Folder, wanted: Sequence[str], depth: int = 2) -> Iterat
       wanted: Names in lower case.
       depth: Levels of folders.
     """
-    level = [file.path for file in folder.files]
-    for remaining in range(depth, -1, -1):
-        yield from level
-        if not remaining:
-            return
-        parts = {path: path.lower().split("/") for path in level}
-        inside = [
-            path
-            for path, names in parts.items()
-            if names[-1] in wanted or ("." not in path and split_of(names[-1] + "/"))
-        ]
-        deeper = [path for path, names in parts.items() if len(names) > 1 and names[-2] in wanted]
-        inside += [path for path in deeper if "." not in path and path not in inside][:_MOST_FOLDERS]
-        level = [f"{path}/{name}" for path in inside for name in files.names(folder.root, path)]
+    level: Iterable[str] = (file.path for file in folder.files)
+    for _ in range(depth + 1):
+        inside, deeper = list[str](), list[str]()
+        for path in level:
+            yield path
+            names = path.lower().split("/")
+            if names[-1] in wanted or ("." not in path and split_of(names[-1] + "/")):
+                inside.append(path)
+            elif len(names) > 1 and names[-2] in wanted and "." not in path and len(deeper) < _MOST_FOLDERS:
+                deeper.append(path)
+        level = _paths_in(folder.root, [*inside, *deeper])
+
+
+def _paths_in(root: str, folders: Iterable[str]) -> Iterator[str]:
+    return (f"{path}/{name}" for path in folders for name in files.names(root, path))
 
 
 def counted(text: str, names: Iterable[str]) -> list[str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 IMAGES_FOLDER, LABELS_FOLDER = "images", "labels"
 # Files with one name per line, in the order of the ids.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "classes.names")
+_LISTS = ("_darknet.labels", "obj.names", "data.yaml")
 _YAML = (".yaml", ".yml")
 
 _BOX, _BOX_AND_CONFIDENCE, _QUADRANGLE = 5, 6, 9  # numbers of values in a line
@@ -44,9 +45,10 @@ _LARGEST_FRACTION = 2.0
 
 def _detect(folder: Folder, options: DataOptions) -> Evidence:
     del options
-    paths = sorted(set(names_below(folder, (LABELS_FOLDER, IMAGES_FOLDER))))
+    below = names_below(folder, (LABELS_FOLDER, IMAGES_FOLDER))
+    paths = sorted({path for path in below if path.lower().endswith(".txt") or path.rpartition("/")[2] in _LISTS})
     names = [path for path in paths if _is_label(path)]
-    lists = [path for path in paths if path.rpartition("/")[2] in ("_darknet.labels", "obj.names", "data.yaml")]
+    lists = [path for path in paths if path.rpartition("/")[2] in _LISTS]
     if names:
         return Evidence("yolo", Confidence.LABEL_FILES, (f"label files such as {files.readable(names[0])}",))
     if lists and any(path.endswith(".txt") for path in paths):
