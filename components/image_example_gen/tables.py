@@ -72,7 +72,7 @@ def read(location: str, *, required: str = "") -> Table:
     Raises:
       DatasetError: If it cannot be read, or if a column is missing, empty, duplicated, or named like a built-in slice.
     """
-    columns: dict[str, None] = {}
+    columns: list[str] = []
     parsed = _parse(location, columns)
     rows = list(itertools.islice(parsed, _MOST_ROWS + 1))
     num_rows = len(rows) + sum(1 for _ in parsed)
@@ -81,8 +81,11 @@ def read(location: str, *, required: str = "") -> Table:
             f"{location} has no column `{required}` (found: {', '.join(columns) or 'none'}). Add it, or rename one."
         )
     for column in columns:
-        if not column or column in BUILT_IN_SLICE_NAMES:
-            raise DatasetError(f"{location}: {_unusable_column(column)}")
+        if not column or columns.count(column) > 1 or column in BUILT_IN_SLICE_NAMES:
+            raise DatasetError(
+                f"{location}: column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it; "
+                "if the file has no header, write a line of column names above its first line."
+            )
     names = tuple(columns)
     if num_rows > _MOST_ROWS:
         return Table(location, names, _RowsOfFile(location, names, num_rows))
@@ -99,7 +102,7 @@ class _RowsOfFile(Collection[Row]):
         return self._num_rows
 
     def __iter__(self) -> Iterator[Row]:
-        return (_completed(row, self._columns) for row in _parse(self._location, {}))
+        return (_completed(row, self._columns) for row in _parse(self._location, []))
 
     def __contains__(self, row: object) -> bool:
         return any(row == each for each in self)
@@ -110,7 +113,7 @@ def _completed(row: Row, columns: Sequence[str]) -> Row:
     return row if len(row.values) == len(columns) else Row(row.line, dict.fromkeys(columns, "") | row.values)
 
 
-def _parse(location: str, columns: dict[str, None]) -> Iterator[Row]:
+def _parse(location: str, columns: list[str]) -> Iterator[Row]:
     """Reads a file line by line; adds its columns, at the latest when the rows end.
 
     Raises:
@@ -124,17 +127,16 @@ def _parse(location: str, columns: dict[str, None]) -> Iterator[Row]:
             io.TextIOWrapper(binary, encoding="utf-8-sig", newline="\n" if is_jsonl else "") as text,
         ):
             for row in (_parse_jsonl if is_jsonl else _parse_csv)(location, text, columns):
-                for value in row.values.values():
-                    if not is_printable(value):
-                        raise DatasetError(
-                            f"{location}, line {row.line}: {value!r} contains characters that no file name or label "
-                            "may have."
-                        )
+                if not is_printable("".join(row.values.values())):
+                    value = next(value for value in row.values.values() if not is_printable(value))
+                    raise DatasetError(
+                        f"{location}, line {row.line}: {value!r} contains characters that no file name or label may "
+                        "have."
+                    )
                 yield row
-    except files.UnreadableFileError as error:
-        raise DatasetError(f"{location} {error}") from None
-    except UnicodeDecodeError:
-        raise DatasetError(f"{location} {_not_utf8(location)}") from None
+    except (files.UnreadableFileError, UnicodeDecodeError) as error:
+        is_encoding = isinstance(error, UnicodeDecodeError)
+        raise DatasetError(f"{location} {_not_utf8(location) if is_encoding else error}") from None
 
 
 def is_printable(text: str) -> bool:
@@ -164,14 +166,7 @@ def _not_utf8(location: str) -> str:
     return f"is not {kind} in UTF-8 (byte {position}). Save it in UTF-8, for example with iconv -f {encoding} -t UTF-8."
 
 
-def _unusable_column(column: str) -> str:
-    return (
-        f"column {column!r} is empty, duplicated, or the name of a built-in slice. Rename it; if the file has no "
-        "header, write a line of column names above its first line."
-    )
-
-
-def _parse_csv(location: str, text: TextIO, columns: dict[str, None]) -> Iterator[Row]:
+def _parse_csv(location: str, text: TextIO, columns: list[str]) -> Iterator[Row]:
     first, num_before = text.readline(), 0
     lines: Iterator[str] = text
     if first.strip()[:4].lower() == "sep=" and first.strip()[4:] in _DELIMITERS:  # Excel writes this line
@@ -182,9 +177,7 @@ def _parse_csv(location: str, text: TextIO, columns: dict[str, None]) -> Iterato
     reader = csv.reader(lines, delimiter=delimiter)
     try:
         names = [column.strip() for column in next(reader, [])]
-        columns |= dict.fromkeys(names)
-        if len(columns) < len(names):
-            raise DatasetError(f"{location}: {_unusable_column(next(n for n in names if names.count(n) > 1))}")
+        columns += names
         for fields in reader:
             values = [field.strip() for field in fields]
             if not any(values):
@@ -201,7 +194,7 @@ def _parse_csv(location: str, text: TextIO, columns: dict[str, None]) -> Iterato
         raise DatasetError(f"{location} cannot be read as CSV in UTF-8: {error}") from None
 
 
-def _parse_jsonl(location: str, text: TextIO, columns: dict[str, None]) -> Iterator[Row]:
+def _parse_jsonl(location: str, text: TextIO, columns: list[str]) -> Iterator[Row]:
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
@@ -212,7 +205,7 @@ def _parse_jsonl(location: str, text: TextIO, columns: dict[str, None]) -> Itera
         if not isinstance(value, dict) or not all(_is_plain(key.strip(), field) for key, field in value.items()):
             raise DatasetError(f"{location}, line {number}: expected an object of plain values, or lists of texts.")
         texts = {key.strip(): _as_text(field) for key, field in value.items()}
-        columns |= dict.fromkeys(texts)
+        columns += [column for column in texts if column not in columns]
         yield Row(number, texts)
 
 

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
@@ -178,7 +178,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
     reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
-    names = set[str](chosen.classes)
+    used = set[labels.Label]()
 
     def entries() -> Iterator[Entry]:
         for batch, known in listed.in_batches(table.rows, (chosen.path, chosen.mask)):
@@ -188,7 +188,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
                 if isinstance(entry, RefusedFile):
                     refused.append(entry)
                 else:
-                    names.update(entry.classes)
+                    used.add(entry.label)
                     yield entry
 
     collected = collect(entries())
@@ -198,7 +198,7 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
         collected,
         tuple(refused),
         reader.columns,
-        frozenset(names if collected else ()),
+        frozenset(chosen.classes if collected else ()).union(*map(labels.class_names, used)),
         classes_of_masks(folder, options) if reader.has_masks else class_list.ClassList(),
         (*_notes(table, chosen, searched), *_note_on_sets(table, chosen, reader.separator)),
     )
@@ -221,6 +221,7 @@ class _RowReader:
     options: DataOptions
     separator: str
     split_of_table: str
+    _labels: dict[str, labels.Label] = field(default_factory=dict)
 
     @property
     def has_masks(self) -> bool:
@@ -289,9 +290,12 @@ class _RowReader:
         if self.chosen.classes:
             return labels.of_classes(_columns.present_classes(row.values, self.chosen.classes))
         text = row.values[self.chosen.label]
-        if self.separator:
-            return labels.of_classes(label_sets.split(text, self.separator))
-        return labels.of_class(text) if text else ()
+        if text not in self._labels:  # images of one class have the same object, which is in memory once
+            if self.separator:
+                self._labels[text] = labels.of_classes(label_sets.split(text, self.separator))
+            else:
+                self._labels[text] = labels.of_class(text) if text else ()
+        return self._labels[text]
 
 
 def _separator(table: tables.Table, chosen: Columns, options: DataOptions) -> str:
