@@ -235,7 +235,7 @@ def _is_ignored(name: str) -> bool:
 
 def walk(root: str, folder: str) -> Iterator[File]:
     """Lists all files below a folder, by name."""
-    for file in listing(root, folder):
+    for file in itertools.chain.from_iterable(blocks(contents(root, folder))):
         if not file.is_folder:
             yield file
         elif file.problem or (not is_remote(root) and os.path.islink(join(root, file.path))):

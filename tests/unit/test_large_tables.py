@@ -16,7 +16,7 @@ from components.image_example_gen import external_sort, spooled_items, stored_en
 from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.external_sort import sorted_by_key
-from components.image_example_gen.layouts import _listed_files, _metadata
+from components.image_example_gen.layouts import _listed_files, _metadata, mask_pairs
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.stored_entries import StoredEntries
@@ -25,7 +25,7 @@ from components.image_example_gen.stored_entries import StoredEntries
 @pytest.fixture
 def small_buffers(monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, _metadata):
+    for module in (stored_entries, _metadata, mask_pairs):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
     monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 2)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 2)
@@ -127,6 +127,28 @@ def test_any_metadata_gives_the_dataset_that_it_gives_in_memory(class_folders, t
     expected = outcome(root, **options)
     request.getfixturevalue("small_buffers")
     assert outcome(root, **options) == expected
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_masks_are_paired_by_groups_of_names_as_all_at_once(tmp_path, seed, request, monkeypatch):
+    rng = np.random.default_rng(seed)
+    folders = ("images", "masks") if rng.random() < 0.6 else ("", "")
+    before, after = ("", "", "mask_", "img_", "image_"), ("", "", "_mask", "_image", "_gt", "_seg_mask", "_mask_image")
+    splits = ("", "train/", "Train/", "val/") if rng.random() < 0.3 and folders[0] else ("",)
+    for folder in folders:
+        for _ in range(int(rng.integers(4, 25))):
+            stem = f"{rng.choice(before)}{rng.integers(9)}{rng.choice(after)}"
+            path = tmp_path / folder / f"{rng.choice(splits)}{stem}.{rng.choice(['png', 'jpg'])}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    options = {"layout": "mask_pairs", "classes": ("a", "b")}
+    if folders[0]:
+        options |= {"images_folder": "images", "masks_folder": "masks"}
+    with monkeypatch.context() as patch:
+        patch.setattr(mask_pairs, "_plain", lambda stem: "")
+        expected = outcome(tmp_path, **options)
+    request.getfixturevalue("small_buffers")
+    assert outcome(tmp_path, **options) == expected
 
 
 def test_entries_of_tables_are_in_files_that_are_deleted_with_them(tmp_path, small_buffers, monkeypatch):

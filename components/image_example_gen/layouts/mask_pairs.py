@@ -5,18 +5,23 @@ Both may lie in one folder too, if masks have a suffix: `a.jpg` and `a_mask.png`
 
 from __future__ import annotations
 
+import itertools
+import operator
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import class_list, color_tables, files, labels
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import sorted_by_key
 from components.image_example_gen.layouts import _metadata, _pairs
 from components.image_example_gen.layouts._entries import Listing, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
 from components.image_example_gen.layouts._pairs import FolderPair
 from components.image_example_gen.layouts._spec import Confidence, Evidence, LayoutSpec
+from components.image_example_gen.stored_entries import collect
 from trainer_module import features
 from trainer_module.locations import join
 
@@ -89,14 +94,17 @@ def _list_entries(folder: Folder, options: DataOptions) -> Listing:
     notes = _check_other_folders(folder, pairs, options)
     beside = "not inside the folder of images; it is not used"
     refused = [] if any(not pair.images for pair in pairs) else refuse_images(folder.files, beside)
-    entries: list[Entry] = []
-    for pair in pairs:
-        paired, unpaired = _pair(folder.root, pair)
-        entries += paired
-        refused += unpaired
+
+    def entries() -> Iterator[Entry]:
+        for pair in pairs:
+            for paired, unpaired in _pair(folder.root, pair):
+                yield from paired
+                refused.extend(unpaired)
+
+    collected = collect(entries())
     listing = Listing(
         labels.MASK_LABEL,
-        tuple(entries),
+        collected,
         tuple(refused),
         class_list=classes_of_masks(folder, options),
         notes=tuple(notes),
@@ -182,16 +190,39 @@ def _colors_of(location: str, classes: tuple[str, ...]) -> class_list.ClassList:
     return listed
 
 
-def _pair(root: str, pair: FolderPair) -> tuple[list[Entry], list[RefusedFile]]:
-    """Pairs the files of two folders by the stems of their paths, then by stems without words such as `mask`."""
-    images, masks = list(_walk(root, pair.images)), list[files.File]()
-    if pair.images == pair.masks:
-        images = [file for file in images if is_image_name(file.path)]
-        mask_stems = _pairs.masks_beside_images(_stem(file.path, pair.images) for file in images)
-        masks = [file for file in images if _stem(file.path, pair.images) in mask_stems]
-        images = [file for file in images if _stem(file.path, pair.images) not in mask_stems]
-    else:
-        masks = list(_walk(root, pair.masks))
+def _pair(root: str, pair: FolderPair) -> Iterator[tuple[list[Entry], list[RefusedFile]]]:
+    """Pairs the files of two folders, or of one: a few at a time, whose names differ only by words such as `mask`."""
+    of_images = ((_plain(_stem(file.path, pair.images)), (False, file)) for file in _walk(root, pair.images))
+    of_masks = (
+        ((_plain(_stem(file.path, pair.masks)), (True, file)) for file in _walk(root, pair.masks))
+        if pair.masks != pair.images
+        else ()
+    )
+    named = sorted_by_key(itertools.chain(of_images, of_masks), IMAGES_PER_PARTITION)
+    for _, same in itertools.groupby(named, operator.itemgetter(0)):
+        images, masks = list[files.File](), list[files.File]()
+        for _, (is_mask, file) in same:
+            (masks if is_mask else images).append(file)
+        if pair.images == pair.masks:
+            images = [file for file in images if is_image_name(file.path)]
+            mask_stems = _pairs.masks_beside_images(_stem(file.path, pair.images) for file in images)
+            masks = [file for file in images if _stem(file.path, pair.images) in mask_stems]
+            images = [file for file in images if _stem(file.path, pair.images) not in mask_stems]
+        yield _pair_files(pair, images, masks)
+
+
+def _plain(stem: str) -> str:
+    """Returns a stem without any words of images and masks; equal for files that may belong together."""
+    key, plain = "", _key(stem)
+    while key != plain:
+        key, plain = plain, _pairs.without_role(_pairs.without_role(plain, "masks"), "images")
+    return plain
+
+
+def _pair_files(
+    pair: FolderPair, images: Sequence[files.File], masks: Sequence[files.File]
+) -> tuple[list[Entry], list[RefusedFile]]:
+    """Pairs files by the stems of their paths, then by stems without words such as `mask`."""
     stems = [_stem(image.path, pair.images) for image in images]
     mask_of = _by_key((_key(_stem(mask.path, pair.masks)), mask) for mask in masks)
     exact = set(map(_key, stems)) & mask_of.keys()
