@@ -133,14 +133,16 @@ def test_any_metadata_gives_the_dataset_that_it_gives_in_memory(class_folders, t
 def test_masks_are_paired_by_groups_of_names_as_all_at_once(tmp_path, seed, request, monkeypatch):
     rng = np.random.default_rng(seed)
     folders = ("images", "masks") if rng.random() < 0.6 else ("", "")
-    before, after = ("", "", "mask_", "img_", "image_"), ("", "", "_mask", "_image", "_gt", "_seg_mask", "_mask_image")
-    splits = ("", "train/", "Train/", "val/") if rng.random() < 0.3 and folders[0] else ("",)
-    for folder in folders:
-        for _ in range(int(rng.integers(4, 25))):
-            stem = f"{rng.choice(before)}{rng.integers(9)}{rng.choice(after)}"
-            path = tmp_path / folder / f"{rng.choice(splits)}{stem}.{rng.choice(['png', 'jpg'])}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"x")
+    splits = ("", "train/", "Train/", "val/") if folders[0] and rng.random() < 0.3 else ("",)
+    names = ("{}", "{}", "{}", "img_{}", "{}_image", *(("mask_{}", "{}_mask", "{}_mask_image") if folders[0] else ()))
+    mask_names = ("{}", "{}", "{}_mask", "mask_{}", "{}_gt", "{}_seg_mask") if folders[0] else ("{}_mask", "{}_gt")
+    for folder, words in zip(folders, (names, mask_names), strict=True):
+        for number in range(int(rng.integers(6, 20))):
+            if rng.random() < 0.8:
+                name = rng.choice(words).format(number)
+                path = tmp_path / folder / f"{rng.choice(splits)}{name}.{rng.choice(['png', 'jpg'])}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"x")
     options = {"layout": "mask_pairs", "classes": ("a", "b")}
     if folders[0]:
         options |= {"images_folder": "images", "masks_folder": "masks"}
