@@ -16,6 +16,7 @@ from components.image_example_gen.errors import DatasetError, LayoutError
 from components.image_example_gen.layouts import _metadata
 from components.image_example_gen.layouts._entries import Listing, refuse
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
+from components.image_example_gen.stored_entries import collect
 
 if TYPE_CHECKING:
     from components.image_example_gen.options import DataOptions
@@ -211,34 +212,30 @@ def make_listing(
     for image in images:
         sources[image.file.path].append(image.source)
     _refuse_versions(folder.root, sources)
-    entries: list[Entry] = []
     names: set[str] = set()
-    for image in images:
-        problem = image.file.problem or ("a folder" if image.file.is_folder else "")
-        if len(own := sources[image.file.path]) > 1:
-            shown = ", ".join(filter(None, dict.fromkeys(own)))
-            problem = f"annotated {len(own)} times" + (f": in {shown}" if shown else "")
-        annotation = of_classes(image.annotation, options)
-        if not problem and not all(map(_is_name, {box.name for box in annotation.boxes})):
-            problem = "a class name that is empty, or contains characters that no label may have"
-        if problem:
-            refused.append(refuse(image.file, problem))
-            continue
-        names.update(box.name for box in annotation.boxes)
-        entries.append(
-            Entry(
-                *image.file[:3],
-                label=annotation.to_label(),
-                split=image.split,
-                group=image.group,
-                slices=image.slices,
-            )
-        )
+
+    def listed() -> Iterator[Entry]:
+        for image in images:
+            problem = image.file.problem or ("a folder" if image.file.is_folder else "")
+            if len(own := sources[image.file.path]) > 1:
+                shown = ", ".join(filter(None, dict.fromkeys(own)))
+                problem = f"annotated {len(own)} times" + (f": in {shown}" if shown else "")
+            annotation = of_classes(image.annotation, options)
+            if not problem and not all(map(_is_name, {box.name for box in annotation.boxes})):
+                problem = "a class name that is empty, or contains characters that no label may have"
+            if problem:
+                refused.append(refuse(image.file, problem))
+                continue
+            names.update(box.name for box in annotation.boxes)
+            label = annotation.to_label()
+            yield Entry(*image.file[:3], label=label, split=image.split, group=image.group, slices=image.slices)
+
+    entries = collect(listed())
     if entries and not names:
         raise LayoutError(f"{folder.root}: {len(entries):,} images are annotated, but none of them has a box.")
     listing = Listing(
         labels.BOX_LABEL,
-        tuple(entries),
+        entries,
         tuple(dict.fromkeys(refused)),
         tuple(columns or ()),
         frozenset(names),
