@@ -362,7 +362,8 @@ def test_argo_can_store_a_run_with_many_classes(load, kubeflow_harness, tmp_path
     ],
 )
 def test_settings_that_do_not_fit_are_rejected_and_the_advice_helps(load, monkeypatch, module, limit, message):
-    groups = {f"group {number}": ("a", "b") for number in range(3000)}
+    # Long names: the time of writing them as TOML grows with the square of their number.
+    groups = {f"{number} {'group ' * 50}": ("a", "b") for number in range(300)}
     loaded, dataset = of_classes(load, 2)
     evaluation = loaded.evaluation.model_copy(update={"label_groups": groups})
     large = loaded.model_copy(update={"evaluation": evaluation})

@@ -6,15 +6,11 @@ import base64
 import dataclasses
 import datetime
 import hashlib
-import html
 import html.parser
 import io
 import itertools
-import json
 import math
 import re
-import shutil
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -56,7 +52,6 @@ from trainer_module.features import SPLITS
 
 NASTY = "<script>alert(1)</script>"
 NASTY_FILE = "\"'><img src=x onerror=alert(1)>/a.png"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STYLE = Path(rendering.__file__).parent / "templates" / "style.css.j2"
 
 
@@ -88,11 +83,12 @@ def difference(detail):
     return Finding(kind="skew", split="test", feature="image/mean/luma", detail=detail)
 
 
-@pytest.fixture
-def sources_of(evaluation_of, rng):
+@pytest.fixture(scope="module")
+def sources_of(evaluation_of):
     """Makes a whole run of a classifier: class names → Sources, with any field replaced."""
 
     def make(classes=("cat", "dog", "owl"), *, count=200, with_baseline=False, **replaced):
+        rng = np.random.default_rng(7)
         labels = rng.integers(0, len(classes), count)
         logits = rng.normal(0, 1, (count, len(classes))) + 3.0 * np.eye(len(classes))[labels]
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -168,9 +164,10 @@ def evaluation_of(task, classes, overall):
     )
 
 
-@pytest.fixture
-def mask_sources(sources_of, rng):
+@pytest.fixture(scope="module")
+def mask_sources(sources_of):
     """A run of a network for masks."""
+    rng = np.random.default_rng(7)
     classes = ("sky", "road", "car")
     compared = []
     for index in range(2):
@@ -202,9 +199,10 @@ def mask_sources(sources_of, rng):
     )
 
 
-@pytest.fixture
-def box_sources(sources_of, rng):
+@pytest.fixture(scope="module")
+def box_sources(sources_of):
     """A run of a detector."""
+    rng = np.random.default_rng(7)
     classes, drawing = ("cat", "dog"), tasks.get("detection").drawing.comparison
     objects = np.array([[0.1, 0.1, 0.4, 0.4, 0, 0], [0.5, 0.5, 0.9, 0.9, 1, 0]], np.float32)
     compared = []
@@ -726,9 +724,11 @@ class Document(html.parser.HTMLParser):
 
 
 @pytest.fixture(
-    params=["pushed", "refused", "baseline", "two classes", "no explanations", "masks", "boxes", "no history"]
+    scope="module",
+    params=["pushed", "refused", "baseline", "two classes", "no explanations", "masks", "boxes", "no history"],
 )
 def document(request, sources_of, mask_sources, box_sources):
+    """A page, and its elements; its tests only read them."""
     variants = {
         "pushed": lambda: sources_of(),
         "refused": lambda: sources_of(
@@ -1100,36 +1100,27 @@ def test_red_and_green_are_too_similar():
 
 # === In a browser ===
 
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a page in Chromium."""
+    contexts = []
+
+    def open_one(text, width=1280, height=900, scheme="light"):
+        path = tmp_path / "report.html"
+        path.write_text(text)
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.goto(path.as_uri())
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
 
 
-def browse(path, *options):
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *options, path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=path.parent).stdout
-
-
-def ask(text, tmp_path, script, width=1280):
-    """Runs a script in the page, in a frame of some width, and returns its value.
-
-    Headless Chromium's windows are at least 500 pixels wide; a frame can be narrower.
-    """
-    # The policy of the page allows no other script, so it is removed for this one.
-    inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    (tmp_path / "inner.html").write_text(inner + f"<script>parent.postMessage((() => {{{script}}})(), '*');</script>")
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        '<!doctype html><pre id="answer"></pre>'
-        f'<iframe src="inner.html" style="width:{width}px;height:900px;border:0"></iframe>'
-        "<script>addEventListener('message', (event) => "
-        "{ document.getElementById('answer').textContent = JSON.stringify(event.data); });</script>"
-    )
-    dumped = browse(outer, "--dump-dom", "--virtual-time-budget=4000", "--window-size=1400,1000")
-    return json.loads(html.unescape(re.search(r'<pre id="answer">(.*?)</pre>', dumped, re.DOTALL)[1]))
-
-
-@in_browser
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_only_tables_scroll_sideways(sources_of, tmp_path, width):
+def test_only_tables_scroll_sideways(sources_of, show, width):
     long = "a-very-long-name-without-any-space-" * 4
     sources = sources_of(
         [long, *(f"class {i}" for i in range(59))],
@@ -1139,102 +1130,77 @@ def test_only_tables_scroll_sideways(sources_of, tmp_path, width):
         quarantined=[QuarantinedFile(path=f"{long}.png", reason=long)],
         lineage=[("Model", f"/{long}{long}")],
     )
-    result = ask(
-        render(sources),
-        tmp_path,
-        "return [document.documentElement.clientWidth, document.documentElement.scrollWidth, "
-        "[...document.querySelectorAll('.scroll')].some((box) => box.scrollWidth > box.clientWidth)];",
-        width,
+    result = show(render(sources), width).evaluate(
+        "() => [document.documentElement.clientWidth, document.documentElement.scrollWidth, "
+        "[...document.querySelectorAll('.scroll')].some((box) => box.scrollWidth > box.clientWidth)]"
     )
     assert result == [width, width, True]
 
 
-@in_browser
-def test_a_click_sorts_and_announces_it(sources_of, tmp_path):
-    result = ask(
-        render(sources_of(("a", "b", "c", "d"))),
-        tmp_path,
-        """
-        const table = document.querySelector("#classes table");
-        const column = (index) => [...table.tBodies[0].rows].map((row) => row.cells[index].textContent);
-        const buttons = table.querySelectorAll("thead button");
-        const results = [];
-        for (const index of [5, 5, 0]) {
-          buttons[index].click();
-          results.push([column(index), table.tHead.rows[0].cells[index].getAttribute("aria-sort"),
-                     table.querySelectorAll("[aria-sort]").length, document.getElementById("status").textContent]);
-        }
-        buttons[0].focus();
-        return [results, document.activeElement === buttons[0]];
-        """,
+def test_a_click_sorts_and_announces_it(sources_of, show):
+    (up, down, names), focused = show(render(sources_of(("a", "b", "c", "d")))).evaluate(
+        """() => {
+          const table = document.querySelector("#classes table");
+          const column = (index) => [...table.tBodies[0].rows].map((row) => row.cells[index].textContent);
+          const buttons = table.querySelectorAll("thead button");
+          const results = [];
+          for (const index of [5, 5, 0]) {
+            buttons[index].click();
+            results.push([column(index), table.tHead.rows[0].cells[index].getAttribute("aria-sort"),
+                       table.querySelectorAll("[aria-sort]").length, document.getElementById("status").textContent]);
+          }
+          buttons[0].focus();
+          return [results, document.activeElement === buttons[0]];
+        }"""
     )
-    (up, down, names), focused = result
     numbers = [int(value) for value in up[0]]
     assert numbers == sorted(numbers) and up[1:] == ["ascending", 1, "Sorted by Support, ascending"]
     assert [int(value) for value in down[0]] == numbers[::-1] and down[1] == "descending"
     assert names[0] == ["a", "b", "c", "d"] and focused
 
 
-@in_browser
-def test_undefined_values_are_sorted_last_in_both_directions(mask_sources, tmp_path):
-    result = ask(
-        render(mask_sources),
-        tmp_path,
-        """
-        const table = document.querySelector("#classes table");
-        const button = table.querySelectorAll("thead button")[1];
-        const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
-        return [1, 2].map(() => { button.click(); return names(); });
-        """,
+def test_undefined_values_are_sorted_last_in_both_directions(mask_sources, show):
+    result = show(render(mask_sources)).evaluate(
+        """() => {
+          const table = document.querySelector("#classes table");
+          const button = table.querySelectorAll("thead button")[1];
+          const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+          return [1, 2].map(() => { button.click(); return names(); });
+        }"""
     )
     assert result == [["sky", "road", "car"], ["road", "sky", "car"]]
 
 
-@in_browser
-def test_details_are_open_in_print_and_closed_again(sources_of, tmp_path):
-    result = ask(
-        render(sources_of()),
-        tmp_path,
-        """
-        const closed = () => document.querySelectorAll("details:not([open])").length;
-        const counts = [closed()];
-        for (const name of ["beforeprint", "afterprint"]) { dispatchEvent(new Event(name)); counts.push(closed()); }
-        return counts;
-        """,
+def test_details_are_open_in_print_and_closed_again(sources_of, show):
+    result = show(render(sources_of())).evaluate(
+        """() => {
+          const closed = () => document.querySelectorAll("details:not([open])").length;
+          const counts = [closed()];
+          for (const name of ["beforeprint", "afterprint"]) { dispatchEvent(new Event(name)); counts.push(closed()); }
+          return counts;
+        }"""
     )
     assert result[0] > 3 and result == [result[0], 0, result[0]]
 
 
-@in_browser
-def test_the_script_of_the_page_runs_and_an_injected_one_does_not(sources_of, tmp_path):
-    path = tmp_path / "report.html"
+def test_the_script_of_the_page_runs_and_an_injected_one_does_not(sources_of, show):
     injected = "<script>document.title = 'taken over'</script>"
-    path.write_text(render(sources_of()).replace("<main>", f"<main>{injected}"))
-    dumped = browse(path, "--dump-dom")
-    assert "<title>pets: Pushed as version 1795346754</title>" in dumped
-    assert '<button type="button">' in dumped
+    page = show(render(sources_of()).replace("<main>", f"<main>{injected}"))
+    assert injected in page.content()
+    assert page.title() == "pets: Pushed as version 1795346754"
+    assert '<button type="button">' in page.content()
 
 
-@in_browser
 @pytest.mark.parametrize(
-    ("name", "size", "dark"),
-    [("phone", (390, 844), False), ("desktop", (1280, 900), False), ("dark", (1280, 900), True)],
+    ("width", "height", "scheme"),
+    [(390, 844, "light"), (1280, 900, "light"), (1280, 900, "dark")],
+    ids=["phone", "desktop", "dark"],
 )
-def test_a_screenshot_has_the_colours_of_its_scheme(sources_of, tmp_path, name, size, dark):
-    width, height = size
-    shot = tmp_path / f"{name}.png"
-    (tmp_path / "report.html").write_text(render(sources_of()))
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        "<!doctype html><style>body { margin: 0 } iframe { display: block; border: 0 }</style>"
-        f'<iframe src="report.html" style="width:{width}px;height:{height}px"></iframe>'
-    )
-    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    browse(frame, f"--screenshot={shot}", f"--window-size={max(width, 500)},{height}", scheme)
-    with Image.open(shot) as image:
-        pixels = np.asarray(image.convert("RGB"))[:, :width]
+def test_a_screenshot_has_the_colours_of_its_scheme(sources_of, show, width, height, scheme):
+    shot = show(render(sources_of()), width, height, scheme).screenshot()
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
     assert pixels.shape[:2] == (height, width)
-    colors = color_schemes()["dark" if dark else "light"]
+    colors = color_schemes()[scheme]
     for color in ("paper", "good-card"):
         assert (pixels == colors[color]).all(axis=-1).mean() > 0.05, color
 
