@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -85,6 +86,7 @@ def example(number: int) -> bytes:
     return bytes(built.SerializeToString())
 
 
+@functools.cache
 def examples() -> dict[str, bytes]:
     """The files of the examples artifact, by path."""
     files, number = {}, 0
@@ -157,7 +159,7 @@ def write(recorder: Any, root: Path, *, audit: bool = True) -> Path:
     (root / "images" / "broken.png").write_bytes(b"not an image")
     (root / "images" / "same.png").write_bytes(encode(pixels(1, 3)))
     (root / "secret.png").write_bytes(encode(pixels(1, 4)))
-    config = configuration(root)
+    config = loading.as_toml(configuration(root))
     run = recorder(folder)
     generated = {"examples": run.artifact("examples", examples()), "quarantine": run.artifact("quarantine")}
     ClassNames(names=CLASSES).write(generated["examples"].uri)
@@ -193,7 +195,7 @@ def write(recorder: Any, root: Path, *, audit: bool = True) -> Path:
             (
                 "ModelReport",
                 _COMPLETE,
-                {"configuration": loading.as_toml(config)},
+                {"configuration": config},
                 {"report": run.artifact(f"report-{number}", {"report.html": _REPORT})},
             ),
         ]

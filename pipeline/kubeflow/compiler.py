@@ -60,7 +60,8 @@ class Documents(NamedTuple):
 
     def as_yaml(self) -> str:
         """Both documents as one YAML file."""
-        text: str = yaml.safe_dump_all(self, sort_keys=True, allow_unicode=True)
+        # The emitter in C writes the same in a quarter of the time.
+        text: str = yaml.dump_all(self, Dumper=yaml.CSafeDumper, sort_keys=True, allow_unicode=True)
         return text
 
     @property

@@ -384,10 +384,10 @@ def test_random_names_in_settings_exceed_what_argo_accepts(load):
     names = dataset.classes
     evaluation = loaded.evaluation.model_copy(
         update={
-            "label_groups": {"some": names[:3000]},
-            "class_thresholds": {"recall": dict.fromkeys(names[3000:3500], 0.5)},
+            "label_groups": {"some": names[:5500]},
+            "class_thresholds": {"recall": dict.fromkeys(names[5500:5700], 0.5)},
         }
     )
-    data = loaded.data.model_copy(update={"rename_classes": {name: name[::-1] for name in names[4000:5500]}})
+    data = loaded.data.model_copy(update={"rename_classes": {name: name[::-1] for name in names[6000:6300]}})
     with pytest.raises(ConfigError, match=r"bytes (in Kubernetes|of parameters)"):
         compiler.compile_pipeline(loaded.model_copy(update={"evaluation": evaluation, "data": data}), dataset)

@@ -154,7 +154,7 @@ class _FakePipelines:
             "pipeline_id": pipeline_id,
             "pipeline_version_id": f"v{len(self.versions)}",
             "display_name": name,
-            "documents": list(yaml.safe_load_all(file.get_payload(decode=True))),
+            "documents": list(yaml.load_all(file.get_payload(decode=True), yaml.CSafeLoader)),
         }
         self.versions.insert(0, version)
         return {key: value for key, value in version.items() if key != "documents"}

@@ -789,7 +789,7 @@ def large_sources(sources_of, rng):
 
     def make(num_classes, **replaced):
         names = [f"{index} {path}" for index in range(num_classes)]
-        sources = sources_of(names, count=8 * num_classes, with_baseline=True)
+        sources = sources_of(names, count=3 * num_classes, with_baseline=True)
         overall = sources.evaluation.overall
         rows = [overall, *(overall.model_copy(update={"name": f"camera = {index} {path}"}) for index in range(400))]
         image = images.embed_photo(noise(rng), path)
