@@ -27,17 +27,26 @@ HTML = {"accept": "text/html"}
 NO_SERVER = "127.0.0.1:9"
 
 
-@pytest.fixture
-def root(recorded_colors):
+@pytest.fixture(scope="module")
+def shared_root(recorded_colors):
+    """Two runs that tests only read: recording them takes longer than most tests."""
     return recorded_colors()
 
 
 @pytest.fixture
-def open_studio(root):
+def root(recorded_colors):
+    """Two runs that a test may change."""
+    return recorded_colors()
+
+
+@pytest.fixture
+def open_studio(request, shared_root):
+    """Opens a studio, on runs of its own if the test has `root`."""
+    default = request.getfixturevalue("root") if "root" in request.fixturenames else shared_root
     clients = []
 
     def open_one(**options):
-        options = StudioOptions(root=options.pop("root", root), grpc=NO_SERVER, **options)
+        options = StudioOptions(root=options.pop("root", default), grpc=NO_SERVER, **options)
         client = TestClient(studio_app.create_app(options), base_url=ORIGIN, raise_server_exceptions=False)
         client.headers["origin"] = ORIGIN
         client.__enter__()
@@ -295,9 +304,9 @@ def test_other_machines_need_a_token(options, message):
 # === Try ===
 
 
-def test_try_without_a_server_says_how_to_start_one(client, root):
+def test_try_without_a_server_says_how_to_start_one(client, shared_root):
     text = text_of(page(client, "/p/colors/try"))
-    assert "does not respond" in text and f"--model-base-path {root}/colors/serving/colors" in text
+    assert "does not respond" in text and f"--model-base-path {shared_root}/colors/serving/colors" in text
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"GIF89a"])
@@ -422,7 +431,7 @@ def test_lists_are_sent_in_parts(client):
     assert [image["id"] for image in first + rest] == list(range(1, 31))
 
 
-def test_images_are_sent_as_they_are(client, root):
+def test_images_are_sent_as_they_are(client):
     stored = client.get("/p/colors/images/5/file")
     assert stored.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(stored.content)) as image:
