@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _PACKAGES = (
 )
 # Compiled extensions that fail to load if the C runtime is too old, before TensorFlow does.
 _COMPILED = ("ml_metadata", "tensorflow_data_validation")
+_DEVICES = "import tensorflow as tf; print(*[device.name for device in tf.config.list_physical_devices()])"
 
 
 class Check(NamedTuple):
@@ -48,9 +50,7 @@ def run_all() -> list[Check]:
             checks.append(Check(package, True, metadata.version(package)))
         except metadata.PackageNotFoundError:
             checks.append(Check(package, False, "not installed; run `make setup`"))
-    checks.extend(_import_check(module) for module in _COMPILED)
-    checks.append(_devices())
-    return checks
+    return [*checks, *_checks_in_python()]
 
 
 def _memory() -> Check:
@@ -63,17 +63,21 @@ def _disk() -> Check:
     return Check("disk", gib >= 2, f"{gib:.1f} GiB free in this folder (2 required)")
 
 
-def _import_check(module: str) -> Check:
-    process = _python(f"import trainer_module, {module}")
-    last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
-    return Check(f"import {module}", process.returncode == 0, "loads" if process.returncode == 0 else last_line)
+def _checks_in_python() -> Iterator[Check]:
+    """Imports the compiled extensions and lists the devices, in one process: most of the time is TensorFlow's import.
 
-
-def _devices() -> Check:
-    code = "import trainer_module, tensorflow as tf; print(*[d.name for d in tf.config.list_physical_devices()])"
-    process = _python(code)
-    names = process.stdout.strip() or (process.stderr.strip().splitlines() or ["no message"])[-1]
-    return Check("devices", process.returncode == 0, names)
+    Each check prints a line. The first one that does not has failed, and the next one begins another process.
+    """
+    checks = {f"import {module}": f"import {module}; print('loads', flush=True)" for module in _COMPILED}
+    checks["devices"] = _DEVICES
+    names = list(checks)
+    while names:
+        process = _python("\n".join(["import trainer_module", *(checks[name] for name in names)]))
+        details = process.stdout.splitlines()
+        yield from (Check(name, True, detail) for name, detail in zip(names, details, strict=False))
+        names = names[len(details) :]
+        if names:
+            yield Check(names.pop(0), False, (process.stderr.strip().splitlines() or ["no message"])[-1])
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from pipeline.cli import machine_checks
 from pipeline.cli.app import app
 from pipeline.config import loading
 from serving import client
@@ -273,22 +274,29 @@ def test_presets_lists_all():
     assert sorted(presets) == loading.preset_names()
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "from pipeline.cli import app",
-        "import serving.client, serving.wire",
-        "from pipeline.config import loading; loading.load('digits')",
-        "from pipeline.execution import local_run; from components.image_example_gen import dataset",
-        "from pipeline.preview import contact_sheet",
-        "from pipeline.history import run_history; from pipeline.cli import history_tables",
-        "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
-    ],
+STATEMENTS = (
+    "from pipeline.cli import app",
+    "import serving.client, serving.wire",
+    "from pipeline.config import loading; loading.load('digits')",
+    "from pipeline.execution import local_run; from components.image_example_gen import dataset",
+    "from pipeline.preview import contact_sheet",
+    "from pipeline.history import run_history; from pipeline.cli import history_tables",
+    "import components; import trainer_module.options; import trainer_module.models.scratch_cnn",
 )
-def test_fast_commands_import_nothing_heavy(statement):
-    code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+
+
+@pytest.fixture(scope="module")
+def heavy_imports():
+    """Heavy modules after each statement. None is allowed after any, so that one process is enough for all."""
+    checks = (f"{each}; print([name for name in {HEAVY!r} if name in sys.modules])" for each in STATEMENTS)
+    code = "\n".join(["import sys", *checks])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return dict(zip(STATEMENTS, done.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_fast_commands_import_nothing_heavy(heavy_imports, statement):
+    assert heavy_imports[statement] == "[]"
 
 
 def test_help_does_not_load_the_configuration():
@@ -304,3 +312,14 @@ def test_doctor_accepts_this_environment():
     assert all(check["passed"] for check in checks.values())
     assert checks["tfx"]["detail"].startswith("1.21")
     assert "CPU:0" in checks["devices"]["detail"]
+
+
+def test_doctor_names_what_does_not_load(monkeypatch):
+    monkeypatch.setattr(machine_checks, "_COMPILED", ("json", "no_such_extension", "csv"))
+    monkeypatch.setattr(machine_checks, "_DEVICES", "print('a device')")
+    assert [(check.name, check.passed, check.detail) for check in machine_checks._checks_in_python()] == [
+        ("import json", True, "loads"),
+        ("import no_such_extension", False, "ModuleNotFoundError: No module named 'no_such_extension'"),
+        ("import csv", True, "loads"),
+        ("devices", True, "a device"),
+    ]

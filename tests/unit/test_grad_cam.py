@@ -65,6 +65,12 @@ def network(task="classification", classes=3, head=None, **model):
     return build_network(given, STATISTICS)
 
 
+@pytest.fixture(scope="module")
+def transfer():
+    """A backbone within a network; its tests only read it."""
+    return network(name="transfer", backbone="mobilenet_v2", weights="none")
+
+
 def scratch_cnn(head=None, **keys):
     return network(name="scratch_cnn", head={"dense_units": 12} | (head or {}), **({"blocks": [[8], [16]]} | keys))
 
@@ -265,8 +271,8 @@ def test_the_cut_network_agrees_with_the_whole_one(head, image_batch):
         np.testing.assert_allclose(explanation.heatmap, normalized(np.stack(expected)), atol=1e-4)
 
 
-def test_a_map_inside_a_network_within_the_network(image_batch):
-    model = network(name="transfer", backbone="mobilenet_v2", weights="none")
+def test_a_map_inside_a_network_within_the_network(transfer, image_batch):
+    model = transfer
     base = model.get_layer(features.BACKBONE_LAYER)
     whole = keras.Model(base.input, [base.get_layer("block_13_expand_relu").output, base.output])
     head = [model.get_layer(name) for name in (features.FEATURES_LAYER, "pooled", "embedding", features.LOGITS_LAYER)]
@@ -293,22 +299,23 @@ def default_map(model):
     return layer, with_feature_map(model, layer).outputs[0].shape[1:]
 
 
-def test_the_default_layer_is_the_last_spatial_one():
+def test_the_default_layer_is_the_last_spatial_one(transfer):
     assert default_map(scratch_cnn()) == (features.FEATURES_LAYER, (16, 16, 16))
     # At 32 pixels a pre-trained network ends in one position: the default is the last map with several.
-    layer, shape = default_map(network(name="transfer", backbone="mobilenet_v2", weights="none"))
+    layer, shape = default_map(transfer)
     assert shape[:2] == (2, 2) and layer.startswith("backbone/")
     only = keras.Sequential([keras.Input([1, 1, 2]), keras.layers.ReLU(name="r"), keras.layers.Flatten()])
     assert find_layer(only) == "r"
 
 
 def test_the_default_layer_of_an_encoder_decoder_is_the_bottleneck():
-    assert default_map(unet()) == (features.FEATURES_LAYER, (8, 8, 16))
     model = unet()
+    assert default_map(model) == (features.FEATURES_LAYER, (8, 8, 16))
     image_batch = tf.constant(np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32))
+    default = explainer(model)(image_batch).heatmap
     for layer in (features.FEATURES_LAYER, "bottleneck_dropout"):
         by_name = explainer(model, layer=layer)(image_batch)
-        np.testing.assert_allclose(by_name.heatmap, explainer(model)(image_batch).heatmap, atol=1e-6)
+        np.testing.assert_allclose(by_name.heatmap, default, atol=1e-6)
 
 
 def test_the_default_layer_is_not_in_the_head():
@@ -346,8 +353,8 @@ def test_nothing_before_the_map_is_differentiated(image_batch):
     np.testing.assert_allclose(outputs, model(image_batch, training=False), atol=1e-5)
 
 
-def test_explaining_does_not_change_the_model(image_batch, tmp_path):
-    model = network(name="transfer", backbone="mobilenet_v2", weights="none")
+def test_explaining_does_not_change_the_model(transfer, image_batch, tmp_path):
+    model = transfer
     before = model.get_config(), model(image_batch, training=False).numpy()
     for layer in ("", "backbone/block_13_expand_relu"):
         explainer(model, layer=layer)(tf.constant(image_batch))
@@ -391,17 +398,26 @@ def test_a_batch_agrees_with_single_images(build, method, image_batch):
     assert together.heatmap.numpy().max() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("build", [scratch_cnn, unet])
-@pytest.mark.parametrize("axis", [1, 2])
-def test_a_mirrored_image_has_the_mirrored_map(build, method, axis, image_batch):
-    model = build()
-    for variable in model.trainable_variables:  # a network that is invariant to mirroring
+@pytest.fixture(scope="module", params=[scratch_cnn, unet])
+def symmetric(request):
+    """A network that is invariant to mirroring."""
+    model = request.param()
+    for variable in model.trainable_variables:
         if len(variable.shape) == 4:
             variable.assign(
                 (variable + tf.reverse(variable, [0]) + tf.reverse(variable, [1]) + tf.reverse(variable, [0, 1])) / 4.0
             )
-    explain = explainer(model, method)
+    return model
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def explain(request, symmetric):
+    """Explains the predictions of `symmetric`, by one method."""
+    return explainer(symmetric, request.param)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_mirrored_image_has_the_mirrored_map(explain, axis, image_batch):
     straight = explain(tf.constant(image_batch)).heatmap.numpy()
     mirrored = explain(tf.constant(np.flip(image_batch, axis))).heatmap.numpy()
     assert straight.std() > 0.01

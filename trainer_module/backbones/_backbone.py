@@ -139,12 +139,13 @@ class Backbone:
         pixels = inputs if self.has_preprocessing else _preprocess(inputs, record.preprocessing)
         if isinstance(record.source, Directory):
             return keras.Model(inputs, record.source.read(weights, pixels), name=features.BACKBONE_LAYER)
+        # A missing file is an error before the network is built, which takes seconds.
+        path = None if weights == RANDOM else record.source.path() if weights == IMAGENET else existing_file(weights)
         network = self._network(pixels, image_size, include_top)
         model = keras.Model(inputs, network.output, name=features.BACKBONE_LAYER)
         if weights == IMAGENET and isinstance(record.source, PythonPackage):
             record.source.read(model, record.source.path())
-        elif weights != RANDOM:
-            path = record.source.path() if weights == IMAGENET else existing_file(weights)
+        elif path is not None:
             # A file lists layers in their order: it is loaded into the network as it was saved, without preprocessing.
             has_classifier = include_top or _has_classifier(str(path), record.num_classes)
             saved = self._network(None, image_size, has_classifier)
