@@ -578,6 +578,14 @@ def test_curves_show_the_precision_and_the_score_at_every_recall():
 # === TFMA ===
 
 
+def resampled_values(counts, rng):
+    """The metrics of as many images, drawn with replacement."""
+    accumulator = DetectionAccumulator(Parameters(2, 1))
+    for index in rng.integers(0, len(counts), len(counts)):
+        accumulator.add(counts[index])
+    return metric_values(accumulator.summarize())
+
+
 def test_confidence_intervals_cover_what_other_images_would_give(rng, tmp_path):
     import apache_beam as beam
     import tensorflow_model_analysis as tfma
@@ -602,10 +610,8 @@ def test_confidence_intervals_cover_what_other_images_would_give(rng, tmp_path):
         named = results["metrics"] | beam.Map(lambda row: {key.name: value for key, value in row[1].items()})
         _ = named | "Write" >> beam.Map(lambda values: path.write_bytes(pickle.dumps(values)))
     computed = pickle.loads(path.read_bytes())
-    resampled = [
-        metric_values(accumulate([images[index] for index in rng.integers(0, len(images), len(images))], 2).summarize())
-        for _ in range(60)
-    ]
+    counts = [count_image(*image, IMAGE_SIZE, 2, 0.0) for image in images]
+    resampled = [resampled_values(counts, rng) for _ in range(60)]
     expected = metric_values(accumulate(images, 2).summarize())
     for name in ("average_precision", "ap50", "ap75", "ar_100"):
         interval = computed[name]

@@ -137,26 +137,30 @@ def test_the_second_phase_changes_the_last_layers_except_batch_normalisation(fre
         assert tensorboard_curve(tmp_path / split, "loss") == pytest.approx(dict(enumerate(history.history[column])))
 
 
-def test_fine_tuning_without_improvement_is_reverted(fresh, data, tmp_path):
+def test_fine_tuning_without_improvement_is_reverted(fresh, data, tmp_path, eagerly):
     tuning = {"epochs": 1, "learning_rate": 10.0, "unfreeze_layers": 1}
-    history = training.train(
-        fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
-    )
-    fresh.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
-    loss, _ = fresh.evaluate(data, verbose=0)
+    with eagerly():
+        history = training.train(
+            fresh, options(fine_tuning=tuning), train_data=data, validation_data=data, run_dir=str(tmp_path)
+        )
+        fresh.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
+        loss, _ = fresh.evaluate(data, verbose=0)
     assert loss == pytest.approx(min(history.history["val_loss"]), rel=1e-4)
     assert history.history["val_loss"][-1] > min(history.history["val_loss"])
 
 
-def test_the_last_epoch_is_kept_although_an_earlier_one_was_better(data, tmp_path):
+def test_the_last_epoch_is_kept_although_an_earlier_one_was_better(data, tmp_path, eagerly):
     network = on_small_backbone()
     # The labels of the validation data are wrong: what is learned makes its loss larger.
     wrong = data.map(lambda images, labels: (images, (labels + 1) % 3))
     training_options = {"batch_size": 6, "epochs": 3, "learning_rate": 3e-2, "early_stopping_patience": 0}
     chosen = options(training=training_options | {"schedule": "cosine", "kept_epoch": "last"})
-    history = training.train(network, chosen, train_data=data, validation_data=wrong, run_dir=str(tmp_path))
-    network.compile(loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options()))
-    loss, _ = network.evaluate(wrong, verbose=0)
+    with eagerly():
+        history = training.train(network, chosen, train_data=data, validation_data=wrong, run_dir=str(tmp_path))
+        network.compile(
+            loss=classification.TASK.loss(options()), metrics=classification.TASK.training_metrics(options())
+        )
+        loss, _ = network.evaluate(wrong, verbose=0)
     assert loss == pytest.approx(history.history["val_loss"][-1], rel=1e-4)
     assert loss > min(history.history["val_loss"])
 
@@ -312,12 +316,13 @@ def test_measuring_does_not_change_the_batches(data):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_nan_loss_stops_the_training(fresh, data, tmp_path, monkeypatch, split):
+def test_a_nan_loss_stops_the_training(fresh, data, tmp_path, monkeypatch, split, eagerly):
     def loss(labels, logits):
         return tf.where(tf.reshape(labels, [-1]) < 100, tf.reduce_mean(logits**2, axis=-1), float("nan"))
 
     monkeypatch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, loss=lambda *_: loss))
     broken = data.map(lambda images, labels: (images, labels + 100))
     both = {"train_data": data, "validation_data": data} | {f"{split}_data": broken}
-    with pytest.raises(training.TrainingDivergedError, match=rf"(?i)the {split}\w* loss became nan .*learning_rate"):
+    message = rf"(?i)the {split}\w* loss became nan .*learning_rate"
+    with eagerly(), pytest.raises(training.TrainingDivergedError, match=message):
         training.train(fresh, options(), run_dir=str(tmp_path), **both)
