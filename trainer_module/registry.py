@@ -14,6 +14,7 @@ the type is checked at run time too.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from typing import Generic, TypeVar
@@ -38,8 +39,13 @@ class Registry(Generic[Entry]):
 
     def names(self) -> list[str]:
         """Names of all entries, in alphabetical order; imports none of them."""
+        return list(self._names)
+
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
+        # Read once: a configuration asks for entries hundreds of times.
         path = importlib.import_module(self._package).__path__
-        return sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
+        return tuple(sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_")))
 
     def get(self, name: str) -> Entry:
         """Imports the module of one entry.
@@ -54,7 +60,7 @@ class Registry(Generic[Entry]):
           ValueError: If the package contains no module of this name.
           TypeError: If the module does not export an entry of the right type.
         """
-        known = self.names()
+        known = self._names
         if name not in known:
             hint = did_you_mean(name, known) or "."
             raise ValueError(f"Unknown {self._kind} {name!r}{hint} Known {self._kind}s: {', '.join(known)}.")

@@ -40,10 +40,13 @@ def process(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.fixture
-def run_in(tmp_path):
+@pytest.fixture(scope="module")
+def run_in(tmp_path_factory):
+    """Runs a command that fails before the first node, in a folder where the digits are written once."""
+    root = tmp_path_factory.mktemp("runs")
+
     def run(*arguments):
-        return tfx_vision("run", *arguments, "--set", f"pipeline.root={tmp_path / 'runs'}")
+        return tfx_vision("run", *arguments, "--set", f"pipeline.root={root}")
 
     return run
 

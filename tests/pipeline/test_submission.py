@@ -7,7 +7,6 @@ import email
 import json
 import threading
 import time
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import kfp_server_api
@@ -201,19 +200,26 @@ class _FakePipelines:
         return JSONResponse(recurring)
 
 
-@contextmanager
-def serving(app):
-    """Runs a server in a thread, on a free port of 127.0.0.1."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+@pytest.fixture(scope="module")
+def server():
+    """One server for all tests, on a free port of 127.0.0.1: its address, and the list with the app of a test."""
+    apps = []
+
+    async def current(scope, receive, send):
+        await apps[-1](scope, receive, send)
+
+    running = uvicorn.Server(
+        uvicorn.Config(current, host="127.0.0.1", port=0, log_level="error", ws="none", lifespan="off")
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(running.serve()))
     thread.start()
     try:
-        while not server.started:
+        while not running.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}", apps
     finally:
-        server.should_exit = True
+        running.should_exit = True
         thread.join()
 
 
@@ -223,7 +229,7 @@ def fake():
 
 
 @pytest.fixture
-def submit(fake, class_folders, tmp_path, monkeypatch):
+def submit(fake, server, class_folders, tmp_path, monkeypatch):
     """Runs the command against the fake, with images of two classes."""
     # The client keeps settings in the home folder.
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -248,8 +254,9 @@ def submit(fake, class_folders, tmp_path, monkeypatch):
             command += ["--set", override]
         if with_token:
             command += ["--token-file", str(token)]
-        with serving(fake.app) as address:
-            return CliRunner().invoke(app, [*command, "--host", host or address, *arguments])
+        address, apps = server
+        apps.append(fake.app)
+        return CliRunner().invoke(app, [*command, "--host", host or address, *arguments])
 
     return run
 
