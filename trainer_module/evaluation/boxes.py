@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,8 @@ class DetectionSummary:
         it is undefined.
       curves: Precision by recall of every class at IoU 0.5.
       curves_75: The same at IoU 0.75.
-      evidence: Counts of images, for the default rules.
+      presence: Images by class, the rows of `COMMON_EVIDENCE`: int64 [3, C].
+      sample: Images for the default rules.
     """
 
     num_objects: np.ndarray
@@ -80,7 +82,13 @@ class DetectionSummary:
     precision_without: np.ndarray
     curves: tuple[Curve, ...]
     curves_75: tuple[Curve, ...]
-    evidence: Evidence
+    presence: np.ndarray
+    sample: ImageSample
+
+    @property
+    def evidence(self) -> Evidence:
+        """Counts of images, for the default rules; metrics do not need them, and they take as long as all metrics."""
+        return {**dict(zip(COMMON_EVIDENCE, self.presence, strict=True)), **box_baselines.evidence(self.sample)}
 
     @property
     def support(self) -> np.ndarray:
@@ -197,10 +205,8 @@ class DetectionAccumulator:
             precision_without=np.column_stack([precision[:, NUM_COCO_CURVES:], self._precision_without_missed()]),
             curves=self._curves(_IOU_50),
             curves_75=self._curves(_IOU_75),
-            evidence={
-                **dict(zip(COMMON_EVIDENCE, self._presence.copy(), strict=True)),
-                **box_baselines.evidence(self._sample),
-            },
+            presence=self._presence.copy(),
+            sample=copy.copy(self._sample),
         )
 
     def _curves(self, iou: int) -> tuple[Curve, ...]:
