@@ -34,12 +34,11 @@ def reset(connection):
 def peer(misbehave):
     """Calls `misbehave` with every connection, then closes it; provides the port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(0.05)
-        stopped = threading.Event()
 
         def accept():
-            while not stopped.is_set():
-                with contextlib.suppress(TimeoutError):
+            # Ends when the socket is shut down.
+            with contextlib.suppress(OSError):
+                while True:
                     connection, _ = listening.accept()
                     connection.settimeout(0.5)
                     with connection, contextlib.suppress(OSError):
@@ -50,7 +49,7 @@ def peer(misbehave):
         try:
             yield listening.getsockname()[1]
         finally:
-            stopped.set()
+            listening.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
