@@ -138,14 +138,14 @@ def test_class_weights_change_the_training_loss_and_smoothing_both_losses(model,
     assert history["accuracy"][0] == pytest.approx((log_probabilities.argmax(axis=1) == labels).mean())
 
 
-def test_class_weights_apply_in_every_phase(data, tmp_path, monkeypatch):
+def test_class_weights_apply_in_every_phase(data, tmp_path, monkeypatch, eagerly):
     chosen = options(
         task={"class_weights": "balanced", "label_smoothing": 0.1},
         fine_tuning={"epochs": 1, "learning_rate": 1e-6, "unfreeze_layers": 1},
     )
-    history = training.train(
-        build(chosen, monkeypatch), chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)
-    ).history
+    network = build(chosen, monkeypatch)
+    with eagerly():
+        history = training.train(network, chosen, train_data=data, validation_data=data, run_dir=str(tmp_path)).history
     assert history["phase"] == ["head", "fine_tuning"]
     assert history["loss"][1] == pytest.approx(history["loss"][0], rel=1e-3)
     assert history["val_loss"][1] == pytest.approx(history["val_loss"][0], rel=1e-3)

@@ -171,14 +171,14 @@ def test_a_diverged_trial_fails_and_the_next_one_runs(search, quick, progress):
     assert f"trial {failed.trial}/6  failed  learning_rate 0.4" in "\n".join(progress)
 
 
-def test_a_diverged_training_is_a_failed_trial(search):
+def test_a_diverged_training_is_a_failed_trial(search, eagerly):
     space = {"training.learning_rate": {"choices": [1e-3, 10.0]}}
 
     def nan_loss(options, train_data=None):
         rate = options.training.learning_rate
         return lambda truth, logits: tf.reduce_mean(logits) * (np.nan if rate > 1 else 1.0)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, eagerly():
         patch.setattr(classification, "TASK", dataclasses.replace(classification.TASK, loss=nan_loss))
         results = search(space=space).results()
     assert {r.values["training.learning_rate"]: r.state for r in results} == {1e-3: "complete", 10.0: "failed"}
