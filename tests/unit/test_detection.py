@@ -341,7 +341,9 @@ def test_an_image_size_that_does_not_fit_the_strides_is_an_error():
 
 
 @pytest.mark.parametrize("head", ["anchor_free", "anchor_based"])
-def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_prior(rng, tmp_path, head):
+def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_prior(
+    rng, tmp_path, head, small_backbones
+):
     """Otherwise the first steps can move all boxes away from the objects, and all targets of scores become 0."""
     import keras
 
@@ -355,7 +357,8 @@ def test_before_training_every_box_is_that_of_its_anchor_and_every_score_is_the_
         model={"name": "detector", "weights": "none", "coarsest_stride": 32, "channels": 32},
         task={"name": "detection", "head": head},
     )
-    model = network.build(detector, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    with small_backbones():
+        model = network.build(detector, PixelStatistics(np.zeros(3, np.float32), np.ones(3, np.float32)))
     images = rng.uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
     predicted = model(images).numpy()
     scores, boxes = 1 / (1 + np.exp(-predicted[..., :-4])), predicted[..., -4:] * SIZE

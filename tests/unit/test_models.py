@@ -1,5 +1,6 @@
 """Conformance of every model in the registry."""
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -60,9 +61,10 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def model(name):
-    """The network of a model, which its tests share: a backbone takes a second to build."""
-    return build_network(options(name), STATISTICS)
+def model(name, small_backbones):
+    """The network of a model, which its tests share: a backbone takes a second to build, and one real one is enough."""
+    with contextlib.nullcontext() if name == "transfer" else small_backbones():
+        return build_network(options(name), STATISTICS)
 
 
 def test_shapes_and_named_layers(model, images):

@@ -12,9 +12,14 @@ OPENINGS = {"What", "Of", "Whose", "Where", "Which", "Who", "Those"}
 FOLDERS = ("components", "pipeline", "serving", "tests", "trainer_module")
 
 
-def bound_names(tree):
+def nodes_of(source):
+    """Lists all nodes of a program; to walk a tree takes as long as to parse it."""
+    return list(ast.walk(ast.parse(source)))
+
+
+def bound_names(nodes):
     """Yields the line and the name of every assignment, argument, function, class, import and exception."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
                 yield node.lineno, name
@@ -26,14 +31,14 @@ def bound_names(tree):
                 yield node.lineno, name
 
 
-def forbidden_names(tree):
+def forbidden_names(nodes):
     """Yields the line and the name of every binding of a forbidden name."""
-    return ((line, name) for line, name in bound_names(tree) if name.strip("_") in FORBIDDEN)
+    return ((line, name) for line, name in bound_names(nodes) if name.strip("_") in FORBIDDEN)
 
 
-def forbidden_openings(tree):
+def forbidden_openings(nodes):
     """Yields the line and the first word of every docstring, also of attributes, with a forbidden first word."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))) if text.strip():
                 if (word := text.split()[0]) in OPENINGS:
@@ -45,8 +50,8 @@ def test_no_file_violates_the_rules():
     assert {file.parts[0] for file in files} == set(FOLDERS)
     violations = []
     for file in files:
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        violations += [f"{file}:{line}: {word}" for line, word in (*forbidden_names(tree), *forbidden_openings(tree))]
+        nodes = nodes_of((ROOT / file).read_text(encoding="utf-8"))
+        violations += [f"{file}:{line}: {word}" for line, word in (*forbidden_names(nodes), *forbidden_openings(nodes))]
     assert violations == []
 
 
@@ -54,7 +59,7 @@ def test_no_file_violates_the_rules():
     "source", ['"""What a file is."""', 'def f():\n    """Of a run."""', 'class A:\n    x: int\n    """Where it is."""']
 )
 def test_docstrings_of_every_kind_are_checked(source):
-    assert list(forbidden_openings(ast.parse(source)))
+    assert list(forbidden_openings(nodes_of(source)))
 
 
 @pytest.mark.parametrize(
@@ -73,4 +78,4 @@ def test_docstrings_of_every_kind_are_checked(source):
     ],
 )
 def test_bindings_of_every_kind_are_checked(source):
-    assert list(forbidden_names(ast.parse(source)))
+    assert list(forbidden_names(nodes_of(source)))
