@@ -47,6 +47,8 @@ _LONGEST = (
     "unit/test_grad_cam.py",
     "component/test_backbone_records.py",
     "component/test_distribution.py",
+    "pipeline/test_command.py",
+    "pipeline/test_network_summary.py",
     "pipeline/test_kubeflow.py",
 )
 
