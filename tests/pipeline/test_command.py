@@ -41,12 +41,15 @@ def process(*arguments):
 
 
 @pytest.fixture(scope="module")
-def run_in(tmp_path_factory):
-    """Runs a command that fails before the first node, in a folder where the digits are written once."""
-    root = tmp_path_factory.mktemp("runs")
+def root(tmp_path_factory):
+    """The root of commands that fail before the first node; the digits are written there once."""
+    return f"pipeline.root={tmp_path_factory.mktemp('runs')}"
 
+
+@pytest.fixture
+def run_in(root):
     def run(*arguments):
-        return tfx_vision("run", *arguments, "--set", f"pipeline.root={root}")
+        return tfx_vision("run", *arguments, "--set", root)
 
     return run
 
@@ -239,10 +242,9 @@ NO_AUGMENTATION = [f"--set=augmentation.{key}=0" for key in ("rotation", "zoom",
     ],
     ids=["not an image file", "out of range", "missing folder", "no augmentation", "missing output folder"],
 )
-def test_augment_rejects_invalid_options(tmp_path, monkeypatch, arguments, words):
+def test_augment_rejects_invalid_options(tmp_path, root, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    root = ("--set", f"pipeline.root={tmp_path / 'runs'}")
-    assert_one_message(tfx_vision("augment", "digits", *arguments, *root), 2, *words)
+    assert_one_message(tfx_vision("augment", "digits", *arguments, "--set", root), 2, *words)
 
 
 def test_report_prints_the_path_of_the_last_report(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer_module import features
@@ -140,11 +141,13 @@ class Backbone:
         if isinstance(record.source, Directory):
             return keras.Model(inputs, record.source.read(weights, pixels), name=features.BACKBONE_LAYER)
         # A missing file is an error before the network is built, which takes seconds.
-        path = None if weights == RANDOM else record.source.path() if weights == IMAGENET else existing_file(weights)
+        path = None
+        if weights != RANDOM:
+            path = Path(record.source.path() if weights == IMAGENET else existing_file(weights))
         network = self._network(pixels, image_size, include_top)
         model = keras.Model(inputs, network.output, name=features.BACKBONE_LAYER)
-        if weights == IMAGENET and isinstance(record.source, PythonPackage):
-            record.source.read(model, record.source.path())
+        if path is not None and weights == IMAGENET and isinstance(record.source, PythonPackage):
+            record.source.read(model, path)
         elif path is not None:
             # A file lists layers in their order: it is loaded into the network as it was saved, without preprocessing.
             has_classifier = include_top or _has_classifier(str(path), record.num_classes)
