@@ -701,7 +701,6 @@ def test_a_slow_server_exceeds_the_deadline(connect, address, script):
         client.predict([b"1"])
     assert time.monotonic() - started < 0.9
     assert raised.value.code == "DEADLINE_EXCEEDED"
-    script.delay_s = 0.4  # still more than the client's own deadline
     assert client.predict([b"1"], timeout_s=10)[0].label == "dog"
 
 
