@@ -18,6 +18,29 @@ from trainer_module.backbones import (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kernels_of_zeros():
+    """No check reads a kernel, and drawing the random numbers of a large network takes as long as building it."""
+    with pytest.MonkeyPatch.context() as patch:
+        initializer = keras.initializers.VarianceScaling
+        patch.setattr(initializer, "__call__", lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype))
+        yield
+
+
+@functools.lru_cache(maxsize=4)
+def _built(record, size, weights, is_whole):
+    build = record.build_classifier if is_whole else record.build
+    return build(image_size=size, weights=weights)
+
+
+def built(record, size, weights="none", is_whole=False):
+    """The network of a record, or with its classifier; records that differ only in their description share it."""
+    descriptions = {"classifier_layer": None, "num_classes": 0, "published_input": None}
+    described = tuple(dataclasses.replace(each, **descriptions) for each in record.weights)
+    plain = dataclasses.replace(record, weights=described, feature_channels=None, skip_strides=())
+    return _built(plain, size, weights, is_whole)
+
+
 def random_images(size):
     return np.random.default_rng(7).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
 
@@ -94,7 +117,7 @@ def check_classifier(record, model):
     if record.network is None:
         assert {weights.classifier_layer for weights in record.weights} == {None}
         return
-    whole = record.build_classifier(image_size=model.input.shape[1], weights="none")
+    whole = built(record, model.input.shape[1], is_whole=True)
     last = [layer for layer in whole.layers if layer.weights][-1]
     assert {weights.classifier_layer for weights in record.weights} == {last.name}
     assert {(weights.num_classes,) for weights in record.weights} == {whole.output.shape[1:]}
@@ -153,29 +176,24 @@ def stem_of_stride_4(pixels, *, image_size, include_top):
     return keras.Model(keras.utils.get_source_inputs(pixels), x)
 
 
-@functools.lru_cache(maxsize=4)
-def built(record, size, weights="none"):
-    return record.build(image_size=size, weights=weights)
-
-
 @pytest.mark.parametrize(
     ("check", "name", "fault"),
     [
         (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1 / 255)}),
         (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1.0)}),
         (check_preprocessing, "mobilenet_v2", {"preprocessing": Scaling(1 / 128, offset=-1.0)}),
+        (check_maps, "mobilenet_v2", {"feature_channels": 1024}),
+        (check_maps, "mobilenet_v2", {"feature_channels": None}),
+        (check_maps, "mobilenet_v2", {"skip_strides": (2, 4, 8, 12)}),
+        (check_classifier, "mobilenet_v2", {"classifier_layer": "fc1000"}),
+        (check_classifier, "mobilenet_v2", {"num_classes": 1001}),
         (check_preprocessing, "resnet50", {"preprocessing": Standardization(CAFFE_MEAN, white=255.0)}),
         (check_preprocessing, "resnet50", {"preprocessing": Scaling(1 / 127.5, offset=-1.0)}),
         (check_preprocessing, "efficientnet_b0", {"has_preprocessing": False}),
         (check_preprocessing, "efficientnet_b0", {"preprocessing": Standardization(CAFFE_MEAN, white=255.0)}),
         (check_preprocessing, "efficientnet_lite0", {"preprocessing": Scaling(1 / 255)}),
         (check_preprocessing, "efficientnet_lite0", {"published_input": None}),
-        (check_maps, "mobilenet_v2", {"feature_channels": 1024}),
-        (check_maps, "mobilenet_v2", {"feature_channels": None}),
-        (check_maps, "mobilenet_v2", {"skip_strides": (2, 4, 8, 12)}),
         (check_maps, "efficientnet_lite0", {"network": stem_of_stride_4}),
-        (check_classifier, "mobilenet_v2", {"classifier_layer": "fc1000"}),
-        (check_classifier, "mobilenet_v2", {"num_classes": 1001}),
     ],
 )
 def test_a_wrong_record_fails_the_check(check, name, fault, size_for):
