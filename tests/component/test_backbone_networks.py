@@ -84,22 +84,26 @@ def images(request, size_for):
     return np.random.default_rng(7).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
 
 
+@pytest.fixture(scope="module")
+def maps(backbone, images):
+    """Feature maps of the images, at inference."""
+    return np.asarray(backbone(images.astype(np.float32), training=False))
+
+
 def transfer_options(backbone="mobilenet_v2", weights="none", size=SIZE, **sections):
     model = {"name": "transfer", "backbone": backbone, "weights": weights}
     transform = {"image_size": size, "normalization": "backbone"}
     return TrainerOptions(classes=("a", "b", "c"), transform=transform, model=model, **sections)
 
 
-def test_features_are_finite_and_not_zero(backbone, images):
-    output = np.asarray(backbone(images.astype(np.float32), training=False))
-    assert np.isfinite(output).all() and np.abs(output).max() > 0.01
+def test_features_are_finite_and_not_zero(maps):
+    assert np.isfinite(maps).all() and np.abs(maps).max() > 0.01
 
 
-def test_training_mode_does_not_change_the_backbone(backbone, images):
+def test_training_mode_does_not_change_the_backbone(backbone, images, maps):
     # The outer model's training=True reaches every layer of the base: none may be random or normalise by the batch.
-    images = images.astype(np.float32)
     before = [np.array(weight) for weight in backbone.non_trainable_weights]
-    np.testing.assert_array_equal(backbone(images, training=True), backbone(images, training=False))
+    np.testing.assert_array_equal(backbone(images.astype(np.float32), training=True), maps)
     for old, new in zip(before, backbone.non_trainable_weights, strict=True):
         np.testing.assert_array_equal(old, new)
 

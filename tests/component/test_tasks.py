@@ -89,10 +89,14 @@ class Case:
     history: dict
 
 
-def train(name, chosen, images, run_dir):
-    """Trains a new network; returns it with the history."""
+def build(chosen):
+    """Builds a network, always with the same weights."""
     keras.utils.set_random_seed(3)
-    built = network.build(chosen, STATISTICS)
+    return network.build(chosen, STATISTICS)
+
+
+def train(name, chosen, built, images, run_dir):
+    """Trains a network; returns it with the history."""
     data = tf.data.Dataset.from_tensor_slices((images, labels_of(tasks.get(name), chosen))).batch(4)
     history = training.train(built, chosen, train_data=data, validation_data=data, run_dir=str(run_dir)).history
     return Case(tasks.get(name), chosen, built, history)
@@ -106,7 +110,8 @@ IN_GRAPHS = pairs(3)
 def case(request, images, tmp_path_factory, eagerly):
     name, model = request.param
     with nullcontext() if request.param in IN_GRAPHS else eagerly():
-        return train(name, options(name, model), images, tmp_path_factory.mktemp("run"))
+        chosen = options(name, model)
+        return train(name, chosen, build(chosen), images, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(params=tasks.names())
@@ -182,15 +187,15 @@ def test_a_session_responds_as_the_keras_model_and_explains_its_predictions(case
 @pytest.mark.parametrize(("name", "model"), pairs(0))
 def test_mixed_precision_trains_and_is_saved_in_float32(name, model, precision, images, tmp_path, eagerly):
     chosen = options(name, model, training={"batch_size": 4, "epochs": 1, "precision": precision})
+    built = build(chosen)
+    assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in built.layers}
+    untrained = [weight.numpy() for weight in built.trainable_weights]
     with eagerly():
-        trained = train(name, chosen, images, tmp_path)
+        trained = train(name, chosen, built, images, tmp_path)
     assert np.isfinite(trained.history["loss"]).all()
-    keras.utils.set_random_seed(3)  # the weights with which the training began
-    untrained = network.build(chosen, STATISTICS)
-    assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in untrained.layers}
     # Loss scaling skips a step whose gradients overflow.
     if precision == "mixed_bfloat16":
-        both = zip(untrained.trainable_weights, trained.model.trainable_weights, strict=True)
+        both = zip(untrained, trained.model.trainable_weights, strict=True)
         changed = [not np.array_equal(old, new) for old, new in both]
         # A pyramid level without objects learns no boxes.
         assert np.mean(changed) > (0.9 if name != "detection" else 0.6)
