@@ -3,8 +3,8 @@
     python tests/bench/training_input.py RUN [--epochs 3]
 
 RUN is the folder of a run (`runs/<name>`); its examples, transform graph and options are read. The first epoch decodes
-and resizes, and fills the cache; the others read it. Every batch is shuffled as in Trainer, and dropped. Augmentation is
-not part of it.
+and resizes, and fills the cache; the others read it. Every batch is shuffled as in Trainer, and dropped. Augmentation
+is not part of it.
 """
 
 from __future__ import annotations
