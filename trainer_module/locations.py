@@ -145,13 +145,17 @@ def size_and_time(location: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def os_errors(location: str) -> Iterator[None]:
-    """Converts TensorFlow's errors in the block to the errors of local files.
+    """Converts TensorFlow's errors in the block to the errors of local files; all name a file.
 
     Raises:
       OSError: If the store refuses the access; FileNotFoundError if the file does not exist.
     """
     if not is_remote(location):
-        yield
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or location  # that of a full disk names none
+            raise
         return
     import tensorflow as tf
 

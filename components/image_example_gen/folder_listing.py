@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -144,7 +143,7 @@ def list_dataset(
     # Concatenated, the folders are in the order of all paths: names contain no slash, so that paths in different
     # folders differ before their last one ends.
     ordered = sorted(folders, key=lambda folder: f"{folder.path}/")
-    temporary = TemporaryFolder(tempfile.mkdtemp(prefix="tfx-vision-listing-"))
+    temporary = TemporaryFolder.local()
     store, listing, first, num_tasks = WorkFolder(temporary.location), FolderListing(), 0, 0
     while first < len(ordered) and (engine is None or listing.num_files <= _MOST_IN_PROCESS):
         store.store(_FOLDERS, num_tasks, ordered[first : first + _FOLDERS_AT_A_TIME])

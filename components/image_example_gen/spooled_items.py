@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import IO, Generic, TypeVar
+
+from trainer_module.locations import os_errors
 
 _Item = TypeVar("_Item")
 _ITEMS_PER_BATCH = 250
@@ -17,12 +20,19 @@ class SpooledItems(Iterable[_Item], Generic[_Item]):
     """Items in their order."""
 
     def __init__(self, items: Iterable[_Item], most_bytes_in_memory: int = 16 * 2**20) -> None:
-        """Takes all items; beyond so many bytes, at least one, they go to a file."""
+        """Takes all items; beyond so many bytes, at least one, they go to a file.
+
+        Raises:
+          OSError: If it cannot be written; names the folder of temporary files.
+        """
         self._file = tempfile.SpooledTemporaryFile(most_bytes_in_memory, prefix="tfx-vision-items-")
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         iterator = iter(items)
         while batch := list(itertools.islice(iterator, _ITEMS_PER_BATCH)):
-            pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
+            with os_errors(tempfile.tempdir or ""):
+                pickle.dump(batch, self._file, pickle.HIGHEST_PROTOCOL)
+        with os_errors(tempfile.tempdir or ""):
+            self._file.flush()
         self._end = self._file.tell()
 
     def __iter__(self) -> Iterator[_Item]:
@@ -32,3 +42,8 @@ class SpooledItems(Iterable[_Item], Generic[_Item]):
             batch = pickle.load(self._file)  # this process has written it
             position = self._file.tell()
             yield from batch
+
+
+def _close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # a full disk, which an error has already reported
+        file.close()

@@ -121,6 +121,11 @@ class TemporaryFolder:
         files.makedirs(location)
         self._delete = weakref.finalize(self, _delete, location)
 
+    @classmethod
+    def local(cls) -> Self:
+        """Creates a folder of any name among the temporary files of this machine."""
+        return cls(tempfile.mkdtemp(prefix="tfx-vision-listing-"))
+
     def delete(self) -> None:
         """Deletes the folder."""
         self._delete()
@@ -214,7 +219,7 @@ def collect(entries: Iterable[Entry]) -> Sequence[Entry]:
         return first
     waiting = itertools.chain(first, iterator)
     del first  # only the chain refers to them, and drops them
-    temporary = TemporaryFolder(tempfile.mkdtemp(prefix="tfx-vision-listing-"))
+    temporary = TemporaryFolder.local()
     folder, blocks = WorkFolder(temporary.location), list[Block]()
     while some := list(itertools.islice(waiting, ENTRIES_PER_BLOCK)):
         blocks.append(StoredEntries.store(folder, "collected", len(blocks), some))

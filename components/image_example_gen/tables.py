@@ -102,10 +102,20 @@ class _RowsOfFile(Collection[Row]):
         return self._num_rows
 
     def __iter__(self) -> Iterator[Row]:
-        return (_completed(row, self._columns) for row in _parse(self._location, []))
+        number, columns = 0, frozenset(self._columns)
+        for row in _parse(self._location, []):
+            number += 1
+            if not row.values.keys() <= columns:
+                raise self._changed()
+            yield _completed(row, self._columns)
+        if number != self._num_rows:
+            raise self._changed()
 
     def __contains__(self, row: object) -> bool:
         return any(row == each for each in self)
+
+    def _changed(self) -> DatasetError:
+        return DatasetError(f"{self._location} has changed while it was read. Run the command again.")
 
 
 def _completed(row: Row, columns: Sequence[str]) -> Row:
@@ -134,9 +144,15 @@ def _parse(location: str, columns: list[str]) -> Iterator[Row]:
                         "have."
                     )
                 yield row
-    except (files.UnreadableFileError, UnicodeDecodeError) as error:
-        is_encoding = isinstance(error, UnicodeDecodeError)
-        raise DatasetError(f"{location} {_not_utf8(location) if is_encoding else error}") from None
+    except (files.UnreadableFileError, UnicodeDecodeError, OSError) as error:
+        raise DatasetError(f"{location} {_reason(location, error)}") from None
+
+
+def _reason(location: str, error: Exception) -> str:
+    """Returns why a file cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf8(location)
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def is_printable(text: str) -> bool:
@@ -199,8 +215,8 @@ def _parse_jsonl(location: str, text: TextIO, columns: list[str]) -> Iterator[Ro
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = json.loads(line.removesuffix("\n"))  # an error at its end is not in the next line
+        except (ValueError, RecursionError) as error:  # also numbers of very many digits
             raise DatasetError(f"{location}, line {number}: not JSON: {error}") from None
         if not isinstance(value, dict) or not all(_is_plain(key.strip(), field) for key, field in value.items()):
             raise DatasetError(f"{location}, line {number}: expected an object of plain values, or lists of texts.")

@@ -2,21 +2,25 @@
 
 import csv
 import dataclasses
+import errno
 import gc
 import io
 import itertools
 import json
 import operator
+import resource
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from components.image_example_gen import external_sort, spooled_items, stored_entries, tables
+from components.image_example_gen import external_sort, files, spooled_items, stored_entries, tables
 from components.image_example_gen.dataset import inspect_dataset
+from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.external_sort import sorted_by_key
-from components.image_example_gen.layouts import _listed_files, _metadata, mask_pairs
+from components.image_example_gen.layouts import _columns, _listed_files, _metadata, _pairs, manifest, mask_pairs
+from components.image_example_gen.layouts._folder import Folder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.spooled_items import SpooledItems
 from components.image_example_gen.stored_entries import StoredEntries
@@ -25,7 +29,7 @@ from components.image_example_gen.stored_entries import StoredEntries
 @pytest.fixture
 def small_buffers(monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, _metadata, mask_pairs):
+    for module in (stored_entries, _metadata, manifest, mask_pairs):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
     monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 2)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 2)
@@ -153,6 +157,52 @@ def test_masks_are_paired_by_groups_of_names_as_all_at_once(tmp_path, seed, requ
     assert outcome(tmp_path, **options) == expected
 
 
+@pytest.mark.parametrize("image", ["image_mask", "mask-img", "rgb.target", "leftimg8bit-mask"])
+def test_images_whose_names_mean_masks_too_have_their_masks(tmp_path, image):
+    mask = _pairs.without_role(image, "images")
+    for path in (f"images/{image}.jpg", f"masks/{mask}.png", "images/1.jpg", "masks/1.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    dataset = inspect_dataset(str(tmp_path), DataOptions(classes=("a", "b")))
+    assert [entry.label_files[0].path for entry in dataset.entries] == ["masks/1.png", f"masks/{mask}.png"]
+
+
+def test_names_that_become_equal_without_words_of_images_and_masks_are_in_one_group():
+    rng = np.random.default_rng(0)
+    words = ["1", "x", "", "mask", "Masks", "gt", "image", "IMG", "data", "ground_truth", "gtFine_labelIds", "truth"]
+    for _ in range(2000):
+        stem = "".join(f"{rng.choice(words)}{rng.choice(['_', '-', ' ', '__', ''])}" for _ in range(rng.integers(1, 5)))
+        for role in ("images", "masks"):
+            assert _pairs.without_roles(_pairs.without_role(stem, role)) == _pairs.without_roles(stem)
+    assert _pairs.without_roles("a_mask/image_7.b_gt") == "a_mask/7_b"
+
+
+@pytest.mark.parametrize("buffers", ["default", "small"])
+def test_every_missing_path_is_counted_once(tmp_path, request, buffers):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    rows = [{"path": f"{name}.png", "label": "cat", "note": note} for note in "123" for name in "abcd"]
+    rows += [{"path": f"gone/{number}.png", "label": "dog"} for number in (*range(5), *range(5))]
+    rows += [{"path": path, "label": "dog"} for path in ("a", "/nowhere/1.png", "b.png", "/nowhere/1.png")]
+    write_table(tmp_path / "manifest.csv", rows)
+    if buffers == "small":
+        request.getfixturevalue("small_buffers")
+    with pytest.raises(DatasetError, match=r"6 of 10 paths do not exist in .*, such as `/nowhere/1.png` and `gone/0"):
+        inspect_dataset(str(tmp_path), DataOptions())
+    write_table(tmp_path / "manifest.csv", [*rows[:12], *rows[20:]])
+    notes = inspect_dataset(str(tmp_path), DataOptions(labels_per_image="any")).notes
+    assert "manifest.csv: 1 paths were completed: `a` is a.png" in notes
+
+
+def test_a_name_with_a_backslash_is_not_completed(tmp_path, small_buffers):
+    rows = [{"path": f"a\\{number}.png", "label": ("cat", "dog")[number % 2]} for number in range(8)]
+    for row in rows:
+        (tmp_path / row["path"]).write_bytes(b"x")
+    write_table(tmp_path / "manifest.csv", rows)
+    dataset = inspect_dataset(str(tmp_path), DataOptions())
+    assert not dataset.notes and len(dataset.entries) == 8
+
+
 def test_entries_of_tables_are_in_files_that_are_deleted_with_them(tmp_path, small_buffers, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "temporary").mkdir()
@@ -215,6 +265,28 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     assert peak(8000) < 1.3 * peak(2000)
 
 
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(stored_entries, "IMAGES_PER_PARTITION", 100)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        for store in (lambda items: SpooledItems(items, 1), lambda items: list(sorted_by_key(items, 5_000))):
+            with pytest.raises(OSError, match="File too large") as caught:
+                store((str(number), "") for number in range(20_000))
+            assert caught.value.filename == str(tmp_path)
+            del caught
+            gc.collect()
+        with pytest.raises(OSError, match="File too large") as caught:
+            stored_entries.collect(Entry(str(number)) for number in range(30_000))
+        assert caught.value.filename.startswith(f"{tmp_path}/tfx-vision-listing-")
+        del caught
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not capfd.readouterr().err and not list(tmp_path.iterdir())
+
+
 # --- Reading ----------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +316,59 @@ def test_a_remote_table_is_read_in_parts(small_buffers, monkeypatch):
     assert [row.values for row in table.rows] == [{"path": f"{number}.png", "label": "Käse"} for number in range(20)]
     with pytest.raises(DatasetError, match=r"ram://tables/none.csv cannot be read"):
         tables.read("ram://tables/none.csv")
+
+
+def test_the_columns_of_a_large_file_are_searched_together(tmp_path, small_buffers, monkeypatch):
+    columns = ["image", *(f"kind{number}" for number in range(8))]
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    write_table(tmp_path / "t.csv", [dict.fromkeys(columns, "ab"[n % 2]) | {"image": f"{n}.png"} for n in range(10)])
+    table = tables.read(str(tmp_path / "t.csv"))
+    passes, parse = [], tables._parse
+    monkeypatch.setattr(tables, "_parse", lambda *given: passes.append(given) or parse(*given))
+    folder = Folder(str(tmp_path), tuple(files.listing(str(tmp_path))))
+    choices = _columns.plausible(table, _listed_files.ListedFiles(folder, "t.csv"), DataOptions())
+    assert [choice.label for choice in choices] == columns[1:]
+    assert len(passes) <= len(columns) + 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["path,label\na.png,cat\n", "path,label,other\n" + "a.png,cat,1\n" * 4, "file,label\n" + "a.png,cat\n" * 4],
+)
+def test_a_large_file_that_changes_meanwhile_is_an_error(tmp_path, small_buffers, content):
+    (tmp_path / "t.csv").write_text("path,label\n" + "a.png,cat\n" * 4)
+    table = tables.read(str(tmp_path / "t.csv"))
+    assert len(list(table.rows)) == 4
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(DatasetError, match=r"t.csv has changed while it was read\. Run"):
+        list(table.rows)
+    (tmp_path / "t.csv").unlink()
+    with pytest.raises(DatasetError, match=r"t.csv cannot be read: No such file"):
+        list(table.rows)
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_an_error(monkeypatch):
+    class Broken(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "open_binary", lambda location: io.BufferedReader(Broken()))
+    with pytest.raises(DatasetError, match=r"t.csv cannot be read: Input/output error"):
+        tables.read("/data/t.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [('{"path": "a.png"', "line 1 column 17"), ('{"n": ' + "1" * 5000 + "}", "digits"), ("[" * 100_000, "recursion")],
+)
+def test_a_line_that_is_not_json_is_an_error(tmp_path, line, reason):
+    (tmp_path / "t.jsonl").write_text(f'{{"path": "b.png"}}\n{line}\n{{"path": "c.png"}}\n')
+    with pytest.raises(DatasetError, match=f"t.jsonl, line 2: not JSON: .*{reason}"):
+        tables.read(str(tmp_path / "t.jsonl"))
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen.errors import DatasetError, UnusableImageError
@@ -117,6 +118,8 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
             suggestion = did_you_mean(column, table.columns) or f". Columns: {', '.join(table.columns)}."
             raise DatasetError(f"data.{key}: {table.location} has no column `{column}`{suggestion}")
     split = _split_column(table)
+    # Every column of a large table is read once, whatever the number of choices.
+    is_repeated = functools.cache(lambda column: _is_repeated(row.values[column] for row in table.rows))
     choices = []
     for path in _path_columns(table, listed, options):
         if MASK in table.columns and not options.label_column:
@@ -128,7 +131,7 @@ def plausible(table: Table, listed: ListedFiles, options: DataOptions) -> list[C
             choices.append(Columns(path, "", "", split, classes))
         if not classes or not options.allows_label_sets:
             # Columns of 0 and 1 are labels of their own only if there is nothing else.
-            single = [column for column in _label_columns(table, options, used) if column not in classes]
+            single = [column for column in _label_columns(table, options, used, is_repeated) if column not in classes]
             choices += [Columns(path, label, "", split) for label in single]
     return choices
 
@@ -140,12 +143,12 @@ def _class_columns(table: Table, options: DataOptions, used: Sequence[str]) -> t
     if _box_columns.has_boxes(table.columns):
         return ()
     known = _PRESENT | _ABSENT
-    columns = tuple(
-        column
-        for column in _other_columns(table, options, used)
-        if all(row.values[column].lower() in known for row in table.rows)
-    )
-    return columns if len(columns) >= _FEWEST_CLASS_COLUMNS else ()
+    columns = _other_columns(table, options, used)
+    for row in table.rows:
+        columns = [column for column in columns if row.values[column].lower() in known]
+        if len(columns) < _FEWEST_CLASS_COLUMNS:
+            return ()
+    return tuple(columns)
 
 
 def present_classes(values: Mapping[str, str], columns: Sequence[str]) -> list[str]:
@@ -168,7 +171,7 @@ def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> li
     if options.path_column or PATH in table.columns:
         return [options.path_column or PATH]
     others = (MASK, *_box_columns.box_columns(table.columns))
-    cells_of = {column: _cells(table, column) for column in table.columns if column not in others}
+    cells_of = _cells(table, [column for column in table.columns if column not in others])
     existing = [
         column for column, cells in cells_of.items() if cells and share_of_files(listed, cells) >= _ENOUGH_FILES
     ]
@@ -182,16 +185,17 @@ def _path_columns(table: Table, listed: ListedFiles, options: DataOptions) -> li
 
 def lists_existing_files(table: Table, listed: ListedFiles, column: str) -> bool:
     """Whether most values of a column are files of the data folder."""
-    return share_of_files(listed, _cells(table, column)) >= _ENOUGH_FILES
+    return share_of_files(listed, _cells(table, [column])[column]) >= _ENOUGH_FILES
 
 
-def _label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
+def _label_columns(
+    table: Table, options: DataOptions, used: Sequence[str], is_repeated: Callable[[str], bool]
+) -> list[str]:
     if options.label_column:
         return [options.label_column]
     if named := _named_label_columns(table, options, used):
         return named
-    others = _other_columns(table, options, used)
-    return [column for column in others if _is_repeated(row.values[column] for row in table.rows)]
+    return list(filter(is_repeated, _other_columns(table, options, used)))
 
 
 def _named_label_columns(table: Table, options: DataOptions, used: Sequence[str]) -> list[str]:
@@ -232,12 +236,27 @@ def _split_column(table: Table) -> str:
     return ""
 
 
-def _cells(table: Table, column: str) -> list[str]:
-    """Returns some of the values of a column, evenly spread over its whole length."""
-    cells, stride = list[str](), 1
-    for number, cell in enumerate(filter(None, (row.values[column] for row in table.rows))):
-        if number % stride == 0:
-            cells.append(cell)
-            if len(cells) == 2 * _MOST_CELLS:
-                cells, stride = cells[::2], 2 * stride
-    return list(dict.fromkeys(cells))
+def _cells(table: Table, columns: Iterable[str]) -> dict[str, list[str]]:
+    """Returns some of the values of columns, evenly spread over the whole length of each; reads the table once."""
+    samples = {column: _Sample() for column in columns}
+    for row in table.rows:
+        for column, sample in samples.items():
+            if cell := row.values[column]:
+                sample.add(cell)
+    return {column: list(dict.fromkeys(sample.cells)) for column, sample in samples.items()}
+
+
+class _Sample:
+    """Evenly spread values of a column."""
+
+    def __init__(self) -> None:
+        self.cells: list[str] = []
+        self._stride, self._number = 1, 0
+
+    def add(self, cell: str) -> None:
+        """Takes the next value, or skips it."""
+        if self._number % self._stride == 0:
+            self.cells.append(cell)
+            if len(self.cells) == 2 * _MOST_CELLS:
+                self.cells, self._stride = self.cells[::2], 2 * self._stride
+        self._number += 1

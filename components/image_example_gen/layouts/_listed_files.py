@@ -72,12 +72,17 @@ class ListedFiles:
         if incomplete_rows:
             yield incomplete_rows, self.find(cells_of(incomplete_rows))
 
-    def completed(self, cells: Iterable[str], known: Mapping[str, files.File]) -> list[str]:
-        """Returns the cells that are not the path of their file, apart from backslashes."""
-        return [cell for cell in cells if known[cell].path != _slashes(_relative(self._root, cell))]
+    def path(self, cell: str) -> str:
+        """Returns the path of a cell, as it is written."""
+        return _relative(self._root, cell)
+
+    def is_completed(self, cell: str, file: files.File) -> bool:
+        """Whether a cell is not the path of its file, apart from backslashes."""
+        path = self.path(cell)
+        return file.path not in (path, _slashes(path))
 
     def _described(self, cells: Iterable[str]) -> dict[str, files.File]:
-        path_of = {cell: _relative(self._root, cell) for cell in cells}
+        path_of = {cell: self.path(cell) for cell in cells}
         described = {file.path: file for file in files.describe(self._root, sorted(set(path_of.values())))}
         return {cell: described[path] for cell, path in path_of.items()}
 

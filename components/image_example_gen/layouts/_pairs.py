@@ -42,6 +42,11 @@ _IMAGE_AFFIXES, _MASK_AFFIXES = (
     _affixes((*_MASK_WORDS, "ground_truth", *("gtFine_labelIds", "gtFine_labelTrainIds", "gtCoarse_labelIds"))),
 )
 
+_WORD_SEPARATOR = re.compile("[ _.-]+")
+_ROLE_WORD = re.compile(
+    "|".join((*_IMAGE_WORDS, *_MASK_WORDS, "ground", "truth", "labelIds", "labelTrainIds")), re.IGNORECASE
+)
+
 # Share of common file names from which two folders belong together.
 _ENOUGH_COMMON = 0.5
 _MOST_READ_PAIRS = 4
@@ -170,6 +175,16 @@ def without_role(stem: str, role: str) -> str:
     for affix in _IMAGE_AFFIXES if role == "images" else _MASK_AFFIXES:
         name = affix.sub("", name, count=1) or name
     return folder + slash + name
+
+
+def without_roles(stem: str) -> str:
+    """Removes the words that mean images or masks, wherever they are.
+
+    Stems from which `without_role` makes the same one are equal then, in whatever order it removes words.
+    """
+    folder, slash, name = stem.rpartition("/")
+    words = _WORD_SEPARATOR.split(name)
+    return folder + slash + "_".join(word for word in words if not _ROLE_WORD.fullmatch(word))
 
 
 def masks_beside_images(stems: Iterable[str]) -> frozenset[str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import operator
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
+from components.image_example_gen.external_sort import sorted_by_key
 from components.image_example_gen.layouts import _box_columns, _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Listing, refuse
@@ -169,16 +172,17 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
     chosen = _columns.choose(table, listed, options)
     if options.group_column and options.group_column not in table.columns:
         raise DatasetError(f"data.group_column: {table.location} has no column `{options.group_column}`.")
-    searched = _SearchedPaths(listed)
     if _box_columns.has_boxes(table.columns):
         paths = {row.values[chosen.path] for row in table.rows if row.values[chosen.path]}
-        known = searched.add(listed.find(paths))
-        searched.refuse_missing(table, folder.root)
+        known, searched = listed.find(paths), _SearchedPaths(table, (chosen.path,), listed)
+        searched.add(known)
+        searched.refuse_missing(folder.root)
         notes = _notes(table, chosen, searched)
         return _box_table.list_table(table, chosen, known, folder, options, notes, split_of_table)
     reader = _RowReader(table, chosen, options, _separator(table, chosen, options), split_of_table)
     refused: list[RefusedFile] = []
-    used = set[labels.Label]()
+    names = set[str]()
+    searched = _SearchedPaths(table, (chosen.path, chosen.mask), listed)
 
     def entries() -> Iterator[Entry]:
         for batch, known in listed.in_batches(table.rows, (chosen.path, chosen.mask)):
@@ -188,17 +192,17 @@ def _list_table(folder: Folder, location: str, options: DataOptions, split_of_ta
                 if isinstance(entry, RefusedFile):
                     refused.append(entry)
                 else:
-                    used.add(entry.label)
+                    names.update(entry.classes)
                     yield entry
 
     collected = collect(entries())
-    searched.refuse_missing(table, folder.root)
+    searched.refuse_missing(folder.root)
     return Listing(
         reader.label_features,
         collected,
         tuple(refused),
         reader.columns,
-        frozenset(chosen.classes if collected else ()).union(*map(labels.class_names, used)),
+        frozenset(names.union(chosen.classes if collected else ())),
         classes_of_masks(folder, options) if reader.has_masks else class_list.ClassList(),
         (*_notes(table, chosen, searched), *_note_on_sets(table, chosen, reader.separator)),
     )
@@ -316,52 +320,56 @@ def _note_on_sets(table: tables.Table, chosen: Columns, separator: str) -> list[
 
 
 class _SearchedPaths:
-    """Counts the paths of a table: those that were completed, and those that do not exist."""
+    """The paths of a table: those that were completed, and those that do not exist."""
 
-    def __init__(self, listed: ListedFiles) -> None:
-        self._listed = listed
-        self._num_paths, self._num_missing, self._num_completed = 0, 0, 0
-        # The first ones in alphabetical order, for messages.
-        self._missing: list[str] = []
-        self._completed: list[tuple[str, str]] = []
+    def __init__(self, table: tables.Table, columns: Sequence[str], listed: ListedFiles) -> None:
+        """Searches the paths in some columns of a table."""
+        self._table, self._columns, self._listed = table, columns, listed
+        self._completed: dict[str, str] = {}
+        self._missing: set[str] = set()
+        self._num_found = 0  # at once; there may be more
 
-    def add(self, known: Mapping[str, files.File]) -> Mapping[str, files.File]:
-        """Adds the files of some cells, and returns them."""
+    def add(self, known: Mapping[str, files.File]) -> None:
+        """Adds the files of some cells."""
         problems = {file.path: file.problem for file in known.values()}
         # An absolute path is often that of another machine.
-        missing = [
+        self._missing.update(
             path
             for path, problem in problems.items()
             if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
-        ]
-        completed = [
-            (cell, files.readable(known[cell].path))
-            for cell in self._listed.completed(known, known)
-            if not known[cell].problem
-        ]
-        self._num_paths += len(problems)
-        self._num_missing += len(missing)
-        self._num_completed += len(completed)
-        self._missing = heapq.nsmallest(_SHOWN_CELLS, (*self._missing, *missing))
-        self._completed = heapq.nsmallest(_SHOWN_CELLS, (*self._completed, *completed))
-        return known
+        )
+        self._completed.update(
+            (cell, file.path)
+            for cell, file in known.items()
+            if not file.problem and self._listed.is_completed(cell, file)
+        )
+        self._num_found = max(self._num_found, len(problems))
 
-    def refuse_missing(self, table: tables.Table, root: str) -> None:
+    def refuse_missing(self, root: str) -> None:
         """Refuses a table of which most paths do not exist: they are written in another way than the files are stored.
 
         Raises:
           DatasetError: With the nearest existing file and the fix.
         """
-        if 2 * self._num_missing > self._num_paths:
+        num_missing = len(self._missing)
+        if 2 * num_missing > self._num_found and 2 * num_missing > (num_paths := self._num_paths()):
             raise DatasetError(
-                f"{table.location}: {self._num_missing:,} of {self._num_paths:,} paths do not exist in {root}, "
-                f"{missing_files.describe(root, self._missing)}"
+                f"{self._table.location}: {num_missing:,} of {num_paths:,} paths do not exist in {root}, "
+                f"{missing_files.describe(root, heapq.nsmallest(_SHOWN_CELLS, self._missing))}"
             )
 
-    def notes(self, name: str) -> list[str]:
-        """Returns a note about the paths of a table that were completed."""
-        shown = ", ".join(f"`{cell}` is {path}" for cell, path in self._completed)
-        return [f"{name}: {self._num_completed:,} paths were completed: {shown}"] if shown else []
+    def _num_paths(self) -> int:
+        """Counts the different files that the cells mean, outside of memory."""
+        cells = filter(None, (row.values.get(column) for row in self._table.rows for column in self._columns))
+        paths = ((self._completed.get(cell) or self._listed.path(cell), None) for cell in cells)
+        pairs = sorted_by_key(paths, IMAGES_PER_PARTITION)
+        return sum(1 for _ in itertools.groupby(pairs, operator.itemgetter(0)))
+
+    def notes(self) -> list[str]:
+        """Returns a note about the paths that were completed."""
+        shown = heapq.nsmallest(_SHOWN_CELLS, self._completed.items())
+        examples = ", ".join(f"`{cell}` is {files.readable(path)}" for cell, path in shown)
+        return [f"{self._table.name}: {len(self._completed):,} paths were completed: {examples}"] if shown else []
 
 
 def _notes(table: tables.Table, chosen: Columns, searched: _SearchedPaths) -> tuple[str, ...]:
@@ -373,7 +381,7 @@ def _notes(table: tables.Table, chosen: Columns, searched: _SearchedPaths) -> tu
             f"{table.name}: the column `{chosen.path}` has the paths and `{chosen.label or chosen.mask}` the "
             f"{'labels' if chosen.label else 'masks'}" + (f"; `{chosen.split}` has the splits" if chosen.split else "")
         )
-    return (*notes, *searched.notes(table.name))
+    return (*notes, *searched.notes())
 
 
 def _split_folder(folder: Folder, location: str) -> str:

@@ -193,12 +193,9 @@ def _colors_of(location: str, classes: tuple[str, ...]) -> class_list.ClassList:
 def _pair(root: str, pair: FolderPair) -> Iterator[tuple[list[Entry], list[RefusedFile]]]:
     """Pairs the files of two folders, or of one: a few at a time, whose names differ only by words such as `mask`."""
     of_images = ((_plain(_stem(file.path, pair.images)), (False, file)) for file in _walk(root, pair.images))
-    of_masks = (
-        ((_plain(_stem(file.path, pair.masks)), (True, file)) for file in _walk(root, pair.masks))
-        if pair.masks != pair.images
-        else ()
-    )
-    named = sorted_by_key(itertools.chain(of_images, of_masks), IMAGES_PER_PARTITION)
+    of_masks = ((_plain(_stem(file.path, pair.masks)), (True, file)) for file in _walk(root, pair.masks))
+    both = of_images if pair.images == pair.masks else itertools.chain(of_images, of_masks)
+    named = sorted_by_key(both, IMAGES_PER_PARTITION)
     for _, same in itertools.groupby(named, operator.itemgetter(0)):
         images, masks = list[files.File](), list[files.File]()
         for _, (is_mask, file) in same:
@@ -212,11 +209,8 @@ def _pair(root: str, pair: FolderPair) -> Iterator[tuple[list[Entry], list[Refus
 
 
 def _plain(stem: str) -> str:
-    """Returns a stem without any words of images and masks; equal for files that may belong together."""
-    key, plain = "", _key(stem)
-    while key != plain:
-        key, plain = plain, _pairs.without_role(_pairs.without_role(plain, "masks"), "images")
-    return plain
+    """Returns a text that is equal for the stems of files that may belong together."""
+    return _pairs.without_roles(_key(stem))
 
 
 def _pair_files(
