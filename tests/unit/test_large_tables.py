@@ -179,9 +179,11 @@ def test_names_that_become_equal_without_words_of_images_and_masks_are_in_one_gr
 
 @pytest.mark.parametrize("buffers", ["default", "small"])
 def test_every_missing_path_is_counted_once(tmp_path, request, buffers):
-    for name in "abcd":
+    for name in ("a", "b", "c", "d/e"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.png").write_bytes(b"x")
-    rows = [{"path": f"{name}.png", "label": "cat", "note": note} for note in "123" for name in "abcd"]
+    names = ("a.png", "b.png", "./c.png", "d\\e.png", "c.png", "d/e.png")
+    rows = [{"path": name, "label": "cat", "note": note} for note in "12" for name in names]
     rows += [{"path": f"gone/{number}.png", "label": "dog"} for number in (*range(5), *range(5))]
     rows += [{"path": path, "label": "dog"} for path in ("a", "/nowhere/1.png", "b.png", "/nowhere/1.png")]
     write_table(tmp_path / "manifest.csv", rows)

@@ -76,10 +76,9 @@ class ListedFiles:
         """Returns the path of a cell, as it is written."""
         return _relative(self._root, cell)
 
-    def is_completed(self, cell: str, file: files.File) -> bool:
+    def is_completed(self, cell: str, path: str) -> bool:
         """Whether a cell is not the path of its file, apart from backslashes."""
-        path = self.path(cell)
-        return file.path not in (path, _slashes(path))
+        return path not in (self.path(cell), _slashes(self.path(cell)))
 
     def _described(self, cells: Iterable[str]) -> dict[str, files.File]:
         path_of = {cell: self.path(cell) for cell in cells}

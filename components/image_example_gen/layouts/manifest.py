@@ -325,7 +325,7 @@ class _SearchedPaths:
     def __init__(self, table: tables.Table, columns: Sequence[str], listed: ListedFiles) -> None:
         """Searches the paths in some columns of a table."""
         self._table, self._columns, self._listed = table, columns, listed
-        self._completed: dict[str, str] = {}
+        self._others: dict[str, str] = {}  # the paths of files whose cells are written in another way
         self._missing: set[str] = set()
         self._num_found = 0  # at once; there may be more
 
@@ -338,10 +338,10 @@ class _SearchedPaths:
             for path, problem in problems.items()
             if problem == files.MISSING or (path.startswith("/") and not files.is_file(path))
         )
-        self._completed.update(
+        self._others.update(
             (cell, file.path)
             for cell, file in known.items()
-            if not file.problem and self._listed.is_completed(cell, file)
+            if not file.problem and file.path != self._listed.path(cell)
         )
         self._num_found = max(self._num_found, len(problems))
 
@@ -361,15 +361,16 @@ class _SearchedPaths:
     def _num_paths(self) -> int:
         """Counts the different files that the cells mean, outside of memory."""
         cells = filter(None, (row.values.get(column) for row in self._table.rows for column in self._columns))
-        paths = ((self._completed.get(cell) or self._listed.path(cell), None) for cell in cells)
+        paths = ((self._others.get(cell) or self._listed.path(cell), None) for cell in cells)
         pairs = sorted_by_key(paths, IMAGES_PER_PARTITION)
         return sum(1 for _ in itertools.groupby(pairs, operator.itemgetter(0)))
 
     def notes(self) -> list[str]:
         """Returns a note about the paths that were completed."""
-        shown = heapq.nsmallest(_SHOWN_CELLS, self._completed.items())
+        completed = [item for item in self._others.items() if self._listed.is_completed(*item)]
+        shown = heapq.nsmallest(_SHOWN_CELLS, completed)
         examples = ", ".join(f"`{cell}` is {files.readable(path)}" for cell, path in shown)
-        return [f"{self._table.name}: {len(self._completed):,} paths were completed: {examples}"] if shown else []
+        return [f"{self._table.name}: {len(completed):,} paths were completed: {examples}"] if shown else []
 
 
 def _notes(table: tables.Table, chosen: Columns, searched: _SearchedPaths) -> tuple[str, ...]:
