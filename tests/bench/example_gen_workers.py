@@ -57,8 +57,8 @@ class OnOneCore:
         raise RuntimeError("There are more workers than cores.")
 
 
-def measure(data: str, endpoint: str, workers: int) -> float:
-    """Returns images per second, all workers together."""
+def measure(data: str, endpoint: str, workers: int) -> tuple[float, int]:
+    """Returns images per second, all workers together, and the number of workers that the engine gave work to."""
     flink = {"job_endpoint": endpoint, "parallelism": workers, "worker_processes": workers}
     arguments = BeamSection.model_validate({"runner": "flink", "flink": flink}).arguments()
     arguments += ["--experiments=use_loopback_process_worker"]
@@ -81,7 +81,7 @@ def measure(data: str, endpoint: str, workers: int) -> float:
         rest = [number for number, span in spans.items() if span[0] == core and number != first]
         counted += sum(len(work[number].entries) for number in rest)
         begin, end = min([begin, *(spans[n][1] for n in rest)]), max([end, *(spans[n][2] for n in rest)])
-    return counted / (end - begin)
+    return counted / (end - begin), len({span[0] for span in spans.values()})
 
 
 def main() -> None:
@@ -92,9 +92,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, action="append")
     arguments = parser.parse_args()
     node_runner.let_workers_find_python()
-    print("| workers, a core each | images/s |\n|---|---|", flush=True)
+    print("| workers, a core each | of them at work | images/s |\n|---|---|---|", flush=True)
     for workers in arguments.workers or [1, 2]:
-        print(f"| {workers} | {measure(arguments.data, arguments.endpoint, workers):,.0f} |", flush=True)
+        rate, num_at_work = measure(arguments.data, arguments.endpoint, workers)
+        print(f"| {workers} | {num_at_work} | {rate:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":
