@@ -11,12 +11,22 @@ import operator
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from components.image_example_gen.exchange import IMAGES_PER_PARTITION
 from components.image_example_gen.spooled_items import SpooledItems
 
 _Value = TypeVar("_Value")
 _KEY = operator.itemgetter(0)
 # Each run is an open file with a batch in memory. More of them become one run of the next level.
 _MOST_RUNS = 32
+
+
+def grouped_by_key(items: Iterable[tuple[str, _Value]]) -> Iterator[tuple[str, list[_Value]]]:
+    """Groups pairs of a key and a value, in the order of the keys; the values of one key stay in their order.
+
+    Only the values of one key, and as many pairs as a partition has, are in memory.
+    """
+    for key, same in itertools.groupby(sorted_by_key(items, IMAGES_PER_PARTITION), _KEY):
+        yield key, [value for _, value in same]
 
 
 def sorted_by_key(items: Iterable[tuple[str, _Value]], most_in_memory: int) -> Iterator[tuple[str, _Value]]:

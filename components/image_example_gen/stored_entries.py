@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import heapq
 import itertools
-import operator
 import tempfile
 import weakref
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import NamedTuple, Self, overload
 
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.exchange import IMAGES_PER_PARTITION
-from components.image_example_gen.external_sort import sorted_by_key
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.shards import WorkFolder
 from trainer_module import features, locations
 
@@ -228,12 +227,8 @@ def collect(entries: Iterable[Entry]) -> Sequence[Entry]:
 
 def collect_sorted(entries: Iterable[Entry]) -> Sequence[Entry]:
     """Keeps entries in the order of their paths, and of the rest where these are equal; see `collect`."""
-    pairs = sorted_by_key(((entry.path, tuple(entry)) for entry in entries), IMAGES_PER_PARTITION)
-    return collect(
-        Entry._make(values)
-        for _, same in itertools.groupby(pairs, operator.itemgetter(0))
-        for values in sorted(values for _, values in same)
-    )
+    groups = grouped_by_key((entry.path, tuple(entry)) for entry in entries)
+    return collect(Entry._make(values) for _, same in groups for values in sorted(same))
 
 
 def with_drawn_train(entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -19,7 +19,7 @@ from components.image_example_gen.dataset import inspect_dataset
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
 from components.image_example_gen.external_sort import sorted_by_key
-from components.image_example_gen.layouts import _columns, _listed_files, _metadata, _pairs, manifest, mask_pairs
+from components.image_example_gen.layouts import _columns, _listed_files, _pairs, mask_pairs
 from components.image_example_gen.layouts._folder import Folder
 from components.image_example_gen.options import DataOptions
 from components.image_example_gen.spooled_items import SpooledItems
@@ -29,7 +29,7 @@ from components.image_example_gen.stored_entries import StoredEntries
 @pytest.fixture
 def small_buffers(monkeypatch):
     """Keeps next to nothing in memory."""
-    for module in (stored_entries, _metadata, manifest, mask_pairs):
+    for module in (stored_entries, external_sort):
         monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 3)
     monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 2)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 2)
@@ -235,8 +235,9 @@ def test_the_number_of_values_of_a_column_is_counted_up_to_a_limit(tmp_path, mon
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
-    for module, name in ((stored_entries, "IMAGES_PER_PARTITION"), (tables, "_MOST_ROWS")):
-        monkeypatch.setattr(module, name, 500)
+    for module in (stored_entries, external_sort):
+        monkeypatch.setattr(module, "IMAGES_PER_PARTITION", 500)
+    monkeypatch.setattr(tables, "_MOST_ROWS", 500)
     monkeypatch.setattr(stored_entries, "ENTRIES_PER_BLOCK", 250)
     monkeypatch.setattr(_listed_files, "_ROWS_PER_BATCH", 250)
     monkeypatch.setattr(external_sort, "_MOST_RUNS", 4)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.image_example_gen import files, missing_files, tables
 from components.image_example_gen.entries import Entry
 from components.image_example_gen.errors import DatasetError
-from components.image_example_gen.exchange import IMAGES_PER_PARTITION
-from components.image_example_gen.external_sort import sorted_by_key
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts._entries import Listing
 from components.image_example_gen.layouts._folder import Folder
 from components.image_example_gen.stored_entries import collect
@@ -38,16 +36,17 @@ def join(listing: Listing, folder: Folder, options: DataOptions) -> Listing:
         place = location or f"there is no {METADATA_FILE} in {folder.root}"
         raise DatasetError(f"data.group_column: no column `{group_column}` ({place}). Add it, or {_choose(columns)}.")
     slice_columns = tuple(column for column in columns if column != group_column)
-    matches = _Matches(table, columns)
+    matches = _Matches(table, columns) if table else None
 
     def entries() -> Iterator[Entry]:
-        for entry, row in matches.of(listing.entries):
+        no_row: dict[str, str] = {}
+        for entry, row in matches.of(listing.entries) if matches else ((entry, no_row) for entry in listing.entries):
             group = row.get(group_column, "") or options.group_of(entry.path)
             slices = tuple(row.get(column) or tables.UNKNOWN for column in slice_columns)
             yield entry._replace(group=group, slices=slices)
 
     collected = collect(entries())
-    notes = matches.notes(folder.root) if table else ()
+    notes = matches.notes(folder.root) if matches else ()
     return dataclasses.replace(listing, entries=collected, columns=slice_columns, notes=(*listing.notes, *notes))
 
 
@@ -66,7 +65,7 @@ def _find(folder: Folder, options: DataOptions) -> str | None:
 class _Matches:
     """The entries of a listing with their rows of a table: both are sorted by path, so that neither are in memory."""
 
-    def __init__(self, table: tables.Table | None, columns: tuple[str, ...]) -> None:
+    def __init__(self, table: tables.Table, columns: tuple[str, ...]) -> None:
         self._table, self._columns = table, columns
         self._num_matched, self._num_without_row, self._num_unmatched = 0, 0, 0
         self._first_unmatched: list[str] = []
@@ -77,16 +76,12 @@ class _Matches:
         Raises:
           DatasetError: If two rows of an image have different values.
         """
-        if self._table is None:
-            yield from ((entry, {}) for entry in entries)
-            return
         items: Iterable[tuple[str, tables.Row | Entry]] = itertools.chain(
             ((_key(row.values[FILENAME_COLUMN]), row) for row in self._table.rows),
             ((_key(files.readable(entry.path)), entry) for entry in entries),
         )
-        pairs = sorted_by_key(items, IMAGES_PER_PARTITION)
-        for key, same in itertools.groupby(pairs, operator.itemgetter(0)):
-            yield from self._join(key, [value for _, value in same])
+        for key, same in grouped_by_key(items):
+            yield from self._join(key, same)
 
     def _join(self, key: str, same: Sequence[tables.Row | Entry]) -> Iterator[tuple[Entry, Mapping[str, str]]]:
         """Joins rows and entries whose names differ at most by backslashes."""
@@ -100,7 +95,6 @@ class _Matches:
             name = name if name in names else key
             values = {column: row.values[column] for column in self._columns}
             if name and rows.setdefault(name, values) != values:
-                assert self._table
                 raise DatasetError(
                     f"{self._table.location}, line {row.line}: duplicate row for {name} with different values. Remove "
                     "one of them."
@@ -119,7 +113,6 @@ class _Matches:
         Raises:
           DatasetError: If no row has an entry.
         """
-        assert self._table
         name, location = self._table.name, self._table.location
         if not self._num_matched + self._num_unmatched:
             raise DatasetError(f"{location} has no rows. Add them, or remove the file.")

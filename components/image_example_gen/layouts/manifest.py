@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-import operator
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from components.image_example_gen import class_list, files, label_sets, labels, missing_files, tables
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError, UnusableImageError
-from components.image_example_gen.exchange import IMAGES_PER_PARTITION
-from components.image_example_gen.external_sort import sorted_by_key
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts import _box_columns, _box_table, _columns, _pairs
 from components.image_example_gen.layouts._columns import Columns
 from components.image_example_gen.layouts._entries import Listing, refuse
@@ -362,8 +360,7 @@ class _SearchedPaths:
         """Counts the different files that the cells mean, outside of memory."""
         cells = filter(None, (row.values.get(column) for row in self._table.rows for column in self._columns))
         paths = ((self._others.get(cell) or self._listed.path(cell), None) for cell in cells)
-        pairs = sorted_by_key(paths, IMAGES_PER_PARTITION)
-        return sum(1 for _ in itertools.groupby(pairs, operator.itemgetter(0)))
+        return sum(1 for _ in grouped_by_key(paths))
 
     def notes(self) -> list[str]:
         """Returns a note about the paths that were completed."""

@@ -6,7 +6,6 @@ Both may lie in one folder too, if masks have a suffix: `a.jpg` and `a_mask.png`
 from __future__ import annotations
 
 import itertools
-import operator
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING
 from components.image_example_gen import class_list, color_tables, files, labels
 from components.image_example_gen.entries import Entry, LabelFile, RefusedFile
 from components.image_example_gen.errors import DatasetError, LayoutError
-from components.image_example_gen.exchange import IMAGES_PER_PARTITION
-from components.image_example_gen.external_sort import sorted_by_key
+from components.image_example_gen.external_sort import grouped_by_key
 from components.image_example_gen.layouts import _metadata, _pairs
 from components.image_example_gen.layouts._entries import Listing, refuse, refuse_images
 from components.image_example_gen.layouts._folder import Folder, is_image_name, split_named
@@ -195,11 +193,9 @@ def _pair(root: str, pair: FolderPair) -> Iterator[tuple[list[Entry], list[Refus
     of_images = ((_plain(_stem(file.path, pair.images)), (False, file)) for file in _walk(root, pair.images))
     of_masks = ((_plain(_stem(file.path, pair.masks)), (True, file)) for file in _walk(root, pair.masks))
     both = of_images if pair.images == pair.masks else itertools.chain(of_images, of_masks)
-    named = sorted_by_key(both, IMAGES_PER_PARTITION)
-    for _, same in itertools.groupby(named, operator.itemgetter(0)):
-        images, masks = list[files.File](), list[files.File]()
-        for _, (is_mask, file) in same:
-            (masks if is_mask else images).append(file)
+    for _, same in grouped_by_key(both):
+        images = [file for is_mask, file in same if not is_mask]
+        masks = [file for is_mask, file in same if is_mask]
         if pair.images == pair.masks:
             images = [file for file in images if is_image_name(file.path)]
             mask_stems = _pairs.masks_beside_images(_stem(file.path, pair.images) for file in images)
