@@ -40,7 +40,7 @@ def fit(
 
     Args:
       options: The whole configuration of the training.
-      data: Read once per epoch; can be used again.
+      data: Read once per epoch; can be used again. With several workers, `train` is the shard of this one.
       run_dir: Receives the files that `training.train` writes.
       strategy: The strategy of `options`, if the caller has already created it.
       checkpoint: See `training.train`.
@@ -55,11 +55,12 @@ def fit(
     seed, batch_size = options.training.seed, options.training.batch_size
     keras.utils.set_random_seed(seed)
     with (strategy or distribution.strategy(options.training.distribution)).scope():
+        own_batch_size = distribution.shard().batch_size(batch_size)
         model = network.build(options, data.statistics)
         history = training.train(
             model,
             options,
-            train_data=input_pipeline.batch_examples(data.train, batch_size, shuffle_seed=seed),
+            train_data=input_pipeline.batch_examples(data.train, own_batch_size, shuffle_seed=seed),
             validation_data=input_pipeline.batch_examples(data.validation, batch_size),
             run_dir=run_dir,
             checkpoint=checkpoint,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module import features, free_memory, preprocessing
+from trainer_module.distribution import ALL_EXAMPLES, Shard
 from trainer_module.model_input import FULL_WINDOW, Window
 from trainer_module.options import TransformOptions
 
@@ -74,6 +75,7 @@ def read_examples(
     num_examples: int,
     cache_dir: str,
     cache: Cache = "auto",
+    shard: Shard = ALL_EXAMPLES,
     read_label: ReadLabel,
 ) -> tf.data.Dataset:
     """Reads raw examples as (pixels, label), in file order.
@@ -88,6 +90,7 @@ def read_examples(
       num_examples: Number of examples to read, from the start of the files.
       cache_dir: Receives the cache file, if one is needed.
       cache: Where images are cached, see `training.cache`; `none` decodes in every pass.
+      shard: The part that is decoded and returned.
       read_label: The task's reader of labels.
 
     Returns:
@@ -99,7 +102,8 @@ def read_examples(
         pixels = preprocessing.unpack(transformed[features.IMAGE_PIXELS], options.image_size, options.num_channels)
         return pixels, read_label(transformed, options)
 
-    serialized = read_records(file_patterns).take(num_examples).batch(_DECODE_BATCH_SIZE)
+    serialized = shard.of(read_records(file_patterns).take(num_examples), num_examples).batch(_DECODE_BATCH_SIZE)
+    num_examples = shard.size(num_examples)
     decoded = serialized.map(decode, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     if cache != "none":
         decoded = cache_examples(decoded, num_examples * _bytes_per_example(decoded), f"{cache_dir}/pixels", cache)

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer_module import distribution
+
 
 class LabelLoss(keras.losses.Loss):
     """Cross-entropy of logits float32 [N, C] with class ids [N] or shares of the classes [N, C].
@@ -46,7 +48,8 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     Args:
       kind: `none`; `balanced`: images / (classes x images of the class), so every class has the same total weight and
         the mean weight of an image is 1.
-      train_data: (images, int64 [n]) batches; read once unless `none`.
+      train_data: (images, int64 [n]) batches; read once unless `none`. The numbers of several
+        workers are added.
       num_classes: Number of classes.
 
     Returns:
@@ -61,7 +64,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int) -> n
     for batch in train_data.map(lambda images, labels: labels):
         labels = batch.numpy()
         counts += np.bincount(labels[labels >= 0], minlength=num_classes)
-    return balanced_weights(counts)
+    return balanced_weights(distribution.sum_over_workers(counts))
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer_module import distribution
+
 # Largest weight of a positive label: a class of one image in ten thousand would otherwise dominate every gradient.
 _LARGEST_WEIGHT = 100.0
 
@@ -83,7 +85,8 @@ def positive_weights(train_data: tf.data.Dataset, num_classes: int) -> np.ndarra
     """Computes weights that give present and absent classes the same total: negatives / positives of each class.
 
     Args:
-      train_data: (images, float32 [n, C]) batches; read once.
+      train_data: (images, float32 [n, C]) batches; read once. The numbers of several
+        workers are added.
       num_classes: Number of classes, C.
 
     Returns:
@@ -95,6 +98,7 @@ def positive_weights(train_data: tf.data.Dataset, num_classes: int) -> np.ndarra
         known = labels[(labels >= 0.0).all(axis=1)]
         positives += (known > 0.5).sum(axis=0)
         negatives += (known <= 0.5).sum(axis=0)
+    positives, negatives = distribution.sum_over_workers(np.stack([positives, negatives]))
     has_both = (positives > 0) & (negatives > 0)
     ratios = np.where(has_both, negatives / np.maximum(positives, 1), 1.0)
     return np.clip(ratios, 1.0 / _LARGEST_WEIGHT, _LARGEST_WEIGHT).astype(np.float32)

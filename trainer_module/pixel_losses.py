@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer_module import mask_labels
+from trainer_module import distribution, mask_labels
 from trainer_module.label_losses import balanced_weights
 
 
@@ -112,7 +112,8 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
       kind: `none`; `balanced`: pixels / (classes x pixels of the class), so every class has the same total weight;
         `median_frequency`: median share / share of the class, where a share is that of the pixels in the images that
         contain the class; `log`: 1 / ln(1.02 + share of all pixels), so weights differ at most by a factor of 36.
-      train_data: (images, uint8 [n, h, w]) batches; read once unless `none`.
+      train_data: (images, uint8 [n, h, w]) batches; read once unless `none`. The numbers of several
+        workers are added.
       num_classes: Number of classes.
       ignore_id: Label of the ignored pixels.
 
@@ -132,6 +133,7 @@ def class_weights(kind: str, train_data: tf.data.Dataset, num_classes: int, igno
             counts = np.pad(counts, (0, num_classes))[:num_classes]
             pixels += counts
             pixels_of_images += np.where(counts > 0, counts.sum(), 0)
+    pixels, pixels_of_images = distribution.sum_over_workers(np.stack([pixels, pixels_of_images]))
     if kind == "balanced":
         return balanced_weights(pixels)
     occurring = pixels > 0

@@ -183,7 +183,8 @@ def train(
       model: Network from pixels to logits. Afterwards it computes in float32, whatever the precision of training.
       options: `training`, `fine_tuning`, `augmentation`, `model` and the keys that the task reads.
       train_data: (uint8 [n, h, w, c], label) batches of known number, shuffled; labels as from the task's `read_label`.
-      validation_data: The same, in any order.
+        With several workers, those of this worker's shard: n is the batch size divided by the number of workers.
+      validation_data: The same, in any order, for all workers together.
       run_dir: Receives `history.csv`, whose epochs continue from phase to phase, and TensorBoard's `train/` and
         `validation/`.
       checkpoint: Written after every epoch; an interrupted call resumes from it, with a new order of the images and new
@@ -258,17 +259,22 @@ def _prepare_fit(
     encoder = keras.Model(model.input, pooled, name="encoder")
     head = keras.Model(pooled, model.output, name="head")  # shares its layers with the model
 
-    def encode(data: tf.data.Dataset, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def encode(data: tf.data.Dataset, split: str, batch_size: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
         return frozen_features(
             encoder,
             data,
-            batch_size=options.training.batch_size,
+            batch_size=batch_size,
             cache_path=os.path.join(cache_dir, f"features-{split}"),
             shuffle_seed=shuffle_seed,
         )
 
-    seed = options.training.seed
-    return _Fit(head, encode(train_data, features.TRAIN, seed), encode(validation_data, features.VALIDATION))
+    seed, batch_size = options.training.seed, options.training.batch_size
+    own_batch_size = distribution.shard().batch_size(batch_size)
+    return _Fit(
+        head,
+        encode(train_data, features.TRAIN, own_batch_size, seed),
+        encode(validation_data, features.VALIDATION, batch_size),
+    )
 
 
 def add_augmentation(
@@ -327,12 +333,15 @@ def _run_phase(
     distribution.prepare_fit(model, fit.train_data)
     with fused(model):
         model.fit(
-            wait.measure(fit.train_data) if wait else distribution.shard_by_data(fit.train_data),
+            wait.measure(fit.train_data)
+            if wait
+            else distribution.distribute_train_data(fit.train_data, options.batch_size),
             validation_data=distribution.shard_by_data(fit.validation_data),
             initial_epoch=first_epoch,
             epochs=phase.epochs,
             callbacks=[
                 _DivergenceCheck(),
+                distribution.StatisticsAverage(),
                 *average,  # before the callbacks that keep the weights of an epoch
                 callbacks["stopping"],
                 *([callbacks["plateau"]] if options.schedule == "plateau" else []),

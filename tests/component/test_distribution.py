@@ -39,7 +39,7 @@ def train(name, folder, epochs):
         classes=("a", "b"),
         transform={"image_size": 8},
         model={"name": "scratch_cnn", "blocks": [[4], [4]], "block_dropout": 0},
-        task={"dense_units": 4, "dropout": 0},
+        task={"dense_units": 4, "dropout": 0, "class_weights": "balanced"},
         training={"epochs": 3, "batch_size": 8, "distribution": name},
     )
     append = training.History.append
@@ -48,18 +48,26 @@ def train(name, folder, epochs):
             os._exit(0)
         append(self, row)
     training.History.append = until_killed
-    images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), dtype=np.uint8)
-    data = tf.data.Dataset.from_tensor_slices((images, np.arange(24) % 2)).batch(8)
+    images = np.random.default_rng(0).integers(0, 255, (23, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(23) % 2 * (np.arange(23) > 4)  # one class is in one shard
+    validation = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
     with strategy.scope():
+        if name == "mirrored":  # a device has the examples that a worker reads: every second one, and the first twice
+            order = np.append(np.arange(23), 0).reshape(3, 4, 2).transpose(0, 2, 1).ravel()
+            data = tf.data.Dataset.from_tensor_slices((images[order], labels[order])).batch(8)
+        else:
+            shard = distribution.shard()
+            data = shard.of(validation.unbatch(), 23).batch(shard.batch_size(8))
         model = build_network(options, PixelStatistics(np.full(3, 120, "f"), np.full(3, 900, "f")))
         # One file for all workers, as in a shared folder; one of them writes it.
         checkpoint = CheckpointFile(folder + "/../checkpoint.npz", "key", is_written=distribution.is_chief(strategy))
         history = training.train(
-            model, options, train_data=data, validation_data=data, run_dir=folder,
+            model, options, train_data=data, validation_data=validation, run_dir=folder,
             checkpoint=checkpoint if name == "multi_worker" else None,
         )
     metrics = [history.history[name] for name in ("loss", "val_loss", "val_accuracy")]
-    return [distribution.is_chief(strategy), strategy.num_replicas_in_sync, metrics]
+    steps = int(model.optimizer.iterations.numpy())
+    return [distribution.is_chief(strategy), strategy.num_replicas_in_sync, metrics, steps]
 
 failed = False
 for group in json.loads(sys.argv[1]):
@@ -111,9 +119,10 @@ def test_two_devices_and_two_workers_compute_the_same_metrics(tmp_path, free_por
     )
     assert first[:2] == [True, 2] and second[:2] == [False, 2] and mirrored[:2] == [True, 2]
     assert first[2] == second[2] and len(first[2][0]) == 3
+    assert first[3] == mirrored[3] == 9, "steps"
     assert (tmp_path / "checkpoint.npz").is_file()
     for one, other in zip(first[2], mirrored[2], strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        assert one == pytest.approx(other, rel=1e-6)
 
 
 def test_the_workaround_is_skipped_if_keras_renames_its_methods(caplog):

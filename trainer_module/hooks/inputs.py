@@ -7,6 +7,7 @@ import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from trainer_module import features, input_pipeline, tasks
+from trainer_module.distribution import ALL_EXAMPLES, Shard
 from trainer_module.fitting import TrainingData
 from trainer_module.options import TrainerOptions
 
@@ -25,7 +26,13 @@ class Inputs(NamedTuple):
     raw_feature_spec: dict[str, Any]
 
 
-def read_inputs(fn_args: FnArgs, options: TrainerOptions, cache_dir: str, max_examples: int | None = None) -> Inputs:
+def read_inputs(
+    fn_args: FnArgs,
+    options: TrainerOptions,
+    cache_dir: str,
+    max_examples: int | None = None,
+    shard: Shard = ALL_EXAMPLES,
+) -> Inputs:
     """Opens the transform graph and both splits.
 
     Args:
@@ -34,6 +41,7 @@ def read_inputs(fn_args: FnArgs, options: TrainerOptions, cache_dir: str, max_ex
       cache_dir: Receives the decoded pixels if they do not fit in memory.
       max_examples: Maximum number of train examples: the first ones, in an order that depends on the hash of their
         names.
+      shard: The part of the train examples that this worker decodes.
     """
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
     tft_layer = transform_output.transform_features_layer()
@@ -43,7 +51,9 @@ def read_inputs(fn_args: FnArgs, options: TrainerOptions, cache_dir: str, max_ex
         transformed: dict[str, tf.Tensor] = tft_layer(tf.io.parse_example(serialized, raw_feature_spec))
         return transformed
 
-    def examples(split: str, files: list[str], limit: int | None = None) -> tf.data.Dataset:
+    def examples(
+        split: str, files: list[str], limit: int | None = None, shard: Shard = ALL_EXAMPLES
+    ) -> tf.data.Dataset:
         count = input_pipeline.count_records(files)
         return input_pipeline.read_examples(
             files,
@@ -52,12 +62,13 @@ def read_inputs(fn_args: FnArgs, options: TrainerOptions, cache_dir: str, max_ex
             num_examples=min(count, limit or count),
             cache_dir=f"{cache_dir}/{split}",
             cache=options.training.cache,
+            shard=shard,
             read_label=tasks.get(options.task.name).read_label,
         )
 
     data = TrainingData(
         input_pipeline.read_pixel_statistics(fn_args.train_files, transform),
-        examples(features.TRAIN, fn_args.train_files, max_examples),
+        examples(features.TRAIN, fn_args.train_files, max_examples, shard),
         examples(features.VALIDATION, fn_args.eval_files),
     )
     return Inputs(data, tft_layer, raw_feature_spec)

@@ -47,7 +47,7 @@ def run_fn(fn_args: FnArgs) -> None:
         run_dir = fn_args.model_run_dir if is_chief else temporary_dir
         # Every epoch reads the cache: it must be on this machine even if run_dir is in an object store.
         cache_dir = os.path.join(temporary_dir if is_remote(run_dir) else run_dir, "cache")
-        inputs = read_inputs(fn_args, options, cache_dir)
+        inputs = read_inputs(fn_args, options, cache_dir, shard=distribution.shard(strategy))
         model, _ = fitting.fit(
             options, inputs.data, run_dir, strategy=strategy, checkpoint=checkpoint, cache_dir=cache_dir
         )
