@@ -1,8 +1,9 @@
 """Measures the first pass of ImageExampleGen on Flink with one worker process, and with several, on a core each.
 
-    python tests/bench/example_gen_workers.py ENDPOINT DIR [--workers 1 --workers 2]
+    python tests/bench/example_gen_workers.py ENDPOINT DIR [--workers 1 --workers 2] [--worker-pool HOST:PORT]
 
-ENDPOINT is the address of a job server (`scripts/job_server.sh flink`), DIR contains class folders. A worker is limited
+ENDPOINT is the address of a job server (`scripts/job_server.sh flink`), DIR contains class folders. With a worker pool
+(`python -m apache_beam.runners.worker.worker_pool_main`), the engine is a cluster whose TaskManagers have one slot each. A worker is limited
 to one core: otherwise one worker uses all of them with the threads of TensorFlow. The start of the workers, and the
 first shard of each, in which it builds its graphs, are not counted.
 """
@@ -57,9 +58,11 @@ class OnOneCore:
         raise RuntimeError("There are more workers than cores.")
 
 
-def measure(data: str, endpoint: str, workers: int) -> tuple[float, int]:
+def measure(data: str, endpoint: str, workers: int, worker_pool: str) -> tuple[float, int]:
     """Returns images per second, all workers together, and the number of workers that the engine gave work to."""
     flink = {"job_endpoint": endpoint, "parallelism": workers, "worker_processes": workers}
+    if worker_pool:
+        flink |= {"environment": "external", "worker_pool": worker_pool, "worker_processes": 1}
     arguments = BeamSection.model_validate({"runner": "flink", "flink": flink}).arguments()
     arguments += ["--experiments=use_loopback_process_worker"]
     dataset = inspect_dataset(data, DataOptions())
@@ -90,11 +93,12 @@ def main() -> None:
     parser.add_argument("endpoint")
     parser.add_argument("data")
     parser.add_argument("--workers", type=int, action="append")
+    parser.add_argument("--worker-pool", default="")
     arguments = parser.parse_args()
     node_runner.let_workers_find_python()
     print("| workers, a core each | of them at work | images/s |\n|---|---|---|", flush=True)
     for workers in arguments.workers or [1, 2]:
-        rate, num_at_work = measure(arguments.data, arguments.endpoint, workers)
+        rate, num_at_work = measure(arguments.data, arguments.endpoint, workers, arguments.worker_pool)
         print(f"| {workers} | {num_at_work} | {rate:,.0f} |", flush=True)
 
 
